@@ -1,0 +1,253 @@
+//! The one request pipeline: build, send, deadline, status to failure, decode.
+//! Endpoints elsewhere are a few lines each.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use reqwest::{Body, Method, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use super::failure::Failure;
+use super::operation::Running;
+use super::transport::{Endpoint, Transport};
+use super::wire::{Envelope, Operation, Server};
+
+/// For requests the daemon answers without doing long work.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// A connection to one Incus daemon and project. Cheap to clone; all clones
+/// share the connection pool. Nothing is sent before the first call.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    transport: Transport,
+    http: OnceLock<reqwest::Client>,
+    project: Option<String>,
+    server: OnceCell<Server>,
+    /// Requests that must not be cut off half-way when a caller gives up.
+    tasks: TaskTracker,
+}
+
+impl Client {
+    /// `project`: the Incus project every request is made in; `None` is the
+    /// server's default one.
+    pub fn new(endpoint: &Endpoint, project: Option<String>) -> Result<Self, Failure> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                transport: Transport::new(endpoint)?,
+                http: OnceLock::new(),
+                project: project.filter(|p| !p.is_empty()),
+                server: OnceCell::new(),
+                tasks: TaskTracker::new(),
+            }),
+        })
+    }
+
+    /// The socket's path or the URL, for messages.
+    pub fn endpoint(&self) -> &str {
+        &self.inner.transport.name
+    }
+
+    pub fn project(&self) -> Option<&str> {
+        self.inner.project.as_deref()
+    }
+
+    /// Facts about the server; asked once per client.
+    pub async fn server(&self) -> Result<&Server, Failure> {
+        self.inner
+            .server
+            .get_or_try_init(|| self.get::<Server>("/1.0"))
+            .await
+    }
+
+    /// Fails unless the server has the API extension.
+    pub async fn require(&self, extension: &'static str) -> Result<(), Failure> {
+        if self.server().await?.has(extension) {
+            Ok(())
+        } else {
+            Err(Failure::Extension(extension))
+        }
+    }
+
+    /// `GET` a path and decode its metadata.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let request = self.request(Method::GET, path)?.timeout(REQUEST);
+        self.decode(path, request).await
+    }
+
+    /// A request with a JSON body that the server answers at once.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(), Failure> {
+        let request = self.request(method, path)?.timeout(REQUEST).json(body);
+        self.decode::<serde_json::Value>(path, request)
+            .await
+            .map(drop)
+    }
+
+    /// `DELETE` that the server answers at once.
+    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
+        let request = self.request(Method::DELETE, path)?.timeout(REQUEST);
+        self.decode::<serde_json::Value>(path, request)
+            .await
+            .map(drop)
+    }
+
+    /// A request that starts a server-side operation.
+    ///
+    /// The request itself is carried to its answer even when the caller is
+    /// dropped meanwhile, so that it is never unknown whether it was made.
+    pub async fn start(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Running, Failure> {
+        let request = self.request(method, path)?.timeout(REQUEST).json(body);
+        self.launch(path.to_owned(), request).await
+    }
+
+    /// Like [`Client::start`], with a body and headers of the caller's and no
+    /// limit on how long the upload takes.
+    pub async fn start_upload(
+        &self,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Body,
+    ) -> Result<Running, Failure> {
+        let mut request = self.request(Method::POST, path)?.body(body);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        self.launch(path.to_owned(), request).await
+    }
+
+    /// Waits for requests that went on after their callers gave up.
+    pub async fn drain(&self, limit: Duration) {
+        self.inner.tasks.close();
+        let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
+        self.inner.tasks.reopen();
+    }
+
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.inner.transport
+    }
+
+    /// `path` with the project added to its query.
+    pub(super) fn scoped(&self, path: &str) -> String {
+        match &self.inner.project {
+            None => path.to_owned(),
+            Some(project) => {
+                let project = encode(project);
+                let join = if path.contains('?') { '&' } else { '?' };
+                format!("{path}{join}project={project}")
+            }
+        }
+    }
+
+    /// A `GET` without a deadline of its own, decoded as an operation.
+    pub(super) async fn wait_operation(&self, path: &str) -> Result<Operation, Failure> {
+        let request = self.request(Method::GET, path)?;
+        self.decode(path, request).await
+    }
+
+    pub(super) fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
+        let http = match self.inner.http.get() {
+            Some(http) => http,
+            None => {
+                let built = self.inner.transport.http()?;
+                self.inner.http.get_or_init(|| built)
+            }
+        };
+        Ok(http.request(method, self.inner.transport.url(&self.scoped(path))))
+    }
+
+    async fn launch(&self, path: String, request: RequestBuilder) -> Result<Running, Failure> {
+        let client = self.clone();
+        let answer = self
+            .inner
+            .tasks
+            .spawn(async move { client.envelope(&path, request).await });
+        let envelope = answer
+            .await
+            .map_err(|e| Failure::Protocol(format!("request task: {e}")))??;
+        let operation: Operation = decode_metadata(envelope.metadata)?;
+        Ok(Running::new(self.clone(), operation))
+    }
+
+    async fn decode<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: RequestBuilder,
+    ) -> Result<T, Failure> {
+        decode_metadata(self.envelope(path, request).await?.metadata)
+    }
+
+    async fn envelope(&self, path: &str, request: RequestBuilder) -> Result<Envelope, Failure> {
+        let answer = self.execute(path, request).await?;
+        let body = answer
+            .bytes()
+            .await
+            .map_err(|e| Failure::http(self.endpoint(), path, REQUEST, &e))?;
+        let envelope: Envelope =
+            serde_json::from_slice(&body).map_err(|e| Failure::Protocol(format!("{path}: {e}")))?;
+        // `wait` answers 200 for a failed operation: the body decides.
+        if envelope.kind == "error" {
+            return Err(Failure::Api {
+                code: envelope.error_code,
+                message: envelope.error,
+            });
+        }
+        Ok(envelope)
+    }
+
+    async fn execute(&self, path: &str, request: RequestBuilder) -> Result<Response, Failure> {
+        let begun = Instant::now();
+        let answer = request.send().await;
+        match &answer {
+            Ok(answer) => tracing::debug!(
+                path,
+                status = answer.status().as_u16(),
+                ms = begun.elapsed().as_millis() as u64,
+                "request"
+            ),
+            Err(error) => tracing::debug!(path, %error, "request failed"),
+        }
+        answer.map_err(|e| Failure::http(self.endpoint(), path, REQUEST, &e))
+    }
+}
+
+fn decode_metadata<T: DeserializeOwned>(metadata: serde_json::Value) -> Result<T, Failure> {
+    serde_json::from_value(metadata).map_err(|e| Failure::Protocol(e.to_string()))
+}
+
+/// One path segment or query value, percent-encoded.
+pub(super) fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(byte as char);
+            }
+            _ => {
+                use std::fmt::Write as _;
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}

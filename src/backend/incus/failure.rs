@@ -1,0 +1,213 @@
+//! What the Incus client reports, and its one mapping to the boundary's errors.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use crate::sandbox::{Error, Subject};
+
+/// A failed exchange with the daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The daemon's own error: an HTTP status or the code of an operation.
+    #[error("{message}")]
+    Api { code: u16, message: String },
+    #[error("cannot reach {endpoint}: {reason}")]
+    Unreachable { endpoint: String, reason: String },
+    #[error("not authorised by {endpoint}: {reason}")]
+    Denied { endpoint: String, reason: String },
+    #[error("{doing} took longer than {} s", .after.as_secs())]
+    TimedOut { doing: String, after: Duration },
+    #[error("unexpected answer: {0}")]
+    Protocol(String),
+    /// The connection's settings are unusable.
+    #[error("{0}")]
+    Setup(String),
+    /// The daemon lacks an API extension.
+    #[error("this Incus server has no {0:?}")]
+    Extension(&'static str),
+}
+
+impl Failure {
+    /// A connection that could not be made or broke.
+    pub fn connection(endpoint: &str, error: &io::Error) -> Self {
+        let endpoint = endpoint.to_owned();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::Denied {
+                endpoint,
+                reason: "permission denied on the socket".into(),
+            },
+            io::ErrorKind::NotFound => Self::Unreachable {
+                endpoint,
+                reason: "the socket does not exist".into(),
+            },
+            _ => Self::Unreachable {
+                endpoint,
+                reason: deepest(error),
+            },
+        }
+    }
+
+    pub fn http(endpoint: &str, doing: &str, deadline: Duration, error: &reqwest::Error) -> Self {
+        if let Some(io) = find_io(error)
+            && error.is_connect()
+        {
+            return Self::connection(endpoint, io);
+        }
+        if error.is_timeout() && !error.is_connect() {
+            return Self::TimedOut {
+                doing: doing.to_owned(),
+                after: deadline,
+            };
+        }
+        if error.is_decode() && find_io(error).is_none() && !error.is_body() {
+            return Self::Protocol(deepest(error));
+        }
+        Self::Unreachable {
+            endpoint: endpoint.to_owned(),
+            reason: deepest(error),
+        }
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api { code: 404, .. })
+    }
+
+    /// The same failure in the boundary's terms, when `subject` was asked for.
+    ///
+    /// The daemon's codes are not systematic (a taken name is 500 with a raw
+    /// database message), so two of its texts are matched as a fallback.
+    pub fn about(self, subject: Subject) -> Error {
+        match self {
+            Self::Api { code, message } => match code {
+                404 => missing(subject, &message),
+                409 => Error::AlreadyExists(subject),
+                401 | 403 => Error::Denied {
+                    endpoint: "the Incus server".into(),
+                    reason: message,
+                },
+                _ if message.contains("UNIQUE constraint failed")
+                    || message.contains("already exists") =>
+                {
+                    Error::AlreadyExists(subject)
+                }
+                400 if message.contains("is not running") => Error::WrongState {
+                    subject,
+                    state: "stopped".into(),
+                },
+                _ => Error::Server { code, message },
+            },
+            other => other.plain(),
+        }
+    }
+
+    /// The same failure when it is about no particular thing.
+    pub fn plain(self) -> Error {
+        match self {
+            Self::Api { code, message } => match code {
+                401 | 403 => Error::Denied {
+                    endpoint: "the Incus server".into(),
+                    reason: message,
+                },
+                _ => Error::Server { code, message },
+            },
+            Self::Unreachable { endpoint, reason } => Error::Unreachable {
+                endpoint: format!("Incus at {endpoint}"),
+                reason,
+            },
+            Self::Denied { endpoint, reason } => Error::Denied {
+                endpoint: format!("Incus at {endpoint}"),
+                reason,
+            },
+            Self::TimedOut { doing, after } => Error::TimedOut { doing, after },
+            Self::Protocol(text) => Error::Protocol(text),
+            Self::Setup(text) => Error::Invalid(text),
+            Self::Extension(name) => Error::Unsupported {
+                operation: "this".into(),
+                reason: format!("the Incus server lacks the API extension {name:?}"),
+            },
+        }
+    }
+}
+
+/// A missing project also answers 404 and must not read as a missing pixel.
+fn missing(subject: Subject, message: &str) -> Error {
+    if message.contains("Project not found") || message.contains("Failed to fetch project") {
+        return Error::NotFound(Subject::Project("as configured".into()));
+    }
+    Error::NotFound(subject)
+}
+
+fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    let mut found = None;
+    while let Some(current) = next {
+        if let Some(io) = current.downcast_ref::<io::Error>() {
+            found = Some(io);
+        }
+        next = current.source();
+    }
+    found
+}
+
+/// The innermost cause, which says what really happened.
+fn deepest(error: &(dyn StdError + 'static)) -> String {
+    let mut current = error;
+    while let Some(inner) = current.source().or_else(|| {
+        current
+            .downcast_ref::<io::Error>()
+            .and_then(|io| io.get_ref())
+            .map(|inner| inner as &(dyn StdError + 'static))
+    }) {
+        current = inner;
+    }
+    let text = current.to_string();
+    text.strip_prefix("unexpected error: ")
+        .unwrap_or(&text)
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn api(code: u16, message: &str) -> Error {
+        Failure::Api {
+            code,
+            message: message.into(),
+        }
+        .about(Subject::pixel("box"))
+    }
+
+    #[test]
+    fn codes_decide_and_texts_are_a_fallback() {
+        assert!(api(404, "Instance not found").is_not_found());
+        assert!(matches!(
+            api(500, "UNIQUE constraint failed: instances.name"),
+            Error::AlreadyExists(_)
+        ));
+        assert!(matches!(
+            api(400, "Instance is not running"),
+            Error::WrongState { .. }
+        ));
+        assert!(matches!(api(403, "no"), Error::Denied { .. }));
+        assert!(matches!(api(500, "boom"), Error::Server { .. }));
+    }
+
+    #[test]
+    fn a_missing_project_is_not_a_missing_pixel() {
+        assert!(matches!(
+            api(404, "Project not found"),
+            Error::NotFound(Subject::Project(_))
+        ));
+    }
+
+    #[test]
+    fn a_socket_without_permission_is_denied() {
+        let error = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(matches!(
+            Failure::connection("/s", &error).plain(),
+            Error::Denied { .. }
+        ));
+    }
+}

@@ -1,0 +1,92 @@
+//! A server-side operation: waited for with a deadline, cancelled on the
+//! server when nobody waits any more.
+
+use std::time::Duration;
+
+use reqwest::Method;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::wire::Operation;
+
+/// A background operation under way. Dropping it before it has ended asks the
+/// server to cancel it where the server can; most operations run on to their
+/// end (`may_cancel` is false), which `Sandbox::settle` waits for.
+#[derive(Debug)]
+pub struct Running {
+    client: Client,
+    operation: Operation,
+    ended: bool,
+}
+
+impl Running {
+    pub(super) fn new(client: Client, operation: Operation) -> Self {
+        Self {
+            client,
+            operation,
+            ended: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.operation.id
+    }
+
+    pub(super) fn metadata(&self) -> &serde_json::Value {
+        &self.operation.metadata
+    }
+
+    /// Waits for the end. The operation's own error is `Failure::Api`;
+    /// passing `deadline` is `Failure::TimedOut` and leaves the server at work.
+    pub async fn wait(mut self, doing: &str, deadline: Duration) -> Result<Operation, Failure> {
+        let waited = tokio::time::timeout(deadline, self.finish()).await;
+        waited.unwrap_or_else(|_| {
+            Err(Failure::TimedOut {
+                doing: doing.to_owned(),
+                after: deadline,
+            })
+        })
+    }
+
+    /// Waits for the end however long it takes.
+    pub(super) async fn finish(&mut self) -> Result<Operation, Failure> {
+        // No server-side time-out: its expiry cannot be told from a failure.
+        let path = format!("/1.0/operations/{}/wait?timeout=-1", self.operation.id);
+        let outcome = self.client.wait_operation(&path).await;
+        self.ended = !matches!(outcome, Err(Failure::Unreachable { .. }));
+        let operation = outcome?;
+        match operation.status_code {
+            200 => Ok(operation),
+            code => Err(Failure::Api {
+                code: u16::try_from(code).unwrap_or(500),
+                message: if operation.err.is_empty() {
+                    format!("operation ended as {:?}", operation.status)
+                } else {
+                    operation.err
+                },
+            }),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.ended || !self.operation.may_cancel {
+            return;
+        }
+        let client = self.client.clone();
+        let path = format!("/1.0/operations/{}", self.operation.id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = self.client.tasks().clone();
+            tasks.spawn_on(
+                async move {
+                    let request = client.request(Method::DELETE, &path);
+                    if let Ok(request) = request {
+                        let _ = request.timeout(Duration::from_secs(5)).send().await;
+                    }
+                },
+                &runtime,
+            );
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! How bytes reach the daemon: a Unix socket, or TLS with a client
+//! certificate. HTTP and upgraded connections (WebSocket, SFTP) use the same
+//! settings, so what is verified for one is verified for the other.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring as provider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use url::Url;
+
+use super::failure::Failure;
+
+/// A daemon that accepts no connection within this time is not there.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Finds a peer that vanished without closing, on remote connections.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Where the daemon is and how it is authenticated.
+#[derive(Debug, Clone)]
+pub enum Endpoint {
+    /// The local daemon's socket.
+    Unix(PathBuf),
+    Https(Remote),
+}
+
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// Such as `https://box:8443`.
+    pub url: String,
+    /// PEM files; both or none.
+    pub client_cert: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    /// PEM file with the server's own certificate (pinned, whatever name it
+    /// carries) or with the CA that signed it (the name is then checked).
+    pub server_cert: Option<PathBuf>,
+    /// Accept any server certificate.
+    pub insecure: bool,
+}
+
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+#[derive(Debug)]
+pub(super) struct Transport {
+    kind: Kind,
+    /// For messages: the socket's path or the URL.
+    pub name: String,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Unix(PathBuf),
+    Https {
+        url: Url,
+        host: String,
+        port: u16,
+        tls: Arc<ClientConfig>,
+    },
+}
+
+impl Transport {
+    /// Reads and checks certificates; opens no connection.
+    pub fn new(endpoint: &Endpoint) -> Result<Self, Failure> {
+        match endpoint {
+            Endpoint::Unix(path) => Ok(Self {
+                name: path.display().to_string(),
+                kind: Kind::Unix(path.clone()),
+            }),
+            Endpoint::Https(remote) => {
+                let bad = |reason: String| {
+                    Failure::Setup(format!("incus remote {:?}: {reason}", remote.url))
+                };
+                let url = Url::parse(&remote.url).map_err(|e| bad(e.to_string()))?;
+                if url.scheme() != "https" {
+                    return Err(bad("only https:// URLs are accepted".into()));
+                }
+                let host = url
+                    .host_str()
+                    .ok_or_else(|| bad("it names no host".into()))?
+                    .trim_matches(['[', ']'])
+                    .to_owned();
+                Ok(Self {
+                    name: remote.url.trim_end_matches('/').to_owned(),
+                    kind: Kind::Https {
+                        host,
+                        port: url.port().unwrap_or(443),
+                        tls: Arc::new(tls_config(remote)?),
+                        url,
+                    },
+                })
+            }
+        }
+    }
+
+    /// The absolute URL of an API path.
+    pub fn url(&self, path_and_query: &str) -> String {
+        match &self.kind {
+            Kind::Unix(_) => format!("http://incus{path_and_query}"),
+            Kind::Https { url, .. } => {
+                format!("{}{path_and_query}", url.as_str().trim_end_matches('/'))
+            }
+        }
+    }
+
+    /// The `Host` header for upgraded connections.
+    pub fn host(&self) -> &str {
+        match &self.kind {
+            Kind::Unix(_) => "incus",
+            Kind::Https { host, .. } => host,
+        }
+    }
+
+    pub fn http(&self) -> Result<reqwest::Client, Failure> {
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT);
+        let builder = match &self.kind {
+            // The TLS part is never used here; an empty one saves reading the
+            // system's roots in every command.
+            Kind::Unix(path) => builder
+                .unix_socket(path.clone())
+                .tls_backend_preconfigured(plain_config()?),
+            Kind::Https { tls, .. } => builder
+                .tcp_keepalive(KEEPALIVE)
+                .tls_backend_preconfigured((**tls).clone()),
+        };
+        builder.build().map_err(|e| Failure::Setup(e.to_string()))
+    }
+
+    /// A fresh connection on which the caller must send at once: the daemon
+    /// reads the first bytes inside its accept loop, so a silent connection
+    /// holds up every other client.
+    pub async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
+        let attempt = async {
+            match &self.kind {
+                Kind::Unix(path) => {
+                    let stream = UnixStream::connect(path).await?;
+                    Ok(Box::new(stream) as Box<dyn ByteStream>)
+                }
+                Kind::Https {
+                    host, port, tls, ..
+                } => {
+                    let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+                    tcp.set_nodelay(true)?;
+                    let name = ServerName::try_from(host.clone())
+                        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+                    let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls))
+                        .connect(name, tcp)
+                        .await?;
+                    Ok(Box::new(stream) as Box<dyn ByteStream>)
+                }
+            }
+        };
+        match tokio::time::timeout(CONNECT, attempt).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(Failure::connection(&self.name, &error)),
+            Err(_) => Err(Failure::Unreachable {
+                endpoint: self.name.clone(),
+                reason: format!("no connection within {} s", CONNECT.as_secs()),
+            }),
+        }
+    }
+}
+
+fn provider_arc() -> Arc<CryptoProvider> {
+    Arc::new(provider::default_provider())
+}
+
+fn plain_config() -> Result<ClientConfig, Failure> {
+    Ok(ClientConfig::builder_with_provider(provider_arc())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Failure::Setup(e.to_string()))?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth())
+}
+
+fn tls_config(remote: &Remote) -> Result<ClientConfig, Failure> {
+    let setup = |e: &dyn std::fmt::Display| Failure::Setup(e.to_string());
+    let trust: Arc<dyn ServerCertVerifier> = Arc::new(Trust::new(remote)?);
+    let builder = ClientConfig::builder_with_provider(provider_arc())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| setup(&e))?
+        .dangerous()
+        .with_custom_certificate_verifier(trust);
+    let mut config = match (&remote.client_cert, &remote.client_key) {
+        (Some(cert), Some(key)) => {
+            let chain = read_certificates(cert)?;
+            let private = PrivateKeyDer::from_pem_file(key)
+                .map_err(|e| Failure::Setup(format!("client key {}: {e}", key.display())))?;
+            builder.with_client_auth_cert(chain, private).map_err(|e| {
+                Failure::Setup(format!("client certificate {}: {e}", cert.display()))
+            })?
+        }
+        (None, None) => builder.with_no_client_auth(),
+        (Some(_), None) => {
+            return Err(Failure::Setup(
+                "incus.client_cert is set, but incus.client_key is not".into(),
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(Failure::Setup(
+                "incus.client_key is set, but incus.client_cert is not".into(),
+            ));
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let bad = |e: &dyn std::fmt::Display| {
+        Failure::Setup(format!("certificate file {}: {e}", path.display()))
+    };
+    let all = CertificateDer::pem_file_iter(path)
+        .map_err(|e| bad(&e))?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| bad(&e))?;
+    if all.is_empty() {
+        return Err(bad(&"it holds no certificate"));
+    }
+    Ok(all)
+}
+
+/// Which server certificates are accepted.
+#[derive(Debug)]
+struct Trust {
+    pinned: Vec<CertificateDer<'static>>,
+    pinned_file: Option<PathBuf>,
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    insecure: bool,
+    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
+}
+
+impl Trust {
+    fn new(remote: &Remote) -> Result<Self, Failure> {
+        let provider = provider_arc();
+        let mut roots = RootCertStore::empty();
+        let pinned = match &remote.server_cert {
+            Some(file) => read_certificates(file)?,
+            None if remote.insecure => Vec::new(),
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                Vec::new()
+            }
+        };
+        roots.add_parsable_certificates(pinned.iter().cloned());
+        let chain = if roots.is_empty() {
+            None
+        } else {
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+                .ok()
+        };
+        Ok(Self {
+            pinned,
+            pinned_file: remote.server_cert.clone(),
+            chain,
+            insecure: remote.insecure,
+            algorithms: provider.signature_verification_algorithms,
+        })
+    }
+
+    fn refusal(&self, end: &CertificateDer<'_>, cause: &dyn std::fmt::Display) -> rustls::Error {
+        let print = fingerprint(end);
+        rustls::Error::General(match &self.pinned_file {
+            Some(file) => format!(
+                "the server's certificate (SHA-256 {print}) is neither the one in {} nor signed \
+                 by it for this name ({cause})",
+                file.display()
+            ),
+            None => {
+                format!("the server's certificate (SHA-256 {print}) is not trusted here ({cause})")
+            }
+        })
+    }
+}
+
+/// Lower-case hex SHA-256 of a certificate, as `incus` shows it.
+pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            use std::fmt::Write as _;
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        end: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.insecure || self.pinned.iter().any(|pin| pin == end) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        match &self.chain {
+            Some(chain) => chain
+                .verify_server_cert(end, intermediates, name, ocsp, now)
+                .map_err(|cause| self.refusal(end, &cause)),
+            None => Err(self.refusal(end, &"this machine has no trusted roots")),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

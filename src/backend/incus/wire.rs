@@ -1,0 +1,149 @@
+//! The daemon's JSON, only the fields that are read.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Debug, Deserialize)]
+pub struct Envelope {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub error_code: u16,
+    #[serde(default)]
+    pub error: String,
+    #[serde(default)]
+    pub metadata: Value,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Server {
+    #[serde(default)]
+    pub api_extensions: Vec<String>,
+    /// `trusted` when the daemon knows our certificate or socket.
+    #[serde(default)]
+    pub auth: String,
+    #[serde(default)]
+    pub environment: Environment,
+}
+
+impl Server {
+    pub fn has(&self, extension: &str) -> bool {
+        self.api_extensions.iter().any(|have| have == extension)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Environment {
+    #[serde(default)]
+    pub server_version: String,
+    #[serde(default)]
+    pub server_name: String,
+    #[serde(default)]
+    pub kernel_architecture: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Operation {
+    pub id: String,
+    #[serde(default)]
+    pub status: String,
+    #[serde(default)]
+    pub status_code: u32,
+    #[serde(default)]
+    pub may_cancel: bool,
+    #[serde(default)]
+    pub err: String,
+    #[serde(default)]
+    pub metadata: Value,
+    #[serde(default)]
+    pub resources: Option<BTreeMap<String, Vec<String>>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Instance {
+    pub name: String,
+    #[serde(default)]
+    pub status_code: u32,
+    #[serde(default)]
+    pub created_at: String,
+    #[serde(default)]
+    pub last_used_at: String,
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+    #[serde(default)]
+    pub expanded_config: BTreeMap<String, String>,
+    #[serde(default)]
+    pub expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Snapshot {
+    pub name: String,
+    #[serde(default)]
+    pub created_at: String,
+    #[serde(default)]
+    pub size: i64,
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct State {
+    #[serde(default)]
+    pub network: Option<BTreeMap<String, NetworkState>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct NetworkState {
+    #[serde(default)]
+    pub addresses: Vec<Address>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Address {
+    pub family: String,
+    pub address: String,
+    pub scope: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Lease {
+    pub hostname: String,
+    #[serde(default)]
+    pub hwaddr: String,
+    pub address: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Profile {
+    #[serde(default)]
+    pub devices: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Pool {
+    pub name: String,
+    #[serde(default)]
+    pub driver: String,
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Network {
+    pub name: String,
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    #[serde(default)]
+    pub managed: bool,
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ImageAlias {
+    pub name: String,
+    pub target: String,
+}

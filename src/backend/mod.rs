@@ -1,0 +1,3 @@
+//! Backends: the servers pixels live on.
+
+pub mod incus;

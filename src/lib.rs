@@ -1,0 +1,4 @@
+//! pixels: disposable Linux machines for AI coding agents.
+
+pub mod backend;
+pub mod sandbox;

@@ -1,0 +1,91 @@
+//! The vocabulary every other part speaks: names, types, errors, and the two
+//! traits a backend implements. No sockets, processes or printing in here.
+
+mod error;
+mod guest;
+mod name;
+mod types;
+
+use std::fmt::Debug;
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+
+pub use error::{Error, Result, Subject};
+pub use guest::{
+    Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Output, Owner,
+    TtySize,
+};
+pub use name::{InvalidName, Label, Name, Origin};
+pub use types::{
+    Capabilities, Checkpoint, CreateSpec, ForkSpec, Instance, Limits, Properties, Status,
+};
+
+/// All pixels of one backend.
+///
+/// Every call is one request of the user's and may be dropped at any await:
+/// what the server has begun by then it may still finish, so a caller that
+/// gives up asks [`Sandbox::settle`] before it undoes anything.
+#[async_trait]
+pub trait Sandbox: Debug + Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+
+    /// Makes a pixel from an image, with its limits, disk, network and
+    /// properties in place, and does **not** start it.
+    /// A taken name is `Error::AlreadyExists`.
+    async fn create(&self, spec: &CreateSpec) -> Result<()>;
+
+    /// Copies a pixel's present state or one of its checkpoints and does
+    /// **not** start the copy. The source may run and is left as it is; no
+    /// snapshot stays behind. Hardware identity (MAC) is new; identity inside
+    /// (machine-id, host keys) is the caller's to renew before the first start.
+    async fn fork(&self, spec: &ForkSpec) -> Result<()>;
+
+    /// Starts a pixel. Already running counts as done.
+    async fn start(&self, name: &Name) -> Result<()>;
+
+    /// Stops a pixel: asks it to shut down, and kills it after `grace`.
+    /// Already stopped counts as done.
+    async fn stop(&self, name: &Name, grace: std::time::Duration) -> Result<()>;
+
+    /// Stops and deletes a pixel with all its checkpoints.
+    /// Missing is `Error::NotFound`.
+    async fn destroy(&self, name: &Name) -> Result<()>;
+
+    /// One pixel. Missing is `Error::NotFound`. Addresses are not filled in.
+    async fn get(&self, name: &Name) -> Result<Instance>;
+
+    /// All pixels, sorted by name, in a number of requests that does not
+    /// depend on how many there are.
+    async fn list(&self) -> Result<Vec<Instance>>;
+
+    /// The pixel's primary IPv4 address, as the pixel itself has it now.
+    async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>>;
+
+    /// Merges server-side properties; an empty value removes a key.
+    async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()>;
+
+    /// Takes a checkpoint of the disk. A taken label is `Error::AlreadyExists`.
+    /// With `expires_in`, the server removes it by itself after that time.
+    async fn checkpoint(
+        &self,
+        name: &Name,
+        label: &Label,
+        expires_in: Option<std::time::Duration>,
+    ) -> Result<()>;
+
+    /// The checkpoints of a pixel, oldest first.
+    async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>>;
+
+    /// Puts the disk back to a checkpoint. A running pixel is restarted, a
+    /// stopped one stays stopped.
+    async fn restore(&self, name: &Name, label: &Label) -> Result<()>;
+
+    /// Missing is `Error::NotFound`.
+    async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()>;
+
+    /// Waits until no operation on this pixel is under way on the server.
+    async fn settle(&self, name: &Name) -> Result<()>;
+
+    fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a>;
+}

@@ -1,0 +1,96 @@
+//! The nouns of the backend boundary.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::name::{Label, Name, Origin};
+
+/// Server-side facts about a pixel, stored with it and inherited by clones.
+///
+/// On Incus these are the `user.pixels.*` instance keys; the key here is the
+/// part after that prefix. An empty value removes the key.
+pub type Properties = BTreeMap<String, String>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Running,
+    Stopped,
+    /// Between two states; the server is at work.
+    Changing,
+    Failed,
+}
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+            Self::Changing => "CHANGING",
+            Self::Failed => "ERROR",
+        }
+    }
+}
+
+/// One pixel as the server describes it.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    pub name: Name,
+    pub status: Status,
+    /// The primary address first. Empty when the pixel is stopped or has none yet.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Seconds since 1970.
+    pub created_at: i64,
+    /// False until the first start: an instance whose creation was cut off.
+    pub started_once: bool,
+    pub image: Option<String>,
+    pub cpu: Option<String>,
+    pub memory: Option<String>,
+    /// Runs with root's powers on the host; pixels never makes such an
+    /// instance and refuses to work with one.
+    pub privileged: bool,
+    pub properties: Properties,
+}
+
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    pub label: Label,
+    /// Seconds since 1970.
+    pub created_at: i64,
+    /// Bytes on disk; `None` when the storage does not tell.
+    pub size: Option<u64>,
+    /// Made by pixels for the duration of one command.
+    pub temporary: bool,
+}
+
+/// Limits of a pixel; `None` keeps the default or the source's value.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// A count (`2`) or a set (`0-3`), as the backend takes it.
+    pub cpu: Option<String>,
+    /// Bytes.
+    pub memory: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct CreateSpec {
+    pub name: Name,
+    pub image: String,
+    pub limits: Limits,
+    pub properties: Properties,
+}
+
+#[derive(Debug, Clone)]
+pub struct ForkSpec {
+    pub name: Name,
+    pub from: Origin,
+    pub limits: Limits,
+    /// Set on the clone, over what it inherits.
+    pub properties: Properties,
+}
+
+/// What a backend can do; asked before the attempt, so a refusal is clear.
+#[derive(Debug, Clone, Copy)]
+pub struct Capabilities {
+    pub checkpoints: bool,
+    pub fork: bool,
+}
