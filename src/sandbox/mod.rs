@@ -30,6 +30,9 @@ pub use types::{
 pub trait Sandbox: Debug + Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether the server itself holds an image of this alias.
+    async fn has_image(&self, alias: &str) -> Result<bool>;
+
     /// Makes a pixel from an image, with its limits, disk, network and
     /// properties in place, and does **not** start it.
     /// A taken name is `Error::AlreadyExists`.
@@ -86,6 +89,9 @@ pub trait Sandbox: Debug + Send + Sync {
 
     /// Waits until no operation on this pixel is under way on the server.
     async fn settle(&self, name: &Name) -> Result<()>;
+
+    /// Waits, at most for `limit`, for requests whose callers gave up.
+    async fn close(&self, limit: std::time::Duration);
 
     fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a>;
 }

@@ -79,9 +79,21 @@ impl fmt::Display for Name {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
+/// Labels of checkpoints that last for one command only.
+const TEMPORARY: &str = "px-tmp-";
+
 impl Label {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A label for the duration of one command; `unique` tells commands apart.
+    pub fn temporary(unique: &str) -> Result<Self, InvalidName> {
+        format!("{TEMPORARY}{unique}").parse()
+    }
+
+    pub fn is_temporary(&self) -> bool {
+        self.0.starts_with(TEMPORARY)
     }
 }
 

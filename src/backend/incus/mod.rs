@@ -1,12 +1,145 @@
 //! The Incus backend: REST and WebSocket over the daemon's socket or TLS.
 
 mod client;
+mod devices;
+mod exec;
 mod failure;
+mod guest;
+mod instances;
 mod operation;
+mod sftp;
+mod snapshots;
 mod transport;
 pub mod wire;
 
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
 pub use client::Client;
+pub use devices::{NicKind, Placement};
 pub use failure::Failure;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};
+
+use crate::sandbox::{
+    Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name, Properties,
+    Result, Sandbox,
+};
+
+/// What the backend needs to know of the user's settings.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub endpoint: Endpoint,
+    pub project: Option<String>,
+    /// Simplestreams server asked for images that have no local alias.
+    pub image_server: String,
+    pub placement: Placement,
+}
+
+/// Pixels on one Incus daemon.
+#[derive(Debug)]
+pub struct Incus {
+    client: Client,
+    image_server: String,
+    placement: Placement,
+}
+
+impl Incus {
+    /// Checks the settings; nothing is sent.
+    pub fn new(options: Options) -> Result<Self> {
+        Ok(Self {
+            client: Client::new(&options.endpoint, options.project).map_err(Failure::plain)?,
+            image_server: options.image_server,
+            placement: options.placement,
+        })
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+#[async_trait]
+impl Sandbox for Incus {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            checkpoints: true,
+            fork: true,
+        }
+    }
+
+    async fn has_image(&self, alias: &str) -> Result<bool> {
+        instances::has_image(&self.client, alias).await
+    }
+
+    async fn create(&self, spec: &CreateSpec) -> Result<()> {
+        instances::create(&self.client, &self.image_server, &self.placement, spec).await
+    }
+
+    async fn fork(&self, spec: &ForkSpec) -> Result<()> {
+        instances::fork(&self.client, spec).await
+    }
+
+    async fn start(&self, name: &Name) -> Result<()> {
+        instances::start(&self.client, name).await
+    }
+
+    async fn stop(&self, name: &Name, grace: Duration) -> Result<()> {
+        instances::stop(&self.client, name, grace).await
+    }
+
+    async fn destroy(&self, name: &Name) -> Result<()> {
+        instances::destroy(&self.client, name).await
+    }
+
+    async fn get(&self, name: &Name) -> Result<Instance> {
+        instances::get(&self.client, name).await
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>> {
+        instances::list(&self.client).await
+    }
+
+    async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {
+        instances::address(&self.client, name).await
+    }
+
+    async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()> {
+        instances::set_properties(&self.client, name, properties).await
+    }
+
+    async fn checkpoint(
+        &self,
+        name: &Name,
+        label: &Label,
+        expires_in: Option<Duration>,
+    ) -> Result<()> {
+        snapshots::create(&self.client, name, label, expires_in).await
+    }
+
+    async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>> {
+        snapshots::list(&self.client, name).await
+    }
+
+    async fn restore(&self, name: &Name, label: &Label) -> Result<()> {
+        snapshots::restore(&self.client, name, label).await
+    }
+
+    async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
+        snapshots::delete(&self.client, name, label).await
+    }
+
+    async fn settle(&self, name: &Name) -> Result<()> {
+        instances::settle(&self.client, name).await
+    }
+
+    async fn close(&self, limit: Duration) {
+        self.client.drain(limit).await;
+    }
+
+    fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a> {
+        Box::new(guest::IncusGuest::new(&self.client, name))
+    }
+}

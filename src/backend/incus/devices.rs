@@ -1,0 +1,192 @@
+//! Where a pixel's disk and network interface come from. Both devices are
+//! always written on the instance itself, so no profile needs editing and no
+//! profile can add a host mount to a pixel unseen.
+
+use std::collections::BTreeMap;
+
+use super::client::{Client, encode};
+use super::failure::Failure;
+use super::wire::{Network, Pool, Profile};
+use crate::sandbox::{Error, Result, Subject};
+
+pub(super) type Devices = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The user's wishes; what is `None` is found on the server.
+#[derive(Debug, Clone, Default)]
+pub struct Placement {
+    pub pool: Option<String>,
+    /// A managed network.
+    pub network: Option<String>,
+    /// A host interface, when no managed network is named.
+    pub parent: Option<String>,
+    pub nic: Option<NicKind>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NicKind {
+    Macvlan,
+    Bridged,
+}
+
+impl NicKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Macvlan => "macvlan",
+            Self::Bridged => "bridged",
+        }
+    }
+}
+
+/// The `root` and `eth0` devices of a new pixel.
+pub(super) async fn plan(client: &Client, wish: &Placement) -> Result<Devices> {
+    let profile: Profile = client
+        .get("/1.0/profiles/default")
+        .await
+        .map_err(Failure::plain)?;
+    let mut root = pairs(&[("type", "disk"), ("path", "/")]);
+    root.insert("pool".into(), pool(client, wish, &profile).await?);
+    let nic = nic(client, wish, &profile).await?;
+    Ok(BTreeMap::from([
+        ("root".into(), root),
+        ("eth0".into(), nic),
+    ]))
+}
+
+async fn pool(client: &Client, wish: &Placement, profile: &Profile) -> Result<String> {
+    if let Some(name) = &wish.pool {
+        return match client
+            .get::<Pool>(&format!("/1.0/storage-pools/{}", encode(name)))
+            .await
+        {
+            Ok(pool) => Ok(pool.name),
+            Err(failure) => Err(failure.about(Subject::Pool(name.clone()))),
+        };
+    }
+    if let Some(name) = profile
+        .devices
+        .values()
+        .find(|d| is(d, "type", "disk") && is(d, "path", "/"))
+        .and_then(|d| d.get("pool"))
+    {
+        return Ok(name.clone());
+    }
+    let pools: Vec<Pool> = client
+        .get("/1.0/storage-pools?recursion=1")
+        .await
+        .map_err(Failure::plain)?;
+    choose(pools.into_iter().map(|p| p.name).collect(), "default").map_err(|found| {
+        ambiguous(
+            Subject::Pool("default".into()),
+            "storage pools",
+            "defaults.pool",
+            found,
+        )
+    })
+}
+
+async fn nic(
+    client: &Client,
+    wish: &Placement,
+    profile: &Profile,
+) -> Result<BTreeMap<String, String>> {
+    let on_network = |network: &str| {
+        let mut nic = pairs(&[("type", "nic"), ("name", "eth0")]);
+        nic.insert("network".into(), network.to_owned());
+        nic
+    };
+    if let Some(name) = &wish.network {
+        return match client
+            .get::<Network>(&format!("/1.0/networks/{}", encode(name)))
+            .await
+        {
+            Ok(network) if network.managed => Ok(on_network(&network.name)),
+            Ok(_) => Err(Error::Invalid(format!(
+                "network {name:?} is not managed by Incus: name it in defaults.parent instead"
+            ))),
+            Err(failure) => Err(failure.about(Subject::Network(name.clone()))),
+        };
+    }
+    if let Some(parent) = &wish.parent {
+        let mut nic = pairs(&[("type", "nic"), ("name", "eth0")]);
+        let kind = wish.nic.unwrap_or(NicKind::Macvlan);
+        nic.insert("nictype".into(), kind.as_str().into());
+        nic.insert("parent".into(), parent.clone());
+        return Ok(nic);
+    }
+    if let Some(found) = profile.devices.values().find(|d| is(d, "type", "nic")) {
+        let mut nic = found.clone();
+        nic.insert("name".into(), "eth0".into());
+        // These belong to one instance, not to every pixel.
+        for own in ["hwaddr", "ipv4.address", "ipv6.address"] {
+            nic.remove(own);
+        }
+        return Ok(nic);
+    }
+    let networks: Vec<Network> = client
+        .get("/1.0/networks?recursion=1")
+        .await
+        .map_err(Failure::plain)?;
+    let bridges = networks
+        .into_iter()
+        .filter(|n| n.managed && n.kind == "bridge")
+        .map(|n| n.name)
+        .collect();
+    choose(bridges, "incusbr0")
+        .map(|name| on_network(&name))
+        .map_err(|found| {
+            ambiguous(
+                Subject::Network("incusbr0".into()),
+                "managed bridges",
+                "defaults.network",
+                found,
+            )
+        })
+}
+
+fn choose(mut found: Vec<String>, usual: &str) -> Result<String, Vec<String>> {
+    if found.iter().any(|name| name == usual) {
+        return Ok(usual.to_owned());
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ => Err(found),
+    }
+}
+
+fn ambiguous(subject: Subject, what: &str, key: &str, found: Vec<String>) -> Error {
+    if found.is_empty() {
+        Error::NotFound(subject)
+    } else {
+        Error::Invalid(format!(
+            "the server has several {what} ({}): name one in {key}",
+            found.join(", ")
+        ))
+    }
+}
+
+fn is(device: &BTreeMap<String, String>, key: &str, value: &str) -> bool {
+    device.get(key).is_some_and(|have| have == value)
+}
+
+fn pairs(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+    of.iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_one_wins_then_the_only_one() {
+        let names = |of: &[&str]| of.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            choose(names(&["a", "default"]), "default").unwrap(),
+            "default"
+        );
+        assert_eq!(choose(names(&["tank"]), "default").unwrap(), "tank");
+        assert!(choose(names(&["a", "b"]), "default").is_err());
+        assert!(choose(names(&[]), "default").is_err());
+    }
+}

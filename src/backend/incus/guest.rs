@@ -1,0 +1,126 @@
+//! `Guest` over the daemon: commands by exec sockets, files by SFTP.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use russh_sftp::client::SftpSession;
+use tokio::io::AsyncWrite;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::client::Client;
+use super::{exec, sftp};
+use crate::sandbox::{
+    ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result, Subject,
+};
+
+/// One pixel's inside; its file session is opened on first use and kept.
+pub(super) struct IncusGuest<'a> {
+    client: &'a Client,
+    name: &'a Name,
+    files: OnceCell<SftpSession>,
+}
+
+impl<'a> IncusGuest<'a> {
+    pub fn new(client: &'a Client, name: &'a Name) -> Self {
+        Self {
+            client,
+            name,
+            files: OnceCell::new(),
+        }
+    }
+
+    async fn files(&self) -> Result<&SftpSession> {
+        self.files
+            .get_or_try_init(|| async { sftp::open(self.client, &self.name.instance()).await })
+            .await
+            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+    }
+}
+
+#[async_trait]
+impl Guest for IncusGuest<'_> {
+    async fn exec(&self, request: &ExecRequest, io: ExecIo) -> Result<ExitStatus> {
+        exec::run(self.client, &self.name.instance(), request, io)
+            .await
+            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+    }
+
+    async fn output(&self, request: &ExecRequest) -> Result<Output> {
+        let (stdout, stderr) = (Collector::default(), Collector::default());
+        let (_steer, control) = mpsc::channel(1);
+        let io = ExecIo {
+            stdin: Box::new(tokio::io::empty()),
+            stdout: Box::new(stdout.clone()),
+            stderr: Box::new(stderr.clone()),
+            control,
+        };
+        let status = self.exec(request, io).await?;
+        Ok(Output {
+            status,
+            stdout: stdout.take(),
+            stderr: stderr.take(),
+        })
+    }
+
+    async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        sftp::read(self.files().await?, path, limit).await
+    }
+
+    async fn write_file(&self, file: &GuestFile) -> Result<()> {
+        sftp::write(self.files().await?, file).await
+    }
+
+    async fn remove_file(&self, path: &str) -> Result<()> {
+        sftp::remove(self.files().await?, path).await
+    }
+
+    async fn make_dir(&self, path: &str) -> Result<()> {
+        sftp::make_dir(self.files().await?, path).await
+    }
+
+    async fn symlink(&self, path: &str, target: &str) -> Result<()> {
+        sftp::symlink(self.files().await?, path, target).await
+    }
+
+    async fn list_dir(&self, path: &str) -> Result<Vec<String>> {
+        sftp::list(self.files().await?, path).await
+    }
+
+    async fn stat(&self, path: &str) -> Result<FileStat> {
+        sftp::stat(self.files().await?, path).await
+    }
+}
+
+/// Collects a stream in memory.
+#[derive(Debug, Clone, Default)]
+struct Collector(Arc<Mutex<Vec<u8>>>);
+
+impl Collector {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AsyncWrite for Collector {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

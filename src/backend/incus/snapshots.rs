@@ -1,0 +1,115 @@
+//! Checkpoints are instance snapshots.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::client::{Client, encode};
+use super::failure::Failure;
+use super::instances::{self, label as parse_label, path, timestamp};
+use super::wire::Snapshot;
+use crate::sandbox::{Checkpoint, Error, Label, Name, Result, Subject};
+
+const SNAPSHOT: Duration = Duration::from_secs(5 * 60);
+/// Stops, rolls back and starts again.
+const RESTORE: Duration = Duration::from_secs(10 * 60);
+
+fn snapshot_path(name: &Name, label: &Label) -> String {
+    format!("{}/snapshots/{}", path(name), encode(label.as_str()))
+}
+
+pub(super) async fn create(
+    client: &Client,
+    name: &Name,
+    label: &Label,
+    expires_in: Option<Duration>,
+) -> Result<()> {
+    let mut body = json!({"name": label.as_str(), "stateful": false});
+    if let Some(lifetime) = expires_in {
+        let until = (OffsetDateTime::now_utc() + lifetime)
+            .format(&Rfc3339)
+            .map_err(|e| Error::Invalid(e.to_string()))?;
+        body["expires_at"] = json!(until);
+    }
+    let path = format!("{}/snapshots", path(name));
+    let outcome = async {
+        let running = client.start(Method::POST, &path, &body).await?;
+        running.wait("taking the checkpoint", SNAPSHOT).await
+    };
+    match outcome.await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.is_not_found() => Err(failure.about(Subject::pixel(name))),
+        Err(failure) => Err(failure.about(Subject::checkpoint(name, label))),
+    }
+}
+
+pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>> {
+    let found: Vec<Snapshot> = client
+        .get(&format!("{}/snapshots?recursion=1", path(name)))
+        .await
+        .map_err(|failure| failure.about(Subject::pixel(name)))?;
+    let mut checkpoints: Vec<(String, Checkpoint)> = found
+        .into_iter()
+        .filter_map(|snapshot| {
+            // Names we could not act on (made by other tools) are not offered.
+            let label = parse_label(&snapshot.name)?;
+            Some((
+                snapshot.created_at.clone(),
+                Checkpoint {
+                    temporary: label.is_temporary(),
+                    label,
+                    created_at: timestamp(&snapshot.created_at),
+                    size: u64::try_from(snapshot.size).ok(),
+                },
+            ))
+        })
+        .collect();
+    // The time stamps carry nanoseconds and are all UTC.
+    checkpoints.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(checkpoints.into_iter().map(|(_, c)| c).collect())
+}
+
+pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Result<()> {
+    exists(client, name, label).await?;
+    let body = json!({"restore": label.as_str()});
+    let target = path(name);
+    instances::when_free(|| async {
+        let running = client.start(Method::PUT, &target, &body).await?;
+        running
+            .wait("restoring the checkpoint", RESTORE)
+            .await
+            .map(drop)
+    })
+    .await
+    .map_err(|failure| failure.about(Subject::checkpoint(name, label)))
+}
+
+pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Result<()> {
+    exists(client, name, label).await?;
+    let target = snapshot_path(name, label);
+    instances::when_free(|| async {
+        let running = client.start(Method::DELETE, &target, &json!({})).await?;
+        running
+            .wait("deleting the checkpoint", SNAPSHOT)
+            .await
+            .map(drop)
+    })
+    .await
+    .map_err(|failure| failure.about(Subject::checkpoint(name, label)))
+}
+
+/// The daemon answers a missing snapshot of some calls like a missing
+/// instance: look first, so that the error names the right thing.
+async fn exists(client: &Client, name: &Name, label: &Label) -> Result<()> {
+    match client.get::<Snapshot>(&snapshot_path(name, label)).await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.is_not_found() => {
+            instances::get(client, name).await?;
+            Err(Error::NotFound(Subject::checkpoint(name, label)))
+        }
+        Err(failure) => Err(Failure::about(failure, Subject::pixel(name))),
+    }
+}
