@@ -3,3 +3,5 @@
 pub mod backend;
 pub mod retry;
 pub mod sandbox;
+pub mod config;
+pub mod secret;
