@@ -1,7 +1,136 @@
 //! pixels: disposable Linux machines for AI coding agents.
+//!
+//! Layers, each using only those before it: `sandbox` (the vocabulary),
+//! `config`, `ui`, `term`, `host` and `backend::incus`; `backend` (settings to
+//! backend); `lifecycle` (what is done to a pixel); `cli`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod backend;
+mod cli;
+pub mod config;
+mod exit;
+pub mod host;
+pub mod lifecycle;
 pub mod retry;
 pub mod sandbox;
-pub mod config;
 pub mod secret;
+mod signal;
+mod term;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Context};
+use config::Settings;
+use signal::Signals;
+use ui::Ui;
+
+/// The whole program: parses the command line, runs the command, reports, and
+/// returns the exit code.
+pub fn run() -> ExitCode {
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let ui = cli.global.ui();
+    trace(cli.global.verbosity());
+    if let Some(outcome) = cli.command.standalone(&ui) {
+        return finish(&ui, outcome, false, None);
+    }
+    let own_codes = cli.command.ends_like_its_command();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return finish(&ui, Err(error.into()), own_codes, None),
+    };
+    let (outcome, signal) = runtime.block_on(async {
+        let signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return (Err(error.into()), None),
+        };
+        let outcome = dispatch(cli, ui, signals.clone()).await;
+        (outcome, signals.code())
+    });
+    // A read from stdin may still be waiting; it must not hold us up.
+    runtime.shutdown_background();
+    finish(&ui, outcome, own_codes, signal)
+}
+
+async fn dispatch(cli: Cli, ui: Ui, signals: Signals) -> anyhow::Result<()> {
+    let env = |name: &str| std::env::var_os(name);
+    let loaded = Settings::load(cli.global.config.as_deref(), &env, &cli.command.flags())?;
+    for warning in &loaded.warnings {
+        ui.warn(&warning.to_string());
+    }
+    let context = Context::new(loaded, ui, signals);
+    let outcome = cli.command.run(&context).await;
+    context.close().await;
+    outcome
+}
+
+fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<u8>) -> ExitCode {
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    let (mut code, _) = exit::classify(&error);
+    if error.is::<exit::Silent>() {
+        return ExitCode::from(code);
+    }
+    if code == exit::INTERRUPTED {
+        code = signal.unwrap_or(code);
+    } else if own_codes && code != exit::USAGE {
+        code = exit::EXEC;
+    }
+    ui::report(ui, &error, code);
+    ExitCode::from(code)
+}
+
+/// What clap says: help and versions on stdout, mistakes on stderr, as JSON
+/// when that was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let mut words = std::env::args().take_while(|word| word != "--").peekable();
+    let mut json = false;
+    while let Some(word) = words.next() {
+        json |= matches!(
+            word.as_str(),
+            "--json" | "-ojson" | "-o=json" | "--output=json"
+        );
+        json |= matches!(word.as_str(), "-o" | "--output")
+            && words.peek().is_some_and(|next| next == "json");
+    }
+    if json && error.use_stderr() {
+        let ui = Ui {
+            format: ui::Format::Json,
+            ..Ui::default()
+        };
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim();
+        let error = anyhow::Error::new(exit::Usage(text.to_owned()));
+        ui::report(&ui, &error, exit::USAGE);
+    } else {
+        // Nobody is left to tell when this fails.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
+}
+
+/// `-vv` logs every request; `PIXELS_LOG` takes a filter of its own.
+fn trace(verbosity: u8) {
+    use tracing_subscriber::EnvFilter;
+    let filter = match std::env::var("PIXELS_LOG") {
+        Ok(filter) if !filter.is_empty() => EnvFilter::new(filter),
+        _ if verbosity > 1 => EnvFilter::new("pixels=debug"),
+        _ => return,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}

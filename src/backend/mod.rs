@@ -1,3 +1,93 @@
-//! Backends: the servers pixels live on.
+//! Backends: the servers pixels live on, and the one place where settings
+//! choose between them.
 
 pub mod incus;
+
+use std::path::PathBuf;
+
+use crate::config::{BackendKind, NicType, Settings};
+use crate::sandbox::{Error, Result, Sandbox};
+
+use incus::{Endpoint, Incus, NicKind, Options, Placement, Remote};
+
+/// Where a daemon of the distribution listens.
+const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
+
+/// The backend the settings name. Nothing is sent yet.
+pub fn open(settings: &Settings) -> Result<Box<dyn Sandbox>> {
+    match settings.backend {
+        BackendKind::Incus => Ok(Box::new(Incus::new(incus_options(settings))?)),
+        BackendKind::TrueNas => Err(Error::Unsupported {
+            operation: "the TrueNAS backend".into(),
+            reason: "this version of pixels works with Incus only".into(),
+        }),
+    }
+}
+
+/// The Incus connection of the settings, for what prepares a server.
+pub fn incus_options(settings: &Settings) -> Options {
+    let defaults = &settings.defaults;
+    Options {
+        endpoint: endpoint(settings),
+        project: settings.incus.project.clone(),
+        image_server: settings.incus.image_server.clone(),
+        placement: Placement {
+            pool: defaults.pool.clone(),
+            network: defaults.network.clone(),
+            parent: defaults.parent.clone(),
+            nic: defaults.nic_type.map(|kind| match kind {
+                NicType::Macvlan => NicKind::Macvlan,
+                NicType::Bridged => NicKind::Bridged,
+            }),
+        },
+    }
+}
+
+fn endpoint(settings: &Settings) -> Endpoint {
+    let incus = &settings.incus;
+    match &incus.remote {
+        Some(url) => Endpoint::Https(Remote {
+            url: url.clone(),
+            client_cert: incus.client_cert.clone(),
+            client_key: incus.client_key.clone(),
+            server_cert: incus.server_cert.clone(),
+            insecure: incus.insecure,
+        }),
+        None => Endpoint::Unix(socket(incus.socket.clone(), &|name| {
+            std::env::var_os(name).filter(|value| !value.is_empty())
+        })),
+    }
+}
+
+/// As `incus` itself looks it up: the setting, `INCUS_SOCKET`, `INCUS_DIR`,
+/// then the usual places.
+fn socket(
+    configured: Option<PathBuf>,
+    env: &dyn Fn(&str) -> Option<std::ffi::OsString>,
+) -> PathBuf {
+    configured
+        .or_else(|| env("INCUS_SOCKET").map(PathBuf::from))
+        .or_else(|| env("INCUS_DIR").map(|dir| PathBuf::from(dir).join("unix.socket")))
+        .unwrap_or_else(|| {
+            SOCKETS
+                .iter()
+                .map(PathBuf::from)
+                .find(|path| path.exists())
+                .unwrap_or_else(|| PathBuf::from(SOCKETS[0]))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_wins_over_the_usual_variables() {
+        let env = |name: &str| match name {
+            "INCUS_DIR" => Some("/srv/incus".into()),
+            _ => None,
+        };
+        assert_eq!(socket(Some("/a".into()), &env), PathBuf::from("/a"));
+        assert_eq!(socket(None, &env), PathBuf::from("/srv/incus/unix.socket"));
+    }
+}

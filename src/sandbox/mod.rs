@@ -18,7 +18,8 @@ pub use guest::{
 };
 pub use name::{InvalidName, Label, Name, Origin};
 pub use types::{
-    Capabilities, Checkpoint, CreateSpec, ForkSpec, Instance, Limits, Properties, Status,
+    Capabilities, Checkpoint, CreateSpec, FirstBoot, ForkSpec, Instance, Limits, Properties,
+    Status, Taken,
 };
 
 /// All pixels of one backend.
@@ -36,13 +37,13 @@ pub trait Sandbox: Debug + Send + Sync {
     /// Makes a pixel from an image, with its limits, disk, network and
     /// properties in place, and does **not** start it.
     /// A taken name is `Error::AlreadyExists`.
-    async fn create(&self, spec: &CreateSpec) -> Result<()>;
+    async fn create(&self, spec: &CreateSpec) -> Result<Taken>;
 
     /// Copies a pixel's present state or one of its checkpoints and does
     /// **not** start the copy. The source may run and is left as it is; no
     /// snapshot stays behind. Hardware identity (MAC) is new; identity inside
-    /// (machine-id, host keys) is the caller's to renew before the first start.
-    async fn fork(&self, spec: &ForkSpec) -> Result<()>;
+    /// (machine-id, host keys) is the business of the first boot.
+    async fn fork(&self, spec: &ForkSpec) -> Result<Taken>;
 
     /// Starts a pixel. Already running counts as done.
     async fn start(&self, name: &Name) -> Result<()>;

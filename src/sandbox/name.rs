@@ -92,8 +92,9 @@ impl Label {
         format!("{TEMPORARY}{unique}").parse()
     }
 
-    pub fn is_temporary(&self) -> bool {
-        self.0.starts_with(TEMPORARY)
+    /// What [`Label::temporary`] was given; `None` for a lasting checkpoint.
+    pub fn temporary_id(&self) -> Option<&str> {
+        self.0.strip_prefix(TEMPORARY)
     }
 }
 

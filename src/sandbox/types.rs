@@ -71,12 +71,30 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
+/// A script that runs as root in place of init, sets the machine up and then
+/// becomes init. It runs at every boot and must know by itself when it is done.
+#[derive(Debug, Clone)]
+pub struct FirstBoot {
+    /// Set before the script; names and values without white space or quotes.
+    pub variables: Vec<(String, String)>,
+    /// POSIX shell whose lines, comments apart, mean the same on one line.
+    pub script: String,
+}
+
+/// Whether the backend took the [`FirstBoot`] on; if not, it is the caller's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    Yes,
+    No,
+}
+
 #[derive(Debug, Clone)]
 pub struct CreateSpec {
     pub name: Name,
     pub image: String,
     pub limits: Limits,
     pub properties: Properties,
+    pub first_boot: FirstBoot,
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +104,7 @@ pub struct ForkSpec {
     pub limits: Limits,
     /// Set on the clone, over what it inherits.
     pub properties: Properties,
+    pub first_boot: FirstBoot,
 }
 
 /// What a backend can do; asked before the attempt, so a refusal is clear.

@@ -1,1 +1,22 @@
-fn main() {}
+//! All integration tests, in one binary. Those in `incus_*` files need the
+//! real daemon, which `support::lab` brings up with the code of `pixels setup`.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod support;
+
+mod cli_lifecycle;
+
+#[test]
+fn every_file_is_listed() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let main = std::fs::read_to_string(here.join("main.rs")).unwrap();
+    for entry in std::fs::read_dir(here).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let stem = name.trim_end_matches(".rs");
+        assert!(
+            stem == "main" || main.contains(&format!("mod {stem};")),
+            "{name} is not listed in main.rs"
+        );
+    }
+}

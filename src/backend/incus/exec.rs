@@ -93,7 +93,8 @@ pub(super) async fn run(
         tokio::join!(steer(control_tx, commands), discard(control_rx));
         std::future::pending::<()>().await;
     };
-    let outcome = match output {
+
+    match output {
         Some((out, err)) => {
             let feeding = async {
                 tokio::join!(feed(stdin, input_tx), discard(input_rx));
@@ -135,8 +136,7 @@ pub(super) async fn run(
                 () = steering => unreachable!("steering never ends by itself"),
             }
         }
-    };
-    outcome
+    }
 }
 
 /// The exit code first; output that was cut off counts only for a command

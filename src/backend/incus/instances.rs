@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use super::client::{Client, encode};
 use super::devices::{self, Placement};
 use super::failure::Failure;
+use super::first_boot;
 use super::wire::{self, ImageAlias, Lease, NetworkState, Operation, State};
 use crate::retry;
 use crate::sandbox::{
-    CreateSpec, Error, ForkSpec, Instance, Label, Limits, Name, Properties, Result, Status, Subject,
+    CreateSpec, Error, FirstBoot, ForkSpec, Instance, Label, Limits, Name, Properties, Result,
+    Status, Subject, Taken,
 };
 
 /// What pixels knows about a pixel stands in instance keys below this prefix.
@@ -51,7 +53,7 @@ pub(super) async fn create(
     image_server: &str,
     placement: &Placement,
     spec: &CreateSpec,
-) -> Result<()> {
+) -> Result<Taken> {
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
     let (devices, local) = tokio::try_join!(
         devices::plan(client, placement),
@@ -67,7 +69,7 @@ pub(super) async fn create(
             "protocol": "simplestreams",
         })
     };
-    let body = json!({
+    let mut body = json!({
         "name": spec.name.instance(),
         "type": "container",
         "profiles": [],
@@ -75,13 +77,13 @@ pub(super) async fn create(
         "devices": devices,
         "source": source,
     });
-    let outcome = make(client, &body, "creating the pixel", CREATE).await;
-    match outcome {
+    let first = &spec.first_boot;
+    match make(client, &mut body, first, "creating the pixel", CREATE).await {
         Err(failure) if !local && image_fault(&failure) => {
             Err(no_image(image, image_server, failure))
         }
         Err(failure) => Err(failure.about(Subject::pixel(&spec.name))),
-        Ok(()) => Ok(()),
+        Ok(taken) => Ok(taken),
     }
 }
 
@@ -103,19 +105,20 @@ fn no_image(image: &str, server: &str, failure: Failure) -> Error {
     }
 }
 
-pub(super) async fn fork(client: &Client, spec: &ForkSpec) -> Result<()> {
+pub(super) async fn fork(client: &Client, spec: &ForkSpec) -> Result<Taken> {
     let from = &spec.from.pixel;
     let source = match &spec.from.label {
         None => from.instance(),
         Some(label) => format!("{}/{label}", from.instance()),
     };
-    let body = json!({
+    let mut body = json!({
         "name": spec.name.instance(),
         "config": config(&spec.limits, &spec.properties),
         "source": {"type": "copy", "source": source, "instance_only": true},
     });
-    match make(client, &body, "copying the pixel", COPY).await {
-        Ok(()) => Ok(()),
+    let first = &spec.first_boot;
+    match make(client, &mut body, first, "copying the pixel", COPY).await {
+        Ok(taken) => Ok(taken),
         Err(failure) if failure.is_not_found() => Err(missing_source(client, spec).await),
         Err(failure) => Err(failure.about(Subject::pixel(&spec.name))),
     }
@@ -159,14 +162,28 @@ fn with_prefix(properties: &Properties) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Makes an instance, with its first boot where the server allows that.
 async fn make(
     client: &Client,
-    body: &Value,
+    body: &mut Value,
+    first: &FirstBoot,
     doing: &str,
     deadline: Duration,
-) -> Result<(), Failure> {
-    let running = client.start(Method::POST, "/1.0/instances", body).await?;
-    running.wait(doing, deadline).await.map(drop)
+) -> Result<Taken, Failure> {
+    let ask = async |body: &Value| {
+        let running = client.start(Method::POST, "/1.0/instances", body).await?;
+        running.wait(doing, deadline).await
+    };
+    body["config"][first_boot::KEY] = first_boot::config(first).into();
+    match ask(body).await {
+        Err(Failure::Api { message, .. }) if first_boot::refused(&message) => {
+            tracing::debug!(message, "no first boot script");
+            // An inherited one is that of the source and would be refused too.
+            body["config"][first_boot::KEY] = "".into();
+            ask(body).await.map(|_| Taken::No)
+        }
+        outcome => outcome.map(|_| Taken::Yes),
+    }
 }
 
 async fn change(client: &Client, name: &Name, body: Value, doing: &str) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ mod client;
 mod devices;
 mod exec;
 mod failure;
+mod first_boot;
 mod guest;
 mod instances;
 mod operation;
@@ -25,7 +26,7 @@ pub use transport::{Endpoint, Remote};
 
 use crate::sandbox::{
     Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name, Properties,
-    Result, Sandbox,
+    Result, Sandbox, Taken,
 };
 
 /// What the backend needs to know of the user's settings.
@@ -74,11 +75,11 @@ impl Sandbox for Incus {
         instances::has_image(&self.client, alias).await
     }
 
-    async fn create(&self, spec: &CreateSpec) -> Result<()> {
+    async fn create(&self, spec: &CreateSpec) -> Result<Taken> {
         instances::create(&self.client, &self.image_server, &self.placement, spec).await
     }
 
-    async fn fork(&self, spec: &ForkSpec) -> Result<()> {
+    async fn fork(&self, spec: &ForkSpec) -> Result<Taken> {
         instances::fork(&self.client, spec).await
     }
 

@@ -117,16 +117,22 @@ pub(super) async fn write(sftp: &SftpSession, new: &GuestFile) -> Result<()> {
         .open_with_flags(path, flags)
         .await
         .map_err(|e| fault(path, e))?;
-    // Owner and mode before the content: it is never readable too widely.
-    let attributes = FileAttributes {
-        permissions: Some(new.mode),
+    // Owner and mode before the content: it is never readable too widely. Two
+    // calls: the daemon's server mixes the fields up when both come in one.
+    let owner = FileAttributes {
         uid: Some(new.owner.uid),
         gid: Some(new.owner.gid),
         ..FileAttributes::empty()
     };
-    sftp.set_metadata(path, attributes)
-        .await
-        .map_err(|e| fault(path, e))?;
+    let mode = FileAttributes {
+        permissions: Some(new.mode),
+        ..FileAttributes::empty()
+    };
+    for attributes in [owner, mode] {
+        sftp.set_metadata(path, attributes)
+            .await
+            .map_err(|e| fault(path, e))?;
+    }
     if !new.content.is_empty() {
         file.write_all(&new.content).await.map_err(io)?;
     }

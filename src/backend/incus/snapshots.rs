@@ -59,7 +59,7 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
             Some((
                 snapshot.created_at.clone(),
                 Checkpoint {
-                    temporary: label.is_temporary(),
+                    temporary: label.temporary_id().is_some(),
                     label,
                     created_at: timestamp(&snapshot.created_at),
                     size: u64::try_from(snapshot.size).ok(),

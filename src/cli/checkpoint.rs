@@ -1,0 +1,195 @@
+//! `pixels checkpoint`
+
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
+use serde::Serialize;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::{Context, complete, list};
+use crate::sandbox::{Checkpoint, Error, Label, Name};
+use crate::ui::{self, Row};
+
+/// Take, list, restore and delete checkpoints of a pixel's disk
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    Create(CreateArgs),
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    Restore(RestoreArgs),
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+}
+
+/// Take a checkpoint; the pixel runs on
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    /// Label of the checkpoint, by default the time
+    #[arg(long)]
+    label: Option<Label>,
+}
+
+/// List the checkpoints of a pixel, oldest first
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+}
+
+/// Put a pixel's disk back to a checkpoint; what came after is lost
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    #[arg(add = ArgValueCompleter::new(complete::labels))]
+    label: Label,
+}
+
+/// Delete a checkpoint
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    #[arg(add = ArgValueCompleter::new(complete::labels))]
+    label: Label,
+}
+
+impl CheckpointCommand {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Create(args) => args.run(context).await,
+            Self::List(args) => args.run(context).await,
+            Self::Restore(args) => args.run(context).await,
+            Self::Delete(args) => args.run(context).await,
+        }
+    }
+}
+
+impl CreateArgs {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let label = match self.label {
+            Some(label) => label,
+            None => default_label()?,
+        };
+        let sandbox = context.sandbox()?;
+        let work = sandbox.checkpoint(&self.name, &label, None);
+        context.unless_interrupted(work).await?;
+        context.ui.done(
+            &format!("Checkpoint \"{label}\" created for {}", self.name),
+            &json!({"name": self.name.as_str(), "label": label.as_str()}),
+        );
+        Ok(())
+    }
+}
+
+fn default_label() -> Result<Label, Error> {
+    let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
+    let format = format_description!("px-[year][month][day]-[hour][minute][second]");
+    now.format(format)
+        .map_err(|e| Error::Invalid(e.to_string()))?
+        .parse()
+        .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))
+}
+
+#[derive(Serialize)]
+struct Line {
+    label: String,
+    /// Bytes.
+    size: Option<u64>,
+    created_at: Option<String>,
+}
+
+impl From<Checkpoint> for Line {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self {
+            label: checkpoint.label.to_string(),
+            size: checkpoint.size,
+            created_at: list::rfc3339(checkpoint.created_at),
+        }
+    }
+}
+
+impl Row for Line {
+    const HEADERS: &'static [&'static str] = &["LABEL", "SIZE", "CREATED"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.label.clone(),
+            self.size.map_or_else(|| "—".into(), ui::bytes),
+            self.created_at.clone().unwrap_or_else(|| "—".into()),
+        ]
+    }
+}
+
+impl ListArgs {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let all = context
+            .unless_interrupted(sandbox.checkpoints(&self.name))
+            .await?;
+        let lines: Vec<Line> = all
+            .into_iter()
+            .filter(|checkpoint| !checkpoint.temporary)
+            .map(Line::from)
+            .collect();
+        context
+            .ui
+            .rows(&lines, &format!("No checkpoints for {}.", self.name));
+        Ok(())
+    }
+}
+
+impl RestoreArgs {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let sandbox = context.sandbox()?;
+        context
+            .ui
+            .say(&format!("Restoring {} to \"{}\"...", self.name, self.label));
+        let phases = context.ui.phases();
+        phases.step("restoring");
+        let outcome = context
+            .unless_interrupted(sandbox.restore(&self.name, &self.label))
+            .await;
+        if matches!(outcome, Err(Error::Cancelled)) {
+            // The server goes on by itself; the pixel is whole when it is done.
+            phases.step("waiting for the server to finish the restore");
+            sandbox.settle(&self.name).await?;
+        }
+        outcome?;
+        drop(phases);
+        let took = begun.elapsed();
+        context.ui.done(
+            &format!(
+                "Restored {} to \"{}\" in {}",
+                self.name,
+                self.label,
+                ui::elapsed(took)
+            ),
+            &json!({
+                "name": self.name.as_str(),
+                "label": self.label.as_str(),
+                "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            }),
+        );
+        Ok(())
+    }
+}
+
+impl DeleteArgs {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let work = sandbox.delete_checkpoint(&self.name, &self.label);
+        context.unless_interrupted(work).await?;
+        context.ui.done(
+            &format!("Deleted checkpoint \"{}\" from {}", self.label, self.name),
+            &json!({"name": self.name.as_str(), "label": self.label.as_str(), "deleted": true}),
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! `pixels config`
+
+use clap::{Args, Subcommand};
+
+use super::Context;
+use crate::config::Entry;
+use crate::ui::Row;
+
+/// Look at the configuration
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    Show(ShowArgs),
+}
+
+/// Print the resolved settings, secrets masked
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Also print where each value comes from
+    #[arg(long)]
+    origin: bool,
+}
+
+impl ConfigCommand {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Show(args) => args.run(context),
+        }
+    }
+}
+
+impl Row for &Entry {
+    const HEADERS: &'static [&'static str] = &["KEY", "VALUE", "ORIGIN"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.key.clone(),
+            self.value.clone(),
+            self.origin.to_string(),
+        ]
+    }
+}
+
+impl ShowArgs {
+    fn run(self, context: &Context) -> anyhow::Result<()> {
+        let entries: Vec<&Entry> = context.loaded.origins.iter().collect();
+        if context.ui.json() || self.origin {
+            context.ui.rows(&entries, "No settings.");
+        } else {
+            let text: String = entries
+                .iter()
+                .map(|entry| format!("{} = {}\n", entry.key, entry.value))
+                .collect();
+            context.ui.text(&text);
+        }
+        Ok(())
+    }
+}

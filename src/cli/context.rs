@@ -1,0 +1,66 @@
+//! What every command is handed: settings, output, signals, and the backend,
+//! which is opened on first use.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::backend;
+use crate::config::{Loaded, Settings};
+use crate::sandbox::{Result, Sandbox};
+use crate::signal::Signals;
+use crate::ui::Ui;
+
+/// For requests that go on after their command was interrupted.
+const CLOSING: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub struct Context {
+    pub loaded: Loaded,
+    pub ui: Ui,
+    pub signals: Signals,
+    sandbox: OnceLock<Box<dyn Sandbox>>,
+}
+
+impl Context {
+    pub fn new(loaded: Loaded, ui: Ui, signals: Signals) -> Self {
+        Self {
+            loaded,
+            ui,
+            signals,
+            sandbox: OnceLock::new(),
+        }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.loaded.settings
+    }
+
+    pub fn cancel(&self) -> &CancellationToken {
+        self.signals.token()
+    }
+
+    pub fn sandbox(&self) -> Result<&dyn Sandbox> {
+        if let Some(open) = self.sandbox.get() {
+            return Ok(&**open);
+        }
+        let opened = backend::open(self.settings())?;
+        Ok(&**self.sandbox.get_or_init(|| opened))
+    }
+
+    /// Runs a step that changes nothing half-way; a signal ends the wait.
+    pub async fn unless_interrupted<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.cancel().cancelled() => Err(crate::sandbox::Error::Cancelled),
+            outcome = work => outcome,
+        }
+    }
+
+    pub async fn close(&self) {
+        if let Some(sandbox) = self.sandbox.get() {
+            sandbox.close(CLOSING).await;
+        }
+    }
+}

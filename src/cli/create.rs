@@ -1,0 +1,185 @@
+//! `pixels create`
+
+use std::time::Instant;
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde_json::json;
+
+use super::{Context, complete, console};
+use crate::config::{EgressMode, Flags, Origin as ConfigOrigin};
+use crate::exit::Usage;
+use crate::host::FALLBACK_IMAGE_ALIASES;
+use crate::lifecycle::{self, Create, Fork, Names};
+use crate::sandbox::{Error, Limits, Name, Origin, Properties};
+use crate::ui;
+
+/// Create a pixel from an image, or from another pixel with --from
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Name of the new pixel (a-z, 0-9 and -)
+    name: Name,
+    /// Image to start from, such as ubuntu/24.04
+    #[arg(long, conflicts_with = "from")]
+    image: Option<String>,
+    /// CPUs, as a count or a set such as 0-3
+    #[arg(long)]
+    cpu: Option<String>,
+    /// Memory in MiB, or with a unit such as 4GiB
+    #[arg(long, value_parser = memory)]
+    memory: Option<u64>,
+    /// Clone another pixel's present state, or one of its checkpoints
+    #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
+    from: Option<Origin>,
+    /// Leave the pixel as the image made it
+    #[arg(long)]
+    no_provision: bool,
+    /// Open a console when it is ready
+    #[arg(long)]
+    console: bool,
+    /// Network policy of the pixel
+    #[arg(long, value_name = "MODE")]
+    egress: Option<String>,
+}
+
+impl CreateArgs {
+    pub fn flags(&self) -> Flags {
+        let mut flags = Flags::default();
+        if let Some(mode) = &self.egress {
+            flags.set("network.egress", mode.clone(), "--egress");
+        }
+        if self.no_provision {
+            flags.set("provision.enabled", false, "--no-provision");
+        }
+        flags
+    }
+
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let settings = context.settings();
+        // A policy that cannot be enforced must not look as if it were.
+        if settings.network.egress != EgressMode::Unrestricted {
+            return Err(Error::Unsupported {
+                operation: format!("egress mode {:?}", settings.network.egress.to_string()),
+                reason: "this version of pixels enforces no network policy yet; \
+                         only unrestricted pixels can be made"
+                    .into(),
+            }
+            .into());
+        }
+        if self.console && !crate::term::interactive() {
+            return Err(Usage("--console needs a terminal".into()).into());
+        }
+        let sandbox = context.sandbox()?;
+        let phases = context.ui.phases();
+        let progress = |phase: &str| phases.step(phase);
+        let mut facts = json!({"name": self.name.as_str(), "instance": self.name.instance()});
+        match &self.from {
+            Some(from) => {
+                facts["from"] = json!(from.to_string());
+                let wish = Fork {
+                    from: from.clone(),
+                    names: Names::One(self.name.clone()),
+                    limits: Limits {
+                        cpu: self.cpu.clone(),
+                        memory: self.memory,
+                    },
+                    properties: Properties::from([("from".into(), from.to_string())]),
+                };
+                lifecycle::fork(sandbox, context.cancel(), wish, &progress, &|_| {}).await?;
+            }
+            None => {
+                let image = self.image(context).await?;
+                facts["image"] = json!(image);
+                let defaults = &settings.defaults;
+                let wish = Create {
+                    name: self.name.clone(),
+                    image,
+                    limits: Limits {
+                        cpu: self.cpu.clone().or_else(|| defaults.cpu.clone()),
+                        memory: self
+                            .memory
+                            .or_else(|| defaults.memory_mib.map(|mib| mib * 1024 * 1024)),
+                    },
+                    properties: Properties::new(),
+                };
+                lifecycle::create(sandbox, context.cancel(), wish, &progress).await?;
+            }
+        }
+        drop(phases);
+        let took = begun.elapsed();
+        facts["status"] = json!("RUNNING");
+        facts["elapsed_ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        let sentence = format!(
+            "Created {} in {}\n  Hostname: {}\n  Console:  pixels console {}",
+            self.name.instance(),
+            ui::elapsed(took),
+            self.name.instance(),
+            self.name,
+        );
+        context.ui.done(&sentence, &facts);
+        if self.console {
+            return console::open(context, &self.name).await;
+        }
+        Ok(())
+    }
+
+    /// The image asked for; where nobody asked and the server has only the one
+    /// that `setup` built, that one.
+    async fn image(&self, context: &Context) -> anyhow::Result<String> {
+        if let Some(image) = &self.image {
+            return Ok(image.clone());
+        }
+        let image = context.settings().defaults.image.clone();
+        let by_default = context
+            .loaded
+            .origins
+            .get("defaults.image")
+            .is_none_or(|entry| matches!(entry.origin, ConfigOrigin::Default));
+        let sandbox = context.sandbox()?;
+        if !by_default || sandbox.has_image(&image).await? {
+            return Ok(image);
+        }
+        for fallback in FALLBACK_IMAGE_ALIASES {
+            if sandbox.has_image(fallback).await? {
+                context.ui.say(&format!(
+                    "No image {image} on this server: using {fallback}, which pixels setup built"
+                ));
+                return Ok((*fallback).to_owned());
+            }
+        }
+        Ok(image)
+    }
+}
+
+/// MiB without a unit, as the original took it.
+fn memory(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "expected a number of MiB, or one with MiB or GiB".to_owned())?;
+    let unit: u64 = match &text[digits.len()..] {
+        "" | "MiB" | "M" => 1024 * 1024,
+        "GiB" | "G" => 1024 * 1024 * 1024,
+        other => return Err(format!("unknown unit {other:?}: use MiB or GiB")),
+    };
+    match number.checked_mul(unit) {
+        Some(0) => Err("a pixel needs some memory".into()),
+        Some(bytes) => Ok(bytes),
+        None => Err("that is more memory than can be counted".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::memory;
+
+    #[test]
+    fn memory_is_mib_unless_a_unit_says_otherwise() {
+        assert_eq!(memory("512"), Ok(512 << 20));
+        assert_eq!(memory("4GiB"), Ok(4 << 30));
+        for bad in ["", "x", "1.5", "4TB", "0", "99999999999999GiB"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
+}

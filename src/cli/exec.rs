@@ -1,0 +1,193 @@
+//! `pixels exec`
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+
+use super::{Context, complete};
+use crate::exit::{Silent, Usage};
+use crate::lifecycle::{self, Exec, Interrupts, Login};
+use crate::sandbox::{Control, Error, Guest, Instance, Name, Status, Subject};
+use crate::term::{self, RawMode};
+
+/// Run a command in a pixel; its exit code becomes ours
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    /// Set a variable; without a value, pass on our own
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    env: Vec<String>,
+    /// Working directory, by default the user's home
+    #[arg(short = 'w', long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// User name, number or UID:GID to run as
+    #[arg(short, long)]
+    user: Option<String>,
+    /// End the command after this time, such as 90s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Run on a terminal even when we are not on one
+    #[arg(short = 't', long, overrides_with = "no_tty")]
+    tty: bool,
+    /// Run without a terminal even when we are on one
+    #[arg(short = 'T', long, overrides_with = "tty")]
+    no_tty: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl ExecArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let env = variables(&self.env)?;
+        let sandbox = context.sandbox()?;
+        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        usable(&instance)?;
+        let guest = sandbox.guest(&self.name);
+        let login = match &self.user {
+            Some(user) => context.unless_interrupted(Login::of(&*guest, user)).await?,
+            None => Login::default_for(&instance),
+        };
+        let tty = self.tty || (term::interactive() && !self.no_tty);
+        let wish = Exec {
+            argv: self.command,
+            login,
+            env,
+            cwd: self.cwd,
+            tty: tty.then(term::size),
+            timeout: self.timeout,
+        };
+        attach(context, &*guest, wish).await
+    }
+}
+
+/// Refuses what cannot be worked in, with the reason.
+pub fn usable(instance: &Instance) -> Result<(), Error> {
+    if instance.privileged {
+        return Err(Error::Unsupported {
+            operation: format!("work in {}", Subject::pixel(&instance.name)),
+            reason: "it is privileged: root in it is root on the server".into(),
+        });
+    }
+    match instance.status {
+        Status::Running => Ok(()),
+        other => Err(Error::WrongState {
+            subject: Subject::pixel(&instance.name),
+            state: other.as_str().to_lowercase(),
+        }),
+    }
+}
+
+/// Runs a command on our own streams and ends with its exit code.
+pub async fn attach(context: &Context, guest: &dyn Guest, mut wish: Exec) -> anyhow::Result<()> {
+    let ours = |name: &str| std::env::var_os(name);
+    let given = std::mem::take(&mut wish.env);
+    wish.env = context.settings().env.resolve(&ours)?.session;
+    if wish.tty.is_some() {
+        let term = std::env::var("TERM").ok().filter(|term| !term.is_empty());
+        wish.env.insert(
+            "TERM".into(),
+            term.unwrap_or_else(|| "xterm-256color".into()),
+        );
+    }
+    wish.env.extend(given);
+    let (sender, events) = context.signals.attach();
+    // A forced terminal (-t) need not have one on our side.
+    let raw = if wish.tty.is_some() && term::interactive() {
+        Some(RawMode::enter().map_err(|e| Error::io("switching the terminal to raw mode", e))?)
+    } else {
+        None
+    };
+    let resizing = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let (true, Ok(mut changes)) = (raw.is_some(), signal(SignalKind::window_change())) {
+            while changes.recv().await.is_some() {
+                let _ = sender.send(Control::Resize(term::size())).await;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let running = lifecycle::exec(
+        guest,
+        &wish,
+        (
+            Box::new(tokio::io::stdin()),
+            Box::new(tokio::io::stdout()),
+            Box::new(tokio::io::stderr()),
+        ),
+        Interrupts { events },
+    );
+    let status = tokio::select! {
+        status = running => status,
+        () = resizing => unreachable!("resizing never ends"),
+    };
+    drop(raw);
+    let status = status?;
+    if status.0 == 124
+        && let Some(limit) = wish.timeout
+    {
+        context.ui.say(&format!(
+            "pixels: the command did not end within {} s and was killed",
+            limit.as_secs_f64()
+        ));
+    }
+    if status.success() {
+        return Ok(());
+    }
+    Err(Silent(u8::try_from(status.0).unwrap_or(crate::exit::FAILURE)).into())
+}
+
+fn variables(given: &[String]) -> Result<BTreeMap<String, String>, Usage> {
+    let mut variables = BTreeMap::new();
+    for one in given {
+        let (key, value) = match one.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (one.as_str(), std::env::var(one).ok()),
+        };
+        let sound = !key.is_empty()
+            && !key.starts_with(|c: char| c.is_ascii_digit())
+            && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !sound {
+            return Err(Usage(format!(
+                "--env {one:?}: a variable's name consists of letters, digits and _"
+            )));
+        }
+        // Like docker: a name alone that we do not have ourselves sets nothing.
+        if let Some(value) = value {
+            variables.insert(key.to_owned(), value);
+        }
+    }
+    Ok(variables)
+}
+
+/// `90`, `90s`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string()),
+        Err(_) => crate::config::parse_duration(text)
+            .ok_or_else(|| "expected a time such as 90s, 5m or 1h30m".to_owned()),
+    }?;
+    if parsed.is_zero() {
+        return Err("the time limit must be longer than nothing".into());
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_checked_and_passed_exactly() {
+        let given = ["A=b=c".to_owned(), "E=".to_owned()];
+        let variables = variables(&given).unwrap();
+        assert_eq!(variables["A"], "b=c");
+        assert_eq!(variables["E"], "");
+        for bad in ["=x", "1A=x", "A B=x"] {
+            assert!(super::variables(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `pixels fork`
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde_json::json;
+
+use super::{Context, complete};
+use crate::lifecycle::{self, Fork, Names};
+use crate::sandbox::{Limits, Name, Origin, Properties};
+
+/// Make several clones of a pixel or a checkpoint, side by side
+///
+/// They are called PREFIX-1, PREFIX-2 and so on; taken numbers are skipped.
+/// Each name is printed as soon as that clone can be used.
+#[derive(Debug, Args)]
+pub struct ForkArgs {
+    #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
+    from: Origin,
+    /// How many clones
+    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    count: u16,
+    /// What the names begin with, by default the source's name
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<Name>,
+}
+
+impl ForkArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
+        let sandbox = context.sandbox()?;
+        let phases = context.ui.phases();
+        let origin = self.from.to_string();
+        let wish = Fork {
+            names: Names::Numbered {
+                prefix,
+                count: usize::from(self.count),
+            },
+            limits: Limits::default(),
+            properties: Properties::from([("from".into(), origin.clone())]),
+            from: self.from,
+        };
+        let ui = context.ui;
+        let ready = |name: &Name| {
+            phases.above(|| {
+                if ui.json() {
+                    ui.value(&json!({"name": name.as_str(), "from": origin}));
+                } else {
+                    ui.text(&format!("{name}\n"));
+                }
+            });
+        };
+        lifecycle::fork(
+            sandbox,
+            context.cancel(),
+            wish,
+            &|phase| phases.step(phase),
+            &ready,
+        )
+        .await?;
+        Ok(())
+    }
+}

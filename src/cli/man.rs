@@ -1,0 +1,36 @@
+//! `pixels man`
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, CommandFactory};
+
+use super::Cli;
+use crate::ui::Ui;
+
+/// Print the manual page, or write all pages to a directory
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write pixels.1, pixels-create.1 and so on here
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl ManArgs {
+    pub fn run(&self, ui: &Ui) -> anyhow::Result<()> {
+        match &self.dir {
+            Some(dir) => {
+                std::fs::create_dir_all(dir)
+                    .with_context(|| format!("creating {}", dir.display()))?;
+                clap_mangen::generate_to(Cli::command(), dir)
+                    .with_context(|| format!("writing manual pages to {}", dir.display()))?;
+            }
+            None => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+                ui.text(&String::from_utf8_lossy(&page));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! The command line: one file per command, each with its arguments and one
+//! function that makes a call or two and shows the result.
+
+mod checkpoint;
+mod complete;
+mod config;
+mod console;
+mod context;
+mod create;
+mod destroy;
+mod doctor;
+mod exec;
+mod fork;
+mod list;
+mod man;
+mod prune;
+mod quickstart;
+mod setup;
+mod start;
+mod stop;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use context::Context;
+
+use crate::config::Flags;
+use crate::ui;
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PIXELS_COMMIT"), ")");
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 not found, \
+4 already exists, 5 server not reachable or not authorised, 130 interrupted. \
+exec and console end with the command's own code; 124 time limit, 125 failure \
+of pixels itself, 126 not executable, 127 no such command, 128+N killed by signal N.";
+
+/// Disposable Linux machines for AI coding agents, on your own Incus
+#[derive(Debug, Parser)]
+#[command(name = "pixels", version = VERSION, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(disable_help_subcommand = false, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print results as a table or as JSON
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
+    output: Output,
+    /// Short for --output json
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print results only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say what is done; twice for every request
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Read this configuration file instead of the usual one
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+impl Global {
+    pub fn ui(&self) -> ui::Ui {
+        let json = self.json || matches!(self.output, Output::Json);
+        ui::Ui {
+            format: if json {
+                ui::Format::Json
+            } else {
+                ui::Format::Table
+            },
+            quiet: self.quiet,
+            verbose: self.verbose > 0,
+        }
+    }
+
+    pub fn verbosity(&self) -> u8 {
+        self.verbose
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Create(create::CreateArgs),
+    Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Destroy(destroy::DestroyArgs),
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    Exec(exec::ExecArgs),
+    Console(console::ConsoleArgs),
+    #[command(visible_alias = "cp", subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
+    Fork(fork::ForkArgs),
+    Prune(prune::PruneArgs),
+    Setup(setup::SetupArgs),
+    Doctor(doctor::DoctorArgs),
+    Quickstart(quickstart::QuickstartArgs),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    #[command(alias = "completion")]
+    Completions(complete::CompletionsArgs),
+    Man(man::ManArgs),
+}
+
+impl Command {
+    /// Settings given on the command line.
+    pub fn flags(&self) -> Flags {
+        match self {
+            Self::Create(args) => args.flags(),
+            _ => Flags::default(),
+        }
+    }
+
+    /// `exec` and `console` end with codes of their own.
+    pub fn ends_like_its_command(&self) -> bool {
+        matches!(self, Self::Exec(_) | Self::Console(_))
+    }
+
+    /// Works without configuration or server.
+    pub fn standalone(&self, ui: &ui::Ui) -> Option<anyhow::Result<()>> {
+        match self {
+            Self::Completions(args) => Some(args.run(ui)),
+            Self::Man(args) => Some(args.run(ui)),
+            _ => None,
+        }
+    }
+
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Create(args) => args.run(context).await,
+            Self::Start(args) => args.run(context).await,
+            Self::Stop(args) => args.run(context).await,
+            Self::Destroy(args) => args.run(context).await,
+            Self::List(args) => args.run(context).await,
+            Self::Exec(args) => args.run(context).await,
+            Self::Console(args) => args.run(context).await,
+            Self::Checkpoint(command) => command.run(context).await,
+            Self::Fork(args) => args.run(context).await,
+            Self::Prune(args) => args.run(context).await,
+            Self::Setup(args) => args.run(context).await,
+            Self::Doctor(args) => args.run(context).await,
+            Self::Quickstart(args) => args.run(context).await,
+            Self::Config(command) => command.run(context),
+            Self::Completions(_) | Self::Man(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

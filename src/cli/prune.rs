@@ -1,0 +1,62 @@
+//! `pixels prune`
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Context;
+use crate::lifecycle::{self, Leftover};
+use crate::ui::Row;
+
+/// Remove what killed commands left half-made, and nothing else
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Only say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    leftover: Leftover,
+    removed: bool,
+}
+
+impl Row for Line {
+    const HEADERS: &'static [&'static str] = &["LEFTOVER", "REMOVED"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.leftover.to_string(),
+            if self.removed { "yes" } else { "no" }.into(),
+        ]
+    }
+}
+
+impl PruneArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let found = context
+            .unless_interrupted(lifecycle::find_leftovers(sandbox))
+            .await?;
+        let mut lines = Vec::new();
+        let mut failed = None;
+        for leftover in found {
+            let mut removed = false;
+            if !self.dry_run {
+                let work = lifecycle::remove_leftover(sandbox, &leftover);
+                match context.unless_interrupted(work).await {
+                    Ok(()) => removed = true,
+                    // The others are still worth removing.
+                    Err(error) => failed = Some(error),
+                }
+            }
+            lines.push(Line { leftover, removed });
+        }
+        context.ui.rows(&lines, "Nothing to prune.");
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `pixels start`
+
+use std::time::Duration;
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde_json::json;
+
+use super::{Context, complete};
+use crate::retry::{self, Next};
+use crate::sandbox::Name;
+
+/// For the pixel's network to come up.
+const ADDRESS: Duration = Duration::from_secs(15);
+
+/// Start a pixel and show its address
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+}
+
+impl StartArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let name = &self.name;
+        let sandbox = context.sandbox()?;
+        let phases = context.ui.phases();
+        phases.step("starting");
+        context.unless_interrupted(sandbox.start(name)).await?;
+        phases.step("waiting for an address");
+        let address = retry::until(ADDRESS, || async {
+            match sandbox.address(name).await {
+                Ok(Some(address)) => Next::Done(Ok(Some(address))),
+                Ok(None) => Next::Again(()),
+                Err(error) => Next::Done(Err(error)),
+            }
+        });
+        let address = context
+            .unless_interrupted(async { address.await.unwrap_or(Ok(None)) })
+            .await?;
+        drop(phases);
+        let sentence = match address {
+            None => format!("Started {name} (no IP assigned)"),
+            Some(ip) => format!(
+                "Started {name}\n  IP:  {ip}\n  SSH: ssh {}@{ip}",
+                context.settings().ssh.user
+            ),
+        };
+        context.ui.done(
+            &sentence,
+            &json!({"name": name.as_str(), "status": "RUNNING", "ip": address}),
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! Exit codes: the one place where failures become numbers.
+
+use crate::lifecycle;
+use crate::sandbox::{Error, InvalidName};
+
+/// It failed.
+pub const FAILURE: u8 = 1;
+/// The command line or the configuration is wrong; nothing was sent.
+pub const USAGE: u8 = 2;
+pub const NOT_FOUND: u8 = 3;
+pub const ALREADY_EXISTS: u8 = 4;
+/// The server cannot be reached or does not let us.
+pub const UNREACHABLE: u8 = 5;
+/// `exec` and `console`: a failure of pixels itself, not of the command.
+pub const EXEC: u8 = 125;
+/// 128 + SIGINT; other signals likewise.
+pub const INTERRUPTED: u8 = 130;
+
+/// A wrong command line or configuration, found before anything was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// An exit status that speaks for itself: nothing more is printed.
+#[derive(Debug, thiserror::Error)]
+#[error("exit status {0}")]
+pub struct Silent(pub u8);
+
+/// The code of a failure, and the word for it in machine-readable errors.
+pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
+    for cause in error.chain() {
+        if let Some(Silent(code)) = cause.downcast_ref() {
+            return (*code, "status");
+        }
+        if cause.is::<Usage>()
+            || cause.is::<InvalidName>()
+            || cause.is::<crate::config::ConfigError>()
+        {
+            return (USAGE, "usage");
+        }
+        if let Some(error) = cause.downcast_ref::<lifecycle::Error>() {
+            return of(&error.source);
+        }
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            return of(error);
+        }
+    }
+    (FAILURE, "failure")
+}
+
+fn of(error: &Error) -> (u8, &'static str) {
+    match error {
+        Error::NotFound(_) => (NOT_FOUND, "not_found"),
+        Error::AlreadyExists(_) => (ALREADY_EXISTS, "already_exists"),
+        Error::Unreachable { .. } => (UNREACHABLE, "unreachable"),
+        Error::Denied { .. } => (UNREACHABLE, "denied"),
+        Error::Invalid(_) => (USAGE, "usage"),
+        Error::Cancelled => (INTERRUPTED, "interrupted"),
+        Error::WrongState { .. } => (FAILURE, "wrong_state"),
+        Error::Unsupported { .. } => (FAILURE, "unsupported"),
+        Error::TimedOut { .. } => (FAILURE, "timed_out"),
+        Error::Guest { .. } => (FAILURE, "guest"),
+        Error::Server { .. } => (FAILURE, "server"),
+        Error::Protocol(_) => (FAILURE, "protocol"),
+        Error::Io { .. } => (FAILURE, "io"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::Subject;
+
+    #[test]
+    fn the_kind_is_found_under_any_context() {
+        let error = anyhow::Error::new(Error::NotFound(Subject::pixel("a"))).context("reading");
+        assert_eq!(classify(&error).0, NOT_FOUND);
+        let error = anyhow::Error::new(lifecycle::Error::from(Error::AlreadyExists(
+            Subject::pixel("a"),
+        )));
+        assert_eq!(classify(&error).0, ALREADY_EXISTS);
+        let error = anyhow::Error::new("A".parse::<crate::sandbox::Name>().unwrap_err());
+        assert_eq!(classify(&error).0, USAGE);
+        assert_eq!(classify(&anyhow::anyhow!("x")).0, FAILURE);
+    }
+}

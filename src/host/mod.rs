@@ -1,0 +1,1 @@
+pub const FALLBACK_IMAGE_ALIASES: &[&str] = &["lab"];

@@ -1,0 +1,205 @@
+//! Who is making an instance, written on the instance itself: undo touches
+//! only what its own command made, and a later command can tell whether the
+//! maker of a half-made instance is still at work.
+
+use std::fmt;
+use std::fs;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::sandbox::{Instance, Properties};
+
+/// The property that holds the claim.
+const KEY: &str = "created-by";
+
+/// One command of one process on one boot of one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    machine: String,
+    boot: String,
+    pid: u32,
+    /// Start time of the process, which tells it from a later one of the same id.
+    started: u64,
+    /// Tells commands of one process apart.
+    serial: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// Still running on this machine.
+    Alive,
+    /// Gone for certain.
+    Dead,
+    /// On another machine: cannot be told from here.
+    Elsewhere,
+}
+
+impl Claim {
+    /// A new claim of this process.
+    pub fn new() -> Self {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let pid = std::process::id();
+        Self {
+            machine: machine(),
+            boot: boot(),
+            pid,
+            started: started(pid).unwrap_or(0),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// A short text that no other command shares, fit for a checkpoint's label.
+    pub fn unique(&self) -> String {
+        let place = place(&self.machine, &self.boot);
+        format!("{place:08x}-{}-{}-{}", self.pid, self.started, self.serial)
+    }
+
+    /// What became of the command whose [`Claim::unique`] text this is.
+    pub fn maker_of(unique: &str) -> Option<Maker> {
+        let mut parts = unique.split('-');
+        let there = u32::from_str_radix(parts.next()?, 16).ok()?;
+        let pid: u32 = parts.next()?.parse().ok()?;
+        let begun: u64 = parts.next()?.parse().ok()?;
+        if there != place(&machine(), &boot()) {
+            return Some(Maker::Elsewhere);
+        }
+        Some(match started(pid) {
+            Some(started) if started == begun => Maker::Alive,
+            _ => Maker::Dead,
+        })
+    }
+
+    pub fn mark(&self, properties: &mut Properties) {
+        properties.insert(KEY.into(), self.to_string());
+    }
+
+    /// The claim on an instance, when it has one that can be read.
+    pub fn on(instance: &Instance) -> Option<Self> {
+        instance.properties.get(KEY)?.parse().ok()
+    }
+
+    pub fn maker(&self) -> Maker {
+        if self.machine != machine() {
+            return Maker::Elsewhere;
+        }
+        if self.boot != boot() {
+            return Maker::Dead;
+        }
+        match started(self.pid) {
+            Some(started) if started == self.started => Maker::Alive,
+            _ => Maker::Dead,
+        }
+    }
+}
+
+impl Default for Claim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            machine,
+            boot,
+            pid,
+            started,
+            serial,
+        } = self;
+        write!(f, "{machine} {boot} {pid} {started} {serial}")
+    }
+}
+
+impl FromStr for Claim {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split(' ');
+        let mut next = || parts.next().ok_or(());
+        let claim = Self {
+            machine: next()?.to_owned(),
+            boot: next()?.to_owned(),
+            pid: next()?.parse().map_err(drop)?,
+            started: next()?.parse().map_err(drop)?,
+            serial: next()?.parse().map_err(drop)?,
+        };
+        Ok(claim)
+    }
+}
+
+fn machine() -> String {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    name.replace(' ', "_")
+}
+
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_else(|_| "unknown".into())
+}
+
+/// FNV-1a: the same on every build and machine.
+fn place(machine: &str, boot: &str) -> u32 {
+    machine
+        .bytes()
+        .chain([0])
+        .chain(boot.bytes())
+        .fold(0x811c_9dc5, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
+}
+
+/// Field 22 of `/proc/PID/stat`, counted after the command name, which may
+/// itself contain spaces and parentheses.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    // A zombie no longer works on anything.
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_the_trip_to_the_server() {
+        let claim = Claim::new();
+        assert_eq!(claim.to_string().parse::<Claim>(), Ok(claim.clone()));
+        assert_eq!(claim.maker(), Maker::Alive);
+        assert_ne!(claim, Claim::new());
+        for bad in ["", "a b c", "a b x 1 1"] {
+            assert!(bad.parse::<Claim>().is_err());
+        }
+    }
+
+    #[test]
+    fn the_short_form_tells_the_same() {
+        let mut claim = Claim::new();
+        assert_eq!(Claim::maker_of(&claim.unique()), Some(Maker::Alive));
+        claim.started += 1;
+        assert_eq!(Claim::maker_of(&claim.unique()), Some(Maker::Dead));
+        claim.machine = "other".into();
+        assert_eq!(Claim::maker_of(&claim.unique()), Some(Maker::Elsewhere));
+        assert_eq!(Claim::maker_of("x"), None);
+    }
+
+    #[test]
+    fn another_process_of_the_same_id_is_not_the_maker() {
+        let mut claim = Claim::new();
+        claim.started += 1;
+        assert_eq!(claim.maker(), Maker::Dead);
+        claim.boot = "earlier".into();
+        assert_eq!(claim.maker(), Maker::Dead);
+        claim.machine = "other".into();
+        assert_eq!(claim.maker(), Maker::Elsewhere);
+    }
+}

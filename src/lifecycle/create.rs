@@ -1,0 +1,55 @@
+//! A new pixel from an image.
+
+use tokio_util::sync::CancellationToken;
+
+use super::claim::Claim;
+use super::rollback::Rollback;
+use super::{Error, Progress, identity, unless_cancelled};
+use crate::sandbox::{CreateSpec, Limits, Name, Properties, Sandbox};
+
+/// What the user wants made.
+#[derive(Debug, Clone)]
+pub struct Create {
+    pub name: Name,
+    pub image: String,
+    pub limits: Limits,
+    pub properties: Properties,
+}
+
+/// Makes and starts a pixel. When this fails or is cancelled, nothing of it
+/// is left on the server, or the error names what is.
+pub async fn create(
+    sandbox: &dyn Sandbox,
+    cancel: &CancellationToken,
+    wish: Create,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
+    let claim = Claim::new();
+    let mut spec = CreateSpec {
+        first_boot: identity::first_boot(&claim, &wish.name),
+        name: wish.name,
+        image: wish.image,
+        limits: wish.limits,
+        properties: wish.properties,
+    };
+    claim.mark(&mut spec.properties);
+    let mut undo = Rollback::new(sandbox, &claim);
+    undo.pixel(&spec.name);
+    let work = async {
+        progress("creating");
+        let taken = sandbox.create(&spec).await?;
+        identity::settle(sandbox, &spec.name, taken).await?;
+        progress("starting");
+        sandbox.start(&spec.name).await
+    };
+    match unless_cancelled(cancel, work).await {
+        Ok(()) => Ok(()),
+        Err(source) => {
+            progress("cleaning up");
+            Err(Error {
+                source,
+                leftovers: undo.unwind().await,
+            })
+        }
+    }
+}

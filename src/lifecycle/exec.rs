@@ -1,0 +1,195 @@
+//! One command in a pixel, as a user expects it to behave: exact arguments,
+//! a login environment, signals and time-outs that reach all of its processes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::claim::Claim;
+use super::login::Login;
+use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, Guest, Result, TtySize};
+
+/// The variable by which a command's processes are found again.
+const ID: &str = "PIXELS_EXEC_ID";
+/// Carries `-e PATH=…` past the login profile, which sets PATH itself.
+const PATH: &str = "PIXELS_EXEC_PATH";
+/// Between asking a command to end and killing it.
+const GRACE: Duration = Duration::from_secs(3);
+/// How a command that ran into its time limit is reported, as by timeout(1).
+const TIMED_OUT: ExitStatus = ExitStatus(124);
+
+/// A command as the user typed it.
+#[derive(Debug, Clone)]
+pub struct Exec {
+    pub argv: Vec<String>,
+    pub login: Login,
+    /// Over the login's environment.
+    pub env: BTreeMap<String, String>,
+    /// The login's home when absent.
+    pub cwd: Option<String>,
+    pub tty: Option<TtySize>,
+    pub timeout: Option<Duration>,
+}
+
+/// What reaches a running command from outside.
+pub struct Interrupts {
+    /// Signals for the command; window sizes too when it has a terminal.
+    pub events: mpsc::Receiver<Control>,
+}
+
+/// Runs the command to its end. The exit status is the command's own, or 124
+/// when `timeout` passed and it was ended together with all it had started.
+///
+/// A signal is delivered to all processes of the command; with a terminal,
+/// keys do that and signals are sent to the command alone. A second SIGINT,
+/// or SIGTERM that is not obeyed within a few seconds, kills.
+pub async fn exec(
+    guest: &dyn Guest,
+    wish: &Exec,
+    io: (
+        Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+        Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+        Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+    ),
+    mut interrupts: Interrupts,
+) -> Result<ExitStatus> {
+    let id = Claim::new().unique();
+    let request = wrap(wish, &id);
+    let (to_command, control) = mpsc::channel(8);
+    let command = guest.exec(
+        &request,
+        ExecIo {
+            stdin: io.0,
+            stdout: io.1,
+            stderr: io.2,
+            control,
+        },
+    );
+    tokio::pin!(command);
+    let limit = async {
+        match wish.timeout {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(limit);
+    let mut asked = 0u32;
+    loop {
+        tokio::select! {
+            biased;
+            status = &mut command => return status,
+            () = &mut limit => {
+                let ending = end(guest, &id);
+                tokio::select! {
+                    // The time limit has passed: its code stands whatever the command says.
+                    status = &mut command => { status?; }
+                    () = ending => { drain(&mut command).await?; }
+                }
+                return Ok(TIMED_OUT);
+            }
+            Some(event) = interrupts.events.recv() => match event {
+                Control::Signal(number) if wish.tty.is_none() => {
+                    asked += 1;
+                    let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
+                    tokio::select! {
+                        status = &mut command => return status,
+                        () = signal(guest, &id, name) => {}
+                    }
+                    if number != SIGINT {
+                        tokio::select! {
+                            status = &mut command => return status,
+                            () = kill_later(guest, &id) => {}
+                        }
+                    }
+                }
+                other => {
+                    // A command that just ended needs no signal any more.
+                    let _ = to_command.send(other).await;
+                }
+            },
+        }
+    }
+}
+
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
+
+fn signal_name(number: i32) -> &'static str {
+    match number {
+        SIGHUP => "HUP",
+        SIGINT => "INT",
+        SIGQUIT => "QUIT",
+        _ => "TERM",
+    }
+}
+
+async fn end(guest: &dyn Guest, id: &str) {
+    signal(guest, id, "TERM").await;
+    kill_later(guest, id).await;
+}
+
+async fn kill_later(guest: &dyn Guest, id: &str) {
+    tokio::time::sleep(GRACE).await;
+    signal(guest, id, "KILL").await;
+}
+
+/// Best effort: the command's own end is what is waited for.
+async fn signal(guest: &dyn Guest, id: &str, name: &str) {
+    let script = include_str!("guest/signal-tree.sh");
+    let request = ExecRequest::root(["/bin/sh", "-c", script, "signal-tree", name, id]);
+    if let Err(error) = guest.output(&request).await {
+        tracing::debug!(%error, name, "signal");
+    }
+}
+
+async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> {
+    match tokio::time::timeout(GRACE, command).await {
+        Ok(outcome) => outcome.map(drop),
+        // Killed, and still not gone: the time limit is the answer all the same.
+        Err(_) => Ok(()),
+    }
+}
+
+/// The request that runs a command in a login environment.
+///
+/// The shell reads the login profile and then becomes the command: the
+/// arguments are passed beside the script, never through it.
+pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
+    let mut env = wish.login.environment();
+    env.insert(ID.into(), id.to_owned());
+    let mut script = String::new();
+    let mut extra = wish.env.clone();
+    if let Some(path) = extra.remove("PATH") {
+        env.insert(PATH.into(), path);
+        script.push_str("PATH=$PIXELS_EXEC_PATH; export PATH; unset PIXELS_EXEC_PATH; ");
+    }
+    env.extend(extra);
+    let mut argv: Vec<String> = vec!["/bin/sh".into(), "-lc".into()];
+    let cwd = match &wish.cwd {
+        // The daemon would silently run in / when it does not exist.
+        Some(dir) => {
+            script.push_str(
+                "cd -- \"$1\" 2>/dev/null || { echo \"pixels: no directory $1 in the pixel\" >&2; \
+                 exit 125; }; shift; ",
+            );
+            script.push_str("exec \"$@\"");
+            argv.extend([script, "sh".into(), dir.clone()]);
+            None
+        }
+        None => {
+            script.push_str("exec \"$@\"");
+            argv.extend([script, "sh".into()]);
+            Some(wish.login.home.clone())
+        }
+    };
+    argv.extend(wish.argv.iter().cloned());
+    ExecRequest {
+        argv,
+        owner: wish.login.owner,
+        env,
+        cwd,
+        tty: wish.tty,
+    }
+}

@@ -1,0 +1,201 @@
+//! Clones of a pixel or of one of its checkpoints, side by side.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use super::claim::Claim;
+use super::rollback::{Rollback, remove_checkpoint};
+use super::{Error, Progress, identity, unless_cancelled};
+use crate::sandbox::{
+    self, ForkSpec, InvalidName, Label, Limits, Name, Origin, Properties, Sandbox, Subject,
+};
+
+/// Clones made at the same time; more only queue on the server.
+const AT_ONCE: usize = 8;
+/// The server itself removes a temporary checkpoint whose command was killed.
+const TEMPORARY: Duration = Duration::from_secs(15 * 60);
+
+/// How the clones are called.
+pub enum Names {
+    /// One clone of this very name.
+    One(Name),
+    /// `prefix-1`, `prefix-2`, …: taken numbers are skipped, also those that
+    /// somebody else takes meanwhile.
+    Numbered { prefix: String, count: usize },
+}
+
+/// What to clone, into which pixels.
+pub struct Fork {
+    pub from: Origin,
+    pub names: Names,
+    pub limits: Limits,
+    pub properties: Properties,
+}
+
+/// Makes and starts all clones; `ready` is told each name as it becomes
+/// usable. When one fails or the user interrupts, all of them are removed
+/// again, or the error names what is left.
+///
+/// Several clones of a live pixel all show the same moment: they are taken
+/// from one temporary checkpoint, which is removed in every case.
+pub async fn fork(
+    sandbox: &dyn Sandbox,
+    cancel: &CancellationToken,
+    wish: Fork,
+    progress: Progress<'_>,
+    ready: &(dyn Fn(&Name) + Sync),
+) -> Result<(), Error> {
+    let claim = Claim::new();
+    let undo = Mutex::new(Rollback::new(sandbox, &claim));
+    let count = match &wish.names {
+        Names::One(_) => 1,
+        Names::Numbered { count, .. } => *count,
+    };
+    let work = async {
+        let names = Allocator::new(sandbox, &wish.names).await?;
+        let mut from = wish.from.clone();
+        let mut temporary = None;
+        if from.label.is_none() && count > 1 {
+            let label = Label::temporary(&claim.unique()).map_err(invalid)?;
+            lock(&undo).checkpoint(&from.pixel, &label);
+            progress("taking a checkpoint");
+            sandbox
+                .checkpoint(&from.pixel, &label, Some(TEMPORARY))
+                .await?;
+            from.label = Some(label.clone());
+            temporary = Some(label);
+        }
+        let mut properties = wish.properties.clone();
+        claim.mark(&mut properties);
+        let one = || async {
+            loop {
+                let name = names.next()?;
+                let spec = ForkSpec {
+                    first_boot: identity::first_boot(&claim, &name),
+                    name,
+                    from: from.clone(),
+                    limits: wish.limits.clone(),
+                    properties: properties.clone(),
+                };
+                lock(&undo).pixel(&spec.name);
+                match clone(sandbox, &spec).await {
+                    Err(sandbox::Error::AlreadyExists(Subject::Pixel(_))) if names.numbered() => {}
+                    outcome => return outcome.map(|()| spec.name),
+                }
+            }
+        };
+        progress("cloning");
+        let mut waiting = (0..count).map(|_| one());
+        let mut running: FuturesUnordered<_> = waiting.by_ref().take(AT_ONCE).collect();
+        while let Some(outcome) = running.next().await {
+            ready(&outcome?);
+            running.extend(waiting.next());
+        }
+        match &temporary {
+            Some(label) => remove_checkpoint(sandbox, &wish.from.pixel, label).await,
+            None => Ok(()),
+        }
+    };
+    match unless_cancelled(cancel, work).await {
+        Ok(()) => Ok(()),
+        Err(source) => {
+            progress("cleaning up");
+            let undo = undo.into_inner().unwrap_or_else(PoisonError::into_inner);
+            Err(Error {
+                source,
+                leftovers: undo.unwind().await,
+            })
+        }
+    }
+}
+
+async fn clone(sandbox: &dyn Sandbox, spec: &ForkSpec) -> sandbox::Result<()> {
+    let taken = sandbox.fork(spec).await?;
+    identity::settle(sandbox, &spec.name, taken).await?;
+    sandbox.start(&spec.name).await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn invalid(error: InvalidName) -> sandbox::Error {
+    sandbox::Error::Invalid(error.to_string())
+}
+
+/// Hands out names, each once.
+struct Allocator<'a> {
+    names: &'a Names,
+    taken: BTreeSet<Name>,
+    number: Mutex<usize>,
+}
+
+impl<'a> Allocator<'a> {
+    async fn new(sandbox: &dyn Sandbox, names: &'a Names) -> sandbox::Result<Self> {
+        let taken = match names {
+            Names::One(_) => BTreeSet::new(),
+            Names::Numbered { .. } => sandbox.list().await?.into_iter().map(|i| i.name).collect(),
+        };
+        Ok(Self::with(names, taken))
+    }
+
+    fn with(names: &'a Names, taken: BTreeSet<Name>) -> Self {
+        Self {
+            names,
+            taken,
+            number: Mutex::new(0),
+        }
+    }
+
+    fn numbered(&self) -> bool {
+        matches!(self.names, Names::Numbered { .. })
+    }
+
+    fn next(&self) -> sandbox::Result<Name> {
+        let prefix = match self.names {
+            Names::One(name) => return Ok(name.clone()),
+            Names::Numbered { prefix, .. } => prefix,
+        };
+        let mut number = lock(&self.number);
+        loop {
+            *number += 1;
+            let name: Name = format!("{prefix}-{number}").parse().map_err(invalid)?;
+            if !self.taken.contains(&name) {
+                return Ok(name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taken_numbers_are_skipped() {
+        let names = Names::Numbered {
+            prefix: "a".into(),
+            count: 3,
+        };
+        let taken = BTreeSet::from(["a-2".parse().unwrap(), "b-1".parse().unwrap()]);
+        let allocator = Allocator::with(&names, taken);
+        let given: Vec<String> = (0..3)
+            .map(|_| allocator.next().unwrap().to_string())
+            .collect();
+        assert_eq!(given, ["a-1", "a-3", "a-4"]);
+    }
+
+    #[test]
+    fn a_prefix_that_makes_no_name_is_refused() {
+        let names = Names::Numbered {
+            prefix: "a".repeat(60),
+            count: 1,
+        };
+        assert!(Allocator::with(&names, BTreeSet::new()).next().is_err());
+    }
+}

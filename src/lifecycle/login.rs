@@ -1,0 +1,137 @@
+//! Whom commands run as inside a pixel.
+
+use std::collections::BTreeMap;
+
+use crate::sandbox::{Error, Guest, Instance, Owner, Result, Subject};
+
+/// The property that names the pixel's own user once it has one.
+pub const KEY: &str = "user";
+const PASSWD: &str = "/etc/passwd";
+const LIMIT: u64 = 1024 * 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub owner: Owner,
+    pub home: String,
+    pub shell: String,
+}
+
+impl Login {
+    fn root() -> Self {
+        Self {
+            user: "root".into(),
+            owner: Owner::ROOT,
+            home: "/root".into(),
+            shell: "/bin/sh".into(),
+        }
+    }
+
+    /// The pixel's own user; root in a pixel that was never provisioned.
+    pub fn default_for(instance: &Instance) -> Self {
+        match instance.properties.get(KEY) {
+            Some(user) => Self {
+                home: format!("/home/{user}"),
+                user: user.clone(),
+                owner: Owner {
+                    uid: 1000,
+                    gid: 1000,
+                },
+                shell: "/bin/bash".into(),
+            },
+            None => Self::root(),
+        }
+    }
+
+    /// `root`, a name, a number, or `UID:GID`, looked up inside the pixel.
+    pub async fn of(guest: &dyn Guest, wanted: &str) -> Result<Self> {
+        if wanted == "root" || wanted == "0" {
+            return Ok(Self::root());
+        }
+        let passwd = match guest.read_file(PASSWD, LIMIT).await {
+            Ok(content) => String::from_utf8_lossy(&content).into_owned(),
+            Err(error) if matches!(&error, Error::NotFound(Subject::Path(_))) => String::new(),
+            Err(error) => return Err(error),
+        };
+        find(&passwd, wanted).ok_or_else(|| Error::NotFound(Subject::User(wanted.to_owned())))
+    }
+
+    /// The variables a login sets.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        [
+            ("HOME", &self.home),
+            ("USER", &self.user),
+            ("LOGNAME", &self.user),
+            ("SHELL", &self.shell),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.clone()))
+        .collect()
+    }
+}
+
+fn find(passwd: &str, wanted: &str) -> Option<Login> {
+    let (user, group) = match wanted.split_once(':') {
+        Some((user, group)) => (user, Some(group.parse::<u32>().ok()?)),
+        None => (wanted, None),
+    };
+    let number = user.parse::<u32>().ok();
+    let entry = passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, uid, gid, _, home, shell] = fields[..] else {
+            return None;
+        };
+        let owner = Owner {
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+        };
+        (name == user || number == Some(owner.uid)).then(|| Login {
+            user: name.to_owned(),
+            owner,
+            home: home.to_owned(),
+            shell: if shell.is_empty() {
+                "/bin/sh".into()
+            } else {
+                shell.to_owned()
+            },
+        })
+    });
+    // A number need not have an entry.
+    let mut login = entry.or_else(|| {
+        number.map(|uid| Login {
+            user: uid.to_string(),
+            owner: Owner { uid, gid: uid },
+            home: "/".into(),
+            shell: "/bin/sh".into(),
+        })
+    })?;
+    if let Some(gid) = group {
+        login.owner.gid = gid;
+    }
+    Some(login)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nubuntu:x:1000:1001:,,,:/home/ubuntu:\n";
+
+    #[test]
+    fn names_numbers_and_pairs_are_found() {
+        let by_name = find(PASSWD, "ubuntu").unwrap();
+        assert_eq!(
+            by_name.owner,
+            Owner {
+                uid: 1000,
+                gid: 1001
+            }
+        );
+        assert_eq!(by_name.shell, "/bin/sh");
+        assert_eq!(find(PASSWD, "1000").unwrap().user, "ubuntu");
+        assert_eq!(find(PASSWD, "1000:5").unwrap().owner.gid, 5);
+        assert_eq!(find(PASSWD, "4242").unwrap().home, "/");
+        assert_eq!(find(PASSWD, "nobody-here"), None);
+        assert_eq!(find(PASSWD, "1000:x"), None);
+    }
+}

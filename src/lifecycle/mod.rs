@@ -1,0 +1,56 @@
+//! What commands and servers do to a pixel, free of any terminal: create,
+//! fork, run a command, find and remove what was left half-made.
+
+mod claim;
+mod create;
+mod exec;
+mod fork;
+mod identity;
+mod leftovers;
+mod login;
+mod rollback;
+
+use tokio_util::sync::CancellationToken;
+
+pub use claim::Claim;
+pub use create::{Create, create};
+pub use exec::{Exec, Interrupts, exec, wrap};
+pub use fork::{Fork, Names, fork};
+pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
+pub use login::Login;
+
+use crate::sandbox;
+
+/// Steps of a long command, told as they begin.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// A failed command that made things on the server.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct Error {
+    #[source]
+    pub source: sandbox::Error,
+    /// What could not be removed again, each with the command that will.
+    pub leftovers: Vec<String>,
+}
+
+impl From<sandbox::Error> for Error {
+    fn from(source: sandbox::Error) -> Self {
+        Self {
+            source,
+            leftovers: Vec::new(),
+        }
+    }
+}
+
+/// Runs `work` until it ends or the user interrupts it, whichever is first.
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = sandbox::Result<T>>,
+) -> sandbox::Result<T> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(sandbox::Error::Cancelled),
+        outcome = work => outcome,
+    }
+}

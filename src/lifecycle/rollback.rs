@@ -1,0 +1,108 @@
+//! Undo of a command that failed or was interrupted.
+//!
+//! A step is noted **before** its request, since a request that seems to have
+//! failed may still succeed on the server. Undoing asks the server what is
+//! really there and deletes only what carries this command's own claim.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::claim::Claim;
+use crate::sandbox::{Error, Label, Name, Result, Sandbox};
+
+const STEP: Duration = Duration::from_secs(60);
+
+pub(super) struct Rollback<'a> {
+    sandbox: &'a dyn Sandbox,
+    claim: &'a Claim,
+    pixels: Vec<Name>,
+    checkpoints: Vec<(Name, Label)>,
+}
+
+impl<'a> Rollback<'a> {
+    pub fn new(sandbox: &'a dyn Sandbox, claim: &'a Claim) -> Self {
+        Self {
+            sandbox,
+            claim,
+            pixels: Vec::new(),
+            checkpoints: Vec::new(),
+        }
+    }
+
+    pub fn pixel(&mut self, name: &Name) {
+        self.pixels.push(name.clone());
+    }
+
+    pub fn checkpoint(&mut self, name: &Name, label: &Label) {
+        self.checkpoints.push((name.clone(), label.clone()));
+    }
+
+    /// Undoes everything noted, side by side; returns what is still there,
+    /// each with the command that removes it.
+    pub async fn unwind(self) -> Vec<String> {
+        let pixels = join_all(self.pixels.iter().map(|name| async {
+            let undone = limited(remove_pixel(self.sandbox, self.claim, name)).await;
+            undone.err().map(|error| {
+                format!(
+                    "pixel {name:?} ({error}); remove it with: pixels destroy --force {name}",
+                    name = name.as_str()
+                )
+            })
+        }))
+        .await;
+        let sandbox = self.sandbox;
+        let checkpoints = join_all(self.checkpoints.iter().map(|(name, label)| async move {
+            let undone = limited(remove_checkpoint(sandbox, name, label)).await;
+            undone.err().map(|error| {
+                format!(
+                    "checkpoint {:?} of {:?} ({error}); remove it with: pixels checkpoint delete {name} {label}",
+                    label.as_str(),
+                    name.as_str()
+                )
+            })
+        }))
+        .await;
+        pixels.into_iter().chain(checkpoints).flatten().collect()
+    }
+}
+
+async fn limited(step: impl Future<Output = Result<()>>) -> Result<()> {
+    timeout(STEP, step).await.unwrap_or_else(|_| {
+        Err(Error::TimedOut {
+            doing: "cleaning up".into(),
+            after: STEP,
+        })
+    })
+}
+
+async fn remove_pixel(sandbox: &dyn Sandbox, claim: &Claim, name: &Name) -> Result<()> {
+    sandbox.settle(name).await?;
+    let instance = match sandbox.get(name).await {
+        Ok(instance) => instance,
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if Claim::on(&instance).as_ref() != Some(claim) {
+        return Ok(());
+    }
+    gone(sandbox.destroy(name).await)
+}
+
+/// A temporary checkpoint: settle first, it may still be in the making.
+pub(super) async fn remove_checkpoint(
+    sandbox: &dyn Sandbox,
+    name: &Name,
+    label: &Label,
+) -> Result<()> {
+    sandbox.settle(name).await?;
+    gone(sandbox.delete_checkpoint(name, label).await)
+}
+
+fn gone(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}

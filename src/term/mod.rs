@@ -1,0 +1,62 @@
+//! The user's terminal: raw mode that is always undone, and its size.
+
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::termios::{self, OptionalActions, Termios};
+
+use crate::sandbox::TtySize;
+
+/// The settings to go back to; set while the terminal is raw.
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// The terminal passes every key through while this lives.
+#[derive(Debug)]
+pub struct RawMode(());
+
+impl RawMode {
+    /// Needs stdin to be a terminal.
+    pub fn enter() -> std::io::Result<Self> {
+        let saved = termios::tcgetattr(std::io::stdin())?;
+        let mut raw = saved.clone();
+        raw.make_raw();
+        termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &raw)?;
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        Ok(Self(()))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Undoes raw mode, from wherever the program is about to end.
+pub fn restore() {
+    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(saved) = saved {
+        let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &saved);
+    }
+}
+
+/// Whether a person sits at both ends.
+pub fn interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// The window's size; 80 by 24 when the terminal does not say.
+pub fn size() -> TtySize {
+    let told = termios::tcgetwinsize(std::io::stdout())
+        .or_else(|_| termios::tcgetwinsize(std::io::stdin()));
+    match told {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => TtySize {
+            columns: size.ws_col,
+            rows: size.ws_row,
+        },
+        _ => TtySize {
+            columns: 80,
+            rows: 24,
+        },
+    }
+}

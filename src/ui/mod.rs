@@ -1,0 +1,131 @@
+//! The one owner of stdout and stderr: results on stdout, talk on stderr.
+
+mod progress;
+mod report;
+mod table;
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use serde::Serialize;
+
+pub use progress::Phases;
+pub use report::report;
+pub use table::{Row, bytes, elapsed, table};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// How this run talks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ui {
+    pub format: Format,
+    pub quiet: bool,
+    pub verbose: bool,
+}
+
+impl Ui {
+    pub fn json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Rows as a table, or as one JSON array. `empty` is said on stderr when
+    /// there are none, so that scripts read an empty result.
+    pub fn rows<T: Row>(&self, rows: &[T], empty: &str) {
+        if self.json() {
+            self.value(&rows);
+        } else if rows.is_empty() {
+            self.say(empty);
+        } else {
+            out(&table(rows));
+        }
+    }
+
+    /// The result of a command that changed something: a sentence for people,
+    /// the facts for programs.
+    pub fn done(&self, sentence: &str, facts: &impl Serialize) {
+        if self.json() {
+            self.value(facts);
+        } else if !self.quiet {
+            out(&format!("{sentence}\n"));
+        }
+    }
+
+    /// One JSON document on a line of its own.
+    pub fn value(&self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(text) => out(&format!("{text}\n")),
+            Err(error) => self.warn(&format!("cannot print the result: {error}")),
+        }
+    }
+
+    /// Text as it is, whatever the format.
+    pub fn text(&self, text: &str) {
+        out(text);
+    }
+
+    /// Talk: what happens and what to do next.
+    pub fn say(&self, line: &str) {
+        if !self.quiet && !self.json() {
+            err(&format!("{line}\n"));
+        }
+    }
+
+    /// A next step, for people only.
+    pub fn hint(&self, line: &str) {
+        if io::stderr().is_terminal() {
+            self.say(line);
+        }
+    }
+
+    /// Said whatever the format: something is not as the user thinks.
+    pub fn warn(&self, line: &str) {
+        let head = paint("warning:", "33");
+        err(&format!("{head} {line}\n"));
+    }
+
+    /// A progress line on a terminal; lines with `-v`; nothing else.
+    pub fn phases(&self) -> Phases {
+        Phases::new(self.verbose, self.quiet || self.json())
+    }
+
+    /// Asks on the terminal; `None` when there is nobody to ask.
+    pub fn confirm(&self, question: &str) -> Option<bool> {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return None;
+        }
+        err(&format!("{question} [y/N] "));
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).ok()?;
+        Some(matches!(
+            answer.trim().to_ascii_lowercase().as_str(),
+            "y" | "yes"
+        ))
+    }
+}
+
+/// A reader that went away (`| head -1`) is not an error.
+fn out(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}
+
+fn err(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Colour on a terminal that wants it.
+fn paint(text: &str, code: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+        || std::env::var_os("TERM").is_some_and(|v| v == "dumb")
+        || !io::stderr().is_terminal();
+    if plain {
+        text.to_owned()
+    } else {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}

@@ -1,0 +1,94 @@
+//! Tables, sizes and durations as text.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tabled::builder::Builder;
+use tabled::settings::{Padding, Style};
+
+/// Something that is shown as a line of a table and as a JSON object.
+pub trait Row: Serialize {
+    const HEADERS: &'static [&'static str];
+    fn cells(&self) -> Vec<String>;
+}
+
+/// Left-aligned columns, two spaces apart, a header line first.
+pub fn table<T: Row>(rows: &[T]) -> String {
+    let mut builder = Builder::default();
+    builder.push_record(T::HEADERS.iter().copied());
+    for row in rows {
+        builder.push_record(row.cells());
+    }
+    let drawn = builder
+        .build()
+        .with(Style::empty())
+        .with(Padding::new(0, 2, 0, 0))
+        .to_string();
+    let mut text = String::with_capacity(drawn.len());
+    for line in drawn.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// `12.3s`, `1m2.3s`: cut to tenths.
+pub fn elapsed(time: Duration) -> String {
+    let tenths = time.as_millis() / 100;
+    let (minutes, tenths) = (tenths / 600, tenths % 600);
+    let seconds = format!("{}.{}s", tenths / 10, tenths % 10);
+    if minutes == 0 {
+        seconds
+    } else {
+        format!("{minutes}m{seconds}")
+    }
+}
+
+/// `512 B`, `1.5 GiB`, `42 MiB`.
+pub fn bytes(size: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = size as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit > 0 && value < 10.0 {
+        format!("{value:.1} {}", UNITS[unit])
+    } else {
+        format!("{value:.0} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Pair(&'static str, &'static str);
+
+    impl Row for Pair {
+        const HEADERS: &'static [&'static str] = &["NAME", "STATUS"];
+        fn cells(&self) -> Vec<String> {
+            vec![self.0.into(), self.1.into()]
+        }
+    }
+
+    #[test]
+    fn columns_are_two_spaces_apart_and_lines_end_clean() {
+        let text = table(&[Pair("a", "RUNNING"), Pair("longer-name", "STOPPED")]);
+        assert_eq!(
+            text,
+            "NAME         STATUS\na            RUNNING\nlonger-name  STOPPED\n"
+        );
+    }
+
+    #[test]
+    fn short_forms() {
+        assert_eq!(elapsed(Duration::from_millis(12_399)), "12.3s");
+        assert_eq!(elapsed(Duration::from_millis(62_300)), "1m2.3s");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(1536 * 1024 * 1024), "1.5 GiB");
+        assert_eq!(bytes(42 * 1024 * 1024), "42 MiB");
+    }
+}
