@@ -1,5 +1,7 @@
 //! Exit codes: the one place where failures become numbers.
 
+use crate::backend::incus::Failure;
+use crate::host;
 use crate::lifecycle;
 use crate::sandbox::{Error, InvalidName};
 
@@ -37,6 +39,13 @@ pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
             || cause.is::<crate::config::ConfigError>()
         {
             return (USAGE, "usage");
+        }
+        if let Some(host::Error::Server { source, .. }) = cause.downcast_ref() {
+            return match source {
+                Failure::Unreachable { .. } => (UNREACHABLE, "unreachable"),
+                Failure::Denied { .. } => (UNREACHABLE, "denied"),
+                _ => (FAILURE, "server"),
+            };
         }
         if let Some(error) = cause.downcast_ref::<lifecycle::Error>() {
             return of(&error.source);

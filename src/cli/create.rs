@@ -6,10 +6,10 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, console};
-use crate::config::{EgressMode, Flags, Origin as ConfigOrigin};
+use super::{Context, complete, console, setup};
+use crate::config::{EgressMode, Flags};
 use crate::exit::Usage;
-use crate::host::FALLBACK_IMAGE_ALIASES;
+use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names};
 use crate::sandbox::{Error, Limits, Name, Origin, Properties};
 use crate::ui;
@@ -89,7 +89,10 @@ impl CreateArgs {
                 lifecycle::fork(sandbox, context.cancel(), wish, &progress, &|_| {}).await?;
             }
             None => {
-                let image = self.image(context).await?;
+                let image = match &self.image {
+                    Some(image) => image.clone(),
+                    None => default_image(context).await?,
+                };
                 facts["image"] = json!(image);
                 let defaults = &settings.defaults;
                 let wish = Create {
@@ -123,32 +126,27 @@ impl CreateArgs {
         }
         Ok(())
     }
+}
 
-    /// The image asked for; where nobody asked and the server has only the one
-    /// that `setup` built, that one.
-    async fn image(&self, context: &Context) -> anyhow::Result<String> {
-        if let Some(image) = &self.image {
-            return Ok(image.clone());
+/// The image of a pixel for which nobody named one; where nobody configured
+/// one either and the server has only the one that `setup` built, that one.
+pub async fn default_image(context: &Context) -> anyhow::Result<String> {
+    let image = context.settings().defaults.image.clone();
+    let sandbox = context.sandbox()?;
+    if !setup::image_is_default(context) || sandbox.has_image(&image).await? {
+        return Ok(image);
+    }
+    match sandbox
+        .image_with_prefix(host::FALLBACK_IMAGE_PREFIX)
+        .await?
+    {
+        Some(built) => {
+            context.ui.say(&format!(
+                "No image {image} on this server: using {built}, which pixels setup built"
+            ));
+            Ok(built)
         }
-        let image = context.settings().defaults.image.clone();
-        let by_default = context
-            .loaded
-            .origins
-            .get("defaults.image")
-            .is_none_or(|entry| matches!(entry.origin, ConfigOrigin::Default));
-        let sandbox = context.sandbox()?;
-        if !by_default || sandbox.has_image(&image).await? {
-            return Ok(image);
-        }
-        for fallback in FALLBACK_IMAGE_ALIASES {
-            if sandbox.has_image(fallback).await? {
-                context.ui.say(&format!(
-                    "No image {image} on this server: using {fallback}, which pixels setup built"
-                ));
-                return Ok((*fallback).to_owned());
-            }
-        }
-        Ok(image)
+        None => Ok(image),
     }
 }
 

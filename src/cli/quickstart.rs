@@ -1,8 +1,202 @@
-use super::Context;
-#[derive(Debug, clap::Args)]
-pub struct QuickstartArgs {}
+//! `pixels quickstart`
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, create, setup};
+use crate::lifecycle::{self, Create, Exec, Fork, Login, Names};
+use crate::sandbox::{Error, Label, Limits, Name, Origin, Properties, Sandbox};
+use crate::ui::{self, Row};
+
+const FORKS: usize = 2;
+const SHOW: &str =
+    ". /etc/os-release; echo \"Hello from $(hostname), $PRETTY_NAME, kernel $(uname -r)\"";
+
+/// See it work: prepare the host if needed, then create, checkpoint and fork a pixel
+#[derive(Debug, Args)]
+pub struct QuickstartArgs {
+    /// Do not ask before preparing the host
+    #[arg(short, long)]
+    yes: bool,
+    /// Remove the pixels again at the end
+    #[arg(long)]
+    clean: bool,
+}
+
+#[derive(Serialize)]
+struct Line {
+    step: &'static str,
+    elapsed_ms: u64,
+    result: String,
+}
+
+impl Row for Line {
+    const HEADERS: &'static [&'static str] = &["STEP", "TIME", "RESULT"];
+
+    fn cells(&self) -> Vec<String> {
+        let time = if self.elapsed_ms < 10_000 {
+            format!("{} ms", self.elapsed_ms)
+        } else {
+            ui::elapsed(Duration::from_millis(self.elapsed_ms))
+        };
+        vec![self.step.into(), time, self.result.clone()]
+    }
+}
+
 impl QuickstartArgs {
-    pub async fn run(self, _c: &Context) -> anyhow::Result<()> {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let mut lines = Vec::new();
+        let begun = Instant::now();
+        let report = setup::prepare(context, &setup::options(context), self.yes).await?;
+        let result = match report.done.len() {
+            0 => "was ready".to_owned(),
+            steps => format!("{steps} steps"),
+        };
+        lines.push(line("setup", begun, result));
+
+        let sandbox = context.sandbox()?;
+        let made = tour(context, sandbox, &mut lines).await?;
+        context.ui.rows(&lines, "");
+        if self.clean {
+            let removed = futures_util::future::join_all(made.iter().map(|n| sandbox.destroy(n)));
+            for outcome in removed.await {
+                outcome?;
+            }
+            return Ok(());
+        }
+        if let [first, .., last] = made.as_slice() {
+            context.ui.say(&format!(
+                "\nYours to play with:\n  pixels console {first}\n  pixels exec {last} -- uname -a\n  \
+                 pixels checkpoint list {first}\n  pixels destroy --force {}",
+                made.iter().map(Name::as_str).collect::<Vec<_>>().join(" ")
+            ));
+        }
         Ok(())
+    }
+}
+
+async fn tour(
+    context: &Context,
+    sandbox: &dyn Sandbox,
+    lines: &mut Vec<Line>,
+) -> anyhow::Result<Vec<Name>> {
+    let phases = context.ui.phases();
+    let progress = |phase: &str| phases.step(phase);
+    let name = free_name(sandbox).await?;
+
+    let begun = Instant::now();
+    let image = create::default_image(context).await?;
+    let defaults = &context.settings().defaults;
+    let wish = Create {
+        name: name.clone(),
+        image: image.clone(),
+        limits: Limits {
+            cpu: defaults.cpu.clone(),
+            memory: defaults.memory_mib.map(|mib| mib * 1024 * 1024),
+        },
+        properties: Properties::new(),
+    };
+    lifecycle::create(sandbox, context.cancel(), wish, &progress).await?;
+    lines.push(line("create", begun, format!("{name}, from {image}")));
+
+    let begun = Instant::now();
+    let said = context.unless_interrupted(say(sandbox, &name)).await?;
+    lines.push(line("exec", begun, said));
+
+    let begun = Instant::now();
+    let label: Label = "ready"
+        .parse()
+        .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))?;
+    progress("taking a checkpoint");
+    context
+        .unless_interrupted(sandbox.checkpoint(&name, &label, None))
+        .await?;
+    lines.push(line("checkpoint", begun, format!("{name}:{label}")));
+
+    let begun = Instant::now();
+    let forked = Mutex::new(vec![name.clone()]);
+    let ready = |fork: &Name| {
+        if let Ok(mut forked) = forked.lock() {
+            forked.push(fork.clone());
+        }
+    };
+    let from = Origin {
+        pixel: name.clone(),
+        label: Some(label),
+    };
+    let wish = Fork {
+        properties: Properties::from([("from".into(), from.to_string())]),
+        from,
+        names: Names::Numbered {
+            prefix: name.to_string(),
+            count: FORKS,
+        },
+        limits: Limits::default(),
+    };
+    lifecycle::fork(sandbox, context.cancel(), wish, &progress, &ready).await?;
+    let made = forked.into_inner().unwrap_or_default();
+    let names: Vec<&str> = made.iter().skip(1).map(Name::as_str).collect();
+    lines.push(line("fork", begun, names.join(", ")));
+
+    if let Some(last) = made.last() {
+        let begun = Instant::now();
+        let said = context.unless_interrupted(say(sandbox, last)).await?;
+        lines.push(line("exec", begun, said));
+    }
+    Ok(made)
+}
+
+/// Runs the greeting in a pixel.
+async fn say(sandbox: &dyn Sandbox, name: &Name) -> Result<String, Error> {
+    let instance = sandbox.get(name).await?;
+    let wish = Exec {
+        argv: ["sh", "-c", SHOW].map(str::to_owned).to_vec(),
+        login: Login::default_for(&instance),
+        env: Default::default(),
+        cwd: None,
+        tty: None,
+        timeout: None,
+    };
+    let output = sandbox
+        .guest(name)
+        .output(&lifecycle::wrap(&wish, "quickstart"))
+        .await?;
+    if !output.status.success() {
+        return Err(Error::Guest {
+            command: "hostname".into(),
+            status: output.status.0,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// `demo`, or the next free one after it.
+async fn free_name(sandbox: &dyn Sandbox) -> Result<Name, Error> {
+    let taken: BTreeSet<String> = sandbox
+        .list()
+        .await?
+        .into_iter()
+        .map(|pixel| pixel.name.to_string())
+        .collect();
+    let mut name = "demo".to_owned();
+    let mut number = 1;
+    while taken.contains(&name) {
+        number += 1;
+        name = format!("demo{number}");
+    }
+    name.parse()
+        .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))
+}
+
+fn line(step: &'static str, begun: Instant, result: String) -> Line {
+    Line {
+        step,
+        elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        result,
     }
 }

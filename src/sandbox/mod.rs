@@ -34,6 +34,10 @@ pub trait Sandbox: Debug + Send + Sync {
     /// Whether the server itself holds an image of this alias.
     async fn has_image(&self, alias: &str) -> Result<bool>;
 
+    /// The last of the server's own image aliases, in alphabetical order,
+    /// that begin with `prefix`.
+    async fn image_with_prefix(&self, prefix: &str) -> Result<Option<String>>;
+
     /// Makes a pixel from an image, with its limits, disk, network and
     /// properties in place, and does **not** start it.
     /// A taken name is `Error::AlreadyExists`.

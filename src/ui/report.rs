@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{Ui, err, paint};
 use crate::exit;
+use crate::host;
 use crate::lifecycle;
 use crate::sandbox::{Error, Subject};
 
@@ -57,6 +58,12 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
         return;
     }
     err(&format!("{} {message}\n", paint("Error:", "31")));
+    let host_error = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<host::Error>());
+    for line in host_error.map_or(&[][..], host::Error::output) {
+        err(&format!("  {line}\n"));
+    }
     for leftover in leftovers {
         err(&format!("  left behind: {leftover}\n"));
     }
@@ -67,6 +74,12 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
 
 /// The way out, where there is a known one.
 fn hint(error: &anyhow::Error) -> Option<String> {
+    let host = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<host::Error>());
+    if let Some(fix) = host.and_then(host::Error::fix) {
+        return Some(fix.to_owned());
+    }
     let fault = error.chain().find_map(|cause| {
         cause
             .downcast_ref::<lifecycle::Error>()

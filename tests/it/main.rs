@@ -6,6 +6,7 @@
 mod support;
 
 mod cli_lifecycle;
+mod host;
 
 #[test]
 fn every_file_is_listed() {

@@ -48,6 +48,15 @@ pub(super) async fn has_image(client: &Client, alias: &str) -> Result<bool> {
     }
 }
 
+pub(super) async fn image_with_prefix(client: &Client, prefix: &str) -> Result<Option<String>> {
+    let aliases: Vec<ImageAlias> = client
+        .get("/1.0/images/aliases?recursion=1")
+        .await
+        .map_err(Failure::plain)?;
+    let names = aliases.into_iter().map(|alias| alias.name);
+    Ok(names.filter(|name| name.starts_with(prefix)).max())
+}
+
 pub(super) async fn create(
     client: &Client,
     image_server: &str,

@@ -75,6 +75,10 @@ impl Sandbox for Incus {
         instances::has_image(&self.client, alias).await
     }
 
+    async fn image_with_prefix(&self, prefix: &str) -> Result<Option<String>> {
+        instances::image_with_prefix(&self.client, prefix).await
+    }
+
     async fn create(&self, spec: &CreateSpec) -> Result<Taken> {
         instances::create(&self.client, &self.image_server, &self.placement, spec).await
     }

@@ -1,0 +1,34 @@
+//! Small files of the host, read whole.
+
+use std::io;
+use std::path::Path;
+
+use super::error::Error;
+
+/// The file's text; `None` when there is no such file.
+pub fn read(path: impl AsRef<Path>) -> Result<Option<String>, Error> {
+    let path = path.as_ref();
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("cannot read", path, error)),
+    }
+}
+
+/// The file's text; empty when there is none.
+pub fn read_or_empty(path: impl AsRef<Path>) -> Result<String, Error> {
+    read(path).map(Option::unwrap_or_default)
+}
+
+/// The last lines of a log; none when it cannot be read, since it only
+/// explains another error.
+pub fn tail(path: &Path, lines: usize) -> Vec<String> {
+    let Ok(Some(text)) = read(path) else {
+        return Vec::new();
+    };
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..]
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect()
+}

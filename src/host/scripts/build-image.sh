@@ -1,0 +1,141 @@
+#!/bin/sh
+# Builds a system container image from the distribution's own packages:
+# OUT/metadata.tar.xz and OUT/rootfs.squashfs, the two parts Incus imports.
+#
+# Everything happens in a private directory under --work, which is removed at
+# the end however that comes about. Needs root, debootstrap, mksquashfs and xz.
+set -eu
+# Root's own umask must not close the image's directories.
+umask 022
+
+fail() {
+	echo "build-image: $*" >&2
+	exit 1
+}
+
+work='' out='' suite='' mirror='' components=main keyring='' sources=''
+arch='' os='' release='' description=''
+while [ $# -gt 0 ]; do
+	[ $# -ge 2 ] || fail "$1 needs a value"
+	case $1 in
+	--work) work=$2 ;;               # directory to build under
+	--out) out=$2 ;;                 # existing directory for the two files
+	--suite) suite=$2 ;;             # such as bookworm
+	--mirror) mirror=$2 ;;           # where debootstrap takes packages from
+	--components) components=$2 ;;   # separated by commas
+	--keyring) keyring=$2 ;;         # optional: keys the mirror is signed with
+	--sources) sources=$2 ;;         # file: the image's apt sources (deb822)
+	--arch) arch=$2 ;;               # as uname -m
+	--os) os=$2 ;;                   # such as Debian
+	--release) release=$2 ;;         # such as bookworm
+	--description) description=$2 ;; # for people
+	*) fail "unknown option $1" ;;
+	esac
+	shift 2
+done
+for given in "$work" "$out" "$suite" "$mirror" "$sources" "$arch" "$os" "$release" "$description"; do
+	[ -n "$given" ] || fail "--work, --out, --suite, --mirror, --sources, --arch, --os, --release and --description are needed"
+done
+[ -d "$out" ] || fail "no directory $out"
+[ "$(id -u)" -eq 0 ] || fail "needs root"
+for tool in debootstrap mksquashfs xz unshare; do
+	command -v "$tool" >/dev/null || fail "needs $tool"
+done
+
+dir=$(mktemp -d "$work/pixels-image.XXXXXXXX")
+# shellcheck disable=SC2317,SC2329 # called by the traps
+clean() {
+	trap '' HUP INT TERM
+	rm -rf --one-file-system -- "$dir"
+}
+trap clean EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+root=$dir/root
+packages=systemd-sysv,udev,systemd-resolved,libnss-resolve,iproute2,iputils-ping,sudo,ca-certificates,procps,dbus
+
+echo "installing packages of $suite"
+set -- --variant=minbase --include="$packages" --components="$components"
+[ -z "$keyring" ] || set -- "$@" --keyring="$keyring"
+# In namespaces of its own: what debootstrap mounts, and any process a package
+# starts, is gone with it.
+unshare --mount --propagation private --pid --fork --kill-child \
+	debootstrap "$@" "$suite" "$root" "$mirror"
+
+echo "configuring"
+cat >"$root/etc/systemd/network/10-eth0.network" <<'NETWORK'
+[Match]
+Name=eth0
+
+[Network]
+DHCP=ipv4
+
+[DHCPv4]
+# Clones share a machine-id until they have their own: the address follows the NIC.
+ClientIdentifier=mac
+NETWORK
+chroot "$root" systemctl enable systemd-networkd.service systemd-resolved.service
+chroot "$root" useradd --create-home --uid 1000 --shell /bin/bash ubuntu
+
+rm -f "$root/etc/apt/sources.list"
+cp "$sources" "$root/etc/apt/sources.list.d/image.sources"
+if [ -n "$keyring" ] && [ ! -e "$root$keyring" ]; then
+	mkdir -p "$root$(dirname "$keyring")"
+	cp "$keyring" "$root$keyring"
+fi
+printf 'LANG=C.UTF-8\n' >"$root/etc/default/locale"
+
+# Identity, and what the build host has left behind. Incus writes hostname and
+# hosts from the templates below.
+: >"$root/etc/machine-id"
+rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_*
+rm -f "$root/var/lib/systemd/random-seed" "$root/etc/hostname" "$root/etc/hosts"
+rm -f "$root/etc/resolv.conf"
+ln -s ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
+chroot "$root" apt-get clean
+rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/debconf/*-old
+find "$root/var/log" -type f -delete
+# Unprivileged containers cannot hold device nodes; Incus provides /dev.
+for empty in dev run tmp var/tmp; do
+	find "$root/$empty" -mindepth 1 -delete
+done
+
+echo "packing"
+meta=$dir/meta
+mkdir -p "$meta/templates"
+now=$(date +%s)
+serial=$(date -u +%Y%m%d_%H:%M)
+cat >"$meta/metadata.yaml" <<YAML
+architecture: "$arch"
+creation_date: $now
+properties:
+  architecture: "$arch"
+  description: "$description"
+  os: "$os"
+  release: "$release"
+  serial: "$serial"
+templates:
+  /etc/hostname:
+    when: [create, copy]
+    template: hostname.tpl
+  /etc/hosts:
+    when: [create, copy]
+    template: hosts.tpl
+YAML
+cat >"$meta/templates/hostname.tpl" <<'TEMPLATE'
+{{ container.name }}
+TEMPLATE
+cat >"$meta/templates/hosts.tpl" <<'TEMPLATE'
+127.0.0.1	localhost
+127.0.1.1	{{ container.name }}
+
+::1		localhost ip6-localhost ip6-loopback
+ff02::1		ip6-allnodes
+ff02::2		ip6-allrouters
+TEMPLATE
+tar -C "$meta" --owner=0 --group=0 -cJf "$dir/metadata.tar.xz" metadata.yaml templates
+mksquashfs "$root" "$dir/rootfs.squashfs" -comp zstd -noappend -no-progress -quiet
+mv "$dir/metadata.tar.xz" "$dir/rootfs.squashfs" "$out/"
+echo "built $out/metadata.tar.xz and $out/rootfs.squashfs"

@@ -1,0 +1,98 @@
+//! Whether an image server answers, asked over HTTPS as Incus would ask it.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, RootCertStore};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use super::error::Error;
+use super::facts::Reach;
+
+/// A server that takes longer is of no use to a waiting user.
+const LIMIT: Duration = Duration::from_secs(4);
+
+/// Asks for the server's index. Only a real index counts: a proxy's error
+/// page does not.
+pub async fn image_server(url: &str) -> Result<Reach, Error> {
+    let index = format!("{}/streams/v1/index.json", url.trim_end_matches('/'));
+    let http = client()?;
+    let answer = match http.get(&index).timeout(LIMIT).send().await {
+        Ok(answer) => answer,
+        Err(error) => return Ok(Reach::Unreachable(describe(&error))),
+    };
+    let clock_ahead = answer
+        .headers()
+        .get(reqwest::header::DATE)
+        .and_then(|date| date.to_str().ok())
+        .and_then(clock_ahead);
+    let status = answer.status();
+    if !status.is_success() {
+        return Ok(Reach::Unreachable(format!("it answers {status}")));
+    }
+    match answer.json::<serde_json::Value>().await {
+        Ok(json) if json["index"].is_object() => Ok(Reach::Reachable { clock_ahead }),
+        Ok(_) => Ok(Reach::Unreachable("its answer is no image index".into())),
+        Err(error) if error.is_decode() => {
+            Ok(Reach::Unreachable("its answer is no image index".into()))
+        }
+        Err(error) => Ok(Reach::Unreachable(describe(&error))),
+    }
+}
+
+fn client() -> Result<reqwest::Client, Error> {
+    let setup = |text: String| Error::Io {
+        doing: "cannot prepare HTTPS".into(),
+        source: std::io::Error::other(text),
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| setup(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .build()
+        .map_err(|e| setup(e.to_string()))
+}
+
+/// How far this machine's clock is ahead of an HTTP date, in seconds.
+fn clock_ahead(date: &str) -> Option<i64> {
+    // HTTP writes "GMT" where RFC 2822 has an offset.
+    let theirs = OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822).ok()?;
+    Some((OffsetDateTime::now_utc() - theirs).whole_seconds())
+}
+
+fn describe(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("no answer within {} s", LIMIT.as_secs());
+    }
+    let mut deepest: &dyn StdError = error;
+    while let Some(inner) = deepest.source() {
+        deepest = inner;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_dates_are_understood() {
+        let ahead = clock_ahead("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert!(ahead > 900_000_000, "{ahead}");
+        assert_eq!(clock_ahead("yesterday"), None);
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_unreachable_and_no_error() {
+        let reach = image_server("https://127.0.0.1:1").await.unwrap();
+        assert!(matches!(reach, Reach::Unreachable(_)), "{reach:?}");
+    }
+}
