@@ -5,6 +5,7 @@
 
 mod support;
 
+mod cli_exec;
 mod cli_lifecycle;
 mod host;
 
