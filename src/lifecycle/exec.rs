@@ -105,6 +105,17 @@ pub async fn exec(
                 other => {
                     // A command that just ended needs no signal any more.
                     let _ = to_command.send(other).await;
+                    if other == Control::Signal(SIGTERM) {
+                        // A shell on a terminal ignores it, and leaves when that hangs up.
+                        let hang_up = async {
+                            tokio::time::sleep(GRACE).await;
+                            signal(guest, &id, "HUP", Some(GRACE)).await;
+                        };
+                        tokio::select! {
+                            status = &mut command => return status,
+                            () = hang_up => {}
+                        }
+                    }
                 }
             },
         }
@@ -114,6 +125,7 @@ pub async fn exec(
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
+const SIGTERM: i32 = 15;
 
 fn signal_name(number: i32) -> &'static str {
     match number {
