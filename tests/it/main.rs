@@ -5,9 +5,13 @@
 
 mod support;
 
+mod cli_console;
 mod cli_exec;
 mod cli_lifecycle;
+mod docs;
 mod host;
+mod layering;
+mod scripts;
 
 #[test]
 fn every_file_is_listed() {
