@@ -8,6 +8,7 @@ mod support;
 mod cli_console;
 mod cli_exec;
 mod cli_lifecycle;
+mod cli_output;
 mod docs;
 mod host;
 mod layering;
