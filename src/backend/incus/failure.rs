@@ -76,11 +76,15 @@ impl Failure {
     /// The same failure in the boundary's terms, when `subject` was asked for.
     ///
     /// The daemon's codes are not systematic (a taken name is 500 with a raw
-    /// database message), so two of its texts are matched as a fallback.
+    /// database message), so a few of its texts are matched as a fallback.
     pub fn about(self, subject: Subject) -> Error {
         match self {
             Self::Api { code, message } => match code {
                 404 => missing(subject, &message),
+                // Names of instances are names on their network, whatever the project.
+                _ if message.contains("already used on network") => Error::AlreadyExists(
+                    Subject::Other(format!("{subject} in another project on this network")),
+                ),
                 409 => Error::AlreadyExists(subject),
                 401 | 403 => Error::Denied {
                     endpoint: "the Incus server".into(),
