@@ -6,6 +6,9 @@
 //! command's operation ends only after the client has closed socket 0; exit
 //! codes 126 and 127 arrive as operation errors.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +16,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -233,7 +236,7 @@ impl Secrets {
 /// Opens a WebSocket on a fresh connection.
 pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
     let transport = client.transport();
-    let stream = transport.connect().await?;
+    let stream: Box<dyn ByteStream> = Box::new(Patient(transport.connect().await?));
     let request = format!("ws://{}{path}", transport.host())
         .into_client_request()
         .map_err(|e| Failure::Protocol(e.to_string()))?;
@@ -253,6 +256,59 @@ pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure>
             endpoint: client.endpoint().to_owned(),
             reason: other.to_string(),
         }),
+    }
+}
+
+/// A connection on which a write to a peer that is gone counts as done.
+///
+/// The daemon pings every socket at once and closes it when it has said all:
+/// the answer to the ping may come too late, and what was said is still to be
+/// read. That a connection is lost shows when reading it.
+struct Patient(Box<dyn ByteStream>);
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.0).poll_write(context, data);
+        outcome.map(|written| or_gone(written, data.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.0).poll_flush(context);
+        outcome.map(|flushed| or_gone(flushed, ()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.0).poll_shutdown(context);
+        outcome.map(|closed| or_gone(closed, ()))
+    }
+}
+
+fn or_gone<T>(outcome: io::Result<T>, done: T) -> io::Result<T> {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    match outcome {
+        Err(error)
+            if matches!(
+                error.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected
+            ) =>
+        {
+            Ok(done)
+        }
+        other => other,
     }
 }
 
@@ -412,6 +468,24 @@ mod tests {
             };
             assert_eq!(exit_status(Err(error)).unwrap(), ExitStatus(code));
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_a_socket_closed_is_read() {
+        let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+        // A ping, two bytes, the end of the stream; the answer to the ping finds nobody.
+        let frames = b"\x89\x00\x82\x02ok\x81\x00";
+        far.write_all(frames).await.unwrap();
+        drop(far);
+        let stream: Box<dyn ByteStream> = Box::new(Patient(Box::new(near)));
+        let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
+        let socket = WebSocketStream::from_raw_socket(stream, role, None).await;
+        let (to, mut got) = tokio::io::duplex(64);
+        let ended = CancellationToken::new();
+        drain(split(socket), Box::new(to), &ended).await.unwrap();
+        let mut text = String::new();
+        got.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "ok");
     }
 
     #[test]
