@@ -8,6 +8,7 @@ use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -182,7 +183,7 @@ impl Client {
         let envelope = answer
             .await
             .map_err(|e| Failure::Protocol(format!("request task: {e}")))??;
-        let operation: Operation = decode_metadata(envelope.metadata)?;
+        let operation: Operation = decode_metadata(envelope.metadata.as_deref())?;
         Ok(Running::new(self.clone(), operation))
     }
 
@@ -191,7 +192,7 @@ impl Client {
         path: &str,
         request: RequestBuilder,
     ) -> Result<T, Failure> {
-        decode_metadata(self.envelope(path, request).await?.metadata)
+        decode_metadata(self.envelope(path, request).await?.metadata.as_deref())
     }
 
     async fn envelope(&self, path: &str, request: RequestBuilder) -> Result<Envelope, Failure> {
@@ -228,15 +229,15 @@ impl Client {
     }
 }
 
-fn decode_metadata<T: DeserializeOwned>(metadata: Value) -> Result<T, Failure> {
-    // The daemon writes an empty list or map as null.
-    let empty = metadata.is_null();
-    serde_json::from_value(metadata)
-        .or_else(|error| match empty {
-            true => serde_json::from_value(Value::Array(Vec::new()))
-                .or_else(|_| serde_json::from_value(Value::Object(serde_json::Map::new())))
+fn decode_metadata<T: DeserializeOwned>(metadata: Option<&RawValue>) -> Result<T, Failure> {
+    let text = metadata.map_or("null", RawValue::get);
+    serde_json::from_str(text)
+        .or_else(|error| match text {
+            // The daemon writes an empty list or map as null.
+            "null" => serde_json::from_str("[]")
+                .or_else(|_| serde_json::from_str("{}"))
                 .map_err(|_| error),
-            false => Err(error),
+            _ => Err(error),
         })
         .map_err(|e| Failure::Protocol(e.to_string()))
 }
@@ -266,11 +267,11 @@ mod tests {
 
     #[test]
     fn null_is_an_empty_list_or_map_and_nothing_else() {
-        assert!(decode_metadata::<Vec<u8>>(Value::Null).unwrap().is_empty());
-        let map = decode_metadata::<BTreeMap<String, u8>>(Value::Null).unwrap();
+        assert!(decode_metadata::<Vec<u8>>(None).unwrap().is_empty());
+        let map = decode_metadata::<BTreeMap<String, u8>>(None).unwrap();
         assert!(map.is_empty());
-        assert!(decode_metadata::<String>(Value::Null).is_err());
-        assert!(decode_metadata::<super::super::wire::Operation>(Value::Null).is_err());
+        assert!(decode_metadata::<String>(None).is_err());
+        assert!(decode_metadata::<super::super::wire::Operation>(None).is_err());
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! sockets are connected; an empty *text* frame ends a stream in either
 //! direction; the sockets then close without a handshake; an interactive
 //! command's operation ends only after the client has closed socket 0; exit
-//! codes 126 and 127 arrive as operation errors.
+//! codes 126 and 127 arrive as operation errors; every socket is sent a ping,
+//! and one whose stream has ended is closed without waiting for the answer.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +17,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -47,24 +51,37 @@ pub(super) async fn run(
     let mut running = client.start(Method::POST, &path, &body(request)).await?;
     let secrets = Secrets::of(running.metadata())?;
     let id = running.id().to_owned();
-    let socket = |secret: &str| {
-        let path = client.scoped(&format!(
+    let path = |secret: &str| {
+        client.scoped(&format!(
             "/1.0/operations/{id}/websocket?secret={}",
             encode(secret)
-        ));
-        async move { open(client, &path).await }
+        ))
+    };
+    let sending = async |secret: &str| {
+        let stream = client.transport().connect().await?;
+        upgrade(client, stream, &path(secret)).await
+    };
+    let receiving = async |secret: &str| {
+        let stream = Box::new(Receiver(client.transport().connect().await?));
+        upgrade(client, stream, &path(secret)).await
     };
     let connecting = async {
         let first = async {
             match &secrets.output {
                 None => Ok(None),
                 Some((out, err)) => {
-                    let (out, err) = tokio::try_join!(socket(out), socket(err))?;
+                    let (out, err) = tokio::try_join!(receiving(out), receiving(err))?;
                     Ok(Some((out, err)))
                 }
             }
         };
-        tokio::try_join!(socket(&secrets.input), socket(&secrets.control), first)
+        let input = async {
+            match &secrets.output {
+                None => receiving(&secrets.input).await,
+                Some(_) => sending(&secrets.input).await,
+            }
+        };
+        tokio::try_join!(input, sending(&secrets.control), first)
     };
     let (input, control, output) = match tokio::time::timeout(SOCKETS, connecting).await {
         Ok(connected) => connected?,
@@ -232,9 +249,15 @@ impl Secrets {
 
 /// Opens a WebSocket on a fresh connection.
 pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
-    let transport = client.transport();
-    let stream = transport.connect().await?;
-    let request = format!("ws://{}{path}", transport.host())
+    upgrade(client, client.transport().connect().await?, path).await
+}
+
+async fn upgrade(
+    client: &Client,
+    stream: Box<dyn ByteStream>,
+    path: &str,
+) -> Result<Socket, Failure> {
+    let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
         .map_err(|e| Failure::Protocol(e.to_string()))?;
     let config = WebSocketConfig::default()
@@ -253,6 +276,41 @@ pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure>
             endpoint: client.endpoint().to_owned(),
             reason: other.to_string(),
         }),
+    }
+}
+
+/// A connection whose failing writes are ignored: the answer to a ping may come
+/// too late for the daemon, and must not hide the output that is still unread.
+/// Reading tells when the connection is really lost.
+struct Receiver(Box<dyn ByteStream>);
+
+impl AsyncRead for Receiver {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Receiver {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.0).poll_write(cx, data));
+        Poll::Ready(Ok(written.unwrap_or(data.len())))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = ready!(Pin::new(&mut self.0).poll_flush(cx));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
@@ -412,6 +470,26 @@ mod tests {
             };
             assert_eq!(exit_status(Err(error)).unwrap(), ExitStatus(code));
         }
+    }
+
+    #[tokio::test]
+    async fn output_is_whole_when_the_daemon_does_not_wait_for_its_ping() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        daemon.send(Message::Ping("x".into())).await.unwrap();
+        daemon.send(Message::binary(&b"hi"[..])).await.unwrap();
+        daemon.send(Message::text("")).await.unwrap();
+        drop(daemon);
+        let stream: Box<dyn ByteStream> = Box::new(Receiver(Box::new(ours)));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (mut near, far) = tokio::io::duplex(64);
+        drain(split(socket), Box::new(far), &CancellationToken::new())
+            .await
+            .unwrap();
+        let mut output = String::new();
+        near.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "hi");
     }
 
     #[test]
