@@ -14,6 +14,11 @@ use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, Guest, Result, Tt
 const ID: &str = "PIXELS_EXEC_ID";
 /// Carries `-e PATH=…` past the login profile, which sets PATH itself.
 const PATH: &str = "PIXELS_EXEC_PATH";
+/// A pixel can be worked in from the moment it starts; until the script of its
+/// first boot has become init it may still show its source's identity.
+const FIRST_BOOT: &str = "pixels_n=0; while [ $pixels_n -lt 500 ] \
+    && { read -r pixels_init </proc/1/comm; } 2>/dev/null && [ \"$pixels_init\" = sh ]; \
+    do pixels_n=$((pixels_n + 1)); sleep 0.01; done; ";
 /// Between asking a command to end and killing it.
 const GRACE: Duration = Duration::from_secs(3);
 /// For the server to deliver a signal, [`GRACE`] included.
@@ -173,7 +178,7 @@ async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> 
 pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
     let mut env = wish.login.environment();
     env.insert(ID.into(), id.to_owned());
-    let mut script = String::new();
+    let mut script = FIRST_BOOT.to_owned();
     let mut extra = wish.env.clone();
     if let Some(path) = extra.remove("PATH") {
         env.insert(PATH.into(), path);

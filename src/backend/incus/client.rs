@@ -205,10 +205,8 @@ impl Client {
             serde_json::from_slice(&body).map_err(|e| Failure::Protocol(format!("{path}: {e}")))?;
         // `wait` answers 200 for a failed operation: the body decides.
         if envelope.kind == "error" {
-            return Err(Failure::Api {
-                code: envelope.error_code,
-                message: envelope.error,
-            });
+            let (code, message) = (envelope.error_code, envelope.error);
+            return Err(Failure::refusal(code, message, self.project()));
         }
         Ok(envelope)
     }

@@ -125,10 +125,14 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT);
         let builder = match &self.kind {
-            // The TLS part is never used here; an empty one saves reading the
-            // system's roots in every command.
+            // No connection is kept for reuse: a pool opens one ahead and
+            // leaves it silent when another becomes free first, and the daemon
+            // serves nobody until a silent connection speaks or closes (see
+            // `connect`). The TLS part is never used here; an empty one saves
+            // reading the system's roots in every command.
             Kind::Unix(path) => builder
                 .unix_socket(path.clone())
+                .pool_max_idle_per_host(0)
                 .tls_backend_preconfigured(plain_config()?),
             Kind::Https { tls, .. } => builder
                 .tcp_keepalive(KEEPALIVE)

@@ -24,7 +24,6 @@ pub struct TestEnv {
 pub struct Outcome {
     pub stdout: String,
     pub stderr: String,
-    pub bytes: Vec<u8>,
     pub code: i32,
 }
 
@@ -149,7 +148,6 @@ impl Outcome {
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            bytes: output.stdout,
             code: super::wait::code(output.status),
         }
     }
