@@ -5,9 +5,15 @@
 
 mod support;
 
+mod cli_console;
+mod cli_exec;
 mod cli_lifecycle;
+mod cli_output;
+mod docs;
 mod host;
 mod incus_events;
+mod layering;
+mod scripts;
 
 #[test]
 fn every_file_is_listed() {

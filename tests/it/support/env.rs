@@ -34,7 +34,7 @@ impl TestEnv {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut env = Self::bare();
-        env.prefix = format!("t-{test}-{}-{serial}", std::process::id() % 100_000);
+        env.prefix = format!("t-{test}-{}-{serial}", std::process::id());
         env
     }
 
@@ -146,15 +146,11 @@ impl Drop for TestEnv {
 
 impl Outcome {
     fn of(output: std::process::Output) -> Self {
-        use std::os::unix::process::ExitStatusExt;
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             bytes: output.stdout,
-            code: output
-                .status
-                .code()
-                .unwrap_or_else(|| 1000 + output.status.signal().unwrap_or(0)),
+            code: super::wait::code(output.status),
         }
     }
 
@@ -178,5 +174,13 @@ impl Outcome {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.stdout))
+    }
+
+    /// The error of a run with `--json`: the only thing on stderr.
+    #[track_caller]
+    pub fn error(&self) -> serde_json::Value {
+        let document: serde_json::Value = serde_json::from_str(&self.stderr)
+            .unwrap_or_else(|e| panic!("not one JSON document ({e}): {}", self.stderr));
+        document["error"].clone()
     }
 }

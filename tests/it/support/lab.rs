@@ -46,7 +46,8 @@ fn bring_up() -> Result<Lab, String> {
     Ok(Lab)
 }
 
-/// Removes what an earlier, killed run of the tests left.
+/// Removes what an earlier, killed run of the tests left; runs that are still
+/// at work keep theirs.
 fn sweep() {
     let env = super::env::TestEnv::bare();
     let outcome = env.pixels(["list", "--json"]);
@@ -54,9 +55,16 @@ fn sweep() {
     let names: Vec<&str> = pixels
         .iter()
         .filter_map(|pixel| pixel["name"].as_str())
-        .filter(|name| name.starts_with("t-"))
+        .filter(|name| name.starts_with("t-") && !maker_lives(name))
         .collect();
     if !names.is_empty() {
         let _ = env.pixels(["destroy", "--force"].into_iter().chain(names));
     }
+}
+
+/// Names carry the process that made them; small numbers in them count things.
+fn maker_lives(name: &str) -> bool {
+    name.split('-')
+        .filter_map(|part| part.parse::<u32>().ok())
+        .any(|pid| pid >= 300 && std::path::Path::new(&format!("/proc/{pid}")).exists())
 }
