@@ -1,5 +1,8 @@
 //! What the tests stand on: the built binary in an environment of its own,
-//! and the real daemon.
+//! the real daemon, a second one that may be broken, and a connection that may.
 
+pub mod api;
 pub mod env;
 pub mod lab;
+pub mod private_daemon;
+pub mod proxy;
