@@ -7,6 +7,7 @@ mod support;
 
 mod cli_lifecycle;
 mod host;
+mod incus_events;
 
 #[test]
 fn every_file_is_listed() {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -90,17 +91,13 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<(), Failure> {
         let request = self.request(method, path)?.timeout(REQUEST).json(body);
-        self.decode::<serde_json::Value>(path, request)
-            .await
-            .map(drop)
+        self.decode::<Value>(path, request).await.map(drop)
     }
 
     /// `DELETE` that the server answers at once.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
         let request = self.request(Method::DELETE, path)?.timeout(REQUEST);
-        self.decode::<serde_json::Value>(path, request)
-            .await
-            .map(drop)
+        self.decode::<Value>(path, request).await.map(drop)
     }
 
     /// A request that starts a server-side operation.
@@ -231,8 +228,17 @@ impl Client {
     }
 }
 
-fn decode_metadata<T: DeserializeOwned>(metadata: serde_json::Value) -> Result<T, Failure> {
-    serde_json::from_value(metadata).map_err(|e| Failure::Protocol(e.to_string()))
+fn decode_metadata<T: DeserializeOwned>(metadata: Value) -> Result<T, Failure> {
+    // The daemon writes an empty list or map as null.
+    let empty = metadata.is_null();
+    serde_json::from_value(metadata)
+        .or_else(|error| match empty {
+            true => serde_json::from_value(Value::Array(Vec::new()))
+                .or_else(|_| serde_json::from_value(Value::Object(serde_json::Map::new())))
+                .map_err(|_| error),
+            false => Err(error),
+        })
+        .map_err(|e| Failure::Protocol(e.to_string()))
 }
 
 /// One path segment or query value, percent-encoded.
@@ -250,4 +256,25 @@ pub(super) fn encode(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn null_is_an_empty_list_or_map_and_nothing_else() {
+        assert!(decode_metadata::<Vec<u8>>(Value::Null).unwrap().is_empty());
+        let map = decode_metadata::<BTreeMap<String, u8>>(Value::Null).unwrap();
+        assert!(map.is_empty());
+        assert!(decode_metadata::<String>(Value::Null).is_err());
+        assert!(decode_metadata::<super::super::wire::Operation>(Value::Null).is_err());
+    }
+
+    #[test]
+    fn paths_are_encoded_byte_by_byte() {
+        assert_eq!(encode("a/b c+\u{e4}"), "a%2Fb%20c%2B%C3%A4");
+    }
 }

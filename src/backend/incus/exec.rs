@@ -27,7 +27,7 @@ use super::transport::ByteStream;
 use super::wire::Operation;
 use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, TtySize};
 
-type Socket = WebSocketStream<Box<dyn ByteStream>>;
+pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
 const CHUNK: usize = 128 * 1024;
 /// The daemon gives clients five seconds to connect the sockets.

@@ -20,6 +20,9 @@ use crate::sandbox::{
 
 /// What pixels knows about a pixel stands in instance keys below this prefix.
 pub(super) const PROPERTIES: &str = "user.pixels.";
+/// The extension for `security.guestapi`: without it the pixel would come up
+/// with `/dev/incus` in it.
+const NO_GUEST_API: &str = "restrict_dev_incus";
 /// With a download from the image server.
 const CREATE: Duration = Duration::from_secs(15 * 60);
 const COPY: Duration = Duration::from_secs(5 * 60);
@@ -64,9 +67,11 @@ pub(super) async fn create(
     spec: &CreateSpec,
 ) -> Result<Taken> {
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
-    let (devices, local) = tokio::try_join!(
+    let able = async { client.require(NO_GUEST_API).await.map_err(Failure::plain) };
+    let (devices, local, ()) = tokio::try_join!(
         devices::plan(client, placement),
-        has_image(client, &spec.image)
+        has_image(client, &spec.image),
+        able
     )?;
     let source = if local {
         json!({"type": "image", "alias": spec.image})

@@ -2,6 +2,7 @@
 
 mod client;
 mod devices;
+mod events;
 mod exec;
 mod failure;
 mod first_boot;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 
 pub use client::Client;
 pub use devices::{NicKind, Placement};
+pub use events::{Event, Events};
 pub use failure::Failure;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};
