@@ -1,7 +1,7 @@
 //! The one request pipeline: build, send, deadline, status to failure, decode.
 //! Endpoints elsewhere are a few lines each.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{Body, Method, RequestBuilder, Response};
@@ -18,6 +18,8 @@ use super::wire::{Envelope, Operation, Server};
 
 /// For requests the daemon answers without doing long work.
 const REQUEST: Duration = Duration::from_secs(30);
+/// A request whose answer was lost has reached the daemon by then, or never will.
+const LATE: Duration = Duration::from_secs(2);
 
 /// A connection to one Incus daemon and project. Cheap to clone; all clones
 /// share the connection pool. Nothing is sent before the first call.
@@ -34,19 +36,25 @@ struct Inner {
     server: OnceCell<Server>,
     /// Requests that must not be cut off half-way when a caller gives up.
     tasks: TaskTracker,
+    /// When the answer to a request that starts an operation was last lost.
+    lost: Mutex<Option<Instant>>,
 }
 
 impl Client {
     /// `project`: the Incus project every request is made in; `None` is the
     /// server's default one.
     pub fn new(endpoint: &Endpoint, project: Option<String>) -> Result<Self, Failure> {
+        let tasks = TaskTracker::new();
+        // Closed, it still takes tasks, and lets itself be waited for.
+        tasks.close();
         Ok(Self {
             inner: Arc::new(Inner {
                 transport: Transport::new(endpoint)?,
                 http: OnceLock::new(),
                 project: project.filter(|p| !p.is_empty()),
                 server: OnceCell::new(),
-                tasks: TaskTracker::new(),
+                tasks,
+                lost: Mutex::new(None),
             }),
         })
     }
@@ -131,9 +139,18 @@ impl Client {
 
     /// Waits for requests that went on after their callers gave up.
     pub async fn drain(&self, limit: Duration) {
-        self.inner.tasks.close();
         let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
-        self.inner.tasks.reopen();
+    }
+
+    /// Whether a request whose answer was lost may still begin its operation.
+    pub(super) fn awaits_late_request(&self) -> bool {
+        let lost = *self.lost();
+        lost.is_some_and(|at| at.elapsed() < LATE)
+    }
+
+    fn lost(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        let lost = self.inner.lost.lock();
+        lost.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tasks(&self) -> &TaskTracker {
@@ -175,14 +192,16 @@ impl Client {
 
     async fn launch(&self, path: String, request: RequestBuilder) -> Result<Running, Failure> {
         let client = self.clone();
-        let answer = self
-            .inner
-            .tasks
-            .spawn(async move { client.envelope(&path, request).await });
-        let envelope = answer
+        let answer = self.inner.tasks.spawn(async move {
+            let answer = client.decode::<Operation>(&path, request).await;
+            if !matches!(answer, Ok(_) | Err(Failure::Api { .. })) {
+                *client.lost() = Some(Instant::now());
+            }
+            answer
+        });
+        let operation = answer
             .await
             .map_err(|e| Failure::Protocol(format!("request task: {e}")))??;
-        let operation: Operation = decode_metadata(envelope.metadata)?;
         Ok(Running::new(self.clone(), operation))
     }
 
