@@ -48,19 +48,9 @@ impl Failure {
         }
     }
 
-    pub fn http(endpoint: &str, doing: &str, deadline: Duration, error: &reqwest::Error) -> Self {
-        if let Some(io) = find_io(error)
-            && error.is_connect()
-        {
-            return Self::connection(endpoint, io);
-        }
-        if error.is_timeout() && !error.is_connect() {
-            return Self::TimedOut {
-                doing: doing.to_owned(),
-                after: deadline,
-            };
-        }
-        if error.is_decode() && find_io(error).is_none() && !error.is_body() {
+    /// An exchange that broke after the connection was made.
+    pub fn http(endpoint: &str, error: &hyper::Error) -> Self {
+        if error.is_parse() {
             return Self::Protocol(deepest(error));
         }
         Self::Unreachable {
@@ -136,18 +126,6 @@ fn missing(subject: Subject, message: &str) -> Error {
         return Error::NotFound(Subject::Project("as configured".into()));
     }
     Error::NotFound(subject)
-}
-
-fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
-    let mut next = Some(error);
-    let mut found = None;
-    while let Some(current) = next {
-        if let Some(io) = current.downcast_ref::<io::Error>() {
-            found = Some(io);
-        }
-        next = current.source();
-    }
-    found
 }
 
 /// The innermost cause, which says what really happened.
