@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::claim::Claim;
 use super::login::Login;
-use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, Guest, Result, TtySize};
+use crate::sandbox::{Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Result, TtySize};
 
 /// The variable by which a command's processes are found again.
 const ID: &str = "PIXELS_EXEC_ID";
@@ -43,7 +43,8 @@ pub struct Interrupts {
 ///
 /// A signal is delivered to all processes of the command; with a terminal,
 /// keys do that and signals are sent to the command alone. A second SIGINT,
-/// or SIGTERM that is not obeyed within a few seconds, kills.
+/// or SIGTERM that is not obeyed within a few seconds, kills; when that does
+/// not help either, it ends as `Error::Cancelled` without the command.
 pub async fn exec(
     guest: &dyn Guest,
     wish: &Exec,
@@ -89,6 +90,8 @@ pub async fn exec(
                 return Ok(TIMED_OUT);
             }
             Some(event) = interrupts.events.recv() => match event {
+                // The command, or the server, is beyond being asked.
+                Control::Signal(_) if asked == LAST => return Err(Error::Cancelled),
                 Control::Signal(number) if wish.tty.is_none() => {
                     asked += 1;
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
@@ -101,16 +104,27 @@ pub async fn exec(
                             status = &mut command => return status,
                             () = kill_later(guest, &id) => {}
                         }
+                        tokio::select! {
+                            status = &mut command => return status,
+                            () = tokio::time::sleep(GRACE) => return Err(Error::Cancelled),
+                        }
                     }
                 }
                 other => {
-                    // A command that just ended needs no signal any more.
-                    let _ = to_command.send(other).await;
+                    if matches!(other, Control::Signal(_)) {
+                        asked += 1;
+                    }
+                    // A command that just ended needs no signal any more, and
+                    // a connection that takes none must not hold up the rest.
+                    let _ = to_command.try_send(other);
                 }
             },
         }
     }
 }
+
+/// So many signals are passed on; one more ends the waiting.
+const LAST: u32 = 2;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -139,8 +153,11 @@ async fn kill_later(guest: &dyn Guest, id: &str) {
 async fn signal(guest: &dyn Guest, id: &str, name: &str) {
     let script = include_str!("guest/signal-tree.sh");
     let request = ExecRequest::root(["/bin/sh", "-c", script, "signal-tree", name, id]);
-    if let Err(error) = guest.output(&request).await {
-        tracing::debug!(%error, name, "signal");
+    // A server that hangs must not hold up the end as well.
+    match tokio::time::timeout(GRACE, guest.output(&request)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, name, "signal"),
+        Err(_) => tracing::debug!(name, "signal not delivered in time"),
     }
 }
 

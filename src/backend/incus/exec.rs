@@ -6,6 +6,9 @@
 //! command's operation ends only after the client has closed socket 0; exit
 //! codes 126 and 127 arrive as operation errors.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +16,13 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, encode};
@@ -34,6 +38,8 @@ const CHUNK: usize = 128 * 1024;
 const SOCKETS: Duration = Duration::from_secs(10);
 /// Output still under way when the command has ended arrives within this time.
 const DRAIN: Duration = Duration::from_secs(10);
+/// When output was cut off, the cause shows in the operation within this time.
+const CAUSE: Duration = Duration::from_secs(2);
 const END_OF_TRANSMISSION: u8 = 0x04;
 
 /// Runs `request` in `instance`; see `sandbox::Guest::exec` for the contract.
@@ -47,24 +53,42 @@ pub(super) async fn run(
     let mut running = client.start(Method::POST, &path, &body(request)).await?;
     let secrets = Secrets::of(running.metadata())?;
     let id = running.id().to_owned();
-    let socket = |secret: &str| {
+    let socket = |secret: &str, reading: Reading| {
         let path = client.scoped(&format!(
             "/1.0/operations/{id}/websocket?secret={}",
             encode(secret)
         ));
-        async move { open(client, &path).await }
+        async move {
+            let stream = client.transport().connect().await?;
+            match reading {
+                Reading::Aside => upgrade(client, &path, stream).await,
+                Reading::ToTheEnd => upgrade(client, &path, Box::new(Patient(stream))).await,
+            }
+        }
+    };
+    // A terminal's output comes on the input socket.
+    let both = match &secrets.output {
+        None => Reading::ToTheEnd,
+        Some(_) => Reading::Aside,
     };
     let connecting = async {
         let first = async {
             match &secrets.output {
                 None => Ok(None),
                 Some((out, err)) => {
-                    let (out, err) = tokio::try_join!(socket(out), socket(err))?;
+                    let (out, err) = tokio::try_join!(
+                        socket(out, Reading::ToTheEnd),
+                        socket(err, Reading::ToTheEnd)
+                    )?;
                     Ok(Some((out, err)))
                 }
             }
         };
-        tokio::try_join!(socket(&secrets.input), socket(&secrets.control), first)
+        tokio::try_join!(
+            socket(&secrets.input, both),
+            socket(&secrets.control, Reading::Aside),
+            first
+        )
     };
     let (input, control, output) = match tokio::time::timeout(SOCKETS, connecting).await {
         Ok(connected) => connected?,
@@ -101,15 +125,14 @@ pub(super) async fn run(
                 std::future::pending::<()>().await;
             };
             let draining = async {
-                tokio::join!(
+                tokio::try_join!(
                     drain(split(out), stdout, &ended),
                     drain(split(err), stderr, &ended)
                 )
+                .map(drop)
             };
             tokio::select! {
-                (outcome, (out, err)) = async { tokio::join!(wait, draining) } => {
-                    settled(outcome, [out, err])
-                }
+                status = settled(wait, draining) => status,
                 () = feeding => unreachable!("feeding never ends by itself"),
                 () = steering => unreachable!("steering never ends by itself"),
             }
@@ -126,9 +149,7 @@ pub(super) async fn run(
                 end
             };
             tokio::select! {
-                (outcome, end) = async { tokio::join!(wait, draining) } => {
-                    settled(outcome, [end, Ok(())])
-                }
+                status = settled(wait, draining) => status,
                 ((), ()) = async {
                     tokio::join!(feeding, writing);
                     std::future::pending().await
@@ -139,17 +160,30 @@ pub(super) async fn run(
     }
 }
 
-/// The exit code first; output that was cut off counts only for a command
-/// that ended by itself.
-fn settled(
-    outcome: Result<Operation, Failure>,
-    streams: [Result<(), Failure>; 2],
+/// The exit code, once all output has been passed on. Output that was cut
+/// off is a failure at once, however long the command would go on; a failure
+/// of the operation itself says more and is preferred.
+async fn settled(
+    wait: impl Future<Output = Result<Operation, Failure>>,
+    draining: impl Future<Output = Result<(), Failure>>,
 ) -> Result<ExitStatus, Failure> {
-    let status = exit_status(outcome)?;
-    for stream in streams {
-        stream?;
+    tokio::pin!(wait, draining);
+    tokio::select! {
+        outcome = &mut wait => {
+            let status = exit_status(outcome)?;
+            draining.await?;
+            Ok(status)
+        }
+        output = &mut draining => match output {
+            Ok(()) => exit_status(wait.await),
+            Err(cut) => {
+                if let Ok(outcome) = tokio::time::timeout(CAUSE, wait).await {
+                    exit_status(outcome)?;
+                }
+                Err(cut)
+            }
+        },
     }
-    Ok(status)
 }
 
 fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitStatus, Failure> {
@@ -230,11 +264,61 @@ impl Secrets {
     }
 }
 
+/// What a socket is read for.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// Only so that keep-alive pings are answered.
+    Aside,
+    ToTheEnd,
+}
+
+/// A stream whose last bytes can be read although nothing can be written any
+/// more: the daemon closes its end while its output is still on the way here,
+/// and a ping that cannot be answered then must not cost us that output.
+struct Patient(Box<dyn ByteStream>);
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.0).poll_write(context, data);
+        written.map(|outcome| Ok(outcome.unwrap_or(data.len())))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.0).poll_flush(context);
+        flushed.map(|_| Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
 /// Opens a WebSocket on a fresh connection.
 pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
-    let transport = client.transport();
-    let stream = transport.connect().await?;
-    let request = format!("ws://{}{path}", transport.host())
+    let stream = client.transport().connect().await?;
+    upgrade(client, path, stream).await
+}
+
+async fn upgrade(
+    client: &Client,
+    path: &str,
+    stream: Box<dyn ByteStream>,
+) -> Result<Socket, Failure> {
+    let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
         .map_err(|e| Failure::Protocol(e.to_string()))?;
     let config = WebSocketConfig::default()
@@ -288,7 +372,12 @@ async fn drain(
                 late.set(overdue(ended));
             }
             Some(Ok(Message::Text(text))) if text.is_empty() => return Ok(()),
-            Some(Ok(Message::Close(_))) => return Ok(()),
+            Some(Ok(Message::Close(frame))) => match frame {
+                Some(frame) if frame.code != CloseCode::Normal => {
+                    return Err(cut_off(&format!("it was closed ({})", frame.code)));
+                }
+                _ => return Ok(()),
+            },
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(cut_off(&error.to_string())),
             None => return Err(cut_off("the connection closed")),
@@ -401,6 +490,32 @@ mod tests {
             exit_status(ended(serde_json::json!({"return": 7}))).unwrap(),
             ExitStatus(7)
         );
+    }
+
+    #[tokio::test]
+    async fn output_is_read_to_its_end_from_a_peer_that_has_closed() {
+        use tokio::net::UnixStream;
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (here, there) = UnixStream::pair().unwrap();
+        let mut peer = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
+        for message in [
+            Message::binary(&b"first"[..]),
+            Message::Ping(Bytes::new()),
+            Message::binary(&b" last"[..]),
+            Message::text(""),
+        ] {
+            peer.send(message).await.unwrap();
+        }
+        drop(peer);
+        let stream: Box<dyn ByteStream> = Box::new(Patient(Box::new(here)));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (mut output, writer) = tokio::io::duplex(64);
+        drain(split(socket), Box::new(writer), &CancellationToken::new())
+            .await
+            .unwrap();
+        let mut got = String::new();
+        output.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "first last");
     }
 
     #[test]
