@@ -6,6 +6,8 @@
 mod support;
 
 mod cli_lifecycle;
+mod faults_signals;
+mod faults_wire;
 mod host;
 mod incus_events;
 

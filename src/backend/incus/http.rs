@@ -81,16 +81,16 @@ impl Pool {
         transport: &Transport,
         request: Request,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let (doing, limit) = (request.path.clone(), request.limit);
+        let limit = request.limit;
         let exchange = self.exchange(transport, request);
         match limit {
             None => exchange.await,
             Some(limit) => tokio::time::timeout(limit, exchange)
                 .await
                 .unwrap_or_else(|_| {
-                    Err(Failure::TimedOut {
-                        doing,
-                        after: limit,
+                    Err(Failure::Unreachable {
+                        endpoint: transport.name.clone(),
+                        reason: format!("no answer within {} s", limit.as_secs()),
                     })
                 }),
         }

@@ -135,16 +135,14 @@ impl Api {
     /// Copies an image of another daemon, under the same alias.
     pub fn copy_image(&self, from: &Self, alias: &str, scratch: &Path) -> Result<(), String> {
         let told = |e: io::Error| format!("copying image {alias}: {e}");
-        let found = from.try_done(
-            "GET",
-            &format!("/1.0/images/aliases/{alias}"),
-            &Value::Null,
-        )?;
+        let found = from.try_done("GET", &format!("/1.0/images/aliases/{alias}"), &Value::Null)?;
         let path = format!(
             "/1.0/images/{}/export",
             found["target"].as_str().unwrap_or_default()
         );
-        let mut export = from.ask("GET", &path, "", 0, &mut io::empty()).map_err(told)?;
+        let mut export = from
+            .ask("GET", &path, "", 0, &mut io::empty())
+            .map_err(told)?;
         if export.status != 200 {
             return Err(format!("{path}: {}", export.status));
         }

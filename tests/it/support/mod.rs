@@ -6,3 +6,4 @@ pub mod env;
 pub mod lab;
 pub mod private_daemon;
 pub mod proxy;
+pub mod rounds;

@@ -127,7 +127,9 @@ impl PrivateDaemon {
             .output();
         let taken = String::from_utf8(taken.unwrap().stdout).unwrap();
         let name = bridge(&self.dir);
-        let begin = name.bytes().fold(0u32, |sum, byte| sum * 31 + u32::from(byte) % 97);
+        let begin = name
+            .bytes()
+            .fold(0u32, |sum, byte| sum * 31 + u32::from(byte) % 97);
         for number in (0..256).map(|step| (begin + step) % 256) {
             let address = Ipv4Addr::new(10, 231, u8::try_from(number).unwrap(), 1);
             if taken.contains(&format!(" 10.231.{number}.")) {
@@ -229,7 +231,16 @@ fn remove(dir: &Path) {
     let bridge = bridge(dir);
     let _ = quiet("ip", &["link", "delete", &bridge]);
     for chain in ["pstrt", "fwd", "in", "out"] {
-        let _ = quiet("nft", &["delete", "chain", "inet", "incus", &format!("{chain}.{bridge}")]);
+        let _ = quiet(
+            "nft",
+            &[
+                "delete",
+                "chain",
+                "inet",
+                "incus",
+                &format!("{chain}.{bridge}"),
+            ],
+        );
     }
     for mount in mounts(dir).iter().rev() {
         let _ = quiet("umount", &["--lazy", mount]);
@@ -314,7 +325,7 @@ fn begun(pid: u32) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // Gone already is as good.
