@@ -9,15 +9,17 @@ use rustix::process::Signal;
 use crate::support::api::{Api, eventually};
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
-use crate::support::private_daemon::signal;
+use crate::support::private_daemon::{PrivateDaemon, signal};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::rounds::{Moments, rounds};
 
 /// Against a hang.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// One kind of command that is cut short again and again.
-struct Trial {
+/// One kind of command that is cut short again and again, on a daemon of its
+/// own: `prune` looks at a whole server.
+struct Trial<'a> {
+    daemon: &'a PrivateDaemon,
     env: TestEnv,
     server: Api,
     /// A pixel with a file and a checkpoint `ready` that has it, and a
@@ -41,9 +43,9 @@ enum Kind {
     Restore,
 }
 
-impl Trial {
-    fn new(test: &str, kind: Kind) -> Self {
-        let env = TestEnv::new(test);
+impl<'a> Trial<'a> {
+    fn new(daemon: &'a PrivateDaemon, test: &str, kind: Kind) -> Self {
+        let env = daemon.env(test);
         let (source, made) = (env.name("s"), env.name("m"));
         if !matches!(kind, Kind::Create) {
             env.pixels(["create", &source]).ok();
@@ -63,7 +65,8 @@ impl Trial {
         let args = args.into_iter().map(str::to_owned).collect();
         let mut this = Self {
             env,
-            server: Api::shared(),
+            daemon,
+            server: daemon.api.clone(),
             source,
             made,
             args,
@@ -130,18 +133,19 @@ impl Trial {
         }
     }
 
-    fn report(&self, name: &str) {
+    fn report(&self, how: &str) {
         let ledger: Vec<String> = self
             .ledger
             .iter()
             .map(|(what, count)| format!("{count} {what}"))
             .collect();
-        eprintln!("{name}: {} (usually {:?})", ledger.join(", "), self.usual);
+        let (verb, usual) = (&self.args.join(" "), self.usual);
+        eprintln!("{how}: {verb}: {} (usually {usual:?})", ledger.join(", "));
     }
 }
 
-fn interrupted(test: &str, kind: Kind, usual_rounds: u32) {
-    let mut trial = Trial::new(test, kind);
+fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
+    let mut trial = Trial::new(daemon, test, kind);
     for _ in 0..rounds(usual_rounds) {
         let (outcome, told) = trial.cut_short(Signal::INT);
         match outcome.code {
@@ -164,7 +168,7 @@ fn interrupted(test: &str, kind: Kind, usual_rounds: u32) {
             whole(&trial, &told);
         }
     }
-    trial.report(test);
+    trial.report("SIGINT");
 }
 
 /// After a restore, begun or not, finished or not.
@@ -181,16 +185,15 @@ fn whole(trial: &Trial, told: &str) {
 }
 
 /// Kills the command instead, and lets `doctor` and `prune` clean up.
-fn killed(test: &str, kind: Kind, usual_rounds: u32) {
-    let mut trial = Trial::new(test, kind);
+fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
+    let mut trial = Trial::new(daemon, test, kind);
     for _ in 0..rounds(usual_rounds) {
         let (outcome, told) = trial.cut_short(Signal::KILL);
         if !matches!(outcome.code, 0 | 1009) {
             panic!("{told}");
         }
-        // What the server has begun it finishes by itself.
-        trial.server.settle(&trial.made);
-        trial.server.settle(&trial.source);
+        // What the server has been asked for it finishes by itself.
+        trial.daemon.settle();
         let mut half: Vec<String> = trial
             .server
             .pixels(&trial.made)
@@ -239,7 +242,7 @@ fn killed(test: &str, kind: Kind, usual_rounds: u32) {
         }
         trial.clear();
     }
-    trial.report(test);
+    trial.report("SIGKILL");
 }
 
 fn running(trial: &Trial) -> Vec<String> {
@@ -248,8 +251,7 @@ fn running(trial: &Trial) -> Vec<String> {
     all
 }
 
-/// The leftovers a run of `prune` tells of, as far as they are this trial's:
-/// other tests have theirs on the same server.
+/// The leftovers a run of `prune` tells of.
 #[track_caller]
 fn named(trial: &Trial, args: &[&str]) -> Vec<String> {
     let told = trial.env.pixels(args).json();
@@ -257,40 +259,146 @@ fn named(trial: &Trial, args: &[&str]) -> Vec<String> {
         .as_array()
         .unwrap()
         .iter()
-        .filter_map(|line| {
+        .map(|line| {
             let name = line["name"].as_str().unwrap();
-            let ours = name == trial.source || name.starts_with(&trial.made);
-            ours.then(|| match line["kind"].as_str() {
+            match line["kind"].as_str() {
                 Some("pixel") => format!("pixel {name}"),
                 _ => format!("checkpoint {} of {name}", line["label"].as_str().unwrap()),
-            })
+            }
         })
         .collect();
     names.sort();
     names
 }
 
-macro_rules! at_random_moments {
-    ($($name:ident: $how:ident, $test:literal, $kind:expr, $rounds:literal;)*) => {$(
-        #[test]
-        fn $name() {
-            let Some(_lab) = lab::ready(stringify!($name)) else {
-                return;
-            };
-            $how($test, $kind, $rounds);
-        }
-    )*};
+#[test]
+fn interrupted_at_random_moments() {
+    let Some(_lab) = lab::ready("interrupted_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    interrupted(&daemon, "intc", Kind::Create, 12);
+    interrupted(&daemon, "intf", Kind::CreateFrom, 12);
+    interrupted(&daemon, "intr", Kind::Restore, 12);
 }
 
-at_random_moments! {
-    create_interrupted: interrupted, "intc", Kind::Create, 12;
-    create_from_interrupted: interrupted, "intf", Kind::CreateFrom, 12;
-    fork_of_a_checkpoint_interrupted: interrupted, "intk", Kind::ForkCheckpoint, 6;
-    fork_of_a_live_pixel_interrupted: interrupted, "intl", Kind::ForkLive, 6;
-    restore_interrupted: interrupted, "intr", Kind::Restore, 12;
-    create_killed: killed, "kilc", Kind::Create, 12;
-    create_from_killed: killed, "kilf", Kind::CreateFrom, 12;
-    fork_of_a_checkpoint_killed: killed, "kilk", Kind::ForkCheckpoint, 6;
-    fork_of_a_live_pixel_killed: killed, "kill", Kind::ForkLive, 6;
-    restore_killed: killed, "kilr", Kind::Restore, 12;
+#[test]
+fn forks_interrupted_at_random_moments() {
+    let Some(_lab) = lab::ready("forks_interrupted_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    interrupted(&daemon, "intk", Kind::ForkCheckpoint, 6);
+    interrupted(&daemon, "intl", Kind::ForkLive, 6);
+}
+
+#[test]
+fn killed_at_random_moments() {
+    let Some(_lab) = lab::ready("killed_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    killed(&daemon, "kilc", Kind::Create, 12);
+    killed(&daemon, "kilf", Kind::CreateFrom, 12);
+    killed(&daemon, "kilr", Kind::Restore, 12);
+}
+
+#[test]
+fn forks_killed_at_random_moments() {
+    let Some(_lab) = lab::ready("forks_killed_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    killed(&daemon, "kilk", Kind::ForkCheckpoint, 6);
+    killed(&daemon, "kill", Kind::ForkLive, 6);
+}
+
+/// A command that meets `pattern` stalled, at which it is interrupted.
+fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child {
+    proxy.forget().on(pattern, 0, Fault::Stall);
+    let mut child = env.spawn(args);
+    drop(child.stdin.take());
+    eventually("the command is held", || proxy.saw(pattern));
+    child
+}
+
+#[test]
+fn signals_end_a_command_that_waits() {
+    let Some(_lab) = lab::ready("signals_end_a_command_that_waits") else {
+        return;
+    };
+    const WAIT: &str = "GET /1.0/operations/*/wait*";
+    let proxy = Proxy::start();
+    let mut env = TestEnv::new("held");
+    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let server = Api::shared();
+    let name = env.name("a");
+
+    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        for pattern in [
+            "GET /1.0/profiles/default",
+            "GET /1.0/images/aliases/*",
+            WAIT,
+        ] {
+            let child = held_at(&proxy, &env, pattern, &["create", &name]);
+            signal(child.id(), number);
+            let outcome = finished(child, LIMIT).expect(code);
+            assert!(outcome.stderr.contains("interrupted"), "{outcome:?}");
+            assert_eq!(server.status(&name), None, "{outcome:?}");
+        }
+    }
+
+    // A second signal does not wait for the cleaning up, and a stalled
+    // cleaning up is what it is for.
+    proxy.on("GET /1.0/operations?recursion=1", 0, Fault::Stall);
+    let child = held_at(&proxy, &env, WAIT, &["create", &name]);
+    signal(child.id(), Signal::INT);
+    eventually("the cleaning up has begun", || {
+        proxy.saw("GET /1.0/operations?recursion=1")
+    });
+    signal(child.id(), Signal::INT);
+    finished(child, LIMIT).expect(130);
+    proxy.heal();
+    server.settle(&name);
+    // Nobody was left to remove it: that is what prune is for.
+    let told = env.pixels(["prune", "--json"]).json().to_string();
+    assert!(told.contains(&name), "{told}");
+    assert_eq!(server.status(&name), None);
+}
+
+#[test]
+fn signals_end_an_exec_whose_server_hangs() {
+    let Some(_lab) = lab::ready("signals_end_an_exec_whose_server_hangs") else {
+        return;
+    };
+    const WAIT: &str = "GET /1.0/operations/*/wait*";
+    let proxy = Proxy::start();
+    let mut env = TestEnv::new("hung");
+    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+
+    // The command obeys, but its end is never told.
+    let child = held_at(&proxy, &env, WAIT, &["exec", &name, "--", "sleep", "3000"]);
+    for round in 1..=2 {
+        signal(child.id(), Signal::INT);
+        eventually("the signal is passed on", || {
+            let passed = proxy.seen();
+            passed
+                .iter()
+                .filter(|seen| seen.starts_with("POST ") && seen.ends_with("/exec"))
+                .count()
+                > round
+        });
+    }
+    signal(child.id(), Signal::INT);
+    finished(child, LIMIT).expect(130);
+
+    let child = held_at(&proxy, &env, WAIT, &["exec", &name, "--", "sleep", "3000"]);
+    signal(child.id(), Signal::TERM);
+    finished(child, LIMIT).expect(143);
+
+    let timed = ["exec", "--timeout", "1s", &name, "--", "sleep", "3000"];
+    let child = held_at(&proxy, &env, WAIT, &timed);
+    finished(child, LIMIT).expect(124);
 }

@@ -120,16 +120,24 @@ impl Api {
     #[track_caller]
     pub fn settle(&self, prefix: &str) {
         let begin = format!("/1.0/instances/px-{prefix}");
-        eventually("the server's work ends", || {
-            let all = self.get("/1.0/operations?recursion=1");
-            !all.as_object()
-                .unwrap()
-                .values()
-                .filter_map(Value::as_array)
-                .flatten()
-                .filter(|one| one["status_code"].as_u64().unwrap_or(0) < 200)
-                .any(|one| one["resources"].to_string().contains(&begin))
-        });
+        eventually("the server's work ends", || !self.works_on(&begin));
+    }
+
+    /// Whether there is no operation at all.
+    pub fn idle(&self) -> bool {
+        !self.works_on("")
+    }
+
+    fn works_on(&self, resource: &str) -> bool {
+        let all = self.get("/1.0/operations?recursion=1");
+        let mut all = all
+            .as_object()
+            .unwrap()
+            .values()
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter(|one| one["status_code"].as_u64().unwrap_or(0) < 200);
+        all.any(|one| one["resources"].to_string().contains(resource))
     }
 
     /// Copies an image of another daemon, under the same alias.

@@ -37,7 +37,7 @@ impl TestEnv {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut env = Self::bare();
-        env.prefix = format!("t-{test}-{}-{serial}", std::process::id() % 100_000);
+        env.prefix = format!("t-{test}-{}-{serial}", mark(std::process::id()));
         env
     }
 
@@ -159,6 +159,11 @@ impl Drop for TestEnv {
             let _ = self.pixels(args.into_iter().chain(names));
         }
     }
+}
+
+/// The part of a name that tells which test process it belongs to.
+pub fn mark(pid: u32) -> String {
+    (pid % 100_000).to_string()
 }
 
 /// Waits for a started run, which must not take longer than `limit`.

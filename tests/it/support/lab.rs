@@ -1,5 +1,6 @@
 //! The real Incus daemon, brought up once by the product's own `setup`.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -46,8 +47,10 @@ fn bring_up() -> Result<Lab, String> {
     Ok(Lab)
 }
 
-/// Removes what an earlier, killed run of the tests left.
+/// Removes what an earlier, killed run of the tests left; a name carries the
+/// process it belongs to.
 fn sweep() {
+    let running = other_runs();
     let env = super::env::TestEnv::bare();
     let outcome = env.pixels(["list", "--json"]);
     let pixels: Vec<serde_json::Value> = serde_json::from_str(&outcome.stdout).unwrap_or_default();
@@ -55,8 +58,25 @@ fn sweep() {
         .iter()
         .filter_map(|pixel| pixel["name"].as_str())
         .filter(|name| name.starts_with("t-"))
+        .filter(|name| !name.split('-').any(|part| running.contains(part)))
         .collect();
     if !names.is_empty() {
         let _ = env.pixels(["destroy", "--force"].into_iter().chain(names));
     }
+}
+
+/// How other runs of the tests, which may be under way, mark their names.
+fn other_runs() -> BTreeSet<String> {
+    let is_test = |pid: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.starts_with("it-"))
+    };
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_test)
+        .map(super::env::mark)
+        .collect()
 }

@@ -110,6 +110,23 @@ impl PrivateDaemon {
         }
     }
 
+    /// Waits until it is done with everything that was asked of it, also by
+    /// clients that are gone.
+    #[track_caller]
+    pub fn settle(&self) {
+        let socket = format!(" {}", self.socket().display());
+        let idle = || {
+            let all = fs::read_to_string("/proc/net/unix").unwrap();
+            // The state 03 is a connection, accepted or not.
+            let mut open = all.lines().filter(|line| line.ends_with(&socket));
+            !open.any(|line| line.split_whitespace().nth(5) == Some("03"))
+        };
+        eventually("the private daemon is idle", || {
+            // An operation begins before its request is answered.
+            idle() && self.api.idle() && idle()
+        });
+    }
+
     /// Stops the process in its tracks until the returned guard is dropped.
     pub fn freeze(&self) -> Frozen {
         let pid = self.process.as_ref().expect("the daemon runs").id();
@@ -127,9 +144,9 @@ impl PrivateDaemon {
             .output();
         let taken = String::from_utf8(taken.unwrap().stdout).unwrap();
         let name = bridge(&self.dir);
-        let begin = name
-            .bytes()
-            .fold(0u32, |sum, byte| sum * 31 + u32::from(byte) % 97);
+        // Those that start at the same time begin to look at different places.
+        let digits = name.chars().filter(char::is_ascii_digit);
+        let begin = digits.fold(0, |sum, digit| (sum * 7 + u32::from(digit)) % 256);
         for number in (0..256).map(|step| (begin + step) % 256) {
             let address = Ipv4Addr::new(10, 231, u8::try_from(number).unwrap(), 1);
             if taken.contains(&format!(" 10.231.{number}.")) {
