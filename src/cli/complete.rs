@@ -47,6 +47,9 @@ impl CompletionsArgs {
             .ok_or_else(|| exit::Usage(format!("no completion for {name}")))?;
         let mut script = Vec::new();
         completer.write_registration("COMPLETE", "pixels", "pixels", "pixels", &mut script)?;
+        if matches!(self.shell, Shell::Bash) {
+            script.extend_from_slice(include_bytes!("colons.bash"));
+        }
         ui.text(&String::from_utf8_lossy(&script));
         Ok(())
     }

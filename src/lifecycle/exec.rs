@@ -16,6 +16,8 @@ const ID: &str = "PIXELS_EXEC_ID";
 const PATH: &str = "PIXELS_EXEC_PATH";
 /// Between asking a command to end and killing it.
 const GRACE: Duration = Duration::from_secs(3);
+/// For the server to deliver a signal, [`GRACE`] included.
+const SIGNALLING: Duration = Duration::from_secs(10);
 /// How a command that ran into its time limit is reported, as by timeout(1).
 const TIMED_OUT: ExitStatus = ExitStatus(124);
 
@@ -81,11 +83,13 @@ pub async fn exec(
             biased;
             status = &mut command => return status,
             () = &mut limit => {
-                let ending = end(guest, &id);
+                let ending = signal(guest, &id, "TERM", Some(GRACE));
+                tokio::pin!(ending);
                 tokio::select! {
-                    // The time limit has passed: its code stands whatever the command says.
-                    status = &mut command => { status?; }
-                    () = ending => { drain(&mut command).await?; }
+                    // The time limit has passed: its code stands whatever the command
+                    // says, and what it left in the background ends too.
+                    status = &mut command => { status?; ending.await; }
+                    () = &mut ending => { drain(&mut command).await?; }
                 }
                 return Ok(TIMED_OUT);
             }
@@ -95,28 +99,32 @@ pub async fn exec(
                 Control::Signal(number) if wish.tty.is_none() => {
                     asked += 1;
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
+                    let grace = (number != SIGINT).then_some(GRACE);
                     tokio::select! {
                         status = &mut command => return status,
-                        () = signal(guest, &id, name) => {}
+                        () = signal(guest, &id, name, grace) => {}
                     }
-                    if number != SIGINT {
-                        tokio::select! {
-                            status = &mut command => return status,
-                            () = kill_later(guest, &id) => {}
-                        }
-                        tokio::select! {
-                            status = &mut command => return status,
-                            () = tokio::time::sleep(GRACE) => return Err(Error::Cancelled),
-                        }
+                    if grace.is_some() {
+                        return after_kill(&mut command).await;
                     }
                 }
                 other => {
-                    if matches!(other, Control::Signal(_)) {
-                        asked += 1;
-                    }
-                    // A command that just ended needs no signal any more, and
-                    // a connection that takes none must not hold up the rest.
+                    asked += u32::from(matches!(other, Control::Signal(_)));
+                    // A command that just ended needs no signal any more, and a
+                    // connection that takes none must not hold up the rest.
                     let _ = to_command.try_send(other);
+                    if other == Control::Signal(SIGTERM) {
+                        // A shell on a terminal ignores it, and leaves when that hangs up.
+                        let hang_up = async {
+                            tokio::time::sleep(GRACE).await;
+                            signal(guest, &id, "HUP", Some(GRACE)).await;
+                        };
+                        tokio::select! {
+                            status = &mut command => return status,
+                            () = hang_up => {}
+                        }
+                        return after_kill(&mut command).await;
+                    }
                 }
             },
         }
@@ -129,6 +137,7 @@ const LAST: u32 = 2;
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
+const SIGTERM: i32 = 15;
 
 fn signal_name(number: i32) -> &'static str {
     match number {
@@ -139,26 +148,33 @@ fn signal_name(number: i32) -> &'static str {
     }
 }
 
-async fn end(guest: &dyn Guest, id: &str) {
-    signal(guest, id, "TERM").await;
-    kill_later(guest, id).await;
-}
-
-async fn kill_later(guest: &dyn Guest, id: &str) {
-    tokio::time::sleep(GRACE).await;
-    signal(guest, id, "KILL").await;
-}
-
-/// Best effort: the command's own end is what is waited for.
-async fn signal(guest: &dyn Guest, id: &str, name: &str) {
+/// Signals every process of the command; with `grace`, kills what is left of
+/// them after that time. Best effort: the command's own end is what is waited for.
+async fn signal(guest: &dyn Guest, id: &str, name: &str, grace: Option<Duration>) {
     let script = include_str!("guest/signal-tree.sh");
-    let request = ExecRequest::root(["/bin/sh", "-c", script, "signal-tree", name, id]);
-    // A server that hangs must not hold up the end as well.
-    match tokio::time::timeout(GRACE, guest.output(&request)).await {
+    let seconds = grace.unwrap_or_default().as_secs().to_string();
+    let argv = [
+        "/bin/sh",
+        "-c",
+        script,
+        "signal-tree",
+        name,
+        id,
+        seconds.as_str(),
+    ];
+    let request = ExecRequest::root(argv);
+    match tokio::time::timeout(SIGNALLING, guest.output(&request)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::debug!(%error, name, "signal"),
-        Err(_) => tracing::debug!(name, "signal not delivered in time"),
+        Err(_) => tracing::debug!(name, "signal took too long"),
     }
+}
+
+/// The status of a command of which nothing should be left.
+async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result<ExitStatus> {
+    tokio::time::timeout(SIGNALLING, command)
+        .await
+        .unwrap_or(Err(Error::Cancelled))
 }
 
 async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> {
@@ -184,29 +200,24 @@ pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
     }
     env.extend(extra);
     let mut argv: Vec<String> = vec!["/bin/sh".into(), "-lc".into()];
-    let cwd = match &wish.cwd {
-        // The daemon would silently run in / when it does not exist.
-        Some(dir) => {
-            script.push_str(
-                "cd -- \"$1\" 2>/dev/null || { echo \"pixels: no directory $1 in the pixel\" >&2; \
-                 exit 125; }; shift; ",
-            );
-            script.push_str("exec \"$@\"");
-            argv.extend([script, "sh".into(), dir.clone()]);
-            None
-        }
-        None => {
-            script.push_str("exec \"$@\"");
-            argv.extend([script, "sh".into()]);
-            Some(wish.login.home.clone())
-        }
-    };
+    if let Some(dir) = &wish.cwd {
+        // Not by the daemon, which would silently run in / when it does not exist.
+        script.push_str(
+            "cd -- \"$1\" 2>/dev/null || { echo \"pixels: no directory $1 in the pixel\" >&2; \
+             exit 125; }; shift; ",
+        );
+        script.push_str("exec \"$@\"");
+        argv.extend([script, "sh".into(), dir.clone()]);
+    } else {
+        script.push_str("exec \"$@\"");
+        argv.extend([script, "sh".into()]);
+    }
     argv.extend(wish.argv.iter().cloned());
     ExecRequest {
         argv,
         owner: wish.login.owner,
         env,
-        cwd,
+        cwd: Some(wish.login.home.clone()),
         tty: wish.tty,
     }
 }

@@ -83,6 +83,10 @@ impl Ui {
 
     /// Said whatever the format: something is not as the user thinks.
     pub fn warn(&self, line: &str) {
+        if self.json() {
+            err(&format!("{}\n", serde_json::json!({"warning": line})));
+            return;
+        }
         let head = paint("warning:", "33");
         err(&format!("{head} {line}\n"));
     }

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::api::{Api, eventually};
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
 use crate::support::private_daemon::{PrivateDaemon, signal};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::rounds::{Moments, rounds};
+use crate::support::server::Server;
+use crate::support::wait::eventually;
 
 /// Against a hang.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -21,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 struct Trial<'a> {
     daemon: &'a PrivateDaemon,
     env: TestEnv,
-    server: Api,
+    server: Server,
     /// A pixel with a file and a checkpoint `ready` that has it, and a
     /// second file that came later.
     source: String,
@@ -66,7 +67,7 @@ impl<'a> Trial<'a> {
         let mut this = Self {
             env,
             daemon,
-            server: daemon.api.clone(),
+            server: daemon.server.clone(),
             source,
             made,
             args,
@@ -173,7 +174,7 @@ fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32
 
 /// After a restore, begun or not, finished or not.
 #[track_caller]
-fn whole(trial: &Trial, told: &str) {
+fn whole(trial: &Trial<'_>, told: &str) {
     assert_eq!(
         trial.server.status(&trial.source).as_deref(),
         Some("Running"),
@@ -245,7 +246,7 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
     trial.report("SIGKILL");
 }
 
-fn running(trial: &Trial) -> Vec<String> {
+fn running(trial: &Trial<'_>) -> Vec<String> {
     let mut all = trial.server.pixels(&trial.made);
     all.retain(|name| trial.server.status(name).as_deref() == Some("Running"));
     all
@@ -253,7 +254,7 @@ fn running(trial: &Trial) -> Vec<String> {
 
 /// The leftovers a run of `prune` tells of.
 #[track_caller]
-fn named(trial: &Trial, args: &[&str]) -> Vec<String> {
+fn named(trial: &Trial<'_>, args: &[&str]) -> Vec<String> {
     let told = trial.env.pixels(args).json();
     let mut names: Vec<String> = told
         .as_array()
@@ -331,7 +332,7 @@ fn signals_end_a_command_that_waits() {
     let proxy = Proxy::start();
     let mut env = TestEnv::new("held");
     env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
-    let server = Api::shared();
+    let server = Server::shared();
     let name = env.name("a");
 
     for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {

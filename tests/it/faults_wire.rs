@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::api::Api;
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::rounds::thorough;
+use crate::support::server::Server;
 
 /// Against a hang; the slowest of the commands here takes a few seconds.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ const WAIT: &str = "GET /1.0/operations/*/wait*";
 struct Bench {
     env: TestEnv,
     proxy: Proxy,
-    server: Api,
+    server: Server,
 }
 
 impl Bench {
@@ -29,7 +29,7 @@ impl Bench {
         Self {
             env,
             proxy,
-            server: Api::shared(),
+            server: Server::shared(),
         }
     }
 

@@ -5,11 +5,17 @@
 
 mod support;
 
+mod cli_console;
+mod cli_exec;
 mod cli_lifecycle;
+mod cli_output;
+mod docs;
 mod faults_signals;
 mod faults_wire;
 mod host;
 mod incus_events;
+mod layering;
+mod scripts;
 
 #[test]
 fn every_file_is_listed() {

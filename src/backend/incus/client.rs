@@ -9,6 +9,7 @@ use reqwest::{Body, Method};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -202,7 +203,7 @@ impl Client {
         path: &str,
         request: Request,
     ) -> Result<T, Failure> {
-        decode_metadata(self.envelope(path, request).await?.metadata)
+        decode_metadata(self.envelope(path, request).await?.metadata.as_deref())
     }
 
     async fn envelope(&self, path: &str, request: Request) -> Result<Envelope, Failure> {
@@ -241,15 +242,15 @@ impl Client {
     }
 }
 
-fn decode_metadata<T: DeserializeOwned>(metadata: Value) -> Result<T, Failure> {
-    // The daemon writes an empty list or map as null.
-    let empty = metadata.is_null();
-    serde_json::from_value(metadata)
-        .or_else(|error| match empty {
-            true => serde_json::from_value(Value::Array(Vec::new()))
-                .or_else(|_| serde_json::from_value(Value::Object(serde_json::Map::new())))
+fn decode_metadata<T: DeserializeOwned>(metadata: Option<&RawValue>) -> Result<T, Failure> {
+    let text = metadata.map_or("null", RawValue::get);
+    serde_json::from_str(text)
+        .or_else(|error| match text {
+            // The daemon writes an empty list or map as null.
+            "null" => serde_json::from_str("[]")
+                .or_else(|_| serde_json::from_str("{}"))
                 .map_err(|_| error),
-            false => Err(error),
+            _ => Err(error),
         })
         .map_err(|e| Failure::Protocol(e.to_string()))
 }
@@ -279,11 +280,11 @@ mod tests {
 
     #[test]
     fn null_is_an_empty_list_or_map_and_nothing_else() {
-        assert!(decode_metadata::<Vec<u8>>(Value::Null).unwrap().is_empty());
-        let map = decode_metadata::<BTreeMap<String, u8>>(Value::Null).unwrap();
+        assert!(decode_metadata::<Vec<u8>>(None).unwrap().is_empty());
+        let map = decode_metadata::<BTreeMap<String, u8>>(None).unwrap();
         assert!(map.is_empty());
-        assert!(decode_metadata::<String>(Value::Null).is_err());
-        assert!(decode_metadata::<super::super::wire::Operation>(Value::Null).is_err());
+        assert!(decode_metadata::<String>(None).is_err());
+        assert!(decode_metadata::<super::super::wire::Operation>(None).is_err());
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! sockets are connected; an empty *text* frame ends a stream in either
 //! direction; the sockets then close without a handshake; an interactive
 //! command's operation ends only after the client has closed socket 0; exit
-//! codes 126 and 127 arrive as operation errors.
+//! codes 126 and 127 arrive as operation errors; every socket is sent a ping,
+//! and one whose stream has ended is closed without waiting for the answer.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,42 +54,37 @@ pub(super) async fn run(
     let mut running = client.start(Method::POST, &path, &body(request)).await?;
     let secrets = Secrets::of(running.metadata())?;
     let id = running.id().to_owned();
-    let socket = |secret: &str, reading: Reading| {
-        let path = client.scoped(&format!(
+    let path = |secret: &str| {
+        client.scoped(&format!(
             "/1.0/operations/{id}/websocket?secret={}",
             encode(secret)
-        ));
-        async move {
-            let stream = client.transport().connect().await?;
-            match reading {
-                Reading::Aside => upgrade(client, &path, stream).await,
-                Reading::ToTheEnd => upgrade(client, &path, Box::new(Patient(stream))).await,
-            }
-        }
+        ))
     };
-    // A terminal's output comes on the input socket.
-    let both = match &secrets.output {
-        None => Reading::ToTheEnd,
-        Some(_) => Reading::Aside,
+    let sending = async |secret: &str| {
+        let stream = client.transport().connect().await?;
+        upgrade(client, stream, &path(secret)).await
+    };
+    let receiving = async |secret: &str| {
+        let stream = Box::new(Receiver(client.transport().connect().await?));
+        upgrade(client, stream, &path(secret)).await
     };
     let connecting = async {
         let first = async {
             match &secrets.output {
                 None => Ok(None),
                 Some((out, err)) => {
-                    let (out, err) = tokio::try_join!(
-                        socket(out, Reading::ToTheEnd),
-                        socket(err, Reading::ToTheEnd)
-                    )?;
+                    let (out, err) = tokio::try_join!(receiving(out), receiving(err))?;
                     Ok(Some((out, err)))
                 }
             }
         };
-        tokio::try_join!(
-            socket(&secrets.input, both),
-            socket(&secrets.control, Reading::Aside),
-            first
-        )
+        let input = async {
+            match &secrets.output {
+                None => receiving(&secrets.input).await,
+                Some(_) => sending(&secrets.input).await,
+            }
+        };
+        tokio::try_join!(input, sending(&secrets.control), first)
     };
     let (input, control, output) = match tokio::time::timeout(SOCKETS, connecting).await {
         Ok(connected) => connected?,
@@ -264,59 +260,15 @@ impl Secrets {
     }
 }
 
-/// What a socket is read for.
-#[derive(Clone, Copy)]
-enum Reading {
-    /// Only so that keep-alive pings are answered.
-    Aside,
-    ToTheEnd,
-}
-
-/// A stream whose last bytes can be read although nothing can be written any
-/// more: the daemon closes its end while its output is still on the way here,
-/// and a ping that cannot be answered then must not cost us that output.
-struct Patient(Box<dyn ByteStream>);
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.0).poll_write(context, data);
-        written.map(|outcome| Ok(outcome.unwrap_or(data.len())))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.0).poll_flush(context);
-        flushed.map(|_| Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-}
-
 /// Opens a WebSocket on a fresh connection.
 pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
-    let stream = client.transport().connect().await?;
-    upgrade(client, path, stream).await
+    upgrade(client, client.transport().connect().await?, path).await
 }
 
 async fn upgrade(
     client: &Client,
-    path: &str,
     stream: Box<dyn ByteStream>,
+    path: &str,
 ) -> Result<Socket, Failure> {
     let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
@@ -337,6 +289,41 @@ async fn upgrade(
             endpoint: client.endpoint().to_owned(),
             reason: other.to_string(),
         }),
+    }
+}
+
+/// A connection whose failing writes are ignored: the answer to a ping may come
+/// too late for the daemon, and must not hide the output that is still unread.
+/// Reading tells when the connection is really lost.
+struct Receiver(Box<dyn ByteStream>);
+
+impl AsyncRead for Receiver {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Receiver {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.0).poll_write(cx, data));
+        Poll::Ready(Ok(written.unwrap_or(data.len())))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = ready!(Pin::new(&mut self.0).poll_flush(cx));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
@@ -492,32 +479,6 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn output_is_read_to_its_end_from_a_peer_that_has_closed() {
-        use tokio::net::UnixStream;
-        use tokio_tungstenite::tungstenite::protocol::Role;
-        let (here, there) = UnixStream::pair().unwrap();
-        let mut peer = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
-        for message in [
-            Message::binary(&b"first"[..]),
-            Message::Ping(Bytes::new()),
-            Message::binary(&b" last"[..]),
-            Message::text(""),
-        ] {
-            peer.send(message).await.unwrap();
-        }
-        drop(peer);
-        let stream: Box<dyn ByteStream> = Box::new(Patient(Box::new(here)));
-        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
-        let (mut output, writer) = tokio::io::duplex(64);
-        drain(split(socket), Box::new(writer), &CancellationToken::new())
-            .await
-            .unwrap();
-        let mut got = String::new();
-        output.read_to_string(&mut got).await.unwrap();
-        assert_eq!(got, "first last");
-    }
-
     #[test]
     fn shell_codes_come_back_from_operation_errors() {
         for (message, code) in [("Command not found", 127), ("Command not executable", 126)] {
@@ -527,6 +488,26 @@ mod tests {
             };
             assert_eq!(exit_status(Err(error)).unwrap(), ExitStatus(code));
         }
+    }
+
+    #[tokio::test]
+    async fn output_is_whole_when_the_daemon_does_not_wait_for_its_ping() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        daemon.send(Message::Ping("x".into())).await.unwrap();
+        daemon.send(Message::binary(&b"hi"[..])).await.unwrap();
+        daemon.send(Message::text("")).await.unwrap();
+        drop(daemon);
+        let stream: Box<dyn ByteStream> = Box::new(Receiver(Box::new(ours)));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (mut near, far) = tokio::io::duplex(64);
+        drain(split(socket), Box::new(far), &CancellationToken::new())
+            .await
+            .unwrap();
+        let mut output = String::new();
+        near.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "hi");
     }
 
     #[test]

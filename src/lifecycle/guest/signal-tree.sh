@@ -2,17 +2,20 @@
 # Sends a signal to a command that `pixels exec` started and to every process
 # that came of it. Processes are known by the id in their environment, or as
 # descendants of such a one (sudo, for example, clears the environment).
-# usage: signal-tree.sh SIGNAL ID
+# With SECONDS, whatever of them is left after that time is killed.
+# usage: signal-tree.sh SIGNAL ID [SECONDS]
 set -u
 signal=$1
 id=$2
+seconds=${3:-0}
 
+# Extends `tree`, a list of process ids between blanks. What is in it stays in
+# it: a child that outlives its parent is known only from before.
 members() {
-    tree=" "
     # shellcheck disable=SC2013 # numbers only
     for file in $(grep -lsxz "PIXELS_EXEC_ID=$id" /proc/[0-9]*/environ); do
         pid=${file#/proc/}
-        tree="$tree${pid%/environ} "
+        add "${pid%/environ}"
     done
     [ "$tree" = " " ] && return
     pairs=""
@@ -28,10 +31,10 @@ members() {
     while [ -n "$grown" ]; do
         grown=""
         for pair in $pairs; do
-            pid=${pair%:*}
-            case $tree in *" $pid "*) continue ;; esac
-            case $tree in *" ${pair#*:} "*)
-                tree="$tree$pid "
+            case $tree in
+            *" ${pair%:*} "*) ;;
+            *" ${pair#*:} "*)
+                add "${pair%:*}"
                 grown=yes
                 ;;
             esac
@@ -39,15 +42,37 @@ members() {
     done
 }
 
+add() {
+    case $tree in *" $1 "*) ;; *) tree="$tree$1 " ;; esac
+}
+
+# Leaves in `tree` what still runs, and adds what was forked meanwhile.
+remaining() {
+    members
+    known=$tree
+    tree=" "
+    for pid in $known; do
+        kill -0 "$pid" 2>/dev/null && tree="$tree$pid "
+    done
+    [ "$tree" != " " ]
+}
+
+tree=" "
 members
 [ "$tree" = " " ] && exit 1
 # shellcheck disable=SC2086 # one word per process
 kill "-$signal" $tree 2>/dev/null
-[ "$signal" = KILL ] || exit 0
-# What was forked meanwhile.
+if [ "$signal" != KILL ]; then
+    [ "$seconds" = 0 ] && exit 0
+    tenths=$((seconds * 10))
+    while remaining; do
+        [ "$tenths" -gt 0 ] || break
+        tenths=$((tenths - 1))
+        sleep 0.1
+    done
+fi
 for _ in 1 2 3 4 5; do
-    members
-    [ "$tree" = " " ] && exit 0
+    remaining || exit 0
     # shellcheck disable=SC2086
     kill -KILL $tree 2>/dev/null
 done

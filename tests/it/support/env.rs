@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::api::within;
+use super::wait::within;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_pixels");
 
@@ -37,7 +37,7 @@ impl TestEnv {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut env = Self::bare();
-        env.prefix = format!("t-{test}-{}-{serial}", mark(std::process::id()));
+        env.prefix = format!("t-{test}-{}-{serial}", std::process::id());
         env
     }
 
@@ -161,11 +161,6 @@ impl Drop for TestEnv {
     }
 }
 
-/// The part of a name that tells which test process it belongs to.
-pub fn mark(pid: u32) -> String {
-    (pid % 100_000).to_string()
-}
-
 /// Waits for a started run, which must not take longer than `limit`.
 #[track_caller]
 #[must_use]
@@ -210,15 +205,11 @@ pub fn finished(mut child: Child, limit: Duration) -> Outcome {
 
 impl Outcome {
     fn of(output: Output) -> Self {
-        use std::os::unix::process::ExitStatusExt;
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             bytes: output.stdout,
-            code: output
-                .status
-                .code()
-                .unwrap_or_else(|| 1000 + output.status.signal().unwrap_or(0)),
+            code: super::wait::code(output.status),
         }
     }
 
@@ -242,5 +233,13 @@ impl Outcome {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.stdout))
+    }
+
+    /// The error of a run with `--json`: the only thing on stderr.
+    #[track_caller]
+    pub fn error(&self) -> serde_json::Value {
+        let document: serde_json::Value = serde_json::from_str(&self.stderr)
+            .unwrap_or_else(|e| panic!("not one JSON document ({e}): {}", self.stderr));
+        document["error"].clone()
     }
 }

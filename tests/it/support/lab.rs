@@ -1,6 +1,5 @@
 //! The real Incus daemon, brought up once by the product's own `setup`.
 
-use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -47,36 +46,25 @@ fn bring_up() -> Result<Lab, String> {
     Ok(Lab)
 }
 
-/// Removes what an earlier, killed run of the tests left; a name carries the
-/// process it belongs to.
+/// Removes what an earlier, killed run of the tests left; runs that are still
+/// at work keep theirs.
 fn sweep() {
-    let running = other_runs();
     let env = super::env::TestEnv::bare();
     let outcome = env.pixels(["list", "--json"]);
     let pixels: Vec<serde_json::Value> = serde_json::from_str(&outcome.stdout).unwrap_or_default();
     let names: Vec<&str> = pixels
         .iter()
         .filter_map(|pixel| pixel["name"].as_str())
-        .filter(|name| name.starts_with("t-"))
-        .filter(|name| !name.split('-').any(|part| running.contains(part)))
+        .filter(|name| name.starts_with("t-") && !maker_lives(name))
         .collect();
     if !names.is_empty() {
         let _ = env.pixels(["destroy", "--force"].into_iter().chain(names));
     }
 }
 
-/// How other runs of the tests, which may be under way, mark their names.
-fn other_runs() -> BTreeSet<String> {
-    let is_test = |pid: &u32| {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-        name.is_ok_and(|name| name.starts_with("it-"))
-    };
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(is_test)
-        .map(super::env::mark)
-        .collect()
+/// Names carry the process that made them; small numbers in them count things.
+fn maker_lives(name: &str) -> bool {
+    name.split('-')
+        .filter_map(|part| part.parse::<u32>().ok())
+        .any(|pid| pid >= 300 && std::path::Path::new(&format!("/proc/{pid}")).exists())
 }

@@ -14,8 +14,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::api::{Api, eventually, within};
 use super::env::TestEnv;
+use super::server::Server;
+use super::wait::{eventually, within};
 
 const INCUSD: &str = "/usr/libexec/incus/incusd";
 /// Built by `pixels setup`; the tests on the shared daemon use it too.
@@ -25,7 +26,7 @@ const MARKER: &str = "px-t-incus-";
 pub struct PrivateDaemon {
     dir: PathBuf,
     process: Option<Child>,
-    pub api: Api,
+    pub server: Server,
     pub image: String,
 }
 
@@ -41,13 +42,13 @@ impl PrivateDaemon {
         let dir = std::env::temp_dir().join(format!("{MARKER}{me}-{begun}-{serial}"));
         fs::create_dir(&dir).unwrap();
         let mut daemon = Self {
-            api: Api::at(dir.join("unix.socket")),
+            server: Server::at(dir.join("unix.socket")),
             dir,
             process: None,
             image: String::new(),
         };
         daemon.resume();
-        daemon.api.done(
+        daemon.server.done(
             "POST",
             "/1.0/storage-pools",
             &json!({"name": "default", "driver": "btrfs", "config": {"size": "2GiB"}}),
@@ -91,7 +92,7 @@ impl PrivateDaemon {
             .unwrap();
         self.process = Some(child);
         let ready = within(Duration::from_secs(60), || {
-            self.api
+            self.server
                 .try_done("GET", "/internal/ready", &Value::Null)
                 .is_ok()
         });
@@ -123,7 +124,7 @@ impl PrivateDaemon {
         };
         eventually("the private daemon is idle", || {
             // An operation begins before its request is answered.
-            idle() && self.api.idle() && idle()
+            idle() && self.server.idle() && idle()
         });
     }
 
@@ -158,14 +159,14 @@ impl PrivateDaemon {
                 "ipv6.address": "none",
             });
             let body = json!({"name": name, "type": "bridge", "config": config});
-            self.api.done("POST", "/1.0/networks", &body);
+            self.server.done("POST", "/1.0/networks", &body);
             return;
         }
         panic!("no free subnet for {name}");
     }
 
     fn take_image(&mut self) {
-        let shared = Api::shared();
+        let shared = Server::shared();
         let aliases = shared.get("/1.0/images/aliases?recursion=1");
         let image = aliases
             .as_array()
@@ -175,7 +176,7 @@ impl PrivateDaemon {
             .filter(|name| name.starts_with(IMAGE_PREFIX))
             .max()
             .expect("setup has built an image");
-        self.api
+        self.server
             .copy_image(&shared, image, &self.dir.join("image.form"))
             .unwrap();
         self.image = image.to_owned();

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::api::SHARED;
+use super::server::SHARED;
 
 /// What happens to one request.
 #[derive(Clone, Copy)]

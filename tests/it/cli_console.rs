@@ -1,0 +1,175 @@
+//! Consoles and commands on a real terminal.
+
+use rustix::process::{Signal, kill_process};
+use rustix::termios::LocalModes;
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::pty::Pty;
+
+/// Makes the shell say `[…]` in a way that its echo of the line does not.
+fn say(what: &str) -> String {
+    format!("echo \"[\"{what}\"]\"\r")
+}
+
+#[test]
+fn a_console_is_a_shell_on_our_terminal() {
+    let Some(_lab) = lab::ready("a_console_is_a_shell_on_our_terminal") else {
+        return;
+    };
+    let mut env = TestEnv::new("console");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    env.pixels(["stop", "--force", &name]).ok();
+    env.set("TERM", "screen-256color");
+
+    // A stopped pixel is started.
+    let mut console = Pty::pixels(&env, ["console", &name]);
+    let before = console.settings();
+    console.send(&say("$((20+22))"));
+    console.expect("[42]");
+    let list = env.pixels(["list", "--json"]).ok().json();
+    let there = list.as_array().unwrap().iter().find(|p| p["name"] == name);
+    assert_eq!(there.unwrap()["status"], "RUNNING");
+
+    // Keys go through unchanged: the near terminal only passes them on.
+    let raw = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
+    assert!(!console.settings().local_modes.intersects(raw));
+
+    // It is a login shell at home, and knows the terminal.
+    console.send(&say("$(tty)"));
+    console.expect("[/dev/pts/");
+    console.send(&say("$TERM $HOME $PWD $(hostname)"));
+    console.expect(&format!("[screen-256color /root /root px-{name}]"));
+    console.send(&say("$(shopt login_shell)"));
+    assert!(console.expect("]").contains("on"));
+
+    // Its size follows ours.
+    console.send(&say("$(stty size)"));
+    console.expect("[24 80]");
+    // The shell tells when the new size has reached it.
+    console.send("trap 'echo \"<\"$(stty size)\">\"' WINCH\r");
+    console.send(&say("$((1+1))"));
+    console.expect("[2]");
+    console.resize(101, 37);
+    console.expect("<37 101>");
+
+    // Ctrl-C is the command's, and the shell lives on.
+    console.send("echo \"<\"sleeping\">\"; sleep 7771\r");
+    console.expect("<sleeping>");
+    console.send("\x03");
+    console.send(&say("$?-$((40+2))"));
+    console.expect("[130-42]");
+
+    // What is said in other scripts arrives whole.
+    console.send(&say("größe-漢字"));
+    console.expect("[größe-漢字]");
+
+    console.send("exit 5\r");
+    assert_eq!(console.exit_code(), 5);
+    assert_eq!(modes(&console.settings()), modes(&before));
+    assert!(!console.screen().contains("panicked"));
+
+    // SIGTERM ends it, with the terminal as it was.
+    let mut console = Pty::pixels(&env, ["console", "--no-persist", &name]);
+    let before = console.settings();
+    console.send(&say("$((20+22))"));
+    console.expect("[42]");
+    kill_process(console.pid(), Signal::TERM).unwrap();
+    // A shell on a terminal leaves when that hangs up.
+    assert_eq!(console.exit_code(), 129);
+    assert_eq!(modes(&console.settings()), modes(&before));
+
+    // Ctrl-D ends it as well, with the code of the last command.
+    let mut console = Pty::pixels(&env, ["console", &name]);
+    console.send(&format!("sh -c 'exit 3'; {}", say("$?")));
+    console.expect("[3]");
+    console.send("sh -c 'exit 3'\r\x04");
+    assert_eq!(console.exit_code(), 3);
+
+    let mut missing = Pty::pixels(&env, ["console", &env.name("missing")]);
+    missing.expect("not found");
+    assert_eq!(missing.exit_code(), 125);
+    let no_terminal = env.pixels(["console", &name]).expect(2);
+    let instead = format!("pixels exec {name} -- COMMAND");
+    assert!(
+        no_terminal.stderr.contains(&instead),
+        "{}",
+        no_terminal.stderr
+    );
+}
+
+/// What a user would notice of a terminal's settings.
+fn modes(settings: &rustix::termios::Termios) -> String {
+    format!(
+        "{:?} {:?} {:?} {:?}",
+        settings.input_modes, settings.output_modes, settings.control_modes, settings.local_modes
+    )
+}
+
+#[test]
+fn exec_takes_a_terminal_where_there_is_one() {
+    let Some(_lab) = lab::ready("exec_takes_a_terminal_where_there_is_one") else {
+        return;
+    };
+    let mut env = TestEnv::new("exec-tty");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    env.set("TERM", "vt220");
+    let tell = "test -t 0 && test -t 1 && echo \"yes $TERM $(stty size)\" || echo no terminal";
+
+    let mut on = Pty::pixels(&env, ["exec", &name, "--", "sh", "-c", tell]);
+    on.expect("yes vt220 24 80");
+    assert_eq!(on.exit_code(), 0);
+    let mut off = Pty::pixels(&env, ["exec", "-T", &name, "--", "sh", "-c", tell]);
+    off.expect("no terminal");
+    assert_eq!(off.exit_code(), 0);
+
+    // Ctrl-C on the terminal is a key for the command, not the end of pixels.
+    let script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done";
+    let mut loops = Pty::pixels(&env, ["exec", &name, "--", "sh", "-c", script]);
+    let before = loops.settings();
+    loops.expect("ready");
+    loops.send("\x03");
+    loops.expect("caught");
+    assert_eq!(loops.exit_code(), 9);
+    let now = loops.settings();
+    assert!(
+        now.local_modes
+            .contains(LocalModes::ICANON | LocalModes::ECHO)
+    );
+    assert!(!before.local_modes.contains(LocalModes::ICANON) || modes(&now) == modes(&before));
+
+    // Without a terminal in the pixel, it is a signal and arrives all the same.
+    let mut loops = Pty::pixels(&env, ["exec", "-T", &name, "--", "sh", "-c", script]);
+    loops.expect("ready");
+    loops.send("\x03");
+    loops.expect("caught");
+    assert_eq!(loops.exit_code(), 9);
+
+    // An editor's way: single keys, no echo.
+    let keys = "stty raw -echo; echo ready; head -c 3 | od -An -tx1; stty sane";
+    let mut editor = Pty::pixels(&env, ["exec", &name, "--", "sh", "-c", keys]);
+    editor.expect("ready");
+    editor.send("\x1b\x03\x7f");
+    editor.expect("1b 03 7f");
+    assert_eq!(editor.exit_code(), 0);
+}
+
+#[test]
+fn destroy_asks_on_a_terminal() {
+    let Some(_lab) = lab::ready("destroy_asks_on_a_terminal") else {
+        return;
+    };
+    let env = TestEnv::new("asks");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    for (answer, gone) in [("n\r", false), ("\r", false), ("y\r", true)] {
+        let mut asking = Pty::pixels(&env, ["destroy", &name]);
+        asking.expect(&format!("Destroy {name}"));
+        asking.expect("[y/N]");
+        asking.send(answer);
+        assert_eq!(asking.exit_code(), 0);
+        assert_eq!(env.remaining().is_empty(), gone, "{answer:?}");
+    }
+}

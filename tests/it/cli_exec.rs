@@ -1,0 +1,565 @@
+//! `exec` does what the same command would do here: arguments, streams,
+//! signals, environment and exit codes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Child;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::env::{Outcome, TestEnv};
+use crate::support::{lab, wait};
+
+/// Prints each of its arguments with a NUL behind it.
+const SHOW: &str = r#"for a; do printf '%s\0' "$a"; done"#;
+
+struct Pixel {
+    env: TestEnv,
+    name: String,
+}
+
+impl Pixel {
+    fn new(test: &str) -> Self {
+        let env = TestEnv::new(test);
+        let name = env.name("a");
+        env.pixels(["create", &name]).ok();
+        Self { env, name }
+    }
+
+    /// `pixels exec OPTIONS NAME -- COMMAND`
+    fn args<'a>(&'a self, options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["exec"];
+        args.extend(options);
+        args.extend([self.name.as_str(), "--"]);
+        args.extend(command);
+        args
+    }
+
+    fn exec(&self, command: &[&str]) -> Outcome {
+        self.env.pixels(self.args(&[], command))
+    }
+
+    fn with(&self, options: &[&str], command: &[&str]) -> Outcome {
+        self.env.pixels(self.args(options, command))
+    }
+
+    fn spawn(&self, options: &[&str], command: &[&str]) -> Child {
+        self.env.spawn(self.args(options, command))
+    }
+
+    /// Whether a process with this text in its arguments is in the pixel.
+    fn runs(&self, text: &str) -> bool {
+        let all = self.exec(&["ps", "-eo", "args"]).ok().stdout;
+        all.contains(text)
+    }
+
+    #[track_caller]
+    fn wait_until_gone(&self, text: &str) {
+        wait::until(&format!("the end of {text:?} in the pixel"), || {
+            (!self.runs(text)).then_some(())
+        });
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// The first line of a child's output, by which it tells that it is ready.
+fn first_line(child: &mut Child) -> (String, BufReader<std::process::ChildStdout>) {
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    (line, out)
+}
+
+fn rest(mut from: impl Read) -> String {
+    let mut text = String::new();
+    from.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn arguments_arrive_exactly() {
+    let Some(_lab) = lab::ready("arguments_arrive_exactly") else {
+        return;
+    };
+    let pixel = Pixel::new("argv");
+    let arguments = [
+        "",
+        "a b",
+        " a ",
+        "*",
+        "~",
+        "$HOME",
+        "`id`",
+        "$(id)",
+        "\\",
+        "\"",
+        "'",
+        "a\nb\n",
+        "\t",
+        "größe 漢字 🦀",
+        "-n",
+        "--help",
+        "--json",
+        "--",
+        "-",
+        ";",
+        "&&",
+        "{a,b}",
+        "!x",
+        "#",
+        "a=b",
+    ];
+    let mut command = vec!["sh", "-c", SHOW, "sh"];
+    command.extend(arguments);
+    let expected: String = arguments.iter().map(|a| format!("{a}\0")).collect();
+    assert_eq!(pixel.exec(&command).ok().stdout, expected);
+
+    // Without the dashes everything behind the name is the command's as well.
+    let plain = pixel
+        .env
+        .pixels(["exec", &pixel.name, "printf", "%s ", "-q", "--json", "--"])
+        .ok();
+    assert_eq!(plain.stdout, "-q --json -- ");
+
+    // A long one, just below what the kernel takes in one argument.
+    let long = "x".repeat(128 * 1024 - 1);
+    let out = pixel.exec(&["printf", "%s", &long]).ok();
+    assert_eq!(out.stdout.len(), long.len());
+
+    use std::os::unix::ffi::OsStrExt;
+    let raw = std::ffi::OsStr::from_bytes(b"\xff");
+    let mut not_text = pixel.env.command(["exec", &pixel.name, "--", "echo"]);
+    assert_eq!(not_text.arg(raw).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn streams_and_exit_codes_are_the_commands_own() {
+    let Some(_lab) = lab::ready("streams_and_exit_codes_are_the_commands_own") else {
+        return;
+    };
+    let pixel = Pixel::new("codes");
+    let both = pixel.exec(&["sh", "-c", "echo out; echo err >&2"]).ok();
+    assert_eq!((&*both.stdout, &*both.stderr), ("out\n", "err\n"));
+
+    for (code, command) in [
+        (0, vec!["true"]),
+        (7, vec!["sh", "-c", "exit 7"]),
+        (255, vec!["sh", "-c", "exit 255"]),
+        (124, vec!["sh", "-c", "exit 124"]),
+        (125, vec!["sh", "-c", "exit 125"]),
+        (137, vec!["sh", "-c", "kill -9 $$"]),
+        (143, vec!["sh", "-c", "kill -15 $$"]),
+    ] {
+        let outcome = pixel.exec(&command).expect(code);
+        assert_eq!(outcome.stderr, "", "{command:?}");
+    }
+    let outcome = pixel.exec(&["/etc/passwd"]).expect(126);
+    assert!(outcome.stderr.contains("/etc/passwd"), "{}", outcome.stderr);
+    pixel.exec(&["/etc"]).expect(126);
+    for missing in ["no-such-command", "/no/such/command"] {
+        pixel.exec(&[missing]).expect(127);
+    }
+
+    // -q and --json are about our own talk, never about the command's output.
+    let quiet = pixel.with(&["-q", "--json"], &["sh", "-c", "echo out; exit 3"]);
+    let quiet = quiet.expect(3);
+    assert_eq!((&*quiet.stdout, &*quiet.stderr), ("out\n", ""));
+}
+
+#[test]
+fn a_hundred_megabytes_pass_unchanged() {
+    let Some(_lab) = lab::ready("a_hundred_megabytes_pass_unchanged") else {
+        return;
+    };
+    const SIZE: usize = 100 * 1024 * 1024;
+    let pixel = Pixel::new("bulk");
+    let mut child = pixel.spawn(&[], &["cat"]);
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        let mut noise = Noise::new();
+        let mut left = SIZE;
+        // A size that is no power of two: borders of chunks move about.
+        let mut chunk = vec![0; 77_777];
+        while left > 0 {
+            let n = left.min(chunk.len());
+            noise.fill(&mut chunk[..n]);
+            stdin.write_all(&chunk[..n]).unwrap();
+            left -= n;
+        }
+    });
+    let mut stdout = child.stdout.take().unwrap();
+    let mut noise = Noise::new();
+    let (mut chunk, mut expected) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut got = 0;
+    loop {
+        let n = stdout.read(&mut chunk).unwrap();
+        if n == 0 {
+            break;
+        }
+        noise.fill(&mut expected[..n]);
+        assert!(chunk[..n] == expected[..n], "differs after byte {got}");
+        got += n;
+    }
+    assert_eq!(got, SIZE);
+    writer.join().unwrap();
+    assert_eq!(wait::exit_code(&mut child), 0);
+    assert_eq!(rest(child.stderr.take().unwrap()), "");
+}
+
+/// Bytes that look random and are the same every time.
+struct Noise {
+    state: u64,
+    left: [u8; 8],
+    used: usize,
+}
+
+impl Noise {
+    fn new() -> Self {
+        Self {
+            state: 0x9e37_79b9_7f4a_7c15,
+            left: [0; 8],
+            used: 8,
+        }
+    }
+
+    fn fill(&mut self, out: &mut [u8]) {
+        let mut out = out;
+        while !out.is_empty() {
+            if self.used == 8 {
+                self.state ^= self.state << 13;
+                self.state ^= self.state >> 7;
+                self.state ^= self.state << 17;
+                self.left = self.state.to_le_bytes();
+                self.used = 0;
+            }
+            let n = out.len().min(8 - self.used);
+            out[..n].copy_from_slice(&self.left[self.used..self.used + n]);
+            self.used += n;
+            out = &mut out[n..];
+        }
+    }
+}
+
+#[test]
+fn stdin_and_readers_may_end_early() {
+    let Some(_lab) = lab::ready("stdin_and_readers_may_end_early") else {
+        return;
+    };
+    let pixel = Pixel::new("early");
+
+    // Both outputs at once, each larger than any buffer on the way.
+    let script = "head -c 8000000 /dev/zero >&2 & head -c 8000000 /dev/zero; wait";
+    let big = pixel.exec(&["sh", "-c", script]).ok();
+    assert_eq!((big.stdout.len(), big.stderr.len()), (8_000_000, 8_000_000));
+
+    // The end of our stdin is the end of the command's.
+    let lines = pixel
+        .env
+        .pixels_with(pixel.args(&[], &["wc", "-l"]), b"a\nb\n")
+        .ok();
+    assert_eq!(lines.stdout.trim(), "2");
+
+    // A command that reads none or little of it.
+    let input = vec![b'x'; 20_000_000];
+    let none = pixel
+        .env
+        .pixels_with(pixel.args(&[], &["sh", "-c", "exit 6"]), &input);
+    none.expect(6);
+    let little = pixel
+        .env
+        .pixels_with(pixel.args(&[], &["head", "-c", "3"]), &input)
+        .ok();
+    assert_eq!((&*little.stdout, &*little.stderr), ("xxx", ""));
+
+    // Nobody ever closes our stdin.
+    let mut open = pixel.spawn(&[], &["echo", "done"]);
+    let stdin = open.stdin.take();
+    assert_eq!(wait::exit_code(&mut open), 0);
+    drop(stdin);
+
+    // `| head -1`: the command sees a closed pipe, and nothing is said of it.
+    let mut yes = pixel.spawn(&[], &["yes", "t-forever"]);
+    let (line, out) = first_line(&mut yes);
+    assert_eq!(line, "t-forever\n");
+    drop(out);
+    let code = wait::exit_code(&mut yes);
+    assert!(code == 1 || code == 141, "{code}");
+    let said = rest(yes.stderr.take().unwrap());
+    assert!(!said.contains("panicked"), "{said}");
+    pixel.wait_until_gone("yes t-forever");
+
+    // What it left in the background holds its output, and holds nobody up.
+    let left = pixel.exec(&["sh", "-c", "sleep 7771 & echo done"]).ok();
+    assert_eq!(left.stdout, "done\n");
+    assert!(pixel.runs("sleep 7771"), "a background process is kept");
+}
+
+#[test]
+fn a_time_limit_leaves_nothing_of_the_command() {
+    let Some(_lab) = lab::ready("a_time_limit_leaves_nothing_of_the_command") else {
+        return;
+    };
+    let pixel = Pixel::new("limit");
+    // Each with processes that are to go, all of them `sleep 777…`.
+    let ignoring = "trap : TERM; while :; do sleep 7775; done";
+    let scripts = [
+        "sleep 7770".to_owned(),
+        "sleep 7771 & sleep 7772 >/dev/null 2>&1 & sleep 7773".to_owned(),
+        "setsid sleep 7771 >/dev/null 2>&1 & nohup sleep 7772 >/dev/null 2>&1 & sleep 7773".into(),
+        "env -i sleep 7771 & sleep 7772".to_owned(),
+        "sudo -u ubuntu sh -c 'sleep 7771 & sleep 7772'".to_owned(),
+        "sudo -u ubuntu env -i sleep 7771 >/dev/null 2>&1 & sleep 7772".to_owned(),
+        format!("sh -c '{ignoring}'"),
+        format!("sh -c '{ignoring}' >/dev/null 2>&1 & sleep 7771"),
+        format!("env -i sh -c '{ignoring}' >/dev/null 2>&1 & sleep 7771"),
+    ];
+    for script in &scripts {
+        let ended = pixel.with(&["--timeout", "1s"], &["sh", "-c", script]);
+        assert_eq!(ended.code, 124, "{script}: {}", ended.stderr);
+        assert!(ended.stderr.contains("1 s"), "{script}: {}", ended.stderr);
+        let left = pixel.exec(&["ps", "-eo", "args"]).ok().stdout;
+        assert!(!left.contains("777"), "{script} left: {left}");
+    }
+    // Another command at the same time is none of its business.
+    let mut other = pixel.spawn(&[], &["sh", "-c", "echo ready; exec sleep 8881"]);
+    let (_, _out) = first_line(&mut other);
+    let silent = pixel.with(&["-q", "--timeout", "0.5"], &["sleep", "7770"]);
+    assert_eq!(silent.expect(124).stderr, "");
+    assert!(pixel.runs("sleep 8881"));
+    signal(&other, Signal::INT);
+    assert_eq!(wait::exit_code(&mut other), 130);
+
+    // One that is kept changes nothing.
+    let kept = pixel.with(&["--timeout", "1h"], &["sh", "-c", "exit 4"]);
+    assert_eq!(kept.expect(4).stderr, "");
+    for bad in ["0", "-1s", "soon", ""] {
+        pixel.with(&["--timeout", bad], &["true"]).expect(2);
+    }
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let Some(_lab) = lab::ready("signals_reach_the_command") else {
+        return;
+    };
+    let pixel = Pixel::new("signals");
+    for (number, name, code) in [
+        (Signal::INT, "INT", 9),
+        (Signal::TERM, "TERM", 8),
+        (Signal::HUP, "HUP", 6),
+    ] {
+        let script = format!(
+            "trap 'echo caught {name}; exit {code}' {name}; echo ready; while :; do sleep 0.05; done"
+        );
+        let mut child = pixel.spawn(&[], &["sh", "-c", &script]);
+        let (line, out) = first_line(&mut child);
+        assert_eq!(line, "ready\n");
+        signal(&child, number);
+        assert_eq!(rest(out), format!("caught {name}\n"));
+        assert_eq!(wait::exit_code(&mut child), code);
+    }
+    // A command that has no use for them ends by them, children included.
+    // (What a shell runs in the background ignores SIGINT, here as everywhere.)
+    for (number, code, script) in [
+        (Signal::INT, 130, "echo ready; sleep 7771; :"),
+        (
+            Signal::TERM,
+            143,
+            "env -i sleep 7771 & echo ready; sleep 7772; :",
+        ),
+    ] {
+        let mut child = pixel.spawn(&[], &["sh", "-c", script]);
+        let (_, _out) = first_line(&mut child);
+        signal(&child, number);
+        assert_eq!(wait::exit_code(&mut child), code);
+        pixel.wait_until_gone("sleep 777");
+    }
+    // The second Ctrl-C means it.
+    let mut deaf = pixel.spawn(&[], &["sh", "-c", "trap '' INT; echo ready; sleep 7773"]);
+    let (_, _out) = first_line(&mut deaf);
+    let code = wait::until("the end of a command that ignores SIGINT", || {
+        signal(&deaf, Signal::INT);
+        // Two that come as one would count once.
+        std::thread::sleep(Duration::from_millis(100));
+        deaf.try_wait().unwrap().map(wait::code)
+    });
+    assert_eq!(code, 137);
+    pixel.wait_until_gone("sleep 7773");
+    // Nor does one that ignores SIGTERM stay.
+    let mut deaf = pixel.spawn(&[], &["sh", "-c", "trap '' TERM; echo ready; sleep 7774"]);
+    let (_, _out) = first_line(&mut deaf);
+    signal(&deaf, Signal::TERM);
+    assert_eq!(wait::exit_code(&mut deaf), 137);
+    pixel.wait_until_gone("sleep 7774");
+}
+
+#[test]
+fn environment_folder_and_user_are_as_asked() {
+    let Some(_lab) = lab::ready("environment_folder_and_user_are_as_asked") else {
+        return;
+    };
+    let mut pixel = Pixel::new("env");
+
+    // Variables.
+    pixel.env.set("T_OURS", "from here").set("T_SECRET", "no");
+    let show = "printf '%s|' \"$A\" \"$EMPTY\" \"$LINES2\" \"$T_OURS\" \"${T_ABSENT-unset}\" \
+                \"${T_SECRET-unset}\"";
+    let options = [
+        "-e",
+        "A=b=c d",
+        "--env",
+        "EMPTY=",
+        "-e",
+        "LINES2=1\n2ü",
+        "-e",
+        "T_OURS",
+        "-e",
+        "T_ABSENT",
+    ];
+    let shown = pixel.with(&options, &["sh", "-c", show]).ok().stdout;
+    assert_eq!(shown, "b=c d||1\n2ü|from here|unset|unset|");
+    let path = pixel.with(
+        &["-e", "PATH=/somewhere:/usr/bin:/bin"],
+        &["sh", "-c", "echo $PATH; env"],
+    );
+    let path = path.ok().stdout;
+    assert!(path.starts_with("/somewhere:/usr/bin:/bin\n"), "{path}");
+    assert!(!path.contains("PIXELS_EXEC_PATH"), "{path}");
+    let bad = pixel.with(&["-e", "1X=y"], &["true"]).expect(2);
+    assert!(bad.stderr.contains("\"1X=y\""), "{}", bad.stderr);
+    let login = pixel.exec(&["sh", "-c", "echo $HOME $USER $LOGNAME; pwd; echo $PATH"]);
+    let login = login.ok().stdout;
+    assert!(login.starts_with("/root root root\n/root\n"), "{login}");
+    assert!(login.contains("/usr/local/bin"), "{login}");
+    // The shell that reads the profile is not there any more.
+    assert_eq!(
+        pixel.exec(&["sh", "-c", "echo $0"]).ok().stdout.trim(),
+        "sh"
+    );
+
+    // Folders.
+    let odd = "/tmp/it's a \"folder\" ü";
+    pixel.exec(&["mkdir", "-p", odd, "/root/below"]).ok();
+    for (given, there) in [("/tmp", "/tmp"), (odd, odd), ("below", "/root/below")] {
+        let shown = pixel.with(&["-w", given], &["pwd"]).ok().stdout;
+        assert_eq!(shown, format!("{there}\n"));
+    }
+    for gone in ["/no/such folder", "/etc/passwd"] {
+        let refused = pixel.with(&["--cwd", gone], &["true"]).expect(125);
+        assert!(refused.stderr.contains(gone), "{}", refused.stderr);
+    }
+
+    // Users.
+    let who = ["sh", "-c", "id -u; id -g; echo $USER $HOME; pwd"];
+    for (user, expected) in [
+        ("root", "0\n0\nroot /root\n/root\n"),
+        ("0", "0\n0\nroot /root\n/root\n"),
+        ("ubuntu", "1000\n1000\nubuntu /home/ubuntu\n/home/ubuntu\n"),
+        ("1000", "1000\n1000\nubuntu /home/ubuntu\n/home/ubuntu\n"),
+        ("1000:4", "1000\n4\nubuntu /home/ubuntu\n/home/ubuntu\n"),
+        ("4242", "4242\n4242\n4242 /\n/\n"),
+    ] {
+        let shown = pixel.with(&["-u", user], &who).ok();
+        assert_eq!(shown.stdout, expected, "{user}: {}", shown.stderr);
+    }
+    for user in ["nobody-here", "1000:x", "", "-1"] {
+        let option = format!("--user={user}");
+        let refused = pixel.with(&[&option], &["true"]).expect(125);
+        let message = format!("user {user:?} in the pixel not found");
+        assert!(refused.stderr.contains(&message), "{}", refused.stderr);
+    }
+    // A time limit ends what another user runs, too.
+    let limited = ["-u", "ubuntu", "--timeout", "1"];
+    pixel.with(&limited, &["sleep", "7771"]).expect(124);
+    assert!(!pixel.runs("sleep 7771"));
+}
+
+#[test]
+fn a_terminal_may_be_asked_for_without_having_one() {
+    let Some(_lab) = lab::ready("a_terminal_may_be_asked_for_without_having_one") else {
+        return;
+    };
+    let pixel = Pixel::new("tty");
+    let tell = "test -t 0 && test -t 1 && test -t 2 && echo yes || echo no";
+    let plain = pixel.exec(&["sh", "-c", tell]).ok().stdout;
+    assert_eq!(plain, "no\n");
+    for option in ["-T", "--no-tty"] {
+        let plain = pixel.with(&[option], &["sh", "-c", tell]).ok().stdout;
+        assert_eq!(plain, "no\n");
+    }
+    let forced = pixel.with(&["-t"], &["sh", "-c", tell]).ok().stdout;
+    assert_eq!(forced, "yes\r\n");
+    pixel.with(&["-t"], &["sh", "-c", "exit 7"]).expect(7);
+    pixel.with(&["-t"], &["no-such-command"]).expect(127);
+    // The last one counts.
+    let last = pixel.with(&["-t", "-T"], &["sh", "-c", tell]).ok().stdout;
+    assert_eq!(last, "no\n");
+    // What is piped in arrives, and its end is told.
+    let piped = pixel
+        .env
+        .pixels_with(
+            pixel.args(&["-t"], &["sh", "-c", "read a; echo [$a]"]),
+            b"x\n",
+        )
+        .ok();
+    assert!(piped.stdout.contains("[x]"), "{}", piped.stdout);
+    let read = pixel
+        .env
+        .pixels_with(pixel.args(&["-t"], &["cat"]), b"x\n")
+        .ok();
+    assert!(read.stdout.contains('x'), "{}", read.stdout);
+    let limited = pixel.with(&["-t", "--timeout", "1"], &["sleep", "7771"]);
+    limited.expect(124);
+    pixel.wait_until_gone("sleep 7771");
+    let mut child = pixel.spawn(&["-t"], &["sh", "-c", "echo ready; sleep 7772"]);
+    let (_, _out) = first_line(&mut child);
+    signal(&child, Signal::TERM);
+    wait::exit_code(&mut child);
+    pixel.wait_until_gone("sleep 7772");
+}
+
+#[test]
+fn what_cannot_run_says_why() {
+    let Some(_lab) = lab::ready("what_cannot_run_says_why") else {
+        return;
+    };
+    let pixel = Pixel::new("refused");
+    let missing = pixel.env.name("missing");
+    let gone = pixel.env.pixels(["exec", &missing, "--", "true"]);
+    let gone = gone.expect(125);
+    let message = format!("pixel {missing:?} not found");
+    assert!(gone.stderr.contains(&message), "{}", gone.stderr);
+    let gone = pixel
+        .env
+        .pixels(["exec", "--json", &missing, "--", "true"])
+        .expect(125)
+        .error();
+    assert_eq!(gone["kind"], "not_found");
+    assert_eq!(gone["exit_code"], 125);
+
+    pixel.env.pixels(["stop", "--force", &pixel.name]).ok();
+    let stopped = pixel.exec(&["true"]).expect(125);
+    let (state, hint) = (
+        format!("pixel {:?} is stopped", pixel.name),
+        format!("pixels start {}", pixel.name),
+    );
+    assert!(stopped.stderr.contains(&state), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains(&hint), "{}", stopped.stderr);
+    let stopped = pixel.with(&["-u", "ubuntu"], &["true"]).expect(125);
+    assert!(stopped.stderr.contains(&state), "{}", stopped.stderr);
+
+    let mut lost = TestEnv::bare();
+    lost.set("PIXELS_INCUS_SOCKET", "/nowhere/unix.socket");
+    let lost = lost.pixels(["exec", "a", "--", "true"]).expect(125);
+    assert!(
+        lost.stderr.contains("/nowhere/unix.socket"),
+        "{}",
+        lost.stderr
+    );
+    // The command line is wrong: nothing was tried.
+    pixel.env.pixels(["exec", &pixel.name]).expect(2);
+    pixel.env.pixels(["exec", "A", "--", "true"]).expect(2);
+}

@@ -1,0 +1,621 @@
+//! What is printed where: results, talk, errors, JSON, completions, pages.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::env::{BINARY, Outcome, TestEnv};
+use crate::support::pty::Pty;
+use crate::support::{lab, wait};
+
+/// An environment whose server does not exist: whatever is sent fails with 5.
+fn nowhere() -> TestEnv {
+    let mut env = TestEnv::bare();
+    env.set("PIXELS_INCUS_SOCKET", "/nowhere/unix.socket");
+    env
+}
+
+#[track_caller]
+fn assert_plain(outcome: &Outcome) {
+    for text in [&outcome.stdout, &outcome.stderr] {
+        assert!(!text.contains(['\x1b', '\r']), "{text:?}");
+    }
+}
+
+/// Every line of stdout as a document.
+#[track_caller]
+fn lines(outcome: &Outcome) -> Vec<serde_json::Value> {
+    outcome
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
+}
+
+#[test]
+fn wrong_usage_is_refused_before_anything_is_sent() {
+    let env = nowhere();
+    for (value, rule) in [
+        ("Bad", "only a-z, 0-9 and - are allowed"),
+        ("a_b", "only a-z, 0-9 and - are allowed"),
+        ("ü", "only a-z, 0-9 and - are allowed"),
+        ("a/../b", "only a-z, 0-9 and - are allowed"),
+        ("a b", "only a-z, 0-9 and - are allowed"),
+        ("", "it is empty"),
+        ("px-", "it is empty"),
+        ("a-", "must not begin or end with a dash"),
+        (&"a".repeat(61), "at most 60 characters"),
+        ("gateway", "kept for pixels itself"),
+    ] {
+        for command in [
+            vec!["create", value],
+            vec!["start", value],
+            vec!["stop", value],
+            vec!["destroy", "--force", "a", value],
+            vec!["exec", value, "--", "true"],
+            vec!["console", value],
+            vec!["fork", value],
+            vec!["fork", "a", "--prefix", value],
+            vec!["create", "a", "--from", value],
+            vec!["checkpoint", "create", value],
+            vec!["checkpoint", "list", value],
+            vec!["checkpoint", "restore", value, "l"],
+            vec!["checkpoint", "delete", value, "l"],
+        ] {
+            let refused = env.pixels(&command).expect(2);
+            let said = format!("{value:?}");
+            assert!(
+                refused.stderr.contains(&said) && refused.stderr.contains(rule),
+                "{command:?}: {}",
+                refused.stderr
+            );
+            assert_eq!(refused.stdout, "");
+        }
+    }
+    for command in [
+        vec!["checkpoint", "create", "a", "--label", "a b"],
+        vec!["checkpoint", "restore", "a", "A"],
+        vec!["checkpoint", "delete", "a", ".."],
+        vec!["create", "a", "--from", "b:"],
+        vec!["create", "a", "--from", "b:c:d"],
+        vec!["fork", "a:ü"],
+        vec!["fork", "a", "-n", "0"],
+        vec!["fork", "a", "-n", "1001"],
+        vec!["fork", "a", "-n", "x"],
+        vec!["create", "a", "--memory", "x"],
+        vec!["create", "a", "--memory", "0"],
+        vec!["create", "a", "--image", "x", "--from", "b"],
+        vec!["create", "a", "--egress", "sometimes"],
+        vec!["list", "extra"],
+        vec!["list", "-o", "yaml"],
+        vec!["nonsense"],
+        vec!["destroy"],
+        vec!["exec", "a"],
+        vec!["list", "--config", "/nowhere/config.toml"],
+    ] {
+        let refused = env.pixels(&command).expect(2);
+        assert_eq!(refused.stdout, "", "{command:?}");
+        assert_plain(&refused);
+        let json = env.pixels([vec!["--json"], command.clone()].concat());
+        let error = json.expect(2).error();
+        assert_eq!(error["kind"], "usage", "{command:?}");
+        assert_eq!(error["exit_code"], 2, "{command:?}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+    // Where something is sent, this is what comes of it.
+    let lost = env.pixels(["list"]).expect(5);
+    assert!(
+        lost.stderr.contains("/nowhere/unix.socket"),
+        "{}",
+        lost.stderr
+    );
+    assert!(lost.stderr.contains("hint: "), "{}", lost.stderr);
+    let lost = env.pixels(["list", "--output=json"]).expect(5).error();
+    assert_eq!(lost["kind"], "unreachable");
+    assert!(lost["hint"].as_str().unwrap().contains("pixels setup"));
+}
+
+#[test]
+fn a_policy_that_is_not_enforced_is_refused() {
+    let Some(_lab) = lab::ready("a_policy_that_is_not_enforced_is_refused") else {
+        return;
+    };
+    let mut env = TestEnv::new("egress");
+    for mode in ["agent", "allowlist"] {
+        let refused = env.pixels(["create", &env.name("a"), "--egress", mode]);
+        let refused = refused.expect(1);
+        assert!(refused.stderr.contains(mode), "{}", refused.stderr);
+    }
+    env.set("PIXELS_NETWORK_EGRESS", "agent");
+    let refused = env.pixels(["create", &env.name("a"), "--json"]).expect(1);
+    assert_eq!(refused.error()["kind"], "unsupported");
+    assert_eq!(env.remaining(), [""; 0]);
+}
+
+#[test]
+fn versions_pages_and_help() {
+    let env = nowhere();
+    let version = env.pixels(["--version"]).ok().stdout;
+    let commit = version
+        .strip_prefix(&format!("pixels {} (", env!("CARGO_PKG_VERSION")))
+        .and_then(|rest| rest.strip_suffix(")\n"))
+        .unwrap_or_else(|| panic!("{version}"));
+    assert!(
+        commit == "unknown" || commit.len() >= 7 && commit.chars().all(|c| c.is_ascii_hexdigit()),
+        "{version}"
+    );
+    let help = env.pixels(["--help"]).ok().stdout;
+    for code in ["3 not found", "124 time limit", "130 interrupted"] {
+        assert!(help.replace('\n', " ").contains(code), "{help}");
+    }
+    // Bare, it shows the way as well; that is no success for a script.
+    let bare = env.pixels([""; 0]).expect(2);
+    assert!(bare.stderr.contains("Usage: pixels"), "{}", bare.stderr);
+
+    let page = env.pixels(["man"]).ok().stdout;
+    assert!(page.contains(".TH pixels 1"), "{page}");
+    let dir = env.home().join("man/of pixels");
+    let quiet = env.pixels(["man", "--dir", dir.to_str().unwrap()]).ok();
+    assert_eq!(quiet.stdout, "");
+    let pages: BTreeSet<String> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for page in ["pixels.1", "pixels-create.1", "pixels-checkpoint-restore.1"] {
+        assert!(pages.contains(page), "{pages:?}");
+    }
+    // One page for each command that help lists.
+    for command in commands(&help) {
+        assert!(pages.contains(&format!("pixels-{command}.1")), "{command}");
+        let told = env.pixels([&command, "--help"]).ok().stdout;
+        assert!(told.contains(&format!("Usage: pixels {command}")), "{told}");
+    }
+    let file = env.home().join("file");
+    std::fs::write(&file, "").unwrap();
+    let refused = env
+        .pixels(["man", "--dir", file.to_str().unwrap()])
+        .expect(1);
+    assert!(refused.stderr.contains("file"), "{}", refused.stderr);
+}
+
+fn commands(help: &str) -> Vec<String> {
+    let list = help.split("Commands:\n").nth(1).unwrap();
+    list.lines()
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn settings_are_shown_with_their_origin_and_secrets_masked() {
+    let mut env = nowhere();
+    env.config(
+        "[truenas]\napi_key = \"1-verysecret\"\n[defaults]\ncpu = \"3\"\n\
+         [network]\negres = \"agent\"\n[env]\nTOKEN = \"envsecret\"\n",
+    );
+    let file = env.home().join(".config/pixels/config.toml");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&file, mode).unwrap();
+    env.set("PIXELS_DEFAULT_MEMORY", "777");
+    let shown = env.pixels(["config", "show"]).ok();
+    assert!(
+        shown.stdout.contains("defaults.cpu = \"3\"\n"),
+        "{}",
+        shown.stdout
+    );
+    assert!(
+        shown.stdout.contains("defaults.memory = 777\n"),
+        "{}",
+        shown.stdout
+    );
+    assert!(
+        shown.stdout.contains("truenas.api_key = \"***\"\n"),
+        "{}",
+        shown.stdout
+    );
+    // What is not known is warned about, with what was meant.
+    assert!(shown.stderr.contains("network.egres"), "{}", shown.stderr);
+    assert!(shown.stderr.contains("network.egress"), "{}", shown.stderr);
+    // So is a secret that others can read.
+    assert!(shown.stderr.contains("config.toml"), "{}", shown.stderr);
+    assert!(shown.stderr.contains("chmod 600"), "{}", shown.stderr);
+
+    let origins = env.pixels(["config", "show", "--origin"]).ok();
+    let row = |key: &str| {
+        origins
+            .stdout
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(key))
+            .unwrap_or_else(|| panic!("no {key}"))
+            .to_owned()
+    };
+    assert!(row("backend").ends_with("default"));
+    assert!(row("defaults.cpu").ends_with("config.toml"));
+    assert!(row("defaults.memory").ends_with("env PIXELS_DEFAULT_MEMORY"));
+
+    let json = env.pixels(["config", "show", "--json"]).ok();
+    let entries = json.json();
+    let key = entries
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["key"] == "truenas.api_key")
+        .unwrap();
+    assert_eq!(key["value"], "\"***\"");
+    // Warnings are documents there, too.
+    for line in json.stderr.lines() {
+        let document: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(document["warning"].is_string(), "{line}");
+    }
+    for outcome in [&shown, &origins, &json] {
+        for text in [&outcome.stdout, &outcome.stderr] {
+            assert!(!text.contains("verysecret"), "{text}");
+        }
+    }
+    // -vv shows requests, not secrets.
+    let loud = env.pixels(["-vv", "list"]).expect(5);
+    assert!(!loud.stderr.contains("secret"), "{}", loud.stderr);
+
+    env.set("PIXELS_DEFAULT_MEMORY", "much");
+    let bad = env.pixels(["config", "show"]).expect(2);
+    assert!(
+        bad.stderr.contains("PIXELS_DEFAULT_MEMORY"),
+        "{}",
+        bad.stderr
+    );
+    assert!(bad.stderr.contains("much"), "{}", bad.stderr);
+    let exec = env.pixels(["exec", "a", "--", "true"]).expect(2);
+    assert!(exec.stderr.contains("PIXELS_DEFAULT_MEMORY"));
+}
+
+#[test]
+fn results_are_data_and_talk_is_apart() {
+    let Some(_lab) = lab::ready("results_are_data_and_talk_is_apart") else {
+        return;
+    };
+    let env = TestEnv::new("output");
+    let (a, missing) = (env.name("a"), env.name("missing"));
+    let px = format!("px-{a}");
+
+    // JSON of every command, in the order of a pixel's life.
+    let json = |args: &[&str]| {
+        let outcome = env.pixels([args, &["--json"]].concat()).ok();
+        assert_plain(&outcome);
+        assert_eq!(outcome.stderr, "", "{args:?}");
+        lines(&outcome)
+    };
+    let created = json(&["create", &a]);
+    assert_eq!(created[0]["name"], a);
+    assert_eq!(created[0]["instance"], px);
+    assert_eq!(created[0]["status"], "RUNNING");
+    assert!(created[0]["elapsed_ms"].is_u64());
+    let cp = json(&["checkpoint", "create", &a, "--label", "one"]);
+    assert_eq!(
+        (&cp[0]["name"], &cp[0]["label"]),
+        (&a.clone().into(), &"one".into())
+    );
+    let all = json(&["checkpoint", "list", &a]);
+    assert_eq!(all[0][0]["label"], "one");
+    assert!(all[0][0]["created_at"].as_str().unwrap().ends_with('Z'));
+    let forked = json(&["fork", &format!("{a}:one"), "-n", "2"]);
+    assert_eq!(forked.len(), 2);
+    for one in &forked {
+        assert_eq!(one["from"], format!("{a}:one"));
+        assert!(one["name"].as_str().unwrap().starts_with(&format!("{a}-")));
+    }
+    let listed = json(&["list"]);
+    let one = listed[0]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|p| p["name"] == a);
+    let one = one.unwrap();
+    assert_eq!(one["instance"], px);
+    for key in [
+        "status",
+        "ip",
+        "image",
+        "cpu",
+        "memory",
+        "created_at",
+        "from",
+    ] {
+        assert!(one.get(key).is_some(), "{key}: {one}");
+    }
+    assert_eq!(json(&["stop", "--force", &a])[0]["status"], "STOPPED");
+    let restored = json(&["checkpoint", "restore", &a, "one"]);
+    assert_eq!(restored[0]["label"], "one");
+    let started = json(&["start", &a]);
+    assert_eq!(started[0]["status"], "RUNNING");
+    assert!(started[0]["ip"].is_string(), "{started:?}");
+    assert_eq!(
+        json(&["checkpoint", "delete", &a, "one"])[0]["deleted"],
+        true
+    );
+    assert_eq!(
+        json(&["prune", "--dry-run"])[0].as_array().map(Vec::len),
+        Some(0)
+    );
+
+    // And of failures: one document on stderr, nothing on stdout.
+    for (code, kind, args) in [
+        (4, "already_exists", vec!["create", &a]),
+        (
+            3,
+            "not_found",
+            vec!["create", &missing, "--from", &env.name("none")],
+        ),
+        (
+            3,
+            "not_found",
+            vec!["create", &missing, "--from", &format!("{a}:none")],
+        ),
+        (
+            3,
+            "not_found",
+            vec!["fork", &format!("{a}:none"), "-n", "2"],
+        ),
+        (3, "not_found", vec!["fork", &missing, "-n", "2"]),
+        (3, "not_found", vec!["start", &missing]),
+        (3, "not_found", vec!["stop", &missing]),
+        (3, "not_found", vec!["destroy", "--force", &missing]),
+        (3, "not_found", vec!["destroy", &missing]),
+        (2, "usage", vec!["destroy", &a]),
+        (3, "not_found", vec!["checkpoint", "create", &missing]),
+        (3, "not_found", vec!["checkpoint", "list", &missing]),
+        (3, "not_found", vec!["checkpoint", "restore", &missing, "x"]),
+        (3, "not_found", vec!["checkpoint", "restore", &a, "x"]),
+        (3, "not_found", vec!["checkpoint", "delete", &missing, "x"]),
+        (3, "not_found", vec!["checkpoint", "delete", &a, "x"]),
+        (125, "not_found", vec!["exec", &missing, "true"]),
+        (2, "usage", vec!["console", &a]),
+        (
+            1,
+            "unsupported",
+            vec!["create", &missing, "--egress", "agent"],
+        ),
+    ] {
+        let args: Vec<&str> = ["--json"].into_iter().chain(args).collect();
+        let failed = env.pixels(&args).expect(code);
+        assert_eq!(failed.stdout, "", "{args:?}");
+        let error = failed.error();
+        assert_eq!(error["kind"], kind, "{args:?}");
+        assert_eq!(error["exit_code"], code, "{args:?}");
+        assert!(error["message"].as_str().unwrap().len() > 5, "{args:?}");
+        if kind == "not_found" || kind == "already_exists" {
+            assert!(
+                error["hint"].as_str().unwrap().contains("pixels "),
+                "{args:?}"
+            );
+        }
+        // In words, the same.
+        let failed = env.pixels(&args[1..]).expect(code);
+        let said = failed
+            .stderr
+            .lines()
+            .any(|line| line.starts_with("Error: "));
+        assert!(said, "{}", failed.stderr);
+        assert_plain(&failed);
+    }
+    let which = env.pixels(["create", &missing, "--from", &format!("{a}:none")]);
+    let which = which.expect(3).stderr;
+    assert!(
+        which.contains(&format!("checkpoint \"none\" of pixel {a:?} not found")),
+        "{which}"
+    );
+
+    // Several failures are still documents, one a line.
+    let both = env.pixels(["--json", "destroy", "-f", &missing, &env.name("none")]);
+    let both = both.expect(3);
+    assert_eq!(both.stderr.lines().count(), 2, "{}", both.stderr);
+    for line in both.stderr.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+
+    // Piped, there is neither colour nor spinner; -q leaves results only.
+    let table = env.pixels(["list"]).ok();
+    assert_plain(&table);
+    assert_eq!(table.stderr, "");
+    assert!(table.stdout.starts_with("NAME"), "{}", table.stdout);
+    let quiet = env.pixels(["-q", "checkpoint", "create", &a]).ok();
+    assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""));
+    let quiet = env.pixels(["-q", "checkpoint", "list", &a]).ok();
+    assert!(quiet.stdout.starts_with("LABEL"), "{}", quiet.stdout);
+    let quiet = env
+        .pixels(["-q", "fork", &a, "-n", "1", "--prefix", &env.name("q")])
+        .ok();
+    assert_eq!(quiet.stdout, format!("{}-1\n", env.name("q")));
+    let quiet = env.pixels(["-q", "start", &missing]).expect(3);
+    assert!(quiet.stderr.starts_with("Error: "), "{}", quiet.stderr);
+    let verbose = env
+        .pixels(["-v", "create", &env.name("v"), "--from", &a])
+        .ok();
+    assert!(verbose.stderr.contains("cloning"), "{}", verbose.stderr);
+    assert_plain(&verbose);
+
+    // Nobody there to ask: nothing is deleted.
+    let asked = env.pixels(["destroy", &a]).expect(2);
+    assert!(
+        asked
+            .stderr
+            .contains(&format!("pixels destroy --force {a}")),
+        "{}",
+        asked.stderr
+    );
+    env.pixels(["exec", &a, "--", "true"]).ok();
+
+    // A reader that leaves early is no failure of ours.
+    let mut early = env.spawn(["list"]);
+    drop(early.stdout.take());
+    assert_eq!(wait::exit_code(&mut early), 0);
+    let mut said = String::new();
+    BufReader::new(early.stderr.take().unwrap())
+        .read_line(&mut said)
+        .unwrap();
+    assert_eq!(said, "");
+}
+
+#[test]
+fn images_that_are_not_there() {
+    let Some(_lab) = lab::ready("images_that_are_not_there") else {
+        return;
+    };
+    let mut env = TestEnv::new("images");
+    env.set("PIXELS_INCUS_IMAGE_SERVER", "https://127.0.0.1:1");
+    let refused = env
+        .pixels(["create", &env.name("a"), "--image", "no/such"])
+        .expect(5);
+    for said in ["https://127.0.0.1:1", "\"no/such\"", "hint: "] {
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
+    assert_eq!(env.remaining(), [""; 0]);
+}
+
+#[test]
+fn colour_is_for_terminals_that_want_it() {
+    let run = |vars: &[(&str, &str)], args: &[&str]| {
+        let mut env = nowhere();
+        env.set("TERM", "xterm");
+        for (key, value) in vars {
+            env.set(key, value);
+        }
+        let mut on = Pty::pixels(&env, args);
+        on.expect("nowhere");
+        on.exit_code();
+        on.screen()
+    };
+    assert!(run(&[], &["list"]).contains("\x1b["));
+    for plain in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let screen = run(&[plain], &["list"]);
+        assert!(!screen.contains('\x1b'), "{screen:?}");
+    }
+    let screen = run(&[], &["list", "--json"]);
+    assert!(!screen.contains('\x1b'), "{screen:?}");
+}
+
+#[test]
+fn completion_scripts_are_for_their_shells() {
+    let env = nowhere();
+    for (shell, words) in [
+        ("bash", "complete -o"),
+        ("zsh", "#compdef pixels"),
+        ("fish", "complete --keep-order"),
+    ] {
+        let script = env.pixels(["completions", shell]).ok().stdout;
+        assert!(script.contains(words), "{shell}: {script}");
+        let file = env.home().join(shell);
+        std::fs::write(&file, script).unwrap();
+        let checked = Command::new(shell).arg("-n").arg(&file).output();
+        // Not every machine has every shell.
+        let Ok(checked) = checked else { continue };
+        assert!(
+            checked.status.success(),
+            "{shell}: {}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
+    }
+    env.pixels(["completions", "tcsh"]).expect(2);
+}
+
+/// What bash offers for the last of `words`, which stand as bash has split
+/// them: colons are words of their own.
+fn bash(env: &TestEnv, words: &[&str]) -> BTreeSet<String> {
+    let folder = Path::new(BINARY).parent().unwrap();
+    let script = r#"
+        source <(pixels completions bash)
+        complete -p pixels >/dev/null || exit 1
+        function=$(complete -p pixels | sed 's/.* -F \([^ ]*\) .*/\1/')
+        COMP_WORDS=("$@")
+        COMP_CWORD=$(($# - 1))
+        COMP_TYPE=9
+        current=${COMP_WORDS[COMP_CWORD]}
+        [ "$current" = : ] && current=""
+        "$function" pixels "$current" "${COMP_WORDS[COMP_CWORD-1]}" 2>/dev/null
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let plain = env.command([""; 0]);
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "bash"]).args(words).env_clear();
+    for (key, value) in plain.get_envs() {
+        if let Some(value) = value {
+            command.env(key, value);
+        }
+    }
+    let mut path = folder.as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let output = command
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let typed = words.last().unwrap();
+    shown
+        .lines()
+        .map(str::trim_end)
+        // Flags are offered beside names where nothing is typed yet.
+        .filter(|line| !line.is_empty() && (!line.starts_with('-') || typed.starts_with('-')))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn completion_offers_what_there_is() {
+    let Some(_lab) = lab::ready("completion_offers_what_there_is") else {
+        return;
+    };
+    let env = TestEnv::new("complete");
+    let (a, b) = (env.name("a"), env.name("b"));
+    env.pixels(["create", &a]).ok();
+    env.pixels(["checkpoint", "create", &a, "--label", "ready"])
+        .ok();
+    env.pixels(["checkpoint", "create", &a, "--label", "red.1"])
+        .ok();
+    env.pixels(["create", &b, "--from", &format!("{a}:ready")])
+        .ok();
+    let of = |all: &[&str]| -> BTreeSet<String> { all.iter().map(|s| (*s).to_owned()).collect() };
+    let begin = &a[..a.len() - 1];
+
+    assert!(bash(&env, &["pixels", "che"]).contains("checkpoint"));
+    assert!(bash(&env, &["pixels", "create", "--im"]).contains("--image"));
+    for command in ["start", "stop", "destroy", "exec", "console"] {
+        assert_eq!(
+            bash(&env, &["pixels", command, begin]),
+            of(&[&a, &b]),
+            "{command}"
+        );
+    }
+    let second = bash(&env, &["pixels", "destroy", "-f", &a, begin]);
+    assert!(second.contains(&b), "{second:?}");
+
+    for line in [
+        vec!["pixels", "create", "x", "--from"],
+        vec!["pixels", "fork"],
+    ] {
+        let with = |words: &[&str]| bash(&env, &[&line[..], words].concat());
+        let (ready, red) = (format!("{a}:ready"), format!("{a}:red.1"));
+        assert_eq!(with(&[begin]), of(&[&a, &b, &ready, &red]));
+        // bash puts back only what stands behind the colon.
+        assert_eq!(with(&[&a, ":"]), of(&["ready", "red.1"]));
+        assert_eq!(with(&[&a, ":", "rea"]), of(&["ready"]));
+        assert_eq!(with(&[&b, ":"]), of(&[]));
+    }
+    for verb in ["restore", "delete", "rm"] {
+        assert_eq!(
+            bash(&env, &["pixels", "checkpoint", verb, &a, ""]),
+            of(&["ready", "red.1"])
+        );
+        assert_eq!(
+            bash(&env, &["pixels", "cp", verb, &a, "red"]),
+            of(&["red.1"])
+        );
+    }
+    // Without a server there is nothing to offer, and nothing to say.
+    let lost = bash(&nowhere(), &["pixels", "start", "a"]);
+    assert_eq!(lost, of(&[]));
+}

@@ -1,0 +1,71 @@
+//! The shell scripts that the program carries, as they are shipped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn scripts() -> Vec<PathBuf> {
+    fn below(folder: &Path, all: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, all);
+            } else if path.extension().is_some_and(|e| e == "sh" || e == "bash") {
+                all.push(path);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+    assert!(!all.is_empty());
+    all
+}
+
+#[track_caller]
+fn passes(program: &str, options: &[&str], script: &Path) {
+    let output = Command::new(program)
+        .args(options)
+        .arg(script)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {}:\n{}{}",
+        script.display(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn every_script_parses_and_says_what_runs_it() {
+    for script in scripts() {
+        let bash = script.extension().is_some_and(|e| e == "bash");
+        passes(if bash { "bash" } else { "sh" }, &["-n"], &script);
+        let text = std::fs::read_to_string(&script).unwrap();
+        let told = text.starts_with(if bash {
+            "# shellcheck shell=bash"
+        } else {
+            "#!/bin/sh\n"
+        });
+        assert!(told, "{} has no first line", script.display());
+    }
+}
+
+#[test]
+fn shellcheck_finds_nothing() {
+    if Command::new("shellcheck")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        assert!(
+            std::env::var("PIXELS_TEST_INCUS").as_deref() != Ok("required"),
+            "shellcheck is not installed"
+        );
+        eprintln!("SKIPPED shellcheck_finds_nothing: shellcheck is not installed");
+        return;
+    }
+    for script in scripts() {
+        passes("shellcheck", &[], &script);
+    }
+}

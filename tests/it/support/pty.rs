@@ -1,0 +1,147 @@
+//! The built binary on a terminal: a real pseudo-terminal that is its
+//! controlling one, as in a user's window.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
+
+use super::env::{BINARY, TestEnv};
+use super::wait;
+
+pub struct Pty {
+    master: File,
+    /// Kept open, so that the settings can be read when the program is gone.
+    terminal: OwnedFd,
+    child: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+    /// How much of what was shown is dealt with.
+    read: usize,
+}
+
+impl Pty {
+    /// Runs `pixels ARGS` in a window of 80 by 24.
+    pub fn pixels<S: AsRef<std::ffi::OsStr>>(
+        env: &TestEnv,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let plain = env.command(args);
+        // It makes the terminal the controlling one and becomes the program.
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(BINARY).args(plain.get_args());
+        command.env_clear();
+        for (key, value) in plain.get_envs() {
+            if let Some(value) = value {
+                command.env(key, value);
+            }
+        }
+        Self::run(command)
+    }
+
+    fn run(mut command: Command) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let path = ptsname(&master, Vec::new()).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let terminal = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
+        tcsetwinsize(&master, size(80, 24)).unwrap();
+        let stdio = || Stdio::from(terminal.try_clone().unwrap());
+        let child = command
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
+            .spawn()
+            .unwrap();
+        let master = File::from(master);
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut from, to) = (master.try_clone().unwrap(), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                to.lock().unwrap().extend_from_slice(&buffer[..n]);
+            }
+        });
+        Self {
+            master,
+            terminal,
+            child,
+            shown,
+            read: 0,
+        }
+    }
+
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    /// Types.
+    pub fn send(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Everything shown so far.
+    pub fn screen(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until `text` is shown after what was waited for before; returns
+    /// what stands between the two.
+    #[track_caller]
+    pub fn expect(&mut self, text: &str) -> String {
+        let begin = self.read;
+        let shown = Arc::clone(&self.shown);
+        let at = wait::until_or(
+            || find(&shown.lock().unwrap()[begin..], text.as_bytes()),
+            || {
+                let shown = shown.lock().unwrap();
+                let shown = String::from_utf8_lossy(&shown[begin..]);
+                format!("{text:?} was not shown, but: {shown}")
+            },
+        );
+        self.read = begin + at + text.len();
+        let shown = shown.lock().unwrap();
+        String::from_utf8_lossy(&shown[begin..begin + at]).into_owned()
+    }
+
+    pub fn resize(&self, columns: u16, rows: u16) {
+        tcsetwinsize(&self.master, size(columns, rows)).unwrap();
+    }
+
+    /// The terminal's settings as they are now.
+    pub fn settings(&self) -> Termios {
+        tcgetattr(self.terminal.as_fd()).unwrap()
+    }
+
+    #[track_caller]
+    pub fn exit_code(&mut self) -> i32 {
+        wait::exit_code(&mut self.child)
+    }
+}
+
+impl Drop for Pty {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn size(columns: u16, rows: u16) -> Winsize {
+    Winsize {
+        ws_col: columns,
+        ws_row: rows,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|part| part == wanted)
+}
