@@ -91,7 +91,11 @@ impl CreateArgs {
             None => {
                 let image = match &self.image {
                     Some(image) => image.clone(),
-                    None => default_image(context).await?,
+                    None => tokio::select! {
+                        biased;
+                        () = context.cancel().cancelled() => return Err(Error::Cancelled.into()),
+                        image = default_image(context) => image?,
+                    },
                 };
                 facts["image"] = json!(image);
                 let defaults = &settings.defaults;

@@ -8,7 +8,9 @@ use tokio::sync::mpsc;
 
 use super::claim::Claim;
 use super::login::Login;
-use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize};
+use crate::sandbox::{
+    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
+};
 
 /// The variable by which a command's processes are found again.
 const ID: &str = "PIXELS_EXEC_ID";
@@ -50,7 +52,8 @@ pub struct Interrupts {
 ///
 /// A signal is delivered to all processes of the command; with a terminal,
 /// keys do that and signals are sent to the command alone. A second SIGINT,
-/// or SIGTERM that is not obeyed within a few seconds, kills.
+/// or SIGTERM that is not obeyed within a few seconds, kills; when that does
+/// not help either, it ends as `Error::Cancelled` without the command.
 pub async fn exec(
     guest: &dyn Guest,
     wish: &Exec,
@@ -98,6 +101,8 @@ pub async fn exec(
                 return Ok(TIMED_OUT);
             }
             Some(event) = interrupts.events.recv() => match event {
+                // The command, or the server, is beyond being asked.
+                Control::Signal(_) if asked == LAST => return Err(Error::Cancelled),
                 Control::Signal(number) if wish.tty.is_none() => {
                     asked += 1;
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
@@ -106,10 +111,15 @@ pub async fn exec(
                         status = &mut command => return status,
                         () = signal(guest, &id, name, grace) => {}
                     }
+                    if grace.is_some() {
+                        return after_kill(&mut command).await;
+                    }
                 }
                 other => {
-                    // A command that just ended needs no signal any more.
-                    let _ = to_command.send(other).await;
+                    asked += u32::from(matches!(other, Control::Signal(_)));
+                    // A command that just ended needs no signal any more, and a
+                    // connection that takes none must not hold up the rest.
+                    let _ = to_command.try_send(other);
                     if other == Control::Signal(SIGTERM) {
                         // A shell on a terminal ignores it, and leaves when that hangs up.
                         let hang_up = async {
@@ -120,12 +130,16 @@ pub async fn exec(
                             status = &mut command => return status,
                             () = hang_up => {}
                         }
+                        return after_kill(&mut command).await;
                     }
                 }
             },
         }
     }
 }
+
+/// So many signals are passed on; one more ends the waiting.
+const LAST: u32 = 2;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -161,6 +175,13 @@ async fn signal(guest: &dyn Guest, id: &str, name: &str, grace: Option<Duration>
         Ok(Err(error)) => tracing::debug!(%error, name, "signal"),
         Err(_) => tracing::debug!(name, "signal took too long"),
     }
+}
+
+/// The status of a command of which nothing should be left.
+async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result<ExitStatus> {
+    tokio::time::timeout(SIGNALLING, command)
+        .await
+        .unwrap_or(Err(Error::Cancelled))
 }
 
 async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> {

@@ -11,6 +11,8 @@ mod cli_lifecycle;
 mod cli_output;
 mod connections;
 mod docs;
+mod faults_signals;
+mod faults_wire;
 mod host;
 mod incus_events;
 mod layering;

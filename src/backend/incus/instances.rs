@@ -390,11 +390,14 @@ pub(super) async fn set_properties(
         .map_err(|failure| failure.about(Subject::pixel(name)))
 }
 
-/// Waits until the server has no operation under way on the instance.
+/// Waits until the server has no operation under way on the instance, nor any
+/// of our requests on its way to it.
 pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
+    client.drain(SETTLE).await;
     let target = path(name);
     let idle = retry::until(SETTLE, || async {
         match under_way(client, &target).await {
+            Ok(None) if client.awaits_late_request() => retry::Next::Again(()),
             Ok(None) => retry::Next::Done(Ok(())),
             Ok(Some(id)) => {
                 let wait = format!("/1.0/operations/{id}/wait?timeout=5");
