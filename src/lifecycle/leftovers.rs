@@ -5,6 +5,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::claim::{Claim, Maker};
+use super::provisioning;
 use super::rollback::remove_checkpoint;
 use crate::sandbox::{Instance, Label, Name, Result, Sandbox};
 
@@ -62,7 +63,7 @@ pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
 }
 
 fn half_made(pixel: &Instance, now: i64) -> bool {
-    if pixel.started_once {
+    if pixel.started_once && !provisioning::cut_off(pixel) {
         return false;
     }
     // Without a claim, somebody made it by other means.
