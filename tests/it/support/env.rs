@@ -79,6 +79,8 @@ impl TestEnv {
             .env_clear()
             .env("HOME", self.home.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // Most tests want a pixel, not one with packages installed.
+            .env("PIXELS_PROVISION_ENABLED", "false")
             .envs(&self.vars)
             .stdin(Stdio::null());
         command
