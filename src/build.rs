@@ -1,19 +1,29 @@
 //! Stamps the commit into the binary, where there is one to be told.
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=PIXELS_COMMIT");
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    println!("cargo:rerun-if-changed=.git/refs/heads");
-    let commit = std::env::var("PIXELS_COMMIT").ok().or_else(|| {
-        let output = Command::new("git")
-            .args(["rev-parse", "--short=12", "HEAD"])
-            .output()
-            .ok()
-            .filter(|output| output.status.success())?;
-        String::from_utf8(output.stdout).ok()
-    });
+    println!("cargo:rerun-if-changed=src/build.rs");
+    // Asked for, since in a second work tree they are not in .git; a file that
+    // does not exist would have everything built anew each time.
+    for file in ["HEAD", "refs/heads", "packed-refs"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", file])
+            && Path::new(&path).exists()
+        {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    let commit = std::env::var("PIXELS_COMMIT")
+        .ok()
+        .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
     let commit = commit.as_deref().map_or("unknown", str::trim);
     println!("cargo:rustc-env=PIXELS_COMMIT={commit}");
+}
+
+fn git(words: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(words).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }

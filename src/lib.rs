@@ -12,6 +12,7 @@ pub mod config;
 mod exit;
 pub mod host;
 pub mod lifecycle;
+pub mod provision;
 pub mod retry;
 pub mod sandbox;
 pub mod secret;
@@ -94,6 +95,11 @@ fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<
 /// What clap says: help and versions on stdout, mistakes on stderr, as JSON
 /// when that was asked for.
 fn usage(error: &clap::Error) -> ExitCode {
+    // `pixels` or `pixels checkpoint` alone asks what there is.
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        Ui::default().text(&format!("{}", error.render()));
+        return ExitCode::SUCCESS;
+    }
     let mut words = std::env::args().take_while(|word| word != "--").peekable();
     let mut json = false;
     while let Some(word) = words.next() {

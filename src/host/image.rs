@@ -13,6 +13,7 @@ use super::command;
 use super::error::Error;
 use super::multipart::{Form, Part};
 use super::plan::Recipe;
+use super::server::list;
 use crate::backend::incus::{Client, Failure};
 
 /// What the alias of every image built by `pixels setup` begins with. The
@@ -31,7 +32,7 @@ struct Alias {
 /// that is neither on the server nor within its reach; `None` when there is
 /// none. One request.
 pub async fn fallback_image(client: &Client) -> Result<Option<String>, Failure> {
-    let aliases: Vec<Alias> = client.get("/1.0/images/aliases?recursion=1").await?;
+    let aliases: Vec<Alias> = list(client, "/1.0/images/aliases?recursion=1").await?;
     Ok(fallback_among(
         aliases.iter().map(|alias| alias.name.as_str()),
     ))

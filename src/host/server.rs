@@ -1,6 +1,7 @@
 //! Facts the daemon tells, in a handful of requests.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::error::Error;
 use super::facts::{Network, Pool, ServerFacts, ServerState};
@@ -82,9 +83,9 @@ pub async fn probe(client: &Client, remote: bool) -> Result<ServerState, Error> 
 }
 
 async fn details(client: &Client, server: Server, remote: bool) -> Result<ServerFacts, Failure> {
-    let pools: Vec<Pool> = client.get("/1.0/storage-pools?recursion=1").await?;
-    let networks: Vec<Network> = client.get("/1.0/networks?recursion=1").await?;
-    let aliases: Vec<Alias> = client.get("/1.0/images/aliases?recursion=1").await?;
+    let pools: Vec<Pool> = list(client, "/1.0/storage-pools?recursion=1").await?;
+    let networks: Vec<Network> = list(client, "/1.0/networks?recursion=1").await?;
+    let aliases: Vec<Alias> = list(client, "/1.0/images/aliases?recursion=1").await?;
     let mut addresses = Vec::new();
     if remote {
         for network in &networks {
@@ -112,6 +113,12 @@ async fn details(client: &Client, server: Server, remote: bool) -> Result<Server
         addresses,
         aliases: aliases.into_iter().map(|alias| alias.name).collect(),
     })
+}
+
+/// A list, which a daemon that has none of the kind writes as `null`.
+pub async fn list<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Vec<T>, Failure> {
+    let list: Option<Vec<T>> = client.get(path).await?;
+    Ok(list.unwrap_or_default())
 }
 
 fn subnets(state: State) -> Vec<Subnet> {

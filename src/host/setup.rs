@@ -68,9 +68,12 @@ pub async fn setup(
     let mut inspector = Inspector::new(options)?;
     let mut done: Vec<Step> = Vec::new();
     let mut warnings: Vec<String> = Vec::new();
+    let mut without_lxcfs = false;
     loop {
         let facts = inspector.look().await?;
-        let plan = plan(&facts, options);
+        let mut plan = plan(&facts, options);
+        plan.steps
+            .retain(|step| !(without_lxcfs && step.id == StepId::Lxcfs));
         for warning in &plan.warnings {
             if !warnings.contains(warning) {
                 warnings.push(warning.clone());
@@ -94,7 +97,20 @@ pub async fn setup(
         on_event(Event::Started(Box::new(step.clone())));
         let begun = Instant::now();
         let mut on_line = |line: &str| on_event(Event::Output(line.to_owned()));
-        execute(&step, &inspector.client, &mut on_line).await?;
+        match execute(&step, &inspector.client, &mut on_line).await {
+            // Containers run without it, and see the host's figures.
+            Err(error @ Error::Daemon { .. }) if step.id == StepId::Lxcfs => {
+                without_lxcfs = true;
+                for line in error.output() {
+                    on_line(line);
+                }
+                let warning = format!("{error}: containers will see the host's CPUs and memory");
+                warnings.push(warning.clone());
+                on_event(Event::Warning(warning));
+                continue;
+            }
+            outcome => outcome?,
+        }
         on_event(Event::Finished {
             id: step.id,
             took: begun.elapsed(),

@@ -8,7 +8,9 @@ use tokio::sync::mpsc;
 
 use super::claim::Claim;
 use super::login::Login;
-use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, Guest, Result, TtySize};
+use crate::sandbox::{
+    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
+};
 
 /// The variable by which a command's processes are found again.
 const ID: &str = "PIXELS_EXEC_ID";
@@ -50,7 +52,8 @@ pub struct Interrupts {
 ///
 /// A signal is delivered to all processes of the command; with a terminal,
 /// keys do that and signals are sent to the command alone. A second SIGINT,
-/// or SIGTERM that is not obeyed within a few seconds, kills.
+/// or SIGTERM that is not obeyed within a few seconds, kills; when that does
+/// not help either, it ends as `Error::Cancelled` without the command.
 pub async fn exec(
     guest: &dyn Guest,
     wish: &Exec,
@@ -98,6 +101,8 @@ pub async fn exec(
                 return Ok(TIMED_OUT);
             }
             Some(event) = interrupts.events.recv() => match event {
+                // The command, or the server, is beyond being asked.
+                Control::Signal(_) if asked == LAST => return Err(Error::Cancelled),
                 Control::Signal(number) if wish.tty.is_none() => {
                     asked += 1;
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
@@ -106,10 +111,15 @@ pub async fn exec(
                         status = &mut command => return status,
                         () = signal(guest, &id, name, grace) => {}
                     }
+                    if grace.is_some() {
+                        return after_kill(&mut command).await;
+                    }
                 }
                 other => {
-                    // A command that just ended needs no signal any more.
-                    let _ = to_command.send(other).await;
+                    asked += u32::from(matches!(other, Control::Signal(_)));
+                    // A command that just ended needs no signal any more, and a
+                    // connection that takes none must not hold up the rest.
+                    let _ = to_command.try_send(other);
                     if other == Control::Signal(SIGTERM) {
                         // A shell on a terminal ignores it, and leaves when that hangs up.
                         let hang_up = async {
@@ -120,12 +130,16 @@ pub async fn exec(
                             status = &mut command => return status,
                             () = hang_up => {}
                         }
+                        return after_kill(&mut command).await;
                     }
                 }
             },
         }
     }
 }
+
+/// So many signals are passed on; one more ends the waiting.
+const LAST: u32 = 2;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -163,12 +177,32 @@ async fn signal(guest: &dyn Guest, id: &str, name: &str, grace: Option<Duration>
     }
 }
 
+/// The status of a command of which nothing should be left.
+async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result<ExitStatus> {
+    tokio::time::timeout(SIGNALLING, command)
+        .await
+        .unwrap_or(Err(Error::Cancelled))
+}
+
 async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> {
     match tokio::time::timeout(GRACE, command).await {
         Ok(outcome) => outcome.map(drop),
         // Killed, and still not gone: the time limit is the answer all the same.
         Err(_) => Ok(()),
     }
+}
+
+/// What `sh -l` does, with one difference: profiles ask `id -u` (Debian's
+/// twice), and the answer is given without starting a program for it, which
+/// would cost more than all the rest.
+fn login_profile(owner: Owner) -> String {
+    format!(
+        "id() {{ case $* in -u) echo {} ;; *) command id \"$@\" ;; esac; }}; \
+         [ ! -r /etc/profile ] || . /etc/profile; \
+         [ ! -r \"$HOME/.profile\" ] || . \"$HOME/.profile\"; \
+         unset -f id; ",
+        owner.uid
+    )
 }
 
 /// The request that runs a command in a login environment.
@@ -179,13 +213,14 @@ pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
     let mut env = wish.login.environment();
     env.insert(ID.into(), id.to_owned());
     let mut script = FIRST_BOOT.to_owned();
+    script.push_str(&login_profile(wish.login.owner));
     let mut extra = wish.env.clone();
     if let Some(path) = extra.remove("PATH") {
         env.insert(PATH.into(), path);
         script.push_str("PATH=$PIXELS_EXEC_PATH; export PATH; unset PIXELS_EXEC_PATH; ");
     }
     env.extend(extra);
-    let mut argv: Vec<String> = vec!["/bin/sh".into(), "-lc".into()];
+    let mut argv: Vec<String> = vec!["/bin/sh".into(), "-c".into()];
     if let Some(dir) = &wish.cwd {
         // Not by the daemon, which would silently run in / when it does not exist.
         script.push_str(
@@ -205,5 +240,48 @@ pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
         env,
         cwd: Some(wish.login.home.clone()),
         tty: wish.tty,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_are_read_and_learn_the_user_without_a_program() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = "A=$(id -u); B=$(id -un); export A B\n";
+        std::fs::write(home.path().join(".profile"), profile).unwrap();
+        let wish = Exec {
+            argv: ["sh", "-c", "echo $A $B $1", "sh", "a  b"]
+                .map(str::to_owned)
+                .to_vec(),
+            login: Login {
+                user: "someone".into(),
+                owner: Owner { uid: 4711, gid: 1 },
+                home: home.path().display().to_string(),
+                shell: "/bin/sh".into(),
+            },
+            env: BTreeMap::new(),
+            cwd: None,
+            tty: None,
+            timeout: None,
+        };
+        let request = wrap(&wish, "x");
+        let output = std::process::Command::new(&request.argv[0])
+            .args(&request.argv[1..])
+            .envs(&request.env)
+            .output()
+            .unwrap();
+        let real = std::process::Command::new("id")
+            .arg("-un")
+            .output()
+            .unwrap();
+        let real = String::from_utf8(real.stdout).unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!("4711 {} a b\n", real.trim())
+        );
+        assert!(output.stderr.is_empty());
     }
 }

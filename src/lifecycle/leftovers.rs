@@ -5,8 +5,9 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::claim::{Claim, Maker};
+use super::provisioning;
 use super::rollback::remove_checkpoint;
-use crate::sandbox::{Instance, Label, Name, Result, Sandbox};
+use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox};
 
 /// A maker on another machine that has not finished within this many seconds
 /// is taken for dead.
@@ -34,13 +35,12 @@ impl std::fmt::Display for Leftover {
 /// Everything on the server whose maker is dead; nothing that a running
 /// command still works on, and nothing a user made.
 pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
-    let now = OffsetDateTime::now_utc().unix_timestamp();
     let mut found = Vec::new();
     for pixel in sandbox.list().await? {
-        if half_made(&pixel, now) {
-            found.push(Leftover::Pixel {
-                name: pixel.name.to_string(),
-            });
+        if may_be_half_made(&pixel) {
+            if let Some(name) = half_made(sandbox, &pixel.name).await? {
+                found.push(Leftover::Pixel { name });
+            }
             continue;
         }
         let checkpoints = match sandbox.checkpoints(&pixel.name).await {
@@ -50,7 +50,7 @@ pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
             Err(error) => return Err(error),
         };
         for checkpoint in checkpoints.iter().filter(|c| c.temporary) {
-            if abandoned(&checkpoint.label) || now - checkpoint.created_at > ELSEWHERE {
+            if abandoned(&checkpoint.label) || now() - checkpoint.created_at > ELSEWHERE {
                 found.push(Leftover::Checkpoint {
                     name: pixel.name.to_string(),
                     label: checkpoint.label.to_string(),
@@ -61,19 +61,42 @@ pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
     Ok(found)
 }
 
-fn half_made(pixel: &Instance, now: i64) -> bool {
-    if pixel.started_once {
-        return false;
-    }
-    // Without a claim, somebody made it by other means.
-    let Some(claim) = Claim::on(pixel) else {
-        return false;
+/// Without a claim, somebody made it by other means.
+fn may_be_half_made(pixel: &Instance) -> bool {
+    Claim::on(pixel)
+        .is_some_and(|claim| !pixel.started_once || provisioning::cut_off(pixel, &claim))
+}
+
+/// Whether the pixel is a leftover for certain: its maker was dead already
+/// **before** we looked at it, and the server is done with it. A maker that
+/// finishes and exits between the two looks is not mistaken for one that died.
+async fn half_made(sandbox: &dyn Sandbox, name: &Name) -> Result<Option<String>> {
+    let look = async || match sandbox.get(name).await {
+        Ok(pixel) if may_be_half_made(&pixel) => Ok(Some(pixel)),
+        Ok(_) => Ok(None),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
     };
-    match claim.maker() {
-        Maker::Alive => false,
-        Maker::Dead => true,
-        Maker::Elsewhere => now - pixel.created_at > ELSEWHERE,
+    let Some(first) = look().await? else {
+        return Ok(None);
+    };
+    let claim = Claim::on(&first);
+    let dead = match claim.as_ref().map(Claim::maker) {
+        Some(Maker::Dead) => true,
+        Some(Maker::Elsewhere) => now() - first.created_at > ELSEWHERE,
+        Some(Maker::Alive) | None => false,
+    };
+    if !dead {
+        return Ok(None);
     }
+    sandbox.settle(name).await?;
+    // The name may also have been taken anew by another command since.
+    let same = |second: Instance| (Claim::on(&second) == claim).then(|| name.to_string());
+    Ok(look().await?.and_then(same))
+}
+
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }
 
 /// The label carries the process that took it.
@@ -83,24 +106,23 @@ fn abandoned(label: &Label) -> bool {
 
 /// Removes one leftover. Already gone counts as done.
 pub async fn remove(sandbox: &dyn Sandbox, leftover: &Leftover) -> Result<()> {
-    let parse = |text: &str| {
-        text.parse::<Name>()
-            .map_err(|e| crate::sandbox::Error::Invalid(e.to_string()))
-    };
+    let invalid = |e: InvalidName| Error::Invalid(e.to_string());
     match leftover {
         Leftover::Pixel { name } => {
-            let name = parse(name)?;
-            sandbox.settle(&name).await?;
+            let name: Name = name.parse().map_err(invalid)?;
+            // Looked at again: it may have been finished or removed meanwhile.
+            if half_made(sandbox, &name).await?.is_none() {
+                return Ok(());
+            }
             match sandbox.destroy(&name).await {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => other,
             }
         }
         Leftover::Checkpoint { name, label } => {
-            let label: Label = label.parse().map_err(|e: crate::sandbox::InvalidName| {
-                crate::sandbox::Error::Invalid(e.to_string())
-            })?;
-            remove_checkpoint(sandbox, &parse(name)?, &label).await
+            let label: Label = label.parse().map_err(invalid)?;
+            let name: Name = name.parse().map_err(invalid)?;
+            remove_checkpoint(sandbox, &name, &label).await
         }
     }
 }

@@ -11,7 +11,10 @@ mod cli_lifecycle;
 mod cli_output;
 mod connections;
 mod docs;
+mod faults_signals;
+mod faults_wire;
 mod host;
+mod incus_events;
 mod layering;
 mod scripts;
 

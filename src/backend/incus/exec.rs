@@ -1,14 +1,16 @@
 //! Running a command: one operation, its stream sockets, and the exit code.
 //!
-//! Protocol facts (Incus 6.0, observed): the command starts once all required
-//! sockets are connected; an empty *text* frame ends a stream in either
-//! direction; the sockets then close without a handshake; an interactive
-//! command's operation ends only after the client has closed socket 0; exit
-//! codes 126 and 127 arrive as operation errors.
+//! Protocol facts (Incus 6.0, observed): the command starts once sockets 0, 1
+//! and 2 are connected, on a terminal 0 and `control`; an empty *text* frame
+//! ends a stream in either direction; the sockets then close without a
+//! handshake; an interactive command's operation ends only after the client has
+//! closed socket 0; exit codes 126 and 127 arrive as operation errors; every
+//! socket is sent a ping, and one whose stream has ended is closed without
+//! waiting for the answer.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, encode};
@@ -30,13 +33,15 @@ use super::transport::ByteStream;
 use super::wire::Operation;
 use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, TtySize};
 
-type Socket = WebSocketStream<Box<dyn ByteStream>>;
+pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
 const CHUNK: usize = 128 * 1024;
 /// The daemon gives clients five seconds to connect the sockets.
 const SOCKETS: Duration = Duration::from_secs(10);
 /// Output still under way when the command has ended arrives within this time.
 const DRAIN: Duration = Duration::from_secs(10);
+/// When output was cut off, the cause shows in the operation within this time.
+const CAUSE: Duration = Duration::from_secs(2);
 const END_OF_TRANSMISSION: u8 = 0x04;
 
 /// Runs `request` in `instance`; see `sandbox::Guest::exec` for the contract.
@@ -50,24 +55,49 @@ pub(super) async fn run(
     let mut running = client.start(Method::POST, &path, &body(request)).await?;
     let secrets = Secrets::of(running.metadata())?;
     let id = running.id().to_owned();
-    let socket = |secret: &str| {
-        let path = client.scoped(&format!(
+    let path = |secret: &str| {
+        client.scoped(&format!(
             "/1.0/operations/{id}/websocket?secret={}",
             encode(secret)
-        ));
-        async move { open(client, &path).await }
+        ))
+    };
+    let sending = async |secret: &str| {
+        let stream = client.transport().connect().await?;
+        upgrade(client, stream, &path(secret)).await
+    };
+    let receiving = async |secret: &str| {
+        let stream = Box::new(Receiver(client.transport().connect().await?));
+        upgrade(client, stream, &path(secret)).await
     };
     let connecting = async {
         let first = async {
             match &secrets.output {
                 None => Ok(None),
                 Some((out, err)) => {
-                    let (out, err) = tokio::try_join!(socket(out), socket(err))?;
+                    let (out, err) = tokio::try_join!(receiving(out), receiving(err))?;
                     Ok(Some((out, err)))
                 }
             }
         };
-        tokio::try_join!(socket(&secrets.input), socket(&secrets.control), first)
+        let input = async {
+            match &secrets.output {
+                None => receiving(&secrets.input).await,
+                Some(_) => sending(&secrets.input).await,
+            }
+        };
+        let control = async {
+            match (sending(&secrets.control).await, &secrets.output) {
+                (Ok(control), _) => Ok(Some(control)),
+                // Without a terminal the daemon does not wait for this socket,
+                // and refuses it once a short command has ended.
+                (Err(Failure::Api { message, .. }), Some(_)) => {
+                    tracing::debug!(message, "control");
+                    Ok(None)
+                }
+                (Err(failure), _) => Err(failure),
+            }
+        };
+        tokio::try_join!(input, control, first)
     };
     let (input, control, output) = match tokio::time::timeout(SOCKETS, connecting).await {
         Ok(connected) => connected?,
@@ -85,7 +115,7 @@ pub(super) async fn run(
         outcome
     };
     let (input_tx, input_rx) = input.split();
-    let (control_tx, control_rx) = control.split();
+    let (control_tx, control_rx) = control.map(WebSocketStream::split).unzip();
     let ExecIo {
         stdin,
         stdout,
@@ -100,19 +130,18 @@ pub(super) async fn run(
     match output {
         Some((out, err)) => {
             let feeding = async {
-                tokio::join!(feed(stdin, input_tx), discard(input_rx));
+                tokio::join!(feed(stdin, input_tx), discard(Some(input_rx)));
                 std::future::pending::<()>().await;
             };
             let draining = async {
-                tokio::join!(
+                tokio::try_join!(
                     drain(split(out), stdout, &ended),
                     drain(split(err), stderr, &ended)
                 )
+                .map(drop)
             };
             tokio::select! {
-                (outcome, (out, err)) = async { tokio::join!(wait, draining) } => {
-                    settled(outcome, [out, err])
-                }
+                status = settled(wait, draining) => status,
                 () = feeding => unreachable!("feeding never ends by itself"),
                 () = steering => unreachable!("steering never ends by itself"),
             }
@@ -129,9 +158,7 @@ pub(super) async fn run(
                 end
             };
             tokio::select! {
-                (outcome, end) = async { tokio::join!(wait, draining) } => {
-                    settled(outcome, [end, Ok(())])
-                }
+                status = settled(wait, draining) => status,
                 ((), ()) = async {
                     tokio::join!(feeding, writing);
                     std::future::pending().await
@@ -142,17 +169,30 @@ pub(super) async fn run(
     }
 }
 
-/// The exit code first; output that was cut off counts only for a command
-/// that ended by itself.
-fn settled(
-    outcome: Result<Operation, Failure>,
-    streams: [Result<(), Failure>; 2],
+/// The exit code, once all output has been passed on. Output that was cut
+/// off is a failure at once, however long the command would go on; a failure
+/// of the operation itself says more and is preferred.
+async fn settled(
+    wait: impl Future<Output = Result<Operation, Failure>>,
+    draining: impl Future<Output = Result<(), Failure>>,
 ) -> Result<ExitStatus, Failure> {
-    let status = exit_status(outcome)?;
-    for stream in streams {
-        stream?;
+    tokio::pin!(wait, draining);
+    tokio::select! {
+        outcome = &mut wait => {
+            let status = exit_status(outcome)?;
+            draining.await?;
+            Ok(status)
+        }
+        output = &mut draining => match output {
+            Ok(()) => exit_status(wait.await),
+            Err(cut) => {
+                if let Ok(outcome) = tokio::time::timeout(CAUSE, wait).await {
+                    exit_status(outcome)?;
+                }
+                Err(cut)
+            }
+        },
     }
-    Ok(status)
 }
 
 fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitStatus, Failure> {
@@ -235,9 +275,15 @@ impl Secrets {
 
 /// Opens a WebSocket on a fresh connection.
 pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
-    let transport = client.transport();
-    let stream: Box<dyn ByteStream> = Box::new(Patient(transport.connect().await?));
-    let request = format!("ws://{}{path}", transport.host())
+    upgrade(client, client.transport().connect().await?, path).await
+}
+
+async fn upgrade(
+    client: &Client,
+    stream: Box<dyn ByteStream>,
+    path: &str,
+) -> Result<Socket, Failure> {
+    let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
         .map_err(|e| Failure::Protocol(e.to_string()))?;
     let config = WebSocketConfig::default()
@@ -259,56 +305,38 @@ pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure>
     }
 }
 
-/// A connection on which a write to a peer that is gone counts as done.
-///
-/// The daemon pings every socket at once and closes it when it has said all:
-/// the answer to the ping may come too late, and what was said is still to be
-/// read. That a connection is lost shows when reading it.
-struct Patient(Box<dyn ByteStream>);
+/// A connection whose failing writes are ignored: the answer to a ping may come
+/// too late for the daemon, and must not hide the output that is still unread.
+/// Reading tells when the connection is really lost.
+struct Receiver(Box<dyn ByteStream>);
 
-impl AsyncRead for Patient {
+impl AsyncRead for Receiver {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for Receiver {
     fn poll_write(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.0).poll_write(context, data);
-        outcome.map(|written| or_gone(written, data.len()))
+        let written = ready!(Pin::new(&mut self.0).poll_write(cx, data));
+        Poll::Ready(Ok(written.unwrap_or(data.len())))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.0).poll_flush(context);
-        outcome.map(|flushed| or_gone(flushed, ()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = ready!(Pin::new(&mut self.0).poll_flush(cx));
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.0).poll_shutdown(context);
-        outcome.map(|closed| or_gone(closed, ()))
-    }
-}
-
-fn or_gone<T>(outcome: io::Result<T>, done: T) -> io::Result<T> {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
-    match outcome {
-        Err(error)
-            if matches!(
-                error.kind(),
-                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected
-            ) =>
-        {
-            Ok(done)
-        }
-        other => other,
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
@@ -335,7 +363,7 @@ async fn drain(
         };
         match frame {
             Some(Ok(Message::Binary(data))) => {
-                if to.write_all(&data).await.is_err() || to.flush().await.is_err() {
+                if to.write_all(&data).await.is_err() {
                     if let Some(mut sink) = sink {
                         let _ = sink.close().await;
                     }
@@ -343,13 +371,21 @@ async fn drain(
                 }
                 late.set(overdue(ended));
             }
-            Some(Ok(Message::Text(text))) if text.is_empty() => return Ok(()),
-            Some(Ok(Message::Close(_))) => return Ok(()),
+            Some(Ok(Message::Text(text))) if text.is_empty() => break,
+            Some(Ok(Message::Close(frame))) => match frame {
+                Some(frame) if frame.code != CloseCode::Normal => {
+                    return Err(cut_off(&format!("it was closed ({})", frame.code)));
+                }
+                _ => break,
+            },
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(cut_off(&error.to_string())),
             None => return Err(cut_off("the connection closed")),
         }
     }
+    // A reader that went away is not our failure here either.
+    let _ = to.flush().await;
+    Ok(())
 }
 
 async fn overdue(ended: &CancellationToken) {
@@ -408,7 +444,8 @@ async fn forward(mut from: mpsc::Receiver<Message>, mut to: Sink) {
 }
 
 /// Sends signals and window sizes as they come.
-async fn steer(mut to: Sink, mut from: mpsc::Receiver<Control>) {
+async fn steer(to: Option<Sink>, mut from: mpsc::Receiver<Control>) {
+    let Some(mut to) = to else { return };
     while let Some(control) = from.recv().await {
         let frame = match control {
             Control::Signal(number) => {
@@ -428,7 +465,8 @@ async fn steer(mut to: Sink, mut from: mpsc::Receiver<Control>) {
 }
 
 /// Reads a socket so that keep-alive pings are answered.
-async fn discard(mut from: SplitStream<Socket>) {
+async fn discard(from: Option<SplitStream<Socket>>) {
+    let Some(mut from) = from else { return };
     while let Some(Ok(_)) = from.next().await {}
 }
 
@@ -471,21 +509,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_said_before_a_socket_closed_is_read() {
-        let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
-        // A ping, two bytes, the end of the stream; the answer to the ping finds nobody.
-        let frames = b"\x89\x00\x82\x02ok\x81\x00";
-        far.write_all(frames).await.unwrap();
-        drop(far);
-        let stream: Box<dyn ByteStream> = Box::new(Patient(Box::new(near)));
-        let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
-        let socket = WebSocketStream::from_raw_socket(stream, role, None).await;
-        let (to, mut got) = tokio::io::duplex(64);
-        let ended = CancellationToken::new();
-        drain(split(socket), Box::new(to), &ended).await.unwrap();
-        let mut text = String::new();
-        got.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "ok");
+    async fn output_is_whole_when_the_daemon_does_not_wait_for_its_ping() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        daemon.send(Message::Ping("x".into())).await.unwrap();
+        daemon.send(Message::binary(&b"hi"[..])).await.unwrap();
+        daemon.send(Message::text("")).await.unwrap();
+        drop(daemon);
+        let stream: Box<dyn ByteStream> = Box::new(Receiver(Box::new(ours)));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (mut near, far) = tokio::io::duplex(64);
+        drain(split(socket), Box::new(far), &CancellationToken::new())
+            .await
+            .unwrap();
+        let mut output = String::new();
+        near.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "hi");
     }
 
     #[test]

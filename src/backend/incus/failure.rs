@@ -51,24 +51,15 @@ impl Failure {
         }
     }
 
-    pub fn http(endpoint: &str, doing: &str, deadline: Duration, error: &reqwest::Error) -> Self {
-        if let Some(io) = find_io(error)
-            && error.is_connect()
-        {
-            return Self::connection(endpoint, io);
-        }
-        if error.is_timeout() && !error.is_connect() {
-            return Self::TimedOut {
-                doing: doing.to_owned(),
-                after: deadline,
-            };
-        }
-        if error.is_decode() && find_io(error).is_none() && !error.is_body() {
-            return Self::Protocol(deepest(error));
-        }
-        Self::Unreachable {
-            endpoint: endpoint.to_owned(),
-            reason: deepest(error),
+    /// A request that got no whole answer.
+    pub fn http(endpoint: &str, error: &reqwest::Error) -> Self {
+        match find_io(error) {
+            Some(io) if error.is_connect() => Self::connection(endpoint, io),
+            None if not_http(error) => Self::Protocol(deepest(error)),
+            _ => Self::Unreachable {
+                endpoint: endpoint.to_owned(),
+                reason: deepest(error),
+            },
         }
     }
 
@@ -153,15 +144,22 @@ impl Failure {
 }
 
 fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
-    let mut next = Some(error);
-    let mut found = None;
-    while let Some(current) = next {
-        if let Some(io) = current.downcast_ref::<io::Error>() {
-            found = Some(io);
-        }
-        next = current.source();
-    }
-    found
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .last()
+}
+
+/// The answer was there, and no HTTP.
+fn not_http(error: &reqwest::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
+        .any(hyper::Error::is_parse)
+}
+
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&cause| cause.source())
 }
 
 /// The innermost cause, which says what really happened.

@@ -20,6 +20,9 @@ use crate::sandbox::{
 
 /// What pixels knows about a pixel stands in instance keys below this prefix.
 pub(super) const PROPERTIES: &str = "user.pixels.";
+/// The extension for `security.guestapi`: without it the pixel would come up
+/// with `/dev/incus` in it.
+const NO_GUEST_API: &str = "restrict_dev_incus";
 /// With a download from the image server.
 const CREATE: Duration = Duration::from_secs(15 * 60);
 const COPY: Duration = Duration::from_secs(5 * 60);
@@ -64,9 +67,11 @@ pub(super) async fn create(
     spec: &CreateSpec,
 ) -> Result<Taken> {
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
-    let (devices, local) = tokio::try_join!(
+    let able = async { client.require(NO_GUEST_API).await.map_err(Failure::plain) };
+    let (devices, local, ()) = tokio::try_join!(
         devices::plan(client, placement),
-        has_image(client, &spec.image)
+        has_image(client, &spec.image),
+        able
     )?;
     let source = if local {
         json!({"type": "image", "alias": spec.image})
@@ -385,11 +390,14 @@ pub(super) async fn set_properties(
         .map_err(|failure| failure.about(Subject::pixel(name)))
 }
 
-/// Waits until the server has no operation under way on the instance.
+/// Waits until the server has no operation under way on the instance, nor any
+/// of our requests on its way to it.
 pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
+    client.drain(SETTLE).await;
     let target = path(name);
     let idle = retry::until(SETTLE, || async {
         match under_way(client, &target).await {
+            Ok(None) if client.awaits_late_request() => retry::Next::Again(()),
             Ok(None) => retry::Next::Done(Ok(())),
             Ok(Some(id)) => {
                 let wait = format!("/1.0/operations/{id}/wait?timeout=5");

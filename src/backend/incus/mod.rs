@@ -2,10 +2,12 @@
 
 mod client;
 mod devices;
+mod events;
 mod exec;
 mod failure;
 mod first_boot;
 mod guest;
+mod http;
 mod instances;
 mod operation;
 mod sftp;
@@ -20,6 +22,7 @@ use async_trait::async_trait;
 
 pub use client::Client;
 pub use devices::{NicKind, Placement};
+pub use events::{Event, Events};
 pub use failure::Failure;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};

@@ -29,6 +29,8 @@ pub(super) async fn create(
 ) -> Result<()> {
     let mut body = json!({"name": label.as_str(), "stateful": false});
     if let Some(lifetime) = expires_in {
+        let able = client.require("snapshot_expiry_creation").await;
+        able.map_err(Failure::plain)?;
         let until = (OffsetDateTime::now_utc() + lifetime)
             .format(&Rfc3339)
             .map_err(|e| Error::Invalid(e.to_string()))?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 #[derive(Debug, Deserialize)]
 pub struct Envelope {
@@ -13,8 +14,9 @@ pub struct Envelope {
     pub error_code: u16,
     #[serde(default)]
     pub error: String,
+    /// Decoded once, into what the caller asked for.
     #[serde(default)]
-    pub metadata: Value,
+    pub metadata: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]

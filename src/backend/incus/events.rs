@@ -1,0 +1,59 @@
+//! The daemon's event stream.
+
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::client::Client;
+use super::exec;
+use super::failure::Failure;
+
+/// One event, in the order the daemon sent it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Event {
+    /// `lifecycle`, `operation` or `logging`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// RFC 3339.
+    #[serde(default)]
+    pub timestamp: String,
+    #[serde(default)]
+    pub project: String,
+    /// What happened, in the form of its kind.
+    #[serde(default)]
+    pub metadata: serde_json::Value,
+}
+
+/// A subscription, from the moment [`Events::subscribe`] returned.
+pub struct Events(exec::Socket, String);
+
+impl Events {
+    /// `kinds`: some of `lifecycle`, `operation`, `logging`.
+    pub async fn subscribe(client: &Client, kinds: &[&str]) -> Result<Self, Failure> {
+        let path = client.scoped(&format!("/1.0/events?type={}", kinds.join(",")));
+        let socket = exec::open(client, &path).await?;
+        Ok(Self(socket, client.endpoint().to_owned()))
+    }
+
+    /// The next event. A stream that ends is `Failure::Unreachable`: the
+    /// daemon never ends it by itself.
+    pub async fn next(&mut self) -> Result<Event, Failure> {
+        let lost = |reason: String| Failure::Unreachable {
+            endpoint: self.1.clone(),
+            reason,
+        };
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    return serde_json::from_str(&text)
+                        .map_err(|e| Failure::Protocol(format!("event: {e}")));
+                }
+                Some(Ok(Message::Close(_))) | None => {
+                    return Err(lost("the event stream ended".into()));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(lost(error.to_string())),
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Steps on the machine itself.
+
+use super::*;
+
+#[test]
+fn bare_debian_12_without_systemd_gets_everything_in_order() {
+    let plan = plan(&bare(), &options());
+    assert_eq!(
+        ids(&plan),
+        [
+            Backports, Packages, Subuid, Subgid, Lxcfs, Daemon, Pool, Network, Image
+        ]
+    );
+    assert_eq!(plan.warnings, [""; 0]);
+    assert_eq!(plan.blocked(), None);
+    let backports = preview(&plan, Backports);
+    assert!(backports.contains("/etc/apt/sources.list.d/pixels-backports.sources"));
+    assert!(backports.contains("URIs: http://mirror.test/debian\n"));
+    assert!(backports.contains("Suites: bookworm-backports"));
+    let packages = preview(&plan, Packages);
+    assert!(packages.contains(
+        "install -y --no-install-recommends -t bookworm-backports incus-base btrfs-progs nftables \
+         dnsmasq-base uidmap attr rsync squashfs-tools lxcfs debootstrap"
+    ));
+    assert!(packages.starts_with("DEBIAN_FRONTEND=noninteractive apt-get "));
+    assert_eq!(
+        preview(&plan, Subuid),
+        "echo root:1000000:1000000000 >>/etc/subuid"
+    );
+    assert_eq!(
+        preview(&plan, Daemon),
+        "setsid /usr/libexec/incus/incusd --group incus-admin --logfile \
+         /var/log/incus/incusd.log </dev/null >>/var/log/incus/incusd.err 2>&1 &"
+    );
+    assert!(preview(&plan, Pool).contains(r#""driver":"btrfs""#));
+    assert!(preview(&plan, Pool).contains(r#""size":"20GiB""#));
+    let network = preview(&plan, Network);
+    assert!(
+        network.contains(r#""ipv4.address":"10.64.1.1/24""#),
+        "{network}"
+    );
+    assert!(network.contains(r#""name":"incusbr0""#));
+    let image = preview(&plan, Image);
+    assert!(image.contains("--suite bookworm --mirror http://mirror.test/debian "));
+    assert!(image.contains("Suites: bookworm-security"));
+    assert!(image.contains("import both files as pixels/debian-12"));
+}
+
+#[test]
+fn systemd_starts_the_daemon_where_it_runs() {
+    let mut facts = bare();
+    facts.local.as_mut().unwrap().systemd = true;
+    let with = plan(&facts, &options());
+    assert!(!ids(&with).contains(&Lxcfs));
+    assert_eq!(
+        preview(&with, Daemon),
+        "systemctl enable --now incus.socket incus.service"
+    );
+    facts.local.as_mut().unwrap().incus_dir = "/srv/other".into();
+    let elsewhere = preview(&plan(&facts, &options()), Daemon);
+    assert!(
+        elsewhere.starts_with("INCUS_DIR=/srv/other setsid "),
+        "a directory of its own is no service: {elsewhere}"
+    );
+}
+
+#[test]
+fn without_root_the_first_step_that_needs_it_is_where_it_stops() {
+    let mut facts = bare();
+    facts.local.as_mut().unwrap().root = false;
+    let bare = plan(&facts, &options());
+    assert_eq!(ids(&bare)[..2], [Privilege, Backports]);
+    assert!(preview(&bare, Privilege).contains("sudo pixels setup"));
+
+    let mut server = ready();
+    server.pools.clear();
+    server.aliases.clear();
+    facts.server = ServerState::Answers(Box::new(server));
+    settle(&mut facts);
+    let local = facts.local.as_mut().unwrap();
+    local.packages = packages::present(|_| Some(PathBuf::new()));
+    let member = plan(&facts, &options());
+    assert_eq!(
+        ids(&member),
+        [Pool, Privilege, Image],
+        "a member of the group may make a pool, and not build an image"
+    );
+}
+
+#[test]
+fn a_daemon_that_is_starting_is_waited_for() {
+    let mut facts = bare();
+    facts.local.as_mut().unwrap().daemon_pid = Some(42);
+    let plan = plan(&facts, &options());
+    assert_eq!(preview(&plan, Daemon), "wait for process 42 to answer");
+    assert!(!ids(&plan).contains(&Backports), "{:?}", ids(&plan));
+}
+
+#[test]
+fn other_systems_are_told_what_to_do() {
+    let on = |id: &str, version: &str, change: &dyn Fn(&mut LocalFacts)| {
+        let mut facts = bare();
+        let local = facts.local.as_mut().unwrap();
+        local.os.id = id.into();
+        local.os.version_id = version.into();
+        local.os.codename = "other".into();
+        change(local);
+        plan(&facts, &options())
+    };
+    let fedora = on("fedora", "42", &|local| local.apt = false);
+    assert!(preview(&fedora, Packages).contains("package manager"));
+    let old = on("ubuntu", "22.04", &|_| {});
+    assert!(preview(&old, Packages).contains("offer no Incus"));
+    let known = on("ubuntu", "22.04", &|local| local.apt_has_incus = true);
+    assert!(preview(&known, Packages).contains("incus-base"));
+    for (id, version) in [("debian", "13"), ("debian", ""), ("ubuntu", "24.04")] {
+        let new = on(id, version, &|_| {});
+        assert!(!ids(&new).contains(&Backports));
+        assert!(!preview(&new, Packages).contains(" -t "));
+    }
+    let mac = on("", "", &|local| local.linux = false);
+    assert!(preview(&mac, Packages).contains("incus.remote"));
+}
+
+#[test]
+fn an_interrupted_installation_is_finished_first() {
+    let mut facts = bare();
+    facts.local.as_mut().unwrap().unfinished = vec!["lxcfs".into()];
+    let plan = plan(&facts, &options());
+    assert_eq!(ids(&plan)[..3], [Backports, Repair, Packages]);
+    assert!(preview(&plan, Repair).contains("dpkg --configure -a"));
+}
+
+#[test]
+fn backports_that_are_there_are_used_and_not_added() {
+    let mut facts = bare();
+    let local = facts.local.as_mut().unwrap();
+    let mut own = local.sources[0].clone();
+    own.suites = vec!["bookworm-backports".into()];
+    local.sources.push(own);
+    let plan = plan(&facts, &options());
+    assert_eq!(ids(&plan)[0], Packages);
+    assert!(preview(&plan, Packages).contains("-t bookworm-backports"));
+}

@@ -1,0 +1,271 @@
+//! The daemon's API with as little between as can be: one kept connection for
+//! requests, blocking reads and writes, sockets upgraded by hand.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Message, WebSocket};
+
+/// A daemon that says nothing for this long is not going to.
+const SILENCE: Duration = Duration::from_secs(120);
+const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
+
+/// One connection to the daemon, opened by its first request: the daemon
+/// serves nobody else while a new connection is silent.
+pub struct Api {
+    socket: PathBuf,
+    project: String,
+    stream: Option<UnixStream>,
+}
+
+/// Where `incus` itself looks.
+pub fn socket() -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("INCUS_SOCKET")
+        .map(PathBuf::from)
+        .or_else(|| set("INCUS_DIR").map(|dir| Path::new(&dir).join("unix.socket")))
+        .or_else(|| SOCKETS.iter().map(PathBuf::from).find(|path| path.exists()))
+        .context("Incus does not run here; pixels setup installs and starts it")
+}
+
+impl Api {
+    pub fn new(socket: &Path, project: &str) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            project: project.to_owned(),
+            stream: None,
+        }
+    }
+
+    /// One request; the answer's metadata, or for a background operation the
+    /// operation as it is then.
+    pub fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        self.ask(method, path, body)?;
+        self.answer().with_context(|| format!("{method} {path}"))
+    }
+
+    /// A request that starts an operation, and the wait for its end.
+    pub fn operate(&mut self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let operation = self.call(method, path, Some(body))?;
+        self.call("GET", &wait(&operation)?, None)
+    }
+
+    pub fn state(&mut self, instance: &str, action: &str, force: bool) -> Result<()> {
+        let body = json!({"action": action, "timeout": -1, "force": force});
+        let path = format!("/1.0/instances/{instance}/state");
+        self.operate("PUT", &path, &body).map(drop)
+    }
+
+    /// Stops it the hard way where it runs, and deletes it.
+    pub fn remove(&mut self, instance: &str) -> Result<()> {
+        let path = format!("/1.0/instances/{instance}");
+        let found = self.call("GET", &path, None)?;
+        if found["status"] != "Stopped" {
+            self.state(instance, "stop", true)?;
+        }
+        self.operate("DELETE", &path, &json!({})).map(drop)
+    }
+
+    /// Runs a command with all its streams connected, no input, and the
+    /// output drained.
+    pub fn exec(&mut self, instance: &str, command: &[&str]) -> Result<i64> {
+        let body = json!({
+            "command": command,
+            "wait-for-websocket": true,
+            "interactive": false,
+        });
+        let path = format!("/1.0/instances/{instance}/exec");
+        let operation = self.call("POST", &path, Some(&body))?;
+        let id = operation["id"]
+            .as_str()
+            .context("an operation without id")?;
+        let upgrade = |name: &str| {
+            let secret = operation["metadata"]["fds"][name]
+                .as_str()
+                .with_context(|| format!("no stream {name}"))?;
+            let path = self.scoped(&format!("/1.0/operations/{id}/websocket?secret={secret}"));
+            let mut stream = self.connect()?;
+            stream.write_all(
+                format!(
+                    "GET {path} HTTP/1.1\r\nHost: incus\r\nConnection: Upgrade\r\n\
+                     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                )
+                .as_bytes(),
+            )?;
+            anyhow::Ok(stream)
+        };
+        // The daemon does not wait for this one: it may come too late for a
+        // short command, which does not matter. Closing it would kill a long one.
+        let _control = upgrade("control")?;
+        let streams = [upgrade("0")?, upgrade("1")?, upgrade("2")?];
+        self.ask("GET", &wait(&operation)?, None)?;
+        let mut sockets = Vec::new();
+        for mut stream in streams {
+            let (head, rest) = head(&mut stream)?;
+            ensure!(head.contains(" 101 "), "no WebSocket: {head}");
+            sockets.push(WebSocket::from_partially_read(
+                Listener(stream),
+                rest,
+                Role::Client,
+                None,
+            ));
+        }
+        // A command that has ended by now reads no more.
+        let _ = sockets[0].send(Message::text(""));
+        for socket in &mut sockets[1..] {
+            loop {
+                match socket.read()? {
+                    Message::Text(text) if text.is_empty() => break,
+                    Message::Close(_) => break,
+                    _ => {}
+                }
+            }
+        }
+        let ended = self.answer()?;
+        ended["metadata"]["return"].as_i64().context("no exit code")
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let path = self.scoped(path);
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: incus\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        if self.stream.is_none() {
+            self.stream = Some(self.connect()?);
+        }
+        let stream = self.stream.as_mut().context("no connection")?;
+        stream.write_all(text.as_bytes())?;
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Result<Value> {
+        let stream = self.stream.as_mut().context("no connection")?;
+        let body = body(stream)?;
+        let mut envelope: Value = serde_json::from_slice(&body)?;
+        if envelope["type"] == "error" {
+            bail!("{}", envelope["error"].as_str().unwrap_or("an error"));
+        }
+        let metadata = envelope["metadata"].take();
+        // The end of an operation is told by its own status.
+        if let Some(code) = metadata["status_code"].as_i64()
+            && code >= 400
+        {
+            bail!("{}", metadata["err"].as_str().unwrap_or("it failed"));
+        }
+        Ok(metadata)
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        let stream =
+            UnixStream::connect(&self.socket).with_context(|| self.socket.display().to_string())?;
+        stream.set_read_timeout(Some(SILENCE))?;
+        Ok(stream)
+    }
+
+    fn scoped(&self, path: &str) -> String {
+        let join = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{join}project={}", self.project)
+    }
+}
+
+/// Reads on where writing fails: the daemon sends a ping on every socket, and
+/// for a short command closes some before the answer to that.
+struct Listener(UnixStream);
+
+impl Read for Listener {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Listener {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        Ok(self.0.write(data).unwrap_or(data.len()))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn wait(operation: &Value) -> Result<String> {
+    let id = operation["id"]
+        .as_str()
+        .context("an operation without id")?;
+    Ok(format!("/1.0/operations/{id}/wait?timeout=-1"))
+}
+
+/// The head of an answer, and what was read beyond it.
+fn head(stream: &mut UnixStream) -> Result<(String, Vec<u8>)> {
+    let mut read = Vec::with_capacity(16 * 1024);
+    let end = loop {
+        more(stream, &mut read)?;
+        if let Some(at) = find(&read, b"\r\n\r\n") {
+            break at;
+        }
+    };
+    let rest = read.split_off(end + 4);
+    Ok((String::from_utf8(read)?, rest))
+}
+
+fn body(stream: &mut UnixStream) -> Result<Vec<u8>> {
+    let (head, mut body) = head(stream)?;
+    let header = |name: &str| {
+        head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_owned())
+        })
+    };
+    if let Some(length) = header("content-length") {
+        let length: usize = length.parse()?;
+        while body.len() < length {
+            more(stream, &mut body)?;
+        }
+        return Ok(body);
+    }
+    ensure!(
+        header("transfer-encoding").as_deref() == Some("chunked"),
+        "an answer of unknown length: {head}"
+    );
+    let (mut whole, mut at) = (Vec::new(), 0);
+    loop {
+        let line = loop {
+            match find(&body[at..], b"\r\n") {
+                Some(length) => break length,
+                None => more(stream, &mut body)?,
+            }
+        };
+        let size = usize::from_str_radix(std::str::from_utf8(&body[at..at + line])?, 16)?;
+        at += line + 2;
+        while body.len() < at + size + 2 {
+            more(stream, &mut body)?;
+        }
+        whole.extend_from_slice(&body[at..at + size]);
+        at += size + 2;
+        if size == 0 {
+            return Ok(whole);
+        }
+    }
+}
+
+fn more(stream: &mut UnixStream, into: &mut Vec<u8>) -> Result<()> {
+    let mut buffer = [0; 64 * 1024];
+    let n = stream.read(&mut buffer)?;
+    ensure!(n > 0, "the daemon closed the connection");
+    into.extend_from_slice(&buffer[..n]);
+    Ok(())
+}
+
+fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
+    text.windows(needle.len()).position(|part| part == needle)
+}

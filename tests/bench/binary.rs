@@ -1,0 +1,111 @@
+//! The pixels binary that is measured.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::args::Args;
+use crate::process;
+
+/// The target of the static build.
+const MUSL: &str = if cfg!(target_arch = "aarch64") {
+    "aarch64-unknown-linux-musl"
+} else {
+    "x86_64-unknown-linux-musl"
+};
+
+pub struct Binary {
+    pub path: PathBuf,
+    /// How it was built, for people.
+    pub kind: String,
+    pub bytes: u64,
+    /// Needs no shared library.
+    pub is_static: bool,
+}
+
+pub fn under_test(args: &Args) -> Result<Binary> {
+    let (path, kind) = match &args.binary {
+        Some(path) => {
+            let path = path
+                .canonicalize()
+                .with_context(|| path.display().to_string())?;
+            (path, "given with --binary".to_owned())
+        }
+        None if has_musl() => (build(Some(MUSL))?, format!("release, {MUSL}")),
+        None => (
+            build(None)?,
+            format!("release, of the host: the target {MUSL} is not installed"),
+        ),
+    };
+    let bytes = std::fs::metadata(&path)?.len();
+    let is_static = !has_interpreter(&path)?;
+    Ok(Binary {
+        path,
+        kind,
+        bytes,
+        is_static,
+    })
+}
+
+fn has_musl() -> bool {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
+    sysroot.is_ok_and(|output| {
+        let root = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let libraries = Path::new(&root).join("lib/rustlib").join(MUSL).join("lib");
+        output.status.success() && libraries.is_dir()
+    })
+}
+
+fn build(target: Option<&str>) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--release", "--bin", "pixels"])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit());
+    if let Some(target) = target {
+        command.args(["--target", target]);
+        let compiler = format!("CC_{}", target.replace('-', "_"));
+        // A crate with C code looks for musl's own compiler driver first.
+        let driver = format!("{}-linux-musl-gcc", std::env::consts::ARCH);
+        let found = process::find(&driver).or_else(|| process::find("musl-gcc"));
+        if std::env::var_os(&compiler).is_none() && found.is_none() {
+            command.env(compiler, "gcc");
+        }
+    }
+    let output = command.output().context("cargo build")?;
+    if !output.status.success() {
+        bail!("cargo build failed");
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo built no executable")
+}
+
+/// Whether the program header table of an ELF file asks for a dynamic linker.
+fn has_interpreter(path: &Path) -> Result<bool> {
+    const PT_INTERP: u32 = 3;
+    let file = std::fs::read(path)?;
+    let number = |at: usize, size: usize| -> Option<usize> {
+        let bytes = file.get(at..at + size)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+        )
+    };
+    let headers = || {
+        let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        (0..count)
+            .map(|index| number(table + index * size, 4))
+            .collect::<Option<Vec<_>>>()
+    };
+    let headers = headers().context("the binary is no 64-bit ELF file")?;
+    Ok(headers.contains(&(PT_INTERP as usize)))
+}

@@ -1,0 +1,283 @@
+//! What the rows are measured on: an Incus project of its own with a base
+//! pixel in it, both removed at the end.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::api::{self, Api};
+use crate::go_on;
+use crate::process::Program;
+
+const PROJECT: &str = "px-t-bench-";
+/// Requests under way at the same time when many instances are made or removed.
+const AT_ONCE: usize = 8;
+/// What the exec rows send and receive.
+pub const VOLUME: usize = 100_000_000;
+
+pub struct Lab {
+    socket: PathBuf,
+    project: String,
+    home: TempDir,
+    pixels: Program,
+    base: OnceLock<()>,
+    removed: bool,
+}
+
+impl Lab {
+    pub fn open(pixels: &Path) -> Result<Self> {
+        let socket = api::socket()?;
+        let mut api = Api::new(&socket, "default");
+        for left in left_behind(&mut api)? {
+            eprintln!("removing {left}, which a killed run left");
+            remove_project(&socket, &left)?;
+        }
+        let project = format!("{PROJECT}{}", std::process::id());
+        let home = tempfile::tempdir()?;
+        let shared = [
+            "features.images",
+            "features.profiles",
+            "features.storage.buckets",
+            "features.storage.volumes",
+        ];
+        let config: serde_json::Map<String, Value> = shared
+            .map(|feature| (feature.to_owned(), "false".into()))
+            .into_iter()
+            .collect();
+        api.call(
+            "POST",
+            "/1.0/projects",
+            Some(&json!({"name": project, "config": config})),
+        )?;
+        Ok(Self {
+            pixels: Program {
+                path: pixels.to_owned(),
+                home: home.path().to_owned(),
+                project: Some(project.clone()),
+            },
+            socket,
+            project,
+            home,
+            base: OnceLock::new(),
+            removed: false,
+        })
+    }
+
+    /// A program that works in this lab.
+    pub fn program(&self, path: &Path) -> Program {
+        Program {
+            path: path.to_owned(),
+            ..self.pixels.clone()
+        }
+    }
+
+    /// A connection that nothing was sent on yet.
+    pub fn api(&self) -> Api {
+        Api::new(&self.socket, &self.project)
+    }
+
+    /// The daemon's version and the storage driver of the base's pool.
+    pub fn server(&self) -> Result<(String, String)> {
+        let server = self.api().call("GET", "/1.0", None)?;
+        let text = |key: &str| {
+            server["environment"][key]
+                .as_str()
+                .unwrap_or("?")
+                .to_owned()
+        };
+        Ok((text("server_version"), text("storage")))
+    }
+
+    /// A pixel's name. Though projects keep names apart, a network does not.
+    pub fn name(&self, short: &str) -> String {
+        format!("t-bench-{}-{short}", std::process::id())
+    }
+
+    /// The instance of the pixel of this name.
+    pub fn instance(&self, short: &str) -> String {
+        format!("px-{}", self.name(short))
+    }
+
+    /// Makes the base pixel and its checkpoint, the first time.
+    pub fn base(&self) -> Result<()> {
+        if self.base.get().is_some() {
+            return Ok(());
+        }
+        eprintln!("making the base pixel from the default image");
+        let base = self.name("base");
+        self.pixels.run(&["create", &base])?;
+        self.pixels
+            .run(&["checkpoint", "create", &base, "--label", "ready"])?;
+        let _ = self.base.set(());
+        Ok(())
+    }
+
+    /// A file of [`VOLUME`] bytes.
+    pub fn file(&self) -> Result<PathBuf> {
+        let path = self.home.path().join("volume");
+        if !path.exists() {
+            let mut file = std::fs::File::create(&path)?;
+            let block: Vec<u8> = (0..VOLUME / 100).map(|i| (i * 31 / 7) as u8).collect();
+            for _ in 0..100 {
+                file.write_all(&block)?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// Adds `running` clones of the base, and clones that were never started,
+    /// of a checkpoint with no files but the base's configuration, until there
+    /// are `count` pixels. Returns how long all that took.
+    pub fn crowd(&self, count: usize, running: usize) -> Result<Duration> {
+        let begun = Instant::now();
+        let (number, ready) = (running.to_string(), format!("{}:ready", self.name("base")));
+        self.pixels
+            .run(&["fork", &ready, "-n", &number, "--prefix", &self.name("run")])?;
+        let mut api = self.api();
+        let base = api.call(
+            "GET",
+            &format!("/1.0/instances/{}", self.instance("base")),
+            None,
+        )?;
+        let mut config = base["config"].clone();
+        if let Some(config) = config.as_object_mut() {
+            config.retain(|key, _| !key.starts_with("volatile."));
+        }
+        let tiny = self.instance("tiny");
+        let empty = json!({
+            "name": tiny,
+            "profiles": [],
+            "config": config,
+            "devices": base["devices"],
+            "source": {"type": "none"},
+        });
+        api.operate("POST", "/1.0/instances", &empty)?;
+        let snapshots = format!("/1.0/instances/{tiny}/snapshots");
+        api.operate("POST", &snapshots, &json!({"name": "tiny"}))?;
+        let there = instances(&mut api)?.len();
+        let names = (there..count).map(|index| self.instance(&format!("{index:03}")));
+        let failed = side_by_side(names.collect(), || {
+            let (mut api, tiny) = (self.api(), &tiny);
+            move |name: &str| {
+                go_on()?;
+                let source = format!("{tiny}/tiny");
+                let body = json!({
+                    "name": name,
+                    "source": {"type": "copy", "source": source, "instance_only": true},
+                });
+                api.operate("POST", "/1.0/instances", &body).map(drop)
+            }
+        });
+        ensure!(failed.is_empty(), "cloning: {}", failed.join("; "));
+        let there = instances(&mut api)?.len();
+        ensure!(there == count, "{there} instances where {count} were made");
+        Ok(begun.elapsed())
+    }
+
+    /// Removes everything; says how long that took.
+    pub fn close(mut self) -> Result<String> {
+        eprintln!("removing what was made");
+        let begun = Instant::now();
+        self.removed = true;
+        let count = remove_project(&self.socket, &self.project)?;
+        Ok(format!(
+            "removing {count} instances took {:.1} s",
+            begun.elapsed().as_secs_f64()
+        ))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.removed {
+            return;
+        }
+        if let Err(error) = remove_project(&self.socket, &self.project) {
+            eprintln!(
+                "bench: left behind: project {} ({error:#}); the next run removes it",
+                self.project
+            );
+        }
+    }
+}
+
+/// Projects of runs whose process is gone.
+fn left_behind(api: &mut Api) -> Result<Vec<String>> {
+    let projects = api.call("GET", "/1.0/projects", None)?;
+    Ok(names_of(&projects)
+        .into_iter()
+        .filter(|name| {
+            let pid = name
+                .strip_prefix(PROJECT)
+                .and_then(|pid| pid.parse::<u32>().ok());
+            pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        })
+        .collect())
+}
+
+fn instances(api: &mut Api) -> Result<Vec<String>> {
+    let all = api.call("GET", "/1.0/instances", None)?;
+    Ok(names_of(&all))
+}
+
+/// The last parts of a list of URLs.
+fn names_of(urls: &Value) -> Vec<String> {
+    let urls = urls.as_array().into_iter().flatten();
+    urls.filter_map(|url| {
+        let path = url.as_str()?.split('?').next()?;
+        Some(path.rsplit('/').next()?.to_owned())
+    })
+    .collect()
+}
+
+/// Removes a project with all its instances; returns how many there were.
+fn remove_project(socket: &Path, project: &str) -> Result<usize> {
+    let mut api = Api::new(socket, project);
+    let names = instances(&mut api)?;
+    let count = names.len();
+    let failed = side_by_side(names, || {
+        let mut api = Api::new(socket, project);
+        move |name: &str| api.remove(name)
+    });
+    ensure!(failed.is_empty(), "removing: {}", failed.join("; "));
+    api.call("DELETE", &format!("/1.0/projects/{project}"), None)
+        .with_context(|| format!("removing project {project}"))?;
+    Ok(count)
+}
+
+/// Does one thing to many names, several at a time, each worker with what
+/// `worker` makes for it. Returns the failures.
+fn side_by_side<W>(names: Vec<String>, worker: impl Fn() -> W + Sync) -> Vec<String>
+where
+    W: FnMut(&str) -> Result<()>,
+{
+    let names = Mutex::new(VecDeque::from(names));
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let mut work = worker();
+                loop {
+                    let next = names
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .pop_front();
+                    let Some(name) = next else { return };
+                    if let Err(error) = work(&name) {
+                        failed
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(format!("{name}: {error:#}"));
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,90 @@
+//! Taking turns, and what comes out of it.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::go_on;
+
+/// Who did the work in one column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Pixels,
+    /// Another pixels binary, named with `--earlier`.
+    Earlier,
+    Incus,
+    Api,
+}
+
+/// One way of doing what a row is about; one call is one timed run.
+pub struct Contender<'a> {
+    pub who: Who,
+    run: Box<dyn FnMut() -> Result<Duration> + 'a>,
+}
+
+impl<'a> Contender<'a> {
+    pub fn new(who: Who, run: impl FnMut() -> Result<Duration> + 'a) -> Self {
+        Self {
+            who,
+            run: Box::new(run),
+        }
+    }
+}
+
+/// The times of one contender, sorted.
+#[derive(Debug, Clone)]
+pub struct Times {
+    pub who: Who,
+    sorted: Vec<Duration>,
+}
+
+impl Times {
+    pub fn median(&self) -> Duration {
+        let middle = self.sorted.len() / 2;
+        if self.sorted.len().is_multiple_of(2) {
+            (self.sorted[middle - 1] + self.sorted[middle]) / 2
+        } else {
+            self.sorted[middle]
+        }
+    }
+
+    pub fn fastest(&self) -> Duration {
+        self.sorted[0]
+    }
+
+    pub fn slowest(&self) -> Duration {
+        self.sorted[self.sorted.len() - 1]
+    }
+
+    pub fn runs(&self) -> usize {
+        self.sorted.len()
+    }
+}
+
+/// One run each to warm up, then `runs` rounds, each begun by another.
+pub fn take_turns(mut contenders: Vec<Contender<'_>>, runs: usize) -> Result<Vec<Times>> {
+    for contender in &mut contenders {
+        go_on()?;
+        (contender.run)()?;
+    }
+    let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(runs); contenders.len()];
+    let count = contenders.len();
+    for round in 0..runs {
+        for turn in 0..count {
+            go_on()?;
+            let index = (round + turn) % count;
+            times[index].push((contenders[index].run)()?);
+        }
+    }
+    Ok(contenders
+        .iter()
+        .zip(times)
+        .map(|(contender, mut sorted)| {
+            sorted.sort_unstable();
+            Times {
+                who: contender.who,
+                sorted,
+            }
+        })
+        .collect())
+}
