@@ -110,6 +110,13 @@ fn assert_all_differ(identities: &[Identity]) {
     }
 }
 
+/// Early: containers share limits of the kernel, and other tests run as well.
+#[track_caller]
+fn destroy(env: &TestEnv, names: impl IntoIterator<Item = String>) {
+    let args = ["destroy", "--force"].map(str::to_owned);
+    env.pixels(args.into_iter().chain(names)).ok();
+}
+
 fn status(env: &TestEnv, name: &str) -> String {
     let all = env.pixels(["list", "--json"]).ok().json();
     let pixel = all.as_array().unwrap().iter().find(|p| p["name"] == name);
@@ -222,10 +229,11 @@ fn forks_are_numbered_and_leave_nothing() {
     for name in names.iter().chain(&more) {
         assert_eq!(run(&env, name, "cat /root/kept"), "content\n");
     }
+    destroy(&env, names.into_iter().chain(more));
 
     // Two at the same time agree on the numbers.
     let both: Vec<_> = (0..2)
-        .map(|_| env.spawn(["fork", &a, "-n", "3", "--prefix", &env.name("both")]))
+        .map(|_| env.spawn(["fork", &a, "-n", "2", "--prefix", &env.name("both")]))
         .collect();
     let mut given = std::collections::BTreeSet::new();
     for child in both {
@@ -235,7 +243,8 @@ fn forks_are_numbered_and_leave_nothing() {
         let text = String::from_utf8(output.stdout).unwrap();
         given.extend(text.lines().map(str::to_owned));
     }
-    assert_eq!(given.len(), 6, "{given:?}");
+    assert_eq!(given.len(), 4, "{given:?}");
+    destroy(&env, given);
 
     // A fork that cannot be done leaves no clone.
     let before = env.remaining().len();
@@ -519,25 +528,31 @@ fn a_restricted_project_is_good_enough() {
         .ok();
     env.pixels(["stop", "--force", &a]).ok();
     env.pixels(["create", &c, "--from", &a]).ok();
-    env.pixels(["start", &a]).ok();
-    env.pixels(["fork", &a, "-n", "2"]).ok();
-    let mut all = vec![settled(&a)];
-    assert_eq!(all[0], source);
-    for name in [b.clone(), c, format!("{a}-1"), format!("{a}-2")] {
-        let own = settled(&name);
+    let mut all = Vec::new();
+    let mut own = |name: &str| {
+        let own = settled(name);
         assert_eq!(own.key, format!("new px-{name}"));
         all.push(own);
-    }
-    assert_all_differ(&all);
+    };
+    own(&b);
+    own(&c);
     env.pixels(["stop", "--force", &b]).ok();
     env.pixels(["start", &b]).ok();
-    assert_eq!(settled(&b), all[1]);
+    own(&b);
+    destroy(&env, [b, c]);
+    env.pixels(["start", &a]).ok();
+    env.pixels(["fork", &a, "-n", "2"]).ok();
+    own(&format!("{a}-1"));
+    own(&format!("{a}-2"));
+    let after_restart = all.remove(2);
+    assert_eq!(all[0], after_restart);
+    all.push(settled(&a));
+    assert_eq!(all.last(), Some(&source));
+    assert_all_differ(&all);
     let snapshots = api.get(&format!("/1.0/instances/px-{a}/snapshots"));
     assert_eq!(snapshots.as_array().unwrap().len(), 1, "{snapshots}");
 
-    let names = env.remaining();
-    let args = ["destroy", "--force"].map(str::to_owned);
-    env.pixels(args.into_iter().chain(names)).ok();
+    destroy(&env, env.remaining());
     env.set("PIXELS_INCUS_PROJECT", "");
     env.pixels(["exec", &outside, "--", "true"]).ok();
     env.set("PIXELS_INCUS_PROJECT", "px-t-no-such-project");

@@ -15,7 +15,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("backend::incus", &["retry", "sandbox"]),
     ("backend", &["backend::incus", "config", "sandbox"]),
     ("host", &["backend::incus"]),
-    ("lifecycle", &["sandbox"]),
+    ("provision", &["sandbox"]),
+    ("lifecycle", &["provision", "sandbox"]),
     (
         "exit",
         &["backend::incus", "config", "host", "lifecycle", "sandbox"],
@@ -29,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "exit",
             "host",
             "lifecycle",
+            "provision",
             "retry",
             "sandbox",
             "signal",
