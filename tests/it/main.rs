@@ -10,6 +10,7 @@ mod cli_exec;
 mod cli_lifecycle;
 mod cli_output;
 mod docs;
+mod faults_daemon;
 mod faults_signals;
 mod faults_wire;
 mod host;

@@ -7,6 +7,7 @@
 //! then sent on it.
 
 use std::error::Error as StdError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ impl Request {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<SendRequest<Body>>>,
+    /// A request other than `GET` has left.
+    changed: AtomicBool,
 }
 
 impl Pool {
@@ -113,7 +116,9 @@ impl Pool {
             .body(request.body)
             .map_err(|e| Failure::Protocol(e.to_string()))?;
         let broken = |error: hyper::Error| Failure::http(&transport.name, &error);
+        let reads = request.method() == Method::GET;
         while let Some(mut sender) = self.take().await {
+            self.changed.fetch_or(!reads, Ordering::Relaxed);
             match sender.try_send_request(request).await {
                 Ok(answer) => return self.receive(sender, answer, upload).await.map_err(broken),
                 Err(mut error) => match error.take_message() {
@@ -130,8 +135,14 @@ impl Pool {
                 tracing::debug!(error = &error as &dyn StdError, "connection");
             }
         });
+        self.changed.fetch_or(!reads, Ordering::Relaxed);
         let answer = sender.send_request(request).await.map_err(broken)?;
         self.receive(sender, answer, upload).await.map_err(broken)
+    }
+
+    /// Whether the server may have been told to change anything.
+    pub fn has_changed_anything(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
     }
 
     async fn receive(

@@ -118,9 +118,12 @@ impl PrivateDaemon {
         let socket = format!(" {}", self.socket().display());
         let idle = || {
             let all = fs::read_to_string("/proc/net/unix").unwrap();
-            // The state 03 is a connection, accepted or not.
-            let mut open = all.lines().filter(|line| line.ends_with(&socket));
-            !open.any(|line| line.split_whitespace().nth(5) == Some("03"))
+            let open = all.lines().filter(|line| line.ends_with(&socket));
+            // The state 01 is the socket itself; others are connections, also
+            // those that are not accepted yet.
+            open.filter(|line| line.split_whitespace().nth(5) != Some("01"))
+                .count()
+                == 0
         };
         eventually("the private daemon is idle", || {
             // An operation begins before its request is answered.
