@@ -16,6 +16,7 @@ mod faults_wire;
 mod host;
 mod incus_events;
 mod layering;
+mod remote;
 mod scripts;
 
 #[test]
