@@ -141,6 +141,27 @@ impl PrivateDaemon {
         Frozen(pid)
     }
 
+    /// What the daemon and its containers complained of.
+    fn show_logs(&self) {
+        let mut files = vec![self.dir.join("incusd.log")];
+        for entry in fs::read_dir(self.dir.join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            files.extend(["forkexec.log", "lxc.log"].map(|name| entry.path().join(name)));
+        }
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            for line in text
+                .lines()
+                .filter(|line| line.to_lowercase().contains("error"))
+            {
+                eprintln!("{}: {line}", file.display());
+            }
+        }
+    }
+
     /// Bridges of other daemons and of other test processes are left room.
     fn make_bridge(&self) {
         let taken = Command::new("ip")
@@ -189,8 +210,7 @@ impl PrivateDaemon {
 impl Drop for PrivateDaemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = fs::read_to_string(self.dir.join("incusd.log")).unwrap_or_default();
-            eprintln!("log of the private daemon:\n{log}");
+            self.show_logs();
         }
         self.kill();
         remove(&self.dir);
