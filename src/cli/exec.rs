@@ -10,7 +10,7 @@ use super::{Context, complete};
 use crate::exit::{Silent, Usage};
 use crate::lifecycle::{self, Exec, Interrupts, Login};
 use crate::sandbox::{Control, Error, Guest, Instance, Name, Status, Subject};
-use crate::term::{self, RawMode};
+use crate::term::{self, Outlet, RawMode};
 
 /// Run a command in a pixel; its exit code becomes ours
 #[derive(Debug, Args)]
@@ -110,13 +110,15 @@ pub async fn attach(context: &Context, guest: &dyn Guest, mut wish: Exec) -> any
         }
         std::future::pending::<()>().await;
     };
+    let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
+    let stderr = Outlet::stderr().map_err(|e| Error::io("opening our error output", e))?;
     let running = lifecycle::exec(
         guest,
         &wish,
         (
             Box::new(tokio::io::stdin()),
-            Box::new(tokio::io::stdout()),
-            Box::new(tokio::io::stderr()),
+            Box::new(stdout),
+            Box::new(stderr),
         ),
         Interrupts { events },
     );

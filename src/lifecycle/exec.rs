@@ -8,12 +8,19 @@ use tokio::sync::mpsc;
 
 use super::claim::Claim;
 use super::login::Login;
-use crate::sandbox::{Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Result, TtySize};
+use crate::sandbox::{
+    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
+};
 
 /// The variable by which a command's processes are found again.
 const ID: &str = "PIXELS_EXEC_ID";
 /// Carries `-e PATH=…` past the login profile, which sets PATH itself.
 const PATH: &str = "PIXELS_EXEC_PATH";
+/// A pixel can be worked in from the moment it starts; until the script of its
+/// first boot has become init it may still show its source's identity.
+const FIRST_BOOT: &str = "pixels_n=0; while [ $pixels_n -lt 500 ] \
+    && { read -r pixels_init </proc/1/comm; } 2>/dev/null && [ \"$pixels_init\" = sh ]; \
+    do pixels_n=$((pixels_n + 1)); sleep 0.01; done; ";
 /// Between asking a command to end and killing it.
 const GRACE: Duration = Duration::from_secs(3);
 /// For the server to deliver a signal, [`GRACE`] included.
@@ -185,6 +192,19 @@ async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> 
     }
 }
 
+/// What `sh -l` does, with one difference: profiles ask `id -u` (Debian's
+/// twice), and the answer is given without starting a program for it, which
+/// would cost more than all the rest.
+fn login_profile(owner: Owner) -> String {
+    format!(
+        "id() {{ case $* in -u) echo {} ;; *) command id \"$@\" ;; esac; }}; \
+         [ ! -r /etc/profile ] || . /etc/profile; \
+         [ ! -r \"$HOME/.profile\" ] || . \"$HOME/.profile\"; \
+         unset -f id; ",
+        owner.uid
+    )
+}
+
 /// The request that runs a command in a login environment.
 ///
 /// The shell reads the login profile and then becomes the command: the
@@ -192,14 +212,15 @@ async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> 
 pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
     let mut env = wish.login.environment();
     env.insert(ID.into(), id.to_owned());
-    let mut script = String::new();
+    let mut script = FIRST_BOOT.to_owned();
+    script.push_str(&login_profile(wish.login.owner));
     let mut extra = wish.env.clone();
     if let Some(path) = extra.remove("PATH") {
         env.insert(PATH.into(), path);
         script.push_str("PATH=$PIXELS_EXEC_PATH; export PATH; unset PIXELS_EXEC_PATH; ");
     }
     env.extend(extra);
-    let mut argv: Vec<String> = vec!["/bin/sh".into(), "-lc".into()];
+    let mut argv: Vec<String> = vec!["/bin/sh".into(), "-c".into()];
     if let Some(dir) = &wish.cwd {
         // Not by the daemon, which would silently run in / when it does not exist.
         script.push_str(
@@ -219,5 +240,48 @@ pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
         env,
         cwd: Some(wish.login.home.clone()),
         tty: wish.tty,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_are_read_and_learn_the_user_without_a_program() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = "A=$(id -u); B=$(id -un); export A B\n";
+        std::fs::write(home.path().join(".profile"), profile).unwrap();
+        let wish = Exec {
+            argv: ["sh", "-c", "echo $A $B $1", "sh", "a  b"]
+                .map(str::to_owned)
+                .to_vec(),
+            login: Login {
+                user: "someone".into(),
+                owner: Owner { uid: 4711, gid: 1 },
+                home: home.path().display().to_string(),
+                shell: "/bin/sh".into(),
+            },
+            env: BTreeMap::new(),
+            cwd: None,
+            tty: None,
+            timeout: None,
+        };
+        let request = wrap(&wish, "x");
+        let output = std::process::Command::new(&request.argv[0])
+            .args(&request.argv[1..])
+            .envs(&request.env)
+            .output()
+            .unwrap();
+        let real = std::process::Command::new("id")
+            .arg("-un")
+            .output()
+            .unwrap();
+        let real = String::from_utf8(real.stdout).unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!("4711 {} a b\n", real.trim())
+        );
+        assert!(output.stderr.is_empty());
     }
 }

@@ -63,6 +63,7 @@ pub enum Control {
 ///
 /// A writer that fails (a reader that went away) ends the transfer of that
 /// stream, not the command: the guest sees what a closed pipe would show it.
+/// Writers are flushed once, at the end, so they must not hold bytes back.
 pub struct ExecIo {
     pub stdin: Box<dyn AsyncRead + Send + Unpin>,
     pub stdout: Box<dyn AsyncWrite + Send + Unpin>,

@@ -1,9 +1,14 @@
-//! The user's terminal: raw mode that is always undone, and its size.
+//! The user's terminal: raw mode that is always undone, and its size; our
+//! output streams.
+
+mod outlet;
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::termios::{self, OptionalActions, Termios};
+
+pub use outlet::Outlet;
 
 use crate::sandbox::TtySize;
 

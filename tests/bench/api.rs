@@ -84,8 +84,7 @@ impl Api {
         let id = operation["id"]
             .as_str()
             .context("an operation without id")?;
-        let mut streams = Vec::new();
-        for name in ["0", "1", "2", "control"] {
+        let upgrade = |name: &str| {
             let secret = operation["metadata"]["fds"][name]
                 .as_str()
                 .with_context(|| format!("no stream {name}"))?;
@@ -99,8 +98,12 @@ impl Api {
                 )
                 .as_bytes(),
             )?;
-            streams.push(stream);
-        }
+            anyhow::Ok(stream)
+        };
+        // The daemon does not wait for this one: it may come too late for a
+        // short command, which does not matter. Closing it would kill a long one.
+        let _control = upgrade("control")?;
+        let streams = [upgrade("0")?, upgrade("1")?, upgrade("2")?];
         self.ask("GET", &wait(&operation)?, None)?;
         let mut sockets = Vec::new();
         for mut stream in streams {
@@ -115,7 +118,7 @@ impl Api {
         }
         // A command that has ended by now reads no more.
         let _ = sockets[0].send(Message::text(""));
-        for socket in &mut sockets[1..3] {
+        for socket in &mut sockets[1..] {
             loop {
                 match socket.read()? {
                     Message::Text(text) if text.is_empty() => break,

@@ -9,6 +9,7 @@ mod cli_console;
 mod cli_exec;
 mod cli_lifecycle;
 mod cli_output;
+mod connections;
 mod docs;
 mod faults_daemon;
 mod faults_signals;

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use super::failure::Failure;
-use super::http::{Pool, Request};
+use super::http::{Http, Request};
 use super::operation::Running;
 use super::transport::{Endpoint, Transport};
 use super::wire::{Envelope, Operation, Server};
@@ -34,7 +34,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     transport: Transport,
-    pool: Pool,
+    http: Http,
     project: Option<String>,
     server: OnceCell<Server>,
     /// Requests that must not be cut off half-way when a caller gives up.
@@ -53,7 +53,7 @@ impl Client {
         Ok(Self {
             inner: Arc::new(Inner {
                 transport: Transport::new(endpoint)?,
-                pool: Pool::default(),
+                http: Http::default(),
                 project: project.filter(|p| !p.is_empty()),
                 server: OnceCell::new(),
                 tasks,
@@ -143,7 +143,7 @@ impl Client {
     }
 
     pub(super) fn has_changed_anything(&self) -> bool {
-        self.inner.pool.has_changed_anything()
+        self.inner.http.has_changed_anything()
     }
 
     /// Whether a request whose answer was lost may still begin its operation.
@@ -216,10 +216,8 @@ impl Client {
             serde_json::from_slice(&body).map_err(|e| Failure::Protocol(format!("{path}: {e}")))?;
         // `wait` answers 200 for a failed operation: the body decides.
         if envelope.kind == "error" {
-            return Err(Failure::Api {
-                code: envelope.error_code,
-                message: envelope.error,
-            });
+            let (code, message) = (envelope.error_code, envelope.error);
+            return Err(Failure::refusal(code, message, self.project()));
         }
         Ok(envelope)
     }
@@ -227,7 +225,7 @@ impl Client {
     /// The answer's body, whatever its status.
     pub(super) async fn execute(&self, path: &str, request: Request) -> Result<Bytes, Failure> {
         let begun = Instant::now();
-        let answer = self.inner.pool.send(&self.inner.transport, request).await;
+        let answer = self.inner.http.send(&self.inner.transport, request).await;
         match answer {
             Ok((status, body)) => {
                 tracing::debug!(

@@ -1,11 +1,12 @@
 //! Running a command: one operation, its stream sockets, and the exit code.
 //!
-//! Protocol facts (Incus 6.0, observed): the command starts once all required
-//! sockets are connected; an empty *text* frame ends a stream in either
-//! direction; the sockets then close without a handshake; an interactive
-//! command's operation ends only after the client has closed socket 0; exit
-//! codes 126 and 127 arrive as operation errors; every socket is sent a ping,
-//! and one whose stream has ended is closed without waiting for the answer.
+//! Protocol facts (Incus 6.0, observed): the command starts once sockets 0, 1
+//! and 2 are connected, on a terminal 0 and `control`; an empty *text* frame
+//! ends a stream in either direction; the sockets then close without a
+//! handshake; an interactive command's operation ends only after the client has
+//! closed socket 0; exit codes 126 and 127 arrive as operation errors; every
+//! socket is sent a ping, and one whose stream has ended is closed without
+//! waiting for the answer.
 
 use std::io;
 use std::pin::Pin;
@@ -84,7 +85,19 @@ pub(super) async fn run(
                 Some(_) => sending(&secrets.input).await,
             }
         };
-        tokio::try_join!(input, sending(&secrets.control), first)
+        let control = async {
+            match (sending(&secrets.control).await, &secrets.output) {
+                (Ok(control), _) => Ok(Some(control)),
+                // Without a terminal the daemon does not wait for this socket,
+                // and refuses it once a short command has ended.
+                (Err(Failure::Api { message, .. }), Some(_)) => {
+                    tracing::debug!(message, "control");
+                    Ok(None)
+                }
+                (Err(failure), _) => Err(failure),
+            }
+        };
+        tokio::try_join!(input, control, first)
     };
     let (input, control, output) = match tokio::time::timeout(SOCKETS, connecting).await {
         Ok(connected) => connected?,
@@ -102,7 +115,7 @@ pub(super) async fn run(
         outcome
     };
     let (input_tx, input_rx) = input.split();
-    let (control_tx, control_rx) = control.split();
+    let (control_tx, control_rx) = control.map(WebSocketStream::split).unzip();
     let ExecIo {
         stdin,
         stdout,
@@ -117,7 +130,7 @@ pub(super) async fn run(
     match output {
         Some((out, err)) => {
             let feeding = async {
-                tokio::join!(feed(stdin, input_tx), discard(input_rx));
+                tokio::join!(feed(stdin, input_tx), discard(Some(input_rx)));
                 std::future::pending::<()>().await;
             };
             let draining = async {
@@ -350,7 +363,7 @@ async fn drain(
         };
         match frame {
             Some(Ok(Message::Binary(data))) => {
-                if to.write_all(&data).await.is_err() || to.flush().await.is_err() {
+                if to.write_all(&data).await.is_err() {
                     if let Some(mut sink) = sink {
                         let _ = sink.close().await;
                     }
@@ -358,18 +371,21 @@ async fn drain(
                 }
                 late.set(overdue(ended));
             }
-            Some(Ok(Message::Text(text))) if text.is_empty() => return Ok(()),
+            Some(Ok(Message::Text(text))) if text.is_empty() => break,
             Some(Ok(Message::Close(frame))) => match frame {
                 Some(frame) if frame.code != CloseCode::Normal => {
                     return Err(cut_off(&format!("it was closed ({})", frame.code)));
                 }
-                _ => return Ok(()),
+                _ => break,
             },
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(cut_off(&error.to_string())),
             None => return Err(cut_off("the connection closed")),
         }
     }
+    // A reader that went away is not our failure here either.
+    let _ = to.flush().await;
+    Ok(())
 }
 
 async fn overdue(ended: &CancellationToken) {
@@ -428,7 +444,8 @@ async fn forward(mut from: mpsc::Receiver<Message>, mut to: Sink) {
 }
 
 /// Sends signals and window sizes as they come.
-async fn steer(mut to: Sink, mut from: mpsc::Receiver<Control>) {
+async fn steer(to: Option<Sink>, mut from: mpsc::Receiver<Control>) {
+    let Some(mut to) = to else { return };
     while let Some(control) = from.recv().await {
         let frame = match control {
             Control::Signal(number) => {
@@ -448,7 +465,8 @@ async fn steer(mut to: Sink, mut from: mpsc::Receiver<Control>) {
 }
 
 /// Reads a socket so that keep-alive pings are answered.
-async fn discard(mut from: SplitStream<Socket>) {
+async fn discard(from: Option<SplitStream<Socket>>) {
+    let Some(mut from) = from else { return };
     while let Some(Ok(_)) = from.next().await {}
 }
 

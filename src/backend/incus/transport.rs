@@ -106,12 +106,44 @@ impl Transport {
         }
     }
 
+    /// The absolute URL of an API path.
+    pub fn url(&self, path_and_query: &str) -> String {
+        match &self.kind {
+            Kind::Unix(_) => format!("http://incus{path_and_query}"),
+            Kind::Https { authority, .. } => format!("https://{authority}{path_and_query}"),
+        }
+    }
+
     /// The `Host` header.
     pub fn host(&self) -> &str {
         match &self.kind {
             Kind::Unix(_) => "incus",
             Kind::Https { authority, .. } => authority,
         }
+    }
+
+    pub fn http(&self) -> Result<reqwest::Client, Failure> {
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT);
+        let builder = match &self.kind {
+            // No connection is kept for reuse: a pool opens one ahead and
+            // leaves it silent when another becomes free first, and the daemon
+            // serves nobody until a silent connection speaks or closes (see
+            // `connect`). The TLS part is never used here; an empty one saves
+            // reading the system's roots in every command.
+            Kind::Unix(path) => builder
+                .unix_socket(path.clone())
+                .pool_max_idle_per_host(0)
+                .tls_backend_preconfigured(plain_config()?),
+            Kind::Https { tls, .. } => builder
+                .tcp_keepalive(SILENCE)
+                .tcp_keepalive_interval(BETWEEN_PROBES)
+                .tcp_keepalive_retries(PROBES)
+                .tls_backend_preconfigured((**tls).clone()),
+        };
+        builder.build().map_err(|e| Failure::Setup(e.to_string()))
     }
 
     /// A fresh connection on which the caller must send at once: the daemon
@@ -160,6 +192,14 @@ fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
 
 fn provider_arc() -> Arc<CryptoProvider> {
     Arc::new(provider::default_provider())
+}
+
+fn plain_config() -> Result<ClientConfig, Failure> {
+    Ok(ClientConfig::builder_with_provider(provider_arc())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Failure::Setup(e.to_string()))?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth())
 }
 
 fn tls_config(remote: &Remote) -> Result<ClientConfig, Failure> {

@@ -27,7 +27,6 @@ pub struct TestEnv {
 pub struct Outcome {
     pub stdout: String,
     pub stderr: String,
-    pub bytes: Vec<u8>,
     pub code: i32,
 }
 
@@ -80,6 +79,8 @@ impl TestEnv {
             .env_clear()
             .env("HOME", self.home.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // Most tests want a pixel, not one with packages installed.
+            .env("PIXELS_PROVISION_ENABLED", "false")
             .envs(&self.vars)
             .stdin(Stdio::null());
         command
@@ -208,7 +209,6 @@ impl Outcome {
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            bytes: output.stdout,
             code: super::wait::code(output.status),
         }
     }
