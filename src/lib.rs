@@ -12,6 +12,7 @@ pub mod config;
 mod exit;
 pub mod host;
 pub mod lifecycle;
+pub mod provision;
 pub mod retry;
 pub mod sandbox;
 pub mod secret;

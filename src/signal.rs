@@ -67,6 +67,8 @@ impl Signals {
                 .clone();
             match attached {
                 Some(to) => {
+                    let unset = Ordering::Relaxed;
+                    let _ = self.first.compare_exchange(0, number, unset, unset);
                     let _ = to.try_send(Control::Signal(number));
                 }
                 None if self

@@ -4,16 +4,29 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete, exec};
+use crate::config::Multiplexer;
 use crate::exit::Usage;
-use crate::lifecycle::{Exec, Login};
-use crate::sandbox::{Name, Status};
+use crate::lifecycle::session::{self, Keeper, Wanted};
+use crate::lifecycle::{Exec, Login, provisioning};
+use crate::provision::{Overall, Report, State};
+use crate::sandbox::{Guest, Instance, Name, Sandbox, Status};
 use crate::term;
+use crate::ui::Phases;
 
-/// Open a shell in a pixel, starting it when it is stopped
+/// The session nobody named.
+pub const SESSION: &str = "console";
+
+/// Open a shell in a pixel that survives the connection
+///
+/// Starts a stopped pixel. Ctrl+\ or the word detach leave the session
+/// running; the same command comes back to it.
 #[derive(Debug, Args)]
 pub struct ConsoleArgs {
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
+    /// Name of the session
+    #[arg(short, long, default_value = SESSION)]
+    session: String,
     /// A plain shell that ends with the connection
     #[arg(long)]
     no_persist: bool,
@@ -21,6 +34,9 @@ pub struct ConsoleArgs {
 
 impl ConsoleArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        if !self.no_persist {
+            session::check_name(&self.session)?;
+        }
         if !term::interactive() {
             return Err(Usage(format!(
                 "console needs a terminal; to run a command without one: pixels exec {} -- COMMAND",
@@ -28,15 +44,17 @@ impl ConsoleArgs {
             ))
             .into());
         }
-        if !self.no_persist {
-            context.ui.hint("This shell ends with the connection.");
-        }
-        open(context, &self.name).await
+        open(context, &self.name, &self.session, !self.no_persist).await
     }
 }
 
-/// A login shell on our terminal.
-pub async fn open(context: &Context, name: &Name) -> anyhow::Result<()> {
+/// Opens or joins a session on our terminal.
+pub async fn open(
+    context: &Context,
+    name: &Name,
+    session: &str,
+    persist: bool,
+) -> anyhow::Result<()> {
     let sandbox = context.sandbox()?;
     let mut instance = context.unless_interrupted(sandbox.get(name)).await?;
     if instance.status == Status::Stopped {
@@ -46,15 +64,63 @@ pub async fn open(context: &Context, name: &Name) -> anyhow::Result<()> {
     }
     exec::usable(&instance)?;
     let guest = sandbox.guest(name);
-    // bash where the pixel has it; as a login shell either reads the profile.
-    let shell = "if command -v bash >/dev/null 2>&1; then exec bash -l; else exec sh -l; fi";
+    let login = Login::default_for(&instance);
+    let wanted = match context.settings().console.multiplexer {
+        _ if !persist => Wanted::Nothing,
+        Multiplexer::Auto => Wanted::Auto,
+        Multiplexer::Zmx => Wanted::Zmx,
+        Multiplexer::Tmux => Wanted::Tmux,
+        Multiplexer::None => Wanted::Nothing,
+    };
+    let keeper = keeper(context, sandbox, &*guest, &instance, &login, wanted).await?;
+    if keeper.is_none() && wanted != Wanted::Nothing {
+        context.ui.say(
+            "The pixel has no session keeper (zmx or tmux): this shell ends with the connection.",
+        );
+    }
     let wish = Exec {
-        argv: ["sh", "-c", shell].map(str::to_owned).to_vec(),
-        login: Login::default_for(&instance),
+        argv: session::attach(keeper, session),
+        login,
         env: Default::default(),
         cwd: None,
         tty: Some(term::size()),
         timeout: None,
     };
     exec::attach(context, &*guest, wish).await
+}
+
+/// What will keep the session; where it is still being installed, waits.
+async fn keeper(
+    context: &Context,
+    sandbox: &dyn Sandbox,
+    guest: &dyn Guest,
+    instance: &Instance,
+    login: &Login,
+    wanted: Wanted,
+) -> anyhow::Result<Option<Keeper>> {
+    let find = session::find(guest, login, wanted);
+    let found = context.unless_interrupted(find).await?;
+    if found.is_some() || wanted == Wanted::Nothing || !provisioning::unsettled(instance) {
+        return Ok(found);
+    }
+    let phases = context.ui.phases();
+    let work = async {
+        loop {
+            let report = provisioning::observe(sandbox, instance).await?;
+            tell(&phases, &report);
+            let found = session::find(guest, login, wanted).await?;
+            if found.is_some() || report.overall != Overall::Running {
+                return Ok(found);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+    };
+    Ok(context.unless_interrupted(work).await?)
+}
+
+fn tell(phases: &Phases, report: &Report) {
+    let running = report.steps.iter().find(|s| s.status == State::Running);
+    if let Some(step) = running {
+        phases.step(&format!("waiting for the session keeper ({})", step.name));
+    }
 }

@@ -6,11 +6,12 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, console, setup};
+use super::{Context, complete, console, plan, setup, status};
 use crate::config::{EgressMode, Flags};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names};
+use crate::provision::Overall;
 use crate::sandbox::{Error, Limits, Name, Origin, Properties};
 use crate::ui;
 
@@ -34,6 +35,9 @@ pub struct CreateArgs {
     /// Leave the pixel as the image made it
     #[arg(long)]
     no_provision: bool,
+    /// Return when provisioning is over, with exit code 1 when it failed
+    #[arg(short, long)]
+    wait: bool,
     /// Open a console when it is ready
     #[arg(long)]
     console: bool,
@@ -73,6 +77,7 @@ impl CreateArgs {
         let sandbox = context.sandbox()?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
+        let mut provisioned = false;
         let mut facts = json!({"name": self.name.as_str(), "instance": self.name.instance()});
         match &self.from {
             Some(from) => {
@@ -89,11 +94,18 @@ impl CreateArgs {
                 lifecycle::fork(sandbox, context.cancel(), wish, &progress, &|_| {}).await?;
             }
             None => {
+                // Bad settings are told before anything is made.
+                let plan = plan::of(context)?;
                 let image = match &self.image {
                     Some(image) => image.clone(),
-                    None => default_image(context).await?,
+                    None => tokio::select! {
+                        biased;
+                        () = context.cancel().cancelled() => return Err(Error::Cancelled.into()),
+                        image = default_image(context) => image?,
+                    },
                 };
                 facts["image"] = json!(image);
+                provisioned = plan.is_some();
                 let defaults = &settings.defaults;
                 let wish = Create {
                     name: self.name.clone(),
@@ -105,6 +117,7 @@ impl CreateArgs {
                             .or_else(|| defaults.memory_mib.map(|mib| mib * 1024 * 1024)),
                     },
                     properties: Properties::new(),
+                    provision: plan,
                 };
                 lifecycle::create(sandbox, context.cancel(), wish, &progress).await?;
             }
@@ -113,18 +126,33 @@ impl CreateArgs {
         let took = begun.elapsed();
         facts["status"] = json!("RUNNING");
         facts["elapsed_ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        let sentence = format!(
+        let mut sentence = format!(
             "Created {} in {}\n  Hostname: {}\n  Console:  pixels console {}",
             self.name.instance(),
             ui::elapsed(took),
             self.name.instance(),
             self.name,
         );
-        context.ui.done(&sentence, &facts);
-        if self.console {
-            return console::open(context, &self.name).await;
+        if provisioned && !self.console && !self.wait {
+            sentence.push_str(&format!("\n  Status:   pixels status {}", self.name));
         }
-        Ok(())
+        if !self.wait && !self.console {
+            context.ui.done(&sentence, &facts);
+            return Ok(());
+        }
+        let report = status::wait(context, sandbox, &self.name).await?;
+        if report.overall != Overall::None {
+            facts["provision"] = json!(report.overall);
+        }
+        context.ui.done(&sentence, &facts);
+        let outcome = status::explain(context, &self.name, &report).await;
+        match (self.console, outcome) {
+            // A pixel half-ready is best looked at from inside.
+            (true, Err(failed)) => context.ui.warn(&failed.to_string()),
+            (true, Ok(())) => {}
+            (false, outcome) => return outcome,
+        }
+        console::open(context, &self.name, console::SESSION, true).await
     }
 }
 

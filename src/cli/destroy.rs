@@ -1,5 +1,7 @@
 //! `pixels destroy`
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use futures_util::future::join_all;
@@ -20,8 +22,11 @@ pub struct DestroyArgs {
 }
 
 impl DestroyArgs {
-    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub async fn run(mut self, context: &Context) -> anyhow::Result<()> {
         let sandbox = context.sandbox()?;
+        // `box` and `px-box` are one.
+        let mut seen = BTreeSet::new();
+        self.names.retain(|name| seen.insert(name.clone()));
         for name in &self.names {
             if !self.force {
                 // Ask about what is there, not about a slip of the finger.

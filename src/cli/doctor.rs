@@ -36,10 +36,11 @@ impl Row for Check {
 impl DoctorArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let options = setup::options(context);
-        let leftovers = leftovers(context).await;
-        let checks = context
-            .unless_interrupted(async { Ok(host::doctor(&options, leftovers).await) })
-            .await?;
+        let work = async {
+            let leftovers = leftovers(context).await;
+            Ok(host::doctor(&options, leftovers).await)
+        };
+        let checks = context.unless_interrupted(work).await?;
         context.ui.rows(&checks, "Nothing to check.");
         match host::exit_code(&checks) {
             0 => Ok(()),

@@ -13,10 +13,14 @@ mod exec;
 mod fork;
 mod list;
 mod man;
+mod plan;
+mod provision;
 mod prune;
 mod quickstart;
+mod sessions;
 mod setup;
 mod start;
+mod status;
 mod stop;
 
 use std::path::PathBuf;
@@ -108,6 +112,9 @@ pub enum Command {
     List(list::ListArgs),
     Exec(exec::ExecArgs),
     Console(console::ConsoleArgs),
+    Sessions(sessions::SessionsArgs),
+    Status(status::StatusArgs),
+    Provision(provision::ProvisionArgs),
     #[command(visible_alias = "cp", subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
     Fork(fork::ForkArgs),
@@ -154,6 +161,9 @@ impl Command {
             Self::List(args) => args.run(context).await,
             Self::Exec(args) => args.run(context).await,
             Self::Console(args) => args.run(context).await,
+            Self::Sessions(args) => args.run(context).await,
+            Self::Status(args) => args.run(context).await,
+            Self::Provision(args) => args.run(context).await,
             Self::Checkpoint(command) => command.run(context).await,
             Self::Fork(args) => args.run(context).await,
             Self::Prune(args) => args.run(context).await,

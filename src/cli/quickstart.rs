@@ -99,6 +99,7 @@ async fn tour(
             memory: defaults.memory_mib.map(|mib| mib * 1024 * 1024),
         },
         properties: Properties::new(),
+        provision: None,
     };
     lifecycle::create(sandbox, context.cancel(), wish, &progress).await?;
     lines.push(line("create", begun, format!("{name}, from {image}")));

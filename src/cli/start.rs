@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Context, complete};
 use crate::retry::{self, Next};
-use crate::sandbox::Name;
+use crate::sandbox::{Error, Name};
 
 /// For the pixel's network to come up.
 const ADDRESS: Duration = Duration::from_secs(15);
@@ -31,7 +31,9 @@ impl StartArgs {
         let address = retry::until(ADDRESS, || async {
             match sandbox.address(name).await {
                 Ok(Some(address)) => Next::Done(Ok(Some(address))),
-                Ok(None) => Next::Again(()),
+                // Asked in the very moment of the start, a daemon under load may
+                // not yet find the process.
+                Ok(None) | Err(Error::Server { .. }) => Next::Again(()),
                 Err(error) => Next::Done(Err(error)),
             }
         });

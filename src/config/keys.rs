@@ -6,7 +6,7 @@
 //! `settings`.
 
 pub use super::kind::Kind;
-use super::settings::{BackendKind, EgressMode, NicType};
+use super::settings::{BackendKind, EgressMode, Multiplexer, NicType};
 
 /// One key of the settings.
 #[derive(Debug)]
@@ -83,6 +83,21 @@ pub const KEYS: &[Key] = &[
         Kind::Bool,
         "PIXELS_PROVISION_DEVTOOLS",
     ),
+    plain("provision.tools", Kind::List),
+    key(
+        "provision.installer_url",
+        Kind::Url,
+        "PIXELS_PROVISION_INSTALLER_URL",
+    ),
+    plain("provision.ca_certs", Kind::List),
+    key("provision.script", Kind::Path, "PIXELS_PROVISION_SCRIPT"),
+    key(
+        "console.multiplexer",
+        Kind::Choice(Multiplexer::NAMES),
+        "PIXELS_CONSOLE_MULTIPLEXER",
+    ),
+    plain("console.zmx_url", Kind::Url),
+    plain("console.zmx_sha256", Kind::OptionalText),
     key(
         "network.egress",
         Kind::Choice(EgressMode::NAMES),

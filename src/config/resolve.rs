@@ -11,8 +11,9 @@ use super::layer::{Item, Merged, refused};
 use super::origin::{Entry, Origin, Origins, Place};
 use super::paths::{self, Env};
 use super::settings::{
-    BackendKind, CheckpointSettings, Defaults, EgressMode, IncusSettings, McpSettings,
-    NetworkSettings, NicType, ProvisionSettings, Settings, SshSettings, TrueNasSettings,
+    BackendKind, CheckpointSettings, ConsoleSettings, Defaults, EgressMode, IncusSettings,
+    McpSettings, Multiplexer, NetworkSettings, NicType, ProvisionSettings, Settings, SshSettings,
+    TrueNasSettings,
 };
 use super::{bases, duration, guest_env};
 use crate::secret::Secret;
@@ -69,6 +70,15 @@ pub(super) fn settings(
         provision: ProvisionSettings {
             enabled: read.bool("provision.enabled")?,
             devtools: read.bool("provision.devtools")?,
+            tools: read.list("provision.tools")?,
+            installer_url: read.text("provision.installer_url")?,
+            ca_certs: read.paths("provision.ca_certs")?,
+            script: read.path("provision.script")?,
+        },
+        console: ConsoleSettings {
+            multiplexer: read.word("console.multiplexer", Multiplexer::from_name)?,
+            zmx_url: read.text("console.zmx_url")?,
+            zmx_sha256: read.optional("console.zmx_sha256")?,
         },
         network: NetworkSettings {
             egress: read.word("network.egress", EgressMode::from_name)?,
@@ -165,6 +175,19 @@ impl Reader<'_> {
             let items = value.as_array()?.iter();
             items.map(|item| item.as_str().map(str::to_owned)).collect()
         })
+    }
+
+    fn paths(&mut self, key: &str) -> Result<Vec<PathBuf>, ConfigError> {
+        let texts = self.list(key)?;
+        let place = match self.merged.get(key) {
+            Some(item) => item.place.clone(),
+            None => return Err(no_default(key)),
+        };
+        let mut paths = Vec::with_capacity(texts.len());
+        for text in texts {
+            paths.push(path(key, &text, place.clone(), self.env, self.warnings)?);
+        }
+        Ok(paths)
     }
 
     fn path(&mut self, key: &str) -> Result<Option<PathBuf>, ConfigError> {

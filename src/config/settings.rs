@@ -20,6 +20,7 @@ pub struct Settings {
     pub ssh: SshSettings,
     pub checkpoint: CheckpointSettings,
     pub provision: ProvisionSettings,
+    pub console: ConsoleSettings,
     pub network: NetworkSettings,
     pub env: GuestEnv,
     pub mcp: McpSettings,
@@ -80,6 +81,26 @@ words!(
     }
 );
 
+words!(
+    /// What keeps the sessions of a console.
+    Multiplexer {
+        /// zmx where the pixel has it, else tmux.
+        Auto = "auto",
+        Zmx = "zmx",
+        Tmux = "tmux",
+        /// A plain shell that ends with the connection.
+        None = "none",
+    }
+);
+
+#[derive(Debug, Clone)]
+pub struct ConsoleSettings {
+    pub multiplexer: Multiplexer,
+    /// `{arch}` stands for the pixel's architecture.
+    pub zmx_url: String,
+    pub zmx_sha256: Option<String>,
+}
+
 #[derive(Debug, Clone)]
 pub struct IncusSettings {
     pub socket: Option<PathBuf>,
@@ -135,6 +156,11 @@ pub struct CheckpointSettings {
 pub struct ProvisionSettings {
     pub enabled: bool,
     pub devtools: bool,
+    /// As mise names them, each with an optional `@version`.
+    pub tools: Vec<String>,
+    pub installer_url: String,
+    pub ca_certs: Vec<PathBuf>,
+    pub script: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]

@@ -4,7 +4,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::rollback::Rollback;
-use super::{Error, Progress, identity, unless_cancelled};
+use super::{Error, Progress, identity, provisioning, unless_cancelled};
+use crate::provision::Plan;
 use crate::sandbox::{CreateSpec, Limits, Name, Properties, Sandbox};
 
 /// What the user wants made.
@@ -14,9 +15,12 @@ pub struct Create {
     pub image: String,
     pub limits: Limits,
     pub properties: Properties,
+    /// `None` leaves the pixel as the image made it.
+    pub provision: Option<Plan>,
 }
 
-/// Makes and starts a pixel. When this fails or is cancelled, nothing of it
+/// Makes and starts a pixel and begins its provisioning, whose steps go on in
+/// the background. When this fails or is cancelled, nothing of it
 /// is left on the server, or the error names what is.
 pub async fn create(
     sandbox: &dyn Sandbox,
@@ -33,6 +37,9 @@ pub async fn create(
         properties: wish.properties,
     };
     claim.mark(&mut spec.properties);
+    if wish.provision.is_some() {
+        provisioning::announce(&claim, &mut spec.properties);
+    }
     let mut undo = Rollback::new(sandbox, &claim);
     undo.pixel(&spec.name);
     let work = async {
@@ -40,7 +47,12 @@ pub async fn create(
         let taken = sandbox.create(&spec).await?;
         identity::settle(sandbox, &spec.name, taken).await?;
         progress("starting");
-        sandbox.start(&spec.name).await
+        sandbox.start(&spec.name).await?;
+        if let Some(plan) = &wish.provision {
+            progress("provisioning");
+            provisioning::apply(sandbox, &spec.name, plan).await?;
+        }
+        Ok(())
     };
     match unless_cancelled(cancel, work).await {
         Ok(()) => Ok(()),

@@ -8,12 +8,19 @@ use tokio::sync::mpsc;
 
 use super::claim::Claim;
 use super::login::Login;
-use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize};
+use crate::sandbox::{
+    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
+};
 
 /// The variable by which a command's processes are found again.
 const ID: &str = "PIXELS_EXEC_ID";
 /// Carries `-e PATH=…` past the login profile, which sets PATH itself.
 const PATH: &str = "PIXELS_EXEC_PATH";
+/// A pixel can be worked in from the moment it starts; until the script of its
+/// first boot has become init it may still show its source's identity.
+const FIRST_BOOT: &str = "pixels_n=0; while [ $pixels_n -lt 500 ] \
+    && { read -r pixels_init </proc/1/comm; } 2>/dev/null && [ \"$pixels_init\" = sh ]; \
+    do pixels_n=$((pixels_n + 1)); sleep 0.01; done; ";
 /// Between asking a command to end and killing it.
 const GRACE: Duration = Duration::from_secs(3);
 /// For the server to deliver a signal, [`GRACE`] included.
@@ -45,7 +52,8 @@ pub struct Interrupts {
 ///
 /// A signal is delivered to all processes of the command; with a terminal,
 /// keys do that and signals are sent to the command alone. A second SIGINT,
-/// or SIGTERM that is not obeyed within a few seconds, kills.
+/// or SIGTERM that is not obeyed within a few seconds, kills; when that does
+/// not help either, it ends as `Error::Cancelled` without the command.
 pub async fn exec(
     guest: &dyn Guest,
     wish: &Exec,
@@ -93,6 +101,8 @@ pub async fn exec(
                 return Ok(TIMED_OUT);
             }
             Some(event) = interrupts.events.recv() => match event {
+                // The command, or the server, is beyond being asked.
+                Control::Signal(_) if asked == LAST => return Err(Error::Cancelled),
                 Control::Signal(number) if wish.tty.is_none() => {
                     asked += 1;
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
@@ -101,10 +111,15 @@ pub async fn exec(
                         status = &mut command => return status,
                         () = signal(guest, &id, name, grace) => {}
                     }
+                    if grace.is_some() {
+                        return after_kill(&mut command).await;
+                    }
                 }
                 other => {
-                    // A command that just ended needs no signal any more.
-                    let _ = to_command.send(other).await;
+                    asked += u32::from(matches!(other, Control::Signal(_)));
+                    // A command that just ended needs no signal any more, and a
+                    // connection that takes none must not hold up the rest.
+                    let _ = to_command.try_send(other);
                     if other == Control::Signal(SIGTERM) {
                         // A shell on a terminal ignores it, and leaves when that hangs up.
                         let hang_up = async {
@@ -115,12 +130,16 @@ pub async fn exec(
                             status = &mut command => return status,
                             () = hang_up => {}
                         }
+                        return after_kill(&mut command).await;
                     }
                 }
             },
         }
     }
 }
+
+/// So many signals are passed on; one more ends the waiting.
+const LAST: u32 = 2;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -158,6 +177,13 @@ async fn signal(guest: &dyn Guest, id: &str, name: &str, grace: Option<Duration>
     }
 }
 
+/// The status of a command of which nothing should be left.
+async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result<ExitStatus> {
+    tokio::time::timeout(SIGNALLING, command)
+        .await
+        .unwrap_or(Err(Error::Cancelled))
+}
+
 async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> {
     match tokio::time::timeout(GRACE, command).await {
         Ok(outcome) => outcome.map(drop),
@@ -186,7 +212,8 @@ fn login_profile(owner: Owner) -> String {
 pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
     let mut env = wish.login.environment();
     env.insert(ID.into(), id.to_owned());
-    let mut script = login_profile(wish.login.owner);
+    let mut script = FIRST_BOOT.to_owned();
+    script.push_str(&login_profile(wish.login.owner));
     let mut extra = wish.env.clone();
     if let Some(path) = extra.remove("PATH") {
         env.insert(PATH.into(), path);

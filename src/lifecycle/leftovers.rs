@@ -5,6 +5,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::claim::{Claim, Maker};
+use super::provisioning;
 use super::rollback::remove_checkpoint;
 use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox};
 
@@ -62,7 +63,8 @@ pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
 
 /// Without a claim, somebody made it by other means.
 fn may_be_half_made(pixel: &Instance) -> bool {
-    !pixel.started_once && Claim::on(pixel).is_some()
+    Claim::on(pixel)
+        .is_some_and(|claim| !pixel.started_once || provisioning::cut_off(pixel, &claim))
 }
 
 /// Whether the pixel is a leftover for certain: its maker was dead already

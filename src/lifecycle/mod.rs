@@ -8,7 +8,9 @@ mod fork;
 mod identity;
 mod leftovers;
 mod login;
+pub mod provisioning;
 mod rollback;
+pub mod session;
 
 use tokio_util::sync::CancellationToken;
 

@@ -1,7 +1,8 @@
 //! create, checkpoint, fork, restore, destroy: the main job, on the daemon.
 
+use crate::support::api::Api;
 use crate::support::env::TestEnv;
-use crate::support::lab;
+use crate::support::{lab, wait};
 
 #[test]
 fn create_checkpoint_clone_restore_destroy() {
@@ -44,4 +45,503 @@ fn create_checkpoint_clone_restore_destroy() {
         "{}",
         again.stderr
     );
+}
+
+/// Stands in for OpenSSH's, which the image need not have: writes the name of
+/// the machine as the key.
+const KEYGEN: &str = "#!/bin/sh\n\
+    file=/etc/ssh/ssh_host_ed25519_key\n\
+    while [ $# -gt 0 ]; do [ \"$1\" = -f ] && file=$2; shift; done\n\
+    echo \"new $(cat /proc/sys/kernel/hostname)\" >\"$file\"\n";
+const KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
+
+/// Puts a file into a pixel.
+#[track_caller]
+fn plant(env: &TestEnv, name: &str, path: &str, mode: &str, content: &str) {
+    let script = "mkdir -p \"${1%/*}\" && cat >\"$1\" && chmod \"$2\" \"$1\"";
+    let args = ["exec", name, "--", "sh", "-c", script, "sh", path, mode];
+    env.pixels_with(args, content.as_bytes()).ok();
+}
+
+#[track_caller]
+fn run(env: &TestEnv, name: &str, script: &str) -> String {
+    env.pixels(["exec", name, "--", "sh", "-c", script])
+        .ok()
+        .stdout
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    machine: String,
+    mac: String,
+    key: String,
+}
+
+/// What tells a pixel from its source; that its names are its own is checked.
+#[track_caller]
+fn identity(env: &TestEnv, name: &str) -> Identity {
+    let script = "cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key; \
+                  hostname; cat /etc/hostname; grep ^127.0.1.1 /etc/hosts";
+    let text = run(env, name, script);
+    let lines: Vec<&str> = text.lines().collect();
+    let [machine, mac, key, host, file, hosts] = lines[..] else {
+        panic!("{name}: {text}");
+    };
+    assert_eq!(machine.len(), 32, "{name}: {text}");
+    let own = format!("px-{name}");
+    assert_eq!((host, file), (&*own, &*own));
+    let hosts: Vec<&str> = hosts.split_whitespace().collect();
+    assert_eq!(hosts, ["127.0.1.1", &own]);
+    Identity {
+        machine: machine.into(),
+        mac: mac.into(),
+        key: key.into(),
+    }
+}
+
+#[track_caller]
+fn assert_all_differ(identities: &[Identity]) {
+    for (at, one) in identities.iter().enumerate() {
+        for other in &identities[..at] {
+            assert_ne!(one.machine, other.machine);
+            assert_ne!(one.mac, other.mac);
+            assert_ne!(one.key, other.key);
+        }
+    }
+}
+
+fn status(env: &TestEnv, name: &str) -> String {
+    let all = env.pixels(["list", "--json"]).ok().json();
+    let pixel = all.as_array().unwrap().iter().find(|p| p["name"] == name);
+    pixel.unwrap()["status"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn clones_have_an_identity_of_their_own() {
+    let Some(_lab) = lab::ready("clones_have_an_identity_of_their_own") else {
+        return;
+    };
+    let env = TestEnv::new("clone");
+    let name = |short: &str| env.name(short);
+    let a = name("a");
+    env.pixels(["create", &a]).ok();
+    plant(&env, &a, "/usr/bin/ssh-keygen", "755", KEYGEN);
+    plant(&env, &a, KEY, "600", "old\n");
+    plant(&env, &a, "/etc/ssh/ssh_host_dsa_key.pub", "644", "old\n");
+    plant(&env, &a, "/root/kept", "644", "content\n");
+    let source = identity(&env, &a);
+    assert_eq!(source.key, "old");
+    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
+        .ok();
+
+    let clone = |to: &str, from: &str| {
+        env.pixels(["create", to, "--from", from]).ok();
+        assert_eq!(run(&env, to, "cat /root/kept"), "content\n");
+        let own = identity(&env, to);
+        assert_eq!(own.key, format!("new px-{to}"));
+        own
+    };
+    let b = clone(&name("b"), &a);
+    let c = clone(&name("c"), &format!("px-{a}:cp"));
+    env.pixels(["stop", "--force", &a]).ok();
+    let d = clone(&name("d"), &a);
+    assert_eq!(status(&env, &a), "STOPPED");
+    let of_clone = clone(&name("e"), &name("b"));
+    assert_all_differ(&[source.clone(), b.clone(), c, d, of_clone]);
+
+    // An identity stays: over a restart, and over a restore.
+    env.pixels(["stop", "--force", &name("b")]).ok();
+    env.pixels(["start", &name("b")]).ok();
+    assert_eq!(identity(&env, &name("b")), b);
+    env.pixels(["start", &a]).ok();
+    assert_eq!(identity(&env, &a), source);
+    env.pixels(["checkpoint", "restore", &a, "cp"]).ok();
+    assert_eq!(identity(&env, &a), source);
+}
+
+#[test]
+fn limits_of_a_clone_are_its_own() {
+    let Some(_lab) = lab::ready("limits_of_a_clone_are_its_own") else {
+        return;
+    };
+    let env = TestEnv::new("limits");
+    let (a, b, c) = (env.name("a"), env.name("b"), env.name("c"));
+    env.pixels(["create", &a, "--cpu", "2", "--memory", "1GiB"])
+        .ok();
+    env.pixels(["create", &b, "--from", &a, "--cpu", "1", "--memory", "512"])
+        .ok();
+    env.pixels(["create", &c, "--from", &b]).ok();
+    let all = env.pixels(["list", "--json"]).ok().json();
+    for (name, cpu, mib) in [(&a, "2", 1024u64), (&b, "1", 512), (&c, "1", 512)] {
+        let pixel = all.as_array().unwrap().iter().find(|p| p["name"] == **name);
+        let pixel = pixel.unwrap();
+        assert_eq!(pixel["cpu"], cpu, "{name}");
+        assert_eq!(pixel["memory"], (mib << 20).to_string(), "{name}");
+        let inside = run(&env, name, "grep MemTotal /proc/meminfo");
+        let kib = (mib << 10).to_string();
+        assert_eq!(inside.split_whitespace().nth(1), Some(&*kib), "{name}");
+    }
+}
+
+#[test]
+fn forks_are_numbered_and_leave_nothing() {
+    let Some(_lab) = lab::ready("forks_are_numbered_and_leave_nothing") else {
+        return;
+    };
+    let env = TestEnv::new("fork");
+    let a = env.name("a");
+    env.pixels(["create", &a]).ok();
+    plant(&env, &a, "/root/kept", "644", "content\n");
+    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
+        .ok();
+    env.pixels(["create", &format!("{a}-2"), "--from", &a]).ok();
+
+    // Of a live pixel, with a number that is taken.
+    let outcome = env.pixels(["fork", &a, "-n", "3", "--json"]).ok();
+    let mut names: Vec<String> = outcome
+        .stdout
+        .lines()
+        .map(|line| {
+            let document: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(document["from"], a);
+            document["name"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    names.sort();
+    assert_eq!(names, [1, 3, 4].map(|number| format!("{a}-{number}")));
+    // Of a checkpoint, by another name, one a line on plain stdout.
+    let prefix = env.name("p");
+    let origin = format!("{a}:cp");
+    let outcome = env
+        .pixels(["fork", &origin, "-n", "2", "--prefix", &prefix])
+        .ok();
+    let mut more: Vec<String> = outcome.stdout.lines().map(str::to_owned).collect();
+    more.sort();
+    assert_eq!(more, [1, 2].map(|number| format!("{prefix}-{number}")));
+    assert_eq!(outcome.stderr, "");
+    for name in names.iter().chain(&more) {
+        assert_eq!(run(&env, name, "cat /root/kept"), "content\n");
+    }
+
+    // Two at the same time agree on the numbers.
+    let both: Vec<_> = (0..2)
+        .map(|_| env.spawn(["fork", &a, "-n", "3", "--prefix", &env.name("both")]))
+        .collect();
+    let mut given = std::collections::BTreeSet::new();
+    for child in both {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        given.extend(text.lines().map(str::to_owned));
+    }
+    assert_eq!(given.len(), 6, "{given:?}");
+
+    // A fork that cannot be done leaves no clone.
+    let before = env.remaining().len();
+    env.pixels(["fork", &format!("{a}:none"), "-n", "3"])
+        .expect(3);
+    assert_eq!(env.remaining().len(), before);
+    let snapshots = Api::new().get(&format!("/1.0/instances/px-{a}/snapshots"));
+    let kept = format!("/1.0/instances/px-{a}/snapshots/cp");
+    assert_eq!(snapshots, serde_json::json!([kept]));
+}
+
+#[test]
+fn checkpoints_come_and_go() {
+    let Some(_lab) = lab::ready("checkpoints_come_and_go") else {
+        return;
+    };
+    let env = TestEnv::new("cp");
+    let a = env.name("a");
+    env.pixels(["create", &a]).ok();
+    let labels = || -> Vec<String> {
+        let all = env.pixels(["checkpoint", "list", &a, "--json"]).ok().json();
+        let all = all.as_array().unwrap();
+        all.iter()
+            .map(|one| one["label"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let none = env.pixels(["checkpoint", "list", &a]).ok();
+    assert_eq!(none.stdout, "");
+    assert!(none.stderr.contains("No checkpoints"), "{}", none.stderr);
+
+    run(&env, &a, "echo 1 >/root/state");
+    env.pixels(["checkpoint", "create", &a, "--label", "z.first"])
+        .ok();
+    run(&env, &a, "echo 2 >/root/state");
+    env.pixels(["cp", "create", &format!("px-{a}"), "--label", "a_second"])
+        .ok();
+    let named = env.pixels(["checkpoint", "create", &a, "--json"]).ok();
+    let third = named.json()["label"].as_str().unwrap().to_owned();
+    assert!(third.starts_with("px-20"), "{third}");
+    assert_eq!(labels(), ["z.first", "a_second", &third]);
+    let taken = env
+        .pixels(["checkpoint", "create", &a, "--label", "z.first"])
+        .expect(4);
+    assert!(taken.stderr.contains("\"z.first\""), "{}", taken.stderr);
+    env.pixels(["cp", "rm", &a, &third]).ok();
+    env.pixels(["checkpoint", "delete", &a, &third]).expect(3);
+    assert_eq!(labels(), ["z.first", "a_second"]);
+
+    // A running pixel runs again, with what came later gone.
+    run(&env, &a, "echo 3 >/root/state; touch /root/later");
+    env.pixels(["checkpoint", "restore", &a, "z.first"]).ok();
+    assert_eq!(run(&env, &a, "cat /root/state; ls /root"), "1\nstate\n");
+    // A later checkpoint is still there, and can be gone to.
+    env.pixels(["stop", "--force", &a]).ok();
+    env.pixels(["checkpoint", "restore", &a, "a_second"]).ok();
+    assert_eq!(status(&env, &a), "STOPPED");
+    // A stopped one is copied and kept as well.
+    env.pixels(["checkpoint", "create", &a, "--label", "stopped"])
+        .ok();
+    assert_eq!(status(&env, &a), "STOPPED");
+    env.pixels(["start", &a]).ok();
+    assert_eq!(run(&env, &a, "cat /root/state"), "2\n");
+    assert_eq!(labels(), ["z.first", "a_second", "stopped"]);
+}
+
+#[test]
+fn commands_may_be_repeated_and_take_either_name() {
+    let Some(_lab) = lab::ready("commands_may_be_repeated_and_take_either_name") else {
+        return;
+    };
+    let env = TestEnv::new("names");
+    let (a, b, c) = (env.name("a"), env.name("b"), env.name("c"));
+    let px = |name: &str| format!("px-{name}");
+    let made = env.pixels(["create", &px(&c)]).ok();
+    assert!(made.stdout.contains(&format!("Created px-{c} in ")));
+    env.pixels(["create", &a, "--from", &px(&c)]).ok();
+    env.pixels(["create", &px(&b), "--from", &a]).ok();
+    for name in [&c, &px(&c)] {
+        env.pixels(["create", name]).expect(4);
+    }
+    for name in [&a, &px(&a)] {
+        env.pixels(["start", name]).ok();
+    }
+    assert_eq!(status(&env, &a), "RUNNING");
+    env.pixels(["exec", &px(&a), "--", "true"]).ok();
+    for name in [&a, &px(&a)] {
+        env.pixels(["stop", "--force", name]).ok();
+    }
+    // Asked nicely.
+    env.pixels(["stop", &b]).ok();
+    env.pixels(["stop", &b]).ok();
+    assert_eq!(status(&env, &b), "STOPPED");
+    let started = env.pixels(["start", &px(&a)]).ok();
+    assert!(started.stdout.contains("IP:"), "{}", started.stdout);
+    assert_eq!(env.remaining(), [&*a, &*b, &*c]);
+    let table = env.pixels(["ls"]).ok().stdout;
+    let at = |name: &str| table.find(&format!("\n{name} ")).unwrap();
+    assert!(at(&a) < at(&b) && at(&b) < at(&c), "{table}");
+
+    // One that is not there keeps nobody from going.
+    let missing = env.name("missing");
+    let gone = env
+        .pixels(["destroy", "-f", &a, &missing, &px(&b)])
+        .expect(3);
+    assert!(gone.stdout.contains(&format!("Destroyed {a}\n")));
+    assert!(gone.stdout.contains(&format!("Destroyed {b}\n")));
+    assert!(gone.stderr.contains(&missing), "{}", gone.stderr);
+    assert_eq!(env.remaining(), [&*c]);
+    // Named twice, it is destroyed once and that is all right.
+    env.pixels(["destroy", "-f", &c, &px(&c)]).ok();
+    assert_eq!(env.remaining(), [""; 0]);
+}
+
+#[test]
+fn pixels_are_hardened_and_privileged_ones_refused() {
+    let Some(_lab) = lab::ready("pixels_are_hardened_and_privileged_ones_refused") else {
+        return;
+    };
+    let env = TestEnv::new("hard");
+    let (a, b, p) = (env.name("a"), env.name("b"), env.name("p"));
+    let api = Api::new();
+    env.pixels(["create", &a]).ok();
+    // Whatever became of the source, a clone is hardened again.
+    let path = format!("/1.0/instances/px-{a}");
+    let open = serde_json::json!({"config": {"security.guestapi": "true"}});
+    api.send(reqwest::Method::PATCH, &path, &open);
+    env.pixels(["create", &b, "--from", &a]).ok();
+    let open = serde_json::json!({"config": {"security.guestapi": "false"}});
+    api.send(reqwest::Method::PATCH, &path, &open);
+    for name in [&a, &b] {
+        let instance = api.instance(name);
+        let config = &instance["config"];
+        for (key, value) in [
+            ("security.privileged", "false"),
+            ("security.guestapi", "false"),
+            ("security.nesting", "false"),
+        ] {
+            assert_eq!(config[key], value, "{name}: {key}");
+        }
+        assert!(config["limits.processes"].is_string());
+        // Its devices are its own: no profile can add one.
+        assert_eq!(instance["profiles"], serde_json::json!([]));
+        let devices = instance["devices"].as_object().unwrap();
+        assert_eq!(devices.keys().collect::<Vec<_>>(), ["eth0", "root"]);
+    }
+    for name in [&a, &b] {
+        let inside = run(
+            &env,
+            name,
+            "ls -d /dev/incus /dev/lxd 2>/dev/null; cat /proc/self/uid_map",
+        );
+        let map: Vec<&str> = inside.split_whitespace().collect();
+        assert_eq!((map[0], map.len()), ("0", 3), "{inside}");
+        assert_ne!(map[1], "0", "root inside is root outside");
+    }
+
+    let body = serde_json::json!({
+        "name": format!("px-{p}"),
+        "config": {"security.privileged": "true"},
+        "source": {"type": "copy", "source": format!("px-{a}"), "instance_only": true},
+    });
+    api.operate(reqwest::Method::POST, "/1.0/instances", &body);
+    for state in ["stopped", "running"] {
+        let refused = env.pixels(["exec", &p, "--", "true"]).expect(125);
+        assert!(
+            refused.stderr.contains("privileged"),
+            "{state}: {}",
+            refused.stderr
+        );
+        if state == "stopped" {
+            let body = serde_json::json!({"action": "start"});
+            let path = format!("/1.0/instances/px-{p}/state");
+            api.operate(reqwest::Method::PUT, &path, &body);
+        }
+    }
+    // It can still be got rid of.
+    env.pixels(["destroy", "-f", &p]).ok();
+}
+
+/// A project whose users may not set what runs first in a container.
+struct Restricted {
+    api: Api,
+    name: String,
+}
+
+impl Restricted {
+    const PREFIX: &str = "px-t-restricted-";
+
+    fn new() -> Self {
+        let api = Api::new();
+        // Those of runs that were killed.
+        for url in api.get("/1.0/projects").as_array().unwrap() {
+            let name = url.as_str().unwrap().rsplit('/').next().unwrap();
+            let pid = name.strip_prefix(Self::PREFIX);
+            if pid.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+                Self::remove(&api, name);
+            }
+        }
+        let name = format!("{}{}", Self::PREFIX, std::process::id());
+        let body = serde_json::json!({
+            "name": name,
+            "config": {
+                "features.images": "false",
+                "features.profiles": "true",
+                "features.networks": "false",
+                "features.storage.volumes": "true",
+                "restricted": "true",
+                "restricted.containers.lowlevel": "block",
+                "restricted.devices.nic": "managed",
+                "restricted.devices.disk": "managed",
+                "restricted.snapshots": "allow",
+            },
+        });
+        api.send(reqwest::Method::POST, "/1.0/projects", &body);
+        Self { api, name }
+    }
+
+    fn remove(api: &Api, name: &str) {
+        let mut env = TestEnv::bare();
+        env.set("PIXELS_INCUS_PROJECT", name);
+        let all = env.pixels(["list", "--json"]);
+        let all: Vec<serde_json::Value> = serde_json::from_str(&all.stdout).unwrap_or_default();
+        for pixel in all.iter().filter_map(|pixel| pixel["name"].as_str()) {
+            let _ = env.pixels(["destroy", "--force", pixel]);
+        }
+        if let Err(error) = api.try_delete(&format!("/1.0/projects/{name}")) {
+            eprintln!("project {name}: {error}");
+        }
+    }
+}
+
+impl Drop for Restricted {
+    fn drop(&mut self) {
+        Self::remove(&self.api, &self.name);
+    }
+}
+
+#[test]
+fn a_restricted_project_is_good_enough() {
+    let Some(_lab) = lab::ready("a_restricted_project_is_good_enough") else {
+        return;
+    };
+    let project = Restricted::new();
+    let api = Api::in_project(Some(&project.name));
+    let mut env = TestEnv::new("project");
+    let (a, outside) = (env.name("a"), env.name("outside"));
+    // Pixels of other projects are not there, but their names are taken on
+    // the network that the projects share.
+    env.pixels(["create", &outside]).ok();
+    env.set("PIXELS_INCUS_PROJECT", &project.name);
+    assert_eq!(env.remaining(), [""; 0]);
+    let taken = env.pixels(["create", &outside]).expect(4);
+    assert!(taken.stderr.contains("another project"), "{}", taken.stderr);
+    assert_eq!(env.remaining(), [""; 0]);
+    env.pixels(["create", &a]).ok();
+    let low_level = |name: &str| api.instance(name)["config"]["raw.lxc"].clone();
+    assert!(low_level(&a).as_str().unwrap_or_default().is_empty());
+
+    plant(&env, &a, "/usr/bin/ssh-keygen", "755", KEYGEN);
+    plant(&env, &a, KEY, "600", "old\n");
+    // Init itself fills in the machine-id here, and a unit makes the keys.
+    let settled = |name: &str| {
+        let complete =
+            format!("ls -l /etc/machine-id {KEY} >&2; test -s /etc/machine-id && test -s {KEY}");
+        let last = std::cell::RefCell::new(String::new());
+        wait::until_or(
+            || {
+                let asked = env.pixels(["exec", name, "--", "sh", "-c", &complete]);
+                last.replace(asked.stderr);
+                (asked.code == 0).then_some(())
+            },
+            || format!("{name} got no identity: {}", last.borrow()),
+        );
+        identity(&env, name)
+    };
+    let source = settled(&a);
+    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
+        .ok();
+    let (b, c) = (env.name("b"), env.name("c"));
+    env.pixels(["create", &b, "--from", &format!("{a}:cp")])
+        .ok();
+    env.pixels(["stop", "--force", &a]).ok();
+    env.pixels(["create", &c, "--from", &a]).ok();
+    env.pixels(["start", &a]).ok();
+    env.pixels(["fork", &a, "-n", "2"]).ok();
+    let mut all = vec![settled(&a)];
+    assert_eq!(all[0], source);
+    for name in [b.clone(), c, format!("{a}-1"), format!("{a}-2")] {
+        let own = settled(&name);
+        assert_eq!(own.key, format!("new px-{name}"));
+        all.push(own);
+    }
+    assert_all_differ(&all);
+    env.pixels(["stop", "--force", &b]).ok();
+    env.pixels(["start", &b]).ok();
+    assert_eq!(settled(&b), all[1]);
+    let snapshots = api.get(&format!("/1.0/instances/px-{a}/snapshots"));
+    assert_eq!(snapshots.as_array().unwrap().len(), 1, "{snapshots}");
+
+    let names = env.remaining();
+    let args = ["destroy", "--force"].map(str::to_owned);
+    env.pixels(args.into_iter().chain(names)).ok();
+    env.set("PIXELS_INCUS_PROJECT", "");
+    env.pixels(["exec", &outside, "--", "true"]).ok();
+    env.set("PIXELS_INCUS_PROJECT", "px-t-no-such-project");
+    let missing = env.pixels(["create", &env.name("x")]).expect(3);
+    assert!(missing.stderr.contains("project"), "{}", missing.stderr);
+    env.set("PIXELS_INCUS_PROJECT", "");
 }

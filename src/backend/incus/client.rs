@@ -1,10 +1,11 @@
 //! The one request pipeline: build, send, deadline, status to failure, decode.
 //! Endpoints elsewhere are a few lines each.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use reqwest::{Body, Method, RequestBuilder, Response};
+use bytes::Bytes;
+use reqwest::{Body, Method};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,12 +14,15 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use super::failure::Failure;
+use super::http::{Http, Request};
 use super::operation::Running;
 use super::transport::{Endpoint, Transport};
 use super::wire::{Envelope, Operation, Server};
 
 /// For requests the daemon answers without doing long work.
 const REQUEST: Duration = Duration::from_secs(30);
+/// A request whose answer was lost has reached the daemon by then, or never will.
+const LATE: Duration = Duration::from_secs(2);
 
 /// A connection to one Incus daemon and project. Cheap to clone; all clones
 /// share the connection pool. Nothing is sent before the first call.
@@ -30,24 +34,30 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     transport: Transport,
-    http: OnceLock<reqwest::Client>,
+    http: Http,
     project: Option<String>,
     server: OnceCell<Server>,
     /// Requests that must not be cut off half-way when a caller gives up.
     tasks: TaskTracker,
+    /// When the answer to a request that starts an operation was last lost.
+    lost: Mutex<Option<Instant>>,
 }
 
 impl Client {
     /// `project`: the Incus project every request is made in; `None` is the
     /// server's default one.
     pub fn new(endpoint: &Endpoint, project: Option<String>) -> Result<Self, Failure> {
+        let tasks = TaskTracker::new();
+        // Closed, it still takes tasks, and lets itself be waited for.
+        tasks.close();
         Ok(Self {
             inner: Arc::new(Inner {
                 transport: Transport::new(endpoint)?,
-                http: OnceLock::new(),
+                http: Http::default(),
                 project: project.filter(|p| !p.is_empty()),
                 server: OnceCell::new(),
-                tasks: TaskTracker::new(),
+                tasks,
+                lost: Mutex::new(None),
             }),
         })
     }
@@ -80,7 +90,7 @@ impl Client {
 
     /// `GET` a path and decode its metadata.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let request = self.request(Method::GET, path)?.timeout(REQUEST);
+        let request = self.request(Method::GET, path).limit(REQUEST);
         self.decode(path, request).await
     }
 
@@ -91,13 +101,13 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<(), Failure> {
-        let request = self.request(method, path)?.timeout(REQUEST).json(body);
+        let request = self.request(method, path).limit(REQUEST).json(body)?;
         self.decode::<Value>(path, request).await.map(drop)
     }
 
     /// `DELETE` that the server answers at once.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
-        let request = self.request(Method::DELETE, path)?.timeout(REQUEST);
+        let request = self.request(Method::DELETE, path).limit(REQUEST);
         self.decode::<Value>(path, request).await.map(drop)
     }
 
@@ -111,7 +121,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Running, Failure> {
-        let request = self.request(method, path)?.timeout(REQUEST).json(body);
+        let request = self.request(method, path).limit(REQUEST).json(body)?;
         self.launch(path.to_owned(), request).await
     }
 
@@ -123,18 +133,24 @@ impl Client {
         headers: &[(&'static str, String)],
         body: Body,
     ) -> Result<Running, Failure> {
-        let mut request = self.request(Method::POST, path)?.body(body);
-        for (name, value) in headers {
-            request = request.header(*name, value);
-        }
+        let request = self.request(Method::POST, path).upload(headers, body);
         self.launch(path.to_owned(), request).await
     }
 
     /// Waits for requests that went on after their callers gave up.
     pub async fn drain(&self, limit: Duration) {
-        self.inner.tasks.close();
         let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
-        self.inner.tasks.reopen();
+    }
+
+    /// Whether a request whose answer was lost may still begin its operation.
+    pub(super) fn awaits_late_request(&self) -> bool {
+        let lost = *self.lost();
+        lost.is_some_and(|at| at.elapsed() < LATE)
+    }
+
+    fn lost(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        let lost = self.inner.lost.lock();
+        lost.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tasks(&self) -> &TaskTracker {
@@ -159,73 +175,68 @@ impl Client {
 
     /// A `GET` without a deadline of its own, decoded as an operation.
     pub(super) async fn wait_operation(&self, path: &str) -> Result<Operation, Failure> {
-        let request = self.request(Method::GET, path)?;
+        let request = self.request(Method::GET, path);
         self.decode(path, request).await
     }
 
-    pub(super) fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
-        let http = match self.inner.http.get() {
-            Some(http) => http,
-            None => {
-                let built = self.inner.transport.http()?;
-                self.inner.http.get_or_init(|| built)
-            }
-        };
-        Ok(http.request(method, self.inner.transport.url(&self.scoped(path))))
+    pub(super) fn request(&self, method: Method, path: &str) -> Request {
+        Request::new(method, self.scoped(path))
     }
 
-    async fn launch(&self, path: String, request: RequestBuilder) -> Result<Running, Failure> {
+    async fn launch(&self, path: String, request: Request) -> Result<Running, Failure> {
         let client = self.clone();
-        let answer = self
-            .inner
-            .tasks
-            .spawn(async move { client.envelope(&path, request).await });
-        let envelope = answer
+        let answer = self.inner.tasks.spawn(async move {
+            let answer = client.decode::<Operation>(&path, request).await;
+            if !matches!(answer, Ok(_) | Err(Failure::Api { .. })) {
+                *client.lost() = Some(Instant::now());
+            }
+            answer
+        });
+        let operation = answer
             .await
             .map_err(|e| Failure::Protocol(format!("request task: {e}")))??;
-        let operation: Operation = decode_metadata(envelope.metadata.as_deref())?;
         Ok(Running::new(self.clone(), operation))
     }
 
     async fn decode<T: DeserializeOwned>(
         &self,
         path: &str,
-        request: RequestBuilder,
+        request: Request,
     ) -> Result<T, Failure> {
         decode_metadata(self.envelope(path, request).await?.metadata.as_deref())
     }
 
-    async fn envelope(&self, path: &str, request: RequestBuilder) -> Result<Envelope, Failure> {
-        let answer = self.execute(path, request).await?;
-        let body = answer
-            .bytes()
-            .await
-            .map_err(|e| Failure::http(self.endpoint(), path, REQUEST, &e))?;
+    async fn envelope(&self, path: &str, request: Request) -> Result<Envelope, Failure> {
+        let body = self.execute(path, request).await?;
         let envelope: Envelope =
             serde_json::from_slice(&body).map_err(|e| Failure::Protocol(format!("{path}: {e}")))?;
         // `wait` answers 200 for a failed operation: the body decides.
         if envelope.kind == "error" {
-            return Err(Failure::Api {
-                code: envelope.error_code,
-                message: envelope.error,
-            });
+            let (code, message) = (envelope.error_code, envelope.error);
+            return Err(Failure::refusal(code, message, self.project()));
         }
         Ok(envelope)
     }
 
-    async fn execute(&self, path: &str, request: RequestBuilder) -> Result<Response, Failure> {
+    /// The answer's body, whatever its status.
+    pub(super) async fn execute(&self, path: &str, request: Request) -> Result<Bytes, Failure> {
         let begun = Instant::now();
-        let answer = request.send().await;
-        match &answer {
-            Ok(answer) => tracing::debug!(
-                path,
-                status = answer.status().as_u16(),
-                ms = begun.elapsed().as_millis() as u64,
-                "request"
-            ),
-            Err(error) => tracing::debug!(path, %error, "request failed"),
+        let answer = self.inner.http.send(&self.inner.transport, request).await;
+        match answer {
+            Ok((status, body)) => {
+                tracing::debug!(
+                    path,
+                    status = status.as_u16(),
+                    ms = begun.elapsed().as_millis() as u64,
+                    "request"
+                );
+                Ok(body)
+            }
+            Err(error) => {
+                tracing::debug!(path, %error, "request failed");
+                Err(error)
+            }
         }
-        answer.map_err(|e| Failure::http(self.endpoint(), path, REQUEST, &e))
     }
 }
 

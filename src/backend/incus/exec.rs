@@ -24,6 +24,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, encode};
@@ -41,6 +42,8 @@ const SMALL: usize = 4 * 1024;
 const SOCKETS: Duration = Duration::from_secs(10);
 /// Output still under way when the command has ended arrives within this time.
 const DRAIN: Duration = Duration::from_secs(10);
+/// When output was cut off, the cause shows in the operation within this time.
+const CAUSE: Duration = Duration::from_secs(2);
 const END_OF_TRANSMISSION: u8 = 0x04;
 
 /// Runs `request` in `instance`; see `sandbox::Guest::exec` for the contract.
@@ -133,15 +136,14 @@ pub(super) async fn run(
                 std::future::pending::<()>().await;
             };
             let draining = async {
-                tokio::join!(
+                tokio::try_join!(
                     drain(split(out), stdout, &ended),
                     drain(split(err), stderr, &ended)
                 )
+                .map(drop)
             };
             tokio::select! {
-                (outcome, (out, err)) = async { tokio::join!(wait, draining) } => {
-                    settled(outcome, [out, err])
-                }
+                status = settled(wait, draining) => status,
                 () = feeding => unreachable!("feeding never ends by itself"),
                 () = steering => unreachable!("steering never ends by itself"),
             }
@@ -158,9 +160,7 @@ pub(super) async fn run(
                 end
             };
             tokio::select! {
-                (outcome, end) = async { tokio::join!(wait, draining) } => {
-                    settled(outcome, [end, Ok(())])
-                }
+                status = settled(wait, draining) => status,
                 ((), ()) = async {
                     tokio::join!(feeding, writing);
                     std::future::pending().await
@@ -171,17 +171,30 @@ pub(super) async fn run(
     }
 }
 
-/// The exit code first; output that was cut off counts only for a command
-/// that ended by itself.
-fn settled(
-    outcome: Result<Operation, Failure>,
-    streams: [Result<(), Failure>; 2],
+/// The exit code, once all output has been passed on. Output that was cut
+/// off is a failure at once, however long the command would go on; a failure
+/// of the operation itself says more and is preferred.
+async fn settled(
+    wait: impl Future<Output = Result<Operation, Failure>>,
+    draining: impl Future<Output = Result<(), Failure>>,
 ) -> Result<ExitStatus, Failure> {
-    let status = exit_status(outcome)?;
-    for stream in streams {
-        stream?;
+    tokio::pin!(wait, draining);
+    tokio::select! {
+        outcome = &mut wait => {
+            let status = exit_status(outcome)?;
+            draining.await?;
+            Ok(status)
+        }
+        output = &mut draining => match output {
+            Ok(()) => exit_status(wait.await),
+            Err(cut) => {
+                if let Ok(outcome) = tokio::time::timeout(CAUSE, wait).await {
+                    exit_status(outcome)?;
+                }
+                Err(cut)
+            }
+        },
     }
-    Ok(status)
 }
 
 fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitStatus, Failure> {
@@ -363,7 +376,12 @@ async fn drain(
                 late.set(overdue(ended));
             }
             Some(Ok(Message::Text(text))) if text.is_empty() => break,
-            Some(Ok(Message::Close(_))) => break,
+            Some(Ok(Message::Close(frame))) => match frame {
+                Some(frame) if frame.code != CloseCode::Normal => {
+                    return Err(cut_off(&format!("it was closed ({})", frame.code)));
+                }
+                _ => break,
+            },
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(cut_off(&error.to_string())),
             None => return Err(cut_off("the connection closed")),

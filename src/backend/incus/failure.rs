@@ -20,6 +20,9 @@ pub enum Failure {
     TimedOut { doing: String, after: Duration },
     #[error("unexpected answer: {0}")]
     Protocol(String),
+    /// The server has no such project.
+    #[error("project {0:?} not found")]
+    Project(String),
     /// The connection's settings are unusable.
     #[error("{0}")]
     Setup(String),
@@ -48,24 +51,29 @@ impl Failure {
         }
     }
 
-    pub fn http(endpoint: &str, doing: &str, deadline: Duration, error: &reqwest::Error) -> Self {
-        if let Some(io) = find_io(error)
-            && error.is_connect()
-        {
-            return Self::connection(endpoint, io);
+    /// A request that got no whole answer.
+    pub fn http(endpoint: &str, error: &reqwest::Error) -> Self {
+        match find_io(error) {
+            Some(io) if error.is_connect() => Self::connection(endpoint, io),
+            None if not_http(error) => Self::Protocol(deepest(error)),
+            _ => Self::Unreachable {
+                endpoint: endpoint.to_owned(),
+                reason: deepest(error),
+            },
         }
-        if error.is_timeout() && !error.is_connect() {
-            return Self::TimedOut {
-                doing: doing.to_owned(),
-                after: deadline,
-            };
-        }
-        if error.is_decode() && find_io(error).is_none() && !error.is_body() {
-            return Self::Protocol(deepest(error));
-        }
-        Self::Unreachable {
-            endpoint: endpoint.to_owned(),
-            reason: deepest(error),
+    }
+
+    /// The daemon's own refusal of a request made in `project`. A missing
+    /// project answers like a missing instance and must not read as one.
+    pub fn refusal(code: u16, message: String, project: Option<&str>) -> Self {
+        match project {
+            Some(project)
+                if message.contains("Project not found")
+                    || message.contains("Failed to fetch project") =>
+            {
+                Self::Project(project.to_owned())
+            }
+            _ => Self::Api { code, message },
         }
     }
 
@@ -76,11 +84,15 @@ impl Failure {
     /// The same failure in the boundary's terms, when `subject` was asked for.
     ///
     /// The daemon's codes are not systematic (a taken name is 500 with a raw
-    /// database message), so two of its texts are matched as a fallback.
+    /// database message), so a few of its texts are matched as a fallback.
     pub fn about(self, subject: Subject) -> Error {
         match self {
             Self::Api { code, message } => match code {
-                404 => missing(subject, &message),
+                404 => Error::NotFound(subject),
+                // Names of instances are names on their network, whatever the project.
+                _ if message.contains("already used on network") => Error::AlreadyExists(
+                    Subject::Other(format!("{subject} in another project on this network")),
+                ),
                 409 => Error::AlreadyExists(subject),
                 401 | 403 => Error::Denied {
                     endpoint: "the Incus server".into(),
@@ -121,6 +133,7 @@ impl Failure {
             },
             Self::TimedOut { doing, after } => Error::TimedOut { doing, after },
             Self::Protocol(text) => Error::Protocol(text),
+            Self::Project(name) => Error::NotFound(Subject::Project(name)),
             Self::Setup(text) => Error::Invalid(text),
             Self::Extension(name) => Error::Unsupported {
                 operation: "this".into(),
@@ -130,24 +143,23 @@ impl Failure {
     }
 }
 
-/// A missing project also answers 404 and must not read as a missing pixel.
-fn missing(subject: Subject, message: &str) -> Error {
-    if message.contains("Project not found") || message.contains("Failed to fetch project") {
-        return Error::NotFound(Subject::Project("as configured".into()));
-    }
-    Error::NotFound(subject)
+fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .last()
 }
 
-fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
-    let mut next = Some(error);
-    let mut found = None;
-    while let Some(current) = next {
-        if let Some(io) = current.downcast_ref::<io::Error>() {
-            found = Some(io);
-        }
-        next = current.source();
-    }
-    found
+/// The answer was there, and no HTTP.
+fn not_http(error: &reqwest::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
+        .any(hyper::Error::is_parse)
+}
+
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&cause| cause.source())
 }
 
 /// The innermost cause, which says what really happened.
@@ -196,10 +208,10 @@ mod tests {
 
     #[test]
     fn a_missing_project_is_not_a_missing_pixel() {
-        assert!(matches!(
-            api(404, "Project not found"),
-            Error::NotFound(Subject::Project(_))
-        ));
+        let failure = Failure::refusal(404, "Project not found".into(), Some("x"));
+        assert!(!failure.is_not_found());
+        assert_eq!(failure.plain().to_string(), "project \"x\" not found");
+        assert!(Failure::refusal(404, "Instance not found".into(), Some("x")).is_not_found());
     }
 
     #[test]

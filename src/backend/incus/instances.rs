@@ -192,11 +192,27 @@ async fn make(
     match ask(body).await {
         Err(Failure::Api { message, .. }) if first_boot::refused(&message) => {
             tracing::debug!(message, "no first boot script");
-            // An inherited one is that of the source and would be refused too.
-            body["config"][first_boot::KEY] = "".into();
+            // Even an empty one is refused; a source here has none to inherit.
+            if let Some(config) = body["config"].as_object_mut() {
+                config.remove(first_boot::KEY);
+            }
             ask(body).await.map(|_| Taken::No)
         }
         outcome => outcome.map(|_| Taken::Yes),
+    }
+    .map_err(taken)
+}
+
+/// Somebody else is making an instance of that name at this moment: the
+/// daemon calls it busy, for us the name is taken.
+fn taken(failure: Failure) -> Failure {
+    match failure {
+        Failure::Api { message, .. }
+            if message.contains("creating instance record") && message.contains("is busy") =>
+        {
+            Failure::Api { code: 409, message }
+        }
+        other => other,
     }
 }
 
@@ -209,7 +225,9 @@ async fn change(client: &Client, name: &Name, body: Value, doing: &str) -> Resul
 /// Another operation on the instance is under way: not a failure yet.
 fn busy(failure: &Failure) -> bool {
     matches!(failure, Failure::Api { message, .. }
-        if message.contains("is busy running") || message.contains("operation is already in progress"))
+        if message.contains("is busy running")
+            || message.contains("operation is already in progress")
+            || message.contains("matching non-reusable operation"))
 }
 
 /// Repeats `attempt` while the instance is busy with something else.
@@ -372,11 +390,14 @@ pub(super) async fn set_properties(
         .map_err(|failure| failure.about(Subject::pixel(name)))
 }
 
-/// Waits until the server has no operation under way on the instance.
+/// Waits until the server has no operation under way on the instance, nor any
+/// of our requests on its way to it.
 pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
+    client.drain(SETTLE).await;
     let target = path(name);
     let idle = retry::until(SETTLE, || async {
         match under_way(client, &target).await {
+            Ok(None) if client.awaits_late_request() => retry::Next::Again(()),
             Ok(None) => retry::Next::Done(Ok(())),
             Ok(Some(id)) => {
                 let wait = format!("/1.0/operations/{id}/wait?timeout=5");

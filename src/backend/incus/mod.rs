@@ -7,6 +7,7 @@ mod exec;
 mod failure;
 mod first_boot;
 mod guest;
+mod http;
 mod instances;
 mod operation;
 mod sftp;

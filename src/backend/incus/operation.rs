@@ -9,6 +9,8 @@ use super::client::Client;
 use super::failure::Failure;
 use super::wire::Operation;
 
+const CANCEL: Duration = Duration::from_secs(5);
+
 /// A background operation under way. Dropping it before it has ended asks the
 /// server to cancel it where the server can; most operations run on to their
 /// end (`may_cancel` is false), which `Sandbox::settle` waits for.
@@ -81,9 +83,7 @@ impl Drop for Running {
             tasks.spawn_on(
                 async move {
                     let request = client.request(Method::DELETE, &path);
-                    if let Ok(request) = request {
-                        let _ = request.timeout(Duration::from_secs(5)).send().await;
-                    }
+                    let _ = client.execute(&path, request.limit(CANCEL)).await;
                 },
                 &runtime,
             );

@@ -157,7 +157,9 @@ pub(super) async fn make_dir(sftp: &SftpSession, path: &str) -> Result<()> {
 }
 
 pub(super) async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Result<()> {
-    match sftp.symlink(path, target).await {
+    // The daemon's server takes the two in OpenSSH's order, which is not the
+    // one of the standard.
+    match sftp.symlink(target, path).await {
         Ok(()) => Ok(()),
         Err(error) => match stat(sftp, path).await {
             Ok(_) => Ok(()),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring as provider};
@@ -21,8 +22,11 @@ use super::failure::Failure;
 
 /// A daemon that accepts no connection within this time is not there.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Finds a peer that vanished without closing, on remote connections.
-const KEEPALIVE: Duration = Duration::from_secs(15);
+/// A remote peer that vanished without closing is given up after this silence
+/// and this many unanswered probes.
+const SILENCE: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+const BETWEEN_PROBES: Duration = Duration::from_secs(5);
 
 /// Where the daemon is and how it is authenticated.
 #[derive(Debug, Clone)]
@@ -60,9 +64,11 @@ pub(super) struct Transport {
 enum Kind {
     Unix(PathBuf),
     Https {
-        url: Url,
+        /// Without the brackets of an IPv6 address.
         host: String,
         port: u16,
+        /// With them, and with the port.
+        authority: String,
         tls: Arc<ClientConfig>,
     },
 }
@@ -83,18 +89,17 @@ impl Transport {
                 if url.scheme() != "https" {
                     return Err(bad("only https:// URLs are accepted".into()));
                 }
-                let host = url
+                let name = url
                     .host_str()
-                    .ok_or_else(|| bad("it names no host".into()))?
-                    .trim_matches(['[', ']'])
-                    .to_owned();
+                    .ok_or_else(|| bad("it names no host".into()))?;
+                let port = url.port().unwrap_or(443);
                 Ok(Self {
                     name: remote.url.trim_end_matches('/').to_owned(),
                     kind: Kind::Https {
-                        host,
-                        port: url.port().unwrap_or(443),
+                        host: name.trim_matches(['[', ']']).to_owned(),
+                        port,
+                        authority: format!("{name}:{port}"),
                         tls: Arc::new(tls_config(remote)?),
-                        url,
                     },
                 })
             }
@@ -105,17 +110,15 @@ impl Transport {
     pub fn url(&self, path_and_query: &str) -> String {
         match &self.kind {
             Kind::Unix(_) => format!("http://incus{path_and_query}"),
-            Kind::Https { url, .. } => {
-                format!("{}{path_and_query}", url.as_str().trim_end_matches('/'))
-            }
+            Kind::Https { authority, .. } => format!("https://{authority}{path_and_query}"),
         }
     }
 
-    /// The `Host` header for upgraded connections.
+    /// The `Host` header.
     pub fn host(&self) -> &str {
         match &self.kind {
             Kind::Unix(_) => "incus",
-            Kind::Https { host, .. } => host,
+            Kind::Https { authority, .. } => authority,
         }
     }
 
@@ -125,13 +128,19 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT);
         let builder = match &self.kind {
-            // The TLS part is never used here; an empty one saves reading the
-            // system's roots in every command.
+            // No connection is kept for reuse: a pool opens one ahead and
+            // leaves it silent when another becomes free first, and the daemon
+            // serves nobody until a silent connection speaks or closes (see
+            // `connect`). The TLS part is never used here; an empty one saves
+            // reading the system's roots in every command.
             Kind::Unix(path) => builder
                 .unix_socket(path.clone())
+                .pool_max_idle_per_host(0)
                 .tls_backend_preconfigured(plain_config()?),
             Kind::Https { tls, .. } => builder
-                .tcp_keepalive(KEEPALIVE)
+                .tcp_keepalive(SILENCE)
+                .tcp_keepalive_interval(BETWEEN_PROBES)
+                .tcp_keepalive_retries(PROBES)
                 .tls_backend_preconfigured((**tls).clone()),
         };
         builder.build().map_err(|e| Failure::Setup(e.to_string()))
@@ -152,6 +161,7 @@ impl Transport {
                 } => {
                     let tcp = TcpStream::connect((host.as_str(), *port)).await?;
                     tcp.set_nodelay(true)?;
+                    keep_alive(&tcp)?;
                     let name = ServerName::try_from(host.clone())
                         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
                     let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls))
@@ -170,6 +180,14 @@ impl Transport {
             }),
         }
     }
+}
+
+fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, SILENCE)?;
+    sockopt::set_tcp_keepintvl(tcp, BETWEEN_PROBES)?;
+    sockopt::set_tcp_keepcnt(tcp, PROBES)?;
+    Ok(())
 }
 
 fn provider_arc() -> Arc<CryptoProvider> {

@@ -60,6 +60,10 @@ remaining() {
 tree=" "
 members
 [ "$tree" = " " ] && exit 1
+# Parents first: a shell must not go on to its next command when only its
+# child has the signal yet.
+# shellcheck disable=SC2086
+tree=" $(printf '%s\n' $tree | sort -n | tr '\n' ' ')"
 # shellcheck disable=SC2086 # one word per process
 kill "-$signal" $tree 2>/dev/null
 if [ "$signal" != KILL ]; then

@@ -10,8 +10,10 @@ use serde_json::Value;
 const SOCKET: &str = "/var/lib/incus/unix.socket";
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Each request on a connection of its own: between two calls nobody would
+/// notice that the daemon has closed one.
 pub struct Api {
-    client: Client,
+    project: Option<String>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -25,13 +27,16 @@ impl Api {
             .enable_all()
             .build()
             .unwrap();
-        let endpoint = Endpoint::Unix(SOCKET.into());
-        let client = Client::new(&endpoint, project.map(str::to_owned)).unwrap();
-        Self { client, runtime }
+        let project = project.map(str::to_owned);
+        Self { project, runtime }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&Endpoint::Unix(SOCKET.into()), self.project.clone()).unwrap()
     }
 
     pub fn try_get(&self, path: &str) -> Result<Value, Failure> {
-        self.runtime.block_on(self.client.get(path))
+        self.runtime.block_on(self.client().get(path))
     }
 
     #[track_caller]
@@ -49,12 +54,12 @@ impl Api {
     #[track_caller]
     pub fn send(&self, method: Method, path: &str, body: &Value) {
         self.runtime
-            .block_on(self.client.send(method, path, body))
+            .block_on(self.client().send(method, path, body))
             .unwrap();
     }
 
     pub fn try_delete(&self, path: &str) -> Result<(), Failure> {
-        self.runtime.block_on(self.client.delete(path))
+        self.runtime.block_on(self.client().delete(path))
     }
 
     /// A request that starts an operation, to the operation's end.
@@ -62,7 +67,8 @@ impl Api {
     pub fn operate(&self, method: Method, path: &str, body: &Value) {
         self.runtime
             .block_on(async {
-                let running = self.client.start(method, path, body).await?;
+                let client = self.client();
+                let running = client.start(method, path, body).await?;
                 running.wait(path, LIMIT).await
             })
             .unwrap();

@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+use super::wait::within;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_pixels");
 
@@ -24,7 +27,6 @@ pub struct TestEnv {
 pub struct Outcome {
     pub stdout: String,
     pub stderr: String,
-    pub bytes: Vec<u8>,
     pub code: i32,
 }
 
@@ -77,6 +79,8 @@ impl TestEnv {
             .env_clear()
             .env("HOME", self.home.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // Most tests want a pixel, not one with packages installed.
+            .env("PIXELS_PROVISION_ENABLED", "false")
             .envs(&self.vars)
             .stdin(Stdio::null());
         command
@@ -86,6 +90,20 @@ impl TestEnv {
     #[must_use]
     pub fn pixels<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
         Outcome::of(self.command(args).output().unwrap())
+    }
+
+    /// Runs to the end without input; a run that takes longer than `limit`
+    /// hangs, and fails the test.
+    #[track_caller]
+    #[must_use]
+    pub fn pixels_within<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+        limit: Duration,
+    ) -> Outcome {
+        let mut child = self.spawn(args);
+        drop(child.stdin.take());
+        finished(child, limit)
     }
 
     /// Runs to the end with `input` on stdin.
@@ -144,12 +162,53 @@ impl Drop for TestEnv {
     }
 }
 
+/// Waits for a started run, which must not take longer than `limit`.
+#[track_caller]
+#[must_use]
+pub fn finished(mut child: Child, limit: Duration) -> Outcome {
+    let mut stdout = child.stdout.take().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let reading = [
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stdout.read_to_end(&mut bytes);
+            bytes
+        }),
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stderr.read_to_end(&mut bytes);
+            bytes
+        }),
+    ];
+    let mut status = None;
+    let ended = within(limit, || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    if !ended {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let [stdout, stderr] = reading.map(|reader| reader.join().unwrap());
+    let Some(status) = status else {
+        panic!(
+            "still running after {limit:?}; stdout: {}; stderr: {}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        );
+    };
+    Outcome::of(Output {
+        status,
+        stdout,
+        stderr,
+    })
+}
+
 impl Outcome {
-    fn of(output: std::process::Output) -> Self {
+    fn of(output: Output) -> Self {
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            bytes: output.stdout,
             code: super::wait::code(output.status),
         }
     }

@@ -1,8 +1,12 @@
 //! What the tests stand on: the built binary in an environment of its own,
-//! and the real daemon.
+//! the real daemon, a second one that may be broken, and connections that may.
 
 pub mod api;
 pub mod env;
 pub mod lab;
+pub mod private_daemon;
+pub mod proxy;
 pub mod pty;
+pub mod rounds;
+pub mod server;
 pub mod wait;

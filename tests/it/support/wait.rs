@@ -13,6 +13,27 @@ pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     until_or(ask, || format!("never happened: {what}"))
 }
 
+/// Asks until it is so.
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    until(what, || is_so().then_some(()));
+}
+
+/// Whether it comes to be so before `limit` has passed.
+#[must_use]
+pub fn within(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if is_so() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// The same with a message that is made when there was none.
 #[track_caller]
 pub fn until_or<T>(mut ask: impl FnMut() -> Option<T>, message: impl FnOnce() -> String) -> T {

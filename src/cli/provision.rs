@@ -1,0 +1,52 @@
+//! `pixels provision`
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde_json::json;
+
+use super::{Context, complete, exec, plan, status};
+use crate::exit::Usage;
+use crate::lifecycle::provisioning;
+use crate::sandbox::Name;
+
+/// Provision a pixel again: what is done stays, what failed or changed is run
+#[derive(Debug, Args)]
+pub struct ProvisionArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    /// Return when no step is left to run
+    #[arg(short, long)]
+    wait: bool,
+}
+
+impl ProvisionArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Some(plan) = plan::of(context)? else {
+            return Err(Usage(
+                "provisioning is switched off by provision.enabled or PIXELS_PROVISION_ENABLED"
+                    .into(),
+            )
+            .into());
+        };
+        let sandbox = context.sandbox()?;
+        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        exec::usable(&instance)?;
+        let phases = context.ui.phases();
+        phases.step("provisioning");
+        context
+            .unless_interrupted(provisioning::apply(sandbox, &self.name, &plan))
+            .await?;
+        drop(phases);
+        let mut sentence = format!("Provisioning {}", self.name);
+        if self.wait {
+            let report = status::wait(context, sandbox, &self.name).await?;
+            status::explain(context, &self.name, &report).await?;
+            sentence = format!("Provisioned {}", self.name);
+        }
+        context.ui.done(
+            &format!("{sentence}\n  Status:   pixels status {}", self.name),
+            &json!({"name": self.name.as_str(), "waited": self.wait}),
+        );
+        Ok(())
+    }
+}

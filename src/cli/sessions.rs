@@ -1,0 +1,43 @@
+//! `pixels sessions`
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+
+use super::{Context, complete, exec};
+use crate::lifecycle::{Login, session};
+use crate::sandbox::Name;
+use crate::ui::Row;
+
+/// List the console sessions of a pixel
+#[derive(Debug, Args)]
+pub struct SessionsArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+}
+
+impl Row for session::Session {
+    const HEADERS: &'static [&'static str] = &["SESSION", "STATUS", "CLIENTS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            if self.running { "running" } else { "exited" }.to_owned(),
+            self.clients.map_or_else(|| "-".into(), |n| n.to_string()),
+        ]
+    }
+}
+
+impl SessionsArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        exec::usable(&instance)?;
+        let guest = sandbox.guest(&self.name);
+        let login = Login::default_for(&instance);
+        let sessions = context
+            .unless_interrupted(session::list(&*guest, &login))
+            .await?;
+        context.ui.rows(&sessions, "No sessions");
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! `pixels status`
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde_json::json;
+
+use super::{Context, complete, exec};
+use crate::exit::{self, Silent};
+use crate::lifecycle::provisioning;
+use crate::provision::{self, Overall, Report, State, StepStatus};
+use crate::sandbox::{Name, Sandbox};
+use crate::ui::{Row, Ui};
+
+/// Lines of a failed step's output that are shown.
+const TAIL: u32 = 15;
+
+/// Show how far the steps of provisioning are
+///
+/// Exit code 1 when one has failed.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    /// Show the steps' output as it comes
+    #[arg(short, long)]
+    follow: bool,
+    /// Return when no step is left to run
+    #[arg(short, long)]
+    wait: bool,
+}
+
+impl Row for StepStatus {
+    const HEADERS: &'static [&'static str] = &["STEP", "STATUS", "EXIT", "TIME", "LAST OUTPUT"];
+
+    fn cells(&self) -> Vec<String> {
+        let dash = || "-".to_owned();
+        vec![
+            self.name.clone(),
+            self.status.as_str().to_owned(),
+            self.exit_code.map_or_else(dash, |code| code.to_string()),
+            self.duration
+                .map_or_else(dash, |seconds| format!("{seconds}s")),
+            self.last_line.clone(),
+        ]
+    }
+}
+
+impl StatusArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        exec::usable(&instance)?;
+        if self.follow {
+            let guest = sandbox.guest(&self.name);
+            let out = Box::new(tokio::io::stderr());
+            context
+                .unless_interrupted(provisioning::follow(&*guest, out))
+                .await?;
+        }
+        let report = if self.wait || self.follow {
+            wait(context, sandbox, &self.name).await?
+        } else {
+            context
+                .unless_interrupted(provisioning::observe(sandbox, &instance))
+                .await?
+        };
+        show(&context.ui, &self.name, &report);
+        if report.overall == Overall::Failed {
+            return Err(Silent(exit::FAILURE).into());
+        }
+        Ok(())
+    }
+}
+
+/// Waits with live progress.
+pub async fn wait(context: &Context, sandbox: &dyn Sandbox, name: &Name) -> anyhow::Result<Report> {
+    let phases = context.ui.phases();
+    let seen = |report: &Report| {
+        let running = report.steps.iter().find(|s| s.status == State::Running);
+        if let Some(step) = running {
+            let last: String = step.last_line.chars().take(60).collect();
+            phases.step(&format!("{}: {last}", step.name));
+        }
+    };
+    Ok(context
+        .unless_interrupted(provisioning::wait(sandbox, name, &seen))
+        .await?)
+}
+
+fn show(ui: &Ui, name: &Name, report: &Report) {
+    if ui.json() {
+        ui.value(&json!({
+            "name": name.as_str(),
+            "overall": report.overall,
+            "steps": report.steps,
+        }));
+        return;
+    }
+    ui.rows(&report.steps, &format!("{name} has no provisioning steps."));
+    if let Some(step) = report.failed() {
+        ui.say(&format!(
+            "\n{} failed. Its output: pixels exec {name} -- cat {}\nTo try again: pixels provision {name}",
+            step.name, step.log
+        ));
+    }
+}
+
+/// Says which step failed, with the end of its output.
+pub async fn explain(context: &Context, name: &Name, report: &Report) -> anyhow::Result<()> {
+    let Some(step) = report.failed() else {
+        return Ok(());
+    };
+    let sandbox = context.sandbox()?;
+    let guest = sandbox.guest(name);
+    let tail = context
+        .unless_interrupted(provision::log_tail(&*guest, step, TAIL))
+        .await?;
+    for line in tail.lines() {
+        context.ui.say(&format!("  {line}"));
+    }
+    Err(anyhow::anyhow!(
+        "the step {:?} of provisioning {name} failed with exit code {}; its output is {} in the pixel, \
+         and `pixels provision {name}` tries again",
+        step.name,
+        step.exit_code
+            .map_or_else(|| "unknown".into(), |code| code.to_string()),
+        step.log
+    ))
+}

@@ -1,0 +1,92 @@
+//! Provisioning of a pixel on the server: applied, watched, repeated. What is
+//! known of it stands in the pixel's properties, so that a listing can tell
+//! without asking every pixel.
+
+use std::time::Duration;
+
+use crate::provision::{self, Overall, Plan, Report};
+use crate::sandbox::{Guest, Instance, Name, Properties, Result, Sandbox};
+
+use super::claim::Claim;
+use super::login;
+
+const KEY: &str = "provision";
+/// The command that puts the plan in. The pixel is not finished before it is
+/// gone; a clone inherits the key, but not the claim of that command.
+const APPLYING: &str = "applying";
+const POLL: Duration = Duration::from_millis(500);
+
+/// The properties of a pixel that `claim` is about to provision.
+pub(super) fn announce(claim: &Claim, properties: &mut Properties) {
+    properties.insert(APPLYING.into(), claim.unique());
+    properties.insert(login::KEY.into(), provision::USER.into());
+}
+
+/// The creation by `claim` was cut off after the first start.
+pub(super) fn cut_off(instance: &Instance, claim: &Claim) -> bool {
+    instance.properties.get(APPLYING) == Some(&claim.unique())
+}
+
+/// What the server has on record; `None` for a pixel never provisioned.
+pub fn recorded(instance: &Instance) -> Option<&str> {
+    instance.properties.get(KEY).map(String::as_str)
+}
+
+/// Writes what was observed into our own copy of the record.
+pub fn record(instance: &mut Instance, report: &Report) {
+    let state = report.overall.as_str();
+    instance.properties.insert(KEY.into(), state.into());
+}
+
+/// Whether the record may be out of date by now.
+pub fn unsettled(instance: &Instance) -> bool {
+    recorded(instance).is_some_and(|state| state == Overall::Running.as_str())
+}
+
+/// Puts the plan into a running pixel, starts its steps and says so on record.
+pub async fn apply(sandbox: &dyn Sandbox, name: &Name, plan: &Plan) -> Result<()> {
+    provision::apply(&*sandbox.guest(name), plan).await?;
+    let properties = [
+        (login::KEY, provision::USER),
+        (KEY, Overall::Running.as_str()),
+        (APPLYING, ""),
+    ];
+    let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    sandbox.set_properties(name, &properties.into()).await
+}
+
+/// How far the steps are; keeps the record up to date.
+pub async fn observe(sandbox: &dyn Sandbox, instance: &Instance) -> Result<Report> {
+    let report = provision::status(&*sandbox.guest(&instance.name)).await?;
+    let state = report.overall.as_str();
+    if report.overall != Overall::None && recorded(instance) != Some(state) {
+        let properties = Properties::from([(KEY.to_owned(), state.to_owned())]);
+        sandbox.set_properties(&instance.name, &properties).await?;
+    }
+    Ok(report)
+}
+
+/// Observes until no step is left to run; `seen` is told every look.
+pub async fn wait(
+    sandbox: &dyn Sandbox,
+    name: &Name,
+    seen: &(dyn Fn(&Report) + Sync),
+) -> Result<Report> {
+    loop {
+        let instance = sandbox.get(name).await?;
+        let report = observe(sandbox, &instance).await?;
+        seen(&report);
+        if report.overall != Overall::Running {
+            return Ok(report);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Streams the output of all steps until there is no more to come.
+pub async fn follow(
+    guest: &dyn Guest,
+    to: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+) -> Result<()> {
+    provision::follow(guest, to).await
+}

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Installs the packages of /etc/pixels/packages that are missing.
+set -eu
+missing=""
+while read -r package; do
+    [ -n "$package" ] || continue
+    state=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) || state=""
+    [ "$state" = "install ok installed" ] || missing="$missing $package"
+done </etc/pixels/packages
+if [ -n "$missing" ]; then
+    /usr/local/lib/pixels/apt update
+    # shellcheck disable=SC2086 # one word per package
+    /usr/local/lib/pixels/apt install --no-install-recommends $missing
+fi
+if command -v update-ca-certificates >/dev/null; then
+    update-ca-certificates
+fi
+if getent group sudo >/dev/null; then
+    usermod --append --groups sudo pixel
+fi
+if [ -s /root/.ssh/authorized_keys ]; then
+    systemctl enable --now ssh.service
+fi

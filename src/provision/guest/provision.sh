@@ -1,0 +1,14 @@
+#!/bin/sh
+# Runs the steps of /etc/pixels/steps one after the other; what is done stays
+# done. A step that fails stops those after it.
+set -eu
+
+while read -r name hash; do
+    [ -n "$name" ] || continue
+    record=/var/lib/pixels/steps/$name
+    if grep -qsx "state=done" "$record" && grep -qsx "hash=$hash" "$record"; then
+        continue
+    fi
+    systemctl reset-failed "pixels-$name.service" 2>/dev/null || true
+    systemctl start "pixels-$name.service"
+done </etc/pixels/steps

@@ -1,0 +1,405 @@
+//! Commands interrupted and killed at random moments: what is left on the
+//! server, and what `doctor` and `prune` make of it.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::env::{Outcome, TestEnv, finished};
+use crate::support::lab;
+use crate::support::private_daemon::{PrivateDaemon, signal};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::rounds::{Moments, rounds};
+use crate::support::server::Server;
+use crate::support::wait::eventually;
+
+/// Against a hang.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// One kind of command that is cut short again and again, on a daemon of its
+/// own: `prune` looks at a whole server.
+struct Trial<'a> {
+    daemon: &'a PrivateDaemon,
+    env: TestEnv,
+    server: Server,
+    /// A pixel with a file and a checkpoint `ready` that has it, and a
+    /// second file that came later.
+    source: String,
+    /// What the command makes is called so, or begins so.
+    made: String,
+    args: Vec<String>,
+    moments: Moments,
+    /// How long it takes when it is left alone.
+    usual: Duration,
+    ledger: Vec<(&'static str, u32)>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Create,
+    CreateFrom,
+    ForkCheckpoint,
+    ForkLive,
+    Restore,
+}
+
+impl<'a> Trial<'a> {
+    fn new(daemon: &'a PrivateDaemon, test: &str, kind: Kind) -> Self {
+        let env = daemon.env(test);
+        let (source, made) = (env.name("s"), env.name("m"));
+        if !matches!(kind, Kind::Create) {
+            env.pixels(["create", &source]).ok();
+            let write = "echo kept >/root/kept; sync";
+            env.pixels(["exec", &source, "--", "sh", "-c", write]).ok();
+            env.pixels(["checkpoint", "create", &source, "--label", "ready"])
+                .ok();
+        }
+        let ready = format!("{source}:ready");
+        let args: Vec<&str> = match kind {
+            Kind::Create => vec!["create", &made],
+            Kind::CreateFrom => vec!["create", &made, "--from", &ready],
+            Kind::ForkCheckpoint => vec!["fork", &ready, "-n", "8", "--prefix", &made],
+            Kind::ForkLive => vec!["fork", &source, "-n", "8", "--prefix", &made],
+            Kind::Restore => vec!["checkpoint", "restore", &source, "ready"],
+        };
+        let args = args.into_iter().map(str::to_owned).collect();
+        let mut this = Self {
+            env,
+            daemon,
+            server: daemon.server.clone(),
+            source,
+            made,
+            args,
+            moments: Moments::new(),
+            usual: Duration::ZERO,
+            ledger: Vec::new(),
+        };
+        let begun = Instant::now();
+        this.env.pixels(&this.args).ok();
+        this.usual = begun.elapsed();
+        this.clear();
+        this
+    }
+
+    /// Runs the command and sends it `number` at some moment.
+    fn cut_short(&mut self, number: Signal) -> (Outcome, String) {
+        // A little beyond, so that the last moments are met too.
+        let moment = self.moments.within(self.usual * 11 / 10);
+        let mut child = self.env.spawn(&self.args);
+        drop(child.stdin.take());
+        let until = Instant::now() + moment;
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        signal(child.id(), number);
+        let outcome = finished(child, LIMIT);
+        let told = format!("{:?} after {moment:?}: {outcome:?}", self.args);
+        assert!(!outcome.stderr.contains("panicked"), "{told}");
+        (outcome, told)
+    }
+
+    fn count(&mut self, what: &'static str) {
+        match self.ledger.iter_mut().find(|(name, _)| *name == what) {
+            Some((_, count)) => *count += 1,
+            None => self.ledger.push((what, 1)),
+        }
+    }
+
+    /// Nothing of the command is on the server.
+    #[track_caller]
+    fn nothing_left(&self, told: &str) {
+        assert_eq!(self.server.pixels(&self.made), [""; 0], "{told}");
+        self.no_temporary(told);
+    }
+
+    #[track_caller]
+    fn no_temporary(&self, told: &str) {
+        if self.server.status(&self.source).is_some() {
+            assert_eq!(self.server.checkpoints(&self.source), ["ready"], "{told}");
+        }
+    }
+
+    /// The pixel is there, running, and does what it is told.
+    #[track_caller]
+    fn usable(&self, name: &str, told: &str) {
+        let said = self.env.pixels(["exec", name, "--", "hostname"]);
+        assert_eq!(said.stdout, format!("px-{name}\n"), "{said:?}, {told}");
+    }
+
+    /// Removes what the command made.
+    fn clear(&self) {
+        let made = self.server.pixels(&self.made);
+        if !made.is_empty() {
+            let force = ["destroy", "--force"].map(str::to_owned);
+            self.env.pixels(force.into_iter().chain(made)).ok();
+        }
+    }
+
+    fn report(&self, how: &str) {
+        let ledger: Vec<String> = self
+            .ledger
+            .iter()
+            .map(|(what, count)| format!("{count} {what}"))
+            .collect();
+        let (verb, usual) = (&self.args.join(" "), self.usual);
+        eprintln!("{how}: {verb}: {} (usually {usual:?})", ledger.join(", "));
+    }
+}
+
+fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
+    let mut trial = Trial::new(daemon, test, kind);
+    for _ in 0..rounds(usual_rounds) {
+        let (outcome, told) = trial.cut_short(Signal::INT);
+        match outcome.code {
+            0 => trial.count("complete"),
+            130 => trial.count("interrupted"),
+            // Before the program has begun to listen: nothing was sent yet.
+            1002 => trial.count("interrupted before it began"),
+            _ => panic!("{told}"),
+        }
+        if outcome.code == 0 {
+            trial.no_temporary(&told);
+            for name in trial.server.pixels(&trial.made) {
+                trial.usable(&name, &told);
+            }
+            trial.clear();
+        } else {
+            trial.nothing_left(&told);
+        }
+        if matches!(kind, Kind::Restore) {
+            whole(&trial, &told);
+        }
+    }
+    trial.report("SIGINT");
+}
+
+/// After a restore, begun or not, finished or not.
+#[track_caller]
+fn whole(trial: &Trial<'_>, told: &str) {
+    assert_eq!(
+        trial.server.status(&trial.source).as_deref(),
+        Some("Running"),
+        "{told}"
+    );
+    let read = ["exec", &trial.source, "--", "cat", "/root/kept"];
+    let said = trial.env.pixels(read);
+    assert_eq!(said.stdout, "kept\n", "{said:?} {told}");
+}
+
+/// Kills the command instead, and lets `doctor` and `prune` clean up.
+fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
+    let mut trial = Trial::new(daemon, test, kind);
+    for _ in 0..rounds(usual_rounds) {
+        let (outcome, told) = trial.cut_short(Signal::KILL);
+        if !matches!(outcome.code, 0 | 1009) {
+            panic!("{told}");
+        }
+        // What the server has been asked for it finishes by itself.
+        trial.daemon.settle();
+        let mut half: Vec<String> = trial
+            .server
+            .pixels(&trial.made)
+            .into_iter()
+            .filter(|name| trial.server.status(name).as_deref() != Some("Running"))
+            .map(|name| format!("pixel {name}"))
+            .collect();
+        let has_source = trial.server.status(&trial.source).is_some();
+        if has_source {
+            let labels = trial.server.checkpoints(&trial.source);
+            let temporary = labels.iter().filter(|label| label.starts_with("px-tmp-"));
+            half.extend(temporary.map(|label| format!("checkpoint {label} of {}", trial.source)));
+        }
+        half.sort();
+        let whole_ones = running(&trial);
+        trial.count(
+            match (outcome.code, half.is_empty(), whole_ones.is_empty()) {
+                (0, _, _) => "complete",
+                (_, false, _) => "killed, something half-made",
+                (_, true, true) => "killed, nothing made",
+                (_, true, false) => "killed, only whole pixels",
+            },
+        );
+        assert_eq!(
+            named(&trial, &["prune", "--dry-run", "--json"]),
+            half,
+            "{told}"
+        );
+        let seen = trial.env.pixels(["doctor"]);
+        for one in &half {
+            let name = one.split(' ').nth(1).unwrap();
+            assert!(seen.stdout.contains(name), "{name}: {seen:?} {told}");
+            assert_ne!(seen.code, 0, "{told}");
+        }
+        assert_eq!(named(&trial, &["prune", "--json"]), half, "{told}");
+        assert_eq!(running(&trial), whole_ones, "{told}");
+        assert_eq!(trial.server.pixels(&trial.made), whole_ones, "{told}");
+        trial.no_temporary(&told);
+        for name in &whole_ones {
+            trial.usable(name, &told);
+        }
+        if matches!(kind, Kind::Restore) {
+            whole(&trial, &told);
+        } else if has_source {
+            trial.usable(&trial.source, &told);
+        }
+        trial.clear();
+    }
+    trial.report("SIGKILL");
+}
+
+fn running(trial: &Trial<'_>) -> Vec<String> {
+    let mut all = trial.server.pixels(&trial.made);
+    all.retain(|name| trial.server.status(name).as_deref() == Some("Running"));
+    all
+}
+
+/// The leftovers a run of `prune` tells of.
+#[track_caller]
+fn named(trial: &Trial<'_>, args: &[&str]) -> Vec<String> {
+    let told = trial.env.pixels(args).json();
+    let mut names: Vec<String> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| {
+            let name = line["name"].as_str().unwrap();
+            match line["kind"].as_str() {
+                Some("pixel") => format!("pixel {name}"),
+                _ => format!("checkpoint {} of {name}", line["label"].as_str().unwrap()),
+            }
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn interrupted_at_random_moments() {
+    let Some(_lab) = lab::ready("interrupted_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    interrupted(&daemon, "intc", Kind::Create, 12);
+    interrupted(&daemon, "intf", Kind::CreateFrom, 12);
+    interrupted(&daemon, "intr", Kind::Restore, 12);
+}
+
+#[test]
+fn forks_interrupted_at_random_moments() {
+    let Some(_lab) = lab::ready("forks_interrupted_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    interrupted(&daemon, "intk", Kind::ForkCheckpoint, 6);
+    interrupted(&daemon, "intl", Kind::ForkLive, 6);
+}
+
+#[test]
+fn killed_at_random_moments() {
+    let Some(_lab) = lab::ready("killed_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    killed(&daemon, "kilc", Kind::Create, 12);
+    killed(&daemon, "kilf", Kind::CreateFrom, 12);
+    killed(&daemon, "kilr", Kind::Restore, 12);
+}
+
+#[test]
+fn forks_killed_at_random_moments() {
+    let Some(_lab) = lab::ready("forks_killed_at_random_moments") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    killed(&daemon, "kilk", Kind::ForkCheckpoint, 6);
+    killed(&daemon, "kill", Kind::ForkLive, 6);
+}
+
+/// A command that meets `pattern` stalled, at which it is interrupted.
+fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child {
+    proxy.forget().on(pattern, 0, Fault::Stall);
+    let mut child = env.spawn(args);
+    drop(child.stdin.take());
+    eventually("the command is held", || proxy.saw(pattern));
+    child
+}
+
+#[test]
+fn signals_end_a_command_that_waits() {
+    let Some(_lab) = lab::ready("signals_end_a_command_that_waits") else {
+        return;
+    };
+    const WAIT: &str = "GET /1.0/operations/*/wait*";
+    let proxy = Proxy::start();
+    let mut env = TestEnv::new("held");
+    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let server = Server::shared();
+    let name = env.name("a");
+
+    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        for pattern in [
+            "GET /1.0/profiles/default",
+            "GET /1.0/images/aliases/*",
+            WAIT,
+        ] {
+            let child = held_at(&proxy, &env, pattern, &["create", &name]);
+            signal(child.id(), number);
+            let outcome = finished(child, LIMIT).expect(code);
+            assert!(outcome.stderr.contains("interrupted"), "{outcome:?}");
+            assert_eq!(server.status(&name), None, "{outcome:?}");
+        }
+    }
+
+    // A second signal does not wait for the cleaning up, and a stalled
+    // cleaning up is what it is for.
+    proxy.on("GET /1.0/operations?recursion=1", 0, Fault::Stall);
+    let child = held_at(&proxy, &env, WAIT, &["create", &name]);
+    signal(child.id(), Signal::INT);
+    eventually("the cleaning up has begun", || {
+        proxy.saw("GET /1.0/operations?recursion=1")
+    });
+    signal(child.id(), Signal::INT);
+    finished(child, LIMIT).expect(130);
+    proxy.heal();
+    server.settle(&name);
+    // Nobody was left to remove it: that is what prune is for.
+    let told = env.pixels(["prune", "--json"]).json().to_string();
+    assert!(told.contains(&name), "{told}");
+    assert_eq!(server.status(&name), None);
+}
+
+#[test]
+fn signals_end_an_exec_whose_server_hangs() {
+    let Some(_lab) = lab::ready("signals_end_an_exec_whose_server_hangs") else {
+        return;
+    };
+    const WAIT: &str = "GET /1.0/operations/*/wait*";
+    let proxy = Proxy::start();
+    let mut env = TestEnv::new("hung");
+    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+
+    // The command obeys, but its end is never told.
+    let child = held_at(&proxy, &env, WAIT, &["exec", &name, "--", "sleep", "3000"]);
+    for round in 1..=2 {
+        signal(child.id(), Signal::INT);
+        eventually("the signal is passed on", || {
+            let passed = proxy.seen();
+            passed
+                .iter()
+                .filter(|seen| seen.starts_with("POST ") && seen.ends_with("/exec"))
+                .count()
+                > round
+        });
+    }
+    signal(child.id(), Signal::INT);
+    finished(child, LIMIT).expect(130);
+
+    let child = held_at(&proxy, &env, WAIT, &["exec", &name, "--", "sleep", "3000"]);
+    signal(child.id(), Signal::TERM);
+    finished(child, LIMIT).expect(143);
+
+    let timed = ["exec", "--timeout", "1s", &name, "--", "sleep", "3000"];
+    let child = held_at(&proxy, &env, WAIT, &timed);
+    finished(child, LIMIT).expect(124);
+}

@@ -1,0 +1,397 @@
+//! A connection that breaks or lies, at every request of a command: the
+//! command ends with an error or is done, and leaves nothing half-made.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::env::{Outcome, TestEnv, finished};
+use crate::support::lab;
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::rounds::thorough;
+use crate::support::server::Server;
+
+/// Against a hang; the slowest of the commands here takes a few seconds.
+const LIMIT: Duration = Duration::from_secs(60);
+const WAIT: &str = "GET /1.0/operations/*/wait*";
+
+struct Bench {
+    env: TestEnv,
+    proxy: Proxy,
+    server: Server,
+}
+
+impl Bench {
+    fn new(test: &str) -> Self {
+        let proxy = Proxy::start();
+        let mut env = TestEnv::new(test);
+        env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+        Self {
+            env,
+            proxy,
+            server: Server::shared(),
+        }
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Outcome {
+        let outcome = self.env.pixels_within(args, LIMIT);
+        assert!(
+            !outcome.stderr.contains("panicked"),
+            "{args:?}: {}",
+            outcome.stderr
+        );
+        outcome
+    }
+
+    /// A pixel that is there and runs a command, or is not there at all.
+    #[track_caller]
+    fn whole_or_absent(&self, name: &str, outcome: &Outcome, told: &str) {
+        if outcome.code == 0 {
+            let said = self.env.pixels(["exec", name, "--", "hostname"]);
+            assert_eq!(said.stdout, format!("px-{name}\n"), "{told}");
+            let gone = self.env.pixels(["destroy", "--force", name]);
+            assert_eq!(gone.code, 0, "{gone:?} {told}");
+        } else {
+            assert_eq!(self.server.status(name), None, "{told}");
+        }
+    }
+}
+
+/// Cuts the connection at the first request, then at the second, and so on,
+/// until the command needs no more of them; `check` is told each outcome.
+/// In a short run only the first of the ways to cut are tried.
+#[track_caller]
+fn cut_everywhere(
+    bench: &Bench,
+    args: &[&str],
+    modes: usize,
+    mut check: impl FnMut(&Outcome, &str),
+) {
+    let cuts = [
+        ("answer lost", Fault::CutAfterRequest),
+        ("cut before", Fault::CutBefore),
+        ("cut in the answer", Fault::CutAfterHeader),
+    ];
+    let few = if thorough() { 3 } else { modes };
+    for (how, fault) in cuts.into_iter().take(few) {
+        for spared in 0.. {
+            bench.proxy.forget().on("*", spared, fault);
+            let outcome = bench.run(args);
+            let all = bench.proxy.heal();
+            let context = format!(
+                "{how} after {spared} requests: {outcome:?}\n{:#?}",
+                bench.proxy.seen()
+            );
+            check(&outcome, &context);
+            if !all {
+                assert_eq!(outcome.code, 0, "{context}");
+                break;
+            }
+            // A request that was never sent is sent again by itself.
+            assert!(matches!(outcome.code, 0 | 5), "{context}");
+            assert!(spared < 60, "it never ends: {context}");
+        }
+    }
+    assert_eq!(bench.proxy.silent_connections(), 0);
+}
+
+#[test]
+fn create_survives_a_cut_at_any_request() {
+    let Some(_lab) = lab::ready("create_survives_a_cut_at_any_request") else {
+        return;
+    };
+    let bench = Bench::new("cutc");
+    let name = bench.env.name("a");
+    cut_everywhere(&bench, &["create", &name], 3, |outcome, context| {
+        bench.whole_or_absent(&name, outcome, context);
+    });
+}
+
+#[test]
+fn clones_survive_a_cut_at_any_request() {
+    let Some(_lab) = lab::ready("clones_survive_a_cut_at_any_request") else {
+        return;
+    };
+    let bench = Bench::new("cutf");
+    let (source, clones) = (bench.env.name("s"), bench.env.name("c"));
+    bench.run(&["create", &source]).ok();
+    let args = ["fork", &source, "-n", "2", "--prefix", &clones];
+    cut_everywhere(&bench, &args, 1, |outcome, context| {
+        let made = bench.server.pixels(&clones);
+        let expected = if outcome.code == 0 { 2 } else { 0 };
+        assert_eq!(made.len(), expected, "{made:?} {context}");
+        assert_eq!(bench.server.checkpoints(&source), [""; 0], "{context}");
+        for name in &made {
+            bench.whole_or_absent(name, outcome, context);
+        }
+    });
+}
+
+#[test]
+fn restore_survives_a_cut_at_any_request() {
+    let Some(_lab) = lab::ready("restore_survives_a_cut_at_any_request") else {
+        return;
+    };
+    let bench = Bench::new("cutr");
+    let name = bench.env.name("a");
+    bench.run(&["create", &name]).ok();
+    bench
+        .run(&["exec", &name, "--", "touch", "/root/kept"])
+        .ok();
+    bench
+        .run(&["checkpoint", "create", &name, "--label", "ready"])
+        .ok();
+    let args = ["checkpoint", "restore", &name, "ready"];
+    cut_everywhere(&bench, &args, 1, |_, context| {
+        bench.server.settle(&name);
+        let said = bench.env.pixels(["exec", &name, "--", "ls", "/root/kept"]);
+        assert_eq!(said.stdout, "/root/kept\n", "{said:?} {context}");
+    });
+}
+
+/// A pixel to run commands in, shared by the cases of one test.
+fn with_pixel(test: &str) -> (Bench, String) {
+    let bench = Bench::new(test);
+    let name = bench.env.name("e");
+    bench.run(&["create", &name]).ok();
+    (bench, name)
+}
+
+#[test]
+fn exec_survives_a_cut_at_any_request() {
+    let Some(_lab) = lab::ready("exec_survives_a_cut_at_any_request") else {
+        return;
+    };
+    let (bench, name) = with_pixel("cute");
+    let args = ["exec", &name, "--", "sh", "-c", "echo out; exit 7"];
+    for fault in [
+        Fault::CutBefore,
+        Fault::CutAfterRequest,
+        Fault::CutAfterHeader,
+    ] {
+        for spared in 0.. {
+            bench.proxy.forget().on("*", spared, fault);
+            let outcome = bench.run(&args);
+            let all = bench.proxy.heal();
+            let context = format!("after {spared}: {outcome:?}\n{:#?}", bench.proxy.seen());
+            match outcome.code {
+                7 => assert_eq!(outcome.stdout, "out\n", "{context}"),
+                125 => assert!(outcome.stderr.contains("cannot reach"), "{context}"),
+                _ => panic!("{context}"),
+            }
+            if !all {
+                assert_eq!(outcome.code, 7, "{context}");
+                break;
+            }
+        }
+    }
+    assert_eq!(bench.proxy.silent_connections(), 0);
+}
+
+#[test]
+fn output_that_breaks_off_is_never_success() {
+    let Some(_lab) = lab::ready("output_that_breaks_off_is_never_success") else {
+        return;
+    };
+    let (bench, name) = with_pixel("drop");
+    let many = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
+    let long = "echo hello; sleep 3000";
+    let cases: [(&str, usize, &str); 6] = [
+        ("STREAM 1", 50_000, many),
+        ("STREAM 1", 0, many),
+        // All of the output but the mark of its end.
+        ("STREAM 1", 2 + "hello\n".len(), "echo hello"),
+        ("STREAM 2", 2 + "hello\n".len(), "echo hello >&2"),
+        // The command would go on.
+        ("STREAM 1", 4, long),
+        ("STREAM 2", 0, "echo hello >&2; sleep 3000"),
+    ];
+    let whole = bench.run(&["exec", &name, "--", "sh", "-c", many]).ok();
+    for (stream, bytes, script) in cases {
+        bench.proxy.forget().on(stream, 0, Fault::CutStream(bytes));
+        let outcome = bench.run(&["exec", &name, "--", "sh", "-c", script]);
+        assert!(bench.proxy.heal(), "{stream} was not opened");
+        let context = format!(
+            "{stream} after {bytes}: {} {}",
+            outcome.code, outcome.stderr
+        );
+        assert_eq!(outcome.code, 125, "{context}");
+        assert!(outcome.stderr.contains("the command's output"), "{context}");
+        if script == many {
+            assert!(whole.stdout.starts_with(&outcome.stdout), "{context}");
+        }
+    }
+    // The daemon kills a command that nobody can steer any more.
+    bench.proxy.on("STREAM control", 0, Fault::CutStream(0));
+    let outcome = bench.run(&["exec", &name, "--", "sh", "-c", long]);
+    assert!(matches!(outcome.code, 125 | 137), "{outcome:?}");
+}
+
+const GARBAGE: &str = "<html>502 Bad Gateway</html>";
+const CUT_JSON: &str = r#"{"type":"sync","status":"Success","metadata":["#;
+const OTHER_JSON: &str = r#"{"hello":"world"}"#;
+const FORBIDDEN: &str = r#"{"type":"error","error":"Forbidden","error_code":403}"#;
+const BROKEN: &str = r#"{"type":"error","error":"disk on fire","error_code":500}"#;
+const BUSY: &str = r#"{"type":"error","error":"Instance is busy running a \"update\" operation","error_code":400}"#;
+
+#[test]
+fn answers_that_are_none_are_errors() {
+    let Some(_lab) = lab::ready("answers_that_are_none_are_errors") else {
+        return;
+    };
+    let (bench, name) = with_pixel("lies");
+    let cases = [
+        (502, GARBAGE, 1, "unexpected answer"),
+        (200, CUT_JSON, 1, "unexpected answer"),
+        (200, OTHER_JSON, 1, "unexpected answer"),
+        (200, "", 1, "unexpected answer"),
+        (403, FORBIDDEN, 5, "Forbidden"),
+        (500, BROKEN, 1, "disk on fire"),
+    ];
+    for (status, body, code, text) in cases {
+        for args in [
+            &["list"][..],
+            &["create", &bench.env.name("x"), "--from", &name],
+            &["checkpoint", "list", &name],
+            &["destroy", "--force", &name],
+        ] {
+            bench.proxy.forget().on("*", 0, Fault::Answer(status, body));
+            let outcome = bench.run(args);
+            assert!(bench.proxy.heal());
+            assert_eq!(outcome.code, code, "{args:?} {body}: {outcome:?}");
+            assert!(outcome.stderr.contains(text), "{args:?}: {outcome:?}");
+        }
+        // Whichever request of an exec it hits.
+        for request in ["GET /1.0/instances/*", "POST *exec*", WAIT] {
+            bench
+                .proxy
+                .forget()
+                .on(request, 0, Fault::Instead(status, body));
+            let outcome = bench.run(&["exec", &name, "--", "sleep", "0.2"]);
+            assert!(bench.proxy.heal(), "no {request}");
+            assert_eq!(outcome.code, 125, "{request} {body}: {outcome:?}");
+            assert!(outcome.stderr.contains(text), "{request}: {outcome:?}");
+        }
+    }
+    assert_eq!(bench.server.pixels(&bench.env.name("x")), [""; 0]);
+    assert_eq!(bench.server.status(&name).as_deref(), Some("Running"));
+}
+
+#[test]
+fn a_command_without_an_exit_code_is_an_error() {
+    let Some(_lab) = lab::ready("a_command_without_an_exit_code_is_an_error") else {
+        return;
+    };
+    let (bench, name) = with_pixel("nort");
+    let changes: [fn(&mut Value); 4] = [
+        |answer| {
+            drop(
+                answer["metadata"]["metadata"]
+                    .as_object_mut()
+                    .unwrap()
+                    .remove("return"),
+            )
+        },
+        |answer| answer["metadata"]["metadata"]["return"] = Value::Null,
+        |answer| answer["metadata"]["metadata"]["return"] = "0".into(),
+        |answer| answer["metadata"]["metadata"] = Value::Null,
+    ];
+    for change in changes {
+        bench.proxy.forget().on(WAIT, 0, Fault::Change(change));
+        let outcome = bench.run(&["exec", &name, "--", "true"]);
+        assert!(bench.proxy.heal());
+        assert_eq!(outcome.code, 125, "{outcome:?}");
+        assert!(outcome.stderr.contains("exit code"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_server_that_fails_half_way_keeps_nothing() {
+    let Some(_lab) = lab::ready("a_server_that_fails_half_way_keeps_nothing") else {
+        return;
+    };
+    let (bench, source) = with_pixel("half");
+    let name = bench.env.name("x");
+    let failed: fn(&mut Value) = |answer| {
+        answer["metadata"]["status_code"] = 400.into();
+        answer["metadata"]["err"] = "no space left on device".into();
+    };
+    let cases = [
+        (
+            "POST /1.0/instances",
+            Fault::Instead(200, GARBAGE),
+            1,
+            "unexpected answer",
+        ),
+        (
+            "POST /1.0/instances",
+            Fault::Instead(500, BROKEN),
+            1,
+            "disk on fire",
+        ),
+        (
+            "POST /1.0/instances",
+            Fault::Instead(403, FORBIDDEN),
+            5,
+            "Forbidden",
+        ),
+        (WAIT, Fault::Change(failed), 1, "no space left"),
+        (
+            WAIT,
+            Fault::Instead(200, OTHER_JSON),
+            1,
+            "unexpected answer",
+        ),
+        (
+            "PUT */state",
+            Fault::Instead(500, BROKEN),
+            1,
+            "disk on fire",
+        ),
+        (
+            "PUT */state",
+            Fault::Answer(200, CUT_JSON),
+            1,
+            "unexpected answer",
+        ),
+        // Somebody else works on it: not a failure.
+        ("PUT */state", Fault::Answer(400, BUSY), 0, ""),
+    ];
+    for (request, fault, code, text) in cases {
+        for args in [
+            &["create", &name, "--from", &source][..],
+            &["create", &name],
+        ] {
+            bench.proxy.forget().on(request, 0, fault);
+            let outcome = bench.run(args);
+            assert!(bench.proxy.heal(), "no {request}");
+            let context = format!("{args:?} {request}: {outcome:?}\n{:#?}", bench.proxy.seen());
+            // A failed start is not one when the pixel runs all the same.
+            if outcome.code != 0 || !request.starts_with("PUT") {
+                assert_eq!(outcome.code, code, "{context}");
+                assert!(outcome.stderr.contains(text), "{context}");
+            }
+            bench.whole_or_absent(&name, &outcome, &context);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    let Some(_lab) = lab::ready("a_server_that_says_nothing_is_given_up") else {
+        return;
+    };
+    let (bench, name) = with_pixel("stal");
+    bench.proxy.on("GET /1.0/instances?*", 0, Fault::Stall);
+    let listing = bench.env.spawn(["list"]);
+    // Streams of a command have a shorter limit.
+    bench.proxy.on("STREAM 1", 0, Fault::Stall);
+    let outcome = bench.run(&["exec", &name, "--", "true"]);
+    assert_eq!(outcome.code, 125, "{outcome:?}");
+    assert!(outcome.stderr.contains("did not finish"), "{outcome:?}");
+    let outcome = finished(listing, LIMIT);
+    assert_eq!(outcome.code, 5, "{outcome:?}");
+    assert!(outcome.stderr.contains("no answer within"), "{outcome:?}");
+    assert!(bench.proxy.heal());
+}

@@ -1,0 +1,352 @@
+//! A second Incus daemon of a test's own, which may be killed, stopped and
+//! set up in any way. Its directory, named after the test process, is the
+//! marker by which everything of it is found and removed: by the test itself,
+//! or by a later run when the test was killed.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::env::TestEnv;
+use super::server::Server;
+use super::wait::{eventually, within};
+
+const INCUSD: &str = "/usr/libexec/incus/incusd";
+/// Built by `pixels setup`; the tests on the shared daemon use it too.
+const IMAGE_PREFIX: &str = "pixels/";
+const MARKER: &str = "px-t-incus-";
+
+pub struct PrivateDaemon {
+    dir: PathBuf,
+    process: Option<Child>,
+    pub server: Server,
+    pub image: String,
+}
+
+impl PrivateDaemon {
+    /// A running daemon with a pool, a bridge and an image.
+    pub fn start() -> Self {
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(sweep);
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let me = std::process::id();
+        let begun = begun(me).expect("a test process has a start time");
+        let dir = std::env::temp_dir().join(format!("{MARKER}{me}-{begun}-{serial}"));
+        fs::create_dir(&dir).unwrap();
+        let mut daemon = Self {
+            server: Server::at(dir.join("unix.socket")),
+            dir,
+            process: None,
+            image: String::new(),
+        };
+        daemon.resume();
+        daemon.server.done(
+            "POST",
+            "/1.0/storage-pools",
+            &json!({"name": "default", "driver": "btrfs", "config": {"size": "2GiB"}}),
+        );
+        daemon.make_bridge();
+        daemon.take_image();
+        daemon
+    }
+
+    /// An environment whose pixels live here.
+    pub fn env(&self, test: &str) -> TestEnv {
+        let mut env = TestEnv::new(test);
+        env.set("PIXELS_INCUS_SOCKET", self.socket().to_str().unwrap())
+            .set("PIXELS_DEFAULT_IMAGE", &self.image);
+        env
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("unix.socket")
+    }
+
+    pub fn server_certificate(&self) -> PathBuf {
+        self.dir.join("server.crt")
+    }
+
+    /// Starts the daemon again over its old state.
+    pub fn resume(&mut self) {
+        assert!(self.process.is_none(), "the daemon runs already");
+        let log = |name: &str| File::create(self.dir.join(name)).unwrap();
+        let child = Command::new("setsid")
+            .arg(INCUSD)
+            .arg("--logfile")
+            .arg(self.dir.join("incusd.log"))
+            .env("INCUS_DIR", &self.dir)
+            // It asks a server on the internet for a list that is not needed here.
+            .env("https_proxy", "http://127.0.0.1:1")
+            .stdin(Stdio::null())
+            .stdout(log("incusd.out"))
+            .stderr(log("incusd.err"))
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        let ready = within(Duration::from_secs(60), || {
+            self.server
+                .try_done("GET", "/internal/ready", &Value::Null)
+                .is_ok()
+        });
+        assert!(
+            ready,
+            "the private daemon is not ready: {}",
+            fs::read_to_string(self.dir.join("incusd.log")).unwrap_or_default()
+        );
+    }
+
+    /// Kills the daemon; the containers run on.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits until it is done with everything that was asked of it, also by
+    /// clients that are gone.
+    #[track_caller]
+    pub fn settle(&self) {
+        let socket = format!(" {}", self.socket().display());
+        let idle = || {
+            let all = fs::read_to_string("/proc/net/unix").unwrap();
+            // The state 03 is a connection, accepted or not.
+            let mut open = all.lines().filter(|line| line.ends_with(&socket));
+            !open.any(|line| line.split_whitespace().nth(5) == Some("03"))
+        };
+        eventually("the private daemon is idle", || {
+            // An operation begins before its request is answered.
+            idle() && self.server.idle() && idle()
+        });
+    }
+
+    /// Stops the process in its tracks until the returned guard is dropped.
+    pub fn freeze(&self) -> Frozen {
+        let pid = self.process.as_ref().expect("the daemon runs").id();
+        signal(pid, Signal::STOP);
+        eventually("the daemon is stopped", || {
+            state(pid).is_some_and(|state| state == "T")
+        });
+        Frozen(pid)
+    }
+
+    /// Bridges of other daemons and of other test processes are left room.
+    fn make_bridge(&self) {
+        let taken = Command::new("ip")
+            .args(["-o", "-4", "addr", "show"])
+            .output();
+        let taken = String::from_utf8(taken.unwrap().stdout).unwrap();
+        let name = bridge(&self.dir);
+        // Those that start at the same time begin to look at different places.
+        let digits = name.chars().filter(char::is_ascii_digit);
+        let begin = digits.fold(0, |sum, digit| (sum * 7 + u32::from(digit)) % 256);
+        for number in (0..256).map(|step| (begin + step) % 256) {
+            let address = Ipv4Addr::new(10, 231, u8::try_from(number).unwrap(), 1);
+            if taken.contains(&format!(" 10.231.{number}.")) {
+                continue;
+            }
+            let config = json!({
+                "ipv4.address": format!("{address}/24"),
+                "ipv4.nat": "false",
+                "ipv6.address": "none",
+            });
+            let body = json!({"name": name, "type": "bridge", "config": config});
+            self.server.done("POST", "/1.0/networks", &body);
+            return;
+        }
+        panic!("no free subnet for {name}");
+    }
+
+    fn take_image(&mut self) {
+        let shared = Server::shared();
+        let aliases = shared.get("/1.0/images/aliases?recursion=1");
+        let image = aliases
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|alias| alias["name"].as_str())
+            .filter(|name| name.starts_with(IMAGE_PREFIX))
+            .max()
+            .expect("setup has built an image");
+        self.server
+            .copy_image(&shared, image, &self.dir.join("image.form"))
+            .unwrap();
+        self.image = image.to_owned();
+    }
+}
+
+impl Drop for PrivateDaemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.dir.join("incusd.log")).unwrap_or_default();
+            eprintln!("log of the private daemon:\n{log}");
+        }
+        self.kill();
+        remove(&self.dir);
+    }
+}
+
+/// While it lives, the daemon does nothing.
+pub struct Frozen(u32);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal(self.0, Signal::CONT);
+    }
+}
+
+/// Removes the daemons of test processes that no longer run.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let mut parts = name.strip_prefix(MARKER).unwrap_or_default().split('-');
+        let maker = parts.next().and_then(|pid| pid.parse().ok());
+        let started = parts.next().and_then(|time| time.parse().ok());
+        if let (Some(pid), Some(started)) = (maker, started)
+            && begun(pid) != Some(started)
+        {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// A name of at most 15 characters that follows from the directory's.
+fn bridge(dir: &Path) -> String {
+    let name = dir.file_name().unwrap().to_string_lossy();
+    let mut parts = name[MARKER.len()..].split('-');
+    let pid = parts.next().unwrap_or_default();
+    let serial = parts.nth(1).unwrap_or_default();
+    format!("pxt{pid}x{serial}")
+}
+
+/// Everything of a daemon, from the outside: it may be dead or beyond talking to.
+fn remove(dir: &Path) {
+    let mine = processes(dir);
+    for process in mine.iter().filter(|process| process.daemon) {
+        signal(process.pid, Signal::KILL);
+    }
+    // A container's monitor tidies up after its init has died.
+    let all = numbers("/proc");
+    for process in mine.iter().filter(|process| process.monitor) {
+        for pid in all.iter().filter(|pid| parent(**pid) == Some(process.pid)) {
+            signal(*pid, Signal::KILL);
+        }
+    }
+    let _ = within(Duration::from_secs(10), || {
+        !processes(dir).iter().any(|process| process.monitor)
+    });
+    for process in processes(dir) {
+        signal(process.pid, Signal::KILL);
+    }
+    let bridge = bridge(dir);
+    let _ = quiet("ip", &["link", "delete", &bridge]);
+    for chain in ["pstrt", "fwd", "in", "out"] {
+        let _ = quiet(
+            "nft",
+            &[
+                "delete",
+                "chain",
+                "inet",
+                "incus",
+                &format!("{chain}.{bridge}"),
+            ],
+        );
+    }
+    for mount in mounts(dir).iter().rev() {
+        let _ = quiet("umount", &["--lazy", mount]);
+    }
+    // Container root file systems hold files that only root's own ids may see.
+    if let Err(error) = fs::remove_dir_all(dir) {
+        eprintln!("cannot remove {}: {error}", dir.display());
+    }
+}
+
+fn quiet(program: &str, args: &[&str]) -> bool {
+    Command::new(program)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+struct Process {
+    pid: u32,
+    daemon: bool,
+    monitor: bool,
+}
+
+/// Processes of the daemon in `dir`: it names files in there to all of them.
+fn processes(dir: &Path) -> Vec<Process> {
+    let inside = format!("{}/", dir.display());
+    numbers("/proc")
+        .into_iter()
+        .filter_map(|pid| {
+            let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+            let program = program.file_name()?.to_str()?.to_owned();
+            if program != "incusd" && program != "dnsmasq" {
+                return None;
+            }
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(&inside).then(|| Process {
+                pid,
+                daemon: line.contains(" --logfile "),
+                monitor: line.starts_with("[lxc monitor]"),
+            })
+        })
+        .collect()
+}
+
+fn numbers(dir: &str) -> Vec<u32> {
+    let entries = fs::read_dir(dir).unwrap().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+fn mounts(dir: &Path) -> Vec<String> {
+    let inside = format!("{}/", dir.display());
+    let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    all.lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| point.starts_with(&inside))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The fields of `/proc/PID/stat` after the command's name.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+fn state(pid: u32) -> Option<String> {
+    stat(pid)?.into_iter().next()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// When a process was started, which tells it from a later one of the same id.
+fn begun(pid: u32) -> Option<u64> {
+    stat(pid)?.get(19)?.parse().ok()
+}
+
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // Gone already is as good.
+        let _ = kill_process(pid, signal);
+    }
+}

@@ -1,0 +1,446 @@
+//! Connections that fail on purpose: a proxy on a Unix socket that knows
+//! requests and answers, and one for TCP that only forwards bytes.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::server::SHARED;
+
+/// What happens to one request.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    /// The server never sees it.
+    CutBefore,
+    /// The server gets it; its answer is lost.
+    CutAfterRequest,
+    /// The answer breaks off after its header.
+    CutAfterHeader,
+    /// The server never sees it and nothing is answered.
+    Stall,
+    /// The server never sees it; this is answered.
+    Answer(u16, &'static str),
+    /// The server gets it; this is answered in its place.
+    Instead(u16, &'static str),
+    /// The server gets it; its answer is changed.
+    Change(fn(&mut Value)),
+    /// For upgraded connections: cut after this many bytes from the server.
+    CutStream(usize),
+}
+
+struct Rule {
+    /// `METHOD path`, `*` for any text; an output stream of a command is
+    /// asked for as `STREAM 1`.
+    pattern: String,
+    /// How many matching requests pass before.
+    spared: usize,
+    fault: Fault,
+}
+
+#[derive(Default)]
+struct Shared {
+    rules: Mutex<Vec<Rule>>,
+    seen: Mutex<Vec<String>>,
+    /// Which stream of a command a secret opens.
+    secrets: Mutex<HashMap<String, String>>,
+    open: Mutex<Vec<UnixStream>>,
+    /// Connections that closed without a request on them.
+    silent: AtomicU32,
+    ended: AtomicBool,
+}
+
+/// Between the binary and a daemon's Unix socket.
+pub struct Proxy {
+    dir: TempDir,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    /// In front of the shared daemon.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("proxy.socket")).unwrap();
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if theirs.ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                theirs.keep(&client);
+                let shared = Arc::clone(&theirs);
+                // A connection that breaks is what this is for.
+                std::thread::spawn(move || {
+                    let _ = serve(&client, &shared);
+                    let _ = client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self { dir, shared }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("proxy.socket")
+    }
+
+    /// The first request that matches, after `spared` others that do, meets the fault.
+    pub fn on(&self, pattern: &str, spared: usize, fault: Fault) -> &Self {
+        self.shared.rules.lock().unwrap().push(Rule {
+            pattern: pattern.to_owned(),
+            spared,
+            fault,
+        });
+        self
+    }
+
+    /// No more faults; true when all of them had happened.
+    pub fn heal(&self) -> bool {
+        let mut rules = self.shared.rules.lock().unwrap();
+        let all = rules.is_empty();
+        rules.clear();
+        all
+    }
+
+    /// Begins the list of requests anew.
+    pub fn forget(&self) -> &Self {
+        self.shared.seen.lock().unwrap().clear();
+        self
+    }
+
+    /// All requests so far, `METHOD path`.
+    pub fn seen(&self) -> Vec<String> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// Each of these would have held up every client of the daemon.
+    pub fn silent_connections(&self) -> u32 {
+        self.shared.silent.load(Ordering::Relaxed)
+    }
+
+    pub fn saw(&self, pattern: &str) -> bool {
+        self.seen().iter().any(|request| matches(pattern, request))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        let _ = UnixStream::connect(self.socket());
+        for stream in self.shared.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn keep(&self, stream: &UnixStream) {
+        self.open.lock().unwrap().push(stream.try_clone().unwrap());
+    }
+
+    fn fault(&self, request: &str) -> Option<Fault> {
+        let mut names = vec![request.to_owned()];
+        if let Some((_, secret)) = request.split_once("secret=")
+            && let Some(stream) = self.secrets.lock().unwrap().get(secret)
+        {
+            names.push(format!("STREAM {stream}"));
+        }
+        self.seen.lock().unwrap().extend(names.iter().cloned());
+        let mut rules = self.rules.lock().unwrap();
+        let mut due = None;
+        for (index, rule) in rules.iter_mut().enumerate() {
+            if !names.iter().any(|name| matches(&rule.pattern, name)) {
+                continue;
+            }
+            if rule.spared == 0 && due.is_none() {
+                due = Some(index);
+            } else {
+                rule.spared = rule.spared.saturating_sub(1);
+            }
+        }
+        due.map(|index| rules.remove(index).fault)
+    }
+
+    fn learn(&self, answer: &Value) {
+        if let Some(streams) = answer["metadata"]["metadata"]["fds"].as_object() {
+            let mut secrets = self.secrets.lock().unwrap();
+            for (stream, secret) in streams {
+                let secret = secret.as_str().unwrap_or_default();
+                secrets.insert(secret.to_owned(), stream.clone());
+            }
+        }
+    }
+}
+
+/// `*` stands for any text.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut last = first;
+    let mut star = false;
+    for part in parts {
+        star = true;
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
+        rest = &rest[at + part.len()..];
+        last = part;
+    }
+    rest.is_empty() || star && (last.is_empty() || text.ends_with(last))
+}
+
+/// One message as it came, and what was read of it.
+struct Message {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// `None` when the other side has closed.
+    fn head(from: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            if from.read(&mut byte)? == 0 {
+                return Ok(None);
+            }
+            head.push(byte[0]);
+        }
+        Ok(Some(Self {
+            head: String::from_utf8_lossy(&head).into_owned(),
+            body: Vec::new(),
+        }))
+    }
+
+    /// The body as it is framed, and its content.
+    fn body(&mut self, from: &mut impl Read) -> io::Result<Vec<u8>> {
+        if let Some(length) = self.field("content-length") {
+            let length = length.parse().map_err(io::Error::other)?;
+            self.body.resize(length, 0);
+            from.read_exact(&mut self.body)?;
+            return Ok(self.body.clone());
+        }
+        let mut content = Vec::new();
+        if self.field("transfer-encoding") == Some("chunked") {
+            loop {
+                let mut line = Vec::new();
+                let mut byte = [0];
+                while !line.ends_with(b"\r\n") {
+                    from.read_exact(&mut byte)?;
+                    line.push(byte[0]);
+                }
+                let size = String::from_utf8_lossy(&line);
+                let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
+                let mut chunk = vec![0; size + 2];
+                from.read_exact(&mut chunk)?;
+                content.extend_from_slice(&chunk[..size]);
+                self.body.extend(line);
+                self.body.extend(chunk);
+                if size == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(content)
+    }
+
+    fn send(&self, mut to: &UnixStream) -> io::Result<()> {
+        to.write_all(self.head.as_bytes())?;
+        to.write_all(&self.body)
+    }
+}
+
+fn answer(status: u16, body: &str, mut to: &UnixStream) -> io::Result<()> {
+    write!(
+        to,
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
+    let mut from_client = BufReader::new(client.try_clone()?);
+    // The daemon must never be left with a silent connection, so this waits
+    // for the first request.
+    let mut upstream: Option<(UnixStream, BufReader<UnixStream>)> = None;
+    if from_client.fill_buf()?.is_empty() {
+        shared.silent.fetch_add(1, Ordering::Relaxed);
+    }
+    while let Some(mut request) = Message::head(&mut from_client)? {
+        request.body(&mut from_client)?;
+        let mut words = request.head.split(' ');
+        let method = words.next().unwrap_or_default().to_owned();
+        let name = format!("{method} {}", words.next().unwrap_or_default());
+        let fault = shared.fault(&name);
+        match fault {
+            Some(Fault::CutBefore) => return Ok(()),
+            Some(Fault::Stall) => {
+                let _ = from_client.read(&mut [0]);
+                return Ok(());
+            }
+            Some(Fault::Answer(status, body)) => {
+                answer(status, body, client)?;
+                continue;
+            }
+            _ => {}
+        }
+        let (to, from) = match &mut upstream {
+            Some(open) => open,
+            none => {
+                let to = UnixStream::connect(SHARED)?;
+                shared.keep(&to);
+                let from = BufReader::new(to.try_clone()?);
+                none.insert((to, from))
+            }
+        };
+        request.send(to)?;
+        if matches!(fault, Some(Fault::CutAfterRequest)) {
+            client.shutdown(Shutdown::Both)?;
+        }
+        let Some(mut reply) = Message::head(from)? else {
+            return Ok(());
+        };
+        if reply.head.starts_with("HTTP/1.1 101") {
+            reply.send(client)?;
+            let limit = match fault {
+                Some(Fault::CutStream(bytes)) => bytes,
+                _ => usize::MAX,
+            };
+            return relay(client, from_client, to, from, limit);
+        }
+        if matches!(fault, Some(Fault::CutAfterHeader)) {
+            reply.send(client)?;
+            client.shutdown(Shutdown::Both)?;
+        }
+        let content = if method == "HEAD" {
+            Vec::new()
+        } else {
+            reply.body(from)?
+        };
+        let parsed: Option<Value> = serde_json::from_slice(&content).ok();
+        if let Some(parsed) = &parsed {
+            shared.learn(parsed);
+        }
+        match (fault, parsed) {
+            (Some(Fault::CutAfterRequest | Fault::CutAfterHeader), _) => return Ok(()),
+            (Some(Fault::Instead(status, body)), _) => answer(status, body, client)?,
+            (Some(Fault::Change(change)), Some(mut parsed)) => {
+                change(&mut parsed);
+                answer(200, &parsed.to_string(), client)?;
+            }
+            _ => reply.send(client)?,
+        }
+    }
+    Ok(())
+}
+
+/// Bytes in both directions, at most `limit` of the server's.
+fn relay(
+    client: &UnixStream,
+    mut from_client: BufReader<UnixStream>,
+    server: &UnixStream,
+    from_server: &mut BufReader<UnixStream>,
+    limit: usize,
+) -> io::Result<()> {
+    let mut to_server = server.try_clone()?;
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut from_client, &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Both);
+    });
+    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+    let mut to_client = client.try_clone()?;
+    let copied = io::copy(&mut from_server.take(limit), &mut to_client);
+    let _ = server.shutdown(Shutdown::Both);
+    copied.map(drop)
+}
+
+/// Between the binary and a TCP port: passes bytes until it is cut.
+pub struct Wire {
+    pub port: u16,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Wire {
+    pub fn to(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let this = Self {
+            port: listener.local_addr().unwrap().port(),
+            open: Arc::default(),
+            ended: Arc::default(),
+        };
+        let (open, ended) = (Arc::clone(&this.open), Arc::clone(&this.ended));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
+                let ends = [&client, &server].map(|end| end.try_clone().unwrap());
+                open.lock().unwrap().extend(ends);
+                for (mut from, mut to) in [
+                    (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                    (server, client),
+                ] {
+                    std::thread::spawn(move || {
+                        let _ = io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        this
+    }
+
+    /// Ends every connection and takes no new one.
+    pub fn cut(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.cut();
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+#[test]
+fn patterns_match_whole_requests() {
+    for (pattern, text, is) in [
+        ("*", "GET /1.0", true),
+        ("GET /1.0", "GET /1.0", true),
+        ("GET /1.0", "GET /1.0/instances", false),
+        (
+            "* /1.0/operations/*/wait*",
+            "GET /1.0/operations/x/wait?timeout=-1",
+            true,
+        ),
+        ("PUT */state", "PUT /1.0/instances/a/state", true),
+        ("PUT */state", "PUT /1.0/instances/a/state?x", false),
+        ("PUT */state", "GET /1.0/instances/a/state", false),
+    ] {
+        assert_eq!(matches(pattern, text), is, "{pattern} {text}");
+    }
+}

@@ -1,0 +1,58 @@
+//! Repetition with chance in it: how often, and moments that can be told again.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const ROUNDS: &str = "PIXELS_TEST_ROUNDS";
+const SEED: &str = "PIXELS_TEST_SEED";
+
+/// How often to repeat what is repeated `usual` times in a short run.
+pub fn rounds(usual: u32) -> u32 {
+    asked(ROUNDS).map_or(usual, |n| u32::try_from(n).unwrap())
+}
+
+/// The long run was asked for.
+pub fn thorough() -> bool {
+    asked(ROUNDS).is_some_and(|rounds| rounds >= 100)
+}
+
+fn asked(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+    )
+}
+
+/// Random moments; the seed is printed when the test fails, and
+/// `PIXELS_TEST_SEED` brings the same ones back.
+pub struct Moments {
+    seed: u64,
+    state: u64,
+}
+
+impl Moments {
+    pub fn new() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let seed = asked(SEED).unwrap_or(u64::from(now.subsec_nanos()) ^ now.as_secs());
+        Self { seed, state: seed }
+    }
+
+    /// Anywhere in the first `span`.
+    pub fn within(&mut self, span: Duration) -> Duration {
+        // splitmix64
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        span * u32::try_from(z >> 44).unwrap() / (1 << 20)
+    }
+}
+
+impl Drop for Moments {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{SEED}={} brings these moments back", self.seed);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! A daemon's API without any code of the product: what is really on a server,
+//! and what a test prepares there. One connection per request.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::wait::eventually;
+
+/// Where the daemon of this machine listens.
+pub const SHARED: &str = "/var/lib/incus/unix.socket";
+/// Against a hang of the daemon, not a measure of its speed.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+pub struct Server {
+    socket: PathBuf,
+}
+
+struct Answer {
+    status: u16,
+    content_type: String,
+    body: BufReader<UnixStream>,
+}
+
+impl Server {
+    pub fn shared() -> Self {
+        Self::at(SHARED)
+    }
+
+    pub fn at(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
+    /// The whole envelope of an answer, whatever it says.
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> io::Result<Value> {
+        let body = match body {
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        let mut answer = self.ask(
+            method,
+            path,
+            "Content-Type: application/json\r\n",
+            body.len() as u64,
+            &mut body.as_bytes(),
+        )?;
+        let mut text = String::new();
+        answer.body.read_to_string(&mut text)?;
+        serde_json::from_str(&text)
+            .map_err(|e| io::Error::other(format!("{method} {path}: {}: {e}", answer.status)))
+    }
+
+    /// The answer's metadata; operations are waited for.
+    pub fn try_done(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let told = |e: io::Error| format!("{method} {path}: {e}");
+        let mut answer = self.call(method, path, body).map_err(told)?;
+        if answer["type"] == "async" {
+            let operation = answer["operation"].as_str().unwrap_or_default().to_owned();
+            answer = self
+                .call("GET", &format!("{operation}/wait?timeout=-1"), &Value::Null)
+                .map_err(told)?;
+            if answer["type"] != "error" && answer["metadata"]["status_code"] != 200 {
+                return Err(format!("{method} {path}: {}", answer["metadata"]["err"]));
+            }
+        }
+        if answer["type"] == "error" {
+            return Err(format!("{method} {path}: {}", answer["error"]));
+        }
+        Ok(answer["metadata"].take())
+    }
+
+    #[track_caller]
+    pub fn done(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.try_done(method, path, body)
+            .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Value {
+        self.done("GET", path, &Value::Null)
+    }
+
+    /// Names of the pixels that begin with `prefix`, half-made ones too.
+    #[track_caller]
+    pub fn pixels(&self, prefix: &str) -> Vec<String> {
+        let all = self.get("/1.0/instances?recursion=1");
+        let begin = format!("px-{prefix}");
+        all.as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|one| one["name"].as_str())
+            .filter(|name| name.starts_with(&begin))
+            .map(|name| name["px-".len()..].to_owned())
+            .collect()
+    }
+
+    #[track_caller]
+    pub fn checkpoints(&self, pixel: &str) -> Vec<String> {
+        let all = self.get(&format!("/1.0/instances/px-{pixel}/snapshots?recursion=1"));
+        all.as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|one| one["name"].as_str())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub fn status(&self, pixel: &str) -> Option<String> {
+        let path = format!("/1.0/instances/px-{pixel}");
+        let found = self.try_done("GET", &path, &Value::Null).ok()?;
+        found["status"].as_str().map(str::to_owned)
+    }
+
+    /// Waits until the server works on nothing whose name begins with `prefix`.
+    #[track_caller]
+    pub fn settle(&self, prefix: &str) {
+        let begin = format!("/1.0/instances/px-{prefix}");
+        eventually("the server's work ends", || !self.works_on(&begin));
+    }
+
+    /// Whether there is no operation at all.
+    pub fn idle(&self) -> bool {
+        !self.works_on("")
+    }
+
+    fn works_on(&self, resource: &str) -> bool {
+        let all = self.get("/1.0/operations?recursion=1");
+        let mut all = all
+            .as_object()
+            .unwrap()
+            .values()
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter(|one| one["status_code"].as_u64().unwrap_or(0) < 200);
+        all.any(|one| one["resources"].to_string().contains(resource))
+    }
+
+    /// Copies an image of another daemon, under the same alias.
+    pub fn copy_image(&self, from: &Self, alias: &str, scratch: &Path) -> Result<(), String> {
+        let told = |e: io::Error| format!("copying image {alias}: {e}");
+        let found = from.try_done("GET", &format!("/1.0/images/aliases/{alias}"), &Value::Null)?;
+        let path = format!(
+            "/1.0/images/{}/export",
+            found["target"].as_str().unwrap_or_default()
+        );
+        let mut export = from
+            .ask("GET", &path, "", 0, &mut io::empty())
+            .map_err(told)?;
+        if export.status != 200 {
+            return Err(format!("{path}: {}", export.status));
+        }
+        let mut file = File::create_new(scratch).map_err(told)?;
+        io::copy(&mut export.body, &mut file).map_err(told)?;
+        let mut file = File::open(scratch).map_err(told)?;
+        let size = file.metadata().map_err(told)?.len();
+        // An export is the very form that an import takes.
+        let headers = format!(
+            "Content-Type: {}\r\nX-Incus-aliases: alias={}\r\n",
+            export.content_type,
+            alias.replace('/', "%2F")
+        );
+        let mut answer = self
+            .ask("POST", "/1.0/images", &headers, size, &mut file)
+            .map_err(told)?;
+        let mut text = String::new();
+        answer.body.read_to_string(&mut text).map_err(told)?;
+        std::fs::remove_file(scratch).map_err(told)?;
+        let answer: Value = serde_json::from_str(&text).map_err(|e| told(e.into()))?;
+        let operation = answer["operation"].as_str().unwrap_or_default();
+        let wait = format!("{operation}/wait?timeout=-1");
+        let ended = self.try_done("GET", &wait, &Value::Null)?;
+        match ended["status_code"].as_u64() {
+            Some(200) => Ok(()),
+            _ => Err(format!("importing image {alias}: {ended}")),
+        }
+    }
+
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        size: u64,
+        body: &mut dyn Read,
+    ) -> io::Result<Answer> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        // HTTP/1.0, so that the answer comes in one piece and ends with the connection.
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: incus\r\nContent-Length: {size}\r\n{headers}\r\n"
+        )?;
+        io::copy(body, &mut stream)?;
+        stream.flush()?;
+        let mut answer = Answer {
+            status: 0,
+            content_type: String::new(),
+            body: BufReader::new(stream),
+        };
+        let mut line = String::new();
+        answer.body.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+        answer.status = status.ok_or_else(|| io::Error::other("no answer"))?;
+        loop {
+            line.clear();
+            answer.body.read_line(&mut line)?;
+            let Some((key, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
+            if key.eq_ignore_ascii_case("content-type") {
+                answer.content_type = value.to_owned();
+            }
+        }
+        Ok(answer)
+    }
+}
