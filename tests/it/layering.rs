@@ -12,10 +12,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["sandbox", "secret"]),
     ("term", &["sandbox"]),
     ("ui", &["exit", "host", "lifecycle", "sandbox"]),
+    ("provision", &["sandbox"]),
     ("backend::incus", &["retry", "sandbox"]),
     ("backend", &["backend::incus", "config", "sandbox"]),
     ("host", &["backend::incus"]),
-    ("provision", &["sandbox"]),
     ("lifecycle", &["provision", "sandbox"]),
     (
         "exit",

@@ -36,6 +36,8 @@ use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, TtySize};
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
 const CHUNK: usize = 128 * 1024;
+/// For sockets on which the daemon sends hardly anything.
+const SMALL: usize = 4 * 1024;
 /// The daemon gives clients five seconds to connect the sockets.
 const SOCKETS: Duration = Duration::from_secs(10);
 /// Output still under way when the command has ended arrives within this time.
@@ -63,11 +65,11 @@ pub(super) async fn run(
     };
     let sending = async |secret: &str| {
         let stream = client.transport().connect().await?;
-        upgrade(client, stream, &path(secret)).await
+        upgrade(client, stream, &path(secret), SMALL).await
     };
     let receiving = async |secret: &str| {
         let stream = Box::new(Receiver(client.transport().connect().await?));
-        upgrade(client, stream, &path(secret)).await
+        upgrade(client, stream, &path(secret), CHUNK).await
     };
     let connecting = async {
         let first = async {
@@ -275,18 +277,20 @@ impl Secrets {
 
 /// Opens a WebSocket on a fresh connection.
 pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
-    upgrade(client, client.transport().connect().await?, path).await
+    upgrade(client, client.transport().connect().await?, path, CHUNK).await
 }
 
 async fn upgrade(
     client: &Client,
     stream: Box<dyn ByteStream>,
     path: &str,
+    buffer: usize,
 ) -> Result<Socket, Failure> {
     let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
         .map_err(|e| Failure::Protocol(e.to_string()))?;
     let config = WebSocketConfig::default()
+        .read_buffer_size(buffer)
         .max_message_size(None)
         .max_frame_size(None);
     match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
