@@ -239,10 +239,11 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
         for name in &whole_ones {
             trial.usable(name, &told);
         }
-        if matches!(kind, Kind::Restore) {
-            whole(&trial, &told);
-        } else if has_source {
-            trial.usable(&trial.source, &told);
+        if has_source {
+            eventually("the source can be used", || {
+                let read = ["exec", &trial.source, "--", "cat", "/root/kept"];
+                trial.env.pixels(read).stdout == "kept\n"
+            });
         }
         trial.clear();
     }

@@ -2,7 +2,7 @@
 //! in which trust can be missing on either side.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -126,8 +126,12 @@ fn the_main_job_over_https() {
     env.pixels(["exec", &a, "--", "sh", "-c", "exit 7"])
         .expect(7);
     let bytes: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
-    let echoed = env.pixels_with(["exec", &a, "--", "cat"], &bytes).ok();
-    assert!(echoed.bytes == bytes, "{} bytes", echoed.bytes.len());
+    let mut cat = env.spawn(["exec", &a, "--", "cat"]);
+    let (mut stdin, sent) = (cat.stdin.take().unwrap(), bytes.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&sent));
+    let echoed = cat.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(echoed.stdout == bytes, "{} bytes", echoed.stdout.len());
     let apart = env.pixels(["exec", &a, "--", "sh", "-c", "echo out; echo err >&2"]);
     assert_eq!(
         (apart.stdout.as_str(), apart.stderr.as_str()),
