@@ -42,6 +42,9 @@ impl<'a> Rollback<'a> {
     /// Undoes everything noted, side by side; returns what is still there,
     /// each with the command that removes it.
     pub async fn unwind(self) -> Vec<String> {
+        if !self.sandbox.has_changed_anything() {
+            return Vec::new();
+        }
         let pixels = join_all(self.pixels.iter().map(|name| async {
             let undone = limited(remove_pixel(self.sandbox, self.claim, name)).await;
             undone.err().map(|error| {

@@ -92,6 +92,12 @@ pub trait Sandbox: Debug + Send + Sync {
     /// Missing is `Error::NotFound`.
     async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()>;
 
+    /// False as long as the server was only asked and never told: then there
+    /// is nothing to undo.
+    fn has_changed_anything(&self) -> bool {
+        true
+    }
+
     /// Waits until no operation on this pixel is under way on the server.
     async fn settle(&self, name: &Name) -> Result<()>;
 

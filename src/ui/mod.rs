@@ -74,13 +74,6 @@ impl Ui {
         }
     }
 
-    /// A next step, for people only.
-    pub fn hint(&self, line: &str) {
-        if io::stderr().is_terminal() {
-            self.say(line);
-        }
-    }
-
     /// Said whatever the format: something is not as the user thinks.
     pub fn warn(&self, line: &str) {
         if self.json() {

@@ -545,3 +545,24 @@ fn a_restricted_project_is_good_enough() {
     assert!(missing.stderr.contains("project"), "{}", missing.stderr);
     env.set("PIXELS_INCUS_PROJECT", "");
 }
+
+#[test]
+fn the_first_command_sees_the_new_identity() {
+    let Some(_lab) = lab::ready("the_first_command_sees_the_new_identity") else {
+        return;
+    };
+    let env = TestEnv::new("first");
+    let a = env.name("a");
+    env.pixels(["create", &a]).ok();
+    // A first boot that takes its time.
+    let slow = "#!/bin/sh\nsleep 1; echo \"${0##*/}\" >/etc/ssh/ssh_host_ed25519_key\n";
+    plant(&env, &a, "/usr/bin/ssh-keygen", "755", slow);
+    plant(&env, &a, KEY, "600", "old\n");
+    let b = env.name("b");
+    env.pixels(["create", &b, "--from", &a]).ok();
+    assert_eq!(run(&env, &b, &format!("cat {KEY}")), "ssh-keygen\n");
+    let other = env.name("c");
+    env.pixels(["create", &other, "--from", &a]).ok();
+    let as_user = ["exec", "-u", "ubuntu", &other, "--", "ls", KEY];
+    env.pixels(as_user).ok();
+}

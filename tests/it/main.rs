@@ -11,11 +11,14 @@ mod cli_lifecycle;
 mod cli_output;
 mod connections;
 mod docs;
+mod faults_daemon;
 mod faults_signals;
 mod faults_wire;
 mod host;
 mod incus_events;
 mod layering;
+mod provision;
+mod remote;
 mod scripts;
 
 #[test]

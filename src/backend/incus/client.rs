@@ -142,6 +142,10 @@ impl Client {
         let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
     }
 
+    pub(super) fn has_changed_anything(&self) -> bool {
+        self.inner.http.has_changed_anything()
+    }
+
     /// Whether a request whose answer was lost may still begin its operation.
     pub(super) fn awaits_late_request(&self) -> bool {
         let lost = *self.lost();

@@ -1,6 +1,7 @@
 //! One exchange over HTTP: what is asked, its deadline, the whole answer.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +59,8 @@ impl Request {
 #[derive(Debug, Default)]
 pub(super) struct Http {
     client: OnceLock<reqwest::Client>,
+    /// Requests other than `GET` that have left, as far as we know.
+    changes: AtomicUsize,
 }
 
 impl Http {
@@ -74,6 +77,8 @@ impl Http {
                 self.client.get_or_init(|| made)
             }
         };
+        let changes = usize::from(request.method != Method::GET);
+        self.changes.fetch_add(changes, Ordering::Relaxed);
         let mut builder = client
             .request(request.method, transport.url(&request.path))
             .body(request.body);
@@ -82,7 +87,12 @@ impl Http {
         }
         let broken = |error| Failure::http(&transport.name, &error);
         let exchange = async {
-            let answer = builder.send().await.map_err(broken)?;
+            let answer = builder.send().await.map_err(|error| {
+                if error.is_connect() {
+                    self.changes.fetch_sub(changes, Ordering::Relaxed);
+                }
+                broken(error)
+            })?;
             let status = answer.status();
             Ok((status, answer.bytes().await.map_err(broken)?))
         };
@@ -97,5 +107,10 @@ impl Http {
                     reason: format!("no answer within {} s", limit.as_secs()),
                 })
             })
+    }
+
+    /// Whether the server may have been told to change anything.
+    pub fn has_changed_anything(&self) -> bool {
+        self.changes.load(Ordering::Relaxed) > 0
     }
 }

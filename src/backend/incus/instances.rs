@@ -30,6 +30,9 @@ const STATE: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_secs(60);
 /// How long another operation on the same instance is waited for.
 const BUSY: Duration = Duration::from_secs(30);
+/// User ids of its own: no pixel can use up what the kernel counts per user
+/// (inotify instances, keys) for the others, or touch their files.
+const ISOLATED: &str = "security.idmap.isolated";
 /// Processes in one pixel; a fork bomb stops here.
 const PROCESSES: &str = "8192";
 
@@ -184,23 +187,39 @@ async fn make(
     doing: &str,
     deadline: Duration,
 ) -> Result<Taken, Failure> {
-    let ask = async |body: &Value| {
-        let running = client.start(Method::POST, "/1.0/instances", body).await?;
-        running.wait(doing, deadline).await
-    };
     body["config"][first_boot::KEY] = first_boot::config(first).into();
-    match ask(body).await {
-        Err(Failure::Api { message, .. }) if first_boot::refused(&message) => {
-            tracing::debug!(message, "no first boot script");
-            // Even an empty one is refused; a source here has none to inherit.
-            if let Some(config) = body["config"].as_object_mut() {
-                config.remove(first_boot::KEY);
+    body["config"][ISOLATED] = "true".into();
+    let mut done = Taken::Yes;
+    loop {
+        let running = client.start(Method::POST, "/1.0/instances", body).await?;
+        let refused = match running.wait(doing, deadline).await {
+            Ok(_) => return Ok(done),
+            Err(Failure::Api { message, .. })
+                if body["config"].get(ISOLATED).is_some() && no_range(&message) =>
+            {
+                tracing::debug!(message, "no range of user ids of its own");
+                ISOLATED
             }
-            ask(body).await.map(|_| Taken::No)
+            Err(Failure::Api { message, .. })
+                if body["config"].get(first_boot::KEY).is_some()
+                    && first_boot::refused(&message) =>
+            {
+                tracing::debug!(message, "no first boot script");
+                done = Taken::No;
+                first_boot::KEY
+            }
+            Err(failure) => return Err(taken(failure)),
+        };
+        // Even an empty value is refused.
+        if let Some(config) = body["config"].as_object_mut() {
+            config.remove(refused);
         }
-        outcome => outcome.map(|_| Taken::Yes),
     }
-    .map_err(taken)
+}
+
+/// The server has no range of user ids left, or does not let us have one.
+fn no_range(message: &str) -> bool {
+    message.contains("uid/gid") || message.contains(ISOLATED)
 }
 
 /// Somebody else is making an instance of that name at this moment: the

@@ -139,6 +139,10 @@ impl Sandbox for Incus {
         snapshots::delete(&self.client, name, label).await
     }
 
+    fn has_changed_anything(&self) -> bool {
+        self.client.has_changed_anything()
+    }
+
     async fn settle(&self, name: &Name) -> Result<()> {
         instances::settle(&self.client, name).await
     }

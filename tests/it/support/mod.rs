@@ -10,3 +10,4 @@ pub mod pty;
 pub mod rounds;
 pub mod server;
 pub mod wait;
+pub mod web;

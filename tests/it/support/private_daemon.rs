@@ -118,9 +118,12 @@ impl PrivateDaemon {
         let socket = format!(" {}", self.socket().display());
         let idle = || {
             let all = fs::read_to_string("/proc/net/unix").unwrap();
-            // The state 03 is a connection, accepted or not.
-            let mut open = all.lines().filter(|line| line.ends_with(&socket));
-            !open.any(|line| line.split_whitespace().nth(5) == Some("03"))
+            let open = all.lines().filter(|line| line.ends_with(&socket));
+            // The state 01 is the socket itself; others are connections, also
+            // those that are not accepted yet.
+            open.filter(|line| line.split_whitespace().nth(5) != Some("01"))
+                .count()
+                == 0
         };
         eventually("the private daemon is idle", || {
             // An operation begins before its request is answered.
@@ -136,6 +139,27 @@ impl PrivateDaemon {
             state(pid).is_some_and(|state| state == "T")
         });
         Frozen(pid)
+    }
+
+    /// What the daemon and its containers complained of.
+    fn show_logs(&self) {
+        let mut files = vec![self.dir.join("incusd.log")];
+        for entry in fs::read_dir(self.dir.join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            files.extend(["forkexec.log", "lxc.log"].map(|name| entry.path().join(name)));
+        }
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            for line in text
+                .lines()
+                .filter(|line| line.to_lowercase().contains("error"))
+            {
+                eprintln!("{}: {line}", file.display());
+            }
+        }
     }
 
     /// Bridges of other daemons and of other test processes are left room.
@@ -186,8 +210,7 @@ impl PrivateDaemon {
 impl Drop for PrivateDaemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = fs::read_to_string(self.dir.join("incusd.log")).unwrap_or_default();
-            eprintln!("log of the private daemon:\n{log}");
+            self.show_logs();
         }
         self.kill();
         remove(&self.dir);

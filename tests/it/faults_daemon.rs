@@ -1,0 +1,305 @@
+//! A daemon that dies, hangs, refuses or has no room, in the middle of a
+//! command and before it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::env::{BINARY, Outcome, TestEnv, finished};
+use crate::support::lab;
+use crate::support::private_daemon::PrivateDaemon;
+use crate::support::wait::eventually;
+
+/// Against a hang.
+const LIMIT: Duration = Duration::from_secs(120);
+/// An error about a daemon that is gone must not take longer. It takes
+/// milliseconds; the rest is for a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// What `doctor` and `prune` say of leftovers.
+#[track_caller]
+fn leftovers(env: &TestEnv) -> Vec<String> {
+    let told = env.pixels(["prune", "--dry-run", "--json"]).ok().json();
+    let names = told.as_array().unwrap().iter();
+    names
+        .map(|one| one["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_daemon_killed_in_the_middle() {
+    let Some(_lab) = lab::ready("a_daemon_killed_in_the_middle") else {
+        return;
+    };
+    let mut daemon = PrivateDaemon::start();
+    let env = daemon.env("dead");
+    let (made, other) = (env.name("made"), env.name("other"));
+    env.pixels(["create", &other]).ok();
+    env.pixels(["stop", "--force", &other]).ok();
+
+    // In the middle of an exec, with output under way.
+    env.pixels(["start", &other]).ok();
+    let talk = "echo begun; while :; do sleep 0.01; echo more; done";
+    let mut child = env.spawn(["exec", &other, "--", "sh", "-c", talk]);
+    let mut begun = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut begun).unwrap();
+    assert_eq!(&begun, b"begun\n");
+    let at = Instant::now();
+    daemon.kill();
+    let outcome = finished(child, LIMIT).expect(125);
+    assert!(at.elapsed() < SOON, "{:?}", at.elapsed());
+    assert!(outcome.stderr.contains("cannot reach"), "{outcome:?}");
+    daemon.resume();
+
+    // In the middle of a silent one.
+    let child = env.spawn(["exec", &other, "--", "sleep", "3000"]);
+    eventually("the command runs", || {
+        let all = daemon.server.get("/1.0/operations?recursion=1").to_string();
+        all.contains("Executing command") && all.contains("Running")
+    });
+    daemon.kill();
+    finished(child, SOON).expect(125);
+    daemon.resume();
+
+    // In the middle of a create: as soon as it is on the server at all.
+    let child = env.spawn(["create", &made]);
+    eventually("it is being made", || daemon.server.status(&made).is_some());
+    let at = Instant::now();
+    daemon.kill();
+    let outcome = finished(child, LIMIT);
+    assert!(at.elapsed() < SOON, "{:?}", at.elapsed());
+    // It may have been quicker than we were.
+    assert!(matches!(outcome.code, 0 | 5), "{outcome:?}");
+    if outcome.code == 5 {
+        assert!(outcome.stderr.contains(&made), "{outcome:?}");
+        assert!(outcome.stderr.contains("hint:"), "{outcome:?}");
+    }
+
+    // Nobody there: every command says so.
+    for args in [
+        &["list"][..],
+        &["create", "t-x"],
+        &["create", "t-x", "--image", "any"],
+        &["create", "t-x", "--from", &other],
+        &["fork", &other, "-n", "2"],
+        &["checkpoint", "restore", &other, "x"],
+        &["start", &other],
+        &["destroy", "--force", &other],
+        &["prune"],
+    ] {
+        let outcome = env.pixels_within(args, SOON).expect(5);
+        assert!(outcome.stderr.contains("cannot reach Incus"), "{outcome:?}");
+        assert!(outcome.stderr.contains("pixels doctor"), "{outcome:?}");
+        // Nothing was sent, so nothing can be left.
+        assert!(!outcome.stderr.contains("left behind"), "{outcome:?}");
+    }
+    let outcome = env.pixels_within(["exec", &other, "--", "true"], SOON);
+    assert_eq!(outcome.code, 125, "{outcome:?}");
+    let outcome = env.pixels_within(["doctor", "--json"], SOON).expect(2);
+    assert!(outcome.stdout.contains("access"), "{outcome:?}");
+
+    // Afterwards the leftover is found, and only that is removed.
+    daemon.resume();
+    let half_made = daemon
+        .server
+        .status(&made)
+        .is_some_and(|status| status != "Running");
+    let expected = if half_made {
+        vec![made.clone()]
+    } else {
+        vec![]
+    };
+    assert_eq!(leftovers(&env), expected);
+    let doctor = env.pixels(["doctor"]);
+    assert_eq!(doctor.stdout.contains(&made), half_made, "{doctor:?}");
+    env.pixels(["prune"]).ok();
+    assert_eq!(leftovers(&env), [""; 0]);
+    env.pixels(["exec", &other, "--", "true"]).ok();
+    if half_made {
+        assert_eq!(daemon.server.status(&made), None);
+    }
+    // The name is free, or its pixel works.
+    let again = env.pixels(["create", &made]);
+    assert!(matches!(again.code, 0 | 4), "{again:?}");
+    env.pixels(["exec", &made, "--", "true"]).ok();
+}
+
+#[test]
+fn a_daemon_killed_between_making_and_starting() {
+    let Some(_lab) = lab::ready("a_daemon_killed_between_making_and_starting") else {
+        return;
+    };
+    let mut daemon = PrivateDaemon::start();
+    let env = daemon.env("betw");
+    let (made, user) = (env.name("made"), env.name("user"));
+    // A user's own pixel that was never started is no leftover.
+    let own = json!({
+        "name": format!("px-{user}"),
+        "source": {"type": "image", "alias": daemon.image},
+        "profiles": [],
+        "devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
+    });
+    daemon.server.done("POST", "/1.0/instances", &own);
+    // The maker must be seen to be dead, and its instance never started.
+    let child = env.spawn(["create", &made]);
+    eventually("it is being made", || daemon.server.status(&made).is_some());
+    daemon.kill();
+    let _ = finished(child, SOON);
+    daemon.resume();
+    match daemon.server.status(&made).as_deref() {
+        Some("Running") | None => assert_eq!(leftovers(&env), [""; 0]),
+        Some(_) => {
+            assert_eq!(leftovers(&env), [made.as_str()]);
+            let told = env.pixels(["doctor"]).stdout;
+            assert!(told.contains(&made) && !told.contains(&user), "{told}");
+            env.pixels(["prune"]).ok();
+            assert_eq!(daemon.server.status(&made), None);
+        }
+    }
+    assert_eq!(daemon.server.status(&user).as_deref(), Some("Stopped"));
+}
+
+#[test]
+fn a_daemon_that_hangs() {
+    let Some(_lab) = lab::ready("a_daemon_that_hangs") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    let env = daemon.env("hang");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    let timed = [
+        "exec",
+        "--timeout",
+        "1s",
+        &name,
+        "--",
+        "sh",
+        "-c",
+        "echo up; sleep 3000",
+    ];
+    let mut child = env.spawn(timed);
+    let mut up = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
+    let frozen = daemon.freeze();
+    let listing = env.spawn(["list"]);
+    let making = env.spawn(["create", &env.name("b")]);
+    finished(child, LIMIT).expect(124);
+    for stuck in [listing, making] {
+        let outcome = finished(stuck, LIMIT).expect(5);
+        assert!(outcome.stderr.contains("no answer within"), "{outcome:?}");
+    }
+    drop(frozen);
+    // It was slow, not dead.
+    env.pixels(["exec", &name, "--", "true"]).ok();
+    assert_eq!(daemon.server.pixels(&env.name("b")), [""; 0]);
+}
+
+/// Runs the binary as somebody without any rights.
+fn as_nobody(socket: &Path, args: &[&str]) -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |path: &Path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    open(dir.path());
+    let binary = dir.path().join("pixels");
+    std::fs::copy(BINARY, &binary).unwrap();
+    open(&binary);
+    let child = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&binary)
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", dir.path())
+        .env("PIXELS_INCUS_SOCKET", socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    finished(child, LIMIT)
+}
+
+#[test]
+fn a_socket_without_permission() {
+    let Some(_lab) = lab::ready("a_socket_without_permission") else {
+        return;
+    };
+    let socket = Path::new(crate::support::server::SHARED);
+    for args in [&["list"][..], &["create", "t-nobody"], &["prune"]] {
+        let outcome = as_nobody(socket, args).expect(5);
+        assert!(outcome.stderr.contains("permission denied"), "{outcome:?}");
+        assert!(outcome.stderr.contains("incus-admin"), "{outcome:?}");
+        assert!(!outcome.stderr.contains("left behind"), "{outcome:?}");
+    }
+    let outcome = as_nobody(socket, &["list", "--json"]).expect(5);
+    let error: Value = serde_json::from_str(&outcome.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "denied", "{error}");
+    as_nobody(socket, &["exec", "t-nobody", "--", "true"]).expect(125);
+    let outcome = as_nobody(socket, &["doctor"]).expect(2);
+    assert!(outcome.stdout.contains("incus-admin"), "{outcome:?}");
+}
+
+#[test]
+fn a_full_pool() {
+    let Some(_lab) = lab::ready("a_full_pool") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    let mut env = daemon.env("full");
+    // Too small for the image.
+    let body = json!({"name": "tiny", "driver": "btrfs", "config": {"size": "128MiB"}});
+    daemon.server.done("POST", "/1.0/storage-pools", &body);
+    env.set("PIXELS_DEFAULT_POOL", "tiny");
+    let name = env.name("a");
+    let outcome = env.pixels_within(["create", &name], LIMIT).expect(1);
+    assert!(no_room(&outcome), "{outcome:?}");
+    assert_eq!(daemon.server.pixels(&name), [""; 0]);
+
+    // Full after a while: what is there stays, what does not fit is not made.
+    let body = json!({"name": "small", "driver": "btrfs", "config": {"size": "512MiB"}});
+    daemon.server.done("POST", "/1.0/storage-pools", &body);
+    env.set("PIXELS_DEFAULT_POOL", "small");
+    env.pixels_within(["create", &name], LIMIT).ok();
+    let fill = "head -c 1G /dev/zero >/root/full; sync; rm -f /root/gone; true";
+    let _ = env.pixels_within(["exec", &name, "--", "sh", "-c", fill], LIMIT);
+    let more = env.name("b");
+    let write = "head -c 64M /dev/urandom >/root/x && sync";
+    let outcome = env.pixels_within(["exec", &name, "--", "sh", "-c", write], LIMIT);
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(no_room(&outcome), "{outcome:?}");
+    for args in [
+        &["create", &more][..],
+        &["create", &more, "--from", &name],
+        &["fork", &name, "-n", "2", "--prefix", &more],
+    ] {
+        let outcome = env.pixels_within(args, LIMIT);
+        assert!(!outcome.stderr.contains("panicked"), "{outcome:?}");
+        let made = daemon.server.pixels(&more);
+        if outcome.code == 0 {
+            // A clone shares what is there and may still fit.
+            for one in &made {
+                env.pixels(["exec", one, "--", "true"]).ok();
+            }
+        } else {
+            assert_eq!(outcome.code, 1, "{outcome:?}");
+            assert!(no_room(&outcome), "{args:?}: {outcome:?}");
+            assert_eq!(made, [""; 0], "{outcome:?}");
+        }
+        assert_eq!(daemon.server.checkpoints(&name), [""; 0], "{outcome:?}");
+        if !made.is_empty() {
+            let force = ["destroy".to_owned(), "--force".to_owned()];
+            env.pixels(force.into_iter().chain(made)).ok();
+        }
+    }
+    env.pixels_within(["destroy", "--force", &name], LIMIT).ok();
+}
+
+fn no_room(outcome: &Outcome) -> bool {
+    let text = outcome.stderr.to_lowercase();
+    text.contains("no space left") || text.contains("write error")
+}

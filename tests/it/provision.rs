@@ -1,0 +1,313 @@
+//! Provisioning and sessions, on the daemon: what is inside afterwards, how it
+//! is told, and that it lasts.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::env::TestEnv;
+use crate::support::pty::Pty;
+use crate::support::{lab, wait};
+
+/// An environment in which pixels are provisioned, by these settings.
+fn provisioning(test: &str, config: &str) -> TestEnv {
+    let mut env = TestEnv::new(test);
+    env.set("PIXELS_PROVISION_ENABLED", "true");
+    env.config(config);
+    env
+}
+
+/// A key of the test's own, where the default settings look for one.
+fn key(env: &TestEnv) -> std::path::PathBuf {
+    let dir = env.home().join(".ssh");
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("id_ed25519");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    path
+}
+
+fn listed(env: &TestEnv, name: &str) -> Value {
+    let all = env.pixels(["list", "--json"]).ok().json();
+    let all = all.as_array().unwrap();
+    all.iter().find(|p| p["name"] == name).unwrap().clone()
+}
+
+fn run(env: &TestEnv, name: &str, script: &str) -> String {
+    let outcome = env.pixels(["exec", name, "--", "sh", "-c", script]).ok();
+    outcome.stdout
+}
+
+#[test]
+fn a_new_pixel_is_ready_to_work_in() {
+    let Some(_lab) = lab::ready("a_new_pixel_is_ready_to_work_in") else {
+        return;
+    };
+    let env = provisioning(
+        "ready",
+        r##"
+[provision]
+devtools = false
+[env]
+FOO = "two words, $$HOME 'q' \"d\""
+HASH = "a#b"
+SESSION = { value = "mine", session_only = true }
+"##,
+    );
+    let key = key(&env);
+    let name = env.name("box");
+    let made = env.pixels(["create", &name, "--wait"]).ok();
+    // What PAM cannot carry is said.
+    assert!(made.stderr.contains("HASH"), "{}", made.stderr);
+
+    let said = run(
+        &env,
+        &name,
+        "id -un; sudo -n id -u; pwd; echo \"$FOO|$HASH|$SESSION\"",
+    );
+    assert_eq!(
+        said,
+        "pixel\n0\n/home/pixel\ntwo words, $HOME 'q' \"d\"|a#b|mine\n"
+    );
+    // The image's own user of that number has made room.
+    let said = run(
+        &env,
+        &name,
+        "id; getent passwd ubuntu; ls -a ~ | grep bashrc; tail -n1 /etc/environment",
+    );
+    assert!(
+        said.starts_with("uid=1000(pixel) gid=1000(pixel)"),
+        "{said}"
+    );
+    assert!(!said.contains("ubuntu"), "{said}");
+    assert!(said.contains(".bashrc"), "{said}");
+
+    let status = env.pixels(["status", &name, "--json"]).ok().json();
+    assert_eq!(status["overall"], "done");
+    let packages = &status["steps"][0];
+    assert_eq!(
+        (&packages["name"], &packages["status"]),
+        (&"packages".into(), &"done".into())
+    );
+    assert_eq!(packages["exit_code"], 0);
+    let seen = listed(&env, &name);
+    assert_eq!(seen["provision"], "done");
+
+    let by_ssh = |address: &str, command: &str| {
+        let output = Command::new("ssh")
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ])
+            .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-i"])
+            .arg(&key)
+            .args([&format!("pixel@{address}"), command])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let address = seen["ip"].as_str().unwrap();
+    assert_eq!(
+        by_ssh(address, "id -un; echo \"$FOO\"; sudo -n id -u"),
+        "pixel\ntwo words, $HOME 'q' \"d\"\n0\n"
+    );
+
+    // Once more changes nothing.
+    env.pixels(["provision", &name, "--wait"]).ok();
+    let again = env.pixels(["status", &name, "--json"]).ok().json();
+    assert_eq!(again, status);
+
+    sessions_last(&env, &name);
+
+    // A clone has it all, and an identity of its own.
+    env.pixels(["checkpoint", "create", &name, "--label", "done"])
+        .ok();
+    let clone = env.name("clone");
+    env.pixels([
+        "create",
+        &clone,
+        "--from",
+        &format!("{name}:done"),
+        "--wait",
+    ])
+    .ok();
+    assert_eq!(
+        env.pixels(["status", &clone, "--json"]).ok().json()["overall"],
+        "done"
+    );
+    let identity = "cat /etc/machine-id; cut -d ' ' -f 2 /etc/ssh/ssh_host_ed25519_key.pub; id -un";
+    let (here, there) = (run(&env, &name, identity), run(&env, &clone, identity));
+    for (ours, theirs) in here.lines().zip(there.lines()).take(2) {
+        assert_ne!(ours, theirs);
+    }
+    assert!(there.ends_with("pixel\n"));
+    let address = env.pixels(["start", &clone, "--json"]).ok().json();
+    let address = address["ip"].as_str().unwrap();
+    wait::eventually("the clone's SSH server answers", || {
+        by_ssh(address, "hostname") == format!("px-{clone}\n")
+    });
+
+    // It is still known after a restart.
+    env.pixels(["stop", &clone]).ok();
+    env.pixels(["start", &clone]).ok();
+    assert_eq!(
+        env.pixels(["status", &clone, "--json", "--wait"])
+            .ok()
+            .json()["overall"],
+        "done"
+    );
+}
+
+fn sessions_last(env: &TestEnv, name: &str) {
+    let mut console = Pty::pixels(env, ["console", name]);
+    console.send("KEPT=yes; seq 1 99; echo \"[\"first\"]\"\r");
+    console.expect("[first]");
+    console.resize(101, 37);
+    wait::eventually("the size has reached the session", || {
+        console.send("echo \"<\"$(stty size)\">\"\r");
+        console.screen().contains("<37 101>")
+    });
+    rustix::process::kill_process(console.pid(), rustix::process::Signal::KILL).unwrap();
+    drop(console);
+
+    // The same shell, with what it had shown.
+    let mut console = Pty::pixels(env, ["console", name]);
+    console.expect("[first]");
+    console.send("echo \"[\"still $KEPT\"]\"\r");
+    console.expect("[still yes]");
+    let with = |session: &str, clients: u32| {
+        let sessions = env.pixels(["sessions", name, "--json"]).ok().json();
+        let sessions = sessions.as_array().unwrap();
+        sessions
+            .iter()
+            .any(|s| s["name"] == session && s["clients"] == clients && s["running"] == true)
+    };
+    wait::eventually("one client is attached", || with("console", 1));
+    // A second client of the same session, and a second session.
+    let mut second = Pty::pixels(env, ["console", name]);
+    second.expect("[still yes]");
+    wait::eventually("two clients are attached", || with("console", 2));
+    let mut other = Pty::pixels(env, ["console", name, "-s", "v1.2"]);
+    other.send("echo \"[\"other $KEPT\"]\"\r");
+    other.expect("[other ]");
+    // Ctrl+\ leaves it running, and so does the word.
+    second.send("\x1c");
+    assert_eq!(second.exit_code(), 0);
+    other.send("detach\r");
+    assert_eq!(other.exit_code(), 0);
+    wait::eventually("they are detached", || {
+        with("console", 1) && with("v1.2", 0)
+    });
+    console.send("exit\r");
+    assert_eq!(console.exit_code(), 0);
+    wait::eventually("the session is over", || {
+        !with("console", 1) && with("v1.2", 0)
+    });
+    let bad = env.pixels(["console", name, "-s", "a b"]).expect(2);
+    assert!(bad.stderr.contains("\"a b\""), "{}", bad.stderr);
+}
+
+#[test]
+fn a_step_that_fails_is_told_everywhere() {
+    let Some(_lab) = lab::ready("a_step_that_fails_is_told_everywhere") else {
+        return;
+    };
+    let env = provisioning(
+        "fails",
+        "[provision]\ndevtools = false\nscript = \"~/own.sh\"\n[console]\nmultiplexer = \"none\"\n",
+    );
+    let script =
+        "#!/bin/sh\necho in $PWD as $(id -un)\n[ -e /root/mended ] || { echo boom >&2; exit 3; }\n";
+    std::fs::write(env.home().join("own.sh"), script).unwrap();
+    let name = env.name("box");
+    let failed = env.pixels(["create", &name, "--wait"]).expect(1);
+    assert!(failed.stderr.contains("boom"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("exit code 3"), "{}", failed.stderr);
+    assert!(
+        failed.stderr.contains("/var/log/pixels/script.log"),
+        "{}",
+        failed.stderr
+    );
+
+    let status = env.pixels(["status", &name, "--json"]).expect(1).json();
+    assert_eq!(status["overall"], "failed");
+    let step = &status["steps"][1];
+    assert_eq!(step["status"], "failed");
+    assert_eq!(step["exit_code"], 3);
+    assert_eq!(step["last_line"], "boom");
+    let table = env.pixels(["list"]).ok().stdout;
+    let line = table.lines().find(|line| line.starts_with(&name)).unwrap();
+    assert!(line.contains("provisioning failed"), "{line}");
+
+    run(&env, &name, "sudo touch /root/mended");
+    let done = env.pixels(["provision", &name, "--wait"]).ok();
+    assert!(done.stdout.contains("Provisioned"), "{}", done.stdout);
+    let status = env.pixels(["status", &name, "--follow"]).ok();
+    assert!(
+        status.stderr.contains("in /home/pixel as root"),
+        "{}",
+        status.stderr
+    );
+    assert_eq!(listed(&env, &name)["provision"], "done");
+
+    // Bad settings are found before anything is made.
+    std::fs::write(env.home().join("own.sh"), "no interpreter\n").unwrap();
+    let bad = env.pixels(["create", &env.name("bad")]).expect(2);
+    assert!(bad.stderr.contains("provision.script"), "{}", bad.stderr);
+    assert_eq!(env.remaining(), [name]);
+}
+
+/// What a user behind a proxy that looks into TLS, with a mirror of the npm
+/// registry, sets: the proxy's CA, an installer of their own, a tool list.
+#[test]
+fn tools_come_from_a_mirror_behind_a_proxy() {
+    const TEST: &str = "tools_come_from_a_mirror_behind_a_proxy";
+    let Some(_lab) = lab::ready(TEST) else { return };
+    let Some(registry) = registry() else {
+        assert!(
+            std::env::var("PIXELS_TEST_INCUS").as_deref() != Ok("required"),
+            "{TEST} needs npm, which knows the mirror"
+        );
+        eprintln!("SKIPPED {TEST}: no npm, which knows the mirror");
+        return;
+    };
+    let installer = include_str!("support/install-mise.sh").to_owned();
+    let server = crate::support::web::serve_on_bridge(
+        "incusbr0",
+        installer.replace("\"$PIXELS_TEST_REGISTRY\"", &registry),
+    );
+    let authorities: Vec<String> = std::fs::read_dir("/usr/local/share/ca-certificates")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().display().to_string()))
+        .filter(|path| path.ends_with(".crt"))
+        .collect();
+    let env = provisioning(
+        "tools",
+        &format!(
+            "[provision]\ninstaller_url = \"{server}\"\ntools = [\"npm:@openai/codex\"]\nca_certs = {authorities:?}\n\
+             [env]\nMISE_NPM_PACKAGE_MANAGER = \"npm\"\n[console]\nmultiplexer = \"none\"\n"
+        ),
+    );
+    let name = env.name("box");
+    env.pixels(["create", &name, "--wait"]).ok();
+    let version = env.pixels(["exec", &name, "--", "codex", "--version"]).ok();
+    assert!(version.stdout.starts_with("codex"), "{}", version.stdout);
+}
+
+/// The registry this machine's npm is set up for.
+fn registry() -> Option<String> {
+    let output = Command::new("npm")
+        .args(["config", "get", "registry"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let url = text.trim().trim_end_matches('/');
+    url.starts_with("http").then(|| url.to_owned())
+}

@@ -1,0 +1,359 @@
+//! A daemon over HTTPS with client certificates: the same work, and every way
+//! in which trust can be missing on either side.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use serde_json::json;
+
+use crate::support::env::{TestEnv, finished};
+use crate::support::lab;
+use crate::support::private_daemon::PrivateDaemon;
+use crate::support::proxy::Wire;
+use crate::support::pty::Pty;
+
+/// Against a hang.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A daemon that listens on a port of the loopback interface.
+struct Remote {
+    daemon: PrivateDaemon,
+    port: u16,
+    /// Certificates and keys.
+    files: tempfile::TempDir,
+}
+
+impl Remote {
+    fn start() -> Self {
+        let daemon = PrivateDaemon::start();
+        let files = tempfile::tempdir().unwrap();
+        let port = listen(&daemon);
+        Self {
+            daemon,
+            port,
+            files,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// A new client certificate and its key.
+    fn certificate(&self, name: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.self_signed(&key).unwrap();
+        let files = (self.file(name, "crt"), self.file(name, "key"));
+        fs::write(&files.0, certificate.pem()).unwrap();
+        fs::write(&files.1, key.serialize_pem()).unwrap();
+        fs::set_permissions(&files.1, fs::Permissions::from_mode(0o600)).unwrap();
+        files
+    }
+
+    fn file(&self, name: &str, ending: &str) -> PathBuf {
+        self.files.path().join(format!("{name}.{ending}"))
+    }
+
+    fn trust(&self, certificate: &Path) {
+        let body = json!({
+            "name": "tests",
+            "type": "client",
+            "certificate": der(certificate),
+        });
+        self.daemon.server.done("POST", "/1.0/certificates", &body);
+    }
+
+    /// An environment that reaches the daemon over HTTPS only.
+    fn env(&self, test: &str) -> TestEnv {
+        let mut env = TestEnv::new(test);
+        env.set("PIXELS_INCUS_REMOTE", &self.url())
+            .set("PIXELS_DEFAULT_IMAGE", &self.daemon.image);
+        env
+    }
+
+    /// The same, and everything is as it should be.
+    fn trusted(&self, test: &str) -> TestEnv {
+        let (certificate, key) = self.certificate(test);
+        self.trust(&certificate);
+        let mut env = self.env(test);
+        set(&mut env, "PIXELS_INCUS_CLIENT_CERT", &certificate);
+        set(&mut env, "PIXELS_INCUS_CLIENT_KEY", &key);
+        set(
+            &mut env,
+            "PIXELS_INCUS_SERVER_CERT",
+            &self.daemon.server_certificate(),
+        );
+        env
+    }
+}
+
+fn listen(daemon: &PrivateDaemon) -> u16 {
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let address = format!("127.0.0.1:{port}");
+    let body = json!({"config": {"core.https_address": address}});
+    daemon.server.done("PATCH", "/1.0", &body);
+    port
+}
+
+/// The one line of base64 between the marks of a PEM file.
+fn der(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().filter(|line| !line.starts_with('-')).collect()
+}
+
+fn set(env: &mut TestEnv, name: &str, path: &Path) {
+    env.set(name, path.to_str().unwrap());
+}
+
+#[test]
+fn the_main_job_over_https() {
+    let Some(_lab) = lab::ready("the_main_job_over_https") else {
+        return;
+    };
+    let remote = Remote::start();
+    let env = remote.trusted("https");
+    let (a, b) = (env.name("a"), env.name("b"));
+    env.pixels(["create", &a]).ok();
+    env.pixels(["exec", &a, "--", "sh", "-c", "exit 7"])
+        .expect(7);
+    let bytes: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
+    let echoed = env.pixels_with(["exec", &a, "--", "cat"], &bytes).ok();
+    assert!(echoed.bytes == bytes, "{} bytes", echoed.bytes.len());
+    let apart = env.pixels(["exec", &a, "--", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!(
+        (apart.stdout.as_str(), apart.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+
+    env.pixels(["exec", &a, "--", "touch", "/root/kept"]).ok();
+    env.pixels(["checkpoint", "create", &a, "--label", "ready"])
+        .ok();
+    env.pixels(["create", &b, "--from", &format!("{a}:ready")])
+        .ok();
+    let host = env.pixels(["exec", &b, "--", "hostname"]).ok().stdout;
+    assert_eq!(host, format!("px-{b}\n"));
+    env.pixels(["exec", &a, "--", "rm", "/root/kept"]).ok();
+    env.pixels(["checkpoint", "restore", &a, "ready"]).ok();
+    env.pixels(["exec", &a, "--", "ls", "/root/kept"]).ok();
+    let listed = env.pixels(["list", "--json"]).ok().stdout;
+    assert!(listed.contains(&a) && listed.contains(&b), "{listed}");
+
+    // A terminal on the far side, and on both.
+    let far = env.pixels(["exec", "-t", &a, "--", "tty"]).ok().stdout;
+    assert!(far.starts_with("/dev/pts/"), "{far}");
+    let mut console = Pty::pixels(&env, ["exec", &b, "--", "sh"]);
+    console.send("echo \"[\"$(stty size)\"]\"\r");
+    console.expect("[24 80]");
+    console.send("exit 9\r");
+    assert_eq!(console.exit_code(), 9);
+
+    env.pixels(["destroy", &a, &b, "--force"]).ok();
+    env.pixels(["exec", &a, "--", "true"]).expect(125);
+    let doctor = env.pixels(["doctor", "--json"]);
+    assert!(doctor.code < 2, "{doctor:?}");
+}
+
+#[test]
+fn a_server_is_trusted_for_a_reason() {
+    let Some(_lab) = lab::ready("a_server_is_trusted_for_a_reason") else {
+        return;
+    };
+    let mut remote = Remote::start();
+    let mut env = remote.trusted("trust");
+    env.pixels(["list"]).ok();
+    let print = fingerprint(&remote.daemon.server_certificate());
+
+    // Another certificate than the server's.
+    let (other, _) = remote.certificate("other");
+    set(&mut env, "PIXELS_INCUS_SERVER_CERT", &other);
+    for (args, code) in [
+        (&["list"][..], 5),
+        (&["create", "t-x"], 5),
+        (&["exec", "t-x", "--", "true"], 125),
+    ] {
+        let refused = env.pixels_within(args, LIMIT).expect(code);
+        let told = &refused.stderr;
+        assert!(
+            told.contains(&print) && told.contains("other.crt"),
+            "{told}"
+        );
+        assert!(told.contains("incus.server_cert"), "{told}");
+        assert!(!told.contains("left behind"), "{told}");
+    }
+
+    // None: the system's roots know nothing of it.
+    env.set("PIXELS_INCUS_SERVER_CERT", "");
+    let refused = env.pixels_within(["list"], LIMIT).expect(5);
+    assert!(refused.stderr.contains(&print), "{refused:?}");
+    assert!(refused.stderr.contains("not trusted"), "{refused:?}");
+
+    // Whatever it shows, when that is asked for.
+    env.set("PIXELS_INCUS_INSECURE", "true");
+    env.pixels(["list"]).ok();
+    env.set("PIXELS_INCUS_INSECURE", "");
+
+    // A file that is none.
+    let empty = remote.file("empty", "crt");
+    fs::write(&empty, "").unwrap();
+    for file in [&empty, &remote.file("missing", "crt")] {
+        set(&mut env, "PIXELS_INCUS_SERVER_CERT", file);
+        let refused = env.pixels_within(["list"], LIMIT).expect(2);
+        assert!(
+            refused.stderr.contains(file.to_str().unwrap()),
+            "{refused:?}"
+        );
+    }
+
+    // A certificate signed by a CA, for this very address.
+    let ca = authority("CA of the tests");
+    let ca_file = remote.file("ca", "crt");
+    fs::write(&ca_file, ca.pem()).unwrap();
+    let serve_as = |remote: &mut Remote, name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let signed = params.signed_by(&key, &ca).unwrap();
+        remote.daemon.kill();
+        fs::write(remote.daemon.server_certificate(), signed.pem()).unwrap();
+        let key_file = remote.daemon.server_certificate().with_extension("key");
+        fs::write(key_file, key.serialize_pem()).unwrap();
+        remote.daemon.resume();
+    };
+    serve_as(&mut remote, "127.0.0.1");
+    set(&mut env, "PIXELS_INCUS_SERVER_CERT", &ca_file);
+    env.pixels(["list"]).ok();
+    let impostor = authority("CA of the tests");
+    let impostor_file = remote.file("impostor", "crt");
+    fs::write(&impostor_file, impostor.pem()).unwrap();
+    set(&mut env, "PIXELS_INCUS_SERVER_CERT", &impostor_file);
+    env.pixels_within(["list"], LIMIT).expect(5);
+
+    // The name counts when a CA vouches, and not for a pinned certificate.
+    serve_as(&mut remote, "elsewhere.test");
+    set(&mut env, "PIXELS_INCUS_SERVER_CERT", &ca_file);
+    let refused = env.pixels_within(["list"], LIMIT).expect(5);
+    assert!(refused.stderr.contains("ca.crt"), "{refused:?}");
+    let own = remote.daemon.server_certificate();
+    set(&mut env, "PIXELS_INCUS_SERVER_CERT", &own);
+    env.pixels(["list"]).ok();
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// As `openssl` and `incus` show it, lower-case and without colons.
+fn fingerprint(certificate: &Path) -> String {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let der = CertificateDer::from_pem_file(certificate).unwrap();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn a_client_is_trusted_for_a_reason() {
+    let Some(_lab) = lab::ready("a_client_is_trusted_for_a_reason") else {
+        return;
+    };
+    let remote = Remote::start();
+    let mut env = remote.trusted("client");
+    let (stranger, strange_key) = remote.certificate("stranger");
+
+    // A certificate the server does not know, and none at all.
+    let known = ["PIXELS_INCUS_CLIENT_CERT", "PIXELS_INCUS_CLIENT_KEY"];
+    set(&mut env, known[0], &stranger);
+    set(&mut env, known[1], &strange_key);
+    for anonymous in [false, true] {
+        if anonymous {
+            env.set(known[0], "").set(known[1], "");
+        }
+        for (args, code) in [
+            (&["list"][..], 5),
+            (&["create", "t-x"], 5),
+            (&["prune"], 5),
+            (&["exec", "t-x", "--", "true"], 125),
+        ] {
+            let refused = env.pixels_within(args, LIMIT).expect(code);
+            let told = &refused.stderr;
+            assert!(told.contains("not authorised"), "{args:?}: {told}");
+            assert!(told.contains("trust add-certificate"), "{args:?}: {told}");
+        }
+        let doctor = env.pixels_within(["doctor"], LIMIT).expect(2);
+        assert!(
+            doctor.stdout.contains("trust add-certificate"),
+            "{doctor:?}"
+        );
+    }
+
+    // Half of the settings.
+    set(&mut env, known[0], &stranger);
+    let refused = env.pixels_within(["list"], LIMIT).expect(2);
+    assert!(refused.stderr.contains("incus.client_key"), "{refused:?}");
+    env.set(known[0], "");
+    set(&mut env, known[1], &strange_key);
+    let refused = env.pixels_within(["list"], LIMIT).expect(2);
+    assert!(refused.stderr.contains("incus.client_cert"), "{refused:?}");
+    // A key that is not the certificate's.
+    let (_, other_key) = remote.certificate("other");
+    set(&mut env, known[0], &stranger);
+    set(&mut env, known[1], &other_key);
+    let refused = env.pixels_within(["list"], LIMIT).expect(2);
+    assert!(refused.stderr.contains("stranger.crt"), "{refused:?}");
+
+    // No TLS, no host, nobody there.
+    for (url, code, told) in [
+        (format!("http://127.0.0.1:{}", remote.port), 2, "https://"),
+        ("https://".into(), 2, "incus remote"),
+        ("127.0.0.1".into(), 2, "incus remote"),
+        (
+            "https://127.0.0.1:1".into(),
+            5,
+            "cannot reach Incus at https://127.0.0.1:1",
+        ),
+    ] {
+        let mut env = remote.env("url");
+        env.set("PIXELS_INCUS_REMOTE", &url);
+        let refused = env.pixels_within(["list"], LIMIT).expect(code);
+        assert!(refused.stderr.contains(told), "{url}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_line_that_is_cut() {
+    let Some(_lab) = lab::ready("a_line_that_is_cut") else {
+        return;
+    };
+    let remote = Remote::start();
+    let mut env = remote.trusted("line");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    let talk = "echo begun; while :; do sleep 0.01; echo more; done";
+    for script in [talk, "echo begun; sleep 3000"] {
+        for tty in ["-T", "-t"] {
+            let wire = Wire::to(remote.port);
+            let url = format!("https://127.0.0.1:{}", wire.port);
+            env.set("PIXELS_INCUS_REMOTE", &url);
+            let mut child = env.spawn(["exec", tty, &name, "--", "sh", "-c", script]);
+            let mut begun = [0; 5];
+            let stdout = child.stdout.as_mut().unwrap();
+            stdout.read_exact(&mut begun).unwrap();
+            assert_eq!(&begun, b"begun");
+            wire.cut();
+            let outcome = finished(child, LIMIT).expect(125);
+            assert!(outcome.stderr.contains("cannot reach"), "{outcome:?}");
+        }
+    }
+    env.set("PIXELS_INCUS_REMOTE", &remote.url());
+}
