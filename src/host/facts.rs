@@ -41,6 +41,8 @@ pub struct LocalFacts {
     pub admin_group: bool,
     pub fuse: bool,
     pub lxcfs_mounted: bool,
+    /// `fs.inotify.max_user_instances`; `None` when we cannot change it.
+    pub inotify: Option<u64>,
     /// The texts of `/etc/subuid` and `/etc/subgid`.
     pub subuid: String,
     pub subgid: String,
@@ -56,6 +58,9 @@ pub struct LocalFacts {
     /// Differs between machines and never changes on one.
     pub seed: u64,
 }
+
+/// How many inotify instances one user may have.
+pub const INOTIFY: &str = "/proc/sys/fs/inotify/max_user_instances";
 
 /// The fields of os-release that matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

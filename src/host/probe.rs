@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::INCUS_DIR;
 use super::command::{self, CommandLine};
 use super::error::Error;
-use super::facts::{LocalFacts, OsRelease};
+use super::facts::{INOTIFY, LocalFacts, OsRelease};
 use super::files::{read, read_or_empty};
 use super::packages;
 use super::sources::{self, Source};
@@ -50,6 +50,7 @@ pub async fn local(incus_dir: &Path) -> Result<LocalFacts, Error> {
             .any(|line| line.starts_with("incus-admin:")),
         fuse: Path::new("/dev/fuse").exists(),
         lxcfs_mounted: mounts.contains(" - fuse.lxcfs "),
+        inotify: changeable(INOTIFY)?,
         subuid: read_or_empty("/etc/subuid")?,
         subgid: read_or_empty("/etc/subgid")?,
         id_limit: subid::limit(&read_or_empty("/proc/self/uid_map")?),
@@ -226,6 +227,13 @@ fn entries(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, Error> {
 fn name(path: &Path) -> Option<String> {
     path.file_name()
         .map(|name| name.to_string_lossy().into_owned())
+}
+
+/// The kernel's setting as a number; `None` where it cannot be written.
+fn changeable(path: &str) -> Result<Option<u64>, Error> {
+    use rustix::fs::{Access, access};
+    let value = read_or_empty(path)?.trim().parse().ok();
+    Ok(value.filter(|_| access(path, Access::WRITE_OK).is_ok()))
 }
 
 #[cfg(test)]

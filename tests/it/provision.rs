@@ -147,10 +147,10 @@ SESSION = { value = "mine", session_only = true }
         assert_ne!(ours, theirs);
     }
     assert!(there.ends_with("pixel\n"));
-    let address = env.pixels(["start", &clone, "--json"]).ok().json();
-    let address = address["ip"].as_str().unwrap();
     wait::eventually("the clone's SSH server answers", || {
-        by_ssh(address, "hostname") == format!("px-{clone}\n")
+        let seen = listed(&env, &clone);
+        let address = seen["ip"].as_str();
+        address.is_some_and(|ip| by_ssh(ip, "hostname") == format!("px-{clone}\n"))
     });
 
     // It is still known after a restart.

@@ -191,8 +191,11 @@ async fn make(
     body["config"][ISOLATED] = "true".into();
     let mut done = Taken::Yes;
     loop {
-        let running = client.start(Method::POST, "/1.0/instances", body).await?;
-        let refused = match running.wait(doing, deadline).await {
+        let outcome = match client.start(Method::POST, "/1.0/instances", body).await {
+            Ok(running) => running.wait(doing, deadline).await,
+            Err(failure) => Err(failure),
+        };
+        let refused = match outcome {
             Ok(_) => return Ok(done),
             Err(Failure::Api { message, .. })
                 if body["config"].get(ISOLATED).is_some() && no_range(&message) =>

@@ -43,6 +43,7 @@ pub fn plan(facts: &HostFacts, options: &Options) -> Plan {
         );
         local::packages(&mut plan, local, &missing);
         local::subids(&mut plan, local, server.is_some());
+        local::inotify(&mut plan, local);
     }
     match (&facts.server, &facts.local) {
         (ServerState::Silent(reason), None) => {

@@ -27,8 +27,6 @@ pub struct TestEnv {
 pub struct Outcome {
     pub stdout: String,
     pub stderr: String,
-    /// stdout as it came.
-    pub bytes: Vec<u8>,
     pub code: i32,
 }
 
@@ -211,7 +209,6 @@ impl Outcome {
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            bytes: output.stdout,
             code: super::wait::code(output.status),
         }
     }

@@ -48,6 +48,7 @@ fn bare() -> HostFacts {
             packages: BTreeSet::from(["iproute2", "xz-utils"]),
             incus_dir: "/var/lib/incus".into(),
             fuse: true,
+            inotify: Some(8192),
             id_limit: 4_294_967_295,
             btrfs: true,
             free_disk: 100 * GIB,
