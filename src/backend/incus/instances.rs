@@ -191,8 +191,12 @@ async fn make(
     body["config"][ISOLATED] = "true".into();
     let mut done = Taken::Yes;
     loop {
-        let running = client.start(Method::POST, "/1.0/instances", body).await?;
-        let refused = match running.wait(doing, deadline).await {
+        // It refuses at once or in the operation, as the case may be.
+        let attempt = async {
+            let running = client.start(Method::POST, "/1.0/instances", body).await?;
+            running.wait(doing, deadline).await
+        };
+        let refused = match attempt.await {
             Ok(_) => return Ok(done),
             Err(Failure::Api { message, .. })
                 if body["config"].get(ISOLATED).is_some() && no_range(&message) =>
