@@ -44,6 +44,16 @@ enum Kind {
     Restore,
 }
 
+impl Kind {
+    fn rounds(self, usual: u32) -> u32 {
+        match self {
+            // Two kinds of the same command share a long run.
+            Self::ForkCheckpoint | Self::ForkLive => rounds(usual * 2) / 2,
+            _ => rounds(usual),
+        }
+    }
+}
+
 impl<'a> Trial<'a> {
     fn new(daemon: &'a PrivateDaemon, test: &str, kind: Kind) -> Self {
         let env = daemon.env(test);
@@ -150,7 +160,7 @@ impl<'a> Trial<'a> {
 
 fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
     let mut trial = Trial::new(daemon, test, kind);
-    for _ in 0..rounds(usual_rounds) {
+    for _ in 0..kind.rounds(usual_rounds) {
         let (outcome, told) = trial.cut_short(Signal::INT);
         match outcome.code {
             0 => trial.count("complete"),
@@ -191,7 +201,7 @@ fn whole(trial: &Trial<'_>, told: &str) {
 /// Kills the command instead, and lets `doctor` and `prune` clean up.
 fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
     let mut trial = Trial::new(daemon, test, kind);
-    for _ in 0..rounds(usual_rounds) {
+    for _ in 0..kind.rounds(usual_rounds) {
         let (outcome, told) = trial.cut_short(Signal::KILL);
         if !matches!(outcome.code, 0 | 1009) {
             panic!("{told}");
@@ -284,7 +294,7 @@ fn interrupted_at_random_moments() {
     let daemon = PrivateDaemon::start();
     interrupted(&daemon, "intc", Kind::Create, 12);
     interrupted(&daemon, "intf", Kind::CreateFrom, 12);
-    interrupted(&daemon, "intr", Kind::Restore, 12);
+    interrupted(&daemon, "intr", Kind::Restore, 8);
 }
 
 #[test]
@@ -293,8 +303,8 @@ fn forks_interrupted_at_random_moments() {
         return;
     };
     let daemon = PrivateDaemon::start();
-    interrupted(&daemon, "intk", Kind::ForkCheckpoint, 6);
-    interrupted(&daemon, "intl", Kind::ForkLive, 6);
+    interrupted(&daemon, "intk", Kind::ForkCheckpoint, 4);
+    interrupted(&daemon, "intl", Kind::ForkLive, 4);
 }
 
 #[test]
@@ -305,7 +315,7 @@ fn killed_at_random_moments() {
     let daemon = PrivateDaemon::start();
     killed(&daemon, "kilc", Kind::Create, 12);
     killed(&daemon, "kilf", Kind::CreateFrom, 12);
-    killed(&daemon, "kilr", Kind::Restore, 12);
+    killed(&daemon, "kilr", Kind::Restore, 8);
 }
 
 #[test]
@@ -314,8 +324,8 @@ fn forks_killed_at_random_moments() {
         return;
     };
     let daemon = PrivateDaemon::start();
-    killed(&daemon, "kilk", Kind::ForkCheckpoint, 6);
-    killed(&daemon, "kill", Kind::ForkLive, 6);
+    killed(&daemon, "kilk", Kind::ForkCheckpoint, 4);
+    killed(&daemon, "kill", Kind::ForkLive, 4);
 }
 
 /// A command that meets `pattern` stalled, at which it is interrupted.

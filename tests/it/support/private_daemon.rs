@@ -47,7 +47,7 @@ impl PrivateDaemon {
             process: None,
             image: String::new(),
         };
-        daemon.resume();
+        daemon.launch();
         daemon.server.done(
             "POST",
             "/1.0/storage-pools",
@@ -76,6 +76,21 @@ impl PrivateDaemon {
 
     /// Starts the daemon again over its old state.
     pub fn resume(&mut self) {
+        let path = format!("/1.0/networks/{}", bridge(&self.dir));
+        eventually("the daemon has its bridge", || {
+            self.launch();
+            let network = self.server.try_done("GET", &path, &Value::Null);
+            // For the same reason as in `make_bridge`; it would try again
+            // after a minute.
+            let usable = network.is_ok_and(|network| network["status"] == "Created");
+            if !usable {
+                self.kill();
+            }
+            usable
+        });
+    }
+
+    fn launch(&mut self) {
         assert!(self.process.is_none(), "the daemon runs already");
         let log = |name: &str| File::create(self.dir.join(name)).unwrap();
         let child = Command::new("setsid")
@@ -183,7 +198,16 @@ impl PrivateDaemon {
                 "ipv6.address": "none",
             });
             let body = json!({"name": name, "type": "bridge", "config": config});
-            self.server.done("POST", "/1.0/networks", &body);
+            // The daemon looks at every interface of the machine, and gives up
+            // when one of them goes away meanwhile.
+            let path = format!("/1.0/networks/{name}");
+            eventually("the bridge is made", || {
+                let made = self.server.try_done("POST", "/1.0/networks", &body);
+                made.is_ok() || {
+                    let _ = self.server.try_done("DELETE", &path, &Value::Null);
+                    false
+                }
+            });
             return;
         }
         panic!("no free subnet for {name}");
