@@ -14,6 +14,8 @@ const KEY: &str = "provision";
 /// The command that puts the plan in. The pixel is not finished before it is
 /// gone; a clone inherits the key, but not the claim of that command.
 const APPLYING: &str = "applying";
+/// So many looks in a row make a step that ended without a word a failed one.
+const CERTAIN: u32 = 4;
 const POLL: Duration = Duration::from_millis(500);
 
 /// The properties of a pixel that `claim` is about to provision.
@@ -72,11 +74,15 @@ pub async fn wait(
     name: &Name,
     seen: &(dyn Fn(&Report) + Sync),
 ) -> Result<Report> {
+    let mut doubts = 0;
     loop {
         let instance = sandbox.get(name).await?;
         let report = observe(sandbox, &instance).await?;
         seen(&report);
-        if report.overall != Overall::Running {
+        // Between two units a step may look as if nothing worked on it.
+        let certain = report.failed().is_none_or(|step| step.exit_code.is_some());
+        doubts = if certain { 0 } else { doubts + 1 };
+        if report.overall != Overall::Running && (certain || doubts == CERTAIN) {
             return Ok(report);
         }
         tokio::time::sleep(POLL).await;

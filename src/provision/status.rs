@@ -140,7 +140,11 @@ impl Raw {
 }
 
 fn active(state: &str) -> bool {
-    matches!(state, "active" | "activating" | "reloading")
+    // Empty: systemd did not answer, which says nothing against it.
+    matches!(
+        state,
+        "active" | "activating" | "reloading" | "deactivating" | ""
+    )
 }
 
 impl Facts {

@@ -312,36 +312,31 @@ async fn reached(
     }
 }
 
-/// Whether a pixel can go is decided by its deletion, not by what the server
-/// said of its state before: that may change meanwhile, and a busy server is
-/// now and then wrong about it.
+/// Stopped, and then deleted: again when it was busy or had been started
+/// in between.
 pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
     let target = path(name);
-    let force = json!({"action": "stop", "timeout": -1, "force": true});
-    let attempt = || async {
-        let stopped = change(client, name, force.clone(), "stopping the pixel").await;
-        match stopped {
-            Err(failure @ Failure::Api { .. }) if !busy(&failure) && !failure.is_not_found() => {
-                tracing::debug!(%failure, "stopping before deletion");
-            }
-            other => other?,
-        }
-        let running = client.start(Method::DELETE, &target, &json!({})).await?;
-        running.wait("deleting the pixel", STATE).await.map(drop)
-    };
     let again = |failure: &Failure| {
         busy(failure)
             || matches!(failure, Failure::Api { message, .. } if message.contains("is running"))
     };
+    let delete = async || {
+        let running = client.start(Method::DELETE, &target, &json!({})).await?;
+        running.wait("deleting the pixel", STATE).await.map(drop)
+    };
     retry::until(BUSY, || async {
-        match attempt().await {
+        if let Err(error) = stop(client, name, Duration::ZERO).await {
+            return retry::Next::Done(Err(error));
+        }
+        match delete().await {
             Err(failure) if again(&failure) => retry::Next::Again(failure),
-            other => retry::Next::Done(other),
+            outcome => {
+                retry::Next::Done(outcome.map_err(|failure| failure.about(Subject::pixel(name))))
+            }
         }
     })
     .await
-    .unwrap_or_else(Err)
-    .map_err(|failure| failure.about(Subject::pixel(name)))
+    .unwrap_or_else(|failure| Err(failure.about(Subject::pixel(name))))
 }
 
 pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {

@@ -36,4 +36,8 @@ until systemctl daemon-reload 2>/dev/null; do
 done
 systemctl try-restart systemd-resolved.service 2>/dev/null || true
 systemctl enable --quiet pixels-provision.service
+# What failed is to be tried again, and is no answer any more.
+grep -lsx 'state=failed' /var/lib/pixels/steps/* | xargs -r rm -f
+mkdir -p /run/pixels
+touch /run/pixels/requested
 systemctl restart --no-block pixels-provision.service

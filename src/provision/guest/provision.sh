@@ -2,6 +2,7 @@
 # Runs the steps of /etc/pixels/steps one after the other; what is done stays
 # done. A step that fails stops those after it.
 set -eu
+rm -f /run/pixels/requested
 
 while read -r name hash; do
     [ -n "$name" ] || continue

@@ -15,4 +15,9 @@ while read -r name hash; do
     echo "last=$last"
 done </etc/pixels/steps
 echo "system=$(systemctl is-system-running 2>/dev/null)"
-echo "runner=$(systemctl is-active pixels-provision.service 2>/dev/null)"
+if [ -n "$(find /run/pixels/requested -mmin -1 2>/dev/null)" ]; then
+    # Asked for, and about to begin.
+    echo "runner=activating"
+else
+    echo "runner=$(systemctl is-active pixels-provision.service 2>/dev/null)"
+fi
