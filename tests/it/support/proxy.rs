@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -51,8 +51,13 @@ struct Shared {
     /// Which stream of a command a secret opens.
     secrets: Mutex<HashMap<String, String>>,
     open: Mutex<Vec<UnixStream>>,
-    /// Connections that closed without a request on them.
+    /// Connections that closed without a request on them and stayed open over
+    /// a whole exchange on another. One that is given up before its request
+    /// left closes at once, and holds up nobody.
     silent: AtomicU32,
+    /// Requests so far, and the latest of them that has its answer.
+    asked: AtomicUsize,
+    answered: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -279,11 +284,13 @@ fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
     // The daemon must never be left with a silent connection, so this waits
     // for the first request.
     let mut upstream: Option<(UnixStream, BufReader<UnixStream>)> = None;
-    if from_client.fill_buf()?.is_empty() {
+    let asked = shared.asked.load(Ordering::SeqCst);
+    if from_client.fill_buf()?.is_empty() && shared.answered.load(Ordering::SeqCst) > asked {
         shared.silent.fetch_add(1, Ordering::Relaxed);
     }
     while let Some(mut request) = Message::head(&mut from_client)? {
         request.body(&mut from_client)?;
+        let number = shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut words = request.head.split(' ');
         let method = words.next().unwrap_or_default().to_owned();
         let name = format!("{method} {}", words.next().unwrap_or_default());
@@ -346,6 +353,7 @@ fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
             }
             _ => reply.send(client)?,
         }
+        shared.answered.fetch_max(number, Ordering::SeqCst);
     }
     Ok(())
 }
