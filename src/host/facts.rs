@@ -61,6 +61,9 @@ pub struct LocalFacts {
 
 /// How many inotify instances one user may have.
 pub const INOTIFY: &str = "/proc/sys/fs/inotify/max_user_instances";
+/// With fewer, the twentieth pixel or so cannot start.
+pub const INOTIFY_ENOUGH: u64 = 1024;
+pub const INOTIFY_GOOD: u64 = 8192;
 
 /// The fields of os-release that matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Checks of this machine, which say nothing about a remote server's.
 
 use super::{Check, Clock, Facts, Machine, Status};
-use crate::host::facts::LocalFacts;
+use crate::host::facts::{INOTIFY_ENOUGH, INOTIFY_GOOD, LocalFacts};
 use crate::host::subid;
 
 /// Identifier and title of every check here, in order.
@@ -10,7 +10,12 @@ const ALL: &[(&str, &str)] = &[
     ("namespaces", "unprivileged containers"),
     ("forwarding", "IP forwarding"),
     ("bridge-filter", "bridged traffic and the host's firewall"),
+    ("kernel-limits", "what all pixels share of the kernel"),
+    ("lxcfs", "limits as pixels see them"),
 ];
+
+/// A systemd pixel keeps about four in its user's name.
+const KEYS_ENOUGH: u64 = 200;
 
 /// Further off than this, certificates and tokens begin to fail.
 const CLOCK_TOLERANCE: i64 = 300;
@@ -28,6 +33,8 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
                 namespaces(local, machine),
                 forwarding(machine, has_network),
                 bridge_filter(machine),
+                kernel_limits(machine),
+                lxcfs(local),
             ];
             ALL.iter()
                 .zip(judged)
@@ -123,6 +130,49 @@ fn bridge_filter(machine: &Machine) -> Verdict {
              networks rely on it)"
                 .into(),
         ),
+    )
+}
+
+/// Both are counted per user of the host. The daemon is one user, and so are
+/// all pixels without user ids of their own.
+fn kernel_limits(machine: &Machine) -> Verdict {
+    let few = |(limit, enough): (Option<u64>, u64)| limit.filter(|limit| *limit < enough);
+    if let Some(limit) = few((machine.inotify, INOTIFY_ENOUGH)) {
+        return (
+            Status::Warning,
+            format!("fs.inotify.max_user_instances is {limit}: about twenty pixels use that up"),
+            Some(format!(
+                "sudo sysctl -w fs.inotify.max_user_instances={INOTIFY_GOOD}"
+            )),
+        );
+    }
+    if let Some(limit) = few((machine.keys, KEYS_ENOUGH)) {
+        return (
+            Status::Warning,
+            format!(
+                "kernel.keys.maxkeys is {limit}: about fifty pixels use that up where the server \
+                 cannot give each its own user ids"
+            ),
+            Some("sudo sysctl -w kernel.keys.maxkeys=2000".into()),
+        );
+    }
+    (Status::Ok, "enough for many pixels".into(), None)
+}
+
+fn lxcfs(local: &LocalFacts) -> Verdict {
+    if local.lxcfs_mounted {
+        return (Status::Ok, "lxcfs shows them".into(), None);
+    }
+    let fix = match (local.fuse, local.systemd) {
+        (false, _) => None,
+        (true, true) => Some("sudo systemctl enable --now lxcfs, then restart the pixels".into()),
+        (true, false) => Some("sudo setsid lxcfs /var/lib/lxcfs &, then restart the pixels".into()),
+    };
+    (
+        Status::Warning,
+        "lxcfs does not run: limits hold, and programs in a pixel see the host's memory and CPUs"
+            .into(),
+        fix,
     )
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::error::Error;
-use super::facts::{HostFacts, Reach, ServerFacts, ServerState};
+use super::facts::{HostFacts, INOTIFY, Reach, ServerFacts, ServerState};
 use super::files::{read, read_or_empty};
 use super::setup::Inspector;
 use super::web;
@@ -114,6 +114,8 @@ struct Machine {
     ip_forward: bool,
     /// 0: none may be made. `None`: the kernel sets no limit.
     user_namespaces: Option<u64>,
+    inotify: Option<u64>,
+    keys: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,6 +205,8 @@ fn machine(options: &Options) -> Result<Machine, Error> {
         bridge_calls_iptables: number("/proc/sys/net/bridge/bridge-nf-call-iptables")? == Some(1),
         ip_forward: number("/proc/sys/net/ipv4/ip_forward")? == Some(1),
         user_namespaces: number("/proc/sys/user/max_user_namespaces")?,
+        inotify: number(INOTIFY)?,
+        keys: number("/proc/sys/kernel/keys/maxkeys")?,
     })
 }
 

@@ -56,6 +56,8 @@ fn healthy() -> Facts {
                 subuid: "root:1000000:1000000000\n".into(),
                 subgid: "root:1000000:1000000000\n".into(),
                 id_limit: 4_294_967_295,
+                fuse: true,
+                lxcfs_mounted: true,
                 ..LocalFacts::default()
             }),
             server: ServerState::Answers(Box::new(server())),
@@ -188,6 +190,21 @@ fn every_fault_has_its_status_and_a_way_out() {
             "namespaces",
             Status::Problem,
             with(|f| f.machine.as_mut().unwrap().user_namespaces = Some(0)),
+        ),
+        (
+            "kernel-limits",
+            Status::Warning,
+            with(|f| f.machine.as_mut().unwrap().inotify = Some(128)),
+        ),
+        (
+            "kernel-limits",
+            Status::Warning,
+            with(|f| f.machine.as_mut().unwrap().keys = Some(100)),
+        ),
+        (
+            "lxcfs",
+            Status::Warning,
+            with(|f| f.host.local.as_mut().unwrap().lxcfs_mounted = false),
         ),
     ];
     for (id, status, checks) in cases {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::step::{Action, Plan, Step, StepId};
 use crate::host::INCUS_DIR;
 use crate::host::command::CommandLine;
-use crate::host::facts::{INOTIFY, LocalFacts};
+use crate::host::facts::{INOTIFY, INOTIFY_ENOUGH, INOTIFY_GOOD, LocalFacts};
 use crate::host::{packages as table, sources, subid};
 
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/pixels-backports.sources";
@@ -207,14 +207,13 @@ pub fn subids(plan: &mut Plan, local: &LocalFacts, daemon_runs: bool) {
 /// count of inotify instances; with the kernel's usual 128, systemd in the
 /// twentieth pixel cannot start.
 pub fn inotify(plan: &mut Plan, local: &LocalFacts) {
-    const FEW: u64 = 1024;
-    const SETTING: &str = "fs.inotify.max_user_instances = 8192";
-    if local.inotify.is_none_or(|limit| limit >= FEW) {
+    if local.inotify.is_none_or(|limit| limit >= INOTIFY_ENOUGH) {
         return;
     }
     let script = format!(
-        "mkdir -p /etc/sysctl.d && echo '{SETTING}' >/etc/sysctl.d/60-pixels.conf && \
-         echo 8192 >{INOTIFY}"
+        "mkdir -p /etc/sysctl.d && \
+         echo 'fs.inotify.max_user_instances = {INOTIFY_GOOD}' >/etc/sysctl.d/60-pixels.conf && \
+         echo {INOTIFY_GOOD} >{INOTIFY}"
     );
     plan.steps.push(Step {
         id: StepId::Inotify,
