@@ -9,6 +9,7 @@
 pub mod backend;
 mod cli;
 pub mod config;
+pub mod egress;
 mod exit;
 pub mod host;
 pub mod lifecycle;

@@ -9,7 +9,8 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::{Context, complete, list};
+use super::{Context, complete, list, network};
+use crate::lifecycle;
 use crate::sandbox::{Checkpoint, Error, Label, Name};
 use crate::ui::{self, Row};
 
@@ -154,7 +155,12 @@ impl RestoreArgs {
         let phases = context.ui.phases();
         phases.step("restoring");
         let outcome = context
-            .unless_interrupted(sandbox.restore(&self.name, &self.label))
+            .unless_interrupted(lifecycle::restore(
+                sandbox,
+                &network::like(context)?,
+                &self.name,
+                &self.label,
+            ))
             .await;
         if matches!(outcome, Err(Error::Cancelled)) {
             // The server goes on by itself; the pixel is whole when it is done.

@@ -3,11 +3,11 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, complete, exec};
+use super::{Context, complete, exec, network};
 use crate::config::Multiplexer;
 use crate::exit::Usage;
 use crate::lifecycle::session::{self, Keeper, Wanted};
-use crate::lifecycle::{Exec, Login, provisioning};
+use crate::lifecycle::{self, Exec, Login, provisioning};
 use crate::provision::{Overall, Report, State};
 use crate::sandbox::{Guest, Instance, Name, Sandbox, Status};
 use crate::term;
@@ -59,7 +59,8 @@ pub async fn open(
     let mut instance = context.unless_interrupted(sandbox.get(name)).await?;
     if instance.status == Status::Stopped {
         context.ui.say(&format!("Starting {name}..."));
-        context.unless_interrupted(sandbox.start(name)).await?;
+        let like = network::like(context)?;
+        lifecycle::start(sandbox, context.cancel(), &like, name, &|_| {}).await?;
         instance = context.unless_interrupted(sandbox.get(name)).await?;
     }
     exec::usable(&instance)?;

@@ -6,13 +6,14 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, console, plan, setup, status};
-use crate::config::{EgressMode, Flags};
+use super::{Context, complete, console, network, plan, setup, status};
+use crate::config::Flags;
+use crate::egress::{self, Entry};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names};
 use crate::provision::Overall;
-use crate::sandbox::{Error, Limits, Name, Origin, Properties};
+use crate::sandbox::{Error, Limits, Name, Origin};
 use crate::ui;
 
 /// Create a pixel from an image, or from another pixel with --from
@@ -41,9 +42,12 @@ pub struct CreateArgs {
     /// Open a console when it is ready
     #[arg(long)]
     console: bool,
-    /// Network policy of the pixel
+    /// What it may reach: unrestricted, agent or allowlist
     #[arg(long, value_name = "MODE")]
     egress: Option<String>,
+    /// Allow this as well: a host, *.host, an address or a network, with an optional :port
+    #[arg(long, value_name = "ENTRY", requires = "egress")]
+    allow: Vec<Entry>,
 }
 
 impl CreateArgs {
@@ -51,6 +55,10 @@ impl CreateArgs {
         let mut flags = Flags::default();
         if let Some(mode) = &self.egress {
             flags.set("network.egress", mode.clone(), "--egress");
+        }
+        if !self.allow.is_empty() {
+            let entries: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
+            flags.set("network.allow", entries, "--allow");
         }
         if self.no_provision {
             flags.set("provision.enabled", false, "--no-provision");
@@ -61,27 +69,23 @@ impl CreateArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let begun = Instant::now();
         let settings = context.settings();
-        // A policy that cannot be enforced must not look as if it were.
-        if settings.network.egress != EgressMode::Unrestricted {
-            return Err(Error::Unsupported {
-                operation: format!("egress mode {:?}", settings.network.egress.to_string()),
-                reason: "this version of pixels enforces no network policy yet; \
-                         only unrestricted pixels can be made"
-                    .into(),
-            }
-            .into());
-        }
         if self.console && !crate::term::interactive() {
             return Err(Usage("--console needs a terminal".into()).into());
         }
         let sandbox = context.sandbox()?;
+        let network = network::of(context)?;
+        let like = network::like(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
         let mut provisioned = false;
+        let mut interim = false;
         let mut facts = json!({"name": self.name.as_str(), "instance": self.name.instance()});
         match &self.from {
             Some(from) => {
                 facts["from"] = json!(from.to_string());
+                let mut properties =
+                    network::policy_for_clone(context, sandbox, &network, from).await?;
+                properties.insert("from".into(), from.to_string());
                 let wish = Fork {
                     from: from.clone(),
                     names: Names::One(self.name.clone()),
@@ -89,13 +93,16 @@ impl CreateArgs {
                         cpu: self.cpu.clone(),
                         memory: self.memory,
                     },
-                    properties: Properties::from([("from".into(), from.to_string())]),
+                    properties,
+                    network,
                 };
                 lifecycle::fork(sandbox, context.cancel(), wish, &progress, &|_| {}).await?;
             }
             None => {
                 // Bad settings are told before anything is made.
                 let plan = plan::of(context)?;
+                let properties = network::policy_for_new(context, &network, plan.is_some())?;
+                interim = properties.contains_key(egress::INTERIM);
                 let image = match &self.image {
                     Some(image) => image.clone(),
                     None => tokio::select! {
@@ -116,7 +123,8 @@ impl CreateArgs {
                             .memory
                             .or_else(|| defaults.memory_mib.map(|mib| mib * 1024 * 1024)),
                     },
-                    properties: Properties::new(),
+                    properties,
+                    network,
                     provision: plan,
                 };
                 lifecycle::create(sandbox, context.cancel(), wish, &progress).await?;
@@ -136,11 +144,16 @@ impl CreateArgs {
         if provisioned && !self.console && !self.wait {
             sentence.push_str(&format!("\n  Status:   pixels status {}", self.name));
         }
-        if !self.wait && !self.console {
+        if !self.wait && !self.console && !interim {
             context.ui.done(&sentence, &facts);
             return Ok(());
         }
-        let report = status::wait(context, sandbox, &self.name).await?;
+        let report = status::wait(context, sandbox, &self.name).await;
+        if interim {
+            // Whatever came of the waiting, an interrupt included.
+            lifecycle::narrow(sandbox, &like, &self.name).await?;
+        }
+        let report = report?;
         if report.overall != Overall::None {
             facts["provision"] = json!(report.overall);
         }

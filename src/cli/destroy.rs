@@ -7,8 +7,9 @@ use clap_complete::engine::ArgValueCandidates;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Context, complete};
+use super::{Context, complete, network};
 use crate::exit::Usage;
+use crate::lifecycle;
 use crate::sandbox::Name;
 
 /// Delete pixels with everything in them, checkpoints included
@@ -51,7 +52,12 @@ impl DestroyArgs {
         }
         let phases = context.ui.phases();
         phases.step("destroying");
-        let all = join_all(self.names.iter().map(|name| sandbox.destroy(name)));
+        let like = network::like(context)?;
+        let all = join_all(
+            self.names
+                .iter()
+                .map(|name| lifecycle::destroy(sandbox, &like, name)),
+        );
         let outcomes = context.unless_interrupted(async { Ok(all.await) }).await?;
         drop(phases);
         // Every one that went is told of, also when another failed.

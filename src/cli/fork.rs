@@ -4,9 +4,9 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete};
+use super::{Context, complete, network};
 use crate::lifecycle::{self, Fork, Names};
-use crate::sandbox::{Limits, Name, Origin, Properties};
+use crate::sandbox::{Limits, Name, Origin};
 
 /// Make several clones of a pixel or a checkpoint, side by side
 ///
@@ -28,6 +28,10 @@ impl ForkArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
         let sandbox = context.sandbox()?;
+        let network = network::of(context)?;
+        let mut properties =
+            network::policy_for_clone(context, sandbox, &network, &self.from).await?;
+        properties.insert("from".into(), self.from.to_string());
         let phases = context.ui.phases();
         let origin = self.from.to_string();
         let wish = Fork {
@@ -36,8 +40,9 @@ impl ForkArgs {
                 count: usize::from(self.count),
             },
             limits: Limits::default(),
-            properties: Properties::from([("from".into(), origin.clone())]),
+            properties,
             from: self.from,
+            network,
         };
         let ui = context.ui;
         let ready = |name: &Name| {

@@ -1,14 +1,18 @@
 //! `pixels list`
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Context;
-use crate::lifecycle::provisioning;
-use crate::sandbox::{Instance, Sandbox, Status};
+use super::{Context, network};
+use crate::egress::gateway::address_of;
+use crate::lifecycle::gateway::{self, Gateway, Health};
+use crate::lifecycle::{self, provisioning};
+use crate::sandbox::{Instance, Name, Result, Sandbox, Status};
 use crate::ui::Row;
 
 /// List all pixels
@@ -21,6 +25,11 @@ struct Line {
     instance: String,
     status: &'static str,
     ip: Option<String>,
+    /// The mode of its policy; `invalid` for a record that cannot be read.
+    egress: String,
+    /// Why it has no network: the state of its gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_network: Option<&'static str>,
     image: Option<String>,
     cpu: Option<String>,
     memory: Option<String>,
@@ -36,6 +45,11 @@ impl From<Instance> for Line {
             name: pixel.name.to_string(),
             status: pixel.status.as_str(),
             ip: pixel.addresses.first().map(ToString::to_string),
+            egress: match lifecycle::policy(&pixel) {
+                Ok(policy) => policy.mode.to_string(),
+                Err(_) => "invalid".into(),
+            },
+            no_network: None,
             provision: provisioning::recorded(&pixel).map(str::to_owned),
             from: pixel.properties.get("from").cloned(),
             image: pixel.image,
@@ -55,20 +69,61 @@ pub fn rfc3339(seconds: i64) -> Option<String> {
 }
 
 impl Row for Line {
-    const HEADERS: &'static [&'static str] = &["NAME", "STATUS", "IP", "NOTE"];
+    const HEADERS: &'static [&'static str] = &["NAME", "STATUS", "IP", "EGRESS", "NOTE"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             self.status.to_owned(),
             self.ip.clone().unwrap_or_else(|| "—".into()),
-            match self.provision.as_deref() {
-                Some("failed") => "provisioning failed".into(),
-                Some("running") => "provisioning".into(),
-                _ => String::new(),
-            },
+            self.egress.clone(),
+            self.notes().join(", "),
         ]
     }
+}
+
+impl Line {
+    fn notes(&self) -> Vec<String> {
+        let gateway = self
+            .no_network
+            .map(|state| format!("no network: gateway {state}"));
+        let provision = match self.provision.as_deref() {
+            Some("failed") => Some("provisioning failed".to_owned()),
+            Some("running") => Some("provisioning".to_owned()),
+            _ => None,
+        };
+        gateway.into_iter().chain(provision).collect()
+    }
+}
+
+/// Fills in the addresses that gateways give out, and says which pixels have
+/// no network for want of one.
+async fn behind_gateways(
+    sandbox: &dyn Sandbox,
+    like: &Gateway,
+    pixels: &mut [Instance],
+) -> Result<BTreeMap<Name, &'static str>> {
+    let mut states: BTreeMap<String, Health> = BTreeMap::new();
+    let mut without = BTreeMap::new();
+    for pixel in pixels.iter_mut() {
+        let Some(segment) = &pixel.segment else {
+            continue;
+        };
+        if pixel.status != Status::Running {
+            continue;
+        }
+        if !states.contains_key(segment) {
+            let health = gateway::glance(sandbox, &like.of(segment)).await?;
+            states.insert(segment.clone(), health);
+        }
+        match &states[segment] {
+            Health::Good { .. } => pixel.addresses.extend(address_of(pixel)),
+            other => {
+                without.insert(pixel.name.clone(), other.word());
+            }
+        }
+    }
+    Ok(without)
 }
 
 /// Brings the record of pixels up to date whose provisioning was under way
@@ -97,7 +152,17 @@ impl ListArgs {
                 Ok(())
             })
             .await?;
-        let lines: Vec<Line> = pixels.into_iter().map(Line::from).collect();
+        let like = network::like(context)?;
+        let without = context
+            .unless_interrupted(behind_gateways(sandbox, &like, &mut pixels))
+            .await?;
+        let lines: Vec<Line> = pixels
+            .into_iter()
+            .map(|pixel| Line {
+                no_network: without.get(&pixel.name).copied(),
+                ..Line::from(pixel)
+            })
+            .collect();
         context
             .ui
             .rows(&lines, "No pixels found. Make one with: pixels create NAME");

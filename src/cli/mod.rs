@@ -13,6 +13,7 @@ mod exec;
 mod fork;
 mod list;
 mod man;
+mod network;
 mod plan;
 mod provision;
 mod prune;
@@ -118,6 +119,8 @@ pub enum Command {
     #[command(visible_alias = "cp", subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
     Fork(fork::ForkArgs),
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     Prune(prune::PruneArgs),
     Setup(setup::SetupArgs),
     Doctor(doctor::DoctorArgs),
@@ -166,6 +169,7 @@ impl Command {
             Self::Provision(args) => args.run(context).await,
             Self::Checkpoint(command) => command.run(context).await,
             Self::Fork(args) => args.run(context).await,
+            Self::Network(command) => command.run(context).await,
             Self::Prune(args) => args.run(context).await,
             Self::Setup(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,

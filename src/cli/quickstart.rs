@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, create, setup};
+use super::{Context, create, network, setup};
 use crate::lifecycle::{self, Create, Exec, Fork, Login, Names};
 use crate::sandbox::{Error, Label, Limits, Name, Origin, Properties, Sandbox};
 use crate::ui::{self, Row};
@@ -92,6 +92,7 @@ async fn tour(
     let image = create::default_image(context).await?;
     let defaults = &context.settings().defaults;
     let wish = Create {
+        network: network::of(context)?,
         name: name.clone(),
         image: image.clone(),
         limits: Limits {
@@ -130,6 +131,7 @@ async fn tour(
         label: Some(label),
     };
     let wish = Fork {
+        network: network::of(context)?,
         properties: Properties::from([("from".into(), from.to_string())]),
         from,
         names: Names::Numbered {

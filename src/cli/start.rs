@@ -6,7 +6,8 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete};
+use super::{Context, complete, network};
+use crate::lifecycle;
 use crate::retry::{self, Next};
 use crate::sandbox::{Error, Name};
 
@@ -25,8 +26,9 @@ impl StartArgs {
         let name = &self.name;
         let sandbox = context.sandbox()?;
         let phases = context.ui.phases();
-        phases.step("starting");
-        context.unless_interrupted(sandbox.start(name)).await?;
+        let like = network::like(context)?;
+        let progress = |phase: &str| phases.step(phase);
+        lifecycle::start(sandbox, context.cancel(), &like, name, &progress).await?;
         phases.step("waiting for an address");
         let address = retry::until(ADDRESS, || async {
             match sandbox.address(name).await {

@@ -6,7 +6,7 @@
 //! `settings`.
 
 pub use super::kind::Kind;
-use super::settings::{BackendKind, EgressMode, Multiplexer, NicType};
+use super::settings::{BackendKind, EgressMode, EgressPlacement, Multiplexer, NicType};
 
 /// One key of the settings.
 #[derive(Debug)]
@@ -104,6 +104,19 @@ pub const KEYS: &[Key] = &[
         "PIXELS_NETWORK_EGRESS",
     ),
     plain("network.allow", Kind::List),
+    key(
+        "network.placement",
+        Kind::Choice(EgressPlacement::NAMES),
+        "PIXELS_NETWORK_PLACEMENT",
+    ),
+    key("network.lan", Kind::Bool, "PIXELS_NETWORK_LAN"),
+    key(
+        "network.preset_cidrs",
+        Kind::Bool,
+        "PIXELS_NETWORK_PRESET_CIDRS",
+    ),
+    key("network.bridge", Kind::Interface, "PIXELS_NETWORK_BRIDGE"),
+    key("network.subnet", Kind::Subnet, "PIXELS_NETWORK_SUBNET"),
     plain("env", Kind::Env),
     key("mcp.prefix", Kind::NamePrefix, "PIXELS_MCP_PREFIX"),
     key(

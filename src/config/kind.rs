@@ -34,6 +34,10 @@ pub enum Kind {
     Address,
     /// A path of a URL.
     Route,
+    /// The name of a network interface, as Linux takes it.
+    Interface,
+    /// An IPv4 network of 8 to 29 bits.
+    Subnet,
     /// An `http` or `https` URL.
     Url,
     /// The table `[env]`, merged entry by entry.
@@ -97,6 +101,20 @@ impl Kind {
             Self::Route => {
                 text.starts_with('/') && !text.contains(|c: char| "?#".contains(c) || c <= ' ')
             }
+            Self::Interface => {
+                (2..=15).contains(&text.len())
+                    && text.starts_with(|c: char| c.is_ascii_lowercase())
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                    && !text.ends_with('-')
+            }
+            Self::Subnet => text.split_once('/').is_some_and(|(address, prefix)| {
+                address.parse::<std::net::Ipv4Addr>().is_ok()
+                    && prefix
+                        .parse::<u8>()
+                        .is_ok_and(|bits| (8..=29).contains(&bits))
+            }),
             Self::Url => url::Url::parse(text)
                 .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()),
             _ => true,
@@ -116,6 +134,10 @@ impl Kind {
             Self::Integer { max, unit } => format!("a whole number{unit} from 0 to {max}"),
             Self::List => "a list of texts, each without commas and spaces".into(),
             Self::Duration => "a duration above zero, such as \"90s\" or \"1h30m\"".into(),
+            Self::Interface => {
+                "the name of a network interface: 2 to 15 of a-z, 0-9 and -, first a letter".into()
+            }
+            Self::Subnet => "an IPv4 network of 8 to 29 bits, such as 10.98.0.0/16".into(),
             Self::Choice(names) => one_of(names),
             Self::OptionalChoice(names) => format!("{} (\"\" for unset)", one_of(names)),
             Self::Address => {

@@ -39,9 +39,9 @@ pub use guest_env::{GuestEnv, GuestVariables};
 pub use layer::Flags;
 pub use origin::{Entry, Origin, Origins, Place};
 pub use settings::{
-    BackendKind, CheckpointSettings, ConsoleSettings, Defaults, EgressMode, IncusSettings,
-    McpSettings, Multiplexer, NetworkSettings, NicType, ProvisionSettings, Settings, SshSettings,
-    TrueNasSettings,
+    BackendKind, CheckpointSettings, ConsoleSettings, Defaults, EgressMode, EgressPlacement,
+    IncusSettings, McpSettings, Multiplexer, NetworkSettings, NicType, ProvisionSettings, Settings,
+    SshSettings, TrueNasSettings,
 };
 
 /// The built-in layer, and the documentation of every key.

@@ -11,9 +11,9 @@ use super::layer::{Item, Merged, refused};
 use super::origin::{Entry, Origin, Origins, Place};
 use super::paths::{self, Env};
 use super::settings::{
-    BackendKind, CheckpointSettings, ConsoleSettings, Defaults, EgressMode, IncusSettings,
-    McpSettings, Multiplexer, NetworkSettings, NicType, ProvisionSettings, Settings, SshSettings,
-    TrueNasSettings,
+    BackendKind, CheckpointSettings, ConsoleSettings, Defaults, EgressMode, EgressPlacement,
+    IncusSettings, McpSettings, Multiplexer, NetworkSettings, NicType, ProvisionSettings, Settings,
+    SshSettings, TrueNasSettings,
 };
 use super::{bases, duration, guest_env};
 use crate::secret::Secret;
@@ -83,6 +83,11 @@ pub(super) fn settings(
         network: NetworkSettings {
             egress: read.word("network.egress", EgressMode::from_name)?,
             allow: read.list("network.allow")?,
+            placement: read.word("network.placement", EgressPlacement::from_name)?,
+            lan: read.bool("network.lan")?,
+            preset_cidrs: read.bool("network.preset_cidrs")?,
+            bridge: read.text("network.bridge")?,
+            subnet: read.text("network.subnet")?,
         },
         env: guest_env,
         mcp: McpSettings {

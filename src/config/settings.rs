@@ -82,6 +82,17 @@ words!(
 );
 
 words!(
+    /// Where policies are enforced.
+    EgressPlacement {
+        /// By a gateway, unless the settings name a network for the pixels.
+        Auto = "auto",
+        Gateway = "gateway",
+        /// Inside each pixel, on the network it is put on.
+        Pixel = "pixel",
+    }
+);
+
+words!(
     /// What keeps the sessions of a console.
     Multiplexer {
         /// zmx where the pixel has it, else tmux.
@@ -167,6 +178,15 @@ pub struct ProvisionSettings {
 pub struct NetworkSettings {
     pub egress: EgressMode,
     pub allow: Vec<String>,
+    pub placement: EgressPlacement,
+    /// Private networks too, for pixels that are unrestricted.
+    pub lan: bool,
+    /// The preset's wide address ranges too.
+    pub preset_cidrs: bool,
+    /// The segment of the pixels behind their gateway.
+    pub bridge: String,
+    /// Of that segment; taken when its gateway is made.
+    pub subnet: String,
 }
 
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
+use super::network::Network;
 use super::rollback::Rollback;
 use super::{Error, Progress, identity, provisioning, unless_cancelled};
 use crate::provision::Plan;
@@ -17,6 +18,7 @@ pub struct Create {
     pub properties: Properties,
     /// `None` leaves the pixel as the image made it.
     pub provision: Option<Plan>,
+    pub network: Network,
 }
 
 /// Makes and starts a pixel and begins its provisioning, whose steps go on in
@@ -28,15 +30,18 @@ pub async fn create(
     wish: Create,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
+    wish.network.ready(sandbox, cancel, progress).await?;
     let claim = Claim::new();
     let mut spec = CreateSpec {
         first_boot: identity::first_boot(&claim, &wish.name),
         name: wish.name,
         image: wish.image,
+        network: wish.network.attachment(),
         limits: wish.limits,
         properties: wish.properties,
     };
     claim.mark(&mut spec.properties);
+    wish.network.mark(&mut spec.properties);
     if wish.provision.is_some() {
         provisioning::announce(&claim, &mut spec.properties);
     }
@@ -47,7 +52,7 @@ pub async fn create(
         let taken = sandbox.create(&spec).await?;
         identity::settle(sandbox, &spec.name, taken).await?;
         progress("starting");
-        sandbox.start(&spec.name).await?;
+        wish.network.start(sandbox, &spec.name).await?;
         if let Some(plan) = &wish.provision {
             progress("provisioning");
             provisioning::apply(sandbox, &spec.name, plan).await?;
@@ -58,10 +63,9 @@ pub async fn create(
         Ok(()) => Ok(()),
         Err(source) => {
             progress("cleaning up");
-            Err(Error {
-                source,
-                leftovers: undo.unwind().await,
-            })
+            let leftovers = undo.unwind().await;
+            wish.network.forget(sandbox).await;
+            Err(Error { source, leftovers })
         }
     }
 }

@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
+use super::network::Network;
 use super::rollback::{Rollback, remove_checkpoint};
 use super::{Error, Progress, identity, unless_cancelled};
 use crate::sandbox::{
@@ -35,6 +36,7 @@ pub struct Fork {
     pub names: Names,
     pub limits: Limits,
     pub properties: Properties,
+    pub network: Network,
 }
 
 /// Makes and starts all clones; `ready` is told each name as it becomes
@@ -50,6 +52,7 @@ pub async fn fork(
     progress: Progress<'_>,
     ready: &(dyn Fn(&Name) + Sync),
 ) -> Result<(), Error> {
+    wish.network.ready(sandbox, cancel, progress).await?;
     let claim = Claim::new();
     let undo = Mutex::new(Rollback::new(sandbox, &claim));
     let count = match &wish.names {
@@ -75,15 +78,18 @@ pub async fn fork(
         let one = || async {
             loop {
                 let name = names.next()?;
+                let mut properties = properties.clone();
+                wish.network.mark(&mut properties);
                 let spec = ForkSpec {
                     first_boot: identity::first_boot(&claim, &name),
                     name,
                     from: from.clone(),
+                    network: Some(wish.network.attachment()),
                     limits: wish.limits.clone(),
-                    properties: properties.clone(),
+                    properties,
                 };
                 lock(&undo).pixel(&spec.name);
-                match clone(sandbox, &spec).await {
+                match clone(sandbox, &wish.network, &spec).await {
                     Err(sandbox::Error::AlreadyExists(Subject::Pixel(_))) if names.numbered() => {}
                     outcome => return outcome.map(|()| spec.name),
                 }
@@ -106,18 +112,17 @@ pub async fn fork(
         Err(source) => {
             progress("cleaning up");
             let undo = undo.into_inner().unwrap_or_else(PoisonError::into_inner);
-            Err(Error {
-                source,
-                leftovers: undo.unwind().await,
-            })
+            let leftovers = undo.unwind().await;
+            wish.network.forget(sandbox).await;
+            Err(Error { source, leftovers })
         }
     }
 }
 
-async fn clone(sandbox: &dyn Sandbox, spec: &ForkSpec) -> sandbox::Result<()> {
+async fn clone(sandbox: &dyn Sandbox, network: &Network, spec: &ForkSpec) -> sandbox::Result<()> {
     let taken = sandbox.fork(spec).await?;
     identity::settle(sandbox, &spec.name, taken).await?;
-    sandbox.start(&spec.name).await
+    network.start(sandbox, &spec.name).await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

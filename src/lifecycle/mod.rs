@@ -5,9 +5,11 @@ mod claim;
 mod create;
 mod exec;
 mod fork;
+pub mod gateway;
 mod identity;
 mod leftovers;
 mod login;
+mod network;
 pub mod provisioning;
 mod rollback;
 pub mod session;
@@ -20,6 +22,9 @@ pub use exec::{Exec, Interrupts, exec, wrap};
 pub use fork::{Fork, Names, fork};
 pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
 pub use login::Login;
+pub use network::{
+    Network, destroy, is_interim, narrow, policy, restore, set_policy, start, unenforced,
+};
 
 use crate::sandbox;
 

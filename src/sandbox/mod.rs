@@ -18,8 +18,8 @@ pub use guest::{
 };
 pub use name::{InvalidName, Label, Name, Origin};
 pub use types::{
-    Capabilities, Checkpoint, CreateSpec, FirstBoot, ForkSpec, Instance, Limits, Properties,
-    Status, Taken,
+    Attachment, Capabilities, Checkpoint, CreateSpec, FirstBoot, ForkSpec, Instance, Limits,
+    Properties, Status, Taken,
 };
 
 /// All pixels of one backend.
@@ -37,6 +37,18 @@ pub trait Sandbox: Debug + Send + Sync {
     /// The last of the server's own image aliases, in alphabetical order,
     /// that begin with `prefix`.
     async fn image_with_prefix(&self, prefix: &str) -> Result<Option<String>>;
+
+    /// Makes a segment: a network of the server's own on which the server's
+    /// host has no address, and which leads nowhere. Existing counts as done;
+    /// a network of that name that is no segment is `Error::Invalid`.
+    async fn make_segment(&self, segment: &str) -> Result<()>;
+
+    /// The IPv4 addresses of the machine that runs the pixels, as far as the
+    /// server tells.
+    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
+
+    /// Removes a segment. Missing counts as done; one in use is an error.
+    async fn remove_segment(&self, segment: &str) -> Result<()>;
 
     /// Makes a pixel from an image, with its limits, disk, network and
     /// properties in place, and does **not** start it.

@@ -9,8 +9,9 @@ use std::str::FromStr;
 /// What every instance of ours is called by on the server.
 const PREFIX: &str = "px-";
 const MAX_LEN: usize = 60;
-/// Kept for the machinery of pixels itself: `px-gateway` carries the network policy.
-const RESERVED: &[&str] = &["gateway"];
+/// Kept for the machinery of pixels itself: `px-gateway`, and `px-gateway-…`
+/// for further segments, enforce network policies.
+const GATEWAY: &str = "gateway";
 
 /// Why a name or label was refused. The message names the value and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,15 @@ impl Name {
     /// The name of the instance on the server.
     pub fn instance(&self) -> String {
         format!("{PREFIX}{}", self.0)
+    }
+
+    /// The gateway of the usual segment, or of another one. No pixel of the
+    /// user's can have this name, and no listing shows it.
+    pub fn gateway(segment: Option<&str>) -> Self {
+        match segment {
+            None => Self(GATEWAY.into()),
+            Some(segment) => Self(format!("{GATEWAY}-{segment}")),
+        }
     }
 
     /// The pixel an instance on the server stands for; `None` when the
@@ -62,7 +72,10 @@ impl FromStr for Name {
                 Fault::Character => "only a-z, 0-9 and - are allowed",
             })
         })?;
-        if RESERVED.contains(&bare) {
+        if bare
+            .strip_prefix(GATEWAY)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        {
             return Err(refuse("the name is kept for pixels itself"));
         }
         Ok(Self(bare.to_owned()))

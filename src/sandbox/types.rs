@@ -48,6 +48,10 @@ pub struct Instance {
     /// Runs with root's powers on the host; pixels never makes such an
     /// instance and refuses to work with one.
     pub privileged: bool,
+    /// The hardware address of its first interface, once it has one.
+    pub mac: Option<String>,
+    /// The segment it is joined to by [`Attachment::Segment`].
+    pub segment: Option<String>,
     pub properties: Properties,
 }
 
@@ -60,6 +64,8 @@ pub struct Checkpoint {
     pub size: Option<u64>,
     /// Made by pixels for the duration of one command.
     pub temporary: bool,
+    /// Those of the pixel when it was taken.
+    pub properties: Properties,
 }
 
 /// Limits of a pixel; `None` keeps the default or the source's value.
@@ -88,10 +94,30 @@ pub enum Taken {
     No,
 }
 
+/// How a new instance is joined to the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// To the network of the user's settings, or what is found on the server.
+    Configured,
+    /// To this segment and nothing else. The server passes no frame between
+    /// two such instances, none under a hardware address that is not the
+    /// instance's own, and no IPv6.
+    Segment(String),
+    /// To the network of the settings and, by a second interface (`eth1`), to
+    /// a segment; the server's host reaches `subnet` through it. It starts
+    /// with the server.
+    Gateway {
+        segment: String,
+        /// Such as `10.98.0.0/16`.
+        subnet: String,
+    },
+}
+
 #[derive(Debug, Clone)]
 pub struct CreateSpec {
     pub name: Name,
     pub image: String,
+    pub network: Attachment,
     pub limits: Limits,
     pub properties: Properties,
     pub first_boot: FirstBoot,
@@ -101,6 +127,8 @@ pub struct CreateSpec {
 pub struct ForkSpec {
     pub name: Name,
     pub from: Origin,
+    /// `None` keeps the source's.
+    pub network: Option<Attachment>,
     pub limits: Limits,
     /// Set on the clone, over what it inherits.
     pub properties: Properties,

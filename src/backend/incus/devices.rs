@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use super::client::{Client, encode};
 use super::failure::Failure;
+use super::segments;
 use super::wire::{Network, Pool, Profile};
-use crate::sandbox::{Error, Result, Subject};
+use crate::sandbox::{Attachment, Error, Result, Subject};
 
 pub(super) type Devices = BTreeMap<String, BTreeMap<String, String>>;
 
@@ -37,19 +38,36 @@ impl NicKind {
     }
 }
 
-/// The `root` and `eth0` devices of a new pixel.
-pub(super) async fn plan(client: &Client, wish: &Placement) -> Result<Devices> {
+/// The `root` and `eth0` devices of a new pixel, and `eth1` of a gateway.
+pub(super) async fn plan(
+    client: &Client,
+    wish: &Placement,
+    network: &Attachment,
+) -> Result<Devices> {
     let profile: Profile = client
         .get("/1.0/profiles/default")
         .await
         .map_err(Failure::plain)?;
     let mut root = pairs(&[("type", "disk"), ("path", "/")]);
     root.insert("pool".into(), pool(client, wish, &profile).await?);
-    let nic = nic(client, wish, &profile).await?;
-    Ok(BTreeMap::from([
-        ("root".into(), root),
-        ("eth0".into(), nic),
-    ]))
+    let mut devices = Devices::from([("root".into(), root)]);
+    match network {
+        Attachment::Segment(segment) => {
+            devices.insert("eth0".into(), segments::member(segment));
+        }
+        Attachment::Configured => {
+            devices.insert("eth0".into(), nic(client, wish, &profile).await?);
+        }
+        Attachment::Gateway { segment, subnet } => {
+            let mut uplink = nic(client, wish, &profile).await?;
+            if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
+                uplink.insert("ipv4.routes".into(), subnet.clone());
+            }
+            devices.insert("eth0".into(), uplink);
+            devices.insert("eth1".into(), segments::gateway(segment));
+        }
+    }
+    Ok(devices)
 }
 
 async fn pool(client: &Client, wish: &Placement, profile: &Profile) -> Result<String> {
@@ -168,7 +186,7 @@ fn is(device: &BTreeMap<String, String>, key: &str, value: &str) -> bool {
     device.get(key).is_some_and(|have| have == value)
 }
 
-fn pairs(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn pairs(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     of.iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect()

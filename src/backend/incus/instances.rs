@@ -11,11 +11,12 @@ use super::client::{Client, encode};
 use super::devices::{self, Placement};
 use super::failure::Failure;
 use super::first_boot;
+use super::segments;
 use super::wire::{self, ImageAlias, Lease, NetworkState, Operation, State};
 use crate::retry;
 use crate::sandbox::{
-    CreateSpec, Error, FirstBoot, ForkSpec, Instance, Label, Limits, Name, Properties, Result,
-    Status, Subject, Taken,
+    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, Instance, Label, Limits, Name, Properties,
+    Result, Status, Subject, Taken,
 };
 
 /// What pixels knows about a pixel stands in instance keys below this prefix.
@@ -35,6 +36,9 @@ const BUSY: Duration = Duration::from_secs(30);
 const ISOLATED: &str = "security.idmap.isolated";
 /// Processes in one pixel; a fork bomb stops here.
 const PROCESSES: &str = "8192";
+
+/// Given by the server when an instance is made.
+const MAC: &str = "volatile.eth0.hwaddr";
 
 const RUNNING: u32 = 103;
 const STOPPED: u32 = 102;
@@ -72,7 +76,7 @@ pub(super) async fn create(
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
     let able = async { client.require(NO_GUEST_API).await.map_err(Failure::plain) };
     let (devices, local, ()) = tokio::try_join!(
-        devices::plan(client, placement),
+        devices::plan(client, placement, &spec.network),
         has_image(client, &spec.image),
         able
     )?;
@@ -94,6 +98,11 @@ pub(super) async fn create(
         "devices": devices,
         "source": source,
     });
+    if matches!(spec.network, Attachment::Gateway { .. }) {
+        body["config"]["boot.autostart"] = "true".into();
+        // Before the pixels that need it.
+        body["config"]["boot.autostart.priority"] = "100".into();
+    }
     let first = &spec.first_boot;
     match make(client, &mut body, first, "creating the pixel", CREATE).await {
         Err(failure) if !local && image_fault(&failure) => {
@@ -122,7 +131,7 @@ fn no_image(image: &str, server: &str, failure: Failure) -> Error {
     }
 }
 
-pub(super) async fn fork(client: &Client, spec: &ForkSpec) -> Result<Taken> {
+pub(super) async fn fork(client: &Client, placement: &Placement, spec: &ForkSpec) -> Result<Taken> {
     let from = &spec.from.pixel;
     let source = match &spec.from.label {
         None => from.instance(),
@@ -133,6 +142,12 @@ pub(super) async fn fork(client: &Client, spec: &ForkSpec) -> Result<Taken> {
         "config": config(&spec.limits, &spec.properties),
         "source": {"type": "copy", "source": source, "instance_only": true},
     });
+    if let Some(network) = &spec.network {
+        let mut devices = devices::plan(client, placement, network).await?;
+        // The disk is the source's.
+        devices.remove("root");
+        body["devices"] = json!(devices);
+    }
     let first = &spec.first_boot;
     match make(client, &mut body, first, "copying the pixel", COPY).await {
         Ok(taken) => Ok(taken),
@@ -344,7 +359,7 @@ pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {
         .get(&path(name))
         .await
         .map_err(|failure| failure.about(Subject::pixel(name)))?;
-    instance(found).ok_or_else(|| Error::NotFound(Subject::pixel(name)))
+    Ok(instance(found, name.clone()))
 }
 
 /// One request for all instances and one per network for the addresses:
@@ -361,6 +376,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     let networks: BTreeSet<&str> = ours
         .iter()
         .filter(|i| i.status_code == RUNNING)
+        .filter(|i| segments::of(i).is_none())
         .filter_map(|i| i.expanded_devices.get("eth0")?.get("network"))
         .map(String::as_str)
         .collect();
@@ -386,11 +402,12 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
         .into_iter()
         .filter_map(|found| {
             let lease = (found.status_code == RUNNING)
-                .then(|| found.config.get("volatile.eth0.hwaddr"))
+                .then(|| found.config.get(MAC))
                 .flatten()
                 .and_then(|mac| leases.get(mac))
                 .copied();
-            let mut pixel = instance(found)?;
+            let name = Name::from_instance(&found.name)?;
+            let mut pixel = instance(found, name);
             pixel.addresses.extend(lease);
             Some(pixel)
         })
@@ -472,8 +489,7 @@ async fn under_way(client: &Client, target: &str) -> Result<Option<String>, Fail
         .map(|operation| operation.id))
 }
 
-fn instance(found: wire::Instance) -> Option<Instance> {
-    let name = Name::from_instance(&found.name)?;
+fn instance(found: wire::Instance, name: Name) -> Instance {
     let text = |key: &str| found.expanded_config.get(key).cloned();
     let image = text("image.description").or_else(|| {
         let os = text("image.os")?;
@@ -482,7 +498,9 @@ fn instance(found: wire::Instance) -> Option<Instance> {
             None => os,
         })
     });
-    Some(Instance {
+    Instance {
+        segment: segments::of(&found),
+        mac: found.config.get(MAC).cloned(),
         name,
         status: match found.status_code {
             RUNNING => Status::Running,
@@ -497,14 +515,15 @@ fn instance(found: wire::Instance) -> Option<Instance> {
         cpu: text("limits.cpu"),
         memory: text("limits.memory"),
         privileged: text("security.privileged").as_deref() == Some("true"),
-        properties: found
-            .config
-            .iter()
-            .filter_map(|(key, value)| {
-                Some((key.strip_prefix(PROPERTIES)?.to_owned(), value.clone()))
-            })
-            .collect(),
-    })
+        properties: properties(&found.config),
+    }
+}
+
+pub(super) fn properties(config: &BTreeMap<String, String>) -> Properties {
+    config
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(PROPERTIES)?.to_owned(), value.clone())))
+        .collect()
 }
 
 /// Seconds since 1970 of the daemon's time stamps; an unset one is far in the past.

@@ -10,6 +10,7 @@ mod guest;
 mod http;
 mod instances;
 mod operation;
+mod segments;
 mod sftp;
 mod snapshots;
 mod transport;
@@ -82,12 +83,24 @@ impl Sandbox for Incus {
         instances::image_with_prefix(&self.client, prefix).await
     }
 
+    async fn make_segment(&self, segment: &str) -> Result<()> {
+        segments::make(&self.client, segment).await
+    }
+
+    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        segments::host_addresses(&self.client).await
+    }
+
+    async fn remove_segment(&self, segment: &str) -> Result<()> {
+        segments::remove(&self.client, segment).await
+    }
+
     async fn create(&self, spec: &CreateSpec) -> Result<Taken> {
         instances::create(&self.client, &self.image_server, &self.placement, spec).await
     }
 
     async fn fork(&self, spec: &ForkSpec) -> Result<Taken> {
-        instances::fork(&self.client, spec).await
+        instances::fork(&self.client, &self.placement, spec).await
     }
 
     async fn start(&self, name: &Name) -> Result<()> {

@@ -61,6 +61,7 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
             Some((
                 snapshot.created_at.clone(),
                 Checkpoint {
+                    properties: instances::properties(&snapshot.config),
                     temporary: label.temporary_id().is_some(),
                     label,
                     created_at: timestamp(&snapshot.created_at),

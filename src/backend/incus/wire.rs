@@ -99,7 +99,7 @@ pub struct State {
 
 #[derive(Debug, Deserialize)]
 pub struct NetworkState {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_none")]
     pub addresses: Vec<Address>,
 }
 
@@ -148,4 +148,13 @@ pub struct Network {
 pub struct ImageAlias {
     pub name: String,
     pub target: String,
+}
+
+/// An empty list comes as null.
+fn null_as_none<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

@@ -1,0 +1,77 @@
+//! `pixels network check`
+
+use std::net::IpAddr;
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde_json::json;
+
+use crate::cli::{Context, complete};
+use crate::egress::{Entry, Target, Verdict, presets};
+use crate::exit::{Silent, Usage};
+use crate::lifecycle;
+use crate::sandbox::Name;
+
+/// Tell whether a pixel may reach a host, and by which entry; exit code 1 when not
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    /// A host or an address
+    #[arg(value_name = "HOST[:PORT]")]
+    host: Entry,
+}
+
+impl CheckArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let policy = lifecycle::policy(&pixel)?.effective(presets());
+        let port = self.host.port;
+        let verdict = match &self.host.target {
+            Target::Host(host) => policy.of_host(host, port),
+            Target::Net(net) => match net.to_string().parse::<IpAddr>() {
+                Ok(address) => policy.of_address(address, port),
+                Err(_) => return Err(Usage(format!("{net} is many addresses: check one")).into()),
+            },
+            Target::Subdomains(_) => {
+                return Err(Usage(format!("{} is many hosts: check one", self.host)).into());
+            }
+        };
+        let enforced = pixel.segment.is_some();
+        let (allowed, by) = match &verdict {
+            Verdict::Allowed { by } => (true, by.clone()),
+            Verdict::Refused => (false, None),
+        };
+        let sentence = match (&verdict, enforced) {
+            (_, false) => format!(
+                "{} is allowed: nothing outside the pixel enforces a policy",
+                self.host
+            ),
+            (Verdict::Allowed { by: Some(entry) }, _) => {
+                format!("{} is allowed by {entry}", self.host)
+            }
+            (Verdict::Allowed { by: None }, _) => {
+                format!("{} is allowed: the policy is unrestricted", self.host)
+            }
+            (Verdict::Refused, _) => format!("{} is refused", self.host),
+        };
+        context.ui.done(
+            &sentence,
+            &json!({
+                "name": self.name.as_str(),
+                "host": self.host,
+                "allowed": allowed || !enforced,
+                "by": by,
+            }),
+        );
+        if allowed || !enforced {
+            return Ok(());
+        }
+        context.ui.say(&format!(
+            "Allow it with: pixels network allow {} {}",
+            self.name, self.host
+        ));
+        Err(Silent(1).into())
+    }
+}

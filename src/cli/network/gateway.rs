@@ -1,0 +1,73 @@
+//! `pixels network gateway`
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::place;
+use crate::cli::Context;
+use crate::exit::Silent;
+use crate::lifecycle::gateway::{self, Health};
+
+/// What stands between pixels and the network
+#[derive(Debug, Subcommand)]
+pub enum GatewayCommand {
+    Status(StatusArgs),
+    Rebuild(RebuildArgs),
+}
+
+/// Tell whether the gateway enforces what is on record; exit code 1 when not
+#[derive(Debug, Args)]
+pub struct StatusArgs {}
+
+/// Make the gateway anew; pixels behind it have no network meanwhile
+#[derive(Debug, Args)]
+pub struct RebuildArgs {}
+
+impl GatewayCommand {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Status(args) => args.run(context).await,
+            Self::Rebuild(args) => args.run(context).await,
+        }
+    }
+}
+
+impl StatusArgs {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let like = place::like(context)?;
+        let health = context
+            .unless_interrupted(gateway::health(sandbox, &like))
+            .await?;
+        let facts = json!({
+            "gateway": like.name.instance(),
+            "bridge": like.segment,
+            "state": health.word(),
+            "detail": health.to_string(),
+        });
+        context.ui.done(
+            &format!("{} on {}: {health}", like.name.instance(), like.segment),
+            &facts,
+        );
+        match health {
+            Health::Good { .. } => Ok(()),
+            _ => Err(Silent(1).into()),
+        }
+    }
+}
+
+impl RebuildArgs {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let like = place::like(context)?;
+        let phases = context.ui.phases();
+        let progress = |phase: &str| phases.step(phase);
+        gateway::rebuild(sandbox, context.cancel(), &like, &progress).await?;
+        drop(phases);
+        context.ui.done(
+            &format!("Rebuilt {}", like.name.instance()),
+            &json!({"gateway": like.name.instance(), "rebuilt": true}),
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! `pixels network log`
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde::Serialize;
+
+use super::place;
+use crate::cli::{Context, complete, list};
+use crate::egress::gateway::Denial;
+use crate::lifecycle::gateway;
+use crate::sandbox::Name;
+use crate::ui::Row;
+
+/// Between two looks with --follow.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Show what a pixel was refused within the last hour, and what would admit it
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    /// Go on showing what is refused
+    #[arg(short, long)]
+    follow: bool,
+}
+
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    denial: Denial,
+    last_at: Option<String>,
+    /// The command that admits it.
+    admit: Option<String>,
+}
+
+impl Line {
+    fn new(name: &Name, denial: Denial) -> Self {
+        Self {
+            last_at: i64::try_from(denial.last).ok().and_then(list::rfc3339),
+            admit: denial
+                .entry
+                .as_ref()
+                .map(|entry| format!("pixels network allow {name} {entry}")),
+            denial,
+        }
+    }
+}
+
+impl Row for Line {
+    const HEADERS: &'static [&'static str] = &["LAST", "REFUSED", "BY", "TIMES", "ALLOW WITH"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.last_at.clone().unwrap_or_else(|| "—".into()),
+            self.denial.destination.clone(),
+            self.denial.protocol.clone(),
+            self.denial.count.to_string(),
+            self.admit.clone().unwrap_or_else(|| "—".into()),
+        ]
+    }
+}
+
+impl LogArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let like = place::like(context)?;
+        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let look = || context.unless_interrupted(gateway::denials(sandbox, &like, &pixel));
+        if !self.follow {
+            let lines: Vec<Line> = look()
+                .await?
+                .into_iter()
+                .map(|denial| Line::new(&self.name, denial))
+                .collect();
+            let empty = format!("Nothing was refused to {} within the last hour.", self.name);
+            context.ui.rows(&lines, &empty);
+            return Ok(());
+        }
+        let mut seen: BTreeMap<(String, String), u64> = BTreeMap::new();
+        loop {
+            // Oldest first, as a log is read.
+            for denial in look().await?.into_iter().rev() {
+                let key = (denial.destination.clone(), denial.protocol.clone());
+                if seen.insert(key, denial.count) == Some(denial.count) {
+                    continue;
+                }
+                let line = Line::new(&self.name, denial);
+                if context.ui.json() {
+                    context.ui.value(&line);
+                } else {
+                    context.ui.text(&format!("{}\n", line.cells().join("  ")));
+                }
+            }
+            let pause = async {
+                tokio::time::sleep(POLL).await;
+                Ok(())
+            };
+            context.unless_interrupted(pause).await?;
+        }
+    }
+}

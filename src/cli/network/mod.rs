@@ -1,0 +1,44 @@
+//! `pixels network`: what pixels may reach, and what keeps them to it
+
+mod change;
+mod check;
+mod gateway;
+mod log;
+mod place;
+mod presets;
+mod show;
+
+use clap::Subcommand;
+
+use super::Context;
+
+pub use place::{like, of, policy_for_clone, policy_for_new};
+
+/// What pixels may reach
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    Show(show::ShowArgs),
+    Set(change::SetArgs),
+    Allow(change::AllowArgs),
+    Deny(change::DenyArgs),
+    Check(check::CheckArgs),
+    Log(log::LogArgs),
+    Presets(presets::PresetsArgs),
+    #[command(subcommand)]
+    Gateway(gateway::GatewayCommand),
+}
+
+impl NetworkCommand {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Show(args) => args.run(context).await,
+            Self::Set(args) => args.run(context).await,
+            Self::Allow(args) => args.run(context).await,
+            Self::Deny(args) => args.run(context).await,
+            Self::Check(args) => args.run(context).await,
+            Self::Log(args) => args.run(context).await,
+            Self::Presets(args) => args.run(context),
+            Self::Gateway(command) => command.run(context).await,
+        }
+    }
+}

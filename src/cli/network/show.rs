@@ -1,0 +1,91 @@
+//! `pixels network show`
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+use serde::Serialize;
+
+use crate::cli::{Context, complete};
+use crate::egress::{Entry, Mode, presets};
+use crate::lifecycle;
+use crate::sandbox::Name;
+
+/// Show what a pixel may reach
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    name: Name,
+    /// Every entry in force, those of the preset included
+    #[arg(short, long)]
+    all: bool,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    mode: Mode,
+    allow: &'a [Entry],
+    deny: &'a [Entry],
+    lan: bool,
+    preset_cidrs: bool,
+    /// Everything allowed by name or address.
+    in_force: Vec<Entry>,
+    /// Whether something outside the pixel enforces it.
+    enforced: bool,
+    interim: bool,
+}
+
+impl ShowArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let policy = lifecycle::policy(&pixel)?;
+        let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
+        let interim = lifecycle::is_interim(&pixel);
+        if context.ui.json() {
+            context.ui.value(&Shown {
+                name: self.name.as_str(),
+                mode: policy.mode,
+                allow: &policy.allow,
+                deny: &policy.deny,
+                lan: policy.lan,
+                preset_cidrs: policy.preset_cidrs,
+                in_force,
+                enforced: pixel.segment.is_some(),
+                interim,
+            });
+            return Ok(());
+        }
+        let mut text = format!("Mode: {}\n", policy.mode);
+        let mut list = |title: &str, entries: &[Entry]| {
+            if !entries.is_empty() {
+                text.push_str(&format!("{title}:\n"));
+                for entry in entries {
+                    text.push_str(&format!("  {entry}\n"));
+                }
+            }
+        };
+        if self.all {
+            list("Domains", &in_force);
+        } else {
+            list("Domains", &policy.allow);
+            list("Without", &policy.deny);
+        }
+        context.ui.text(&text);
+        if policy.mode == Mode::Agent && !self.all {
+            context
+                .ui
+                .say("and the preset: pixels network presets, or --all");
+        }
+        if interim {
+            context
+                .ui
+                .warn("what provisioning needs is allowed as well, until it is over");
+        }
+        if pixel.segment.is_none() {
+            context.ui.warn(
+                "this pixel is on a network of its own: nothing outside it enforces a policy",
+            );
+        }
+        Ok(())
+    }
+}

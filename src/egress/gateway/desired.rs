@@ -1,0 +1,138 @@
+//! What should be in force, from the server's records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::members::{self, Member};
+use super::payload::Payload;
+use super::ruleset::{self, Rules};
+use super::session::Ready;
+use super::subnet::Subnet;
+use crate::egress::net::Net;
+use crate::egress::policy::{Effective, INTERIM, KEY, Policy};
+use crate::egress::presets::Presets;
+use crate::egress::render::{self, Chains, Listen};
+use crate::sandbox::{Error, Instance, Result};
+
+/// Resolvers listen on ports from here on.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 20_000;
+
+#[derive(Debug)]
+pub struct Desired<'a> {
+    pub subnet: Subnet,
+    pub segment: &'a str,
+    /// All there are; those of other segments do not count.
+    pub instances: &'a [Instance],
+    pub presets: &'a Presets,
+    /// Resolvers that names are asked of.
+    pub dns: Vec<Ipv4Addr>,
+    /// Addresses of the host that runs the pixels.
+    pub host: Vec<Net>,
+    pub ready: Ready,
+}
+
+impl Desired<'_> {
+    /// The same records always make the same files.
+    pub fn payload(&self) -> Result<Payload> {
+        if self.dns.is_empty() {
+            return Err(Error::Invalid(
+                "the gateway's network announces no resolver: name one in defaults.dns".into(),
+            ));
+        }
+        let members = members::members(self.instances, self.segment, self.subnet);
+        let mut policies: BTreeMap<Effective, Vec<&Member>> = BTreeMap::new();
+        for member in &members {
+            policies
+                .entry(self.policy_of(member))
+                .or_default()
+                .push(member);
+        }
+        let uplink = self.ready.host.parse::<Ipv4Addr>().ok();
+        let mut forbidden = self.host.clone();
+        forbidden.extend(uplink.map(|address| Net::V4 {
+            address,
+            prefix: 32,
+        }));
+        let mut payload = Payload::default();
+        let (mut rendered, mut placed) = (Vec::<Chains>::new(), Vec::new());
+        let mut ports = BTreeSet::new();
+        for (policy, of) in &policies {
+            let chains = render::chains(policy, &forbidden);
+            let port = port(&chains, &mut ports);
+            let listen = Listen {
+                address: self.subnet.gateway(),
+                port,
+                upstream: &self.dns,
+            };
+            payload.file(
+                format!("resolvers/{}", chains.id),
+                render::resolver(policy, &listen),
+            );
+            placed.extend(
+                of.iter()
+                    .map(|member| ((*member).clone(), rendered.len(), port)),
+            );
+            rendered.push(chains);
+        }
+        payload.file(
+            "ruleset",
+            ruleset::ruleset(&Rules {
+                subnet: self.subnet,
+                host: uplink,
+                policies: &rendered,
+                members: &placed,
+            }),
+        );
+        payload.file(
+            "hosts",
+            lines(&members, |m| format!("{},{}", m.mac, m.address)),
+        );
+        payload.file(
+            "neighbours",
+            lines(&members, |m| {
+                format!(
+                    "neigh replace {} lladdr {} dev eth1 nud permanent",
+                    m.address, m.mac
+                )
+            }),
+        );
+        Ok(payload)
+    }
+
+    /// A record that cannot be read allows nothing.
+    fn policy_of(&self, member: &Member) -> Effective {
+        let record = self
+            .instances
+            .iter()
+            .find(|instance| instance.name == member.name)
+            .map(|instance| {
+                let property = |key: &str| instance.properties.get(key).map(String::as_str);
+                property(INTERIM).or_else(|| property(KEY))
+            });
+        match record.map(Policy::from_record) {
+            Some(Ok(policy)) => policy.effective(self.presets),
+            Some(Err(error)) => {
+                tracing::warn!(%error, name = %member.name, "policy");
+                Effective::nothing()
+            }
+            None => Effective::nothing(),
+        }
+    }
+}
+
+/// A port that depends on the policy alone, except where two would share one.
+fn port(chains: &Chains, taken: &mut BTreeSet<u16>) -> u16 {
+    let first = u16::try_from(chains.mark % u32::from(PORTS)).unwrap_or(0);
+    let free = (0..PORTS)
+        .map(|step| FIRST_PORT + (first + step) % PORTS)
+        .find(|port| taken.insert(*port));
+    free.unwrap_or(FIRST_PORT)
+}
+
+/// One line a member, in an order that does not depend on anything else.
+fn lines(members: &[Member], line: impl Fn(&Member) -> String) -> String {
+    let mut lines: Vec<String> = members.iter().map(|member| line(member) + "\n").collect();
+    lines.sort();
+    lines.concat()
+}

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Brings the gateway's inner side up. Forwarding is turned on last: as long as
+# the rules are not in force, nothing passes.
+set -eu
+dir=/var/lib/pixels/gateway
+mkdir -p /run/pixels
+sysctl -q -w net.ipv4.ip_forward=0
+nft -f "$dir/base"
+ip link set eth1 up
+ip addr replace "$PIXELS_ADDRESS/$PIXELS_PREFIX" dev eth1
+sysctl -q -w \
+    net.ipv4.conf.all.rp_filter=1 \
+    net.ipv4.conf.eth1.rp_filter=1 \
+    net.ipv4.conf.all.send_redirects=0 \
+    net.ipv4.conf.eth1.send_redirects=0 \
+    net.ipv4.conf.all.accept_redirects=0 \
+    net.ipv4.conf.eth0.proxy_arp=1 \
+    net.ipv4.conf.eth1.arp_ignore=1 \
+    net.ipv6.conf.eth1.disable_ipv6=1
+if [ -e "$dir/ruleset" ]; then
+    nft -f "$dir/ruleset"
+    cp "$dir/ruleset" /run/pixels/loaded
+fi
+[ ! -e "$dir/neighbours" ] || ip -force -batch "$dir/neighbours"
+sysctl -q -w net.ipv4.ip_forward=1

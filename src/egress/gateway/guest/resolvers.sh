@@ -1,0 +1,6 @@
+#!/bin/sh
+# Starts one resolver for each policy there is.
+set -eu
+for conf in /var/lib/pixels/gateway/resolvers/*; do
+    [ ! -e "$conf" ] || systemctl start "pixels-resolver@${conf##*/}"
+done

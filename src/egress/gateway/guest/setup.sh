@@ -1,0 +1,29 @@
+#!/bin/sh
+# Makes a fresh instance the gateway of a segment, from the files that were
+# put beside this. Repeating it changes nothing.
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
+    if ! command -v apt-get >/dev/null; then
+        echo "this image has neither nft and dnsmasq nor apt-get to install them with" >&2
+        exit 90
+    fi
+    tries=0
+    until ip -4 route show default | grep -q . || [ $tries -ge 150 ]; do
+        tries=$((tries + 1))
+        sleep 0.2
+    done
+    apt-get -q -o DPkg::Lock::Timeout=300 update
+    apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends \
+        nftables dnsmasq-base >&2
+fi
+for unit in nftables dnsmasq; do
+    systemctl disable --now "$unit" 2>/dev/null || :
+done
+dir=/var/lib/pixels/gateway
+mkdir -p "$dir/resolvers"
+[ -e "$dir/hosts" ] || : >"$dir/hosts"
+chmod 0755 /var/lib/pixels "$dir"
+systemctl daemon-reload
+systemctl enable --quiet pixels-gateway pixels-dhcp pixels-resolvers
+systemctl restart pixels-gateway pixels-dhcp pixels-resolvers

@@ -1,0 +1,124 @@
+//! Who is behind a gateway, as the server's own records have it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::subnet::Subnet;
+use crate::sandbox::{Instance, Name};
+
+/// The property that holds a pixel's address behind its gateway.
+pub const ADDRESS: &str = "address";
+
+/// A pixel that is let through, as far as its policy goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub name: Name,
+    /// As `10:66:6a:01:02:03`.
+    pub mac: String,
+    pub address: Ipv4Addr,
+}
+
+/// The address on a pixel's record.
+pub fn address_of(instance: &Instance) -> Option<Ipv4Addr> {
+    instance.properties.get(ADDRESS)?.parse().ok()
+}
+
+/// The pixels of a segment that can be told from all others: each has a
+/// hardware address and an address of the subnet, and shares neither. Of
+/// several with the same address the oldest keeps it; the others, and those
+/// with a broken record, are left out, which is to say walled off.
+pub fn members(instances: &[Instance], segment: &str, subnet: Subnet) -> Vec<Member> {
+    let mut candidates: Vec<(&Instance, Member)> = instances
+        .iter()
+        .filter(|instance| instance.segment.as_deref() == Some(segment))
+        .filter_map(|instance| {
+            let member = Member {
+                name: instance.name.clone(),
+                mac: instance.mac.clone().filter(|mac| is_mac(mac))?,
+                address: address_of(instance)
+                    .filter(|address| subnet.contains(*address) && *address != subnet.gateway())?,
+            };
+            Some((instance, member))
+        })
+        .collect();
+    candidates.sort_by_key(|(instance, _)| (instance.created_at, instance.name.clone()));
+    let mut addresses = BTreeSet::new();
+    let mut macs = BTreeMap::<String, usize>::new();
+    for (_, member) in &candidates {
+        *macs.entry(member.mac.clone()).or_default() += 1;
+    }
+    let mut members: Vec<Member> = candidates
+        .into_iter()
+        .map(|(_, member)| member)
+        .filter(|member| macs[&member.mac] == 1 && addresses.insert(member.address))
+        .collect();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    members
+}
+
+/// All addresses on record, those of left-out pixels too.
+pub fn taken(instances: &[Instance]) -> BTreeSet<Ipv4Addr> {
+    instances.iter().filter_map(address_of).collect()
+}
+
+fn is_mac(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    parts.len() == 6
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::{Properties, Status};
+
+    fn pixel(name: &str, created_at: i64, mac: &str, address: &str) -> Instance {
+        Instance {
+            name: name.parse().unwrap(),
+            status: Status::Running,
+            addresses: Vec::new(),
+            created_at,
+            started_once: true,
+            image: None,
+            cpu: None,
+            memory: None,
+            privileged: false,
+            mac: Some(mac.into()),
+            segment: Some("pixels0".into()),
+            properties: Properties::from([(ADDRESS.into(), address.into())]),
+        }
+    }
+
+    fn names(instances: &[Instance]) -> Vec<String> {
+        let subnet = "10.98.0.0/16".parse().unwrap();
+        members(instances, "pixels0", subnet)
+            .into_iter()
+            .map(|member| member.name.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn only_who_can_be_told_from_all_others_is_let_in() {
+        let a = pixel("a", 2, "10:66:6a:00:00:01", "10.98.0.2");
+        let b = pixel("b", 1, "10:66:6a:00:00:02", "10.98.0.3");
+        assert_eq!(names(&[b.clone(), a.clone()]), ["a", "b"]);
+
+        let younger = pixel("c", 9, "10:66:6a:00:00:03", "10.98.0.2");
+        assert_eq!(names(&[younger, a.clone()]), ["a"]);
+        let twin = pixel("d", 9, "10:66:6a:00:00:01", "10.98.0.9");
+        assert!(names(&[twin, a.clone()]).is_empty());
+        for broken in [
+            pixel("e", 1, "10:66:6a:00:00:04", "10.98.0.1"),
+            pixel("e", 1, "10:66:6a:00:00:04", "10.99.0.7"),
+            pixel("e", 1, "10:66:6a:00:00:04", "x; drop"),
+            pixel("e", 1, "10:66:6a:00:00:04 .", "10.98.0.8"),
+        ] {
+            assert!(names(&[broken]).is_empty());
+        }
+        let mut elsewhere = a;
+        elsewhere.segment = Some("other0".into());
+        assert!(names(&[elsewhere]).is_empty());
+    }
+}

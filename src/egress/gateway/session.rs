@@ -1,0 +1,143 @@
+//! One turn at a gateway: wait for its lock, learn what it has in force, and
+//! put something else into force, in one command inside it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex};
+use tokio::sync::mpsc;
+
+use super::payload::Payload;
+use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result};
+
+const SCRIPT: &str = include_str!("guest/apply.sh");
+/// For all who were before us, and for our own turn.
+const DEADLINE: Duration = Duration::from_secs(120);
+const BUFFER: usize = 64 * 1024;
+
+/// What a gateway says when it is our turn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// [`Payload::id`] of what is in force; empty for nothing.
+    pub applied: String,
+    /// The next hop of its uplink: the server's host, where that is a bridge of the server's.
+    pub host: String,
+    /// Its own address on the uplink.
+    pub uplink: String,
+    /// The resolvers its uplink announced.
+    pub dns: Vec<String>,
+}
+
+impl Ready {
+    fn parse(line: &str) -> Option<Self> {
+        let mut ready = Self::default();
+        for field in line.trim().strip_prefix("ready")?.split_whitespace() {
+            match field.split_once('=')? {
+                ("applied", value) => ready.applied = value.to_owned(),
+                ("host", value) => ready.host = value.to_owned(),
+                ("uplink", value) => ready.uplink = value.to_owned(),
+                ("dns", value) => {
+                    ready.dns = value
+                        .split(',')
+                        .filter(|server| !server.is_empty())
+                        .map(str::to_owned)
+                        .collect();
+                }
+                _ => {}
+            }
+        }
+        Some(ready)
+    }
+}
+
+/// Waits for the gateway's lock, asks `make` what should be in force and puts
+/// that there; nothing is changed when it is in force already.
+///
+/// `make` runs while nobody else changes the gateway. When it or the gateway
+/// fails, or the future is dropped, what was in force stays.
+pub async fn turn<F>(guest: &dyn Guest, make: impl FnOnce(Ready) -> F) -> Result<()>
+where
+    F: Future<Output = Result<Payload>>,
+{
+    let (mut to_script, stdin) = duplex(BUFFER);
+    let (stdout, from_script) = duplex(BUFFER);
+    let (stderr, mut errors) = duplex(BUFFER);
+    let (_control, control) = mpsc::channel(1);
+    let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "gateway"]);
+    let io = ExecIo {
+        stdin: Box::new(stdin),
+        stdout: Box::new(stdout),
+        stderr: Box::new(stderr),
+        control,
+    };
+    let script = guest.exec(&request, io);
+    let talk = async {
+        let mut lines = BufReader::new(from_script);
+        let mut line = String::new();
+        lines.read_line(&mut line).await.map_err(broken)?;
+        let Some(ready) = Ready::parse(&line) else {
+            // Why, its end and what it wrote to stderr say.
+            return Ok(());
+        };
+        let applied = ready.applied.clone();
+        let payload = make(ready).await?;
+        let text = if payload.id() == applied {
+            Payload::keep()
+        } else {
+            payload.to_text()
+        };
+        // One that has ended takes no more; its exit status tells.
+        let _ = to_script.write_all(text.as_bytes()).await;
+        let _ = to_script.shutdown().await;
+        let mut rest = Vec::new();
+        lines.read_to_end(&mut rest).await.map_err(broken)?;
+        Ok::<(), Error>(())
+    };
+    // Dropping its stdin ends a script whose turn came to nothing.
+    let talk = async move { talk.await };
+    let mut said = Vec::new();
+    let turn = async {
+        let (status, talked, _) = tokio::join!(script, talk, errors.read_to_end(&mut said));
+        talked?;
+        status
+    };
+    let status = tokio::time::timeout(DEADLINE, turn)
+        .await
+        .map_err(|_| Error::TimedOut {
+            doing: "the gateway's turn".into(),
+            after: DEADLINE,
+        })??;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Guest {
+        command: "the gateway's rules".into(),
+        status: status.0,
+        stderr: String::from_utf8_lossy(&said).trim().to_owned(),
+    })
+}
+
+fn broken(error: std::io::Error) -> Error {
+    Error::Protocol(format!("the gateway's answer: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_fields_are_allowed() {
+        assert_eq!(
+            Ready::parse("ready applied= host=10.0.0.1 uplink=10.0.0.9 dns=\n"),
+            Some(Ready {
+                host: "10.0.0.1".into(),
+                uplink: "10.0.0.9".into(),
+                ..Ready::default()
+            })
+        );
+        assert_eq!(
+            Ready::parse("ready applied=x host= uplink= dns=1.1.1.1,9.9.9.9").map(|r| r.dns),
+            Some(vec!["1.1.1.1".into(), "9.9.9.9".into()])
+        );
+        assert_eq!(Ready::parse("sh: not found"), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! A gateway that is there and runs.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{DNS, Gateway, HOST, KEY, SUBNET};
+use crate::egress::gateway as inside;
+use crate::lifecycle::claim::{Claim, Maker};
+use crate::lifecycle::rollback::Rollback;
+use crate::lifecycle::{Error, Progress, identity, unless_cancelled};
+use crate::sandbox::{
+    self, Attachment, CreateSpec, Instance, Limits, Properties, Result, Sandbox, Status,
+};
+
+/// For a gateway that another command is making, which may have to install packages.
+const DEADLINE: Duration = Duration::from_secs(10 * 60);
+const POLL: Duration = Duration::from_millis(200);
+/// Its maker on another machine has given up by then.
+const ELSEWHERE: i64 = 15 * 60;
+/// It runs a resolver of a few MB for each policy.
+const MEMORY: u64 = 1024 * 1024 * 1024;
+
+/// What there is of a gateway.
+enum Found {
+    Running,
+    Stopped,
+    /// Finished by a version of pixels whose files differ.
+    Outdated,
+    /// By somebody who is at it.
+    InTheMaking,
+    /// By somebody who is gone.
+    HalfMade,
+    Nothing,
+}
+
+/// Makes the gateway, or waits for whoever is making it; starts it when it is
+/// stopped; puts this version's files in when it has another's.
+pub async fn ensure(
+    sandbox: &dyn Sandbox,
+    cancel: &CancellationToken,
+    gateway: &Gateway,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
+    let claim = Claim::new();
+    let mut undo = Rollback::new(sandbox, &claim);
+    let work = async {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        loop {
+            match look(sandbox, gateway).await? {
+                Found::Running => return Ok(()),
+                Found::Stopped => {
+                    progress("starting the gateway");
+                    sandbox.start(&gateway.name).await?;
+                }
+                Found::Outdated => {
+                    progress("updating the gateway");
+                    install(sandbox, gateway).await?;
+                }
+                Found::HalfMade => match sandbox.destroy(&gateway.name).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                },
+                Found::Nothing => {
+                    progress("making the gateway");
+                    undo.pixel(&gateway.name);
+                    match make(sandbox, gateway, &claim).await {
+                        Err(sandbox::Error::AlreadyExists(_)) => {}
+                        other => return other,
+                    }
+                }
+                Found::InTheMaking if tokio::time::Instant::now() < deadline => {
+                    progress("waiting for the gateway");
+                    tokio::time::sleep(POLL).await;
+                }
+                Found::InTheMaking => {
+                    return Err(sandbox::Error::TimedOut {
+                        doing: "another command's making of the gateway".into(),
+                        after: DEADLINE,
+                    });
+                }
+            }
+        }
+    };
+    match unless_cancelled(cancel, work).await {
+        Ok(()) => Ok(()),
+        Err(source) => Err(Error {
+            source,
+            leftovers: undo.unwind().await,
+        }),
+    }
+}
+
+async fn look(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<Found> {
+    let found = match sandbox.get(&gateway.name).await {
+        Ok(found) => found,
+        Err(error) if error.is_not_found() => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    if !super::is_gateway(&found) {
+        return Err(sandbox::Error::Invalid(format!(
+            "{} on the server is not the gateway of {}: rename or remove it, \
+             or name another bridge in network.bridge",
+            gateway.name.instance(),
+            gateway.segment
+        )));
+    }
+    Ok(match found.properties.get(KEY) {
+        None => maker(&found),
+        Some(_) if found.status != Status::Running => Found::Stopped,
+        Some(version) if *version != inside::version() => Found::Outdated,
+        Some(_) => Found::Running,
+    })
+}
+
+fn maker(found: &Instance) -> Found {
+    let age = time::OffsetDateTime::now_utc().unix_timestamp() - found.created_at;
+    match Claim::on(found).map(|claim| claim.maker()) {
+        Some(Maker::Alive) => Found::InTheMaking,
+        Some(Maker::Elsewhere) if age < ELSEWHERE => Found::InTheMaking,
+        _ => Found::HalfMade,
+    }
+}
+
+async fn make(sandbox: &dyn Sandbox, gateway: &Gateway, claim: &Claim) -> Result<()> {
+    sandbox.make_segment(&gateway.segment).await?;
+    let mut properties = Properties::from([
+        (SUBNET.to_owned(), gateway.subnet.to_string()),
+        (DNS.to_owned(), gateway.dns.join(",")),
+    ]);
+    let host = sandbox.host_addresses().await?;
+    let host: Vec<String> = host.iter().map(ToString::to_string).collect();
+    properties.insert(HOST.to_owned(), host.join(","));
+    properties.retain(|_, value| !value.is_empty());
+    claim.mark(&mut properties);
+    let spec = CreateSpec {
+        name: gateway.name.clone(),
+        image: image(sandbox, gateway).await?,
+        network: Attachment::Gateway {
+            segment: gateway.segment.clone(),
+            subnet: gateway.subnet.to_string(),
+        },
+        limits: Limits {
+            cpu: None,
+            memory: Some(MEMORY),
+        },
+        properties,
+        first_boot: identity::first_boot(claim, &gateway.name),
+    };
+    let taken = sandbox.create(&spec).await?;
+    identity::settle(sandbox, &spec.name, taken).await?;
+    sandbox.start(&spec.name).await?;
+    install(sandbox, gateway).await
+}
+
+async fn image(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<String> {
+    let built = sandbox.image_with_prefix(&gateway.built).await?;
+    Ok(built.unwrap_or_else(|| gateway.image.clone()))
+}
+
+/// Removes the gateway and makes it anew, with the settings of now. Pixels
+/// behind it keep their addresses and policies, and have no network meanwhile.
+pub async fn rebuild(
+    sandbox: &dyn Sandbox,
+    cancel: &CancellationToken,
+    gateway: &Gateway,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
+    progress("removing the gateway");
+    let gone = unless_cancelled(cancel, sandbox.destroy(&gateway.name)).await;
+    match gone {
+        Err(error) if !error.is_not_found() => return Err(error.into()),
+        _ => {}
+    }
+    ensure(sandbox, cancel, gateway, progress).await?;
+    Ok(super::reconcile(sandbox, gateway).await?)
+}
+
+/// Puts the files in and says so on record.
+async fn install(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
+    let found = sandbox.get(&gateway.name).await?;
+    let subnet = super::subnet(&found).unwrap_or(gateway.subnet);
+    inside::install(&*sandbox.guest(&gateway.name), subnet).await?;
+    let properties = Properties::from([(KEY.to_owned(), inside::version())]);
+    sandbox.set_properties(&gateway.name, &properties).await
+}

@@ -1,0 +1,90 @@
+//! The gateway of a segment, on the server: made when it is first needed,
+//! started when it is not running, and kept equal to what the server's own
+//! records say of the pixels behind it.
+
+mod health;
+mod make;
+mod reconcile;
+
+pub use health::{Health, glance, health};
+pub(super) use make::ensure;
+pub use make::rebuild;
+pub(super) use reconcile::propose;
+pub use reconcile::{admit, reconcile};
+
+use crate::egress::gateway::{self as inside, Denial, Subnet};
+use crate::sandbox::{Error, Instance, Name, Result, Sandbox};
+
+/// Marks a finished gateway; the value is the version of what is in it.
+const KEY: &str = "gateway";
+const SUBNET: &str = "subnet";
+/// The resolvers to ask, where the uplink's own are not wanted.
+const DNS: &str = "dns";
+/// The addresses of the server's host, which no pixel is to reach.
+const HOST: &str = "host";
+
+/// The segment of those who name none.
+pub const SEGMENT: &str = "pixels0";
+
+/// Which gateway, and how it is made when there is none.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    pub name: Name,
+    pub segment: String,
+    /// Of the pixels; chosen when it is made.
+    pub subnet: Subnet,
+    /// Resolvers in place of those of the uplink.
+    pub dns: Vec<String>,
+    /// How the aliases of images begin that have all a gateway needs.
+    pub built: String,
+    /// Taken where the server has none of those.
+    pub image: String,
+}
+
+impl Gateway {
+    /// The gateway of another segment, made like this one.
+    pub fn of(&self, segment: &str) -> Self {
+        let name = match segment {
+            SEGMENT => Name::gateway(None),
+            other => Name::gateway(Some(other)),
+        };
+        Self {
+            name,
+            segment: segment.to_owned(),
+            ..self.clone()
+        }
+    }
+}
+
+/// What the gateway of a pixel has refused to it, the latest first.
+pub async fn denials(
+    sandbox: &dyn Sandbox,
+    like: &Gateway,
+    pixel: &Instance,
+) -> Result<Vec<Denial>> {
+    let Some(segment) = &pixel.segment else {
+        return Err(Error::Unsupported {
+            operation: format!("the log of pixel {:?}", pixel.name.as_str()),
+            reason: "it is on a network of its own, without a gateway that could refuse anything"
+                .into(),
+        });
+    };
+    let address = inside::address_of(pixel).ok_or_else(|| {
+        Error::Protocol(format!(
+            "pixel {:?} has no address on record",
+            pixel.name.as_str()
+        ))
+    })?;
+    let gateway = like.of(segment);
+    inside::denials(&*sandbox.guest(&gateway.name), address).await
+}
+
+/// Whether this is a gateway, or one in the making, and no pixel of the user's.
+pub fn is_gateway(instance: &Instance) -> bool {
+    instance.properties.contains_key(SUBNET)
+}
+
+/// The subnet on the gateway's record.
+fn subnet(instance: &Instance) -> Option<Subnet> {
+    instance.properties.get(SUBNET)?.parse().ok()
+}

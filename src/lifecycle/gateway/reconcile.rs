@@ -1,0 +1,115 @@
+//! The gateway made equal to the server's records.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::str::FromStr;
+
+use super::{DNS, Gateway, HOST};
+use crate::egress;
+use crate::egress::gateway::{self as inside, Desired, Subnet};
+use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Subject};
+
+/// How often a pixel is given another address when somebody else has its.
+const ATTEMPTS: usize = 5;
+
+/// Reads the server's records and puts them into force, one caller at a time.
+/// Repeating it changes nothing.
+pub async fn reconcile(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
+    turn(sandbox, gateway, None).await
+}
+
+/// As [`reconcile`], and sees to it that this pixel has an address that no
+/// other pixel has. Until then, nothing of it is let through.
+pub async fn admit(sandbox: &dyn Sandbox, gateway: &Gateway, name: &Name) -> Result<()> {
+    turn(sandbox, gateway, Some(name)).await
+}
+
+/// An address for a new pixel. Whether another has it is found out on
+/// admission.
+pub fn propose(gateway: &Gateway) -> String {
+    let address = gateway.subnet.free(&Default::default(), random());
+    address.map(|a| a.to_string()).unwrap_or_default()
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+async fn turn(sandbox: &dyn Sandbox, gateway: &Gateway, admitted: Option<&Name>) -> Result<()> {
+    let own = sandbox.get(&gateway.name).await?;
+    let subnet =
+        super::subnet(&own).ok_or_else(|| Error::NotFound(Subject::pixel(&gateway.name)))?;
+    let guest = sandbox.guest(&gateway.name);
+    let outcome = inside::turn(&*guest, async |ready| {
+        let instances = match admitted {
+            Some(name) => place(sandbox, gateway, subnet, name).await?,
+            None => sandbox.list().await?,
+        };
+        let dns = match own.properties.get(DNS) {
+            Some(list) => parsed(list.split(',')),
+            None => parsed(ready.dns.iter().map(String::as_str)),
+        };
+        let host = own
+            .properties
+            .get(HOST)
+            .map(String::as_str)
+            .unwrap_or_default();
+        let desired = Desired {
+            subnet,
+            segment: &gateway.segment,
+            instances: &instances,
+            presets: egress::presets(),
+            dns,
+            host: parsed(host.split(',')),
+            ready,
+        };
+        desired.payload()
+    })
+    .await;
+    outcome.map_err(|error| broken(gateway, error))
+}
+
+/// The server's records, once the pixel of this name is told from all others.
+async fn place(
+    sandbox: &dyn Sandbox,
+    gateway: &Gateway,
+    subnet: Subnet,
+    name: &Name,
+) -> Result<Vec<Instance>> {
+    for _ in 0..ATTEMPTS {
+        let instances = sandbox.list().await?;
+        let members = inside::members(&instances, &gateway.segment, subnet);
+        if members.iter().any(|member| member.name == *name) {
+            return Ok(instances);
+        }
+        if !instances.iter().any(|instance| instance.name == *name) {
+            return Err(Error::NotFound(Subject::pixel(name)));
+        }
+        let address = subnet
+            .free(&inside::taken(&instances), random())
+            .ok_or_else(|| Error::Invalid(format!("no address is left in {subnet}")))?;
+        let properties = Properties::from([(inside::ADDRESS.into(), address.to_string())]);
+        sandbox.set_properties(name, &properties).await?;
+    }
+    Err(Error::Protocol(format!(
+        "pixel {:?} gets no place behind the gateway {}",
+        name.as_str(),
+        gateway.name.instance()
+    )))
+}
+
+fn parsed<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> {
+    list.filter_map(|text| text.as_ref().parse().ok()).collect()
+}
+
+/// A gateway that does not do its part is said by name.
+fn broken(gateway: &Gateway, error: Error) -> Error {
+    match error {
+        Error::Guest { status, stderr, .. } => Error::Guest {
+            command: format!("the gateway {}", gateway.name.instance()),
+            status,
+            stderr,
+        },
+        other => other,
+    }
+}
