@@ -36,7 +36,7 @@ pub enum Kind {
     Route,
     /// The name of a network interface, as Linux takes it.
     Interface,
-    /// An IPv4 network of 8 to 29 bits.
+    /// An IPv4 network of 8 to 29 bits; empty is unset.
     Subnet,
     /// An `http` or `https` URL.
     Url,
@@ -109,12 +109,15 @@ impl Kind {
                         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
                     && !text.ends_with('-')
             }
-            Self::Subnet => text.split_once('/').is_some_and(|(address, prefix)| {
-                address.parse::<std::net::Ipv4Addr>().is_ok()
-                    && prefix
-                        .parse::<u8>()
-                        .is_ok_and(|bits| (8..=29).contains(&bits))
-            }),
+            Self::Subnet => {
+                let sound = |(address, prefix): (&str, &str)| {
+                    address.parse::<std::net::Ipv4Addr>().is_ok()
+                        && prefix
+                            .parse()
+                            .is_ok_and(|bits: u8| (8..=29).contains(&bits))
+                };
+                text.is_empty() || text.split_once('/').is_some_and(sound)
+            }
             Self::Url => url::Url::parse(text)
                 .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()),
             _ => true,
@@ -137,7 +140,9 @@ impl Kind {
             Self::Interface => {
                 "the name of a network interface: 2 to 15 of a-z, 0-9 and -, first a letter".into()
             }
-            Self::Subnet => "an IPv4 network of 8 to 29 bits, such as 10.98.0.0/16".into(),
+            Self::Subnet => {
+                "an IPv4 network of 8 to 29 bits, such as 10.98.0.0/16 (\"\" for unset)".into()
+            }
             Self::Choice(names) => one_of(names),
             Self::OptionalChoice(names) => format!("{} (\"\" for unset)", one_of(names)),
             Self::Address => {

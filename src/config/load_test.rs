@@ -66,6 +66,7 @@ fn every_variable_reaches_its_key() {
             Kind::Choice(names) => names[names.len() - 1],
             Kind::Address => "localhost:7",
             Kind::Route => "/seven",
+            Kind::Subnet => "10.7.0.0/16",
             Kind::Url => "https://seven.example",
             Kind::Path => "~/seven",
             _ => "seven",

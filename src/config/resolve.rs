@@ -87,7 +87,7 @@ pub(super) fn settings(
             lan: read.bool("network.lan")?,
             preset_cidrs: read.bool("network.preset_cidrs")?,
             bridge: read.text("network.bridge")?,
-            subnet: read.text("network.subnet")?,
+            subnet: read.optional("network.subnet")?,
         },
         env: guest_env,
         mcp: McpSettings {

@@ -185,8 +185,8 @@ pub struct NetworkSettings {
     pub preset_cidrs: bool,
     /// The segment of the pixels behind their gateway.
     pub bridge: String,
-    /// Of that segment; taken when its gateway is made.
-    pub subnet: String,
+    /// Of that segment; taken when its gateway is made. Unset, it goes by the bridge.
+    pub subnet: Option<String>,
 }
 
 #[derive(Debug, Clone)]

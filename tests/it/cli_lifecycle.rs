@@ -492,6 +492,8 @@ fn a_restricted_project_is_good_enough() {
     let project = Restricted::new();
     let api = Api::in_project(Some(&project.name));
     let mut env = TestEnv::new("project");
+    // It may not make the bridge that a gateway needs.
+    env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
     let (a, outside) = (env.name("a"), env.name("outside"));
     // Pixels of other projects are not there, but their names are taken on
     // the network that the projects share.

@@ -122,6 +122,7 @@ fn a_policy_that_is_not_enforced_is_refused() {
         return;
     };
     let mut env = TestEnv::new("egress");
+    env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
     for mode in ["agent", "allowlist"] {
         let refused = env.pixels(["create", &env.name("a"), "--egress", mode]);
         let refused = refused.expect(1);

@@ -25,6 +25,7 @@ impl Bench {
     fn new(test: &str) -> Self {
         let proxy = Proxy::start();
         let mut env = TestEnv::new(test);
+        env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
         env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
         Self {
             env,

@@ -13,10 +13,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("term", &["sandbox"]),
     ("ui", &["exit", "host", "lifecycle", "sandbox"]),
     ("provision", &["sandbox"]),
+    ("egress", &["sandbox"]),
     ("backend::incus", &["retry", "sandbox"]),
     ("backend", &["backend::incus", "config", "sandbox"]),
     ("host", &["backend::incus"]),
-    ("lifecycle", &["provision", "sandbox"]),
+    ("lifecycle", &["egress", "provision", "sandbox"]),
     (
         "exit",
         &["backend::incus", "config", "host", "lifecycle", "sandbox"],
@@ -27,6 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "backend",
             "config",
+            "egress",
             "exit",
             "host",
             "lifecycle",

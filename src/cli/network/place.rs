@@ -5,7 +5,7 @@ use crate::config::{BackendKind, EgressMode, EgressPlacement, Origin as SettingO
 use crate::egress::{self, Entry, Mode, Policy};
 use crate::exit::Usage;
 use crate::host;
-use crate::lifecycle::gateway::Gateway;
+use crate::lifecycle::gateway::{Gateway, SEGMENT};
 use crate::lifecycle::{self, Network};
 use crate::sandbox::{Error, Origin, Properties, Sandbox, Subject};
 
@@ -31,17 +31,44 @@ fn has_own_network(settings: &Settings) -> bool {
 /// How the settings make a gateway.
 pub fn like(context: &Context) -> anyhow::Result<Gateway> {
     let settings = context.settings();
-    let subnet = settings.network.subnet.parse();
+    let segment = segment(context);
+    let subnet = match &settings.network.subnet {
+        Some(text) => text
+            .parse()
+            .map_err(|e: egress::gateway::InvalidSubnet| Usage(e.to_string()))?,
+        None => egress::gateway::Subnet::for_segment(&segment, SEGMENT),
+    };
     let like = Gateway {
         name: crate::sandbox::Name::gateway(None),
         segment: String::new(),
-        subnet: subnet.map_err(|e: egress::gateway::InvalidSubnet| Usage(e.to_string()))?,
+        subnet,
         dns: settings.defaults.dns.clone(),
         // The one that `setup` builds has everything a gateway needs in it.
         built: host::FALLBACK_IMAGE_PREFIX.to_owned(),
         image: settings.defaults.image.clone(),
     };
-    Ok(like.of(&settings.network.bridge))
+    Ok(like.of(&segment))
+}
+
+/// Bridges belong to the server and pixels to a project: every project has
+/// one of its own, unless somebody names one.
+fn segment(context: &Context) -> String {
+    let settings = context.settings();
+    let origin = context.loaded.origins.get("network.bridge");
+    let chosen = origin.is_some_and(|entry| entry.origin != SettingOrigin::Default);
+    match settings.incus.project.as_deref() {
+        Some(project) if !chosen && project != "default" => {
+            format!("px-{:08x}", hash(project))
+        }
+        _ => settings.network.bridge.clone(),
+    }
+}
+
+/// FNV-1a: the same on every machine.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// What the settings and flags let a new pixel reach.

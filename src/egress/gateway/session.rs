@@ -70,7 +70,9 @@ where
         control,
     };
     let script = guest.exec(&request, io);
-    let talk = async {
+    // Moved in, so that dropping it closes the script's stdin: one whose turn
+    // came to nothing ends.
+    let talk = async move {
         let mut lines = BufReader::new(from_script);
         let mut line = String::new();
         lines.read_line(&mut line).await.map_err(broken)?;
@@ -92,8 +94,6 @@ where
         lines.read_to_end(&mut rest).await.map_err(broken)?;
         Ok::<(), Error>(())
     };
-    // Dropping its stdin ends a script whose turn came to nothing.
-    let talk = async move { talk.await };
     let mut said = Vec::new();
     let turn = async {
         let (status, talked, _) = tokio::join!(script, talk, errors.read_to_end(&mut said));

@@ -54,7 +54,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 root=$dir/root
-packages=systemd-sysv,udev,systemd-resolved,libnss-resolve,iproute2,iputils-ping,sudo,ca-certificates,procps,dbus
+packages=systemd-sysv,udev,systemd-resolved,libnss-resolve,iproute2,iputils-ping,sudo,ca-certificates,procps,dbus,nftables,dnsmasq-base
 
 echo "installing packages of $suite"
 set -- --variant=minbase --include="$packages" --components="$components"

@@ -61,6 +61,8 @@ impl PrivateDaemon {
     /// An environment whose pixels live here.
     pub fn env(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
+        // All daemons of one machine share its bridges.
+        env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
         env.set("PIXELS_INCUS_SOCKET", self.socket().to_str().unwrap())
             .set("PIXELS_DEFAULT_IMAGE", &self.image);
         env

@@ -17,6 +17,12 @@ if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
     apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends \
         nftables dnsmasq-base >&2
 fi
+# This may be its first second.
+tries=0
+until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
+    tries=$((tries + 1))
+    sleep 0.05
+done
 for unit in nftables dnsmasq; do
     systemctl disable --now "$unit" 2>/dev/null || :
 done
