@@ -74,9 +74,13 @@ impl TestEnv {
 
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(BINARY);
+        command.args(args).env_clear();
+        // Two versions of pixels that are tested side by side on one daemon
+        // each need a gateway of their own.
+        if let Some(bridge) = std::env::var_os("PIXELS_TEST_BRIDGE") {
+            command.env("PIXELS_NETWORK_BRIDGE", bridge);
+        }
         command
-            .args(args)
-            .env_clear()
             .env("HOME", self.home.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             // Most tests want a pixel, not one with packages installed.
