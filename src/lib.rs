@@ -1,7 +1,7 @@
 //! pixels: disposable Linux machines for AI coding agents.
 //!
 //! Layers, each using only those before it: `sandbox` (the vocabulary),
-//! `config`, `ui`, `term`, `host` and `backend::incus`; `backend` (settings to
+//! `config`, `ui`, `term`, `transfer`, `host` and `backend::incus`; `backend` (settings to
 //! backend); `lifecycle` (what is done to a pixel); `cli`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -19,6 +19,7 @@ pub mod sandbox;
 pub mod secret;
 mod signal;
 mod term;
+pub mod transfer;
 mod ui;
 
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ mod create;
 mod destroy;
 mod doctor;
 mod exec;
+mod files;
 mod fork;
 mod list;
 mod man;
@@ -112,6 +113,9 @@ pub enum Command {
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
     Exec(exec::ExecArgs),
+    Push(files::PushArgs),
+    Pull(files::PullArgs),
+    Sync(files::SyncArgs),
     Console(console::ConsoleArgs),
     Sessions(sessions::SessionsArgs),
     Status(status::StatusArgs),
@@ -163,6 +167,9 @@ impl Command {
             Self::Destroy(args) => args.run(context).await,
             Self::List(args) => args.run(context).await,
             Self::Exec(args) => args.run(context).await,
+            Self::Push(args) => args.run(context).await,
+            Self::Pull(args) => args.run(context).await,
+            Self::Sync(args) => args.run(context).await,
             Self::Console(args) => args.run(context).await,
             Self::Sessions(args) => args.run(context).await,
             Self::Status(args) => args.run(context).await,

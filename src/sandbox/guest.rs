@@ -141,6 +141,10 @@ pub trait Guest: Send + Sync {
     /// Creates or replaces a file; the parent directory must exist.
     async fn write_file(&self, file: &GuestFile) -> Result<()>;
 
+    /// Gives a file another name in the same filesystem, in the place of what
+    /// is there.
+    async fn rename(&self, from: &str, to: &str) -> Result<()>;
+
     /// Removes one file or symlink. Missing counts as done.
     async fn remove_file(&self, path: &str) -> Result<()>;
 

@@ -1,5 +1,6 @@
 //! The one owner of stdout and stderr: results on stdout, talk on stderr.
 
+mod bar;
 mod progress;
 mod report;
 mod table;
@@ -8,6 +9,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
 
+pub use bar::Bar;
 pub use progress::Phases;
 pub use report::report;
 pub use table::{Row, bytes, elapsed, table};
@@ -87,6 +89,12 @@ impl Ui {
     /// A progress line on a terminal; lines with `-v`; nothing else.
     pub fn phases(&self) -> Phases {
         Phases::new(self.verbose, self.quiet || self.json())
+    }
+
+    /// A bar with rate and remaining time on a terminal; nothing else.
+    /// `look` tells what is done and what there is to do, 0 while unknown.
+    pub fn bar(&self, look: impl Fn() -> (u64, u64) + Send + 'static) -> Bar {
+        Bar::new(!self.quiet && !self.json(), look)
     }
 
     /// Asks on the terminal; `None` when there is nobody to ask.

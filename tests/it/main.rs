@@ -20,6 +20,7 @@ mod layering;
 mod provision;
 mod remote;
 mod scripts;
+mod transfer;
 
 #[test]
 fn every_file_is_listed() {

@@ -72,6 +72,10 @@ impl Guest for IncusGuest<'_> {
         sftp::write(self.files().await?, file).await
     }
 
+    async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        sftp::rename(self.files().await?, from, to).await
+    }
+
     async fn remove_file(&self, path: &str) -> Result<()> {
         sftp::remove(self.files().await?, path).await
     }
