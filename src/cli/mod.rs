@@ -12,6 +12,7 @@ mod doctor;
 mod exec;
 mod files;
 mod fork;
+mod forward;
 mod list;
 mod man;
 mod network;
@@ -116,6 +117,7 @@ pub enum Command {
     Push(files::PushArgs),
     Pull(files::PullArgs),
     Sync(files::SyncArgs),
+    Forward(forward::ForwardArgs),
     Console(console::ConsoleArgs),
     Sessions(sessions::SessionsArgs),
     Status(status::StatusArgs),
@@ -170,6 +172,7 @@ impl Command {
             Self::Push(args) => args.run(context).await,
             Self::Pull(args) => args.run(context).await,
             Self::Sync(args) => args.run(context).await,
+            Self::Forward(args) => args.run(context).await,
             Self::Console(args) => args.run(context).await,
             Self::Sessions(args) => args.run(context).await,
             Self::Status(args) => args.run(context).await,

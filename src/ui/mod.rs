@@ -76,6 +76,11 @@ impl Ui {
         }
     }
 
+    /// What a process of ours said on its stderr, as it is.
+    pub fn relay(&self, text: &str) {
+        err(text);
+    }
+
     /// Said whatever the format: something is not as the user thinks.
     pub fn warn(&self, line: &str) {
         if self.json() {

@@ -14,6 +14,7 @@ mod docs;
 mod faults_daemon;
 mod faults_signals;
 mod faults_wire;
+mod forward;
 mod host;
 mod incus_events;
 mod layering;

@@ -59,11 +59,11 @@ impl Pixel {
     }
 
     /// In front of the pixel's own tar, one that stops after a first piece,
-    /// says so by /tmp/half, and goes on when there is /tmp/go.
+    /// says so by /srv/half, and goes on when there is /srv/go.
     fn slow_tar(&self) {
         let script = "#!/bin/sh\n\
-            half() { head -c 300000; touch /tmp/half; \
-            while [ ! -e /tmp/go ]; do sleep 0.05; done; cat; }\n\
+            half() { head -c 300000; touch /srv/half; \
+            while [ ! -e /srv/go ]; do sleep 0.05; done; cat; }\n\
             case \"$*\" in\n\
             *--version*) exec /bin/tar \"$@\" ;;\n\
             *-xpf*) half | /bin/tar \"$@\" ;;\n\
@@ -233,7 +233,7 @@ fn a_tree_keeps_names_modes_times_links_and_holes() {
     symlink("t".repeat(1000), top.join("long-link")).unwrap();
     fs::hard_link(top.join("-rf"), top.join("again")).unwrap();
     let hook = top.join(".git/hooks/post-checkout");
-    fs::write(&hook, "#!/bin/sh\ntouch /tmp/hook-ran\n").unwrap();
+    fs::write(&hook, "#!/bin/sh\ntouch /srv/hook-ran\n").unwrap();
     for (name, mode) in [
         (".git/hooks/post-checkout", 0o755),
         ("empty", 0o400),
@@ -270,7 +270,7 @@ fn a_tree_keeps_names_modes_times_links_and_holes() {
 
     let told = pixel.sh(
         "cd /w; stat -c '%a %U %Y' empty; stat -c %b holes; readlink absolute; \
-         stat -c %h -- -rf; ls /tmp/hook-ran 2>&1 | wc -l; cat /etc/passwd | head -c 5",
+         stat -c %h -- -rf; ls /srv/hook-ran 2>&1 | wc -l; cat /etc/passwd | head -c 5",
     );
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines[0], "400 root 1000000000");
@@ -284,7 +284,7 @@ fn a_tree_keeps_names_modes_times_links_and_holes() {
     assert!(back.join("holes").metadata().unwrap().blocks() < 1000);
     let ino = |name: &str| back.join(name).metadata().unwrap().ino();
     assert_eq!(ino("-rf"), ino("again"));
-    assert!(!Path::new("/tmp/hook-ran").exists());
+    assert!(!Path::new("/srv/hook-ran").exists());
 
     // A link in the pixel where a folder is to come is not followed.
     pixel.sh("rm -rf /w; mkdir /w /victim; ln -s /victim /w/folder");
@@ -477,11 +477,11 @@ fn killed_transfers_leave_no_half_file() {
     let from = src.display().to_string();
     pixel.sh("mkdir /w /new; echo before >/w/2");
     let halfway = |args: &[&str], signal: Signal| {
-        pixel.sh("rm -f /tmp/half /tmp/go");
+        pixel.sh("rm -f /srv/half /srv/go");
         let mut child = pixel.env.spawn(args);
-        pixel.wait_for("/tmp/half");
+        pixel.wait_for("/srv/half");
         kill_process(Pid::from_child(&child), signal).unwrap();
-        pixel.sh("touch /tmp/go");
+        pixel.sh("touch /srv/go");
         let code = wait::exit_code(&mut child);
         assert_eq!(code, if signal == Signal::KILL { 1009 } else { 130 });
     };
@@ -508,7 +508,7 @@ fn killed_transfers_leave_no_half_file() {
         pixel.comes_to("ls -A /w; cat /w/2", "2\nbefore\n");
     }
 
-    pixel.sh("touch /tmp/go; rm -rf /w");
+    pixel.sh("touch /srv/go; rm -rf /w");
     pixel.run(&["push", &from, &pixel.there("/w")]).ok();
     for signal in [Signal::KILL, Signal::INT] {
         let to = TempDir::new().unwrap();
@@ -529,11 +529,11 @@ fn killed_transfers_leave_no_half_file() {
     }
 
     // The same pause shows the bar on a terminal.
-    pixel.sh("rm -f /tmp/half /tmp/go; rm -rf /w");
+    pixel.sh("rm -f /srv/half /srv/go; rm -rf /w");
     let mut pty = Pty::pixels(&pixel.env, ["push", &from, &pixel.there("/w")]);
     pty.expect("MiB");
     pty.expect("left");
-    pixel.sh("touch /tmp/go");
+    pixel.sh("touch /srv/go");
     pty.expect("Pushed 2 files");
     assert_eq!(pty.exit_code(), 0);
 }
