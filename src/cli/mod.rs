@@ -9,7 +9,9 @@ mod context;
 mod create;
 mod destroy;
 mod doctor;
+mod events;
 mod exec;
+mod expire;
 mod files;
 mod fork;
 mod forward;
@@ -25,6 +27,7 @@ mod setup;
 mod start;
 mod status;
 mod stop;
+mod top;
 
 use std::path::PathBuf;
 
@@ -127,7 +130,10 @@ pub enum Command {
     Fork(fork::ForkArgs),
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    Expire(expire::ExpireArgs),
     Prune(prune::PruneArgs),
+    Events(events::EventsArgs),
+    Top(top::TopArgs),
     Setup(setup::SetupArgs),
     Doctor(doctor::DoctorArgs),
     Quickstart(quickstart::QuickstartArgs),
@@ -180,7 +186,10 @@ impl Command {
             Self::Checkpoint(command) => command.run(context).await,
             Self::Fork(args) => args.run(context).await,
             Self::Network(command) => command.run(context).await,
+            Self::Expire(args) => args.run(context).await,
             Self::Prune(args) => args.run(context).await,
+            Self::Events(args) => args.run(context).await,
+            Self::Top(args) => args.run(context).await,
             Self::Setup(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
             Self::Quickstart(args) => args.run(context).await,

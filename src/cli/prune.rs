@@ -3,11 +3,11 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, network};
 use crate::lifecycle::{self, Leftover};
 use crate::ui::Row;
 
-/// Remove what killed commands left half-made, and nothing else
+/// Remove what killed commands left half-made and what has expired, and nothing else
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     /// Only say what would be removed
@@ -39,12 +39,13 @@ impl PruneArgs {
         let found = context
             .unless_interrupted(lifecycle::find_leftovers(sandbox))
             .await?;
+        let like = network::like(context)?;
         let mut lines = Vec::new();
         let mut failed = None;
         for leftover in found {
             let mut removed = false;
             if !self.dry_run {
-                let work = lifecycle::remove_leftover(sandbox, &leftover);
+                let work = lifecycle::remove_leftover(sandbox, &like, &leftover);
                 match context.unless_interrupted(work).await {
                     Ok(()) => removed = true,
                     // The others are still worth removing.

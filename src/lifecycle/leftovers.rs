@@ -1,10 +1,12 @@
 //! What killed commands left behind: instances that were never started, and
-//! checkpoints meant for one command.
+//! checkpoints meant for one command; and pixels whose time is over.
 
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::claim::{Claim, Maker};
+use super::gateway::Gateway;
+use super::lifetime;
 use super::provisioning;
 use super::rollback::remove_checkpoint;
 use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox};
@@ -13,12 +15,14 @@ use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox}
 /// is taken for dead.
 const ELSEWHERE: i64 = 60 * 60;
 
-/// One thing a killed command left on the server.
+/// One thing on the server that is to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Leftover {
     /// Half-made: its creation was cut off before the first start.
     Pixel { name: String },
+    /// Its time is over.
+    Expired { name: String },
     /// Taken for the duration of a command.
     Checkpoint { name: String, label: String },
 }
@@ -27,13 +31,14 @@ impl std::fmt::Display for Leftover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pixel { name } => write!(f, "pixel {name}, never finished"),
+            Self::Expired { name } => write!(f, "pixel {name}, whose time is over"),
             Self::Checkpoint { name, label } => write!(f, "temporary checkpoint {label} of {name}"),
         }
     }
 }
 
-/// Everything on the server whose maker is dead; nothing that a running
-/// command still works on, and nothing a user made.
+/// Everything on the server whose maker is dead or whose time is over; nothing
+/// that a running command still works on, and nothing else a user made.
 pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     for pixel in sandbox.list().await? {
@@ -41,6 +46,11 @@ pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
             if let Some(name) = half_made(sandbox, &pixel.name).await? {
                 found.push(Leftover::Pixel { name });
             }
+            continue;
+        }
+        if lifetime::is_over(&pixel) {
+            let name = pixel.name.to_string();
+            found.push(Leftover::Expired { name });
             continue;
         }
         let checkpoints = match sandbox.checkpoints(&pixel.name).await {
@@ -105,7 +115,7 @@ fn abandoned(label: &Label) -> bool {
 }
 
 /// Removes one leftover. Already gone counts as done.
-pub async fn remove(sandbox: &dyn Sandbox, leftover: &Leftover) -> Result<()> {
+pub async fn remove(sandbox: &dyn Sandbox, like: &Gateway, leftover: &Leftover) -> Result<()> {
     let invalid = |e: InvalidName| Error::Invalid(e.to_string());
     match leftover {
         Leftover::Pixel { name } => {
@@ -118,6 +128,10 @@ pub async fn remove(sandbox: &dyn Sandbox, leftover: &Leftover) -> Result<()> {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => other,
             }
+        }
+        Leftover::Expired { name } => {
+            let name: Name = name.parse().map_err(invalid)?;
+            lifetime::remove(sandbox, like, &name).await
         }
         Leftover::Checkpoint { name, label } => {
             let label: Label = label.parse().map_err(invalid)?;

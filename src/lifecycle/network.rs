@@ -4,7 +4,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, Gateway};
-use super::{Error, Progress, unless_cancelled};
+use super::{Error, Progress, lifetime, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
 use crate::egress::{self, Policy};
 use crate::sandbox::{self, Attachment, Instance, Label, Name, Properties, Result, Sandbox};
@@ -106,6 +106,7 @@ pub async fn destroy(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Resu
 
 /// Puts a pixel back to a checkpoint, policy included: that of the checkpoint
 /// is in force before the disk is, and when that fails, the present one again.
+/// How long it lives stays as it is.
 pub async fn restore(
     sandbox: &dyn Sandbox,
     like: &Gateway,
@@ -113,7 +114,19 @@ pub async fn restore(
     label: &Label,
 ) -> Result<()> {
     let instance = sandbox.get(name).await?;
-    let Network::Behind(gateway) = Network::of(&instance, like) else {
+    let outcome = put_back(sandbox, like, &instance, label).await;
+    lifetime::keep(sandbox, &instance).await?;
+    outcome
+}
+
+async fn put_back(
+    sandbox: &dyn Sandbox,
+    like: &Gateway,
+    instance: &Instance,
+    label: &Label,
+) -> Result<()> {
+    let name = &instance.name;
+    let Network::Behind(gateway) = Network::of(instance, like) else {
         return sandbox.restore(name, label).await;
     };
     let checkpoints = sandbox.checkpoints(name).await?;

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use bar::Bar;
 pub use progress::Phases;
 pub use report::report;
-pub use table::{Row, bytes, elapsed, table};
+pub use table::{Row, bytes, elapsed, lasting, table};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -67,6 +67,16 @@ impl Ui {
     /// Text as it is, whatever the format.
     pub fn text(&self, text: &str) {
         out(text);
+    }
+
+    /// Whether results are looked at by a person.
+    pub fn is_watched(&self) -> bool {
+        !self.json() && io::stdout().is_terminal()
+    }
+
+    /// Rows in the place of those shown before, on a terminal.
+    pub fn screen<T: Row>(&self, rows: &[T]) {
+        out(&format!("\x1b[H\x1b[J{}", table(rows)));
     }
 
     /// Talk: what happens and what to do next.

@@ -18,6 +18,7 @@ mod forward;
 mod host;
 mod incus_events;
 mod layering;
+mod lifetime;
 mod provision;
 mod remote;
 mod scripts;
