@@ -167,6 +167,9 @@ fn chains(text: &mut String, rules: &Rules<'_>) {
         "ct direction original ct state established,related ct mark 0x1 accept",
     ]);
     if let Some(host) = rules.host {
+        // Nor does a resolver of the host's open one by its answer, should a
+        // pixel's question have reached it behind the gateway's back.
+        incoming.push(format!("ip saddr {host} udp sport 53 drop"));
         incoming.push(format!(
             "ct direction original ct state new ip saddr {host} ip daddr {subnet} \
              ct mark set {INBOUND:#x} accept"

@@ -10,7 +10,7 @@ use IO::Handle;
 
 STDOUT->autoflush(1);
 $SIG{PIPE} = 'IGNORE';
-my $WAIT = 0.4;
+my $WAIT = 0.3;
 
 sub mac { pack 'H12', join '', split /:/, shift }
 
@@ -48,7 +48,9 @@ sub udp {
     setsockopt $s, SOL_SOCKET, SO_BROADCAST, 1;
     setsockopt $s, SOL_SOCKET, SO_REUSEADDR, 1;
     bind $s, pack_sockaddr_in($source, INADDR_ANY) if $source;
-    send $s, $token . 'x' x ($size // 0), 0, pack_sockaddr_in($port, inet_aton($address));
+    # Connected, it hears of a refusal at once.
+    connect $s, pack_sockaddr_in($port, inet_aton($address)) or return;
+    send $s, $token . 'x' x ($size // 0), 0;
     readable($s, $WAIT) or return;
     defined recv $s, my $text, 2000, 0 or return;
     return substr $text, 0, 60;
@@ -88,7 +90,8 @@ sub dns {
         $text = substr $text, 2;
     } else {
         socket(my $s, AF_INET, SOCK_DGRAM, 0) or return;
-        send $s, $query, 0, pack_sockaddr_in($port // 53, inet_aton($server));
+        connect $s, pack_sockaddr_in($port // 53, inet_aton($server)) or return;
+        send $s, $query, 0;
         readable($s, $WAIT) or return;
         defined recv $s, $text, 2000, 0 or return;
     }
@@ -167,6 +170,14 @@ sub spoof {
     return;
 }
 
+# The same with a VLAN's tag.
+sub tagged {
+    my ($token, $next, $self, $from, $to, $vlan) = @_;
+    my $text = packet($token, $from, $to, 4433);
+    put_frame('eth0', mac($next) . mac($self) . pack('n3', 0x8100, $vlan, 0x0800) . $text);
+    return;
+}
+
 sub arp {
     my ($token, $to, $self, $op, $who, $is, $whom, $at) = @_;
     my $text = pack 'nnCCn', 1, 0x0800, 6, 4, $op;
@@ -218,7 +229,7 @@ sub witness {
 
 my %verbs = (
     tcp => \&tcp, udp => \&udp, dns => \&dns, icmp => \&icmp, proto => \&proto, frame => \&frame,
-    spoof => \&spoof, arp => \&arp, dhcp => \&dhcp, sh => \&sh,
+    spoof => \&spoof, tagged => \&tagged, arp => \&arp, dhcp => \&dhcp, sh => \&sh,
 );
 if (@ARGV && $ARGV[0] eq 'witness') { witness(); exit }
 while (my $line = <DATA>) {

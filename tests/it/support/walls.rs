@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::env::TestEnv;
 use super::server::Server;
+use super::wait::eventually;
 use super::wan::{RESOLVER, Wan};
 
 pub const BRIDGE: &str = "pxwan0";
@@ -100,8 +101,16 @@ impl Walls {
         self.env.pixels(args)
     }
 
-    /// Whether a connection to this host and port is let through. The first
-    /// answer of a name and the first packet may be in the same moment.
+    /// Waits until a connection is let through: a pixel that was just started
+    /// has no address yet.
+    #[track_caller]
+    pub fn comes_to_reach(&self, pixel: &str, host: &str, port: u16) {
+        eventually(&format!("{pixel} reaches {host}"), || {
+            self.reaches(pixel, host, port)
+        });
+    }
+
+    /// Whether a connection to this host and port is let through.
     pub fn reaches(&self, pixel: &str, host: &str, port: u16) -> bool {
         let script = format!(
             "exec 3<>/dev/tcp/{host}/{port} && echo hi >&3 && timeout 2 head -n 1 <&3 | grep -q hello"

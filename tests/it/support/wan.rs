@@ -129,8 +129,7 @@ impl Wan {
             self.accept(listener, hello);
         }
         for port in UDP {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
-            self.datagrams(socket, |said, _| Some(said.to_vec()));
+            self.datagrams(port, |said, _| Some(said.to_vec()));
         }
         let answer = {
             let (names, asked) = (self.names.clone(), self.asked.clone());
@@ -142,8 +141,7 @@ impl Wan {
             }
         };
         let udp = answer.clone();
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
-        self.datagrams(socket, move |query, _| udp(query));
+        self.datagrams(53, move |query, _| udp(query));
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
         self.accept(listener, move |stream, _| {
             let mut length = [0; 2];
@@ -185,24 +183,27 @@ impl Wan {
 
     fn datagrams(
         &self,
-        socket: UdpSocket,
-        answer: impl Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + 'static,
+        port: u16,
+        answer: impl Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Clone + Send + 'static,
     ) {
-        let over = self.over.clone();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(200)))
-            .unwrap();
-        thread::spawn(move || {
-            let mut buffer = [0; 2048];
-            while !over.load(Ordering::Relaxed) {
-                let Ok((length, from)) = socket.recv_from(&mut buffer) else {
-                    continue;
-                };
-                if let Some(answer) = answer(&buffer[..length], from) {
-                    let _ = socket.send_to(&answer, from);
+        // One for each address, or all answers would come from the first.
+        for address in ADDRESSES.map(address).into_iter().chain([METADATA]) {
+            let socket = UdpSocket::bind((address, port)).unwrap();
+            let (over, answer) = (self.over.clone(), answer.clone());
+            let pause = Some(Duration::from_millis(200));
+            socket.set_read_timeout(pause).unwrap();
+            thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                while !over.load(Ordering::Relaxed) {
+                    let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+                        continue;
+                    };
+                    if let Some(answer) = answer(&buffer[..length], from) {
+                        let _ = socket.send_to(&answer, from);
+                    }
                 }
-            }
-        });
+            });
+        }
     }
 
     /// Everything that arrives, whatever it is.
