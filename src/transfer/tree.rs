@@ -213,6 +213,12 @@ fn apply(file: impl AsFd, attributes: Attributes) -> io::Result<()> {
 /// `None` where the system or the filesystem has no such thing.
 #[cfg(target_os = "linux")]
 fn nameless(parent: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    // By which it is named later.
+    static LINKS: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| Path::new("/proc/self/fd").exists());
+    if !*LINKS {
+        return Ok(None);
+    }
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
     match sys::openat(parent, ".", flags, Mode::from_raw_mode(0o600)) {
         Ok(file) => Ok(Some(file)),
@@ -221,6 +227,7 @@ fn nameless(parent: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// See above.
 #[cfg(not(target_os = "linux"))]
 fn nameless(_: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     Ok(None)
