@@ -38,6 +38,9 @@ place() {
 
 unpack() {
     command -v tar >/dev/null || fail "no tar in the pixel" 97
+    # For GNU tar, which else reads in small pieces.
+    TAR_OPTIONS=--blocking-factor=256
+    export TAR_OPTIONS
     mkdir -m 700 -- "$stage" || exit 1
     tar -xpf - -C "$stage" || exit 1
     # An archive that was cut off between two files looks whole.

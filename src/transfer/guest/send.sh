@@ -23,9 +23,9 @@ if [ "$3" = size ]; then
     size=$(du -sb -- "$path" 2>/dev/null | cut -f 1)
 fi
 printf '%s\n' "${size:-0}"
-case $(tar --version 2>/dev/null) in
-*GNU*) tar() { command tar --format=gnu -S "$@"; } ;;
-esac
+# For GNU tar; others do not look at it.
+TAR_OPTIONS="--format=gnu --sparse --blocking-factor=256"
+export TAR_OPTIONS
 case $how in
 whole)
     # By this name it comes out, wherever a link led.
