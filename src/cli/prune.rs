@@ -36,10 +36,10 @@ impl Row for Line {
 impl PruneArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let sandbox = context.sandbox()?;
-        let found = context
-            .unless_interrupted(lifecycle::find_leftovers(sandbox))
-            .await?;
         let like = network::like(context)?;
+        let found = context
+            .unless_interrupted(lifecycle::find_leftovers(sandbox, &like))
+            .await?;
         let mut lines = Vec::new();
         let mut failed = None;
         for leftover in found {

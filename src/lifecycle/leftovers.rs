@@ -5,7 +5,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::claim::{Claim, Maker};
-use super::gateway::Gateway;
+use super::gateway::{self, Gateway};
 use super::lifetime;
 use super::provisioning;
 use super::rollback::remove_checkpoint;
@@ -23,6 +23,8 @@ pub enum Leftover {
     Pixel { name: String },
     /// Its time is over.
     Expired { name: String },
+    /// Half-made, before it let anything through.
+    Gateway { name: String },
     /// Taken for the duration of a command.
     Checkpoint { name: String, label: String },
 }
@@ -32,6 +34,7 @@ impl std::fmt::Display for Leftover {
         match self {
             Self::Pixel { name } => write!(f, "pixel {name}, never finished"),
             Self::Expired { name } => write!(f, "pixel {name}, whose time is over"),
+            Self::Gateway { name } => write!(f, "gateway {name}, never finished"),
             Self::Checkpoint { name, label } => write!(f, "temporary checkpoint {label} of {name}"),
         }
     }
@@ -39,8 +42,13 @@ impl std::fmt::Display for Leftover {
 
 /// Everything on the server whose maker is dead or whose time is over; nothing
 /// that a running command still works on, and nothing else a user made.
-pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
+/// `like`: the gateway of the settings.
+pub async fn find(sandbox: &dyn Sandbox, like: &Gateway) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
+    if gateway::is_half_made(sandbox, like).await? {
+        let name = like.name.instance();
+        found.push(Leftover::Gateway { name });
+    }
     for pixel in sandbox.list().await? {
         if may_be_half_made(&pixel) {
             if let Some(name) = half_made(sandbox, &pixel.name).await? {
@@ -133,6 +141,7 @@ pub async fn remove(sandbox: &dyn Sandbox, like: &Gateway, leftover: &Leftover) 
             let name: Name = name.parse().map_err(invalid)?;
             lifetime::remove(sandbox, like, &name).await
         }
+        Leftover::Gateway { .. } => gateway::remove_half_made(sandbox, like).await,
         Leftover::Checkpoint { name, label } => {
             let label: Label = label.parse().map_err(invalid)?;
             let name: Name = name.parse().map_err(invalid)?;
