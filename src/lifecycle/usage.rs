@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 
-use crate::sandbox::{Instance, Name, Result, Sandbox, Status, Usage};
+use crate::sandbox::{Error, Instance, Name, Result, Sandbox, Status, Usage};
 
 /// Requests at the same time.
 const AT_ONCE: usize = 8;
@@ -30,7 +30,8 @@ pub struct Line {
     pub processes: u64,
 }
 
-/// Looks at those of `pixels` that run. One that is gone by now is left out.
+/// Looks at those of `pixels` that run. One that is just coming or going is
+/// left out.
 pub async fn look(sandbox: &dyn Sandbox, pixels: &[Instance]) -> Result<Look> {
     let running = pixels
         .iter()
@@ -44,7 +45,10 @@ pub async fn look(sandbox: &dyn Sandbox, pixels: &[Instance]) -> Result<Look> {
     for (name, at, usage) in answers {
         match usage {
             Ok(usage) => drop(look.insert(name, (at, usage))),
-            Err(error) if error.is_not_found() => {}
+            // Asked while it starts, stops or goes, the server knows no process.
+            Err(error @ (Error::NotFound(_) | Error::Server { .. })) => {
+                tracing::debug!(%error, %name, "usage");
+            }
             Err(error) => return Err(error),
         }
     }
