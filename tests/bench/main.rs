@@ -34,6 +34,7 @@ mod binary;
 mod files;
 mod lab;
 mod measure;
+mod network;
 mod process;
 mod report;
 mod rows;
