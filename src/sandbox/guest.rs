@@ -154,6 +154,9 @@ pub trait Guest: Send + Sync {
     /// Creates a symlink; an existing entry of that name counts as done.
     async fn symlink(&self, path: &str, target: &str) -> Result<()>;
 
+    /// What a symlink leads to, as it says.
+    async fn read_link(&self, path: &str) -> Result<String>;
+
     /// The names in a directory, in no order. Missing is `Error::NotFound`.
     async fn list_dir(&self, path: &str) -> Result<Vec<String>>;
 

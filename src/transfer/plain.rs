@@ -193,8 +193,14 @@ pub async fn pull(
                 report.files += 1;
                 report.bytes += length;
             }
-            // What a link leads to cannot be asked for without following it.
-            FileKind::Symlink | FileKind::Other => report.skipped += 1,
+            FileKind::Symlink => {
+                let target = guest.read_link(&path).await?;
+                let attributes = attributes(&stat, wish.ownership, 0);
+                let made = tree.link(&steps, target.as_bytes(), attributes);
+                made.map_err(failed)?;
+                report.files += 1;
+            }
+            FileKind::Other => report.skipped += 1,
         }
     }
     Ok(report)

@@ -323,6 +323,8 @@ fn names_streams_and_owners_are_as_one_expects() {
     let onto = pixel.run(&["push", &pixel.here("a"), &pixel.there("/x/two/a/")]);
     assert_eq!(onto.code, 1, "{}", onto.stderr);
 
+    pixel.sh("mkdir /x/cold; ln -s /etc/passwd /x/cold/link");
+
     // Streams are binary and whole.
     let bytes = noise(3_000_000, 5);
     let to = pixel.there("/x/stream");
@@ -390,6 +392,8 @@ fn names_streams_and_owners_are_as_one_expects() {
         .run(&["pull", &pixel.there("/x/cold"), &pixel.here("cold")])
         .ok();
     assert_eq!(fs::read(pixel.here("cold/a")).unwrap(), b"a");
+    let link = fs::read_link(pixel.here("cold/link")).unwrap();
+    assert_eq!(link, Path::new("/etc/passwd"));
 }
 
 #[test]

@@ -88,6 +88,10 @@ impl Guest for IncusGuest<'_> {
         sftp::symlink(self.files().await?, path, target).await
     }
 
+    async fn read_link(&self, path: &str) -> Result<String> {
+        sftp::read_link(self.files().await?, path).await
+    }
+
     async fn list_dir(&self, path: &str) -> Result<Vec<String>> {
         sftp::list(self.files().await?, path).await
     }
