@@ -83,8 +83,7 @@ impl CreateArgs {
         match &self.from {
             Some(from) => {
                 facts["from"] = json!(from.to_string());
-                let mut properties =
-                    network::policy_for_clone(context, sandbox, &network, from).await?;
+                let mut properties = network::policy_for_clone(context, sandbox, from).await?;
                 properties.insert("from".into(), from.to_string());
                 let wish = Fork {
                     from: from.clone(),

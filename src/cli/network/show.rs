@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::{Context, complete};
 use crate::egress::{Entry, Mode, presets};
-use crate::lifecycle;
+use crate::lifecycle::{self, Enforcer};
 use crate::sandbox::Name;
 
 /// Show what a pixel may reach
@@ -29,8 +29,9 @@ struct Shown<'a> {
     preset_cidrs: bool,
     /// Everything allowed by name or address.
     in_force: Vec<Entry>,
-    /// Whether something outside the pixel enforces it.
     enforced: bool,
+    /// `gateway` or `pixel`.
+    enforced_by: Option<&'static str>,
     interim: bool,
 }
 
@@ -41,6 +42,7 @@ impl ShowArgs {
         let policy = lifecycle::policy(&pixel)?;
         let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
+        let enforcer = Enforcer::of(&pixel);
         if context.ui.json() {
             context.ui.value(&Shown {
                 name: self.name.as_str(),
@@ -50,7 +52,8 @@ impl ShowArgs {
                 lan: policy.lan,
                 preset_cidrs: policy.preset_cidrs,
                 in_force,
-                enforced: pixel.segment.is_some(),
+                enforced: enforcer != Enforcer::Nobody,
+                enforced_by: enforcer.word(),
                 interim,
             });
             return Ok(());
@@ -81,10 +84,14 @@ impl ShowArgs {
                 .ui
                 .warn("what provisioning needs is allowed as well, until it is over");
         }
-        if pixel.segment.is_none() {
-            context.ui.warn(
-                "this pixel is on a network of its own: nothing outside it enforces a policy",
-            );
+        match enforcer {
+            Enforcer::Gateway => {}
+            Enforcer::Pixel => context
+                .ui
+                .say("enforced inside the pixel: its user cannot lift that, its root can"),
+            Enforcer::Nobody => context
+                .ui
+                .warn("this pixel is on a network of its own: nothing enforces a policy"),
         }
         Ok(())
     }
