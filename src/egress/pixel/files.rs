@@ -14,6 +14,7 @@ pub(super) const WAITING: &str = "/var/lib/pixels/egress/new";
 const UNITS: &str = "/etc/systemd/system";
 const BIN: &str = "/usr/local/bin";
 pub(super) const SUDOERS: &str = "/etc/sudoers.d/pixel";
+const RESOLVED: &str = "/etc/systemd/resolved.conf.d/pixels-egress.conf";
 /// The user `pixel` as it is without a policy.
 pub const OPEN_SUDO: &str = include_str!("guest/sudoers-open");
 pub(super) const SUDO: &str = include_str!("guest/sudoers");
@@ -123,6 +124,11 @@ pub(super) fn machinery() -> Vec<GuestFile> {
     for (name, content) in UNIT_FILES {
         files.push(text(format!("{UNITS}/{name}"), 0o644, content));
     }
+    files.push(text(
+        RESOLVED.into(),
+        0o644,
+        include_str!("guest/resolved.conf"),
+    ));
     for path in drop_ins() {
         files.push(text(path, 0o644, include_str!("guest/network.conf")));
     }
@@ -146,6 +152,7 @@ pub(super) fn links() -> Vec<(String, String)> {
 /// policy or no network until the last of it is gone.
 pub(super) fn all() -> Vec<String> {
     let mut paths: Vec<String> = drop_ins().collect();
+    paths.push(RESOLVED.to_owned());
     paths.extend(links().into_iter().map(|(link, _)| link));
     paths.extend(UNIT_FILES.map(|(name, _)| format!("{UNITS}/{name}")));
     paths.extend(["ruleset", "resolver"].map(|name| format!("{STATE}/{name}")));
@@ -200,6 +207,14 @@ mod tests {
             let wanted = format!("WantedBy={}\n", target.strip_suffix(".wants").unwrap());
             assert!(content.ends_with(&wanted), "{unit}");
         }
+    }
+
+    #[test]
+    fn everybody_means_the_same_resolver() {
+        let conf = include_str!("guest/resolved.conf");
+        assert!(conf.contains(&format!("\nDNS=127.0.0.1:{}\n", ruleset::PORT)));
+        let up = include_str!("guest/up.sh");
+        assert!(up.contains(&format!("id -u {} ", ruleset::RESOLVER)));
     }
 
     #[test]

@@ -16,8 +16,9 @@ put() {
     systemctl start pixels-egress.service
     systemctl restart pixels-resolver.service
     systemctl start pixels-upstream.path
-    # Answers that were given under another policy are worth nothing.
-    resolvectl flush-caches 2>/dev/null || :
+    # Who our resolver is it reads when it starts. Answers that were given under
+    # another policy are worth nothing.
+    systemctl try-restart systemd-resolved.service 2>/dev/null || :
 }
 
 back() {

@@ -6,6 +6,7 @@ code=/usr/local/lib/pixels/egress
 units=/etc/systemd/system
 # First what would take the network down with it.
 find "$units" -path '*.d/pixels-egress.conf' -delete
+rm -f /etc/systemd/resolved.conf.d/pixels-egress.conf
 rm -f "$units"/*.wants/pixels-egress.service "$units"/*.wants/pixels-resolver.service \
     "$units"/*.wants/pixels-upstream.path
 systemctl daemon-reload
@@ -16,7 +17,7 @@ systemctl daemon-reload
 if nft list table inet pixels >/dev/null 2>&1; then
     nft delete table inet pixels
 fi
-resolvectl flush-caches 2>/dev/null || :
+systemctl try-restart systemd-resolved.service 2>/dev/null || :
 if id -u pixel >/dev/null 2>&1; then
     install -m 0440 "$code/sudoers-open" /etc/sudoers.d/pixel.new
     mv /etc/sudoers.d/pixel.new /etc/sudoers.d/pixel
