@@ -11,6 +11,8 @@ mod cli_lifecycle;
 mod cli_output;
 mod connections;
 mod docs;
+mod egress_pixel;
+mod egress_pixel_escapes;
 mod faults_daemon;
 mod faults_signals;
 mod faults_wire;

@@ -10,4 +10,5 @@ pub mod pty;
 pub mod rounds;
 pub mod server;
 pub mod wait;
+pub mod wan_pixel;
 pub mod web;
