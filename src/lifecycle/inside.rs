@@ -7,9 +7,8 @@ use crate::egress::pixel::{self, Files};
 use crate::egress::{self, Denial, Mode, Policy};
 use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Status, Subject};
 
-/// Marks a pixel that has a policy inside.
+/// Marks a pixel that has a policy inside; the value is [`Files::state`].
 pub(super) const KEY: &str = "egress-inside";
-const YES: &str = "yes";
 /// How often a change is made again because another command changed the record meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -25,10 +24,14 @@ pub(super) fn is_inside(instance: &Instance) -> bool {
     instance.properties.contains_key(KEY)
 }
 
-/// What a record says of it, given what it says of the policy.
-pub(super) fn mark(restricted: bool) -> (String, String) {
-    let value = if restricted { YES } else { "" };
-    (KEY.to_owned(), value.to_owned())
+fn mark(files: Option<&Files>) -> Properties {
+    let value = files.map(|files| files.state.clone()).unwrap_or_default();
+    Properties::from([(KEY.to_owned(), value)])
+}
+
+/// Whether this is what the record says is on the disk.
+fn is_there(instance: &Instance, files: &Files) -> bool {
+    instance.properties.get(KEY) == Some(&files.state)
 }
 
 /// What was refused inside, the latest first.
@@ -46,6 +49,11 @@ impl Inside {
         }))
     }
 
+    /// What the record is to say of the inside when it says this of the policy.
+    pub fn mark(&self, instance: &Instance) -> Result<Properties> {
+        Ok(mark(self.wanted(instance)?.as_ref()))
+    }
+
     /// Before the first start: puts the policy on the disk. A new pixel that
     /// lacks what it takes gets it once it runs and before anything of the
     /// user's does; in a clone, something of the user's may run at once.
@@ -53,6 +61,8 @@ impl Inside {
         let instance = sandbox.get(name).await?;
         let guest = sandbox.guest(name);
         match self.wanted(&instance)? {
+            // Opening the disk of a stopped pixel costs more than starting it.
+            Some(files) if is_there(&instance, &files) => Ok(()),
             Some(files) => {
                 let able = pixel::is_able(&*guest).await?;
                 if clone && !able {
@@ -61,25 +71,26 @@ impl Inside {
                 if able {
                     pixel::write(&*guest, &files).await?;
                 }
-                if !is_inside(&instance) {
-                    let record = Properties::from([mark(true)]);
-                    sandbox.set_properties(name, &record).await?;
-                }
-                Ok(())
+                sandbox.set_properties(name, &mark(Some(&files))).await
             }
             None if is_inside(&instance) => clear(sandbox, name).await,
             None => Ok(()),
         }
     }
 
-    /// Before another start: what the record says is on the disk.
+    /// Before another start: what this version of pixels makes of the record is
+    /// on the disk.
     pub async fn renew(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<()> {
         if instance.status != Status::Stopped || !is_inside(instance) {
             return Ok(());
         }
         let guest = sandbox.guest(&instance.name);
         match self.wanted(instance)? {
-            Some(files) if pixel::is_able(&*guest).await? => pixel::write(&*guest, &files).await,
+            Some(files) if !is_there(instance, &files) && pixel::is_able(&*guest).await? => {
+                pixel::write(&*guest, &files).await?;
+                let name = &instance.name;
+                sandbox.set_properties(name, &mark(Some(&files))).await
+            }
             _ => Ok(()),
         }
     }
@@ -139,8 +150,7 @@ impl Inside {
 /// Takes out of a stopped pixel what another enforces from now on, or nobody.
 pub(super) async fn clear(sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
     pixel::remove(&*sandbox.guest(name)).await?;
-    let record = Properties::from([mark(false)]);
-    sandbox.set_properties(name, &record).await
+    sandbox.set_properties(name, &mark(None)).await
 }
 
 /// The policy to be in force now.

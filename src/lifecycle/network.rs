@@ -9,7 +9,7 @@ use super::gateway::{self, Gateway};
 use super::inside::{self, Inside};
 use super::{Error, Progress, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
-use crate::egress::{self, Denial, Mode, Policy};
+use crate::egress::{self, Denial, Policy};
 use crate::sandbox::{
     self, Attachment, Instance, Label, Name, Properties, Result, Sandbox, Status,
 };
@@ -202,13 +202,10 @@ pub async fn set_policy(
 ) -> Result<(), Error> {
     let network = Network::of(instance, like);
     network.ready(sandbox, cancel, &|_| {}).await?;
-    let mut records = Properties::from([
+    let records = Properties::from([
         (egress::KEY.to_owned(), policy.to_record()),
         (egress::INTERIM.to_owned(), String::new()),
     ]);
-    if let Network::Open(_) = network {
-        records.extend([inside::mark(policy.mode != Mode::Unrestricted)]);
-    }
     Ok(put(sandbox, &network, instance, &records).await?)
 }
 
@@ -236,12 +233,19 @@ async fn put(
     instance: &Instance,
     records: &Properties,
 ) -> Result<()> {
+    let mut records = records.clone();
+    if let Network::Open(inside) = network {
+        let mut changed = instance.clone();
+        changed.properties.extend(records.clone());
+        changed.properties.retain(|_, value| !value.is_empty());
+        records.extend(inside.mark(&changed)?);
+    }
     let before = records
         .keys()
         .map(|key| record(&instance.properties, key))
         .collect();
     let name = &instance.name;
-    sandbox.set_properties(name, records).await?;
+    sandbox.set_properties(name, &records).await?;
     let outcome = match network {
         Network::Behind(gateway) => gateway::reconcile(sandbox, gateway).await,
         Network::Open(inside) => inside.follow(sandbox, name).await,

@@ -495,10 +495,10 @@ fn a_container_in_a_pixel_is_under_its_policy() {
         "allowed.test",
     ])
     .ok();
-    let make = "set -e; mkdir -p /run/netns; ip netns add inner; ip link add out0 type veth peer name in0 netns inner
+    let make = "set -e; mkdir -p /run/netns; ip netns add inner; in=\"nsenter --net=/run/netns/inner\"; ip link add out0 type veth peer name in0 netns inner
         ip addr add 10.55.0.1/24 dev out0; ip link set out0 up
-        ip -n inner addr add 10.55.0.2/24 dev in0; ip -n inner link set in0 up; ip -n inner link set lo up
-        ip -n inner route add default via 10.55.0.1; sysctl -qw net.ipv4.ip_forward=1
+        $in ip addr add 10.55.0.2/24 dev in0; $in ip link set in0 up; $in ip link set lo up
+        $in ip route add default via 10.55.0.1; sysctl -qw net.ipv4.ip_forward=1
         nft add table ip nat; nft add chain ip nat post '{ type nat hook postrouting priority srcnat; }'
         nft add rule ip nat post ip saddr 10.55.0.0/24 masquerade";
     sh(&env, &name, make).ok();
@@ -507,7 +507,7 @@ fn a_container_in_a_pixel_is_under_its_policy() {
         sh(
             &env,
             &name,
-            &format!("ip netns exec inner bash -c '{script}'"),
+            &format!("nsenter --net=/run/netns/inner bash -c '{script}'"),
         )
     };
     let resolver = wan.resolver();

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use ring::digest;
+
 use super::ruleset;
 use crate::egress::policy::Effective;
 use crate::egress::render::{self, Listen};
@@ -79,6 +81,8 @@ const SCRIPTS: [(&str, &str, &str); 8] = [
 pub struct Files {
     /// Of the policy; what is in force is known by it.
     pub id: String,
+    /// Differs whenever anything on the disk does.
+    pub state: String,
     pub(super) ruleset: String,
     pub(super) resolver: String,
 }
@@ -94,14 +98,22 @@ impl Files {
             upstream: dns,
         };
         let user = ruleset::RESOLVER;
-        Self {
+        let mut files = Self {
             ruleset: ruleset::ruleset(&chains),
             resolver: format!(
                 "user={user}\ngroup={user}\n{}",
                 render::resolver(policy, &listen)
             ),
             id: chains.id,
+            state: String::new(),
+        };
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for file in machinery().iter().chain(&files.of_policy(STATE)) {
+            hash.update(file.path.as_bytes());
+            hash.update(&file.content);
         }
+        files.state = render::hex(&hash.finish().as_ref()[..8]);
+        files
     }
 
     /// The two files that say what the policy is, in this directory.
@@ -225,6 +237,7 @@ mod tests {
         assert!(announced.resolver.contains("\nserver=/a.example/#\n"));
         assert!(!announced.resolver.contains("listen-address"));
         assert_eq!(fixed.id, announced.id);
+        assert_ne!(fixed.state, announced.state);
     }
 
     #[test]

@@ -101,6 +101,9 @@ fn outgoing(text: &mut String, policy: &Chains) {
     ];
     lines.extend(NESTED.map(|bridge| format!("oifname \"{bridge}\" accept")));
     lines.extend([
+        // What this filter itself tells a container it refuses something to.
+        "ct state related icmp type destination-unreachable accept".to_owned(),
+        "ct state related tcp flags & rst == rst accept".to_owned(),
         format!("ct direction reply ct state established,related ct mark {INBOUND:#x} accept"),
         format!("ct direction original ct state established,related ct mark {mark:#x} accept"),
         format!(

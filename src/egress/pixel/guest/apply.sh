@@ -16,6 +16,10 @@ put() {
     systemctl start pixels-egress.service
     systemctl restart pixels-resolver.service
     systemctl start pixels-upstream.path
+    # Those that did without us because of us.
+    for network in systemd-networkd networking NetworkManager; do
+        ! systemctl -q is-enabled "$network" 2>/dev/null || systemctl --no-block start "$network"
+    done
     # Who our resolver is it reads when it starts. Answers that were given under
     # another policy are worth nothing.
     systemctl try-restart systemd-resolved.service 2>/dev/null || :

@@ -9,7 +9,7 @@ until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
     tries=$((tries + 1))
     sleep 0.05
 done
-systemctl start pixels-egress.service pixels-resolver.service
+systemctl start pixels-egress.service
 nft -t list table inet pixels | awk -v id="$1" '
     /hook (output|input|forward) .*policy drop;/ { walls++ }
     $0 ~ "jump p_" id "$" { uses++ }
