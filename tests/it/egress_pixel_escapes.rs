@@ -1,6 +1,8 @@
 //! What the user of a pixel may try against the policy inside it, on the
 //! daemon and a fake internet that counts every packet. Nothing succeeds.
 
+use std::net::TcpListener;
+
 use crate::egress_pixel::{inside, sh};
 use crate::support::env::TestEnv;
 use crate::support::lab;
@@ -71,7 +73,7 @@ const NETWORK: &[(&str, &str)] = &[
         "perl -MSocket -e 'socket(S, PF_INET, SOCK_RAW, 255) or die'",
     ),
     ("frames", "perl -e 'socket(S, 17, 3, 0x300) or die'"),
-    ("the host", "connect HOST 22"),
+    ("the host", "connect HOST LISTENS"),
     ("the host's daemon", "connect HOST 8443"),
     (
         "the host's resolver for a denied name",
@@ -85,7 +87,7 @@ const NETWORK: &[(&str, &str)] = &[
     ),
     (
         "IPv6 by link",
-        "perl -MSocket=:all -e 'socket(S, PF_INET6, SOCK_DGRAM, 0); send(S, \"x\", 0, pack_sockaddr_in6(9, inet_pton(AF_INET6, \"ff02::1\"), if_index())) or die; sub if_index { 2 }'",
+        "perl -MSocket=:all -e 'socket(S, PF_INET6, SOCK_DGRAM, 0); open(I, \"/sys/class/net/eth0/ifindex\"); send(S, \"x\", 0, pack_sockaddr_in6(9, inet_pton(AF_INET6, \"ff02::1\"), <I> + 0)) or die'",
     ),
     (
         "IPv6 anywhere",
@@ -151,8 +153,8 @@ const ROOT: &[(&str, &str)] = &[
         "a unit by bus",
         "busctl call --allow-interactive-authorization=no org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager StopUnit ss pixels-egress.service replace",
     ),
-    ("the group sudo", "id -nG | grep -w sudo"),
-    ("any group", "[ \"$(id -nG)\" != pixel ]"),
+    ("the group sudo", "id -nG pixel | grep -w sudo"),
+    ("any group", "[ \"$(id -nG pixel)\" != pixel ]"),
     (
         "nft list and more",
         "sudo -n nft list tables ';' flush ruleset",
@@ -339,6 +341,8 @@ struct Pixel<'a> {
     name: String,
     wan: &'a Wan,
     host: String,
+    /// A service of the host's own.
+    listens: TcpListener,
 }
 
 fn restricted<'a>(test: &str, wan: &'a Wan) -> Pixel<'a> {
@@ -369,6 +373,7 @@ fn restricted<'a>(test: &str, wan: &'a Wan) -> Pixel<'a> {
     sh(&env, &name, BAIT).ok();
     let host = sh(&env, &name, "ip -4 route show default | cut -d' ' -f3").ok();
     Pixel {
+        listens: TcpListener::bind((host.stdout.trim(), 0)).unwrap(),
         host: host.stdout.trim().to_owned(),
         env,
         name,
@@ -383,7 +388,11 @@ impl Pixel<'_> {
             .replace("DENIED", &self.wan.address(20))
             .replace("ALLOWED", &self.wan.address(10))
             .replace("DNS", &self.wan.resolver())
-            .replace("HOST", &self.host);
+            .replace("HOST", &self.host)
+            .replace(
+                "LISTENS",
+                &self.listens.local_addr().unwrap().port().to_string(),
+            );
         let before = self.arrived();
         let outcome = sh(&self.env, &self.name, &format!("{WORDS}\n{script}"));
         let said = format!("{}{}", outcome.stdout, outcome.stderr);
@@ -402,7 +411,7 @@ impl Pixel<'_> {
     fn arrived(&self) -> (u64, Vec<String>) {
         let mut asked = self.wan.asked();
         asked.retain(|name| !["allowed.test", "other.test"].contains(&name.as_str()));
-        // Asked by name on purpose, while provisioning was still allowed to.
+        // Provisioning looks for packages, at names this internet does not have.
         asked.retain(|name| name.ends_with(".test"));
         (self.wan.packets_to(20), asked)
     }
@@ -475,6 +484,40 @@ fn no_argument_opens_a_wrapper() {
         let outcome = sh(&pixel.env, &pixel.name, &format!("sudo -n {line}")).ok();
         assert!(!outcome.stdout.contains("lines 1-"), "{}", outcome.stdout);
     }
+}
+
+#[test]
+fn packages_come_through_a_wrapper() {
+    let Some(_lab) = lab::ready("packages_come_through_a_wrapper") else {
+        return;
+    };
+    let mut env = TestEnv::new("packages");
+    env.set("PIXELS_PROVISION_ENABLED", "true");
+    env.config(
+        "[network]\nplacement = \"pixel\"\n[provision]\ndevtools = false\n\
+         [console]\nmultiplexer = \"none\"\n",
+    );
+    let name = env.name("box");
+    env.pixels(["create", &name, "--wait"]).ok();
+    let run = |script: &str| sh(&env, &name, script);
+    run("sudo -n apt-get -q -y remove nftables").ok();
+    let hosts =
+        run("sed -n 's,^URIs: *https\\?://\\([^/:]*\\).*,\\1,p' /etc/apt/sources.list.d/*").ok();
+    let mut set = vec!["network", "set", &name, "allowlist"];
+    set.extend(hosts.stdout.lines().flat_map(|host| ["--allow", host]));
+    // What is missing is installed; names are asked of whom the network announces.
+    env.pixels(set).ok();
+    assert_ne!(run("sudo -n id -u").code, 0);
+    assert_eq!(run("id -nG pixel").ok().stdout, "pixel\n");
+    run("sudo -n safe-apt update").ok();
+    run("sudo -n safe-apt install hello </dev/null && hello").ok();
+    run("sudo -n safe-apt remove hello && ! command -v hello").ok();
+    assert_ne!(run("sudo -n safe-apt remove nftables").code, 0);
+
+    env.pixels(["network", "set", &name, "unrestricted"]).ok();
+    assert_eq!(run("sudo -n id -u").ok().stdout, "0\n");
+    assert_eq!(run("id -nG pixel").ok().stdout, "pixel sudo\n");
+    assert_ne!(run("ls /usr/local/bin/safe-apt").code, 0);
 }
 
 /// Containers that root makes in a pixel are under its policy too.
