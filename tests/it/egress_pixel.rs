@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{IpAddr, TcpStream};
 use std::process::{Child, ChildStdout};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -128,11 +129,15 @@ fn what_is_allowed_works_and_the_rest_is_told() {
     // Others reach it as before.
     let mut server = background(&env, &name, SERVER);
     assert_eq!(server.line(), "ready");
-    let mut from_outside = TcpStream::connect((address(&env, &name), 8022)).unwrap();
+    let address = address(&env, &name);
+    let mut from_outside = TcpStream::connect((address, 8022)).unwrap();
     from_outside.write_all(b"x\n").unwrap();
     let mut line = String::new();
     BufReader::new(&from_outside).read_line(&mut line).unwrap();
     assert_eq!(line, "served\n");
+    // Its resolver answers the pixel alone.
+    let shortly = Duration::from_millis(300);
+    assert!(TcpStream::connect_timeout(&(address, 553).into(), shortly).is_err());
 }
 
 /// Answers one line on port 8022.

@@ -13,6 +13,7 @@ mod connections;
 mod docs;
 mod egress_pixel;
 mod egress_pixel_escapes;
+mod egress_pixel_files;
 mod faults_daemon;
 mod faults_signals;
 mod faults_wire;
