@@ -425,7 +425,7 @@ fn what_cannot_be_enforced_is_refused() {
         "{}",
         told.stderr
     );
-    assert_eq!(env.remaining(), [source.clone()]);
+    assert_eq!(env.remaining(), std::slice::from_ref(&source));
     env.pixels(["stop", &source]).ok();
     env.pixels(["network", "set", &source, "agent"]).expect(1);
     env.pixels(["start", &source]).ok();

@@ -5,6 +5,7 @@
 //! learned meanwhile.
 
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use super::members::Member;
 use super::subnet::Subnet;
@@ -21,7 +22,7 @@ const LOG_SIZE: u32 = 65_535;
 pub struct Rules<'a> {
     pub subnet: Subnet,
     /// The one address outside that may open connections to pixels.
-    pub host: Option<std::net::Ipv4Addr>,
+    pub host: Option<Ipv4Addr>,
     pub policies: &'a [Chains],
     /// Each with the index of its policy and the port of its resolver.
     pub members: &'a [(Member, usize, u16)],
@@ -114,15 +115,15 @@ fn chains(text: &mut String, rules: &Rules<'_>) {
     };
     let lines = |of: &[&str]| of.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
 
-    // Who says it is a pixel must be that pixel. A request for an address is
-    // the one thing that comes without one.
+    chain("lease", "", &leases(rules.members));
+    // Who says it is a pixel must be that pixel.
     chain(
         "identity",
         "filter hook prerouting priority raw; policy accept",
         &lines(&[
             "iifname != \"eth1\" accept",
             "meta nfproto ipv6 drop",
-            "ether type ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+            "udp sport 68 udp dport 67 jump lease",
             "ether saddr . ip saddr != @pins drop",
         ]),
     );
@@ -166,6 +167,9 @@ fn chains(text: &mut String, rules: &Rules<'_>) {
         "ct direction original ct state established,related ct mark 0x1 accept",
     ]);
     if let Some(host) = rules.host {
+        // Nor does a resolver of the host's open one by its answer, should a
+        // pixel's question have reached it behind the gateway's back.
+        incoming.push(format!("ip saddr {host} udp sport 53 drop"));
         incoming.push(format!(
             "ct direction original ct state new ip saddr {host} ip daddr {subnet} \
              ct mark set {INBOUND:#x} accept"
@@ -215,6 +219,26 @@ fn chains(text: &mut String, rules: &Rules<'_>) {
         ],
     );
     text.push_str(ARP);
+}
+
+/// Requests for an address, the one thing that may come without one. A pixel
+/// asks for itself (`chaddr`) only, or it could decline a neighbour's address;
+/// and the answer goes nowhere else (`ciaddr`, `giaddr`), or the gateway would
+/// carry it to a neighbour.
+fn leases(members: &[(Member, usize, u16)]) -> Vec<String> {
+    let mut rules = Vec::new();
+    for (member, _, _) in members {
+        let mac = member.mac.replace(':', "");
+        for address in [Ipv4Addr::UNSPECIFIED, member.address] {
+            rules.push(format!(
+                "ether saddr {} ip saddr {address} @th,160,32 {:#x} @th,256,80 0x{mac} accept",
+                member.mac,
+                address.to_bits()
+            ));
+        }
+    }
+    rules.push("drop".into());
+    rules
 }
 
 /// Nor does the gateway listen to a pixel that speaks of another's address.

@@ -8,7 +8,7 @@ mod reconcile;
 
 pub use health::{Health, glance, health};
 pub(super) use make::ensure;
-pub use make::rebuild;
+pub use make::{rebuild, remove};
 pub(super) use reconcile::propose;
 pub use reconcile::{admit, reconcile};
 

@@ -2,6 +2,7 @@
 //! the real daemon, a second one that may be broken, and connections that may.
 
 pub mod api;
+pub mod dns;
 pub mod env;
 pub mod lab;
 pub mod private_daemon;
@@ -10,5 +11,7 @@ pub mod pty;
 pub mod rounds;
 pub mod server;
 pub mod wait;
+pub mod walls;
+pub mod wan;
 pub mod wan_pixel;
 pub mod web;

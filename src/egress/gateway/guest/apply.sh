@@ -13,9 +13,16 @@ exec 9>"$dir/lock"
 flock 9
 
 applied=$(cat "$dir/applied" 2>/dev/null || :)
-# What is on record and what the kernel has are the same thing only while the
-# boot that applied it lasts.
-[ -e /run/pixels/loaded ] || applied=
+# What is on record is in force only where all that enforces it is at work.
+units="pixels-gateway pixels-dhcp"
+for conf in "$dir"/resolvers/*; do
+    [ ! -e "$conf" ] || units="$units pixels-resolver@${conf##*/}"
+done
+# shellcheck disable=SC2086 # one word per unit
+if [ ! -e /run/pixels/loaded ] || ! nft list chain inet pixels forwarding >/dev/null 2>&1 ||
+    [ "$(systemctl is-active $units | sort -u)" != active ]; then
+    applied=
+fi
 route=$(ip -4 route show default | head -n 1)
 host=$(echo "$route" | sed -n 's/.* via \([0-9.]*\).*/\1/p')
 uplink=$(ip -4 -o addr show dev eth0 scope global | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1)
@@ -43,6 +50,14 @@ if [ -e "$new/keep" ]; then
     echo "done"
     exit 0
 fi
+
+# Cut off from here on, it is done again.
+rm -f "$dir/applied"
+
+# Without the walls of its boot there is nothing to put a policy into.
+for unit in pixels-gateway pixels-dhcp; do
+    systemctl -q is-active "$unit" || systemctl restart "$unit"
+done
 
 # Resolvers first: no pixel is sent to one that does not answer yet.
 for conf in "$new"/resolvers/*; do

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Brings the gateway's inner side up. Forwarding is turned on last: as long as
+# Brings the gateway's inner side up. Every refusal is told, so that no program
+# in a pixel waits for one. Forwarding is turned on last: as long as
 # the rules are not in force, nothing passes.
 set -eu
 dir=/var/lib/pixels/gateway
@@ -16,6 +17,7 @@ sysctl -q -w \
     net.ipv4.conf.all.accept_redirects=0 \
     net.ipv4.conf.eth0.proxy_arp=1 \
     net.ipv4.conf.eth1.arp_ignore=1 \
+    net.ipv4.icmp_ratelimit=0 \
     net.ipv6.conf.eth1.disable_ipv6=1
 if [ -e "$dir/ruleset" ]; then
     nft -f "$dir/ruleset"

@@ -1,0 +1,1 @@
+//! Walls in motion.
