@@ -11,8 +11,6 @@ use crate::sandbox::{GuestFile, Owner};
 
 pub(super) const CODE: &str = "/usr/local/lib/pixels/egress";
 pub(super) const STATE: &str = "/var/lib/pixels/egress";
-/// Where a policy waits that is to be put into force on a running pixel.
-pub(super) const WAITING: &str = "/var/lib/pixels/egress/new";
 const UNITS: &str = "/etc/systemd/system";
 const BIN: &str = "/usr/local/bin";
 pub(super) const SUDOERS: &str = "/etc/sudoers.d/pixel";
@@ -108,8 +106,8 @@ impl Files {
             state: String::new(),
         };
         let mut hash = digest::Context::new(&digest::SHA256);
-        for file in machinery().iter().chain(&files.of_policy(STATE)) {
-            hash.update(file.path.as_bytes());
+        hash.update(&version().content);
+        for file in files.of_policy(STATE) {
             hash.update(&file.content);
         }
         files.state = render::hex(&hash.finish().as_ref()[..8]);
@@ -147,6 +145,18 @@ pub(super) fn machinery() -> Vec<GuestFile> {
     files
 }
 
+/// Differs whenever [`machinery`] does. Written last, so that all of it is there
+/// where this is.
+pub(super) fn version() -> GuestFile {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for file in machinery() {
+        hash.update(file.path.as_bytes());
+        hash.update(&file.content);
+    }
+    let version = render::hex(&hash.finish().as_ref()[..8]);
+    text(format!("{CODE}/version"), 0o644, &version)
+}
+
 /// Links, each with its target.
 pub(super) fn links() -> Vec<(String, String)> {
     ENABLED
@@ -168,7 +178,7 @@ pub(super) fn all() -> Vec<String> {
     paths.extend(links().into_iter().map(|(link, _)| link));
     paths.extend(UNIT_FILES.map(|(name, _)| format!("{UNITS}/{name}")));
     paths.extend(["ruleset", "resolver"].map(|name| format!("{STATE}/{name}")));
-    paths.extend(["sudoers", "sudoers-open"].map(|name| format!("{CODE}/{name}")));
+    paths.extend(["version", "sudoers", "sudoers-open"].map(|name| format!("{CODE}/{name}")));
     paths.extend(SCRIPTS.map(|(dir, name, _)| format!("{dir}/{name}")));
     paths
 }
@@ -205,6 +215,7 @@ mod tests {
     fn what_is_written_is_what_is_removed() {
         let mut written: Vec<String> = machinery().into_iter().map(|file| file.path).collect();
         written.extend(files(&[], &[]).of_policy(STATE).map(|file| file.path));
+        written.push(version().path);
         written.extend(links().into_iter().map(|(link, _)| link));
         let mut removed = all();
         written.sort();

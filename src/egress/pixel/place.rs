@@ -1,8 +1,12 @@
 //! A policy put into a pixel, running or stopped, and taken out again.
 
-use super::files::{self, CODE, Files, OPEN_SUDO, STATE, SUDO, SUDOERS, WAITING, text};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use super::files::{self, CODE, Files, OPEN_SUDO, STATE, SUDO, SUDOERS, text};
 use crate::sandbox::{Error, ExecRequest, Guest, Output, Result};
 
+const VERSION_LIMIT: u64 = 1024;
 /// The image can never enforce a policy.
 const LACKING: i32 = 90;
 /// What both halves of a policy need to run.
@@ -54,24 +58,20 @@ pub async fn remove(guest: &dyn Guest) -> Result<()> {
 /// installed; an image that has no way to is `Error::Unsupported`.
 pub async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     machinery(guest).await?;
-    guest.make_dir(WAITING).await?;
-    for file in files.of_policy(WAITING) {
+    // Of several callers at once, each brings its own.
+    let waiting = format!("{STATE}/new-{:016x}", RandomState::new().hash_one(()));
+    guest.make_dir(&waiting).await?;
+    for file in files.of_policy(&waiting) {
         guest.write_file(&file).await?;
     }
-    let output = run(guest, "apply", &[]).await?;
+    let output = run(guest, "apply", &[&waiting, &files.id]).await?;
     if output.status.0 == LACKING {
         return Err(Error::Unsupported {
             operation: "a restricted policy inside this pixel".into(),
             reason: said(&output),
         });
     }
-    checked("putting the policy into force", &output)?;
-    if in_force(guest, files).await? {
-        return Ok(());
-    }
-    Err(Error::Protocol(
-        "the policy is not in force inside the pixel although nothing failed".into(),
-    ))
+    checked("putting the policy into force", &output)
 }
 
 /// Takes the policy out of a running pixel.
@@ -107,8 +107,17 @@ async fn machinery(guest: &dyn Guest) -> Result<()> {
     for dir in dirs {
         guest.make_dir(&dir).await?;
     }
-    for file in machinery {
-        guest.write_file(&file).await?;
+    // What is there may be in use by another caller just now.
+    let version = files::version();
+    let there = match guest.read_file(&version.path, VERSION_LIMIT).await {
+        Ok(content) => content == version.content,
+        Err(error) if error.is_not_found() => false,
+        Err(error) => return Err(error),
+    };
+    if !there {
+        for file in machinery.into_iter().chain([version]) {
+            guest.write_file(&file).await?;
+        }
     }
     for (link, target) in links {
         guest.symlink(&link, &target).await?;

@@ -1,13 +1,17 @@
 #!/bin/sh
-# Puts the policy that waits in /var/lib/pixels/egress/new into force on this
-# running machine, one caller at a time. When that fails, what was in force
-# before is again.
+# Puts the policy that waits in a folder of its own into force on this running
+# machine, one caller at a time. When that fails, what was in force before is
+# again.
+# usage: apply.sh FOLDER ID
 # Exit code 90: this machine can never enforce one.
 set -eu
+new=$1 id=$2
 dir=/var/lib/pixels/egress
 code=/usr/local/lib/pixels/egress
 exec 9>"$dir/lock"
 flock 9
+# Of callers that were killed.
+find "$dir" -maxdepth 1 -name 'new-*' -mmin +60 -exec rm -rf {} +
 
 put() {
     "$code/up"
@@ -27,6 +31,7 @@ put() {
 
 back() {
     trap - EXIT
+    rm -rf "$new"
     if [ -e "$dir/old/ruleset" ]; then
         mv "$dir/old/ruleset" "$dir/old/resolver" "$dir"
         put || :
@@ -62,14 +67,18 @@ if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
     apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends \
         nftables dnsmasq-base >&2 </dev/null
 fi
-dnsmasq --test --conf-file="$dir/new/resolver" 2>/dev/null || {
+dnsmasq --test --conf-file="$new/resolver" 2>/dev/null || {
     echo "the resolver's configuration is refused" >&2
     exit 1
 }
-mv "$dir/new/ruleset" "$dir/new/resolver" "$dir"
+mv "$new/ruleset" "$new/resolver" "$dir"
 put
+"$code/check" "$id" || {
+    echo "the policy is not in force although nothing failed" >&2
+    exit 1
+}
 mkdir -p /etc/sudoers.d
 install -m 0440 "$code/sudoers" /etc/sudoers.d/pixel.new
 mv /etc/sudoers.d/pixel.new /etc/sudoers.d/pixel
 trap - EXIT
-rm -rf "$dir/old" "$dir/new"
+rm -rf "$dir/old" "$new"
