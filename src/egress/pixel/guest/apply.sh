@@ -15,7 +15,12 @@ find "$dir" -maxdepth 1 -name 'new-*' -mmin +60 -exec rm -rf {} +
 
 put() {
     "$code/up"
-    systemctl daemon-reload
+    if cmp -s "$code/version" /run/pixels/egress-version; then
+        known=yes
+    else
+        known=
+        systemctl daemon-reload
+    fi
     # Started, not restarted: the network requires it and would go down with it.
     systemctl start pixels-egress.service
     systemctl restart pixels-resolver.service
@@ -24,9 +29,14 @@ put() {
     for network in systemd-networkd networking NetworkManager; do
         ! systemctl -q is-enabled "$network" 2>/dev/null || systemctl --no-block start "$network"
     done
-    # Who our resolver is it reads when it starts. Answers that were given under
-    # another policy are worth nothing.
-    systemctl try-restart systemd-resolved.service 2>/dev/null || :
+    # Answers that were given under another policy are worth nothing; whom to ask,
+    # resolved reads when it starts.
+    if [ "$known" ]; then
+        resolvectl flush-caches 2>/dev/null || :
+    else
+        systemctl try-restart systemd-resolved.service 2>/dev/null || :
+        cp "$code/version" /run/pixels/egress-version
+    fi
 }
 
 back() {

@@ -26,4 +26,4 @@ else
     rm -f /etc/sudoers.d/pixel
 fi
 rm -f /usr/local/bin/safe-apt /usr/local/bin/safe-systemctl /usr/local/bin/safe-journalctl
-rm -rf /var/lib/pixels/egress "$code"
+rm -rf /var/lib/pixels/egress "$code" /run/pixels/egress-version
