@@ -5,8 +5,8 @@ use std::net::TcpListener;
 
 use crate::egress_pixel::{inside, sh};
 use crate::support::env::TestEnv;
-use crate::support::lab;
 use crate::support::wan_pixel::Wan;
+use crate::support::{lab, wait};
 
 /// Each is tried as the user `pixel`. It has succeeded when it ends with 0, when
 /// it shows root's uid, when a packet arrives where none may, or when the
@@ -426,7 +426,7 @@ impl Pixel<'_> {
         assert_eq!(root("ls /etc/escaped /etc/x 2>/dev/null || :"), "");
         let table = root("nft -t list table inet pixels; nft list tables | wc -l");
         assert_eq!(table.matches("policy drop").count(), 3, "{table}");
-        assert!(table.ends_with("\n1\n"), "{table}");
+        assert!(table.ends_with("\n2\n"), "{table}");
         let units = root(
             "systemctl is-active pixels-egress pixels-resolver pixels-upstream.path systemd-networkd",
         );
@@ -513,6 +513,10 @@ fn packages_come_through_a_wrapper() {
     run("sudo -n safe-apt install hello </dev/null && hello").ok();
     run("sudo -n safe-apt remove hello && ! command -v hello").ok();
     assert_ne!(run("sudo -n safe-apt remove nftables").code, 0);
+    // A package of the archives that lets users become root.
+    let refused = run("sudo -n safe-apt install doas").expect(2);
+    assert!(refused.stderr.contains("root's powers"), "{refused:?}");
+    assert_ne!(run("ls /usr/bin/doas").code, 0);
 
     env.pixels(["network", "set", &name, "unrestricted"]).ok();
     assert_eq!(run("sudo -n id -u").ok().stdout, "0\n");
@@ -554,11 +558,11 @@ fn a_container_in_a_pixel_is_under_its_policy() {
         )
     };
     let resolver = wan.resolver();
-    inner(&format!(
+    let allowed = format!(
         "ask {resolver} allowed.test udp && connect {} 80",
         wan.address(10)
-    ))
-    .ok();
+    );
+    wait::eventually("what is allowed works in it", || inner(&allowed).code == 0);
     let before = wan.packets_to(20);
     for (attempt, code) in [
         (format!("ask {resolver} denied.test udp"), 1),
@@ -568,4 +572,14 @@ fn a_container_in_a_pixel_is_under_its_policy() {
         assert_eq!(inner(&attempt).code, code, "{attempt}");
     }
     assert_eq!(wan.packets_to(20), before);
+
+    // Nor does one pass by with an interface of its own on the pixel's.
+    let beside = "set -ex; ip netns add beside; in=\"nsenter --net=/run/netns/beside\"
+        ip link add beside0 link eth0 type macvlan mode bridge; ip link set beside0 netns beside
+        own=$(ip -4 -o addr show eth0 | sed 's,.* inet \\([0-9.]*\\)\\.[0-9]*/.*,\\1,')
+        host=$(ip -4 route show default | cut -d' ' -f3)
+        $in ip addr add $own.251/24 dev beside0; $in ip link set beside0 up
+        ! $in ping -q -c 2 -W 1 $host >/dev/null; nft delete table netdev pixels
+        $in ping -q -c 2 -W 1 $host >/dev/null";
+    sh(&env, &name, beside).ok();
 }

@@ -14,9 +14,9 @@ systemctl stop pixels-upstream.path pixels-resolver.service pixels-egress.servic
 rm -f "$units/pixels-egress.service" "$units/pixels-resolver.service" \
     "$units/pixels-upstream.path" "$units/pixels-upstream.service"
 systemctl daemon-reload
-if nft list table inet pixels >/dev/null 2>&1; then
-    nft delete table inet pixels
-fi
+for family in inet netdev; do
+    ! nft list table "$family" pixels >/dev/null 2>&1 || nft delete table "$family" pixels
+done
 systemctl try-restart systemd-resolved.service 2>/dev/null || :
 if id -u pixel >/dev/null 2>&1; then
     install -m 0440 "$code/sudoers-open" /etc/sudoers.d/pixel.new

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Packages of the archives this machine is set up for: no options, no files, no
-# versions, no patterns, and nothing of what enforces the policy is removed.
+# versions, no patterns; none whose programs have root's powers, and nothing of
+# what enforces the policy is removed.
 # usage: safe-apt update|upgrade|dist-upgrade|autoremove
 #        safe-apt install|remove|purge PACKAGE…
 set -eu
@@ -42,21 +43,80 @@ done
 
 # By the service manager, in surroundings that the caller has no part in; through
 # a pipe, so that nothing takes the output for a terminal to ask questions on.
-status=$(
-    {
+run() {
+    status=$(
         {
-            # Files stay as they are where they were changed, and nobody is asked.
-            set -- apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
-                -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$verb" "$@"
-            systemd-run --quiet --pipe --wait --collect --service-type=exec \
-                --property=WorkingDirectory=/ --property=UMask=0022 \
-                --setenv=DEBIAN_FRONTEND=noninteractive --setenv=APT_LISTCHANGES_FRONTEND=none \
-                --setenv=NEEDRESTART_SUSPEND=1 --setenv=PAGER=cat \
-                -- "$@" </dev/null 2>&1 || echo $? >&3
-        } | cat >&4
-    } 3>&1
-) 4>&1
+            {
+                systemd-run --quiet --pipe --wait --collect --service-type=exec \
+                    --property=WorkingDirectory=/ --property=UMask=0022 \
+                    --setenv=DEBIAN_FRONTEND=noninteractive --setenv=APT_LISTCHANGES_FRONTEND=none \
+                    --setenv=NEEDRESTART_SUSPEND=1 --setenv=PAGER=cat \
+                    -- "$@" </dev/null 2>&1 || echo $? >&3
+            } | cat >&4
+        } 3>&1
+    ) 4>&1
+    return "${status:-0}"
+}
+
+# Files stay as they are where they were changed, and nobody is asked.
+apt() {
+    run apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
+        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
+}
+
+# Programs that become root for whoever calls them, of those that do so for
+# everybody and are made for it.
+known() {
+    case $1 in
+    */su | */sudo | */mount | */umount | */passwd | */chfn | */chsh | */gpasswd | */newgrp | */chage | \
+        */expiry | */unix_chkpwd | */newuidmap | */newgidmap | */fusermount | */fusermount3 | \
+        */ssh-keysign | */dbus-daemon-launch-helper | */polkit-agent-helper-1 | */pkexec | */at | \
+        */crontab | */chrome-sandbox | */exim4 | */ping) ;;
+    *) return 1 ;;
+    esac
+}
+
+# What the archives bring, looked at before any of it is there.
+inspect() {
+    for archive in /var/cache/apt/archives/*.deb; do
+        [ -e "$archive" ] || continue
+        listing=$(dpkg-deb --contents "$archive" </dev/null)
+        powers=$(printf '%s\n' "$listing" | awk '
+            $1 ~ /^[-h]..[sS]/ && $2 ~ /^root\// ||
+            $1 ~ /^[-h].....[sS]/ && $2 ~ /\/(root|shadow|disk|kmem|adm|sudo)$/ { print substr($6, 2) }')
+        for path in $powers; do
+            [ -u "$path" ] || known "$path" || {
+                apt clean || :
+                refuse "${archive##*/} brings a program with root's powers, $path"
+            }
+        done
+    done
+}
+
+# And what their own scripts made of it.
+powerful() {
+    find /usr /bin /sbin /lib /opt -xdev -type f -perm -4000 -user root 2>/dev/null | sort
+}
+
+# What one has looked at, another must not take away.
+exec 9>/run/pixels/safe-apt
+flock 9
+code=0
+case $verb in
+install | upgrade | dist-upgrade)
+    apt clean
+    apt --download-only "$verb" "$@" || exit $?
+    inspect
+    before=$(powerful)
+    apt --no-download "$verb" "$@" || code=$?
+    for path in $(powerful); do
+        printf '%s\n' "$before" | grep -Fqx -e "$path" || known "$path" || chmod u-s "$path"
+    done
+    apt clean || :
+    ;;
+update) apt update || code=$? ;;
+*) apt --no-download "$verb" "$@" || code=$? ;;
+esac
 # Whatever a package may have done to the packet filter.
-systemd-run --quiet --pipe --wait --collect --service-type=exec \
-    -- /usr/local/lib/pixels/egress/up </dev/null
-exit "${status:-0}"
+run /usr/local/lib/pixels/egress/up
+exit "$code"

@@ -26,6 +26,17 @@ sed -n 's/^add \(chain\|set\) inet pixels \([prn]_[0-9a-f]*\).*/\1 \2/p' "$dir/r
 } >/run/pixels/egress-batch
 nft -f /run/pixels/egress-batch
 
+# Frames of other machines made on our interface, by whatever means, never pass
+# the filter above. Kernels before 5.16 cannot tell.
+if [ -e /sys/class/net/eth0/address ]; then
+    nft -f - 2>/dev/null <<EOF || :
+add table netdev pixels
+add chain netdev pixels own { type filter hook egress device "eth0" priority 0; policy accept; }
+flush chain netdev pixels own
+add rule netdev pixels own ether saddr != $(cat /sys/class/net/eth0/address) drop
+EOF
+fi
+
 # No group makes somebody root by another door.
 if id -u pixel >/dev/null 2>&1 && [ "$(id -nG pixel)" != "$(id -gn pixel)" ]; then
     usermod --groups "" pixel
