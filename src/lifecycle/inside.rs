@@ -109,6 +109,14 @@ impl Inside {
         }
     }
 
+    /// Whether what is in force inside a running pixel is what its record says.
+    pub async fn holds(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<bool> {
+        match self.wanted(instance)? {
+            Some(files) => pixel::in_force(&*sandbox.guest(&instance.name), &files).await,
+            None => Ok(true),
+        }
+    }
+
     /// Makes the inside equal to the record, which has just been changed.
     pub async fn follow(&self, sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
         for _ in 0..ATTEMPTS {

@@ -25,7 +25,8 @@ pub use inside::Inside;
 pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
 pub use login::Login;
 pub use network::{
-    Enforcer, Network, denials, destroy, is_interim, narrow, policy, restore, set_policy, start,
+    Enforcer, Network, denials, destroy, holds, is_interim, narrow, policy, restore, set_policy,
+    start,
 };
 
 use crate::sandbox;

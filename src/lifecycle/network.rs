@@ -304,6 +304,21 @@ impl Enforcer {
     }
 }
 
+/// Whether a running pixel that enforces its policy itself does so; `None` for
+/// all others.
+pub async fn holds(
+    sandbox: &dyn Sandbox,
+    like: &Gateway,
+    pixel: &Instance,
+) -> Result<Option<bool>> {
+    match Network::of(pixel, like) {
+        Network::Open(inside) if inside::is_inside(pixel) && pixel.status == Status::Running => {
+            Ok(Some(inside.holds(sandbox, pixel).await?))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// What was refused to a pixel, the latest first.
 pub async fn denials(
     sandbox: &dyn Sandbox,

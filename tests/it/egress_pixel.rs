@@ -231,6 +231,20 @@ fn a_change_acts_at_once_and_cuts_what_it_denies() {
     assert_eq!(open.line(), "cut");
     answers(&env, &name, "allowed.test");
 
+    // Root has taken it away: that is told, and what is set is in force again.
+    let holds = || env.pixels(["network", "show", &name, "--json"]).ok().json()["holds"].clone();
+    assert_eq!(holds(), true);
+    sh(
+        &env,
+        &name,
+        "nft delete table inet pixels; rm /etc/systemd/system/pixels-*; systemctl daemon-reload",
+    )
+    .ok();
+    assert_eq!(holds(), false);
+    env.pixels(["network", "allow", &name, "allowed.test"]).ok();
+    assert_eq!(holds(), true);
+    assert_eq!(really(&env, &name), ["allowed.test"]);
+
     // A change that fails changes nothing.
     sh(
         &env,

@@ -4,6 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
+use super::place;
 use crate::cli::{Context, complete};
 use crate::egress::{Entry, Mode, presets};
 use crate::lifecycle::{self, Enforcer};
@@ -32,6 +33,8 @@ struct Shown<'a> {
     enforced: bool,
     /// `gateway` or `pixel`.
     enforced_by: Option<&'static str>,
+    /// Of a running pixel that enforces it itself: whether it does.
+    holds: Option<bool>,
     interim: bool,
 }
 
@@ -43,6 +46,9 @@ impl ShowArgs {
         let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of(&pixel);
+        let like = place::like(context)?;
+        let look = lifecycle::holds(sandbox, &like, &pixel);
+        let holds = context.unless_interrupted(look).await?;
         if context.ui.json() {
             context.ui.value(&Shown {
                 name: self.name.as_str(),
@@ -54,6 +60,7 @@ impl ShowArgs {
                 in_force,
                 enforced: enforcer != Enforcer::Nobody,
                 enforced_by: enforcer.word(),
+                holds,
                 interim,
             });
             return Ok(());
@@ -86,6 +93,10 @@ impl ShowArgs {
         }
         match enforcer {
             Enforcer::Gateway => {}
+            Enforcer::Pixel if holds == Some(false) => context.ui.warn(&format!(
+                "what is in force inside is not this: pixels network set {} puts it back",
+                self.name
+            )),
             Enforcer::Pixel => context
                 .ui
                 .say("enforced inside the pixel: its user cannot lift that, its root can"),

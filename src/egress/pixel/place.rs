@@ -6,6 +6,8 @@ use std::hash::BuildHasher;
 use super::files::{self, CODE, Files, OPEN_SUDO, STATE, SUDO, SUDOERS, text};
 use crate::sandbox::{Error, ExecRequest, Guest, Output, Result};
 
+/// Which version of the files the running machine has read.
+const KNOWN: &str = "/run/pixels/egress-version";
 const VERSION_LIMIT: u64 = 1024;
 /// The image can never enforce a policy.
 const LACKING: i32 = 90;
@@ -29,7 +31,7 @@ pub async fn is_able(guest: &dyn Guest) -> Result<bool> {
 /// the next boot on, before the network is up. Repeating it, or the same with
 /// another policy, is harmless.
 pub async fn write(guest: &dyn Guest, files: &Files) -> Result<()> {
-    machinery(guest).await?;
+    machinery(guest, true).await?;
     for file in files.of_policy(STATE) {
         guest.write_file(&file).await?;
     }
@@ -57,14 +59,14 @@ pub async fn remove(guest: &dyn Guest) -> Result<()> {
 /// When that fails, what was in force before is again. What is missing is
 /// installed; an image that has no way to is `Error::Unsupported`.
 pub async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
-    machinery(guest).await?;
-    // Of several callers at once, each brings its own.
-    let waiting = format!("{STATE}/new-{:016x}", RandomState::new().hash_one(()));
-    guest.make_dir(&waiting).await?;
-    for file in files.of_policy(&waiting) {
-        guest.write_file(&file).await?;
+    machinery(guest, false).await?;
+    let mut output = apply(guest, files).await?;
+    if !output.status.success() && output.status.0 != LACKING {
+        // Somebody may have taken parts of it away.
+        machinery(guest, true).await?;
+        guest.remove_file(KNOWN).await?;
+        output = apply(guest, files).await?;
     }
-    let output = run(guest, "apply", &[&waiting, &files.id]).await?;
     if output.status.0 == LACKING {
         return Err(Error::Unsupported {
             operation: "a restricted policy inside this pixel".into(),
@@ -74,10 +76,20 @@ pub async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     checked("putting the policy into force", &output)
 }
 
+async fn apply(guest: &dyn Guest, files: &Files) -> Result<Output> {
+    // Of several callers at once, each brings its own.
+    let waiting = format!("{STATE}/new-{:016x}", RandomState::new().hash_one(()));
+    guest.make_dir(&waiting).await?;
+    for file in files.of_policy(&waiting) {
+        guest.write_file(&file).await?;
+    }
+    run(guest, "apply", &[&waiting, &files.id]).await
+}
+
 /// Takes the policy out of a running pixel.
 pub async fn lift(guest: &dyn Guest) -> Result<()> {
     // A pixel without it may have been made by hand, or halfway.
-    machinery(guest).await?;
+    machinery(guest, false).await?;
     let output = run(guest, "lift", &[]).await?;
     checked("taking the policy out of force", &output)
 }
@@ -87,7 +99,8 @@ pub async fn in_force(guest: &dyn Guest, files: &Files) -> Result<bool> {
     Ok(run(guest, "check", &[&files.id]).await?.status.success())
 }
 
-async fn machinery(guest: &dyn Guest) -> Result<()> {
+/// `anew`: also what seems to be there.
+async fn machinery(guest: &dyn Guest, anew: bool) -> Result<()> {
     let (machinery, links) = (files::machinery(), files::links());
     let mut dirs = vec![STATE.to_owned()];
     for path in machinery
@@ -107,14 +120,14 @@ async fn machinery(guest: &dyn Guest) -> Result<()> {
     for dir in dirs {
         guest.make_dir(&dir).await?;
     }
-    // What is there may be in use by another caller just now.
     let version = files::version();
+    // What is there may be in use by another caller just now.
     let there = match guest.read_file(&version.path, VERSION_LIMIT).await {
         Ok(content) => content == version.content,
         Err(error) if error.is_not_found() => false,
         Err(error) => return Err(error),
     };
-    if !there {
+    if anew || !there {
         for file in machinery.into_iter().chain([version]) {
             guest.write_file(&file).await?;
         }
