@@ -416,6 +416,7 @@ fn what_cannot_be_enforced_is_refused() {
         .error();
     let message = told["message"].as_str().unwrap();
     assert!(message.contains("nor apt-get"), "{message}");
+    assert_eq!(told["kind"], "unsupported");
     let shown = env
         .pixels(["network", "show", &source, "--json"])
         .ok()
