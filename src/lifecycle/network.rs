@@ -122,12 +122,21 @@ pub async fn start(
         }
         network.start(sandbox, name).await
     };
-    let outcome = unless_cancelled(cancel, work).await;
-    if outcome.is_err() && inside::is_inside(&instance) && instance.status == Status::Stopped {
-        // Nobody knows what it may reach now.
-        sandbox.stop(name, GRACE).await?;
+    let Err(source) = unless_cancelled(cancel, work).await else {
+        return Ok(());
+    };
+    let mut leftovers = Vec::new();
+    // Nobody knows what it may reach now.
+    if inside::is_inside(&instance)
+        && instance.status == Status::Stopped
+        && let Err(error) = sandbox.stop(name, GRACE).await
+    {
+        leftovers.push(format!(
+            "pixel {:?}, which may run without its policy ({error}); stop it with: pixels stop {name}",
+            name.as_str()
+        ));
     }
-    Ok(outcome?)
+    Err(Error { source, leftovers })
 }
 
 /// For a pixel to shut down that cannot be kept to its policy.

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use crate::egress_pixel::{inside, sh};
 use crate::support::env::TestEnv;
+use crate::support::pty::Pty;
 use crate::support::wan_pixel::Wan;
 use crate::support::{lab, wait};
 
@@ -509,7 +510,16 @@ fn packages_come_through_a_wrapper() {
     assert_ne!(run("sudo -n id -u").code, 0);
     assert_eq!(run("id -nG pixel").ok().stdout, "pixel\n");
     run("sudo -n safe-apt update").ok();
-    run("sudo -n safe-apt install hello </dev/null && hello").ok();
+    run("sudo -n safe-apt install hello less </dev/null && hello").ok();
+    // On a terminal too, nothing waits in a pager that could start a shell.
+    for command in [
+        "safe-journalctl -n 999",
+        "safe-systemctl status pixels-resolver",
+    ] {
+        let script = format!("SYSTEMD_PAGER='less -+F' PAGER=less sudo -n {command}");
+        let mut terminal = Pty::pixels(&env, ["exec", &name, "--", "sh", "-c", &script]);
+        assert_eq!(terminal.exit_code(), 0, "{}", terminal.screen());
+    }
     run("sudo -n safe-apt remove hello && ! command -v hello").ok();
     assert_ne!(run("sudo -n safe-apt remove nftables").code, 0);
     // A package of the archives that lets users become root.
