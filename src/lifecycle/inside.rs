@@ -8,14 +8,17 @@ use crate::egress::{self, Denial, Mode, Policy};
 use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Status, Subject};
 
 /// Marks a pixel that has a policy inside; the value is [`Files::state`].
-pub(super) const KEY: &str = "egress-inside";
+const KEY: &str = "egress-inside";
+/// The resolvers it asks, where those that its network announces are not wanted.
+const DNS: &str = "egress-dns";
 /// How often a change is made again because another command changed the record meanwhile.
 const ATTEMPTS: usize = 5;
 
 /// How policies are put inside.
 #[derive(Debug, Clone, Default)]
 pub struct Inside {
-    /// Resolvers in place of those that the pixels' network announces.
+    /// Resolvers in place of those that the pixels' network announces; a pixel
+    /// keeps those it was given with its policy.
     pub dns: Vec<String>,
 }
 
@@ -24,9 +27,9 @@ pub(super) fn is_inside(instance: &Instance) -> bool {
     instance.properties.contains_key(KEY)
 }
 
-fn mark(files: Option<&Files>) -> Properties {
-    let value = files.map(|files| files.state.clone()).unwrap_or_default();
-    Properties::from([(KEY.to_owned(), value)])
+/// The record of a pixel without a policy inside.
+fn unmarked() -> Properties {
+    [KEY, DNS].map(|key| (key.to_owned(), String::new())).into()
 }
 
 /// Whether this is what the record says is on the disk.
@@ -40,18 +43,33 @@ pub(super) async fn denials(sandbox: &dyn Sandbox, name: &Name) -> Result<Vec<De
 }
 
 impl Inside {
+    fn dns(&self, instance: &Instance) -> String {
+        if is_inside(instance) {
+            instance.properties.get(DNS).cloned().unwrap_or_default()
+        } else {
+            self.dns.join(",")
+        }
+    }
+
     /// What the record wants inside; `None` for an unrestricted policy.
     fn wanted(&self, instance: &Instance) -> Result<Option<Files>> {
         let policy = present(instance)?;
         Ok((policy.mode != Mode::Unrestricted).then(|| {
-            let dns: Vec<Ipv4Addr> = self.dns.iter().flat_map(|text| text.parse()).collect();
+            let dns = self.dns(instance);
+            let dns: Vec<Ipv4Addr> = dns.split(',').flat_map(str::parse).collect();
             Files::new(&policy.effective(egress::presets()), &dns)
         }))
     }
 
     /// What the record is to say of the inside when it says this of the policy.
     pub fn mark(&self, instance: &Instance) -> Result<Properties> {
-        Ok(mark(self.wanted(instance)?.as_ref()))
+        Ok(match self.wanted(instance)? {
+            Some(files) => Properties::from([
+                (KEY.to_owned(), files.state),
+                (DNS.to_owned(), self.dns(instance)),
+            ]),
+            None => unmarked(),
+        })
     }
 
     /// Before the first start: puts the policy on the disk. A new pixel that
@@ -71,7 +89,8 @@ impl Inside {
                 if able {
                     pixel::write(&*guest, &files).await?;
                 }
-                sandbox.set_properties(name, &mark(Some(&files))).await
+                let record = self.mark(&instance)?;
+                sandbox.set_properties(name, &record).await
             }
             None if is_inside(&instance) => clear(sandbox, name).await,
             None => Ok(()),
@@ -88,8 +107,8 @@ impl Inside {
         match self.wanted(instance)? {
             Some(files) if !is_there(instance, &files) && pixel::is_able(&*guest).await? => {
                 pixel::write(&*guest, &files).await?;
-                let name = &instance.name;
-                sandbox.set_properties(name, &mark(Some(&files))).await
+                let record = self.mark(instance)?;
+                sandbox.set_properties(&instance.name, &record).await
             }
             _ => Ok(()),
         }
@@ -158,7 +177,7 @@ impl Inside {
 /// Takes out of a stopped pixel what another enforces from now on, or nobody.
 pub(super) async fn clear(sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
     pixel::remove(&*sandbox.guest(name)).await?;
-    sandbox.set_properties(name, &mark(None)).await
+    sandbox.set_properties(name, &unmarked()).await
 }
 
 /// The policy to be in force now.

@@ -231,6 +231,12 @@ fn a_change_acts_at_once_and_cuts_what_it_denies() {
     assert_eq!(open.line(), "cut");
     answers(&env, &name, "allowed.test");
 
+    // Another client has other settings: the pixel keeps its resolvers.
+    let allow = ["network", "allow", &name, "allowed.test"];
+    let elsewhere = env.command(allow).env("HOME", "/nonexistent").output();
+    assert!(elsewhere.unwrap().status.success());
+    answers(&env, &name, "allowed.test");
+
     // Root has taken it away: that is told, and what is set is in force again.
     let holds = || env.pixels(["network", "show", &name, "--json"]).ok().json()["holds"].clone();
     assert_eq!(holds(), true);
