@@ -455,9 +455,8 @@ fn attempts(to: &Targets) -> Vec<Attempt> {
     );
     add(
         "IPv6 to the neighbour",
-        format!(
-            "sh ping -6 -c 1 -W 1 -p $(echo $TOKEN | od -An -tx1 | tr -d ' \\n' | head -c 32) ff02::1%eth0 | grep -v $(cat /sys/class/net/eth0/address | cut -d: -f6) | grep 'bytes from' | grep -v $(ip -6 -o addr show dev eth0 | sed 's/.*inet6 \\([^/]*\\).*/\\1/')"
-        ),
+        "sh ping -6 -c 1 -W 1 -p $(echo $TOKEN | od -An -tx1 | tr -d ' \\n' | head -c 32) ff02::1%eth0 | grep -v $(cat /sys/class/net/eth0/address | cut -d: -f6) | grep 'bytes from' | grep -v $(ip -6 -o addr show dev eth0 | sed 's/.*inet6 \\([^/]*\\).*/\\1/')"
+            .into(),
         false,
     );
     add("an IPv6 address of one's own", "sh ip -6 addr add 2001:db8::5/64 dev eth0 nodad; ip -6 route add default via fe80::1 dev eth0; ping -6 -c 1 -W 1 2001:db8::1".into(), false);

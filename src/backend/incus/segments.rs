@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,8 +12,11 @@ use super::client::{Client, encode};
 use super::devices::pairs;
 use super::failure::Failure;
 use super::wire::{self, Network, NetworkState};
+use crate::retry;
 use crate::sandbox::{Error, Result, Subject};
 
+/// For a moment in which no interface of the host's goes away.
+const PATIENCE: Duration = Duration::from_secs(20);
 const ISOLATION: &str = "security.port_isolation";
 
 /// The access lists of a network, and what becomes of what they do not mention.
@@ -49,7 +53,17 @@ pub(super) async fn make(client: &Client, segment: &str) -> Result<()> {
         "description": "pixels: leads to their gateway and nowhere else",
         "config": config,
     });
-    match client.send(Method::POST, "/1.0/networks", &body).await {
+    let attempt = || async {
+        match client.send(Method::POST, "/1.0/networks", &body).await {
+            Err(failure) if vanished(&failure) => {
+                // What is half there would be in the way.
+                let _ = client.delete(&path(segment)).await;
+                retry::Next::Again(failure)
+            }
+            outcome => retry::Next::Done(outcome),
+        }
+    };
+    match retry::until(PATIENCE, attempt).await.unwrap_or_else(Err) {
         Ok(()) => Ok(()),
         // It was there, or somebody else was quicker.
         Err(Failure::Api { .. }) if find(client, segment).await?.is_some() => client
@@ -58,6 +72,13 @@ pub(super) async fn make(client: &Client, segment: &str) -> Result<()> {
             .map_err(plain),
         Err(failure) => Err(plain(failure)),
     }
+}
+
+/// The daemon looks at all interfaces of its machine, one after the other, and
+/// gives up when one that it is about to look at is gone.
+fn vanished(failure: &Failure) -> bool {
+    matches!(failure, Failure::Api { message, .. }
+        if message.contains("ip -d -j link show") && message.contains("does not exist"))
 }
 
 /// The bridge of that name, which must be one of ours.

@@ -18,6 +18,8 @@ const DEADLINE: Duration = Duration::from_secs(10 * 60);
 const POLL: Duration = Duration::from_millis(200);
 /// Its maker on another machine has given up by then.
 const ELSEWHERE: i64 = 15 * 60;
+/// For the gateway that is removed.
+const LEARNED: Duration = Duration::from_secs(10);
 /// It runs a resolver of a few MB for each policy.
 const MEMORY: u64 = 1024 * 1024 * 1024;
 /// A new network namespace takes these over from the host, whose router it
@@ -173,14 +175,25 @@ pub async fn rebuild(
     gateway: &Gateway,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
+    // A gateway that is broken tells nothing, and costs its pixels the answers
+    // they hold at this moment.
+    let guest = sandbox.guest(&gateway.name);
+    let learned = match tokio::time::timeout(LEARNED, inside::learned(&*guest)).await {
+        Ok(Ok(learned)) => Some(learned),
+        _ => None,
+    };
     progress("removing the gateway");
     let gone = unless_cancelled(cancel, sandbox.destroy(&gateway.name)).await;
     match gone {
         Err(error) if !error.is_not_found() => return Err(error.into()),
         _ => {}
     }
-    ensure(sandbox, cancel, gateway, progress).await?;
-    Ok(super::reconcile(sandbox, gateway).await?)
+    let gateway = Gateway {
+        learned,
+        ..gateway.clone()
+    };
+    ensure(sandbox, cancel, &gateway, progress).await?;
+    Ok(super::reconcile(sandbox, &gateway).await?)
 }
 
 /// Removes the gateway and its segment. Missing counts as done; with pixels
@@ -219,7 +232,8 @@ pub async fn remove(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
 async fn install(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
     let found = sandbox.get(&gateway.name).await?;
     let subnet = super::subnet(&found).unwrap_or(gateway.subnet);
-    inside::install(&*sandbox.guest(&gateway.name), subnet).await?;
+    let guest = sandbox.guest(&gateway.name);
+    inside::install(&*guest, subnet, gateway.learned.clone()).await?;
     let properties = Properties::from([(KEY.to_owned(), inside::version())]);
     sandbox.set_properties(&gateway.name, &properties).await
 }

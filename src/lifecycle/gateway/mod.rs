@@ -40,6 +40,8 @@ pub struct Gateway {
     pub built: String,
     /// Taken where the server has none of those.
     pub image: String,
+    /// What the resolvers of the gateway before it knew.
+    pub learned: Option<Vec<u8>>,
 }
 
 impl Gateway {

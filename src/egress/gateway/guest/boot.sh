@@ -6,7 +6,14 @@ set -eu
 dir=/var/lib/pixels/gateway
 mkdir -p /run/pixels
 sysctl -q -w net.ipv4.ip_forward=0
-nft -f "$dir/base"
+# Whatever is loaded may be another version's.
+rm -rf /run/pixels/loaded
+mkdir -p "$dir/state/chains"
+if [ ! -e "$dir/state/base" ]; then
+    cp "$dir/closed" "$dir/state/base"
+    : >"$dir/state/elements"
+fi
+sh /usr/local/lib/pixels/gateway/load.sh "$dir/state"
 ip link set eth1 up
 ip addr replace "$PIXELS_ADDRESS/$PIXELS_PREFIX" dev eth1
 sysctl -q -w \
@@ -19,9 +26,5 @@ sysctl -q -w \
     net.ipv4.conf.eth1.arp_ignore=1 \
     net.ipv4.icmp_ratelimit=0 \
     net.ipv6.conf.eth1.disable_ipv6=1
-if [ -e "$dir/ruleset" ]; then
-    nft -f "$dir/ruleset"
-    cp "$dir/ruleset" /run/pixels/loaded
-fi
-[ ! -e "$dir/neighbours" ] || ip -force -batch "$dir/neighbours"
+[ ! -e "$dir/state/neighbours" ] || ip -force -batch "$dir/state/neighbours"
 sysctl -q -w net.ipv4.ip_forward=1
