@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::env::{Outcome, TestEnv};
+use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::server::Server;
 use crate::support::wan_pixel::Wan;
 use crate::support::{lab, wait};
@@ -250,6 +250,23 @@ fn a_change_acts_at_once_and_cuts_what_it_denies() {
     env.pixels(["network", "allow", &name, "allowed.test"]).ok();
     assert_eq!(holds(), true);
     assert_eq!(really(&env, &name), ["allowed.test"]);
+
+    // Of several changes at once, inside is what the record says in the end.
+    let at_once = ["a.test", "b.test", "c.test", "d.test"]
+        .map(|entry| env.spawn(["network", "allow", &name, entry]));
+    for change in at_once {
+        finished(change, Duration::from_secs(60)).ok();
+    }
+    assert_eq!(really(&env, &name), in_force(&env, &name));
+    env.pixels([
+        "network",
+        "set",
+        &name,
+        "allowlist",
+        "--allow",
+        "allowed.test",
+    ])
+    .ok();
 
     // A change that fails changes nothing.
     sh(
