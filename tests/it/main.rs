@@ -12,6 +12,7 @@ mod cli_output;
 mod connections;
 mod docs;
 mod egress_escapes;
+mod egress_git;
 mod egress_pixel;
 mod egress_pixel_escapes;
 mod egress_pixel_files;
