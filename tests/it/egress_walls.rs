@@ -141,6 +141,10 @@ fn nothing_gets_out_while_things_change() {
     walls.comes_to_reach(&a, "allowed.test", 443);
     gateway(&walls, "stop");
     let listed = env.pixels(["list"]).ok().stdout;
+    let told = env.pixels(["status", &a]).ok();
+    assert!(told.stderr.contains("no network"), "{told:?}");
+    let told = env.pixels(["status", &a, "--json"]).ok().json();
+    assert_eq!(told["no_network"], "stopped");
     assert!(listed.contains("no network: gateway stopped"), "{listed}");
     assert!(!walls.reaches(&a, "allowed.test", 443));
     goes_on(&a);
