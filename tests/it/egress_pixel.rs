@@ -247,6 +247,8 @@ fn a_change_acts_at_once_and_cuts_what_it_denies() {
     )
     .ok();
     assert_eq!(holds(), false);
+    let status = env.pixels(["status", &name]).ok().stderr;
+    assert!(status.contains("not in force"), "{status}");
     env.pixels(["network", "allow", &name, "allowed.test"]).ok();
     assert_eq!(holds(), true);
     assert_eq!(really(&env, &name), ["allowed.test"]);
