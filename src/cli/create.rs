@@ -11,7 +11,7 @@ use crate::config::Flags;
 use crate::egress::{self, Entry};
 use crate::exit::Usage;
 use crate::host;
-use crate::lifecycle::{self, Create, Fork, Names, lifetime};
+use crate::lifecycle::{self, Create, Fork, Names, Network, lifetime};
 use crate::provision::Overall;
 use crate::sandbox::{Error, Limits, Name, Origin};
 use crate::ui;
@@ -86,8 +86,7 @@ impl CreateArgs {
         match &self.from {
             Some(from) => {
                 facts["from"] = json!(from.to_string());
-                let mut properties =
-                    network::policy_for_clone(context, sandbox, &network, from).await?;
+                let mut properties = network::policy_for_clone(context, sandbox, from).await?;
                 properties.insert("from".into(), from.to_string());
                 properties.extend(lifetime::record(self.ttl)?);
                 let wish = Fork {
@@ -106,10 +105,16 @@ impl CreateArgs {
                 // Bad settings are told before anything is made.
                 let plan = plan::of(context)?;
                 let mut properties = network::policy_for_new(context, &network, plan.is_some())?;
+                interim = properties.contains_key(egress::INTERIM);
+                if matches!(network, Network::Open(_)) && plan.is_none() && !properties.is_empty() {
+                    context.ui.warn(
+                        "without provisioning, commands run as root in this pixel, and root can \
+                         lift the policy inside it",
+                    );
+                }
                 if self.ttl.is_some() {
                     properties.extend(lifetime::record(self.ttl)?);
                 }
-                interim = properties.contains_key(egress::INTERIM);
                 let image = match &self.image {
                     Some(image) => image.clone(),
                     None => tokio::select! {

@@ -8,6 +8,7 @@ mod fork;
 pub mod gateway;
 pub mod history;
 mod identity;
+mod inside;
 mod leftovers;
 pub mod lifetime;
 mod login;
@@ -23,10 +24,12 @@ pub use claim::Claim;
 pub use create::{Create, create};
 pub use exec::{Exec, Interrupts, exec, wrap};
 pub use fork::{Fork, Names, fork};
+pub use inside::Inside;
 pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
 pub use login::Login;
 pub use network::{
-    Network, destroy, is_interim, narrow, policy, restore, set_policy, start, unenforced,
+    Enforcer, Network, denials, destroy, holds, is_interim, narrow, policy, restore, set_policy,
+    start,
 };
 
 use crate::sandbox;
