@@ -28,8 +28,8 @@ pub use inside::Inside;
 pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
 pub use login::Login;
 pub use network::{
-    Enforcer, Network, denials, destroy, holds, is_interim, narrow, policy, restore, set_policy,
-    start,
+    ChangeError, Enforcer, Network, change_policy, denials, destroy, holds, is_interim, narrow,
+    policy, restore, start,
 };
 
 use crate::sandbox;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use std::sync::{Mutex, PoisonError};
+
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, Gateway};
@@ -208,22 +210,49 @@ async fn put_back(
 
 const RECORDS: [&str; 2] = [egress::KEY, egress::INTERIM];
 
-/// Puts a policy on record and into force. When that fails, the one before
-/// stays.
-pub async fn set_policy(
+/// Why a policy was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The change makes no sense for the policy there is.
+    #[error(transparent)]
+    Policy(#[from] egress::ChangeError),
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// Changes a policy, on record and in force. When that fails, the one before
+/// stays. Behind a gateway, changes that several commands make at the same
+/// time are made one after the other and none is lost.
+pub async fn change_policy(
     sandbox: &dyn Sandbox,
     cancel: &CancellationToken,
     like: &Gateway,
-    instance: &Instance,
-    policy: &Policy,
-) -> Result<(), Error> {
-    let network = Network::of(instance, like);
+    name: &Name,
+    change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
+) -> Result<(), ChangeError> {
+    let instance = unless_cancelled(cancel, sandbox.get(name))
+        .await
+        .map_err(Error::from)?;
+    let network = Network::of(&instance, like);
     network.ready(sandbox, cancel, &|_| {}).await?;
-    let records = Properties::from([
-        (egress::KEY.to_owned(), policy.to_record()),
-        (egress::INTERIM.to_owned(), String::new()),
-    ]);
-    Ok(put(sandbox, &network, instance, &records).await?)
+    let refused = Mutex::new(None);
+    let records = |instance: &Instance| {
+        let mut policy = policy(instance)?;
+        if let Err(error) = change(&mut policy) {
+            let reason = error.to_string();
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            return Err(sandbox::Error::Invalid(reason));
+        }
+        Ok(Properties::from([
+            (egress::KEY.to_owned(), policy.to_record()),
+            (egress::INTERIM.to_owned(), String::new()),
+        ]))
+    };
+    let outcome = put(sandbox, &network, &instance, &records).await;
+    match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome.map_err(Error::from)?),
+    }
 }
 
 /// Ends what was allowed for the time of provisioning. A pixel that is
@@ -234,7 +263,10 @@ pub async fn narrow(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Resul
         return Ok(());
     }
     let network = Network::of(&instance, like);
-    let records = Properties::from([(egress::INTERIM.to_owned(), String::new())]);
+    let records = |_: &Instance| {
+        let nothing = (egress::INTERIM.to_owned(), String::new());
+        Ok(Properties::from([nothing]))
+    };
     put(sandbox, &network, &instance, &records).await
 }
 
@@ -248,32 +280,28 @@ async fn put(
     sandbox: &dyn Sandbox,
     network: &Network,
     instance: &Instance,
-    records: &Properties,
+    records: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
 ) -> Result<()> {
-    let mut records = records.clone();
-    if let Network::Open(inside) = network {
-        let mut changed = instance.clone();
-        changed.properties.extend(records.clone());
-        changed.properties.retain(|_, value| !value.is_empty());
-        records.extend(inside.mark(&changed)?);
-    }
+    let name = &instance.name;
+    let inside = match network {
+        Network::Behind(gateway) => return gateway::change(sandbox, gateway, name, records).await,
+        Network::Open(inside) => inside,
+    };
+    let mut records = records(instance)?;
+    let mut changed = instance.clone();
+    changed.properties.extend(records.clone());
+    changed.properties.retain(|_, value| !value.is_empty());
+    records.extend(inside.mark(&changed)?);
     let before = records
         .keys()
         .map(|key| record(&instance.properties, key))
         .collect();
-    let name = &instance.name;
     sandbox.set_properties(name, &records).await?;
-    let outcome = match network {
-        Network::Behind(gateway) => gateway::reconcile(sandbox, gateway).await,
-        Network::Open(inside) => inside.follow(sandbox, name).await,
-    };
-    if let Err(error) = outcome {
+    if let Err(error) = inside.follow(sandbox, name).await {
         sandbox.set_properties(name, &before).await?;
-        if let Network::Open(inside) = network {
-            // Also where it failed halfway. It may fail for the same reason.
-            if let Err(second) = inside.follow(sandbox, name).await {
-                tracing::debug!(%second, "going back to the policy before");
-            }
+        // Also where it failed halfway. It may fail for the same reason.
+        if let Err(second) = inside.follow(sandbox, name).await {
+            tracing::debug!(%second, "going back to the policy before");
         }
         return Err(error);
     }

@@ -471,6 +471,21 @@ fn the_gateway_ends_as_the_records_say() {
             }
         });
     });
+    // Of changes of one policy at the same time none is lost.
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let source = &source;
+            scope.spawn(move || {
+                let entry = format!("at-once-{number}.test");
+                env.pixels(["network", "allow", source, &entry]).ok();
+            });
+        }
+    });
+    let shown = env
+        .pixels(["network", "show", &source, "--json"])
+        .ok()
+        .json();
+    assert_eq!(shown["allow"].as_array().unwrap().len(), 7, "{shown}");
     for (number, name) in names
         .iter()
         .enumerate()

@@ -1,5 +1,7 @@
 //! `pixels network set|allow|deny`
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use clap_complete::engine::ArgValueCandidates;
@@ -8,10 +10,10 @@ use serde_json::json;
 use super::place;
 use crate::cli::{Context, complete};
 use crate::config::EgressMode;
-use crate::egress::{Entry, Mode, Policy, presets};
+use crate::egress::{self, Entry, Mode, Policy, presets};
 use crate::exit::Usage;
 use crate::lifecycle::{self, Enforcer};
-use crate::sandbox::{Instance, Name};
+use crate::sandbox::Name;
 
 /// Give a pixel another policy: a mode, and what network.allow adds to it
 #[derive(Debug, Args)]
@@ -43,15 +45,33 @@ pub struct DenyArgs {
     entries: Vec<Entry>,
 }
 
-async fn apply(context: &Context, pixel: &Instance, policy: &Policy) -> anyhow::Result<()> {
+async fn apply(
+    context: &Context,
+    name: &Name,
+    change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
+) -> anyhow::Result<()> {
     let sandbox = context.sandbox()?;
     let like = place::like(context)?;
-    lifecycle::set_policy(sandbox, context.cancel(), &like, pixel, policy).await?;
-    if Enforcer::of(pixel) == Enforcer::Nobody && policy.mode != Mode::Unrestricted {
-        context.ui.warn(
-            "root inside can lift this policy, and the pixel's user could be root until now: \
-             better make a pixel with its policy",
-        );
+    let before = context.unless_interrupted(sandbox.get(name)).await?;
+    match lifecycle::change_policy(sandbox, context.cancel(), &like, name, change).await {
+        Ok(()) => {}
+        Err(lifecycle::ChangeError::Policy(error)) => {
+            let mut text = error.to_string();
+            if let egress::ChangeError::Unrestricted(_) = error {
+                text.push_str(&format!(": pixels network set {name} allowlist narrows it"));
+            }
+            return Err(Usage(text).into());
+        }
+        Err(lifecycle::ChangeError::Failed(error)) => return Err(error.into()),
+    }
+    if Enforcer::of(&before) == Enforcer::Nobody {
+        let after = context.unless_interrupted(sandbox.get(name)).await?;
+        if lifecycle::policy(&after)?.mode != Mode::Unrestricted {
+            context.ui.warn(
+                "root inside can lift this policy, and the pixel's user could be root until now: \
+                 better make a pixel with its policy",
+            );
+        }
     }
     Ok(())
 }
@@ -74,9 +94,11 @@ impl SetArgs {
                 .allow(entry, presets())
                 .map_err(|e| Usage(e.to_string()))?;
         }
-        let sandbox = context.sandbox()?;
-        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
-        apply(context, &pixel, &policy).await?;
+        let replace = |present: &mut Policy| {
+            *present = policy.clone();
+            Ok(())
+        };
+        apply(context, &self.name, &replace).await?;
         context.ui.done(
             &format!("Egress set to {mode} for {}", self.name),
             &json!({"name": self.name.as_str(), "mode": mode, "allow": policy.allow}),
@@ -87,21 +109,18 @@ impl SetArgs {
 
 impl AllowArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
-        let mut policy = lifecycle::policy(&pixel)?;
-        let mut changed = false;
-        for entry in &self.entries {
-            let new = policy.allow(entry.clone(), presets());
-            changed |= new.map_err(|e| {
-                Usage(format!(
-                    "{e}: pixels network set {} allowlist narrows it",
-                    self.name
-                ))
-            })?;
-        }
-        // Said again, it is put into force again.
-        apply(context, &pixel, &policy).await?;
+        let changed = AtomicBool::new(false);
+        let allow = |policy: &mut Policy| {
+            for entry in &self.entries {
+                if policy.allow(entry.clone(), presets())? {
+                    changed.store(true, Ordering::Relaxed);
+                }
+            }
+            // Said again, it is put into force again.
+            Ok(())
+        };
+        apply(context, &self.name, &allow).await?;
+        let changed = changed.load(Ordering::Relaxed);
         context.ui.done(
             &format!("Allowed {} for {}", listed(&self.entries), self.name),
             &json!({"name": self.name.as_str(), "allowed": self.entries, "changed": changed}),
@@ -112,15 +131,11 @@ impl AllowArgs {
 
 impl DenyArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
-        let mut policy = lifecycle::policy(&pixel)?;
-        for entry in &self.entries {
-            policy
-                .deny(entry.clone(), presets())
-                .map_err(|e| Usage(e.to_string()))?;
-        }
-        apply(context, &pixel, &policy).await?;
+        let deny = |policy: &mut Policy| {
+            let mut entries = self.entries.iter();
+            entries.try_for_each(|entry| policy.deny(entry.clone(), presets()))
+        };
+        apply(context, &self.name, &deny).await?;
         context.ui.done(
             &format!("Denied {} for {}", listed(&self.entries), self.name),
             &json!({"name": self.name.as_str(), "denied": self.entries}),

@@ -9,8 +9,8 @@ mod reconcile;
 pub use health::{Health, glance, health};
 pub(super) use make::{ensure, is_half_made, remove_half_made};
 pub use make::{rebuild, remove};
-pub(super) use reconcile::propose;
 pub use reconcile::{admit, reconcile};
+pub(super) use reconcile::{change, propose};
 
 use crate::egress::gateway::{self as inside, Subnet};
 use crate::egress::{self, Denial};

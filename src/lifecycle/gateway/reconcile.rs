@@ -3,6 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use super::{DNS, Gateway, HOST};
 use crate::egress;
@@ -15,13 +16,44 @@ const ATTEMPTS: usize = 5;
 /// Reads the server's records and puts them into force, one caller at a time.
 /// Repeating it changes nothing.
 pub async fn reconcile(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
-    turn(sandbox, gateway, None).await
+    turn(sandbox, gateway, Doing::Nothing).await
+}
+
+/// As [`reconcile`], with a change of this pixel's record that is made while
+/// nobody else changes any: what `change` makes of the record as it is now.
+/// When that cannot be put into force, the record is as before.
+pub async fn change(
+    sandbox: &dyn Sandbox,
+    gateway: &Gateway,
+    name: &Name,
+    change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
+) -> Result<()> {
+    let before = Mutex::new(None);
+    let doing = Doing::Change(name, change, &before);
+    let outcome = turn(sandbox, gateway, doing).await;
+    let before = before.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let (Err(_), Some(before)) = (&outcome, before) {
+        sandbox.set_properties(name, &before).await?;
+    }
+    outcome
+}
+
+/// What is done in a turn before the records are read.
+enum Doing<'a> {
+    Nothing,
+    Admit(&'a Name),
+    /// The last part is told what was on record before.
+    Change(
+        &'a Name,
+        &'a (dyn Fn(&Instance) -> Result<Properties> + Sync),
+        &'a Mutex<Option<Properties>>,
+    ),
 }
 
 /// As [`reconcile`], and sees to it that this pixel has an address that no
 /// other pixel has. Until then, nothing of it is let through.
 pub async fn admit(sandbox: &dyn Sandbox, gateway: &Gateway, name: &Name) -> Result<()> {
-    turn(sandbox, gateway, Some(name)).await
+    turn(sandbox, gateway, Doing::Admit(name)).await
 }
 
 /// An address for a new pixel. Whether another has it is found out on
@@ -35,15 +67,27 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-async fn turn(sandbox: &dyn Sandbox, gateway: &Gateway, admitted: Option<&Name>) -> Result<()> {
+async fn turn(sandbox: &dyn Sandbox, gateway: &Gateway, doing: Doing<'_>) -> Result<()> {
     let own = sandbox.get(&gateway.name).await?;
     let subnet =
         super::subnet(&own).ok_or_else(|| Error::NotFound(Subject::pixel(&gateway.name)))?;
     let guest = sandbox.guest(&gateway.name);
     let outcome = inside::turn(&*guest, async |ready| {
-        let instances = match admitted {
-            Some(name) => place(sandbox, gateway, subnet, name).await?,
-            None => sandbox.list().await?,
+        let instances = match doing {
+            Doing::Nothing => sandbox.list().await?,
+            Doing::Admit(name) => place(sandbox, gateway, subnet, name).await?,
+            Doing::Change(name, change, before) => {
+                let instance = sandbox.get(name).await?;
+                let records = change(&instance)?;
+                let of = |key: &String| {
+                    let value = instance.properties.get(key).cloned();
+                    (key.clone(), value.unwrap_or_default())
+                };
+                *before.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(records.keys().map(of).collect());
+                sandbox.set_properties(name, &records).await?;
+                sandbox.list().await?
+            }
         };
         let dns = match own.properties.get(DNS) {
             Some(list) => parsed(list.split(',')),
