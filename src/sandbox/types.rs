@@ -78,7 +78,8 @@ pub struct Limits {
 }
 
 /// A script that runs as root in place of init, sets the machine up and then
-/// becomes init. It runs at every boot and must know by itself when it is done.
+/// becomes init, or the program that `init` names. It runs at every boot and
+/// must know by itself when it is done.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
     /// Set before the script; names and values without white space or quotes.
