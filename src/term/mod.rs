@@ -3,10 +3,11 @@
 
 mod outlet;
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::termios::{self, OptionalActions, Termios};
+use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 
 pub use outlet::Outlet;
 
@@ -43,6 +44,35 @@ pub fn restore() {
     if let Some(saved) = saved {
         let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &saved);
     }
+}
+
+/// Asks a question whose answer is not shown; `None` without a terminal.
+pub fn ask_secret(question: &str) -> Option<String> {
+    let mut terminal = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/tty")
+        .ok()?;
+    let saved = termios::tcgetattr(&terminal).ok()?;
+    let mut silent = saved.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    silent
+        .local_modes
+        .insert(LocalModes::ECHONL | LocalModes::ICANON);
+    termios::tcsetattr(&terminal, OptionalActions::Flush, &silent).ok()?;
+    // In case we are ended meanwhile.
+    *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved.clone());
+    let answer = terminal.write_all(question.as_bytes()).ok().and_then(|()| {
+        let mut line = String::new();
+        BufReader::new(&terminal).read_line(&mut line).ok()?;
+        Some(line)
+    });
+    SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let _ = termios::tcsetattr(&terminal, OptionalActions::Drain, &saved);
+    // At end of input nothing was answered.
+    answer
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Whether a person sits at both ends.
