@@ -174,11 +174,17 @@ impl Truenas {
     }
 }
 
+/// Once more where nothing was heard: a job that is gone counts as removed.
 async fn remove_cron(rpc: &Rpc, id: i64) {
-    match rpc.write::<Value>("cronjob.delete", json!([id])).await {
-        Ok(_) => {}
-        Err(failure) if failure.is_not_found() => {}
-        Err(failure) => tracing::debug!(%failure, "cron job"),
+    for _ in 0..3 {
+        match rpc.write::<Value>("cronjob.delete", json!([id])).await {
+            Err(failure) if failure.is_uncertain() => {}
+            Err(failure) if !failure.is_not_found() => {
+                tracing::debug!(%failure, "cron job");
+                return;
+            }
+            _ => return,
+        }
     }
 }
 

@@ -11,9 +11,6 @@ use super::properties::{self, Note};
 use super::wire::Snapshot;
 use crate::sandbox::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
 
-/// Before a restore there is nothing left inside that a shutdown would save.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// An instance, its dataset and its snapshots, oldest first.
 pub(super) struct Disk {
     pub found: Found,
@@ -152,7 +149,8 @@ impl Truenas {
         let older = !disk.newer(name, label)?.is_empty();
         let was_running = disk.found.status() != Status::Stopped;
         if was_running {
-            self.halt(name, GRACE).await?;
+            // A shutdown would save nothing: the disk is put back anyway.
+            self.halt(name, Duration::ZERO).await?;
         }
         let release = self.rpc.release().await.map_err(Failure::plain)?;
         let wish = json!([target, {"recursive": older}]);

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
 use super::endpoint::Endpoint;
 use super::failure::{Failure, Fault, RpcError};
@@ -26,6 +26,8 @@ use super::job::Board;
 const CONNECT: Duration = Duration::from_secs(10);
 /// The server's proxy cuts a connection that is silent for a minute.
 const PING: Duration = Duration::from_secs(20);
+/// Sooner where an answer is waited for: is the other side still there?
+const DOUBT: Duration = Duration::from_secs(5);
 /// A peer that has not answered a ping by then is gone.
 const PONG: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(10);
@@ -225,9 +227,16 @@ async fn exchange(
     pending: &mut HashMap<String, Pending>,
     shared: &Shared,
 ) -> String {
-    let mut tick = tokio::time::interval_at(Instant::now() + PING, PING);
+    let mut heard = Instant::now();
     let mut overdue: Option<Instant> = None;
     loop {
+        let quiet = if pending.is_empty() { PING } else { DOUBT };
+        let ping = async {
+            match overdue {
+                None => tokio::time::sleep_until(heard + quiet).await,
+                Some(_) => std::future::pending().await,
+            }
+        };
         let silence = async {
             match overdue {
                 Some(moment) => tokio::time::sleep_until(moment).await,
@@ -235,16 +244,15 @@ async fn exchange(
             }
         };
         tokio::select! {
-            frame = socket.next() => match frame {
-                Some(Ok(Message::Text(text))) => take(&text, pending, shared),
-                Some(Ok(Message::Close(frame))) => return match frame {
-                    Some(frame) => format!("it was closed ({} {})", frame.code, frame.reason),
-                    None => "it was closed".into(),
-                },
-                Some(Ok(_)) => overdue = None,
-                Some(Err(error)) => return error.to_string(),
-                None => return "the connection closed".into(),
-            },
+            frame = socket.next() => {
+                heard = Instant::now();
+                overdue = None;
+                match received(frame) {
+                    Ok(Some(text)) => take(&text, pending, shared),
+                    Ok(None) => {}
+                    Err(reason) => return reason,
+                }
+            }
             call = queue.recv() => match call {
                 // Nobody is left who could call.
                 None => {
@@ -262,14 +270,28 @@ async fn exchange(
                     }
                 }
             },
-            _ = tick.tick() => {
+            () = ping => {
                 if let Err(reason) = send(socket, Message::Ping(Default::default())).await {
                     return reason;
                 }
-                overdue.get_or_insert(Instant::now() + PONG);
-            },
+                overdue = Some(Instant::now() + PONG);
+            }
             () = silence => return format!("no answer to a ping for {} s", PONG.as_secs()),
         }
+    }
+}
+
+/// The text of a frame that has one, or why there will be no more frames.
+fn received(frame: Option<Result<Message, WsError>>) -> Result<Option<Utf8Bytes>, String> {
+    match frame {
+        Some(Ok(Message::Text(text))) => Ok(Some(text)),
+        Some(Ok(Message::Close(Some(frame)))) => {
+            Err(format!("it was closed ({} {})", frame.code, frame.reason))
+        }
+        Some(Ok(Message::Close(None))) => Err("it was closed".into()),
+        Some(Ok(_)) => Ok(None),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("the connection closed".into()),
     }
 }
 

@@ -7,6 +7,9 @@ use crate::sandbox::{Error, ExecRequest, Owner, Result};
 pub(super) const PREFIX: &str = "PIXELS_E_";
 /// Comes first; whether it is taken tells of the others.
 pub(super) const MARK: &str = "PIXELS_E_";
+/// Begins the line that tells the command's process, on stderr or, with a
+/// terminal, on stdout. It is not passed on.
+pub(super) const PROCESS: &str = "pixels-process ";
 /// The longest single argument Linux takes is 128 KiB.
 const LONGEST: usize = 120 * 1024;
 
@@ -22,7 +25,11 @@ pub(super) fn quote(word: &str) -> String {
 /// The command line that runs `request` as asked for: by root's shell, which
 /// hands every argument to `execve` unchanged.
 pub(super) fn line(request: &ExecRequest) -> Result<String> {
-    let mut script = format!("unset {FOREIGN} {MARK}; ");
+    let mut script = match request.tty {
+        Some(_) => format!("echo \"{PROCESS}$$\"; "),
+        None => format!("echo \"{PROCESS}$$\" >&2; "),
+    };
+    script.push_str(&format!("unset {FOREIGN} {MARK}; "));
     for name in request.env.keys() {
         check_name(name)?;
         script.push_str(&format!(
@@ -59,6 +66,11 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         ))),
         false => Ok(line),
     }
+}
+
+/// The command that signals another with all of its process group.
+pub(super) fn kill(process: u32, signal: i32) -> String {
+    format!("kill -{signal} -{process} 2>/dev/null || kill -{signal} {process}")
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -246,12 +246,11 @@ impl Ssh {
 
     pub async fn exec(
         &self,
-        session: &Session,
+        session: &Arc<Session>,
         request: &ExecRequest,
         io: ExecIo,
     ) -> Result<ExitStatus> {
-        let channel = session.channel().await?;
-        exec::run(channel, &self.tasks, request, io).await
+        exec::run(session, &self.tasks, request, io).await
     }
 }
 
