@@ -20,6 +20,8 @@ mod layering;
 mod provision;
 mod remote;
 mod scripts;
+mod truenas;
+mod truenas_faults;
 
 #[test]
 fn every_file_is_listed() {

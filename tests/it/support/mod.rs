@@ -9,5 +9,6 @@ pub mod proxy;
 pub mod pty;
 pub mod rounds;
 pub mod server;
+pub mod truenas;
 pub mod wait;
 pub mod web;
