@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::termios::{self, LocalModes, OptionalActions, Termios};
+use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
 
 pub use outlet::Outlet;
 
@@ -46,33 +46,58 @@ pub fn restore() {
     }
 }
 
-/// Asks a question whose answer is not shown; `None` without a terminal.
+/// Asks a question whose answer is not shown, also while the terminal is raw;
+/// `None` without a terminal.
 pub fn ask_secret(question: &str) -> Option<String> {
     let mut terminal = File::options()
         .read(true)
         .write(true)
         .open("/dev/tty")
         .ok()?;
-    let saved = termios::tcgetattr(&terminal).ok()?;
-    let mut silent = saved.clone();
+    let before = termios::tcgetattr(&terminal).ok()?;
+    let mut silent = before.clone();
+    silent.input_modes |= InputModes::ICRNL;
     silent.local_modes.remove(LocalModes::ECHO);
-    silent
-        .local_modes
-        .insert(LocalModes::ECHONL | LocalModes::ICANON);
+    silent.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
     termios::tcsetattr(&terminal, OptionalActions::Flush, &silent).ok()?;
-    // In case we are ended meanwhile.
-    *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved.clone());
-    let answer = terminal.write_all(question.as_bytes()).ok().and_then(|()| {
-        let mut line = String::new();
-        BufReader::new(&terminal).read_line(&mut line).ok()?;
-        Some(line)
-    });
-    SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let _ = termios::tcsetattr(&terminal, OptionalActions::Drain, &saved);
+    let answer = {
+        // In case we are ended meanwhile.
+        let _undo = Silence::begin(&before);
+        terminal.write_all(question.as_bytes()).ok().and_then(|()| {
+            let mut line = String::new();
+            BufReader::new(&terminal).read_line(&mut line).ok()?;
+            Some(line)
+        })
+    };
+    let _ = termios::tcsetattr(&terminal, OptionalActions::Drain, &before);
     // At end of input nothing was answered.
-    answer
-        .filter(|line| line.ends_with('\n'))
-        .map(|line| line.trim_end_matches(['\r', '\n']).to_owned())
+    let answer = answer?;
+    let line = answer.strip_suffix('\n')?;
+    Some(line.trim_end_matches('\r').to_owned())
+}
+
+/// Settings to go back to, where there are none already.
+struct Silence {
+    ours: bool,
+}
+
+impl Silence {
+    fn begin(before: &Termios) -> Self {
+        let mut saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = saved.is_none();
+        if ours {
+            *saved = Some(before.clone());
+        }
+        Self { ours }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        if self.ours {
+            SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
 }
 
 /// Whether a person sits at both ends.

@@ -74,18 +74,25 @@ impl Truenas {
         let mut path = root.0.clone();
         let mut there = true;
         for (number, step) in steps.iter().enumerate() {
-            path = format!("{path}/{step}");
+            let parent = path.clone();
+            path = format!("{parent}/{step}");
             // Below what is missing there is nothing either.
-            let stat = match there {
-                true => self.stat(&path).await?,
-                false => None,
-            };
-            there = stat.is_some();
+            if !there {
+                continue;
+            }
             let expected = match number + 1 == steps.len() {
                 true => "FILE",
                 false => "DIRECTORY",
             };
-            if stat.is_some_and(|stat| stat.realpath != path || stat.kind != expected) {
+            let sound = match self.stat(&path).await? {
+                Some(stat) => stat.realpath == path && stat.kind == expected,
+                None => {
+                    there = false;
+                    // A link to nowhere looks like nothing, until it is written to.
+                    !self.has_entry(&parent, step).await?
+                }
+            };
+            if !sound {
                 return Err(Error::Invalid(format!(
                     "{}: a link or something unexpected stands in the way, nothing was written",
                     file.path
@@ -101,7 +108,16 @@ impl Truenas {
             .map_err(|failure| failure.about(Subject::Path(file.path.clone())))
     }
 
-    /// `None` when there is nothing.
+    /// Whether a folder has an entry of this name, whatever it is.
+    async fn has_entry(&self, folder: &str, name: &str) -> Result<bool> {
+        #[derive(serde::Deserialize)]
+        struct Entry {}
+        let wish = json!([folder, [["name", "=", name]], {"select": ["name"]}]);
+        let found: Vec<Entry> = self.read("filesystem.listdir", wish).await?;
+        Ok(!found.is_empty())
+    }
+
+    /// `None` when there is nothing. Links are followed.
     async fn stat(&self, path: &str) -> Result<Option<Stat>> {
         match self.rpc.read("filesystem.stat", json!([path])).await {
             Ok(stat) => Ok(Some(stat)),
