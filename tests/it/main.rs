@@ -22,6 +22,7 @@ mod remote;
 mod scripts;
 mod truenas;
 mod truenas_faults;
+mod truenas_guard;
 
 #[test]
 fn every_file_is_listed() {

@@ -37,6 +37,7 @@ fn asks(method: &str) -> bool {
     let asking = [
         "query",
         "stat",
+        "listdir",
         "config",
         "summary",
         "version",

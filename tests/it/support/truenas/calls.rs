@@ -24,6 +24,7 @@ const ALWAYS: &[&str] = &[
     "interface.query",
     "network.general.summary",
     "filesystem.stat",
+    "filesystem.listdir",
     "filesystem.file_receive",
     "cronjob.create",
     "cronjob.query",
@@ -125,6 +126,7 @@ pub fn run(
             schema::count(params, 1, 1)?;
             server.stat(schema::text(params, 0, "path")?)
         }
+        "filesystem.listdir" => server.listdir(params),
         "filesystem.file_receive" => server.file_receive(params),
         "virt.global.config" => {
             let bridge = bridge(server);

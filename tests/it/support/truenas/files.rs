@@ -4,16 +4,22 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
 use super::answer::{Outcome, call, invalid};
+use super::query::Query;
 use super::schema::{self, Kind};
 use super::{Inner, POOL};
 
 /// Where the server says that the disks are, and where they are.
 const SHOWN: &str = "/var/lib/incus/storage-pools/tank/containers";
 const REAL: &str = "/var/lib/incus/storage-pools/default/containers";
+
+pub fn root_of(instance: &str) -> PathBuf {
+    Path::new(REAL).join(instance).join("rootfs")
+}
 
 impl Inner {
     /// The instance a path leads into, and the way from its folder on.
@@ -26,8 +32,9 @@ impl Inner {
     }
 
     fn is_mounted(&self, instance: &str) -> bool {
-        self.incus_instance(instance)
-            .is_some_and(|found| found["status"] == "Running")
+        let running = |found: Value| found["status"] == "Running";
+        !self.hides_disks.load(Ordering::Relaxed)
+            && self.incus_instance(instance).is_some_and(running)
     }
 
     pub fn stat(&self, path: &str) -> Outcome {
@@ -61,6 +68,32 @@ impl Inner {
         )
     }
 
+    /// Entries as they are: links are not followed.
+    pub fn listdir(&self, params: &[Value]) -> Outcome {
+        schema::count(params, 1, 3)?;
+        let path = schema::text(params, 0, "path")?;
+        let query = Query::of(&params[1..])?;
+        let missing = || call(2, format!("Directory {path} does not exist"));
+        let (instance, rest) = self.inside(path).ok_or_else(missing)?;
+        if !self.is_mounted(instance) {
+            return Err(missing());
+        }
+        if query.options["select"].is_null() {
+            self.wrong("attributes of ZFS were asked for where there are none".into());
+        }
+        let entries = std::fs::read_dir(Path::new(REAL).join(instance).join(rest));
+        let all = entries.map_err(|_| missing())?.flatten().map(|entry| {
+            let kind = match entry.file_type() {
+                Ok(kind) if kind.is_symlink() => "SYMLINK",
+                Ok(kind) if kind.is_dir() => "DIRECTORY",
+                _ => "FILE",
+            };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            json!({"name": name, "path": format!("{path}/{name}"), "type": kind})
+        });
+        query.answer(all.collect())
+    }
+
     pub fn file_receive(&self, params: &[Value]) -> Outcome {
         schema::count(params, 2, 3)?;
         let path = schema::text(params, 0, "path")?;
@@ -86,7 +119,7 @@ impl Inner {
             std::fs::write(hidden, content).unwrap();
             return Ok(json!(true));
         }
-        let root = Path::new(REAL).join(instance).join("rootfs");
+        let root = root_of(instance);
         let steps = rest.strip_prefix("rootfs/").unwrap_or("..");
         let Some(target) = walk(&root, steps) else {
             self.wrong(format!("a path that leads out of {instance}: {rest}"));

@@ -134,13 +134,16 @@ impl Inner {
             "update" => self.virt_update(name, &found, params),
             "start" => {
                 schema::count(params, 1, 1)?;
-                self.change(name, &json!({"action": "start", "timeout": -1}))
-                    .map_err(|e| {
-                        call(
-                            14,
-                            format!("Failed to start instance: {e}. Please check job logs."),
-                        )
-                    })
+                let started = self.change(name, &json!({"action": "start", "timeout": -1}));
+                if let Some(plant) = &*self.planted.lock().unwrap() {
+                    plant(&super::files::root_of(name));
+                }
+                started.map_err(|e| {
+                    call(
+                        14,
+                        format!("Failed to start instance: {e}. Please check job logs."),
+                    )
+                })
             }
             "stop" | "restart" => {
                 let fields = [("timeout", Kind::Int, false), ("force", Kind::Bool, false)];

@@ -50,6 +50,8 @@ pub enum Fault {
     Restart,
 }
 
+type Plant = Box<dyn Fn(&std::path::Path) + Send>;
+
 struct Rule {
     method: String,
     spared: usize,
@@ -101,6 +103,10 @@ pub struct Inner {
     login: Mutex<LoginAnswer>,
     /// The state of the containers service.
     service: Mutex<String>,
+    /// Done to the root filesystem of every instance that is started.
+    planted: Mutex<Option<Plant>>,
+    /// No disk is shown as mounted.
+    hides_disks: AtomicBool,
     ended: AtomicBool,
     serial: AtomicU32,
     runtime: tokio::runtime::Handle,
@@ -143,6 +149,8 @@ impl Nas {
             connections: Mutex::default(),
             login: Mutex::new(LoginAnswer::ByKey),
             service: Mutex::new("INITIALIZED".into()),
+            planted: Mutex::default(),
+            hides_disks: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             serial: AtomicU32::new(0),
             runtime: runtime.handle().clone(),
@@ -224,6 +232,12 @@ impl Nas {
         self.inner.incus.checkpoints(pixel)
     }
 
+    /// All that the server knows of an instance.
+    pub fn noted(&self, pixel: &str) -> String {
+        let path = format!("/1.0/instances/px-{pixel}");
+        self.inner.incus.get(&path)["config"].to_string()
+    }
+
     /// Cron jobs that are left.
     pub fn cron(&self) -> usize {
         self.inner.state.lock().unwrap().cron.len()
@@ -231,6 +245,15 @@ impl Nas {
 
     pub fn answer_logins(&self, how: LoginAnswer) {
         *self.inner.login.lock().unwrap() = how;
+    }
+
+    /// What the image does as soon as an instance of it runs.
+    pub fn plant(&self, what: impl Fn(&std::path::Path) + Send + 'static) {
+        *self.inner.planted.lock().unwrap() = Some(Box::new(what));
+    }
+
+    pub fn hide_disks(&self, hide: bool) {
+        self.inner.hides_disks.store(hide, Ordering::Relaxed);
     }
 
     pub fn service(&self, state: &str) {
