@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Context, setup};
+use crate::config::BackendKind;
 use crate::exit::Silent;
 use crate::host::{self, Check, Status};
 use crate::lifecycle;
@@ -35,10 +36,12 @@ impl Row for Check {
 
 impl DoctorArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let options = setup::options(context);
         let work = async {
             let leftovers = leftovers(context).await;
-            Ok(host::doctor(&options, leftovers).await)
+            Ok(match context.settings().backend {
+                BackendKind::Incus => host::doctor(&setup::options(context), leftovers).await,
+                BackendKind::TrueNas => [vec![answers(context).await], leftovers].concat(),
+            })
         };
         let checks = context.unless_interrupted(work).await?;
         context.ui.rows(&checks, "Nothing to check.");
@@ -46,6 +49,20 @@ impl DoctorArgs {
             0 => Ok(()),
             code => Err(Silent(code).into()),
         }
+    }
+}
+
+/// Whether a TrueNAS server lets us in and has a containers service.
+async fn answers(context: &Context) -> Check {
+    const ID: &str = "truenas";
+    const TITLE: &str = "TrueNAS answers";
+    let listed = match context.sandbox() {
+        Ok(sandbox) => sandbox.list().await,
+        Err(error) => Err(error),
+    };
+    match listed {
+        Ok(pixels) => Check::new(ID, TITLE, Status::Ok, format!("{} pixels", pixels.len())),
+        Err(error) => Check::new(ID, TITLE, Status::Problem, error.to_string()),
     }
 }
 

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use super::Truenas;
+use super::describe::Found;
 use super::failure::Failure;
-use super::instances::{Found, Wish};
+use super::instances::Wish;
 use super::job::{self, Task};
 use super::properties::{self, Note};
 use super::release::Cloning;
@@ -62,7 +63,8 @@ impl Truenas {
                 (label, true)
             }
         };
-        let mut environment = source.environment.clone();
+        let then = spec.from.label.as_ref().map(Label::as_str);
+        let mut environment = properties::heritage(&source.environment, then)?;
         properties::merge(&mut environment, &spec.properties)?;
         self.note_birth(&mut environment, &spec.name, &spec.first_boot);
         let image = Note::Image

@@ -1,40 +1,31 @@
-//! Instances: create, state changes, listing, what is noted on them.
+//! Instances: create, listing, what is noted on them.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::Truenas;
+use super::describe::Found;
 use super::failure::Failure;
 use super::job::{self, Task};
 use super::nic;
 use super::properties::{self, Environment, Note};
 use super::release::Containers;
 use super::wire::{Interface, Lxc, Summary, Virt, VirtConfig};
-use super::{Truenas, lxc};
 use crate::retry::{self, Next};
 use crate::sandbox::{
-    Attachment, CreateSpec, Error, FirstBoot, Instance, Limits, Name, Properties, Result, Status,
-    Subject, Taken,
+    Attachment, CreateSpec, Error, FirstBoot, Instance, Limits, Name, Properties, Result, Subject,
+    Taken,
 };
 
 /// The server gives an image's download a quarter of an hour.
 const CREATE: Duration = Duration::from_secs(17 * 60);
-const STATE: Duration = Duration::from_secs(120);
-/// The server itself gives up a stop after five minutes.
-const LONGEST_GRACE: Duration = Duration::from_secs(240);
-/// A disk may be busy just after a stop.
-const BUSY: Duration = Duration::from_secs(20);
+/// For an instance of whose creation nothing more is heard.
+const APPEARING: Duration = Duration::from_secs(15);
+const UPDATE: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_secs(60);
 /// The smallest memory the server takes.
 const LEAST: u64 = 32 << 20;
-
-/// One instance as either API has it.
-#[derive(Debug)]
-pub(super) enum Found {
-    Virt(Box<Virt>),
-    Lxc(Lxc),
-}
 
 impl Truenas {
     /// One instance; `Error::NotFound` only when the server is fit to tell.
@@ -179,138 +170,28 @@ impl Truenas {
                 let pool = self.options.pool.clone().unwrap_or_default();
                 Err(Error::NotFound(Subject::Pool(pool)))
             }
-            Err(failure) => Err(failure.about(Subject::pixel(name))),
-        }
-    }
-
-    pub(super) async fn run_state(
-        &self,
-        name: &Name,
-        method: &'static str,
-        params: Value,
-        doing: &str,
-        limit: Duration,
-    ) -> Result<(), Failure> {
-        let task = Task {
-            method,
-            params,
-            doing,
-            limit,
-        };
-        let outcome = job::run(&self.rpc, &task).await.map(drop);
-        self.ssh.forget_session(&name.instance()).await;
-        outcome
-    }
-
-    /// Starts the instance and nothing more.
-    pub(super) async fn boot(&self, name: &Name) -> Result<()> {
-        let found = self.find(name).await?;
-        if found.status() == Status::Running {
-            return Ok(());
-        }
-        let outcome = match &found {
-            Found::Virt(_) => {
-                let params = json!([name.instance()]);
-                let doing = "starting the pixel";
-                self.run_state(name, "virt.instance.start", params, doing, STATE)
-                    .await
-            }
-            Found::Lxc(lxc) => lxc::start(&self.rpc, lxc).await,
-        };
-        self.reached(name, outcome, Status::Running).await
-    }
-
-    pub(super) async fn halt(&self, name: &Name, grace: Duration) -> Result<()> {
-        let found = self.find(name).await?;
-        if found.status() == Status::Stopped {
-            return Ok(());
-        }
-        let grace = grace.min(LONGEST_GRACE);
-        let outcome = match &found {
-            Found::Virt(_) => {
-                let ask = async |how: Value, limit| {
-                    let params = json!([name.instance(), how]);
-                    let doing = "stopping the pixel";
-                    self.run_state(name, "virt.instance.stop", params, doing, limit)
-                        .await
-                };
-                let force = json!({"force": true});
-                if grace.is_zero() {
-                    ask(force, STATE).await
-                } else {
-                    let gentle = json!({"timeout": grace.as_secs(), "force": false});
-                    match ask(gentle, grace + STATE).await {
-                        Err(Failure::Refused(fault)) => {
-                            tracing::debug!(%fault, "graceful stop failed, forcing");
-                            ask(force, STATE).await
-                        }
-                        other => other,
-                    }
-                }
-            }
-            Found::Lxc(lxc) => lxc::stop(&self.rpc, lxc, grace.is_zero()).await,
-        };
-        self.reached(name, outcome, Status::Stopped).await
-    }
-
-    /// A change that failed, or of which nothing was heard, but whose goal is
-    /// reached all the same, counts as done.
-    async fn reached(&self, name: &Name, outcome: Result<(), Failure>, goal: Status) -> Result<()> {
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(failure) if failure.is_uncertain() || matches!(failure, Failure::Refused(_)) => {
-                match self.find(name).await {
-                    Ok(found) if found.status() == goal => Ok(()),
-                    Err(error) if error.is_not_found() => Err(error),
-                    _ => Err(failure.about(Subject::pixel(name))),
+            // A service that started anew no longer knows the job, but what
+            // it had begun goes on.
+            Err(failure) if failure.is_uncertain() => {
+                match self.appears(name, &wish.environment).await {
+                    true => Ok(()),
+                    false => Err(failure.about(Subject::pixel(name))),
                 }
             }
             Err(failure) => Err(failure.about(Subject::pixel(name))),
         }
     }
 
-    pub(super) async fn remove(&self, name: &Name) -> Result<()> {
-        let id = match self.find(name).await? {
-            Found::Virt(virt) => Note::Id.of(&virt.environment).map(str::to_owned),
-            Found::Lxc(lxc) => {
-                self.halt(name, Duration::ZERO).await?;
-                return lxc::delete(&self.rpc, &lxc)
-                    .await
-                    .map_err(|failure| failure.about(Subject::pixel(name)));
+    /// Whether an instance turns up that carries exactly these notes, among
+    /// them an id that no other has.
+    async fn appears(&self, name: &Name, notes: &Environment) -> bool {
+        let found = retry::until(APPEARING, || async {
+            match self.find_virt(name).await {
+                Ok(found) => Next::Done(found.environment == *notes),
+                Err(_) => Next::Again(()),
             }
-        };
-        retry::until(BUSY, || async {
-            if let Err(error) = self.halt(name, Duration::ZERO).await {
-                return Next::Done(self.is_gone(name, error).await);
-            }
-            let params = json!([name.instance()]);
-            let method = "virt.instance.delete";
-            let doing = "deleting the pixel";
-            match self.run_state(name, method, params, doing, STATE).await {
-                Ok(()) => Next::Done(Ok(())),
-                Err(failure @ Failure::Refused(_)) if !failure.is_not_found() => {
-                    Next::Again(failure)
-                }
-                Err(failure) => {
-                    let error = failure.about(Subject::pixel(name));
-                    Next::Done(self.is_gone(name, error).await)
-                }
-            }
-        })
-        .await
-        .unwrap_or_else(|failure| Err(failure.about(Subject::pixel(name))))?;
-        if let Some(id) = id {
-            self.ssh.forget_host(&name.instance(), &id);
-        }
-        Ok(())
-    }
-
-    /// What failed on a pixel that was there a moment ago, and is not any more.
-    async fn is_gone(&self, name: &Name, error: Error) -> Result<()> {
-        match self.find(name).await {
-            Err(missing) if missing.is_not_found() => Ok(()),
-            _ => Err(error),
-        }
+        });
+        found.await.unwrap_or(false)
     }
 
     pub(super) async fn one(&self, name: &Name) -> Result<Instance> {
@@ -369,7 +250,7 @@ impl Truenas {
             method: "virt.instance.update",
             params: json!([name.instance(), {"environment": environment}]),
             doing: "noting what is known of the pixel",
-            limit: STATE,
+            limit: UPDATE,
         };
         match job::run(&self.rpc, &task).await {
             Ok(_) => Ok(()),
@@ -418,155 +299,5 @@ pub(super) fn no_segments() -> Error {
         reason: "TrueNAS makes no network without an address of its own; set network.placement \
                  to \"pixel\""
             .into(),
-    }
-}
-
-impl Found {
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Virt(virt) => &virt.name,
-            Self::Lxc(lxc) => &lxc.name,
-        }
-    }
-
-    pub fn status(&self) -> Status {
-        let word = match self {
-            Self::Virt(virt) => &virt.status,
-            Self::Lxc(lxc) => &lxc.status.state,
-        };
-        match word.as_str() {
-            "RUNNING" => Status::Running,
-            "STOPPED" => Status::Stopped,
-            "ERROR" => Status::Failed,
-            // Words of later releases too: the server is to be asked again.
-            _ => Status::Changing,
-        }
-    }
-
-    fn describe(self, name: Name) -> Instance {
-        let status = self.status();
-        match self {
-            Self::Virt(virt) => virt.describe(name, status),
-            Self::Lxc(lxc) => Instance {
-                name,
-                status,
-                addresses: Vec::new(),
-                created_at: 0,
-                started_once: true,
-                image: None,
-                cpu: lxc.cpuset,
-                memory: None,
-                privileged: lxc.idmap.is_none(),
-                mac: None,
-                segment: None,
-                properties: Properties::new(),
-            },
-        }
-    }
-}
-
-impl Virt {
-    /// The address of the interface of ours; a bridge made inside has one too.
-    pub fn address(&self) -> Option<Ipv4Addr> {
-        let state = self.raw.as_ref().and_then(|raw| raw.state.as_ref());
-        let network = state.and_then(|state| state.network.as_ref());
-        if let Some(eth0) = network.and_then(|network| network.get("eth0")) {
-            return eth0
-                .addresses
-                .iter()
-                .filter(|a| a.family == "inet" && a.scope == "global")
-                .find_map(|a| a.address.parse().ok());
-        }
-        let mut all = self.aliases.iter().filter(|alias| alias.kind == "INET");
-        match (all.next(), all.next()) {
-            // Of several nobody could tell which is meant.
-            (Some(only), None) => only.address.parse().ok(),
-            _ => None,
-        }
-    }
-
-    fn describe(self, name: Name, status: Status) -> Instance {
-        let config = |key: &str| self.raw.as_ref()?.config.get(key).cloned();
-        let stamp = |text: Option<&String>| text.map_or(0, |text| timestamp(text));
-        let pending = Note::Contact.of(&self.environment) == Some(properties::PENDING);
-        let image = self.image.description.clone().or_else(|| {
-            let os = self.image.os.clone()?;
-            Some(match &self.image.release {
-                Some(release) => format!("{os}/{release}"),
-                None => os,
-            })
-        });
-        let used = stamp(self.raw.as_ref().map(|raw| &raw.last_used_at)) > 0;
-        Instance {
-            addresses: match status {
-                Status::Running => self.address().into_iter().collect(),
-                _ => Vec::new(),
-            },
-            created_at: stamp(self.raw.as_ref().map(|raw| &raw.created_at)),
-            // Before there is a way in, nobody has worked in it.
-            started_once: !pending && (used || self.raw.is_none()),
-            privileged: self.privileged_mode.unwrap_or(false)
-                || config("security.privileged").as_deref() == Some("true"),
-            mac: config("volatile.eth0.hwaddr"),
-            segment: None,
-            properties: properties::read(&self.environment),
-            memory: self.memory.map(|bytes| bytes.to_string()),
-            cpu: self.cpu,
-            image,
-            status,
-            name,
-        }
-    }
-}
-
-fn timestamp(text: &str) -> i64 {
-    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
-        .map_or(0, time::OffsetDateTime::unix_timestamp)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn virt(more: Value) -> Virt {
-        let mut all = json!({"name": "px-a", "status": "RUNNING", "cpu": null, "memory": null,
-            "aliases": [{"type": "INET", "address": "172.17.0.1", "netmask": 16},
-                        {"type": "INET", "address": "192.0.2.7", "netmask": 24}]});
-        for (key, value) in more.as_object().unwrap() {
-            all[key] = value.clone();
-        }
-        serde_json::from_value(all).unwrap()
-    }
-
-    #[test]
-    fn a_bridge_inside_is_not_taken_for_the_address() {
-        let raw = json!({"raw": {"state": {"network": {
-            "docker0": {"addresses": [{"family": "inet", "address": "172.17.0.1", "scope": "global"}]},
-            "eth0": {"addresses": [{"family": "inet6", "address": "fe80::1", "scope": "link"},
-                                   {"family": "inet", "address": "192.0.2.7", "scope": "global"}]}}}}});
-        assert_eq!(virt(raw).address(), Some(Ipv4Addr::new(192, 0, 2, 7)));
-        assert_eq!(virt(json!({})).address(), None);
-        let one = json!({"aliases": [{"type": "INET6", "address": "2001:db8::1"},
-                                     {"type": "INET", "address": "192.0.2.9"}]});
-        assert_eq!(virt(one).address(), Some(Ipv4Addr::new(192, 0, 2, 9)));
-    }
-
-    #[test]
-    fn unknown_states_are_passing_ones() {
-        let name: Name = "a".parse().unwrap();
-        for (word, status) in [
-            ("RUNNING", Status::Running),
-            ("STOPPED", Status::Stopped),
-            ("ERROR", Status::Failed),
-            ("THAWED", Status::Changing),
-            ("SOMETHING", Status::Changing),
-        ] {
-            let found = Found::Virt(Box::new(virt(json!({"status": word}))));
-            assert_eq!(found.describe(name.clone()).status, status, "{word}");
-        }
-        let privileged = Found::Virt(Box::new(virt(json!({"privileged_mode": true}))));
-        assert!(privileged.describe(name.clone()).privileged);
-        let pending = virt(json!({"environment": {"pixels__contact": "pending"}}));
-        assert!(!Found::Virt(Box::new(pending)).describe(name).started_once);
     }
 }

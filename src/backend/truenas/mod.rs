@@ -3,6 +3,7 @@
 
 mod contact;
 mod copy;
+mod describe;
 mod endpoint;
 mod failure;
 mod files;
@@ -18,6 +19,7 @@ mod rpc;
 mod snapshots;
 mod socket;
 mod ssh;
+mod state;
 mod tls;
 mod wire;
 
@@ -41,10 +43,10 @@ use crate::sandbox::{
     Result, Sandbox, Taken,
 };
 use crate::secret::Secret;
+use describe::Found;
 use endpoint::Endpoint;
-use instances::{Found, no_segments};
+use instances::no_segments;
 use login::Login;
-use properties::Note;
 use rpc::Rpc;
 use ssh::Ssh;
 
@@ -202,10 +204,10 @@ impl Sandbox for Truenas {
     /// and removed by `prune`.
     async fn checkpoint(&self, name: &Name, label: &Label, _: Option<Duration>) -> Result<()> {
         self.snapshot(name, label).await?;
-        if let Ok(Found::Virt(virt)) = self.find(name).await
-            && let Some(id) = Note::Id.of(&virt.environment)
-        {
-            self.ssh.host_saved(&name.instance(), id, label.as_str());
+        if let Err(error) = self.note_checkpoint(name, label).await {
+            // Half a checkpoint is none.
+            let _ = self.remove_snapshot(name, label).await;
+            return Err(error);
         }
         Ok(())
     }

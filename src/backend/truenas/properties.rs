@@ -50,26 +50,76 @@ impl Note {
     }
 }
 
+/// What a checkpoint's pixel was when it was taken; the label in hex follows.
+const CHECKPOINT: &str = "pixels__at_";
+
+/// Notes the properties of now as those of a checkpoint that was just taken,
+/// and drops what is noted of checkpoints that are no more.
+pub(super) fn remember(environment: &mut Environment, label: &str, labels: &[&str]) -> Result<()> {
+    let known: Vec<String> = labels.iter().map(|label| checkpoint(label)).collect();
+    environment.retain(|name, _| {
+        let head = name.split('/').next().unwrap_or(name);
+        !head.starts_with(CHECKPOINT) || known.iter().any(|known| known == head)
+    });
+    let now = read(environment);
+    let text = serde_json::to_string(&now).map_err(|e| Error::Protocol(e.to_string()))?;
+    put(environment, &checkpoint(label), &text);
+    Ok(())
+}
+
+/// What was noted of a checkpoint.
+pub(super) fn recall(environment: &Environment, label: &str) -> Option<Properties> {
+    let name = checkpoint(label);
+    let first = environment.get(&name)?;
+    serde_json::from_str(&whole(environment, &name, first)).ok()
+}
+
+/// What an instance hands down to one that is cloned from it: notes, and its
+/// properties of now or those of a checkpoint.
+pub(super) fn heritage(environment: &Environment, label: Option<&str>) -> Result<Environment> {
+    let properties = label
+        .and_then(|label| recall(environment, label))
+        .unwrap_or_else(|| read(environment));
+    let mut handed = environment.clone();
+    handed.retain(|name, _| {
+        let note = name
+            .strip_prefix(PREFIX)
+            .is_none_or(|key| key.starts_with('_'));
+        note && !name.starts_with(CHECKPOINT)
+    });
+    merge(&mut handed, &properties)?;
+    Ok(handed)
+}
+
+fn checkpoint(label: &str) -> String {
+    let hex: String = label.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{CHECKPOINT}{hex}")
+}
+
 /// Writes properties over those that are there; an empty value removes.
 pub(super) fn merge(environment: &mut Environment, properties: &Properties) -> Result<()> {
     for (key, value) in properties {
-        let entry = entry(key)?;
-        let more = format!("{entry}/");
-        environment.retain(|name, _| *name != entry && !name.starts_with(&more));
-        let mut rest = escape(value);
-        let mut number = 0;
-        while !rest.is_empty() {
-            let tail = rest.split_off(rest.len().min(CHUNK));
-            let name = match number {
-                0 => entry.clone(),
-                n => format!("{entry}/{n}"),
-            };
-            environment.insert(name, rest);
-            rest = tail;
-            number += 1;
-        }
+        put(environment, &entry(key)?, value);
     }
     Ok(())
+}
+
+/// A value in as many entries as it takes; none when it is empty.
+fn put(environment: &mut Environment, entry: &str, value: &str) {
+    let more = format!("{entry}/");
+    environment.retain(|name, _| name != entry && !name.starts_with(&more));
+    let mut rest = escape(value);
+    let mut number = 0;
+    while !rest.is_empty() {
+        let tail = rest.split_off(rest.len().min(CHUNK));
+        let name = match number {
+            0 => entry.to_owned(),
+            n => format!("{entry}/{n}"),
+        };
+        environment.insert(name, rest);
+        rest = tail;
+        number += 1;
+    }
 }
 
 pub(super) fn read(environment: &Environment) -> Properties {
@@ -80,16 +130,20 @@ pub(super) fn read(environment: &Environment) -> Properties {
             let key = name
                 .strip_prefix(PREFIX)
                 .filter(|key| !key.starts_with('_'))?;
-            let mut value = first.clone();
-            for number in 1.. {
-                match environment.get(&format!("{name}/{number}")) {
-                    Some(more) => value.push_str(more),
-                    None => break,
-                }
-            }
-            Some((key.replace('_', "-"), unescape(&value)))
+            Some((key.replace('_', "-"), whole(environment, name, first)))
         })
         .collect()
+}
+
+fn whole(environment: &Environment, name: &str, first: &str) -> String {
+    let mut value = first.to_owned();
+    for number in 1.. {
+        match environment.get(&format!("{name}/{number}")) {
+            Some(more) => value.push_str(more),
+            None => break,
+        }
+    }
+    unescape(&value)
 }
 
 fn entry(key: &str) -> Result<String> {
@@ -157,6 +211,26 @@ mod tests {
         assert_eq!((now["egress"].as_str(), now.len()), ("a", 2));
         assert_eq!(environment["LANG"], "C");
         assert_eq!(Note::Contact.of(&environment), Some(PENDING));
+    }
+
+    #[test]
+    fn a_checkpoint_keeps_what_was_known_then() {
+        let of = |value: &str| Properties::from([("egress".to_owned(), value.to_owned())]);
+        let mut environment = Environment::new();
+        Note::Id.set(&mut environment, "7");
+        merge(&mut environment, &of("then")).unwrap();
+        remember(&mut environment, "a.b", &["a.b"]).unwrap();
+        merge(&mut environment, &of("now")).unwrap();
+        remember(&mut environment, "c", &["a.b", "c"]).unwrap();
+        assert_eq!(recall(&environment, "a.b"), Some(of("then")));
+        assert_eq!(read(&environment), of("now"));
+        let handed = heritage(&environment, Some("a.b")).unwrap();
+        assert_eq!(read(&handed), of("then"));
+        assert_eq!((Note::Id.of(&handed), handed.len()), (Some("7"), 2));
+        assert_eq!(read(&heritage(&environment, None).unwrap()), of("now"));
+        remember(&mut environment, "d", &["c", "d"]).unwrap();
+        assert_eq!(recall(&environment, "a.b"), None);
+        assert!(recall(&environment, "c").is_some());
     }
 
     #[test]

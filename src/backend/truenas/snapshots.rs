@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Truenas;
+use super::describe::Found;
 use super::failure::Failure;
-use super::instances::Found;
 use super::properties::{self, Note};
 use super::wire::Snapshot;
 use crate::sandbox::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
@@ -110,10 +110,36 @@ impl Truenas {
         }
     }
 
+    /// Notes what goes with a checkpoint that was just taken.
+    pub(super) async fn note_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
+        let disk = self.disk(name).await?;
+        let Found::Virt(virt) = &disk.found else {
+            return Ok(());
+        };
+        if let Some(id) = Note::Id.of(&virt.environment) {
+            self.ssh.host_saved(&name.instance(), id, label.as_str());
+        }
+        // A moment's checkpoint is gone before anything could change.
+        if label.temporary_id().is_some() {
+            return Ok(());
+        }
+        let labels: Vec<&str> = disk
+            .snapshots
+            .iter()
+            .map(|snapshot| snapshot.snapshot_name.as_str())
+            .collect();
+        self.change_environment(name, |environment| {
+            properties::remember(environment, label.as_str(), &labels)
+        })
+        .await
+    }
+
     pub(super) async fn snapshots_of(&self, name: &Name) -> Result<Vec<Checkpoint>> {
         let disk = self.disk(name).await?;
-        let properties = match &disk.found {
-            Found::Virt(virt) => properties::read(&virt.environment),
+        // One that was taken by other means has those of now.
+        let properties = |label: &Label| match &disk.found {
+            Found::Virt(virt) => properties::recall(&virt.environment, label.as_str())
+                .unwrap_or_else(|| properties::read(&virt.environment)),
             Found::Lxc(_) => Properties::new(),
         };
         Ok(disk
@@ -127,10 +153,10 @@ impl Truenas {
                 let created = snapshot.number("creation").unwrap_or(0);
                 Some(Checkpoint {
                     temporary: label.temporary_id().is_some(),
+                    properties: properties(&label),
                     label,
                     created_at: i64::try_from(created).unwrap_or(0),
                     size: snapshot.number("referenced"),
-                    properties: properties.clone(),
                 })
             })
             .collect())
