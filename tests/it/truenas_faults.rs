@@ -260,8 +260,13 @@ fn every_failed_login_to_truenas_has_its_own_words() {
     assert!(say(&env).contains("allowed addresses"));
     nas.answer_logins(LoginAnswer::NoApi);
     assert!(say(&env).contains("25.04"));
+    env.pixels(["doctor"]).expect(2);
     nas.answer_logins(LoginAnswer::ByKey);
     env.pixels(["list"]).ok();
+    env.pixels(["doctor"]).ok();
+    // Nothing is prepared here on its behalf.
+    env.pixels(["setup", "--dry-run"]).expect(2);
+    env.pixels(["quickstart", "--yes"]).expect(2);
 
     // Trust: the certificate is our own maker's, so the system does not know it.
     let fingerprint = nas.fingerprint.clone();
