@@ -2,11 +2,12 @@
 
 use clap::Args;
 
-use super::{Context, setup};
+use super::{Context, network, setup};
 use crate::config::BackendKind;
 use crate::exit::Silent;
 use crate::host::{self, Check, Status};
-use crate::lifecycle;
+use crate::lifecycle::gateway::{self, Health};
+use crate::lifecycle::{self, Network};
 use crate::ui::Row;
 
 /// Look for what is wrong, and say what mends it
@@ -37,10 +38,16 @@ impl Row for Check {
 impl DoctorArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let work = async {
-            let leftovers = leftovers(context).await;
-            Ok(match context.settings().backend {
-                BackendKind::Incus => host::doctor(&setup::options(context), leftovers).await,
-                BackendKind::TrueNas => [vec![answers(context).await], leftovers].concat(),
+            let mut extra = Vec::new();
+            let incus = context.settings().backend == BackendKind::Incus;
+            extra.extend(match incus {
+                true => gateway(context).await,
+                false => vec![answers(context).await],
+            });
+            extra.extend(leftovers(context).await);
+            Ok(match incus {
+                true => host::doctor(&setup::options(context), extra).await,
+                false => extra,
             })
         };
         let checks = context.unless_interrupted(work).await?;
@@ -66,13 +73,44 @@ async fn answers(context: &Context) -> Check {
     }
 }
 
+/// Whether the gateway of the settings does its part, where there is one.
+async fn gateway(context: &Context) -> Vec<Check> {
+    const ID: &str = "gateway";
+    const TITLE: &str = "gateway of the pixels";
+    let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
+    let health = match (context.sandbox(), network::of(context)) {
+        (Ok(sandbox), Ok(Network::Behind(like))) => gateway::health(sandbox, &like).await,
+        (Ok(_), Ok(Network::Open)) => {
+            return vec![found(
+                Status::Skipped,
+                "the settings put pixels on a network without one".into(),
+            )];
+        }
+        (Err(error), _) => Err(error),
+        (_, Err(error)) => return vec![found(Status::Problem, error.to_string())],
+    };
+    vec![match health {
+        Ok(health @ Health::Good { .. }) => found(Status::Ok, health.to_string()),
+        Ok(health @ Health::Missing) => found(Status::Skipped, health.to_string()),
+        Ok(health @ Health::Stopped) => {
+            found(Status::Problem, health.to_string()).fix("pixels start NAME, or create another")
+        }
+        Ok(health) => {
+            found(Status::Problem, health.to_string()).fix("pixels network gateway rebuild")
+        }
+        Err(error) => found(Status::Skipped, error.to_string()),
+    }]
+}
+
 /// What killed commands left on the server, one check each.
 async fn leftovers(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
     const TITLE: &str = "nothing half-made is left";
-    let found = match context.sandbox() {
-        Ok(sandbox) => lifecycle::find_leftovers(sandbox).await,
-        Err(error) => Err(error),
+    let found = match (context.sandbox(), network::like(context)) {
+        (Ok(sandbox), Ok(like)) => lifecycle::find_leftovers(sandbox, &like).await,
+        (Err(error), _) => Err(error),
+        // Said by the check of the gateway.
+        (_, Err(_)) => return Vec::new(),
     };
     match found {
         Ok(found) if found.is_empty() => vec![Check::new(ID, TITLE, Status::Ok, "nothing found")],
