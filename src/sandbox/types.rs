@@ -141,4 +141,6 @@ pub struct ForkSpec {
 pub struct Capabilities {
     pub checkpoints: bool,
     pub fork: bool,
+    /// Files of a pixel that does not run can be read and written.
+    pub stopped_files: bool,
 }

@@ -69,6 +69,16 @@ fn links_in_a_truenas_pixel_lead_nowhere() {
         );
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1, "{what}");
     }
+    nas.plant(|_| {});
+    // What nothing there enforces is not made.
+    let (gateway, agent) = (["create", &a, "--egress", "agent"], "unsupported");
+    for placement in ["auto", "gateway"] {
+        let mut command = env.command(gateway.into_iter().chain(["--json"]));
+        let output = command.env("PIXELS_NETWORK_PLACEMENT", placement).output();
+        let said = String::from_utf8(output.unwrap().stderr).unwrap();
+        assert!(said.contains(agent), "{placement}: {said}");
+        assert_eq!(env.remaining(), [""; 0], "{placement}");
+    }
     // A disk that is not there is not written to.
     nas.plant(|_| {});
     nas.hide_disks(true);

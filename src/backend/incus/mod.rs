@@ -72,6 +72,7 @@ impl Sandbox for Incus {
         Capabilities {
             checkpoints: true,
             fork: true,
+            stopped_files: true,
         }
     }
 

@@ -20,7 +20,7 @@ use crate::sandbox::{Error, GuestFile, Name, Result, Subject};
 const LARGEST: usize = 1 << 20;
 const POOLS: &str = "/var/lib/incus/storage-pools";
 /// For the disk of a pixel that was just started to be mounted.
-const MOUNT: Duration = Duration::from_secs(10);
+const MOUNT: Duration = Duration::from_secs(5);
 
 /// The root filesystem of a running pixel as the server sees it.
 #[derive(Debug)]

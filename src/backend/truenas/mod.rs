@@ -136,6 +136,7 @@ impl Sandbox for Truenas {
         Capabilities {
             checkpoints: true,
             fork: true,
+            stopped_files: false,
         }
     }
 
