@@ -7,6 +7,7 @@ mod exec;
 mod fork;
 pub mod gateway;
 mod identity;
+mod inside;
 mod leftovers;
 mod login;
 mod network;
@@ -20,10 +21,12 @@ pub use claim::Claim;
 pub use create::{Create, create};
 pub use exec::{Exec, Interrupts, exec, wrap};
 pub use fork::{Fork, Names, fork};
+pub use inside::Inside;
 pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
 pub use login::Login;
 pub use network::{
-    Network, destroy, is_interim, narrow, policy, restore, set_policy, start, unenforced,
+    Enforcer, Network, denials, destroy, holds, is_interim, narrow, policy, restore, set_policy,
+    start,
 };
 
 use crate::sandbox;

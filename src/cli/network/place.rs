@@ -6,15 +6,18 @@ use crate::egress::{self, Entry, Mode, Policy};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
-use crate::lifecycle::{self, Network};
+use crate::lifecycle::{self, Inside, Network};
 use crate::sandbox::{Error, Origin, Properties, Sandbox, Subject};
 
 /// Where the settings put new pixels.
 pub fn of(context: &Context) -> anyhow::Result<Network> {
     let settings = context.settings();
+    let inside = Inside {
+        dns: settings.defaults.dns.clone(),
+    };
     Ok(match settings.network.placement {
-        EgressPlacement::Pixel => Network::Open,
-        EgressPlacement::Auto if has_own_network(settings) => Network::Open,
+        EgressPlacement::Pixel => Network::Open(inside),
+        EgressPlacement::Auto if has_own_network(settings) => Network::Open(inside),
         EgressPlacement::Auto | EgressPlacement::Gateway => Network::Behind(like(context)?),
     })
 }
@@ -126,11 +129,8 @@ pub fn policy_for_new(
     if policy == Policy::new(Mode::Unrestricted, []) {
         return Ok(Properties::new());
     }
-    if matches!(network, Network::Open) {
-        if policy.mode == Mode::Unrestricted {
-            return Ok(Properties::new());
-        }
-        return Err(lifecycle::unenforced(&policy).into());
+    if matches!(network, Network::Open(_)) && policy.mode == Mode::Unrestricted {
+        return Ok(Properties::new());
     }
     let mut properties = Properties::from([(egress::KEY.to_owned(), policy.to_record())]);
     if installs && policy.mode == Mode::Allowlist {
@@ -149,7 +149,6 @@ pub fn policy_for_new(
 pub async fn policy_for_clone(
     context: &Context,
     sandbox: &dyn Sandbox,
-    network: &Network,
     from: &Origin,
 ) -> anyhow::Result<Properties> {
     let asked = matches!(
@@ -167,14 +166,6 @@ pub async fn policy_for_clone(
             (egress::INTERIM.to_owned(), String::new()),
         ])
     };
-    if let Network::Open = network {
-        let source = source_policy(sandbox, from).await?;
-        let restricted = if asked { &policy } else { &source };
-        if restricted.mode != Mode::Unrestricted {
-            return Err(lifecycle::unenforced(restricted).into());
-        }
-        return Ok(record(&Policy::new(Mode::Unrestricted, [])));
-    }
     if asked {
         return Ok(record(&policy));
     }

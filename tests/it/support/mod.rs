@@ -14,4 +14,5 @@ pub mod truenas;
 pub mod wait;
 pub mod walls;
 pub mod wan;
+pub mod wan_pixel;
 pub mod web;
