@@ -4,10 +4,12 @@
 //! it once: as a cron job that is never due, run by hand and removed in all
 //! cases. Nothing inside either disk is touched from outside.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::Truenas;
@@ -121,26 +123,25 @@ impl Truenas {
             "schedule": {"minute": "00", "hour": "00", "dom": "1", "month": "1", "dow": "1"},
         }]);
         let about = |failure: Failure| failure.about(Subject::pixel(name));
-        let made: CronJob = match self.rpc.write("cronjob.create", entry.clone()).await {
-            Ok(made) => made,
+        let wanted = entry[0]["command"].clone();
+        let guard = match self.schedule(entry).await {
+            Ok(guard) => guard,
             Err(failure) => {
                 // It may have been made all the same: known by its command.
-                self.remove_cron_of(&entry[0]["command"]).await;
+                self.remove_cron_of(&wanted).await;
                 return Err(about(failure));
             }
         };
-        let guard = Guard {
-            rpc: Arc::clone(&self.rpc),
-            tasks: self.tasks.clone(),
-            id: Some(made.id),
-        };
+        // Whoever undoes this waits for it.
+        self.exchanges().insert(name.clone(), guard.id);
         let task = Task {
             method: "cronjob.run",
-            params: json!([made.id, false]),
+            params: json!([guard.id, false]),
             doing: "cloning the disk",
             limit: CLONE,
         };
         let outcome = job::run(&self.rpc, &task).await.map(drop);
+        self.exchanges().remove(name);
         guard.remove().await;
         outcome.map_err(|failure| match failure {
             Failure::Refused(_) => Error::Server {
@@ -151,6 +152,36 @@ impl Truenas {
             },
             other => about(other),
         })
+    }
+
+    /// Makes the job. Should its caller give up meanwhile, it is removed again.
+    async fn schedule(&self, entry: Value) -> Result<Guard, Failure> {
+        let (tell, made) = oneshot::channel();
+        let (rpc, tasks) = (Arc::clone(&self.rpc), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let made: Result<CronJob, _> = rpc.write("cronjob.create", entry).await;
+            let guard = made.map(|job| Guard {
+                rpc,
+                tasks,
+                id: job.id,
+                armed: true,
+            });
+            // What nobody takes is dropped, and so removed.
+            let _ = tell.send(guard);
+        });
+        made.await
+            .unwrap_or_else(|_| Err(Failure::Protocol("the task ended early".into())))
+    }
+
+    fn exchanges(&self) -> MutexGuard<'_, HashMap<Name, i64>> {
+        self.exchanges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The job that exchanges the disk of an instance.
+    pub(super) fn exchange_of(&self, name: &Name) -> Option<i64> {
+        self.exchanges().get(name).copied()
     }
 
     async fn remove_cron_of(&self, command: &Value) {
@@ -194,22 +225,21 @@ async fn remove_cron(rpc: &Rpc, id: i64) {
 struct Guard {
     rpc: Arc<Rpc>,
     tasks: TaskTracker,
-    id: Option<i64>,
+    id: i64,
+    armed: bool,
 }
 
 impl Guard {
     async fn remove(mut self) {
-        if let Some(id) = self.id {
-            remove_cron(&self.rpc, id).await;
-            self.id = None;
-        }
+        remove_cron(&self.rpc, self.id).await;
+        self.armed = false;
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
-            let rpc = Arc::clone(&self.rpc);
+        if self.armed {
+            let (rpc, id) = (Arc::clone(&self.rpc), self.id);
             self.tasks.spawn(async move { remove_cron(&rpc, id).await });
         }
     }

@@ -270,9 +270,10 @@ impl Truenas {
             if self.rpc.changing().await > 0 {
                 return Next::Again(());
             }
-            match job::under_way(&self.rpc, &name.instance()).await {
-                Ok(jobs) if jobs.is_empty() => Next::Done(Ok(())),
-                Ok(_) => Next::Again(()),
+            let exchange = self.exchange_of(name);
+            match job::under_way(&self.rpc, &name.instance(), exchange).await {
+                Ok(false) => Next::Done(Ok(())),
+                Ok(true) => Next::Again(()),
                 Err(failure) => Next::Done(Err(failure.plain())),
             }
         });

@@ -222,14 +222,20 @@ async fn told(open: &Arc<Open>, id: i64) -> Option<Job> {
     tokio::time::timeout(POLL, watching).await.unwrap_or(None)
 }
 
-/// The jobs that are not over and work on this instance.
-pub(super) async fn under_way(rpc: &Rpc, instance: &str) -> Result<Vec<Job>, Failure> {
+/// Whether a job works on this instance, or the cron job of this number runs.
+pub(super) async fn under_way(
+    rpc: &Rpc,
+    instance: &str,
+    cron: Option<i64>,
+) -> Result<bool, Failure> {
     let wish = json!([[["state", "in", ["WAITING", "RUNNING"]]]]);
     let all: Vec<Job> = rpc.read(GET, wish).await?;
-    Ok(all
-        .into_iter()
-        .filter(|job| job.target().as_deref() == Some(instance))
-        .collect())
+    let cron = cron.map(|id| id.to_string());
+    Ok(all.iter().any(|job| {
+        let target = job.target();
+        target.as_deref() == Some(instance)
+            || job.method == "cronjob.run" && cron.is_some() && target == cron
+    }))
 }
 
 #[cfg(test)]

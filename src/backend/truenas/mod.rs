@@ -85,6 +85,8 @@ pub struct Truenas {
     tasks: TaskTracker,
     /// Held over reading and writing back what is noted on an instance.
     changing: tokio::sync::Mutex<()>,
+    /// Cron jobs that exchange the disks of these pixels.
+    exchanges: Mutex<HashMap<Name, i64>>,
     /// The scripts of first boots that are still to come.
     scripts: Mutex<HashMap<Name, String>>,
 }
@@ -110,6 +112,7 @@ impl Truenas {
             },
             tasks,
             changing: tokio::sync::Mutex::default(),
+            exchanges: Mutex::default(),
             scripts: Mutex::default(),
         })
     }
