@@ -69,16 +69,13 @@ fn links_in_a_truenas_pixel_lead_nowhere() {
         );
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1, "{what}");
     }
-    nas.plant(|_| {});
-    // What nothing there enforces is not made.
-    let (gateway, agent) = (["create", &a, "--egress", "agent"], "unsupported");
-    for placement in ["auto", "gateway"] {
-        let mut command = env.command(gateway.into_iter().chain(["--json"]));
-        let output = command.env("PIXELS_NETWORK_PLACEMENT", placement).output();
-        let said = String::from_utf8(output.unwrap().stderr).unwrap();
-        assert!(said.contains(agent), "{placement}: {said}");
-        assert_eq!(env.remaining(), [""; 0], "{placement}");
-    }
+    // There is nothing to make a gateway of.
+    let args = ["create", &a, "--egress", "agent", "--json"];
+    let mut command = env.command(args);
+    let output = command.env("PIXELS_NETWORK_PLACEMENT", "gateway").output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(said.contains("unsupported"), "{said}");
+    assert_eq!(env.remaining(), [""; 0]);
     // A disk that is not there is not written to.
     nas.plant(|_| {});
     nas.hide_disks(true);
@@ -125,6 +122,52 @@ fn truenas_secrets_stay_secret() {
         !noted.contains("t0ken") && !noted.contains(API_KEY),
         "{noted}"
     );
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn policies_are_enforced_inside_truenas_pixels() {
+    let Some(_lab) = lab::ready("policies_are_enforced_inside_truenas_pixels") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "egress");
+    let (a, b) = (env.name("a"), env.name("b"));
+    let rules = |name: &str| {
+        let argv = ["exec", "-u", "root", name, "--", "nft", "list", "ruleset"];
+        env.pixels(argv).ok().stdout
+    };
+    env.pixels(["create", &a, "--egress", "agent"]).ok();
+    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
+    assert_eq!(shown["mode"], "agent", "{shown}");
+    assert!(rules(&a).contains("reject"));
+    env.pixels(["checkpoint", "create", &a, "--label", "walled"])
+        .ok();
+    env.pixels(["create", &b, "--from", &format!("{a}:walled")])
+        .ok();
+    assert!(rules(&b).contains("reject"));
+    // Another policy could not be in force before the clone runs.
+    let refused = env
+        .pixels([
+            "create",
+            &env.name("c"),
+            "--from",
+            &a,
+            "--egress",
+            "allowlist",
+        ])
+        .expect(1);
+    assert!(refused.stderr.contains("network set"), "{}", refused.stderr);
+    env.pixels(["network", "set", &a, "unrestricted"]).ok();
+    assert!(!rules(&a).contains("reject"));
+    env.pixels(["stop", "--force", &a]).ok();
+    env.pixels(["start", &a]).ok();
+    assert!(!rules(&a).contains("reject"));
+    // The policy comes back with the disk.
+    env.pixels(["checkpoint", "restore", &a, "walled"]).ok();
+    assert!(rules(&a).contains("reject"));
+    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
+    assert_eq!(shown["mode"], "agent", "{shown}");
+    assert_eq!(env.remaining().len(), 2);
     assert_eq!(nas.wrong(), [""; 0]);
 }
 

@@ -74,6 +74,18 @@ pub(super) fn recall(environment: &Environment, label: &str) -> Option<Propertie
     serde_json::from_str(&whole(environment, &name, first)).ok()
 }
 
+/// The properties go back to what they were at a checkpoint, where that is noted.
+pub(super) fn go_back(environment: &mut Environment, label: &str) -> Result<()> {
+    let Some(then) = recall(environment, label) else {
+        return Ok(());
+    };
+    environment.retain(|name, _| {
+        name.strip_prefix(PREFIX)
+            .is_none_or(|key| key.starts_with('_'))
+    });
+    merge(environment, &then)
+}
+
 /// What an instance hands down to one that is cloned from it: notes, and its
 /// properties of now or those of a checkpoint.
 pub(super) fn heritage(environment: &Environment, label: Option<&str>) -> Result<Environment> {
@@ -228,6 +240,9 @@ mod tests {
         assert_eq!(read(&handed), of("then"));
         assert_eq!((Note::Id.of(&handed), handed.len()), (Some("7"), 2));
         assert_eq!(read(&heritage(&environment, None).unwrap()), of("now"));
+        let mut back = environment.clone();
+        go_back(&mut back, "a.b").unwrap();
+        assert_eq!((read(&back), Note::Id.of(&back)), (of("then"), Some("7")));
         remember(&mut environment, "d", &["c", "d"]).unwrap();
         assert_eq!(recall(&environment, "a.b"), None);
         assert!(recall(&environment, "c").is_some());

@@ -186,17 +186,22 @@ impl Truenas {
             Err(failure) if failure.is_uncertain() => self.rpc.write::<Value>(method, wish).await,
             other => other,
         };
+        let mut noted = Ok(());
         if outcome.is_ok()
             && let Found::Virt(virt) = &disk.found
-            && let Some(id) = Note::Id.of(&virt.environment)
         {
-            self.ssh.host_restored(&name.instance(), id, label.as_str());
+            if let Some(id) = Note::Id.of(&virt.environment) {
+                self.ssh.host_restored(&name.instance(), id, label.as_str());
+            }
+            // What is known of the pixel goes back with its disk.
+            let back = |environment: &mut _| properties::go_back(environment, label.as_str());
+            noted = self.change_environment(name, back).await;
         }
         if was_running {
             self.boot(name).await?;
         }
         match outcome {
-            Ok(_) => Ok(()),
+            Ok(_) => noted,
             Err(Failure::Refused(fault)) if older => Err(Error::Server {
                 code: u16::try_from(fault.errno).unwrap_or(0),
                 message: format!(

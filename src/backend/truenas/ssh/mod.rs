@@ -35,7 +35,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// For a booting pixel to have an address and a server on it.
 const BOOT: Duration = Duration::from_secs(60);
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// So many unanswered ones end the connection.
 const UNANSWERED: usize = 3;
 
