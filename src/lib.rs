@@ -1,8 +1,8 @@
 //! pixels: disposable Linux machines for AI coding agents.
 //!
 //! Layers, each using only those before it: `sandbox` (the vocabulary),
-//! `config`, `ui`, `term`, `host` and `backend::incus`; `backend` (settings to
-//! backend); `lifecycle` (what is done to a pixel); `cli`.
+//! `config`, `ui`, `term`, `transfer`, `forward`, `host` and `backend::incus`;
+//! `backend` (settings to backend); `lifecycle` (what is done to a pixel); `cli`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -11,6 +11,7 @@ mod cli;
 pub mod config;
 pub mod egress;
 mod exit;
+pub mod forward;
 pub mod host;
 pub mod lifecycle;
 pub mod provision;
@@ -19,6 +20,7 @@ pub mod sandbox;
 pub mod secret;
 mod signal;
 mod term;
+pub mod transfer;
 mod ui;
 
 use std::process::ExitCode;

@@ -9,8 +9,12 @@ mod context;
 mod create;
 mod destroy;
 mod doctor;
+mod events;
 mod exec;
+mod expire;
+mod files;
 mod fork;
+mod forward;
 mod list;
 mod man;
 mod network;
@@ -23,6 +27,7 @@ mod setup;
 mod start;
 mod status;
 mod stop;
+mod top;
 
 use std::path::PathBuf;
 
@@ -112,6 +117,10 @@ pub enum Command {
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
     Exec(exec::ExecArgs),
+    Push(files::PushArgs),
+    Pull(files::PullArgs),
+    Sync(files::SyncArgs),
+    Forward(forward::ForwardArgs),
     Console(console::ConsoleArgs),
     Sessions(sessions::SessionsArgs),
     Status(status::StatusArgs),
@@ -121,7 +130,10 @@ pub enum Command {
     Fork(fork::ForkArgs),
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    Expire(expire::ExpireArgs),
     Prune(prune::PruneArgs),
+    Events(events::EventsArgs),
+    Top(top::TopArgs),
     Setup(setup::SetupArgs),
     Doctor(doctor::DoctorArgs),
     Quickstart(quickstart::QuickstartArgs),
@@ -163,6 +175,10 @@ impl Command {
             Self::Destroy(args) => args.run(context).await,
             Self::List(args) => args.run(context).await,
             Self::Exec(args) => args.run(context).await,
+            Self::Push(args) => args.run(context).await,
+            Self::Pull(args) => args.run(context).await,
+            Self::Sync(args) => args.run(context).await,
+            Self::Forward(args) => args.run(context).await,
             Self::Console(args) => args.run(context).await,
             Self::Sessions(args) => args.run(context).await,
             Self::Status(args) => args.run(context).await,
@@ -170,7 +186,10 @@ impl Command {
             Self::Checkpoint(command) => command.run(context).await,
             Self::Fork(args) => args.run(context).await,
             Self::Network(command) => command.run(context).await,
+            Self::Expire(args) => args.run(context).await,
             Self::Prune(args) => args.run(context).await,
+            Self::Events(args) => args.run(context).await,
+            Self::Top(args) => args.run(context).await,
             Self::Setup(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
             Self::Quickstart(args) => args.run(context).await,

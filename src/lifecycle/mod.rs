@@ -6,14 +6,17 @@ mod create;
 mod exec;
 mod fork;
 pub mod gateway;
+pub mod history;
 mod identity;
 mod inside;
 mod leftovers;
+pub mod lifetime;
 mod login;
 mod network;
 pub mod provisioning;
 mod rollback;
 pub mod session;
+pub mod usage;
 
 use tokio_util::sync::CancellationToken;
 

@@ -357,11 +357,6 @@ fn results_are_data_and_talk_is_apart() {
         (3, "not_found", vec!["checkpoint", "delete", &a, "x"]),
         (125, "not_found", vec!["exec", &missing, "true"]),
         (2, "usage", vec!["console", &a]),
-        (
-            2,
-            "usage",
-            vec!["create", &missing, "--egress", "agent", "--allow", "*"],
-        ),
     ] {
         let args: Vec<&str> = ["--json"].into_iter().chain(args).collect();
         let failed = env.pixels(&args).expect(code);

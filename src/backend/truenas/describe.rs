@@ -1,10 +1,11 @@
 //! What the server says of an instance, in the boundary's terms.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::properties::{self, Note};
 use super::wire::{Lxc, Virt};
-use crate::sandbox::{Instance, Name, Properties, Status};
+use crate::sandbox::{Instance, Name, Properties, Status, Usage};
 
 /// One instance as either API has it.
 #[derive(Debug)]
@@ -74,6 +75,29 @@ impl Virt {
             // Of several nobody could tell which is meant.
             (Some(only), None) => only.address.parse().ok(),
             _ => None,
+        }
+    }
+
+    /// What Incus measures; nothing where it was not asked.
+    pub fn usage(&self) -> Usage {
+        let amount = |of: i64| u64::try_from(of).unwrap_or(0);
+        let Some(state) = self.raw.as_ref().and_then(|raw| raw.state.as_ref()) else {
+            return Usage::default();
+        };
+        let interfaces = state.network.iter().flatten();
+        let others = interfaces.filter(|(name, _)| *name != "lo");
+        let (received, sent) = others.fold((0, 0), |(received, sent), (_, one)| {
+            let (more, out) = (one.counters.bytes_received, one.counters.bytes_sent);
+            (received + amount(more), sent + amount(out))
+        });
+        let root = state.disk.as_ref().and_then(|disks| disks.get("root"));
+        Usage {
+            cpu: Duration::from_nanos(amount(state.cpu.usage)),
+            memory: amount(state.memory.usage),
+            disk: root.map(|disk| amount(disk.usage)),
+            received,
+            sent,
+            processes: amount(state.processes),
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::Truenas;
 use super::ssh::Session;
 use crate::sandbox::{
-    ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
+    Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
 };
 
 /// One pixel's inside. A pixel that does not run has none: its files are out
@@ -63,6 +63,24 @@ impl Guest for SshGuest<'_> {
 
     async fn write_file(&self, file: &GuestFile) -> Result<()> {
         self.session().await?.write(file).await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        // By SFTP it would fail where something is in the way.
+        let request = ExecRequest::root(["mv", "-fT", "--", from, to]);
+        let output = self.output(&request).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::Guest {
+            command: format!("mv {from} {to}"),
+            status: output.status.0,
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+
+    async fn read_link(&self, path: &str) -> Result<String> {
+        self.session().await?.read_link(path).await
     }
 
     async fn remove_file(&self, path: &str) -> Result<()> {

@@ -39,8 +39,8 @@ pub use nic::{NicKind, Wish as NicWish};
 pub use ssh::{Ask, Settings as SshSettings};
 
 use crate::sandbox::{
-    Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name, Properties,
-    Result, Sandbox, Taken,
+    Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, Instance, Label, Name,
+    Properties, Result, Sandbox, Taken, Usage,
 };
 use crate::secret::Secret;
 use describe::Found;
@@ -198,6 +198,17 @@ impl Sandbox for Truenas {
 
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {
         Ok(self.one(name).await?.addresses.first().copied())
+    }
+
+    async fn usage(&self, name: &Name) -> Result<Usage> {
+        Ok(self.find_virt(name).await?.usage())
+    }
+
+    async fn watch(&self, _: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
+        Err(Error::Unsupported {
+            operation: "watching what happens".into(),
+            reason: "TrueNAS does not tell who did what to an instance".into(),
+        })
     }
 
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()> {

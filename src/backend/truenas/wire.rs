@@ -50,12 +50,31 @@ pub(super) struct Raw {
 #[serde(default)]
 pub(super) struct RawState {
     pub network: Option<BTreeMap<String, RawInterface>>,
+    pub cpu: RawUsage,
+    pub memory: RawUsage,
+    pub disk: Option<BTreeMap<String, RawUsage>>,
+    pub processes: i64,
+}
+
+/// Bytes, or nanoseconds of CPUs; negative where it is not known.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawUsage {
+    pub usage: i64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RawInterface {
     pub addresses: Vec<RawAddress>,
+    pub counters: RawCounters,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawCounters {
+    pub bytes_received: i64,
+    pub bytes_sent: i64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -302,6 +302,10 @@ impl Session {
         sftp::symlink(self.files().await?, path, target).await
     }
 
+    pub async fn read_link(&self, path: &str) -> Result<String> {
+        sftp::read_link(self.files().await?, path).await
+    }
+
     pub async fn list(&self, path: &str) -> Result<Vec<String>> {
         sftp::list(self.files().await?, path).await
     }

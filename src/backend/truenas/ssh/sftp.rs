@@ -97,6 +97,10 @@ pub(super) async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Res
     }
 }
 
+pub(super) async fn read_link(sftp: &SftpSession, path: &str) -> Result<String> {
+    sftp.read_link(path).await.map_err(|e| fault(path, e))
+}
+
 pub(super) async fn list(sftp: &SftpSession, path: &str) -> Result<Vec<String>> {
     let entries = sftp.read_dir(path).await.map_err(|e| fault(path, e))?;
     Ok(entries.map(|entry| entry.file_name()).collect())
