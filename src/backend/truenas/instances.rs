@@ -228,6 +228,10 @@ impl Truenas {
     }
 
     pub(super) async fn change_properties(&self, name: &Name, new: &Properties) -> Result<()> {
+        // Where nothing can be kept, there is nothing to remove either.
+        if new.values().all(String::is_empty) && matches!(self.find(name).await?, Found::Lxc(_)) {
+            return Ok(());
+        }
         self.change_environment(name, |environment| properties::merge(environment, new))
             .await
     }
