@@ -2,13 +2,18 @@
 //! choose between them.
 
 pub mod incus;
+pub mod truenas;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::config::{BackendKind, NicType, Settings};
+use crate::config::{self, BackendKind, NicType, Settings};
 use crate::sandbox::{Error, Result, Sandbox};
+use crate::secret::Secret;
+use crate::term;
 
 use incus::{Endpoint, Incus, NicKind, Options, Placement, Remote};
+use truenas::Truenas;
 
 /// Where a daemon of the distribution listens.
 const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
@@ -17,11 +22,55 @@ const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socke
 pub fn open(settings: &Settings) -> Result<Box<dyn Sandbox>> {
     match settings.backend {
         BackendKind::Incus => Ok(Box::new(Incus::new(incus_options(settings))?)),
-        BackendKind::TrueNas => Err(Error::Unsupported {
-            operation: "the TrueNAS backend".into(),
-            reason: "this version of pixels works with Incus only".into(),
-        }),
+        BackendKind::TrueNas => Ok(Box::new(Truenas::new(truenas_options(settings)?)?)),
     }
+}
+
+fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
+    let nas = &settings.truenas;
+    let defaults = &settings.defaults;
+    let need = |key: &str| Error::Invalid(format!("the truenas backend needs {key}"));
+    if defaults.network.is_some() {
+        return Err(Error::Invalid(
+            "defaults.network names a network of Incus; on TrueNAS set defaults.parent".into(),
+        ));
+    }
+    let env = |name: &str| std::env::var_os(name);
+    Ok(truenas::Options {
+        server: truenas::Server {
+            host: nas.host.clone().ok_or_else(|| need("truenas.host"))?,
+            port: nas.port,
+            server_cert: nas.server_cert.clone(),
+            fingerprint: nas.fingerprint.clone(),
+            insecure: nas.insecure_skip_verify,
+        },
+        user: nas.username.clone(),
+        api_key: nas.api_key.clone().ok_or_else(|| need("truenas.api_key"))?,
+        pool: defaults.pool.clone(),
+        dataset_prefix: settings.checkpoint.dataset_prefix.clone(),
+        nic: truenas::NicWish {
+            kind: defaults.nic_type.map(|kind| match kind {
+                NicType::Macvlan => truenas::NicKind::Macvlan,
+                NicType::Bridged => truenas::NicKind::Bridged,
+            }),
+            parent: defaults.parent.clone(),
+        },
+        image: defaults.image.clone(),
+        ssh: truenas::SshSettings {
+            key: settings.ssh.key.clone(),
+            agent: env("SSH_AUTH_SOCK")
+                .filter(|s| !s.is_empty())
+                .map(PathBuf::from),
+            // Without a home there is nothing to remember in.
+            known_hosts: config::config_dir(&env)
+                .ok()
+                .map(|dir| dir.join("known_hosts")),
+            strict: settings.ssh.strict_host_keys,
+            ask: Arc::new(|key| {
+                term::ask_secret(&format!("Passphrase of {}: ", key.display())).map(Secret::new)
+            }),
+        },
+    })
 }
 
 /// The Incus connection of the settings, for what prepares a server.

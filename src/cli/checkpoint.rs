@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::{Context, complete, list, network};
+use crate::exit::Usage;
 use crate::lifecycle;
 use crate::sandbox::{Checkpoint, Error, Label, Name};
 use crate::ui::{self, Row};
@@ -49,6 +50,9 @@ pub struct RestoreArgs {
     name: Name,
     #[arg(add = ArgValueCompleter::new(complete::labels))]
     label: Label,
+    /// Do not ask where newer checkpoints would be lost
+    #[arg(short, long)]
+    force: bool,
 }
 
 /// Delete a checkpoint
@@ -149,6 +153,10 @@ impl RestoreArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let begun = Instant::now();
         let sandbox = context.sandbox()?;
+        if !self.force && !self.may_lose_newer(context).await? {
+            context.ui.say("Aborted.");
+            return Ok(());
+        }
         context
             .ui
             .say(&format!("Restoring {} to \"{}\"...", self.name, self.label));
@@ -186,6 +194,30 @@ impl RestoreArgs {
             }),
         );
         Ok(())
+    }
+}
+
+impl RestoreArgs {
+    /// Asks where the server keeps no checkpoint that is newer.
+    async fn may_lose_newer(&self, context: &Context) -> anyhow::Result<bool> {
+        let Self { name, label, .. } = self;
+        let asking = context.sandbox()?.lost_by_restore(name, label);
+        let lost = context.unless_interrupted(asking).await?;
+        if lost.is_empty() {
+            return Ok(true);
+        }
+        let lost = lost.join(", ");
+        let answer = context.ui.confirm(&format!(
+            "Restoring {name} to \"{label}\" destroys its newer checkpoints: {lost}. Go on?"
+        ));
+        answer.ok_or_else(|| {
+            Usage(format!(
+                "a restore to {label:?} destroys the newer checkpoints {lost}, and there is no \
+                 terminal to ask on: pixels checkpoint restore --force {name} {label}",
+                label = label.as_str()
+            ))
+            .into()
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Context, network, setup};
+use crate::config::BackendKind;
 use crate::exit::Silent;
 use crate::host::{self, Check, Status};
 use crate::lifecycle::gateway::{self, Health};
@@ -36,11 +37,18 @@ impl Row for Check {
 
 impl DoctorArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let options = setup::options(context);
         let work = async {
-            let mut extra = gateway(context).await;
+            let mut extra = Vec::new();
+            let incus = context.settings().backend == BackendKind::Incus;
+            extra.extend(match incus {
+                true => gateway(context).await,
+                false => vec![answers(context).await],
+            });
             extra.extend(leftovers(context).await);
-            Ok(host::doctor(&options, extra).await)
+            Ok(match incus {
+                true => host::doctor(&setup::options(context), extra).await,
+                false => extra,
+            })
         };
         let checks = context.unless_interrupted(work).await?;
         context.ui.rows(&checks, "Nothing to check.");
@@ -48,6 +56,20 @@ impl DoctorArgs {
             0 => Ok(()),
             code => Err(Silent(code).into()),
         }
+    }
+}
+
+/// Whether a TrueNAS server lets us in and has a containers service.
+async fn answers(context: &Context) -> Check {
+    const ID: &str = "truenas";
+    const TITLE: &str = "TrueNAS answers";
+    let listed = match context.sandbox() {
+        Ok(sandbox) => sandbox.list().await,
+        Err(error) => Err(error),
+    };
+    match listed {
+        Ok(pixels) => Check::new(ID, TITLE, Status::Ok, format!("{} pixels", pixels.len())),
+        Err(error) => Check::new(ID, TITLE, Status::Problem, error.to_string()),
     }
 }
 

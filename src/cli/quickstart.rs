@@ -49,6 +49,7 @@ impl Row for Line {
 
 impl QuickstartArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        setup::only_incus(context, "quickstart")?;
         let mut lines = Vec::new();
         let begun = Instant::now();
         let report = setup::prepare(context, &setup::options(context), self.yes).await?;

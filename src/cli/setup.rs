@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Context;
 use crate::backend;
-use crate::config::Origin;
+use crate::config::{BackendKind, Origin};
 use crate::exit::{Silent, Usage};
 use crate::host::{self, Event, Report};
 use crate::sandbox::Error;
@@ -28,6 +28,7 @@ pub struct SetupArgs {
 
 impl SetupArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        only_incus(context, "setup")?;
         let mut options = options(context);
         options.with_client = self.with_client;
         if self.dry_run {
@@ -51,6 +52,17 @@ impl SetupArgs {
         };
         context.ui.done(&sentence, &report);
         Ok(())
+    }
+}
+
+/// TrueNAS is set up in its own web interface.
+pub fn only_incus(context: &Context, command: &str) -> Result<(), Usage> {
+    match context.settings().backend {
+        BackendKind::Incus => Ok(()),
+        BackendKind::TrueNas => Err(Usage(format!(
+            "pixels {command} prepares an Incus server, and the settings name a TrueNAS: choose a \
+             pool for containers in its web interface, and make an API key there"
+        ))),
     }
 }
 

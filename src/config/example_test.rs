@@ -90,6 +90,7 @@ fn the_defaults_are_these() {
     let truenas = settings.truenas;
     assert_eq!((truenas.host, truenas.api_key), (None, None));
     assert_eq!((truenas.port, truenas.username.as_str()), (443, "root"));
+    assert_eq!((truenas.server_cert, truenas.fingerprint), (None, None));
     assert!(!truenas.insecure_skip_verify);
 
     let defaults = settings.defaults;

@@ -49,6 +49,16 @@ pub const KEYS: &[Key] = &[
         "PIXELS_TRUENAS_API_KEY",
     ),
     key(
+        "truenas.server_cert",
+        Kind::Path,
+        "PIXELS_TRUENAS_SERVER_CERT",
+    ),
+    key(
+        "truenas.fingerprint",
+        Kind::OptionalText,
+        "PIXELS_TRUENAS_FINGERPRINT",
+    ),
+    key(
         "truenas.insecure_skip_verify",
         Kind::Bool,
         "PIXELS_TRUENAS_INSECURE",

@@ -38,6 +38,7 @@ pub use error::{ConfigError, Warning};
 pub use guest_env::{GuestEnv, GuestVariables};
 pub use layer::Flags;
 pub use origin::{Entry, Origin, Origins, Place};
+pub use paths::config_dir;
 pub use settings::{
     BackendKind, CheckpointSettings, ConsoleSettings, Defaults, EgressMode, EgressPlacement,
     IncusSettings, McpSettings, Multiplexer, NetworkSettings, NicType, ProvisionSettings, Settings,

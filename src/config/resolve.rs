@@ -47,6 +47,8 @@ pub(super) fn settings(
             port: read.port("truenas.port")?,
             username: read.text("truenas.username")?,
             api_key: read.optional("truenas.api_key")?.map(Secret::new),
+            server_cert: read.path("truenas.server_cert")?,
+            fingerprint: read.optional("truenas.fingerprint")?,
             insecure_skip_verify: read.bool("truenas.insecure_skip_verify")?,
         },
         defaults: Defaults {

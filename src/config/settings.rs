@@ -133,6 +133,8 @@ pub struct TrueNasSettings {
     pub port: u16,
     pub username: String,
     pub api_key: Option<Secret>,
+    pub server_cert: Option<PathBuf>,
+    pub fingerprint: Option<String>,
     /// Accept any server certificate.
     pub insecure_skip_verify: bool,
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use crate::egress::pixel::{self, Files};
 use crate::egress::{self, Denial, Mode, Policy};
-use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Status, Subject};
+use crate::sandbox::{Error, Guest, Instance, Name, Properties, Result, Sandbox, Status, Subject};
 
 /// Marks a pixel that has a policy inside; the value is [`Files::state`].
 const KEY: &str = "egress-inside";
@@ -78,9 +78,18 @@ impl Inside {
     pub async fn prepare(&self, sandbox: &dyn Sandbox, name: &Name, clone: bool) -> Result<()> {
         let instance = sandbox.get(name).await?;
         let guest = sandbox.guest(name);
+        let reachable = sandbox.capabilities().stopped_files;
         match self.wanted(&instance)? {
             // Opening the disk of a stopped pixel costs more than starting it.
             Some(files) if is_there(&instance, &files) => Ok(()),
+            // Once it runs, and before anything of the user's does.
+            Some(_) if !reachable && !clone => {
+                let record = self.mark(&instance)?;
+                sandbox.set_properties(name, &record).await
+            }
+            Some(_) if !reachable => Err(another(&instance)),
+            // It stays on record until it is lifted from within.
+            None if !reachable => Ok(()),
             Some(files) => {
                 let able = pixel::is_able(&*guest).await?;
                 if clone && !able {
@@ -100,7 +109,8 @@ impl Inside {
     /// Before another start: what this version of pixels makes of the record is
     /// on the disk.
     pub async fn renew(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<()> {
-        if instance.status != Status::Stopped || !is_inside(instance) {
+        let reachable = sandbox.capabilities().stopped_files;
+        if instance.status != Status::Stopped || !is_inside(instance) || !reachable {
             return Ok(());
         }
         let guest = sandbox.guest(&instance.name);
@@ -123,7 +133,7 @@ impl Inside {
         let guest = sandbox.guest(name);
         match self.wanted(&instance)? {
             Some(files) if pixel::in_force(&*guest, &files).await? => Ok(()),
-            Some(files) => pixel::enforce(&*guest, &files).await,
+            Some(files) => enforce(&*guest, &files).await,
             None => pixel::lift(&*guest).await,
         }
     }
@@ -157,7 +167,7 @@ impl Inside {
         let guest = sandbox.guest(&instance.name);
         let wanted = self.wanted(instance)?;
         match (instance.status, wanted) {
-            (Status::Running, Some(files)) => pixel::enforce(&*guest, &files).await,
+            (Status::Running, Some(files)) => enforce(&*guest, &files).await,
             (Status::Running, None) => pixel::lift(&*guest).await,
             (Status::Stopped, Some(files)) => {
                 if !pixel::is_able(&*guest).await? {
@@ -174,6 +184,16 @@ impl Inside {
     }
 }
 
+/// Puts a policy into force in a running pixel. Where a backend's own way in is
+/// a connection to the pixel, the policy cuts that too the first time; the next
+/// one is known to it as one from outside.
+async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
+    match pixel::enforce(guest, files).await {
+        Err(Error::Unreachable { .. }) => pixel::enforce(guest, files).await,
+        outcome => outcome,
+    }
+}
+
 /// Takes out of a stopped pixel what another enforces from now on, or nobody.
 pub(super) async fn clear(sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
     pixel::remove(&*sandbox.guest(name)).await?;
@@ -187,6 +207,17 @@ fn present(instance: &Instance) -> Result<Policy> {
         instance,
         property(egress::INTERIM).or_else(|| property(egress::KEY)),
     )
+}
+
+fn another(instance: &Instance) -> Error {
+    Error::Unsupported {
+        operation: format!("another policy for the clone {:?}", instance.name.as_str()),
+        reason:
+            "files of a pixel that does not run cannot be reached on this server, and it would \
+                 start under the policy of its source; clone it under that one and change it with \
+                 pixels network set"
+                .into(),
+    }
 }
 
 fn lacking(instance: &Instance) -> Error {

@@ -120,8 +120,11 @@ pub struct GuestFile {
 
 /// The inside of one pixel.
 ///
-/// File calls work on a running and on a stopped pixel and never follow a
-/// link out of it. Paths are absolute.
+/// File calls work on a running pixel and, where [`Capabilities::stopped_files`]
+/// says so, on a stopped one, which elsewhere is `Error::WrongState`; they never
+/// follow a link out of it. Paths are absolute.
+///
+/// [`Capabilities::stopped_files`]: super::Capabilities::stopped_files
 #[async_trait]
 pub trait Guest: Send + Sync {
     /// Runs a command to its end and returns how it ended.

@@ -104,6 +104,12 @@ pub trait Sandbox: Debug + Send + Sync {
     /// The checkpoints of a pixel, oldest first.
     async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>>;
 
+    /// The checkpoints, by whomever, that [`Sandbox::restore`] would destroy
+    /// because they are newer; whoever restores asks first.
+    async fn lost_by_restore(&self, _: &Name, _: &Label) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Puts the disk back to a checkpoint. A running pixel is restarted, a
     /// stopped one stays stopped.
     async fn restore(&self, name: &Name, label: &Label) -> Result<()>;

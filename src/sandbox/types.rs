@@ -80,7 +80,8 @@ pub struct Limits {
 }
 
 /// A script that runs as root in place of init, sets the machine up and then
-/// becomes init. It runs at every boot and must know by itself when it is done.
+/// becomes init, or the program that `init` names. It runs at every boot and
+/// must know by itself when it is done.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
     /// Set before the script; names and values without white space or quotes.
@@ -142,6 +143,8 @@ pub struct ForkSpec {
 pub struct Capabilities {
     pub checkpoints: bool,
     pub fork: bool,
+    /// Files of a pixel that does not run can be read and written.
+    pub stopped_files: bool,
 }
 
 /// Something that happened to a pixel, as the server tells it.

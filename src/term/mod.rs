@@ -3,10 +3,11 @@
 
 mod outlet;
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::termios::{self, OptionalActions, Termios};
+use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
 
 pub use outlet::Outlet;
 
@@ -42,6 +43,60 @@ pub fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(saved) = saved {
         let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &saved);
+    }
+}
+
+/// Asks a question whose answer is not shown, also while the terminal is raw;
+/// `None` without a terminal.
+pub fn ask_secret(question: &str) -> Option<String> {
+    let mut terminal = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/tty")
+        .ok()?;
+    let before = termios::tcgetattr(&terminal).ok()?;
+    let mut silent = before.clone();
+    silent.input_modes |= InputModes::ICRNL;
+    silent.local_modes.remove(LocalModes::ECHO);
+    silent.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
+    termios::tcsetattr(&terminal, OptionalActions::Flush, &silent).ok()?;
+    let answer = {
+        // In case we are ended meanwhile.
+        let _undo = Silence::begin(&before);
+        terminal.write_all(question.as_bytes()).ok().and_then(|()| {
+            let mut line = String::new();
+            BufReader::new(&terminal).read_line(&mut line).ok()?;
+            Some(line)
+        })
+    };
+    let _ = termios::tcsetattr(&terminal, OptionalActions::Drain, &before);
+    // At end of input nothing was answered.
+    let answer = answer?;
+    let line = answer.strip_suffix('\n')?;
+    Some(line.trim_end_matches('\r').to_owned())
+}
+
+/// Settings to go back to, where there are none already.
+struct Silence {
+    ours: bool,
+}
+
+impl Silence {
+    fn begin(before: &Termios) -> Self {
+        let mut saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = saved.is_none();
+        if ours {
+            *saved = Some(before.clone());
+        }
+        Self { ours }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        if self.ours {
+            SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 }
 

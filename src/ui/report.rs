@@ -115,13 +115,18 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         Error::Unreachable { endpoint, .. } if endpoint.starts_with("Incus at /") => {
             "pixels doctor looks for the cause, pixels setup installs and starts Incus".into()
         }
+        Error::Unreachable { endpoint, reason }
+            if reason.contains("certificate") && endpoint.starts_with("TrueNAS") =>
+        {
+            "set truenas.fingerprint to the SHA-256 of the certificate after checking it there".into()
+        }
         Error::Unreachable { reason, .. } if reason.contains("certificate") => {
             "set incus.server_cert to the server's certificate after checking its fingerprint there".into()
         }
         Error::Denied { endpoint, .. } if endpoint.starts_with("Incus at /") => {
             "add yourself to the group incus-admin and log in again, or run as root".into()
         }
-        Error::Denied { .. } => {
+        Error::Denied { endpoint, .. } if endpoint.contains("Incus") => {
             "the server must trust your client certificate: incus config trust add-certificate FILE there".into()
         }
         _ => return None,

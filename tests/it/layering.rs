@@ -17,7 +17,18 @@ const EDGES: &[(&str, &[&str])] = &[
     ("transfer", &["sandbox"]),
     ("forward", &["sandbox"]),
     ("backend::incus", &["retry", "sandbox"]),
-    ("backend", &["backend::incus", "config", "sandbox"]),
+    ("backend::truenas", &["retry", "sandbox", "secret"]),
+    (
+        "backend",
+        &[
+            "backend::incus",
+            "backend::truenas",
+            "config",
+            "sandbox",
+            "secret",
+            "term",
+        ],
+    ),
     ("host", &["backend::incus"]),
     ("lifecycle", &["egress", "provision", "sandbox"]),
     (
@@ -131,8 +142,10 @@ fn uses(text: &str, part: &str) -> BTreeSet<String> {
         }
     }
     // Within `backend`, its own submodules are named without `crate::`.
-    if part == "backend" && code.contains("use incus::") {
-        found.insert("backend::incus".into());
+    for backend in ["incus", "truenas"] {
+        if part == "backend" && code.contains(&format!("use {backend}::")) {
+            found.insert(format!("backend::{backend}"));
+        }
     }
     found
 }

@@ -29,6 +29,9 @@ mod provision;
 mod remote;
 mod scripts;
 mod transfer;
+mod truenas;
+mod truenas_faults;
+mod truenas_guard;
 
 #[test]
 fn every_file_is_listed() {

@@ -73,6 +73,7 @@ impl Sandbox for Incus {
         Capabilities {
             checkpoints: true,
             fork: true,
+            stopped_files: true,
         }
     }
 

@@ -2,8 +2,8 @@
 # Gives a new pixel an identity of its own before its init starts: machine-id
 # (DHCP and the journal go by it), hostname, SSH host keys. Runs at every boot
 # and acts once per pixel; whatever fails, init is started.
-# `id` tells this pixel from its source, `name` is its hostname. Both are set
-# by who starts this. Every line must be able to follow the one before it on
+# `id` tells this pixel from its source, `name` is its hostname, `init` what to
+# become when that is not init. They are set by who starts this. Every line must be able to follow the one before it on
 # the same line.
 id=${id-}; name=${name-};
 if [ "$(cat /etc/pixels/identity 2>/dev/null)" != "$id" ]; then
@@ -25,4 +25,4 @@ if [ "$(cat /etc/pixels/identity 2>/dev/null)" != "$id" ]; then
     echo "$id" >/etc/pixels/identity;
 fi;
 unset id name type;
-exec /sbin/init
+exec "${init-/sbin/init}"

@@ -10,6 +10,7 @@ pub mod proxy;
 pub mod pty;
 pub mod rounds;
 pub mod server;
+pub mod truenas;
 pub mod wait;
 pub mod walls;
 pub mod wan;

@@ -1,0 +1,266 @@
+//! The TrueNAS backend: JSON-RPC over a WebSocket for the instances, SSH for
+//! what is inside them.
+
+mod contact;
+mod copy;
+mod describe;
+mod endpoint;
+mod failure;
+mod files;
+mod guest;
+mod instances;
+mod job;
+mod login;
+mod lxc;
+mod nic;
+mod properties;
+mod release;
+mod rpc;
+mod snapshots;
+mod socket;
+mod ssh;
+mod state;
+mod tls;
+mod wire;
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+
+pub use endpoint::Server;
+pub use failure::Failure;
+pub use nic::{NicKind, Wish as NicWish};
+pub use ssh::{Ask, Settings as SshSettings};
+
+use crate::sandbox::{
+    Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, Instance, Label, Name,
+    Properties, Result, Sandbox, Taken, Usage,
+};
+use crate::secret::Secret;
+use describe::Found;
+use endpoint::Endpoint;
+use instances::no_segments;
+use login::Login;
+use rpc::Rpc;
+use ssh::Ssh;
+
+/// What the backend needs to know of the user's settings.
+#[derive(Debug)]
+pub struct Options {
+    pub server: Server,
+    pub user: String,
+    pub api_key: Secret,
+    /// The pool of new pixels; `None` leaves it to the server.
+    pub pool: Option<String>,
+    /// The dataset that holds the pixels' disks; `None`, where the server has them.
+    pub dataset_prefix: Option<String>,
+    pub nic: NicWish,
+    /// For a copy whose source does not say what it was made from.
+    pub image: String,
+    pub ssh: SshSettings,
+}
+
+/// What is left of the options when the connections are set up.
+#[derive(Debug)]
+struct Kept {
+    pool: Option<String>,
+    dataset_prefix: Option<String>,
+    nic: NicWish,
+    image: String,
+}
+
+/// Pixels on one TrueNAS server.
+#[derive(Debug)]
+pub struct Truenas {
+    rpc: Arc<Rpc>,
+    ssh: Ssh,
+    options: Kept,
+    /// What goes on when its caller gave up.
+    tasks: TaskTracker,
+    /// Held over reading and writing back what is noted on an instance.
+    changing: tokio::sync::Mutex<()>,
+    /// Cron jobs that exchange the disks of these pixels.
+    exchanges: Mutex<HashMap<Name, i64>>,
+    /// The scripts of first boots that are still to come.
+    scripts: Mutex<HashMap<Name, String>>,
+}
+
+impl Truenas {
+    /// Checks the settings; nothing is sent.
+    pub fn new(options: Options) -> Result<Self> {
+        let endpoint = Endpoint::new(&options.server).map_err(Failure::plain)?;
+        let login = Login {
+            user: options.user,
+            key: options.api_key,
+        };
+        let tasks = TaskTracker::new();
+        tasks.close();
+        Ok(Self {
+            rpc: Arc::new(Rpc::new(endpoint, login)),
+            ssh: Ssh::new(options.ssh, tasks.clone()),
+            options: Kept {
+                pool: options.pool,
+                dataset_prefix: options.dataset_prefix,
+                nic: options.nic,
+                image: options.image,
+            },
+            tasks,
+            changing: tokio::sync::Mutex::default(),
+            exchanges: Mutex::default(),
+            scripts: Mutex::default(),
+        })
+    }
+
+    /// A question about no particular thing.
+    async fn read<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T> {
+        self.rpc.read(method, params).await.map_err(Failure::plain)
+    }
+
+    fn keep_script(&self, name: &Name, script: &str) {
+        let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        scripts.insert(name.clone(), script.to_owned());
+    }
+
+    fn script(&self, name: &Name) -> Option<String> {
+        let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        scripts.get(name).cloned()
+    }
+}
+
+#[async_trait]
+impl Sandbox for Truenas {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            checkpoints: true,
+            fork: true,
+            stopped_files: false,
+        }
+    }
+
+    /// The server tells of no images of its own.
+    async fn has_image(&self, _: &str) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn image_with_prefix(&self, _: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn make_segment(&self, _: &str) -> Result<()> {
+        Err(no_segments())
+    }
+
+    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        Err(no_segments())
+    }
+
+    async fn remove_segment(&self, _: &str) -> Result<()> {
+        Err(no_segments())
+    }
+
+    async fn create(&self, spec: &CreateSpec) -> Result<Taken> {
+        self.make(spec).await
+    }
+
+    async fn fork(&self, spec: &ForkSpec) -> Result<Taken> {
+        self.copy(spec).await
+    }
+
+    async fn start(&self, name: &Name) -> Result<()> {
+        self.boot(name).await?;
+        match self.find(name).await? {
+            Found::Virt(_) => self.contact(name).await,
+            Found::Lxc(_) => Ok(()),
+        }
+    }
+
+    async fn stop(&self, name: &Name, grace: Duration) -> Result<()> {
+        self.halt(name, grace).await
+    }
+
+    async fn destroy(&self, name: &Name) -> Result<()> {
+        self.remove(name).await
+    }
+
+    async fn get(&self, name: &Name) -> Result<Instance> {
+        self.one(name).await
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>> {
+        self.all().await
+    }
+
+    async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {
+        Ok(self.one(name).await?.addresses.first().copied())
+    }
+
+    async fn usage(&self, name: &Name) -> Result<Usage> {
+        Ok(self.find_virt(name).await?.usage())
+    }
+
+    async fn watch(&self, _: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
+        Err(Error::Unsupported {
+            operation: "watching what happens".into(),
+            reason: "TrueNAS does not tell who did what to an instance".into(),
+        })
+    }
+
+    async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()> {
+        self.change_properties(name, properties).await
+    }
+
+    /// No snapshot has a time to live here: one whose command died is found
+    /// and removed by `prune`.
+    async fn checkpoint(&self, name: &Name, label: &Label, _: Option<Duration>) -> Result<()> {
+        self.snapshot(name, label).await?;
+        if let Err(error) = self.note_checkpoint(name, label).await {
+            // Half a checkpoint is none.
+            let _ = self.remove_snapshot(name, label).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>> {
+        self.snapshots_of(name).await
+    }
+
+    async fn lost_by_restore(&self, name: &Name, label: &Label) -> Result<Vec<String>> {
+        self.newer_than(name, label).await
+    }
+
+    async fn restore(&self, name: &Name, label: &Label) -> Result<()> {
+        self.roll_back(name, label).await
+    }
+
+    async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
+        self.remove_snapshot(name, label).await
+    }
+
+    fn has_changed_anything(&self) -> bool {
+        self.rpc.has_changed_anything()
+    }
+
+    async fn settle(&self, name: &Name) -> Result<()> {
+        self.await_idle(name).await
+    }
+
+    async fn close(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!("left before everything had ended");
+        }
+    }
+
+    fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a> {
+        Box::new(guest::SshGuest::new(self, name))
+    }
+}

@@ -1,0 +1,294 @@
+//! What goes wrong between us and a TrueNAS server: every time there is an
+//! error or a completed operation, never a hang, and never a second instance.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::env::{Outcome, TestEnv};
+use crate::support::lab;
+use crate::support::rounds;
+use crate::support::truenas::{Fault, LoginAnswer, Nas};
+
+/// Against a hang, not a measure of speed.
+const LIMIT: Duration = Duration::from_secs(100);
+
+/// Ends with one of these codes, and says why when it failed.
+#[track_caller]
+fn ends(outcome: &Outcome, what: &str) {
+    assert!([0, 1, 5].contains(&outcome.code), "{what}: {outcome:?}");
+    assert!(outcome.code == 0 || !outcome.stderr.is_empty(), "{what}");
+    assert!(!outcome.stderr.contains("panicked"), "{what}: {outcome:?}");
+}
+
+/// The faults a call may meet; each round takes the next one.
+fn fault(number: usize) -> Fault {
+    match number % 5 {
+        0 => Fault::CutBefore,
+        1 => Fault::CutDuring,
+        2 => Fault::CutAfter,
+        3 => Fault::Late(Duration::from_secs(1)),
+        _ => Fault::FailJob,
+    }
+}
+
+/// Whether a call only asks; those all take one way through the client.
+fn asks(method: &str) -> bool {
+    let asking = [
+        "query",
+        "stat",
+        "listdir",
+        "config",
+        "summary",
+        "version",
+        "get_jobs",
+        "subscribe",
+    ];
+    asking.iter().any(|word| method.ends_with(word))
+}
+
+/// The calls of a command that change something meet faults, each in a run of
+/// its own; in a thorough run all calls meet all faults. `again` is told what
+/// happened, says what must be true then, and puts things back.
+fn every_call(nas: &Nas, env: &TestEnv, args: &[&str], mut again: impl FnMut(&Outcome, &str)) {
+    nas.forget();
+    let plain = env.pixels_within(args, LIMIT).ok();
+    let calls = nas.seen();
+    again(&plain, "without a fault");
+    let mut turn = 0;
+    for (index, method) in calls.iter().enumerate() {
+        let faults = match (rounds::thorough(), asks(method)) {
+            (true, _) => 0..5,
+            (false, true) => continue,
+            (false, false) => {
+                turn += 2;
+                turn - 2..turn
+            }
+        };
+        for number in faults {
+            let fault = fault(number);
+            let what = format!("{fault:?} at call {index} of {args:?}, {method}");
+            let spared = calls[..index].iter().filter(|one| *one == method).count();
+            nas.on(method, spared, fault);
+            let outcome = env.pixels_within(args, LIMIT);
+            ends(&outcome, &what);
+            nas.heal();
+            again(&outcome, &what);
+        }
+    }
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn truenas_connections_may_be_lost_at_any_call() {
+    let Some(_lab) = lab::ready("truenas_connections_may_be_lost_at_any_call") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "lost");
+    let (a, b) = (env.name("a"), env.name("b"));
+    env.pixels(["create", &a]).ok();
+    env.pixels(["checkpoint", "create", &a, "--label", "base"])
+        .ok();
+
+    let copy = ["create", &b, "--from", &format!("{a}:base")];
+    every_call(&nas, &env, &copy, |outcome, what| {
+        let there = env.remaining().contains(&b);
+        assert_eq!(there, outcome.code == 0, "{what}: {outcome:?}");
+        if there {
+            env.pixels(["destroy", "-f", &b]).ok();
+        }
+        assert_eq!(nas.cron(), 0, "{what}");
+    });
+}
+
+#[test]
+fn truenas_checkpoints_survive_lost_connections() {
+    let Some(_lab) = lab::ready("truenas_checkpoints_survive_lost_connections") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "cut");
+    let a = env.name("a");
+    env.pixels(["create", &a]).ok();
+    env.pixels(["checkpoint", "create", &a, "--label", "base"])
+        .ok();
+    let label = "cp";
+    let checkpoint = ["checkpoint", "create", &a, "--label", label];
+    every_call(&nas, &env, &checkpoint, |outcome, what| {
+        let there = nas.snapshots_of(&a).contains(&label.to_owned());
+        assert!(there || outcome.code != 0, "{what}: {outcome:?}");
+        if there {
+            env.pixels(["checkpoint", "delete", &a, label]).ok();
+        }
+    });
+
+    every_call(
+        &nas,
+        &env,
+        &["checkpoint", "restore", &a, "base"],
+        |outcome, what| {
+            // A failed restore may leave it stopped, but never without a disk.
+            if outcome.code != 0 {
+                env.pixels(["start", &a]).ok();
+            }
+            let alive = env.pixels(["exec", &a, "--", "true"]);
+            assert_eq!(alive.code, 0, "{what}: {alive:?}");
+        },
+    );
+
+    every_call(&nas, &env, &["stop", "--force", &a], |_, _| {
+        env.pixels(["start", &a]).ok();
+    });
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        nas.on("auth.login_ex", 0, fault);
+        ends(&env.pixels_within(["list"], LIMIT), "login");
+        nas.heal();
+    }
+    every_call(&nas, &env, &["list"], |outcome, what| {
+        assert_eq!(outcome.code == 0, outcome.stdout.contains(&a), "{what}");
+    });
+}
+
+#[test]
+fn truenas_25_04_survives_lost_connections_without_knowing_calls() {
+    let Some(_lab) = lab::ready("truenas_25_04_survives_lost_connections_without_knowing_calls")
+    else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.04.2", "lost");
+    let a = env.name("a");
+    // The job is found again by its arguments.
+    nas.on("virt.instance.create", 0, Fault::CutAfter);
+    nas.on("virt.instance.start", 0, Fault::CutAfter);
+    nas.on("virt.instance.restart", 0, Fault::CutAfter);
+    let made = env.pixels_within(["create", &a], LIMIT);
+    ends(&made, "create");
+    assert_eq!(
+        env.remaining().len(),
+        usize::from(made.code == 0),
+        "{made:?}"
+    );
+    env.pixels(["destroy", "-f", &a])
+        .expect(if made.code == 0 { 0 } else { 3 });
+    for method in [
+        "virt.instance.create",
+        "virt.instance.start",
+        "virt.instance.restart",
+    ] {
+        for fault in [Fault::FailJob, Fault::Restart] {
+            let what = format!("{fault:?} at {method}");
+            nas.heal();
+            nas.on(method, 0, fault);
+            let made = env.pixels_within(["create", &a], LIMIT);
+            ends(&made, &what);
+            let left = env.remaining();
+            assert_eq!(left.len(), usize::from(made.code == 0), "{what}: {made:?}");
+            if made.code == 0 {
+                env.pixels(["destroy", "-f", &a]).ok();
+            }
+        }
+    }
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
+    let Some(_lab) = lab::ready("truenas_that_is_silent_or_full_is_waited_for_and_given_up") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "silent");
+    let full =
+        json!({"code": -32000, "message": "Maximum number of concurrent calls (20) has exceeded"});
+    nas.on("virt.instance.query", 0, Fault::Refuse(full));
+    env.pixels_within(["list"], LIMIT).ok();
+    let out = json!({"code": -32001, "message": "Method call error", "data": {"error": 207,
+        "errname": "ENOTAUTHENTICATED", "reason": "[ENOTAUTHENTICATED] Not authenticated",
+        "trace": null, "extra": null}});
+    nas.on("virt.instance.query", 0, Fault::Refuse(out));
+    let before = nas.logins();
+    env.pixels_within(["list"], LIMIT).ok();
+    assert_eq!(nas.logins() - before, 2);
+    assert!(nas.heal());
+    let role = json!({"code": -32001, "message": "Method call error", "data": {"error": 13,
+        "errname": "EACCES", "reason": "[EACCES] Not authorized", "trace": null, "extra": null}});
+    nas.on("virt.instance.query", 0, Fault::Refuse(role));
+    let refused = env.pixels_within(["list"], LIMIT).expect(5);
+    assert!(
+        refused.stderr.contains("Not authorized"),
+        "{}",
+        refused.stderr
+    );
+    // No answer, no pong: a new connection is made.
+    nas.on("virt.instance.query", 0, Fault::Silence);
+    env.pixels_within(["list"], LIMIT).ok();
+    // A service that is not up lists nothing, which is not "no such pixel".
+    nas.service("INITIALIZING");
+    let early = env.pixels(["list"]).expect(1);
+    assert!(early.stderr.contains("initializing"), "{}", early.stderr);
+    env.pixels(["exec", &env.name("a"), "--", "true"])
+        .expect(125);
+    nas.service("INITIALIZED");
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn every_failed_login_to_truenas_has_its_own_words() {
+    let Some(_lab) = lab::ready("every_failed_login_to_truenas_has_its_own_words") else {
+        return;
+    };
+    let (nas, mut env) = Nas::lab("25.10.1", "login");
+    let say = |env: &TestEnv| env.pixels(["list"]).expect(5).stderr;
+    for (answer, word) in [
+        (json!({"response_type": "AUTH_ERR"}), "was refused"),
+        (json!({"response_type": "EXPIRED"}), "expired"),
+        (
+            json!({"response_type": "OTP_REQUIRED", "username": "root"}),
+            "second factor",
+        ),
+        (
+            json!({"response_type": "REDIRECT", "urls": ["https://other.test"]}),
+            "other.test",
+        ),
+        (json!({"response_type": "DENIED"}), "no access"),
+    ] {
+        let before = nas.logins();
+        nas.answer_logins(LoginAnswer::Always(answer));
+        let said = say(&env);
+        assert!(said.contains(word), "{said}");
+        assert_eq!(nas.logins() - before, 1, "a failed login is not repeated");
+    }
+    nas.answer_logins(LoginAnswer::NotAllowed);
+    assert!(say(&env).contains("allowed addresses"));
+    nas.answer_logins(LoginAnswer::NoApi);
+    assert!(say(&env).contains("25.04"));
+    env.pixels(["doctor"]).expect(2);
+    nas.answer_logins(LoginAnswer::ByKey);
+    env.pixels(["list"]).ok();
+    env.pixels(["doctor"]).ok();
+    // Nothing is prepared here on its behalf.
+    env.pixels(["setup", "--dry-run"]).expect(2);
+    env.pixels(["quickstart", "--yes"]).expect(2);
+
+    // Trust: the certificate is our own maker's, so the system does not know it.
+    let fingerprint = nas.fingerprint.clone();
+    env.set("PIXELS_TRUENAS_FINGERPRINT", "");
+    let said = say(&env);
+    assert!(
+        said.contains("certificate") && said.contains(&fingerprint),
+        "{said}"
+    );
+    env.set("PIXELS_TRUENAS_FINGERPRINT", &"0".repeat(64));
+    env.set("PIXELS_TRUENAS_INSECURE", "true");
+    assert!(say(&env).contains("certificate"));
+    env.set("PIXELS_TRUENAS_FINGERPRINT", "");
+    env.pixels(["list"]).ok();
+    env.set("PIXELS_TRUENAS_INSECURE", "");
+    let file = env.home().join("nas.pem");
+    std::fs::write(&file, &nas.certificate).unwrap();
+    env.set("PIXELS_TRUENAS_SERVER_CERT", file.to_str().unwrap());
+    env.pixels(["list"]).ok();
+    env.set("PIXELS_TRUENAS_HOST", "ws://nas.test");
+    let plain = env.pixels(["list"]).expect(2);
+    assert!(plain.stderr.contains("TLS"), "{}", plain.stderr);
+    env.set("PIXELS_TRUENAS_HOST", "127.0.0.1");
+    assert_eq!(nas.wrong(), [""; 0]);
+}

@@ -1,0 +1,315 @@
+//! What must not happen on TrueNAS: a file outside of the pixel, a secret
+//! where others read, something left behind, an imitation of what is not there.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::env::{TestEnv, finished};
+use crate::support::pty::Pty;
+use crate::support::truenas::{API_KEY, Fault, Nas};
+use crate::support::{lab, wait};
+
+const LIMIT: Duration = Duration::from_secs(100);
+
+fn link(root: &Path, from: &str, to: &Path) {
+    let from = root.join(from);
+    let _ = std::fs::remove_dir_all(&from);
+    let _ = std::fs::remove_file(&from);
+    std::fs::create_dir_all(from.parent().unwrap()).unwrap();
+    symlink(to, from).unwrap();
+}
+
+#[test]
+fn links_in_a_truenas_pixel_lead_nowhere() {
+    let Some(_lab) = lab::ready("links_in_a_truenas_pixel_lead_nowhere") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "links");
+    let outside = tempfile::tempdir().unwrap();
+    let target = outside.path().to_owned();
+    let file = target.join("file");
+    let a = env.name("a");
+    let deep = Path::new("../../../../../../../..").join(target.strip_prefix("/").unwrap());
+    for (from, to) in [
+        ("root/.ssh", target.clone()),
+        ("root/.ssh/authorized_keys", file.clone()),
+        ("root", target.clone()),
+        // To nowhere, yet.
+        ("root/.ssh", target.join("new")),
+        (
+            "etc/systemd/system/pixels-contact.service",
+            target.join("new"),
+        ),
+        ("usr/local/lib/pixels", deep),
+        ("etc/ssh/sshd_config.d/pixels.conf", file.clone()),
+        // Inside, but not where it seems to be.
+        (
+            "etc/systemd/system/multi-user.target.d",
+            "/etc/systemd/system/x".into(),
+        ),
+    ] {
+        std::fs::write(&file, "untouched").unwrap();
+        let what = format!("{from} -> {}", to.display());
+        nas.plant(move |root| link(root, from, &to));
+        let refused = env.pixels_within(["create", &a], LIMIT).expect(2);
+        assert!(
+            refused.stderr.contains("link"),
+            "{what}: {}",
+            refused.stderr
+        );
+        assert_eq!(env.remaining(), [""; 0], "{what}");
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap(),
+            "untouched",
+            "{what}"
+        );
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1, "{what}");
+    }
+    // There is nothing to make a gateway of.
+    let args = ["create", &a, "--egress", "agent", "--json"];
+    let mut command = env.command(args);
+    let output = command.env("PIXELS_NETWORK_PLACEMENT", "gateway").output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(said.contains("unsupported"), "{said}");
+    assert_eq!(env.remaining(), [""; 0]);
+    // A disk that is not there is not written to.
+    nas.plant(|_| {});
+    nas.hide_disks(true);
+    let refused = env.pixels_within(["create", &a], LIMIT).expect(1);
+    assert!(refused.stderr.contains("mounted"), "{}", refused.stderr);
+    assert_eq!(env.remaining(), [""; 0]);
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn truenas_secrets_stay_secret() {
+    let Some(_lab) = lab::ready("truenas_secrets_stay_secret") else {
+        return;
+    };
+    let (nas, mut env) = Nas::lab("25.10.1", "secret");
+    env.set("PIXELS_LOG", "trace")
+        .set("TOKEN", "t0ken-in-our-environment");
+    let (a, b) = (env.name("a"), env.name("b"));
+    let mut said = Vec::new();
+    let made = env.pixels(["-vv", "create", &a, "--json"]).ok();
+    let script = "printf %s \"$TOKEN\" >/tmp/t; grep -alFf /tmp/t /proc/[0-9]*/cmdline; \
+                  wc -c </tmp/t; rm /tmp/t";
+    let argv = ["-vv", "exec", "-e", "TOKEN", &a, "--", "sh", "-c", script];
+    let inside = env.pixels(argv).ok();
+    assert_eq!(inside.stdout, "24\n");
+    nas.on("virt.instance.create", 0, Fault::FailJob);
+    let failed = env.pixels(["-vv", "create", &b, "--from", &a]).expect(1);
+    let shown = env.pixels(["config", "show", "--origin"]).ok();
+    nas.on("virt.instance.query", 0, Fault::CutAfter);
+    let cut = env.pixels(["-vv", "list"]);
+    env.set("PIXELS_TRUENAS_API_KEY", &format!("{API_KEY}x"));
+    let wrong = env.pixels(["-vv", "list"]).expect(5);
+    env.set("PIXELS_TRUENAS_API_KEY", API_KEY);
+    for outcome in [made, inside, failed, shown, cut, wrong] {
+        said.push(outcome.stdout);
+        said.push(outcome.stderr);
+    }
+    let said = said.join("\n");
+    assert!(said.contains("virt.instance.create"), "nothing was logged");
+    assert!(!said.contains(API_KEY), "the API key");
+    assert!(!said.contains("t0ken"), "the token");
+    let noted = nas.noted(&a);
+    assert!(
+        !noted.contains("t0ken") && !noted.contains(API_KEY),
+        "{noted}"
+    );
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn policies_are_enforced_inside_truenas_pixels() {
+    let Some(_lab) = lab::ready("policies_are_enforced_inside_truenas_pixels") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "egress");
+    let (a, b) = (env.name("a"), env.name("b"));
+    let rules = |name: &str| {
+        let argv = ["exec", "-u", "root", name, "--", "nft", "list", "ruleset"];
+        env.pixels(argv).ok().stdout
+    };
+    env.pixels(["create", &a, "--egress", "agent"]).ok();
+    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
+    assert_eq!(shown["mode"], "agent", "{shown}");
+    assert!(rules(&a).contains("reject"));
+    env.pixels(["checkpoint", "create", &a, "--label", "walled"])
+        .ok();
+    env.pixels(["create", &b, "--from", &format!("{a}:walled")])
+        .ok();
+    assert!(rules(&b).contains("reject"));
+    // Another policy could not be in force before the clone runs.
+    let refused = env
+        .pixels([
+            "create",
+            &env.name("c"),
+            "--from",
+            &a,
+            "--egress",
+            "allowlist",
+        ])
+        .expect(1);
+    assert!(refused.stderr.contains("network set"), "{}", refused.stderr);
+    env.pixels(["network", "set", &a, "unrestricted"]).ok();
+    assert!(!rules(&a).contains("reject"));
+    env.pixels(["stop", "--force", &a]).ok();
+    env.pixels(["start", &a]).ok();
+    assert!(!rules(&a).contains("reject"));
+    // The policy comes back with the disk.
+    env.pixels(["checkpoint", "restore", &a, "walled"]).ok();
+    assert!(rules(&a).contains("reject"));
+    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
+    assert_eq!(shown["mode"], "agent", "{shown}");
+    assert_eq!(env.remaining().len(), 2);
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+/// Sends the signal as soon as the server sees a call of this method.
+fn interrupted(nas: &Nas, env: &TestEnv, args: &[&str], method: &str) {
+    nas.forget();
+    let mut child = env.spawn(args);
+    wait::eventually("the call is made", || {
+        nas.seen().iter().any(|one| one == method)
+    });
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    drop(child.stdin.take());
+    let outcome = finished(child, LIMIT);
+    assert_eq!(outcome.code, 130, "{method}: {outcome:?}");
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_on_truenas() {
+    let Some(_lab) = lab::ready("an_interrupt_leaves_nothing_on_truenas") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "int");
+    let (a, b) = (env.name("a"), env.name("b"));
+    for method in [
+        "virt.instance.create",
+        "virt.instance.start",
+        "filesystem.file_receive",
+    ] {
+        interrupted(&nas, &env, &["create", &a], method);
+        assert_eq!(env.remaining(), [""; 0], "{method}");
+    }
+    env.pixels(["create", &a]).ok();
+    for method in ["pool.snapshot.create", "cronjob.create", "cronjob.run"] {
+        interrupted(&nas, &env, &["create", &b, "--from", &a], method);
+        assert_eq!(env.remaining(), [&*a], "{method}");
+        assert_eq!(nas.cron(), 0, "{method}");
+    }
+    // Several at once keep to what the server takes.
+    env.pixels(["fork", &a, "-n", "3"]).ok();
+    assert_eq!(env.remaining().len(), 4);
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_key_with_a_passphrase_opens_a_truenas_pixel() {
+    let Some(_lab) = lab::ready("a_key_with_a_passphrase_opens_a_truenas_pixel") else {
+        return;
+    };
+    let (nas, mut env) = Nas::lab("25.10.1", "agent");
+    let key = env.home().join(".ssh/id_ed25519");
+    let open = env.home().join("open");
+    std::fs::copy(&key, &open).unwrap();
+    let locked = Command::new("ssh-keygen")
+        // One round: what protects it is not what is tested.
+        .args(["-q", "-p", "-a", "1", "-P", "", "-N", "open sesame", "-f"])
+        .arg(&key)
+        .status();
+    assert!(locked.unwrap().success());
+    let a = env.name("a");
+    let no = env.pixels(["create", &a]).expect(5);
+    assert!(no.stderr.contains("passphrase"), "{}", no.stderr);
+    assert_eq!(env.remaining(), [""; 0]);
+
+    let socket = env.home().join("agent");
+    let agent = Command::new("ssh-agent")
+        .args(["-D", "-a"])
+        .arg(&socket)
+        .stdout(Stdio::null())
+        .spawn();
+    let agent = Agent(agent.unwrap());
+    wait::eventually("the agent listens", || socket.exists());
+    let added = Command::new("ssh-add")
+        .arg("-q")
+        .arg(&open)
+        .env("SSH_AUTH_SOCK", &socket)
+        .status();
+    assert!(added.unwrap().success());
+    env.set("SSH_AUTH_SOCK", socket.to_str().unwrap());
+    env.pixels(["create", &a]).ok();
+    env.pixels(["exec", &a, "--", "true"]).ok();
+    drop(agent);
+    let mut typed = Pty::pixels(&env, ["exec", &a, "--", "echo", "inside"]);
+    typed.expect("Passphrase of");
+    typed.send("wrong\r");
+    typed.expect("Passphrase of");
+    typed.send("open sesame\r");
+    typed.expect("inside");
+    assert_eq!(typed.exit_code(), 0);
+    assert!(!typed.screen().contains("sesame"), "{}", typed.screen());
+    let other = env.pixels(["exec", &a, "--", "true"]).expect(125);
+    assert!(other.stderr.contains("passphrase"), "{}", other.stderr);
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn truenas_26_does_what_it_can_and_refuses_the_rest() {
+    let Some(_lab) = lab::ready("truenas_26_does_what_it_can_and_refuses_the_rest") else {
+        return;
+    };
+    let (before, mut env) = Nas::lab("25.10.1", "next");
+    let a = env.name("a");
+    env.pixels(["create", &a]).ok();
+    // The box is upgraded; its instances come along.
+    let after = Nas::start("26.0.0", &env);
+    after.configure(&mut env);
+    assert_eq!(env.remaining(), [&*a]);
+    for args in [
+        vec!["create", "x"],
+        vec!["create", "x", "--from", &a],
+        vec!["exec", &a, "--", "true"],
+    ] {
+        let refused = env.pixels(&args);
+        assert!([1, 125].contains(&refused.code), "{refused:?}");
+        assert!(
+            refused.stderr.contains("TrueNAS 26.0"),
+            "{}",
+            refused.stderr
+        );
+    }
+    env.pixels(["stop", &a]).ok();
+    env.pixels(["start", &a]).ok();
+    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
+        .ok();
+    let labels = env.pixels(["checkpoint", "list", &a, "--json"]).ok().json();
+    assert_eq!(labels[0]["label"], "cp");
+    env.pixels(["checkpoint", "restore", &a, "cp"]).ok();
+    env.pixels(["destroy", "-f", &a]).ok();
+    env.pixels(["destroy", "-f", &a]).expect(3);
+    assert_eq!(after.wrong(), [""; 0]);
+    assert_eq!(before.wrong(), [""; 0]);
+    let old = Nas::start("24.10.2", &env);
+    old.configure(&mut env);
+    let refused = env.pixels(["list"]).expect(1);
+    assert!(refused.stderr.contains("24.10"), "{}", refused.stderr);
+    after.configure(&mut env);
+}
