@@ -2,11 +2,12 @@
 //!
 //! Layers, each using only those before it: `sandbox` (the vocabulary),
 //! `config`, `ui`, `term`, `host` and `backend::incus`; `backend` (settings to
-//! backend); `lifecycle` (what is done to a pixel); `cli`.
+//! backend); `lifecycle` (what is done to a pixel); `base`; `mcp`; `cli`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod base;
 mod cli;
 pub mod config;
 pub mod egress;

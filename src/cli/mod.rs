@@ -1,6 +1,7 @@
 //! The command line: one file per command, each with its arguments and one
 //! function that makes a call or two and shows the result.
 
+mod base;
 mod checkpoint;
 mod complete;
 mod config;
@@ -20,6 +21,7 @@ mod prune;
 mod quickstart;
 mod sessions;
 mod setup;
+mod site;
 mod start;
 mod status;
 mod stop;
@@ -121,6 +123,8 @@ pub enum Command {
     Fork(fork::ForkArgs),
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    #[command(subcommand)]
+    Base(base::BaseCommand),
     Prune(prune::PruneArgs),
     Setup(setup::SetupArgs),
     Doctor(doctor::DoctorArgs),
@@ -170,6 +174,7 @@ impl Command {
             Self::Checkpoint(command) => command.run(context).await,
             Self::Fork(args) => args.run(context).await,
             Self::Network(command) => command.run(context).await,
+            Self::Base(command) => command.run(context).await,
             Self::Prune(args) => args.run(context).await,
             Self::Setup(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,

@@ -11,12 +11,15 @@ mod leftovers;
 mod login;
 mod network;
 pub mod provisioning;
+mod records;
 mod rollback;
 pub mod session;
+mod shelf;
+mod site;
 
 use tokio_util::sync::CancellationToken;
 
-pub use claim::Claim;
+pub use claim::{Claim, Maker};
 pub use create::{Create, create};
 pub use exec::{Exec, Interrupts, exec, wrap};
 pub use fork::{Fork, Names, fork};
@@ -25,6 +28,10 @@ pub use login::Login;
 pub use network::{
     Network, destroy, is_interim, narrow, policy, restore, set_policy, start, unenforced,
 };
+pub use records::{origin_policy, records_of_clone, records_of_new};
+
+pub use shelf::shelve;
+pub use site::{Site, Unchosen};
 
 use crate::sandbox;
 

@@ -19,14 +19,33 @@ const EDGES: &[(&str, &[&str])] = &[
     ("host", &["backend::incus"]),
     ("lifecycle", &["egress", "provision", "sandbox"]),
     (
+        "base",
+        &[
+            "config",
+            "egress",
+            "lifecycle",
+            "provision",
+            "retry",
+            "sandbox",
+        ],
+    ),
+    (
         "exit",
-        &["backend::incus", "config", "host", "lifecycle", "sandbox"],
+        &[
+            "backend::incus",
+            "base",
+            "config",
+            "host",
+            "lifecycle",
+            "sandbox",
+        ],
     ),
     ("signal", &["exit", "sandbox", "term"]),
     (
         "cli",
         &[
             "backend",
+            "base",
             "config",
             "egress",
             "exit",

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod base;
 mod cli_console;
 mod cli_exec;
 mod cli_lifecycle;
