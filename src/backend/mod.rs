@@ -24,6 +24,18 @@ pub fn open(settings: &Settings) -> Result<Box<dyn Sandbox>> {
     }
 }
 
+/// Names the server of the settings, and the project on it.
+pub fn describe(settings: &Settings) -> String {
+    let endpoint = match endpoint(settings) {
+        Endpoint::Https(remote) => remote.url,
+        Endpoint::Unix(path) => path.display().to_string(),
+    };
+    match &settings.incus.project {
+        Some(project) => format!("{endpoint} project {project}"),
+        None => endpoint,
+    }
+}
+
 /// The Incus connection of the settings, for what prepares a server.
 pub fn incus_options(settings: &Settings) -> Options {
     let defaults = &settings.defaults;

@@ -1,7 +1,7 @@
 //! One build of a base at a time: a file lock that dies with its process.
 
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Held until dropped, or until the process ends however it does.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+pub struct Lock(File);
 
 impl Lock {
     /// Waits for the lock, however long; `waiting` is called once if it is taken.
@@ -35,24 +35,31 @@ impl Lock {
     /// `None` when somebody else holds it.
     pub fn attempt(folder: &Path, name: &str) -> Result<Option<Self>> {
         let path = folder.join(format!("{name}.lock"));
-        let failed = |source: io::Error| Error::Lock {
-            path: path.clone(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(failed)?;
+        Self::at(&path).map_err(|source| Error::Lock { path, source })
+    }
+
+    /// The lock of this file, made with its folder where missing; `None` when
+    /// somebody else holds it.
+    pub fn at(path: &Path) -> io::Result<Option<Self>> {
+        if let Some(folder) = path.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)?;
+        }
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = open(&path, flags, Mode::from_raw_mode(0o600))
-            .map(File::from)
-            .map_err(|e| failed(e.into()))?;
+        let file = File::from(open(path, flags, Mode::from_raw_mode(0o600))?);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self(file))),
             Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
-            Err(error) => Err(failed(error.into())),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Leaves word in the file of who holds it.
+    pub fn sign(&mut self, text: &str) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.write_all(text.as_bytes())
     }
 }
 

@@ -31,7 +31,7 @@ use crate::sandbox::Name;
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that bases are made with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Workshop {
     pub site: Site,
     pub bases: BTreeMap<String, config::Base>,

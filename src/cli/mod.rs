@@ -14,6 +14,7 @@ mod exec;
 mod fork;
 mod list;
 mod man;
+mod mcp;
 mod network;
 mod plan;
 mod provision;
@@ -125,6 +126,7 @@ pub enum Command {
     Network(network::NetworkCommand),
     #[command(subcommand)]
     Base(base::BaseCommand),
+    Mcp(mcp::McpArgs),
     Prune(prune::PruneArgs),
     Setup(setup::SetupArgs),
     Doctor(doctor::DoctorArgs),
@@ -141,8 +143,14 @@ impl Command {
     pub fn flags(&self) -> Flags {
         match self {
             Self::Create(args) => args.flags(),
+            Self::Mcp(args) => args.flags(),
             _ => Flags::default(),
         }
+    }
+
+    /// A server tells what it does even when nobody asked.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Mcp(args) if args.is_server())
     }
 
     /// `exec` and `console` end with codes of their own.
@@ -175,6 +183,7 @@ impl Command {
             Self::Fork(args) => args.run(context).await,
             Self::Network(command) => command.run(context).await,
             Self::Base(command) => command.run(context).await,
+            Self::Mcp(args) => args.run(context).await,
             Self::Prune(args) => args.run(context).await,
             Self::Setup(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,

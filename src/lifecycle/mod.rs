@@ -21,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use claim::{Claim, Maker};
 pub use create::{Create, create};
-pub use exec::{Exec, Interrupts, exec, wrap};
+pub use exec::{Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
-pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
+pub use leftovers::{
+    Leftover, find as find_leftovers, may_be_half_made, remove as remove_leftover,
+};
 pub use login::Login;
 pub use network::{
     Network, destroy, is_interim, narrow, policy, restore, set_policy, start, unenforced,

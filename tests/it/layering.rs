@@ -30,6 +30,18 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "mcp",
+        &[
+            "base",
+            "config",
+            "egress",
+            "lifecycle",
+            "provision",
+            "sandbox",
+            "secret",
+        ],
+    ),
+    (
         "exit",
         &[
             "backend::incus",
@@ -51,6 +63,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "exit",
             "host",
             "lifecycle",
+            "mcp",
             "provision",
             "retry",
             "sandbox",
