@@ -34,9 +34,11 @@ use super::tools::Tools;
 /// Files of 10 MiB as base64, and what is around them.
 const BODY: usize = 16 * 1024 * 1024;
 const CONNECTIONS: usize = 512;
-const REQUESTS: usize = 128;
+const REQUESTS: usize = 64;
+/// For the body of a request.
+const UPLOAD: Duration = Duration::from_secs(60);
 /// For the header of a request, and between two requests of a connection.
-const HEADER: Duration = Duration::from_secs(15);
+const HEADER: Duration = Duration::from_secs(10);
 /// For answers under way when the server ends.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -81,12 +83,26 @@ async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next
         }
         return response;
     }
+    // Before any of it is read.
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY as u64) {
+        return too_large();
+    }
     let Ok(permit) = doorman.requests.clone().try_acquire_owned() else {
         let busy = "too many calls at the same time: try again in a moment";
         let later = [(header::RETRY_AFTER, "1")];
         return (StatusCode::SERVICE_UNAVAILABLE, later, busy).into_response();
     };
-    let response = next.run(request).await;
+    let (parts, body) = request.into_parts();
+    let body = match tokio::time::timeout(UPLOAD, axum::body::to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return too_large(),
+        Err(_) => {
+            return (StatusCode::REQUEST_TIMEOUT, "the request takes too long").into_response();
+        }
+    };
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     // An answer that is still being streamed is still at work.
     response.map(|body| {
         Body::new(Held {
@@ -94,6 +110,13 @@ async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next
             _permit: permit,
         })
     })
+}
+
+fn too_large() -> Response {
+    let reason = format!("a request has at most {BODY} bytes");
+    // What is left of it is not read.
+    let close = [(header::CONNECTION, "close")];
+    (StatusCode::PAYLOAD_TOO_LARGE, close, reason).into_response()
 }
 
 async fn health(State(doorman): State<Arc<Doorman>>, request: Request) -> Response {

@@ -15,6 +15,7 @@ impl Service {
     /// Goes on where an earlier process was killed: what runs is adopted, what
     /// was half made is finished, what was to be removed is removed.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        let before = self.store.all();
         let instances = self.sandbox.list().await?;
         for instance in &instances {
             if !self.owns(instance) || self.store.get(instance.name.as_str()).is_some() {
@@ -34,7 +35,7 @@ impl Service {
                 self.spawn_making(record.name, true);
             }
         }
-        self.compare(&instances);
+        self.compare(&before, &instances);
         self.save().await;
         let service = self.clone();
         self.tasks.spawn(async move {
@@ -49,19 +50,26 @@ impl Service {
 
     /// Takes over what the server says of the sandboxes nobody works on.
     pub(super) async fn reconcile(&self) -> Result<()> {
+        let before = self.store.all();
         let instances = self.sandbox.list().await?;
-        self.compare(&instances);
+        self.compare(&before, &instances);
         self.save().await;
         Ok(())
     }
 
-    fn compare(&self, instances: &[Instance]) {
+    /// `before`: the records from before the server was asked. What changed
+    /// meanwhile the answer knows nothing of.
+    fn compare(&self, before: &[Record], instances: &[Instance]) {
         let there: BTreeMap<&str, &Instance> = instances
             .iter()
             .map(|instance| (instance.name.as_str(), instance))
             .collect();
-        for record in self.store.all() {
-            if record.status == Status::Provisioning || record.doomed {
+        for old in before {
+            let Some(record) = self.store.get(&old.name) else {
+                continue;
+            };
+            let same = record.status == old.status && !record.doomed;
+            if !same || record.status == Status::Provisioning {
                 continue;
             }
             // A call that changes it says itself what became of it.
@@ -74,7 +82,6 @@ impl Service {
                     self.note_facts(instance);
                     self.update(&record.name, |record| take_over(record, instance));
                 }
-                // Made since the list was taken, perhaps.
                 None if record.status == Status::Failed => {}
                 None => self.update(&record.name, |record| {
                     record.status = Status::Failed;
