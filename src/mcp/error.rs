@@ -12,8 +12,12 @@ pub enum Error {
     #[error("there is no sandbox {0:?} of this server; list_sandboxes shows those there are")]
     Unknown(String),
 
-    #[error("sandbox {name:?} is {}; {}", status.as_str(), next(*status))]
-    NotRunning { name: String, status: Status },
+    #[error("sandbox {name:?} is {}{}; {}", status.as_str(), because(why), next(*status))]
+    NotRunning {
+        name: String,
+        status: Status,
+        why: Option<String>,
+    },
 
     #[error("{0}")]
     Invalid(String),
@@ -62,13 +66,19 @@ impl Error {
     }
 }
 
+fn because(why: &Option<String>) -> String {
+    why.as_ref()
+        .map(|why| format!(" ({why})"))
+        .unwrap_or_default()
+}
+
 fn next(status: Status) -> &'static str {
     match status {
         Status::Provisioning => {
             "list_sandboxes tells when it is running, and create_sandbox waits with wait_sec"
         }
         Status::Stopped => "start_sandbox starts it",
-        Status::Failed => "its error is in list_sandboxes; destroy_sandbox removes it",
+        Status::Failed => "destroy_sandbox removes it, create_sandbox makes another",
         Status::Running => "try again",
     }
 }

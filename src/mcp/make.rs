@@ -28,7 +28,8 @@ impl Service {
             let slot = service.locks.of(&name);
             let token = slot.token();
             let _alone = slot.alone().await;
-            let Some(record) = service.store.get(&name).filter(|it| !it.doomed) else {
+            let due = |it: &Record| !it.doomed && it.status == Status::Provisioning;
+            let Some(record) = service.store.get(&name).filter(due) else {
                 return;
             };
             let cancel = service.stopping().child_token();

@@ -7,7 +7,9 @@
 
 mod access;
 mod builder;
+mod checkpoints;
 mod clip;
+mod content;
 mod error;
 mod files;
 mod guard;
@@ -23,6 +25,8 @@ mod state;
 pub mod stdio;
 mod token;
 mod tools;
+mod view;
+mod wish;
 mod work;
 
 use std::io;
@@ -42,7 +46,7 @@ use crate::sandbox::Sandbox;
 use crate::secret::Secret;
 use guard::Guard;
 use service::{Options, Service};
-use state::Store;
+use state::{Record, Store};
 
 /// For sandboxes in the making to be unmade.
 const CLOSING: Duration = Duration::from_secs(30);
@@ -147,6 +151,7 @@ impl Server {
         ready: impl FnOnce(&[String]),
     ) -> Result<(), StartError> {
         let service = self.service.clone();
+        let inherited = service.records();
         let mut places = Vec::new();
         let mut listeners = tokio::task::JoinSet::new();
         if let Some(address) = &listen.address {
@@ -193,7 +198,7 @@ impl Server {
         }
         ready(&places);
         let work = async {
-            recover(&service, stop).await;
+            recover(&service, &inherited, stop).await;
             reaper::run(service.clone(), self.reap_interval).await;
         };
         tokio::select! {
@@ -210,8 +215,8 @@ impl Server {
 
 /// Tries until the backend answers: sandboxes must not be given up because it
 /// starts later than this server.
-async fn recover(service: &Arc<Service>, stop: &CancellationToken) {
-    while let Err(error) = service.recover().await {
+async fn recover(service: &Arc<Service>, inherited: &[Record], stop: &CancellationToken) {
+    while let Err(error) = service.recover(inherited).await {
         tracing::warn!(%error, "cannot look for what an earlier process left; trying again");
         tokio::select! {
             () = stop.cancelled() => return,

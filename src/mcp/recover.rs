@@ -14,7 +14,8 @@ use crate::sandbox::{self, ExecRequest, Instance};
 impl Service {
     /// Goes on where an earlier process was killed: what runs is adopted, what
     /// was half made is finished, what was to be removed is removed.
-    pub async fn recover(self: &Arc<Self>) -> Result<()> {
+    /// `inherited`: the sandboxes on record when this process began.
+    pub async fn recover(self: &Arc<Self>, inherited: &[Record]) -> Result<()> {
         let before = self.store.all();
         let instances = self.sandbox.list().await?;
         for instance in &instances {
@@ -25,14 +26,17 @@ impl Service {
                 tracing::info!(sandbox = record.name, "adopted: it was on no record");
                 record.status = Status::Provisioning;
                 record.last_activity_at = (self.clock)();
-                self.store.add(record, None);
+                let name = record.name.clone();
+                if self.store.add(record, None) {
+                    self.spawn_making(name, true);
+                }
             }
         }
-        for record in self.store.all() {
+        for record in inherited {
             if record.doomed {
-                self.spawn_destroying(record.name);
+                self.spawn_destroying(record.name.clone());
             } else if record.status == Status::Provisioning {
-                self.spawn_making(record.name, true);
+                self.spawn_making(record.name.clone(), true);
             }
         }
         self.compare(&before, &instances);

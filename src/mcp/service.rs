@@ -8,9 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,8 +18,10 @@ use super::error::{Error, Result};
 use super::locks::{Locks, Shared, Slot};
 use super::reaper;
 use super::state::{Record, Status, Store};
+use super::view::View;
+use super::wish::{Draft, Wish};
 use crate::base::Workshop;
-use crate::egress::{Mode, Policy};
+use crate::egress::Mode;
 use crate::lifecycle::{self, gateway};
 use crate::sandbox::{Label, Name, Sandbox};
 
@@ -56,48 +56,6 @@ pub struct Service {
     stop: CancellationToken,
 }
 
-/// What a client wants made.
-#[derive(Debug, Clone, Default)]
-pub struct Wish {
-    pub label: Option<String>,
-    pub image: Option<String>,
-    pub base: Option<String>,
-    pub egress: Option<String>,
-    pub allow: Vec<String>,
-    pub cpu: Option<String>,
-    /// MiB, or with a unit.
-    pub memory: Option<String>,
-    pub ttl: Option<String>,
-}
-
-/// A sandbox as clients see it.
-#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
-pub struct View {
-    /// Names the sandbox in every other call.
-    pub name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    pub status: Status,
-    /// Why it failed, or what is not as it should be.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Empty until it has one.
-    pub ip: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
-    /// What it may reach.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub egress: Option<String>,
-    pub created_at: String,
-    pub last_activity_at: String,
-    /// Such as 1h2m3s. A sandbox that is idle for long is stopped, not lost.
-    pub idle_for: String,
-    /// When it is destroyed at the latest.
-    pub expires_at: String,
-}
-
 impl Service {
     pub fn new(
         sandbox: Box<dyn Sandbox>,
@@ -118,6 +76,10 @@ impl Service {
             changed: tokio::sync::Notify::new(),
             stop: CancellationToken::new(),
         }
+    }
+
+    pub fn records(&self) -> Vec<Record> {
+        self.store.all()
     }
 
     /// Cancelled when the server is to end.
@@ -224,7 +186,7 @@ impl Service {
     async fn begin(self: &Arc<Self>, draft: Draft) -> Result<View> {
         let now = (self.clock)();
         let record = draft.record(now, &self.options)?;
-        let view = self.view(&record, now);
+        let view = View::of(&record, now, &self.options.limits);
         let name = record.name.clone();
         let limit = self.options.max_sandboxes;
         if !self.store.add(record, limit) {
@@ -258,14 +220,17 @@ impl Service {
         if let Ok(outcome) = tokio::time::timeout(limit, settled).await {
             outcome?;
         }
-        Ok(self.view(&self.record(name)?, (self.clock)()))
+        self.view(name)
     }
 
     pub async fn list(&self) -> Result<Vec<View>> {
         self.reconcile().await?;
         let now = (self.clock)();
         let all = self.store.all();
-        Ok(all.iter().map(|it| self.view(it, now)).collect())
+        Ok(all
+            .iter()
+            .map(|it| View::of(it, now, &self.options.limits))
+            .collect())
     }
 
     pub async fn start(&self, name: &str) -> Result<View> {
@@ -286,7 +251,7 @@ impl Service {
             record.last_activity_at = now;
         });
         self.store.save().await.map_err(Error::State)?;
-        Ok(self.view(&self.record(name)?, now))
+        self.view(name)
     }
 
     pub async fn stop(&self, name: &str) -> Result<()> {
@@ -336,44 +301,6 @@ impl Service {
         self.store.save().await.map_err(Error::State)
     }
 
-    /// Takes a checkpoint of the disk; work in the sandbox goes on meanwhile.
-    pub async fn checkpoint(&self, name: &str, label: Option<&str>) -> Result<String> {
-        let (_, pixel, _shared) = self.enter(name).await?;
-        let label = match label {
-            Some(label) => parse::<Label>(label)?,
-            None => {
-                let now = (self.clock)();
-                parse(&format!("mcp-{}", now.unix_timestamp_nanos() / 1_000_000))?
-            }
-        };
-        self.sandbox.checkpoint(&pixel, &label, None).await?;
-        Ok(label.to_string())
-    }
-
-    /// Puts the disk back; what runs in the sandbox ends.
-    pub async fn restore(&self, name: &str, label: &str) -> Result<View> {
-        let label = parse::<Label>(label)?;
-        let slot = self.slot(name)?;
-        slot.interrupt();
-        let _alone = slot.alone().await;
-        let record = self.record(name)?;
-        if record.status == Status::Provisioning {
-            return Err(not_running(&record));
-        }
-        let pixel = parse(name)?;
-        let gateway = &self.workshop.site.gateway;
-        lifecycle::restore(&*self.sandbox, gateway, &pixel, &label).await?;
-        let now = (self.clock)();
-        self.update(name, |record| record.last_activity_at = now);
-        Ok(self.view(&self.record(name)?, now))
-    }
-
-    pub async fn checkpoints(&self, name: &str) -> Result<Vec<String>> {
-        let all = self.sandbox.checkpoints(&parse(name)?).await?;
-        let lasting = all.into_iter().filter(|it| !it.temporary);
-        Ok(lasting.map(|it| it.label.to_string()).collect())
-    }
-
     /// What the sandbox was refused, the latest first.
     pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::gateway::Denial>> {
         self.record(name)?;
@@ -413,101 +340,16 @@ impl Service {
         self.changed.notify_waiters();
     }
 
+    pub(super) fn view(&self, name: &str) -> Result<View> {
+        let record = self.record(name)?;
+        Ok(View::of(&record, (self.clock)(), &self.options.limits))
+    }
+
     /// Notes that the sandbox is in use.
     pub(super) fn touch(&self, name: &str) {
         let now = (self.clock)();
         self.store
             .update(name, |record| record.last_activity_at = now);
-    }
-
-    pub(super) fn view(&self, record: &Record, now: OffsetDateTime) -> View {
-        let idle = (now - record.last_activity_at).unsigned_abs();
-        View {
-            name: record.name.clone(),
-            label: record.label.clone(),
-            status: record.status,
-            error: record.error.clone(),
-            ip: record.ip.clone().unwrap_or_default(),
-            base: record.base.clone(),
-            from: record.from.clone(),
-            egress: record.egress.clone(),
-            created_at: rfc3339(record.created_at),
-            last_activity_at: rfc3339(record.last_activity_at),
-            idle_for: short(idle),
-            expires_at: rfc3339(reaper::end_of(record, &self.options.limits)),
-        }
-    }
-}
-
-/// A sandbox that is about to be made.
-struct Draft {
-    label: Option<String>,
-    image: String,
-    base: Option<String>,
-    from: Option<String>,
-    policy: Option<Policy>,
-    cpu: Option<String>,
-    memory: Option<String>,
-    ttl: Option<String>,
-}
-
-impl Draft {
-    fn record(self, now: OffsetDateTime, options: &Options) -> Result<Record> {
-        if self
-            .label
-            .as_ref()
-            .is_some_and(|it| it.chars().count() > 200)
-        {
-            return Err(Error::invalid("label: at most 200 characters"));
-        }
-        let ttl = match self.ttl.as_deref() {
-            None => None,
-            Some(text) => Some(crate::config::parse_duration(text).ok_or_else(|| {
-                Error::invalid(format!(
-                    "ttl {text:?}: use a time such as \"30m\" or \"2h\""
-                ))
-            })?),
-        };
-        let memory = match self.memory.as_deref() {
-            None => None,
-            Some(text) => Some(
-                crate::sandbox::parse_memory(text)
-                    .map_err(|e| Error::invalid(format!("memory {text:?}: {e}")))?,
-            ),
-        };
-        let cpu_is_sound = |cpu: &String| {
-            !cpu.is_empty()
-                && cpu
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || b",-".contains(&b))
-        };
-        if let Some(cpu) = self.cpu.as_ref().filter(|cpu| !cpu_is_sound(cpu)) {
-            return Err(Error::invalid(format!(
-                "cpu {cpu:?}: use a count such as \"2\" or a set such as \"0-3\""
-            )));
-        }
-        let mut random = [0; 4];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
-            .map_err(|_| Error::invalid("no random numbers on this machine"))?;
-        let name = format!("{}{:08x}", options.prefix, u32::from_ne_bytes(random));
-        Ok(Record {
-            name: parse::<Name>(&name)?.to_string(),
-            label: self.label,
-            image: self.image,
-            base: self.base,
-            from: self.from,
-            ip: None,
-            status: Status::Provisioning,
-            error: None,
-            created_at: now,
-            last_activity_at: now,
-            expires_at: ttl.map(|ttl| now + ttl),
-            egress: self.policy.as_ref().map(|it| it.mode.to_string()),
-            policy: self.policy.map(|it| it.to_record()),
-            cpu: self.cpu,
-            memory,
-            doomed: false,
-        })
     }
 }
 
@@ -515,6 +357,7 @@ pub(super) fn not_running(record: &Record) -> Error {
     Error::NotRunning {
         name: record.name.clone(),
         status: record.status,
+        why: record.error.clone(),
     }
 }
 
@@ -524,20 +367,4 @@ where
 {
     text.parse()
         .map_err(|e: crate::sandbox::InvalidName| Error::invalid(e.to_string()))
-}
-
-fn rfc3339(at: OffsetDateTime) -> String {
-    let seconds = at.replace_nanosecond(0).unwrap_or(at);
-    seconds.format(&Rfc3339).unwrap_or_default()
-}
-
-/// Whole seconds, such as `1h2m3s`.
-fn short(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{rest}s"),
-        (0, _) => format!("{minutes}m{rest}s"),
-        _ => format!("{hours}h{minutes}m{rest}s"),
-    }
 }

@@ -11,7 +11,8 @@ use super::{Done, Tools, WAIT, answer, bare, done, with_progress};
 use crate::base::State;
 use crate::config::Parent;
 use crate::mcp::error::Result;
-use crate::mcp::service::{View, Wish};
+use crate::mcp::view::View;
+use crate::mcp::wish::Wish;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

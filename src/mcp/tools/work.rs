@@ -9,7 +9,7 @@ use rmcp::{RoleServer, tool, tool_router};
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Tools, answer, bare, done, with_progress};
-use crate::mcp::files::{Content, Encoding, Listing, decoded};
+use crate::mcp::content::{Content, Encoding, Listing, decoded};
 use crate::mcp::jobs::{Offsets, Progress};
 use crate::mcp::work::{Command, Ran};
 
