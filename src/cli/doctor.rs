@@ -2,10 +2,11 @@
 
 use clap::Args;
 
-use super::{Context, setup};
+use super::{Context, network, setup};
 use crate::exit::Silent;
 use crate::host::{self, Check, Status};
-use crate::lifecycle;
+use crate::lifecycle::gateway::{self, Health};
+use crate::lifecycle::{self, Network};
 use crate::ui::Row;
 
 /// Look for what is wrong, and say what mends it
@@ -37,8 +38,9 @@ impl DoctorArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let options = setup::options(context);
         let work = async {
-            let leftovers = leftovers(context).await;
-            Ok(host::doctor(&options, leftovers).await)
+            let mut extra = gateway(context).await;
+            extra.extend(leftovers(context).await);
+            Ok(host::doctor(&options, extra).await)
         };
         let checks = context.unless_interrupted(work).await?;
         context.ui.rows(&checks, "Nothing to check.");
@@ -47,6 +49,35 @@ impl DoctorArgs {
             code => Err(Silent(code).into()),
         }
     }
+}
+
+/// Whether the gateway of the settings does its part, where there is one.
+async fn gateway(context: &Context) -> Vec<Check> {
+    const ID: &str = "gateway";
+    const TITLE: &str = "gateway of the pixels";
+    let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
+    let health = match (context.sandbox(), network::of(context)) {
+        (Ok(sandbox), Ok(Network::Behind(like))) => gateway::health(sandbox, &like).await,
+        (Ok(_), Ok(Network::Open)) => {
+            return vec![found(
+                Status::Skipped,
+                "the settings put pixels on a network without one".into(),
+            )];
+        }
+        (Err(error), _) => Err(error),
+        (_, Err(error)) => return vec![found(Status::Problem, error.to_string())],
+    };
+    vec![match health {
+        Ok(health @ Health::Good { .. }) => found(Status::Ok, health.to_string()),
+        Ok(health @ Health::Missing) => found(Status::Skipped, health.to_string()),
+        Ok(health @ Health::Stopped) => {
+            found(Status::Problem, health.to_string()).fix("pixels start NAME, or create another")
+        }
+        Ok(health) => {
+            found(Status::Problem, health.to_string()).fix("pixels network gateway rebuild")
+        }
+        Err(error) => found(Status::Skipped, error.to_string()),
+    }]
 }
 
 /// What killed commands left on the server, one check each.

@@ -17,8 +17,9 @@ use super::entry::{Domain, Entry, Target};
 use super::net::Net;
 use super::policy::Effective;
 
-/// Seconds a client may keep an answer.
-const TTL: u32 = 60;
+/// Seconds a client may keep an answer. A gateway that lost what it had learned
+/// refuses what is asked for by such an answer.
+const TTL: u32 = 30;
 /// How long a learned address may be connected to after the last answer.
 const LEARNED: &str = "1h";
 /// Addresses in one set; a name that answers with ever new ones fills no memory.

@@ -93,12 +93,7 @@ pub async fn start(
 
 /// Destroys a pixel and takes it out of its gateway.
 pub async fn destroy(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Result<()> {
-    let network = match sandbox.get(name).await {
-        Ok(instance) => Network::of(&instance, like),
-        Err(error) if error.is_not_found() => return Err(error),
-        // What can be deleted is deleted, whatever else may be wrong.
-        Err(_) => Network::Open,
-    };
+    let network = Network::of(&sandbox.get(name).await?, like);
     sandbox.destroy(name).await?;
     network.forget(sandbox).await;
     Ok(())

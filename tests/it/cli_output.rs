@@ -376,9 +376,9 @@ fn results_are_data_and_talk_is_apart() {
         (125, "not_found", vec!["exec", &missing, "true"]),
         (2, "usage", vec!["console", &a]),
         (
-            1,
-            "unsupported",
-            vec!["create", &missing, "--egress", "agent"],
+            2,
+            "usage",
+            vec!["create", &missing, "--egress", "agent", "--allow", "*"],
         ),
     ] {
         let args: Vec<&str> = ["--json"].into_iter().chain(args).collect();

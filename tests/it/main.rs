@@ -12,6 +12,8 @@ mod cli_lifecycle;
 mod cli_output;
 mod connections;
 mod docs;
+mod egress_escapes;
+mod egress_walls;
 mod faults_daemon;
 mod faults_signals;
 mod faults_wire;

@@ -74,6 +74,7 @@ impl Remote {
     fn env(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
         env.set("PIXELS_INCUS_REMOTE", &self.url())
+            .set("PIXELS_NETWORK_BRIDGE", &self.daemon.segment())
             .set("PIXELS_DEFAULT_IMAGE", &self.daemon.image);
         env
     }

@@ -3,44 +3,89 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{Client, encode};
 use super::devices::pairs;
 use super::failure::Failure;
 use super::wire::{self, Network, NetworkState};
+use crate::retry;
 use crate::sandbox::{Error, Result, Subject};
 
+/// For a moment in which no interface of the host's goes away.
+const PATIENCE: Duration = Duration::from_secs(20);
 const ISOLATION: &str = "security.port_isolation";
+
+/// The access lists of a network, and what becomes of what they do not mention.
+const ACLS: &str = "security.acls";
+const DEFAULTS: &str = "security.acls.default.";
 
 fn path(segment: &str) -> String {
     format!("/1.0/networks/{}", encode(segment))
 }
 
+/// The access list is called like its bridge.
+fn acl(segment: &str) -> String {
+    format!("/1.0/network-acls/{}", encode(segment))
+}
+
+/// Makes the bridge and its access list, or mends the list.
 pub(super) async fn make(client: &Client, segment: &str) -> Result<()> {
-    if exists(client, segment).await? {
+    let plain = |failure: Failure| failure.about(subject(segment));
+    client.require("network_bridge_acl").await.map_err(plain)?;
+    let found = find(client, segment).await?;
+    wall(client, segment).await.map_err(plain)?;
+    if found.is_some_and(|network| network.config.get(ACLS).is_some_and(|acl| acl == segment)) {
         return Ok(());
     }
+    let none = |key: &str| (key.to_owned(), json!("none"));
+    let mut config: serde_json::Map<String, Value> = ["ipv4.address", "ipv6.address", "dns.mode"]
+        .map(none)
+        .into_iter()
+        .collect();
+    config.insert(ACLS.into(), json!(segment));
     let body = json!({
         "name": segment,
         "type": "bridge",
         "description": "pixels: leads to their gateway and nowhere else",
-        "config": {"ipv4.address": "none", "ipv6.address": "none", "dns.mode": "none"},
+        "config": config,
     });
-    match client.send(Method::POST, "/1.0/networks", &body).await {
+    let attempt = || async {
+        match client.send(Method::POST, "/1.0/networks", &body).await {
+            Err(failure) if vanished(&failure) => {
+                // What is half there would be in the way.
+                let _ = client.delete(&path(segment)).await;
+                retry::Next::Again(failure)
+            }
+            outcome => retry::Next::Done(outcome),
+        }
+    };
+    match retry::until(PATIENCE, attempt).await.unwrap_or_else(Err) {
         Ok(()) => Ok(()),
-        // Somebody else was quicker.
-        Err(Failure::Api { .. }) if exists(client, segment).await.unwrap_or(false) => Ok(()),
-        Err(failure) => Err(failure.about(subject(segment))),
+        // It was there, or somebody else was quicker.
+        Err(Failure::Api { .. }) if find(client, segment).await?.is_some() => client
+            .send(Method::PATCH, &path(segment), &json!({"config": config}))
+            .await
+            .map_err(plain),
+        Err(failure) => Err(plain(failure)),
     }
 }
 
-async fn exists(client: &Client, segment: &str) -> Result<bool> {
+/// The daemon looks at all interfaces of its machine, one after the other, and
+/// gives up when one that it is about to look at is gone.
+fn vanished(failure: &Failure) -> bool {
+    matches!(failure, Failure::Api { message, .. }
+        if message.contains("ip -d -j link show") && message.contains("does not exist"))
+}
+
+/// The bridge of that name, which must be one of ours.
+async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
     let network: Network = match client.get(&path(segment)).await {
         Ok(network) => network,
-        Err(failure) if failure.is_not_found() => return Ok(false),
+        Err(failure) if failure.is_not_found() => return Ok(None),
         Err(failure) => return Err(failure.about(subject(segment))),
     };
     let none = |key: &str| network.config.get(key).is_some_and(|value| value == "none");
@@ -49,8 +94,9 @@ async fn exists(client: &Client, segment: &str) -> Result<bool> {
         && none("ipv4.address")
         && none("ipv6.address")
         && !network.config.contains_key("bridge.external_interfaces")
+        && !network.config.keys().any(|key| key.starts_with(DEFAULTS))
     {
-        return Ok(true);
+        return Ok(Some(network));
     }
     Err(Error::Invalid(format!(
         "network {segment:?} on the server leads somewhere and cannot wall pixels in: \
@@ -58,11 +104,37 @@ async fn exists(client: &Client, segment: &str) -> Result<bool> {
     )))
 }
 
-pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
-    match client.delete(&path(segment)).await {
-        Err(failure) if !failure.is_not_found() => Err(failure.about(subject(segment))),
-        _ => Ok(()),
+/// A bridge is an interface of the host's, which takes what is sent to the
+/// bridge's own hardware address and, being a router, carries it on, whether it
+/// has an address there or not. The list refuses what comes **from** the bridge
+/// for anywhere else and lets in what goes **to** it: that is the traffic from
+/// port to port, where the kernel shows it to this filter at all
+/// (`bridge-nf-call-iptables`).
+async fn wall(client: &Client, segment: &str) -> Result<(), Failure> {
+    let rules = json!({
+        "description": "pixels: from port to port, and not to the host",
+        "config": {},
+        "ingress": [{"action": "allow", "state": "enabled"}],
+        "egress": [],
+    });
+    let mut body = rules.clone();
+    body["name"] = json!(segment);
+    match client.send(Method::POST, "/1.0/network-acls", &body).await {
+        Err(Failure::Api { .. }) => client.send(Method::PUT, &acl(segment), &rules).await,
+        outcome => outcome,
     }
+}
+
+pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
+    for path in [path(segment), acl(segment)] {
+        match client.delete(&path).await {
+            Err(failure) if !failure.is_not_found() => {
+                return Err(failure.about(subject(segment)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The IPv4 addresses of the machine the daemon runs on, as far as it says.

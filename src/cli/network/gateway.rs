@@ -13,6 +13,7 @@ use crate::lifecycle::gateway::{self, Health};
 pub enum GatewayCommand {
     Status(StatusArgs),
     Rebuild(RebuildArgs),
+    Remove(RemoveArgs),
 }
 
 /// Tell whether the gateway enforces what is on record; exit code 1 when not
@@ -23,11 +24,16 @@ pub struct StatusArgs {}
 #[derive(Debug, Args)]
 pub struct RebuildArgs {}
 
+/// Remove the gateway and its bridge, which no pixel may need any more
+#[derive(Debug, Args)]
+pub struct RemoveArgs {}
+
 impl GatewayCommand {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Status(args) => args.run(context).await,
             Self::Rebuild(args) => args.run(context).await,
+            Self::Remove(args) => args.run(context).await,
         }
     }
 }
@@ -67,6 +73,21 @@ impl RebuildArgs {
         context.ui.done(
             &format!("Rebuilt {}", like.name.instance()),
             &json!({"gateway": like.name.instance(), "rebuilt": true}),
+        );
+        Ok(())
+    }
+}
+
+impl RemoveArgs {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        let like = place::like(context)?;
+        context
+            .unless_interrupted(gateway::remove(sandbox, &like))
+            .await?;
+        context.ui.done(
+            &format!("Removed {} and {}", like.name.instance(), like.segment),
+            &json!({"gateway": like.name.instance(), "bridge": like.segment, "removed": true}),
         );
         Ok(())
     }

@@ -46,6 +46,7 @@ pub fn like(context: &Context) -> anyhow::Result<Gateway> {
         // The one that `setup` builds has everything a gateway needs in it.
         built: host::FALLBACK_IMAGE_PREFIX.to_owned(),
         image: settings.defaults.image.clone(),
+        learned: None,
     };
     Ok(like.of(&segment))
 }

@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 
 use super::members::{self, Member};
 use super::payload::Payload;
-use super::ruleset::{self, Rules};
+use super::ruleset;
 use super::session::Ready;
 use super::subnet::Subnet;
 use crate::egress::net::Net;
 use crate::egress::policy::{Effective, INTERIM, KEY, Policy};
 use crate::egress::presets::Presets;
-use crate::egress::render::{self, Chains, Listen};
+use crate::egress::render::{self, Listen};
 use crate::sandbox::{Error, Instance, Result};
 
 /// Resolvers listen on ports from here on.
@@ -55,11 +55,12 @@ impl Desired<'_> {
             prefix: 32,
         }));
         let mut payload = Payload::default();
-        let (mut rendered, mut placed) = (Vec::<Chains>::new(), Vec::new());
+        payload.file("base", ruleset::base(self.subnet, uplink));
+        let mut elements = Vec::new();
         let mut ports = BTreeSet::new();
         for (policy, of) in &policies {
             let chains = render::chains(policy, &forbidden);
-            let port = port(&chains, &mut ports);
+            let port = port(chains.mark, &mut ports);
             let listen = Listen {
                 address: self.subnet.gateway(),
                 port,
@@ -69,21 +70,14 @@ impl Desired<'_> {
                 format!("resolvers/{}", chains.id),
                 render::resolver(policy, &listen),
             );
-            placed.extend(
-                of.iter()
-                    .map(|member| ((*member).clone(), rendered.len(), port)),
-            );
-            rendered.push(chains);
+            for member in of {
+                elements.push(ruleset::elements(member, &chains, port));
+                let (name, text) = ruleset::lease(member);
+                payload.file(format!("chains/{name}"), text);
+            }
+            payload.file(format!("chains/p_{}", chains.id), chains.text);
         }
-        payload.file(
-            "ruleset",
-            ruleset::ruleset(&Rules {
-                subnet: self.subnet,
-                host: uplink,
-                policies: &rendered,
-                members: &placed,
-            }),
-        );
+        payload.file("elements", sorted(&elements.concat()));
         payload.file(
             "hosts",
             lines(&members, |m| format!("{},{}", m.mac, m.address)),
@@ -122,17 +116,24 @@ impl Desired<'_> {
 }
 
 /// A port that depends on the policy alone, except where two would share one.
-fn port(chains: &Chains, taken: &mut BTreeSet<u16>) -> u16 {
-    let first = u16::try_from(chains.mark % u32::from(PORTS)).unwrap_or(0);
+fn port(mark: u32, taken: &mut BTreeSet<u16>) -> u16 {
+    let first = u16::try_from(mark % u32::from(PORTS)).unwrap_or(0);
     let free = (0..PORTS)
         .map(|step| FIRST_PORT + (first + step) % PORTS)
         .find(|port| taken.insert(*port));
     free.unwrap_or(FIRST_PORT)
 }
 
+/// As `comm` wants its input.
+fn sorted(text: &str) -> String {
+    let lines: BTreeSet<&str> = text.lines().collect();
+    lines
+        .iter()
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
 /// One line a member, in an order that does not depend on anything else.
 fn lines(members: &[Member], line: impl Fn(&Member) -> String) -> String {
-    let mut lines: Vec<String> = members.iter().map(|member| line(member) + "\n").collect();
-    lines.sort();
-    lines.concat()
+    let lines: Vec<String> = members.iter().map(|member| line(member) + "\n").collect();
+    sorted(&lines.concat())
 }

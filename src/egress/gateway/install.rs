@@ -11,12 +11,28 @@ const CODE: &str = "/usr/local/lib/pixels/gateway";
 const STATE: &str = "/var/lib/pixels/gateway";
 const UNITS: &str = "/etc/systemd/system";
 const SETUP: &str = include_str!("guest/setup.sh");
+const LEARN: &str = include_str!("guest/learned.sh");
+/// Far more than resolvers ever learn.
+const LEARNED_LIMIT: u64 = 16 * 1024 * 1024;
 /// The image can never become a gateway.
 const LACKING: i32 = 90;
 
 const FILES: &[(&str, &str, &str)] = &[
     (CODE, "boot.sh", include_str!("guest/boot.sh")),
+    (CODE, "load.sh", include_str!("guest/load.sh")),
     (CODE, "resolvers.sh", include_str!("guest/resolvers.sh")),
+    (CODE, "learned.sh", LEARN),
+    (CODE, "warm.sh", include_str!("guest/warm.sh")),
+    (
+        UNITS,
+        "pixels-learned.service",
+        include_str!("guest/pixels-learned.service"),
+    ),
+    (
+        UNITS,
+        "pixels-learned.timer",
+        include_str!("guest/pixels-learned.timer"),
+    ),
     (
         UNITS,
         "pixels-gateway.service",
@@ -47,7 +63,7 @@ pub fn version() -> String {
         .iter()
         .map(|(_, _, content)| (*content).to_owned())
         .chain([SETUP.to_owned()])
-        .chain(subnet.map(|subnet| format!("{}{}", dhcp(subnet), ruleset::closed(subnet))))
+        .chain(subnet.map(|subnet| format!("{}{}", dhcp(subnet), ruleset::base(subnet, None))))
     {
         hash.update(text.as_bytes());
     }
@@ -57,7 +73,9 @@ pub fn version() -> String {
 /// Makes a running instance with the interfaces `eth0` (out) and `eth1` (the
 /// segment) the gateway of `subnet`. Until rules are put into force, nothing
 /// passes. Repeating it brings the files up to date and keeps what is in force.
-pub async fn install(guest: &dyn Guest, subnet: Subnet) -> Result<()> {
+///
+/// `learned`: what the resolvers of the gateway before it knew.
+pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>) -> Result<()> {
     for dir in ["/usr/local/lib/pixels", CODE, "/var/lib/pixels", STATE] {
         guest.make_dir(dir).await?;
     }
@@ -75,8 +93,18 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet) -> Result<()> {
     guest
         .write_file(&file(STATE, "dhcp.conf", dhcp(subnet)))
         .await?;
-    let base = ruleset::closed(subnet);
-    guest.write_file(&file(STATE, "base", base)).await?;
+    if let Some(content) = learned {
+        let path = format!("{STATE}/learned");
+        let file = GuestFile {
+            path,
+            content,
+            mode: 0o600,
+            owner: Owner::ROOT,
+        };
+        guest.write_file(&file).await?;
+    }
+    let base = ruleset::base(subnet, None);
+    guest.write_file(&file(STATE, "closed", base)).await?;
     let request = ExecRequest::root(["/bin/sh", "-c", SETUP, "gateway"]);
     let output = guest.output(&request).await?;
     if output.status.success() {
@@ -96,6 +124,15 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet) -> Result<()> {
         status: output.status.0,
         stderr: said,
     })
+}
+
+/// What its resolvers know, for the gateway that takes its place.
+pub async fn learned(guest: &dyn Guest) -> Result<Vec<u8>> {
+    let request = ExecRequest::root(["/bin/sh", "-c", LEARN, "learned"]);
+    guest.output(&request).await?;
+    guest
+        .read_file(&format!("{STATE}/learned"), LEARNED_LIMIT)
+        .await
 }
 
 fn file(dir: &str, name: &str, content: String) -> GuestFile {

@@ -13,7 +13,7 @@ mod subnet;
 
 pub use denials::{Denial, denials};
 pub use desired::Desired;
-pub use install::{install, version};
+pub use install::{install, learned, version};
 pub use members::{ADDRESS, Member, address_of, members, taken};
 pub use payload::Payload;
 pub use session::{Ready, turn};

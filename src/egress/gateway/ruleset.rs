@@ -1,10 +1,12 @@
 //! The gateway's packet filter around the chains of the policies.
 //!
-//! Everything is in one table and written so that loading it again replaces
-//! what it says in one transaction and keeps the addresses that resolvers have
-//! learned meanwhile.
+//! It comes in pieces, so that the gateway puts in what is new, takes out what
+//! is gone, and leaves everything else alone, the addresses that resolvers
+//! have learned above all: a base that hardly ever changes, chains whose names
+//! follow from their content, and elements that say which chain is whose.
 
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use super::members::Member;
 use super::subnet::Subnet;
@@ -12,37 +14,22 @@ use crate::egress::render::Chains;
 
 /// Marks connections that the host opened to a pixel.
 const INBOUND: u32 = 1;
+/// Marks connections that a new policy has cut.
+const CUT: u32 = 2;
 /// How long a refused destination stays in the log.
 const REMEMBER: &str = "1h";
 const LOG_SIZE: u32 = 65_535;
 
-/// What the ruleset is made from.
-#[derive(Debug, Clone)]
-pub struct Rules<'a> {
-    pub subnet: Subnet,
-    /// The one address outside that may open connections to pixels.
-    pub host: Option<std::net::Ipv4Addr>,
-    pub policies: &'a [Chains],
-    /// Each with the index of its policy and the port of its resolver.
-    pub members: &'a [(Member, usize, u16)],
-}
-
-/// Walls without a door.
-pub fn closed(subnet: Subnet) -> String {
-    ruleset(&Rules {
-        subnet,
-        host: None,
-        policies: &[],
-        members: &[],
-    })
-}
-
-pub fn ruleset(rules: &Rules<'_>) -> String {
+/// The table, its hooks, and sets without elements: walls without a door.
+/// `host` is the one address outside that may open connections to pixels.
+/// Loading it again keeps all elements.
+pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
     let mut text = String::from(
         "add table inet pixels\n\
          add set inet pixels pins { type ether_addr . ipv4_addr; }\n\
          add set inet pixels live { type ipv4_addr . mark; }\n\
          add map inet pixels resolvers { type ipv4_addr : inet_service; }\n\
+         add map inet pixels leases { type ether_addr : verdict; }\n\
          add map inet pixels outward { type ipv4_addr : verdict; }\n\
          add map inet pixels inward { type ipv4_addr : verdict; }\n",
     );
@@ -51,56 +38,52 @@ pub fn ruleset(rules: &Rules<'_>) -> String {
         "add set inet pixels denied {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; \
          flags dynamic,timeout; timeout {REMEMBER}; size {LOG_SIZE}; counter; }}"
     );
-    text.push_str("add chain inet pixels refuse\n");
-    for policy in rules.policies {
-        text.push_str(&policy.text);
-    }
-    elements(&mut text, rules);
-    chains(&mut text, rules);
+    chains(&mut text, subnet, host);
     text
 }
 
-fn elements(text: &mut String, rules: &Rules<'_>) {
-    let fill = |text: &mut String, kind: &str, name: &str, elements: Vec<String>| {
-        let _ = writeln!(text, "flush {kind} inet pixels {name}");
-        if !elements.is_empty() {
-            let elements = elements.join(", ");
-            let _ = writeln!(text, "add element inet pixels {name} {{ {elements} }}");
-        }
-    };
-    let of = |render: &dyn Fn(&Member, &Chains, u16) -> String| {
-        rules
-            .members
-            .iter()
-            .map(|(member, policy, port)| render(member, &rules.policies[*policy], *port))
-            .collect::<Vec<_>>()
-    };
-    let pins = of(&|member, _, _| format!("{} . {}", member.mac, member.address));
-    let live = of(&|member, policy, _| format!("{} . {:#x}", member.address, policy.mark));
-    let resolvers = of(&|member, _, port| format!("{} : {port}", member.address));
-    let outward = of(&|member, policy, _| format!("{} : jump p_{}", member.address, policy.id));
-    let inward = of(&|member, policy, _| format!("{} : jump r_{}", member.address, policy.id));
-    let _ = writeln!(
-        text,
-        "add table arp pixels\nadd set arp pixels pins {{ type ether_addr . ipv4_addr; }}\nflush set arp pixels pins"
-    );
-    if !pins.is_empty() {
-        let _ = writeln!(
-            text,
-            "add element arp pixels pins {{ {} }}",
-            pins.join(", ")
-        );
-    }
-    fill(text, "set", "pins", pins);
-    fill(text, "set", "live", live);
-    fill(text, "map", "resolvers", resolvers);
-    fill(text, "map", "outward", outward);
-    fill(text, "map", "inward", inward);
+/// What lets a pixel be itself, and ties it to its policy and resolver. One
+/// element a line, without the verb.
+pub fn elements(member: &Member, policy: &Chains, port: u16) -> String {
+    let Member { mac, address, .. } = member;
+    let Chains { id, mark, .. } = policy;
+    let lease = lease_name(member);
+    format!(
+        "element arp pixels pins {{ {mac} . {address} }}\n\
+         element inet pixels pins {{ {mac} . {address} }}\n\
+         element inet pixels leases {{ {mac} : jump {lease} }}\n\
+         element inet pixels live {{ {address} . {mark:#x} }}\n\
+         element inet pixels resolvers {{ {address} : {port} }}\n\
+         element inet pixels outward {{ {address} : jump p_{id} }}\n\
+         element inet pixels inward {{ {address} : jump r_{id} }}\n"
+    )
 }
 
-fn chains(text: &mut String, rules: &Rules<'_>) {
-    let gateway = rules.subnet.gateway();
-    let subnet = rules.subnet;
+fn lease_name(member: &Member) -> String {
+    let mac = member.mac.replace(':', "");
+    format!("l_{mac}_{:08x}", member.address.to_bits())
+}
+
+/// The chain, by name, that lets a pixel ask for its address: a request is the
+/// one thing that may come without one. A pixel asks for itself (`chaddr`)
+/// only, or it could decline a neighbour's address; and the answer goes nowhere
+/// else (`ciaddr`, `giaddr`), or the gateway would carry it to a neighbour.
+pub fn lease(member: &Member) -> (String, String) {
+    let name = lease_name(member);
+    let mut text = format!("add chain inet pixels {name}\n");
+    let mac = member.mac.replace(':', "");
+    for address in [Ipv4Addr::UNSPECIFIED, member.address] {
+        let _ = writeln!(
+            text,
+            "add rule inet pixels {name} ip saddr {address} @th,160,32 {:#x} @th,256,80 0x{mac} accept",
+            address.to_bits()
+        );
+    }
+    (name, text)
+}
+
+fn chains(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
+    let gateway = subnet.gateway();
     let mut chain = |name: &str, hook: &str, lines: &[String]| {
         let _ = if hook.is_empty() {
             writeln!(text, "add chain inet pixels {name}")
@@ -114,15 +97,15 @@ fn chains(text: &mut String, rules: &Rules<'_>) {
     };
     let lines = |of: &[&str]| of.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
 
-    // Who says it is a pixel must be that pixel. A request for an address is
-    // the one thing that comes without one.
+    chain("lease", "", &lines(&["ether saddr vmap @leases", "drop"]));
+    // Who says it is a pixel must be that pixel.
     chain(
         "identity",
         "filter hook prerouting priority raw; policy accept",
         &lines(&[
             "iifname != \"eth1\" accept",
             "meta nfproto ipv6 drop",
-            "ether type ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+            "udp sport 68 udp dport 67 goto lease",
             "ether saddr . ip saddr != @pins drop",
         ]),
     );
@@ -160,12 +143,21 @@ fn chains(text: &mut String, rules: &Rules<'_>) {
             "jump refuse".into(),
         ],
     );
-    let mut incoming = lines(&[
-        "ct direction reply ct state established,related ip daddr . ct mark @live accept",
-        "ct direction reply ct state established,related ip daddr vmap @inward",
-        "ct direction original ct state established,related ct mark 0x1 accept",
-    ]);
-    if let Some(host) = rules.host {
+    let mut incoming = vec![
+        "ct direction reply ct state established,related ip daddr . ct mark @live accept".into(),
+        "ct direction reply ct state established,related ip daddr vmap @inward".into(),
+        // The program inside hears of the cut by the first packet that no
+        // longer belongs there.
+        format!(
+            "ct direction reply ct state established ct mark != {CUT:#x} \
+             tcp flags set rst ct mark set {CUT:#x} accept"
+        ),
+        format!("ct direction original ct state established,related ct mark {INBOUND:#x} accept"),
+    ];
+    if let Some(host) = host {
+        // Nor does a resolver of the host's open one by its answer, should a
+        // pixel's question have reached it behind the gateway's back.
+        incoming.push(format!("ip saddr {host} udp sport 53 drop"));
         incoming.push(format!(
             "ct direction original ct state new ip saddr {host} ip daddr {subnet} \
              ct mark set {INBOUND:#x} accept"
@@ -219,6 +211,8 @@ fn chains(text: &mut String, rules: &Rules<'_>) {
 
 /// Nor does the gateway listen to a pixel that speaks of another's address.
 const ARP: &str = "\
+add table arp pixels
+add set arp pixels pins { type ether_addr . ipv4_addr; }
 add chain arp pixels identity { type filter hook input priority filter; policy accept; }
 flush chain arp pixels identity
 add rule arp pixels identity iifname \"eth1\" arp saddr ether . arp saddr ip != @pins drop

@@ -14,6 +14,7 @@ const EXTENSIONS: &[&str] = &[
     "container_nic_routes",
     "instance_create_start",
     "instance_nic_bridged_port_isolation",
+    "network_bridge_acl",
     "network_leases",
     "restrict_dev_incus",
     "snapshot_expiry_creation",

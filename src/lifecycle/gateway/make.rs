@@ -18,8 +18,15 @@ const DEADLINE: Duration = Duration::from_secs(10 * 60);
 const POLL: Duration = Duration::from_millis(200);
 /// Its maker on another machine has given up by then.
 const ELSEWHERE: i64 = 15 * 60;
+/// For the gateway that is removed.
+const LEARNED: Duration = Duration::from_secs(10);
 /// It runs a resolver of a few MB for each policy.
 const MEMORY: u64 = 1024 * 1024 * 1024;
+/// A new network namespace takes these over from the host, whose router it
+/// must not be before it has walls: pixels are there already when a gateway is
+/// made anew.
+const SHUT: &str = "echo 0 >/proc/sys/net/ipv4/ip_forward;\n\
+                    echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore;\n";
 
 /// What there is of a gateway.
 enum Found {
@@ -133,6 +140,8 @@ async fn make(sandbox: &dyn Sandbox, gateway: &Gateway, claim: &Claim) -> Result
     properties.insert(HOST.to_owned(), host.join(","));
     properties.retain(|_, value| !value.is_empty());
     claim.mark(&mut properties);
+    let mut first_boot = identity::first_boot(claim, &gateway.name);
+    first_boot.script.insert_str(0, SHUT);
     let spec = CreateSpec {
         name: gateway.name.clone(),
         image: image(sandbox, gateway).await?,
@@ -145,7 +154,7 @@ async fn make(sandbox: &dyn Sandbox, gateway: &Gateway, claim: &Claim) -> Result
             memory: Some(MEMORY),
         },
         properties,
-        first_boot: identity::first_boot(claim, &gateway.name),
+        first_boot,
     };
     let taken = sandbox.create(&spec).await?;
     identity::settle(sandbox, &spec.name, taken).await?;
@@ -166,21 +175,65 @@ pub async fn rebuild(
     gateway: &Gateway,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
+    // A gateway that is broken tells nothing, and costs its pixels the answers
+    // they hold at this moment.
+    let guest = sandbox.guest(&gateway.name);
+    let learned = match tokio::time::timeout(LEARNED, inside::learned(&*guest)).await {
+        Ok(Ok(learned)) => Some(learned),
+        _ => None,
+    };
     progress("removing the gateway");
     let gone = unless_cancelled(cancel, sandbox.destroy(&gateway.name)).await;
     match gone {
         Err(error) if !error.is_not_found() => return Err(error.into()),
         _ => {}
     }
-    ensure(sandbox, cancel, gateway, progress).await?;
-    Ok(super::reconcile(sandbox, gateway).await?)
+    let gateway = Gateway {
+        learned,
+        ..gateway.clone()
+    };
+    ensure(sandbox, cancel, &gateway, progress).await?;
+    Ok(super::reconcile(sandbox, &gateway).await?)
+}
+
+/// Removes the gateway and its segment. Missing counts as done; with pixels
+/// behind it, it stays and the error names them.
+pub async fn remove(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
+    let pixels = sandbox.list().await?;
+    let behind: Vec<&str> = pixels
+        .iter()
+        .filter(|pixel| pixel.segment.as_ref() == Some(&gateway.segment))
+        .map(|pixel| pixel.name.as_str())
+        .collect();
+    if !behind.is_empty() {
+        return Err(sandbox::Error::Invalid(format!(
+            "these pixels have no network without the gateway {}: {}",
+            gateway.name.instance(),
+            behind.join(", ")
+        )));
+    }
+    match look(sandbox, gateway).await? {
+        Found::Nothing => {}
+        Found::InTheMaking => {
+            return Err(sandbox::Error::Invalid(format!(
+                "the gateway {} is being made by another command",
+                gateway.name.instance()
+            )));
+        }
+        _ => match sandbox.destroy(&gateway.name).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        },
+    }
+    sandbox.remove_segment(&gateway.segment).await
 }
 
 /// Puts the files in and says so on record.
 async fn install(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
     let found = sandbox.get(&gateway.name).await?;
     let subnet = super::subnet(&found).unwrap_or(gateway.subnet);
-    inside::install(&*sandbox.guest(&gateway.name), subnet).await?;
+    let guest = sandbox.guest(&gateway.name);
+    inside::install(&*guest, subnet, gateway.learned.clone()).await?;
     let properties = Properties::from([(KEY.to_owned(), inside::version())]);
     sandbox.set_properties(&gateway.name, &properties).await
 }

@@ -8,7 +8,7 @@ mod reconcile;
 
 pub use health::{Health, glance, health};
 pub(super) use make::ensure;
-pub use make::rebuild;
+pub use make::{rebuild, remove};
 pub(super) use reconcile::propose;
 pub use reconcile::{admit, reconcile};
 
@@ -39,6 +39,8 @@ pub struct Gateway {
     pub built: String,
     /// Taken where the server has none of those.
     pub image: String,
+    /// What the resolvers of the gateway before it knew.
+    pub learned: Option<Vec<u8>>,
 }
 
 impl Gateway {

@@ -2,6 +2,7 @@
 //! the real daemon, a second one that may be broken, and connections that may.
 
 pub mod api;
+pub mod dns;
 pub mod env;
 pub mod lab;
 pub mod mcp;
@@ -11,4 +12,6 @@ pub mod pty;
 pub mod rounds;
 pub mod server;
 pub mod wait;
+pub mod walls;
+pub mod wan;
 pub mod web;

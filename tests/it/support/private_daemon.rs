@@ -58,14 +58,26 @@ impl PrivateDaemon {
         daemon
     }
 
-    /// An environment whose pixels live here.
+    /// An environment whose pixels live here, on the daemon's own bridge.
     pub fn env(&self, test: &str) -> TestEnv {
+        let mut env = self.walled(test);
+        env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
+        env
+    }
+
+    /// An environment whose pixels live here, behind a gateway.
+    pub fn walled(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
         // All daemons of one machine share its bridges.
-        env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
-        env.set("PIXELS_INCUS_SOCKET", self.socket().to_str().unwrap())
+        env.set("PIXELS_NETWORK_BRIDGE", &self.segment())
+            .set("PIXELS_INCUS_SOCKET", self.socket().to_str().unwrap())
             .set("PIXELS_DEFAULT_IMAGE", &self.image);
         env
+    }
+
+    /// The bridge of pixels behind a gateway.
+    pub fn segment(&self) -> String {
+        segment(&self.dir)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -276,6 +288,11 @@ fn bridge(dir: &Path) -> String {
     format!("pxt{pid}x{serial}")
 }
 
+/// Likewise, for pixels behind a gateway.
+fn segment(dir: &Path) -> String {
+    bridge(dir).replacen("pxt", "pxg", 1)
+}
+
 /// Everything of a daemon, from the outside: it may be dead or beyond talking to.
 fn remove(dir: &Path) {
     let mine = processes(dir);
@@ -295,19 +312,12 @@ fn remove(dir: &Path) {
     for process in processes(dir) {
         signal(process.pid, Signal::KILL);
     }
-    let bridge = bridge(dir);
-    let _ = quiet("ip", &["link", "delete", &bridge]);
-    for chain in ["pstrt", "fwd", "in", "out"] {
-        let _ = quiet(
-            "nft",
-            &[
-                "delete",
-                "chain",
-                "inet",
-                "incus",
-                &format!("{chain}.{bridge}"),
-            ],
-        );
+    for bridge in [bridge(dir), segment(dir)] {
+        let _ = quiet("ip", &["link", "delete", &bridge]);
+        for chain in ["pstrt", "fwd", "in", "out"] {
+            let chain = format!("{chain}.{bridge}");
+            let _ = quiet("nft", &["delete", "chain", "inet", "incus", &chain]);
+        }
     }
     for mount in mounts(dir).iter().rev() {
         let _ = quiet("umount", &["--lazy", mount]);

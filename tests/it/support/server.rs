@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::wait::eventually;
 
@@ -140,6 +140,23 @@ impl Server {
             .flatten()
             .filter(|one| one["status_code"].as_u64().unwrap_or(0) < 200);
         all.any(|one| one["resources"].to_string().contains(resource))
+    }
+
+    /// What a command inside an instance prints, behind the product's back.
+    #[track_caller]
+    pub fn run(&self, instance: &str, argv: &[&str]) -> String {
+        let body = json!({
+            "command": argv,
+            "wait-for-websocket": false,
+            "record-output": true,
+        });
+        let ended = self.done("POST", &format!("/1.0/instances/{instance}/exec"), &body);
+        let log = ended["metadata"]["output"]["1"].as_str().unwrap();
+        let mut answer = self.ask("GET", log, "", 0, &mut io::empty()).unwrap();
+        let mut text = String::new();
+        answer.body.read_to_string(&mut text).unwrap();
+        let _ = self.call("DELETE", log, &Value::Null);
+        text
     }
 
     /// Copies an image of another daemon, under the same alias.

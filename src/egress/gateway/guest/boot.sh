@@ -1,11 +1,19 @@
 #!/bin/sh
-# Brings the gateway's inner side up. Forwarding is turned on last: as long as
+# Brings the gateway's inner side up. Every refusal is told, so that no program
+# in a pixel waits for one. Forwarding is turned on last: as long as
 # the rules are not in force, nothing passes.
 set -eu
 dir=/var/lib/pixels/gateway
 mkdir -p /run/pixels
 sysctl -q -w net.ipv4.ip_forward=0
-nft -f "$dir/base"
+# Whatever is loaded may be another version's.
+rm -rf /run/pixels/loaded
+mkdir -p "$dir/state/chains"
+if [ ! -e "$dir/state/base" ]; then
+    cp "$dir/closed" "$dir/state/base"
+    : >"$dir/state/elements"
+fi
+sh /usr/local/lib/pixels/gateway/load.sh "$dir/state"
 ip link set eth1 up
 ip addr replace "$PIXELS_ADDRESS/$PIXELS_PREFIX" dev eth1
 sysctl -q -w \
@@ -16,10 +24,7 @@ sysctl -q -w \
     net.ipv4.conf.all.accept_redirects=0 \
     net.ipv4.conf.eth0.proxy_arp=1 \
     net.ipv4.conf.eth1.arp_ignore=1 \
+    net.ipv4.icmp_ratelimit=0 \
     net.ipv6.conf.eth1.disable_ipv6=1
-if [ -e "$dir/ruleset" ]; then
-    nft -f "$dir/ruleset"
-    cp "$dir/ruleset" /run/pixels/loaded
-fi
-[ ! -e "$dir/neighbours" ] || ip -force -batch "$dir/neighbours"
+[ ! -e "$dir/state/neighbours" ] || ip -force -batch "$dir/state/neighbours"
 sysctl -q -w net.ipv4.ip_forward=1

@@ -27,9 +27,11 @@ for unit in nftables dnsmasq; do
     systemctl disable --now "$unit" 2>/dev/null || :
 done
 dir=/var/lib/pixels/gateway
-mkdir -p "$dir/resolvers"
+# Another version's state may not be this one's: closed until it is put in anew.
+rm -rf "$dir/state"
+mkdir -p "$dir/state/resolvers"
 [ -e "$dir/hosts" ] || : >"$dir/hosts"
 chmod 0755 /var/lib/pixels "$dir"
 systemctl daemon-reload
-systemctl enable --quiet pixels-gateway pixels-dhcp pixels-resolvers
-systemctl restart pixels-gateway pixels-dhcp pixels-resolvers
+systemctl enable --quiet pixels-gateway pixels-dhcp pixels-resolvers pixels-learned.timer
+systemctl restart pixels-gateway pixels-dhcp pixels-resolvers pixels-learned.timer

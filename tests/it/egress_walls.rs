@@ -1,0 +1,516 @@
+//! Walls in motion: policies that change, and machines that come and go.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::lab;
+use crate::support::rounds::thorough;
+use crate::support::wait::{eventually, within};
+use crate::support::walls::{BRIDGE, GATEWAY, Walls};
+use crate::support::wan::address;
+
+const EARLY: &str = include_str!("support/early.pl");
+
+/// A connection that goes on and on.
+struct Stream {
+    child: Child,
+    heard: Arc<Mutex<usize>>,
+}
+
+impl Stream {
+    fn open(walls: &Walls, pixel: &str, host: &str) -> Self {
+        walls.comes_to_reach(pixel, host, 80);
+        let script = format!("exec 3<>/dev/tcp/{host}/80 && echo slow >&3 && cat <&3");
+        let mut child = walls
+            .env
+            .spawn(["exec", pixel, "--", "bash", "-c", &script]);
+        let mut stdout = child.stdout.take().unwrap();
+        let heard = Arc::new(Mutex::new(0));
+        let theirs = heard.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+                *theirs.lock().unwrap() += length;
+            }
+        });
+        let stream = Self { child, heard };
+        stream.goes_on();
+        stream
+    }
+
+    #[track_caller]
+    fn goes_on(&self) {
+        let before = *self.heard.lock().unwrap();
+        eventually("more arrives", || *self.heard.lock().unwrap() > before + 20);
+    }
+
+    /// Ends by itself: the other end was cut off.
+    #[track_caller]
+    fn ends(mut self) {
+        eventually("the connection is cut", || {
+            self.child.try_wait().unwrap().is_some()
+        });
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn gateway(walls: &Walls, action: &str) {
+    let body = json!({"action": action, "timeout": -1, "force": true});
+    let path = format!("/1.0/instances/{GATEWAY}/state");
+    walls.server.done("PUT", &path, &body);
+}
+
+fn mode(walls: &Walls, pixel: &str) -> String {
+    let shown = walls.env.pixels(["network", "show", pixel, "--json"]).ok();
+    shown.json()["mode"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn nothing_gets_out_while_things_change() {
+    let Some(_lab) = lab::ready("nothing_gets_out_while_things_change") else {
+        return;
+    };
+    let walls = Walls::new("mov");
+    let env = &walls.env;
+    walls.wan.name("allowed.test", &[address(10)]);
+    let a = walls.create("a", "allowlist", &["allowed.test"]);
+    walls.comes_to_reach(&a, "allowed.test", 443);
+
+    // From here on it tries without a pause, and from the first moment of
+    // every boot.
+    let own = walls.place(&a).address;
+    let unit = format!(
+        "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/usr/bin/perl /root/early.pl {} {own}\n\
+         [Install]\nWantedBy=sysinit.target\n",
+        address(20)
+    );
+    let install = "cat >/root/early.pl && systemctl enable --now early";
+    let write = format!(
+        "printf '{}' >/etc/systemd/system/early.service",
+        unit.replace('\n', "\\n")
+    );
+    walls.sh(&a, &write).ok();
+    let args = ["exec", "-u", "root", &a, "--", "sh", "-c", install];
+    env.pixels_with(args, EARLY.as_bytes()).ok();
+    let tries = |pixel: &str| {
+        let said = walls.sh(pixel, "cat /run/early").stdout;
+        said.trim().parse::<u32>().unwrap_or(0)
+    };
+    let goes_on = |pixel: &str| {
+        let before = tries(pixel);
+        eventually("it goes on trying", || tries(pixel) > before + 10);
+    };
+    goes_on(&a);
+
+    // The pixel comes anew: restarted, cloned, restored.
+    env.pixels(["checkpoint", "create", &a, "--label", "ready"])
+        .ok();
+    let b = env.name("b");
+    env.pixels(["create", &b, "--from", &format!("{a}:ready")])
+        .ok();
+    goes_on(&b);
+    env.pixels(["stop", &a]).ok();
+    env.pixels(["start", &a]).ok();
+    goes_on(&a);
+    env.pixels(["checkpoint", "restore", &a, "ready"]).ok();
+    goes_on(&a);
+    walls.comes_to_reach(&b, "allowed.test", 443);
+
+    // The gateway takes up other policies.
+    for host in ["x.test", "y.test", "z.test"] {
+        env.pixels(["network", "allow", &a, host]).ok();
+        env.pixels(["network", "deny", &a, host]).ok();
+    }
+    goes_on(&a);
+
+    // The gateway goes and comes.
+    gateway(&walls, "restart");
+    goes_on(&a);
+    walls.comes_to_reach(&a, "allowed.test", 443);
+    gateway(&walls, "stop");
+    let listed = env.pixels(["list"]).ok().stdout;
+    assert!(listed.contains("no network: gateway stopped"), "{listed}");
+    assert!(!walls.reaches(&a, "allowed.test", 443));
+    goes_on(&a);
+    let status = env.pixels(["network", "gateway", "status"]).expect(1);
+    assert!(status.stdout.contains("stopped"), "{status:?}");
+    env.pixels(["start", &a]).ok();
+    walls.comes_to_reach(&a, "allowed.test", 443);
+    env.pixels(["network", "gateway", "rebuild"]).ok();
+    goes_on(&a);
+    goes_on(&b);
+    walls.comes_to_reach(&a, "allowed.test", 443);
+    walls.comes_to_reach(&b, "allowed.test", 443);
+    assert!(!walls.wan.saw("pxtearlyq"), "something got out");
+
+    // It would have been seen.
+    env.pixels(["network", "set", &a, "unrestricted"]).ok();
+    eventually("what is allowed gets out", || walls.wan.saw("pxtearlyq"));
+    env.pixels(["checkpoint", "restore", &a, "ready"]).ok();
+    assert_eq!(mode(&walls, &a), "allowlist");
+    walls.wan.forget();
+    goes_on(&a);
+    walls.comes_to_reach(&a, "allowed.test", 443);
+    assert!(
+        !walls.wan.saw("pxtearlyq"),
+        "something got out after a restore"
+    );
+}
+
+#[test]
+fn a_policy_is_what_is_let_through() {
+    let Some(_lab) = lab::ready("a_policy_is_what_is_let_through") else {
+        return;
+    };
+    let walls = Walls::new("pol");
+    let env = &walls.env;
+    walls.wan.name("allowed.test", &[address(10)]);
+    walls.wan.name("sub.allowed.test", &[address(10)]);
+    walls.wan.name("other.test", &[address(20)]);
+    walls.wan.name("many.test", &[address(11), address(12)]);
+    walls.wan.name("moves.test", &[address(21)]);
+    walls.wan.name("x.wild.test", &[address(22)]);
+    walls.wan.name("wild.test", &[address(22)]);
+    walls
+        .wan
+        .name("inward.test", &["10.0.0.1".parse().unwrap()]);
+    let a = walls.create("a", "unrestricted", &[]);
+    walls.comes_to_reach(&a, "other.test", 80);
+
+    // A connection that the new policy does not allow is cut, and one that it
+    // allows goes on.
+    let cut = Stream::open(&walls, &a, "other.test");
+    let kept = Stream::open(&walls, &a, "allowed.test");
+    env.pixels(["network", "set", &a, "allowlist", "--allow", "allowed.test"])
+        .ok();
+    cut.ends();
+    kept.goes_on();
+    assert!(!walls.reaches(&a, "other.test", 80));
+    assert!(!walls.reaches(&a, "198.51.100.20", 80));
+    assert!(!walls.reaches(&a, "sub.allowed.test", 80));
+    let more = [
+        "many.test:443",
+        "moves.test",
+        "*.wild.test",
+        "198.51.100.66:80",
+        "inward.test",
+    ];
+    env.pixels(["network", "allow", &a].iter().chain(&more))
+        .ok();
+    kept.goes_on();
+
+    // Names with several addresses, with changing ones, and those below one.
+    assert!(walls.reaches(&a, "many.test", 443));
+    assert!(walls.reaches(&a, "198.51.100.11", 443) && walls.reaches(&a, "198.51.100.12", 443));
+    assert!(!walls.reaches(&a, "198.51.100.11", 80));
+    assert!(walls.reaches(&a, "moves.test", 443));
+    walls.wan.name("moves.test", &[address(22)]);
+    walls.sh(&a, "resolvectl flush-caches || true").ok();
+    assert!(walls.reaches(&a, "moves.test", 443));
+    assert!(walls.reaches(&a, "x.wild.test", 443));
+    assert!(!walls.reaches(&a, "wild.test", 443));
+    assert!(walls.reaches(&a, "198.51.100.66", 80) && !walls.reaches(&a, "198.51.100.66", 443));
+    // A name that leads inwards opens nothing there.
+    assert!(!walls.reaches(&a, "inward.test", 53));
+
+    // What is shown is what was set, in that order.
+    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
+    assert_eq!(shown["mode"], "allowlist");
+    let allow: Vec<&str> = shown["allow"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(allow, [&["allowed.test"][..], &more].concat());
+
+    // What is no entry changes nothing.
+    for hostile in [
+        "a;b",
+        "a\nb",
+        "\"a\"",
+        "'a'",
+        "$(id)",
+        "a b",
+        "*",
+        "0.0.0.0/0",
+        "a/b",
+        "https://x.test/",
+    ] {
+        let refused = env
+            .pixels(["network", "allow", &a, "good.test", hostile])
+            .expect(2);
+        assert!(refused.stderr.len() > 20, "{refused:?}");
+        env.pixels(["network", "set", &a, "allowlist", "--allow", hostile])
+            .expect(2);
+        env.pixels([
+            "create",
+            &env.name("x"),
+            "--egress",
+            "allowlist",
+            "--allow",
+            hostile,
+        ])
+        .expect(2);
+    }
+    env.pixels(["network", "allow", &a, "-x"]).expect(2);
+    env.pixels(["network", "allow", &a, "--", "-x"]).expect(2);
+    env.pixels(["network", "deny", &a, "nowhere.test"])
+        .expect(2);
+    assert_eq!(
+        env.pixels(["network", "show", &a, "--json"]).ok().json(),
+        shown
+    );
+
+    // What was refused is told with the command that admits it.
+    assert!(!walls.reaches(&a, "wanted.test", 443));
+    walls.wan.name("wanted.test", &[address(12)]);
+    let told = || {
+        let log = env.pixels(["network", "log", &a, "--json"]).ok().json();
+        log.as_array().unwrap().clone()
+    };
+    let find = |destination: &str| {
+        told()
+            .into_iter()
+            .find(|one| one["destination"] == destination)
+    };
+    let mut found = None;
+    eventually("the name is in the log", || {
+        found = find("wanted.test");
+        found.is_some()
+    });
+    let admit = found.unwrap()["admit"].as_str().unwrap().to_owned();
+    assert!(find("198.51.100.20:80").is_some(), "{:?}", told());
+    let check = env
+        .pixels(["network", "check", &a, "wanted.test:443"])
+        .expect(1);
+    assert!(check.stdout.contains("refused"), "{check:?}");
+    env.pixels(admit.split(' ').skip(1)).ok();
+    assert!(walls.reaches(&a, "wanted.test", 443));
+    let check = env.pixels(["network", "check", &a, "wanted.test:443"]).ok();
+    assert!(check.stdout.contains("by wanted.test"), "{check:?}");
+    env.pixels(["network", "deny", &a, "wanted.test"]).ok();
+    assert!(!walls.reaches(&a, "198.51.100.12", 80));
+
+    // A preset's entry can be taken away.
+    env.pixels(["network", "set", &a, "agent"]).ok();
+    let preset = env.pixels(["network", "presets", "--json"]).ok().json();
+    let first = preset["agent"][0]["entries"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    walls.wan.name(&first, &[address(20)]);
+    assert!(walls.reaches(&a, &first, 443));
+    env.pixels(["network", "deny", &a, &first]).ok();
+    assert!(!walls.reaches(&a, &first, 443));
+    let shown = env.pixels(["network", "show", &a]).ok().stdout;
+    assert!(
+        shown.contains("Mode: agent") && shown.contains(&first),
+        "{shown}"
+    );
+
+    // A policy goes with checkpoints and clones, a restart, and onto a pixel
+    // that is stopped.
+    env.pixels(["checkpoint", "create", &a, "--label", "agent"])
+        .ok();
+    env.pixels(["network", "set", &a, "unrestricted"]).ok();
+    assert!(walls.reaches(&a, "other.test", 80));
+    let b = env.name("b");
+    env.pixels(["create", &b, "--from", &format!("{a}:agent")])
+        .ok();
+    env.pixels(["checkpoint", "restore", &a, "agent"]).ok();
+    for pixel in [&a, &b] {
+        walls.wan.name("api.openai.com", &[address(22)]);
+        walls.comes_to_reach(pixel, "api.openai.com", 443);
+        assert!(!walls.reaches(pixel, &first, 443));
+        assert!(!walls.reaches(pixel, "other.test", 80));
+        assert_eq!(mode(&walls, pixel), "agent");
+    }
+    env.pixels(["stop", &b]).ok();
+    env.pixels(["network", "set", &b, "allowlist", "--allow", "other.test"])
+        .ok();
+    env.pixels(["start", &b]).ok();
+    walls.comes_to_reach(&b, "other.test", 80);
+    assert!(!walls.reaches(&b, "api.openai.com", 443));
+    let c = env.name("c");
+    let from = [
+        "create",
+        &c,
+        "--from",
+        &b,
+        "--egress",
+        "allowlist",
+        "--allow",
+        "allowed.test",
+    ];
+    env.pixels(from).ok();
+    walls.comes_to_reach(&c, "allowed.test", 80);
+    assert!(!walls.reaches(&c, "other.test", 80));
+
+    // The host reaches a pixel, and a program in it.
+    let place = walls.place(&b).address;
+    let listen = "use Socket; socket(S,2,1,0); bind(S,pack_sockaddr_in(8000,INADDR_ANY)); listen(S,5); \
+                  print qq(listening\\n); STDOUT->flush; while(accept(C,S)){syswrite C,qq(from inside\\n); close C}";
+    let mut server = env.spawn(["exec", &b, "--", "perl", "-MIO::Handle", "-e", listen]);
+    let mut said = [0; 9];
+    server
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
+    let mut text = String::new();
+    let mut inside = TcpStream::connect((place.as_str(), 8000)).unwrap();
+    inside
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    inside.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "from inside\n");
+    let _ = server.kill();
+    let _ = server.wait();
+
+    broken_gateways_let_nothing_through(&walls, &a);
+}
+
+/// What cannot be put into force fails, and leaves nothing and no opening.
+fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
+    let env = &walls.env;
+    let record = env.pixels(["network", "show", a, "--json"]).ok().json();
+    let hide = ["sh", "-c", "mv /usr/sbin/nft /usr/sbin/nft.off; echo done"];
+    assert!(walls.server.run(GATEWAY, &hide).contains("done"));
+    let d = env.name("d");
+    let failed = env.pixels(["create", &d, "--egress", "agent"]).expect(1);
+    assert!(failed.stderr.contains(GATEWAY), "{failed:?}");
+    env.pixels(["start", &d]).expect(3);
+    env.pixels(["network", "set", a, "unrestricted"]).expect(1);
+    assert_eq!(
+        env.pixels(["network", "show", a, "--json"]).ok().json(),
+        record
+    );
+    assert!(!walls.reaches(a, "other.test", 80));
+    let status = env.pixels(["network", "gateway", "status"]).expect(1);
+    assert!(status.stdout.contains("broken"), "{status:?}");
+    let doctor = env.pixels(["doctor"]);
+    assert_eq!(doctor.code, 2, "{doctor:?}");
+    assert!(
+        doctor.stdout.contains("pixels network gateway rebuild"),
+        "{doctor:?}"
+    );
+    env.pixels(["network", "gateway", "rebuild"]).ok();
+    walls.comes_to_reach(a, "api.openai.com", 443);
+    env.pixels(["network", "gateway", "status"]).ok();
+
+    // Parts of it gone while it runs: put back by whoever looks next.
+    for harm in [
+        "nft delete table inet pixels",
+        "systemctl stop pixels-dhcp 'pixels-resolver@*'",
+    ] {
+        walls.server.run(GATEWAY, &["sh", "-c", harm]);
+        assert!(!walls.reaches(a, "other.test", 80));
+        env.pixels(["network", "gateway", "status"]).ok();
+        walls.comes_to_reach(a, "api.openai.com", 443);
+        assert!(!walls.reaches(a, "other.test", 80));
+    }
+}
+
+/// Several clients make, change and destroy pixels at the same time.
+#[test]
+fn the_gateway_ends_as_the_records_say() {
+    let Some(_lab) = lab::ready("the_gateway_ends_as_the_records_say") else {
+        return;
+    };
+    let walls = Walls::new("many");
+    let env = &walls.env;
+    walls.wan.name("allowed.test", &[address(10)]);
+    walls.wan.name("other.test", &[address(20)]);
+    let source = walls.create("s", "allowlist", &["allowed.test"]);
+    env.pixels(["checkpoint", "create", &source, "--label", "ready"])
+        .ok();
+    let count = if thorough() { 50 } else { 12 };
+    let from = format!("{source}:ready");
+    let prefix = env.name("f");
+    let forked = env.pixels(["fork", &from, "-n", &count.to_string(), "--prefix", &prefix]);
+    assert_eq!(forked.ok().stdout.lines().count(), count);
+    let names: Vec<String> = (1..=count)
+        .map(|number| format!("{prefix}-{number}"))
+        .collect();
+    std::thread::scope(|scope| {
+        for (number, name) in names.iter().enumerate() {
+            scope.spawn(move || match number % 3 {
+                0 => drop(env.pixels(["destroy", "--force", name]).ok()),
+                1 => {
+                    let set = ["network", "set", name, "allowlist", "--allow", "other.test"];
+                    env.pixels(set).ok();
+                    env.pixels(["network", "allow", name, &format!("x{number}.test")])
+                        .ok();
+                }
+                _ => drop(env.pixels(["network", "set", name, "unrestricted"]).ok()),
+            });
+        }
+        let extra = env.name("n");
+        scope.spawn(move || {
+            for _ in 0..2 {
+                env.pixels(["create", &extra, "--egress", "agent"]).ok();
+                env.pixels(["destroy", "--force", &extra]).ok();
+            }
+        });
+    });
+    for (number, name) in names
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| number % 3 != 0)
+    {
+        walls.comes_to_reach(name, "other.test", 80);
+        let open = number % 3 == 2;
+        assert_eq!(walls.reaches(name, "198.51.100.21", 443), open, "{name}");
+    }
+    let pins = walls
+        .server
+        .run(GATEWAY, &["nft", "list", "set", "inet", "pixels", "pins"]);
+    let words: Vec<&str> = pins
+        .split([' ', ',', '\n', '\t'])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let enforced: BTreeSet<(String, String)> = words
+        .windows(3)
+        .filter(|three| three[1] == "." && three[0].contains(':'))
+        .map(|three| (three[0].to_owned(), three[2].to_owned()))
+        .collect();
+    let all = walls.server.get("/1.0/instances?recursion=1");
+    let recorded: BTreeSet<(String, String)> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|one| one["devices"]["eth0"]["network"] == BRIDGE)
+        .map(|one| {
+            let text = |key: &str| one["config"][key].as_str().unwrap().to_owned();
+            (text("volatile.eth0.hwaddr"), text("user.pixels.address"))
+        })
+        .collect();
+    assert_eq!(recorded.len(), 1 + count - count.div_ceil(3));
+    assert_eq!(enforced, recorded);
+    let addresses: BTreeSet<&String> = recorded.iter().map(|(_, address)| address).collect();
+    assert_eq!(addresses.len(), recorded.len());
+    // Nothing is put right by looking: it was right.
+    let applied = || {
+        walls
+            .server
+            .run(GATEWAY, &["cat", "/var/lib/pixels/gateway/state/applied"])
+    };
+    let before = applied();
+    env.pixels(["network", "gateway", "status"]).ok();
+    assert_eq!(applied(), before);
+    assert!(within(Duration::from_secs(1), || !before.trim().is_empty()));
+}

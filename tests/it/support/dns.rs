@@ -1,0 +1,55 @@
+//! As much of DNS as a name server of a test needs (RFC 1035 §4).
+
+use std::net::Ipv4Addr;
+
+const HEADER: usize = 12;
+const A: u16 = 1;
+/// Of every answer, in seconds: longer than a resolver should pass on.
+const TTL: u32 = 3600;
+
+/// The name asked for, in lower case.
+pub fn question(query: &[u8]) -> Option<String> {
+    let (labels, _) = name(query)?;
+    Some(labels.join(".").to_lowercase())
+}
+
+fn name(query: &[u8]) -> Option<(Vec<String>, usize)> {
+    let (mut at, mut labels) = (HEADER, Vec::new());
+    loop {
+        let length = usize::from(*query.get(at)?);
+        at += 1;
+        if length == 0 {
+            return Some((labels, at));
+        }
+        let label = query.get(at..at + length)?;
+        labels.push(String::from_utf8_lossy(label).into_owned());
+        at += length;
+    }
+}
+
+/// `None`: there is no such name.
+pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>) -> Vec<u8> {
+    let Some((_, end)) = name(query) else {
+        return Vec::new();
+    };
+    let kind = query
+        .get(end..end + 2)
+        .map(|k| u16::from_be_bytes([k[0], k[1]]));
+    let found = match (addresses, kind) {
+        (Some(addresses), Some(A)) => addresses,
+        _ => &[],
+    };
+    let refusal = if addresses.is_some() { 0 } else { 3 };
+    let mut text = query[..2].to_vec();
+    text.extend([0x84, refusal, 0, 1]);
+    text.extend(u16::try_from(found.len()).unwrap().to_be_bytes());
+    text.extend([0; 4]);
+    text.extend(&query[HEADER..(end + 4).min(query.len())]);
+    for address in found {
+        text.extend([0xc0, 12, 0, 1, 0, 1]);
+        text.extend(TTL.to_be_bytes());
+        text.extend([0, 4]);
+        text.extend(address.octets());
+    }
+    text
+}

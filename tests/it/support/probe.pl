@@ -1,0 +1,243 @@
+# Attempts to get something out of a machine, made as its root. Each line after
+# the end of this script is one: a token that goes with whatever is sent, a verb
+# and its arguments. For each, one line tells what came back: "TOKEN got TEXT",
+# or "TOKEN -".
+# Perl, because it is the one interpreter that every Debian has.
+use strict;
+use warnings;
+use Socket qw(:all);
+use IO::Handle;
+
+STDOUT->autoflush(1);
+$SIG{PIPE} = 'IGNORE';
+my $WAIT = 0.3;
+
+sub mac { pack 'H12', join '', split /:/, shift }
+
+sub interface { my $name = shift // 'eth0'; open my $f, '<', "/sys/class/net/$name/ifindex" or return 0; my $i = <$f>; chomp $i; $i }
+
+sub readable {
+    my ($socket, $seconds) = @_;
+    my $bits = '';
+    vec($bits, fileno($socket), 1) = 1;
+    return select($bits, undef, undef, $seconds) > 0;
+}
+
+sub tcp {
+    my ($token, $address, $port, $source) = @_;
+    socket(my $s, AF_INET, SOCK_STREAM, 0) or return;
+    if ($source) {
+        setsockopt $s, SOL_SOCKET, SO_REUSEADDR, 1;
+        bind $s, pack_sockaddr_in($source, INADDR_ANY) or return;
+    }
+    $s->blocking(0);
+    connect $s, pack_sockaddr_in($port, inet_aton($address));
+    my $bits = '';
+    vec($bits, fileno($s), 1) = 1;
+    select(undef, $bits, undef, 2 * $WAIT) > 0 or return;
+    return if unpack 'i', getsockopt($s, SOL_SOCKET, SO_ERROR);
+    syswrite $s, "$token\n";
+    readable($s, 2 * $WAIT) or return 'connected';
+    sysread $s, my $text, 200;
+    return 'connected: ' . ($text // '');
+}
+
+sub udp {
+    my ($token, $address, $port, $source, $size) = @_;
+    socket(my $s, AF_INET, SOCK_DGRAM, 0) or return;
+    setsockopt $s, SOL_SOCKET, SO_BROADCAST, 1;
+    setsockopt $s, SOL_SOCKET, SO_REUSEADDR, 1;
+    bind $s, pack_sockaddr_in($source, INADDR_ANY) if $source;
+    # Connected, it hears of a refusal at once.
+    connect $s, pack_sockaddr_in($port, inet_aton($address)) or return;
+    send $s, $token . 'x' x ($size // 0), 0;
+    readable($s, $WAIT) or return;
+    defined recv $s, my $text, 2000, 0 or return;
+    return substr $text, 0, 60;
+}
+
+sub query {
+    my ($name, $type) = @_;
+    my %types = (A => 1, NULL => 10, TXT => 16, AAAA => 28, HTTPS => 65, ANY => 255);
+    my $labels = join '', map { pack 'C/a', $_ } split /\./, $name;
+    return pack('n6', 4711, 0x0100, 1, 0, 0, 0) . $labels . pack('Cnn', 0, $types{ $type // 'A' }, 1);
+}
+
+# The addresses in an answer; undefined when it has no answer.
+sub addresses {
+    my $text = shift;
+    my $answers = (unpack 'n4', $text)[3];
+    my @found;
+    push @found, join '.', unpack 'C4', $1 while $text =~ /\xc0\x0c\x00\x01\x00\x01....\x00\x04(....)/gs;
+    return $answers ? "$answers answers @found" : undef;
+}
+
+sub dns {
+    my ($token, $server, $name, $type, $way, $port) = @_;
+    $name =~ s/TOKEN/$token/;
+    my $query = query($name, $type);
+    my $text;
+    if (($way // '') eq 'tcp') {
+        socket(my $s, AF_INET, SOCK_STREAM, 0) or return;
+        $s->blocking(0);
+        connect $s, pack_sockaddr_in($port // 53, inet_aton($server));
+        my $bits = '';
+        vec($bits, fileno($s), 1) = 1;
+        select(undef, $bits, undef, $WAIT) > 0 or return;
+        syswrite $s, pack('n/a', $query) or return;
+        readable($s, $WAIT) or return;
+        sysread $s, $text, 2000 or return;
+        $text = substr $text, 2;
+    } else {
+        socket(my $s, AF_INET, SOCK_DGRAM, 0) or return;
+        connect $s, pack_sockaddr_in($port // 53, inet_aton($server)) or return;
+        send $s, $query, 0;
+        readable($s, $WAIT) or return;
+        defined recv $s, $text, 2000, 0 or return;
+    }
+    return if length $text < 12;
+    return addresses($text);
+}
+
+sub sum {
+    my $text = shift;
+    $text .= "\0" if length($text) % 2;
+    my $sum = unpack '%32n*', $text;
+    $sum = ($sum >> 16) + ($sum & 0xffff) for 1, 2;
+    return ~$sum & 0xffff;
+}
+
+sub icmp {
+    my ($token, $address, $type) = @_;
+    socket(my $s, AF_INET, SOCK_RAW, 1) or return;
+    my $text = pack('C2n3', $type // 8, 0, 0, $$ & 0xffff, 1) . $token x 2;
+    substr($text, 2, 2) = pack 'n', sum($text);
+    send $s, $text, 0, pack_sockaddr_in(0, inet_aton($address));
+    my $end = time + 1;
+    while (readable($s, $WAIT) && time <= $end) {
+        recv $s, my $reply, 2000, 0;
+        return 'echoed' if unpack('x20 C', $reply) == 0 && index($reply, $token) >= 0;
+    }
+    return;
+}
+
+sub proto {
+    my ($token, $number, $address) = @_;
+    socket(my $s, AF_INET, SOCK_RAW, $number) or return;
+    send $s, $token x 3, 0, pack_sockaddr_in(0, inet_aton($address));
+    return;
+}
+
+sub link_socket {
+    my $name = shift;
+    socket(my $s, 17, SOCK_RAW, 0x0300) or return;
+    bind $s, pack 'S n i S C C a8', 17, 3, interface($name), 0, 0, 0, '' or return;
+    return $s;
+}
+
+sub put_frame {
+    my $s = link_socket(shift) or return;
+    my $frame = shift;
+    $frame .= "\0" x (60 - length $frame) if length $frame < 60;
+    syswrite $s, $frame;
+    return $s;
+}
+
+# Any frame: TYPE and what is before the token in hexadecimal.
+sub frame {
+    my ($token, $to, $from, $type, $head) = @_;
+    put_frame('eth0', mac($to) . mac($from) . pack('H4', $type) . pack('H*', $head // '') . $token);
+    return;
+}
+
+sub packet {
+    my ($token, $from, $to, $port, $options, $protocol) = @_;
+    $options //= '';
+    my $udp = pack('n4', $port == 67 ? 68 : 40000, $port, 8 + length $token, 0) . $token;
+    my $words = 5 + length($options) / 4;
+    my $ip = pack 'CCnnnCCna4a4', 0x40 | $words, 0, 4 * $words + length $udp, 7, 0, 64, $protocol // 17, 0,
+        inet_aton($from), inet_aton($to);
+    $ip .= $options;
+    substr($ip, 10, 2) = pack 'n', sum($ip);
+    return $ip . $udp;
+}
+
+# An IP packet as somebody, by way of somebody.
+sub spoof {
+    my ($token, $next, $self, $from, $to, $port, $options) = @_;
+    my $text = packet($token, $from, $to, $port, $options ? pack('H*', $options) : '');
+    put_frame('eth0', mac($next) . mac($self) . pack('n', 0x0800) . $text);
+    return;
+}
+
+# The same with a VLAN's tag.
+sub tagged {
+    my ($token, $next, $self, $from, $to, $vlan) = @_;
+    my $text = packet($token, $from, $to, 4433);
+    put_frame('eth0', mac($next) . mac($self) . pack('n3', 0x8100, $vlan, 0x0800) . $text);
+    return;
+}
+
+sub arp {
+    my ($token, $to, $self, $op, $who, $is, $whom, $at) = @_;
+    my $text = pack 'nnCCn', 1, 0x0800, 6, 4, $op;
+    $text .= mac($who) . inet_aton($is) . mac($whom) . inet_aton($at) . $token;
+    put_frame('eth0', mac($to) . mac($self) . pack('n', 0x0806) . $text);
+    return;
+}
+
+# A DHCP message as somebody; what was offered, if anything.
+sub dhcp {
+    my ($token, $self, $type, $chaddr, $source, $ciaddr, $giaddr, $wish) = @_;
+    my $any = '0.0.0.0';
+    my $text = pack 'C4N n2 a4a4a4a4 a16 x64 x128 N', 1, 1, 6, 0, 0x1234, 0, 0x8000, inet_aton($ciaddr // $any),
+        inet_aton($any), inet_aton($any), inet_aton($giaddr // $any), mac($chaddr), 0x63825363;
+    $text .= pack 'C3', 53, 1, $type;
+    $text .= pack 'C2a4', 50, 4, inet_aton($wish) if $wish && $wish ne $any;
+    $text .= pack 'C2a4', 54, 4, inet_aton($ENV{GATEWAY}) if $type == 4 || $type == 3;
+    $text .= pack('C/a', $token) =~ s/^/\x3d/r;
+    $text .= "\xff";
+    my $udp = pack('n4', 68, 67, 8 + length $text, 0) . $text;
+    my $to = ($source // $any) eq $any ? '255.255.255.255' : $ENV{GATEWAY};
+    my $ip = pack 'CCnnnCCna4a4', 0x45, 0, 20 + length $udp, 7, 0, 64, 17, 0, inet_aton($source // $any), inet_aton($to);
+    substr($ip, 10, 2) = pack 'n', sum($ip);
+    my $s = put_frame('eth0', ("\xff" x 6) . mac($self) . pack('n', 0x0800) . $ip . $udp) or return;
+    my $end = time + 1;
+    while (readable($s, $WAIT) && time <= $end) {
+        sysread $s, my $reply, 2000;
+        next unless length $reply > 282 && unpack('x23 C', $reply) == 17 && unpack('x34 n', $reply) == 67;
+        return 'offered ' . inet_ntoa(substr $reply, 58, 4);
+    }
+    return;
+}
+
+sub sh {
+    my ($token, @words) = @_;
+    my $text = do { local $ENV{TOKEN} = $token; my $line = join ' ', @words; `$line 2>/dev/null` };
+    return $? == 0 && $text =~ /\S/ ? $text : undef;
+}
+
+# Tells of every frame that carries a token until it is killed.
+sub witness {
+    my $s = link_socket('eth0') or die "no packet socket\n";
+    print "witness ready\n";
+    while (1) {
+        sysread $s, my $frame, 70000 or last;
+        print "saw $1\n" while $frame =~ /(pxt[0-9a-z]+q)/gi;
+    }
+}
+
+my %verbs = (
+    tcp => \&tcp, udp => \&udp, dns => \&dns, icmp => \&icmp, proto => \&proto, frame => \&frame,
+    spoof => \&spoof, tagged => \&tagged, arp => \&arp, dhcp => \&dhcp, sh => \&sh,
+);
+if (@ARGV && $ARGV[0] eq 'witness') { witness(); exit }
+while (my $line = <DATA>) {
+    chomp $line;
+    my ($token, $verb, @words) = split / /, $line;
+    next unless $verb;
+    my $got = $verbs{$verb}->($token, @words);
+    $got =~ s/\s+/ /g if defined $got;
+    print defined $got ? "$token got $got\n" : "$token -\n";
+}
+__DATA__

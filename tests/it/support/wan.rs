@@ -1,0 +1,321 @@
+//! An internet of a test's own: a network namespace behind the host, in which
+//! every address answers on every port that matters, a name server that says
+//! what it is told to say, and a witness that sees every frame.
+//!
+//! There is one at a time on a machine, whatever test process it belongs to.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::dns;
+
+const NAMESPACE: &str = "pxwan";
+const LINK: &str = "pxwan-host";
+/// The host's address on the way there.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
+pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// The last byte of every address there.
+const ADDRESSES: [u8; 9] = [1, 10, 11, 12, 20, 21, 22, 53, 66];
+/// 53 is the name server's.
+const TCP: [u16; 7] = [22, 80, 443, 853, 8080, 9418, 65000];
+const UDP: [u16; 5] = [68, 123, 443, 4433, 65000];
+
+pub const fn address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, last)
+}
+
+pub struct Wan {
+    names: Arc<Mutex<BTreeMap<String, Vec<Ipv4Addr>>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Mutex<Vec<u8>>>,
+    over: Arc<AtomicBool>,
+    /// Held as long as this lives.
+    _turn: File,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ip(args: &[&str]) {
+    let output = Command::new("ip").args(args).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {args:?}: {told}");
+}
+
+fn remove() {
+    // Whoever has the turn finds only what a killed test left.
+    for args in [["netns", "del", NAMESPACE], ["link", "del", LINK]] {
+        let _ = Command::new("ip").args(args).output();
+    }
+}
+
+impl Wan {
+    pub fn start() -> Self {
+        let turn = File::create(std::env::temp_dir().join("pixels-test-wan.lock")).unwrap();
+        flock(&turn, FlockOperation::LockExclusive).unwrap();
+        remove();
+        ip(&["netns", "add", NAMESPACE]);
+        ip(&[
+            "link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", NAMESPACE,
+        ]);
+        ip(&["addr", "add", &format!("{HOST}/24"), "dev", LINK]);
+        ip(&["link", "set", LINK, "up"]);
+        let inside = |args: &[&str]| ip(&[&["-n", NAMESPACE], args].concat());
+        inside(&["link", "set", "lo", "up"]);
+        inside(&["link", "set", "eth0", "up"]);
+        for last in ADDRESSES {
+            inside(&[
+                "addr",
+                "add",
+                &format!("{}/24", address(last)),
+                "dev",
+                "eth0",
+            ]);
+        }
+        inside(&["addr", "add", &format!("{METADATA}/32"), "dev", "eth0"]);
+        inside(&["route", "add", "default", "via", &HOST.to_string()]);
+        let via = address(1).to_string();
+        ip(&[
+            "route",
+            "add",
+            &METADATA.to_string(),
+            "via",
+            &via,
+            "dev",
+            LINK,
+        ]);
+
+        let wan = Self {
+            names: Arc::default(),
+            asked: Arc::default(),
+            seen: Arc::default(),
+            over: Arc::default(),
+            _turn: turn,
+        };
+        wan.inside(|wan| wan.serve());
+        wan
+    }
+
+    /// Runs in the namespace; what is opened there stays there.
+    fn inside<T: Send>(&self, work: impl FnOnce(&Self) -> T + Send) -> T {
+        thread::scope(|scope| {
+            let enter = || {
+                let namespace = File::open(format!("/run/netns/{NAMESPACE}")).unwrap();
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+                work(self)
+            };
+            scope.spawn(enter).join().unwrap()
+        })
+    }
+
+    fn serve(&self) {
+        for port in TCP {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            self.accept(listener, hello);
+        }
+        for port in UDP {
+            self.datagrams(port, |said, _| Some(said.to_vec()));
+        }
+        let answer = {
+            let (names, asked) = (self.names.clone(), self.asked.clone());
+            move |query: &[u8]| {
+                let name = dns::question(query)?;
+                lock(&asked).push(name.clone());
+                let addresses = lock(&names).get(&name).cloned();
+                Some(dns::answer(query, addresses.as_deref()))
+            }
+        };
+        let udp = answer.clone();
+        self.datagrams(53, move |query, _| udp(query));
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+        self.accept(listener, move |stream, _| {
+            let mut length = [0; 2];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+                let Ok(()) = stream.read_exact(&mut query) else {
+                    return;
+                };
+                let Some(answer) = answer(&query) else { return };
+                let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                let _ = stream.write_all(&[&length[..], &answer].concat());
+            }
+        });
+        self.watch();
+    }
+
+    fn accept(
+        &self,
+        listener: TcpListener,
+        talk: impl Fn(&mut TcpStream, IpAddr) + Clone + Send + 'static,
+    ) {
+        let over = self.over.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let talk = talk.clone();
+                thread::spawn(move || {
+                    let mut stream = stream;
+                    let local = stream.local_addr().map(|address| address.ip());
+                    if let Ok(local) = local {
+                        talk(&mut stream, local);
+                    }
+                });
+            }
+        });
+    }
+
+    fn datagrams(
+        &self,
+        port: u16,
+        answer: impl Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Clone + Send + 'static,
+    ) {
+        // One for each address, or all answers would come from the first.
+        for address in ADDRESSES.map(address).into_iter().chain([METADATA]) {
+            let socket = UdpSocket::bind((address, port)).unwrap();
+            let (over, answer) = (self.over.clone(), answer.clone());
+            let pause = Some(Duration::from_millis(200));
+            socket.set_read_timeout(pause).unwrap();
+            thread::spawn(move || {
+                let mut buffer = [0; 2048];
+                while !over.load(Ordering::Relaxed) {
+                    let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+                        continue;
+                    };
+                    if let Some(answer) = answer(&buffer[..length], from) {
+                        let _ = socket.send_to(&answer, from);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Everything that arrives, whatever it is.
+    fn watch(&self) {
+        let every = Some(eth::ALL);
+        let socket = rustix::net::socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            every,
+        )
+        .unwrap();
+        let timeout = Some(Duration::from_millis(200));
+        rustix::net::sockopt::set_socket_timeout(
+            &socket,
+            rustix::net::sockopt::Timeout::Recv,
+            timeout,
+        )
+        .unwrap();
+        let (seen, over) = (self.seen.clone(), self.over.clone());
+        thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !over.load(Ordering::Relaxed) {
+                if let Ok((length, _)) =
+                    rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())
+                {
+                    lock(&seen).extend_from_slice(&buffer[..length]);
+                }
+            }
+        });
+    }
+
+    /// What the name server says of a name; nothing it does not know exists.
+    pub fn name(&self, name: &str, addresses: &[Ipv4Addr]) {
+        lock(&self.names).insert(name.to_owned(), addresses.to_vec());
+    }
+
+    /// Whether any question had this in it.
+    pub fn was_asked(&self, text: &str) -> bool {
+        lock(&self.asked).iter().any(|name| name.contains(text))
+    }
+
+    /// Whether anything with this in it has arrived, in any case of letters:
+    /// names in questions may be in any.
+    pub fn saw(&self, text: &str) -> bool {
+        let seen = lock(&self.seen);
+        let text = text.as_bytes();
+        seen.windows(text.len())
+            .any(|part| part.eq_ignore_ascii_case(text))
+    }
+
+    pub fn forget(&self) {
+        lock(&self.seen).clear();
+        lock(&self.asked).clear();
+    }
+
+    /// Carries connections to an address of the internet to somewhere else
+    /// that this machine reaches.
+    pub fn forward(&self, from: SocketAddr, to: SocketAddr) {
+        let listener = self.inside(|_| TcpListener::bind(from).unwrap());
+        self.accept(listener, move |near, _| {
+            let Ok(far) = TcpStream::connect(to) else {
+                return;
+            };
+            let (Ok(mut near_in), Ok(mut far_out)) = (near.try_clone(), far.try_clone()) else {
+                return;
+            };
+            let up = thread::spawn(move || {
+                let _ = std::io::copy(&mut near_in, &mut far_out);
+                let _ = far_out.shutdown(std::net::Shutdown::Write);
+            });
+            let mut far = far;
+            let _ = std::io::copy(&mut far, near);
+            let _ = near.shutdown(std::net::Shutdown::Write);
+            let _ = up.join();
+        });
+    }
+
+    /// Answers every connection to an address by `talk`.
+    pub fn host(
+        &self,
+        at: SocketAddr,
+        talk: impl Fn(&mut TcpStream, IpAddr) + Clone + Send + 'static,
+    ) {
+        let listener = self.inside(|_| TcpListener::bind(at).unwrap());
+        self.accept(listener, talk);
+    }
+}
+
+/// Says which address this is, then `tick` ten times a second until the other
+/// end has had enough, which is said to it only where it asked for it.
+fn hello(stream: &mut TcpStream, here: IpAddr) {
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let mut said = [0; 2048];
+    let length = stream.read(&mut said).unwrap_or(0);
+    let said = String::from_utf8_lossy(&said[..length]).into_owned();
+    let body = format!("hello from {here}\n");
+    let head = if said.starts_with("GET ") {
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    } else {
+        ""
+    };
+    let mut sent = stream.write_all(format!("{head}{body}").as_bytes());
+    while sent.is_ok() && said.contains("slow") {
+        thread::sleep(Duration::from_millis(50));
+        sent = stream.write_all(b"tick\n");
+    }
+}
+
+impl Drop for Wan {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        remove();
+    }
+}
