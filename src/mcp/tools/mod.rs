@@ -3,6 +3,7 @@
 //! model reads, not an error of the protocol.
 
 mod lifecycle;
+mod schema;
 mod work;
 
 use std::sync::Arc;
@@ -41,10 +42,11 @@ pub struct Tools {
 
 impl Tools {
     pub fn new(service: Arc<Service>) -> Self {
-        Self {
-            service,
-            router: Self::lifecycle_tools() + Self::work_tools(),
+        let mut router = Self::lifecycle_tools() + Self::work_tools();
+        for route in router.map.values_mut() {
+            schema::tidy(&mut route.attr);
         }
+        Self { service, router }
     }
 }
 
