@@ -20,6 +20,7 @@ mod faults_wire;
 mod host;
 mod incus_events;
 mod layering;
+mod mcp_clients;
 mod mcp_crash;
 mod mcp_security;
 mod mcp_stdio;
