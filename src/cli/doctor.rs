@@ -84,9 +84,11 @@ async fn gateway(context: &Context) -> Vec<Check> {
 async fn leftovers(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
     const TITLE: &str = "nothing half-made is left";
-    let found = match context.sandbox() {
-        Ok(sandbox) => lifecycle::find_leftovers(sandbox).await,
-        Err(error) => Err(error),
+    let found = match (context.sandbox(), network::like(context)) {
+        (Ok(sandbox), Ok(like)) => lifecycle::find_leftovers(sandbox, &like).await,
+        (Err(error), _) => Err(error),
+        // Said by the check of the gateway.
+        (_, Err(_)) => return Vec::new(),
     };
     match found {
         Ok(found) if found.is_empty() => vec![Check::new(ID, TITLE, Status::Ok, "nothing found")],

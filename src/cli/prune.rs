@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, network};
 use crate::lifecycle::{self, Leftover};
 use crate::ui::Row;
 
@@ -36,15 +36,16 @@ impl Row for Line {
 impl PruneArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let sandbox = context.sandbox()?;
+        let like = network::like(context)?;
         let found = context
-            .unless_interrupted(lifecycle::find_leftovers(sandbox))
+            .unless_interrupted(lifecycle::find_leftovers(sandbox, &like))
             .await?;
         let mut lines = Vec::new();
         let mut failed = None;
         for leftover in found {
             let mut removed = false;
             if !self.dry_run {
-                let work = lifecycle::remove_leftover(sandbox, &leftover);
+                let work = lifecycle::remove_leftover(sandbox, &like, &leftover);
                 match context.unless_interrupted(work).await {
                     Ok(()) => removed = true,
                     // The others are still worth removing.

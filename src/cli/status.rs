@@ -4,8 +4,9 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, exec};
+use super::{Context, complete, exec, network};
 use crate::exit::{self, Silent};
+use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::provisioning;
 use crate::provision::{self, Overall, Report, State, StepStatus};
 use crate::sandbox::{Name, Sandbox};
@@ -64,7 +65,16 @@ impl StatusArgs {
                 .unless_interrupted(provisioning::observe(sandbox, &instance))
                 .await?
         };
-        show(&context.ui, &self.name, &report);
+        let health = match &instance.segment {
+            Some(segment) => {
+                let like = network::like(context)?.of(segment);
+                let look = gateway::glance(sandbox, &like);
+                Some(context.unless_interrupted(look).await?)
+            }
+            None => None,
+        };
+        let cut_off = health.filter(|health| !matches!(health, Health::Good { .. }));
+        show(&context.ui, &self.name, &report, cut_off.as_ref());
         if report.overall == Overall::Failed {
             return Err(Silent(exit::FAILURE).into());
         }
@@ -87,14 +97,22 @@ pub async fn wait(context: &Context, sandbox: &dyn Sandbox, name: &Name) -> anyh
         .await?)
 }
 
-fn show(ui: &Ui, name: &Name, report: &Report) {
+/// `cut_off`: the state of a gateway that lets nothing through.
+fn show(ui: &Ui, name: &Name, report: &Report, cut_off: Option<&Health>) {
     if ui.json() {
-        ui.value(&json!({
+        let mut facts = json!({
             "name": name.as_str(),
             "overall": report.overall,
             "steps": report.steps,
-        }));
+        });
+        if let Some(health) = cut_off {
+            facts["no_network"] = json!(health.word());
+        }
+        ui.value(&facts);
         return;
+    }
+    if let Some(health) = cut_off {
+        ui.warn(&format!("{name} has no network: its gateway is {health}"));
     }
     ui.rows(&report.steps, &format!("{name} has no provisioning steps."));
     if let Some(step) = report.failed() {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::claim::{Claim, Maker};
+use super::gateway::{self, Gateway};
 use super::provisioning;
 use super::rollback::remove_checkpoint;
 use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox};
@@ -19,6 +20,8 @@ const ELSEWHERE: i64 = 60 * 60;
 pub enum Leftover {
     /// Half-made: its creation was cut off before the first start.
     Pixel { name: String },
+    /// Half-made, before it let anything through.
+    Gateway { name: String },
     /// Taken for the duration of a command.
     Checkpoint { name: String, label: String },
 }
@@ -27,6 +30,7 @@ impl std::fmt::Display for Leftover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pixel { name } => write!(f, "pixel {name}, never finished"),
+            Self::Gateway { name } => write!(f, "gateway {name}, never finished"),
             Self::Checkpoint { name, label } => write!(f, "temporary checkpoint {label} of {name}"),
         }
     }
@@ -34,8 +38,13 @@ impl std::fmt::Display for Leftover {
 
 /// Everything on the server whose maker is dead; nothing that a running
 /// command still works on, and nothing a user made.
-pub async fn find(sandbox: &dyn Sandbox) -> Result<Vec<Leftover>> {
+/// `like`: the gateway of the settings.
+pub async fn find(sandbox: &dyn Sandbox, like: &Gateway) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
+    if gateway::is_half_made(sandbox, like).await? {
+        let name = like.name.instance();
+        found.push(Leftover::Gateway { name });
+    }
     for pixel in sandbox.list().await? {
         if may_be_half_made(&pixel) {
             if let Some(name) = half_made(sandbox, &pixel.name).await? {
@@ -106,7 +115,7 @@ fn abandoned(label: &Label) -> bool {
 }
 
 /// Removes one leftover. Already gone counts as done.
-pub async fn remove(sandbox: &dyn Sandbox, leftover: &Leftover) -> Result<()> {
+pub async fn remove(sandbox: &dyn Sandbox, like: &Gateway, leftover: &Leftover) -> Result<()> {
     let invalid = |e: InvalidName| Error::Invalid(e.to_string());
     match leftover {
         Leftover::Pixel { name } => {
@@ -120,6 +129,7 @@ pub async fn remove(sandbox: &dyn Sandbox, leftover: &Leftover) -> Result<()> {
                 other => other,
             }
         }
+        Leftover::Gateway { .. } => gateway::remove_half_made(sandbox, like).await,
         Leftover::Checkpoint { name, label } => {
             let label: Label = label.parse().map_err(invalid)?;
             let name: Name = name.parse().map_err(invalid)?;

@@ -16,6 +16,9 @@ use crate::go_on;
 use crate::process::Program;
 
 const PROJECT: &str = "px-t-bench-";
+const GATEWAY: &str = "px-gateway";
+/// Bridges belong to no project: one is called after the process of its own.
+const BRIDGE: &str = "pxb";
 /// Requests under way at the same time when many instances are made or removed.
 const AT_ONCE: usize = 8;
 /// What the exec rows send and receive.
@@ -60,6 +63,8 @@ impl Lab {
                 path: pixels.to_owned(),
                 home: home.path().to_owned(),
                 project: Some(project.clone()),
+                bridge: bridge(&project),
+                placement: None,
             },
             socket,
             project,
@@ -102,6 +107,11 @@ impl Lab {
     /// The instance of the pixel of this name.
     pub fn instance(&self, short: &str) -> String {
         format!("px-{}", self.name(short))
+    }
+
+    /// The instance that is the gateway of this lab's pixels.
+    pub fn gateway(&self) -> String {
+        format!("{GATEWAY}-{}", bridge(&self.project).unwrap_or_default())
     }
 
     /// Makes the base pixel and its checkpoint, the first time.
@@ -161,7 +171,7 @@ impl Lab {
         api.operate("POST", "/1.0/instances", &empty)?;
         let snapshots = format!("/1.0/instances/{tiny}/snapshots");
         api.operate("POST", &snapshots, &json!({"name": "tiny"}))?;
-        let there = instances(&mut api)?.len();
+        let there = pixels(&mut api)?.len();
         let names = (there..count).map(|index| self.instance(&format!("{index:03}")));
         let failed = side_by_side(names.collect(), || {
             let (mut api, tiny) = (self.api(), &tiny);
@@ -176,7 +186,7 @@ impl Lab {
             }
         });
         ensure!(failed.is_empty(), "cloning: {}", failed.join("; "));
-        let there = instances(&mut api)?.len();
+        let there = pixels(&mut api)?.len();
         ensure!(there == count, "{there} instances where {count} were made");
         Ok(begun.elapsed())
     }
@@ -222,9 +232,20 @@ fn left_behind(api: &mut Api) -> Result<Vec<String>> {
         .collect())
 }
 
+/// The pixels of a project.
+fn pixels(api: &mut Api) -> Result<Vec<String>> {
+    let mut all = instances(api)?;
+    all.retain(|name| !name.starts_with(GATEWAY));
+    Ok(all)
+}
+
 fn instances(api: &mut Api) -> Result<Vec<String>> {
     let all = api.call("GET", "/1.0/instances", None)?;
     Ok(names_of(&all))
+}
+
+fn bridge(project: &str) -> Option<String> {
+    Some(format!("{BRIDGE}{}", project.strip_prefix(PROJECT)?))
 }
 
 /// The last parts of a list of URLs.
@@ -247,6 +268,12 @@ fn remove_project(socket: &Path, project: &str) -> Result<usize> {
         move |name: &str| api.remove(name)
     });
     ensure!(failed.is_empty(), "removing: {}", failed.join("; "));
+    if let Some(bridge) = bridge(project) {
+        for kind in ["networks", "network-acls"] {
+            // There only when anything was put behind a gateway.
+            let _ = api.call("DELETE", &format!("/1.0/{kind}/{bridge}"), None);
+        }
+    }
     api.call("DELETE", &format!("/1.0/projects/{project}"), None)
         .with_context(|| format!("removing project {project}"))?;
     Ok(count)

@@ -33,6 +33,7 @@ mod args;
 mod binary;
 mod lab;
 mod measure;
+mod network;
 mod process;
 mod report;
 mod rows;

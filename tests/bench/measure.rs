@@ -12,6 +12,8 @@ pub enum Who {
     Pixels,
     /// Another pixels binary, named with `--earlier`.
     Earlier,
+    /// Without a gateway.
+    Open,
     Incus,
     Api,
 }

@@ -23,6 +23,10 @@ pub struct Program {
     pub home: PathBuf,
     /// The Incus project it works in.
     pub project: Option<String>,
+    /// The bridge of its pixels behind a gateway.
+    pub bridge: Option<String>,
+    /// Where pixels are put, in place of the default.
+    pub placement: Option<&'static str>,
 }
 
 impl Program {
@@ -45,6 +49,12 @@ impl Program {
             // Each program reads its own.
             command.env("PIXELS_INCUS_PROJECT", project);
             command.env("INCUS_PROJECT", project);
+        }
+        if let Some(bridge) = &self.bridge {
+            command.env("PIXELS_NETWORK_BRIDGE", bridge);
+        }
+        if let Some(placement) = self.placement {
+            command.env("PIXELS_NETWORK_PLACEMENT", placement);
         }
         command
     }

@@ -65,7 +65,7 @@ impl Report {
     }
 
     fn columns(&self) -> Vec<Who> {
-        let mut columns = vec![Who::Pixels, Who::Incus, Who::Api];
+        let mut columns = vec![Who::Pixels, Who::Incus, Who::Api, Who::Open];
         if self.earlier {
             columns.push(Who::Earlier);
         }
@@ -115,6 +115,10 @@ fn verdict(row: &Row, outcome: &Outcome) -> Option<(f64, bool)> {
             let ratio = median(times, of)? / median(times, Who::Pixels)?;
             Some((ratio, ratio >= at_least))
         }
+        (Target::Within { at_most }, Outcome::Times(times)) => {
+            let ratio = median(times, Who::Pixels)? * 1e3 / at_most;
+            Some((ratio, ratio <= 1.0))
+        }
         (Target::Bytes { at_most }, Outcome::Size { bytes, is_static }) => Some((
             *bytes as f64 / at_most as f64,
             *is_static && *bytes <= at_most,
@@ -139,6 +143,7 @@ impl Target {
             Self::Throughput { at_least, of } => {
                 format!(">= {at_least:.1} x {}, throughput", of.title())
             }
+            Self::Within { at_most } => format!("<= {at_most} ms"),
             Self::Bytes { at_most } => format!("<= {} MB, static", at_most / 1_000_000),
         }
     }
@@ -149,6 +154,7 @@ impl Who {
         match self {
             Self::Pixels => "pixels",
             Self::Earlier => "earlier",
+            Self::Open => "open",
             Self::Incus => "incus",
             Self::Api => "api",
         }

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::binary::Binary;
 use crate::lab::{Lab, VOLUME};
 use crate::measure::{Contender, Who, take_turns};
+use crate::network;
 use crate::process::Program;
 use crate::report::Outcome;
 
@@ -28,6 +29,8 @@ pub enum Target {
     Time { at_most: f64, of: Who },
     /// Throughput, as a multiple of that of `Who`.
     Throughput { at_least: f64, of: Who },
+    /// Time, in milliseconds.
+    Within { at_most: f64 },
     /// A static binary of this size.
     Bytes { at_most: u64 },
 }
@@ -104,6 +107,25 @@ pub const ROWS: &[Row] = &[
         measure: clone,
     },
     Row {
+        name: "walled",
+        case: "the same behind the gateway and without one",
+        target: Target::Time {
+            at_most: 1.1,
+            of: Who::Open,
+        },
+        needs_daemon: true,
+        needs_client: false,
+        measure: network::walled,
+    },
+    Row {
+        name: "policy",
+        case: "network set of a running pixel",
+        target: Target::Within { at_most: 300.0 },
+        needs_daemon: true,
+        needs_client: false,
+        measure: network::policy,
+    },
+    Row {
         name: "list",
         case: "list of 200",
         target: Target::Time {
@@ -142,7 +164,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn lab(&self) -> Result<&'a Lab> {
+    pub fn lab(&self) -> Result<&'a Lab> {
         self.lab.map_err(|reason| anyhow::anyhow!(reason.clone()))
     }
 
@@ -159,11 +181,11 @@ impl<'a> Bench<'a> {
         self.incus.map(|path| (Who::Incus, path)).into_iter()
     }
 
-    fn compare(&self, contenders: Vec<Contender<'_>>) -> Result<Outcome> {
+    pub fn compare(&self, contenders: Vec<Contender<'_>>) -> Result<Outcome> {
         self.compare_n(contenders, self.runs)
     }
 
-    fn compare_n(&self, contenders: Vec<Contender<'_>>, runs: usize) -> Result<Outcome> {
+    pub fn compare_n(&self, contenders: Vec<Contender<'_>>, runs: usize) -> Result<Outcome> {
         Ok(Outcome::Times(take_turns(contenders, runs)?))
     }
 }
@@ -183,6 +205,8 @@ fn version(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
             path: path.to_owned(),
             home: home.path().to_owned(),
             project: None,
+            bridge: None,
+            placement: None,
         };
         Contender::new(who, move || program.run(&["--version"]))
     });
@@ -313,20 +337,13 @@ fn list(bench: &Bench<'_>, notes: &mut Vec<String>) -> Result<Outcome> {
         let program = lab.program(path);
         Contender::new(who, move || program.run(&["list", "-f", "csv"]))
     });
-    let base = lab.api().call(
-        "GET",
-        &format!("/1.0/instances/{}", lab.instance("base")),
-        None,
-    )?;
-    let network = base["expanded_devices"]["eth0"]["network"]
-        .as_str()
-        .context("the base has no managed network")?;
-    let leases = format!("/1.0/networks/{network}/leases");
+    let gateway = format!("/1.0/instances/{}", lab.gateway());
     let raw = Contender::new(Who::Api, || {
         let begun = Instant::now();
         let mut api = lab.api();
         api.call("GET", "/1.0/instances?recursion=1", None)?;
-        api.call("GET", &leases, None)?;
+        // Where the addresses of pixels behind a gateway stand, and its state.
+        api.call("GET", &gateway, None)?;
         Ok(begun.elapsed())
     });
     bench.compare(pixels.chain(client).chain([raw]).collect())

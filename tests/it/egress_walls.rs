@@ -47,7 +47,7 @@ impl Stream {
     #[track_caller]
     fn goes_on(&self) {
         let before = *self.heard.lock().unwrap();
-        eventually("more arrives", || *self.heard.lock().unwrap() > before + 20);
+        eventually("more arrives", || *self.heard.lock().unwrap() > before + 50);
     }
 
     /// Ends by itself: the other end was cut off.
@@ -141,6 +141,10 @@ fn nothing_gets_out_while_things_change() {
     walls.comes_to_reach(&a, "allowed.test", 443);
     gateway(&walls, "stop");
     let listed = env.pixels(["list"]).ok().stdout;
+    let told = env.pixels(["status", &a]).ok();
+    assert!(told.stderr.contains("no network"), "{told:?}");
+    let told = env.pixels(["status", &a, "--json"]).ok().json();
+    assert_eq!(told["no_network"], "stopped");
     assert!(listed.contains("no network: gateway stopped"), "{listed}");
     assert!(!walls.reaches(&a, "allowed.test", 443));
     goes_on(&a);

@@ -28,6 +28,8 @@ struct Trial<'a> {
     source: String,
     /// What the command makes is called so, or begins so.
     made: String,
+    /// Every round begins without a gateway.
+    first: bool,
     args: Vec<String>,
     moments: Moments,
     /// How long it takes when it is left alone.
@@ -37,6 +39,8 @@ struct Trial<'a> {
 
 #[derive(Clone, Copy)]
 enum Kind {
+    /// With the gateway to be made first.
+    First,
     Create,
     CreateFrom,
     ForkCheckpoint,
@@ -56,9 +60,9 @@ impl Kind {
 
 impl<'a> Trial<'a> {
     fn new(daemon: &'a PrivateDaemon, test: &str, kind: Kind) -> Self {
-        let env = daemon.env(test);
+        let env = daemon.walled(test);
         let (source, made) = (env.name("s"), env.name("m"));
-        if !matches!(kind, Kind::Create) {
+        if !matches!(kind, Kind::First | Kind::Create) {
             env.pixels(["create", &source]).ok();
             let write = "echo kept >/root/kept; sync";
             env.pixels(["exec", &source, "--", "sh", "-c", write]).ok();
@@ -67,7 +71,7 @@ impl<'a> Trial<'a> {
         }
         let ready = format!("{source}:ready");
         let args: Vec<&str> = match kind {
-            Kind::Create => vec!["create", &made],
+            Kind::First | Kind::Create => vec!["create", &made],
             Kind::CreateFrom => vec!["create", &made, "--from", &ready],
             Kind::ForkCheckpoint => vec!["fork", &ready, "-n", "8", "--prefix", &made],
             Kind::ForkLive => vec!["fork", &source, "-n", "8", "--prefix", &made],
@@ -80,6 +84,7 @@ impl<'a> Trial<'a> {
             server: daemon.server.clone(),
             source,
             made,
+            first: matches!(kind, Kind::First),
             args,
             moments: Moments::new(),
             usual: Duration::ZERO,
@@ -121,6 +126,7 @@ impl<'a> Trial<'a> {
     #[track_caller]
     fn nothing_left(&self, told: &str) {
         assert_eq!(self.server.pixels(&self.made), [""; 0], "{told}");
+        assert_eq!(self.half_a_gateway(), None, "{told}");
         self.no_temporary(told);
     }
 
@@ -145,6 +151,21 @@ impl<'a> Trial<'a> {
             let force = ["destroy", "--force"].map(str::to_owned);
             self.env.pixels(force.into_iter().chain(made)).ok();
         }
+        if self.first {
+            self.env.pixels(["network", "gateway", "remove"]).ok();
+        }
+    }
+
+    /// Whether a gateway is there that was never finished.
+    fn half_a_gateway(&self) -> Option<String> {
+        let name = format!("px-gateway-{}", self.daemon.segment());
+        let path = format!("/1.0/instances/{name}");
+        let found = self
+            .server
+            .try_done("GET", &path, &serde_json::Value::Null)
+            .ok()?;
+        let finished = found["config"]["user.pixels.gateway"].is_string();
+        (!finished).then_some(name)
     }
 
     fn report(&self, how: &str) {
@@ -177,6 +198,9 @@ fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32
             trial.clear();
         } else {
             trial.nothing_left(&told);
+            if trial.first {
+                trial.clear();
+            }
         }
         if matches!(kind, Kind::Restore) {
             whole(&trial, &told);
@@ -221,6 +245,8 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
             let temporary = labels.iter().filter(|label| label.starts_with("px-tmp-"));
             half.extend(temporary.map(|label| format!("checkpoint {label} of {}", trial.source)));
         }
+        let gateway = trial.half_a_gateway();
+        half.extend(gateway.map(|name| format!("gateway {name}")));
         half.sort();
         let whole_ones = running(&trial);
         trial.count(
@@ -245,6 +271,7 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
         assert_eq!(named(&trial, &["prune", "--json"]), half, "{told}");
         assert_eq!(running(&trial), whole_ones, "{told}");
         assert_eq!(trial.server.pixels(&trial.made), whole_ones, "{told}");
+        assert_eq!(trial.half_a_gateway(), None, "{told}");
         trial.no_temporary(&told);
         for name in &whole_ones {
             trial.usable(name, &told);
@@ -277,7 +304,7 @@ fn named(trial: &Trial<'_>, args: &[&str]) -> Vec<String> {
         .map(|line| {
             let name = line["name"].as_str().unwrap();
             match line["kind"].as_str() {
-                Some("pixel") => format!("pixel {name}"),
+                Some(kind @ ("pixel" | "gateway")) => format!("{kind} {name}"),
                 _ => format!("checkpoint {} of {name}", line["label"].as_str().unwrap()),
             }
         })
@@ -292,6 +319,7 @@ fn interrupted_at_random_moments() {
         return;
     };
     let daemon = PrivateDaemon::start();
+    interrupted(&daemon, "intg", Kind::First, 4);
     interrupted(&daemon, "intc", Kind::Create, 12);
     interrupted(&daemon, "intf", Kind::CreateFrom, 12);
     interrupted(&daemon, "intr", Kind::Restore, 8);
@@ -313,6 +341,7 @@ fn killed_at_random_moments() {
         return;
     };
     let daemon = PrivateDaemon::start();
+    killed(&daemon, "kilg", Kind::First, 4);
     killed(&daemon, "kilc", Kind::Create, 12);
     killed(&daemon, "kilf", Kind::CreateFrom, 12);
     killed(&daemon, "kilr", Kind::Restore, 8);

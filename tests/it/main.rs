@@ -13,6 +13,7 @@ mod cli_output;
 mod connections;
 mod docs;
 mod egress_escapes;
+mod egress_git;
 mod egress_walls;
 mod faults_daemon;
 mod faults_signals;

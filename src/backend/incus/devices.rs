@@ -146,7 +146,7 @@ async fn nic(
         .map_err(Failure::plain)?;
     let bridges = networks
         .into_iter()
-        .filter(|n| n.managed && n.kind == "bridge")
+        .filter(|n| n.managed && n.kind == "bridge" && !segments::leads_nowhere(n))
         .map(|n| n.name)
         .collect();
     choose(bridges, "incusbr0")

@@ -88,11 +88,9 @@ async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
         Err(failure) if failure.is_not_found() => return Ok(None),
         Err(failure) => return Err(failure.about(subject(segment))),
     };
-    let none = |key: &str| network.config.get(key).is_some_and(|value| value == "none");
     if network.managed
         && network.kind == "bridge"
-        && none("ipv4.address")
-        && none("ipv6.address")
+        && leads_nowhere(&network)
         && !network.config.contains_key("bridge.external_interfaces")
         && !network.config.keys().any(|key| key.starts_with(DEFAULTS))
     {
@@ -102,6 +100,12 @@ async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
         "network {segment:?} on the server leads somewhere and cannot wall pixels in: \
          remove it, or name another bridge in network.bridge"
     )))
+}
+
+/// The host has no address there, so instances on it get none either.
+pub(super) fn leads_nowhere(network: &Network) -> bool {
+    let none = |key: &str| network.config.get(key).is_some_and(|value| value == "none");
+    none("ipv4.address") && none("ipv6.address")
 }
 
 /// A bridge is an interface of the host's, which takes what is sent to the

@@ -196,6 +196,27 @@ pub async fn rebuild(
     Ok(super::reconcile(sandbox, &gateway).await?)
 }
 
+/// Whether its making was cut off, by a command that is gone for certain: it
+/// was so before and after the server was done with it.
+pub async fn is_half_made(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<bool> {
+    if !matches!(look(sandbox, gateway).await?, Found::HalfMade) {
+        return Ok(false);
+    }
+    sandbox.settle(&gateway.name).await?;
+    Ok(matches!(look(sandbox, gateway).await?, Found::HalfMade))
+}
+
+/// Removes what [`is_half_made`]; anything else stays.
+pub async fn remove_half_made(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
+    if !is_half_made(sandbox, gateway).await? {
+        return Ok(());
+    }
+    match sandbox.destroy(&gateway.name).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes the gateway and its segment. Missing counts as done; with pixels
 /// behind it, it stays and the error names them.
 pub async fn remove(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {

@@ -7,7 +7,7 @@ mod make;
 mod reconcile;
 
 pub use health::{Health, glance, health};
-pub(super) use make::ensure;
+pub(super) use make::{ensure, is_half_made, remove_half_made};
 pub use make::{rebuild, remove};
 pub(super) use reconcile::propose;
 pub use reconcile::{admit, reconcile};

@@ -110,6 +110,15 @@ impl Walls {
         });
     }
 
+    /// The same where whoever is there does not say hello.
+    #[track_caller]
+    pub fn comes_to_connect(&self, pixel: &str, host: &str, port: u16) {
+        let script = format!("timeout 4 bash -c 'exec 3<>/dev/tcp/{host}/{port}'");
+        eventually(&format!("{pixel} connects to {host}"), || {
+            self.sh(pixel, &script).code == 0
+        });
+    }
+
     /// Whether a connection to this host and port is let through.
     pub fn reaches(&self, pixel: &str, host: &str, port: u16) -> bool {
         let script = format!(

@@ -66,16 +66,17 @@ for unit in pixels-gateway pixels-dhcp; do
     systemctl -q is-active "$unit" || systemctl restart "$unit"
 done
 
-# Resolvers first: no pixel is sent to one that does not answer yet.
+# No pixel is sent to a resolver that does not answer yet, and no resolver
+# learns anything without its sets.
+fresh=""
 for conf in "$new"/resolvers/*; do
     [ -e "$conf" ] || continue
     id=${conf##*/}
     cmp -s "$conf" "$state/resolvers/$id" && systemctl -q is-active "pixels-resolver@$id" && continue
     cp "$conf" "$state/resolvers/$id"
-    systemctl restart "pixels-resolver@$id"
+    fresh="$fresh pixels-resolver@$id"
 done
-
-sh /usr/local/lib/pixels/gateway/load.sh "$new"
+sh /usr/local/lib/pixels/gateway/load.sh "$new" "${fresh:+systemctl restart $fresh}"
 
 # Nobody can claim a neighbour's address.
 ip -force -batch "$new/neighbours"

@@ -3,9 +3,12 @@
 # its files `base`, `chains/NAME` (the name stands for the content) and
 # `elements` (sorted). What is in both is left alone. Cut off or refused, it
 # starts from nothing the next time; until then what was in force stays.
+# Before that, with the sets and chains there and nothing referring to those
+# that are new, it runs the command in $2.
 set -eu
 export LC_ALL=C
 want=$1
+meanwhile=${2-}
 have=/run/pixels/loaded
 # Not in /tmp, which the boot empties while this runs.
 work=$(mktemp -d -p /run/pixels)
@@ -61,6 +64,8 @@ if [ ! -s "$have/elements" ] && [ -e /var/lib/pixels/gateway/learned ]; then
     grep -F -w -f "$work/sets" /var/lib/pixels/gateway/learned >"$work/learned" || :
     put "$work/learned" || :
 fi
+
+[ -z "$meanwhile" ] || sh -c "$meanwhile"
 
 # What goes comes first: a pixel whose policy changes is refused for a moment
 # rather than let through.
