@@ -23,6 +23,7 @@ fn server() -> ServerFacts {
             "container_nic_routes",
             "instance_create_start",
             "instance_nic_bridged_port_isolation",
+            "network_bridge_acl",
             "network_leases",
             "restrict_dev_incus",
             "snapshot_expiry_creation",
