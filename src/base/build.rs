@@ -16,7 +16,8 @@ use crate::lifecycle::{self, Claim, Exec, Interrupts, Login, Maker, provisioning
 use crate::provision::{self, Overall};
 use crate::retry;
 use crate::sandbox::{
-    self, Control, GuestFile, Instance, Label, Name, Origin, Owner, Properties, Sandbox, Status,
+    self, Control, ExecRequest, GuestFile, Instance, Label, Name, Origin, Owner, Properties,
+    Sandbox, Status,
 };
 
 const LABEL: &str = "initial";
@@ -24,6 +25,7 @@ const LABEL: &str = "initial";
 pub(super) const WORK: &str = "base-build";
 const LIB: &str = "/usr/local/lib/pixels";
 const SCRIPT: &str = "/usr/local/lib/pixels/base-setup";
+const TMP: &str = "/etc/tmpfiles.d/tmp.conf";
 const GRACE: Duration = Duration::from_secs(30);
 /// For the pixel to have an address; a script that needs none is not held up
 /// for ever.
@@ -224,10 +226,17 @@ impl Workshop {
         let steps = async {
             let instance = sandbox.get(work).await.map_err(&about)?;
             self.provisioned(sandbox, base, &instance, watch).await?;
+            let guest = sandbox.guest(work);
+            guest.make_dir("/etc/tmpfiles.d").await.map_err(&about)?;
+            let file = root_file(TMP, include_bytes!("guest/tmp.conf"), 0o644);
+            guest.write_file(&file).await.map_err(&about)?;
             if let Some(script) = script {
                 watch.step(base, "running the setup script");
                 self.run(sandbox, cancel, base, work, script, watch).await?;
             }
+            // Clones are to begin with an empty one.
+            let clean = ExecRequest::root(["find", "/tmp", "-xdev", "-mindepth", "1", "-delete"]);
+            guest.output(&clean).await.map_err(&about)?;
             watch.step(base, "stopping");
             sandbox.stop(work, GRACE).await.map_err(&about)
         };
@@ -296,12 +305,7 @@ impl Workshop {
             (provision::APT_PATH, provision::APT.as_bytes()),
             (SCRIPT, script),
         ] {
-            let file = GuestFile {
-                path: path.to_owned(),
-                content: content.to_vec(),
-                mode: 0o755,
-                owner: Owner::ROOT,
-            };
+            let file = root_file(path, content, 0o755);
             guest.write_file(&file).await.map_err(&about)?;
         }
         let argv = match script.starts_with(b"#!") {
@@ -342,6 +346,15 @@ impl Workshop {
             });
         }
         guest.remove_file(SCRIPT).await.map_err(&about)
+    }
+}
+
+fn root_file(path: &str, content: &[u8], mode: u32) -> GuestFile {
+    GuestFile {
+        path: path.to_owned(),
+        content: content.to_vec(),
+        mode,
+        owner: Owner::ROOT,
     }
 }
 

@@ -12,7 +12,7 @@ use super::state::{Record, Status};
 use crate::egress::{self, Policy};
 use crate::lifecycle::{self, Create, Fork, Names, provisioning};
 use crate::provision::Overall;
-use crate::sandbox::{self, Instance, Limits, Name, Origin, Properties};
+use crate::sandbox::{self, ExecRequest, Instance, Limits, Name, Origin, Properties};
 
 /// The server whose sandbox a pixel is.
 pub(super) const OWNER: &str = "mcp-owner";
@@ -75,6 +75,10 @@ impl Service {
         let pixel: Name = parse(&record.name)?;
         if !again || !self.adopt(&pixel, cancel).await? {
             self.make_pixel(record, &pixel, cancel).await?;
+        }
+        // What comes from a base is made to be worked in at once.
+        if record.base.is_none() {
+            self.booted(&pixel).await;
         }
         let instance = self.sandbox.get(&pixel).await?;
         self.note_facts(&instance);
@@ -174,6 +178,15 @@ impl Service {
             network: site.network.clone(),
         };
         Ok(lifecycle::create(sandbox, cancel, wish, &progress).await?)
+    }
+
+    /// Waits until files in /tmp stay there. Best effort.
+    async fn booted(&self, pixel: &Name) {
+        let script = include_str!("guest/booted.sh");
+        let request = ExecRequest::root(["/bin/sh", "-c", script, "booted"]);
+        if let Err(error) = self.sandbox.guest(pixel).output(&request).await {
+            tracing::debug!(sandbox = pixel.as_str(), %error, "waiting for the boot");
+        }
     }
 
     /// Waits for the steps of provisioning, and ends what was allowed for them.

@@ -182,8 +182,7 @@ fn the_built_in_python_builds_dev_first() {
     let clone = env.name("clone");
     let from = format!("{prefix}python:initial");
     let _ = env.pixels(["create", &clone, "--from", &from]).ok();
-    // Not in /tmp, which the boot may still be emptying.
-    let script = "export TMPDIR=/var/tmp; git --version && gcc --version && jq --version && python3 -m venv v \
+    let script = "git --version && gcc --version && jq --version && python3 -m venv v \
                   && v/bin/pip --version && pipx --version";
     let _ = env.pixels(["exec", &clone, "--", "sh", "-ec", script]).ok();
 }

@@ -111,6 +111,10 @@ fn a_sandbox_lives_as_its_client_wants() {
     let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist", "{shown}");
 
+    // The boot, which goes on meanwhile, takes nothing away.
+    let script = "echo early >/tmp/early; until systemctl is-active -q sysinit.target; do sleep 0.1; done; \
+                  sleep 0.2; cat /tmp/early";
+    assert_eq!(client.sh(&name, script), "early\n");
     commands(&client, &name);
     files(&client, &name);
     jobs(&client, &name);
