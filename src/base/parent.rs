@@ -32,8 +32,7 @@ impl Workshop {
         match &config.parent {
             Parent::Image(image) => {
                 let mut properties =
-                    lifecycle::records_of_new(&site.network, &policy, site.plan.is_some())
-                        .map_err(Error::about(base))?;
+                    lifecycle::records_of_new(&site.network, &policy, site.plan.is_some());
                 properties.extend([mark]);
                 let image = site
                     .image(sandbox, image)
@@ -62,15 +61,10 @@ impl Workshop {
                             .map(|it| it.to_string())
                             .unwrap_or_default(),
                     })?;
-                let mut properties = lifecycle::records_of_clone(
-                    sandbox,
-                    &site.network,
-                    Some(&policy),
-                    &policy,
-                    &from,
-                )
-                .await
-                .map_err(Error::about(base))?;
+                let mut properties =
+                    lifecycle::records_of_clone(sandbox, Some(&policy), &policy, &from)
+                        .await
+                        .map_err(Error::about(base))?;
                 properties.extend([mark]);
                 let wish = Fork {
                     from,

@@ -11,7 +11,7 @@ use crate::config::Flags;
 use crate::egress::{self, Entry};
 use crate::exit::Usage;
 use crate::host;
-use crate::lifecycle::{self, Create, Fork, Names};
+use crate::lifecycle::{self, Create, Fork, Names, Network};
 use crate::provision::Overall;
 use crate::sandbox::{Error, Limits, Name, Origin, parse_memory};
 use crate::ui;
@@ -83,8 +83,7 @@ impl CreateArgs {
         match &self.from {
             Some(from) => {
                 facts["from"] = json!(from.to_string());
-                let mut properties =
-                    network::policy_for_clone(context, sandbox, &network, from).await?;
+                let mut properties = network::policy_for_clone(context, sandbox, from).await?;
                 properties.insert("from".into(), from.to_string());
                 let wish = Fork {
                     from: from.clone(),
@@ -103,6 +102,12 @@ impl CreateArgs {
                 let plan = plan::of(context)?;
                 let properties = network::policy_for_new(context, &network, plan.is_some())?;
                 interim = properties.contains_key(egress::INTERIM);
+                if matches!(network, Network::Open(_)) && plan.is_none() && !properties.is_empty() {
+                    context.ui.warn(
+                        "without provisioning, commands run as root in this pixel, and root can \
+                         lift the policy inside it",
+                    );
+                }
                 let image = match &self.image {
                     Some(image) => image.clone(),
                     None => tokio::select! {

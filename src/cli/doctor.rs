@@ -58,10 +58,11 @@ async fn gateway(context: &Context) -> Vec<Check> {
     let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
     let health = match (context.sandbox(), network::of(context)) {
         (Ok(sandbox), Ok(Network::Behind(like))) => gateway::health(sandbox, &like).await,
-        (Ok(_), Ok(Network::Open)) => {
+        (Ok(_), Ok(Network::Open(_))) => {
             return vec![found(
                 Status::Skipped,
-                "the settings put pixels on a network without one".into(),
+                "the settings put pixels on a network without one, where each enforces its own policy"
+                    .into(),
             )];
         }
         (Err(error), _) => Err(error),

@@ -29,8 +29,7 @@ impl ForkArgs {
         let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
         let sandbox = context.sandbox()?;
         let network = network::of(context)?;
-        let mut properties =
-            network::policy_for_clone(context, sandbox, &network, &self.from).await?;
+        let mut properties = network::policy_for_clone(context, sandbox, &self.from).await?;
         properties.insert("from".into(), self.from.to_string());
         let phases = context.ui.phases();
         let origin = self.from.to_string();

@@ -27,6 +27,8 @@ struct Line {
     ip: Option<String>,
     /// The mode of its policy; `invalid` for a record that cannot be read.
     egress: String,
+    /// `gateway` or `pixel`.
+    enforced_by: Option<&'static str>,
     /// Why it has no network: the state of its gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     no_network: Option<&'static str>,
@@ -49,6 +51,7 @@ impl From<Instance> for Line {
                 Ok(policy) => policy.mode.to_string(),
                 Err(_) => "invalid".into(),
             },
+            enforced_by: lifecycle::Enforcer::of(&pixel).word(),
             no_network: None,
             provision: provisioning::recorded(&pixel).map(str::to_owned),
             from: pixel.properties.get("from").cloned(),

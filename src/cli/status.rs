@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Context, complete, exec, network};
 use crate::exit::{self, Silent};
 use crate::lifecycle::gateway::{self, Health};
-use crate::lifecycle::provisioning;
+use crate::lifecycle::{self, provisioning};
 use crate::provision::{self, Overall, Report, State, StepStatus};
 use crate::sandbox::{Name, Sandbox};
 use crate::ui::{Row, Ui};
@@ -65,9 +65,17 @@ impl StatusArgs {
                 .unless_interrupted(provisioning::observe(sandbox, &instance))
                 .await?
         };
+        let like = network::like(context)?;
+        let look = lifecycle::holds(sandbox, &like, &instance);
+        if context.unless_interrupted(look).await? == Some(false) {
+            context.ui.warn(&format!(
+                "the policy of {name} is not in force inside: pixels network set {name} puts it back",
+                name = self.name
+            ));
+        }
         let health = match &instance.segment {
             Some(segment) => {
-                let like = network::like(context)?.of(segment);
+                let like = like.of(segment);
                 let look = gateway::glance(sandbox, &like);
                 Some(context.unless_interrupted(look).await?)
             }

@@ -1,13 +1,16 @@
 //! What pixels may reach. A policy is a pure value; `render` turns it into
 //! what enforces it; the placements below put that into force.
 
+mod denials;
 mod entry;
 pub mod gateway;
 mod net;
+pub mod pixel;
 mod policy;
 mod presets;
 mod render;
 
+pub use denials::{Denial, denials};
 pub use entry::{Domain, Entry, InvalidEntry, Target};
 pub use net::Net;
 pub use policy::{ChangeError, Effective, INTERIM, KEY, Mode, Policy, Unreadable, Verdict};

@@ -156,8 +156,11 @@ fn set_of(entry: &Entry) -> Option<String> {
 /// Where a resolver listens and whom it asks.
 #[derive(Debug, Clone)]
 pub struct Listen<'a> {
-    pub address: Ipv4Addr,
+    /// `None`: on every address of its machine.
+    pub address: Option<Ipv4Addr>,
     pub port: u16,
+    /// When there is none, servers are written as `#`, and whoever starts the
+    /// resolver puts those of its machine there.
     pub upstream: &'a [Ipv4Addr],
 }
 
@@ -166,7 +169,6 @@ pub struct Listen<'a> {
 pub fn resolver(policy: &Effective, listen: &Listen<'_>) -> String {
     let mut text = format!(
         "port={}\n\
-         listen-address={}\n\
          bind-dynamic\n\
          no-resolv\n\
          no-hosts\n\
@@ -177,10 +179,17 @@ pub fn resolver(policy: &Effective, listen: &Listen<'_>) -> String {
          dns-forward-max=1000\n\
          log-queries=extra\n\
          log-async=100\n",
-        listen.port, listen.address
+        listen.port
     );
+    if let Some(address) = listen.address {
+        let _ = writeln!(text, "listen-address={address}");
+    }
+    let upstream: Vec<String> = match listen.upstream {
+        [] => vec!["#".to_owned()],
+        servers => servers.iter().map(ToString::to_string).collect(),
+    };
     if policy.open {
-        for server in listen.upstream {
+        for server in &upstream {
             let _ = writeln!(text, "server={server}");
         }
         return text;
@@ -206,7 +215,7 @@ pub fn resolver(policy: &Effective, listen: &Listen<'_>) -> String {
         let itself = *itself || covered(&named, |below| *name != below && name.is_within(below));
         for (pattern, allowed) in [(name.to_string(), itself), (format!("*.{name}"), below)] {
             if allowed {
-                for server in listen.upstream {
+                for server in &upstream {
                     let _ = writeln!(text, "server=/{pattern}/{server}");
                 }
             } else {
@@ -265,7 +274,7 @@ mod tests {
         resolver(
             &policy(false, entries),
             &Listen {
-                address: Ipv4Addr::new(10, 98, 0, 1),
+                address: Some(Ipv4Addr::new(10, 98, 0, 1)),
                 port: 20_000,
                 upstream: &[Ipv4Addr::new(192, 0, 2, 53)],
             },

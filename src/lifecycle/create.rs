@@ -51,6 +51,7 @@ pub async fn create(
         progress("creating");
         let taken = sandbox.create(&spec).await?;
         identity::settle(sandbox, &spec.name, taken).await?;
+        wish.network.prepare(sandbox, &spec.name, false).await?;
         progress("starting");
         wish.network.start(sandbox, &spec.name).await?;
         if let Some(plan) = &wish.provision {

@@ -122,6 +122,7 @@ pub async fn fork(
 async fn clone(sandbox: &dyn Sandbox, network: &Network, spec: &ForkSpec) -> sandbox::Result<()> {
     let taken = sandbox.fork(spec).await?;
     identity::settle(sandbox, &spec.name, taken).await?;
+    network.prepare(sandbox, &spec.name, true).await?;
     network.start(sandbox, &spec.name).await
 }
 

@@ -7,6 +7,7 @@ mod exec;
 mod fork;
 pub mod gateway;
 mod identity;
+mod inside;
 mod leftovers;
 mod login;
 mod network;
@@ -23,12 +24,14 @@ pub use claim::{Claim, Maker};
 pub use create::{Create, create};
 pub use exec::{Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
+pub use inside::Inside;
 pub use leftovers::{
     Leftover, find as find_leftovers, may_be_half_made, remove as remove_leftover,
 };
 pub use login::Login;
 pub use network::{
-    Network, destroy, is_interim, narrow, policy, restore, set_policy, start, unenforced,
+    Enforcer, Network, denials, destroy, holds, is_interim, narrow, policy, restore, set_policy,
+    start,
 };
 pub use records::{origin_policy, records_of_clone, records_of_new};
 

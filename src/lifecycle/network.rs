@@ -1,26 +1,31 @@
-//! How pixels are joined to the network: openly, on a network of the user's,
-//! or behind a gateway that enforces their policies.
+//! How pixels are joined to the network: on one of the user's, where policies
+//! are enforced inside them, or behind a gateway that does it.
+
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, Gateway};
+use super::inside::{self, Inside};
 use super::{Error, Progress, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
-use crate::egress::{self, Policy};
-use crate::sandbox::{self, Attachment, Instance, Label, Name, Properties, Result, Sandbox};
+use crate::egress::{self, Denial, Policy};
+use crate::sandbox::{
+    self, Attachment, Instance, Label, Name, Properties, Result, Sandbox, Status,
+};
 
 /// Where new pixels are put.
 #[derive(Debug, Clone)]
 pub enum Network {
     /// On the network of the settings; nothing outside the pixel enforces a policy.
-    Open,
+    Open(Inside),
     Behind(Gateway),
 }
 
 impl Network {
     pub(super) fn attachment(&self) -> Attachment {
         match self {
-            Self::Open => Attachment::Configured,
+            Self::Open(_) => Attachment::Configured,
             Self::Behind(gateway) => Attachment::Segment(gateway.segment.clone()),
         }
     }
@@ -40,16 +45,37 @@ impl Network {
         progress: Progress<'_>,
     ) -> Result<(), Error> {
         match self {
-            Self::Open => Ok(()),
+            Self::Open(_) => Ok(()),
             Self::Behind(gateway) => gateway::ensure(sandbox, cancel, gateway, progress).await,
         }
     }
 
+    /// Makes the disk of a new pixel, before its first start, fit for its place.
+    pub(super) async fn prepare(
+        &self,
+        sandbox: &dyn Sandbox,
+        name: &Name,
+        clone: bool,
+    ) -> Result<()> {
+        match self {
+            Self::Open(inside) => inside.prepare(sandbox, name, clone).await,
+            // A policy that its source has inside would stay when this is changed.
+            Self::Behind(_) if clone && inside::is_inside(&sandbox.get(name).await?) => {
+                inside::clear(sandbox, name).await
+            }
+            Self::Behind(_) => Ok(()),
+        }
+    }
+
     /// Starts a new pixel and puts its policy into force, side by side: until
-    /// that is done the gateway lets nothing of it through.
+    /// that is done the gateway lets nothing of it through. Without a gateway,
+    /// the policy is in force first or there is no network.
     pub(super) async fn start(&self, sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
         match self {
-            Self::Open => sandbox.start(name).await,
+            Self::Open(inside) => {
+                sandbox.start(name).await?;
+                inside.confirm(sandbox, name).await
+            }
             Self::Behind(gateway) => {
                 let admission = gateway::admit(sandbox, gateway, name);
                 tokio::try_join!(sandbox.start(name), admission).map(drop)
@@ -69,7 +95,9 @@ impl Network {
 
     fn of(instance: &Instance, like: &Gateway) -> Self {
         match &instance.segment {
-            None => Self::Open,
+            None => Self::Open(Inside {
+                dns: like.dns.clone(),
+            }),
             Some(segment) => Self::Behind(like.of(segment)),
         }
     }
@@ -88,8 +116,31 @@ pub async fn start(
     let network = Network::of(&instance, like);
     network.ready(sandbox, cancel, progress).await?;
     progress("starting");
-    Ok(unless_cancelled(cancel, network.start(sandbox, name)).await?)
+    let work = async {
+        if let Network::Open(inside) = &network {
+            inside.renew(sandbox, &instance).await?;
+        }
+        network.start(sandbox, name).await
+    };
+    let Err(source) = unless_cancelled(cancel, work).await else {
+        return Ok(());
+    };
+    let mut leftovers = Vec::new();
+    // Nobody knows what it may reach now.
+    if inside::is_inside(&instance)
+        && instance.status == Status::Stopped
+        && let Err(error) = sandbox.stop(name, GRACE).await
+    {
+        leftovers.push(format!(
+            "pixel {:?}, which may run without its policy ({error}); stop it with: pixels stop {name}",
+            name.as_str()
+        ));
+    }
+    Err(Error { source, leftovers })
 }
+
+/// For a pixel to shut down that cannot be kept to its policy.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Destroys a pixel and takes it out of its gateway.
 pub async fn destroy(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Result<()> {
@@ -108,8 +159,16 @@ pub async fn restore(
     label: &Label,
 ) -> Result<()> {
     let instance = sandbox.get(name).await?;
-    let Network::Behind(gateway) = Network::of(&instance, like) else {
-        return sandbox.restore(name, label).await;
+    let gateway = match Network::of(&instance, like) {
+        Network::Behind(gateway) => gateway,
+        Network::Open(inside) => {
+            // The policy is on the disk, and its record comes back with it.
+            sandbox.restore(name, label).await?;
+            return match sandbox.get(name).await?.status {
+                Status::Running => inside.confirm(sandbox, name).await,
+                _ => Ok(()),
+            };
+        }
     };
     let checkpoints = sandbox.checkpoints(name).await?;
     let Some(checkpoint) = checkpoints.iter().find(|found| found.label == *label) else {
@@ -146,9 +205,6 @@ pub async fn set_policy(
     policy: &Policy,
 ) -> Result<(), Error> {
     let network = Network::of(instance, like);
-    if matches!(network, Network::Open) {
-        return Err(unenforced(policy).into());
-    }
     network.ready(sandbox, cancel, &|_| {}).await?;
     let records = Properties::from([
         (egress::KEY.to_owned(), policy.to_record()),
@@ -181,16 +237,31 @@ async fn put(
     instance: &Instance,
     records: &Properties,
 ) -> Result<()> {
+    let mut records = records.clone();
+    if let Network::Open(inside) = network {
+        let mut changed = instance.clone();
+        changed.properties.extend(records.clone());
+        changed.properties.retain(|_, value| !value.is_empty());
+        records.extend(inside.mark(&changed)?);
+    }
     let before = records
         .keys()
         .map(|key| record(&instance.properties, key))
         .collect();
-    sandbox.set_properties(&instance.name, records).await?;
-    let Network::Behind(gateway) = network else {
-        return Ok(());
+    let name = &instance.name;
+    sandbox.set_properties(name, &records).await?;
+    let outcome = match network {
+        Network::Behind(gateway) => gateway::reconcile(sandbox, gateway).await,
+        Network::Open(inside) => inside.follow(sandbox, name).await,
     };
-    if let Err(error) = gateway::reconcile(sandbox, gateway).await {
-        sandbox.set_properties(&instance.name, &before).await?;
+    if let Err(error) = outcome {
+        sandbox.set_properties(name, &before).await?;
+        if let Network::Open(inside) = network {
+            // Also where it failed halfway. It may fail for the same reason.
+            if let Err(second) = inside.follow(sandbox, name).await {
+                tracing::debug!(%second, "going back to the policy before");
+            }
+        }
         return Err(error);
     }
     Ok(())
@@ -205,16 +276,71 @@ fn record(properties: &Properties, key: &str) -> (String, String) {
 /// The policy on a pixel's record.
 pub fn policy(instance: &Instance) -> Result<Policy> {
     let record = instance.properties.get(egress::KEY).map(String::as_str);
+    read(instance, record)
+}
+
+pub(super) fn read(instance: &Instance, record: Option<&str>) -> Result<Policy> {
     Policy::from_record(record)
         .map_err(|e| sandbox::Error::Protocol(format!("pixel {:?}: {e}", instance.name.as_str())))
 }
 
-/// A policy must not look as if it were in force.
-pub fn unenforced(policy: &Policy) -> sandbox::Error {
-    sandbox::Error::Unsupported {
-        operation: format!("egress mode {:?} on this network", policy.mode.as_str()),
-        reason: "policies are enforced by a gateway, and defaults.network, defaults.parent or \
-                 network.placement puts pixels elsewhere"
-            .into(),
+/// What keeps a pixel to its policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcer {
+    /// Something outside the pixel, which root inside cannot lift.
+    Gateway,
+    /// The pixel itself, where only its root can.
+    Pixel,
+    /// Nothing: the policy is unrestricted, and so is the network.
+    Nobody,
+}
+
+impl Enforcer {
+    pub fn of(instance: &Instance) -> Self {
+        match &instance.segment {
+            Some(_) => Self::Gateway,
+            None if inside::is_inside(instance) => Self::Pixel,
+            None => Self::Nobody,
+        }
+    }
+
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Gateway => Some("gateway"),
+            Self::Pixel => Some("pixel"),
+            Self::Nobody => None,
+        }
+    }
+}
+
+/// Whether a running pixel that enforces its policy itself does so; `None` for
+/// all others.
+pub async fn holds(
+    sandbox: &dyn Sandbox,
+    like: &Gateway,
+    pixel: &Instance,
+) -> Result<Option<bool>> {
+    match Network::of(pixel, like) {
+        Network::Open(inside) if inside::is_inside(pixel) && pixel.status == Status::Running => {
+            Ok(Some(inside.holds(sandbox, pixel).await?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What was refused to a pixel, the latest first.
+pub async fn denials(
+    sandbox: &dyn Sandbox,
+    like: &Gateway,
+    pixel: &Instance,
+) -> Result<Vec<Denial>> {
+    match Enforcer::of(pixel) {
+        Enforcer::Gateway => gateway::denials(sandbox, like, pixel).await,
+        Enforcer::Pixel => inside::denials(sandbox, &pixel.name).await,
+        Enforcer::Nobody => Err(sandbox::Error::Unsupported {
+            operation: format!("the log of pixel {:?}", pixel.name.as_str()),
+            reason: "its policy is unrestricted and its network its own: nothing is refused to it"
+                .into(),
+        }),
     }
 }

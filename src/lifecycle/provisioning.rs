@@ -9,6 +9,7 @@ use crate::sandbox::{Guest, Instance, Name, Properties, Result, Sandbox};
 
 use super::claim::Claim;
 use super::login;
+use super::network::Enforcer;
 
 const KEY: &str = "provision";
 /// The command that puts the plan in. The pixel is not finished before it is
@@ -47,7 +48,11 @@ pub fn unsettled(instance: &Instance) -> bool {
 
 /// Puts the plan into a running pixel, starts its steps and says so on record.
 pub async fn apply(sandbox: &dyn Sandbox, name: &Name, plan: &Plan) -> Result<()> {
-    provision::apply(&*sandbox.guest(name), plan).await?;
+    let mut plan = plan.clone();
+    if Enforcer::of(&sandbox.get(name).await?) == Enforcer::Pixel {
+        plan.leave_sudo();
+    }
+    provision::apply(&*sandbox.guest(name), &plan).await?;
     let properties = [
         (login::KEY, provision::USER),
         (KEY, Overall::Running.as_str()),

@@ -1,34 +1,30 @@
 //! What is put on record of a new pixel's policy, before the pixel exists.
 
-use super::network::{Network, policy, unenforced};
+use super::network::{Network, policy};
 use crate::egress::{self, Mode, Policy};
 use crate::sandbox::{Error, Origin, Properties, Result, Sandbox, Subject};
 
 /// The records of a new pixel. `installs`: it still fetches packages before it
 /// is ready; what that needs is then allowed until [`super::narrow`].
-pub fn records_of_new(network: &Network, policy: &Policy, installs: bool) -> Result<Properties> {
+pub fn records_of_new(network: &Network, policy: &Policy, installs: bool) -> Properties {
     if *policy == Policy::new(Mode::Unrestricted, []) {
-        return Ok(Properties::new());
+        return Properties::new();
     }
-    if matches!(network, Network::Open) {
-        if policy.mode == Mode::Unrestricted {
-            return Ok(Properties::new());
-        }
-        return Err(unenforced(policy));
+    if matches!(network, Network::Open(_)) && policy.mode == Mode::Unrestricted {
+        return Properties::new();
     }
     let mut properties = Properties::from([(egress::KEY.to_owned(), policy.to_record())]);
     if installs && policy.mode == Mode::Allowlist {
         let interim = policy.in_mode(Mode::Agent);
         properties.insert(egress::INTERIM.to_owned(), interim.to_record());
     }
-    Ok(properties)
+    properties
 }
 
 /// What is put on record over what a clone inherits: the policy that was
 /// `asked` for, else the `usual` one where the source is under none.
 pub async fn records_of_clone(
     sandbox: &dyn Sandbox,
-    network: &Network,
     asked: Option<&Policy>,
     usual: &Policy,
     from: &Origin,
@@ -39,14 +35,6 @@ pub async fn records_of_clone(
             (egress::INTERIM.to_owned(), String::new()),
         ])
     };
-    if let Network::Open = network {
-        let source = origin_policy(sandbox, from).await?;
-        let restricted = asked.unwrap_or(&source);
-        if restricted.mode != Mode::Unrestricted {
-            return Err(unenforced(restricted));
-        }
-        return Ok(record(&Policy::new(Mode::Unrestricted, [])));
-    }
     if let Some(asked) = asked {
         return Ok(record(asked));
     }
@@ -75,18 +63,20 @@ pub async fn origin_policy(sandbox: &dyn Sandbox, from: &Origin) -> Result<Polic
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::Inside;
 
     #[test]
-    fn nothing_is_promised_that_nobody_enforces() {
+    fn what_is_unrestricted_needs_no_record_and_what_installs_has_two() {
+        let network = Network::Open(Inside { dns: Vec::new() });
         let open = Policy::new(Mode::Unrestricted, []);
-        assert!(
-            records_of_new(&Network::Open, &open, true)
-                .unwrap()
-                .is_empty()
-        );
-        for mode in [Mode::Agent, Mode::Allowlist] {
-            let refused = records_of_new(&Network::Open, &open.in_mode(mode), true);
-            assert!(matches!(refused, Err(Error::Unsupported { .. })));
+        assert!(records_of_new(&network, &open, true).is_empty());
+        for (mode, installs, records) in [
+            (Mode::Agent, true, 1),
+            (Mode::Allowlist, false, 1),
+            (Mode::Allowlist, true, 2),
+        ] {
+            let made = records_of_new(&network, &open.in_mode(mode), installs);
+            assert_eq!(made.len(), records, "{mode} {installs}");
         }
     }
 }

@@ -148,8 +148,7 @@ impl Service {
         };
         if let Some(from) = origin {
             let mut properties =
-                lifecycle::records_of_clone(sandbox, &site.network, asked.as_ref(), &usual, &from)
-                    .await?;
+                lifecycle::records_of_clone(sandbox, asked.as_ref(), &usual, &from).await?;
             properties.extend(marks);
             properties.insert("from".into(), from.to_string());
             let wish = Fork {
@@ -163,8 +162,7 @@ impl Service {
             return Ok(());
         }
         let policy = asked.unwrap_or(usual);
-        let mut properties =
-            lifecycle::records_of_new(&site.network, &policy, site.plan.is_some())?;
+        let mut properties = lifecycle::records_of_new(&site.network, &policy, site.plan.is_some());
         properties.extend(marks);
         let wish = Create {
             name: pixel.clone(),

@@ -22,7 +22,7 @@ use super::view::View;
 use super::wish::{Draft, Wish};
 use crate::base::Workshop;
 use crate::egress::Mode;
-use crate::lifecycle::{self, gateway};
+use crate::lifecycle;
 use crate::sandbox::{Label, Name, Sandbox};
 
 /// For a pixel to shut down by itself.
@@ -302,11 +302,11 @@ impl Service {
     }
 
     /// What the sandbox was refused, the latest first.
-    pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::gateway::Denial>> {
+    pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::Denial>> {
         self.record(name)?;
         let instance = self.sandbox.get(&parse(name)?).await?;
         let like = &self.workshop.site.gateway;
-        Ok(gateway::denials(&*self.sandbox, like, &instance).await?)
+        Ok(lifecycle::denials(&*self.sandbox, like, &instance).await?)
     }
 
     /// For work in a sandbox: its record, and a share of its gate.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::environment;
+use crate::egress::pixel::OPEN_SUDO;
 use crate::sandbox::{GuestFile, Owner};
 
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
+const SUDOERS: &str = "/etc/sudoers.d/pixel";
 /// Where the trust store of a Debian system stands after `update-ca-certificates`.
 const TRUST: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Programs that do not ask the system's trust store of themselves.
@@ -75,6 +77,13 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What could not be done as asked.
     pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// For a pixel with its policy inside, whose `sudo` is part of that.
+    pub fn leave_sudo(&mut self) {
+        self.files.retain(|file| file.path != SUDOERS);
+    }
 }
 
 /// Settings to files and steps. The same options give the same plan.
@@ -151,11 +160,7 @@ impl Builder {
     }
 
     fn access(&mut self, options: &Options) {
-        self.root(
-            "/etc/sudoers.d/pixel",
-            0o440,
-            "pixel ALL=(ALL:ALL) NOPASSWD: ALL\n",
-        );
+        self.root(SUDOERS, 0o440, OPEN_SUDO);
         if let Some(key) = &options.public_key {
             let line = format!("{}\n", key.trim());
             self.root("/root/.ssh/authorized_keys", 0o600, line.clone());

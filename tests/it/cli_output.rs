@@ -117,24 +117,6 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_policy_that_is_not_enforced_is_refused() {
-    let Some(_lab) = lab::ready("a_policy_that_is_not_enforced_is_refused") else {
-        return;
-    };
-    let mut env = TestEnv::new("egress");
-    env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
-    for mode in ["agent", "allowlist"] {
-        let refused = env.pixels(["create", &env.name("a"), "--egress", mode]);
-        let refused = refused.expect(1);
-        assert!(refused.stderr.contains(mode), "{}", refused.stderr);
-    }
-    env.set("PIXELS_NETWORK_EGRESS", "agent");
-    let refused = env.pixels(["create", &env.name("a"), "--json"]).expect(1);
-    assert_eq!(refused.error()["kind"], "unsupported");
-    assert_eq!(env.remaining(), [""; 0]);
-}
-
-#[test]
 fn versions_pages_and_help() {
     let env = nowhere();
     let version = env.pixels(["--version"]).ok().stdout;
@@ -375,11 +357,6 @@ fn results_are_data_and_talk_is_apart() {
         (3, "not_found", vec!["checkpoint", "delete", &a, "x"]),
         (125, "not_found", vec!["exec", &missing, "true"]),
         (2, "usage", vec!["console", &a]),
-        (
-            2,
-            "usage",
-            vec!["create", &missing, "--egress", "agent", "--allow", "*"],
-        ),
     ] {
         let args: Vec<&str> = ["--json"].into_iter().chain(args).collect();
         let failed = env.pixels(&args).expect(code);

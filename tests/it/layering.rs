@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["sandbox", "secret"]),
     ("term", &["sandbox"]),
     ("ui", &["exit", "host", "lifecycle", "sandbox"]),
-    ("provision", &["sandbox"]),
+    ("provision", &["egress", "sandbox"]),
     ("egress", &["sandbox"]),
     ("backend::incus", &["retry", "sandbox"]),
     ("backend", &["backend::incus", "config", "sandbox"]),

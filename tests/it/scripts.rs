@@ -39,11 +39,13 @@ fn passes(program: &str, options: &[&str], script: &Path) {
 #[test]
 fn every_script_parses_and_says_what_runs_it() {
     for script in scripts() {
-        let bash = script.extension().is_some_and(|e| e == "bash");
-        passes(if bash { "bash" } else { "sh" }, &["-n"], &script);
         let text = std::fs::read_to_string(&script).unwrap();
+        let bash =
+            text.starts_with("#!/bin/bash\n") || script.extension().is_some_and(|e| e == "bash");
+        passes(if bash { "bash" } else { "sh" }, &["-n"], &script);
         // What is sourced is no program.
-        let told = text.starts_with("#!/bin/sh\n") || text.starts_with("# shellcheck shell=");
+        let first = ["#!/bin/sh\n", "#!/bin/bash\n", "# shellcheck shell="];
+        let told = first.iter().any(|first| text.starts_with(first));
         assert!(told, "{} has no first line", script.display());
     }
 }

@@ -10,7 +10,7 @@ use crate::cli::{Context, complete};
 use crate::config::EgressMode;
 use crate::egress::{Entry, Mode, Policy, presets};
 use crate::exit::Usage;
-use crate::lifecycle;
+use crate::lifecycle::{self, Enforcer};
 use crate::sandbox::{Instance, Name};
 
 /// Give a pixel another policy: a mode, and what network.allow adds to it
@@ -47,6 +47,12 @@ async fn apply(context: &Context, pixel: &Instance, policy: &Policy) -> anyhow::
     let sandbox = context.sandbox()?;
     let like = place::like(context)?;
     lifecycle::set_policy(sandbox, context.cancel(), &like, pixel, policy).await?;
+    if Enforcer::of(pixel) == Enforcer::Nobody && policy.mode != Mode::Unrestricted {
+        context.ui.warn(
+            "root inside can lift this policy, and the pixel's user could be root until now: \
+             better make a pixel with its policy",
+        );
+    }
     Ok(())
 }
 

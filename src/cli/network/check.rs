@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cli::{Context, complete};
 use crate::egress::{Entry, Target, Verdict, presets};
 use crate::exit::{Silent, Usage};
-use crate::lifecycle;
+use crate::lifecycle::{self, Enforcer};
 use crate::sandbox::Name;
 
 /// Tell whether a pixel may reach a host, and by which entry; exit code 1 when not
@@ -38,14 +38,15 @@ impl CheckArgs {
                 return Err(Usage(format!("{} is many hosts: check one", self.host)).into());
             }
         };
-        let enforced = pixel.segment.is_some();
+        let enforcer = Enforcer::of(&pixel);
+        let enforced = enforcer != Enforcer::Nobody;
         let (allowed, by) = match &verdict {
             Verdict::Allowed { by } => (true, by.clone()),
             Verdict::Refused => (false, None),
         };
         let sentence = match (&verdict, enforced) {
             (_, false) => format!(
-                "{} is allowed: nothing outside the pixel enforces a policy",
+                "{} is allowed: nothing enforces a policy on this pixel's network",
                 self.host
             ),
             (Verdict::Allowed { by: Some(entry) }, _) => {
@@ -63,6 +64,7 @@ impl CheckArgs {
                 "host": self.host,
                 "allowed": allowed || !enforced,
                 "by": by,
+                "enforced_by": enforcer.word(),
             }),
         );
         if allowed || !enforced {

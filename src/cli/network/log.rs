@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::place;
 use crate::cli::{Context, complete, list};
-use crate::egress::gateway::Denial;
-use crate::lifecycle::gateway;
+use crate::egress::Denial;
+use crate::lifecycle;
 use crate::sandbox::Name;
 use crate::ui::Row;
 
@@ -68,7 +68,7 @@ impl LogArgs {
         let sandbox = context.sandbox()?;
         let like = place::like(context)?;
         let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
-        let look = || context.unless_interrupted(gateway::denials(sandbox, &like, &pixel));
+        let look = || context.unless_interrupted(lifecycle::denials(sandbox, &like, &pixel));
         if !self.follow {
             let lines: Vec<Line> = look()
                 .await?

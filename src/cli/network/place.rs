@@ -6,15 +6,18 @@ use crate::egress::{self, Entry, Mode, Policy};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
-use crate::lifecycle::{self, Network};
+use crate::lifecycle::{self, Inside, Network};
 use crate::sandbox::{Origin, Properties, Sandbox};
 
 /// Where the settings put new pixels.
 pub fn of(context: &Context) -> anyhow::Result<Network> {
     let settings = context.settings();
+    let inside = Inside {
+        dns: settings.defaults.dns.clone(),
+    };
     Ok(match settings.network.placement {
-        EgressPlacement::Pixel => Network::Open,
-        EgressPlacement::Auto if has_own_network(settings) => Network::Open,
+        EgressPlacement::Pixel => Network::Open(inside),
+        EgressPlacement::Auto if has_own_network(settings) => Network::Open(inside),
         EgressPlacement::Auto | EgressPlacement::Gateway => Network::Behind(like(context)?),
     })
 }
@@ -110,7 +113,7 @@ pub fn policy_for_new(
     installs: bool,
 ) -> anyhow::Result<Properties> {
     let policy = wanted(context)?;
-    Ok(lifecycle::records_of_new(network, &policy, installs)?)
+    Ok(lifecycle::records_of_new(network, &policy, installs))
 }
 
 /// What is put on record over what a clone inherits: a policy that was asked
@@ -119,7 +122,6 @@ pub fn policy_for_new(
 pub async fn policy_for_clone(
     context: &Context,
     sandbox: &dyn Sandbox,
-    network: &Network,
     from: &Origin,
 ) -> anyhow::Result<Properties> {
     let asked = matches!(
@@ -132,5 +134,5 @@ pub async fn policy_for_clone(
     );
     let policy = wanted(context)?;
     let asked = asked.then_some(&policy);
-    Ok(lifecycle::records_of_clone(sandbox, network, asked, &policy, from).await?)
+    Ok(lifecycle::records_of_clone(sandbox, asked, &policy, from).await?)
 }

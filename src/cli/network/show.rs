@@ -4,9 +4,10 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
+use super::place;
 use crate::cli::{Context, complete};
 use crate::egress::{Entry, Mode, presets};
-use crate::lifecycle;
+use crate::lifecycle::{self, Enforcer};
 use crate::sandbox::Name;
 
 /// Show what a pixel may reach
@@ -29,8 +30,11 @@ struct Shown<'a> {
     preset_cidrs: bool,
     /// Everything allowed by name or address.
     in_force: Vec<Entry>,
-    /// Whether something outside the pixel enforces it.
     enforced: bool,
+    /// `gateway` or `pixel`.
+    enforced_by: Option<&'static str>,
+    /// Of a running pixel that enforces it itself: whether it does.
+    holds: Option<bool>,
     interim: bool,
 }
 
@@ -41,6 +45,10 @@ impl ShowArgs {
         let policy = lifecycle::policy(&pixel)?;
         let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
+        let enforcer = Enforcer::of(&pixel);
+        let like = place::like(context)?;
+        let look = lifecycle::holds(sandbox, &like, &pixel);
+        let holds = context.unless_interrupted(look).await?;
         if context.ui.json() {
             context.ui.value(&Shown {
                 name: self.name.as_str(),
@@ -50,7 +58,9 @@ impl ShowArgs {
                 lan: policy.lan,
                 preset_cidrs: policy.preset_cidrs,
                 in_force,
-                enforced: pixel.segment.is_some(),
+                enforced: enforcer != Enforcer::Nobody,
+                enforced_by: enforcer.word(),
+                holds,
                 interim,
             });
             return Ok(());
@@ -81,10 +91,18 @@ impl ShowArgs {
                 .ui
                 .warn("what provisioning needs is allowed as well, until it is over");
         }
-        if pixel.segment.is_none() {
-            context.ui.warn(
-                "this pixel is on a network of its own: nothing outside it enforces a policy",
-            );
+        match enforcer {
+            Enforcer::Gateway => {}
+            Enforcer::Pixel if holds == Some(false) => context.ui.warn(&format!(
+                "what is in force inside is not this: pixels network set {} puts it back",
+                self.name
+            )),
+            Enforcer::Pixel => context
+                .ui
+                .say("enforced inside the pixel: its user cannot lift that, its root can"),
+            Enforcer::Nobody => context
+                .ui
+                .warn("this pixel is on a network of its own: nothing enforces a policy"),
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ impl Desired<'_> {
             let chains = render::chains(policy, &forbidden);
             let port = port(chains.mark, &mut ports);
             let listen = Listen {
-                address: self.subnet.gateway(),
+                address: Some(self.subnet.gateway()),
                 port,
                 upstream: &self.dns,
             };

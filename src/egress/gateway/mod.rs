@@ -2,7 +2,6 @@
 //! segment and everything else: one resolver for each distinct policy, one
 //! packet filter for all. Knows the inside of the gateway, not the server.
 
-mod denials;
 mod desired;
 mod install;
 mod members;
@@ -11,7 +10,6 @@ mod ruleset;
 mod session;
 mod subnet;
 
-pub use denials::{Denial, denials};
 pub use desired::Desired;
 pub use install::{install, learned, version};
 pub use members::{ADDRESS, Member, address_of, members, taken};

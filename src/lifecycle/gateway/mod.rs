@@ -12,7 +12,8 @@ pub use make::{rebuild, remove};
 pub(super) use reconcile::propose;
 pub use reconcile::{admit, reconcile};
 
-use crate::egress::gateway::{self as inside, Denial, Subnet};
+use crate::egress::gateway::{self as inside, Subnet};
+use crate::egress::{self, Denial};
 use crate::sandbox::{Error, Instance, Name, Result, Sandbox};
 
 /// Marks a finished gateway; the value is the version of what is in it.
@@ -59,7 +60,7 @@ impl Gateway {
 }
 
 /// What the gateway of a pixel has refused to it, the latest first.
-pub async fn denials(
+pub(super) async fn denials(
     sandbox: &dyn Sandbox,
     like: &Gateway,
     pixel: &Instance,
@@ -78,7 +79,7 @@ pub async fn denials(
         ))
     })?;
     let gateway = like.of(segment);
-    inside::denials(&*sandbox.guest(&gateway.name), address).await
+    egress::denials(&*sandbox.guest(&gateway.name), Some(address)).await
 }
 
 /// Whether this is a gateway, or one in the making, and no pixel of the user's.

@@ -14,4 +14,5 @@ pub mod server;
 pub mod wait;
 pub mod walls;
 pub mod wan;
+pub mod wan_pixel;
 pub mod web;

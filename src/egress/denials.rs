@@ -1,4 +1,5 @@
-//! What a gateway has refused to a pixel, and what would admit it.
+//! What a pixel was refused, and what would admit it. Wherever a policy is
+//! enforced, the same resolver and the same set of the packet filter tell.
 
 use std::net::Ipv4Addr;
 
@@ -26,23 +27,24 @@ pub struct Denial {
     pub entry: Option<String>,
 }
 
-/// What was refused to `pixel` within the last hour, the latest first.
-pub async fn denials(guest: &dyn Guest, pixel: Ipv4Addr) -> Result<Vec<Denial>> {
-    let address = pixel.to_string();
+/// What was refused within the last hour by what enforces policies in `guest`,
+/// the latest first: to the pixel of this address, or to everybody.
+pub async fn denials(guest: &dyn Guest, pixel: Option<Ipv4Addr>) -> Result<Vec<Denial>> {
+    let address = pixel.map(|address| address.to_string()).unwrap_or_default();
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "denials", &address]);
     let output = guest.output(&request).await?;
     if !output.status.success() {
         return Err(Error::Guest {
-            command: "reading the gateway's log".into(),
+            command: "reading what was refused".into(),
             status: output.status.0,
             stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         });
     }
     parse(&String::from_utf8_lossy(&output.stdout), pixel)
-        .ok_or_else(|| Error::Protocol("the gateway's log".into()))
+        .ok_or_else(|| Error::Protocol("what was refused".into()))
 }
 
-fn parse(text: &str, pixel: Ipv4Addr) -> Option<Vec<Denial>> {
+fn parse(text: &str, pixel: Option<Ipv4Addr>) -> Option<Vec<Denial>> {
     let (names, rest) = text.split_once("sets ")?;
     let (now, sets) = rest.split_once('\n')?;
     let mut found: Vec<Denial> = names.lines().filter_map(name).collect();
@@ -93,7 +95,7 @@ struct Counter {
     packets: u64,
 }
 
-fn destinations(json: &str, pixel: Ipv4Addr, now: u64) -> Option<Vec<Denial>> {
+fn destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<Vec<Denial>> {
     let listing: Listing = serde_json::from_str(json).ok()?;
     let set = listing.nftables.iter().find_map(|item| item.get("set"))?;
     let elements = set.get("elem").and_then(Value::as_array);
@@ -102,7 +104,8 @@ fn destinations(json: &str, pixel: Ipv4Addr, now: u64) -> Option<Vec<Denial>> {
         let [from, to, protocol, port] = &element.val.concat[..] else {
             return None;
         };
-        if from.as_str()? != pixel.to_string() {
+        let from = from.as_str()?;
+        if pixel.is_some_and(|pixel| from != pixel.to_string()) {
             return None;
         }
         let protocol = match word(protocol).as_str() {
@@ -156,7 +159,7 @@ sets 2000
  {"elem": {"val": {"concat": ["10.98.0.5", "192.0.2.9", "icmp", 0]}, "timeout": 3600, "expires": 2600, "counter": {"packets": 1, "bytes": 84}}},
  {"elem": {"val": {"concat": ["10.98.0.6", "192.0.2.2", 17, 53]}, "timeout": 3600, "expires": 1}}
 ]}}]}"#;
-        let found = parse(text, Ipv4Addr::new(10, 98, 0, 5)).unwrap();
+        let found = parse(text, Some(Ipv4Addr::new(10, 98, 0, 5))).unwrap();
         let told: Vec<_> = found
             .iter()
             .map(|d| (d.destination.as_str(), d.protocol.as_str(), d.count, d.last))
@@ -173,7 +176,7 @@ sets 2000
         assert_eq!(found[0].entry.as_deref(), Some("192.0.2.1:443"));
         assert_eq!(found[3].entry, None);
         let empty = "sets 1\n{\"nftables\": [{\"set\": {\"name\": \"denied\"}}]}";
-        assert_eq!(parse(empty, Ipv4Addr::LOCALHOST), Some(Vec::new()));
-        assert_eq!(parse("", Ipv4Addr::LOCALHOST), None);
+        assert_eq!(parse(empty, None), Some(Vec::new()));
+        assert_eq!(parse("", None), None);
     }
 }

@@ -1,0 +1,200 @@
+//! Policies that are enforced inside the pixels, on networks without a gateway:
+//! what is inside a pixel is kept equal to what its record says.
+
+use std::net::Ipv4Addr;
+
+use crate::egress::pixel::{self, Files};
+use crate::egress::{self, Denial, Mode, Policy};
+use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Status, Subject};
+
+/// Marks a pixel that has a policy inside; the value is [`Files::state`].
+const KEY: &str = "egress-inside";
+/// The resolvers it asks, where those that its network announces are not wanted.
+const DNS: &str = "egress-dns";
+/// How often a change is made again because another command changed the record meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// How policies are put inside.
+#[derive(Debug, Clone, Default)]
+pub struct Inside {
+    /// Resolvers in place of those that the pixels' network announces; a pixel
+    /// keeps those it was given with its policy.
+    pub dns: Vec<String>,
+}
+
+/// Whether this pixel has a policy inside.
+pub(super) fn is_inside(instance: &Instance) -> bool {
+    instance.properties.contains_key(KEY)
+}
+
+/// The record of a pixel without a policy inside.
+fn unmarked() -> Properties {
+    [KEY, DNS].map(|key| (key.to_owned(), String::new())).into()
+}
+
+/// Whether this is what the record says is on the disk.
+fn is_there(instance: &Instance, files: &Files) -> bool {
+    instance.properties.get(KEY) == Some(&files.state)
+}
+
+/// What was refused inside, the latest first.
+pub(super) async fn denials(sandbox: &dyn Sandbox, name: &Name) -> Result<Vec<Denial>> {
+    egress::denials(&*sandbox.guest(name), None).await
+}
+
+impl Inside {
+    fn dns(&self, instance: &Instance) -> String {
+        if is_inside(instance) {
+            instance.properties.get(DNS).cloned().unwrap_or_default()
+        } else {
+            self.dns.join(",")
+        }
+    }
+
+    /// What the record wants inside; `None` for an unrestricted policy.
+    fn wanted(&self, instance: &Instance) -> Result<Option<Files>> {
+        let policy = present(instance)?;
+        Ok((policy.mode != Mode::Unrestricted).then(|| {
+            let dns = self.dns(instance);
+            let dns: Vec<Ipv4Addr> = dns.split(',').flat_map(str::parse).collect();
+            Files::new(&policy.effective(egress::presets()), &dns)
+        }))
+    }
+
+    /// What the record is to say of the inside when it says this of the policy.
+    pub fn mark(&self, instance: &Instance) -> Result<Properties> {
+        Ok(match self.wanted(instance)? {
+            Some(files) => Properties::from([
+                (KEY.to_owned(), files.state),
+                (DNS.to_owned(), self.dns(instance)),
+            ]),
+            None => unmarked(),
+        })
+    }
+
+    /// Before the first start: puts the policy on the disk. A new pixel that
+    /// lacks what it takes gets it once it runs and before anything of the
+    /// user's does; in a clone, something of the user's may run at once.
+    pub async fn prepare(&self, sandbox: &dyn Sandbox, name: &Name, clone: bool) -> Result<()> {
+        let instance = sandbox.get(name).await?;
+        let guest = sandbox.guest(name);
+        match self.wanted(&instance)? {
+            // Opening the disk of a stopped pixel costs more than starting it.
+            Some(files) if is_there(&instance, &files) => Ok(()),
+            Some(files) => {
+                let able = pixel::is_able(&*guest).await?;
+                if clone && !able {
+                    return Err(lacking(&instance));
+                }
+                if able {
+                    pixel::write(&*guest, &files).await?;
+                }
+                let record = self.mark(&instance)?;
+                sandbox.set_properties(name, &record).await
+            }
+            None if is_inside(&instance) => clear(sandbox, name).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Before another start: what this version of pixels makes of the record is
+    /// on the disk.
+    pub async fn renew(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<()> {
+        if instance.status != Status::Stopped || !is_inside(instance) {
+            return Ok(());
+        }
+        let guest = sandbox.guest(&instance.name);
+        match self.wanted(instance)? {
+            Some(files) if !is_there(instance, &files) && pixel::is_able(&*guest).await? => {
+                pixel::write(&*guest, &files).await?;
+                let record = self.mark(instance)?;
+                sandbox.set_properties(&instance.name, &record).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sees to it that a running pixel is under the policy on its record.
+    pub async fn confirm(&self, sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
+        let instance = sandbox.get(name).await?;
+        if !is_inside(&instance) {
+            return Ok(());
+        }
+        let guest = sandbox.guest(name);
+        match self.wanted(&instance)? {
+            Some(files) if pixel::in_force(&*guest, &files).await? => Ok(()),
+            Some(files) => pixel::enforce(&*guest, &files).await,
+            None => pixel::lift(&*guest).await,
+        }
+    }
+
+    /// Whether what is in force inside a running pixel is what its record says.
+    pub async fn holds(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<bool> {
+        match self.wanted(instance)? {
+            Some(files) => pixel::in_force(&*sandbox.guest(&instance.name), &files).await,
+            None => Ok(true),
+        }
+    }
+
+    /// Makes the inside equal to the record, which has just been changed.
+    pub async fn follow(&self, sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let instance = sandbox.get(name).await?;
+            self.put(sandbox, &instance).await?;
+            // Of two commands at once, the last to look sees what both did.
+            let after = sandbox.get(name).await?;
+            if present(&after)? == present(&instance)? {
+                return Ok(());
+            }
+        }
+        Err(Error::Protocol(format!(
+            "the policy of pixel {:?} is changed by others all the time",
+            name.as_str()
+        )))
+    }
+
+    async fn put(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<()> {
+        let guest = sandbox.guest(&instance.name);
+        let wanted = self.wanted(instance)?;
+        match (instance.status, wanted) {
+            (Status::Running, Some(files)) => pixel::enforce(&*guest, &files).await,
+            (Status::Running, None) => pixel::lift(&*guest).await,
+            (Status::Stopped, Some(files)) => {
+                if !pixel::is_able(&*guest).await? {
+                    return Err(lacking(instance));
+                }
+                pixel::write(&*guest, &files).await
+            }
+            (Status::Stopped, None) => pixel::remove(&*guest).await,
+            (status, _) => Err(Error::WrongState {
+                subject: Subject::pixel(&instance.name),
+                state: status.as_str().to_lowercase(),
+            }),
+        }
+    }
+}
+
+/// Takes out of a stopped pixel what another enforces from now on, or nobody.
+pub(super) async fn clear(sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
+    pixel::remove(&*sandbox.guest(name)).await?;
+    sandbox.set_properties(name, &unmarked()).await
+}
+
+/// The policy to be in force now.
+fn present(instance: &Instance) -> Result<Policy> {
+    let property = |key: &str| instance.properties.get(key).map(String::as_str);
+    super::network::read(
+        instance,
+        property(egress::INTERIM).or_else(|| property(egress::KEY)),
+    )
+}
+
+fn lacking(instance: &Instance) -> Error {
+    let name = instance.name.as_str();
+    Error::Unsupported {
+        operation: format!("a restricted policy inside the stopped pixel {name:?}"),
+        reason: "nftables and dnsmasq-base are not installed in it; set the policy of a running \
+                 pixel with pixels network set, which installs them, or clone one that has a policy"
+            .into(),
+    }
+}
