@@ -237,6 +237,8 @@ impl Workshop {
             // Clones are to begin with an empty one.
             let clean = ExecRequest::root(["find", "/tmp", "-xdev", "-mindepth", "1", "-delete"]);
             guest.output(&clean).await.map_err(&about)?;
+            // Its open file session would hold up the stop.
+            drop(guest);
             watch.step(base, "stopping");
             sandbox.stop(work, GRACE).await.map_err(&about)
         };
@@ -278,6 +280,9 @@ impl Workshop {
                 .await
                 .map_err(&about)?;
         }
+        let booted = include_str!("guest/booted.sh");
+        let wait = ExecRequest::root(["/bin/sh", "-c", booted, "booted"]);
+        sandbox.guest(work).output(&wait).await.map_err(&about)?;
         let _ = retry::until(ADDRESS, || async {
             match sandbox.address(work).await {
                 Ok(Some(_)) => retry::Next::Done(()),

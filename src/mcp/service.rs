@@ -26,7 +26,7 @@ use crate::lifecycle;
 use crate::sandbox::{Label, Name, Sandbox};
 
 /// For a pixel to shut down by itself.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Tells the time; tests have one of their own.
 pub type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
