@@ -1,8 +1,9 @@
 //! pixels: disposable Linux machines for AI coding agents.
 //!
 //! Layers, each using only those before it: `sandbox` (the vocabulary),
-//! `config`, `ui`, `term`, `host` and `backend::incus`; `backend` (settings to
-//! backend); `lifecycle` (what is done to a pixel); `base`; `mcp`; `cli`.
+//! `config`, `ui`, `term`, `transfer`, `forward`, `host` and `backend::incus`;
+//! `backend` (settings to backend); `lifecycle` (what is done to a pixel);
+//! `base`; `mcp`; `cli`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,6 +13,7 @@ mod cli;
 pub mod config;
 pub mod egress;
 mod exit;
+pub mod forward;
 pub mod host;
 pub mod lifecycle;
 pub mod mcp;
@@ -21,6 +23,7 @@ pub mod sandbox;
 pub mod secret;
 mod signal;
 mod term;
+pub mod transfer;
 mod ui;
 
 use std::process::ExitCode;

@@ -154,6 +154,7 @@ impl RestoreArgs {
             .say(&format!("Restoring {} to \"{}\"...", self.name, self.label));
         let phases = context.ui.phases();
         phases.step("restoring");
+        let before = context.unless_interrupted(sandbox.get(&self.name)).await?;
         let outcome = context
             .unless_interrupted(lifecycle::restore(
                 sandbox,
@@ -166,6 +167,7 @@ impl RestoreArgs {
             // The server goes on by itself; the pixel is whole when it is done.
             phases.step("waiting for the server to finish the restore");
             sandbox.settle(&self.name).await?;
+            lifecycle::lifetime::keep(sandbox, &before).await?;
         }
         outcome?;
         drop(phases);

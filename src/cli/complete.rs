@@ -68,6 +68,15 @@ pub fn pixels() -> Vec<CompletionCandidate> {
     candidates(found.unwrap_or_default())
 }
 
+/// `name:`, where a path inside follows.
+pub fn places() -> Vec<CompletionCandidate> {
+    let found: Option<Vec<String>> = ask(async |sandbox| {
+        let all = sandbox.list().await.ok()?;
+        Some(all.iter().map(|pixel| format!("{}:", pixel.name)).collect())
+    });
+    candidates(found.unwrap_or_default())
+}
+
 /// Names of pixels, and `name:label` for each of their checkpoints.
 pub fn origins() -> Vec<CompletionCandidate> {
     let found: Option<Vec<String>> = ask(async |sandbox| {

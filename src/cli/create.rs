@@ -1,17 +1,17 @@
 //! `pixels create`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, console, network, plan, setup, status};
+use super::{Context, complete, console, expire, network, plan, setup, status};
 use crate::config::Flags;
 use crate::egress::{self, Entry};
 use crate::exit::Usage;
 use crate::host;
-use crate::lifecycle::{self, Create, Fork, Names, Network};
+use crate::lifecycle::{self, Create, Fork, Names, Network, lifetime};
 use crate::provision::Overall;
 use crate::sandbox::{Error, Limits, Name, Origin, parse_memory};
 use crate::ui;
@@ -33,6 +33,9 @@ pub struct CreateArgs {
     /// Clone another pixel's present state, or one of its checkpoints
     #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
     from: Option<Origin>,
+    /// Let it expire after this time, such as 90m, 2h or 7d; a clone takes over no other's
+    #[arg(long, value_name = "DURATION", value_parser = expire::lifetime)]
+    ttl: Option<Duration>,
     /// Leave the pixel as the image made it
     #[arg(long)]
     no_provision: bool,
@@ -85,6 +88,7 @@ impl CreateArgs {
                 facts["from"] = json!(from.to_string());
                 let mut properties = network::policy_for_clone(context, sandbox, from).await?;
                 properties.insert("from".into(), from.to_string());
+                properties.extend(lifetime::record(self.ttl)?);
                 let wish = Fork {
                     from: from.clone(),
                     names: Names::One(self.name.clone()),
@@ -100,13 +104,16 @@ impl CreateArgs {
             None => {
                 // Bad settings are told before anything is made.
                 let plan = plan::of(context)?;
-                let properties = network::policy_for_new(context, &network, plan.is_some())?;
+                let mut properties = network::policy_for_new(context, &network, plan.is_some())?;
                 interim = properties.contains_key(egress::INTERIM);
                 if matches!(network, Network::Open(_)) && plan.is_none() && !properties.is_empty() {
                     context.ui.warn(
                         "without provisioning, commands run as root in this pixel, and root can \
                          lift the policy inside it",
                     );
+                }
+                if self.ttl.is_some() {
+                    properties.extend(lifetime::record(self.ttl)?);
                 }
                 let image = match &self.image {
                     Some(image) => image.clone(),

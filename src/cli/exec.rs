@@ -66,12 +66,7 @@ impl ExecArgs {
 
 /// Refuses what cannot be worked in, with the reason.
 pub fn usable(instance: &Instance) -> Result<(), Error> {
-    if instance.privileged {
-        return Err(Error::Unsupported {
-            operation: format!("work in {}", Subject::pixel(&instance.name)),
-            reason: "it is privileged: root in it is root on the server".into(),
-        });
-    }
+    unprivileged(instance)?;
     match instance.status {
         Status::Running => Ok(()),
         other => Err(Error::WrongState {
@@ -79,6 +74,16 @@ pub fn usable(instance: &Instance) -> Result<(), Error> {
             state: other.as_str().to_lowercase(),
         }),
     }
+}
+
+pub fn unprivileged(instance: &Instance) -> Result<(), Error> {
+    if instance.privileged {
+        return Err(Error::Unsupported {
+            operation: format!("work in {}", Subject::pixel(&instance.name)),
+            reason: "it is privileged: root in it is root on the server".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Runs a command on our own streams and ends with its exit code.

@@ -1,11 +1,13 @@
 //! `pixels fork`
 
+use std::time::Duration;
+
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, network};
-use crate::lifecycle::{self, Fork, Names};
+use super::{Context, complete, expire, network};
+use crate::lifecycle::{self, Fork, Names, lifetime};
 use crate::sandbox::{Limits, Name, Origin};
 
 /// Make several clones of a pixel or a checkpoint, side by side
@@ -22,6 +24,9 @@ pub struct ForkArgs {
     /// What the names begin with, by default the source's name
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<Name>,
+    /// Let them expire after this time, such as 90m, 2h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = expire::lifetime)]
+    ttl: Option<Duration>,
 }
 
 impl ForkArgs {
@@ -31,6 +36,7 @@ impl ForkArgs {
         let network = network::of(context)?;
         let mut properties = network::policy_for_clone(context, sandbox, &self.from).await?;
         properties.insert("from".into(), self.from.to_string());
+        properties.extend(lifetime::record(self.ttl)?);
         let phases = context.ui.phases();
         let origin = self.from.to_string();
         let wish = Fork {

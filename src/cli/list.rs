@@ -1,6 +1,7 @@
 //! `pixels list`
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
@@ -8,12 +9,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Context, network};
+use super::{Context, expire, network};
 use crate::egress::gateway::address_of;
 use crate::lifecycle::gateway::{self, Gateway, Health};
-use crate::lifecycle::{self, provisioning};
+use crate::lifecycle::{self, lifetime, provisioning};
 use crate::sandbox::{Instance, Name, Result, Sandbox, Status};
-use crate::ui::Row;
+use crate::ui::{self, Row};
 
 /// List all pixels
 #[derive(Debug, Args)]
@@ -36,8 +37,12 @@ struct Line {
     cpu: Option<String>,
     memory: Option<String>,
     created_at: Option<String>,
+    expires_at: Option<String>,
     from: Option<String>,
     provision: Option<String>,
+    /// Until it expires.
+    #[serde(skip)]
+    left: Option<Duration>,
 }
 
 impl From<Instance> for Line {
@@ -55,10 +60,12 @@ impl From<Instance> for Line {
             no_network: None,
             provision: provisioning::recorded(&pixel).map(str::to_owned),
             from: pixel.properties.get("from").cloned(),
+            created_at: rfc3339(pixel.created_at),
+            expires_at: lifetime::of(&pixel).and_then(rfc3339),
+            left: lifetime::left(&pixel),
             image: pixel.image,
             cpu: pixel.cpu,
             memory: pixel.memory,
-            created_at: rfc3339(pixel.created_at),
         }
     }
 }
@@ -95,7 +102,14 @@ impl Line {
             Some("running") => Some("provisioning".to_owned()),
             _ => None,
         };
-        gateway.into_iter().chain(provision).collect()
+        let expires = self
+            .left
+            .map(|left| format!("expires in {}", ui::lasting(left)));
+        gateway
+            .into_iter()
+            .chain(provision)
+            .chain(expires)
+            .collect()
     }
 }
 
@@ -149,6 +163,7 @@ impl ListArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let sandbox = context.sandbox()?;
         let mut pixels = context.unless_interrupted(sandbox.list()).await?;
+        expire::enforce(context, &mut pixels).await?;
         context
             .unless_interrupted(async {
                 look_again(sandbox, &mut pixels).await;

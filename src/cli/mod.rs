@@ -10,8 +10,12 @@ mod context;
 mod create;
 mod destroy;
 mod doctor;
+mod events;
 mod exec;
+mod expire;
+mod files;
 mod fork;
+mod forward;
 mod list;
 mod man;
 mod mcp;
@@ -26,6 +30,7 @@ mod site;
 mod start;
 mod status;
 mod stop;
+mod top;
 
 use std::path::PathBuf;
 
@@ -115,6 +120,10 @@ pub enum Command {
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
     Exec(exec::ExecArgs),
+    Push(files::PushArgs),
+    Pull(files::PullArgs),
+    Sync(files::SyncArgs),
+    Forward(forward::ForwardArgs),
     Console(console::ConsoleArgs),
     Sessions(sessions::SessionsArgs),
     Status(status::StatusArgs),
@@ -127,7 +136,10 @@ pub enum Command {
     #[command(subcommand)]
     Base(base::BaseCommand),
     Mcp(mcp::McpArgs),
+    Expire(expire::ExpireArgs),
     Prune(prune::PruneArgs),
+    Events(events::EventsArgs),
+    Top(top::TopArgs),
     Setup(setup::SetupArgs),
     Doctor(doctor::DoctorArgs),
     Quickstart(quickstart::QuickstartArgs),
@@ -175,6 +187,10 @@ impl Command {
             Self::Destroy(args) => args.run(context).await,
             Self::List(args) => args.run(context).await,
             Self::Exec(args) => args.run(context).await,
+            Self::Push(args) => args.run(context).await,
+            Self::Pull(args) => args.run(context).await,
+            Self::Sync(args) => args.run(context).await,
+            Self::Forward(args) => args.run(context).await,
             Self::Console(args) => args.run(context).await,
             Self::Sessions(args) => args.run(context).await,
             Self::Status(args) => args.run(context).await,
@@ -184,7 +200,10 @@ impl Command {
             Self::Network(command) => command.run(context).await,
             Self::Base(command) => command.run(context).await,
             Self::Mcp(args) => args.run(context).await,
+            Self::Expire(args) => args.run(context).await,
             Self::Prune(args) => args.run(context).await,
+            Self::Events(args) => args.run(context).await,
+            Self::Top(args) => args.run(context).await,
             Self::Setup(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
             Self::Quickstart(args) => args.run(context).await,

@@ -7,7 +7,7 @@ use super::{Context, network};
 use crate::lifecycle::{self, Leftover};
 use crate::ui::Row;
 
-/// Remove what killed commands left half-made, and nothing else
+/// Remove what killed commands left half-made and what has expired, and nothing else
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     /// Only say what would be removed

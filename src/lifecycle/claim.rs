@@ -83,6 +83,11 @@ impl Claim {
         instance.properties.get(KEY)?.parse().ok()
     }
 
+    /// The machine and the process, for people.
+    pub fn origin(&self) -> String {
+        format!("{}, process {}", self.machine, self.pid)
+    }
+
     pub fn maker(&self) -> Maker {
         if self.machine != machine() {
             return Maker::Elsewhere;

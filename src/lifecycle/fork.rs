@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::claim::Claim;
 use super::network::Network;
 use super::rollback::{Rollback, remove_checkpoint};
-use super::{Error, Progress, identity, unless_cancelled};
+use super::{Error, Progress, identity, lifetime, unless_cancelled};
 use crate::sandbox::{
     self, ForkSpec, InvalidName, Label, Limits, Name, Origin, Properties, Sandbox, Subject,
 };
@@ -80,6 +80,8 @@ pub async fn fork(
                 let name = names.next()?;
                 let mut properties = properties.clone();
                 wish.network.mark(&mut properties);
+                // A clone lives as long as it was given itself.
+                properties.entry(lifetime::KEY.into()).or_default();
                 let spec = ForkSpec {
                     first_boot: identity::first_boot(&claim, &name),
                     name,

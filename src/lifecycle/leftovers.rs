@@ -1,11 +1,12 @@
 //! What killed commands left behind: instances that were never started, and
-//! checkpoints meant for one command.
+//! checkpoints meant for one command; and pixels whose time is over.
 
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::claim::{Claim, Maker};
 use super::gateway::{self, Gateway};
+use super::lifetime;
 use super::provisioning;
 use super::rollback::remove_checkpoint;
 use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox};
@@ -14,12 +15,14 @@ use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox}
 /// is taken for dead.
 const ELSEWHERE: i64 = 60 * 60;
 
-/// One thing a killed command left on the server.
+/// One thing on the server that is to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Leftover {
     /// Half-made: its creation was cut off before the first start.
     Pixel { name: String },
+    /// Its time is over.
+    Expired { name: String },
     /// Half-made, before it let anything through.
     Gateway { name: String },
     /// Taken for the duration of a command.
@@ -30,14 +33,15 @@ impl std::fmt::Display for Leftover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pixel { name } => write!(f, "pixel {name}, never finished"),
+            Self::Expired { name } => write!(f, "pixel {name}, whose time is over"),
             Self::Gateway { name } => write!(f, "gateway {name}, never finished"),
             Self::Checkpoint { name, label } => write!(f, "temporary checkpoint {label} of {name}"),
         }
     }
 }
 
-/// Everything on the server whose maker is dead; nothing that a running
-/// command still works on, and nothing a user made.
+/// Everything on the server whose maker is dead or whose time is over; nothing
+/// that a running command still works on, and nothing else a user made.
 /// `like`: the gateway of the settings.
 pub async fn find(sandbox: &dyn Sandbox, like: &Gateway) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
@@ -50,6 +54,11 @@ pub async fn find(sandbox: &dyn Sandbox, like: &Gateway) -> Result<Vec<Leftover>
             if let Some(name) = half_made(sandbox, &pixel.name).await? {
                 found.push(Leftover::Pixel { name });
             }
+            continue;
+        }
+        if lifetime::is_over(&pixel) {
+            let name = pixel.name.to_string();
+            found.push(Leftover::Expired { name });
             continue;
         }
         let checkpoints = match sandbox.checkpoints(&pixel.name).await {
@@ -128,6 +137,10 @@ pub async fn remove(sandbox: &dyn Sandbox, like: &Gateway, leftover: &Leftover) 
                 Err(error) if error.is_not_found() => Ok(()),
                 other => other,
             }
+        }
+        Leftover::Expired { name } => {
+            let name: Name = name.parse().map_err(invalid)?;
+            lifetime::remove(sandbox, like, &name).await
         }
         Leftover::Gateway { .. } => gateway::remove_half_made(sandbox, like).await,
         Leftover::Checkpoint { name, label } => {

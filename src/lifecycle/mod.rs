@@ -6,9 +6,11 @@ mod create;
 mod exec;
 mod fork;
 pub mod gateway;
+pub mod history;
 mod identity;
 mod inside;
 mod leftovers;
+pub mod lifetime;
 mod login;
 mod network;
 pub mod provisioning;
@@ -17,6 +19,7 @@ mod rollback;
 pub mod session;
 mod shelf;
 mod site;
+pub mod usage;
 
 use tokio_util::sync::CancellationToken;
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, Gateway};
 use super::inside::{self, Inside};
-use super::{Error, Progress, unless_cancelled};
+use super::{Error, Progress, lifetime, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
 use crate::egress::{self, Denial, Policy};
 use crate::sandbox::{
@@ -152,6 +152,7 @@ pub async fn destroy(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Resu
 
 /// Puts a pixel back to a checkpoint, policy included: that of the checkpoint
 /// is in force before the disk is, and when that fails, the present one again.
+/// How long it lives stays as it is.
 pub async fn restore(
     sandbox: &dyn Sandbox,
     like: &Gateway,
@@ -159,7 +160,19 @@ pub async fn restore(
     label: &Label,
 ) -> Result<()> {
     let instance = sandbox.get(name).await?;
-    let gateway = match Network::of(&instance, like) {
+    let outcome = put_back(sandbox, like, &instance, label).await;
+    lifetime::keep(sandbox, &instance).await?;
+    outcome
+}
+
+async fn put_back(
+    sandbox: &dyn Sandbox,
+    like: &Gateway,
+    instance: &Instance,
+    label: &Label,
+) -> Result<()> {
+    let name = &instance.name;
+    let gateway = match Network::of(instance, like) {
         Network::Behind(gateway) => gateway,
         Network::Open(inside) => {
             // The policy is on the disk, and its record comes back with it.

@@ -141,6 +141,10 @@ pub trait Guest: Send + Sync {
     /// Creates or replaces a file; the parent directory must exist.
     async fn write_file(&self, file: &GuestFile) -> Result<()>;
 
+    /// Gives a file another name in the same filesystem, in the place of what
+    /// is there.
+    async fn rename(&self, from: &str, to: &str) -> Result<()>;
+
     /// Removes one file or symlink. Missing counts as done.
     async fn remove_file(&self, path: &str) -> Result<()>;
 
@@ -149,6 +153,9 @@ pub trait Guest: Send + Sync {
 
     /// Creates a symlink; an existing entry of that name counts as done.
     async fn symlink(&self, path: &str, target: &str) -> Result<()>;
+
+    /// What a symlink leads to, as it says.
+    async fn read_link(&self, path: &str) -> Result<String>;
 
     /// The names in a directory, in no order. Missing is `Error::NotFound`.
     async fn list_dir(&self, path: &str) -> Result<Vec<String>>;

@@ -20,8 +20,8 @@ pub use guest::{
 pub use memory::parse_memory;
 pub use name::{InvalidName, Label, Name, Origin};
 pub use types::{
-    Attachment, Capabilities, Checkpoint, CreateSpec, FirstBoot, ForkSpec, Instance, Limits,
-    Properties, Status, Taken,
+    Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, Instance, Limits,
+    Properties, Requestor, Status, Taken, Usage,
 };
 
 /// All pixels of one backend.
@@ -83,6 +83,13 @@ pub trait Sandbox: Debug + Send + Sync {
 
     /// The pixel's primary IPv4 address, as the pixel itself has it now.
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>>;
+
+    /// What a running pixel uses at this moment.
+    async fn usage(&self, name: &Name) -> Result<Usage>;
+
+    /// Tells what happens to pixels from now on, until dropped; returns only
+    /// when the connection is lost.
+    async fn watch(&self, heard: &mut (dyn FnMut(Event) + Send)) -> Result<()>;
 
     /// Merges server-side properties; an empty value removes a key.
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()>;

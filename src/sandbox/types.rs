@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use serde::Serialize;
+
 use super::name::{Label, Name, Origin};
 
 /// Server-side facts about a pixel, stored with it and inherited by clones.
@@ -140,4 +142,46 @@ pub struct ForkSpec {
 pub struct Capabilities {
     pub checkpoints: bool,
     pub fork: bool,
+}
+
+/// Something that happened to a pixel, as the server tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// RFC 3339.
+    pub at: String,
+    #[serde(serialize_with = "as_text")]
+    pub pixel: Name,
+    /// The server's word for it, such as `instance-started`.
+    pub action: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    pub by: Option<Requestor>,
+}
+
+fn as_text<S: serde::Serializer>(name: &Name, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(name)
+}
+
+/// Who asked for something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Requestor {
+    pub username: String,
+    /// Such as `unix` or `tls`.
+    pub protocol: String,
+    pub address: String,
+}
+
+/// What a running pixel uses; counters begin with its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Time of all CPUs together.
+    pub cpu: std::time::Duration,
+    /// Bytes, like all that follows.
+    pub memory: u64,
+    /// `None` where the storage does not tell.
+    pub disk: Option<u64>,
+    pub received: u64,
+    pub sent: u64,
+    /// A number.
+    pub processes: u64,
 }

@@ -1,5 +1,6 @@
 //! The one owner of stdout and stderr: results on stdout, talk on stderr.
 
+mod bar;
 mod progress;
 mod report;
 mod table;
@@ -8,9 +9,10 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
 
+pub use bar::Bar;
 pub use progress::Phases;
 pub use report::report;
-pub use table::{Row, bytes, elapsed, table};
+pub use table::{Row, bytes, elapsed, lasting, table};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -67,11 +69,26 @@ impl Ui {
         out(text);
     }
 
+    /// Whether results are looked at by a person.
+    pub fn is_watched(&self) -> bool {
+        !self.json() && io::stdout().is_terminal()
+    }
+
+    /// Rows in the place of those shown before, on a terminal.
+    pub fn screen<T: Row>(&self, rows: &[T]) {
+        out(&format!("\x1b[H\x1b[J{}", table(rows)));
+    }
+
     /// Talk: what happens and what to do next.
     pub fn say(&self, line: &str) {
         if !self.quiet && !self.json() {
             err(&format!("{line}\n"));
         }
+    }
+
+    /// What a process of ours said on its stderr, as it is.
+    pub fn relay(&self, text: &str) {
+        err(text);
     }
 
     /// Said whatever the format: something is not as the user thinks.
@@ -87,6 +104,12 @@ impl Ui {
     /// A progress line on a terminal; lines with `-v`; nothing else.
     pub fn phases(&self) -> Phases {
         Phases::new(self.verbose, self.quiet || self.json())
+    }
+
+    /// A bar with rate and remaining time on a terminal; nothing else.
+    /// `look` tells what is done and what there is to do, 0 while unknown.
+    pub fn bar(&self, look: impl Fn() -> (u64, u64) + Send + 'static) -> Bar {
+        Bar::new(!self.quiet && !self.json(), look)
     }
 
     /// Asks on the terminal; `None` when there is nobody to ask.

@@ -44,6 +44,18 @@ pub fn elapsed(time: Duration) -> String {
     }
 }
 
+/// `2d 3h`, `1h 59m`, `59m`, `20s`: the two largest units, cut.
+pub fn lasting(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m"),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
 /// `512 B`, `1.5 GiB`, `42 MiB`.
 pub fn bytes(size: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -87,6 +99,9 @@ mod tests {
     fn short_forms() {
         assert_eq!(elapsed(Duration::from_millis(12_399)), "12.3s");
         assert_eq!(elapsed(Duration::from_millis(62_300)), "1m2.3s");
+        assert_eq!(lasting(Duration::from_secs(59)), "59s");
+        assert_eq!(lasting(Duration::from_secs(7199)), "1h 59m");
+        assert_eq!(lasting(Duration::from_secs(7 * 86400)), "7d 0h");
         assert_eq!(bytes(512), "512 B");
         assert_eq!(bytes(1536 * 1024 * 1024), "1.5 GiB");
         assert_eq!(bytes(42 * 1024 * 1024), "42 MiB");

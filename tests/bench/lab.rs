@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::api::{self, Api};
 use crate::go_on;
+use crate::measure::Who;
 use crate::process::Program;
 
 const PROJECT: &str = "px-t-bench-";
@@ -107,6 +108,19 @@ impl Lab {
     /// The instance of the pixel of this name.
     pub fn instance(&self, short: &str) -> String {
         format!("px-{}", self.name(short))
+    }
+
+    /// How a program calls a pixel.
+    pub fn called(&self, who: Who, short: &str) -> String {
+        match who {
+            Who::Incus => self.instance(short),
+            _ => self.name(short),
+        }
+    }
+
+    /// For files of the rows; gone with the lab.
+    pub fn folder(&self) -> &Path {
+        self.home.path()
     }
 
     /// The instance that is the gateway of this lab's pixels.

@@ -31,6 +31,7 @@
 mod api;
 mod args;
 mod binary;
+mod files;
 mod lab;
 mod measure;
 mod network;

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::binary::Binary;
+use crate::files;
 use crate::lab::{Lab, VOLUME};
 use crate::measure::{Contender, Who, take_turns};
 use crate::network;
@@ -96,6 +97,50 @@ pub const ROWS: &[Row] = &[
         measure: exec_stdin,
     },
     Row {
+        name: "push",
+        case: "push of 100 MB",
+        target: Target::Throughput {
+            at_least: 1.5,
+            of: Who::Incus,
+        },
+        needs_daemon: true,
+        needs_client: true,
+        measure: files::push,
+    },
+    Row {
+        name: "pull",
+        case: "pull of 100 MB",
+        target: Target::Throughput {
+            at_least: 2.0,
+            of: Who::Incus,
+        },
+        needs_daemon: true,
+        needs_client: true,
+        measure: files::pull,
+    },
+    Row {
+        name: "push-small",
+        case: "push of 2,000 files of 2 KiB",
+        target: Target::Time {
+            at_most: 0.1,
+            of: Who::Incus,
+        },
+        needs_daemon: true,
+        needs_client: true,
+        measure: files::push_small,
+    },
+    Row {
+        name: "pull-small",
+        case: "pull of 2,000 files of 2 KiB",
+        target: Target::Time {
+            at_most: 0.1,
+            of: Who::Incus,
+        },
+        needs_daemon: true,
+        needs_client: true,
+        measure: files::pull_small,
+    },
+    Row {
         name: "clone",
         case: "create --from base:ready, first exec",
         target: Target::Time {
@@ -181,6 +226,11 @@ impl<'a> Bench<'a> {
         self.incus.map(|path| (Who::Incus, path)).into_iter()
     }
 
+    /// Everything that is run as a process.
+    pub fn programs(&self) -> impl Iterator<Item = (Who, &'a Path)> + use<'a> {
+        self.pixels().chain(self.client())
+    }
+
     pub fn compare(&self, contenders: Vec<Contender<'_>>) -> Result<Outcome> {
         self.compare_n(contenders, self.runs)
     }
@@ -190,12 +240,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// How a program calls the base pixel.
 fn base(lab: &Lab, who: Who) -> String {
-    match who {
-        Who::Incus => lab.instance("base"),
-        _ => lab.name("base"),
-    }
+    lab.called(who, "base")
 }
 
 fn version(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {

@@ -93,6 +93,14 @@ impl Guest for Folder {
         }
     }
 
+    async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        std::fs::rename(self.at(from), self.at(to)).map_err(|e| fault(from, e))
+    }
+
+    async fn read_link(&self, _: &str) -> Result<String> {
+        panic!("nobody needs it");
+    }
+
     async fn list_dir(&self, _: &str) -> Result<Vec<String>> {
         panic!("nobody needs it");
     }

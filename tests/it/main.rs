@@ -21,9 +21,11 @@ mod egress_walls;
 mod faults_daemon;
 mod faults_signals;
 mod faults_wire;
+mod forward;
 mod host;
 mod incus_events;
 mod layering;
+mod lifetime;
 mod mcp_clients;
 mod mcp_crash;
 mod mcp_security;
@@ -32,6 +34,7 @@ mod mcp_tools;
 mod provision;
 mod remote;
 mod scripts;
+mod transfer;
 
 #[test]
 fn every_file_is_listed() {

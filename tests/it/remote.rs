@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::support::lab;
 use crate::support::private_daemon::PrivateDaemon;
 use crate::support::proxy::Wire;
 use crate::support::pty::Pty;
+use crate::support::wait::eventually;
 
 /// Against a hang.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -160,6 +161,32 @@ fn the_main_job_over_https() {
     console.expect("[24 80]");
     console.send("exit 9\r");
     assert_eq!(console.exit_code(), 9);
+
+    // Files and ports.
+    let (to, back) = (format!("{a}:/srv/bytes"), env.home().join("back"));
+    env.pixels_with(["push", "-", &to], &bytes).ok();
+    env.pixels(["pull", &to, back.to_str().unwrap()]).ok();
+    assert!(fs::read(&back).unwrap() == bytes);
+    env.pixels(["push", back.to_str().unwrap(), &format!("{a}:/srv/again")])
+        .ok();
+    let server = "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', \
+                  LocalPort => 8000, Listen => 5) or die; open(U, '>', '/srv/up'); close U; \
+                  while ($c = $s->accept) { print $c 'hello'; close $c }";
+    let mut serving = env.spawn(["exec", &a, "--", "perl", "-e", server]);
+    eventually("the server listens", || {
+        env.pixels(["exec", &a, "--", "ls", "/srv/up"]).code == 0
+    });
+    let forward = env.pixels(["forward", &a, "-b", "--json", "0:8000"]).ok();
+    let port = forward.json()["ports"][0]["local"].as_u64().unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "hello");
+    drop(stream);
+    env.pixels(["forward", "stop", &a]).ok();
+    serving.kill().unwrap();
+    serving.wait().unwrap();
 
     env.pixels(["destroy", &a, &b, "--force"]).ok();
     env.pixels(["exec", &a, "--", "true"]).expect(125);

@@ -72,6 +72,10 @@ impl Guest for IncusGuest<'_> {
         sftp::write(self.files().await?, file).await
     }
 
+    async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        sftp::rename(self.files().await?, from, to).await
+    }
+
     async fn remove_file(&self, path: &str) -> Result<()> {
         sftp::remove(self.files().await?, path).await
     }
@@ -82,6 +86,10 @@ impl Guest for IncusGuest<'_> {
 
     async fn symlink(&self, path: &str, target: &str) -> Result<()> {
         sftp::symlink(self.files().await?, path, target).await
+    }
+
+    async fn read_link(&self, path: &str) -> Result<String> {
+        sftp::read_link(self.files().await?, path).await
     }
 
     async fn list_dir(&self, path: &str) -> Result<Vec<String>> {

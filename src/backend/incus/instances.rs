@@ -16,7 +16,7 @@ use super::wire::{self, ImageAlias, Lease, NetworkState, Operation, State};
 use crate::retry;
 use crate::sandbox::{
     Attachment, CreateSpec, Error, FirstBoot, ForkSpec, Instance, Label, Limits, Name, Properties,
-    Result, Status, Subject, Taken,
+    Result, Status, Subject, Taken, Usage,
 };
 
 /// What pixels knows about a pixel stands in instance keys below this prefix.
@@ -423,6 +423,32 @@ pub(super) async fn address(client: &Client, name: &Name) -> Result<Option<Ipv4A
         .map_err(|failure| failure.about(Subject::pixel(name)))?;
     let interfaces = state.network.unwrap_or_default();
     Ok(interfaces.get("eth0").and_then(global_ipv4))
+}
+
+pub(super) async fn usage(client: &Client, name: &Name) -> Result<Usage> {
+    let state: State = client
+        .get(&format!("{}/state", path(name)))
+        .await
+        .map_err(|failure| failure.about(Subject::pixel(name)))?;
+    let interfaces = state.network.unwrap_or_default();
+    let others = interfaces.iter().filter(|(name, _)| *name != "lo");
+    let (received, sent) = others.fold((0, 0), |(received, sent), (_, one)| {
+        let (more, out) = (one.counters.bytes_received, one.counters.bytes_sent);
+        (received + amount(more), sent + amount(out))
+    });
+    let disks = state.disk.unwrap_or_default();
+    Ok(Usage {
+        cpu: Duration::from_nanos(amount(state.cpu.usage)),
+        memory: amount(state.memory.usage),
+        disk: disks.get("root").map(|disk| amount(disk.usage)),
+        received,
+        sent,
+        processes: amount(state.processes),
+    })
+}
+
+fn amount(of: i64) -> u64 {
+    u64::try_from(of).unwrap_or(0)
 }
 
 fn global_ipv4(interface: &NetworkState) -> Option<Ipv4Addr> {

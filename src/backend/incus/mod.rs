@@ -9,6 +9,7 @@ mod first_boot;
 mod guest;
 mod http;
 mod instances;
+mod lifecycle;
 mod operation;
 mod segments;
 mod sftp;
@@ -29,8 +30,8 @@ pub use operation::Running;
 pub use transport::{Endpoint, Remote};
 
 use crate::sandbox::{
-    Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name, Properties,
-    Result, Sandbox, Taken,
+    self, Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name, Properties,
+    Result, Sandbox, Taken, Usage,
 };
 
 /// What the backend needs to know of the user's settings.
@@ -125,6 +126,14 @@ impl Sandbox for Incus {
 
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {
         instances::address(&self.client, name).await
+    }
+
+    async fn usage(&self, name: &Name) -> Result<Usage> {
+        instances::usage(&self.client, name).await
+    }
+
+    async fn watch(&self, heard: &mut (dyn FnMut(sandbox::Event) + Send)) -> Result<()> {
+        lifecycle::watch(&self.client, heard).await
     }
 
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()> {

@@ -139,6 +139,11 @@ pub(super) async fn write(sftp: &SftpSession, new: &GuestFile) -> Result<()> {
     file.shutdown().await.map_err(io)
 }
 
+pub(super) async fn rename(sftp: &SftpSession, from: &str, to: &str) -> Result<()> {
+    // The daemon's server renames as the system does: over what is there.
+    sftp.rename(from, to).await.map_err(|e| fault(to, e))
+}
+
 pub(super) async fn remove(sftp: &SftpSession, path: &str) -> Result<()> {
     match sftp.remove_file(path).await {
         Err(error) if !missing(&error) => Err(fault(path, error)),
@@ -166,6 +171,10 @@ pub(super) async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Res
             Err(_) => Err(fault(path, error)),
         },
     }
+}
+
+pub(super) async fn read_link(sftp: &SftpSession, path: &str) -> Result<String> {
+    sftp.read_link(path).await.map_err(|e| fault(path, e))
 }
 
 pub(super) async fn list(sftp: &SftpSession, path: &str) -> Result<Vec<String>> {

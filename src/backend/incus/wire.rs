@@ -95,12 +95,37 @@ pub struct Snapshot {
 pub struct State {
     #[serde(default)]
     pub network: Option<BTreeMap<String, NetworkState>>,
+    #[serde(default)]
+    pub disk: Option<BTreeMap<String, Amount>>,
+    #[serde(default)]
+    pub cpu: Amount,
+    #[serde(default)]
+    pub memory: Amount,
+    #[serde(default)]
+    pub processes: i64,
+}
+
+/// Bytes of a disk or of memory, nanoseconds of a CPU; below zero when unknown.
+#[derive(Debug, Default, Deserialize)]
+pub struct Amount {
+    #[serde(default)]
+    pub usage: i64,
 }
 
 #[derive(Debug, Deserialize)]
 pub struct NetworkState {
     #[serde(default, deserialize_with = "null_as_none")]
     pub addresses: Vec<Address>,
+    #[serde(default)]
+    pub counters: Counters,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Counters {
+    #[serde(default)]
+    pub bytes_received: i64,
+    #[serde(default)]
+    pub bytes_sent: i64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,0 +1,98 @@
+//! What the daemon tells of instances, for those that are pixels.
+
+use serde::Deserialize;
+
+use super::client::Client;
+use super::events::{self, Events};
+use super::failure::Failure;
+use crate::sandbox::{Event, Name, Requestor, Result};
+
+#[derive(Debug, Deserialize)]
+struct Lifecycle {
+    #[serde(default)]
+    action: String,
+    /// Such as `/1.0/instances/px-a/snapshots/b?project=x`.
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    requestor: Option<Who>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Who {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    protocol: String,
+    #[serde(default)]
+    address: String,
+}
+
+pub(super) async fn watch(client: &Client, heard: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
+    let subscribed = Events::subscribe(client, &["lifecycle"]).await;
+    let mut events = subscribed.map_err(Failure::plain)?;
+    loop {
+        let event = events.next().await.map_err(Failure::plain)?;
+        if let Some(event) = read(event) {
+            heard(event);
+        }
+    }
+}
+
+/// `None` for what is about no pixel.
+fn read(event: events::Event) -> Option<Event> {
+    let told: Lifecycle = serde_json::from_value(event.metadata).ok()?;
+    let path = told.source.split('?').next()?;
+    let mut steps = path.strip_prefix("/1.0/instances/")?.split('/');
+    let pixel = Name::from_instance(steps.next()?)?;
+    let checkpoint = match (steps.next(), steps.next()) {
+        (Some("snapshots"), Some(label)) => Some(label.to_owned()),
+        _ => None,
+    };
+    Some(Event {
+        at: event.timestamp,
+        pixel,
+        action: told.action,
+        checkpoint,
+        by: told.requestor.map(|who| Requestor {
+            username: who.username,
+            protocol: who.protocol,
+            address: who.address,
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(source: &str) -> Option<Event> {
+        let event = serde_json::json!({
+            "type": "lifecycle",
+            "timestamp": "2026-11-24T06:00:00Z",
+            "metadata": {
+                "action": "x",
+                "source": source,
+                "requestor": {"username": "root", "protocol": "unix", "address": "@"},
+            },
+        });
+        read(serde_json::from_value(event).unwrap())
+    }
+
+    #[test]
+    fn only_pixels_are_told_of() {
+        let event = told("/1.0/instances/px-a/snapshots/b?project=p").unwrap();
+        assert_eq!(event.pixel.as_str(), "a");
+        assert_eq!(event.checkpoint.as_deref(), Some("b"));
+        assert_eq!(event.by.unwrap().protocol, "unix");
+        assert!(told("/1.0/instances/px-a").unwrap().checkpoint.is_none());
+        for other in [
+            "/1.0/instances/a",
+            "/1.0/images/px-a",
+            "",
+            "/1.0/instances/",
+        ] {
+            assert!(told(other).is_none(), "{other}");
+        }
+    }
+}

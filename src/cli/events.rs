@@ -1,0 +1,58 @@
+//! `pixels events`
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+
+use super::{Context, complete};
+use crate::lifecycle::history;
+use crate::sandbox::{Error, Event, Instance, Name, Subject};
+
+/// Tell what happens to pixels, and who did it, as JSON, one event per line
+///
+/// The server keeps no history: without --follow, it is when the present pixels
+/// and checkpoints were made, and by which machine.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Only of these
+    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    names: Vec<Name>,
+    /// Tell what happens from now on, until interrupted
+    #[arg(short, long)]
+    follow: bool,
+}
+
+impl EventsArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let sandbox = context.sandbox()?;
+        if self.follow {
+            let mut tell = |event: Event| {
+                if self.names.is_empty() || self.names.contains(&event.pixel) {
+                    context.ui.value(&event);
+                }
+            };
+            return Ok(context.unless_interrupted(sandbox.watch(&mut tell)).await?);
+        }
+        let mut pixels = context.unless_interrupted(sandbox.list()).await?;
+        chosen(&mut pixels, &self.names)?;
+        for event in context
+            .unless_interrupted(history::of(sandbox, &pixels))
+            .await?
+        {
+            context.ui.value(&event);
+        }
+        Ok(())
+    }
+}
+
+/// Leaves those of these names; all when there are none.
+pub fn chosen(pixels: &mut Vec<Instance>, names: &[Name]) -> Result<(), Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let present = |name: &&Name| pixels.iter().any(|pixel| pixel.name == **name);
+    if let Some(missing) = names.iter().find(|name| !present(name)) {
+        return Err(Error::NotFound(Subject::pixel(missing)));
+    }
+    pixels.retain(|pixel| names.contains(&pixel.name));
+    Ok(())
+}

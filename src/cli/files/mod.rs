@@ -1,0 +1,107 @@
+//! `pixels push`, `pull` and `sync`: what the three have in common.
+
+mod place;
+mod pull;
+mod push;
+mod sync;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+pub use pull::PullArgs;
+pub use push::PushArgs;
+pub use sync::SyncArgs;
+
+use super::{Context, exec};
+use crate::lifecycle::{Claim, Login};
+use crate::sandbox::{Error, Guest, Instance, Name};
+use crate::transfer::{LocalTarget, Meter, Ownership, Report};
+use crate::ui::{self, Bar};
+
+/// The pixel, once it is known to be one that files can be exchanged with.
+async fn pixel(context: &Context, name: &Name) -> Result<Instance, Error> {
+    let sandbox = context.sandbox()?;
+    let instance = context.unless_interrupted(sandbox.get(name)).await?;
+    exec::unprivileged(&instance)?;
+    Ok(instance)
+}
+
+/// Whose the files are in the pixel, and where its relative paths begin.
+async fn login(
+    context: &Context,
+    guest: &dyn Guest,
+    instance: &Instance,
+    owner: Option<&str>,
+) -> Result<(Login, Login), Error> {
+    let home = Login::default_for(instance);
+    let owner = match owner {
+        Some(owner) => context.unless_interrupted(Login::of(guest, owner)).await?,
+        None => home.clone(),
+    };
+    Ok((home, owner))
+}
+
+fn ownership(archive: bool, owner: &Login) -> Ownership {
+    if archive {
+        Ownership::Kept
+    } else {
+        Ownership::One(owner.owner)
+    }
+}
+
+/// A name that no other transfer uses, hidden from a plain `ls`.
+fn unique() -> String {
+    format!(".pixels-{}", Claim::new().unique())
+}
+
+fn local(path: PathBuf) -> LocalTarget {
+    let text = path.as_os_str().as_encoded_bytes();
+    LocalTarget {
+        directory: text.ends_with(b"/") || text.ends_with(b"/.") || text == b".",
+        path,
+    }
+}
+
+fn watch(context: &Context, meter: &Arc<Meter>) -> Bar {
+    let meter = Arc::clone(meter);
+    context.ui.bar(move || (meter.done(), meter.total()))
+}
+
+/// Tells what came of it.
+fn done(context: &Context, verb: &str, to: &str, report: &Report, begun: Instant) {
+    warn(context, report);
+    let took = begun.elapsed();
+    let files = match report.files {
+        1 => "1 file".to_owned(),
+        count => format!("{count} files"),
+    };
+    context.ui.done(
+        &format!(
+            "{verb} {files}, {}, to {to} in {}",
+            ui::bytes(report.bytes),
+            ui::elapsed(took)
+        ),
+        &json!({
+            "to": to,
+            "files": report.files,
+            "bytes": report.bytes,
+            "skipped": report.skipped,
+            "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        }),
+    );
+}
+
+fn warn(context: &Context, report: &Report) {
+    for line in report.notes.lines() {
+        context.ui.warn(line);
+    }
+    if report.skipped > 0 {
+        context.ui.warn(&format!(
+            "{} devices, sockets or pipes were left out",
+            report.skipped
+        ));
+    }
+}

@@ -1,0 +1,75 @@
+//! `pixels pull`
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
+
+use super::place::Place;
+use super::{done, local, login, ownership, pixel, watch};
+use crate::cli::{Context, complete};
+use crate::exit::Usage;
+use crate::sandbox::Error;
+use crate::term::Outlet;
+use crate::transfer::{self, GuestPath, Meter, Pull, Report};
+
+/// Copy files and folders out of a pixel
+///
+/// Like cp -r: into DEST when it is a folder or ends with /, else as DEST.
+/// PATH/. means what is in the folder PATH; a relative PATH begins at the home
+/// of the pixel's user. Links are copied as links, and nothing is ever written
+/// outside DEST. A file is either there whole or not at all.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Files and folders in a pixel
+    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCandidates::new(complete::places))]
+    sources: Vec<Place>,
+    /// Where to, here; - writes one file to stdout
+    #[arg(value_name = "DEST")]
+    target: Place,
+    /// Keep the numbers of owner and group, and set-user-ID bits (as root)
+    #[arg(short, long)]
+    archive: bool,
+}
+
+impl PullArgs {
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let several = self.sources.len() > 1;
+        let mut sources = Vec::new();
+        for source in self.sources {
+            sources.push(source.pixel("a source")?);
+        }
+        if self.target == Place::Stream && several {
+            return Err(Usage("- takes one file".into()).into());
+        }
+        let meter = Arc::new(Meter::default());
+        let mut total = Report::default();
+        for (name, path) in sources {
+            let instance = pixel(context, &name).await?;
+            let guest = context.sandbox()?.guest(&name);
+            let (home, owner) = login(context, &*guest, &instance, None).await?;
+            let source = GuestPath::parse(&path, &home.home)?;
+            if self.target == Place::Stream {
+                let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
+                return Ok(transfer::read(&*guest, context.cancel(), &source, stdout).await?);
+            }
+            let wish = Pull {
+                source,
+                target: local(self.target.clone().here("the destination")?),
+                several,
+                ownership: ownership(self.archive, &owner),
+                sized: std::io::stderr().is_terminal(),
+            };
+            let bar = watch(context, &meter);
+            let report = transfer::pull(&*guest, context.cancel(), &wish, &meter).await;
+            drop(bar);
+            total.add(report?);
+        }
+        let to = self.target.here("the destination")?.display().to_string();
+        done(context, "Pulled", &to, &total, begun);
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! From this machine into a pixel.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+use tokio_util::io::{ReaderStream, StreamReader};
+use tokio_util::sync::CancellationToken;
+
+use super::pump::{self, Said};
+use super::walk::{Item, joined, walk};
+use super::{GuestPath, Meter, NO_TAR, Ownership, Report, Rules, explain, pack, plain};
+use crate::sandbox::{Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result};
+
+/// For the pixel to clean up behind a transfer that was ended.
+const PARTING: Duration = Duration::from_secs(5);
+const SCRIPT: &str = include_str!("guest/receive.sh");
+
+/// What is to be pushed.
+pub struct Push {
+    /// Files and folders; `dir/.` means what is in it.
+    pub sources: Vec<PathBuf>,
+    pub target: GuestPath,
+    pub ownership: Ownership,
+    /// The owner of folders that are made on the way.
+    pub owner: Owner,
+    /// A name that no other transfer uses.
+    pub id: String,
+}
+
+/// Transfers files and folders. A folder joins one of the same name; a file
+/// takes the place of one. When it fails or is cancelled nothing has changed,
+/// or, in folders that were there before, some of the files have.
+pub async fn push(
+    guest: &dyn Guest,
+    cancel: &CancellationToken,
+    wish: &Push,
+    meter: &Arc<Meter>,
+) -> Result<Report> {
+    let (how, items) = gather(wish, meter).await?;
+    let running = send(guest, cancel, wish, how, items.clone(), meter).await?;
+    match running {
+        Some(report) => Ok(report),
+        None => plain::push(guest, cancel, wish, &items, how.contents(), meter).await,
+    }
+}
+
+/// How the far side puts what it got into place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// The one entry, under the destination's name or, in a folder, its own.
+    As,
+    Into,
+    Contents,
+}
+
+impl How {
+    fn word(self) -> &'static str {
+        match self {
+            Self::As => "as",
+            Self::Into => "into",
+            Self::Contents => "contents",
+        }
+    }
+
+    pub fn contents(self) -> bool {
+        self == Self::Contents
+    }
+}
+
+/// What stands below this name in the archive is what is transferred.
+pub const TREE: &[u8] = b"tree";
+
+async fn gather(wish: &Push, meter: &Arc<Meter>) -> Result<(How, Vec<Item>)> {
+    let sources = wish.sources.clone();
+    let target_is_folder = wish.target.directory;
+    let meter = Arc::clone(meter);
+    blocking(move || {
+        let contents: Vec<bool> = sources
+            .iter()
+            .map(|source| means_contents(source))
+            .collect();
+        let rules = Rules::default();
+        if let ([source], [true]) = (&sources[..], &contents[..]) {
+            return Ok((How::Contents, walk(source, TREE, &rules, &meter)?));
+        }
+        let mut items = Vec::new();
+        for (source, contents) in sources.iter().zip(contents) {
+            if contents {
+                let within = walk(source, TREE, &rules, &meter)?;
+                items.extend(within.into_iter().skip(1));
+                continue;
+            }
+            let resolved = || {
+                let real = source.canonicalize().ok()?;
+                real.file_name().map(ToOwned::to_owned)
+            };
+            // `..` has a name only when it is resolved.
+            let name = source.file_name().map(ToOwned::to_owned);
+            let name = name.or_else(resolved).ok_or_else(|| {
+                Error::Invalid(format!(
+                    "{0} has no name to arrive under: {0}/. means what is in it",
+                    source.display()
+                ))
+            })?;
+            let name = std::os::unix::ffi::OsStringExt::into_vec(name);
+            items.extend(walk(source, &joined(TREE, &name), &rules, &meter)?);
+        }
+        let single = sources.len() == 1 && !target_is_folder;
+        Ok((if single { How::As } else { How::Into }, items))
+    })
+    .await
+}
+
+/// `.`, `dir/.`, `..`: a folder, of which the contents are meant.
+pub fn means_contents(source: &std::path::Path) -> bool {
+    let text = source.as_os_str().as_encoded_bytes();
+    text == b"." || text.ends_with(b"/.")
+}
+
+/// Sends the items as one archive; `None` when the pixel cannot take one.
+pub async fn send(
+    guest: &dyn Guest,
+    cancel: &CancellationToken,
+    wish: &Push,
+    how: How,
+    items: Vec<Item>,
+    meter: &Arc<Meter>,
+) -> Result<Option<Report>> {
+    let request = request(wish, how.word(), "");
+    let (writer, reader) = pump::outward();
+    let packing = {
+        let (meter, ownership) = (Arc::clone(meter), wish.ownership);
+        tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &meter, writer))
+    };
+    let said = Said::default();
+    let command = receive(guest, &request, reader, &said);
+    tokio::pin!(command);
+    let status = tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            // The input ends before its mark, and the pixel throws it away.
+            meter.stop();
+            let _ = tokio::time::timeout(PARTING, command).await;
+            return Err(Error::Cancelled);
+        }
+        status = &mut command => status,
+    };
+    let status = match status {
+        Ok(status) => status,
+        Err(Error::WrongState { .. }) => {
+            meter.stop();
+            return Ok(None);
+        }
+        Err(error) => {
+            meter.stop();
+            return Err(error);
+        }
+    };
+    if status.success() {
+        let report = packing
+            .await
+            .map_err(|e| Error::Protocol(e.to_string()))??;
+        return Ok(Some(Report {
+            notes: String::from_utf8_lossy(&said.take()).trim().to_owned(),
+            ..report
+        }));
+    }
+    meter.stop();
+    if status.0 == NO_TAR {
+        return Ok(None);
+    }
+    // When our side failed, the pixel only saw its input end.
+    match (status.0, packing.await) {
+        (CUT_OFF, Ok(Err(error))) => Err(error),
+        _ => Err(explain(status.0, &said.take(), &wish.target.path, "push")),
+    }
+}
+
+const CUT_OFF: i32 = 95;
+
+fn request(wish: &Push, how: &str, mode: &str) -> ExecRequest {
+    let owner = format!("{}:{}", wish.owner.uid, wish.owner.gid);
+    let path = wish.target.path.as_str();
+    let script = ["/bin/sh", "-c", SCRIPT, "receive", path, how, &wish.id];
+    ExecRequest::root(script.into_iter().chain([owner.as_str(), mode]))
+}
+
+async fn receive(
+    guest: &dyn Guest,
+    request: &ExecRequest,
+    input: impl AsyncRead + Send + Unpin + 'static,
+    said: &Said,
+) -> Result<ExitStatus> {
+    let (_steer, control) = mpsc::channel(1);
+    let io = ExecIo {
+        stdin: Box::new(input),
+        stdout: Box::new(tokio::io::sink()),
+        stderr: Box::new(said.clone()),
+        control,
+    };
+    guest.exec(request, io).await
+}
+
+/// Writes one file from a stream of unknown length. `wish.sources` is not
+/// looked at. When it fails or is cancelled, what was there is unchanged.
+pub async fn write(
+    guest: &dyn Guest,
+    cancel: &CancellationToken,
+    wish: &Push,
+    mode: u32,
+    input: impl AsyncRead + Send + Unpin + 'static,
+    meter: &Arc<Meter>,
+) -> Result<Report> {
+    if wish.target.directory {
+        return Err(Error::Invalid(
+            "what comes from stdin needs a file's name to arrive under".into(),
+        ));
+    }
+    let counter = Arc::clone(meter);
+    let end = futures_util::stream::iter([Ok(bytes::Bytes::from(wish.id.clone()))]);
+    let content = ReaderStream::with_capacity(input, 128 * 1024)
+        .inspect(move |chunk| counter.add(chunk.as_ref().map_or(0, |c| c.len() as u64)))
+        .chain(end)
+        .take_until(cancel.clone().cancelled_owned());
+    let said = Said::default();
+    let input = StreamReader::new(Box::pin(content));
+    let request = request(wish, "raw", &format!("{mode:o}"));
+    let command = receive(guest, &request, input, &said);
+    tokio::pin!(command);
+    let status = tokio::select! {
+        status = &mut command => status?,
+        () = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(PARTING).await;
+        } => return Err(Error::Cancelled),
+    };
+    if cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    if !status.success() {
+        return Err(explain(status.0, &said.take(), &wish.target.path, "push"));
+    }
+    Ok(Report {
+        files: 1,
+        bytes: meter.done(),
+        ..Report::default()
+    })
+}
+
+/// Runs what waits for files on a thread of its own.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::Protocol(format!("a thread at work on files: {e}")))?
+}

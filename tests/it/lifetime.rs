@@ -1,0 +1,171 @@
+//! Pixels that expire, what happens to them, and what they use, on the real
+//! daemon.
+
+use std::io::{BufRead, BufReader};
+
+use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::support::api::Api;
+use crate::support::env::TestEnv;
+use crate::support::server::Server;
+use crate::support::{lab, wait};
+
+/// What `list` says of a pixel.
+fn listed(env: &TestEnv, name: &str) -> Option<Value> {
+    let all = env.pixels(["list", "--json"]).ok().json();
+    let mut all = all.as_array().unwrap().iter();
+    all.find(|one| one["name"] == name).cloned()
+}
+
+/// Puts the end of a pixel's time into the past.
+fn overdue(name: &str) {
+    let path = format!("/1.0/instances/px-{name}");
+    let config = json!({"config": {"user.pixels.expires-at": "2020-01-01T00:00:00Z"}});
+    Api::new().send(Method::PATCH, &path, &config);
+}
+
+#[test]
+fn a_pixel_goes_when_its_time_is_over() {
+    let Some(_lab) = lab::ready("a_pixel_goes_when_its_time_is_over") else {
+        return;
+    };
+    let env = TestEnv::new("ttl");
+    let (base, clone, timed) = (env.name("base"), env.name("clone"), env.name("timed"));
+    env.pixels(["create", &base, "--ttl", "2h"]).ok();
+    let end = listed(&env, &base).unwrap()["expires_at"].clone();
+    assert!(end.as_str().unwrap().ends_with('Z'), "{end}");
+    let table = env.pixels(["list"]).ok().stdout;
+    let line = table.lines().find(|line| line.contains(&base)).unwrap();
+    assert!(line.contains("expires in 1h 59m"), "{line}");
+
+    // A clone has a lifetime of its own or none.
+    env.pixels(["create", &clone, "--from", &base]).ok();
+    assert_eq!(listed(&env, &clone).unwrap()["expires_at"], Value::Null);
+    let args = ["fork", &base, "--prefix", &timed, "--ttl", "7d"];
+    env.pixels(args).ok();
+    let timed = format!("{timed}-1");
+    assert!(listed(&env, &timed).unwrap()["expires_at"].is_string());
+
+    // Going back does not bring an earlier lifetime back.
+    env.pixels(["checkpoint", "create", &base, "--label", "one"])
+        .ok();
+    let never = env.pixels(["expire", &base, "never", "--json"]).ok().json();
+    assert_eq!(never, json!({"name": base, "expires_at": null}));
+    env.pixels(["checkpoint", "restore", &base, "one"]).ok();
+    assert_eq!(listed(&env, &base).unwrap()["expires_at"], Value::Null);
+
+    // Over: prune says it and does it; list does it as well.
+    let server = Server::shared();
+    overdue(&timed);
+    let dry = env.pixels(["prune", "--dry-run", "--json"]).ok().json();
+    let expired = json!({"kind": "expired", "name": timed, "removed": false});
+    assert!(dry.as_array().unwrap().contains(&expired), "{dry}");
+    assert!(server.status(&timed).is_some());
+    let done = env.pixels(["prune", "--json"]).ok().json();
+    let expired = json!({"kind": "expired", "name": timed, "removed": true});
+    assert!(done.as_array().unwrap().contains(&expired), "{done}");
+    assert!(server.status(&timed).is_none());
+    overdue(&clone);
+    let said = env.pixels(["list"]).ok();
+    assert!(said.stderr.contains(&clone) && !said.stdout.contains(&clone));
+    assert!(server.status(&clone).is_none());
+    // More time is more time.
+    overdue(&base);
+    env.pixels(["expire", &base, "1h"]).ok();
+    assert!(listed(&env, &base).is_some());
+
+    for (args, code) in [
+        (["expire", &base, "soon"], 2),
+        (["expire", "no-such-pixel", "1h"], 3),
+    ] {
+        assert_eq!(env.pixels(args).code, code, "{args:?}");
+    }
+}
+
+#[test]
+fn what_happens_is_told_with_who_did_it() {
+    let Some(_lab) = lab::ready("what_happens_is_told_with_who_did_it") else {
+        return;
+    };
+    let env = TestEnv::new("events");
+    let (name, other) = (env.name("a"), env.name("b"));
+    env.pixels(["create", &other]).ok();
+    let mut child = env.spawn(["events", "-f", &name]);
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    env.pixels(["create", &name]).ok();
+    env.pixels(["checkpoint", "create", &name, "--label", "here"])
+        .ok();
+    env.pixels(["stop", &name]).ok();
+    let mut heard = Vec::new();
+    loop {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["pixel"], name);
+        let last = event["action"] == "instance-shutdown" || event["action"] == "instance-stopped";
+        heard.push(event);
+        if last {
+            break;
+        }
+    }
+    let snapshot = heard
+        .iter()
+        .find(|one| one["action"] == "instance-snapshot-created");
+    let snapshot = snapshot.unwrap_or_else(|| panic!("{heard:?}"));
+    assert_eq!(snapshot["checkpoint"], "here");
+    assert_eq!(snapshot["by"]["protocol"], "unix");
+    assert!(snapshot["at"].is_string());
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(wait::exit_code(&mut child), 130);
+
+    // What the server still knows.
+    let past = env.pixels(["events", &name]).ok().stdout;
+    let past: Vec<Value> = past
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let actions: Vec<&str> = past
+        .iter()
+        .map(|one| one["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(actions, ["instance-created", "instance-snapshot-created"]);
+    assert!(past[0]["by"]["username"].is_string());
+    assert_eq!(env.pixels(["events", "no-such-pixel"]).code, 3);
+}
+
+#[test]
+fn top_shows_what_is_used() {
+    let Some(_lab) = lab::ready("top_shows_what_is_used") else {
+        return;
+    };
+    let env = TestEnv::new("top");
+    let (busy, idle) = (env.name("busy"), env.name("idle"));
+    env.pixels(["create", &busy]).ok();
+    env.pixels(["create", &idle]).ok();
+    let script = "setsid sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &";
+    env.pixels(["exec", &busy, "--", "sh", "-c", script]).ok();
+    let look = || {
+        let told = env.pixels(["top", "--json", &busy, &idle]).ok().json();
+        let of = |name: &str| {
+            let mut all = told.as_array().unwrap().iter();
+            all.find(|one| one["name"] == name).unwrap().clone()
+        };
+        (of(&busy), of(&idle))
+    };
+    // While they boot, both are.
+    wait::eventually("the busy one is busier", || {
+        let (busy, idle) = look();
+        busy["cpu_percent"].as_f64() > idle["cpu_percent"].as_f64()
+    });
+    let (line, _) = look();
+    assert!(line["memory_bytes"].as_u64().unwrap() > 1_000_000);
+    assert!(line["processes"].as_u64().unwrap() > 3);
+    let table = env.pixels(["top"]).ok().stdout;
+    assert!(
+        table.starts_with("NAME") && table.contains(&busy),
+        "{table}"
+    );
+    assert_eq!(env.pixels(["top", "no-such-pixel"]).code, 3);
+}

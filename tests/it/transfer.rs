@@ -1,0 +1,542 @@
+//! Files and folders into pixels and out of them, on the real daemon.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::api::Api;
+use crate::support::env::{Outcome, TestEnv};
+use crate::support::pty::Pty;
+use crate::support::{lab, wait};
+
+/// Bytes of the large file.
+const LARGE: usize = 100_000_000;
+/// Asks for another size.
+const LARGE_VARIABLE: &str = "PIXELS_TEST_LARGE";
+
+struct Pixel {
+    env: TestEnv,
+    name: String,
+    dir: TempDir,
+}
+
+impl Pixel {
+    fn new(test: &str) -> Self {
+        let env = TestEnv::new(test);
+        let name = env.name("a");
+        env.pixels(["create", &name]).ok();
+        let dir = tempfile::tempdir().unwrap();
+        Self { env, name, dir }
+    }
+
+    /// A path on this side.
+    fn here(&self, path: &str) -> String {
+        self.dir.path().join(path).display().to_string()
+    }
+
+    /// A path inside.
+    fn there(&self, path: &str) -> String {
+        format!("{}:{path}", self.name)
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        self.env.pixels(args)
+    }
+
+    #[track_caller]
+    fn sh(&self, script: &str) -> String {
+        self.run(&["exec", &self.name, "--", "sh", "-c", script])
+            .ok()
+            .stdout
+    }
+
+    /// In front of the pixel's own tar, one that stops after a first piece,
+    /// says so by /srv/half, and goes on when there is /srv/go.
+    fn slow_tar(&self) {
+        let script = "#!/bin/sh\n\
+            half() { head -c 300000; touch /srv/half; \
+            while [ ! -e /srv/go ]; do sleep 0.05; done; cat; }\n\
+            case \"$*\" in\n\
+            *-xpf*) half | /bin/tar \"$@\" ;;\n\
+            *) /bin/tar \"$@\" | half ;;\n\
+            esac\n";
+        let path = self.there("/usr/local/bin/tar");
+        let args = ["push", "--mode", "755", "-", &path];
+        self.env.pixels_with(args, script.as_bytes()).ok();
+    }
+
+    /// Waits until a script prints this.
+    #[track_caller]
+    fn comes_to(&self, script: &str, expected: &str) {
+        let mut told = String::new();
+        let same = wait::within(std::time::Duration::from_secs(20), || {
+            told = self.sh(script);
+            told == expected
+        });
+        assert!(same, "{script}: {told}");
+    }
+
+    #[track_caller]
+    fn wait_for(&self, path: &str) {
+        let script = format!("[ -e {path} ]");
+        wait::eventually(path, || {
+            self.run(&["exec", &self.name, "--", "sh", "-c", &script])
+                .code
+                == 0
+        });
+    }
+}
+
+/// Bytes that neither repeat nor compress.
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Everything below a folder: name, mode, time, size or link target, content.
+fn tree(top: &Path) -> Vec<(PathBuf, u32, i64, PathBuf, Vec<u8>)> {
+    fn below(top: &Path, at: &Path, all: &mut Vec<(PathBuf, u32, i64, PathBuf, Vec<u8>)>) {
+        let mut entries: Vec<_> = fs::read_dir(at)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        entries.sort();
+        for path in entries {
+            let meta = path.symlink_metadata().unwrap();
+            let target = fs::read_link(&path).unwrap_or_default();
+            let content = if meta.is_file() {
+                fs::read(&path).unwrap()
+            } else {
+                Vec::new()
+            };
+            let name = path.strip_prefix(top).unwrap().to_owned();
+            all.push((name, meta.mode(), meta.mtime(), target, content));
+            if meta.is_dir() {
+                below(top, &path, all);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    below(top, top, &mut all);
+    all
+}
+
+#[track_caller]
+fn same(a: &str, b: &str) {
+    let (a, b) = (tree(Path::new(a)), tree(Path::new(b)));
+    let names = |of: &[(PathBuf, u32, i64, PathBuf, Vec<u8>)]| {
+        of.iter()
+            .map(|e| (e.0.clone(), e.1, e.2, e.3.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&a), names(&b));
+    assert!(a == b, "contents differ");
+}
+
+#[test]
+fn many_small_files_and_a_large_one_are_the_same_both_ways() {
+    let Some(_lab) = lab::ready("many_small_files_and_a_large_one_are_the_same_both_ways") else {
+        return;
+    };
+    let pixel = Pixel::new("many");
+    let small = pixel.here("small");
+    for folder in 0..20u64 {
+        let folder_path = Path::new(&small).join(format!("d{folder}"));
+        fs::create_dir_all(&folder_path).unwrap();
+        for file in 0..100u64 {
+            let content = noise(2048, folder * 100 + file + 1);
+            fs::write(folder_path.join(format!("f{file}")), content).unwrap();
+        }
+    }
+    pixel.run(&["push", &small, &pixel.there("/srv/")]).ok();
+    pixel
+        .run(&["pull", &pixel.there("/srv/small"), &pixel.here("back")])
+        .ok();
+    same(&small, &pixel.here("back"));
+    // Once more, over what is there.
+    pixel.run(&["push", &small, &pixel.there("/srv")]).ok();
+    pixel
+        .run(&["pull", &pixel.there("/srv/small/."), &pixel.here("back")])
+        .ok();
+    same(&small, &pixel.here("back"));
+
+    let size = std::env::var(LARGE_VARIABLE).map_or(LARGE, |text| text.parse().unwrap());
+    let large = pixel.here("large");
+    let mut file = fs::File::create(&large).unwrap();
+    let block = noise(1_000_000, 7);
+    for _ in 0..size / block.len() {
+        file.write_all(&block).unwrap();
+    }
+    file.write_all(&block[..size % block.len()]).unwrap();
+    drop(file);
+    let told = pixel
+        .run(&["push", "--json", &large, &pixel.there("/srv/l")])
+        .ok()
+        .json();
+    assert_eq!(told["bytes"].as_u64(), Some(size as u64));
+    pixel
+        .run(&["pull", &pixel.there("/srv/l"), &pixel.here("l")])
+        .ok();
+    assert!(fs::read(&large).unwrap() == fs::read(pixel.here("l")).unwrap());
+    let left = pixel.sh("ls -a /srv | grep pixels; true");
+    assert_eq!(left, "");
+}
+
+#[test]
+fn a_tree_keeps_names_modes_times_links_and_holes() {
+    let Some(_lab) = lab::ready("a_tree_keeps_names_modes_times_links_and_holes") else {
+        return;
+    };
+    let pixel = Pixel::new("tree");
+    let top = PathBuf::from(pixel.here("top"));
+    fs::create_dir_all(top.join(".git/hooks")).unwrap();
+    let long = "n".repeat(255);
+    let raw = OsStr::from_bytes(b"\xff\xfe \n\t\\*?$`'\"");
+    for name in [
+        "empty",
+        "-rf",
+        "--help",
+        " ",
+        "größe 漢字 🦀",
+        ".hidden",
+        "..x",
+        &long,
+    ] {
+        fs::write(top.join(name), name).unwrap();
+    }
+    fs::write(top.join("empty"), "").unwrap();
+    fs::write(top.join(raw), "raw").unwrap();
+    let deep = top.join(&long).with_extension("d").join(&long).join(&long);
+    fs::create_dir_all(deep.parent().unwrap().parent().unwrap().parent().unwrap()).unwrap();
+    let folder = top.join("folder").join(&long).join("x");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(&long), "deep").unwrap();
+    symlink("../no/such/../thing//", top.join("dangling")).unwrap();
+    symlink("/etc/passwd", top.join("absolute")).unwrap();
+    symlink("t".repeat(1000), top.join("long-link")).unwrap();
+    fs::hard_link(top.join("-rf"), top.join("again")).unwrap();
+    let hook = top.join(".git/hooks/post-checkout");
+    fs::write(&hook, "#!/bin/sh\ntouch /srv/hook-ran\n").unwrap();
+    for (name, mode) in [
+        (".git/hooks/post-checkout", 0o755),
+        ("empty", 0o400),
+        (".git", 0o700),
+    ] {
+        fs::set_permissions(top.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let old = fs::FileTimes::new()
+        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000));
+    fs::File::open(top.join("empty"))
+        .unwrap()
+        .set_times(old)
+        .unwrap();
+    fs::File::create(top.join("holes"))
+        .unwrap()
+        .set_len(300_000_000)
+        .unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        top.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let plain = pixel.run(&[
+        "push",
+        "--json",
+        &format!("{}/.", top.display()),
+        &pixel.there("/w"),
+    ]);
+    assert_eq!(plain.ok().json()["skipped"], 1);
+    fs::remove_file(top.join("pipe")).unwrap();
+
+    let told = pixel.sh(
+        "cd /w; stat -c '%a %U %Y' empty; stat -c %b holes; readlink absolute; \
+         stat -c %h -- -rf; ls /srv/hook-ran 2>&1 | wc -l; cat /etc/passwd | head -c 5",
+    );
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines[0], "400 root 1000000000");
+    assert!(lines[1].parse::<u64>().unwrap() < 1000, "{told}");
+    assert_eq!(lines[2..4], ["/etc/passwd", "2"]);
+    pixel
+        .run(&["pull", &pixel.there("/w"), &pixel.here("back")])
+        .ok();
+    same(&top.display().to_string(), &pixel.here("back"));
+    let back = PathBuf::from(pixel.here("back"));
+    assert!(back.join("holes").metadata().unwrap().blocks() < 1000);
+    let ino = |name: &str| back.join(name).metadata().unwrap().ino();
+    assert_eq!(ino("-rf"), ino("again"));
+    assert!(!Path::new("/srv/hook-ran").exists());
+
+    // A link in the pixel where a folder is to come is not followed.
+    pixel.sh("rm -rf /w; mkdir /w /victim; ln -s /victim /w/folder");
+    pixel.run(&["push", &format!("{}/.", top.display()), &pixel.there("/w")]);
+    assert_eq!(pixel.sh("ls /victim"), "");
+}
+
+#[test]
+fn names_streams_and_owners_are_as_one_expects() {
+    let Some(_lab) = lab::ready("names_streams_and_owners_are_as_one_expects") else {
+        return;
+    };
+    let pixel = Pixel::new("names");
+    for name in ["a", "b"] {
+        fs::write(pixel.here(name), name).unwrap();
+    }
+    // As cp does it: into a folder, else under the name; parents are made.
+    pixel
+        .run(&["push", &pixel.here("a"), &pixel.there("/x/new/name")])
+        .ok();
+    pixel
+        .run(&["push", &pixel.here("a"), &pixel.there("/x")])
+        .ok();
+    pixel
+        .run(&[
+            "push",
+            &pixel.here("a"),
+            &pixel.here("b"),
+            &pixel.there("/x/two"),
+        ])
+        .ok();
+    pixel
+        .run(&["push", &pixel.here("a"), &pixel.there("rel")])
+        .ok();
+    let found = pixel.sh("cat /x/new/name /x/a /x/two/a /x/two/b /root/rel");
+    assert_eq!(found, "aaaba");
+    let onto = pixel.run(&["push", &pixel.here("a"), &pixel.there("/x/two/a/")]);
+    assert_eq!(onto.code, 1, "{}", onto.stderr);
+
+    pixel.sh("mkdir /x/cold; ln -s /etc/passwd /x/cold/link");
+
+    // Streams are binary and whole.
+    let bytes = noise(3_000_000, 5);
+    let to = pixel.there("/x/stream");
+    pixel
+        .env
+        .pixels_with(["push", "--mode", "600", "-", &to], &bytes)
+        .ok();
+    assert_eq!(pixel.sh("stat -c '%a %s' /x/stream"), "600 3000000\n");
+    let out = pixel.env.command(["pull", &to, "-"]).output().unwrap();
+    assert!(out.stdout == bytes && out.status.success());
+    pixel
+        .env
+        .pixels_with(["push", "-", &pixel.there("/x/none")], b"")
+        .ok();
+    assert_eq!(pixel.sh("stat -c '%a %s' /x/none"), "644 0\n");
+
+    // Owners: the pixel's own user, once it has one, or the one that is named.
+    let api = Api::new();
+    let path = format!("/1.0/instances/px-{}", pixel.name);
+    let user = json!({"config": {"user.pixels.user": "ubuntu"}});
+    api.send(Method::PATCH, &path, &user);
+    pixel
+        .run(&["push", &pixel.here("a"), &pixel.there("deep/er/")])
+        .ok();
+    pixel
+        .run(&[
+            "push",
+            "--owner",
+            "0:7",
+            &pixel.here("b"),
+            &pixel.there("b"),
+        ])
+        .ok();
+    let owners = "cd /home/ubuntu; stat -c %u:%g deep deep/er deep/er/a b | tr '\\n' ' '";
+    assert_eq!(pixel.sh(owners), "1000:1000 1000:1000 1000:1000 0:7 ");
+    pixel
+        .run(&["push", "--archive", &pixel.here("a"), &pixel.there("kept")])
+        .ok();
+    assert_eq!(pixel.sh("stat -c %u /home/ubuntu/kept"), "0\n");
+    let mine = rustix::process::geteuid().as_raw();
+    pixel
+        .run(&["pull", &pixel.there("deep"), &pixel.here("deep")])
+        .ok();
+    assert_eq!(fs::metadata(pixel.here("deep/er/a")).unwrap().uid(), mine);
+
+    for (args, code) in [
+        (["pull", &pixel.there("/nope"), "x"], 3),
+        (["push", &pixel.here("nope"), &pixel.there("/x")], 3),
+        (["push", &pixel.here("a"), "no-such-pixel:/x"], 3),
+        (["push", &pixel.here("a"), &pixel.here("b")], 2),
+        (["pull", &pixel.here("a"), &pixel.here("b")], 2),
+        (["sync", &pixel.here("a"), &pixel.here("b")], 2),
+        (["sync", &pixel.there("a"), &pixel.there("b")], 2),
+        (["pull", &pixel.there("/x"), "-"], 2),
+    ] {
+        assert_eq!(pixel.run(&args).code, code, "{args:?}");
+    }
+
+    // A stopped pixel gives and takes as well.
+    pixel.run(&["stop", &pixel.name]).ok();
+    pixel
+        .run(&["push", &pixel.here("a"), &pixel.there("/x/cold/a")])
+        .ok();
+    pixel
+        .run(&["pull", &pixel.there("/x/cold"), &pixel.here("cold")])
+        .ok();
+    assert_eq!(fs::read(pixel.here("cold/a")).unwrap(), b"a");
+    let link = fs::read_link(pixel.here("cold/link")).unwrap();
+    assert_eq!(link, Path::new("/etc/passwd"));
+}
+
+#[test]
+fn sync_copies_what_differs_and_removes_what_it_may() {
+    let Some(_lab) = lab::ready("sync_copies_what_differs_and_removes_what_it_may") else {
+        return;
+    };
+    let pixel = Pixel::new("sync");
+    let src = PathBuf::from(pixel.here("src"));
+    fs::create_dir_all(src.join("sub/build")).unwrap();
+    for (name, text) in [
+        ("a", "a"),
+        ("sub/b", "b"),
+        ("sub/build/out", "o"),
+        ("x.log", "l"),
+        (".gitignore", "*.log\nbuild/\n"),
+        ("secret", "s"),
+    ] {
+        fs::write(src.join(name), text).unwrap();
+    }
+    let (from, to) = (src.display().to_string(), pixel.there("/w"));
+    let sync = |more: &[&str], from: &str, to: &str| {
+        let mut args = vec!["sync", "--json"];
+        args.extend(more);
+        args.extend([from, to]);
+        pixel.run(&args).ok().json()
+    };
+    let list = |value: &serde_json::Value, key: &str| -> Vec<String> {
+        let all = value[key].as_array().unwrap().iter();
+        all.map(|one| one.as_str().unwrap().to_owned()).collect()
+    };
+    let rules = ["--gitignore", "--exclude", "/secret", "--delete"];
+    let first = sync(&rules, &from, &to);
+    assert_eq!(
+        list(&first, "transferred"),
+        [".gitignore", "a", "sub", "sub/b"]
+    );
+    let again = sync(&rules, &from, &to);
+    assert!(list(&again, "transferred").is_empty() && list(&again, "removed").is_empty());
+
+    // What is left out is not removed either; other things are.
+    pixel.sh("cd /w; touch old keep.log secret; mkdir -p gone/x; touch gone/x/y; ln -s /etc sub/l");
+    fs::write(src.join("sub/b"), "changed").unwrap();
+    fs::remove_file(src.join("a")).unwrap();
+    fs::create_dir(src.join("a")).unwrap();
+    let dry = sync(&[&rules[..], &["--dry-run"]].concat(), &from, &to);
+    assert_eq!(pixel.sh("ls /w"), "a\ngone\nkeep.log\nold\nsecret\nsub\n");
+    let next = sync(&rules, &from, &to);
+    assert_eq!(list(&next, "removed"), ["a", "gone", "old", "sub/l"]);
+    assert_eq!(list(&next, "transferred"), ["a", "sub/b"]);
+    assert_eq!(list(&dry, "removed"), list(&next, "removed"));
+    assert_eq!(
+        pixel.sh("cd /w; ls; cat sub/b; ls /etc/passwd"),
+        "a\nkeep.log\nsecret\nsub\nchanged/etc/passwd\n"
+    );
+
+    // And back.
+    let back = pixel.here("back");
+    sync(&["--gitignore"], &to, &back);
+    let names: Vec<_> = tree(Path::new(&back)).into_iter().map(|e| e.0).collect();
+    let names: Vec<&str> = names.iter().map(|n| n.to_str().unwrap()).collect();
+    assert_eq!(names, [".gitignore", "a", "secret", "sub", "sub/b"]);
+    pixel.sh("cd /w; echo new >sub/c; rm secret");
+    fs::write(Path::new(&back).join("x.log"), "mine").unwrap();
+    let next = sync(&["--gitignore", "--delete"], &to, &back);
+    assert_eq!(list(&next, "transferred"), ["sub/c"]);
+    assert_eq!(list(&next, "removed"), ["secret"]);
+    assert!(Path::new(&back).join("x.log").exists());
+}
+
+#[test]
+fn killed_transfers_leave_no_half_file() {
+    let Some(_lab) = lab::ready("killed_transfers_leave_no_half_file") else {
+        return;
+    };
+    let mut pixel = Pixel::new("killed");
+    pixel.env.set("TERM", "xterm");
+    pixel.slow_tar();
+    let (one, two) = (noise(100_000, 3), noise(4_000_000, 9));
+    let src = PathBuf::from(pixel.here("src"));
+    fs::create_dir(&src).unwrap();
+    fs::write(src.join("1"), &one).unwrap();
+    fs::write(src.join("2"), &two).unwrap();
+    let from = src.display().to_string();
+    pixel.sh("mkdir /w /new; echo before >/w/2");
+    let halfway = |args: &[&str], signal: Signal| {
+        pixel.sh("rm -f /srv/half /srv/go");
+        let mut child = pixel.env.spawn(args);
+        pixel.wait_for("/srv/half");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        pixel.sh("touch /srv/go");
+        let code = wait::exit_code(&mut child);
+        assert_eq!(code, if signal == Signal::KILL { 1009 } else { 130 });
+    };
+    for signal in [Signal::KILL, Signal::INT] {
+        // Into a folder that is there, and as one that is not.
+        for to in ["/w", "/new/tree"] {
+            let source = if to == "/w" {
+                format!("{from}/.")
+            } else {
+                from.clone()
+            };
+            halfway(&["push", &source, &pixel.there(to)], signal);
+            let clean = "/new:\n\n/w:\n2\nbefore\n";
+            pixel.comes_to("ls -A /w /new; cat /w/2", clean);
+        }
+        // What is streamed ends with its writer, and not half.
+        let mut child = pixel.env.spawn(["push", "-", &pixel.there("/w/2")]);
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(&two).unwrap();
+        pixel.wait_for("/w/.pixels-*/raw");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        wait::exit_code(&mut child);
+        drop(stdin);
+        pixel.comes_to("ls -A /w; cat /w/2", "2\nbefore\n");
+    }
+
+    pixel.sh("touch /srv/go; rm -rf /w");
+    pixel.run(&["push", &from, &pixel.there("/w")]).ok();
+    for signal in [Signal::KILL, Signal::INT] {
+        let to = TempDir::new().unwrap();
+        fs::write(to.path().join("2"), "before").unwrap();
+        let target = to.path().display().to_string();
+        halfway(&["pull", &pixel.there("/w/."), &target], signal);
+        let mut names: Vec<_> = fs::read_dir(to.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(fs::read(to.path().join("2")).unwrap(), b"before");
+        if names.contains(&"1".to_owned()) {
+            assert!(fs::read(to.path().join("1")).unwrap() == one);
+        }
+        names.retain(|name| name != "1");
+        assert_eq!(names, ["2"]);
+    }
+
+    // The same pause shows the bar on a terminal.
+    pixel.sh("rm -f /srv/half /srv/go; rm -rf /w");
+    let mut pty = Pty::pixels(&pixel.env, ["push", &from, &pixel.there("/w")]);
+    pty.expect("MiB");
+    pty.expect("left");
+    pixel.sh("touch /srv/go");
+    pty.expect("Pushed 2 files");
+    assert_eq!(pty.exit_code(), 0);
+}
