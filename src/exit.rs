@@ -1,6 +1,7 @@
 //! Exit codes: the one place where failures become numbers.
 
 use crate::backend::incus::Failure;
+use crate::base;
 use crate::host;
 use crate::lifecycle;
 use crate::sandbox::{Error, InvalidName};
@@ -39,6 +40,9 @@ pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
             || cause.is::<crate::config::ConfigError>()
         {
             return (USAGE, "usage");
+        }
+        if let Some(base::Error::Unknown { .. }) = cause.downcast_ref() {
+            return (NOT_FOUND, "not_found");
         }
         if let Some(host::Error::Server { source, .. }) = cause.downcast_ref() {
             return match source {

@@ -2,11 +2,13 @@
 //!
 //! Layers, each using only those before it: `sandbox` (the vocabulary),
 //! `config`, `ui`, `term`, `transfer`, `forward`, `host` and `backend::incus`;
-//! `backend` (settings to backend); `lifecycle` (what is done to a pixel); `cli`.
+//! `backend` (settings to backend); `lifecycle` (what is done to a pixel);
+//! `base`; `mcp`; `cli`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod base;
 mod cli;
 pub mod config;
 pub mod egress;
@@ -14,6 +16,7 @@ mod exit;
 pub mod forward;
 pub mod host;
 pub mod lifecycle;
+pub mod mcp;
 pub mod provision;
 pub mod retry;
 pub mod sandbox;
@@ -41,7 +44,7 @@ pub fn run() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let ui = cli.global.ui();
-    trace(cli.global.verbosity());
+    trace(cli.global.verbosity(), cli.command.is_server());
     if let Some(outcome) = cli.command.standalone(&ui) {
         return finish(&ui, outcome, false, None);
     }
@@ -129,12 +132,15 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
 }
 
-/// `-vv` logs every request; `PIXELS_LOG` takes a filter of its own.
-fn trace(verbosity: u8) {
+/// `-vv` logs every request, a server what happens to its sandboxes;
+/// `PIXELS_LOG` takes a filter of its own.
+fn trace(verbosity: u8, server: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = match std::env::var("PIXELS_LOG") {
         Ok(filter) if !filter.is_empty() => EnvFilter::new(filter),
         _ if verbosity > 1 => EnvFilter::new("pixels=debug"),
+        _ if server && verbosity > 0 => EnvFilter::new("pixels=info,pixels::mcp=debug"),
+        _ if server => EnvFilter::new("pixels=info"),
         _ => return,
     };
     tracing_subscriber::fmt()

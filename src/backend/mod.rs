@@ -73,6 +73,23 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
     })
 }
 
+/// Names the server of the settings, and the project on it.
+pub fn describe(settings: &Settings) -> String {
+    if settings.backend == BackendKind::TrueNas {
+        let nas = &settings.truenas;
+        let host = nas.host.as_deref().unwrap_or("TrueNAS");
+        return format!("{host}:{}", nas.port);
+    }
+    let endpoint = match endpoint(settings) {
+        Endpoint::Https(remote) => remote.url,
+        Endpoint::Unix(path) => path.display().to_string(),
+    };
+    match &settings.incus.project {
+        Some(project) => format!("{endpoint} project {project}"),
+        None => endpoint,
+    }
+}
+
 /// The Incus connection of the settings, for what prepares a server.
 pub fn incus_options(settings: &Settings) -> Options {
     let defaults = &settings.defaults;

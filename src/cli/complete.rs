@@ -118,6 +118,16 @@ pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(found)
 }
 
+/// Names of bases, which the settings have.
+pub fn bases() -> Vec<CompletionCandidate> {
+    let env = |name: &str| std::env::var_os(name);
+    let loaded = Settings::load(None, &env, &Flags::default());
+    candidates(loaded.map_or_else(
+        |_| Vec::new(),
+        |loaded| loaded.settings.mcp.bases.into_keys().collect(),
+    ))
+}
+
 fn candidates(of: Vec<String>) -> Vec<CompletionCandidate> {
     of.into_iter().map(CompletionCandidate::new).collect()
 }

@@ -13,7 +13,7 @@ use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names, Network, lifetime};
 use crate::provision::Overall;
-use crate::sandbox::{Error, Limits, Name, Origin};
+use crate::sandbox::{Error, Limits, Name, Origin, parse_memory};
 use crate::ui;
 
 /// Create a pixel from an image, or from another pixel with --from
@@ -28,7 +28,7 @@ pub struct CreateArgs {
     #[arg(long)]
     cpu: Option<String>,
     /// Memory in MiB, or with a unit such as 4GiB
-    #[arg(long, value_parser = memory)]
+    #[arg(long, value_parser = parse_memory)]
     memory: Option<u64>,
     /// Clone another pixel's present state, or one of its checkpoints
     #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
@@ -200,37 +200,5 @@ pub async fn default_image(context: &Context) -> anyhow::Result<String> {
             Ok(built)
         }
         None => Ok(image),
-    }
-}
-
-/// MiB without a unit, as the original took it.
-fn memory(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "expected a number of MiB, or one with MiB or GiB".to_owned())?;
-    let unit: u64 = match &text[digits.len()..] {
-        "" | "MiB" | "M" => 1024 * 1024,
-        "GiB" | "G" => 1024 * 1024 * 1024,
-        other => return Err(format!("unknown unit {other:?}: use MiB or GiB")),
-    };
-    match number.checked_mul(unit) {
-        Some(0) => Err("a pixel needs some memory".into()),
-        Some(bytes) => Ok(bytes),
-        None => Err("that is more memory than can be counted".into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::memory;
-
-    #[test]
-    fn memory_is_mib_unless_a_unit_says_otherwise() {
-        assert_eq!(memory("512"), Ok(512 << 20));
-        assert_eq!(memory("4GiB"), Ok(4 << 30));
-        for bad in ["", "x", "1.5", "4TB", "0", "99999999999999GiB"] {
-            assert!(memory(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command, each with its arguments and one
 //! function that makes a call or two and shows the result.
 
+mod base;
 mod checkpoint;
 mod complete;
 mod config;
@@ -17,6 +18,7 @@ mod fork;
 mod forward;
 mod list;
 mod man;
+mod mcp;
 mod network;
 mod plan;
 mod provision;
@@ -24,6 +26,7 @@ mod prune;
 mod quickstart;
 mod sessions;
 mod setup;
+mod site;
 mod start;
 mod status;
 mod stop;
@@ -130,6 +133,9 @@ pub enum Command {
     Fork(fork::ForkArgs),
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    #[command(subcommand)]
+    Base(base::BaseCommand),
+    Mcp(mcp::McpArgs),
     Expire(expire::ExpireArgs),
     Prune(prune::PruneArgs),
     Events(events::EventsArgs),
@@ -149,8 +155,14 @@ impl Command {
     pub fn flags(&self) -> Flags {
         match self {
             Self::Create(args) => args.flags(),
+            Self::Mcp(args) => args.flags(),
             _ => Flags::default(),
         }
+    }
+
+    /// A server tells what it does even when nobody asked.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Mcp(args) if args.is_server())
     }
 
     /// `exec` and `console` end with codes of their own.
@@ -186,6 +198,8 @@ impl Command {
             Self::Checkpoint(command) => command.run(context).await,
             Self::Fork(args) => args.run(context).await,
             Self::Network(command) => command.run(context).await,
+            Self::Base(command) => command.run(context).await,
+            Self::Mcp(args) => args.run(context).await,
             Self::Expire(args) => args.run(context).await,
             Self::Prune(args) => args.run(context).await,
             Self::Events(args) => args.run(context).await,

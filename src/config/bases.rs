@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::error::{ConfigError, Warning};
+use super::kind::Kind;
 use super::layer::{Item, Merged};
 use super::paths::Env;
 use super::resolve;
+use super::settings::EgressMode;
 use crate::sandbox::Name;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Base {
     pub setup_script: Option<Script>,
     /// One line for listings; may be empty.
     pub description: String,
+    /// What its script may reach.
+    pub egress: EgressMode,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +41,13 @@ pub enum Script {
     File(PathBuf),
 }
 
-const FIELDS: &[&str] = &["parent_image", "from", "setup_script", "description"];
+const FIELDS: &[&str] = &[
+    "parent_image",
+    "from",
+    "setup_script",
+    "description",
+    "egress",
+];
 
 pub(super) fn read(
     merged: &Merged,
@@ -121,10 +131,22 @@ fn base(
         }),
         _ => None,
     };
+    let egress = match (text("egress")?, item.node.children.get("egress")) {
+        (Some(word), Some(node)) => {
+            EgressMode::from_name(&word).ok_or_else(|| ConfigError::Value {
+                place: item.field_place(node),
+                key: format!("{key}.egress"),
+                value: format!("{word:?}"),
+                allowed: Kind::Choice(EgressMode::NAMES).allowed(),
+            })?
+        }
+        _ => EgressMode::Agent,
+    };
     Ok(Base {
         parent,
         setup_script,
         description: text("description")?.unwrap_or_default(),
+        egress,
     })
 }
 
@@ -185,6 +207,7 @@ mod tests {
                 parent: Parent::Image("debian/13".into()),
                 setup_script: None,
                 description: String::new(),
+                egress: EgressMode::Agent,
             }
         );
         assert_eq!(
@@ -231,6 +254,10 @@ mod tests {
             (
                 "[mcp.bases.x]\nfrom = \"dev\"\ndescription = 1\n",
                 ":3: mcp.bases.x.description is 1, but must be a text",
+            ),
+            (
+                "[mcp.bases.x]\nfrom = \"dev\"\negress = \"open\"\n",
+                ":3: mcp.bases.x.egress is \"open\", but must be \"unrestricted\" or",
             ),
             (
                 "[mcp.bases.X_y]\nfrom = \"dev\"\n",

@@ -125,6 +125,9 @@ fn the_defaults_are_these() {
     assert_eq!((mcp.state_file, mcp.pid_file), (None, None));
     assert_eq!(mcp.listen_addr, "127.0.0.1:8765");
     assert_eq!(mcp.endpoint_path, "/mcp");
+    assert_eq!((mcp.auth_token, mcp.socket), (None, None));
+    assert!(mcp.allowed_hosts.is_empty() && mcp.allowed_origins.is_empty());
+    assert_eq!((mcp.max_sandboxes, mcp.egress_ceiling), (Some(20), None));
 }
 
 #[test]
@@ -153,7 +156,7 @@ fn the_commented_examples_work_when_uncommented() {
         text.push_str(example.unwrap_or(line));
         text.push('\n');
     }
-    assert_eq!(examples, 8);
+    assert_eq!(examples, 9);
     let env = [("HTTP_PROXY", "http://p"), ("GITHUB_TOKEN", "t")];
     let loaded = load(&text, &env);
     assert_eq!(loaded.warnings, []);

@@ -162,7 +162,25 @@ pub const KEYS: &[Key] = &[
     key("mcp.state_file", Kind::Path, "PIXELS_MCP_STATE_FILE"),
     key("mcp.pid_file", Kind::Path, "PIXELS_MCP_PID_FILE"),
     key("mcp.listen_addr", Kind::Address, "PIXELS_MCP_LISTEN_ADDR"),
+    key("mcp.socket", Kind::Path, "PIXELS_MCP_SOCKET"),
     key("mcp.endpoint_path", Kind::Route, "PIXELS_MCP_ENDPOINT_PATH"),
+    secret(
+        "mcp.auth_token",
+        Kind::OptionalText,
+        "PIXELS_MCP_AUTH_TOKEN",
+    ),
+    plain("mcp.allowed_hosts", Kind::List),
+    plain("mcp.allowed_origins", Kind::List),
+    key(
+        "mcp.max_sandboxes",
+        number(10_000, ""),
+        "PIXELS_MCP_MAX_SANDBOXES",
+    ),
+    key(
+        "mcp.egress_ceiling",
+        Kind::OptionalChoice(EgressMode::NAMES),
+        "PIXELS_MCP_EGRESS_CEILING",
+    ),
     plain("mcp.bases", Kind::Bases),
 ];
 

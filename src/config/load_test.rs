@@ -63,7 +63,7 @@ fn every_variable_reaches_its_key() {
             Kind::Bool => "T",
             Kind::Integer { .. } => "7",
             Kind::Duration => "7s",
-            Kind::Choice(names) => names[names.len() - 1],
+            Kind::Choice(names) | Kind::OptionalChoice(names) => names[names.len() - 1],
             Kind::Address => "localhost:7",
             Kind::Route => "/seven",
             Kind::Subnet => "10.7.0.0/16",

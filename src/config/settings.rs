@@ -208,8 +208,17 @@ pub struct McpSettings {
     pub pid_file: Option<PathBuf>,
     /// `host:port`, where the host may be a name.
     pub listen_addr: String,
+    /// A Unix socket beside it.
+    pub socket: Option<PathBuf>,
     /// Begins with a slash.
     pub endpoint_path: String,
+    pub auth_token: Option<Secret>,
+    pub allowed_hosts: Vec<String>,
+    pub allowed_origins: Vec<String>,
+    /// `None`: as many as the server bears.
+    pub max_sandboxes: Option<u64>,
+    /// Unset, `network.egress` is.
+    pub egress_ceiling: Option<EgressMode>,
     pub bases: BTreeMap<String, Base>,
 }
 

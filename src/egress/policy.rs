@@ -110,6 +110,19 @@ impl Policy {
         policy
     }
 
+    /// The same in another mode. Of what is allowed on top, names are left
+    /// out where every name is allowed anyway.
+    pub fn in_mode(&self, mode: Mode) -> Self {
+        let mut policy = self.clone();
+        policy.mode = mode;
+        if mode == Mode::Unrestricted {
+            policy
+                .allow
+                .retain(|entry| matches!(entry.target, Target::Net(_)));
+        }
+        policy
+    }
+
     /// The text that goes on record.
     pub fn to_record(&self) -> String {
         let stored = Stored {

@@ -73,6 +73,11 @@ impl Claim {
         properties.insert(KEY.into(), self.to_string());
     }
 
+    /// Properties that take the claim off a finished instance.
+    pub(super) fn lifted() -> Properties {
+        Properties::from([(KEY.to_owned(), String::new())])
+    }
+
     /// The claim on an instance, when it has one that can be read.
     pub fn on(instance: &Instance) -> Option<Self> {
         instance.properties.get(KEY)?.parse().ok()

@@ -13,7 +13,7 @@ use crate::sandbox::{
 };
 
 /// The variable by which a command's processes are found again.
-const ID: &str = "PIXELS_EXEC_ID";
+pub const ID: &str = "PIXELS_EXEC_ID";
 /// Carries `-e PATH=…` past the login profile, which sets PATH itself.
 const PATH: &str = "PIXELS_EXEC_PATH";
 /// A pixel can be worked in from the moment it starts; until the script of its
@@ -153,6 +153,12 @@ fn signal_name(number: i32) -> &'static str {
         SIGQUIT => "QUIT",
         _ => "TERM",
     }
+}
+
+/// Ends every process that runs under `id` as [`exec`] ends a command: asked
+/// first, killed after a few seconds.
+pub async fn end(guest: &dyn Guest, id: &str) {
+    signal(guest, id, "TERM", Some(GRACE)).await;
 }
 
 /// Signals every process of the command; with `grace`, kills what is left of

@@ -79,8 +79,9 @@ pub async fn find(sandbox: &dyn Sandbox, like: &Gateway) -> Result<Vec<Leftover>
     Ok(found)
 }
 
-/// Without a claim, somebody made it by other means.
-fn may_be_half_made(pixel: &Instance) -> bool {
+/// Whether its creation may have been cut off. Without a claim, somebody made
+/// it by other means.
+pub fn may_be_half_made(pixel: &Instance) -> bool {
     Claim::on(pixel)
         .is_some_and(|claim| !pixel.started_once || provisioning::cut_off(pixel, &claim))
 }

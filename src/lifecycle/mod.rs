@@ -14,23 +14,32 @@ pub mod lifetime;
 mod login;
 mod network;
 pub mod provisioning;
+mod records;
 mod rollback;
 pub mod session;
+mod shelf;
+mod site;
 pub mod usage;
 
 use tokio_util::sync::CancellationToken;
 
-pub use claim::Claim;
+pub use claim::{Claim, Maker};
 pub use create::{Create, create};
-pub use exec::{Exec, Interrupts, exec, wrap};
+pub use exec::{Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
 pub use inside::Inside;
-pub use leftovers::{Leftover, find as find_leftovers, remove as remove_leftover};
+pub use leftovers::{
+    Leftover, find as find_leftovers, may_be_half_made, remove as remove_leftover,
+};
 pub use login::Login;
 pub use network::{
     ChangeError, Enforcer, Network, change_policy, denials, destroy, holds, is_interim, narrow,
     policy, restore, start,
 };
+pub use records::{origin_policy, records_of_clone, records_of_new};
+
+pub use shelf::shelve;
+pub use site::{Site, Unchosen};
 
 use crate::sandbox;
 

@@ -15,6 +15,11 @@ pub use status::{Overall, Report, State, Step as StepStatus};
 /// The user a provisioned pixel's commands run as.
 pub const USER: &str = "pixel";
 
+/// An apt-get that waits and tries again, as a program for scripts in a pixel.
+pub const APT: &str = include_str!("guest/apt.sh");
+/// Where scripts find it.
+pub const APT_PATH: &str = "/usr/local/lib/pixels/apt";
+
 /// Puts the plan into a running pixel and starts its steps; returns without
 /// waiting for them. Repeating it changes nothing, but runs steps again that
 /// failed or changed.

@@ -252,7 +252,7 @@ impl Builder {
             &format!("{list}{certificates}"),
         );
         self.root("/etc/pixels/packages", 0o644, list);
-        self.root(&format!("{LIB}/apt"), 0o755, include_str!("guest/apt.sh"));
+        self.root(&format!("{LIB}/apt"), 0o755, super::APT);
     }
 
     /// `inputs` is what the script reads besides itself.

@@ -3,6 +3,7 @@
 
 mod error;
 mod guest;
+mod memory;
 mod name;
 mod types;
 
@@ -16,6 +17,7 @@ pub use guest::{
     Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Output, Owner,
     TtySize,
 };
+pub use memory::parse_memory;
 pub use name::{InvalidName, Label, Name, Origin};
 pub use types::{
     Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, Instance, Limits,

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod base;
 mod cli_console;
 mod cli_exec;
 mod cli_lifecycle;
@@ -25,6 +26,11 @@ mod host;
 mod incus_events;
 mod layering;
 mod lifetime;
+mod mcp_clients;
+mod mcp_crash;
+mod mcp_security;
+mod mcp_stdio;
+mod mcp_tools;
 mod provision;
 mod remote;
 mod scripts;

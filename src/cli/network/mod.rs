@@ -12,7 +12,7 @@ use clap::Subcommand;
 
 use super::Context;
 
-pub use place::{like, of, policy_for_clone, policy_for_new};
+pub use place::{like, of, policy_for_clone, policy_for_new, settings_policy};
 
 /// What pixels may reach
 #[derive(Debug, Subcommand)]

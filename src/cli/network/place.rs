@@ -7,7 +7,7 @@ use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
 use crate::lifecycle::{self, Inside, Network};
-use crate::sandbox::{Error, Origin, Properties, Sandbox, Subject};
+use crate::sandbox::{Origin, Properties, Sandbox};
 
 /// Where the settings put new pixels.
 pub fn of(context: &Context) -> anyhow::Result<Network> {
@@ -75,8 +75,8 @@ fn hash(text: &str) -> u32 {
     })
 }
 
-/// What the settings and flags let a new pixel reach.
-fn wanted(context: &Context) -> anyhow::Result<Policy> {
+/// What the settings and flags say of policies, whatever the mode.
+pub fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
     let network = &context.settings().network;
     let mode = match network.egress {
         EgressMode::Unrestricted => Mode::Unrestricted,
@@ -91,31 +91,18 @@ fn wanted(context: &Context) -> anyhow::Result<Policy> {
     let mut policy = Policy::new(mode, allow);
     policy.lan = network.lan;
     policy.preset_cidrs = network.preset_cidrs;
-    if mode == Mode::Unrestricted {
-        // A name says nothing where all are allowed.
-        policy
-            .allow
-            .retain(|entry| matches!(entry.target, egress::Target::Net(_)));
-    }
     Ok(policy)
+}
+
+/// What the settings and flags let a new pixel reach.
+fn wanted(context: &Context) -> anyhow::Result<Policy> {
+    let policy = settings_policy(context)?;
+    Ok(policy.in_mode(policy.mode))
 }
 
 /// The policy of a new pixel in this mode, with what `network.allow` adds.
 pub(super) fn in_mode(context: &Context, mode: Mode) -> anyhow::Result<Policy> {
-    let mut policy = wanted(context)?;
-    if mode != policy.mode {
-        let mut allow = Vec::new();
-        for text in &context.settings().network.allow {
-            let entry = text.parse::<Entry>();
-            allow.push(entry.map_err(|e| Usage(format!("network.allow: {e}")))?);
-        }
-        allow.retain(|entry| {
-            mode != Mode::Unrestricted || matches!(entry.target, egress::Target::Net(_))
-        });
-        policy.mode = mode;
-        policy.allow = allow;
-    }
-    Ok(policy)
+    Ok(settings_policy(context)?.in_mode(mode))
 }
 
 /// The records of a new pixel. `installs`: it still fetches packages before it
@@ -126,21 +113,7 @@ pub fn policy_for_new(
     installs: bool,
 ) -> anyhow::Result<Properties> {
     let policy = wanted(context)?;
-    if policy == Policy::new(Mode::Unrestricted, []) {
-        return Ok(Properties::new());
-    }
-    if matches!(network, Network::Open(_)) && policy.mode == Mode::Unrestricted {
-        return Ok(Properties::new());
-    }
-    let mut properties = Properties::from([(egress::KEY.to_owned(), policy.to_record())]);
-    if installs && policy.mode == Mode::Allowlist {
-        let interim = Policy {
-            mode: Mode::Agent,
-            ..policy
-        };
-        properties.insert(egress::INTERIM.to_owned(), interim.to_record());
-    }
-    Ok(properties)
+    Ok(lifecycle::records_of_new(network, &policy, installs))
 }
 
 /// What is put on record over what a clone inherits: a policy that was asked
@@ -160,32 +133,6 @@ pub async fn policy_for_clone(
         Some(SettingOrigin::Flag(_))
     );
     let policy = wanted(context)?;
-    let record = |policy: &Policy| {
-        Properties::from([
-            (egress::KEY.to_owned(), policy.to_record()),
-            (egress::INTERIM.to_owned(), String::new()),
-        ])
-    };
-    if asked {
-        return Ok(record(&policy));
-    }
-    if policy.mode == Mode::Unrestricted {
-        return Ok(Properties::new());
-    }
-    let source = source_policy(sandbox, from).await?;
-    Ok(match source.mode {
-        Mode::Unrestricted => record(&policy),
-        _ => Properties::new(),
-    })
-}
-
-async fn source_policy(sandbox: &dyn Sandbox, from: &Origin) -> anyhow::Result<Policy> {
-    let mut source = sandbox.get(&from.pixel).await?;
-    if let Some(label) = &from.label {
-        let checkpoints = sandbox.checkpoints(&from.pixel).await?;
-        let found = checkpoints.into_iter().find(|found| found.label == *label);
-        let missing = || Error::NotFound(Subject::checkpoint(&from.pixel, label));
-        source.properties = found.ok_or_else(missing)?.properties;
-    }
-    Ok(lifecycle::policy(&source)?)
+    let asked = asked.then_some(&policy);
+    Ok(lifecycle::records_of_clone(sandbox, asked, &policy, from).await?)
 }

@@ -1,0 +1,375 @@
+//! A base from its parent: a pixel is made, provisioned and set up, and what
+//! came of it is put under the base's name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::output::{Lines, Sink};
+use super::state::{KEY, PARENT, RECIPE, get, is_base, newest};
+use super::{Error, Lock, Result, Workshop, chain, recipe};
+use crate::config::Parent;
+use crate::egress;
+use crate::lifecycle::{self, Claim, Exec, Interrupts, Login, Maker, provisioning};
+use crate::provision::{self, Overall};
+use crate::retry;
+use crate::sandbox::{
+    self, Control, ExecRequest, GuestFile, Instance, Label, Name, Origin, Owner, Properties,
+    Sandbox, Status,
+};
+
+const LABEL: &str = "initial";
+/// On a pixel in which a base is built: that pixel's name.
+pub(super) const WORK: &str = "base-build";
+const LIB: &str = "/usr/local/lib/pixels";
+const SCRIPT: &str = "/usr/local/lib/pixels/base-setup";
+const TMP: &str = "/etc/tmpfiles.d/tmp.conf";
+const GRACE: Duration = Duration::from_secs(30);
+/// For the pixel to have an address; a script that needs none is not held up
+/// for ever.
+const ADDRESS: Duration = Duration::from_secs(20);
+const EXPLAINING: u32 = 20;
+
+/// Who is told what.
+#[derive(Clone)]
+pub struct Watch {
+    /// Steps as they begin.
+    pub phase: Sink,
+    /// What the setup script prints, line by line.
+    pub output: Sink,
+}
+
+impl Watch {
+    pub fn nobody() -> Self {
+        Self {
+            phase: Arc::new(|_| {}),
+            output: Arc::new(|_| {}),
+        }
+    }
+
+    pub(super) fn step(&self, base: &str, phase: &str) {
+        (self.phase)(&format!("base {base}: {phase}"));
+    }
+}
+
+impl Workshop {
+    /// Builds what is missing of a base and its parents, and returns what to
+    /// clone. `anew`: the base itself also when it is there; the one before
+    /// stays until the new one is finished.
+    ///
+    /// When this fails or is cancelled, nothing of the build is left, or the
+    /// error names what is.
+    pub async fn build(
+        &self,
+        sandbox: &dyn Sandbox,
+        cancel: &CancellationToken,
+        base: &str,
+        anew: bool,
+        watch: &Watch,
+    ) -> Result<Origin> {
+        self.base(base)?;
+        let mut origin = None;
+        for one in chain::order(&self.bases, base) {
+            let always = anew && one == base;
+            if !always && let Some(there) = self.source(sandbox, one).await? {
+                origin = Some(there);
+                continue;
+            }
+            let pixel = self.pixel(one)?;
+            let waiting = || watch.step(one, "waiting for another build of it");
+            let lock = Lock::wait(&self.locks, pixel.as_str(), waiting);
+            let _lock = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Error::about(one)(sandbox::Error::Cancelled)),
+                lock = lock => lock?,
+            };
+            // Whoever held the lock may have built it.
+            let there = self.source(sandbox, one).await?;
+            origin = match there {
+                Some(there) if !always => Some(there),
+                _ => Some(self.build_one(sandbox, cancel, one, watch).await?),
+            };
+        }
+        origin.ok_or_else(|| Error::Unknown {
+            base: base.to_owned(),
+            known: Vec::new(),
+        })
+    }
+
+    /// Removes what builds left that were killed. Best effort.
+    pub async fn sweep(&self, sandbox: &dyn Sandbox) {
+        for base in self.bases.keys() {
+            let Ok(pixel) = self.pixel(base) else {
+                continue;
+            };
+            let Ok(Some(_lock)) = Lock::attempt(&self.locks, pixel.as_str()) else {
+                continue;
+            };
+            if let Err(error) = self.clear(sandbox, base).await {
+                tracing::warn!(base, %error, "what a killed build left");
+            }
+        }
+    }
+
+    /// Makes room for a build; the caller holds the lock.
+    async fn clear(&self, sandbox: &dyn Sandbox, base: &str) -> Result<()> {
+        let work = self.work(base)?;
+        sandbox.settle(&work).await.map_err(Error::about(base))?;
+        if let Some(left) = get(sandbox, base, &work).await? {
+            if left.properties.get(WORK).map(String::as_str) != Some(work.as_str()) {
+                return Err(in_the_way(base, &work));
+            }
+            if Claim::on(&left).is_some_and(|claim| claim.maker() == Maker::Elsewhere)
+                && left.status == Status::Running
+            {
+                return Err(Error::Elsewhere {
+                    base: base.to_owned(),
+                });
+            }
+            self.remove(sandbox, base, &work).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, sandbox: &dyn Sandbox, base: &str, pixel: &Name) -> Result<()> {
+        match lifecycle::destroy(sandbox, &self.site.gateway, pixel).await {
+            Err(error) if !error.is_not_found() => Err(Error::about(base)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn build_one(
+        &self,
+        sandbox: &dyn Sandbox,
+        cancel: &CancellationToken,
+        base: &str,
+        watch: &Watch,
+    ) -> Result<Origin> {
+        let config = self.base(base)?;
+        let script = recipe::script(base, config)?;
+        let pixel = self.pixel(base)?;
+        self.clear(sandbox, base).await?;
+        if let Some(there) = get(sandbox, base, &pixel).await?
+            && !is_base(&there)
+            && newest(sandbox, base, &pixel).await?.is_none()
+        {
+            return Err(in_the_way(base, &pixel));
+        }
+        let work = self.work(base)?;
+        let parent = match &config.parent {
+            Parent::Base(parent) => self.lineage(sandbox, parent).await?,
+            Parent::Image(_) => None,
+        };
+        let records = Properties::from([
+            (KEY.to_owned(), pixel.to_string()),
+            (
+                RECIPE.to_owned(),
+                recipe::fingerprint(config, script.as_deref()),
+            ),
+            (PARENT.to_owned(), parent.unwrap_or_default()),
+            (WORK.to_owned(), String::new()),
+        ]);
+        self.make(sandbox, cancel, base, config, &work, watch)
+            .await?;
+        let finish = async {
+            self.set_up(sandbox, cancel, base, &work, script.as_deref(), watch)
+                .await?;
+            watch.step(base, "putting it in place");
+            if get(sandbox, base, &pixel).await?.is_some() {
+                self.remove(sandbox, base, &pixel).await?;
+            }
+            let label = label()?;
+            let from = Origin {
+                pixel: work.clone(),
+                label: None,
+            };
+            lifecycle::shelve(sandbox, cancel, from, &pixel, &label, records)
+                .await
+                .map_err(|source| Error::Lifecycle {
+                    base: base.into(),
+                    source,
+                })?;
+            Ok(Origin {
+                pixel: pixel.clone(),
+                label: Some(label),
+            })
+        };
+        let outcome = finish.await;
+        if outcome.is_err() {
+            watch.step(base, "cleaning up");
+        }
+        let removed = self.remove(sandbox, base, &work).await;
+        match (outcome, removed) {
+            (Ok(origin), Ok(())) => Ok(origin),
+            // It is finished; the next build clears up.
+            (Ok(origin), Err(error)) => {
+                tracing::warn!(base, %error, "removing the pixel it was built in");
+                Ok(origin)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Waits for provisioning, runs the script, and stops the pixel.
+    async fn set_up(
+        &self,
+        sandbox: &dyn Sandbox,
+        cancel: &CancellationToken,
+        base: &str,
+        work: &Name,
+        script: Option<&[u8]>,
+        watch: &Watch,
+    ) -> Result<()> {
+        let about = Error::about(base);
+        let steps = async {
+            let instance = sandbox.get(work).await.map_err(&about)?;
+            self.provisioned(sandbox, base, &instance, watch).await?;
+            let guest = sandbox.guest(work);
+            guest.make_dir("/etc/tmpfiles.d").await.map_err(&about)?;
+            let file = root_file(TMP, include_bytes!("guest/tmp.conf"), 0o644);
+            guest.write_file(&file).await.map_err(&about)?;
+            if let Some(script) = script {
+                watch.step(base, "running the setup script");
+                self.run(sandbox, cancel, base, work, script, watch).await?;
+            }
+            // Clones are to begin with an empty one.
+            let clean = ExecRequest::root(["find", "/tmp", "-xdev", "-mindepth", "1", "-delete"]);
+            guest.output(&clean).await.map_err(&about)?;
+            // Its open file session would hold up the stop.
+            drop(guest);
+            watch.step(base, "stopping");
+            sandbox.stop(work, GRACE).await.map_err(&about)
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(about(sandbox::Error::Cancelled)),
+            outcome = steps => outcome,
+        }
+    }
+
+    async fn provisioned(
+        &self,
+        sandbox: &dyn Sandbox,
+        base: &str,
+        instance: &Instance,
+        watch: &Watch,
+    ) -> Result<()> {
+        let about = Error::about(base);
+        let work = &instance.name;
+        if provisioning::unsettled(instance) {
+            watch.step(base, "provisioning");
+            let report = provisioning::wait(sandbox, work, &|_| {})
+                .await
+                .map_err(&about)?;
+            if report.overall == Overall::Failed
+                && let Some(step) = report.failed()
+            {
+                let guest = sandbox.guest(work);
+                let tail = provision::log_tail(&*guest, step, EXPLAINING).await;
+                return Err(Error::Provisioning {
+                    base: base.to_owned(),
+                    step: step.name.clone(),
+                    tail: tail.map_err(&about)?.trim_end().to_owned(),
+                });
+            }
+        }
+        if instance.properties.contains_key(egress::INTERIM) {
+            lifecycle::narrow(sandbox, &self.site.gateway, work)
+                .await
+                .map_err(&about)?;
+        }
+        let booted = include_str!("guest/booted.sh");
+        let wait = ExecRequest::root(["/bin/sh", "-c", booted, "booted"]);
+        sandbox.guest(work).output(&wait).await.map_err(&about)?;
+        let _ = retry::until(ADDRESS, || async {
+            match sandbox.address(work).await {
+                Ok(Some(_)) => retry::Next::Done(()),
+                _ => retry::Next::Again(()),
+            }
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn run(
+        &self,
+        sandbox: &dyn Sandbox,
+        cancel: &CancellationToken,
+        base: &str,
+        work: &Name,
+        script: &[u8],
+        watch: &Watch,
+    ) -> Result<()> {
+        let about = Error::about(base);
+        let guest = sandbox.guest(work);
+        guest.make_dir(LIB).await.map_err(&about)?;
+        // A pixel that is not provisioned lacks it.
+        for (path, content) in [
+            (provision::APT_PATH, provision::APT.as_bytes()),
+            (SCRIPT, script),
+        ] {
+            let file = root_file(path, content, 0o755);
+            guest.write_file(&file).await.map_err(&about)?;
+        }
+        let argv = match script.starts_with(b"#!") {
+            true => vec![SCRIPT.to_owned()],
+            false => vec!["/bin/bash".to_owned(), SCRIPT.to_owned()],
+        };
+        let wish = Exec {
+            argv,
+            login: Login::of(&*guest, "root").await.map_err(&about)?,
+            env: [("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())].into(),
+            cwd: None,
+            tty: None,
+            timeout: None,
+        };
+        let lines = Lines::new(watch.output.clone());
+        let (signals, events) = mpsc::channel::<Control>(1);
+        let status = lifecycle::exec(
+            &*guest,
+            &wish,
+            (
+                Box::new(tokio::io::empty()),
+                Box::new(lines.clone()),
+                Box::new(lines.clone()),
+            ),
+            Interrupts { events },
+        );
+        let status = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(about(sandbox::Error::Cancelled)),
+            status = status => status.map_err(&about)?,
+        };
+        drop(signals);
+        if !status.success() {
+            return Err(Error::Script {
+                base: base.to_owned(),
+                status: status.0,
+                tail: lines.tail(),
+            });
+        }
+        guest.remove_file(SCRIPT).await.map_err(&about)
+    }
+}
+
+fn root_file(path: &str, content: &[u8], mode: u32) -> GuestFile {
+    GuestFile {
+        path: path.to_owned(),
+        content: content.to_vec(),
+        mode,
+        owner: Owner::ROOT,
+    }
+}
+
+fn label() -> Result<Label> {
+    LABEL.parse().map_err(Error::Name)
+}
+
+fn in_the_way(base: &str, pixel: &Name) -> Error {
+    Error::InTheWay {
+        base: base.to_owned(),
+        pixel: pixel.to_string(),
+    }
+}

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Tools that nearly every project needs.
+set -eu
+apt=/usr/local/lib/pixels/apt
+
+"$apt" update
+"$apt" install --no-install-recommends \
+    build-essential ca-certificates curl git jq vim wget
+"$apt" clean
+rm -rf /var/lib/apt/lists/*

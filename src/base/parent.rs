@@ -1,0 +1,90 @@
+//! The pixel a base is built in: from an image as `pixels create` makes one,
+//! or a clone of the parent base.
+
+use tokio_util::sync::CancellationToken;
+
+use super::build::WORK;
+use super::{Error, Result, Watch, Workshop};
+use crate::config::{Base, EgressMode, Parent};
+use crate::egress::{Mode, Policy};
+use crate::lifecycle::{self, Create, Fork, Names};
+use crate::sandbox::{Limits, Name, Sandbox};
+
+impl Workshop {
+    /// The pixel to build in, running.
+    pub(super) async fn make(
+        &self,
+        sandbox: &dyn Sandbox,
+        cancel: &CancellationToken,
+        base: &str,
+        config: &Base,
+        work: &Name,
+        watch: &Watch,
+    ) -> Result<()> {
+        let failed = |source| Error::Lifecycle {
+            base: base.into(),
+            source,
+        };
+        let site = &self.site;
+        let policy = self.policy(config);
+        let mark = (WORK.to_owned(), work.to_string());
+        let progress = |phase: &str| watch.step(base, phase);
+        match &config.parent {
+            Parent::Image(image) => {
+                let mut properties =
+                    lifecycle::records_of_new(&site.network, &policy, site.plan.is_some());
+                properties.extend([mark]);
+                let image = site
+                    .image(sandbox, image)
+                    .await
+                    .map_err(Error::about(base))?;
+                let wish = Create {
+                    name: work.clone(),
+                    image,
+                    limits: site.limits.clone(),
+                    properties,
+                    provision: site.plan.clone(),
+                    network: site.network.clone(),
+                };
+                lifecycle::create(sandbox, cancel, wish, &progress)
+                    .await
+                    .map_err(failed)
+            }
+            Parent::Base(parent) => {
+                let from = self
+                    .source(sandbox, parent)
+                    .await?
+                    .ok_or_else(|| Error::InTheWay {
+                        base: parent.clone(),
+                        pixel: self
+                            .pixel(parent)
+                            .map(|it| it.to_string())
+                            .unwrap_or_default(),
+                    })?;
+                let mut properties =
+                    lifecycle::records_of_clone(sandbox, Some(&policy), &policy, &from)
+                        .await
+                        .map_err(Error::about(base))?;
+                properties.extend([mark]);
+                let wish = Fork {
+                    from,
+                    names: Names::One(work.clone()),
+                    limits: Limits::default(),
+                    properties,
+                    network: site.network.clone(),
+                };
+                lifecycle::fork(sandbox, cancel, wish, &progress, &|_| {})
+                    .await
+                    .map_err(failed)
+            }
+        }
+    }
+
+    fn policy(&self, config: &Base) -> Policy {
+        self.site.policy.in_mode(match config.egress {
+            EgressMode::Unrestricted => Mode::Unrestricted,
+            EgressMode::Agent => Mode::Agent,
+            EgressMode::Allowlist => Mode::Allowlist,
+        })
+    }
+}

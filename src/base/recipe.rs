@@ -1,0 +1,102 @@
+//! What a base is made of, as bytes and as a fingerprint: a base whose recipe
+//! has changed since it was built is out of date.
+
+use ring::digest::{Context, SHA256};
+
+use super::{Error, Result};
+use crate::config::{Base, EgressMode, Parent, Script};
+
+const BUILT_IN: &[(&str, &str)] = &[
+    ("bases/dev.sh", include_str!("guest/dev.sh")),
+    ("bases/node.sh", include_str!("guest/node.sh")),
+    ("bases/python.sh", include_str!("guest/python.sh")),
+];
+
+/// The script of a base; `None` when it is its parent under another name.
+pub fn script(name: &str, base: &Base) -> Result<Option<Vec<u8>>> {
+    match &base.setup_script {
+        None => Ok(None),
+        Some(Script::BuiltIn(wanted)) => BUILT_IN
+            .iter()
+            .find(|(known, _)| known == wanted)
+            .map(|(_, text)| Some(text.as_bytes().to_vec()))
+            .ok_or_else(|| Error::NoSuchScript {
+                base: name.to_owned(),
+                script: wanted.clone(),
+            }),
+        Some(Script::File(path)) => std::fs::read(path).map(Some).map_err(|source| Error::Read {
+            base: name.to_owned(),
+            path: path.clone(),
+            source,
+        }),
+    }
+}
+
+/// Changes when what the base is made of does.
+pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
+    let mut hash = Context::new(&SHA256);
+    let parent = match &base.parent {
+        Parent::Image(image) => ["image", image],
+        Parent::Base(parent) => ["base", parent],
+    };
+    let egress = match base.egress {
+        EgressMode::Unrestricted => "unrestricted",
+        EgressMode::Agent => "agent",
+        EgressMode::Allowlist => "allowlist",
+    };
+    for part in [parent[0], parent[1], egress] {
+        hash.update(part.as_bytes());
+        hash.update(&[0]);
+    }
+    hash.update(script.unwrap_or_default());
+    let digest = hash.finish();
+    digest.as_ref()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_counts() {
+        let mut base = Base {
+            parent: Parent::Image("a".into()),
+            setup_script: None,
+            description: String::new(),
+            egress: EgressMode::Agent,
+        };
+        let mut seen = vec![
+            fingerprint(&base, None),
+            fingerprint(&base, Some(b"x".as_slice())),
+        ];
+        base.egress = EgressMode::Allowlist;
+        seen.push(fingerprint(&base, None));
+        base.parent = Parent::Base("a".into());
+        seen.push(fingerprint(&base, None));
+        base.description = "does not".into();
+        assert_eq!(seen.last(), Some(&fingerprint(&base, None)));
+        let count = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), count);
+    }
+
+    #[test]
+    fn the_built_in_scripts_are_there_and_another_is_not() {
+        let base = |script: &str| Base {
+            parent: Parent::Image("a".into()),
+            setup_script: Some(Script::BuiltIn(script.into())),
+            description: String::new(),
+            egress: EgressMode::Agent,
+        };
+        for (name, _) in BUILT_IN {
+            let script = script("x", &base(name)).unwrap().unwrap();
+            assert!(script.starts_with(b"#!/bin/sh\n"));
+        }
+        let error = script("x", &base("bases/rust.sh")).unwrap_err();
+        assert!(error.to_string().contains("bases/rust.sh"), "{error}");
+    }
+}

@@ -1,0 +1,209 @@
+//! The server itself: on an address, or for one client on our own streams.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, site};
+use crate::backend;
+use crate::base::Workshop;
+use crate::config::{EgressMode, Flags, Settings, paths};
+use crate::egress::Mode;
+use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Serve one client on standard input and output, together with all others
+    /// of this user
+    #[arg(long, conflicts_with = "listen_addr")]
+    stdio: bool,
+    /// Listen here, host:port
+    #[arg(long, value_name = "ADDRESS")]
+    listen_addr: Option<String>,
+    /// Keep the record of the sandboxes in this file
+    #[arg(long, value_name = "FILE")]
+    state_file: Option<PathBuf>,
+    /// Lock this file, so that nobody else serves the same sandboxes
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+}
+
+impl ServeArgs {
+    pub fn flags(&self) -> Flags {
+        let mut flags = Flags::default();
+        if let Some(address) = &self.listen_addr {
+            flags.set("mcp.listen_addr", address.clone(), "--listen-addr");
+        }
+        for (key, path, flag) in [
+            ("mcp.state_file", &self.state_file, "--state-file"),
+            ("mcp.pid_file", &self.pid_file, "--pid-file"),
+        ] {
+            if let Some(path) = path {
+                flags.set(key, path.display().to_string(), flag);
+            }
+        }
+        flags
+    }
+
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let claim = Claim::of(context)?;
+        if self.stdio {
+            return serve_client(context, claim).await;
+        }
+        let server = claim.server()?;
+        let ui = context.ui;
+        let ready = |places: &[String]| {
+            for place in places {
+                ui.say(&format!("Listening on {place}"));
+            }
+        };
+        let listen = claim.everywhere();
+        server.serve(listen, context.cancel(), ready).await?;
+        Ok(())
+    }
+}
+
+/// What makes the one server of a state file.
+struct Claim {
+    settings: Settings,
+    workshop: Workshop,
+    state_file: PathBuf,
+    pid_file: PathBuf,
+    token_file: PathBuf,
+}
+
+impl Claim {
+    fn of(context: &Context) -> anyhow::Result<Self> {
+        let settings = context.settings().clone();
+        let ours = |name: &str| std::env::var_os(name);
+        Ok(Self {
+            workshop: site::workshop(context)?,
+            state_file: settings.mcp.state_path(&ours)?,
+            pid_file: settings.mcp.pid_path(&ours)?,
+            token_file: paths::cache_dir(&ours)?.join("mcp-token"),
+            settings,
+        })
+    }
+
+    fn server(&self) -> anyhow::Result<Server> {
+        let mcp = &self.settings.mcp;
+        let ceiling = mcp.egress_ceiling.unwrap_or(self.settings.network.egress);
+        let config = Config {
+            prefix: mcp.prefix.clone(),
+            limits: Limits {
+                idle_stop_after: mcp.idle_stop_after,
+                hard_destroy_after: mcp.hard_destroy_after,
+            },
+            reap_interval: mcp.reap_interval,
+            exec_timeout_max: mcp.exec_timeout_max,
+            max_sandboxes: mcp.max_sandboxes,
+            ceiling: match ceiling {
+                EgressMode::Unrestricted => Mode::Unrestricted,
+                EgressMode::Agent => Mode::Agent,
+                EgressMode::Allowlist => Mode::Allowlist,
+            },
+            state_file: self.state_file.clone(),
+            pid_file: self.pid_file.clone(),
+            server: backend::describe(&self.settings),
+        };
+        let sandbox = backend::open(&self.settings)?;
+        Ok(Server::claim(config, self.workshop.clone(), sandbox)?)
+    }
+
+    /// Where clients on our own streams reach the server.
+    fn socket(&self) -> PathBuf {
+        self.state_file.with_extension("sock")
+    }
+
+    fn locally(&self) -> Listen {
+        Listen {
+            address: None,
+            sockets: vec![self.socket()],
+            path: self.settings.mcp.endpoint_path.clone(),
+            token: None,
+            token_file: self.token_file.clone(),
+            hosts: Vec::new(),
+            origins: Vec::new(),
+        }
+    }
+
+    fn everywhere(&self) -> Listen {
+        let mcp = &self.settings.mcp;
+        let mut listen = self.locally();
+        listen.address = Some(mcp.listen_addr.clone());
+        listen.sockets.extend(mcp.socket.clone());
+        listen.token = mcp.auth_token.clone();
+        listen.hosts = mcp.allowed_hosts.clone();
+        listen.origins = mcp.allowed_origins.clone();
+        listen
+    }
+}
+
+/// Our own server, once we have one: it ends with us.
+#[derive(Clone)]
+struct Own {
+    claim: Arc<Claim>,
+    stop: CancellationToken,
+    running: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl stdio::Ensure for Own {
+    async fn ensure(&self) -> Result<(), String> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.as_ref().is_some_and(|it| !it.is_finished()) {
+            return Ok(());
+        }
+        let server = match self.claim.server() {
+            Ok(server) => server,
+            // It listens in a moment, or has just ended.
+            Err(error) if matches!(error.downcast_ref(), Some(StartError::Running { .. })) => {
+                return Ok(());
+            }
+            Err(error) => return Err(format!("{error:#}")),
+        };
+        let (listen, stop) = (self.claim.locally(), self.stop.clone());
+        *running = Some(tokio::spawn(async move {
+            if let Err(error) = server.serve(listen, &stop, |_| {}).await {
+                tracing::error!(%error, "serving");
+            }
+        }));
+        Ok(())
+    }
+}
+
+async fn serve_client(context: &Context, claim: Claim) -> anyhow::Result<()> {
+    let (socket, path) = (claim.socket(), claim.settings.mcp.endpoint_path.clone());
+    let own = Own {
+        claim: Arc::new(claim),
+        stop: context.cancel().child_token(),
+        running: Arc::default(),
+    };
+    // What is wrong with the settings is told before the client says anything.
+    stdio::Ensure::ensure(&own)
+        .await
+        .map_err(anyhow::Error::msg)?;
+    let bridge = stdio::run(
+        tokio::io::stdin(),
+        tokio::io::stdout(),
+        &socket,
+        &path,
+        own.clone(),
+    );
+    let outcome = tokio::select! {
+        outcome = bridge => outcome,
+        () = context.cancel().cancelled() => Ok(()),
+    };
+    own.stop.cancel();
+    let running = own
+        .running
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(running) = running {
+        running.await?;
+    }
+    Ok(outcome?)
+}

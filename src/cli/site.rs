@@ -1,0 +1,46 @@
+//! Settings to what a server, or a build, makes pixels with.
+
+use super::{Context, network, plan, setup};
+use crate::base::Workshop;
+use crate::config::paths;
+use crate::host;
+use crate::lifecycle::{Site, Unchosen};
+use crate::sandbox::Limits;
+
+/// What the settings say of every pixel. Bad settings are told here, before
+/// anything is made.
+pub fn of(context: &Context) -> anyhow::Result<Site> {
+    let settings = context.settings();
+    let defaults = &settings.defaults;
+    Ok(Site {
+        network: network::of(context)?,
+        gateway: network::like(context)?,
+        policy: network::settings_policy(context)?,
+        plan: plan::of(context)?,
+        limits: Limits {
+            cpu: defaults.cpu.clone(),
+            memory: defaults.memory_mib.map(|mib| mib * 1024 * 1024),
+        },
+        image: settings
+            .mcp
+            .default_image
+            .clone()
+            .unwrap_or_else(|| defaults.image.clone()),
+        unchosen: setup::image_is_default(context).then(|| Unchosen {
+            image: defaults.image.clone(),
+            stand_in: host::FALLBACK_IMAGE_PREFIX.to_owned(),
+        }),
+    })
+}
+
+/// What bases are made with.
+pub fn workshop(context: &Context) -> anyhow::Result<Workshop> {
+    let settings = context.settings();
+    let ours = |name: &str| std::env::var_os(name);
+    Ok(Workshop {
+        site: of(context)?,
+        bases: settings.mcp.bases.clone(),
+        prefix: settings.mcp.base_prefix.clone(),
+        locks: paths::cache_dir(&ours)?.join("builds"),
+    })
+}

@@ -1,0 +1,46 @@
+//! What the settings say of every pixel that a server makes by itself, taken
+//! once: where it is put, what it may reach, what is put into it.
+
+use super::gateway::Gateway;
+use super::network::Network;
+use crate::egress::Policy;
+use crate::provision::Plan;
+use crate::sandbox::{Limits, Result, Sandbox};
+
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub network: Network,
+    /// How a gateway is made that is missing.
+    pub gateway: Gateway,
+    /// Of new pixels, with everything that is allowed on top in any mode.
+    pub policy: Policy,
+    /// `None` leaves pixels as the image made them.
+    pub plan: Option<Plan>,
+    pub limits: Limits,
+    /// For those who name none.
+    pub image: String,
+    pub unchosen: Option<Unchosen>,
+}
+
+/// The image that is meant where nobody chose one.
+#[derive(Debug, Clone)]
+pub struct Unchosen {
+    pub image: String,
+    /// How the aliases of those begin that stand in for it.
+    pub stand_in: String,
+}
+
+impl Site {
+    /// The image to make a pixel from. Where it is the one that nobody chose
+    /// and the server has only a stand-in, that one.
+    pub async fn image(&self, sandbox: &dyn Sandbox, image: &str) -> Result<String> {
+        let Some(unchosen) = self.unchosen.as_ref().filter(|it| it.image == image) else {
+            return Ok(image.to_owned());
+        };
+        if sandbox.has_image(image).await? {
+            return Ok(image.to_owned());
+        }
+        let built = sandbox.image_with_prefix(&unchosen.stand_in).await?;
+        Ok(built.unwrap_or_else(|| image.to_owned()))
+    }
+}

@@ -1,0 +1,48 @@
+//! Checkpoints of a sandbox: taken, listed, gone back to.
+
+use super::error::Result;
+use super::service::{Service, not_running, parse};
+use super::state::Status;
+use super::view::View;
+use crate::lifecycle;
+use crate::sandbox::Label;
+
+impl Service {
+    /// Takes a checkpoint of the disk; work in the sandbox goes on meanwhile.
+    pub async fn checkpoint(&self, name: &str, label: Option<&str>) -> Result<String> {
+        let (_, pixel, _shared) = self.enter(name).await?;
+        let label = match label {
+            Some(label) => parse::<Label>(label)?,
+            None => {
+                let now = (self.clock)();
+                parse(&format!("mcp-{}", now.unix_timestamp_nanos() / 1_000_000))?
+            }
+        };
+        self.sandbox.checkpoint(&pixel, &label, None).await?;
+        Ok(label.to_string())
+    }
+
+    /// Puts the disk back; what runs in the sandbox ends.
+    pub async fn restore(&self, name: &str, label: &str) -> Result<View> {
+        let label = parse::<Label>(label)?;
+        let slot = self.slot(name)?;
+        slot.interrupt();
+        let _alone = slot.alone().await;
+        let record = self.record(name)?;
+        if record.status == Status::Provisioning {
+            return Err(not_running(&record));
+        }
+        let pixel = parse(name)?;
+        let gateway = &self.workshop.site.gateway;
+        lifecycle::restore(&*self.sandbox, gateway, &pixel, &label).await?;
+        let now = (self.clock)();
+        self.update(name, |record| record.last_activity_at = now);
+        self.view(name)
+    }
+
+    pub async fn checkpoints(&self, name: &str) -> Result<Vec<String>> {
+        let all = self.sandbox.checkpoints(&parse(name)?).await?;
+        let lasting = all.into_iter().filter(|it| !it.temporary);
+        Ok(lasting.map(|it| it.label.to_string()).collect())
+    }
+}

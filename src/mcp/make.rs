@@ -1,0 +1,269 @@
+//! How a sandbox comes to be, in the background: its base first where it has
+//! one, then the pixel, then its provisioning. What a killed server left
+//! half-made is removed and made again.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Error, Result};
+use super::service::{Service, parse};
+use super::state::{Record, Status};
+use crate::egress::{self, Policy};
+use crate::lifecycle::{self, Create, Fork, Names, provisioning};
+use crate::provision::Overall;
+use crate::sandbox::{self, ExecRequest, Instance, Limits, Name, Origin, Properties};
+
+/// The server whose sandbox a pixel is.
+pub(super) const OWNER: &str = "mcp-owner";
+/// The record of a sandbox, on its pixel. A clone made by other means inherits
+/// it, but not the name in it.
+pub(super) const RECORD: &str = "mcp-record";
+
+impl Service {
+    /// `again`: an earlier process may have begun it.
+    pub(super) fn spawn_making(self: &Arc<Self>, name: String, again: bool) {
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let slot = service.locks.of(&name);
+            let token = slot.token();
+            let _alone = slot.alone().await;
+            let due = |it: &Record| !it.doomed && it.status == Status::Provisioning;
+            let Some(record) = service.store.get(&name).filter(due) else {
+                return;
+            };
+            let cancel = service.stopping().child_token();
+            let made = service.make(&record, &cancel, again);
+            let outcome = forward(made, &cancel, &token).await;
+            service.made(&name, outcome).await;
+        });
+    }
+
+    async fn made(&self, name: &str, outcome: Result<Option<String>>) {
+        let now = (self.clock)();
+        match outcome {
+            Ok(fault) => {
+                tracing::info!(sandbox = name, "ready");
+                self.update(name, |record| {
+                    record.status = Status::Running;
+                    record.error = fault;
+                    record.last_activity_at = now;
+                });
+            }
+            // It is to be destroyed, or the next start goes on with it.
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => {
+                tracing::warn!(sandbox = name, %error, "create failed");
+                self.update(name, |record| {
+                    record.status = Status::Failed;
+                    record.error = Some(error.to_string());
+                });
+            }
+        }
+        if let Err(error) = self.store.save().await {
+            tracing::error!(%error, "saving the state");
+        }
+    }
+
+    /// Returns what is wrong with a sandbox that can be used all the same.
+    async fn make(
+        &self,
+        record: &Record,
+        cancel: &CancellationToken,
+        again: bool,
+    ) -> Result<Option<String>> {
+        let pixel: Name = parse(&record.name)?;
+        if !again || !self.adopt(&pixel, cancel).await? {
+            self.make_pixel(record, &pixel, cancel).await?;
+        }
+        // What comes from a base is made to be worked in at once.
+        if record.base.is_none() {
+            self.booted(&pixel).await;
+        }
+        let instance = self.sandbox.get(&pixel).await?;
+        self.note_facts(&instance);
+        self.provisioned(&instance, cancel).await
+    }
+
+    /// Whether the pixel is there and whole; what is half-made is removed.
+    async fn adopt(&self, pixel: &Name, cancel: &CancellationToken) -> Result<bool> {
+        let sandbox = &*self.sandbox;
+        let gateway = &self.workshop.site.gateway;
+        sandbox.settle(pixel).await?;
+        let instance = match sandbox.get(pixel).await {
+            Ok(instance) => instance,
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        if !self.owns(&instance) {
+            return Err(Error::invalid(format!(
+                "another pixel is called {:?} by now",
+                pixel.as_str()
+            )));
+        }
+        if lifecycle::may_be_half_made(&instance) {
+            lifecycle::destroy(sandbox, gateway, pixel).await?;
+            return Ok(false);
+        }
+        lifecycle::start(sandbox, cancel, gateway, pixel, &|_| {}).await?;
+        Ok(true)
+    }
+
+    async fn make_pixel(
+        &self,
+        record: &Record,
+        pixel: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let sandbox = &*self.sandbox;
+        let site = &self.workshop.site;
+        let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
+        let asked = match &record.policy {
+            None => None,
+            Some(text) => Some(
+                Policy::from_record(Some(text))
+                    .map_err(|e| sandbox::Error::Protocol(e.to_string()))?,
+            ),
+        };
+        let usual = site.policy.in_mode(site.policy.mode);
+        let marks = self.marks(record)?;
+        let given = Limits {
+            cpu: record.cpu.clone(),
+            memory: record.memory,
+        };
+        // A source must not change while it is copied.
+        let mut _shared = None;
+        let origin: Option<Origin> = match (&record.from, &record.base) {
+            (Some(from), _) => {
+                let origin: Origin = parse(from)?;
+                _shared = Some(self.slot(origin.pixel.as_str())?.share().await);
+                Some(origin)
+            }
+            (None, Some(base)) => {
+                let builder = &self.builder;
+                let building = builder.origin(&self.workshop, sandbox, cancel, base);
+                Some(building.await?)
+            }
+            (None, None) => None,
+        };
+        if let Some(from) = origin {
+            let mut properties =
+                lifecycle::records_of_clone(sandbox, asked.as_ref(), &usual, &from).await?;
+            properties.extend(marks);
+            properties.insert("from".into(), from.to_string());
+            let wish = Fork {
+                from,
+                names: Names::One(pixel.clone()),
+                limits: given,
+                properties,
+                network: site.network.clone(),
+            };
+            lifecycle::fork(sandbox, cancel, wish, &progress, &|_| {}).await?;
+            return Ok(());
+        }
+        let policy = asked.unwrap_or(usual);
+        let mut properties = lifecycle::records_of_new(&site.network, &policy, site.plan.is_some());
+        properties.extend(marks);
+        let wish = Create {
+            name: pixel.clone(),
+            image: site.image(sandbox, &record.image).await?,
+            limits: Limits {
+                cpu: given.cpu.or_else(|| site.limits.cpu.clone()),
+                memory: given.memory.or(site.limits.memory),
+            },
+            properties,
+            provision: site.plan.clone(),
+            network: site.network.clone(),
+        };
+        Ok(lifecycle::create(sandbox, cancel, wish, &progress).await?)
+    }
+
+    /// Waits until files in /tmp stay there. Best effort.
+    async fn booted(&self, pixel: &Name) {
+        let script = include_str!("guest/booted.sh");
+        let request = ExecRequest::root(["/bin/sh", "-c", script, "booted"]);
+        if let Err(error) = self.sandbox.guest(pixel).output(&request).await {
+            tracing::debug!(sandbox = pixel.as_str(), %error, "waiting for the boot");
+        }
+    }
+
+    /// Waits for the steps of provisioning, and ends what was allowed for them.
+    async fn provisioned(
+        &self,
+        instance: &Instance,
+        cancel: &CancellationToken,
+    ) -> Result<Option<String>> {
+        let mut fault = None;
+        let sandbox = &*self.sandbox;
+        if provisioning::unsettled(instance) {
+            let waiting = provisioning::wait(sandbox, &instance.name, &|_| {});
+            let report = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Error::Interrupted("its provisioning")),
+                report = waiting => report?,
+            };
+            if report.overall == Overall::Failed
+                && let Some(step) = report.failed()
+            {
+                fault = Some(format!(
+                    "the step {:?} of its provisioning failed ({}); it can be used, {} has the \
+                     whole output",
+                    step.name, step.last_line, step.log
+                ));
+            }
+        }
+        if instance.properties.contains_key(egress::INTERIM) {
+            lifecycle::narrow(sandbox, &self.workshop.site.gateway, &instance.name).await?;
+        }
+        Ok(fault)
+    }
+
+    /// What a pixel says of whose it is.
+    fn marks(&self, record: &Record) -> Result<Properties> {
+        let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
+        Ok(Properties::from([
+            (OWNER.to_owned(), self.options.owner.clone()),
+            (RECORD.to_owned(), text),
+        ]))
+    }
+
+    /// Whether the pixel is a sandbox of this server, by its own word.
+    pub(super) fn owns(&self, instance: &Instance) -> bool {
+        instance.properties.get(OWNER) == Some(&self.options.owner)
+            && self.recorded_on(instance).is_some()
+    }
+
+    pub(super) fn recorded_on(&self, instance: &Instance) -> Option<Record> {
+        let text = instance.properties.get(RECORD)?;
+        let record: Record = serde_json::from_str(text).ok()?;
+        (record.name == instance.name.as_str()).then_some(record)
+    }
+
+    /// What listings show of a pixel.
+    pub(super) fn note_facts(&self, instance: &Instance) {
+        let policy = lifecycle::policy(instance).ok();
+        // Behind a gateway the address is given, and known before it is used.
+        let address = instance.addresses.first().copied();
+        let address = address.or_else(|| egress::gateway::address_of(instance));
+        self.update(instance.name.as_str(), |record| {
+            record.egress = policy.map(|it| it.mode.to_string());
+            if let Some(address) = address {
+                record.ip = Some(address.to_string());
+            }
+        });
+    }
+}
+
+/// Runs `work`, and tells it to end when `token` is cancelled.
+async fn forward<T>(
+    work: impl Future<Output = T>,
+    cancel: &CancellationToken,
+    token: &CancellationToken,
+) -> T {
+    tokio::pin!(work);
+    tokio::select! {
+        outcome = &mut work => return outcome,
+        () = token.cancelled() => cancel.cancel(),
+    }
+    work.await
+}

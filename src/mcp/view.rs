@@ -1,0 +1,73 @@
+//! A sandbox as clients see it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::reaper::{self, Limits};
+use super::state::{Record, Status};
+
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct View {
+    /// Names the sandbox in every other call.
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    pub status: Status,
+    /// Why it failed, or what is not as it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Empty until it has one.
+    pub ip: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<String>,
+    pub created_at: String,
+    pub last_activity_at: String,
+    /// Such as 1h2m3s. A sandbox that is idle for long is stopped, not lost.
+    pub idle_for: String,
+    /// When it is destroyed at the latest.
+    pub expires_at: String,
+}
+
+impl View {
+    pub fn of(record: &Record, now: OffsetDateTime, limits: &Limits) -> Self {
+        let idle = (now - record.last_activity_at).unsigned_abs();
+        Self {
+            name: record.name.clone(),
+            label: record.label.clone(),
+            status: record.status,
+            error: record.error.clone(),
+            ip: record.ip.clone().unwrap_or_default(),
+            base: record.base.clone(),
+            from: record.from.clone(),
+            egress: record.egress.clone(),
+            created_at: rfc3339(record.created_at),
+            last_activity_at: rfc3339(record.last_activity_at),
+            idle_for: short(idle),
+            expires_at: rfc3339(reaper::end_of(record, limits)),
+        }
+    }
+}
+
+fn rfc3339(at: OffsetDateTime) -> String {
+    let seconds = at.replace_nanosecond(0).unwrap_or(at);
+    seconds.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Whole seconds, such as `1h2m3s`.
+fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}

@@ -1,0 +1,188 @@
+//! Bases on the real daemon: chains, races, failures, and what is left of a
+//! killed build.
+
+use std::time::Duration;
+
+use crate::support::env::{TestEnv, finished};
+use crate::support::lab;
+use crate::support::server::Server;
+use crate::support::wait::eventually;
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// An environment whose bases have names of their own.
+fn environment(test: &str) -> (TestEnv, String) {
+    let mut env = TestEnv::new(test);
+    let prefix = format!("{}-", env.name("b"));
+    env.set("PIXELS_MCP_BASE_PREFIX", &prefix);
+    (env, prefix)
+}
+
+/// A base from the image and one from that, with these scripts.
+fn chain(env: &TestEnv, first: &str, second: &str) {
+    for (name, script) in [("first.sh", first), ("second.sh", second)] {
+        std::fs::write(
+            env.home().join(name),
+            format!("#!/bin/sh\nset -eu\n{script}\n"),
+        )
+        .unwrap();
+    }
+    env.config(
+        "[mcp.bases.first]\nparent_image = \"ubuntu/24.04\"\nsetup_script = \"~/first.sh\"\n\
+         [mcp.bases.second]\nfrom = \"first\"\nsetup_script = \"~/second.sh\"\n",
+    );
+}
+
+#[track_caller]
+fn status(env: &TestEnv, base: &str) -> serde_json::Value {
+    let list = env.pixels(["base", "list", "--json"]).ok().json();
+    let all = list.as_array().unwrap();
+    all.iter().find(|one| one["name"] == base).unwrap().clone()
+}
+
+#[test]
+fn two_builders_build_a_chain_once() {
+    let Some(_lab) = lab::ready("two_builders_build_a_chain_once") else {
+        return;
+    };
+    let (env, prefix) = environment("race");
+    chain(
+        &env,
+        "echo one >>/var/tmp/built; sleep 1",
+        "echo two >>/var/tmp/built; sleep 1",
+    );
+    let racers = [0, 1].map(|_| env.spawn(["base", "build", "second"]));
+    eventually("a build is seen while it runs", || {
+        status(&env, "first")["status"] == "building"
+    });
+    let ends = racers.map(|racer| finished(racer, LONG).ok());
+    let waited = ends
+        .iter()
+        .filter(|end| end.stderr.contains("waiting for another build"))
+        .count();
+    assert_eq!(waited, 1, "{ends:?}");
+    assert_eq!(status(&env, "second")["status"], "ready");
+    let clone = env.name("clone");
+    let from = format!("{prefix}second");
+    let from = format!("{from}:initial");
+    let _ = env.pixels(["create", &clone, "--from", &from]).ok();
+    let built = env
+        .pixels(["exec", &clone, "--", "cat", "/var/tmp/built"])
+        .ok();
+    assert_eq!(built.stdout, "one\ntwo\n");
+    let shown = env.pixels(["network", "show", &clone, "--json"]).ok();
+    assert_eq!(shown.json()["mode"], "agent");
+    // Nothing but the two bases, stopped, and no leftovers to be seen.
+    assert_eq!(env.remaining().len(), 3);
+    let prune = env.pixels(["prune", "--dry-run", "--json"]).ok();
+    assert!(!prune.stdout.contains(&prefix), "{}", prune.stdout);
+}
+
+#[test]
+fn a_failed_build_is_explained_and_takes_nothing_away() {
+    let Some(_lab) = lab::ready("a_failed_build_is_explained_and_takes_nothing_away") else {
+        return;
+    };
+    let (env, prefix) = environment("failed");
+    chain(
+        &env,
+        "echo about to fail; echo the reason >&2; exit 7",
+        "true",
+    );
+    let failed = env.pixels(["base", "build", "second"]).expect(1);
+    assert!(
+        failed.stderr.contains("ended with exit code 7"),
+        "{}",
+        failed.stderr
+    );
+    assert!(failed.stderr.contains("the reason"), "{}", failed.stderr);
+    assert_eq!(env.remaining(), Vec::<String>::new());
+    assert_eq!(status(&env, "first")["status"], "missing");
+
+    chain(&env, "echo 1 >/var/tmp/version", "true");
+    let _ = env.pixels(["base", "build", "first"]).ok();
+    chain(&env, "echo the second way fails; exit 3", "true");
+    let outdated = env.pixels(["base", "outdated", "--json"]).ok().json();
+    assert_eq!(outdated[0]["outdated"][0], "its recipe has changed");
+    let _ = env.pixels(["base", "rebuild", "first"]).expect(1);
+    assert_eq!(env.remaining(), [format!("{prefix}first")]);
+    let version = |name: &str| {
+        let from = format!("{prefix}first:initial");
+        let _ = env.pixels(["create", name, "--from", &from]).ok();
+        env.pixels(["exec", name, "--", "cat", "/var/tmp/version"])
+            .ok()
+            .stdout
+    };
+    assert_eq!(version(&env.name("before")), "1\n");
+
+    chain(&env, "echo 2 >/var/tmp/version", "true");
+    let _ = env.pixels(["base", "rebuild", "first"]).ok();
+    assert_eq!(version(&env.name("after")), "2\n");
+    assert_eq!(status(&env, "first")["status"], "ready");
+    let unknown = env.pixels(["base", "build", "nothing"]).expect(3);
+    assert!(
+        unknown.stderr.contains("known: dev, first"),
+        "{}",
+        unknown.stderr
+    );
+}
+
+#[test]
+fn what_a_killed_build_left_is_cleared_by_the_next() {
+    let Some(_lab) = lab::ready("what_a_killed_build_left_is_cleared_by_the_next") else {
+        return;
+    };
+    let (env, prefix) = environment("killed");
+    chain(&env, "echo begun; sleep 60", "true");
+    let mut build = env.spawn(["base", "build", "first"]);
+    let work = format!("{prefix}first-building");
+    let server = Server::shared();
+    eventually("the build is at work", || {
+        !server.pixels(&work).is_empty()
+            && env
+                .pixels(["exec", &work, "--", "pgrep", "-x", "sleep"])
+                .code
+                == 0
+    });
+    build.kill().unwrap();
+    build.wait().unwrap();
+    assert_eq!(server.pixels(&work).len(), 1);
+    chain(&env, "echo whole >/var/tmp/built", "true");
+    let _ = env.pixels(["base", "build", "first"]).ok();
+    assert_eq!(env.remaining(), [format!("{prefix}first")]);
+
+    // Interrupted, a build takes its pixel along itself.
+    chain(&env, "echo begun; sleep 60", "true");
+    let build = env.spawn(["base", "rebuild", "first"]);
+    eventually("the build is at work", || {
+        !server.pixels(&work).is_empty()
+            && env
+                .pixels(["exec", &work, "--", "pgrep", "-x", "sleep"])
+                .code
+                == 0
+    });
+    let pid = rustix::process::Pid::from_child(&build);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let _ = finished(build, LONG).expect(130);
+    assert_eq!(env.remaining(), [format!("{prefix}first")]);
+}
+
+#[test]
+fn the_built_in_python_builds_dev_first() {
+    let Some(_lab) = lab::ready("the_built_in_python_builds_dev_first") else {
+        return;
+    };
+    let (env, prefix) = environment("python");
+    let built = env.pixels(["base", "build", "python"]).ok();
+    assert!(
+        built.stderr.contains("base dev: running"),
+        "{}",
+        built.stderr
+    );
+    let clone = env.name("clone");
+    let from = format!("{prefix}python:initial");
+    let _ = env.pixels(["create", &clone, "--from", &from]).ok();
+    let script = "git --version && gcc --version && jq --version && python3 -m venv v \
+                  && v/bin/pip --version && pipx --version";
+    let _ = env.pixels(["exec", &clone, "--", "sh", "-ec", script]).ok();
+}

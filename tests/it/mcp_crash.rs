@@ -1,0 +1,188 @@
+//! A server that is killed at any moment: the next one goes on, and what the
+//! server says is what there is.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::mcp::{Client, McpServer, environment};
+use crate::support::server::Server;
+use crate::support::wait::{eventually, until};
+
+fn prefix(env: &TestEnv) -> String {
+    format!("{}-", env.name("s"))
+}
+
+#[test]
+fn a_restart_goes_on_where_the_last_one_was_killed() {
+    let Some(_lab) = lab::ready("a_restart_goes_on_where_the_last_one_was_killed") else {
+        return;
+    };
+    let env = environment("mcp-restart");
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let name = client.sandbox("quick");
+    let command = ["sh", "-c", "echo begun; sleep 3; echo done"];
+    let job = client.call("exec_start", json!({"name": name, "command": command}));
+    let begun = client.call("create_sandbox", json!({"base": "quick", "label": "begun"}));
+    server.kill();
+
+    // The state is lost as well: the pixels say whose they are.
+    let state = env.home().join(".cache/pixels/mcp-state.json");
+    std::fs::write(&state, "{ torn").unwrap();
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let begun = begun["name"].as_str().unwrap().to_owned();
+    eventually("the sandbox is adopted", || {
+        client.list().contains(&(name.clone(), "running".into()))
+    });
+    let end = until("the job ends", || {
+        let polled = client.try_call(
+            "exec_poll",
+            json!({"name": name, "job_id": job["job_id"], "wait_sec": 5}),
+        );
+        let polled = polled?.ok()?;
+        (polled["state"] != "running").then_some(polled)
+    });
+    assert_eq!(
+        (&end["exit_code"], &end["stdout"]),
+        (&json!(0), &json!("begun\ndone\n"))
+    );
+    // What was only begun is either there and whole, or nowhere.
+    eventually("nothing is half-made", || {
+        let listed: BTreeSet<(String, String)> = client.list().into_iter().collect();
+        let there = Server::shared().pixels(&prefix(&env));
+        listed
+            .iter()
+            .all(|(name, status)| status == "running" && there.contains(name))
+            && there
+                .iter()
+                .all(|name| listed.iter().any(|(it, _)| it == name))
+    });
+    if client.list().iter().any(|(name, _)| *name == begun) {
+        client.sh(&begun, "true");
+    }
+
+    // Somebody else removes one: it is told, and can be taken off the list.
+    let _ = env.pixels(["destroy", "--force", &name]).ok();
+    assert!(client.list().contains(&(name.clone(), "failed".into())));
+    client.call("destroy_sandbox", json!({"name": name}));
+    assert!(client.list().iter().all(|(it, _)| *it != name));
+}
+
+/// What clients know for certain.
+#[derive(Default)]
+struct Known {
+    made: BTreeSet<String>,
+    /// Their removal was asked for, and perhaps done.
+    given_up: BTreeSet<String>,
+}
+
+fn work(clients: &Mutex<Client>, over: &AtomicBool, known: &Mutex<Known>) {
+    while !over.load(Ordering::Relaxed) {
+        let client = clients.lock().unwrap().clone();
+        let Some(Ok(made)) =
+            client.try_call("create_sandbox", json!({"base": "quick", "wait_sec": 30}))
+        else {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        let name = made["name"].as_str().unwrap().to_owned();
+        known.lock().unwrap().made.insert(name.clone());
+        let client = clients.lock().unwrap().clone();
+        let _ = client.try_call("exec", json!({"name": name, "command": ["true"]}));
+        if known.lock().unwrap().made.len().is_multiple_of(2) {
+            known.lock().unwrap().given_up.insert(name.clone());
+            let client = clients.lock().unwrap().clone();
+            let _ = client.try_call("destroy_sandbox", json!({"name": name}));
+        }
+    }
+}
+
+#[test]
+fn no_sandbox_is_lost_or_orphaned_by_kills() {
+    let Some(_lab) = lab::ready("no_sandbox_is_lost_or_orphaned_by_kills") else {
+        return;
+    };
+    let mut env = environment("mcp-kills");
+    env.set("PIXELS_MCP_MAX_SANDBOXES", "12");
+    let mut server = McpServer::start(&env);
+    let name = server.client().sandbox("quick");
+    server
+        .client()
+        .call("destroy_sandbox", json!({"name": name}));
+    let clients = Arc::new(Mutex::new(server.client()));
+    let over = Arc::new(AtomicBool::new(false));
+    let known = Arc::new(Mutex::new(Known::default()));
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let (clients, over, known) = (clients.clone(), over.clone(), known.clone());
+            std::thread::spawn(move || work(&clients, &over, &known))
+        })
+        .collect();
+    for round in 0..6u64 {
+        // At any moment: the rounds are of different lengths.
+        std::thread::sleep(Duration::from_millis(300 + 137 * round));
+        server.kill();
+        server = McpServer::start(&env);
+        *clients.lock().unwrap() = server.client();
+    }
+    over.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    let client = server.client();
+    eventually("everything is finished", || {
+        client.list().iter().all(|(_, status)| status == "running")
+    });
+    let listed: BTreeSet<String> = client.list().into_iter().map(|(name, _)| name).collect();
+    eventually("the server and the list are equal", || {
+        let there = Server::shared().pixels(&prefix(&env));
+        there.into_iter().collect::<BTreeSet<_>>() == listed
+    });
+    let known = known.lock().unwrap();
+    for name in known.made.difference(&known.given_up) {
+        assert!(listed.contains(name), "{name} is lost; {}", server.log());
+    }
+    for name in &listed {
+        client.sh(name, "true");
+    }
+}
+
+#[test]
+fn idle_ones_are_stopped_and_old_ones_destroyed() {
+    let Some(_lab) = lab::ready("idle_ones_are_stopped_and_old_ones_destroyed") else {
+        return;
+    };
+    let mut env = environment("mcp-idle");
+    env.set("PIXELS_MCP_IDLE_STOP_AFTER", "3s")
+        .set("PIXELS_MCP_REAP_INTERVAL", "200ms");
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let idle = client.sandbox("quick");
+    let busy = client.call(
+        "fork_sandbox",
+        json!({"name": idle, "wait_sec": 60, "ttl": "8s"}),
+    );
+    let busy = busy["name"].as_str().unwrap().to_owned();
+    let job = json!({"name": busy, "command": ["sleep", "1000"]});
+    client.call("exec_start", job);
+    eventually("the idle one is stopped", || {
+        client.list().contains(&(idle.clone(), "stopped".into()))
+    });
+    // A long job is work, too; but a time to live is one.
+    assert!(client.list().contains(&(busy.clone(), "running".into())));
+    eventually("the old one is destroyed", || {
+        client.list().iter().all(|(name, _)| *name != busy)
+    });
+    eventually("it is gone from the server", || {
+        !Server::shared().pixels(&busy).contains(&busy)
+    });
+    client.call("start_sandbox", json!({"name": idle}));
+    client.sh(&idle, "true");
+}

@@ -1,0 +1,199 @@
+//! Who is refused, and that the server stays up whatever comes.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use serde_json::json;
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::mcp::{Client, McpServer, environment};
+use crate::support::wait::until;
+
+fn hello(client: &Client, headers: &[(&str, &str)]) -> u16 {
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
+    client.message(&message, headers).map_or(0, |it| it.status)
+}
+
+#[test]
+fn pages_of_others_and_wrong_tokens_are_refused() {
+    let mut env = environment("mcp-guard");
+    env.set("PIXELS_MCP_AUTH_TOKEN", "s3cret");
+    let server = McpServer::start(&env);
+    let mut client = server.client();
+    let alive = client.send("GET", "/healthz", &[], "").unwrap();
+    assert_eq!((alive.status, alive.body.as_str()), (200, "ok\n"));
+    assert_eq!(hello(&client, &[]), 401);
+    assert_eq!(hello(&client, &[("Authorization", "Bearer wrong")]), 401);
+    let asked = client.send("POST", "/mcp", &[], "{}").unwrap();
+    let asks = asked.head.to_lowercase();
+    assert!(asks.contains("www-authenticate: bearer"), "{asks}");
+    client.token = Some("s3cret".to_owned());
+    assert_eq!(hello(&client, &[]), 200);
+    for (name, value) in [
+        ("Host", "evil.example"),
+        ("Host", "evil.example:8765"),
+        ("Origin", "http://evil.example"),
+        ("Origin", "null"),
+        ("Origin", "http://localhost:1234"),
+    ] {
+        assert_eq!(hello(&client, &[(name, value)]), 403, "{name}: {value}");
+        let alive = client
+            .send("GET", "/healthz", &[(name, value)], "")
+            .unwrap();
+        assert_eq!(alive.status, 403, "{name}: {value}");
+    }
+    let bearer = ("Authorization", "Bearer s3cret");
+    for path in ["/", "/other", "/mcp/../etc/passwd", "/mcp/x"] {
+        let answer = client.send("POST", path, &[bearer], "{}").unwrap();
+        assert_eq!(answer.status, 404, "{path}");
+    }
+    let streamed = client.send("GET", "/mcp", &[bearer], "").unwrap();
+    assert_eq!(streamed.status, 405);
+    assert!(!server.log().contains("s3cret"));
+    assert_eq!(server.end(), 0);
+}
+
+#[test]
+fn an_address_that_others_reach_asks_for_a_token() {
+    let mut env = environment("mcp-public");
+    env.set("PIXELS_MCP_LISTEN_ADDR", "0.0.0.0:0");
+    let server = McpServer::start(&env);
+    let mut client = server.client();
+    client.address = client.address.replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(hello(&client, &[]), 401);
+    let file = env.home().join(".cache/pixels/mcp-token");
+    let token = std::fs::read_to_string(&file).unwrap();
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    client.token = Some(token.trim().to_owned());
+    assert_eq!(hello(&client, &[]), 200);
+    assert_eq!(hello(&client, &[("Host", "evil.example")]), 403);
+}
+
+#[test]
+fn floods_do_not_bring_it_down() {
+    let env = environment("mcp-flood");
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let length = (100 * 1024 * 1024).to_string();
+    let large = "x".repeat(1024 * 1024);
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Accept", "application/json, text/event-stream"),
+        ("Content-Length", length.as_str()),
+    ];
+    let answer = client.send("POST", "/mcp", &headers, &large);
+    assert!(answer.is_none_or(|it| it.status == 413));
+    // 17 MiB that are really sent.
+    let text =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "x", "params": {"x": "y".repeat(17 << 20)}});
+    assert!(client.message(&text, &[]).is_none_or(|it| it.status == 413));
+    for text in ["", "{", "[]", "null", "{\"jsonrpc\":\"2.0\"}", "\u{0}"] {
+        let answer = client.send("POST", "/mcp", &headers[..2], text).unwrap();
+        assert!(
+            (400..500).contains(&answer.status),
+            "{text}: {}",
+            answer.status
+        );
+    }
+    assert_eq!(hello(&client, &[]), 200);
+
+    let mut open = Vec::new();
+    for number in 0..1000 {
+        let Ok(mut stream) = TcpStream::connect(&client.address) else {
+            break;
+        };
+        // Some say nothing at all, some never end what they say.
+        if number % 2 == 0 {
+            let _ = stream.write_all(b"POST /mcp HTTP/1.1\r\nHost: loc");
+        }
+        open.push(stream);
+    }
+    // Those that hold the places are thrown out in time.
+    until("it answers again", || {
+        (hello(&client, &[]) == 200).then_some(())
+    });
+    drop(open);
+    assert_eq!(hello(&client, &[]), 200);
+    assert_eq!(server.end(), 0);
+}
+
+#[test]
+fn only_one_server_has_the_state() {
+    let env = environment("mcp-single");
+    let server = McpServer::start(&env);
+    let second = env.pixels(["mcp"]).expect(1);
+    assert!(
+        second.stderr.contains("another server owns"),
+        "{}",
+        second.stderr
+    );
+    let pid = std::fs::read_to_string(env.home().join(".cache/pixels/mcp.pid")).unwrap();
+    assert!(second.stderr.contains(pid.trim()), "{}", second.stderr);
+    server.kill();
+    let third = McpServer::start(&env);
+    assert_eq!(third.end(), 0);
+}
+
+#[test]
+fn only_own_sandboxes_are_touched_and_only_what_is_allowed_is_given() {
+    let Some(_lab) = lab::ready("only_own_sandboxes_are_touched_and_only_what_is_allowed_is_given")
+    else {
+        return;
+    };
+    let mut env = environment("mcp-own");
+    env.set("PIXELS_NETWORK_EGRESS", "agent")
+        .set("PIXELS_MCP_MAX_SANDBOXES", "1");
+    let foreign = env.name("foreign");
+    let _ = env.pixels(["create", &foreign]).ok();
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let base = format!("{}-quick", env.name("b"));
+    let name = client.sandbox("quick");
+    for pixel in [foreign.as_str(), "gateway", base.as_str(), "../x", ""] {
+        for (tool, more) in [
+            ("destroy_sandbox", json!({})),
+            ("stop_sandbox", json!({})),
+            ("start_sandbox", json!({})),
+            ("exec", json!({"command": ["true"]})),
+            ("read_file", json!({"path": "/etc/passwd"})),
+            ("fork_sandbox", json!({})),
+            ("checkpoint_sandbox", json!({})),
+            ("restore_sandbox", json!({"label": "initial"})),
+            ("network_denials", json!({})),
+        ] {
+            let mut arguments = more;
+            arguments["name"] = json!(pixel);
+            let refusal = client.refused(tool, arguments);
+            assert!(refusal.contains("no sandbox"), "{tool} {pixel}: {refusal}");
+        }
+    }
+    // A clone made by other means is no sandbox, whatever it inherited.
+    let copy = env.name("copy");
+    let _ = env.pixels(["create", &copy, "--from", &name]).ok();
+    assert_eq!(client.list(), [(name.clone(), "running".to_owned())]);
+    let refusal = client.refused("create_sandbox", json!({"base": "quick"}));
+    assert!(refusal.contains("destroy_sandbox makes room"), "{refusal}");
+    for wish in [
+        json!({"egress": "unrestricted"}),
+        json!({"egress": "allowlist", "allow": ["evil.example"]}),
+        json!({"allow": ["10.0.0.0/8"]}),
+    ] {
+        let refusal = client.refused("create_sandbox", wish);
+        assert!(refusal.contains("limits"), "{refusal}");
+    }
+    client.call("destroy_sandbox", json!({"name": name}));
+    let _ = client.refused("destroy_sandbox", json!({"name": name}));
+    server.kill();
+    let again = McpServer::start(&env);
+    assert_eq!(again.client().list(), []);
+    assert_eq!(remaining(&env), [base, copy, foreign]);
+}
+
+fn remaining(env: &TestEnv) -> Vec<String> {
+    let mut all = env.remaining();
+    all.sort();
+    all
+}

@@ -1,0 +1,187 @@
+//! Clients that start the server themselves and share it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout};
+
+use serde_json::{Value, json};
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::mcp::{McpServer, environment};
+use crate::support::wait::{eventually, exit_code};
+
+struct Stdio {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    last: u64,
+}
+
+impl Stdio {
+    fn start(env: &TestEnv) -> Self {
+        let mut child = env.spawn(["mcp", "--stdio"]);
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut client = Self {
+            child,
+            input,
+            output,
+            last: 0,
+        };
+        let about = json!({"protocolVersion": "2025-11-25", "capabilities": {},
+                           "clientInfo": {"name": "test", "version": "1"}});
+        let id = client.send("initialize", about);
+        let hello = client.answer(id);
+        assert_eq!(hello["result"]["protocolVersion"], "2025-11-25", "{hello}");
+        client
+    }
+
+    fn write(&mut self, message: &Value) {
+        let line = format!("{message}\n");
+        self.input
+            .as_mut()
+            .unwrap()
+            .write_all(line.as_bytes())
+            .unwrap();
+    }
+
+    fn send(&mut self, method: &str, params: Value) -> u64 {
+        self.last += 1;
+        self.write(&json!({"jsonrpc": "2.0", "id": self.last, "method": method, "params": params}));
+        self.last
+    }
+
+    fn read(&mut self) -> Value {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    }
+
+    fn answer(&mut self, id: u64) -> Value {
+        loop {
+            let message = self.read();
+            if message["id"] == id {
+                return message;
+            }
+        }
+    }
+
+    fn call(&mut self, tool: &str, arguments: Value) -> Value {
+        let id = self.send("tools/call", json!({"name": tool, "arguments": arguments}));
+        let mut answer = self.answer(id);
+        assert_eq!(answer["result"]["isError"], false, "{tool}: {answer}");
+        answer["result"]["structuredContent"].take()
+    }
+
+    fn end(mut self) {
+        drop(self.input.take());
+        assert_eq!(exit_code(&mut self.child), 0);
+    }
+}
+
+#[test]
+fn clients_share_a_server_and_take_it_over() {
+    let Some(_lab) = lab::ready("clients_share_a_server_and_take_it_over") else {
+        return;
+    };
+    let env = environment("mcp-stdio");
+    let mut first = Stdio::start(&env);
+    let mut second = Stdio::start(&env);
+    let made = first.call("create_sandbox", json!({"base": "quick", "wait_sec": 60}));
+    assert_eq!(made["status"], "running", "{made}");
+    let name = made["name"].clone();
+    let run = |script: &str| json!({"name": name, "command": ["sh", "-c", script]});
+    assert_eq!(second.call("exec", run("echo hi"))["stdout"], "hi\n");
+
+    // Progress for those who ask, and an end for those who give up.
+    let mut params = json!({"name": "exec", "arguments": run("sleep 1234.5")});
+    params["_meta"] = json!({"progressToken": "p"});
+    let id = second.send("tools/call", params);
+    let told = second.read();
+    assert_eq!(told["method"], "notifications/progress", "{told}");
+    assert_eq!(told["params"]["progressToken"], "p");
+    second.write(
+        &json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
+                         "params": {"requestId": id}}),
+    );
+    eventually("the command is ended", || {
+        let ran = second.call("exec", run("pgrep -f 'sleep 1234[.]5'"));
+        ran["exit_code"] == 1
+    });
+
+    // The first one had the server. It goes, and the second has one.
+    first.end();
+    assert_eq!(second.call("exec", run("echo still"))["stdout"], "still\n");
+    second.child.kill().unwrap();
+    second.child.wait().unwrap();
+
+    // One that serves on an address is found by those that come later.
+    let server = McpServer::start(&env);
+    let mut third = Stdio::start(&env);
+    assert_eq!(third.call("exec", run("echo again"))["stdout"], "again\n");
+    third.end();
+    server
+        .client()
+        .call("destroy_sandbox", json!({"name": name}));
+    assert_eq!(server.end(), 0);
+}
+
+#[test]
+fn what_is_no_message_is_told_and_nothing_breaks() {
+    let env = environment("mcp-noise");
+    let mut client = Stdio::start(&env);
+    for line in [
+        "no json\n",
+        "\n",
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n",
+    ] {
+        client
+            .input
+            .as_mut()
+            .unwrap()
+            .write_all(line.as_bytes())
+            .unwrap();
+    }
+    assert_eq!(client.read()["error"]["code"], -32700);
+    let id = client.send("no/such/method", json!({}));
+    assert!(client.answer(id)["error"].is_object());
+    let id = client.send("tools/list", json!({}));
+    let tools = client.answer(id);
+    assert!(tools["result"]["tools"].as_array().unwrap().len() > 15);
+
+    client.end();
+}
+
+#[test]
+fn clients_are_told_where_the_server_is() {
+    let env = TestEnv::bare();
+    for (client, file, word) in [
+        ("claude", ".claude.json", "mcpServers"),
+        ("codex", ".codex/config.toml", "[mcp_servers.pixels]"),
+        ("opencode", ".config/opencode/opencode.json", "\"local\""),
+        ("cursor", ".cursor/mcp.json", "mcpServers"),
+    ] {
+        let shown = env.pixels(["mcp", "install", "--client", client]).ok();
+        assert!(
+            shown.stdout.contains(word) && shown.stdout.contains("--stdio"),
+            "{}",
+            shown.stdout
+        );
+        assert!(!env.home().join(file).exists());
+        let _ = env
+            .pixels(["mcp", "install", "--client", client, "--write"])
+            .ok();
+        let written = std::fs::read_to_string(env.home().join(file)).unwrap();
+        assert_eq!(written, shown.stdout);
+        let again = env
+            .pixels(["mcp", "install", "--client", client, "--write"])
+            .ok();
+        assert!(again.stdout.contains("already"), "{}", again.stdout);
+    }
+    let http = env.pixels(["mcp", "install", "--http"]).ok();
+    assert!(
+        http.stdout.contains("http://127.0.0.1:8765/mcp"),
+        "{}",
+        http.stdout
+    );
+}
