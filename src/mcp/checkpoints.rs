@@ -1,6 +1,6 @@
 //! Checkpoints of a sandbox: taken, listed, gone back to.
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::service::{Service, not_running, parse};
 use super::state::Status;
 use super::view::View;
@@ -33,6 +33,14 @@ impl Service {
             return Err(not_running(&record));
         }
         let pixel = parse(name)?;
+        let lost = self.sandbox.lost_by_restore(&pixel, &label).await?;
+        if !lost.is_empty() {
+            return Err(Error::Invalid(format!(
+                "restoring {label} would destroy the newer checkpoints {}: that is for the \
+                 person who runs this server",
+                lost.join(", ")
+            )));
+        }
         let gateway = &self.workshop.site.gateway;
         lifecycle::restore(&*self.sandbox, gateway, &pixel, &label).await?;
         let now = (self.clock)();

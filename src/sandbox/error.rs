@@ -12,10 +12,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     Pixel(String),
-    Checkpoint { pixel: String, label: String },
+    Checkpoint {
+        pixel: String,
+        label: String,
+    },
     Image(String),
     Pool(String),
     Network(String),
+    /// A network that the server's host would reach through an instance.
+    Route(String),
     Project(String),
     Path(String),
     User(String),
@@ -45,6 +50,7 @@ impl fmt::Display for Subject {
             Self::Image(name) => write!(f, "image {name:?}"),
             Self::Pool(name) => write!(f, "storage pool {name:?}"),
             Self::Network(name) => write!(f, "network {name:?}"),
+            Self::Route(net) => write!(f, "a route to {net} on the server's host"),
             Self::Project(name) => write!(f, "project {name:?}"),
             Self::Path(path) => write!(f, "{path:?}"),
             Self::User(name) => write!(f, "user {name:?} in the pixel"),

@@ -285,7 +285,19 @@ where
 pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
     let body = json!({"action": "start", "timeout": -1});
     let outcome = when_free(|| change(client, name, body.clone(), "starting the pixel")).await;
+    if let Err(Failure::Api { message, .. }) = &outcome
+        && let Some(route) = taken_route(message)
+    {
+        return Err(Error::AlreadyExists(Subject::Route(route)));
+    }
     reached(client, name, outcome, Status::Running).await
+}
+
+/// The network of an interface's `ipv4.routes` to which the host has a route.
+fn taken_route(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("ip -4 route add ")?;
+    let (route, rest) = rest.split_once(' ')?;
+    rest.contains("File exists").then(|| route.to_owned())
 }
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {

@@ -45,6 +45,7 @@ pub fn like(context: &Context) -> anyhow::Result<Gateway> {
         name: crate::sandbox::Name::gateway(None),
         segment: String::new(),
         subnet,
+        any_subnet: settings.network.subnet.is_none(),
         dns: settings.defaults.dns.clone(),
         // The one that `setup` builds has everything a gateway needs in it.
         built: host::FALLBACK_IMAGE_PREFIX.to_owned(),

@@ -5,6 +5,9 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+/// The second bytes of the subnets that nobody chose.
+const OTHERS: std::ops::Range<u32> = 128..224;
+
 /// An IPv4 network of at least eight addresses. Its first host is the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
@@ -26,9 +29,24 @@ impl Subnet {
             let sum = segment.bytes().fold(7u32, |sum, byte| {
                 sum.wrapping_mul(31).wrapping_add(u32::from(byte))
             });
-            // 10.128 to 10.223: neither where people begin to count nor where they end.
-            128 + sum % 96
+            // Neither where people begin to count nor where they end.
+            OTHERS.start + sum % (OTHERS.end - OTHERS.start)
         };
+        Self::sixteen(second)
+    }
+
+    /// Those to try in turn where that is somebody else's on the host.
+    pub fn instead(self) -> impl Iterator<Item = Self> {
+        let second = self.network >> 16 & 0xff;
+        (OTHERS.start..OTHERS.end)
+            .cycle()
+            .skip_while(move |other| OTHERS.contains(&second) && *other != second)
+            .filter(move |other| *other != second)
+            .take((OTHERS.end - OTHERS.start) as usize - 1)
+            .map(Self::sixteen)
+    }
+
+    fn sixteen(second: u32) -> Self {
         Self {
             network: 10 << 24 | second << 16,
             prefix: 16,
@@ -121,6 +139,18 @@ mod tests {
             assert!(taken.insert(address));
         }
         assert_eq!(subnet.free(&taken, 3), None);
+    }
+
+    #[test]
+    fn there_is_another_one_where_that_is_taken() {
+        let first = Subnet::for_segment("px-other", "pixels0");
+        let instead: Vec<Subnet> = first.instead().collect();
+        assert_eq!(instead.len(), 95);
+        assert!(!instead.contains(&first));
+        assert_ne!(instead[0], instead[1]);
+        let usual = Subnet::for_segment("pixels0", "pixels0");
+        assert!(usual.instead().next().is_some());
+        assert!(!usual.instead().any(|other| other == usual));
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{DNS, Gateway, HOST, KEY, SUBNET};
-use crate::egress::gateway as inside;
+use crate::egress::gateway::{self as inside, Subnet};
 use crate::lifecycle::claim::{Claim, Maker};
 use crate::lifecycle::rollback::Rollback;
 use crate::lifecycle::{Error, Progress, identity, unless_cancelled};
 use crate::sandbox::{
-    self, Attachment, CreateSpec, Instance, Limits, Properties, Result, Sandbox, Status,
+    self, Attachment, CreateSpec, Instance, Limits, Properties, Result, Sandbox, Status, Subject,
 };
 
 /// For a gateway that another command is making, which may have to install packages.
@@ -131,8 +131,30 @@ fn maker(found: &Instance) -> Found {
 
 async fn make(sandbox: &dyn Sandbox, gateway: &Gateway, claim: &Claim) -> Result<()> {
     sandbox.make_segment(&gateway.segment).await?;
+    let mut instead = gateway.subnet.instead().filter(|_| gateway.any_subnet);
+    let mut subnet = gateway.subnet;
+    loop {
+        match try_make(sandbox, gateway, subnet, claim).await {
+            Err(sandbox::Error::AlreadyExists(Subject::Route(route))) => {
+                let taken = sandbox::Error::AlreadyExists(Subject::Route(route));
+                subnet = instead.next().ok_or(taken)?;
+                sandbox.destroy(&gateway.name).await?;
+            }
+            Err(error) => return Err(error),
+            Ok(()) => return install(sandbox, gateway).await,
+        }
+    }
+}
+
+/// Made and started, and nothing in it yet.
+async fn try_make(
+    sandbox: &dyn Sandbox,
+    gateway: &Gateway,
+    subnet: Subnet,
+    claim: &Claim,
+) -> Result<()> {
     let mut properties = Properties::from([
-        (SUBNET.to_owned(), gateway.subnet.to_string()),
+        (SUBNET.to_owned(), subnet.to_string()),
         (DNS.to_owned(), gateway.dns.join(",")),
     ]);
     let host = sandbox.host_addresses().await?;
@@ -147,7 +169,7 @@ async fn make(sandbox: &dyn Sandbox, gateway: &Gateway, claim: &Claim) -> Result
         image: image(sandbox, gateway).await?,
         network: Attachment::Gateway {
             segment: gateway.segment.clone(),
-            subnet: gateway.subnet.to_string(),
+            subnet: subnet.to_string(),
         },
         limits: Limits {
             cpu: None,
@@ -158,8 +180,7 @@ async fn make(sandbox: &dyn Sandbox, gateway: &Gateway, claim: &Claim) -> Result
     };
     let taken = sandbox.create(&spec).await?;
     identity::settle(sandbox, &spec.name, taken).await?;
-    sandbox.start(&spec.name).await?;
-    install(sandbox, gateway).await
+    sandbox.start(&spec.name).await
 }
 
 async fn image(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<String> {
@@ -182,17 +203,35 @@ pub async fn rebuild(
         Ok(Ok(learned)) => Some(learned),
         _ => None,
     };
+    let before = match sandbox.get(&gateway.name).await {
+        Ok(found) => super::subnet(&found),
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error.into()),
+    };
     progress("removing the gateway");
     let gone = unless_cancelled(cancel, sandbox.destroy(&gateway.name)).await;
     match gone {
         Err(error) if !error.is_not_found() => return Err(error.into()),
         _ => {}
     }
-    let gateway = Gateway {
+    let mut gateway = Gateway {
         learned,
         ..gateway.clone()
     };
+    if let Some(before) = before.filter(|_| gateway.any_subnet) {
+        gateway.subnet = before;
+    }
     ensure(sandbox, cancel, &gateway, progress).await?;
+    let own = sandbox.get(&gateway.name).await?;
+    if super::subnet(&own) != before {
+        // Addresses that are no longer the gateway's are given out anew; a pixel
+        // takes its own up at its next start or when its lease ends.
+        for pixel in sandbox.list().await? {
+            if pixel.segment.as_ref() == Some(&gateway.segment) {
+                super::admit(sandbox, &gateway, &pixel.name).await?;
+            }
+        }
+    }
     Ok(super::reconcile(sandbox, &gateway).await?)
 }
 

@@ -32,8 +32,10 @@ pub const SEGMENT: &str = "pixels0";
 pub struct Gateway {
     pub name: Name,
     pub segment: String,
-    /// Of the pixels; chosen when it is made.
+    /// Of the pixels; taken when it is made.
     pub subnet: Subnet,
+    /// Nobody chose it: where the host has another use for it, another one does.
+    pub any_subnet: bool,
     /// Resolvers in place of those of the uplink.
     pub dns: Vec<String>,
     /// How the aliases of images begin that have all a gateway needs.

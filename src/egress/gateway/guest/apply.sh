@@ -30,14 +30,24 @@ nft list chain inet pixels forwarding >/dev/null 2>&1 || rm -f /run/pixels/loade
 if [ ! -e /run/pixels/loaded/whole ] || [ "$(systemctl is-active $units | sort -u)" != active ]; then
     applied=
 fi
+# Its own address and resolvers may still be on their way.
+tries=0
+while :; do
+    uplink=$(ip -4 -o addr show dev eth0 scope global | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1)
+    for file in /run/systemd/resolve/resolv.conf /etc/resolv.conf; do
+        [ -r "$file" ] || continue
+        dns=$(sed -n 's/^nameserver[[:space:]]*\([0-9.]*\)$/\1/p' "$file" | grep -v '^127\.' | paste -s -d, -)
+        [ -z "$dns" ] || break
+    done
+    [ -z "$uplink" ] || [ -z "${dns:-}" ] || break
+    # One with an address and no resolver is so by its network's wish.
+    [ -z "$uplink" ] || tries=$((tries + 9))
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || break
+    sleep 0.05
+done
 route=$(ip -4 route show default | head -n 1)
 host=$(echo "$route" | sed -n 's/.* via \([0-9.]*\).*/\1/p')
-uplink=$(ip -4 -o addr show dev eth0 scope global | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1)
-for file in /run/systemd/resolve/resolv.conf /etc/resolv.conf; do
-    [ -r "$file" ] || continue
-    dns=$(sed -n 's/^nameserver[[:space:]]*\([0-9.]*\)$/\1/p' "$file" | grep -v '^127\.' | paste -s -d, -)
-    [ -z "$dns" ] || break
-done
 echo "ready applied=$applied host=$host uplink=$uplink dns=${dns:-}"
 
 new=$dir/new
