@@ -131,12 +131,15 @@ async fn wall(client: &Client, segment: &str) -> Result<(), Failure> {
 
 pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
     for path in [path(segment), acl(segment)] {
-        match client.delete(&path).await {
-            Err(failure) if !failure.is_not_found() => {
-                return Err(failure.about(subject(segment)));
+        let attempt = || async {
+            match client.delete(&path).await {
+                Err(failure) if vanished(&failure) => retry::Next::Again(failure),
+                Err(failure) if failure.is_not_found() => retry::Next::Done(Ok(())),
+                outcome => retry::Next::Done(outcome),
             }
-            _ => {}
-        }
+        };
+        let outcome = retry::until(PATIENCE, attempt).await.unwrap_or_else(Err);
+        outcome.map_err(|failure| failure.about(subject(segment)))?;
     }
     Ok(())
 }
