@@ -477,8 +477,9 @@ pub(super) async fn set_properties(
     properties: &Properties,
 ) -> Result<()> {
     let body = json!({"config": with_prefix(properties)});
-    client
-        .send(Method::PATCH, &path(name), &body)
+    let path = path(name);
+    // A pixel that is being started takes no change for that moment.
+    when_free(|| client.send(Method::PATCH, &path, &body))
         .await
         .map_err(|failure| failure.about(Subject::pixel(name)))
 }

@@ -58,7 +58,17 @@ pub async fn ensure(
                 Found::Running => return Ok(()),
                 Found::Stopped => {
                     progress("starting the gateway");
-                    sandbox.start(&gateway.name).await?;
+                    match sandbox.start(&gateway.name).await {
+                        // The host kept its route through a kill of the daemon.
+                        // Made anew it gets other addresses, which pixels take
+                        // up as they are started.
+                        Err(sandbox::Error::AlreadyExists(Subject::Route(_)))
+                            if gateway.any_subnet =>
+                        {
+                            sandbox.destroy(&gateway.name).await?;
+                        }
+                        outcome => outcome?,
+                    }
                 }
                 Found::Outdated => {
                     progress("updating the gateway");
