@@ -31,7 +31,10 @@ const SHUT: &str = "echo 0 >/proc/sys/net/ipv4/ip_forward;\n\
 /// What there is of a gateway.
 enum Found {
     Running,
-    Stopped,
+    Stopped {
+        /// Which tells it from one that somebody has made since.
+        created_at: i64,
+    },
     /// Finished by a version of pixels whose files differ.
     Outdated,
     /// By somebody who is at it.
@@ -56,7 +59,7 @@ pub async fn ensure(
         loop {
             match look(sandbox, gateway).await? {
                 Found::Running => return Ok(()),
-                Found::Stopped => {
+                Found::Stopped { created_at } => {
                     progress("starting the gateway");
                     match sandbox.start(&gateway.name).await {
                         // The host kept its route through a kill of the daemon.
@@ -65,8 +68,10 @@ pub async fn ensure(
                         Err(sandbox::Error::AlreadyExists(Subject::Route(_)))
                             if gateway.any_subnet =>
                         {
-                            sandbox.destroy(&gateway.name).await?;
+                            discard(sandbox, gateway, created_at).await?;
                         }
+                        // Another command has discarded it.
+                        Err(error) if error.is_not_found() => {}
                         outcome => outcome?,
                     }
                 }
@@ -124,10 +129,29 @@ async fn look(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<Found> {
     }
     Ok(match found.properties.get(KEY) {
         None => maker(&found),
-        Some(_) if found.status != Status::Running => Found::Stopped,
+        Some(_) if found.status != Status::Running => Found::Stopped {
+            created_at: found.created_at,
+        },
         Some(version) if *version != inside::version() => Found::Outdated,
         Some(_) => Found::Running,
     })
+}
+
+/// Removes a gateway that cannot be started, and no other that has taken its
+/// place meanwhile.
+async fn discard(sandbox: &dyn Sandbox, gateway: &Gateway, created_at: i64) -> Result<()> {
+    match sandbox.get(&gateway.name).await {
+        Ok(found)
+            if found.created_at == created_at
+                && found.status == Status::Stopped
+                && found.properties.contains_key(KEY) => {}
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => return Ok(()),
+    }
+    match sandbox.destroy(&gateway.name).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn maker(found: &Instance) -> Found {
