@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::rounds::thorough;
 use crate::support::wait::{eventually, within};
@@ -532,4 +533,30 @@ fn the_gateway_ends_as_the_records_say() {
     env.pixels(["network", "gateway", "status"]).ok();
     assert_eq!(applied(), before);
     assert!(within(Duration::from_secs(1), || !before.trim().is_empty()));
+}
+
+/// Clients that need a gateway where there is none.
+#[test]
+fn of_several_that_make_a_gateway_each_has_it() {
+    let Some(_lab) = lab::ready("of_several_that_make_a_gateway_each_has_it") else {
+        return;
+    };
+    const CLIENTS: usize = 4;
+    let mut env = TestEnv::new("first");
+    env.set("PIXELS_NETWORK_BRIDGE", "pxfirst0");
+    let remove = ["network", "gateway", "remove"];
+    env.pixels(remove).ok();
+    for _ in 0..2 {
+        let names: Vec<String> = (0..CLIENTS).map(|n| env.name(&n.to_string())).collect();
+        std::thread::scope(|scope| {
+            for name in &names {
+                let create = ["create", name, "--egress", "agent"];
+                let env = &env;
+                scope.spawn(move || drop(env.pixels(create).ok()));
+            }
+        });
+        let destroy = ["destroy", "--force"].map(str::to_owned);
+        env.pixels(destroy.into_iter().chain(names)).ok();
+        env.pixels(remove).ok();
+    }
 }

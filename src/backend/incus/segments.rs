@@ -32,14 +32,21 @@ fn acl(segment: &str) -> String {
     format!("/1.0/network-acls/{}", encode(segment))
 }
 
-/// Makes the bridge and its access list, or mends the list.
+/// Makes the bridge and its access list, or mends the list. Of several that do
+/// so at once each returns when both are there.
 pub(super) async fn make(client: &Client, segment: &str) -> Result<()> {
     let plain = |failure: Failure| failure.about(subject(segment));
     client.require("network_bridge_acl").await.map_err(plain)?;
     let found = find(client, segment).await?;
     wall(client, segment).await.map_err(plain)?;
-    if found.is_some_and(|network| network.config.get(ACLS).is_some_and(|acl| acl == segment)) {
-        return Ok(());
+    let walled = |network: &Network| {
+        network
+            .config
+            .get(ACLS)
+            .is_some_and(|listed| listed == segment)
+    };
+    if found.is_some_and(|network| walled(&network)) {
+        return whole(client, segment).await;
     }
     let none = |key: &str| (key.to_owned(), json!("none"));
     let mut config: serde_json::Map<String, Value> = ["ipv4.address", "ipv6.address", "dns.mode"]
@@ -53,32 +60,74 @@ pub(super) async fn make(client: &Client, segment: &str) -> Result<()> {
         "description": "pixels: leads to their gateway and nowhere else",
         "config": config,
     });
-    let attempt = || async {
-        match client.send(Method::POST, "/1.0/networks", &body).await {
-            Err(failure) if vanished(&failure) => {
-                // What is half there would be in the way.
-                let _ = client.delete(&path(segment)).await;
-                retry::Next::Again(failure)
+    let made = steadily(|| async {
+        let outcome = client.send(Method::POST, "/1.0/networks", &body).await;
+        if outcome.as_ref().is_err_and(is_passing) {
+            // What is half there would be in the way.
+            let _ = client.delete(&path(segment)).await;
+        }
+        outcome
+    })
+    .await;
+    match made {
+        // It was there, or somebody else was quicker.
+        Err(Failure::Api { code, message }) => match find(client, segment).await? {
+            None => return Err(plain(Failure::Api { code, message })),
+            Some(network) if walled(&network) => {}
+            Some(_) => {
+                let (path, body) = (path(segment), json!({"config": config}));
+                steadily(|| client.send(Method::PATCH, &path, &body))
+                    .await
+                    .map_err(plain)?;
             }
+        },
+        other => other.map_err(plain)?,
+    }
+    whole(client, segment).await
+}
+
+/// Waits for a bridge that is on record and not yet there.
+async fn whole(client: &Client, segment: &str) -> Result<()> {
+    let attempt = || async {
+        match find(client, segment).await {
+            Ok(Some(network)) if network.status == "Pending" => retry::Next::Again(()),
+            Ok(Some(_)) => retry::Next::Done(Ok(())),
+            Ok(None) => retry::Next::Done(Err(Error::NotFound(subject(segment)))),
+            Err(error) => retry::Next::Done(Err(error)),
+        }
+    };
+    retry::until(PATIENCE, attempt).await.unwrap_or_else(|()| {
+        Err(Error::Invalid(format!(
+            "network {segment:?} on the server was never finished: \
+             `incus network delete {segment}` makes room for a new one"
+        )))
+    })
+}
+
+/// Repeats what the daemon fails at for a reason that goes away.
+async fn steadily<T, F>(request: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let attempt = || async {
+        match request().await {
+            Err(failure) if is_passing(&failure) => retry::Next::Again(failure),
             outcome => retry::Next::Done(outcome),
         }
     };
-    match retry::until(PATIENCE, attempt).await.unwrap_or_else(Err) {
-        Ok(()) => Ok(()),
-        // It was there, or somebody else was quicker.
-        Err(Failure::Api { .. }) if find(client, segment).await?.is_some() => client
-            .send(Method::PATCH, &path(segment), &json!({"config": config}))
-            .await
-            .map_err(plain),
-        Err(failure) => Err(plain(failure)),
-    }
+    retry::until(PATIENCE, attempt).await.unwrap_or_else(Err)
 }
 
 /// The daemon looks at all interfaces of its machine, one after the other, and
-/// gives up when one that it is about to look at is gone.
-fn vanished(failure: &Failure) -> bool {
-    matches!(failure, Failure::Api { message, .. }
-        if message.contains("ip -d -j link show") && message.contains("does not exist"))
+/// gives up when one that it is about to look at is gone. And it does two
+/// things to the filter of a network at once, of which one misses the chain
+/// that the other is replacing.
+fn is_passing(failure: &Failure) -> bool {
+    let Failure::Api { message, .. } = failure else {
+        return false;
+    };
+    (message.contains("ip -d -j link show") && message.contains("does not exist"))
+        || (message.contains("nft -f -") && message.contains("No such file or directory"))
 }
 
 /// The bridge of that name, which must be one of ours.
@@ -121,25 +170,37 @@ async fn wall(client: &Client, segment: &str) -> Result<(), Failure> {
         "ingress": [{"action": "allow", "state": "enabled"}],
         "egress": [],
     });
-    let mut body = rules.clone();
-    body["name"] = json!(segment);
-    match client.send(Method::POST, "/1.0/network-acls", &body).await {
-        Err(Failure::Api { .. }) => client.send(Method::PUT, &acl(segment), &rules).await,
-        outcome => outcome,
+    let path = acl(segment);
+    match client.get::<Value>(&path).await {
+        // Written again it would be replaced under whoever is making the bridge.
+        Ok(found)
+            if ["config", "ingress", "egress"]
+                .iter()
+                .all(|key| found[key] == rules[key]) =>
+        {
+            return Ok(());
+        }
+        Ok(_) => {}
+        Err(failure) if failure.is_not_found() => {
+            let mut body = rules.clone();
+            body["name"] = json!(segment);
+            match client.send(Method::POST, "/1.0/network-acls", &body).await {
+                // Somebody else was quicker.
+                Err(Failure::Api { .. }) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(failure) => return Err(failure),
     }
+    steadily(|| client.send(Method::PUT, &path, &rules)).await
 }
 
 pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
     for path in [path(segment), acl(segment)] {
-        let attempt = || async {
-            match client.delete(&path).await {
-                Err(failure) if vanished(&failure) => retry::Next::Again(failure),
-                Err(failure) if failure.is_not_found() => retry::Next::Done(Ok(())),
-                outcome => retry::Next::Done(outcome),
-            }
-        };
-        let outcome = retry::until(PATIENCE, attempt).await.unwrap_or_else(Err);
-        outcome.map_err(|failure| failure.about(subject(segment)))?;
+        match steadily(|| client.delete(&path)).await {
+            Err(failure) if !failure.is_not_found() => return Err(failure.about(subject(segment))),
+            _ => {}
+        }
     }
     Ok(())
 }

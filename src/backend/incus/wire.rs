@@ -165,6 +165,9 @@ pub struct Network {
     pub kind: String,
     #[serde(default)]
     pub managed: bool,
+    /// `Pending` until the interface is there.
+    #[serde(default)]
+    pub status: String,
     #[serde(default)]
     pub config: BTreeMap<String, String>,
 }
