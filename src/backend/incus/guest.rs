@@ -10,7 +10,8 @@ use tokio::io::AsyncWrite;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::client::Client;
-use super::{exec, sftp};
+use super::{exec, files};
+use crate::backend::sftp;
 use crate::sandbox::{
     ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result, Subject,
 };
@@ -33,7 +34,7 @@ impl<'a> IncusGuest<'a> {
 
     async fn files(&self) -> Result<&SftpSession> {
         self.files
-            .get_or_try_init(|| async { sftp::open(self.client, &self.name.instance()).await })
+            .get_or_try_init(|| async { files::open(self.client, &self.name.instance()).await })
             .await
             .map_err(|failure| failure.about(Subject::pixel(self.name)))
     }

@@ -5,7 +5,6 @@ mod command;
 mod exec;
 mod keys;
 mod known_hosts;
-mod sftp;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -22,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use keys::Ask;
 
+use crate::backend::sftp;
 use crate::retry::{self, Next};
 use crate::sandbox::{Error, ExecIo, ExecRequest, ExitStatus, FileStat, GuestFile, Result};
 use keys::Keys;

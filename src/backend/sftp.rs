@@ -1,4 +1,6 @@
-//! Files by SFTP, whose server runs inside the pixel: no path leads out of it.
+//! Files by SFTP, version 3, as both backends have it: the one's server is the
+//! daemon's and confines itself to the root filesystem of the instance, the
+//! other's is OpenSSH's and runs inside. No path leads out of the pixel.
 
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ fn missing(error: &SftpError) -> bool {
     matches!(error, SftpError::Status(status) if status.status_code == StatusCode::NoSuchFile)
 }
 
-pub(super) async fn read(sftp: &SftpSession, path: &str, limit: u64) -> Result<Vec<u8>> {
+pub async fn read(sftp: &SftpSession, path: &str, limit: u64) -> Result<Vec<u8>> {
     let mut file = sftp.open(path).await.map_err(|e| fault(path, e))?;
     let mut content = Vec::new();
     (&mut file)
@@ -45,7 +47,7 @@ pub(super) async fn read(sftp: &SftpSession, path: &str, limit: u64) -> Result<V
     Ok(content)
 }
 
-pub(super) async fn write(sftp: &SftpSession, new: &GuestFile) -> Result<()> {
+pub async fn write(sftp: &SftpSession, new: &GuestFile) -> Result<()> {
     let path = new.path.as_str();
     let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
     let io = |e| Error::io(format!("writing {path} in the pixel"), e);
@@ -53,30 +55,42 @@ pub(super) async fn write(sftp: &SftpSession, new: &GuestFile) -> Result<()> {
         .open_with_flags(path, flags)
         .await
         .map_err(|e| fault(path, e))?;
-    // Before the content: it is never readable too widely.
-    let attributes = FileAttributes {
+    // Owner and mode before the content: it is never readable too widely. Two
+    // calls: Incus's server mixes the fields up when both come in one.
+    let owner = FileAttributes {
         uid: Some(new.owner.uid),
         gid: Some(new.owner.gid),
+        ..FileAttributes::empty()
+    };
+    let mode = FileAttributes {
         permissions: Some(new.mode),
         ..FileAttributes::empty()
     };
-    sftp.set_metadata(path, attributes)
-        .await
-        .map_err(|e| fault(path, e))?;
+    for attributes in [owner, mode] {
+        sftp.set_metadata(path, attributes)
+            .await
+            .map_err(|e| fault(path, e))?;
+    }
     if !new.content.is_empty() {
         file.write_all(&new.content).await.map_err(io)?;
     }
     file.shutdown().await.map_err(io)
 }
 
-pub(super) async fn remove(sftp: &SftpSession, path: &str) -> Result<()> {
+/// Over what is there, as the system does it. OpenSSH's server refuses that
+/// by this request.
+pub async fn rename(sftp: &SftpSession, from: &str, to: &str) -> Result<()> {
+    sftp.rename(from, to).await.map_err(|e| fault(to, e))
+}
+
+pub async fn remove(sftp: &SftpSession, path: &str) -> Result<()> {
     match sftp.remove_file(path).await {
         Err(error) if !missing(&error) => Err(fault(path, error)),
         _ => Ok(()),
     }
 }
 
-pub(super) async fn make_dir(sftp: &SftpSession, path: &str) -> Result<()> {
+pub async fn make_dir(sftp: &SftpSession, path: &str) -> Result<()> {
     match sftp.create_dir(path).await {
         Ok(()) => Ok(()),
         Err(error) => match sftp.metadata(path).await {
@@ -86,8 +100,9 @@ pub(super) async fn make_dir(sftp: &SftpSession, path: &str) -> Result<()> {
     }
 }
 
-pub(super) async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Result<()> {
-    // OpenSSH takes the two in another order than the standard's.
+pub async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Result<()> {
+    // Both servers take the two in OpenSSH's order, which is not the one of
+    // the standard.
     match sftp.symlink(target, path).await {
         Ok(()) => Ok(()),
         Err(error) => match stat(sftp, path).await {
@@ -97,16 +112,16 @@ pub(super) async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Res
     }
 }
 
-pub(super) async fn read_link(sftp: &SftpSession, path: &str) -> Result<String> {
+pub async fn read_link(sftp: &SftpSession, path: &str) -> Result<String> {
     sftp.read_link(path).await.map_err(|e| fault(path, e))
 }
 
-pub(super) async fn list(sftp: &SftpSession, path: &str) -> Result<Vec<String>> {
+pub async fn list(sftp: &SftpSession, path: &str) -> Result<Vec<String>> {
     let entries = sftp.read_dir(path).await.map_err(|e| fault(path, e))?;
     Ok(entries.map(|entry| entry.file_name()).collect())
 }
 
-pub(super) async fn stat(sftp: &SftpSession, path: &str) -> Result<FileStat> {
+pub async fn stat(sftp: &SftpSession, path: &str) -> Result<FileStat> {
     let found = sftp
         .symlink_metadata(path)
         .await

@@ -1,0 +1,71 @@
+//! An SFTP session over the daemon's upgraded connection, for the files of a
+//! running or a stopped instance.
+
+use std::time::Duration;
+
+use russh_sftp::client::SftpSession;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::client::{Client, encode};
+use super::failure::Failure;
+
+/// For the daemon to mount the instance's disk and start its file server.
+const OPENING: Duration = Duration::from_secs(30);
+const HEADER_LIMIT: usize = 16 * 1024;
+
+/// Opens a session; `Failure::Api` 404 when the instance is missing.
+pub(super) async fn open(client: &Client, instance: &str) -> Result<SftpSession, Failure> {
+    let attempt = async {
+        let transport = client.transport();
+        let mut stream = transport.connect().await?;
+        let lost = |e: &std::io::Error| Failure::connection(client.endpoint(), e);
+        let path = client.scoped(&format!("/1.0/instances/{}/sftp", encode(instance)));
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: sftp\r\nConnection: Upgrade\r\n\r\n",
+            transport.host()
+        );
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .map_err(|e| lost(&e))?;
+        stream.flush().await.map_err(|e| lost(&e))?;
+        let mut header = Vec::new();
+        // Byte by byte: what follows the header belongs to SFTP.
+        while !header.ends_with(b"\r\n\r\n") {
+            if header.len() > HEADER_LIMIT {
+                return Err(Failure::Protocol("endless answer header".into()));
+            }
+            header.push(stream.read_u8().await.map_err(|e| lost(&e))?);
+        }
+        let status = status_of(&header)?;
+        if status != 101 {
+            let mut rest = Vec::new();
+            let _ = tokio::time::timeout(Duration::from_secs(1), stream.read_buf(&mut rest)).await;
+            let message = serde_json::from_slice::<super::wire::Envelope>(&rest)
+                .map_or_else(|_| format!("HTTP status {status}"), |e| e.error);
+            return Err(Failure::Api {
+                code: status,
+                message,
+            });
+        }
+        SftpSession::new(stream)
+            .await
+            .map_err(|e| Failure::Protocol(format!("sftp: {e}")))
+    };
+    tokio::time::timeout(OPENING, attempt)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Failure::TimedOut {
+                doing: "opening the pixel's files".into(),
+                after: OPENING,
+            })
+        })
+}
+
+fn status_of(header: &[u8]) -> Result<u16, Failure> {
+    std::str::from_utf8(header)
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1))
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(|| Failure::Protocol("no HTTP status line".into()))
+}
