@@ -5,8 +5,8 @@ use serde::Deserialize;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::client::Client;
-use super::exec;
 use super::failure::Failure;
+use super::websocket;
 
 /// One event, in the order the daemon sent it.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,13 +25,13 @@ pub struct Event {
 }
 
 /// A subscription, from the moment [`Events::subscribe`] returned.
-pub struct Events(exec::Socket, String);
+pub struct Events(websocket::Socket, String);
 
 impl Events {
     /// `kinds`: some of `lifecycle`, `operation`, `logging`.
     pub async fn subscribe(client: &Client, kinds: &[&str]) -> Result<Self, Failure> {
         let path = client.scoped(&format!("/1.0/events?type={}", kinds.join(",")));
-        let socket = exec::open(client, &path).await?;
+        let socket = websocket::open(client, &path).await?;
         Ok(Self(socket, client.endpoint().to_owned()))
     }
 

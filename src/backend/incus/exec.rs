@@ -8,43 +8,27 @@
 //! socket is sent a ping, and one whose stream has ended is closed without
 //! waiting for the answer.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use reqwest::Method;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, encode};
 use super::failure::Failure;
-use super::transport::ByteStream;
+use super::streams::{discard, drain, feed, feed_channel, forward, split, steer};
+use super::websocket::{CHUNK, Receiver, SMALL, upgrade};
 use super::wire::Operation;
-use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, TtySize};
+use crate::sandbox::{ExecIo, ExecRequest, ExitStatus};
 
-pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
-
-const CHUNK: usize = 128 * 1024;
-/// For sockets on which the daemon sends hardly anything.
-const SMALL: usize = 4 * 1024;
 /// The daemon gives clients five seconds to connect the sockets.
 const SOCKETS: Duration = Duration::from_secs(10);
-/// Output still under way when the command has ended arrives within this time.
-const DRAIN: Duration = Duration::from_secs(10);
 /// When output was cut off, the cause shows in the operation within this time.
 const CAUSE: Duration = Duration::from_secs(2);
-const END_OF_TRANSMISSION: u8 = 0x04;
 
 /// Runs `request` in `instance`; see `sandbox::Guest::exec` for the contract.
 pub(super) async fn run(
@@ -275,205 +259,6 @@ impl Secrets {
     }
 }
 
-/// Opens a WebSocket on a fresh connection.
-pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
-    upgrade(client, client.transport().connect().await?, path, CHUNK).await
-}
-
-async fn upgrade(
-    client: &Client,
-    stream: Box<dyn ByteStream>,
-    path: &str,
-    buffer: usize,
-) -> Result<Socket, Failure> {
-    let request = format!("ws://{}{path}", client.transport().host())
-        .into_client_request()
-        .map_err(|e| Failure::Protocol(e.to_string()))?;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(buffer)
-        .max_message_size(None)
-        .max_frame_size(None);
-    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(tokio_tungstenite::tungstenite::Error::Io(error)) => {
-            Err(Failure::connection(client.endpoint(), &error))
-        }
-        Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => Err(Failure::Api {
-            code: answer.status().as_u16(),
-            message: format!("no WebSocket at {}", path.split('?').next().unwrap_or(path)),
-        }),
-        Err(other) => Err(Failure::Unreachable {
-            endpoint: client.endpoint().to_owned(),
-            reason: other.to_string(),
-        }),
-    }
-}
-
-/// A connection whose failing writes are ignored: the answer to a ping may come
-/// too late for the daemon, and must not hide the output that is still unread.
-/// Reading tells when the connection is really lost.
-struct Receiver(Box<dyn ByteStream>);
-
-impl AsyncRead for Receiver {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Receiver {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.0).poll_write(cx, data));
-        Poll::Ready(Ok(written.unwrap_or(data.len())))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let _ = ready!(Pin::new(&mut self.0).poll_flush(cx));
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-type Sink = SplitSink<Socket, Message>;
-
-fn split(socket: Socket) -> (Option<Sink>, SplitStream<Socket>) {
-    let (sink, stream) = socket.split();
-    (Some(sink), stream)
-}
-
-/// Copies one output stream to its end. A writer that fails closes the
-/// socket, so that the guest command sees a closed pipe.
-async fn drain(
-    (sink, mut stream): (Option<Sink>, SplitStream<Socket>),
-    mut to: Box<dyn AsyncWrite + Send + Unpin>,
-    ended: &CancellationToken,
-) -> Result<(), Failure> {
-    let late = overdue(ended);
-    tokio::pin!(late);
-    loop {
-        let frame = tokio::select! {
-            frame = stream.next() => frame,
-            () = &mut late => return Err(cut_off("it stalled after the command had ended")),
-        };
-        match frame {
-            Some(Ok(Message::Binary(data))) => {
-                if to.write_all(&data).await.is_err() {
-                    if let Some(mut sink) = sink {
-                        let _ = sink.close().await;
-                    }
-                    return Ok(());
-                }
-                late.set(overdue(ended));
-            }
-            Some(Ok(Message::Text(text))) if text.is_empty() => break,
-            Some(Ok(Message::Close(frame))) => match frame {
-                Some(frame) if frame.code != CloseCode::Normal => {
-                    return Err(cut_off(&format!("it was closed ({})", frame.code)));
-                }
-                _ => break,
-            },
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(cut_off(&error.to_string())),
-            None => return Err(cut_off("the connection closed")),
-        }
-    }
-    // A reader that went away is not our failure here either.
-    let _ = to.flush().await;
-    Ok(())
-}
-
-async fn overdue(ended: &CancellationToken) {
-    ended.cancelled().await;
-    tokio::time::sleep(DRAIN).await;
-}
-
-fn cut_off(reason: &str) -> Failure {
-    Failure::Unreachable {
-        endpoint: "the command's output".into(),
-        reason: reason.to_owned(),
-    }
-}
-
-/// Copies stdin to its socket; afterwards the guest sees end of file.
-async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, mut to: Sink) {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => {
-                let _ = to.send(Message::text("")).await;
-                return;
-            }
-            Ok(n) => {
-                let frame = Message::Binary(Bytes::copy_from_slice(&buffer[..n]));
-                // The command no longer reads: not an error, its exit code tells.
-                if to.send(frame).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Like [`feed`] for a terminal, where an empty text frame would stall the
-/// output: end of file is the terminal's own character for it.
-async fn feed_channel(mut from: Box<dyn AsyncRead + Send + Unpin>, to: mpsc::Sender<Message>) {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let (data, last) = match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => (Bytes::from_static(&[END_OF_TRANSMISSION]), true),
-            Ok(n) => (Bytes::copy_from_slice(&buffer[..n]), false),
-        };
-        if to.send(Message::Binary(data)).await.is_err() || last {
-            return;
-        }
-    }
-}
-
-async fn forward(mut from: mpsc::Receiver<Message>, mut to: Sink) {
-    while let Some(message) = from.recv().await {
-        if to.send(message).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Sends signals and window sizes as they come.
-async fn steer(to: Option<Sink>, mut from: mpsc::Receiver<Control>) {
-    let Some(mut to) = to else { return };
-    while let Some(control) = from.recv().await {
-        let frame = match control {
-            Control::Signal(number) => {
-                serde_json::json!({"command": "signal", "signal": number})
-            }
-            Control::Resize(TtySize { columns, rows }) => serde_json::json!({
-                "command": "window-resize",
-                "args": {"width": columns.to_string(), "height": rows.to_string()},
-            }),
-        };
-        if to.send(Message::text(frame.to_string())).await.is_err() {
-            return;
-        }
-    }
-    // Keep the socket: closing it would kill the command.
-    std::future::pending::<()>().await;
-}
-
-/// Reads a socket so that keep-alive pings are answered.
-async fn discard(from: Option<SplitStream<Socket>>) {
-    let Some(mut from) = from else { return };
-    while let Some(Ok(_)) = from.next().await {}
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -510,26 +295,6 @@ mod tests {
             };
             assert_eq!(exit_status(Err(error)).unwrap(), ExitStatus(code));
         }
-    }
-
-    #[tokio::test]
-    async fn output_is_whole_when_the_daemon_does_not_wait_for_its_ping() {
-        use tokio_tungstenite::tungstenite::protocol::Role;
-        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
-        let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        daemon.send(Message::Ping("x".into())).await.unwrap();
-        daemon.send(Message::binary(&b"hi"[..])).await.unwrap();
-        daemon.send(Message::text("")).await.unwrap();
-        drop(daemon);
-        let stream: Box<dyn ByteStream> = Box::new(Receiver(Box::new(ours)));
-        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
-        let (mut near, far) = tokio::io::duplex(64);
-        drain(split(socket), Box::new(far), &CancellationToken::new())
-            .await
-            .unwrap();
-        let mut output = String::new();
-        near.read_to_string(&mut output).await.unwrap();
-        assert_eq!(output, "hi");
     }
 
     #[test]

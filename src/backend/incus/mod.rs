@@ -1,6 +1,7 @@
 //! The Incus backend: REST and WebSocket over the daemon's socket or TLS.
 
 mod client;
+mod create;
 mod devices;
 mod events;
 mod exec;
@@ -9,12 +10,16 @@ mod files;
 mod first_boot;
 mod guest;
 mod http;
+mod images;
 mod instances;
 mod lifecycle;
 mod operation;
 mod segments;
 mod snapshots;
+mod state;
+mod streams;
 mod transport;
+mod websocket;
 pub mod wire;
 
 use std::net::Ipv4Addr;
@@ -78,11 +83,11 @@ impl Sandbox for Incus {
     }
 
     async fn has_image(&self, alias: &str) -> Result<bool> {
-        instances::has_image(&self.client, alias).await
+        images::has(&self.client, alias).await
     }
 
     async fn image_with_prefix(&self, prefix: &str) -> Result<Option<String>> {
-        instances::image_with_prefix(&self.client, prefix).await
+        images::with_prefix(&self.client, prefix).await
     }
 
     async fn make_segment(&self, segment: &str) -> Result<()> {
@@ -98,23 +103,23 @@ impl Sandbox for Incus {
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<Taken> {
-        instances::create(&self.client, &self.image_server, &self.placement, spec).await
+        create::create(&self.client, &self.image_server, &self.placement, spec).await
     }
 
     async fn fork(&self, spec: &ForkSpec) -> Result<Taken> {
-        instances::fork(&self.client, &self.placement, spec).await
+        create::fork(&self.client, &self.placement, spec).await
     }
 
     async fn start(&self, name: &Name) -> Result<()> {
-        instances::start(&self.client, name).await
+        state::start(&self.client, name).await
     }
 
     async fn stop(&self, name: &Name, grace: Duration) -> Result<()> {
-        instances::stop(&self.client, name, grace).await
+        state::stop(&self.client, name, grace).await
     }
 
     async fn destroy(&self, name: &Name) -> Result<()> {
-        instances::destroy(&self.client, name).await
+        state::destroy(&self.client, name).await
     }
 
     async fn get(&self, name: &Name) -> Result<Instance> {
@@ -167,7 +172,7 @@ impl Sandbox for Incus {
     }
 
     async fn settle(&self, name: &Name) -> Result<()> {
-        instances::settle(&self.client, name).await
+        state::settle(&self.client, name).await
     }
 
     async fn close(&self, limit: Duration) {

@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use super::client::{Client, encode};
 use super::failure::Failure;
 use super::instances::{self, label as parse_label, path, timestamp};
+use super::state;
 use super::wire::Snapshot;
 use crate::sandbox::{Checkpoint, Error, Label, Name, Result, Subject};
 
@@ -79,7 +80,7 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     exists(client, name, label).await?;
     let body = json!({"restore": label.as_str()});
     let target = path(name);
-    instances::when_free(|| async {
+    state::when_free(|| async {
         let running = client.start(Method::PUT, &target, &body).await?;
         running
             .wait("restoring the checkpoint", RESTORE)
@@ -93,7 +94,7 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
 pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Result<()> {
     exists(client, name, label).await?;
     let target = snapshot_path(name, label);
-    instances::when_free(|| async {
+    state::when_free(|| async {
         let running = client.start(Method::DELETE, &target, &json!({})).await?;
         running
             .wait("deleting the checkpoint", SNAPSHOT)

@@ -1,0 +1,208 @@
+//! New instances: from an image, and as copies of others.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::devices::{self, Placement};
+use super::failure::Failure;
+use super::{first_boot, images, instances};
+use crate::sandbox::{
+    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, Limits, Properties, Result, Subject, Taken,
+};
+
+/// The extension for `security.guestapi`: without it the pixel would come up
+/// with `/dev/incus` in it.
+const NO_GUEST_API: &str = "restrict_dev_incus";
+/// With a download from the image server.
+const CREATE: Duration = Duration::from_secs(15 * 60);
+const COPY: Duration = Duration::from_secs(5 * 60);
+/// User ids of its own: no pixel can use up what the kernel counts per user
+/// (inotify instances, keys) for the others, or touch their files.
+const ISOLATED: &str = "security.idmap.isolated";
+/// Processes in one pixel; a fork bomb stops here.
+const PROCESSES: &str = "8192";
+
+pub(super) async fn create(
+    client: &Client,
+    image_server: &str,
+    placement: &Placement,
+    spec: &CreateSpec,
+) -> Result<Taken> {
+    let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
+    let able = async { client.require(NO_GUEST_API).await.map_err(Failure::plain) };
+    let (devices, local, ()) = tokio::try_join!(
+        devices::plan(client, placement, &spec.network),
+        images::has(client, &spec.image),
+        able
+    )?;
+    let source = if local {
+        json!({"type": "image", "alias": spec.image})
+    } else {
+        json!({
+            "type": "image",
+            "alias": image,
+            "server": image_server,
+            "protocol": "simplestreams",
+        })
+    };
+    let mut body = json!({
+        "name": spec.name.instance(),
+        "type": "container",
+        "profiles": [],
+        "config": config(&spec.limits, &spec.properties),
+        "devices": devices,
+        "source": source,
+    });
+    if matches!(spec.network, Attachment::Gateway { .. }) {
+        body["config"]["boot.autostart"] = "true".into();
+        // Before the pixels that need it.
+        body["config"]["boot.autostart.priority"] = "100".into();
+    }
+    let first = &spec.first_boot;
+    match make(client, &mut body, first, "creating the pixel", CREATE).await {
+        Err(failure) if !local && images::is_fault(&failure) => {
+            Err(images::missing(image, image_server, failure))
+        }
+        Err(failure) => Err(failure.about(Subject::pixel(&spec.name))),
+        Ok(taken) => Ok(taken),
+    }
+}
+
+pub(super) async fn fork(client: &Client, placement: &Placement, spec: &ForkSpec) -> Result<Taken> {
+    let from = &spec.from.pixel;
+    let source = match &spec.from.label {
+        None => from.instance(),
+        Some(label) => format!("{}/{label}", from.instance()),
+    };
+    let mut body = json!({
+        "name": spec.name.instance(),
+        "config": config(&spec.limits, &spec.properties),
+        "source": {"type": "copy", "source": source, "instance_only": true},
+    });
+    if let Some(network) = &spec.network {
+        let mut devices = devices::plan(client, placement, network).await?;
+        // The disk is the source's.
+        devices.remove("root");
+        body["devices"] = json!(devices);
+    }
+    let first = &spec.first_boot;
+    match make(client, &mut body, first, "copying the pixel", COPY).await {
+        Ok(taken) => Ok(taken),
+        Err(failure) if failure.is_not_found() => Err(missing_source(client, spec).await),
+        Err(failure) => Err(failure.about(Subject::pixel(&spec.name))),
+    }
+}
+
+/// Which half of `box:ready` does not exist.
+async fn missing_source(client: &Client, spec: &ForkSpec) -> Error {
+    let from = &spec.from.pixel;
+    match (instances::get(client, from).await, &spec.from.label) {
+        (Ok(_), Some(label)) => Error::NotFound(Subject::checkpoint(from, label)),
+        (Err(error), _) => error,
+        (Ok(_), None) => Error::NotFound(Subject::pixel(from)),
+    }
+}
+
+/// Limits left open keep what the image or source has, except on creation,
+/// where the caller fills them in.
+fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> {
+    let mut config: BTreeMap<String, String> = [
+        ("security.privileged", "false"),
+        ("security.guestapi", "false"),
+        ("security.nesting", "false"),
+        ("limits.processes", PROCESSES),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into();
+    if let Some(cpu) = &limits.cpu {
+        config.insert("limits.cpu".into(), cpu.clone());
+    }
+    if let Some(memory) = limits.memory {
+        config.insert("limits.memory".into(), memory.to_string());
+    }
+    config.extend(instances::with_prefix(properties));
+    config
+}
+
+/// Makes an instance, with its first boot where the server allows that.
+async fn make(
+    client: &Client,
+    body: &mut Value,
+    first: &FirstBoot,
+    doing: &str,
+    deadline: Duration,
+) -> Result<Taken, Failure> {
+    body["config"][first_boot::KEY] = first_boot::config(first).into();
+    body["config"][ISOLATED] = "true".into();
+    let mut done = Taken::Yes;
+    loop {
+        let outcome = match client.start(Method::POST, "/1.0/instances", body).await {
+            Ok(running) => running.wait(doing, deadline).await,
+            Err(failure) => Err(failure),
+        };
+        let refused = match outcome {
+            Ok(_) => return Ok(done),
+            Err(Failure::Api { message, .. })
+                if body["config"].get(ISOLATED).is_some() && no_range(&message) =>
+            {
+                tracing::debug!(message, "no range of user ids of its own");
+                ISOLATED
+            }
+            Err(Failure::Api { message, .. })
+                if body["config"].get(first_boot::KEY).is_some()
+                    && first_boot::refused(&message) =>
+            {
+                tracing::debug!(message, "no first boot script");
+                done = Taken::No;
+                first_boot::KEY
+            }
+            Err(failure) => return Err(taken(failure)),
+        };
+        // Even an empty value is refused.
+        if let Some(config) = body["config"].as_object_mut() {
+            config.remove(refused);
+        }
+    }
+}
+
+/// The server has no range of user ids left, or does not let us have one.
+fn no_range(message: &str) -> bool {
+    message.contains("uid/gid") || message.contains(ISOLATED)
+}
+
+/// Somebody else is making an instance of that name at this moment: the
+/// daemon calls it busy, for us the name is taken.
+fn taken(failure: Failure) -> Failure {
+    match failure {
+        Failure::Api { message, .. }
+            if message.contains("creating instance record") && message.contains("is busy") =>
+        {
+            Failure::Api { code: 409, message }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_pixel_is_unprivileged_and_keeps_the_guest_api_shut() {
+        let config = config(
+            &Limits {
+                cpu: Some("2".into()),
+                memory: Some(1024),
+            },
+            &Properties::from([("base".into(), "dev".into())]),
+        );
+        assert_eq!(config["security.privileged"], "false");
+        assert_eq!(config["security.guestapi"], "false");
+        assert_eq!(config["limits.memory"], "1024");
+        assert_eq!(config["user.pixels.base"], "dev");
+    }
+}

@@ -1,0 +1,176 @@
+//! Changes of an instance's state, one at a time for each instance.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::failure::Failure;
+use super::instances;
+use super::wire::Operation;
+use crate::retry;
+use crate::sandbox::{Error, Name, Result, Status, Subject};
+
+const STATE: Duration = Duration::from_secs(120);
+const SETTLE: Duration = Duration::from_secs(60);
+/// How long another operation on the same instance is waited for.
+const BUSY: Duration = Duration::from_secs(30);
+
+async fn change(client: &Client, name: &Name, body: Value, doing: &str) -> Result<(), Failure> {
+    let path = format!("{}/state", instances::path(name));
+    let running = client.start(Method::PUT, &path, &body).await?;
+    running.wait(doing, STATE).await.map(drop)
+}
+
+/// Another operation on the instance is under way: not a failure yet.
+fn busy(failure: &Failure) -> bool {
+    matches!(failure, Failure::Api { message, .. }
+        if message.contains("is busy running")
+            || message.contains("operation is already in progress")
+            || message.contains("matching non-reusable operation"))
+}
+
+/// Repeats `attempt` while the instance is busy with something else.
+pub(super) async fn when_free<F>(attempt: impl Fn() -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    retry::until(BUSY, || async {
+        match attempt().await {
+            Err(failure) if busy(&failure) => retry::Next::Again(failure),
+            other => retry::Next::Done(other),
+        }
+    })
+    .await
+    .unwrap_or_else(Err)
+}
+
+pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
+    let body = json!({"action": "start", "timeout": -1});
+    let outcome = when_free(|| change(client, name, body.clone(), "starting the pixel")).await;
+    if let Err(Failure::Api { message, .. }) = &outcome
+        && let Some(route) = taken_route(message)
+    {
+        return Err(Error::AlreadyExists(Subject::Route(route)));
+    }
+    reached(client, name, outcome, Status::Running).await
+}
+
+/// The network of an interface's `ipv4.routes` to which the host has a route.
+fn taken_route(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("ip -4 route add ")?;
+    let (route, rest) = rest.split_once(' ')?;
+    rest.contains("File exists").then(|| route.to_owned())
+}
+
+pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
+    let gentle = json!({"action": "stop", "timeout": grace.as_secs()});
+    let force = json!({"action": "stop", "timeout": -1, "force": true});
+    let ask =
+        |body: Value| when_free(move || change(client, name, body.clone(), "stopping the pixel"));
+    let outcome = if grace.is_zero() {
+        ask(force).await
+    } else {
+        match ask(gentle).await {
+            Err(Failure::Api { code, message })
+                if code != 404 && !message.contains("already stopped") =>
+            {
+                tracing::debug!(message, "graceful stop failed, forcing");
+                ask(force).await
+            }
+            other => other,
+        }
+    };
+    reached(client, name, outcome, Status::Stopped).await
+}
+
+/// A failed state change whose goal is reached all the same counts as done.
+async fn reached(
+    client: &Client,
+    name: &Name,
+    outcome: Result<(), Failure>,
+    goal: Status,
+) -> Result<()> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(failure @ Failure::Api { .. }) => match instances::get(client, name).await {
+            Ok(instance) if instance.status == goal => Ok(()),
+            Ok(_) => Err(failure.about(Subject::pixel(name))),
+            Err(error) => Err(error),
+        },
+        Err(failure) => Err(failure.about(Subject::pixel(name))),
+    }
+}
+
+/// Stopped, and then deleted: again when it was busy or had been started
+/// in between.
+pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
+    let target = instances::path(name);
+    let again = |failure: &Failure| {
+        busy(failure)
+            || matches!(failure, Failure::Api { message, .. } if message.contains("is running"))
+    };
+    let delete = async || {
+        let running = client.start(Method::DELETE, &target, &json!({})).await?;
+        running.wait("deleting the pixel", STATE).await.map(drop)
+    };
+    retry::until(BUSY, || async {
+        if let Err(error) = stop(client, name, Duration::ZERO).await {
+            return retry::Next::Done(Err(error));
+        }
+        match delete().await {
+            Err(failure) if again(&failure) => retry::Next::Again(failure),
+            outcome => {
+                retry::Next::Done(outcome.map_err(|failure| failure.about(Subject::pixel(name))))
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|failure| Err(failure.about(Subject::pixel(name))))
+}
+
+/// Waits until the server has no operation under way on the instance, nor any
+/// of our requests on its way to it.
+pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
+    client.drain(SETTLE).await;
+    let target = instances::path(name);
+    let idle = retry::until(SETTLE, || async {
+        match under_way(client, &target).await {
+            Ok(None) if client.awaits_late_request() => retry::Next::Again(()),
+            Ok(None) => retry::Next::Done(Ok(())),
+            Ok(Some(id)) => {
+                let wait = format!("/1.0/operations/{id}/wait?timeout=5");
+                let _ = client.wait_operation(&wait).await;
+                retry::Next::Again(())
+            }
+            Err(failure) => retry::Next::Done(Err(failure.plain())),
+        }
+    });
+    idle.await.unwrap_or_else(|()| {
+        Err(Error::TimedOut {
+            doing: format!("the server's work on {}", Subject::pixel(name)),
+            after: SETTLE,
+        })
+    })
+}
+
+async fn under_way(client: &Client, target: &str) -> Result<Option<String>, Failure> {
+    let all: BTreeMap<String, Vec<Operation>> = client.get("/1.0/operations?recursion=1").await?;
+    let snapshots = format!("{target}/");
+    Ok(all
+        .into_values()
+        .flatten()
+        .filter(|operation| operation.status_code < 200)
+        .find(|operation| {
+            operation
+                .resources
+                .iter()
+                .flat_map(BTreeMap::values)
+                .flatten()
+                .map(|resource| resource.split('?').next().unwrap_or(resource))
+                .any(|resource| resource == target || resource.starts_with(&snapshots))
+        })
+        .map(|operation| operation.id))
+}

@@ -1,0 +1,182 @@
+//! What goes to and fro on a command's sockets, frame by frame.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use super::websocket::{CHUNK, Socket};
+use crate::sandbox::{Control, TtySize};
+
+/// Output still under way when the command has ended arrives within this time.
+const DRAIN: Duration = Duration::from_secs(10);
+const END_OF_TRANSMISSION: u8 = 0x04;
+
+type Sink = SplitSink<Socket, Message>;
+
+pub(super) fn split(socket: Socket) -> (Option<Sink>, SplitStream<Socket>) {
+    let (sink, stream) = socket.split();
+    (Some(sink), stream)
+}
+
+/// Copies one output stream to its end. A writer that fails closes the
+/// socket, so that the guest command sees a closed pipe.
+pub(super) async fn drain(
+    (sink, mut stream): (Option<Sink>, SplitStream<Socket>),
+    mut to: Box<dyn AsyncWrite + Send + Unpin>,
+    ended: &CancellationToken,
+) -> Result<(), Failure> {
+    let late = overdue(ended);
+    tokio::pin!(late);
+    loop {
+        let frame = tokio::select! {
+            frame = stream.next() => frame,
+            () = &mut late => return Err(cut_off("it stalled after the command had ended")),
+        };
+        match frame {
+            Some(Ok(Message::Binary(data))) => {
+                if to.write_all(&data).await.is_err() {
+                    if let Some(mut sink) = sink {
+                        let _ = sink.close().await;
+                    }
+                    return Ok(());
+                }
+                late.set(overdue(ended));
+            }
+            Some(Ok(Message::Text(text))) if text.is_empty() => break,
+            Some(Ok(Message::Close(frame))) => match frame {
+                Some(frame) if frame.code != CloseCode::Normal => {
+                    return Err(cut_off(&format!("it was closed ({})", frame.code)));
+                }
+                _ => break,
+            },
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(cut_off(&error.to_string())),
+            None => return Err(cut_off("the connection closed")),
+        }
+    }
+    // A reader that went away is not our failure here either.
+    let _ = to.flush().await;
+    Ok(())
+}
+
+async fn overdue(ended: &CancellationToken) {
+    ended.cancelled().await;
+    tokio::time::sleep(DRAIN).await;
+}
+
+fn cut_off(reason: &str) -> Failure {
+    Failure::Unreachable {
+        endpoint: "the command's output".into(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Copies stdin to its socket; afterwards the guest sees end of file.
+pub(super) async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, mut to: Sink) {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => {
+                let _ = to.send(Message::text("")).await;
+                return;
+            }
+            Ok(n) => {
+                let frame = Message::Binary(Bytes::copy_from_slice(&buffer[..n]));
+                // The command no longer reads: not an error, its exit code tells.
+                if to.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Like [`feed`] for a terminal, where an empty text frame would stall the
+/// output: end of file is the terminal's own character for it.
+pub(super) async fn feed_channel(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    to: mpsc::Sender<Message>,
+) {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let (data, last) = match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => (Bytes::from_static(&[END_OF_TRANSMISSION]), true),
+            Ok(n) => (Bytes::copy_from_slice(&buffer[..n]), false),
+        };
+        if to.send(Message::Binary(data)).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+pub(super) async fn forward(mut from: mpsc::Receiver<Message>, mut to: Sink) {
+    while let Some(message) = from.recv().await {
+        if to.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends signals and window sizes as they come.
+pub(super) async fn steer(to: Option<Sink>, mut from: mpsc::Receiver<Control>) {
+    let Some(mut to) = to else { return };
+    while let Some(control) = from.recv().await {
+        let frame = match control {
+            Control::Signal(number) => {
+                serde_json::json!({"command": "signal", "signal": number})
+            }
+            Control::Resize(TtySize { columns, rows }) => serde_json::json!({
+                "command": "window-resize",
+                "args": {"width": columns.to_string(), "height": rows.to_string()},
+            }),
+        };
+        if to.send(Message::text(frame.to_string())).await.is_err() {
+            return;
+        }
+    }
+    // Keep the socket: closing it would kill the command.
+    std::future::pending::<()>().await;
+}
+
+/// Reads a socket so that keep-alive pings are answered.
+pub(super) async fn discard(from: Option<SplitStream<Socket>>) {
+    let Some(mut from) = from else { return };
+    while let Some(Ok(_)) = from.next().await {}
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::WebSocketStream;
+
+    use super::super::transport::ByteStream;
+    use super::super::websocket::Receiver;
+    use super::*;
+
+    #[tokio::test]
+    async fn output_is_whole_when_the_daemon_does_not_wait_for_its_ping() {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        daemon.send(Message::Ping("x".into())).await.unwrap();
+        daemon.send(Message::binary(&b"hi"[..])).await.unwrap();
+        daemon.send(Message::text("")).await.unwrap();
+        drop(daemon);
+        let stream: Box<dyn ByteStream> = Box::new(Receiver(Box::new(ours)));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (mut near, far) = tokio::io::duplex(64);
+        drain(split(socket), Box::new(far), &CancellationToken::new())
+            .await
+            .unwrap();
+        let mut output = String::new();
+        near.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "hi");
+    }
+}
