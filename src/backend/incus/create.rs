@@ -84,9 +84,7 @@ pub(super) async fn fork(client: &Client, placement: &Placement, spec: &ForkSpec
         "source": {"type": "copy", "source": source, "instance_only": true},
     });
     if let Some(network) = &spec.network {
-        let mut devices = devices::plan(client, placement, network).await?;
-        // The disk is the source's.
-        devices.remove("root");
+        let devices = devices::interfaces(client, placement, network).await?;
         body["devices"] = json!(devices);
     }
     let first = &spec.first_boot;

@@ -44,29 +44,55 @@ pub(super) async fn plan(
     wish: &Placement,
     network: &Attachment,
 ) -> Result<Devices> {
-    let profile: Profile = client
-        .get("/1.0/profiles/default")
-        .await
-        .map_err(Failure::plain)?;
+    let profile = profile(client).await?;
     let mut root = pairs(&[("type", "disk"), ("path", "/")]);
     root.insert("pool".into(), pool(client, wish, &profile).await?);
-    let mut devices = Devices::from([("root".into(), root)]);
+    let mut devices = match network {
+        Attachment::Segment(segment) => on_segment(segment),
+        other => uplinked(client, wish, &profile, other).await?,
+    };
+    devices.insert("root".into(), root);
+    Ok(devices)
+}
+
+/// Those that are not its source's in a copy, whose disk is. A segment is
+/// known without asking for anything.
+pub(super) async fn interfaces(
+    client: &Client,
+    wish: &Placement,
+    network: &Attachment,
+) -> Result<Devices> {
     match network {
-        Attachment::Segment(segment) => {
-            devices.insert("eth0".into(), segments::member(segment));
-        }
-        Attachment::Configured => {
-            devices.insert("eth0".into(), nic(client, wish, &profile).await?);
-        }
-        Attachment::Gateway { segment, subnet } => {
-            let mut uplink = nic(client, wish, &profile).await?;
-            if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
-                uplink.insert("ipv4.routes".into(), subnet.clone());
-            }
-            devices.insert("eth0".into(), uplink);
-            devices.insert("eth1".into(), segments::gateway(segment));
-        }
+        Attachment::Segment(segment) => Ok(on_segment(segment)),
+        other => uplinked(client, wish, &profile(client).await?, other).await,
     }
+}
+
+async fn profile(client: &Client) -> Result<Profile> {
+    let profile = client.get("/1.0/profiles/default").await;
+    profile.map_err(Failure::plain)
+}
+
+fn on_segment(segment: &str) -> Devices {
+    Devices::from([("eth0".into(), segments::member(segment))])
+}
+
+/// With a way out of its own.
+async fn uplinked(
+    client: &Client,
+    wish: &Placement,
+    profile: &Profile,
+    network: &Attachment,
+) -> Result<Devices> {
+    let mut uplink = nic(client, wish, profile).await?;
+    let mut devices = Devices::new();
+    if let Attachment::Gateway { segment, subnet } = network {
+        if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
+            uplink.insert("ipv4.routes".into(), subnet.clone());
+        }
+        devices.insert("eth1".into(), segments::gateway(segment));
+    }
+    devices.insert("eth0".into(), uplink);
     Ok(devices)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -17,6 +17,8 @@ use crate::sandbox::{Control, TtySize};
 
 /// Output still under way when the command has ended arrives within this time.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Less is not worth a read of its own.
+const LEAST: usize = CHUNK / 4;
 const END_OF_TRANSMISSION: u8 = 0x04;
 
 type Sink = SplitSink<Socket, Message>;
@@ -81,15 +83,18 @@ fn cut_off(reason: &str) -> Failure {
 
 /// Copies stdin to its socket; afterwards the guest sees end of file.
 pub(super) async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, mut to: Sink) {
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = BytesMut::new();
     loop {
-        match from.read(&mut buffer).await {
+        if buffer.capacity() < LEAST {
+            buffer.reserve(CHUNK);
+        }
+        match from.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => {
                 let _ = to.send(Message::text("")).await;
                 return;
             }
-            Ok(n) => {
-                let frame = Message::Binary(Bytes::copy_from_slice(&buffer[..n]));
+            Ok(_) => {
+                let frame = Message::Binary(buffer.split().freeze());
                 // The command no longer reads: not an error, its exit code tells.
                 if to.send(frame).await.is_err() {
                     return;
