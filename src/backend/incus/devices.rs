@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use tokio::sync::OnceCell;
+
 use super::client::{Client, encode};
 use super::failure::Failure;
 use super::segments;
@@ -44,59 +46,70 @@ pub(super) async fn plan(
     wish: &Placement,
     network: &Attachment,
 ) -> Result<Devices> {
-    let profile = profile(client).await?;
+    let profile = DefaultProfile::new(client);
     let mut root = pairs(&[("type", "disk"), ("path", "/")]);
     root.insert("pool".into(), pool(client, wish, &profile).await?);
-    let mut devices = match network {
-        Attachment::Segment(segment) => on_segment(segment),
-        other => uplinked(client, wish, &profile, other).await?,
-    };
+    let mut devices = attached(client, wish, &profile, network).await?;
     devices.insert("root".into(), root);
     Ok(devices)
 }
 
-/// Those that are not its source's in a copy, whose disk is. A segment is
-/// known without asking for anything.
+/// Those that are not its source's in a copy, whose disk is.
 pub(super) async fn interfaces(
     client: &Client,
     wish: &Placement,
     network: &Attachment,
 ) -> Result<Devices> {
-    match network {
-        Attachment::Segment(segment) => Ok(on_segment(segment)),
-        other => uplinked(client, wish, &profile(client).await?, other).await,
-    }
+    attached(client, wish, &DefaultProfile::new(client), network).await
 }
 
-async fn profile(client: &Client) -> Result<Profile> {
-    let profile = client.get("/1.0/profiles/default").await;
-    profile.map_err(Failure::plain)
-}
-
-fn on_segment(segment: &str) -> Devices {
-    Devices::from([("eth0".into(), segments::member(segment))])
-}
-
-/// With a way out of its own.
-async fn uplinked(
+async fn attached(
     client: &Client,
     wish: &Placement,
-    profile: &Profile,
+    profile: &DefaultProfile<'_>,
     network: &Attachment,
 ) -> Result<Devices> {
-    let mut uplink = nic(client, wish, profile).await?;
     let mut devices = Devices::new();
-    if let Attachment::Gateway { segment, subnet } = network {
-        if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
-            uplink.insert("ipv4.routes".into(), subnet.clone());
+    let eth0 = match network {
+        Attachment::Segment(segment) => segments::member(segment),
+        Attachment::Configured => nic(client, wish, profile).await?,
+        Attachment::Gateway { segment, subnet } => {
+            devices.insert("eth1".into(), segments::gateway(segment));
+            let mut uplink = nic(client, wish, profile).await?;
+            if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
+                uplink.insert("ipv4.routes".into(), subnet.clone());
+            }
+            uplink
         }
-        devices.insert("eth1".into(), segments::gateway(segment));
-    }
-    devices.insert("eth0".into(), uplink);
+    };
+    devices.insert("eth0".into(), eth0);
     Ok(devices)
 }
 
-async fn pool(client: &Client, wish: &Placement, profile: &Profile) -> Result<String> {
+/// Asked for once, and only where the settings leave something open.
+struct DefaultProfile<'a> {
+    client: &'a Client,
+    found: OnceCell<Profile>,
+}
+
+impl<'a> DefaultProfile<'a> {
+    fn new(client: &'a Client) -> Self {
+        Self {
+            client,
+            found: OnceCell::new(),
+        }
+    }
+
+    async fn get(&self) -> Result<&Profile> {
+        let ask = || self.client.get("/1.0/profiles/default");
+        self.found
+            .get_or_try_init(ask)
+            .await
+            .map_err(Failure::plain)
+    }
+}
+
+async fn pool(client: &Client, wish: &Placement, profile: &DefaultProfile<'_>) -> Result<String> {
     if let Some(name) = &wish.pool {
         return match client
             .get::<Pool>(&format!("/1.0/storage-pools/{}", encode(name)))
@@ -107,6 +120,8 @@ async fn pool(client: &Client, wish: &Placement, profile: &Profile) -> Result<St
         };
     }
     if let Some(name) = profile
+        .get()
+        .await?
         .devices
         .values()
         .find(|d| is(d, "type", "disk") && is(d, "path", "/"))
@@ -131,7 +146,7 @@ async fn pool(client: &Client, wish: &Placement, profile: &Profile) -> Result<St
 async fn nic(
     client: &Client,
     wish: &Placement,
-    profile: &Profile,
+    profile: &DefaultProfile<'_>,
 ) -> Result<BTreeMap<String, String>> {
     let on_network = |network: &str| {
         let mut nic = pairs(&[("type", "nic"), ("name", "eth0")]);
@@ -157,6 +172,7 @@ async fn nic(
         nic.insert("parent".into(), parent.clone());
         return Ok(nic);
     }
+    let profile = profile.get().await?;
     if let Some(found) = profile.devices.values().find(|d| is(d, "type", "nic")) {
         let mut nic = found.clone();
         nic.insert("name".into(), "eth0".into());
