@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::modified::Modified;
 use super::rules::{IGNORE_FILE, Rules};
 use super::unpack::parts;
 use super::{GuestPath, NO_DIRECTORY, NO_SUCH_PATH, explain, walk};
@@ -27,8 +28,7 @@ pub struct Facts {
     pub kind: Kind,
     pub mode: u32,
     pub size: u64,
-    /// Seconds since 1970.
-    pub modified: i64,
+    pub modified: Modified,
     /// Of a link.
     pub target: Vec<u8>,
 }
@@ -123,8 +123,7 @@ fn read(facts: &[u8]) -> Option<Facts> {
     };
     let mode = u32::from_str_radix(std::str::from_utf8(next()?).ok()?, 8).ok()?;
     let size = std::str::from_utf8(next()?).ok()?.parse().ok()?;
-    let time = std::str::from_utf8(next()?).ok()?;
-    let modified = time.split('.').next()?.parse().ok()?;
+    let modified = Modified::parse(std::str::from_utf8(next()?).ok()?)?;
     Some(Facts {
         kind,
         mode,
@@ -156,7 +155,7 @@ pub fn facts(item: &walk::Item) -> Facts {
         kind,
         mode: meta.mode() & 0o7777,
         size: meta.len(),
-        modified: meta.mtime(),
+        modified: Modified::of(meta),
         target: target.map_or_else(Vec::new, |target| target.as_os_str().as_bytes().to_owned()),
     }
 }
@@ -170,7 +169,11 @@ mod tests {
         let text = b"f 644 12 1700000000.5 \0a/b c\0l 777 3 1.0 x y\0l\0d 755 0 1.0 \0a\0";
         let listing = parse(text).unwrap();
         assert_eq!(listing[&b"a/b c"[..]].size, 12);
-        assert_eq!(listing[&b"a/b c"[..]].modified, 1_700_000_000);
+        let time = Modified {
+            seconds: 1_700_000_000,
+            nanos: 500_000_000,
+        };
+        assert_eq!(listing[&b"a/b c"[..]].modified, time);
         assert_eq!(listing[&b"l"[..]].target, b"x y");
         assert_eq!(listing[&b"a"[..]].kind, Kind::Folder);
         assert!(parse(b"").unwrap().is_empty());

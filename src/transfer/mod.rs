@@ -8,6 +8,7 @@
 
 mod list;
 mod meter;
+mod modified;
 mod pack;
 mod plain;
 mod pull;

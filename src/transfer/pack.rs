@@ -12,6 +12,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use tar::{Builder, EntryType, Header};
 
+use super::modified::Modified;
 use super::walk::Item;
 use super::{Meter, Ownership, Report, sparse};
 use crate::sandbox::{Error, Owner, Result};
@@ -104,6 +105,7 @@ impl<W: Write> Packer<'_, W> {
             meter: self.meter,
         };
         data.go_to(0)?;
+        self.fraction(Modified::of(&meta))?;
         self.put(&mut header, &item.name, &mut blocks.chain(&mut data))?;
         self.report.bytes += size;
         // Holes were passed over.
@@ -161,6 +163,18 @@ impl<W: Write> Packer<'_, W> {
         }
         let padding = length.next_multiple_of(BLOCK) - length;
         out.write_all(&[0; BLOCK][..padding])
+    }
+
+    /// An entry that tells the time of the next one to the nanosecond: its own
+    /// header has room for seconds.
+    fn fraction(&mut self, modified: Modified) -> io::Result<()> {
+        let Modified { seconds, nanos } = modified;
+        if nanos == 0 || seconds < 0 {
+            return Ok(());
+        }
+        let time = format!("{seconds}.{nanos:09}");
+        let extensions = [("mtime", time.as_bytes())];
+        self.archive.append_pax_extensions(extensions)
     }
 
     /// An entry whose content is a name of the next one.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::modified::Modified;
 use super::pull::Pull;
 use super::push::{Push, TREE, blocking};
 use super::tree::{Attributes, Tree};
@@ -212,7 +213,7 @@ fn attributes(stat: &FileStat, ownership: Ownership, least: u32) -> Attributes {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Attributes {
         mode: (stat.mode & bits) | least,
-        modified: now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(0)),
+        modified: Modified::seconds(now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(0))),
         owner: kept.then_some(stat.owner),
     }
 }

@@ -1,5 +1,6 @@
 //! From a pixel onto this machine.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::pump::{self, Said};
 use super::push::blocking;
 use super::tree::Tree;
-use super::unpack::{Naming, unpack};
+use super::unpack::{Arrival, Naming, unpack};
 use super::{GuestPath, LocalTarget, Meter, NO_TAR, Ownership, Report, explain, plain};
 use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result};
 
@@ -60,8 +61,11 @@ pub async fn pull(
     ]);
     let job = Receive {
         root: root.clone(),
-        naming,
-        ownership: wish.ownership,
+        arrival: Arrival {
+            naming,
+            ownership: wish.ownership,
+            times: HashMap::new(),
+        },
         path: wish.source.path.clone(),
     };
     match receive(guest, cancel, &request, tokio::io::empty(), job, meter).await? {
@@ -97,8 +101,7 @@ fn place(wish: &Pull) -> Result<(PathBuf, Naming)> {
 /// Where an archive goes.
 pub struct Receive {
     pub root: PathBuf,
-    pub naming: Naming,
-    pub ownership: Ownership,
+    pub arrival: Arrival,
     /// In the pixel, for messages.
     pub path: String,
 }
@@ -194,7 +197,7 @@ fn write_archive(
     let doing = || format!("writing to {}", job.root.display());
     fs::create_dir_all(&job.root).map_err(|e| Error::io(doing(), e))?;
     let mut tree = Tree::open(&job.root).map_err(|e| Error::io(doing(), e))?;
-    unpack(reader, &mut tree, &job.naming, job.ownership, meter)
+    unpack(reader, &mut tree, &job.arrival, meter)
 }
 
 /// Reads one file and passes on what is in it. A link is followed inside the

@@ -1,6 +1,5 @@
 //! One folder made like another, by transferring what differs: entries are
-//! the same when kind, size, mode and time (to the second) are, or the target
-//! of a link.
+//! the same when kind, size, mode and time are, or the target of a link.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +14,7 @@ use super::list::{Facts, Kind, Listing, facts, list};
 use super::pull::{Receive, receive};
 use super::pump::Said;
 use super::push::{How, Push, TREE, blocking, send};
-use super::unpack::Naming;
+use super::unpack::{Arrival, Naming};
 use super::walk::{Item, joined, os, walk};
 use super::{GuestPath, Meter, Ownership, Report, Rules, explain};
 use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Subject};
@@ -130,8 +129,14 @@ pub async fn sync_out(
     let request = ExecRequest::root(["/bin/sh", "-c", super::pull::SCRIPT, "send", path, "names"]);
     let job = Receive {
         root: wish.local.clone(),
-        naming: Naming::Kept,
-        ownership: wish.ownership,
+        arrival: Arrival {
+            naming: Naming::Kept,
+            ownership: wish.ownership,
+            times: there
+                .into_iter()
+                .map(|(n, facts)| (n, facts.modified))
+                .collect(),
+        },
         path: path.to_owned(),
     };
     let names = std::io::Cursor::new(nul_ended(&names));
@@ -220,7 +225,7 @@ impl Plan {
 fn same(a: &Facts, b: &Facts) -> bool {
     a.kind == b.kind
         && match a.kind {
-            Kind::File => (a.mode, a.size, a.modified) == (b.mode, b.size, b.modified),
+            Kind::File => (a.mode, a.size) == (b.mode, b.size) && a.modified.agrees(b.modified),
             Kind::Folder => a.mode == b.mode,
             Kind::Link => a.target == b.target,
             Kind::Other => true,
@@ -330,6 +335,7 @@ async fn unless_cancelled<T>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::modified::Modified;
     use super::*;
 
     fn entry(kind: Kind, size: u64) -> Facts {
@@ -337,7 +343,7 @@ mod tests {
             kind,
             mode: 0o644,
             size,
-            modified: 1,
+            modified: Modified::seconds(1),
             target: Vec::new(),
         }
     }

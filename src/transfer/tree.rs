@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use super::modified::Modified;
 use super::walk::os;
 use crate::sandbox::Owner;
 
@@ -19,8 +20,7 @@ use crate::sandbox::Owner;
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes {
     pub mode: u32,
-    /// Seconds since 1970.
-    pub modified: i64,
+    pub modified: Modified,
     /// `None` leaves it ours.
     pub owner: Option<Owner>,
 }
@@ -186,10 +186,10 @@ fn ids(owner: Owner) -> (Option<Uid>, Option<Gid>) {
     )
 }
 
-fn times(modified: i64) -> Timestamps {
+fn times(modified: Modified) -> Timestamps {
     let time = Timespec {
-        tv_sec: modified,
-        tv_nsec: 0,
+        tv_sec: modified.seconds,
+        tv_nsec: modified.nanos.into(),
     };
     Timestamps {
         last_access: time,

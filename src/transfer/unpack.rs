@@ -3,12 +3,13 @@
 //! and links say, and it brings neither devices nor set-user-ID programs.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::rc::Rc;
 
 use tar::{Archive, Entry, EntryType};
 
+use super::modified::Modified;
 use super::tree::{Attributes, Tree};
 use super::{Meter, Ownership, Report};
 use crate::sandbox::{Error, Owner, Result};
@@ -27,13 +28,21 @@ pub enum Naming {
     Top(Vec<u8>),
 }
 
-/// Writes all entries of the archive below `tree`. `owner`: kept numbers need
-/// root; else all is ours.
+/// What becomes of what comes.
+pub struct Arrival {
+    pub naming: Naming,
+    /// Kept numbers need root; else all is ours.
+    pub ownership: Ownership,
+    /// By path below the tree, where more is known than the archive tells:
+    /// its times are whole seconds.
+    pub times: HashMap<Vec<u8>, Modified>,
+}
+
+/// Writes all entries of the archive below `tree`.
 pub fn unpack(
     from: impl Read,
     tree: &mut Tree,
-    naming: &Naming,
-    owner: Ownership,
+    arrival: &Arrival,
     meter: &Meter,
 ) -> Result<Report> {
     let budget = Rc::new(Cell::new(HEADERS));
@@ -43,8 +52,8 @@ pub fn unpack(
     };
     let mut unpacker = Unpacker {
         tree,
-        naming,
-        kept: owner == Ownership::Kept,
+        arrival,
+        kept: arrival.ownership == Ownership::Kept,
         meter,
         budget,
         files: HashSet::new(),
@@ -83,7 +92,7 @@ impl<R: Read> Read for Limited<R> {
 
 struct Unpacker<'a> {
     tree: &'a mut Tree,
-    naming: &'a Naming,
+    arrival: &'a Arrival,
     kept: bool,
     meter: &'a Meter,
     budget: Rc<Cell<u64>>,
@@ -99,7 +108,7 @@ impl Unpacker<'_> {
     fn add<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<()> {
         self.meter.go_on().map_err(|_| Error::Cancelled)?;
         let path = self.place(&entry.path_bytes())?;
-        let attributes = self.attributes(&entry)?;
+        let attributes = self.attributes(&entry, &path)?;
         let parts = parts(&path);
         let failed = |e| Error::io(format!("writing {}", String::from_utf8_lossy(&path)), e);
         match entry.header().entry_type() {
@@ -154,7 +163,7 @@ impl Unpacker<'_> {
         if parts.iter().any(|part| *part == b"..") {
             return Err(refused(name, "a name that leads out of the destination"));
         }
-        if let Naming::Top(top) = self.naming {
+        if let Naming::Top(top) = &self.arrival.naming {
             match parts.first_mut() {
                 Some(first) => *first = top,
                 None => parts.push(top),
@@ -163,7 +172,7 @@ impl Unpacker<'_> {
         Ok(parts.join(&b'/'))
     }
 
-    fn attributes<R: Read>(&self, entry: &Entry<'_, R>) -> Result<Attributes> {
+    fn attributes<R: Read>(&self, entry: &Entry<'_, R>, path: &[u8]) -> Result<Attributes> {
         let header = entry.header();
         let number = |of: io::Result<u64>| of.map_err(broken);
         let id = |of: u64| u32::try_from(of).map_err(|e| broken(io::Error::other(e)));
@@ -176,9 +185,11 @@ impl Unpacker<'_> {
             None
         };
         let bits = if self.kept { 0o7777 } else { 0o777 };
+        let told = Modified::seconds(i64::try_from(number(header.mtime())?).unwrap_or(0));
+        let known = self.arrival.times.get(path).copied();
         Ok(Attributes {
             mode: header.mode().map_err(broken)? & bits,
-            modified: i64::try_from(number(header.mtime())?).unwrap_or(0),
+            modified: known.filter(|known| known.agrees(told)).unwrap_or(told),
             owner,
         })
     }

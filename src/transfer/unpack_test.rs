@@ -1,5 +1,6 @@
 //! Archives that a hostile pixel may send.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
 use super::tree::Tree;
-use super::unpack::{Naming, unpack};
+use super::unpack::{Arrival, Naming, unpack};
 use super::{Meter, Ownership, Report, pack, walk};
 use crate::sandbox::Result;
 
@@ -35,7 +36,12 @@ impl Place {
     fn unpack(&self, archive: &[u8]) -> Result<Report> {
         let mut tree = Tree::open(&self.to()).unwrap();
         let owner = Ownership::One(crate::sandbox::Owner::ROOT);
-        unpack(archive, &mut tree, &Naming::Kept, owner, &self.meter)
+        let arrival = Arrival {
+            naming: Naming::Kept,
+            ownership: owner,
+            times: HashMap::new(),
+        };
+        unpack(archive, &mut tree, &arrival, &self.meter)
     }
 
     /// What is refused leaves the rest of the machine alone, and no half file.

@@ -10,29 +10,12 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use crate::support::git::git;
 use crate::support::lab;
 use crate::support::walls::{BRIDGE, Walls};
 use crate::support::wan::SPARE;
 
 const HOST: &str = "git.test";
-
-fn git(dir: &Path, args: &[&str]) {
-    let output = Command::new("git")
-        .args([
-            "-c",
-            "user.name=t",
-            "-c",
-            "user.email=t@git.test",
-            "-c",
-            "init.defaultBranch=main",
-        ])
-        .args(args)
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "git {args:?}: {told}");
-}
 
 /// A bare repository with one commit, fit to be served as plain files.
 fn repository(dir: &Path) -> PathBuf {

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::support::api::Api;
 use crate::support::env::{Outcome, TestEnv};
+use crate::support::git::git;
 use crate::support::pty::Pty;
 use crate::support::{lab, wait};
 
@@ -462,6 +464,87 @@ fn sync_copies_what_differs_and_removes_what_it_may() {
     assert_eq!(list(&next, "transferred"), ["sub/c"]);
     assert_eq!(list(&next, "removed"), ["secret"]);
     assert!(Path::new(&back).join("x.log").exists());
+
+    // Changed in the second of the change before, with as many bytes.
+    let write = |text: &str, millis: u64| {
+        fs::write(src.join("sub/b"), text).unwrap();
+        let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + millis);
+        let file = fs::File::options().write(true).open(src.join("sub/b"));
+        file.unwrap().set_modified(time).unwrap();
+    };
+    write("one", 100);
+    sync(&rules, &from, &to);
+    write("two", 600);
+    let next = sync(&rules, &from, &to);
+    assert_eq!(list(&next, "transferred"), ["sub/b"]);
+    assert_eq!(pixel.sh("cat /w/sub/b"), "two");
+    assert!(list(&sync(&rules, &from, &to), "transferred").is_empty());
+    sync(&["--gitignore"], &to, &back);
+    pixel.sh("cd /w/sub; printf 333 >b; touch -d @1700000000.7 b");
+    let next = sync(&["--gitignore"], &to, &back);
+    assert_eq!(list(&next, "transferred"), ["sub/b"]);
+    assert_eq!(fs::read(Path::new(&back).join("sub/b")).unwrap(), b"333");
+    assert!(list(&sync(&["--gitignore"], &to, &back), "transferred").is_empty());
+}
+
+/// Hooks, and what else a repository's own settings have git run, are files
+/// like others on the way.
+#[test]
+fn a_repository_arrives_and_its_hooks_do_not_run() {
+    let Some(_lab) = lab::ready("a_repository_arrives_and_its_hooks_do_not_run") else {
+        return;
+    };
+    let pixel = Pixel::new("repo");
+    let repo = PathBuf::from(pixel.here("repo"));
+    fs::create_dir(&repo).unwrap();
+    git(&repo, &["init", "-q"]);
+    fs::write(repo.join("code"), "one\n").unwrap();
+    git(&repo, &["add", "code"]);
+    git(&repo, &["commit", "-q", "-m", "one"]);
+    fs::write(repo.join("code"), "two\n").unwrap();
+    let trap = repo.join(".git/hooks/trap");
+    let ran = pixel.here("ran");
+    fs::write(&trap, format!("#!/bin/sh\ntouch {ran} /ran\n")).unwrap();
+    fs::set_permissions(&trap, fs::Permissions::from_mode(0o755)).unwrap();
+    for hook in ["post-checkout", "pre-commit", "post-index-change"] {
+        symlink("trap", repo.join(".git/hooks").join(hook)).unwrap();
+    }
+    let fsmonitor = trap.display().to_string();
+    git(&repo, &["config", "core.fsmonitor", &fsmonitor]);
+    fs::write(repo.join(".gitattributes"), "code filter=trap\n").unwrap();
+    git(&repo, &["config", "filter.trap.clean", &fsmonitor]);
+    let before = tree(&repo);
+
+    let there = pixel.there("work");
+    let push = pixel
+        .env
+        .command(["push", ".", &there])
+        .current_dir(&repo)
+        .output();
+    assert!(push.unwrap().status.success());
+    assert_eq!(
+        pixel.sh("cat work/.git/HEAD work/code"),
+        "ref: refs/heads/main\ntwo\n"
+    );
+    assert_eq!(
+        pixel.sh("readlink work/.git/hooks/pre-commit; ls -l work/.git/hooks/trap | cut -c1-10"),
+        "trap\n-rwxr-xr-x\n"
+    );
+    let back = pixel.here("back");
+    pixel.run(&["pull", &there, &back]).ok();
+    let synced = pixel.here("synced");
+    pixel.run(&["sync", "--gitignore", &there, &synced]).ok();
+    for copy in [&back, &synced] {
+        assert_eq!(tree(Path::new(copy)), before, "{copy}");
+    }
+    assert_eq!(pixel.sh("ls -d /ran || echo none"), "none\n");
+    assert!(!Path::new(&ran).exists());
+    // The trap is one.
+    let _ = std::process::Command::new("git")
+        .arg("status")
+        .current_dir(&back)
+        .output();
+    assert!(Path::new(&ran).exists());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod dns;
 pub mod env;
+pub mod git;
 pub mod lab;
 pub mod mcp;
 pub mod private_daemon;
