@@ -330,6 +330,7 @@ impl Workshop {
         let status = lifecycle::exec(
             &*guest,
             &wish,
+            None,
             (
                 Box::new(tokio::io::empty()),
                 Box::new(lines.clone()),

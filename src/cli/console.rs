@@ -87,7 +87,7 @@ pub async fn open(
         tty: Some(term::size()),
         timeout: None,
     };
-    exec::attach(context, &*guest, wish).await
+    exec::attach(context, &*guest, wish, None).await
 }
 
 /// What will keep the session; where it is still being installed, waits.

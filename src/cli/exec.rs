@@ -1,6 +1,7 @@
 //! `pixels exec`
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +10,7 @@ use clap_complete::engine::ArgValueCandidates;
 use super::{Context, complete};
 use crate::exit::{Silent, Usage};
 use crate::lifecycle::{self, Exec, Interrupts, Login};
-use crate::sandbox::{Control, Error, Guest, Instance, Name, Status, Subject};
+use crate::sandbox::{Admission, Control, Error, Guest, Instance, Name, Status, Subject};
 use crate::term::{self, Outlet, RawMode};
 
 /// Run a command in a pixel; its exit code becomes ours
@@ -44,23 +45,41 @@ impl ExecArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let env = variables(&self.env)?;
         let sandbox = context.sandbox()?;
-        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
-        usable(&instance)?;
         let guest = sandbox.guest(&self.name);
-        let login = match &self.user {
-            Some(user) => context.unless_interrupted(Login::of(&*guest, user)).await?,
-            None => Login::default_for(&instance),
-        };
         let tty = self.tty || (term::interactive() && !self.no_tty);
-        let wish = Exec {
+        let mut wish = Exec {
             argv: self.command,
-            login,
+            login: Login::expected(context.settings().provision.enabled),
             env,
             cwd: self.cwd,
             tty: tty.then(term::size),
             timeout: self.timeout,
         };
-        attach(context, &*guest, wish).await
+        let pixel = context.unless_interrupted(sandbox.get(&self.name));
+        if let Some(user) = &self.user {
+            usable(&pixel.await?)?;
+            wish.login = context.unless_interrupted(Login::of(&*guest, user)).await?;
+            return attach(context, &*guest, wish, None).await;
+        }
+        // Asking costs as much as getting the command ready: both at once. One
+        // that would run as somebody else than it should does not begin.
+        let other = OnceLock::new();
+        let expected = wish.login.clone();
+        let admission = async {
+            let pixel = pixel.await?;
+            usable(&pixel)?;
+            let login = Login::default_for(&pixel);
+            if login != expected {
+                let _ = other.set(login);
+                return Err(Error::Cancelled);
+            }
+            Ok(())
+        };
+        let outcome = attach(context, &*guest, wish.clone(), Some(Box::pin(admission))).await;
+        match other.into_inner() {
+            Some(login) => attach(context, &*guest, Exec { login, ..wish }, None).await,
+            None => outcome,
+        }
     }
 }
 
@@ -86,8 +105,14 @@ pub fn unprivileged(instance: &Instance) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs a command on our own streams and ends with its exit code.
-pub async fn attach(context: &Context, guest: &dyn Guest, mut wish: Exec) -> anyhow::Result<()> {
+/// Runs a command on our own streams, when it is admitted, and ends with its
+/// exit code.
+pub async fn attach(
+    context: &Context,
+    guest: &dyn Guest,
+    mut wish: Exec,
+    admission: Option<Admission<'_>>,
+) -> anyhow::Result<()> {
     let ours = |name: &str| std::env::var_os(name);
     let given = std::mem::take(&mut wish.env);
     wish.env = context.settings().env.resolve(&ours)?.session;
@@ -120,6 +145,7 @@ pub async fn attach(context: &Context, guest: &dyn Guest, mut wish: Exec) -> any
     let running = lifecycle::exec(
         guest,
         &wish,
+        admission,
         (
             Box::new(tokio::io::stdin()),
             Box::new(stdout),

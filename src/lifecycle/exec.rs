@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::claim::Claim;
 use super::login::Login;
 use crate::sandbox::{
-    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
+    Admission, Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
 };
 
 /// The variable by which a command's processes are found again.
@@ -47,7 +47,7 @@ pub struct Interrupts {
     pub events: mpsc::Receiver<Control>,
 }
 
-/// Runs the command to its end. The exit status is the command's own, or 124
+/// Runs the command to its end, which begins when it is admitted. The exit status is the command's own, or 124
 /// when `timeout` passed and it was ended together with all it had started.
 ///
 /// A signal is delivered to all processes of the command; with a terminal,
@@ -57,6 +57,7 @@ pub struct Interrupts {
 pub async fn exec(
     guest: &dyn Guest,
     wish: &Exec,
+    admission: Option<Admission<'_>>,
     io: (
         Box<dyn tokio::io::AsyncRead + Send + Unpin>,
         Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
@@ -67,15 +68,18 @@ pub async fn exec(
     let id = Claim::new().unique();
     let request = wrap(wish, &id);
     let (to_command, control) = mpsc::channel(8);
-    let command = guest.exec(
-        &request,
-        ExecIo {
-            stdin: io.0,
-            stdout: io.1,
-            stderr: io.2,
-            control,
-        },
-    );
+    let io = ExecIo {
+        stdin: io.0,
+        stdout: io.1,
+        stderr: io.2,
+        control,
+    };
+    let command = async {
+        match admission {
+            Some(admission) => guest.exec_admitted(&request, io, admission).await,
+            None => guest.exec(&request, io).await,
+        }
+    };
     tokio::pin!(command);
     let limit = async {
         match wish.timeout {

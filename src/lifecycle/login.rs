@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::provision;
 use crate::sandbox::{Error, Guest, Instance, Owner, Result, Subject};
 
 /// The property that names the pixel's own user once it has one.
@@ -30,16 +31,29 @@ impl Login {
     /// The pixel's own user; root in a pixel that was never provisioned.
     pub fn default_for(instance: &Instance) -> Self {
         match instance.properties.get(KEY) {
-            Some(user) => Self {
-                home: format!("/home/{user}"),
-                user: user.clone(),
-                owner: Owner {
-                    uid: 1000,
-                    gid: 1000,
-                },
-                shell: "/bin/bash".into(),
-            },
+            Some(user) => Self::user(user),
             None => Self::root(),
+        }
+    }
+
+    /// What [`default_for`](Self::default_for) says of most pixels of somebody
+    /// who has them provisioned, or not.
+    pub fn expected(provisioned: bool) -> Self {
+        match provisioned {
+            true => Self::user(provision::USER),
+            false => Self::root(),
+        }
+    }
+
+    fn user(user: &str) -> Self {
+        Self {
+            home: format!("/home/{user}"),
+            user: user.to_owned(),
+            owner: Owner {
+                uid: 1000,
+                gid: 1000,
+            },
+            shell: "/bin/bash".into(),
         }
     }
 

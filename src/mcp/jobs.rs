@@ -85,6 +85,7 @@ impl Service {
         let status = lifecycle::exec(
             &*guest,
             &wish,
+            None,
             (
                 Box::new(tokio::io::empty()),
                 Box::new(tokio::io::sink()),

@@ -111,6 +111,7 @@ impl Service {
         let running = lifecycle::exec(
             &*guest,
             &wish,
+            None,
             (
                 Box::new(std::io::Cursor::new(stdin)),
                 Box::new(stdout.clone()),

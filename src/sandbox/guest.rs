@@ -1,6 +1,7 @@
 //! The inside of one pixel: run a command, read and write files.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -118,6 +119,9 @@ pub struct GuestFile {
     pub owner: Owner,
 }
 
+/// What has to be so before a command may begin.
+pub type Admission<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
 /// The inside of one pixel.
 ///
 /// File calls work on a running pixel and, where [`Capabilities::stopped_files`]
@@ -133,6 +137,19 @@ pub trait Guest: Send + Sync {
     /// status is `Error::Protocol`, never success. A stopped pixel is
     /// `Error::WrongState`. Dropping the future kills the command.
     async fn exec(&self, request: &ExecRequest, io: ExecIo) -> Result<ExitStatus>;
+
+    /// Like [`exec`](Self::exec), for a command that must not begin before it
+    /// is admitted: a refusal is returned in place of its status. Where the
+    /// server can, the command is made ready meanwhile.
+    async fn exec_admitted(
+        &self,
+        request: &ExecRequest,
+        io: ExecIo,
+        admission: Admission<'_>,
+    ) -> Result<ExitStatus> {
+        admission.await?;
+        self.exec(request, io).await
+    }
 
     /// Runs a command without input and collects what it prints.
     async fn output(&self, request: &ExecRequest) -> Result<Output>;

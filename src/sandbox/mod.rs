@@ -14,8 +14,8 @@ use async_trait::async_trait;
 
 pub use error::{Error, Result, Subject};
 pub use guest::{
-    Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Output, Owner,
-    TtySize,
+    Admission, Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile,
+    Output, Owner, TtySize,
 };
 pub use memory::parse_memory;
 pub use name::{InvalidName, Label, Name, Origin};

@@ -471,6 +471,21 @@ fn environment_folder_and_user_are_as_asked() {
         let message = format!("user {user:?} in the pixel not found");
         assert!(refused.stderr.contains(&message), "{}", refused.stderr);
     }
+    // Whoever was expected, it runs once, and with its input.
+    for provisioned in ["true", "false"] {
+        pixel.env.set("PIXELS_PROVISION_ENABLED", provisioned);
+        let script = [
+            "sh",
+            "-c",
+            "id -un; cat; echo x >>/root/runs; wc -l </root/runs",
+        ];
+        let shown = pixel
+            .env
+            .pixels_with(pixel.args(&[], &script), b"input\n")
+            .ok();
+        let runs = if provisioned == "true" { 1 } else { 2 };
+        assert_eq!(shown.stdout, format!("root\ninput\n{runs}\n"));
+    }
     // A time limit ends what another user runs, too.
     let limited = ["-u", "ubuntu", "--timeout", "1"];
     pixel.with(&limited, &["sleep", "7771"]).expect(124);

@@ -2,6 +2,7 @@
 
 use crate::support::api::Api;
 use crate::support::env::TestEnv;
+use crate::support::server::Server;
 use crate::support::{lab, wait};
 
 #[test]
@@ -410,7 +411,9 @@ fn pixels_are_hardened_and_privileged_ones_refused() {
     });
     api.operate(reqwest::Method::POST, "/1.0/instances", &body);
     for state in ["stopped", "running"] {
-        let refused = env.pixels(["exec", &p, "--", "true"]).expect(125);
+        let refused = env
+            .pixels(["exec", &p, "--", "touch", "/begun"])
+            .expect(125);
         assert!(
             refused.stderr.contains("privileged"),
             "{state}: {}",
@@ -422,6 +425,12 @@ fn pixels_are_hardened_and_privileged_ones_refused() {
             api.operate(reqwest::Method::PUT, &path, &body);
         }
     }
+    // What was made ready while it was looked at has not begun, and is gone.
+    let server = Server::shared();
+    server.settle(&p);
+    let instance = format!("px-{p}");
+    let script = "ls /begun 2>/dev/null || echo never";
+    assert_eq!(server.run(&instance, &["sh", "-c", script]).trim(), "never");
     // It can still be got rid of.
     env.pixels(["destroy", "-f", &p]).ok();
 }

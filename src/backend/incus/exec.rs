@@ -14,12 +14,14 @@ use futures_util::StreamExt;
 use reqwest::Method;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, encode};
 use super::failure::Failure;
+use super::operation::Running;
 use super::streams::{discard, drain, feed, feed_channel, forward, split, steer};
 use super::websocket::{CHUNK, Receiver, SMALL, upgrade};
 use super::wire::Operation;
@@ -27,19 +29,49 @@ use crate::sandbox::{ExecIo, ExecRequest, ExitStatus};
 
 /// The daemon gives clients five seconds to connect the sockets.
 const SOCKETS: Duration = Duration::from_secs(10);
+/// Well within those.
+const FRESH: Duration = Duration::from_secs(3);
 /// When output was cut off, the cause shows in the operation within this time.
 const CAUSE: Duration = Duration::from_secs(2);
 
-/// Runs `request` in `instance`; see `sandbox::Guest::exec` for the contract.
-pub(super) async fn run(
+/// A command that the daemon has made ready; it begins when its streams are
+/// connected, and never when this is dropped.
+pub(super) struct Ready {
+    running: Running,
+    secrets: Secrets,
+    since: Instant,
+}
+
+impl Ready {
+    /// The daemon forgets a command whose streams are not connected in time.
+    pub fn is_stale(&self) -> bool {
+        self.since.elapsed() > FRESH
+    }
+}
+
+/// Hands `request` over for `instance`.
+pub(super) async fn prepare(
     client: &Client,
     instance: &str,
     request: &ExecRequest,
-    io: ExecIo,
-) -> Result<ExitStatus, Failure> {
+) -> Result<Ready, Failure> {
     let path = format!("/1.0/instances/{}/exec", encode(instance));
-    let mut running = client.start(Method::POST, &path, &body(request)).await?;
-    let secrets = Secrets::of(running.metadata())?;
+    let since = Instant::now();
+    let running = client.start(Method::POST, &path, &body(request)).await?;
+    Ok(Ready {
+        secrets: Secrets::of(running.metadata())?,
+        running,
+        since,
+    })
+}
+
+/// Runs what is ready; see `sandbox::Guest::exec` for the contract.
+pub(super) async fn run(client: &Client, ready: Ready, io: ExecIo) -> Result<ExitStatus, Failure> {
+    let Ready {
+        mut running,
+        secrets,
+        ..
+    } = ready;
     let id = running.id().to_owned();
     let path = |secret: &str| {
         client.scoped(&format!(

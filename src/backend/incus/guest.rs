@@ -13,7 +13,8 @@ use super::client::Client;
 use super::{exec, files};
 use crate::backend::sftp;
 use crate::sandbox::{
-    ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result, Subject,
+    Admission, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
+    Subject,
 };
 
 /// One pixel's inside; its file session is opened on first use and kept.
@@ -32,6 +33,18 @@ impl<'a> IncusGuest<'a> {
         }
     }
 
+    async fn prepare(&self, request: &ExecRequest) -> Result<exec::Ready> {
+        exec::prepare(self.client, &self.name.instance(), request)
+            .await
+            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+    }
+
+    async fn run(&self, ready: exec::Ready, io: ExecIo) -> Result<ExitStatus> {
+        exec::run(self.client, ready, io)
+            .await
+            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+    }
+
     async fn files(&self) -> Result<&SftpSession> {
         self.files
             .get_or_try_init(|| async { files::open(self.client, &self.name.instance()).await })
@@ -43,9 +56,22 @@ impl<'a> IncusGuest<'a> {
 #[async_trait]
 impl Guest for IncusGuest<'_> {
     async fn exec(&self, request: &ExecRequest, io: ExecIo) -> Result<ExitStatus> {
-        exec::run(self.client, &self.name.instance(), request, io)
-            .await
-            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+        let ready = self.prepare(request).await?;
+        self.run(ready, io).await
+    }
+
+    async fn exec_admitted(
+        &self,
+        request: &ExecRequest,
+        io: ExecIo,
+        admission: Admission<'_>,
+    ) -> Result<ExitStatus> {
+        let (ready, admitted) = tokio::join!(self.prepare(request), admission);
+        admitted?;
+        match ready? {
+            ready if ready.is_stale() => self.exec(request, io).await,
+            ready => self.run(ready, io).await,
+        }
     }
 
     async fn output(&self, request: &ExecRequest) -> Result<Output> {

@@ -17,6 +17,8 @@ use crate::sandbox::{Error, Result, Subject};
 
 /// For a moment in which no interface of the host's goes away.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// For a bridge that somebody else is making or removing.
+const CHANGING: Duration = Duration::from_secs(5);
 const ISOLATION: &str = "security.port_isolation";
 
 /// The access lists of a network, and what becomes of what they do not mention.
@@ -132,23 +134,36 @@ fn is_passing(failure: &Failure) -> bool {
 
 /// The bridge of that name, which must be one of ours.
 async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
-    let network: Network = match client.get(&path(segment)).await {
-        Ok(network) => network,
-        Err(failure) if failure.is_not_found() => return Ok(None),
-        Err(failure) => return Err(failure.about(subject(segment))),
+    let attempt = || async {
+        match client.get::<Network>(&path(segment)).await {
+            Ok(network) if is_ours(&network) => retry::Next::Done(Ok(Some(network))),
+            // The interface is there before the record is, and after it.
+            Ok(network) if !network.managed || network.status == "Pending" => {
+                retry::Next::Again(())
+            }
+            Ok(_) => retry::Next::Done(Err(foreign(segment))),
+            Err(failure) if failure.is_not_found() => retry::Next::Done(Ok(None)),
+            Err(failure) => retry::Next::Done(Err(failure.about(subject(segment)))),
+        }
     };
-    if network.managed
+    retry::until(CHANGING, attempt)
+        .await
+        .unwrap_or_else(|()| Err(foreign(segment)))
+}
+
+fn is_ours(network: &Network) -> bool {
+    network.managed
         && network.kind == "bridge"
-        && leads_nowhere(&network)
+        && leads_nowhere(network)
         && !network.config.contains_key("bridge.external_interfaces")
         && !network.config.keys().any(|key| key.starts_with(DEFAULTS))
-    {
-        return Ok(Some(network));
-    }
-    Err(Error::Invalid(format!(
+}
+
+fn foreign(segment: &str) -> Error {
+    Error::Invalid(format!(
         "network {segment:?} on the server leads somewhere and cannot wall pixels in: \
          remove it, or name another bridge in network.bridge"
-    )))
+    ))
 }
 
 /// The host has no address there, so instances on it get none either.
