@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, encode};
 use super::devices::pairs;
 use super::failure::Failure;
-use super::wire::{self, Network, NetworkState};
+use super::wire::{self, Network, NetworkState, Operation};
 use crate::retry;
 use crate::sandbox::{Error, Result, Subject};
 
@@ -19,6 +19,12 @@ use crate::sandbox::{Error, Result, Subject};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// For a bridge that somebody else is making or removing.
 const CHANGING: Duration = Duration::from_secs(5);
+/// For a moment in which the server does nothing else.
+const CALM: Duration = Duration::from_secs(10);
+/// The state of an operation that has not ended, and what the daemon calls a
+/// command.
+const UNDER_WAY: u32 = 103;
+const EXEC: &str = "Executing command";
 const ISOLATION: &str = "security.port_isolation";
 
 /// The access lists of a network, and what becomes of what they do not mention.
@@ -39,71 +45,105 @@ fn acl(segment: &str) -> String {
 pub(super) async fn make(client: &Client, segment: &str) -> Result<()> {
     let plain = |failure: Failure| failure.about(subject(segment));
     client.require("network_bridge_acl").await.map_err(plain)?;
-    let found = find(client, segment).await?;
-    wall(client, segment).await.map_err(plain)?;
-    let walled = |network: &Network| {
-        network
-            .config
-            .get(ACLS)
-            .is_some_and(|listed| listed == segment)
+    let attempt = || async {
+        match step(client, segment).await {
+            Ok(true) => retry::Next::Done(Ok(())),
+            Ok(false) => retry::Next::Again(unfinished(segment)),
+            Err(Step::Passing(failure)) => retry::Next::Again(plain(failure)),
+            Err(Step::Failed(error)) => retry::Next::Done(Err(error)),
+        }
     };
-    if found.is_some_and(|network| walled(&network)) {
-        return whole(client, segment).await;
-    }
+    retry::until(PATIENCE, attempt).await.unwrap_or_else(Err)
+}
+
+/// Why a step towards a bridge got nowhere.
+enum Step {
+    Passing(Failure),
+    Failed(Error),
+}
+
+/// Whether the bridge is there; does what is next when it is not.
+async fn step(client: &Client, segment: &str) -> Result<bool, Step> {
+    let told = |failure: Failure| match is_passing(&failure) {
+        true => Step::Passing(failure),
+        false => Step::Failed(failure.about(subject(segment))),
+    };
+    wall(client, segment).await.map_err(told)?;
+    let found = find(client, segment).await.map_err(Step::Failed)?;
     let none = |key: &str| (key.to_owned(), json!("none"));
     let mut config: serde_json::Map<String, Value> = ["ipv4.address", "ipv6.address", "dns.mode"]
         .map(none)
         .into_iter()
         .collect();
     config.insert(ACLS.into(), json!(segment));
-    let body = json!({
-        "name": segment,
-        "type": "bridge",
-        "description": "pixels: leads to their gateway and nowhere else",
-        "config": config,
-    });
-    let made = steadily(|| async {
-        let outcome = client.send(Method::POST, "/1.0/networks", &body).await;
-        if outcome.as_ref().is_err_and(is_passing) {
-            // What is half there would be in the way.
-            let _ = client.delete(&path(segment)).await;
-        }
-        outcome
-    })
-    .await;
-    match made {
-        // It was there, or somebody else was quicker.
-        Err(Failure::Api { code, message }) => match find(client, segment).await? {
-            None => return Err(plain(Failure::Api { code, message })),
-            Some(network) if walled(&network) => {}
-            Some(_) => {
-                let (path, body) = (path(segment), json!({"config": config}));
-                steadily(|| client.send(Method::PATCH, &path, &body))
-                    .await
-                    .map_err(plain)?;
+    let Some(network) = found else {
+        let body = json!({
+            "name": segment,
+            "type": "bridge",
+            "description": "pixels: leads to their gateway and nowhere else",
+            "config": config,
+        });
+        calm(client).await;
+        return match client.send(Method::POST, "/1.0/networks", &body).await {
+            Ok(()) => Ok(true),
+            Err(failure) if is_passing(&failure) => {
+                // What is half there would be in the way.
+                let _ = client.delete(&path(segment)).await;
+                Err(Step::Passing(failure))
             }
-        },
-        other => other.map_err(plain)?,
+            // Somebody else was quicker.
+            Err(Failure::Api { message, .. }) if message.contains("already exists") => Ok(false),
+            Err(failure) => Err(told(failure)),
+        };
+    };
+    if network.status == "Pending" {
+        return Ok(false);
     }
-    whole(client, segment).await
+    if network
+        .config
+        .get(ACLS)
+        .is_some_and(|listed| listed == segment)
+    {
+        return Ok(true);
+    }
+    let body = json!({"config": config});
+    client
+        .send(Method::PATCH, &path(segment), &body)
+        .await
+        .map_err(told)?;
+    Ok(true)
 }
 
-/// Waits for a bridge that is on record and not yet there.
-async fn whole(client: &Client, segment: &str) -> Result<()> {
+fn unfinished(segment: &str) -> Error {
+    Error::Invalid(format!(
+        "network {segment:?} on the server was never finished: \
+         `incus network delete {segment}` makes room for a new one"
+    ))
+}
+
+/// An interface that goes away fails what the daemon does with a bridge at that
+/// moment, see [`is_passing`], and when it fails twice the bridge's own
+/// interface is left, without a record: no request removes it. So a moment is
+/// waited for in which no instance comes or goes, unless there is none.
+async fn calm(client: &Client) {
     let attempt = || async {
-        match find(client, segment).await {
-            Ok(Some(network)) if network.status == "Pending" => retry::Next::Again(()),
-            Ok(Some(_)) => retry::Next::Done(Ok(())),
-            Ok(None) => retry::Next::Done(Err(Error::NotFound(subject(segment)))),
-            Err(error) => retry::Next::Done(Err(error)),
+        let all = client.get::<BTreeMap<String, Vec<Operation>>>("/1.0/operations?recursion=1");
+        let busy = all.await.is_ok_and(|all| {
+            all.values().flatten().any(|operation| {
+                operation.status_code == UNDER_WAY
+                    && operation.description != EXEC
+                    && operation
+                        .resources
+                        .as_ref()
+                        .is_some_and(|of| of.contains_key("instances"))
+            })
+        });
+        match busy {
+            true => retry::Next::Again(()),
+            false => retry::Next::Done(()),
         }
     };
-    retry::until(PATIENCE, attempt).await.unwrap_or_else(|()| {
-        Err(Error::Invalid(format!(
-            "network {segment:?} on the server was never finished: \
-             `incus network delete {segment}` makes room for a new one"
-        )))
-    })
+    let _ = retry::until(CALM, attempt).await;
 }
 
 /// Repeats what the daemon fails at for a reason that goes away.
@@ -138,17 +178,21 @@ async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
         match client.get::<Network>(&path(segment)).await {
             Ok(network) if is_ours(&network) => retry::Next::Done(Ok(Some(network))),
             // The interface is there before the record is, and after it.
-            Ok(network) if !network.managed || network.status == "Pending" => {
-                retry::Next::Again(())
-            }
+            Ok(network) if !network.managed => retry::Next::Again(unrecorded(segment)),
+            Ok(network) if network.status == "Pending" => retry::Next::Again(foreign(segment)),
             Ok(_) => retry::Next::Done(Err(foreign(segment))),
             Err(failure) if failure.is_not_found() => retry::Next::Done(Ok(None)),
             Err(failure) => retry::Next::Done(Err(failure.about(subject(segment)))),
         }
     };
-    retry::until(CHANGING, attempt)
-        .await
-        .unwrap_or_else(|()| Err(foreign(segment)))
+    retry::until(CHANGING, attempt).await.unwrap_or_else(Err)
+}
+
+fn unrecorded(segment: &str) -> Error {
+    Error::Invalid(format!(
+        "the server's machine has an interface {segment:?} that Incus has not on record: \
+         `ip link delete {segment}` there makes room, or name another bridge in network.bridge"
+    ))
 }
 
 fn is_ours(network: &Network) -> bool {
@@ -207,11 +251,12 @@ async fn wall(client: &Client, segment: &str) -> Result<(), Failure> {
         }
         Err(failure) => return Err(failure),
     }
-    steadily(|| client.send(Method::PUT, &path, &rules)).await
+    client.send(Method::PUT, &path, &rules).await
 }
 
 pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
     for path in [path(segment), acl(segment)] {
+        calm(client).await;
         match steadily(|| client.delete(&path)).await {
             Err(failure) if !failure.is_not_found() => return Err(failure.about(subject(segment))),
             _ => {}

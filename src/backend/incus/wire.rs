@@ -50,6 +50,8 @@ pub struct Environment {
 pub struct Operation {
     pub id: String,
     #[serde(default)]
+    pub description: String,
+    #[serde(default)]
     pub status: String,
     #[serde(default)]
     pub status_code: u32,
