@@ -28,6 +28,7 @@ mod layering;
 mod lifetime;
 mod mcp_clients;
 mod mcp_crash;
+mod mcp_load;
 mod mcp_security;
 mod mcp_stdio;
 mod mcp_tools;
