@@ -26,6 +26,7 @@ mod host;
 mod incus_events;
 mod layering;
 mod lifetime;
+mod mcp_cancel;
 mod mcp_clients;
 mod mcp_crash;
 mod mcp_load;
