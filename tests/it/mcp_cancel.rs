@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::mcp::{Client, McpServer, environment};
 use crate::support::rounds::Moments;
@@ -195,36 +194,40 @@ fn a_file_is_the_old_one_or_the_new_one() {
     let client = server.client();
     let name = client.sandbox("quick");
     let mut moments = Moments::new();
-    let size = |env: &TestEnv| {
-        let args = ["exec", &name, "--", "stat", "-c", "%s", "/srv/f/a"];
-        env.pixels(args).ok().stdout.trim().to_owned()
-    };
     let file = |content: &str| json!({"name": name, "path": "/srv/f/a", "content": content});
     client.call("write_file", file("old"));
+    // Sees the file at every moment.
+    let script = "while [ ! -e /srv/over ]; do stat -c %s /srv/f/a; done | sort -nu";
+    let watch = json!({"name": name, "command": ["sh", "-c", script]});
+    let watch = client.call("exec_start", watch);
     let new = "n".repeat(8 << 20);
     for _ in 0..6 {
         let stream = begin(&client, None, &call("write_file", file(&new)));
-        std::thread::sleep(moments.within(Duration::from_millis(200)));
+        std::thread::sleep(moments.within(Duration::from_millis(300)));
         drop(stream);
-        for _ in 0..5 {
-            let size = size(&env);
-            assert!(size == "3" || size == "8388608", "{size}");
-        }
-    }
-    // A request that never arrived whole does nothing.
-    until("the old one is there again", || {
         client.call("write_file", file("old"));
-        (size(&env) == "3").then_some(())
+    }
+    // One that certainly got there.
+    client.call("write_file", file(&new));
+    client.sh(&name, "stat -c %s /srv/f/a; touch /srv/over");
+    let seen = until("the watch ends", || {
+        let job = json!({"name": name, "job_id": watch["job_id"], "wait_sec": 10});
+        let polled = client.call("exec_poll", job);
+        (polled["state"] == "exited").then_some(polled)
     });
+    assert_eq!(seen["stdout"], "3\n8388608\n", "{seen}");
+
+    // A request that never arrived whole does nothing.
     let mut stream = TcpStream::connect(&client.address).unwrap();
     let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                 Accept: application/json, text/event-stream\r\nContent-Length: 9000000\r\n\r\n";
+    let mut other = file(&new[..1 << 20]);
+    other["path"] = json!("/srv/f/b");
     let part = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-                      "params": call("write_file", file(&new[..1 << 20]))});
+                      "params": call("write_file", other)});
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(part.to_string().as_bytes()).unwrap();
     drop(stream);
-    assert_eq!(size(&env), "3");
     eventually("nothing is left beside it", || {
         client.sh(&name, "ls -A /srv/f") == "a\n"
     });
