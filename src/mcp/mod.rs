@@ -20,6 +20,8 @@ mod jobs;
 mod locks;
 mod make;
 mod reaper;
+#[cfg(test)]
+mod reaper_test;
 mod recover;
 mod service;
 mod state;
