@@ -64,9 +64,6 @@ impl Workshop {
     /// What clones of a base are made from; `None` as long as there is nothing.
     pub async fn source(&self, sandbox: &dyn Sandbox, base: &str) -> Result<Option<Origin>> {
         let pixel = self.pixel(base)?;
-        if get(sandbox, base, &pixel).await?.is_none() {
-            return Ok(None);
-        }
         let newest = newest(sandbox, base, &pixel).await?;
         Ok(newest.map(|checkpoint| Origin {
             pixel,
@@ -113,9 +110,6 @@ impl Workshop {
         base: &str,
     ) -> Result<Option<String>> {
         let pixel = self.pixel(base)?;
-        if get(sandbox, base, &pixel).await?.is_none() {
-            return Ok(None);
-        }
         let newest = newest(sandbox, base, &pixel).await?;
         Ok(newest.map(|it| format!("{} {}", it.label, it.created_at)))
     }
@@ -138,6 +132,7 @@ pub(super) async fn get(
     }
 }
 
+/// The newest checkpoint; `None` also when there is no such pixel.
 pub(super) async fn newest(
     sandbox: &dyn Sandbox,
     base: &str,

@@ -60,7 +60,7 @@ impl Service {
             mode: mode.or(old).unwrap_or(0o644),
             owner,
         };
-        guest.write_file(&file).await?;
+        put(&*guest, file).await?;
         Ok(length)
     }
 
@@ -92,7 +92,7 @@ impl Service {
             mode: stat.mode,
             owner: stat.owner,
         };
-        guest.write_file(&file).await?;
+        put(&*guest, file).await?;
         Ok(count)
     }
 
@@ -196,6 +196,37 @@ async fn follow(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
     Err(Error::invalid(format!(
         "{path} is a link that leads nowhere"
     )))
+}
+
+/// Puts a file in place of what is there: others see the old one or the new
+/// one, also when this server is killed meanwhile.
+async fn put(guest: &dyn Guest, file: GuestFile) -> Result<()> {
+    let made_by_the_system = ["/proc/", "/sys/", "/dev/"];
+    if made_by_the_system
+        .iter()
+        .any(|it| file.path.starts_with(it))
+    {
+        return Ok(guest.write_file(&file).await?);
+    }
+    let folder = file.path.rfind('/').map_or("", |at| &file.path[..at]);
+    let mut random = [0; 4];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
+        .map_err(|_| Error::invalid("no random numbers on this machine"))?;
+    let number = u32::from_ne_bytes(random);
+    let new = GuestFile {
+        path: format!("{folder}/.pixels-{number:08x}"),
+        ..file
+    };
+    let placed = async {
+        guest.write_file(&new).await?;
+        guest.rename(&new.path, &file.path).await
+    };
+    let Err(error) = placed.await else {
+        return Ok(());
+    };
+    // Best effort: the first error is what matters.
+    let _ = guest.remove_file(&new.path).await;
+    Err(error.into())
 }
 
 /// As the user of the sandbox where that is allowed to, else as root.

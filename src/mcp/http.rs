@@ -1,12 +1,15 @@
 //! The protocol over HTTP, on a TCP address and on Unix sockets. Requests stand
-//! by themselves: no session is kept, so a restart loses none. What a client
+//! by themselves: no session is kept, so a restart loses none. A call ends when
+//! its client hangs up or says that it gives the call up. What a client
 //! can hold up is limited: connections, requests at work, sizes, and the time
 //! for a request's header.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,9 +27,10 @@ use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, Stream
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
+use super::calls::{self, Calls, Heard};
 use super::guard::Guard;
 use super::service::Service;
 use super::tools::Tools;
@@ -45,15 +49,17 @@ const DRAIN: Duration = Duration::from_secs(3);
 struct Doorman {
     guard: Guard,
     requests: Arc<Semaphore>,
+    calls: Calls,
 }
 
 /// What is served to those whom `guard` lets through.
-pub fn app(service: &Arc<Service>, path: &str, guard: Guard, stop: &CancellationToken) -> Router {
+pub fn app(service: &Arc<Service>, path: &str, guard: Guard) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_max_request_body_bytes(BODY)
-        .with_cancellation_token(stop.clone())
+        // Calls that end with the server were not given up by their clients.
+        .with_cancellation_token(service.stopping().clone())
         // The guard is stricter, and speaks for every path.
         .disable_allowed_hosts();
     let tools = Tools::new(service.clone());
@@ -65,6 +71,7 @@ pub fn app(service: &Arc<Service>, path: &str, guard: Guard, stop: &Cancellation
     let doorman = Arc::new(Doorman {
         guard,
         requests: Arc::new(Semaphore::new(REQUESTS)),
+        calls: Calls::default(),
     });
     Router::new()
         .route_service(path, protocol)
@@ -102,11 +109,25 @@ async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next
             return (StatusCode::REQUEST_TIMEOUT, "the request takes too long").into_response();
         }
     };
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let heard = doorman.calls.hear(&parts.headers, &body);
+    let work = next.run(Request::from_parts(parts, Body::from(body)));
+    let mut response = tokio::select! {
+        response = work => response,
+        // Whoever gave up wants no answer; the work ends as when it hangs up.
+        () = heard.given_up.cancelled() => StatusCode::ACCEPTED.into_response(),
+    };
+    if heard.opening
+        && response.status().is_success()
+        && let Some(session) = calls::session()
+    {
+        response.headers_mut().insert(calls::SESSION, session);
+    }
     // An answer that is still being streamed is still at work.
     response.map(|body| {
         Body::new(Held {
-            body,
+            body: Some(body),
+            given_up: Box::pin(heard.given_up.clone().cancelled_owned()),
+            _heard: heard,
             _permit: permit,
         })
     })
@@ -126,9 +147,11 @@ async fn health(State(doorman): State<Arc<Doorman>>, request: Request) -> Respon
     }
 }
 
-/// A body that counts as a request at work until it is sent.
+/// A body that counts as a request at work until it is sent or given up.
 struct Held {
-    body: Body,
+    body: Option<Body>,
+    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
+    _heard: Heard,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
@@ -137,18 +160,24 @@ impl hyper::body::Body for Held {
     type Error = axum::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(context)
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        if self.given_up.as_mut().poll(context).is_ready() {
+            self.body = None;
+        }
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }
 

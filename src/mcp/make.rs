@@ -67,7 +67,7 @@ impl Service {
 
     /// Returns what is wrong with a sandbox that can be used all the same.
     async fn make(
-        &self,
+        self: &Arc<Self>,
         record: &Record,
         cancel: &CancellationToken,
         again: bool,
@@ -110,7 +110,7 @@ impl Service {
     }
 
     async fn make_pixel(
-        &self,
+        self: &Arc<Self>,
         record: &Record,
         pixel: &Name,
         cancel: &CancellationToken,
@@ -139,11 +139,7 @@ impl Service {
                 _shared = Some(self.slot(origin.pixel.as_str())?.share().await);
                 Some(origin)
             }
-            (None, Some(base)) => {
-                let builder = &self.builder;
-                let building = builder.origin(&self.workshop, sandbox, cancel, base);
-                Some(building.await?)
-            }
+            (None, Some(base)) => Some(self.origin(base, cancel).await?),
             (None, None) => None,
         };
         if let Some(from) = origin {
@@ -176,6 +172,27 @@ impl Service {
             network: site.network.clone(),
         };
         Ok(lifecycle::create(sandbox, cancel, wish, &progress).await?)
+    }
+
+    /// What to clone for a base. Its build goes on when this sandbox is wanted
+    /// no more: others may wait for it, and who gave up after a minute would
+    /// never get one that takes longer.
+    async fn origin(self: &Arc<Self>, base: &str, cancel: &CancellationToken) -> Result<Origin> {
+        let (service, base) = (self.clone(), base.to_owned());
+        let building = self.tasks.spawn(async move {
+            let (workshop, sandbox) = (&service.workshop, &*service.sandbox);
+            let building = service
+                .builder
+                .origin(workshop, sandbox, service.stopping(), &base);
+            building.await
+        });
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Error::Interrupted("waiting for its base")),
+            built = building => {
+                built.unwrap_or(Err(Error::Interrupted("the build of its base")))
+            }
+        }
     }
 
     /// Waits until files in /tmp stay there. Best effort.

@@ -7,6 +7,7 @@
 
 mod access;
 mod builder;
+mod calls;
 mod checkpoints;
 mod clip;
 mod content;
@@ -19,6 +20,8 @@ mod jobs;
 mod locks;
 mod make;
 mod reaper;
+#[cfg(test)]
+mod reaper_test;
 mod recover;
 mod service;
 mod state;
@@ -179,7 +182,7 @@ impl Server {
                 hosts.push(host.to_owned());
             }
             let guard = Guard::new(hosts, listen.origins.clone(), public, token.as_ref());
-            let app = http::app(&service, &listen.path, guard, stop);
+            let app = http::app(&service, &listen.path, guard);
             places.push(format!("http://{bound}{}", listen.path));
             listeners.spawn(http::tcp(listener, app, stop.clone()));
         }
@@ -189,7 +192,7 @@ impl Server {
                 source,
             };
             let socket = http::Socket::bind(path).map_err(file)?;
-            let app = http::app(&service, &listen.path, Guard::trusting(), stop);
+            let app = http::app(&service, &listen.path, Guard::trusting());
             places.push(format!("unix:{}", path.display()));
             listeners.spawn(http::unix(socket, app, stop.clone()));
         }

@@ -223,6 +223,20 @@ impl Service {
         self.view(name)
     }
 
+    /// For a client that gave up before it was told of a sandbox it wanted:
+    /// removes it, unless it is finished by now.
+    pub async fn abandon(&self, name: &str) -> Error {
+        // The next start goes on with what the end of this server cut short.
+        let wanted = self.stop.is_cancelled()
+            || !self
+                .record(name)
+                .is_ok_and(|it| it.status == Status::Provisioning);
+        if !wanted && let Err(error) = self.destroy(name).await {
+            return error;
+        }
+        Error::Interrupted("the client gave up, and what was not finished was removed")
+    }
+
     pub async fn list(&self) -> Result<Vec<View>> {
         self.reconcile().await?;
         let now = (self.clock)();

@@ -38,6 +38,7 @@ mod network;
 mod process;
 mod report;
 mod rows;
+mod sandboxes;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,6 +13,7 @@ use crate::measure::{Contender, Who, take_turns};
 use crate::network;
 use crate::process::Program;
 use crate::report::Outcome;
+use crate::sandboxes;
 
 pub struct Row {
     pub name: &'static str,
@@ -152,6 +153,17 @@ pub const ROWS: &[Row] = &[
         measure: clone,
     },
     Row {
+        name: "sandbox",
+        case: "create_sandbox of a base, first exec",
+        target: Target::Time {
+            at_most: 1.3,
+            of: Who::Api,
+        },
+        needs_daemon: true,
+        needs_client: false,
+        measure: sandboxes::create,
+    },
+    Row {
         name: "walled",
         case: "the same behind the gateway and without one",
         target: Target::Time {
@@ -214,7 +226,7 @@ impl<'a> Bench<'a> {
     }
 
     /// The pixels binaries of this run.
-    fn pixels(&self) -> impl Iterator<Item = (Who, &'a Path)> + use<'a> {
+    pub fn pixels(&self) -> impl Iterator<Item = (Who, &'a Path)> + use<'a> {
         let earlier = self.earlier.map(|path| (Who::Earlier, path));
         [(Who::Pixels, self.binary.path.as_path())]
             .into_iter()
@@ -345,7 +357,7 @@ fn clone(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
 }
 
 /// Copy, wait, start, wait, and a command with its streams.
-fn raw_clone(lab: &Lab, instance: &str) -> Result<Duration> {
+pub fn raw_clone(lab: &Lab, instance: &str) -> Result<Duration> {
     let begun = Instant::now();
     let mut api = lab.api();
     let source = format!("{}/ready", lab.instance("base"));

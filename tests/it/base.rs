@@ -168,21 +168,97 @@ fn what_a_killed_build_left_is_cleared_by_the_next() {
 }
 
 #[test]
-fn the_built_in_python_builds_dev_first() {
-    let Some(_lab) = lab::ready("the_built_in_python_builds_dev_first") else {
+fn a_base_from_a_pixel_that_expires_does_not_expire() {
+    let Some(_lab) = lab::ready("a_base_from_a_pixel_that_expires_does_not_expire") else {
         return;
     };
-    let (env, prefix) = environment("python");
+    let (env, prefix) = environment("expiring");
+    chain(&env, "true", "true");
+    // A base made by hand, for two hours.
+    let (first, second) = (format!("{prefix}first"), format!("{prefix}second"));
+    let _ = env.pixels(["create", &first, "--ttl", "2h"]).ok();
+    let _ = env
+        .pixels(["checkpoint", "create", &first, "--label", "mine"])
+        .ok();
+    let _ = env.pixels(["base", "build", "second"]).ok();
+    let list = env.pixels(["list", "--json"]).ok().json();
+    let expires = |name: &str| {
+        let mut all = list.as_array().unwrap().iter();
+        let one = all.find(|one| one["name"] == name).unwrap();
+        one["expires_at"].is_string()
+    };
+    assert!(expires(&first) && !expires(&second), "{list}");
+}
+
+#[test]
+fn the_built_in_bases_are_what_they_say() {
+    let Some(_lab) = lab::ready("the_built_in_bases_are_what_they_say") else {
+        return;
+    };
+    let (mut env, prefix) = environment("built-in");
+    env.set("PIXELS_PROVISION_ENABLED", "true")
+        .set("PIXELS_PROVISION_DEVTOOLS", "false");
     let built = env.pixels(["base", "build", "python"]).ok();
     assert!(
         built.stderr.contains("base dev: running"),
         "{}",
         built.stderr
     );
+    let built = env.pixels(["base", "build", "node"]).ok();
+    assert!(
+        !built.stderr.contains("base dev: running"),
+        "{}",
+        built.stderr
+    );
+    let dev = "id -un | grep -x pixel && git --version && gcc --version && jq --version";
+    for (base, script) in [
+        (
+            "python",
+            "python3 -m venv v && v/bin/pip --version && pipx --version",
+        ),
+        ("node", "node --version | grep '^v[0-9]' && npm --version"),
+    ] {
+        let clone = env.name(base);
+        let from = format!("{prefix}{base}:initial");
+        let _ = env.pixels(["create", &clone, "--from", &from]).ok();
+        let script = format!("{dev} && {script}");
+        let ran = env
+            .pixels(["exec", &clone, "--", "sh", "-ec", &script])
+            .ok();
+        eprintln!("{base}: {}", ran.stdout.replace('\n', " "));
+    }
+}
+
+#[test]
+fn bases_are_built_and_cloned_where_pixels_enforce_policies_themselves() {
+    let test = "bases_are_built_and_cloned_where_pixels_enforce_policies_themselves";
+    let Some(_lab) = lab::ready(test) else { return };
+    let (env, prefix) = environment("inside");
+    // The rules are in force while a script runs.
+    let rules = "nft list table inet pixels >/dev/null; systemctl -q is-active pixels-resolver";
+    chain(
+        &env,
+        &format!("{rules}; echo one >>/var/tmp/built"),
+        &format!("{rules}; echo two >>/var/tmp/built"),
+    );
+    let bases = std::fs::read_to_string(env.home().join(".config/pixels/config.toml")).unwrap();
+    env.config(&format!("[defaults]\nnetwork = \"incusbr0\"\n{bases}"));
+    let _ = env.pixels(["base", "build", "second"]).ok();
     let clone = env.name("clone");
-    let from = format!("{prefix}python:initial");
+    let from = format!("{prefix}second:initial");
     let _ = env.pixels(["create", &clone, "--from", &from]).ok();
-    let script = "git --version && gcc --version && jq --version && python3 -m venv v \
-                  && v/bin/pip --version && pipx --version";
-    let _ = env.pixels(["exec", &clone, "--", "sh", "-ec", script]).ok();
+    // The resolver comes up while the clone boots.
+    eventually("the policy is in force", || {
+        let run = ["exec", &clone, "--", "sh", "-ec", rules];
+        env.pixels(run).code == 0
+    });
+    let read = ["exec", &clone, "--", "cat", "/var/tmp/built"];
+    let built = env.pixels(read).ok();
+    assert_eq!(built.stdout, "one\ntwo\n");
+    let shown = env
+        .pixels(["network", "show", &clone, "--json"])
+        .ok()
+        .json();
+    let facts = (&shown["mode"], &shown["enforced_by"]);
+    assert_eq!(facts, (&"agent".into(), &"pixel".into()), "{shown}");
 }

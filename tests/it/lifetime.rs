@@ -49,6 +49,13 @@ fn a_pixel_goes_when_its_time_is_over() {
     let timed = format!("{timed}-1");
     assert!(listed(&env, &timed).unwrap()["expires_at"].is_string());
 
+    // Nor is one inherited from a checkpoint that had it.
+    env.pixels(["checkpoint", "create", &base, "--label", "zero"])
+        .ok();
+    let (zero, from) = (env.name("zero"), format!("{base}:zero"));
+    env.pixels(["create", &zero, "--from", &from]).ok();
+    assert_eq!(listed(&env, &zero).unwrap()["expires_at"], Value::Null);
+
     // Going back does not bring an earlier lifetime back.
     env.pixels(["checkpoint", "create", &base, "--label", "one"])
         .ok();

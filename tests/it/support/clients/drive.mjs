@@ -30,6 +30,17 @@ assert.equal(status, "running");
 await call("write_file", { name, path: "/root/a", content: "é\n" });
 let ran = await call("exec", { name, command: ["cat", "/root/a"] });
 assert.deepEqual([ran.exit_code, ran.stdout], [0, "é\n"]);
+// A call that is given up ends in the sandbox, too.
+const giveUp = new AbortController();
+const sleep = { name: "exec", arguments: { name, command: ["sleep", "1234"] } };
+const sleeping = client.callTool(sleep, undefined, { signal: giveUp.signal });
+const sleeps = async () =>
+  (await call("exec", { name, command: ["pgrep", "-xf", "sleep 1234"] })).exit_code === 0;
+while (!(await sleeps()));
+giveUp.abort();
+await assert.rejects(sleeping);
+while (await sleeps());
+
 const job = await call("exec_start", { name, command: ["sh", "-c", "echo 1; exit 3"] });
 let polled = { state: "running" };
 while (polled.state === "running") {

@@ -1,0 +1,125 @@
+//! Sandboxes for agents, as a client of the server gets them.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+use crate::measure::{Contender, Who};
+use crate::report::Outcome;
+use crate::rows::{Bench, raw_clone};
+
+/// Against a hang, not a measure.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A sandbox of a base that is there, and the first command in it.
+pub fn create(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
+    let lab = bench.lab()?;
+    lab.base()?;
+    let instance = &lab.instance("w");
+    let mut contenders = Vec::new();
+    for (who, path) in bench.pixels() {
+        let server = Server::start(lab, path)?;
+        contenders.push(Contender::new(who, move || {
+            let begun = Instant::now();
+            let wish = json!({"base": "base", "wait_sec": LIMIT.as_secs()});
+            let made = server.call("create_sandbox", wish)?;
+            ensure!(made["status"] == "running", "{made}");
+            let name = &made["name"];
+            let ran = server.call("exec", json!({"name": name, "command": ["true"]}))?;
+            let took = begun.elapsed();
+            ensure!(ran["exit_code"] == 0, "{ran}");
+            server.call("destroy_sandbox", json!({"name": name}))?;
+            Ok(took)
+        }));
+    }
+    contenders.push(Contender::new(Who::Api, || {
+        let took = raw_clone(lab, instance)?;
+        lab.api().remove(instance)?;
+        Ok(took)
+    }));
+    bench.compare(contenders)
+}
+
+/// A server whose only base of its own is the pixel of the lab.
+struct Server {
+    child: Child,
+    address: String,
+    _home: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(lab: &Lab, path: &Path) -> Result<Self> {
+        let home = tempfile::tempdir()?;
+        let folder = home.path().join(".config/pixels");
+        fs::create_dir_all(&folder)?;
+        let prefix = lab.name("");
+        let text = format!(
+            "[mcp]\nbase_prefix = \"{prefix}\"\nprefix = \"{prefix}s-\"\n\
+             listen_addr = \"127.0.0.1:0\"\n\
+             [mcp.bases.base]\nparent_image = \"any\"\n"
+        );
+        fs::write(folder.join("config.toml"), text)?;
+        let mut program = lab.program(path);
+        program.home = home.path().to_owned();
+        let mut child = program.command(&["mcp"]).spawn()?;
+        let mut log = BufReader::new(child.stderr.take().context("no stderr")?);
+        let mut said = String::new();
+        let address = loop {
+            let from = said.len();
+            if log.read_line(&mut said)? == 0 {
+                bail!("it does not listen: {}", said.trim());
+            }
+            if let Some((_, rest)) = said[from..].split_once("Listening on http://")
+                && let Some((address, _)) = rest.split_once('/')
+            {
+                break address.to_owned();
+            }
+        };
+        // A pipe that nobody reads would hold it up.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Ok(Self {
+            child,
+            address,
+            _home: home,
+        })
+    }
+
+    /// What a tool says, over a connection of its own.
+    fn call(&self, tool: &str, arguments: Value) -> Result<Value> {
+        let params = json!({"name": tool, "arguments": arguments});
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let body = message.to_string();
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let request = format!(
+            "POST /mcp HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let mut answer: Value = serde_json::from_str(body).with_context(|| answer.clone())?;
+        ensure!(answer["result"]["isError"] == false, "{tool}: {answer}");
+        Ok(answer["result"]["structuredContent"].take())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,235 @@
+//! Clients that give up or go away: the work they asked for ends, and nothing
+//! is left of it that is not whole.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::lab;
+use crate::support::mcp::{Client, McpServer, environment};
+use crate::support::rounds::Moments;
+use crate::support::server::Server;
+use crate::support::wait::{eventually, until};
+
+/// A call whose answer is not waited for; who drops it hangs up.
+fn begin(client: &Client, session: Option<&str>, params: &Value) -> TcpStream {
+    let message = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
+    let body = message.to_string();
+    let session = session
+        .map(|session| format!("Mcp-Session-Id: {session}\r\n"))
+        .unwrap_or_default();
+    let mut stream = TcpStream::connect(&client.address).unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {}\r\n{session}Content-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n",
+        client.address,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    stream
+}
+
+fn call(tool: &str, arguments: Value) -> Value {
+    json!({"name": tool, "arguments": arguments})
+}
+
+/// The session that a client is given.
+fn session(client: &Client) -> String {
+    let about = json!({"protocolVersion": "2025-11-25", "capabilities": {},
+                       "clientInfo": {"name": "test", "version": "1"}});
+    let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about});
+    let head = client.message(&hello, &[]).unwrap().head;
+    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+    let found = lines.find(|(name, _)| name.eq_ignore_ascii_case("mcp-session-id"));
+    found.unwrap().1.to_owned()
+}
+
+fn give_up(client: &Client, session: &str) {
+    let word = json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
+                      "params": {"requestId": 7}});
+    let told = client.message(&word, &[("Mcp-Session-Id", session)]);
+    assert_eq!(told.unwrap().status, 202);
+}
+
+/// How many processes of this command line there are.
+fn count(client: &Client, sandbox: &str, seconds: &str) -> usize {
+    let script = format!("pgrep -cxf 'sleep {seconds}' || true");
+    client.sh(sandbox, &script).trim().parse().unwrap()
+}
+
+#[test]
+fn a_command_ends_with_the_call() {
+    let Some(_lab) = lab::ready("a_command_ends_with_the_call") else {
+        return;
+    };
+    let env = environment("mcp-gone");
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let name = client.sandbox("quick");
+    let sleep = |seconds: &str| {
+        let script = format!("sleep {seconds} & sleep {seconds}");
+        call(
+            "exec",
+            json!({"name": name, "command": ["sh", "-c", script]}),
+        )
+    };
+    let runs = |seconds: &str| {
+        eventually("it runs", || count(&client, &name, seconds) == 2);
+    };
+    let ends = |seconds: &str| {
+        eventually("it ends", || count(&client, &name, seconds) == 0);
+    };
+    let hung_up = begin(&client, None, &sleep("1001"));
+    runs("1001");
+    drop(hung_up);
+    ends("1001");
+
+    // One that reports progress is answered by a stream.
+    let mut told = sleep("1002");
+    told["_meta"] = json!({"progressToken": "p"});
+    let mut stream = begin(&client, None, &told);
+    let mut start = [0; 15];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200 OK");
+    runs("1002");
+    drop(stream);
+    ends("1002");
+
+    let (mine, other) = (session(&client), session(&client));
+    assert_ne!(mine, other);
+    told["arguments"] = sleep("1003")["arguments"].clone();
+    for (params, seconds) in [(told, "1003"), (sleep("1004"), "1004")] {
+        let mut stream = begin(&client, Some(&mine), &params);
+        runs(seconds);
+        // The ids of another client are its own.
+        give_up(&client, &other);
+        assert_eq!(count(&client, &name, seconds), 2);
+        give_up(&client, &mine);
+        ends(seconds);
+        // Whoever gave up is not answered.
+        client.sh(&name, "true");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let mut answer = [0; 8192];
+        let length = stream.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(!answer.contains("exit_code"), "{answer}");
+    }
+    assert_eq!(server.end(), 0);
+}
+
+#[test]
+fn a_sandbox_nobody_was_told_of_is_not_made() {
+    let Some(_lab) = lab::ready("a_sandbox_nobody_was_told_of_is_not_made") else {
+        return;
+    };
+    let mut env = environment("mcp-unmade");
+    let script = |name: &str, text: &str| {
+        let path = env.home().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        path.display().to_string()
+    };
+    let until_told = script("until-told.sh", "until [ -e /var/go ]; do sleep 0.1; done");
+    let endless = script("endless.sh", "sleep infinity");
+    env.config(&format!(
+        "[provision]\ndevtools = false\nscript = \"{endless}\"\n\
+         [mcp.bases.slow]\nparent_image = \"ubuntu/24.04\"\nsetup_script = \"{until_told}\"\n"
+    ));
+    let sandboxes = format!("{}-", env.name("s"));
+    let there = || Server::shared().pixels(&sandboxes);
+
+    // Waiting for its base, which is built all the same: whoever gives up
+    // after a minute finds it there the next time.
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let slow = call("create_sandbox", json!({"base": "slow", "wait_sec": 600}));
+    let hung_up = begin(&client, None, &slow);
+    let work = format!("{}-slow-building", env.name("b"));
+    let at_work = ["exec", &work, "--", "pgrep", "base-setup"];
+    eventually("the base is built", || env.pixels(at_work).code == 0);
+    assert_eq!(client.list().len(), 1);
+    drop(hung_up);
+    eventually("it is not wanted any more", || client.list().is_empty());
+    let _ = env.pixels(["exec", &work, "--", "touch", "/var/go"]).ok();
+    eventually("the base is there, and only that", || {
+        Server::shared().pixels(&env.name("b")) == [format!("{}-slow", env.name("b"))]
+    });
+    assert_eq!(there(), Vec::<String>::new());
+    assert_eq!(server.end(), 0);
+
+    // With its pixel running, and provisioned without end.
+    env.set("PIXELS_PROVISION_ENABLED", "true");
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let (mine, wish) = (session(&client), json!({"wait_sec": 600}));
+    let wish = call("create_sandbox", wish);
+    for gives_up in [false, true] {
+        let stream = begin(&client, Some(&mine), &wish);
+        eventually("its pixel is there", || !there().is_empty());
+        match gives_up {
+            true => give_up(&client, &mine),
+            false => drop(stream),
+        }
+        eventually("it is gone", || {
+            client.list().is_empty() && there().is_empty()
+        });
+    }
+    // What was finished stays.
+    let name = client.sandbox("slow");
+    assert_eq!(client.list(), [(name, "running".to_owned())]);
+    assert_eq!(server.end(), 0);
+}
+
+#[test]
+fn a_file_is_the_old_one_or_the_new_one() {
+    let Some(_lab) = lab::ready("a_file_is_the_old_one_or_the_new_one") else {
+        return;
+    };
+    let env = environment("mcp-torn");
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let name = client.sandbox("quick");
+    let mut moments = Moments::new();
+    let file = |content: &str| json!({"name": name, "path": "/srv/f/a", "content": content});
+    client.call("write_file", file("old"));
+    // Sees the file at every moment.
+    let script = "while [ ! -e /srv/over ]; do stat -c %s /srv/f/a; done | sort -nu";
+    let watch = json!({"name": name, "command": ["sh", "-c", script]});
+    let watch = client.call("exec_start", watch);
+    let new = "n".repeat(8 << 20);
+    for _ in 0..6 {
+        let stream = begin(&client, None, &call("write_file", file(&new)));
+        std::thread::sleep(moments.within(Duration::from_millis(300)));
+        drop(stream);
+        client.call("write_file", file("old"));
+    }
+    // One that certainly got there.
+    client.call("write_file", file(&new));
+    client.sh(&name, "stat -c %s /srv/f/a; touch /srv/over");
+    let seen = until("the watch ends", || {
+        let job = json!({"name": name, "job_id": watch["job_id"], "wait_sec": 10});
+        let polled = client.call("exec_poll", job);
+        (polled["state"] == "exited").then_some(polled)
+    });
+    assert_eq!(seen["stdout"], "3\n8388608\n", "{seen}");
+
+    // A request that never arrived whole does nothing.
+    let mut stream = TcpStream::connect(&client.address).unwrap();
+    let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Accept: application/json, text/event-stream\r\nContent-Length: 9000000\r\n\r\n";
+    let mut other = file(&new[..1 << 20]);
+    other["path"] = json!("/srv/f/b");
+    let part = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                      "params": call("write_file", other)});
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(part.to_string().as_bytes()).unwrap();
+    drop(stream);
+    eventually("nothing is left beside it", || {
+        client.sh(&name, "ls -A /srv/f") == "a\n"
+    });
+    assert_eq!(server.end(), 0);
+}

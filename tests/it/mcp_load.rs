@@ -1,0 +1,302 @@
+//! Many clients at once: every call is answered, what was answered stays so
+//! whatever is killed meanwhile, and what the server lists is what there is.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::mcp::{Client, McpServer, environment};
+use crate::support::rounds::{Moments, rounds};
+use crate::support::server::Server;
+use crate::support::wait::{eventually, until};
+
+const CLIENTS: usize = 16;
+const CALLS: usize = 50;
+/// Every so many clients one makes and removes sandboxes; the others work in
+/// those that are there.
+const MAKERS: usize = 4;
+const SHARED: usize = 3;
+/// Between two kills.
+const SPAN: Duration = Duration::from_millis(500);
+
+/// Where all clients find the server.
+struct Desk {
+    client: Mutex<Client>,
+    /// Goes up when the server is killed and when there is one again: odd
+    /// while there is none.
+    turn: AtomicU64,
+    over: AtomicBool,
+    shared: Vec<String>,
+}
+
+impl Desk {
+    fn open(server: &McpServer) -> Self {
+        let client = server.client();
+        let first = client.sandbox("quick");
+        let fork = json!({"name": first, "wait_sec": 60});
+        let mut shared: Vec<String> = (1..SHARED)
+            .map(|_| client.call("fork_sandbox", fork.clone())["name"].clone())
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
+        shared.push(first);
+        Self {
+            client: Mutex::new(client),
+            turn: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+            shared,
+        }
+    }
+
+    fn call(&self, tool: &str, arguments: Value) -> Option<Result<Value, String>> {
+        let before = self.turn.load(Ordering::SeqCst);
+        let client = self.client.lock().unwrap().clone();
+        let told = client.try_call(tool, arguments);
+        let killed = before % 2 == 1 || self.turn.load(Ordering::SeqCst) != before;
+        assert!(told.is_some() || killed, "{tool} was not answered");
+        told
+    }
+
+    /// Kills the server and starts another.
+    fn replace(&self, server: McpServer, env: &TestEnv) -> McpServer {
+        self.turn.fetch_add(1, Ordering::SeqCst);
+        server.kill();
+        let server = McpServer::start(env);
+        *self.client.lock().unwrap() = server.client();
+        self.turn.fetch_add(1, Ordering::SeqCst);
+        server
+    }
+}
+
+/// Nobody waits for what goes on no more, also when the test fails.
+struct Over<'a>(&'a Desk);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One client, and what it knows for certain.
+struct Worker<'a> {
+    desk: &'a Desk,
+    number: usize,
+    answered: usize,
+    /// Its sandbox, and whether the removal was asked for.
+    own: Option<String>,
+    leaving: bool,
+    /// It asked for a sandbox and was not told the name.
+    unsure: bool,
+    /// The last content of its file that it asked for, and that it was told of.
+    tried: u64,
+    written: u64,
+}
+
+impl<'a> Worker<'a> {
+    fn new(desk: &'a Desk, number: usize) -> Self {
+        Self {
+            desk,
+            number,
+            answered: 0,
+            own: None,
+            leaving: false,
+            unsure: false,
+            tried: 0,
+            written: 0,
+        }
+    }
+
+    /// `None` when the server was killed before it answered.
+    fn ask(&mut self, tool: &str, arguments: Value) -> Option<Result<Value, String>> {
+        let told = self.desk.call(tool, arguments);
+        match told {
+            Some(_) => self.answered += 1,
+            // Until there is another server.
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+        told
+    }
+
+    /// The same for what nobody may refuse.
+    fn told(&mut self, tool: &str, arguments: Value) -> Option<Value> {
+        let told = self.ask(tool, arguments)?;
+        Some(told.unwrap_or_else(|reason| panic!("{tool}: {reason}")))
+    }
+
+    fn work(mut self) -> Self {
+        let mut step = 0;
+        while self.answered < CALLS || !self.desk.over.load(Ordering::Relaxed) {
+            let makes = self.number.is_multiple_of(MAKERS);
+            match step % 10 {
+                0 if makes => self.make(),
+                5 if makes => self.remove(),
+                1 | 6 => self.write(),
+                2 | 7 => self.read(),
+                3 => drop(self.told("list_sandboxes", json!({}))),
+                _ => self.run(),
+            }
+            step += 1;
+        }
+        self
+    }
+
+    fn place(&self) -> Value {
+        let name = &self.desk.shared[self.number % SHARED];
+        json!({"name": name, "path": format!("/root/{}", self.number)})
+    }
+
+    fn write(&mut self) {
+        self.tried += 1;
+        let mut file = self.place();
+        file["content"] = json!(self.tried.to_string());
+        if self.told("write_file", file).is_some() {
+            self.written = self.tried;
+        }
+    }
+
+    /// What it was told is written is there, and nothing half-written.
+    fn read(&mut self) {
+        if self.written == 0 {
+            return self.write();
+        }
+        let Some(read) = self.told("read_file", self.place()) else {
+            return;
+        };
+        let found: u64 = read["content"].as_str().unwrap().parse().unwrap();
+        let expected = self.written..=self.tried;
+        assert!(expected.contains(&found), "{found}: {expected:?}");
+    }
+
+    fn run(&mut self) {
+        let text = format!("{} {}", self.number, self.answered);
+        let name = &self.desk.shared[self.number % SHARED];
+        let command = json!({"name": name, "command": ["printf", "%s", text]});
+        if let Some(ran) = self.told("exec", command) {
+            assert_eq!(ran["stdout"], text, "{ran}");
+        }
+    }
+
+    fn make(&mut self) {
+        if self.unsure {
+            return self.find();
+        }
+        if self.own.is_some() {
+            return self.remove();
+        }
+        let label = self.number.to_string();
+        let wish = json!({"base": "quick", "label": label, "wait_sec": 60});
+        let Some(made) = self.told("create_sandbox", wish) else {
+            self.unsure = true;
+            return;
+        };
+        assert_eq!(made["status"], "running", "{made}");
+        self.own = Some(made["name"].as_str().unwrap().to_owned());
+    }
+
+    /// Whether what it asked for is there.
+    fn find(&mut self) {
+        let Some(list) = self.told("list_sandboxes", json!({})) else {
+            return;
+        };
+        let label = json!(self.number.to_string());
+        let mut mine = list["sandboxes"].as_array().unwrap().iter();
+        let mine = mine.find(|one| one["label"] == label);
+        self.own = mine.map(|one| one["name"].as_str().unwrap().to_owned());
+        self.unsure = false;
+    }
+
+    fn remove(&mut self) {
+        let Some(name) = self.own.clone() else { return };
+        match self.ask("destroy_sandbox", json!({"name": name})) {
+            None => self.leaving = true,
+            Some(Err(reason)) if !self.leaving || !reason.contains("no sandbox") => {
+                panic!("destroy_sandbox: {reason}")
+            }
+            Some(_) => {
+                self.own = None;
+                self.leaving = false;
+            }
+        }
+    }
+
+    /// Once nobody kills any more: what became of what it was not told.
+    fn settle(&mut self) {
+        if self.unsure {
+            self.find();
+        }
+        if self.leaving {
+            self.remove();
+        }
+        self.read();
+    }
+}
+
+/// Sixteen clients do their calls, while `disturb` goes on; then what they
+/// know, the list and the server are compared.
+fn sixteen_clients(env: &TestEnv, disturb: impl FnOnce(&Desk, McpServer) -> McpServer) {
+    let server = McpServer::start(env);
+    let desk = Desk::open(&server);
+    let desk = &desk;
+    let (server, mut workers) = std::thread::scope(|scope| {
+        let working: Vec<_> = (0..CLIENTS)
+            .map(|number| scope.spawn(move || Worker::new(desk, number).work()))
+            .collect();
+        let over = Over(desk);
+        let server = disturb(desk, server);
+        drop(over);
+        let ends = working.into_iter().map(|one| one.join().unwrap());
+        (server, ends.collect::<Vec<_>>())
+    });
+    let calls: usize = workers.iter().map(|worker| worker.answered).sum();
+    assert!(calls >= CLIENTS * CALLS, "{calls}");
+    eprintln!("{calls} calls answered");
+    for worker in &mut workers {
+        worker.settle();
+    }
+    let client = server.client();
+    eventually("everything is finished", || {
+        client.list().iter().all(|(_, status)| status == "running")
+    });
+    let listed: BTreeSet<String> = client.list().into_iter().map(|(name, _)| name).collect();
+    let own = workers.iter().filter_map(|worker| worker.own.clone());
+    let known: BTreeSet<String> = own.chain(desk.shared.clone()).collect();
+    assert_eq!(listed, known, "{}", server.log());
+    let prefix = format!("{}-", env.name("s"));
+    until("the server and the list are equal", || {
+        let there: BTreeSet<String> = Server::shared().pixels(&prefix).into_iter().collect();
+        (there == listed).then_some(())
+    });
+    for name in &listed {
+        client.sh(name, "true");
+    }
+    assert_eq!(server.end(), 0);
+}
+
+#[test]
+fn sixteen_clients_are_all_answered() {
+    let Some(_lab) = lab::ready("sixteen_clients_are_all_answered") else {
+        return;
+    };
+    let env = environment("mcp-many");
+    sixteen_clients(&env, |_, server| server);
+}
+
+#[test]
+fn no_sandbox_is_lost_or_orphaned_by_kills() {
+    let Some(_lab) = lab::ready("no_sandbox_is_lost_or_orphaned_by_kills") else {
+        return;
+    };
+    let env = environment("mcp-kills");
+    let mut moments = Moments::new();
+    sixteen_clients(&env, |desk, mut server| {
+        for _ in 0..rounds(30) {
+            std::thread::sleep(moments.within(SPAN));
+            server = desk.replace(server, &env);
+        }
+        server
+    });
+}
