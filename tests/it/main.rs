@@ -38,6 +38,7 @@ mod transfer;
 mod truenas;
 mod truenas_faults;
 mod truenas_guard;
+mod truenas_network;
 
 #[test]
 fn every_file_is_listed() {

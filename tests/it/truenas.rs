@@ -57,6 +57,10 @@ fn live(version: &str) {
     let taken = env.pixels(["create", &a]).expect(4);
     assert!(taken.stderr.contains("already exists"), "{}", taken.stderr);
 
+    // What is logged is found, although the machine's id is not that of the image.
+    run(&env, &a, "logger -t mark found");
+    let logged = "sudo journalctl -q -o cat -t mark";
+    wait::eventually("the journal has it", || run(&env, &a, logged) == "found\n");
     commands(&env, &a);
     console(&env, &a);
     let status = env.pixels(["status", &a, "--json"]).ok().json();

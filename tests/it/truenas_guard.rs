@@ -125,52 +125,6 @@ fn truenas_secrets_stay_secret() {
     assert_eq!(nas.wrong(), [""; 0]);
 }
 
-#[test]
-fn policies_are_enforced_inside_truenas_pixels() {
-    let Some(_lab) = lab::ready("policies_are_enforced_inside_truenas_pixels") else {
-        return;
-    };
-    let (nas, env) = Nas::lab("25.10.1", "egress");
-    let (a, b) = (env.name("a"), env.name("b"));
-    let rules = |name: &str| {
-        let argv = ["exec", "-u", "root", name, "--", "nft", "list", "ruleset"];
-        env.pixels(argv).ok().stdout
-    };
-    env.pixels(["create", &a, "--egress", "agent"]).ok();
-    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
-    assert_eq!(shown["mode"], "agent", "{shown}");
-    assert!(rules(&a).contains("reject"));
-    env.pixels(["checkpoint", "create", &a, "--label", "walled"])
-        .ok();
-    env.pixels(["create", &b, "--from", &format!("{a}:walled")])
-        .ok();
-    assert!(rules(&b).contains("reject"));
-    // Another policy could not be in force before the clone runs.
-    let refused = env
-        .pixels([
-            "create",
-            &env.name("c"),
-            "--from",
-            &a,
-            "--egress",
-            "allowlist",
-        ])
-        .expect(1);
-    assert!(refused.stderr.contains("network set"), "{}", refused.stderr);
-    env.pixels(["network", "set", &a, "unrestricted"]).ok();
-    assert!(!rules(&a).contains("reject"));
-    env.pixels(["stop", "--force", &a]).ok();
-    env.pixels(["start", &a]).ok();
-    assert!(!rules(&a).contains("reject"));
-    // The policy comes back with the disk.
-    env.pixels(["checkpoint", "restore", &a, "walled"]).ok();
-    assert!(rules(&a).contains("reject"));
-    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
-    assert_eq!(shown["mode"], "agent", "{shown}");
-    assert_eq!(env.remaining().len(), 2);
-    assert_eq!(nas.wrong(), [""; 0]);
-}
-
 /// Sends the signal as soon as the server sees a call of this method.
 fn interrupted(nas: &Nas, env: &TestEnv, args: &[&str], method: &str) {
     nas.forget();
