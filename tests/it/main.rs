@@ -37,6 +37,7 @@ mod scripts;
 mod transfer;
 mod truenas;
 mod truenas_faults;
+mod truenas_files;
 mod truenas_guard;
 mod truenas_network;
 
