@@ -47,6 +47,12 @@ impl Walled {
         wait::eventually(host, || self.answers(host) == expected);
     }
 
+    /// How often somebody was let in by SSH.
+    fn logins(&self) -> usize {
+        let script = "journalctl -q -o cat -t sshd -t sshd-session | grep -c ^Accepted";
+        self.sh(script).ok().stdout.trim().parse().unwrap()
+    }
+
     fn network(&self, verb: &str, more: &[&str]) -> Outcome {
         let args = ["network", verb, &self.name].into_iter();
         self.env.pixels(args.chain(more.iter().copied()))
@@ -148,7 +154,10 @@ fn changes(walled: &Walled) {
     assert_eq!(walled.shown().0, "unrestricted");
     assert!(!rules(&walled.env, &walled.name).contains("reject"));
     let narrow = ["allowlist", "--allow", "allowed.test"];
+    let before = walled.logins();
     walled.network("set", &narrow).ok();
+    // One connection for the change, which did not cut it, and one to count.
+    assert_eq!(walled.logins(), before + 2);
     assert_eq!(walled.shown(), (json!("allowlist"), allowed));
     walled.comes_to_answer("allowed.test", true);
     assert!(!walled.answers("other.test"));
