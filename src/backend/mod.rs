@@ -2,6 +2,7 @@
 //! choose between them.
 
 pub mod incus;
+mod tls;
 pub mod truenas;
 
 use std::path::PathBuf;

@@ -16,8 +16,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("egress", &["sandbox"]),
     ("transfer", &["sandbox"]),
     ("forward", &["sandbox"]),
-    ("backend::incus", &["retry", "sandbox"]),
-    ("backend::truenas", &["retry", "sandbox", "secret"]),
+    // What both backends do.
+    ("backend::tls", &[]),
+    ("backend::incus", &["backend::tls", "retry", "sandbox"]),
+    (
+        "backend::truenas",
+        &["backend::tls", "retry", "sandbox", "secret"],
+    ),
     (
         "backend",
         &[
@@ -225,7 +230,7 @@ fn heads(code: &str) -> Vec<String> {
         .into_iter()
         .map(|second| match second.as_str() {
             // The crate's backends are modules; what else `backend` has is its own.
-            "incus" | "truenas" => format!("backend::{second}"),
+            "incus" | "tls" | "truenas" => format!("backend::{second}"),
             _ => "backend".to_owned(),
         })
         .collect()
