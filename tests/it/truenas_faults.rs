@@ -213,8 +213,19 @@ fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
     let (nas, env) = Nas::lab("25.10.1", "silent");
     let full =
         json!({"code": -32000, "message": "Maximum number of concurrent calls (20) has exceeded"});
-    nas.on("virt.instance.query", 0, Fault::Refuse(full));
+    nas.on("virt.instance.query", 0, Fault::Refuse(full.clone()));
     env.pixels_within(["list"], LIMIT).ok();
+    // One that stays full for a while is given up, and nothing is half made.
+    for method in ["virt.instance.query", "virt.instance.create"] {
+        for _ in 0..4 {
+            nas.on(method, 0, Fault::Refuse(full.clone()));
+        }
+        let refused = env.pixels_within(["create", &env.name("a")], LIMIT);
+        assert!(refused.stderr.contains("concurrent calls"), "{refused:?}");
+        assert_eq!(refused.code, 1, "{method}: {refused:?}");
+        nas.heal();
+        assert_eq!(env.remaining(), [""; 0], "{method}: {refused:?}");
+    }
     let out = json!({"code": -32001, "message": "Method call error", "data": {"error": 207,
         "errname": "ENOTAUTHENTICATED", "reason": "[ENOTAUTHENTICATED] Not authenticated",
         "trace": null, "extra": null}});
