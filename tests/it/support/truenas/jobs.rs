@@ -104,8 +104,13 @@ pub fn submit(
         state.next_job += 1;
         let id = state.next_job;
         state.queues.entry(lock.clone()).or_default().push_back(id);
+        // With what was left out.
+        let mut shown = params.to_vec();
+        for argument in shown.iter_mut().filter_map(Value::as_object_mut) {
+            argument.insert("a_default".into(), Value::Null);
+        }
         let mut job = json!({
-            "id": id, "method": method, "arguments": params, "transient": false,
+            "id": id, "method": method, "arguments": shown, "transient": false,
             "description": null, "abortable": false, "logs_path": null, "logs_excerpt": null,
             "progress": {"percent": 0, "description": "", "extra": null},
             "result": null, "result_encoding_error": null, "error": null, "exception": null,
