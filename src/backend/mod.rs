@@ -3,6 +3,7 @@
 
 pub mod incus;
 mod sftp;
+mod tls;
 pub mod truenas;
 
 use std::path::PathBuf;

@@ -143,6 +143,9 @@ async fn behind_gateways(
     Ok(without)
 }
 
+/// For one pixel to say how far it is; of one that does not, the record is shown.
+const LOOK: Duration = Duration::from_secs(4);
+
 /// Brings the record of pixels up to date whose provisioning was under way
 /// when somebody last looked.
 async fn look_again(sandbox: &dyn Sandbox, pixels: &mut [Instance]) {
@@ -150,10 +153,11 @@ async fn look_again(sandbox: &dyn Sandbox, pixels: &mut [Instance]) {
         .iter_mut()
         .filter(|pixel| pixel.status == Status::Running && provisioning::unsettled(pixel));
     join_all(unsettled.map(|pixel| async {
-        match provisioning::observe(sandbox, pixel).await {
-            Ok(report) => provisioning::record(pixel, &report),
+        match tokio::time::timeout(LOOK, provisioning::observe(sandbox, pixel)).await {
+            Ok(Ok(report)) => provisioning::record(pixel, &report),
             // The listing stands without it.
-            Err(error) => tracing::debug!(%error, name = %pixel.name, "status"),
+            Ok(Err(error)) => tracing::debug!(%error, name = %pixel.name, "status"),
+            Err(_) => tracing::debug!(name = %pixel.name, "status: nothing heard"),
         }
     }))
     .await;

@@ -185,8 +185,8 @@ impl Inside {
 }
 
 /// Puts a policy into force in a running pixel. Where a backend's own way in is
-/// a connection to the pixel, the policy cuts that too the first time; the next
-/// one is known to it as one from outside.
+/// a connection to the pixel that the policy could not be told of, it is cut the
+/// first time; the next one is known to it as one from outside.
 async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     match pixel::enforce(guest, files).await {
         Err(Error::Unreachable { .. }) => pixel::enforce(guest, files).await,

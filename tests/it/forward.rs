@@ -32,14 +32,18 @@ while (1) {
 }
 "#;
 
-struct Served {
-    env: TestEnv,
+pub struct Served {
+    pub env: TestEnv,
     name: String,
 }
 
 impl Served {
     fn new(test: &str) -> Self {
-        let env = TestEnv::new(test);
+        Self::on(TestEnv::new(test))
+    }
+
+    /// On whatever server this environment works on.
+    pub fn on(env: TestEnv) -> Self {
         let name = env.name("a");
         env.pixels(["create", &name]).ok();
         let to = format!("{name}:/srv/server.pl");
@@ -98,12 +102,30 @@ fn get(port: u16, path: &str) -> String {
     text.rsplit("\r\n").next().unwrap().to_owned()
 }
 
+/// A connection on which the server sends back what it gets.
+fn upgraded(port: u16) -> (TcpStream, BufReader<TcpStream>) {
+    let mut stream = connect(port);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nUpgrade: echo\r\n\r\n")
+        .unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "it was ended");
+    }
+    (stream, reader)
+}
+
 #[test]
 fn connections_are_carried_side_by_side_and_end_with_it() {
     let Some(_lab) = lab::ready("connections_are_carried_side_by_side_and_end_with_it") else {
         return;
     };
-    let served = Served::new("forward");
+    carries(&Served::new("forward"));
+}
+
+pub fn carries(served: &Served) {
     let (mut child, ports) = served.forward(&["0:8000", "0:8000", "0:81"]);
     let [one, two, closed] = ports[..] else {
         panic!("{ports:?}")
@@ -121,23 +143,19 @@ fn connections_are_carried_side_by_side_and_end_with_it() {
         assert_eq!(got, path);
     }
 
-    // An upgraded connection talks both ways as long as it likes.
-    let mut stream = connect(one);
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nUpgrade: echo\r\n\r\n")
-        .unwrap();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut line = String::new();
-    while line != "\r\n" {
-        line.clear();
-        reader.read_line(&mut line).unwrap();
+    // Upgraded connections talk both ways as long as they like, many of them
+    // side by side.
+    let mut all: Vec<_> = (0..30).map(|_| upgraded(one)).collect();
+    for _ in 0..5 {
+        for (stream, reader) in &mut all {
+            stream.write_all(b"ping").unwrap();
+            let mut answer = [0; 4];
+            reader.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"ping");
+        }
     }
-    for _ in 0..50 {
-        stream.write_all(b"ping").unwrap();
-        let mut answer = [0; 4];
-        reader.read_exact(&mut answer).unwrap();
-        assert_eq!(&answer, b"ping");
-    }
+    let (stream, mut reader) = all.swap_remove(0);
+    drop(all);
     let sent = vec![7u8; 3_000_000];
     let (mut to, data) = (stream.try_clone().unwrap(), sent.clone());
     let writer = std::thread::spawn(move || {

@@ -16,12 +16,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ("egress", &["sandbox"]),
     ("transfer", &["sandbox"]),
     ("forward", &["sandbox"]),
-    // What both backends speak.
+    // What both backends do.
     ("backend::sftp", &["sandbox"]),
-    ("backend::incus", &["backend::sftp", "retry", "sandbox"]),
+    ("backend::tls", &[]),
+    (
+        "backend::incus",
+        &["backend::sftp", "backend::tls", "retry", "sandbox"],
+    ),
     (
         "backend::truenas",
-        &["backend::sftp", "retry", "sandbox", "secret"],
+        &[
+            "backend::sftp",
+            "backend::tls",
+            "retry",
+            "sandbox",
+            "secret",
+        ],
     ),
     (
         "backend",
@@ -230,7 +240,7 @@ fn heads(code: &str) -> Vec<String> {
         .into_iter()
         .map(|second| match second.as_str() {
             // The crate's backends are modules; what else `backend` has is its own.
-            "incus" | "sftp" | "truenas" => format!("backend::{second}"),
+            "incus" | "sftp" | "tls" | "truenas" => format!("backend::{second}"),
             _ => "backend".to_owned(),
         })
         .collect()

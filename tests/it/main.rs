@@ -39,7 +39,9 @@ mod scripts;
 mod transfer;
 mod truenas;
 mod truenas_faults;
+mod truenas_files;
 mod truenas_guard;
+mod truenas_network;
 
 #[test]
 fn every_file_is_listed() {

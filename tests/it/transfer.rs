@@ -24,37 +24,48 @@ const LARGE: usize = 100_000_000;
 /// Asks for another size.
 const LARGE_VARIABLE: &str = "PIXELS_TEST_LARGE";
 
-struct Pixel {
-    env: TestEnv,
-    name: String,
+pub struct Pixel {
+    pub env: TestEnv,
+    pub name: String,
     dir: TempDir,
 }
 
 impl Pixel {
     fn new(test: &str) -> Self {
-        let env = TestEnv::new(test);
+        Self::on(TestEnv::new(test))
+    }
+
+    /// On whatever server this environment works on.
+    pub fn on(env: TestEnv) -> Self {
         let name = env.name("a");
         env.pixels(["create", &name]).ok();
         let dir = tempfile::tempdir().unwrap();
         Self { env, name, dir }
     }
 
+    /// Without what the cases have left on either side.
+    pub fn cleared(mut self) -> Self {
+        self.sh("rm -rf /w /new /victim /srv/* /usr/local/bin/tar");
+        self.dir = tempfile::tempdir().unwrap();
+        self
+    }
+
     /// A path on this side.
-    fn here(&self, path: &str) -> String {
+    pub fn here(&self, path: &str) -> String {
         self.dir.path().join(path).display().to_string()
     }
 
     /// A path inside.
-    fn there(&self, path: &str) -> String {
+    pub fn there(&self, path: &str) -> String {
         format!("{}:{path}", self.name)
     }
 
-    fn run(&self, args: &[&str]) -> Outcome {
+    pub fn run(&self, args: &[&str]) -> Outcome {
         self.env.pixels(args)
     }
 
     #[track_caller]
-    fn sh(&self, script: &str) -> String {
+    pub fn sh(&self, script: &str) -> String {
         self.run(&["exec", &self.name, "--", "sh", "-c", script])
             .ok()
             .stdout
@@ -98,7 +109,7 @@ impl Pixel {
 }
 
 /// Bytes that neither repeat nor compress.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -205,7 +216,10 @@ fn a_tree_keeps_names_modes_times_links_and_holes() {
     let Some(_lab) = lab::ready("a_tree_keeps_names_modes_times_links_and_holes") else {
         return;
     };
-    let pixel = Pixel::new("tree");
+    tree_is_kept(&Pixel::new("tree"));
+}
+
+pub fn tree_is_kept(pixel: &Pixel) {
     let top = PathBuf::from(pixel.here("top"));
     fs::create_dir_all(top.join(".git/hooks")).unwrap();
     let long = "n".repeat(255);
@@ -403,7 +417,10 @@ fn sync_copies_what_differs_and_removes_what_it_may() {
     let Some(_lab) = lab::ready("sync_copies_what_differs_and_removes_what_it_may") else {
         return;
     };
-    let pixel = Pixel::new("sync");
+    syncs(&Pixel::new("sync"));
+}
+
+pub fn syncs(pixel: &Pixel) {
     let src = PathBuf::from(pixel.here("src"));
     fs::create_dir_all(src.join("sub/build")).unwrap();
     for (name, text) in [
@@ -552,7 +569,10 @@ fn killed_transfers_leave_no_half_file() {
     let Some(_lab) = lab::ready("killed_transfers_leave_no_half_file") else {
         return;
     };
-    let mut pixel = Pixel::new("killed");
+    leaves_nothing_half(&mut Pixel::new("killed"));
+}
+
+pub fn leaves_nothing_half(pixel: &mut Pixel) {
     pixel.env.set("TERM", "xterm");
     pixel.slow_tar();
     let (one, two) = (noise(100_000, 3), noise(4_000_000, 9));

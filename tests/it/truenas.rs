@@ -1,8 +1,12 @@
 //! The TrueNAS backend on a simulated server whose instances are real ones:
 //! the life of pixels, as the command line tells it.
 
-use serde_json::Value;
+use std::time::Duration;
 
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::api::Api;
 use crate::support::env::TestEnv;
 use crate::support::pty::Pty;
 use crate::support::truenas::Nas;
@@ -57,6 +61,10 @@ fn live(version: &str) {
     let taken = env.pixels(["create", &a]).expect(4);
     assert!(taken.stderr.contains("already exists"), "{}", taken.stderr);
 
+    // What is logged is found, although the machine's id is not that of the image.
+    run(&env, &a, "logger -t mark found");
+    let logged = "sudo journalctl -q -o cat -t mark";
+    wait::eventually("the journal has it", || run(&env, &a, logged) == "found\n");
     commands(&env, &a);
     console(&env, &a);
     let status = env.pixels(["status", &a, "--json"]).ok().json();
@@ -252,4 +260,36 @@ fn checkpoints(env: &TestEnv, a: &str) {
     assert_eq!(run(env, a, "cat ~/file"), "first\n");
     env.pixels(["checkpoint", "delete", a, "keys"]).ok();
     env.pixels(["checkpoint", "delete", a, "keys"]).expect(3);
+}
+
+#[test]
+fn a_truenas_listing_does_not_wait_for_pixels_out_of_reach() {
+    let Some(_lab) = lab::ready("a_truenas_listing_does_not_wait_for_pixels_out_of_reach") else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.10.1", "reach");
+    let a = env.name("a");
+    env.pixels(["create", &a]).ok();
+    env.pixels(["fork", &a, "-n", "1"]).ok();
+    let names = [a.clone(), format!("{a}-1")];
+    let api = Api::new();
+    for name in &names {
+        let argv = ["exec", name, "--", "systemctl", "stop", "ssh.socket", "ssh"];
+        let _ = env.pixels(argv);
+        // As when its steps were still at work when somebody last looked.
+        let record = json!({"config": {"environment.pixels_provision": "running"}});
+        api.send(Method::PATCH, &format!("/1.0/instances/px-{name}"), &record);
+    }
+    // Less than is waited for a pixel that somebody wants to work in.
+    let limit = Duration::from_secs(40);
+    let listed = env.pixels_within(["list", "--json"], limit).ok().json();
+    for name in &names {
+        let mut seen = listed.as_array().unwrap().iter();
+        let seen = seen.find(|pixel| pixel["name"] == **name).unwrap();
+        assert_eq!(
+            (&seen["status"], &seen["provision"]),
+            (&"RUNNING".into(), &"running".into())
+        );
+    }
+    assert_eq!(nas.wrong(), [""; 0]);
 }

@@ -8,10 +8,13 @@ use serde_json::json;
 use crate::support::env::{Outcome, TestEnv};
 use crate::support::lab;
 use crate::support::rounds;
-use crate::support::truenas::{Fault, LoginAnswer, Nas};
+use crate::support::truenas::{Fault, LoginAnswer, Nas, RateLimit};
 
 /// Against a hang, not a measure of speed.
 const LIMIT: Duration = Duration::from_secs(100);
+
+/// What is noted on a pixel once there is a way in.
+const CONTACT: &str = "\"environment.pixels__contact\":\"done\"";
 
 /// Ends with one of these codes, and says why when it failed.
 #[track_caller]
@@ -21,14 +24,17 @@ fn ends(outcome: &Outcome, what: &str) {
     assert!(!outcome.stderr.contains("panicked"), "{what}: {outcome:?}");
 }
 
+const FAULTS: usize = 6;
+
 /// The faults a call may meet; each round takes the next one.
 fn fault(number: usize) -> Fault {
-    match number % 5 {
+    match number % FAULTS {
         0 => Fault::CutBefore,
         1 => Fault::CutDuring,
         2 => Fault::CutAfter,
         3 => Fault::Late(Duration::from_secs(1)),
-        _ => Fault::FailJob,
+        4 => Fault::FailJob,
+        _ => Fault::FullQueue,
     }
 }
 
@@ -58,7 +64,7 @@ fn every_call(nas: &Nas, env: &TestEnv, args: &[&str], mut again: impl FnMut(&Ou
     let mut turn = 0;
     for (index, method) in calls.iter().enumerate() {
         let faults = match (rounds::thorough(), asks(method)) {
-            (true, _) => 0..5,
+            (true, _) => 0..FAULTS,
             (false, true) => continue,
             (false, false) => {
                 turn += 2;
@@ -67,11 +73,13 @@ fn every_call(nas: &Nas, env: &TestEnv, args: &[&str], mut again: impl FnMut(&Ou
         };
         for number in faults {
             let fault = fault(number);
+            let waits = matches!(fault, Fault::FullQueue);
             let what = format!("{fault:?} at call {index} of {args:?}, {method}");
             let spared = calls[..index].iter().filter(|one| *one == method).count();
             nas.on(method, spared, fault);
             let outcome = env.pixels_within(args, LIMIT);
             ends(&outcome, &what);
+            assert!(!waits || outcome.code == 0, "{what}: {outcome:?}");
             nas.heal();
             again(&outcome, &what);
         }
@@ -173,13 +181,20 @@ fn truenas_25_04_survives_lost_connections_without_knowing_calls() {
         "virt.instance.create",
         "virt.instance.start",
         "virt.instance.restart",
+        "virt.instance.update",
     ] {
-        for fault in [Fault::FailJob, Fault::Restart] {
+        for fault in [Fault::FailJob, Fault::Restart, Fault::FullQueue] {
             let what = format!("{fault:?} at {method}");
+            let waits = matches!(fault, Fault::FullQueue);
             nas.heal();
             nas.on(method, 0, fault);
             let made = env.pixels_within(["create", &a], LIMIT);
             ends(&made, &what);
+            if waits {
+                // The work of others is not taken for one's own.
+                assert_eq!(made.code, 0, "{what}: {made:?}");
+                assert!(nas.noted(&a).contains(CONTACT), "{what}");
+            }
             let left = env.remaining();
             assert_eq!(left.len(), usize::from(made.code == 0), "{what}: {made:?}");
             if made.code == 0 {
@@ -198,8 +213,19 @@ fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
     let (nas, env) = Nas::lab("25.10.1", "silent");
     let full =
         json!({"code": -32000, "message": "Maximum number of concurrent calls (20) has exceeded"});
-    nas.on("virt.instance.query", 0, Fault::Refuse(full));
+    nas.on("virt.instance.query", 0, Fault::Refuse(full.clone()));
     env.pixels_within(["list"], LIMIT).ok();
+    // One that stays full for a while is given up, and nothing is half made.
+    for method in ["virt.instance.query", "virt.instance.create"] {
+        for _ in 0..4 {
+            nas.on(method, 0, Fault::Refuse(full.clone()));
+        }
+        let refused = env.pixels_within(["create", &env.name("a")], LIMIT);
+        assert!(refused.stderr.contains("concurrent calls"), "{refused:?}");
+        assert_eq!(refused.code, 1, "{method}: {refused:?}");
+        nas.heal();
+        assert_eq!(env.remaining(), [""; 0], "{method}: {refused:?}");
+    }
     let out = json!({"code": -32001, "message": "Method call error", "data": {"error": 207,
         "errname": "ENOTAUTHENTICATED", "reason": "[ENOTAUTHENTICATED] Not authenticated",
         "trace": null, "extra": null}});
@@ -227,6 +253,36 @@ fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
     env.pixels(["exec", &env.name("a"), "--", "true"])
         .expect(125);
     nas.service("INITIALIZED");
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn truenas_that_takes_no_more_logins_is_tried_again_with_patience() {
+    let Some(_lab) = lab::ready("truenas_that_takes_no_more_logins_is_tried_again_with_patience")
+    else {
+        return;
+    };
+    let (nas, env) = Nas::lab("25.04.2", "rate");
+    // As the real one, but for the numbers: 20 in a minute.
+    let mut limit = RateLimit {
+        calls: 3,
+        window: Duration::from_secs(20),
+        pause: Duration::from_secs(1),
+    };
+    nas.limit_logins(limit);
+    for _ in 0..limit.calls {
+        env.pixels_within(["list"], LIMIT).ok();
+    }
+    env.pixels_within(["list"], LIMIT).ok();
+    let attempts = nas.limited();
+    assert!((1..=6).contains(&attempts), "{attempts}");
+    // Another minute does not help everybody.
+    limit.window = Duration::from_secs(600);
+    limit.calls = 0;
+    nas.limit_logins(limit);
+    let refused = env.pixels_within(["list"], LIMIT).expect(5);
+    assert!(refused.stderr.contains("20 logins a minute"), "{refused:?}");
+    assert!(nas.limited() - attempts < 10, "{}", nas.limited());
     assert_eq!(nas.wrong(), [""; 0]);
 }
 

@@ -125,52 +125,6 @@ fn truenas_secrets_stay_secret() {
     assert_eq!(nas.wrong(), [""; 0]);
 }
 
-#[test]
-fn policies_are_enforced_inside_truenas_pixels() {
-    let Some(_lab) = lab::ready("policies_are_enforced_inside_truenas_pixels") else {
-        return;
-    };
-    let (nas, env) = Nas::lab("25.10.1", "egress");
-    let (a, b) = (env.name("a"), env.name("b"));
-    let rules = |name: &str| {
-        let argv = ["exec", "-u", "root", name, "--", "nft", "list", "ruleset"];
-        env.pixels(argv).ok().stdout
-    };
-    env.pixels(["create", &a, "--egress", "agent"]).ok();
-    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
-    assert_eq!(shown["mode"], "agent", "{shown}");
-    assert!(rules(&a).contains("reject"));
-    env.pixels(["checkpoint", "create", &a, "--label", "walled"])
-        .ok();
-    env.pixels(["create", &b, "--from", &format!("{a}:walled")])
-        .ok();
-    assert!(rules(&b).contains("reject"));
-    // Another policy could not be in force before the clone runs.
-    let refused = env
-        .pixels([
-            "create",
-            &env.name("c"),
-            "--from",
-            &a,
-            "--egress",
-            "allowlist",
-        ])
-        .expect(1);
-    assert!(refused.stderr.contains("network set"), "{}", refused.stderr);
-    env.pixels(["network", "set", &a, "unrestricted"]).ok();
-    assert!(!rules(&a).contains("reject"));
-    env.pixels(["stop", "--force", &a]).ok();
-    env.pixels(["start", &a]).ok();
-    assert!(!rules(&a).contains("reject"));
-    // The policy comes back with the disk.
-    env.pixels(["checkpoint", "restore", &a, "walled"]).ok();
-    assert!(rules(&a).contains("reject"));
-    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
-    assert_eq!(shown["mode"], "agent", "{shown}");
-    assert_eq!(env.remaining().len(), 2);
-    assert_eq!(nas.wrong(), [""; 0]);
-}
-
 /// Sends the signal as soon as the server sees a call of this method.
 fn interrupted(nas: &Nas, env: &TestEnv, args: &[&str], method: &str) {
     nas.forget();
@@ -213,6 +167,28 @@ fn an_interrupt_leaves_nothing_on_truenas() {
 
 struct Agent(Child);
 
+impl Agent {
+    /// One of this environment's, which holds this key.
+    fn with(env: &mut TestEnv, key: &Path) -> Self {
+        let socket = env.home().join("agent");
+        let agent = Command::new("ssh-agent")
+            .args(["-D", "-a"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn();
+        let agent = Self(agent.unwrap());
+        wait::eventually("the agent listens", || socket.exists());
+        let added = Command::new("ssh-add")
+            .arg("-q")
+            .arg(key)
+            .env("SSH_AUTH_SOCK", &socket)
+            .status();
+        assert!(added.unwrap().success());
+        env.set("SSH_AUTH_SOCK", socket.to_str().unwrap());
+        agent
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -240,21 +216,7 @@ fn a_key_with_a_passphrase_opens_a_truenas_pixel() {
     assert!(no.stderr.contains("passphrase"), "{}", no.stderr);
     assert_eq!(env.remaining(), [""; 0]);
 
-    let socket = env.home().join("agent");
-    let agent = Command::new("ssh-agent")
-        .args(["-D", "-a"])
-        .arg(&socket)
-        .stdout(Stdio::null())
-        .spawn();
-    let agent = Agent(agent.unwrap());
-    wait::eventually("the agent listens", || socket.exists());
-    let added = Command::new("ssh-add")
-        .arg("-q")
-        .arg(&open)
-        .env("SSH_AUTH_SOCK", &socket)
-        .status();
-    assert!(added.unwrap().success());
-    env.set("SSH_AUTH_SOCK", socket.to_str().unwrap());
+    let agent = Agent::with(&mut env, &open);
     env.pixels(["create", &a]).ok();
     env.pixels(["exec", &a, "--", "true"]).ok();
     drop(agent);
@@ -268,6 +230,54 @@ fn a_key_with_a_passphrase_opens_a_truenas_pixel() {
     assert!(!typed.screen().contains("sesame"), "{}", typed.screen());
     let other = env.pixels(["exec", &a, "--", "true"]).expect(125);
     assert!(other.stderr.contains("passphrase"), "{}", other.stderr);
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+#[test]
+fn an_rsa_key_opens_a_truenas_pixel_through_an_agent_alone() {
+    let Some(_lab) = lab::ready("an_rsa_key_opens_a_truenas_pixel_through_an_agent_alone") else {
+        return;
+    };
+    let (nas, mut env) = Nas::lab("25.10.1", "rsa");
+    let key = env.home().join(".ssh/id_ed25519");
+    let make = |kind: &str, more: &[&str]| {
+        let _ = std::fs::remove_file(&key);
+        let _ = std::fs::remove_file(key.with_extension("pub"));
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-N", "", "-t", kind, "-f"])
+            .arg(&key)
+            .args(more)
+            .status();
+        assert!(made.unwrap().success());
+    };
+    let a = env.name("a");
+    let refused = |env: &TestEnv, args: &[&str], code: i32| {
+        let said = env.pixels_within(args, LIMIT).expect(code).stderr;
+        assert!(said.contains(key.to_str().unwrap()), "{said}");
+        assert!(said.contains("ssh-keygen -t ed25519"), "{said}");
+        assert!(said.contains("ssh-add"), "{said}");
+    };
+    // In either form, with and without the line beside it, before anything is made.
+    for more in [&["-m", "PEM"][..], &[]] {
+        make("rsa", more);
+        refused(&env, &["create", &a], 2);
+        std::fs::remove_file(key.with_extension("pub")).unwrap();
+        refused(&env, &["create", &a], 2);
+    }
+    assert_eq!(env.remaining(), [""; 0]);
+    assert!(!nas.seen().contains(&"virt.instance.create".to_owned()));
+
+    make("rsa", &[]);
+    let agent = Agent::with(&mut env, &key);
+    env.pixels(["create", &a]).ok();
+    env.pixels(["exec", &a, "--", "true"]).ok();
+    drop(agent);
+    refused(&env, &["exec", &a, "--", "true"], 2);
+    // The other kind that works as a file.
+    make("ecdsa", &[]);
+    let b = env.name("b");
+    env.pixels(["create", &b]).ok();
+    env.pixels(["exec", &b, "--", "true"]).ok();
     assert_eq!(nas.wrong(), [""; 0]);
 }
 

@@ -8,17 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring as provider};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::crypto::ring as provider;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use url::Url;
 
 use super::failure::Failure;
+use crate::backend::tls;
 
 /// A daemon that accepts no connection within this time is not there.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -190,12 +188,9 @@ fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn provider_arc() -> Arc<CryptoProvider> {
-    Arc::new(provider::default_provider())
-}
-
 fn plain_config() -> Result<ClientConfig, Failure> {
-    Ok(ClientConfig::builder_with_provider(provider_arc())
+    let provider = Arc::new(provider::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Failure::Setup(e.to_string()))?
         .with_root_certificates(RootCertStore::empty())
@@ -203,23 +198,9 @@ fn plain_config() -> Result<ClientConfig, Failure> {
 }
 
 fn tls_config(remote: &Remote) -> Result<ClientConfig, Failure> {
-    let setup = |e: &dyn std::fmt::Display| Failure::Setup(e.to_string());
-    let trust: Arc<dyn ServerCertVerifier> = Arc::new(Trust::new(remote)?);
-    let builder = ClientConfig::builder_with_provider(provider_arc())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| setup(&e))?
-        .dangerous()
-        .with_custom_certificate_verifier(trust);
-    let mut config = match (&remote.client_cert, &remote.client_key) {
-        (Some(cert), Some(key)) => {
-            let chain = read_certificates(cert)?;
-            let private = PrivateKeyDer::from_pem_file(key)
-                .map_err(|e| Failure::Setup(format!("client key {}: {e}", key.display())))?;
-            builder.with_client_auth_cert(chain, private).map_err(|e| {
-                Failure::Setup(format!("client certificate {}: {e}", cert.display()))
-            })?
-        }
-        (None, None) => builder.with_no_client_auth(),
+    let identity = match (&remote.client_cert, &remote.client_key) {
+        (Some(cert), Some(key)) => Some(tls::Identity { cert, key }),
+        (None, None) => None,
         (Some(_), None) => {
             return Err(Failure::Setup(
                 "incus.client_cert is set, but incus.client_key is not".into(),
@@ -231,130 +212,10 @@ fn tls_config(remote: &Remote) -> Result<ClientConfig, Failure> {
             ));
         }
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let bad = |e: &dyn std::fmt::Display| {
-        Failure::Setup(format!("certificate file {}: {e}", path.display()))
+    let wish = tls::Wish {
+        fingerprint: None,
+        server_cert: remote.server_cert.clone(),
+        insecure: remote.insecure,
     };
-    let all = CertificateDer::pem_file_iter(path)
-        .map_err(|e| bad(&e))?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| bad(&e))?;
-    if all.is_empty() {
-        return Err(bad(&"it holds no certificate"));
-    }
-    Ok(all)
-}
-
-/// Which server certificates are accepted.
-#[derive(Debug)]
-struct Trust {
-    pinned: Vec<CertificateDer<'static>>,
-    pinned_file: Option<PathBuf>,
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    insecure: bool,
-    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
-}
-
-impl Trust {
-    fn new(remote: &Remote) -> Result<Self, Failure> {
-        let provider = provider_arc();
-        let mut roots = RootCertStore::empty();
-        let pinned = match &remote.server_cert {
-            Some(file) => read_certificates(file)?,
-            None if remote.insecure => Vec::new(),
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                Vec::new()
-            }
-        };
-        roots.add_parsable_certificates(pinned.iter().cloned());
-        let chain = if roots.is_empty() {
-            None
-        } else {
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-                .ok()
-        };
-        Ok(Self {
-            pinned,
-            pinned_file: remote.server_cert.clone(),
-            chain,
-            insecure: remote.insecure,
-            algorithms: provider.signature_verification_algorithms,
-        })
-    }
-
-    fn refusal(&self, end: &CertificateDer<'_>, cause: &dyn std::fmt::Display) -> rustls::Error {
-        let print = fingerprint(end);
-        rustls::Error::General(match &self.pinned_file {
-            Some(file) => format!(
-                "the server's certificate (SHA-256 {print}) is neither the one in {} nor signed \
-                 by it for this name ({cause})",
-                file.display()
-            ),
-            None => {
-                format!("the server's certificate (SHA-256 {print}) is not trusted here ({cause})")
-            }
-        })
-    }
-}
-
-/// Lower-case hex SHA-256 of a certificate, as `incus` shows it.
-pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
-    digest
-        .as_ref()
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            use std::fmt::Write as _;
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
-
-impl ServerCertVerifier for Trust {
-    fn verify_server_cert(
-        &self,
-        end: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.insecure || self.pinned.iter().any(|pin| pin == end) {
-            return Ok(ServerCertVerified::assertion());
-        }
-        match &self.chain {
-            Some(chain) => chain
-                .verify_server_cert(end, intermediates, name, ocsp, now)
-                .map_err(|cause| self.refusal(end, &cause)),
-            None => Err(self.refusal(end, &"this machine has no trusted roots")),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    tls::config(&wish, identity).map_err(Failure::Setup)
 }

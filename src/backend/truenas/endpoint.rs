@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use super::failure::Failure;
-use super::tls;
+use crate::backend::tls;
 
 /// How the server is found and recognised.
 #[derive(Debug, Clone)]
@@ -65,7 +65,15 @@ impl Endpoint {
         };
         let tls = match plain {
             true => None,
-            false => Some(Arc::new(tls::config(server)?)),
+            false => {
+                let wish = tls::Wish {
+                    fingerprint: server.fingerprint.clone(),
+                    server_cert: server.server_cert.clone(),
+                    insecure: server.insecure,
+                };
+                let config = tls::config(&wish, None);
+                Some(Arc::new(config.map_err(|e| bad(&e))?))
+            }
         };
         Ok(Self {
             port: server.port,

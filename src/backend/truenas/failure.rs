@@ -40,6 +40,9 @@ pub enum Failure {
     },
     #[error("not authorised by {endpoint}: {reason}")]
     Denied { endpoint: String, reason: String },
+    /// Too many logins from this address; this one was not looked at.
+    #[error("{endpoint} takes no more logins for now")]
+    Crowded { endpoint: String },
     #[error("{doing} took longer than {} s", .after.as_secs())]
     TimedOut { doing: String, after: Duration },
     #[error("unexpected answer: {0}")]
@@ -142,6 +145,11 @@ impl Fault {
         self.rows.iter().any(|(_, errno)| *errno == EBUSY)
     }
 
+    /// The rate limit before login.
+    pub fn is_rate_limit(&self) -> bool {
+        self.errno == EBUSY && self.code != INVALID_PARAMS
+    }
+
     pub fn too_many(&self) -> bool {
         self.code == TOO_MANY
     }
@@ -241,6 +249,13 @@ impl Failure {
             Self::Denied { endpoint, reason } => Error::Denied {
                 endpoint: format!("TrueNAS at {endpoint}"),
                 reason,
+            },
+            Self::Crowded { endpoint } => Error::Unreachable {
+                endpoint: format!("TrueNAS at {endpoint}"),
+                reason: "it takes about 20 logins a minute from one address, every command is \
+                         one, and there were too many for longer than that; try again in some \
+                         minutes"
+                    .into(),
             },
             Self::TimedOut { doing, after } => Error::TimedOut { doing, after },
             Self::Protocol(text) => Error::Protocol(text),

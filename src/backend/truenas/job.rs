@@ -18,6 +18,8 @@ const POLL: Duration = Duration::from_secs(3);
 /// So many jobs are remembered; others on the server make jobs too.
 const REMEMBERED: usize = 256;
 const GET: &str = "core.get_jobs";
+/// In place of a secret.
+const MASKED: &str = "********";
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Job {
@@ -130,10 +132,11 @@ pub(super) async fn run(rpc: &Rpc, task: &Task<'_>) -> Result<Value, Failure> {
                 Err(failure) => return Err(failure),
             };
             let job = wait(rpc, id, task).await?;
-            // A full queue is answered with the number of another job.
-            if job.method == task.method && job.target() == target(&task.params) {
+            // A full queue is answered with the number of the last job in it.
+            if is_ours(&job, task, &call) {
                 return outcome(job);
             }
+            tracing::debug!(task.method, "the queue was full");
         }
     };
     tokio::time::timeout(task.limit, work)
@@ -144,6 +147,32 @@ pub(super) async fn run(rpc: &Rpc, task: &Task<'_>) -> Result<Value, Failure> {
                 after: task.limit,
             })
         })
+}
+
+/// Whether a job does what this call asked for. Where the server tells what
+/// call a job came of, somebody else's job may still be one for the same.
+fn is_ours(job: &Job, task: &Task<'_>, call: &str) -> bool {
+    job.message_ids.iter().any(|id| id == call)
+        || job.method == task.method && carries(&job.arguments, &task.params)
+}
+
+/// Whether what the server shows of a job's arguments is what was sent. It may
+/// have added what was left out, and does not show what is secret.
+fn carries(shown: &Value, sent: &Value) -> bool {
+    match (shown, sent) {
+        (Value::Object(shown), Value::Object(sent)) => sent
+            .iter()
+            .all(|(key, value)| shown.get(key).is_some_and(|shown| carries(shown, value))),
+        (Value::Array(shown), Value::Array(sent)) => {
+            shown.len() >= sent.len()
+                && shown
+                    .iter()
+                    .zip(sent)
+                    .all(|(shown, sent)| carries(shown, sent))
+        }
+        (Value::String(shown), _) if shown == MASKED => true,
+        _ => shown == sent,
+    }
 }
 
 fn outcome(job: Job) -> Result<Value, Failure> {
@@ -166,7 +195,7 @@ async fn find(rpc: &Rpc, task: &Task<'_>, call: &str, lost: Failure) -> Result<i
     let all: Vec<Job> = rpc.read(GET, wish).await?;
     let named = |job: &&Job| job.message_ids.iter().any(|id| id == call);
     // 25.04 does not tell calls; arguments that only one call has do as well.
-    let same = |job: &&Job| is_unique(&task.params) && job.arguments == task.params;
+    let same = |job: &&Job| is_unique(&task.params) && carries(&job.arguments, &task.params);
     all.iter()
         .find(named)
         .or_else(|| all.iter().find(same))
@@ -264,6 +293,34 @@ mod tests {
         assert!(board.get(1).is_none() && board.get(2).is_some());
         board.note(r#"{"msg": "changed", "collection": "interface.query", "fields": {"id": "x"}}"#);
         board.note("nonsense");
+    }
+
+    #[test]
+    fn the_work_of_others_is_not_taken_for_ours() {
+        let sent = json!(["px-a", {"environment": {"a": "b"}}]);
+        let task = Task {
+            method: "virt.instance.update",
+            params: sent.clone(),
+            doing: "",
+            limit: POLL,
+        };
+        let job = |method: &str, arguments: Value, call: &str| {
+            let job = json!({"id": 1, "method": method, "arguments": arguments,
+                "state": "SUCCESS", "message_ids": [call]});
+            is_ours(&serde_json::from_value(job).unwrap(), &task, "ours")
+        };
+        assert!(job(task.method, json!([]), "ours"));
+        assert!(job(task.method, sent.clone(), "theirs"));
+        let more = json!(["px-a", {"environment": {"a": "********"}, "cpu": null}]);
+        assert!(job(task.method, more, ""));
+        assert!(!job(
+            task.method,
+            json!(["px-a", {"environment": {"a": "c"}}]),
+            ""
+        ));
+        assert!(!job(task.method, json!(["px-a", {"cpu": "1"}]), ""));
+        assert!(!job(task.method, json!(["px-a"]), ""));
+        assert!(!job("virt.instance.stop", sent, ""));
     }
 
     #[test]

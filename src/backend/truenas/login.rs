@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::release::Release;
-use super::rpc::{Open, decode};
+use super::rpc::{Open, PAUSE, TRIES, decode};
 use super::socket::{Broken, Connection};
 use crate::secret::Secret;
 
@@ -114,10 +114,23 @@ impl<F: Fn() -> String> First<'_, F> {
         method: &'static str,
         params: Value,
     ) -> Result<T, Failure> {
-        let id = (self.id)();
-        let text = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
-        match self.connection.call(id, text.to_string(), false).await {
+        let mut tries = 0;
+        let answer = loop {
+            tries += 1;
+            let id = (self.id)();
+            let text = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+            match self.connection.call(id, text.to_string(), false).await {
+                Ok(Err(fault)) if fault.too_many() && tries < TRIES => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => break answer,
+            }
+        };
+        match answer {
             Ok(Ok(result)) => decode(method, &result),
+            Ok(Err(fault)) if fault.is_rate_limit() => Err(Failure::Crowded {
+                endpoint: self.endpoint.to_owned(),
+            }),
             Ok(Err(fault)) => Err(Failure::Denied {
                 endpoint: self.endpoint.to_owned(),
                 reason: format!("{method}: {fault}"),

@@ -20,7 +20,6 @@ mod snapshots;
 mod socket;
 mod ssh;
 mod state;
-mod tls;
 mod wire;
 
 use std::collections::HashMap;

@@ -24,15 +24,19 @@ const CALL: Duration = Duration::from_secs(60);
 /// So many calls run at once on the server's side.
 const AT_ONCE: usize = 10;
 /// So often a call is sent that may be repeated.
-const TRIES: u32 = 4;
+pub(super) const TRIES: u32 = 4;
 /// The longest request the server takes once we are logged in, in characters.
 const LONGEST: usize = 65_536;
 /// The exception to that.
 const LONGEST_FILE: usize = 2_097_152;
 pub(super) const FILE: &str = "filesystem.file_receive";
-/// Between attempts to connect; it doubles.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Before a call is sent again that found no room, and between attempts to
+/// connect, where it doubles.
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The server counts the logins of a minute, and begins anew after it.
+const CROWDED: Duration = Duration::from_secs(65);
+const CROWDED_PAUSE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Rpc {
@@ -143,6 +147,8 @@ impl Rpc {
                 text.chars().count()
             )));
         }
+        // Waiting for a login has a deadline of its own.
+        self.open().await?;
         let work = async {
             let _slot = self.slots.acquire().await;
             self.until_answered(method, id, &text, changes).await
@@ -207,6 +213,8 @@ impl Rpc {
             None => false,
         };
         let mut pause = PAUSE;
+        let begun = Instant::now();
+        let mut crowded = CROWDED_PAUSE;
         loop {
             match self.connect().await {
                 Ok(open) => {
@@ -218,6 +226,11 @@ impl Rpc {
                     tracing::debug!(%failure, "connecting again");
                     tokio::time::sleep(jittered(pause)).await;
                     pause *= 2;
+                }
+                Err(failure @ Failure::Crowded { .. }) if begun.elapsed() + crowded < CROWDED => {
+                    tracing::debug!(%failure, "logging in again");
+                    tokio::time::sleep(jittered(crowded)).await;
+                    crowded = (crowded * 2).min(LONGEST_PAUSE);
                 }
                 Err(failure) => return Err(failure),
             }

@@ -16,9 +16,14 @@ pub const RESOLVER: &str = "pixels-dns";
 const INBOUND: u32 = 1;
 /// Marks the resolver's own.
 const ASKED: u32 = 2;
+/// Marks the connection by which somebody put the policy in, which was there
+/// before it.
+const ENTERED: u32 = 3;
 /// As the log reads it.
 const REMEMBER: &str = "1h";
 const LOG_SIZE: u32 = 65_535;
+/// Opens nothing.
+const GOES_ON: &str = "tcp flags & syn == 0";
 /// Bridges of containers in the pixel. What stays on one of them goes nowhere.
 const NESTED: [&str; 7] = [
     "docker*", "br-*", "podman*", "cni*", "lxdbr*", "incusbr*", "virbr*",
@@ -30,6 +35,8 @@ pub fn ruleset(policy: &Chains) -> String {
         text,
         "add set inet pixels denied {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; \
          flags dynamic,timeout; timeout {REMEMBER}; size {LOG_SIZE}; counter; }}\n\
+         add set inet pixels entered {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; \
+         flags timeout; }}\n\
          add chain inet pixels refuse"
     );
     text.push_str(&policy.text);
@@ -104,6 +111,11 @@ fn outgoing(text: &mut String, policy: &Chains) {
         // What this filter itself tells a container it refuses something to.
         "ct state related icmp type destination-unreachable accept".to_owned(),
         "ct state related tcp flags & rst == rst accept".to_owned(),
+        format!("{GOES_ON} ct mark {ENTERED:#x} accept"),
+        format!(
+            "ip daddr . tcp dport . ip saddr . tcp sport @entered {GOES_ON} \
+             ct mark set {ENTERED:#x} accept"
+        ),
         format!("ct direction reply ct state established,related ct mark {INBOUND:#x} accept"),
         format!("ct direction original ct state established,related ct mark {mark:#x} accept"),
         format!(
@@ -119,7 +131,8 @@ fn outgoing(text: &mut String, policy: &Chains) {
 
 /// Others may open TCP connections to the pixel, and ping it. What comes in the
 /// middle of a connection nobody knows is none of these: it may belong to one
-/// that was open before the policy.
+/// that was open before the policy. The one by which the policy comes in is
+/// known: it is named in `entered` for a moment, in which its packets mark it.
 fn incoming(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
     let mut lines = vec!["iifname \"lo\" accept".to_owned()];
@@ -133,6 +146,11 @@ fn incoming(text: &mut String, policy: &Chains) {
     lines.extend(NESTED.map(|bridge| format!("iifname \"{bridge}\" accept")));
     lines.extend([
         "udp sport 67 udp dport 68 accept".to_owned(),
+        format!("{GOES_ON} ct mark {ENTERED:#x} accept"),
+        format!(
+            "ip saddr . tcp sport . ip daddr . tcp dport @entered {GOES_ON} \
+             ct mark set {ENTERED:#x} accept"
+        ),
         format!(
             "ct direction reply ct state established,related ct mark {{ {mark:#x}, {ASKED:#x} }} accept"
         ),

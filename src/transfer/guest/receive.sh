@@ -11,6 +11,8 @@ dest=$1 how=$2 id=$3 owner=$4 mode=$5
 LC_ALL=C
 export LC_ALL
 umask 022
+# Nobody may be left to read what is said; the cleaning up comes after it.
+trap '' PIPE
 
 fail() {
     echo "$1" >&2

@@ -10,6 +10,10 @@ name=$(value name)
 # There is an init already.
 init=/bin/true
 export id name init
+before=$(cat /etc/machine-id 2>/dev/null) || :
 sh "${0%/*}/first-boot"
+# The journal is kept by the id it began with, and looked for by the new one.
+[ "$(cat /etc/machine-id 2>/dev/null)" = "$before" ] ||
+    systemctl try-restart systemd-journald.service || :
 # Init has read the old one already.
 [ ! -s /etc/hostname ] || cat /etc/hostname >/proc/sys/kernel/hostname

@@ -10,6 +10,8 @@ pub(super) const MARK: &str = "PIXELS_E_";
 /// Begins the line that tells the command's process, on stderr or, with a
 /// terminal, on stdout. It is not passed on.
 pub(super) const PROCESS: &str = "pixels-process ";
+/// Tells what works on the pixel's network which connection it came by.
+const CONNECTION: &str = "PIXELS_CONNECTION";
 /// The longest single argument Linux takes is 128 KiB.
 const LONGEST: usize = 120 * 1024;
 
@@ -29,6 +31,9 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         Some(_) => format!("echo \"{PROCESS}$$\"; "),
         None => format!("echo \"{PROCESS}$$\" >&2; "),
     };
+    if request.owner == Owner::ROOT {
+        script.push_str(&format!("export {CONNECTION}=\"$SSH_CONNECTION\"; "));
+    }
     script.push_str(&format!("unset {FOREIGN} {MARK}; "));
     for name in request.env.keys() {
         check_name(name)?;
@@ -93,6 +98,7 @@ mod tests {
             .arg(line(request).unwrap())
             .envs(request.env.iter().map(|(k, v)| (format!("{PREFIX}{k}"), v)))
             .env("SSH_TTY", "x")
+            .env("SSH_CONNECTION", "192.0.2.1 5 192.0.2.2 22")
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -124,6 +130,8 @@ mod tests {
         request.env.insert("A".into(), value.into());
         request.cwd = Some("/no/such 'dir".into());
         assert_eq!(run("sh", &request), format!("{value}|||/\n"));
+        request.argv[2] = "echo \"$PIXELS_CONNECTION|$SSH_CONNECTION\"".into();
+        assert_eq!(run("sh", &request), "192.0.2.1 5 192.0.2.2 22|\n");
     }
 
     #[test]

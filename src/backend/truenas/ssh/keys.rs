@@ -6,7 +6,7 @@ use std::sync::Arc;
 use russh::client::{AuthResult, Handle};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey};
+use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
 use tokio::sync::Mutex;
 
 use super::Checker;
@@ -41,38 +41,37 @@ impl std::fmt::Debug for Keys {
 enum File {
     Open(Arc<PrivateKey>),
     Locked(PathBuf),
+    /// Of a kind that only an agent signs with.
+    Foreign(PathBuf),
     None,
 }
 
 impl Keys {
-    /// The line that lets us in.
+    /// The line that lets us in; no key that could not be used to log in.
     pub async fn public(&self) -> Result<String> {
-        if let Some(path) = &self.file {
-            let mut beside = path.clone().into_os_string();
-            beside.push(".pub");
-            let written = std::fs::read_to_string(beside).ok();
-            let line = written.as_deref().and_then(|text| {
-                text.lines()
-                    .map(str::trim)
-                    .find(|line| line.parse::<PublicKey>().is_ok())
-            });
-            if let Some(line) = line {
-                return Ok(line.to_owned());
-            }
-            // The public half is not encrypted.
-            let private = std::fs::read_to_string(path).ok();
-            let private = private.and_then(|text| PrivateKey::from_openssh(text).ok());
-            if let Some(line) = private.and_then(|key| key.public_key().to_openssh().ok()) {
+        if let Some(path) = &self.file
+            && let Some((line, key)) = public_half(path)
+        {
+            if signs(key.algorithm()) {
                 return Ok(line);
             }
+            let held = self.held().await;
+            return match held.iter().any(|one| one.key_data() == key.key_data()) {
+                true => Ok(line),
+                false => Err(only_by_agent(path)),
+            };
         }
         let held = self.held().await.into_iter().next();
-        held.and_then(|key| key.to_openssh().ok()).ok_or_else(|| {
-            Error::Invalid(
+        if let Some(line) = held.and_then(|key| key.to_openssh().ok()) {
+            return Ok(line);
+        }
+        Err(match self.file().await? {
+            File::Foreign(path) => only_by_agent(&path),
+            _ => Error::Invalid(
                 "pixels on TrueNAS are worked in by SSH, and there is no key: make one with \
                  ssh-keygen -t ed25519, or set ssh.key"
                     .into(),
-            )
+            ),
         })
     }
 
@@ -89,6 +88,9 @@ impl Keys {
             return Ok(());
         }
         let mut reason = "it takes none of our keys";
+        if let File::Foreign(path) = &file {
+            return Err(only_by_agent(path));
+        }
         if let File::Locked(path) = file {
             match self.unlock(&path).await? {
                 Some(key) if with_key(handle, user, &key).await? => return Ok(()),
@@ -113,8 +115,13 @@ impl Keys {
             return Ok(File::None);
         };
         match russh::keys::load_secret_key(path, None) {
+            Ok(key) if !signs(key.algorithm()) => Ok(File::Foreign(path.clone())),
             Ok(key) => Ok(File::Open(Arc::new(key))),
-            Err(russh::keys::Error::KeyIsEncrypted) => Ok(File::Locked(path.clone())),
+            Err(russh::keys::Error::UnsupportedKeyType { .. }) => Ok(File::Foreign(path.clone())),
+            Err(russh::keys::Error::KeyIsEncrypted) => match public_half(path) {
+                Some((_, key)) if !signs(key.algorithm()) => Ok(File::Foreign(path.clone())),
+                _ => Ok(File::Locked(path.clone())),
+            },
             Err(russh::keys::Error::IO(e)) if e.kind() == std::io::ErrorKind::NotFound => {
                 Ok(File::None)
             }
@@ -197,6 +204,38 @@ impl Keys {
         }
         Ok(false)
     }
+}
+
+/// What is to be known of a key without opening it: the line beside it, or the
+/// half of the file that is not encrypted.
+fn public_half(path: &Path) -> Option<(String, PublicKey)> {
+    let mut beside = path.to_owned().into_os_string();
+    beside.push(".pub");
+    let written = std::fs::read_to_string(beside).ok();
+    let line = written.as_deref().and_then(|text| {
+        let mut lines = text.lines().map(str::trim);
+        lines.find_map(|line| Some((line.to_owned(), line.parse().ok()?)))
+    });
+    line.or_else(|| {
+        let private = PrivateKey::from_openssh(std::fs::read_to_string(path).ok()?).ok()?;
+        let key = private.public_key();
+        Some((key.to_openssh().ok()?, key.clone()))
+    })
+}
+
+/// Whether we sign with such a key ourselves. No RSA: what there is for it can
+/// be timed by whoever sees the signatures come.
+fn signs(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Ed25519 | Algorithm::Ecdsa { .. })
+}
+
+fn only_by_agent(path: &Path) -> Error {
+    Error::Invalid(format!(
+        "the SSH key {} is of a kind that works through an agent alone (RSA, for one): hand it to \
+         one with ssh-add, or make another with ssh-keygen -t ed25519 and set ssh.key to it; \
+         as files, keys of the kinds ed25519 and ecdsa work",
+        path.display()
+    ))
 }
 
 async fn with_key(handle: &mut Handle<Checker>, user: &str, key: &Arc<PrivateKey>) -> Result<bool> {

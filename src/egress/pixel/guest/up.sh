@@ -23,6 +23,16 @@ sed -n 's/^add \(chain\|set\) inet pixels \([prn]_[0-9a-f]*\).*/\1 \2/p' "$dir/r
         sed -n 's/^[[:space:]]*\(chain\|set\) \([prn]_[0-9a-f]*\) {$/\1 \2/p' |
         sort | comm -13 "$wanted" - |
         sed 's/^\(chain\|set\) \(.*\)/delete \1 inet pixels \2/'
+    # The connection by which this was asked for is not cut: as sshd tells it,
+    # the other side first.
+    case ${PIXELS_CONNECTION-} in
+    "" | *[!0-9.\ ]*) ;;
+    *)
+        # shellcheck disable=SC2086 # four words
+        set -- $PIXELS_CONNECTION
+        [ $# != 4 ] || echo "add element inet pixels entered { $1 . $2 . $3 . $4 timeout 1m }"
+        ;;
+    esac
 } >/run/pixels/egress-batch
 nft -f /run/pixels/egress-batch
 

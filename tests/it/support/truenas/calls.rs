@@ -95,6 +95,9 @@ pub fn run(
         return server.snapshot_call(verb, params);
     }
     if let Some(task) = jobs::task(server, method, params) {
+        if matches!(fault, Some(Fault::FullQueue)) {
+            jobs::crowd(server, method, params, &task);
+        }
         let fails = matches!(fault, Some(Fault::FailJob));
         return jobs::submit(server, method, params, id, task, fails);
     }

@@ -56,6 +56,35 @@ pub fn task(server: &Inner, method: &str, params: &[Value]) -> Option<Task> {
     }
 }
 
+/// Fills the queue that the task would wait in, with work of others on the same
+/// instance, which leaves it as it is.
+pub fn crowd(server: &Arc<Inner>, method: &str, params: &[Value], like: &Task) {
+    let (method, others) = match params.first() {
+        Some(Value::Object(wish)) => (method, json!([{"name": wish["name"], "image": "other"}])),
+        Some(Value::String(name)) => ("virt.instance.update", json!([name, {"autostart": false}])),
+        other => (method, json!([other, true])),
+    };
+    for _ in 0..=like.queue {
+        let task = Task {
+            lock: like.lock.clone(),
+            queue: like.queue,
+            work: Box::new(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                Ok(json!(true))
+            }),
+        };
+        let call = Some(json!("of somebody else"));
+        let _ = submit(
+            server,
+            method,
+            others.as_array().unwrap(),
+            call,
+            task,
+            false,
+        );
+    }
+}
+
 pub fn submit(
     server: &Arc<Inner>,
     method: &str,
@@ -75,8 +104,13 @@ pub fn submit(
         state.next_job += 1;
         let id = state.next_job;
         state.queues.entry(lock.clone()).or_default().push_back(id);
+        // With what was left out.
+        let mut shown = params.to_vec();
+        for argument in shown.iter_mut().filter_map(Value::as_object_mut) {
+            argument.insert("a_default".into(), Value::Null);
+        }
         let mut job = json!({
-            "id": id, "method": method, "arguments": params, "transient": false,
+            "id": id, "method": method, "arguments": shown, "transient": false,
             "description": null, "abortable": false, "logs_path": null, "logs_excerpt": null,
             "progress": {"percent": 0, "description": "", "extra": null},
             "result": null, "result_encoding_error": null, "error": null, "exception": null,

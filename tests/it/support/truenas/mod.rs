@@ -18,7 +18,7 @@ mod wire;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -46,8 +46,20 @@ pub enum Fault {
     Refuse(Value),
     /// The job is made, and fails.
     FailJob,
+    /// No place in the queue: for a job, others wait for the same instance and
+    /// the last of them is the answer; for another call, too many are under way.
+    FullQueue,
     /// The server starts anew after carrying it out: no job is known any more.
     Restart,
+}
+
+/// How many calls of a method an address may make before login in a window of
+/// time; the first too many is answered after a pause.
+#[derive(Debug, Clone, Copy)]
+pub struct RateLimit {
+    pub calls: u32,
+    pub window: Duration,
+    pub pause: Duration,
 }
 
 type Plant = Box<dyn Fn(&std::path::Path) + Send>;
@@ -86,6 +98,10 @@ struct State {
     /// Snapshots that go with their last clone.
     deferred: Vec<String>,
     logins: u32,
+    limit: Option<RateLimit>,
+    /// Of the methods called before login: when the window began, and how often.
+    early: BTreeMap<String, (Instant, u32)>,
+    limited: u32,
 }
 
 pub struct Inner {
@@ -243,6 +259,18 @@ impl Nas {
         self.inner.state.lock().unwrap().cron.len()
     }
 
+    /// From now on; without it tests may log in as often as they like.
+    pub fn limit_logins(&self, limit: RateLimit) {
+        let mut state = self.inner.state.lock().unwrap();
+        state.limit = Some(limit);
+        state.early.clear();
+    }
+
+    /// How many calls were over the limit.
+    pub fn limited(&self) -> u32 {
+        self.inner.state.lock().unwrap().limited
+    }
+
     pub fn answer_logins(&self, how: LoginAnswer) {
         *self.inner.login.lock().unwrap() = how;
     }
@@ -277,6 +305,23 @@ impl Inner {
 
     fn is(&self, major: u32, minor: u32) -> bool {
         self.release >= (major, minor)
+    }
+
+    /// How long a call before login waits for its refusal when it is one too many.
+    fn over_limit(&self, method: &str) -> Option<Duration> {
+        let mut state = self.state.lock().unwrap();
+        let limit = state.limit?;
+        let now = Instant::now();
+        let (begun, calls) = state.early.entry(method.to_owned()).or_insert((now, 0));
+        if begun.elapsed() >= limit.window {
+            (*begun, *calls) = (now, 0);
+        }
+        *calls += 1;
+        if *calls <= limit.calls {
+            return None;
+        }
+        state.limited += 1;
+        Some(limit.pause)
     }
 
     /// The fault that is due for a call.

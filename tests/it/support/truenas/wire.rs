@@ -296,12 +296,22 @@ async fn run(
             return;
         }
         Some(Fault::Refuse(error)) => return reply(Err(error.clone())),
+        Some(Fault::FullQueue) if super::jobs::task(server, method, &params).is_none() => {
+            let text = "Maximum number of concurrent calls (20) has exceeded";
+            return reply(Err(json!({"code": -32000, "message": text})));
+        }
         _ => {}
     }
     let known = super::calls::is_known(server, method);
-    let outcome = if !known {
+    let logged_in = peer.logged_in.load(Ordering::SeqCst);
+    let early = !logged_in && super::calls::is_open(method) && method != "core.set_options";
+    let limited = early.then(|| server.over_limit(method)).flatten();
+    let outcome = if let Some(pause) = limited {
+        tokio::time::sleep(pause).await;
+        Err(call(16, "Rate Limit Exceeded"))
+    } else if !known {
         Err(Fail::Missing)
-    } else if !peer.logged_in.load(Ordering::SeqCst) && !super::calls::is_open(method) {
+    } else if !logged_in && !super::calls::is_open(method) {
         server.wrong(format!("{method} before login"));
         Err(call(207, "Not authenticated"))
     } else {

@@ -1,0 +1,75 @@
+//! Files and ports of pixels on TrueNAS, over SSH: the same cases as on Incus.
+
+use std::fs;
+
+use crate::forward::{self, Served};
+use crate::support::lab;
+use crate::support::truenas::Nas;
+use crate::transfer::{self, Pixel, noise};
+
+#[test]
+fn files_and_ports_are_carried_on_truenas_25_04() {
+    let Some(_lab) = lab::ready("files_and_ports_are_carried_on_truenas_25_04") else {
+        return;
+    };
+    carried("25.04.2");
+}
+
+#[test]
+fn files_and_ports_are_carried_on_truenas_25_10() {
+    let Some(_lab) = lab::ready("files_and_ports_are_carried_on_truenas_25_10") else {
+        return;
+    };
+    carried("25.10.1");
+}
+
+fn carried(version: &str) {
+    let (nas, env) = Nas::lab(version, "files");
+    let pixel = Pixel::on(env).cleared();
+    transfer::tree_is_kept(&pixel);
+    let pixel = pixel.cleared();
+    transfer::syncs(&pixel);
+    let pixel = pixel.cleared();
+    streams(&pixel);
+    let mut pixel = pixel.cleared();
+    transfer::leaves_nothing_half(&mut pixel);
+    let pixel = pixel.cleared();
+    stopped(&pixel);
+    let Pixel { env, name, .. } = pixel;
+    env.pixels(["destroy", "-f", &name]).ok();
+    forward::carries(&Served::on(env));
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+/// Bytes and modes are exact, also of large and of empty ones.
+fn streams(pixel: &Pixel) {
+    let bytes = noise(20_000_000, 5);
+    let to = pixel.there("/srv/stream");
+    let args = ["push", "--mode", "600", "-", &to];
+    pixel.env.pixels_with(args, &bytes).ok();
+    assert_eq!(pixel.sh("stat -c '%a %s' /srv/stream"), "600 20000000\n");
+    let out = pixel.env.command(["pull", &to, "-"]).output().unwrap();
+    assert!(out.stdout == bytes && out.status.success());
+    let to = pixel.here("file");
+    pixel.run(&["pull", &pixel.there("/srv/stream"), &to]).ok();
+    assert!(fs::read(&to).unwrap() == bytes);
+    let none = pixel.there("/srv/none");
+    pixel.env.pixels_with(["push", "-", &none], b"").ok();
+    assert_eq!(pixel.sh("stat -c '%a %s' /srv/none"), "644 0\n");
+    pixel
+        .run(&["pull", &pixel.there("/srv/nope"), "-"])
+        .expect(3);
+}
+
+/// Files of a pixel that does not run are out of reach, and that is said.
+fn stopped(pixel: &Pixel) {
+    pixel.run(&["stop", &pixel.name]).ok();
+    fs::write(pixel.here("a"), "a").unwrap();
+    let (here, there) = (pixel.here("a"), pixel.there("/srv/a"));
+    for args in [["push", &here, &there], ["pull", &there, &here]] {
+        let refused = pixel.run(&args).expect(1);
+        assert!(refused.stderr.contains("stopped"), "{}", refused.stderr);
+    }
+    assert_eq!(fs::read(&here).unwrap(), b"a");
+    pixel.run(&["start", &pixel.name]).ok();
+}

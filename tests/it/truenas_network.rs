@@ -1,0 +1,164 @@
+//! Policies of pixels on TrueNAS, which the pixels enforce themselves: in
+//! force from the creation on, in clones and after restores, and changed at once.
+
+use serde_json::{Value, json};
+
+use crate::support::env::{Outcome, TestEnv};
+use crate::support::truenas::Nas;
+use crate::support::wan_pixel::Wan;
+use crate::support::{lab, wait};
+
+#[test]
+fn policies_are_enforced_inside_truenas_25_04_pixels() {
+    let Some(_lab) = lab::ready("policies_are_enforced_inside_truenas_25_04_pixels") else {
+        return;
+    };
+    enforced("25.04.2");
+}
+
+#[test]
+fn policies_are_enforced_inside_truenas_25_10_pixels() {
+    let Some(_lab) = lab::ready("policies_are_enforced_inside_truenas_25_10_pixels") else {
+        return;
+    };
+    enforced("25.10.1");
+}
+
+/// A pixel on a server, with a fake internet whose resolver it asks.
+struct Walled {
+    wan: &'static Wan,
+    env: TestEnv,
+    name: String,
+}
+
+impl Walled {
+    fn sh(&self, script: &str) -> Outcome {
+        let argv = ["exec", &self.name, "--", "bash", "-c", script];
+        self.env.pixels(argv)
+    }
+
+    fn answers(&self, host: &str) -> bool {
+        let script = format!("timeout 5 head -n 1 </dev/tcp/{host}/80");
+        self.sh(&script).stdout == "hello\n"
+    }
+
+    #[track_caller]
+    fn comes_to_answer(&self, host: &str, expected: bool) {
+        wait::eventually(host, || self.answers(host) == expected);
+    }
+
+    /// How often somebody was let in by SSH.
+    fn logins(&self) -> usize {
+        let script = "journalctl -q -o cat -t sshd -t sshd-session | grep -c ^Accepted";
+        self.sh(script).ok().stdout.trim().parse().unwrap()
+    }
+
+    fn network(&self, verb: &str, more: &[&str]) -> Outcome {
+        let args = ["network", verb, &self.name].into_iter();
+        self.env.pixels(args.chain(more.iter().copied()))
+    }
+
+    /// Mode and entries.
+    #[track_caller]
+    fn shown(&self) -> (Value, Value) {
+        let shown = self.network("show", &["--json"]).ok().json();
+        (shown["mode"].clone(), shown["in_force"].clone())
+    }
+}
+
+fn rules(env: &TestEnv, name: &str) -> String {
+    let argv = ["exec", "-u", "root", name, "--", "nft", "list", "ruleset"];
+    env.pixels(argv).ok().stdout
+}
+
+fn enforced(version: &str) {
+    let wan = Wan::up();
+    let (nas, env) = Nas::lab(version, "egress");
+    env.config(&format!("[defaults]\ndns = [\"{}\"]\n", wan.resolver()));
+    let (a, b) = (env.name("a"), env.name("b"));
+    let create = ["create", &a, "--egress", "allowlist"];
+    let allowed = ["--allow", "allowed.test"];
+    env.pixels(create.into_iter().chain(allowed)).ok();
+    let walled = Walled { wan, env, name: a };
+    refused_and_told(&walled);
+    changes(&walled);
+
+    let Walled { env, name: a, .. } = walled;
+    env.pixels(["checkpoint", "create", &a, "--label", "walled"])
+        .ok();
+    env.pixels(["create", &b, "--from", &format!("{a}:walled")])
+        .ok();
+    assert!(rules(&env, &b).contains("reject"));
+    // Another policy could not be in force before the clone runs.
+    let c = env.name("c");
+    let refused = env
+        .pixels(["create", &c, "--from", &a, "--egress", "agent"])
+        .expect(1);
+    assert!(refused.stderr.contains("network set"), "{}", refused.stderr);
+    env.pixels(["network", "set", &a, "unrestricted"]).ok();
+    assert!(!rules(&env, &a).contains("reject"));
+    env.pixels(["stop", "--force", &a]).ok();
+    env.pixels(["start", &a]).ok();
+    assert!(!rules(&env, &a).contains("reject"));
+    // The policy comes back with the disk.
+    env.pixels(["checkpoint", "restore", &a, "walled"]).ok();
+    assert!(rules(&env, &a).contains("reject"));
+    let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
+    assert_eq!(shown["mode"], "allowlist", "{shown}");
+    assert_eq!(env.remaining().len(), 2);
+    assert_eq!(nas.wrong(), [""; 0]);
+}
+
+/// What is not allowed is refused, logged, and would be admitted as is said.
+fn refused_and_told(walled: &Walled) {
+    let (wan, name) = (walled.wan, &walled.name);
+    walled.comes_to_answer("allowed.test", true);
+    walled.sh("getent hosts denied.test").expect(2);
+    let denied = wan.address(30);
+    let refused = walled.sh(&format!("echo </dev/tcp/{denied}/443"));
+    assert!(refused.stderr.contains("No route to host"), "{refused:?}");
+    assert_eq!(wan.packets_to(30), 0);
+    let log = walled.network("log", &["--json"]).ok().json();
+    for entry in ["denied.test".to_owned(), format!("{denied}:443")] {
+        let line = log.as_array().unwrap().iter().find(|l| l["entry"] == entry);
+        let line = line.unwrap_or_else(|| panic!("no {entry} in {log}"));
+        assert_eq!(
+            line["admit"],
+            format!("pixels network allow {name} {entry}")
+        );
+    }
+    let check = walled.network("check", &["denied.test", "--json"]);
+    let check = check.expect(1).json();
+    assert_eq!(
+        (&check["allowed"], &check["enforced_by"]),
+        (&json!(false), &json!("pixel"))
+    );
+    walled.network("check", &["allowed.test:80"]).ok();
+}
+
+fn changes(walled: &Walled) {
+    let allowed = json!(["allowed.test"]);
+    assert_eq!(walled.shown(), (json!("allowlist"), allowed.clone()));
+    walled.comes_to_answer("other.test", false);
+    walled.network("allow", &["other.test:80"]).ok();
+    walled.comes_to_answer("other.test", true);
+    assert_eq!(walled.shown().1, json!(["allowed.test", "other.test:80"]));
+    walled.network("deny", &["other.test:80"]).ok();
+    assert!(!walled.answers("other.test"));
+    assert_eq!(walled.shown(), (json!("allowlist"), allowed.clone()));
+
+    walled.network("set", &["agent"]).ok();
+    assert_eq!(walled.shown().0, "agent");
+    assert!(!walled.answers("allowed.test"));
+    walled.network("set", &["unrestricted"]).ok();
+    assert_eq!(walled.shown().0, "unrestricted");
+    assert!(!rules(&walled.env, &walled.name).contains("reject"));
+    let narrow = ["allowlist", "--allow", "allowed.test"];
+    let before = walled.logins();
+    walled.network("set", &narrow).ok();
+    // One connection for the change, which did not cut it, and one to count.
+    assert_eq!(walled.logins(), before + 2);
+    assert_eq!(walled.shown(), (json!("allowlist"), allowed));
+    walled.comes_to_answer("allowed.test", true);
+    assert!(!walled.answers("other.test"));
+}
