@@ -36,6 +36,8 @@ use crate::sandbox::{Control, ExecIo, ExecRequest, ExitStatus, TtySize};
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
 const CHUNK: usize = 128 * 1024;
+/// Room is made for a frame as soon as its length is told, whatever that says.
+const LARGEST: usize = 64 * 1024 * 1024;
 /// For sockets on which the daemon sends hardly anything.
 const SMALL: usize = 4 * 1024;
 /// The daemon gives clients five seconds to connect the sockets.
@@ -197,7 +199,7 @@ async fn settled(
     }
 }
 
-fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitStatus, Failure> {
+pub(super) fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitStatus, Failure> {
     match outcome {
         Ok(operation) => operation
             .metadata
@@ -248,7 +250,7 @@ fn body(request: &ExecRequest) -> Body<'_> {
     }
 }
 
-struct Secrets {
+pub(super) struct Secrets {
     input: String,
     /// Absent when a terminal carries both directions on the input socket.
     output: Option<(String, String)>,
@@ -256,7 +258,7 @@ struct Secrets {
 }
 
 impl Secrets {
-    fn of(metadata: &serde_json::Value) -> Result<Self, Failure> {
+    pub fn of(metadata: &serde_json::Value) -> Result<Self, Failure> {
         let fd = |name: &str| {
             metadata
                 .get("fds")
@@ -289,11 +291,7 @@ async fn upgrade(
     let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
         .map_err(|e| Failure::Protocol(e.to_string()))?;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(buffer)
-        .max_message_size(None)
-        .max_frame_size(None);
-    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+    match tokio_tungstenite::client_async_with_config(request, stream, Some(config(buffer))).await {
         Ok((socket, _)) => Ok(socket),
         Err(tokio_tungstenite::tungstenite::Error::Io(error)) => {
             Err(Failure::connection(client.endpoint(), &error))
@@ -307,6 +305,13 @@ async fn upgrade(
             reason: other.to_string(),
         }),
     }
+}
+
+pub(super) fn config(buffer: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(buffer)
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST))
 }
 
 /// A connection whose failing writes are ignored: the answer to a ping may come
@@ -344,16 +349,16 @@ impl AsyncWrite for Receiver {
     }
 }
 
-type Sink = SplitSink<Socket, Message>;
+pub(super) type Sink = SplitSink<Socket, Message>;
 
-fn split(socket: Socket) -> (Option<Sink>, SplitStream<Socket>) {
+pub(super) fn split(socket: Socket) -> (Option<Sink>, SplitStream<Socket>) {
     let (sink, stream) = socket.split();
     (Some(sink), stream)
 }
 
 /// Copies one output stream to its end. A writer that fails closes the
 /// socket, so that the guest command sees a closed pipe.
-async fn drain(
+pub(super) async fn drain(
     (sink, mut stream): (Option<Sink>, SplitStream<Socket>),
     mut to: Box<dyn AsyncWrite + Send + Unpin>,
     ended: &CancellationToken,
