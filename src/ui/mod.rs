@@ -6,6 +6,10 @@ mod progress;
 mod report;
 mod table;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/ui.rs"]
+mod fuzz;
+
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;

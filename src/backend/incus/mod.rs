@@ -17,6 +17,10 @@ mod snapshots;
 mod transport;
 pub mod wire;
 
+#[cfg(test)]
+#[path = "../../../tests/fuzz/incus.rs"]
+mod fuzz;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

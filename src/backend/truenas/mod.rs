@@ -23,6 +23,10 @@ mod state;
 mod tls;
 mod wire;
 
+#[cfg(test)]
+#[path = "../../../tests/fuzz/truenas.rs"]
+mod fuzz;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
