@@ -109,6 +109,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             subject: Subject::Pixel(name),
             state,
         } if state == "stopped" => format!("start it with: pixels start {name}"),
+        Error::WrongState {
+            subject: Subject::Gateway(_),
+            ..
+        } => "pixels network gateway rebuild brings it back".into(),
         Error::Unreachable { endpoint, .. } if endpoint.contains("image server") => {
             "pixels setup builds an image of its own where the image server cannot be reached".into()
         }

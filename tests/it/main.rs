@@ -19,6 +19,7 @@ mod egress_pixel_escapes;
 mod egress_pixel_files;
 mod egress_walls;
 mod faults_daemon;
+mod faults_gateway;
 mod faults_signals;
 mod faults_wire;
 mod forward;
