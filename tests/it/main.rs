@@ -35,6 +35,7 @@ mod mcp_tools;
 mod provision;
 mod remote;
 mod scripts;
+mod soak;
 mod transfer;
 mod truenas;
 mod truenas_faults;

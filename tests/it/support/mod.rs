@@ -5,6 +5,7 @@ pub mod api;
 pub mod dns;
 pub mod env;
 pub mod lab;
+pub mod leftovers;
 pub mod mcp;
 pub mod private_daemon;
 pub mod proxy;
