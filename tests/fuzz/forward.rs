@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Port, registry};
-use crate::fuzz::{fuzz, text};
+use super::{Port, ends, registry};
+use crate::fuzz::{asynchronous, fuzz, text};
 
 #[test]
 fn ports() {
@@ -16,6 +17,27 @@ fn ports() {
             assert_ne!(port.remote, 0);
         }
         port.map(|port| port.local == 0)
+    });
+}
+
+/// What the relay tells of the end of a direction ends it there, and nowhere
+/// before.
+#[test]
+fn relays() {
+    let words = ["5\n", "0\n", "\n", "18446744073709551615\n"];
+    fuzz("relays", 4000, &words, |bytes| {
+        asynchronous(async {
+            let (mut near, far) = tokio::io::duplex(1 << 16);
+            let (mut data, mut word) = ends::ends(far);
+            word.write_all(bytes).await.unwrap();
+            let taken = data.write_all(b"hello").await.is_ok();
+            drop((data, word));
+            let mut got = Vec::new();
+            near.read_to_end(&mut got).await.unwrap();
+            assert!(b"hello".starts_with(&got[..]));
+            assert_eq!(taken, got.len() == 5);
+            got.len()
+        })
     });
 }
 

@@ -8,7 +8,9 @@
 //! `cargo test --lib fuzz` runs every stored input and a fixed number of
 //! mutated ones. `PIXELS_FUZZ_SECONDS=60` runs every target for that long from
 //! a new seed, `PIXELS_FUZZ_SEED=7` from this one. An input that fails is cut
-//! down, stored in `tests/fuzz/corpus/TARGET/`, and run first from then on.
+//! down, stored in `tests/fuzz/corpus/TARGET/`, and run first from then on. One
+//! that the process does not survive is left in the temporary folder, in a file
+//! `fuzz-TARGET-PID`.
 
 mod engine;
 mod mutate;
@@ -85,4 +87,19 @@ pub fn asynchronous<T>(work: impl Future<Output = T>) -> T {
         tokio::time::timeout(day, work).await
     });
     outcome.expect("it waits for what never comes")
+}
+
+#[test]
+fn everything_stored_is_for_a_target() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let sources: String = std::fs::read_dir(&here)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    for entry in std::fs::read_dir(here.join("corpus")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(sources.contains(&format!("\"{name}\",")), "{name}");
+    }
 }
