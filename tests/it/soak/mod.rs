@@ -149,8 +149,8 @@ impl Soak {
                     6..8 => Work::Fork,
                     8..10 => Work::Exec,
                     10..12 => Work::Push,
-                    12..14 => Work::Checkpoint,
-                    14 => Work::Restore,
+                    12 => Work::Checkpoint,
+                    13..15 => Work::Restore,
                     _ => Work::Destroy,
                 };
                 let target = match work.is_about_one_there() {
