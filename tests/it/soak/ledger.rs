@@ -137,6 +137,16 @@ impl Ledger {
         }
     }
 
+    /// Pixels whose removal was cut short.
+    pub fn half_removed(&self) -> Vec<String> {
+        let doubts = self.doubts.iter();
+        let removed = doubts.filter_map(|doubt| match doubt {
+            Doubt::Removed(name) => Some(name.clone()),
+            _ => None,
+        });
+        removed.collect()
+    }
+
     pub fn is_in_doubt(&self) -> bool {
         !self.doubts.is_empty()
     }
@@ -166,16 +176,7 @@ impl Ledger {
                         self.has(name, &[]);
                     }
                 }
-                Doubt::Removed(name) => {
-                    let found = there.iter().find(|(other, _)| *other == name);
-                    match (found, self.pixels.get_mut(&name)) {
-                        // Its checkpoints go before it does.
-                        (Some((_, labels)), Some(ours)) => {
-                            ours.retain(|label| labels.contains(label));
-                        }
-                        _ => drop(self.pixels.remove(&name)),
-                    }
-                }
+                Doubt::Removed(name) => drop(self.pixels.remove(&name)),
                 Doubt::Checkpoint(name, label) => {
                     let found = there.iter().find(|(other, _)| *other == name);
                     let taken = found.is_some_and(|(_, labels)| labels.contains(&label));
