@@ -26,6 +26,10 @@ mod term;
 pub mod transfer;
 mod ui;
 
+#[cfg(test)]
+#[path = "../tests/fuzz/mod.rs"]
+mod fuzz;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Entry;
 use crate::sandbox::{Error, ExecRequest, Guest, Result};
 
 const SCRIPT: &str = include_str!("guest/denials.sh");
@@ -44,7 +45,7 @@ pub async fn denials(guest: &dyn Guest, pixel: Option<Ipv4Addr>) -> Result<Vec<D
         .ok_or_else(|| Error::Protocol("what was refused".into()))
 }
 
-fn parse(text: &str, pixel: Option<Ipv4Addr>) -> Option<Vec<Denial>> {
+pub(super) fn parse(text: &str, pixel: Option<Ipv4Addr>) -> Option<Vec<Denial>> {
     let (names, rest) = text.split_once("sets ")?;
     let (now, sets) = rest.split_once('\n')?;
     let mut found: Vec<Denial> = names.lines().filter_map(name).collect();
@@ -59,15 +60,18 @@ fn name(line: &str) -> Option<Denial> {
     let count = fields.next()?.parse().ok()?;
     let destination = fields.next()?.to_owned();
     Some(Denial {
-        entry: destination
-            .parse::<crate::egress::Entry>()
-            .ok()
-            .map(|entry| entry.to_string()),
+        entry: admitting(&destination),
         destination,
         protocol: "dns".into(),
         count,
         last,
     })
+}
+
+/// Root may have written what an enforcer inside a pixel tells.
+fn admitting(destination: &str) -> Option<String> {
+    let entry = destination.parse::<Entry>().ok()?;
+    Some(entry.to_string())
 }
 
 #[derive(Deserialize)]
@@ -121,7 +125,7 @@ fn destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<Vec<Den
         };
         let admissible = matches!(protocol.as_str(), "tcp" | "udp" | "icmp");
         Some(Denial {
-            entry: admissible.then(|| destination.clone()),
+            entry: admitting(&destination).filter(|_| admissible),
             destination,
             protocol,
             count: element.counter.packets,

@@ -63,14 +63,11 @@ impl Domain {
         if name.contains('*') {
             return Err("has a * that is not its first label: only *.NAME is possible".into());
         }
-        if let Some(bad) = name
-            .chars()
-            .find(|c| c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._".contains(*c))
-        {
-            return Err(format!("has {bad:?} in it, which no host name has"));
-        }
+        only_of_names(name)?;
         let name = idna::domain_to_ascii(name)
             .map_err(|_| "is no host name: its letters cannot be written in DNS".to_owned())?;
+        // Among the letters it has another form for are full-width commas and slashes.
+        only_of_names(&name)?;
         if name.len() > NAME {
             return Err(format!("is longer than {NAME} characters"));
         }
@@ -94,6 +91,15 @@ impl Domain {
             return Err("is neither an IPv4 address nor a host name".into());
         }
         Ok(Self(name))
+    }
+}
+
+/// Of the ASCII characters, only those that host names have.
+fn only_of_names(text: &str) -> Result<(), String> {
+    let foreign = |c: &char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._".contains(*c);
+    match text.chars().find(foreign) {
+        Some(bad) => Err(format!("has {bad:?} in it, which no host name has")),
+        None => Ok(()),
     }
 }
 
@@ -338,6 +344,9 @@ mod tests {
             ("example.org:+1", "port"),
             ("example.org:https", "port"),
             ("example.org:", "port"),
+            ("a\u{ff0f}b.example", "'/'"),
+            ("a\u{ff03}1.example", "'#'"),
+            ("a\u{ff1b}b.example", "';'"),
             ("192.0.2.300", "neither"),
             ("192.0.2.0/33", "no network"),
             ("1.2.3", "neither"),

@@ -10,6 +10,10 @@ mod policy;
 mod presets;
 mod render;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/egress.rs"]
+mod fuzz;
+
 pub use denials::{Denial, denials};
 pub use entry::{Domain, Entry, InvalidEntry, Target};
 pub use net::Net;

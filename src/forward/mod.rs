@@ -6,6 +6,10 @@ mod ends;
 mod port;
 pub mod registry;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/forward.rs"]
+mod fuzz;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 

@@ -78,9 +78,9 @@ fn read(path: &Path) -> io::Result<Option<Forward>> {
         let _ = fs::remove_file(path);
         return Ok(None);
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    Ok(serde_json::from_str(&text).ok())
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text).ok())
 }
 
 /// Tells a forward to end and waits until it has.

@@ -24,6 +24,10 @@ mod subid;
 mod subnet;
 mod web;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/host.rs"]
+mod fuzz;
+
 use std::path::{Path, PathBuf};
 
 use crate::backend::incus::{Client, Endpoint};

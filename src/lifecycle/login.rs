@@ -84,7 +84,7 @@ impl Login {
     }
 }
 
-fn find(passwd: &str, wanted: &str) -> Option<Login> {
+pub(super) fn find(passwd: &str, wanted: &str) -> Option<Login> {
     let (user, group) = match wanted.split_once(':') {
         Some((user, group)) => (user, Some(group.parse::<u32>().ok()?)),
         None => (wanted, None),

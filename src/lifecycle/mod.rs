@@ -21,6 +21,10 @@ mod shelf;
 mod site;
 pub mod usage;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/lifecycle.rs"]
+mod fuzz;
+
 use tokio_util::sync::CancellationToken;
 
 pub use claim::{Claim, Maker};

@@ -193,9 +193,12 @@ async fn put_back(
     };
     let of = |properties| Properties::from(RECORDS.map(|key| record(properties, key)));
     let (now, then) = (of(&instance.properties), of(&checkpoint.properties));
-    if now != then {
-        sandbox.set_properties(name, &then).await?;
-        gateway::reconcile(sandbox, &gateway).await?;
+    if now == then {
+        // Found out when the disk has gone back it would be too late.
+        gateway::require(sandbox, &gateway).await?;
+    } else {
+        let records = |_: &Instance| Ok(then.clone());
+        gateway::change(sandbox, &gateway, name, &records).await?;
     }
     if let Err(error) = sandbox.restore(name, label).await {
         if now != then {

@@ -116,7 +116,7 @@ pub async fn list(guest: &dyn Guest, login: &Login) -> Result<Vec<Session>> {
 
 /// A line of tab-separated `key=value`; keys changed their names between zmx
 /// releases (0.4: `session_name`, `task_ended_at`), unknown ones are passed over.
-fn parse(keeper: Keeper, line: &str) -> Option<Session> {
+pub(super) fn parse(keeper: Keeper, line: &str) -> Option<Session> {
     let mut name = None;
     let mut clients = None;
     let mut running = true;

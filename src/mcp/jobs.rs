@@ -167,7 +167,7 @@ fn folder(login: &Login, id: &str) -> String {
 }
 
 /// The id becomes part of a path.
-fn checked(job: &str) -> Result<&str> {
+pub(super) fn checked(job: &str) -> Result<&str> {
     let rest = job.strip_prefix("job-").unwrap_or_default();
     if rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(job);
@@ -217,7 +217,7 @@ async fn poll(
 }
 
 /// Reads what `job-poll.sh` prints.
-fn parse(answer: &[u8], from: Offsets) -> Option<Progress> {
+pub(super) fn parse(answer: &[u8], from: Offsets) -> Option<Progress> {
     let end = answer.iter().position(|byte| *byte == b'\n')?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;
     let mut words = head.split(' ');
@@ -245,8 +245,8 @@ fn parse(answer: &[u8], from: Offsets) -> Option<Progress> {
         exit_code,
         stdout: String::from_utf8_lossy(stdout).into_owned(),
         stderr: String::from_utf8_lossy(stderr).into_owned(),
-        stdout_offset: from.stdout + stdout.len() as u64,
-        stderr_offset: from.stderr + stderr.len() as u64,
+        stdout_offset: from.stdout.saturating_add(stdout.len() as u64),
+        stderr_offset: from.stderr.saturating_add(stderr.len() as u64),
         more,
     })
 }

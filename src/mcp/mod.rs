@@ -32,6 +32,10 @@ mod view;
 mod wish;
 mod work;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/mcp.rs"]
+mod fuzz;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -236,10 +236,10 @@ impl<E: Ensure> Bridge<E> {
 
 /// Takes the messages out of an event stream.
 #[derive(Default)]
-struct Events(Vec<u8>);
+pub(super) struct Events(Vec<u8>);
 
 impl Events {
-    fn take(&mut self, chunk: &[u8]) -> Vec<Value> {
+    pub fn take(&mut self, chunk: &[u8]) -> Vec<Value> {
         self.0.extend_from_slice(chunk);
         let mut found = Vec::new();
         while let Some((end, length)) = boundary(&self.0) {

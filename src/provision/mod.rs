@@ -5,6 +5,10 @@ mod environment;
 mod plan;
 mod status;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/provision.rs"]
+mod fuzz;
+
 use std::collections::BTreeSet;
 
 use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Output, Result};

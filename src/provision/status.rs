@@ -190,7 +190,7 @@ impl Facts {
                 duration: raw
                     .started
                     .zip(until)
-                    .map(|(from, to)| (to - from).max(0))
+                    .map(|(from, to)| to.saturating_sub(from).max(0))
                     .filter(|_| known),
                 last_line: if known { last_line } else { String::new() },
             });

@@ -19,6 +19,8 @@ pub enum Subject {
     Image(String),
     Pool(String),
     Network(String),
+    /// What enforces the policies of a segment, by its instance.
+    Gateway(String),
     /// A network that the server's host would reach through an instance.
     Route(String),
     Project(String),
@@ -50,6 +52,7 @@ impl fmt::Display for Subject {
             Self::Image(name) => write!(f, "image {name:?}"),
             Self::Pool(name) => write!(f, "storage pool {name:?}"),
             Self::Network(name) => write!(f, "network {name:?}"),
+            Self::Gateway(instance) => write!(f, "the gateway {instance}"),
             Self::Route(net) => write!(f, "a route to {net} on the server's host"),
             Self::Project(name) => write!(f, "project {name:?}"),
             Self::Path(path) => write!(f, "{path:?}"),

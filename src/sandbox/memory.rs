@@ -3,9 +3,10 @@
 /// Bytes of a text in MiB, with or without a unit.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "expected a number of MiB, or one with MiB or GiB".to_owned())?;
+    let number: u64 = Some(digits)
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse().ok())
+        .ok_or("expected a number of MiB, or one with MiB or GiB")?;
     let unit: u64 = match &text[digits.len()..] {
         "" | "MiB" | "M" => 1024 * 1024,
         "GiB" | "G" => 1024 * 1024 * 1024,
@@ -26,7 +27,7 @@ mod tests {
     fn memory_is_mib_unless_a_unit_says_otherwise() {
         assert_eq!(parse_memory("512"), Ok(512 << 20));
         assert_eq!(parse_memory("4GiB"), Ok(4 << 30));
-        for bad in ["", "x", "1.5", "4TB", "0", "99999999999999GiB"] {
+        for bad in ["", "x", "+1", "1.5", "4TB", "0", "99999999999999GiB"] {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }
     }

@@ -1,6 +1,7 @@
 //! The vocabulary every other part speaks: names, types, errors, and the two
 //! traits a backend implements. No sockets, processes or printing in here.
 
+mod collect;
 mod error;
 mod guest;
 mod memory;
@@ -12,6 +13,7 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
+pub use collect::collect;
 pub use error::{Error, Result, Subject};
 pub use guest::{
     Admission, Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile,

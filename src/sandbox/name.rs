@@ -72,6 +72,10 @@ impl FromStr for Name {
                 Fault::Character => "only a-z, 0-9 and - are allowed",
             })
         })?;
+        // As it is shown it would mean another pixel.
+        if bare.starts_with(PREFIX) {
+            return Err(refuse("px- at its beginning is not part of the name"));
+        }
         if bare
             .strip_prefix(GATEWAY)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
@@ -230,6 +234,7 @@ mod tests {
             ("../x", "a-z"),
             ("gateway", "kept"),
             ("px-gateway", "kept"),
+            ("px-px-a", "not part"),
             (&"a".repeat(61), "60"),
         ] {
             let error = bad.parse::<Name>().unwrap_err().to_string();

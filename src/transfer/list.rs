@@ -86,7 +86,7 @@ pub async fn list(
 }
 
 /// Pairs of NUL-ended fields: facts and name.
-fn parse(text: &[u8]) -> Result<Listing> {
+pub(super) fn parse(text: &[u8]) -> Result<Listing> {
     let broken = |field: &[u8]| {
         Error::Protocol(format!(
             "the listing from the pixel: {:?}",

@@ -23,6 +23,10 @@ mod unpack;
 mod unpack_test;
 mod walk;
 
+#[cfg(test)]
+#[path = "../../tests/fuzz/transfer.rs"]
+mod fuzz;
+
 use std::path::PathBuf;
 
 use crate::sandbox::{Error, Owner, Subject};

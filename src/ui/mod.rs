@@ -1,15 +1,21 @@
 //! The one owner of stdout and stderr: results on stdout, talk on stderr.
 
 mod bar;
+mod plain;
 mod progress;
 mod report;
 mod table;
+
+#[cfg(test)]
+#[path = "../../tests/fuzz/ui.rs"]
+mod fuzz;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
 
 pub use bar::Bar;
+use plain::plain;
 pub use progress::Phases;
 pub use report::report;
 pub use table::{Row, bytes, elapsed, lasting, table};
@@ -52,7 +58,7 @@ impl Ui {
         if self.json() {
             self.value(facts);
         } else if !self.quiet {
-            out(&format!("{sentence}\n"));
+            out(&format!("{}\n", plain(sentence)));
         }
     }
 
@@ -82,7 +88,7 @@ impl Ui {
     /// Talk: what happens and what to do next.
     pub fn say(&self, line: &str) {
         if !self.quiet && !self.json() {
-            err(&format!("{line}\n"));
+            err(&format!("{}\n", plain(line)));
         }
     }
 
@@ -98,7 +104,7 @@ impl Ui {
             return;
         }
         let head = paint("warning:", "33");
-        err(&format!("{head} {line}\n"));
+        err(&format!("{head} {}\n", plain(line)));
     }
 
     /// A progress line on a terminal; lines with `-v`; nothing else.
@@ -117,7 +123,7 @@ impl Ui {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
         }
-        err(&format!("{question} [y/N] "));
+        err(&format!("{} [y/N] ", plain(question)));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;
         Some(matches!(

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Ui, err, paint};
+use super::{Ui, err, paint, plain};
 use crate::exit;
 use crate::host;
 use crate::lifecycle;
@@ -57,18 +57,18 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
         }
         return;
     }
-    err(&format!("{} {message}\n", paint("Error:", "31")));
+    err(&format!("{} {}\n", paint("Error:", "31"), plain(&message)));
     let host_error = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<host::Error>());
     for line in host_error.map_or(&[][..], host::Error::output) {
-        err(&format!("  {line}\n"));
+        err(&format!("  {}\n", plain(line)));
     }
     for leftover in leftovers {
-        err(&format!("  left behind: {leftover}\n"));
+        err(&format!("  left behind: {}\n", plain(leftover)));
     }
     if let Some(hint) = hint {
-        err(&format!("{} {hint}\n", paint("hint:", "36")));
+        err(&format!("{} {}\n", paint("hint:", "36"), plain(&hint)));
     }
 }
 
@@ -109,6 +109,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             subject: Subject::Pixel(name),
             state,
         } if state == "stopped" => format!("start it with: pixels start {name}"),
+        Error::WrongState {
+            subject: Subject::Gateway(_),
+            ..
+        } => "pixels network gateway rebuild brings it back".into(),
         Error::Unreachable { endpoint, .. } if endpoint.contains("image server") => {
             "pixels setup builds an image of its own where the image server cannot be reached".into()
         }

@@ -6,6 +6,8 @@ use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
+use super::plain;
+
 /// Something that is shown as a line of a table and as a JSON object.
 pub trait Row: Serialize {
     const HEADERS: &'static [&'static str];
@@ -17,7 +19,7 @@ pub fn table<T: Row>(rows: &[T]) -> String {
     let mut builder = Builder::default();
     builder.push_record(T::HEADERS.iter().copied());
     for row in rows {
-        builder.push_record(row.cells());
+        builder.push_record(row.cells().iter().map(|cell| plain(cell)));
     }
     let drawn = builder
         .build()

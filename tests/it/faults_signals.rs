@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
+use crate::support::leftovers;
 use crate::support::private_daemon::{PrivateDaemon, signal};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::rounds::{Moments, rounds};
@@ -258,7 +259,7 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
             },
         );
         assert_eq!(
-            named(&trial, &["prune", "--dry-run", "--json"]),
+            leftovers::told(&trial.env, &["prune", "--dry-run", "--json"]),
             half,
             "{told}"
         );
@@ -268,7 +269,11 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
             assert!(seen.stdout.contains(name), "{name}: {seen:?} {told}");
             assert_ne!(seen.code, 0, "{told}");
         }
-        assert_eq!(named(&trial, &["prune", "--json"]), half, "{told}");
+        assert_eq!(
+            leftovers::told(&trial.env, &["prune", "--json"]),
+            half,
+            "{told}"
+        );
         assert_eq!(running(&trial), whole_ones, "{told}");
         assert_eq!(trial.server.pixels(&trial.made), whole_ones, "{told}");
         assert_eq!(trial.half_a_gateway(), None, "{told}");
@@ -291,26 +296,6 @@ fn running(trial: &Trial<'_>) -> Vec<String> {
     let mut all = trial.server.pixels(&trial.made);
     all.retain(|name| trial.server.status(name).as_deref() == Some("Running"));
     all
-}
-
-/// The leftovers a run of `prune` tells of.
-#[track_caller]
-fn named(trial: &Trial<'_>, args: &[&str]) -> Vec<String> {
-    let told = trial.env.pixels(args).json();
-    let mut names: Vec<String> = told
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| {
-            let name = line["name"].as_str().unwrap();
-            match line["kind"].as_str() {
-                Some(kind @ ("pixel" | "gateway")) => format!("{kind} {name}"),
-                _ => format!("checkpoint {} of {name}", line["label"].as_str().unwrap()),
-            }
-        })
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]

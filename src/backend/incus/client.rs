@@ -244,7 +244,9 @@ impl Client {
     }
 }
 
-fn decode_metadata<T: DeserializeOwned>(metadata: Option<&RawValue>) -> Result<T, Failure> {
+pub(super) fn decode_metadata<T: DeserializeOwned>(
+    metadata: Option<&RawValue>,
+) -> Result<T, Failure> {
     let text = metadata.map_or("null", RawValue::get);
     serde_json::from_str(text)
         .or_else(|error| match text {

@@ -213,7 +213,7 @@ async fn settled(
     }
 }
 
-fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitStatus, Failure> {
+pub(super) fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitStatus, Failure> {
     match outcome {
         Ok(operation) => operation
             .metadata
@@ -264,7 +264,7 @@ fn body(request: &ExecRequest) -> Body<'_> {
     }
 }
 
-struct Secrets {
+pub(super) struct Secrets {
     input: String,
     /// Absent when a terminal carries both directions on the input socket.
     output: Option<(String, String)>,
@@ -272,7 +272,7 @@ struct Secrets {
 }
 
 impl Secrets {
-    fn of(metadata: &serde_json::Value) -> Result<Self, Failure> {
+    pub fn of(metadata: &serde_json::Value) -> Result<Self, Failure> {
         let fd = |name: &str| {
             metadata
                 .get("fds")

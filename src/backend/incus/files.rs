@@ -62,7 +62,7 @@ pub(super) async fn open(client: &Client, instance: &str) -> Result<SftpSession,
         })
 }
 
-fn status_of(header: &[u8]) -> Result<u16, Failure> {
+pub(super) fn status_of(header: &[u8]) -> Result<u16, Failure> {
     std::str::from_utf8(header)
         .ok()
         .and_then(|text| text.split_whitespace().nth(1))

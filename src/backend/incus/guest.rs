@@ -1,20 +1,15 @@
 //! `Guest` over the daemon: commands by exec sockets, files by SFTP.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-
 use async_trait::async_trait;
 use russh_sftp::client::SftpSession;
-use tokio::io::AsyncWrite;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::OnceCell;
 
 use super::client::Client;
 use super::{exec, files};
 use crate::backend::sftp;
 use crate::sandbox::{
-    Admission, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
-    Subject,
+    self, Admission, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output,
+    Result, Subject,
 };
 
 /// One pixel's inside; its file session is opened on first use and kept.
@@ -75,20 +70,7 @@ impl Guest for IncusGuest<'_> {
     }
 
     async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        let (stdout, stderr) = (Collector::default(), Collector::default());
-        let (_steer, control) = mpsc::channel(1);
-        let io = ExecIo {
-            stdin: Box::new(tokio::io::empty()),
-            stdout: Box::new(stdout.clone()),
-            stderr: Box::new(stderr.clone()),
-            control,
-        };
-        let status = self.exec(request, io).await?;
-        Ok(Output {
-            status,
-            stdout: stdout.take(),
-            stderr: stderr.take(),
-        })
+        sandbox::collect(self, request).await
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
@@ -125,37 +107,5 @@ impl Guest for IncusGuest<'_> {
 
     async fn stat(&self, path: &str) -> Result<FileStat> {
         sftp::stat(self.files().await?, path).await
-    }
-}
-
-/// Collects a stream in memory.
-#[derive(Debug, Clone, Default)]
-struct Collector(Arc<Mutex<Vec<u8>>>);
-
-impl Collector {
-    fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl AsyncWrite for Collector {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

@@ -104,21 +104,28 @@ pub(super) async fn usage(client: &Client, name: &Name) -> Result<Usage> {
         .get(&format!("{}/state", path(name)))
         .await
         .map_err(|failure| failure.about(Subject::pixel(name)))?;
+    Ok(measured(state))
+}
+
+pub(super) fn measured(state: State) -> Usage {
     let interfaces = state.network.unwrap_or_default();
     let others = interfaces.iter().filter(|(name, _)| *name != "lo");
-    let (received, sent) = others.fold((0, 0), |(received, sent), (_, one)| {
+    let (received, sent) = others.fold((0_u64, 0_u64), |(received, sent), (_, one)| {
         let (more, out) = (one.counters.bytes_received, one.counters.bytes_sent);
-        (received + amount(more), sent + amount(out))
+        (
+            received.saturating_add(amount(more)),
+            sent.saturating_add(amount(out)),
+        )
     });
     let disks = state.disk.unwrap_or_default();
-    Ok(Usage {
+    Usage {
         cpu: Duration::from_nanos(amount(state.cpu.usage)),
         memory: amount(state.memory.usage),
         disk: disks.get("root").map(|disk| amount(disk.usage)),
         received,
         sent,
         processes: amount(state.processes),
-    })
+    }
 }
 
 fn amount(of: i64) -> u64 {
@@ -153,7 +160,7 @@ pub(super) async fn set_properties(
         .map_err(|failure| failure.about(Subject::pixel(name)))
 }
 
-fn instance(found: wire::Instance, name: Name) -> Instance {
+pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
     let text = |key: &str| found.expanded_config.get(key).cloned();
     let image = text("image.description").or_else(|| {
         let os = text("image.os")?;

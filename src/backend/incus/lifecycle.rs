@@ -40,7 +40,7 @@ pub(super) async fn watch(client: &Client, heard: &mut (dyn FnMut(Event) + Send)
 }
 
 /// `None` for what is about no pixel.
-fn read(event: events::Event) -> Option<Event> {
+pub(super) fn read(event: events::Event) -> Option<Event> {
     let told: Lifecycle = serde_json::from_value(event.metadata).ok()?;
     let path = told.source.split('?').next()?;
     let mut steps = path.strip_prefix("/1.0/instances/")?.split('/');

@@ -22,6 +22,10 @@ mod transport;
 mod websocket;
 pub mod wire;
 
+#[cfg(test)]
+#[path = "../../../tests/fuzz/incus.rs"]
+mod fuzz;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

@@ -16,6 +16,8 @@ use super::transport::ByteStream;
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
 pub(super) const CHUNK: usize = 128 * 1024;
+/// Room is made for a frame as soon as its length is told, whatever that says.
+const LARGEST: usize = 64 * 1024 * 1024;
 /// For sockets on which the daemon sends hardly anything.
 pub(super) const SMALL: usize = 4 * 1024;
 
@@ -33,11 +35,7 @@ pub(super) async fn upgrade(
     let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
         .map_err(|e| Failure::Protocol(e.to_string()))?;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(buffer)
-        .max_message_size(None)
-        .max_frame_size(None);
-    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+    match tokio_tungstenite::client_async_with_config(request, stream, Some(config(buffer))).await {
         Ok((socket, _)) => Ok(socket),
         Err(tokio_tungstenite::tungstenite::Error::Io(error)) => {
             Err(Failure::connection(client.endpoint(), &error))
@@ -51,6 +49,13 @@ pub(super) async fn upgrade(
             reason: other.to_string(),
         }),
     }
+}
+
+pub(super) fn config(buffer: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(buffer)
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST))
 }
 
 /// A connection whose failing writes are ignored: the answer to a ping may come

@@ -86,9 +86,12 @@ impl Virt {
         };
         let interfaces = state.network.iter().flatten();
         let others = interfaces.filter(|(name, _)| *name != "lo");
-        let (received, sent) = others.fold((0, 0), |(received, sent), (_, one)| {
+        let (received, sent) = others.fold((0_u64, 0_u64), |(received, sent), (_, one)| {
             let (more, out) = (one.counters.bytes_received, one.counters.bytes_sent);
-            (received + amount(more), sent + amount(out))
+            (
+                received.saturating_add(amount(more)),
+                sent.saturating_add(amount(out)),
+            )
         });
         let root = state.disk.as_ref().and_then(|disks| disks.get("root"));
         Usage {

@@ -1,17 +1,13 @@
 //! `Guest` over SSH: commands on channels, files by SFTP.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::io::AsyncWrite;
-use tokio::sync::mpsc;
 
 use super::Truenas;
 use super::ssh::Session;
 use crate::sandbox::{
-    Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
+    self, Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
 };
 
 /// One pixel's inside. A pixel that does not run has none: its files are out
@@ -41,20 +37,7 @@ impl Guest for SshGuest<'_> {
     }
 
     async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        let (stdout, stderr) = (Collector::default(), Collector::default());
-        let (_steer, control) = mpsc::channel(1);
-        let io = ExecIo {
-            stdin: Box::new(tokio::io::empty()),
-            stdout: Box::new(stdout.clone()),
-            stderr: Box::new(stderr.clone()),
-            control,
-        };
-        let status = self.exec(request, io).await?;
-        Ok(Output {
-            status,
-            stdout: stdout.take(),
-            stderr: stderr.take(),
-        })
+        sandbox::collect(self, request).await
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
@@ -101,37 +84,5 @@ impl Guest for SshGuest<'_> {
 
     async fn stat(&self, path: &str) -> Result<FileStat> {
         self.session().await?.stat(path).await
-    }
-}
-
-/// Collects a stream in memory.
-#[derive(Debug, Clone, Default)]
-struct Collector(Arc<Mutex<Vec<u8>>>);
-
-impl Collector {
-    fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl AsyncWrite for Collector {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

@@ -22,6 +22,10 @@ mod ssh;
 mod state;
 mod wire;
 
+#[cfg(test)]
+#[path = "../../../tests/fuzz/truenas.rs"]
+mod fuzz;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -63,7 +63,7 @@ pub(super) struct Connection {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     closed: AtomicBool,
     /// Calls that change something and have no answer yet, also those whose
     /// callers gave up.
@@ -182,9 +182,9 @@ async fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
     }
 }
 
-struct Pending {
-    changes: bool,
-    to: oneshot::Sender<Answer>,
+pub(super) struct Pending {
+    pub changes: bool,
+    pub to: oneshot::Sender<Answer>,
 }
 
 #[derive(Deserialize)]
@@ -303,7 +303,7 @@ async fn send(socket: &mut Socket, message: Message) -> Result<(), String> {
     }
 }
 
-fn take(text: &str, pending: &mut HashMap<String, Pending>, shared: &Shared) {
+pub(super) fn take(text: &str, pending: &mut HashMap<String, Pending>, shared: &Shared) {
     let incoming: Incoming<'_> = match serde_json::from_str(text) {
         Ok(incoming) => incoming,
         Err(error) => {

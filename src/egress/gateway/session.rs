@@ -28,7 +28,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    fn parse(line: &str) -> Option<Self> {
+    pub(in crate::egress) fn parse(line: &str) -> Option<Self> {
         let mut ready = Self::default();
         for field in line.trim().strip_prefix("ready")?.split_whitespace() {
             match field.split_once('=')? {

@@ -10,7 +10,7 @@ pub use health::{Health, glance, health};
 pub(super) use make::{ensure, is_half_made, remove_half_made};
 pub use make::{rebuild, remove};
 pub use reconcile::{admit, reconcile};
-pub(super) use reconcile::{change, propose};
+pub(super) use reconcile::{change, propose, require};
 
 use crate::egress::gateway::{self as inside, Subnet};
 use crate::egress::{self, Denial};

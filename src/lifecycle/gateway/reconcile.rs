@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{DNS, Gateway, HOST};
 use crate::egress;
 use crate::egress::gateway::{self as inside, Desired, Subnet};
-use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Subject};
+use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Status, Subject};
 
 /// How often a pixel is given another address when somebody else has its.
 const ATTEMPTS: usize = 5;
@@ -68,9 +68,8 @@ fn random() -> u64 {
 }
 
 async fn turn(sandbox: &dyn Sandbox, gateway: &Gateway, doing: Doing<'_>) -> Result<()> {
-    let own = sandbox.get(&gateway.name).await?;
-    let subnet =
-        super::subnet(&own).ok_or_else(|| Error::NotFound(Subject::pixel(&gateway.name)))?;
+    let own = require(sandbox, gateway).await?;
+    let subnet = super::subnet(&own).ok_or_else(|| missing(gateway))?;
     let guest = sandbox.guest(&gateway.name);
     let outcome = inside::turn(&*guest, async |ready| {
         let instances = match doing {
@@ -146,14 +145,73 @@ fn parsed<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> {
     list.filter_map(|text| text.as_ref().parse().ok()).collect()
 }
 
+/// The gateway, which must be at work.
+pub async fn require(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<Instance> {
+    let found = sandbox.get(&gateway.name).await;
+    let found = found.map_err(|error| broken(gateway, error))?;
+    match found.status {
+        Status::Stopped => Err(state(gateway, "stopped".into())),
+        _ => Ok(found),
+    }
+}
+
+/// It is no pixel of the user's that is not found.
+fn missing(gateway: &Gateway) -> Error {
+    state(gateway, "missing".into())
+}
+
+fn state(gateway: &Gateway, state: String) -> Error {
+    Error::WrongState {
+        subject: Subject::Gateway(gateway.name.instance()),
+        state,
+    }
+}
+
 /// A gateway that does not do its part is said by name.
 fn broken(gateway: &Gateway, error: Error) -> Error {
+    let is_it = |name: &String| name == gateway.name.as_str();
     match error {
+        Error::NotFound(Subject::Pixel(name)) if is_it(&name) => missing(gateway),
+        Error::WrongState {
+            subject: Subject::Pixel(name),
+            state: found,
+        } if is_it(&name) => state(gateway, found),
         Error::Guest { status, stderr, .. } => Error::Guest {
             command: format!("the gateway {}", gateway.name.instance()),
             status,
             stderr,
         },
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_is_not_there_is_no_pixel_that_is_not_there() {
+        let gateway = Gateway {
+            name: Name::gateway(None),
+            segment: "pixels0".into(),
+            subnet: "10.98.0.0/16".parse().unwrap(),
+            any_subnet: true,
+            dns: Vec::new(),
+            built: String::new(),
+            image: String::new(),
+            learned: None,
+        };
+        let about = |name: &str| broken(&gateway, Error::NotFound(Subject::pixel(name)));
+        assert_eq!(
+            about("gateway").to_string(),
+            "the gateway px-gateway is missing"
+        );
+        assert!(about("a").is_not_found());
+        let stopped = Error::WrongState {
+            subject: Subject::pixel("gateway"),
+            state: "stopped".into(),
+        };
+        let told = broken(&gateway, stopped).to_string();
+        assert_eq!(told, "the gateway px-gateway is stopped");
     }
 }

@@ -2,9 +2,9 @@
 //! calls the service and wraps what it says; a refusal is a result that the
 //! model reads, not an error of the protocol.
 
-mod lifecycle;
+pub(super) mod lifecycle;
 mod schema;
-mod work;
+pub(super) mod work;
 
 use std::sync::Arc;
 use std::time::Duration;

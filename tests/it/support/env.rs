@@ -23,7 +23,7 @@ pub struct TestEnv {
 }
 
 /// What one run of the binary did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     pub stdout: String,
     pub stderr: String,

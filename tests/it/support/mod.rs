@@ -6,6 +6,7 @@ pub mod dns;
 pub mod env;
 pub mod git;
 pub mod lab;
+pub mod leftovers;
 pub mod mcp;
 pub mod private_daemon;
 pub mod proxy;

@@ -11,6 +11,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -90,13 +91,17 @@ impl PrivateDaemon {
 
     /// Starts the daemon again over its old state.
     pub fn resume(&mut self) {
-        let path = format!("/1.0/networks/{}", bridge(&self.dir));
-        eventually("the daemon has its bridge", || {
+        let bridges = [bridge(&self.dir), segment(&self.dir)];
+        eventually("the daemon has its bridges", || {
             self.launch();
-            let network = self.server.try_done("GET", &path, &Value::Null);
+            let networks = self.server.get("/1.0/networks?recursion=1");
+            let mut networks = networks.as_array().unwrap().iter();
             // For the same reason as in `make_bridge`; it would try again
             // after a minute.
-            let usable = network.is_ok_and(|network| network["status"] == "Created");
+            let usable = networks.all(|network| {
+                let ours = bridges.iter().any(|name| network["name"] == **name);
+                !ours || network["status"] == "Created"
+            });
             if !usable {
                 self.kill();
             }
@@ -138,6 +143,39 @@ impl PrivateDaemon {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Tells the daemon to end; the containers run on.
+    pub fn end(&mut self) {
+        let Some(child) = &mut self.process else {
+            return;
+        };
+        signal(child.id(), Signal::TERM);
+        // It waits for commands in pixels, some of which nobody ends.
+        let ended = within(Duration::from_secs(10), || {
+            child.try_wait().is_ok_and(|status| status.is_some())
+        });
+        match ended {
+            true => self.process = None,
+            false => self.kill(),
+        }
+    }
+
+    /// Takes what room the pool has left, until the returned guard is dropped.
+    pub fn fill_pool(&self) -> Ballast {
+        let pool = self.dir.join("storage-pools/default");
+        let free = statvfs(&pool).unwrap();
+        let path = pool.join("ballast");
+        let file = File::create(&path).unwrap();
+        let (mut at, mut step) = (0, free.f_bavail * free.f_frsize);
+        while step > 1 << 20 {
+            // Not all that is said to be free can be had in one piece.
+            match fallocate(&file, FallocateFlags::empty(), at, step) {
+                Ok(()) => at += step,
+                Err(_) => step /= 2,
+            }
+        }
+        Ballast(path)
     }
 
     /// Waits until it is done with everything that was asked of it, also by
@@ -261,6 +299,15 @@ pub struct Frozen(u32);
 impl Drop for Frozen {
     fn drop(&mut self) {
         signal(self.0, Signal::CONT);
+    }
+}
+
+/// While it lives, the pool is full.
+pub struct Ballast(PathBuf);
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }
 

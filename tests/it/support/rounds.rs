@@ -15,7 +15,8 @@ pub fn thorough() -> bool {
     asked(ROUNDS).is_some_and(|rounds| rounds >= 100)
 }
 
-fn asked(name: &str) -> Option<u64> {
+/// The number a variable holds, where it is set.
+pub fn asked(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(
         text.parse()
@@ -37,15 +38,27 @@ impl Moments {
         Self { seed, state: seed }
     }
 
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Anywhere in the first `span`.
     pub fn within(&mut self, span: Duration) -> Duration {
+        span * u32::try_from(self.next() >> 44).unwrap() / (1 << 20)
+    }
+
+    /// One of so many.
+    pub fn below(&mut self, count: usize) -> usize {
+        usize::try_from(self.next() % count as u64).unwrap()
+    }
+
+    fn next(&mut self) -> u64 {
         // splitmix64
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        span * u32::try_from(z >> 44).unwrap() / (1 << 20)
+        z ^ (z >> 31)
     }
 }
 

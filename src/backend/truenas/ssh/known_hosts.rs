@@ -84,12 +84,7 @@ impl KnownHosts {
     fn lines(&self) -> Vec<(String, String)> {
         let text = self.path.as_ref().map(std::fs::read_to_string);
         let text = text.and_then(std::result::Result::ok).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| {
-                let (name, key) = line.split_once(' ')?;
-                Some((name.to_owned(), key.trim().to_owned()))
-            })
-            .collect()
+        parse(&text)
     }
 
     /// In one step, so that no reader sees half a file.
@@ -112,6 +107,15 @@ impl KnownHosts {
         }
         file.persist(path).map_err(|e| failed(e.error)).map(drop)
     }
+}
+
+pub(in super::super) fn parse(text: &str) -> Vec<(String, String)> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, key) = line.split_once(' ')?;
+            Some((name.to_owned(), key.trim().to_owned()))
+        })
+        .collect()
 }
 
 fn at(host: &str, label: &str) -> String {

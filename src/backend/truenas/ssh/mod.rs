@@ -4,7 +4,7 @@
 mod command;
 mod exec;
 mod keys;
-mod known_hosts;
+pub(super) mod known_hosts;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;

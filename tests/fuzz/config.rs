@@ -1,0 +1,88 @@
+//! The settings file and the variables over it.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use super::fuzz;
+use crate::config::{Flags, Settings};
+
+const KEYS: &[&str] = &[
+    "[defaults]\n",
+    "[incus]\n",
+    "[truenas]\n",
+    "[provision]\n",
+    "[network]\n",
+    "[mcp]\n",
+    "[mcp.bases.a]\n",
+    "[env]\n",
+    "[checkpoint]\n",
+    "[console]\n",
+    "[ssh]\n",
+    "backend",
+    "image",
+    "cpu",
+    "memory",
+    "allow = [",
+    "egress = \"agent\"",
+    "subnet = \"10.98.0.0/16\"",
+    "= ",
+    "\"",
+    "'''",
+    "#",
+    "{ ",
+    " }",
+    "[[",
+    "]]",
+    "true",
+    "1979-05-27T07:32:00Z",
+    "${HOME}",
+    "{{",
+    "~/",
+];
+
+#[test]
+fn files() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    let home = |name: &str| (name == "HOME").then(|| OsString::from("/nowhere/ann"));
+    fuzz("config-file", 150, KEYS, |bytes| {
+        std::fs::write(&file, bytes).unwrap();
+        match Settings::load(Some(&file), &home, &Flags::default()) {
+            Ok(loaded) => loaded.warnings.len(),
+            Err(error) => usize::MAX - error.to_string().len(),
+        }
+    });
+}
+
+#[test]
+fn variables() {
+    let names: Vec<&str> = crate::config::keys::KEYS
+        .iter()
+        .filter_map(|key| key.variable)
+        .collect();
+    let words = [
+        "true",
+        "10.98.0.0/16",
+        "2h",
+        "4GiB",
+        "agent",
+        "a,b",
+        "~/x",
+        "https://",
+    ];
+    fuzz("config-env", 200, &words, |bytes| {
+        // The first byte picks the variable, the rest is what it holds.
+        let (first, value) = bytes.split_first().unwrap_or((&0, b""));
+        let chosen = names[usize::from(*first) % names.len()];
+        let env = |name: &str| match name {
+            "HOME" => Some(OsString::from("/nowhere/ann")),
+            name if name == chosen => Some(OsString::from_vec(value.to_vec())),
+            _ => None,
+        };
+        // Without a home of ours, no file of the user's is read.
+        match Settings::load(None, &env, &Flags::default()) {
+            Ok(loaded) => (chosen, loaded.warnings.len()),
+            Err(error) => (chosen, usize::MAX - error.to_string().len()),
+        }
+    });
+}

@@ -1,0 +1,68 @@
+//! Ports as users write them, and the list of what runs in the background.
+
+use std::fs::{self, File};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Port, ends, registry};
+use crate::fuzz::{asynchronous, fuzz, text};
+
+#[test]
+fn ports() {
+    fuzz("ports", 20_000, &[":", "8080", "65535", "0"], |bytes| {
+        let port = text(bytes).parse::<Port>().ok();
+        if let Some(port) = port {
+            assert_eq!(port.to_string().parse(), Ok(port));
+            assert_ne!(port.remote, 0);
+        }
+        port.map(|port| port.local == 0)
+    });
+}
+
+/// What the relay tells of the end of a direction ends it there, and nowhere
+/// before.
+#[test]
+fn relays() {
+    let words = ["5\n", "0\n", "\n", "18446744073709551615\n"];
+    fuzz("relays", 4000, &words, |bytes| {
+        asynchronous(async {
+            let (mut near, far) = tokio::io::duplex(1 << 16);
+            let (mut data, mut word) = ends::ends(far);
+            word.write_all(bytes).await.unwrap();
+            let taken = data.write_all(b"hello").await.is_ok();
+            drop((data, word));
+            let mut got = Vec::new();
+            near.read_to_end(&mut got).await.unwrap();
+            assert!(b"hello".starts_with(&got[..]));
+            assert_eq!(taken, got.len() == 5);
+            got.len()
+        })
+    });
+}
+
+#[test]
+fn list() {
+    let words = [
+        "\"name\":",
+        "\"ports\":[",
+        "\"local\":",
+        "\"remote\":",
+        "\"pid\":",
+        "\"background\":",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    fuzz("forwards", 1500, &words, |bytes| {
+        let path = dir.path().join("1.json");
+        fs::write(&path, bytes).unwrap();
+        // Somebody carries it.
+        let file = File::open(&path).unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let known = registry::list(dir.path()).unwrap().len();
+        drop(file);
+        // And then nobody does.
+        assert_eq!(registry::list(dir.path()).unwrap(), []);
+        assert!(!path.exists());
+        known
+    });
+}

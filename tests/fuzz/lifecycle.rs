@@ -1,0 +1,65 @@
+//! What pixels themselves tell: sessions, users; and what stands on record.
+
+use super::session::{self, Keeper};
+use super::{Claim, lifetime, login};
+use crate::fuzz::{fuzz, pixel, text};
+
+#[test]
+fn sessions() {
+    let words = [
+        "name=",
+        "session_name=",
+        "clients=",
+        "ended=",
+        "task_ended_at=",
+        "\t",
+        "zmx",
+    ];
+    fuzz("sessions", 10_000, &words, |bytes| {
+        let text = text(bytes);
+        let mut kinds = Vec::new();
+        for keeper in [Keeper::Zmx, Keeper::Tmux] {
+            for line in text.lines() {
+                let seen = session::parse(keeper, line);
+                let Some(seen) = seen else { continue };
+                assert!(!seen.name.is_empty());
+                kinds.push((seen.running, seen.clients.is_some()));
+            }
+        }
+        kinds.truncate(3);
+        kinds
+    });
+}
+
+#[test]
+fn users() {
+    let words = ["root:x:0:0:", ":/bin/bash", "1000", ":", "4294967295"];
+    fuzz("passwd", 8000, &words, |bytes| {
+        let text = text(bytes);
+        let (wanted, passwd) = text.split_once('\n').unwrap_or((&text, ""));
+        let found = login::find(passwd, wanted);
+        found.map(|login| (login.owner.uid, login.environment().len()))
+    });
+}
+
+#[test]
+fn records() {
+    let words = ["2026-11-24T08:00:00Z", " ", "px-tmp-", "-"];
+    fuzz("records", 12_000, &words, |bytes| {
+        let text = text(bytes);
+        let claim = text.parse::<Claim>().ok();
+        if let Some(claim) = &claim {
+            let written = claim.to_string();
+            assert_eq!(written.parse().as_ref(), Ok(claim));
+        }
+        let record = [(lifetime::KEY.to_owned(), text.clone().into_owned())];
+        let pixel = pixel(record.into());
+        let _ = lifetime::left(&pixel);
+        let over = lifetime::of(&pixel);
+        (
+            claim.is_some(),
+            Claim::maker_of(&text).is_some(),
+            over.is_some(),
+        )
+    });
+}

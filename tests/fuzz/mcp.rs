@@ -1,0 +1,293 @@
+//! What clients send and what jobs inside a sandbox print.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+
+use super::content::{self, Encoding};
+use super::install::{Client, Setup, Way};
+use super::jobs::{self, Offsets};
+use super::reaper::Limits;
+use super::service::Options;
+use super::state::Store;
+use super::stdio;
+use super::tools::{lifecycle, work};
+use super::wish::Draft;
+use super::work::Command;
+use crate::fuzz::{fuzz, text};
+
+const LIMITS: Limits = Limits {
+    idle_stop_after: Duration::from_secs(60),
+    hard_destroy_after: Duration::from_secs(600),
+};
+
+#[test]
+fn jobs_in_a_sandbox() {
+    let words = [
+        "running - ",
+        "exited 0 ",
+        "killed 137 ",
+        "lost - ",
+        "\n",
+        "0 0\n",
+    ];
+    fuzz("mcp-jobs", 30_000, &words, |bytes| {
+        // Offsets are whatever a client says they are.
+        let from = |at: usize| match bytes.get(at) {
+            Some(0xff) => u64::MAX - 1,
+            other => other.map_or(0, |byte| u64::from(*byte)),
+        };
+        let from = Offsets {
+            stdout: from(0),
+            stderr: from(1),
+        };
+        let _ = jobs::checked(&text(bytes));
+        let answer = bytes.get(2..).unwrap_or_default();
+        let progress = jobs::parse(answer, from)?;
+        assert!(progress.stdout_offset >= from.stdout && progress.stderr_offset >= from.stderr);
+        let state = std::mem::discriminant(&progress.state);
+        Some((state, progress.exit_code.is_some(), progress.more))
+    });
+}
+
+#[test]
+fn listings_and_contents() {
+    let words = ["f\0", "d\0", "l\0", "0644\0", "\0", "../x\0"];
+    fuzz("mcp-listings", 20_000, &words, |bytes| {
+        let listing = content::listing("/home/pixel", bytes);
+        for entry in &listing.entries {
+            assert!(entry.path.starts_with("/home/pixel/"));
+        }
+        let part = bytes.len().min(9);
+        let (old, new) = bytes.split_at(part / 2);
+        if let Ok((edited, count)) = content::replaced(bytes, old, new, true) {
+            let grown = count as usize * new.len();
+            assert_eq!(
+                edited.len(),
+                bytes.len() - count as usize * old.len() + grown
+            );
+        }
+        let told = content::content(bytes.to_vec(), part as u64, 0);
+        let back = content::decoded(told.content, Some(told.encoding)).unwrap();
+        assert_eq!(back, bytes[..back.len()]);
+        let base64 = content::decoded(text(bytes).into_owned(), Some(Encoding::Base64));
+        (listing.entries.len().min(3), told.truncated, base64.is_ok())
+    });
+}
+
+/// The answers of the server that the bridge passes on, in any pieces.
+#[test]
+fn event_streams() {
+    let words = [
+        "data:",
+        "data: {\"id\":1}",
+        "\n\n",
+        "\r\n\r\n",
+        "event: message\n",
+        ": ping\n",
+    ];
+    fuzz("mcp-events", 300, &words, |bytes| {
+        let mut whole = stdio::Events::default();
+        let at_once = whole.take(bytes);
+        let mut pieces = stdio::Events::default();
+        let by_byte: Vec<_> = bytes.iter().flat_map(|b| pieces.take(&[*b])).collect();
+        assert_eq!(at_once, by_byte);
+        at_once.len().min(4)
+    });
+}
+
+struct Nobody;
+
+impl stdio::Ensure for Nobody {
+    async fn ensure(&self) -> Result<(), String> {
+        Err("there is no server".into())
+    }
+}
+
+/// Every line that is a request or is no message gets one answer.
+#[test]
+fn lines_of_a_client() {
+    let words = [
+        "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\"",
+        "}\n",
+        "\"params\":{",
+        "\"method\":\"notifications/cancelled\"",
+        "\"requestId\":",
+        "\"id\":null",
+        "\n",
+        "[",
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    fuzz("mcp-lines", 2500, &words, |bytes| {
+        let (to, mut from) = tokio::io::duplex(64 * 1024);
+        let nowhere = Path::new("/nowhere/at/all.sock");
+        let answered = runtime.block_on(async {
+            let serving = stdio::run(bytes, to, nowhere, "/mcp", Nobody);
+            let mut answers = String::new();
+            let reading = tokio::io::AsyncReadExt::read_to_string(&mut from, &mut answers);
+            let (ended, _) = tokio::join!(serving, reading);
+            (ended.is_ok(), answers)
+        });
+        let lines = answered.1.lines();
+        for line in lines.clone() {
+            let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(answer["error"]["code"].is_i64(), "{line}");
+        }
+        (answered.0, lines.count().min(3))
+    });
+}
+
+/// What a command and a new sandbox are made of.
+#[derive(Deserialize)]
+struct Wanted {
+    #[serde(default)]
+    command: Vec<String>,
+    cwd: Option<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    label: Option<String>,
+    cpu: Option<String>,
+    memory: Option<String>,
+    ttl: Option<String>,
+}
+
+#[test]
+fn arguments() {
+    let words = [
+        "\"name\":",
+        "\"command\":[",
+        "\"env\":{",
+        "\"cwd\":",
+        "\"wait_sec\":",
+        "\"ttl\":\"2h\"",
+        "\"memory\":",
+        "\"egress\":\"agent\"",
+        "\"allow\":[",
+        "\"encoding\":\"base64\"",
+        "null",
+        "\"job_id\":\"job-0123abcd\"",
+        "\"stdout_offset\":",
+        "\"path\":",
+        "\"cpu\":\"0-3\"",
+        "\"old_string\":",
+        "\"new_string\":",
+        "\"recursive\":true",
+        "\"label\":",
+    ];
+    let options = Options {
+        prefix: "s-".into(),
+        limits: LIMITS,
+        exec_timeout_max: Duration::from_secs(60),
+        max_sandboxes: None,
+        ceiling: crate::egress::Mode::Agent,
+        owner: String::new(),
+    };
+    fuzz("mcp-arguments", 4000, &words, |bytes| {
+        fn takes<T: DeserializeOwned>(bytes: &[u8]) -> bool {
+            serde_json::from_slice::<T>(bytes).is_ok()
+        }
+        let taken = [
+            takes::<work::ExecArgs>(bytes),
+            takes::<work::StartArgs>(bytes),
+            takes::<work::PollArgs>(bytes),
+            takes::<work::WriteArgs>(bytes),
+            takes::<work::EditArgs>(bytes),
+            takes::<work::ListArgs>(bytes),
+            takes::<lifecycle::CreateArgs>(bytes),
+            takes::<lifecycle::ForkArgs>(bytes),
+            takes::<lifecycle::RestoreArgs>(bytes),
+        ];
+        let wanted: Option<Wanted> = serde_json::from_slice(bytes).ok();
+        let checked = wanted.map(|wanted| {
+            let command = Command {
+                argv: wanted.command,
+                cwd: wanted.cwd,
+                env: wanted.env,
+            };
+            let draft = Draft {
+                label: wanted.label,
+                image: String::new(),
+                base: None,
+                from: None,
+                policy: None,
+                cpu: wanted.cpu,
+                memory: wanted.memory,
+                ttl: wanted.ttl,
+            };
+            let record = draft.record(OffsetDateTime::UNIX_EPOCH, &options);
+            (command.check().is_ok(), record.is_ok())
+        });
+        (taken, checked)
+    });
+}
+
+/// A state file that something else has written to.
+#[test]
+fn state_files() {
+    let words = [
+        "\"server\":",
+        "\"sandboxes\":[",
+        "\"status\":\"running\"",
+        "\"created_at\":",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.json");
+    fuzz("mcp-state", 500, &words, |bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        let loaded = Store::load(&path, "here");
+        let Ok((store, aside)) = loaded else {
+            return (false, 0);
+        };
+        if let Some(aside) = &aside {
+            assert_eq!(std::fs::read(aside).unwrap(), bytes);
+            std::fs::remove_file(aside).unwrap();
+        }
+        for record in store.all() {
+            let now = OffsetDateTime::UNIX_EPOCH;
+            let _ = super::view::View::of(&record, now, &LIMITS);
+            let _ = super::reaper::decide(now, &record, &LIMITS);
+        }
+        (aside.is_some(), store.all().len().min(4))
+    });
+}
+
+/// The settings of other programs, to which a server is added.
+#[test]
+fn files_of_clients() {
+    let words = [
+        "\"mcpServers\":{",
+        "\"mcp\":{",
+        "[mcp_servers.pixels]\n",
+        "\"pixels\":",
+        "{}",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let way = Way::Stdio {
+        program: "/usr/bin/pixels".into(),
+    };
+    fuzz("mcp-clients", 120, &words, |bytes| {
+        let mut outcomes = Vec::new();
+        for client in [Client::Claude, Client::Codex] {
+            let setup = Setup::of(client, &way, dir.path());
+            std::fs::create_dir_all(setup.file.parent().unwrap()).unwrap();
+            std::fs::write(&setup.file, bytes).unwrap();
+            let outcome = setup.write();
+            outcomes.push(outcome.is_ok());
+            if outcome.is_ok() {
+                // It is in there now, and the file can still be read.
+                let again = setup.write().unwrap();
+                assert_eq!(again, super::install::Written::Unchanged);
+            } else {
+                assert_eq!(std::fs::read(&setup.file).unwrap(), bytes);
+            }
+        }
+        outcomes
+    });
+}

@@ -1,0 +1,41 @@
+//! What is shown: servers and pixels have a say in it, and a terminal obeys
+//! more than letters.
+
+use serde::Serialize;
+
+use super::{Row, table};
+use crate::fuzz::{fuzz, text};
+
+#[derive(Serialize)]
+struct Line(Vec<String>);
+
+impl Row for Line {
+    const HEADERS: &'static [&'static str] = &["NAME", "LAST LINE"];
+
+    fn cells(&self) -> Vec<String> {
+        self.0.clone()
+    }
+}
+
+#[test]
+fn tables() {
+    let words = [
+        "\x1b]0;title\x07",
+        "\x1b[2J",
+        "\u{9b}",
+        "\r",
+        "\t",
+        "\u{1}",
+        "\u{200b}",
+        "\n",
+    ];
+    fuzz("tables", 800, &words, |bytes| {
+        let text = text(bytes);
+        let cells = text.split('\u{1}').map(str::to_owned).collect::<Vec<_>>();
+        let rows: Vec<Line> = cells.chunks(2).map(|pair| Line(pair.to_vec())).collect();
+        let shown = table(&rows);
+        let control = |c: char| c.is_control() && c != '\n';
+        assert!(!shown.contains(control), "{shown:?}");
+        shown.lines().count().min(5)
+    });
+}

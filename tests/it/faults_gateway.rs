@@ -1,0 +1,53 @@
+//! A gateway that is gone when a command needs it.
+
+use serde_json::{Value, json};
+
+use crate::support::lab;
+use crate::support::private_daemon::PrivateDaemon;
+
+#[test]
+fn a_restore_without_the_gateway_changes_nothing() {
+    let Some(_lab) = lab::ready("a_restore_without_the_gateway_changes_nothing") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    let env = daemon.walled("gone");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    let policy = || env.pixels(["network", "show", &name, "--json"]).json();
+    env.pixels(["checkpoint", "create", &name, "--label", "open"])
+        .ok();
+    env.pixels(["network", "set", &name, "allowlist"]).ok();
+    env.pixels(["checkpoint", "create", &name, "--label", "walled"])
+        .ok();
+    env.pixels(["exec", &name, "--", "touch", "/root/later"])
+        .ok();
+    let before = policy();
+
+    let gateway = format!("px-gateway-{}", daemon.segment());
+    let path = format!("/1.0/instances/{gateway}");
+    let stop = json!({"action": "stop", "force": true, "timeout": 30});
+    daemon.server.done("PUT", &format!("{path}/state"), &stop);
+    let refused = |label: &str, state: &str| {
+        let restore = ["checkpoint", "restore", &name, label];
+        let outcome = env.pixels(restore).expect(1);
+        let told = format!("the gateway {gateway} is {state}");
+        assert!(outcome.stderr.contains(&told), "{outcome:?}");
+        assert!(outcome.stderr.contains("gateway rebuild"), "{outcome:?}");
+        assert_eq!(policy(), before, "{label}");
+        env.pixels(["exec", &name, "--", "test", "-e", "/root/later"])
+            .ok();
+    };
+    // With another policy and with the same.
+    refused("open", "stopped");
+    refused("walled", "stopped");
+    daemon.server.done("DELETE", &path, &Value::Null);
+    refused("open", "missing");
+    refused("walled", "missing");
+
+    env.pixels(["network", "gateway", "rebuild"]).ok();
+    env.pixels(["checkpoint", "restore", &name, "walled"]).ok();
+    env.pixels(["exec", &name, "--", "test", "-e", "/root/later"])
+        .expect(1);
+    assert_eq!(policy(), before);
+}

@@ -1,0 +1,113 @@
+//! What goes wrong in a round.
+
+use std::process::Child;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::CLIENTS;
+use crate::support::env::TestEnv;
+use crate::support::private_daemon::{Ballast, PrivateDaemon, signal};
+use crate::support::rounds::Moments;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Of the client of this number.
+    Killed(usize),
+    Interrupted(usize),
+    DaemonKilled,
+    DaemonRestarted,
+    PoolFull,
+    GatewayStopped,
+    GatewayGone,
+}
+
+impl Fault {
+    /// Every twelve rounds all of them come.
+    pub fn of_round(round: u64, moments: &mut Moments) -> Self {
+        let client = moments.below(CLIENTS);
+        match round % 12 {
+            1 | 4 | 9 => Self::Killed(client),
+            2 | 7 => Self::Interrupted(client),
+            3 => Self::PoolFull,
+            6 => Self::DaemonKilled,
+            8 => Self::GatewayStopped,
+            10 => Self::DaemonRestarted,
+            11 => Self::GatewayGone,
+            _ => Self::None,
+        }
+    }
+
+    /// In the way as long as the returned guard is kept.
+    pub fn before(self, daemon: &PrivateDaemon) -> Option<Ballast> {
+        (self == Self::PoolFull).then(|| daemon.fill_pool())
+    }
+
+    /// Whether something happens while the commands are at work.
+    pub fn strikes(self) -> bool {
+        !matches!(self, Self::None | Self::PoolFull)
+    }
+
+    pub fn strike(self, daemon: &mut PrivateDaemon, children: &[Child]) {
+        match self {
+            Self::None | Self::PoolFull => {}
+            Self::Killed(client) => signal(children[client].id(), Signal::KILL),
+            Self::Interrupted(client) => signal(children[client].id(), Signal::INT),
+            Self::DaemonKilled => daemon.kill(),
+            Self::DaemonRestarted => daemon.end(),
+            Self::GatewayStopped => stop_gateway(daemon),
+            Self::GatewayGone => {
+                stop_gateway(daemon);
+                // A command may be starting it again.
+                let _ = daemon
+                    .server
+                    .try_done("DELETE", &gateway(daemon), &Value::Null);
+            }
+        }
+    }
+
+    pub fn heal(self, daemon: &mut PrivateDaemon, env: &TestEnv) {
+        match self {
+            Self::DaemonKilled | Self::DaemonRestarted => daemon.resume(),
+            // As a command that lacks it says.
+            Self::GatewayStopped | Self::GatewayGone => {
+                daemon.settle();
+                env.pixels(["network", "gateway", "rebuild"]).ok();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a command of this client may have ended as `code` for it.
+    pub fn explains(self, client: usize, code: i32) -> bool {
+        match self {
+            Self::None => false,
+            Self::Killed(who) => who == client && code == 1009,
+            // The last: before it listened to signals.
+            Self::Interrupted(who) => who == client && matches!(code, 130 | 1002),
+            Self::DaemonKilled | Self::DaemonRestarted => matches!(code, 1 | 5 | 125),
+            Self::PoolFull => matches!(code, 1 | 125),
+            Self::GatewayStopped | Self::GatewayGone => code == 1,
+        }
+    }
+
+    /// Nobody was left to undo what was begun, or to tell what came of it.
+    pub fn leaves_doubt(self) -> bool {
+        matches!(
+            self,
+            Self::Killed(_) | Self::DaemonKilled | Self::DaemonRestarted
+        )
+    }
+}
+
+fn gateway(daemon: &PrivateDaemon) -> String {
+    format!("/1.0/instances/px-gateway-{}", daemon.segment())
+}
+
+/// It may be stopped already, or on its way.
+fn stop_gateway(daemon: &PrivateDaemon) {
+    let body = json!({"action": "stop", "force": true, "timeout": 30});
+    let path = format!("{}/state", gateway(daemon));
+    let _ = daemon.server.try_done("PUT", &path, &body);
+}

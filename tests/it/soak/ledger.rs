@@ -1,0 +1,252 @@
+//! What commands said they did, and so what must be on the server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::faults::Fault;
+use crate::support::env::Outcome;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    Create,
+    Clone,
+    Fork,
+    Exec,
+    Push,
+    Checkpoint,
+    Restore,
+    Destroy,
+}
+
+impl Work {
+    pub fn is_about_one_there(self) -> bool {
+        !self.makes_pixels()
+    }
+
+    fn makes_pixels(self) -> bool {
+        matches!(self, Self::Create | Self::Clone | Self::Fork)
+    }
+}
+
+#[derive(Debug)]
+pub struct Task {
+    pub client: usize,
+    pub work: Work,
+    /// The pixel, or how the new ones begin.
+    pub target: String,
+    pub label: String,
+    pub args: Vec<String>,
+}
+
+impl Task {
+    pub fn new(client: usize, work: Work, target: &str, label: &str, args: &[&str]) -> Self {
+        Self {
+            client,
+            work,
+            target: target.to_owned(),
+            label: label.to_owned(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Ledger {
+    /// Pixels with their checkpoints, the oldest first.
+    pixels: BTreeMap<String, Vec<String>>,
+    /// What may or may not have come about, because nobody was left to say.
+    doubts: Vec<Doubt>,
+    counts: BTreeMap<String, u32>,
+}
+
+enum Doubt {
+    /// Pixels of this name, or that begin with it and a dash.
+    Made(String),
+    Removed(String),
+    Checkpoint(String, String),
+    /// A temporary checkpoint of a source.
+    Temporary,
+}
+
+/// What is on the server: pixels with their checkpoints.
+pub type There = [(String, Vec<String>)];
+
+impl Ledger {
+    pub fn has(&mut self, name: &str, labels: &[&str]) {
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        self.pixels.insert(name.to_owned(), labels);
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.pixels.keys().cloned().collect()
+    }
+
+    pub fn last_checkpoint(&self, name: &str) -> Option<String> {
+        self.pixels.get(name)?.last().cloned()
+    }
+
+    pub fn count(&mut self, what: String) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// How a command ended: as it should, or as its round's fault explains.
+    #[track_caller]
+    pub fn take(&mut self, task: &Task, outcome: &Outcome, fault: Fault, told: &str) {
+        let told = format!("{task:?}: {outcome:?}, {told}");
+        assert!(!outcome.stderr.contains("panicked"), "{told}");
+        let expected = if task.work == Work::Exec { 7 } else { 0 };
+        let name = &task.target;
+        if outcome.code == expected {
+            self.count(format!("{:?} done", task.work));
+            match task.work {
+                Work::Create | Work::Clone => {
+                    assert!(outcome.stdout.contains(name.as_str()), "{told}");
+                    self.has(name, &[]);
+                }
+                Work::Fork => {
+                    let mut names: Vec<&str> = outcome.stdout.lines().collect();
+                    names.sort_unstable();
+                    assert_eq!(names, [1, 2].map(|n| format!("{name}-{n}")), "{told}");
+                    names.iter().for_each(|name| self.has(name, &[]));
+                }
+                Work::Exec => assert_eq!(outcome.stdout, "said\n", "{told}"),
+                Work::Checkpoint => {
+                    let labels = self.pixels.get_mut(name).expect(name);
+                    labels.push(task.label.clone());
+                }
+                Work::Destroy => drop(self.pixels.remove(name)),
+                Work::Push | Work::Restore => {}
+            }
+            return;
+        }
+        assert!(fault.explains(task.client, outcome.code), "{told}");
+        self.count(format!("{:?} cut short", task.work));
+        match task.work {
+            // A command that could undo what it had begun has done so.
+            work if work.makes_pixels() && !fault.leaves_doubt() => {}
+            Work::Create | Work::Clone | Work::Fork => {
+                self.doubts.push(Doubt::Made(name.clone()));
+                self.doubts.push(Doubt::Temporary);
+            }
+            Work::Destroy => self.doubts.push(Doubt::Removed(name.clone())),
+            Work::Checkpoint => {
+                let doubt = Doubt::Checkpoint(name.clone(), task.label.clone());
+                self.doubts.push(doubt);
+            }
+            Work::Exec | Work::Push | Work::Restore => {}
+        }
+    }
+
+    /// Pixels whose removal was cut short.
+    pub fn half_removed(&self) -> Vec<String> {
+        let doubts = self.doubts.iter();
+        let removed = doubts.filter_map(|doubt| match doubt {
+            Doubt::Removed(name) => Some(name.clone()),
+            _ => None,
+        });
+        removed.collect()
+    }
+
+    pub fn is_in_doubt(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+
+    /// A leftover is of a command nobody was left of.
+    #[track_caller]
+    pub fn may_be_left(&mut self, leftover: &str, told: &str) {
+        let mut words = leftover.split(' ');
+        let (kind, name) = (words.next().unwrap(), words.next().unwrap());
+        let explained = self.doubts.iter().any(|doubt| match doubt {
+            Doubt::Made(of) => kind == "pixel" && is_of(name, of),
+            Doubt::Temporary => kind == "gateway" || name.starts_with("px-tmp-"),
+            _ => false,
+        });
+        assert!(explained, "{leftover} is told to be left, {told}");
+        self.count(format!("{kind} left, told and pruned"));
+    }
+
+    /// Doubts are over: what is there counts.
+    pub fn settle(&mut self, there: &There) {
+        let names: BTreeSet<&str> = there.iter().map(|(name, _)| name.as_str()).collect();
+        for doubt in std::mem::take(&mut self.doubts) {
+            match doubt {
+                Doubt::Made(of) => {
+                    for name in names.iter().filter(|name| is_of(name, &of)) {
+                        self.count("whole pixel of a command cut short".into());
+                        self.has(name, &[]);
+                    }
+                }
+                Doubt::Removed(name) => drop(self.pixels.remove(&name)),
+                Doubt::Checkpoint(name, label) => {
+                    let found = there.iter().find(|(other, _)| *other == name);
+                    let taken = found.is_some_and(|(_, labels)| labels.contains(&label));
+                    if let Some(labels) = self.pixels.get_mut(&name).filter(|_| taken) {
+                        labels.push(label);
+                    }
+                }
+                Doubt::Temporary => {}
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn equals(&self, there: &There, told: &str) {
+        let sorted = |labels: &[String]| labels.iter().cloned().collect::<BTreeSet<_>>();
+        let ours: BTreeMap<_, _> = self
+            .pixels
+            .iter()
+            .map(|(name, labels)| (name.clone(), sorted(labels)))
+            .collect();
+        let theirs: BTreeMap<_, _> = there
+            .iter()
+            .map(|(name, labels)| (name.clone(), sorted(labels)))
+            .collect();
+        assert_eq!(ours, theirs, "ledger and server, {told}");
+    }
+
+    /// The pixels of a task that are there.
+    pub fn made_by(&self, task: &Task) -> Vec<String> {
+        let mut names = self.names();
+        names.retain(|name| is_of(name, &task.target));
+        names
+    }
+}
+
+fn is_of(name: &str, of: &str) -> bool {
+    let rest = name.strip_prefix(of);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.counts.iter();
+        let counts: Vec<String> = counts.map(|(what, n)| format!("{n} {what}")).collect();
+        write!(f, "{}; {} pixels", counts.join(", "), self.pixels.len())
+    }
+}
+
+#[test]
+fn what_nobody_did_is_missed_and_what_nobody_said_is_found() {
+    let mut ledger = Ledger::default();
+    ledger.has("a", &["c1"]);
+    let there = |names: &[(&str, &[&str])]| -> Vec<(String, Vec<String>)> {
+        let owned = |labels: &[&str]| labels.iter().map(|&label| label.to_owned()).collect();
+        let names = names.iter();
+        names
+            .map(|(name, labels)| ((*name).to_owned(), owned(labels)))
+            .collect()
+    };
+    let differs = |there: &There| {
+        let equal = std::panic::AssertUnwindSafe(|| ledger.equals(there, "a test"));
+        std::panic::catch_unwind(equal).is_err()
+    };
+    assert!(!differs(&there(&[("a", &["c1"])])));
+    for other in [
+        &[][..],
+        &[("a", &[][..])],
+        &[("a", &["c1", "px-tmp-1"])],
+        &[("a", &["c1"]), ("b", &[])],
+    ] {
+        assert!(differs(&there(other)), "{other:?}");
+    }
+}

@@ -1,0 +1,279 @@
+//! Everyday commands of several clients at once, round after round, with a
+//! fault in most rounds: a client is killed or interrupted, the daemon dies or
+//! is started again, the pool is full, the gateway is gone. What every command
+//! said goes into a ledger, and after every round the server has exactly what
+//! the ledger says.
+//!
+//! `PIXELS_SOAK_ROUNDS=1000` is the long run, which `PIXELS_SOAK_SECONDS` can
+//! end before; `PIXELS_TEST_SEED` brings a run back.
+
+mod faults;
+mod ledger;
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crate::support::env::{Outcome, TestEnv, finished};
+use crate::support::lab;
+use crate::support::leftovers;
+use crate::support::private_daemon::PrivateDaemon;
+use crate::support::rounds::{Moments, asked};
+use crate::support::wait::eventually;
+
+use faults::Fault;
+use ledger::{Ledger, Task, Work};
+
+const ROUNDS: &str = "PIXELS_SOAK_ROUNDS";
+const SECONDS: &str = "PIXELS_SOAK_SECONDS";
+const CLIENTS: usize = 3;
+/// Pixels that are kept at the same time.
+const CROWD: usize = 7;
+/// Against a hang.
+const LIMIT: Duration = Duration::from_secs(180);
+/// In which a fault comes after the commands have begun; most take less.
+const SPAN: Duration = Duration::from_millis(1500);
+/// Bytes of the file that is pushed.
+const PUSHED: usize = 3_000_000;
+
+struct Soak {
+    daemon: PrivateDaemon,
+    clients: Vec<TestEnv>,
+    moments: Moments,
+    ledger: Ledger,
+    /// What others are cloned from; nothing else is done to it.
+    source: String,
+    file: tempfile::NamedTempFile,
+    made: u32,
+}
+
+#[test]
+fn the_server_has_what_the_ledger_says() {
+    let Some(_lab) = lab::ready("the_server_has_what_the_ledger_says") else {
+        return;
+    };
+    let rounds = asked(ROUNDS).unwrap_or(12);
+    let most = asked(SECONDS).map_or(Duration::MAX, Duration::from_secs);
+    let mut soak = Soak::begin();
+    let begun = Instant::now();
+    let mut round = 0;
+    while round < rounds && begun.elapsed() < most {
+        soak.round(round);
+        round += 1;
+        if round % 50 == 0 {
+            eprintln!("{round} rounds so far: {}", soak.ledger);
+        }
+    }
+    let (seed, took) = (soak.moments.seed(), begun.elapsed().as_secs());
+    soak.end();
+    eprintln!(
+        "soak of {round} rounds, seed {seed}, {took} s: {}; nothing is left",
+        soak.ledger
+    );
+}
+
+impl Soak {
+    fn begin() -> Self {
+        let daemon = PrivateDaemon::start();
+        let clients: Vec<TestEnv> = (0..CLIENTS).map(|_| daemon.walled("soak")).collect();
+        let source = clients[0].name("source");
+        clients[0].pixels(["create", &source]).ok();
+        let ready = ["checkpoint", "create", &source, "--label", "ready"];
+        clients[0].pixels(ready).ok();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![b'x'; PUSHED]).unwrap();
+        let mut ledger = Ledger::default();
+        ledger.has(&source, &["ready"]);
+        Self {
+            daemon,
+            clients,
+            moments: Moments::new(),
+            ledger,
+            source,
+            file,
+            made: 0,
+        }
+    }
+
+    fn round(&mut self, round: u64) {
+        let fault = Fault::of_round(round, &mut self.moments);
+        let kind = format!("{fault:?}");
+        let kind = kind.split('(').next().unwrap();
+        self.ledger.count(format!("rounds with {kind}"));
+        let tasks: Vec<Task> = self.tasks();
+        let told = format!("round {round}, {fault:?}, {tasks:?}");
+        let moment = self.moments.within(SPAN);
+        // What is to be in the way all the time is there first.
+        let obstacle = fault.before(&self.daemon);
+        let children: Vec<Child> = tasks
+            .iter()
+            .map(|task| {
+                let mut child = self.clients[task.client].spawn(&task.args);
+                drop(child.stdin.take());
+                child
+            })
+            .collect();
+        if fault.strikes() {
+            std::thread::sleep(moment);
+            fault.strike(&mut self.daemon, &children);
+        }
+        let outcomes: Vec<Outcome> = children
+            .into_iter()
+            .map(|child| finished(child, LIMIT))
+            .collect();
+        drop(obstacle);
+        fault.heal(&mut self.daemon, &self.clients[0]);
+        // What the server has been asked for it finishes by itself.
+        self.daemon.settle();
+        for (task, outcome) in tasks.iter().zip(&outcomes) {
+            self.ledger.take(task, outcome, fault, &told);
+        }
+        let told = format!("{told}, {outcomes:?}");
+        self.clean_up(&told);
+        self.compare(&told);
+        for task in &tasks {
+            self.look_at(task, &told);
+        }
+    }
+
+    /// What each client does; no two do something to the same pixel.
+    fn tasks(&mut self) -> Vec<Task> {
+        let mut free = self.ledger.names();
+        free.retain(|name| *name != self.source);
+        let crowded = free.len() >= CROWD;
+        (0..CLIENTS)
+            .map(|client| {
+                let work = match self.moments.below(16) {
+                    _ if crowded && client < 2 => Work::Destroy,
+                    0..4 => Work::Create,
+                    4..6 => Work::Clone,
+                    6..8 => Work::Fork,
+                    8..10 => Work::Exec,
+                    10..12 => Work::Push,
+                    12 => Work::Checkpoint,
+                    13..15 => Work::Restore,
+                    _ => Work::Destroy,
+                };
+                let target = match work.is_about_one_there() {
+                    true if free.is_empty() => None,
+                    true => Some(free.swap_remove(self.moments.below(free.len()))),
+                    false => None,
+                };
+                self.task(client, work, target)
+            })
+            .collect()
+    }
+
+    fn task(&mut self, client: usize, work: Work, target: Option<String>) -> Task {
+        self.made += 1;
+        let new = self.clients[client].name(&format!("n{}", self.made));
+        let label = format!("c{}", self.made);
+        let source = self.source.clone();
+        let ready = format!("{source}:ready");
+        let Some(target) = target else {
+            let work = match work {
+                Work::Clone | Work::Fork => work,
+                _ => Work::Create,
+            };
+            let args: Vec<&str> = match work {
+                Work::Clone => vec!["create", &new, "--from", &ready],
+                Work::Fork if self.made.is_multiple_of(2) => {
+                    vec!["fork", &ready, "-n", "2", "--prefix", &new]
+                }
+                Work::Fork => vec!["fork", &source, "-n", "2", "--prefix", &new],
+                _ => vec!["create", &new],
+            };
+            return Task::new(client, work, &new, "", &args);
+        };
+        let (work, label) = match (work, self.ledger.last_checkpoint(&target)) {
+            (Work::Restore, Some(last)) => (Work::Restore, last),
+            (Work::Restore, None) => (Work::Checkpoint, label),
+            (work, _) => (work, label),
+        };
+        let place = format!("{target}:/root/pushed");
+        let args: Vec<&str> = match work {
+            Work::Exec => vec!["exec", &target, "--", "sh", "-c", "echo said; exit 7"],
+            Work::Push => vec!["push", self.file.path().to_str().unwrap(), &place],
+            Work::Checkpoint => vec!["checkpoint", "create", &target, "--label", &label],
+            Work::Restore => vec!["checkpoint", "restore", &target, &label],
+            _ => vec!["destroy", "--force", &target],
+        };
+        Task::new(client, work, &target, &label, &args)
+    }
+
+    /// What is half-made is told by `doctor`, and gone after `prune`; nothing
+    /// else is.
+    fn clean_up(&mut self, told: &str) {
+        let env = &self.clients[0];
+        let named = leftovers::told(env, &["prune", "--dry-run", "--json"]);
+        if !self.ledger.is_in_doubt() {
+            assert_eq!(named, [""; 0], "{told}");
+            return;
+        }
+        // The server may still be about to remove them; nobody is surprised by that.
+        for name in self.ledger.half_removed() {
+            let again = env.pixels_within(["destroy", "--force", &name], LIMIT);
+            assert!(matches!(again.code, 0 | 3), "{again:?} {told}");
+        }
+        let seen = env.pixels(["doctor"]);
+        for one in &named {
+            let name = one.split(' ').nth(1).unwrap();
+            assert!(seen.stdout.contains(name), "{name}: {seen:?} {told}");
+            self.ledger.may_be_left(one, told);
+        }
+        assert_eq!(leftovers::told(env, &["prune", "--json"]), named, "{told}");
+        assert_eq!(
+            leftovers::told(env, &["prune", "--json"]),
+            [""; 0],
+            "{told}"
+        );
+    }
+
+    /// Pixels and checkpoints, one by one.
+    fn compare(&mut self, told: &str) {
+        let server = self.daemon.server.clone();
+        let mut there = Vec::new();
+        for name in server.pixels("t-soak-") {
+            let labels = server.checkpoints(&name);
+            there.push((name, labels));
+        }
+        self.ledger.settle(&there);
+        self.ledger.equals(&there, told);
+    }
+
+    /// What was worked on can be used, whatever befell it.
+    fn look_at(&self, task: &Task, told: &str) {
+        let env = &self.clients[0];
+        for name in self.ledger.made_by(task) {
+            if self.daemon.server.status(&name).as_deref() != Some("Running") {
+                env.pixels_within(["start", &name], LIMIT).ok();
+            }
+            let size = "wc -c 2>/dev/null </root/pushed || echo none";
+            let mut said = Outcome::default();
+            eventually("it can be used", || {
+                said = env.pixels(["exec", &name, "--", "sh", "-c", size]);
+                said.code == 0
+            });
+            let whole = said.stdout == "none\n" || said.stdout == format!("{PUSHED}\n");
+            assert!(whole, "{name} has half a file: {said:?} {told}");
+        }
+    }
+
+    /// Nothing is left of all that.
+    fn end(&mut self) {
+        let env = &self.clients[0];
+        let force = ["destroy", "--force"].map(str::to_owned);
+        env.pixels(force.into_iter().chain(self.ledger.names()))
+            .ok();
+        env.pixels(["network", "gateway", "remove"]).ok();
+        assert_eq!(leftovers::told(env, &["prune", "--json"]), [""; 0]);
+        let left = self.daemon.server.get("/1.0/instances");
+        assert_eq!(left.as_array().map(Vec::len), Some(0), "{left}");
+        let seen = env.pixels(["doctor", "--json"]).json();
+        let all = seen.as_array().unwrap().iter();
+        let leftovers = all.filter(|check| check["id"] == "leftovers");
+        assert!(leftovers.clone().count() > 0);
+        for check in leftovers {
+            assert_eq!(check["status"], "ok", "{check}");
+        }
+    }
+}
