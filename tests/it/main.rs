@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "../picture/screen.rs"]
+mod picture_screen;
 mod support;
 
 mod base;
