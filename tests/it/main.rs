@@ -13,6 +13,7 @@ mod cli_exec;
 mod cli_lifecycle;
 mod cli_output;
 mod connections;
+mod dependencies;
 mod docs;
 mod egress_escapes;
 mod egress_git;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::env::BINARY;
-use crate::support::tree;
+use crate::support::server::SHARED;
+use crate::support::{lab, tree};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -129,6 +130,41 @@ fn a_release_unpacks_and_runs() {
         std::fs::read_to_string(again.join("SHA256SUMS")).unwrap(),
         sums
     );
+}
+
+/// The static binary, where somebody has built it, in a root that holds it and
+/// the daemon's socket: no libc, no certificates, no /proc, no /etc.
+#[test]
+fn the_static_binary_needs_nothing_beside_itself() {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let built = Path::new(BINARY).parent().unwrap().parent().unwrap();
+    let binary = built.join(target).join("release/pixels");
+    if !binary.exists() {
+        eprintln!("SKIPPED the_static_binary_needs_nothing_beside_itself: it is not built");
+        return;
+    }
+    let Some(_lab) = lab::ready("the_static_binary_needs_nothing_beside_itself") else {
+        return;
+    };
+    let empty = tempfile::tempdir().unwrap();
+    std::fs::copy(&binary, empty.path().join("pixels")).unwrap();
+    let socket = empty.path().join("incus");
+    std::fs::write(&socket, "").unwrap();
+    let script = "mount --bind \"$1\" \"$2\" && exec chroot \"$3\" /pixels list --json";
+    let told = run(Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ])
+        .args([Path::new(SHARED), &socket, empty.path()])
+        .env("PIXELS_INCUS_SOCKET", "/incus"));
+    let list: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert!(list.is_array(), "{told}");
 }
 
 /// The bill of materials has what is shipped, and only that.
