@@ -165,6 +165,7 @@ fn place(machine: &str, boot: &str) -> u32 {
 
 /// Field 22 of `/proc/PID/stat`, counted after the command name, which may
 /// itself contain spaces and parentheses.
+#[cfg(target_os = "linux")]
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
@@ -174,6 +175,19 @@ fn started(pid: u32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+/// Start times are not told here: whichever process has the number now counts
+/// as the maker, so that nothing is taken for left over while it is made.
+#[cfg(not(target_os = "linux"))]
+fn started(pid: u32) -> Option<u64> {
+    use rustix::io::Errno;
+    use rustix::process::{Pid, test_kill_process};
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    match test_kill_process(pid) {
+        Ok(()) | Err(Errno::PERM) => Some(0),
+        Err(_) => None,
+    }
 }
 
 #[cfg(test)]

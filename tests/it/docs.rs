@@ -1,10 +1,11 @@
-//! What README promises exists.
+//! What README promises exists. That its examples work is tried in `readme.rs`.
 
 use std::path::Path;
 
 use pixels::config::keys::KEYS;
 
 use crate::support::env::TestEnv;
+use crate::support::tree;
 
 fn document(name: &str) -> Option<String> {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).ok()
@@ -52,6 +53,80 @@ fn every_command_in_the_readme_parses() {
                 assert!(known, "{name}: {line}: no flag {flag}");
             }
         }
+    }
+}
+
+/// These do nothing without a command below them.
+const GROUPS: &[&str] = &[
+    "pixels",
+    "pixels base",
+    "pixels checkpoint",
+    "pixels config",
+    "pixels network",
+    "pixels network gateway",
+];
+
+#[test]
+fn every_command_has_an_example_in_the_readme() {
+    let shown: Vec<Vec<String>> = commands(&document("README.md").unwrap())
+        .iter()
+        .map(|line| words(line).unwrap())
+        .collect();
+    for command in tree::commands() {
+        if GROUPS.contains(&command.as_str()) {
+            continue;
+        }
+        let typed: Vec<&str> = command.split(' ').collect();
+        let found = shown.iter().any(|line| {
+            line.iter()
+                .map(String::as_str)
+                .take(typed.len())
+                .eq(typed.iter().copied())
+        });
+        assert!(found, "README has no example of {command}");
+    }
+}
+
+#[test]
+fn the_readme_has_all_rows_of_the_benchmark() {
+    let readme = document("README.md").unwrap();
+    let table = readme.split("<!-- bench -->").nth(1).unwrap();
+    let table = table.split("<!-- /bench -->").next().unwrap();
+    let rows = document("tests/bench/rows.rs").unwrap();
+    let names: Vec<&str> = rows
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("name: \"")?.split('"').next())
+        .collect();
+    assert!(names.contains(&"exec"), "{names:?}");
+    for name in &names {
+        assert!(table.contains(&format!("| `{name}` |")), "no row {name}");
+    }
+    assert_eq!(
+        table.matches("\n| `").count(),
+        names.len(),
+        "rows that are not measured"
+    );
+}
+
+#[test]
+fn the_picture_is_of_the_session() {
+    assert!(
+        document("README.md")
+            .unwrap()
+            .contains("(tests/picture/quickstart.svg)")
+    );
+    let picture = document("tests/picture/quickstart.svg").unwrap();
+    let escaped = |line: &str| {
+        line.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    for command in document("tests/picture/session.txt").unwrap().lines() {
+        let command = escaped(command);
+        assert!(
+            picture.contains(&format!("</tspan> {command}</text>")),
+            "{command} is not in the picture: record it anew"
+        );
     }
 }
 

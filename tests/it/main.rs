@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[path = "../picture/screen.rs"]
+mod picture_screen;
 mod support;
 
 mod base;
@@ -11,6 +13,7 @@ mod cli_exec;
 mod cli_lifecycle;
 mod cli_output;
 mod connections;
+mod dependencies;
 mod docs;
 mod egress_escapes;
 mod egress_git;
@@ -34,7 +37,9 @@ mod mcp_load;
 mod mcp_security;
 mod mcp_stdio;
 mod mcp_tools;
+mod packaging;
 mod provision;
+mod readme;
 mod remote;
 mod scripts;
 mod soak;

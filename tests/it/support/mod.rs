@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod pty;
 pub mod rounds;
 pub mod server;
+pub mod tree;
 pub mod truenas;
 pub mod wait;
 pub mod walls;
