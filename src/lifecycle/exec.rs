@@ -203,14 +203,16 @@ async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> 
 }
 
 /// What `sh -l` does, with one difference: profiles ask `id -u` (Debian's
-/// twice), and the answer is given without starting a program for it, which
-/// would cost more than all the rest.
-fn login_profile(owner: Owner) -> String {
+/// twice), and root's says `mesg n`, which without a terminal only fails. Both
+/// are answered without starting a program, which would cost more than all the
+/// rest.
+fn login_profile(owner: Owner, tty: bool) -> String {
+    let mesg = if tty { "" } else { "mesg() { return 2; }; " };
     format!(
-        "id() {{ case $* in -u) echo {} ;; *) command id \"$@\" ;; esac; }}; \
+        "id() {{ case $* in -u) echo {} ;; *) command id \"$@\" ;; esac; }}; {mesg}\
          [ ! -r /etc/profile ] || . /etc/profile; \
          [ ! -r \"$HOME/.profile\" ] || . \"$HOME/.profile\"; \
-         unset -f id; ",
+         unset -f id mesg; ",
         owner.uid
     )
 }
@@ -223,7 +225,7 @@ pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
     let mut env = wish.login.environment();
     env.insert(ID.into(), id.to_owned());
     let mut script = FIRST_BOOT.to_owned();
-    script.push_str(&login_profile(wish.login.owner));
+    script.push_str(&login_profile(wish.login.owner, wish.tty.is_some()));
     let mut extra = wish.env.clone();
     if let Some(path) = extra.remove("PATH") {
         env.insert(PATH.into(), path);
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn profiles_are_read_and_learn_the_user_without_a_program() {
         let home = tempfile::tempdir().unwrap();
-        let profile = "A=$(id -u); B=$(id -un); export A B\n";
+        let profile = "A=$(id -u); B=$(id -un); export A B; mesg n || A=$A,$?\n";
         std::fs::write(home.path().join(".profile"), profile).unwrap();
         let wish = Exec {
             argv: ["sh", "-c", "echo $A $B $1", "sh", "a  b"]
@@ -290,7 +292,7 @@ mod tests {
         let real = String::from_utf8(real.stdout).unwrap();
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),
-            format!("4711 {} a b\n", real.trim())
+            format!("4711,2 {} a b\n", real.trim())
         );
         assert!(output.stderr.is_empty());
     }

@@ -136,7 +136,7 @@ impl Lab {
         eprintln!("making the base pixel from the default image");
         let base = self.name("base");
         // Installing tools in the background would be measured along.
-        self.pixels.run(&["create", &base, "--no-provision"])?;
+        self.pixels.run(&["create", &base])?;
         self.pixels
             .run(&["checkpoint", "create", &base, "--label", "ready"])?;
         let _ = self.base.set(());

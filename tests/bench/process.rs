@@ -35,6 +35,9 @@ impl Program {
         command
             .env_clear()
             .env("HOME", &self.home)
+            // The pixels it measures are as the image made them, and the
+            // settings of their owner say so.
+            .env("PIXELS_PROVISION_ENABLED", "false")
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .args(words)
             .stdin(Stdio::null())
