@@ -560,3 +560,32 @@ fn of_several_that_make_a_gateway_each_has_it() {
         env.pixels(remove).ok();
     }
 }
+
+/// What is left of a bridge that could be neither made nor undone.
+#[test]
+fn an_interface_in_the_way_is_named() {
+    let Some(_lab) = lab::ready("an_interface_in_the_way_is_named") else {
+        return;
+    };
+    let mut env = TestEnv::new("left");
+    env.set("PIXELS_NETWORK_BRIDGE", "pxleft0");
+    let name = env.name("a");
+    let create = ["create", &name, "--egress", "agent"];
+    let link = |words: &[&str]| {
+        let mut ip = std::process::Command::new("ip");
+        ip.arg("link").args(words).status().unwrap().success()
+    };
+    link(&["delete", "pxleft0"]);
+    assert!(link(&["add", "pxleft0", "type", "bridge"]));
+    let refused = env.pixels_within(create, Duration::from_secs(60)).expect(2);
+    assert!(
+        refused.stderr.contains("`ip link delete pxleft0`"),
+        "{}",
+        refused.stderr
+    );
+    // This takes the way out.
+    env.pixels(create).ok();
+    env.pixels(["destroy", "--force", &name]).ok();
+    env.pixels(["network", "gateway", "remove"]).ok();
+    assert!(!link(&["show", "pxleft0"]));
+}

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::api::Api;
 use crate::support::env::TestEnv;
 use crate::support::pty::Pty;
+use crate::support::server::Server;
 use crate::support::truenas::Nas;
 use crate::support::{lab, wait};
 
@@ -272,10 +273,14 @@ fn a_truenas_listing_does_not_wait_for_pixels_out_of_reach() {
     env.pixels(["create", &a]).ok();
     env.pixels(["fork", &a, "-n", "1"]).ok();
     let names = [a.clone(), format!("{a}-1")];
-    let api = Api::new();
+    let (api, server) = (Api::new(), Server::shared());
     for name in &names {
-        let argv = ["exec", name, "--", "systemctl", "stop", "ssh.socket", "ssh"];
-        let _ = env.pixels(argv);
+        // Masked: one that is still booting would start it again.
+        let instance = format!("px-{name}");
+        let script = "systemctl mask --now ssh.socket ssh >&2; systemctl is-active ssh; true";
+        wait::eventually("sshd has ended", || {
+            server.run(&instance, &["sh", "-c", script]).trim() == "inactive"
+        });
         // As when its steps were still at work when somebody last looked.
         let record = json!({"config": {"environment.pixels_provision": "running"}});
         api.send(Method::PATCH, &format!("/1.0/instances/px-{name}"), &record);
