@@ -2,6 +2,7 @@
 //! steps) and a thin apply over `Guest`. Knows no backend and no settings file.
 
 mod environment;
+mod options;
 mod plan;
 mod status;
 
@@ -13,7 +14,8 @@ use std::collections::BTreeSet;
 
 use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Output, Result};
 
-pub use plan::{Devtools, Options, Plan, Sessions, Step, plan};
+pub use options::{Devtools, Options, Sessions};
+pub use plan::{Plan, Step, plan};
 pub use status::{Overall, Report, State, Step as StepStatus};
 
 /// The user a provisioned pixel's commands run as.
