@@ -20,7 +20,8 @@ pub struct Binary {
     /// How it was built, for people.
     pub kind: String,
     pub bytes: u64,
-    /// Needs no shared library.
+    /// Asks for no dynamic linker, and was seen to run where there is nothing
+    /// but itself.
     pub is_static: bool,
 }
 
@@ -39,7 +40,7 @@ pub fn under_test(args: &Args) -> Result<Binary> {
         ),
     };
     let bytes = std::fs::metadata(&path)?.len();
-    let is_static = !has_interpreter(&path)?;
+    let is_static = !has_interpreter(&path)? && runs_alone(&path)?;
     Ok(Binary {
         path,
         kind,
@@ -85,6 +86,19 @@ fn build(target: Option<&str>) -> Result<PathBuf> {
         .filter(|message| message["reason"] == "compiler-artifact")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .context("cargo built no executable")
+}
+
+/// Whether it says its version in a root that holds nothing else.
+fn runs_alone(path: &Path) -> Result<bool> {
+    let root = tempfile::tempdir()?;
+    std::fs::copy(path, root.path().join("pixels"))?;
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--root"])
+        .arg(root.path())
+        .args(["/pixels", "--version"])
+        .output()
+        .context("unshare")?;
+    Ok(output.status.success() && output.stdout.starts_with(b"pixels "))
 }
 
 /// Whether the program header table of an ELF file asks for a dynamic linker.

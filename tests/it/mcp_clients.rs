@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::env::{BINARY, TestEnv};
-use crate::support::lab;
 use crate::support::mcp::{McpServer, environment};
+use crate::support::{lab, programs};
 
 /// Where the clients of this build are.
 fn folder() -> PathBuf {
@@ -86,6 +86,7 @@ fn installed(
 }
 
 fn python() -> Result<PathBuf, String> {
+    programs::present(&[programs::PYTHON])?;
     let folder = installed("python", PYTHON, |folder| {
         run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
         let python = folder.join("bin/python");
@@ -99,6 +100,7 @@ fn python() -> Result<PathBuf, String> {
 
 /// The folder of the packages, with the script in it: that is where node looks.
 fn node() -> Result<PathBuf, String> {
+    programs::present(&[programs::NPM])?;
     let options = [
         "install",
         "--silent",

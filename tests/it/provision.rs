@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::env::TestEnv;
 use crate::support::pty::Pty;
-use crate::support::{lab, wait};
+use crate::support::{lab, programs, wait};
 
 /// An environment in which pixels are provisioned, by these settings.
 fn provisioning(test: &str, config: &str) -> TestEnv {
@@ -269,14 +269,10 @@ fn a_step_that_fails_is_told_everywhere() {
 fn tools_come_from_a_mirror_behind_a_proxy() {
     const TEST: &str = "tools_come_from_a_mirror_behind_a_proxy";
     let Some(_lab) = lab::ready(TEST) else { return };
-    let Some(registry) = registry() else {
-        assert!(
-            std::env::var("PIXELS_TEST_INCUS").as_deref() != Ok("required"),
-            "{TEST} needs npm, which knows the mirror"
-        );
-        eprintln!("SKIPPED {TEST}: no npm, which knows the mirror");
+    if !programs::ready(TEST, &[programs::NPM]) {
         return;
-    };
+    }
+    let registry = registry();
     let installer = include_str!("support/install-mise.sh").to_owned();
     let server = crate::support::web::serve_on_bridge(
         "incusbr0",
@@ -305,12 +301,13 @@ fn tools_come_from_a_mirror_behind_a_proxy() {
 }
 
 /// The registry this machine's npm is set up for.
-fn registry() -> Option<String> {
+fn registry() -> String {
     let output = Command::new("npm")
         .args(["config", "get", "registry"])
         .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
     let url = text.trim().trim_end_matches('/');
-    url.starts_with("http").then(|| url.to_owned())
+    assert!(url.starts_with("http"), "npm's registry is {url:?}");
+    url.to_owned()
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::programs;
+
 fn scripts() -> Vec<PathBuf> {
     fn below(folder: &Path, all: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -52,16 +54,7 @@ fn every_script_parses_and_says_what_runs_it() {
 
 #[test]
 fn shellcheck_finds_nothing() {
-    if Command::new("shellcheck")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
-        assert!(
-            std::env::var("PIXELS_TEST_INCUS").as_deref() != Ok("required"),
-            "shellcheck is not installed"
-        );
-        eprintln!("SKIPPED shellcheck_finds_nothing: shellcheck is not installed");
+    if !programs::ready("shellcheck_finds_nothing", &[programs::SHELLCHECK]) {
         return;
     }
     for script in scripts() {

@@ -42,6 +42,8 @@ fn bring_up() -> Result<Lab, String> {
             String::from_utf8_lossy(&output.stderr)
         ));
     }
+    // With which tests make keys and enter pixels.
+    super::programs::present(&[super::programs::SSH])?;
     sweep();
     Ok(Lab)
 }

@@ -9,6 +9,7 @@ pub mod lab;
 pub mod leftovers;
 pub mod mcp;
 pub mod private_daemon;
+pub mod programs;
 pub mod proxy;
 pub mod pty;
 pub mod rounds;
