@@ -229,6 +229,14 @@ fn a_change_acts_at_once_and_cuts_what_it_denies() {
     ])
     .ok();
     assert_eq!(open.line(), "cut");
+    // However often: a service of the pixel may start so many times in a while.
+    for _ in 0..4 {
+        env.pixels(["network", "set", &name, "unrestricted"]).ok();
+        let set = ["network", "set", &name, "allowlist"];
+        let entry = ["--allow", "allowed.test"];
+        env.pixels([&set[..], &entry].concat()).ok();
+    }
+    sh(&env, &name, "systemctl is-active systemd-resolved").ok();
     answers(&env, &name, "allowed.test");
 
     // Another client has other settings: the pixel keeps its resolvers.

@@ -34,6 +34,8 @@ put() {
     if [ "$known" ]; then
         resolvectl flush-caches 2>/dev/null || :
     else
+        # However often the policy changes: services have a limit of starts.
+        systemctl reset-failed systemd-resolved.service 2>/dev/null || :
         systemctl try-restart systemd-resolved.service 2>/dev/null || :
         cp "$code/version" /run/pixels/egress-version
     fi

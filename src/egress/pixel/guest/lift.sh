@@ -17,6 +17,8 @@ systemctl daemon-reload
 for family in inet netdev; do
     ! nft list table "$family" pixels >/dev/null 2>&1 || nft delete table "$family" pixels
 done
+# However often the policy changes: services have a limit of starts.
+systemctl reset-failed systemd-resolved.service 2>/dev/null || :
 systemctl try-restart systemd-resolved.service 2>/dev/null || :
 if id -u pixel >/dev/null 2>&1; then
     install -m 0440 "$code/sudoers-open" /etc/sudoers.d/pixel.new
