@@ -19,7 +19,7 @@ pub use guest::{
     Admission, Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile,
     Output, Owner, TtySize,
 };
-pub use memory::parse_memory;
+pub use memory::{Size, parse_memory};
 pub use name::{InvalidName, Label, Name, Origin};
 pub use types::{
     Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, Instance, Limits,
