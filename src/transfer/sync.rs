@@ -12,12 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::list::{Facts, Kind, Listing, facts, list};
 use super::pull::{Receive, receive};
-use super::pump::Said;
 use super::push::{How, Push, TREE, blocking, send};
 use super::unpack::{Arrival, Naming};
 use super::walk::{Item, joined, os, walk};
 use super::{GuestPath, Meter, Ownership, Report, Rules, explain};
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Subject};
+use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Said, Subject};
 
 /// What both directions have in common.
 pub struct Sync {
