@@ -267,9 +267,8 @@ fn learn(rules: &mut Rules, items: &[Item]) -> Result<()> {
         if let Some(above) = path.strip_suffix(name)
             && (above.is_empty() || above.ends_with(b"/"))
         {
-            let doing = || format!("reading {}", item.source.display());
-            let text = fs::read(&item.source).map_err(|e| Error::io(doing(), e))?;
-            rules.add(above.strip_suffix(b"/").unwrap_or(above), &text);
+            let above = above.strip_suffix(b"/").unwrap_or(above);
+            super::walk::learn(rules, above, &item.source)?;
         }
     }
     Ok(())
