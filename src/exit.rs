@@ -75,6 +75,7 @@ fn of(error: &Error) -> (u8, &'static str) {
         Error::Guest { .. } => (FAILURE, "guest"),
         Error::Server { .. } => (FAILURE, "server"),
         Error::Protocol(_) => (FAILURE, "protocol"),
+        Error::TooLarge { .. } => (FAILURE, "too_large"),
         Error::Io { .. } => (FAILURE, "io"),
     }
 }

@@ -2,14 +2,98 @@
 //! daemon's and confines itself to the root filesystem of the instance, the
 //! other's is OpenSSH's and runs inside. No path leads out of the pixel.
 
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use russh_sftp::client::SftpSession;
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::sandbox::{Error, FileKind, FileStat, GuestFile, Owner, Result, Subject};
+
+/// What the server may send to list one folder: some ten thousand names. How
+/// many there are is up to the pixel.
+const LISTING: u64 = 16 * 1024 * 1024;
+
+/// A session. A listing that has no end ends it; everything else that comes
+/// has a length that was asked for, or is one packet.
+pub struct Files {
+    session: SftpSession,
+    /// Bytes that may still come.
+    left: Arc<AtomicU64>,
+}
+
+impl Files {
+    pub async fn open<S>(stream: S) -> Result<Self, SftpError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let left = Arc::new(AtomicU64::new(u64::MAX));
+        let stream = Counted {
+            stream,
+            left: Arc::clone(&left),
+        };
+        let session = SftpSession::new(stream).await?;
+        Ok(Self { session, left })
+    }
+}
+
+impl Deref for Files {
+    type Target = SftpSession;
+
+    fn deref(&self) -> &SftpSession {
+        &self.session
+    }
+}
+
+/// Breaks when more comes than may.
+struct Counted<S> {
+    stream: S,
+    left: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let came = (buffer.filled().len() - before) as u64;
+        let less = |left: u64| Some(left.saturating_sub(came));
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        match left {
+            Ok(left) if left > came => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Err(std::io::ErrorKind::FileTooLarge.into())),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 fn fault(path: &str, error: SftpError) -> Error {
     match error {
@@ -35,7 +119,7 @@ fn missing(error: &SftpError) -> bool {
     matches!(error, SftpError::Status(status) if status.status_code == StatusCode::NoSuchFile)
 }
 
-pub async fn read(sftp: &SftpSession, path: &str, limit: u64) -> Result<Vec<u8>> {
+pub async fn read(sftp: &Files, path: &str, limit: u64) -> Result<Vec<u8>> {
     let mut file = sftp.open(path).await.map_err(|e| fault(path, e))?;
     let mut content = Vec::new();
     (&mut file)
@@ -47,7 +131,7 @@ pub async fn read(sftp: &SftpSession, path: &str, limit: u64) -> Result<Vec<u8>>
     Ok(content)
 }
 
-pub async fn write(sftp: &SftpSession, new: &GuestFile) -> Result<()> {
+pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
     let path = new.path.as_str();
     let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
     let io = |e| Error::io(format!("writing {path} in the pixel"), e);
@@ -79,18 +163,18 @@ pub async fn write(sftp: &SftpSession, new: &GuestFile) -> Result<()> {
 
 /// Over what is there, as the system does it. OpenSSH's server refuses that
 /// by this request.
-pub async fn rename(sftp: &SftpSession, from: &str, to: &str) -> Result<()> {
+pub async fn rename(sftp: &Files, from: &str, to: &str) -> Result<()> {
     sftp.rename(from, to).await.map_err(|e| fault(to, e))
 }
 
-pub async fn remove(sftp: &SftpSession, path: &str) -> Result<()> {
+pub async fn remove(sftp: &Files, path: &str) -> Result<()> {
     match sftp.remove_file(path).await {
         Err(error) if !missing(&error) => Err(fault(path, error)),
         _ => Ok(()),
     }
 }
 
-pub async fn make_dir(sftp: &SftpSession, path: &str) -> Result<()> {
+pub async fn make_dir(sftp: &Files, path: &str) -> Result<()> {
     match sftp.create_dir(path).await {
         Ok(()) => Ok(()),
         Err(error) => match sftp.metadata(path).await {
@@ -100,7 +184,7 @@ pub async fn make_dir(sftp: &SftpSession, path: &str) -> Result<()> {
     }
 }
 
-pub async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Result<()> {
+pub async fn symlink(sftp: &Files, path: &str, target: &str) -> Result<()> {
     // Both servers take the two in OpenSSH's order, which is not the one of
     // the standard.
     match sftp.symlink(target, path).await {
@@ -112,16 +196,24 @@ pub async fn symlink(sftp: &SftpSession, path: &str, target: &str) -> Result<()>
     }
 }
 
-pub async fn read_link(sftp: &SftpSession, path: &str) -> Result<String> {
+pub async fn read_link(sftp: &Files, path: &str) -> Result<String> {
     sftp.read_link(path).await.map_err(|e| fault(path, e))
 }
 
-pub async fn list(sftp: &SftpSession, path: &str) -> Result<Vec<String>> {
-    let entries = sftp.read_dir(path).await.map_err(|e| fault(path, e))?;
+pub async fn list(sftp: &Files, path: &str) -> Result<Vec<String>> {
+    sftp.left.store(LISTING, Ordering::Relaxed);
+    let listed = sftp.read_dir(path).await;
+    if sftp.left.swap(u64::MAX, Ordering::Relaxed) == 0 {
+        return Err(Error::TooLarge {
+            what: format!("the listing of {path} in the pixel"),
+            limit: LISTING,
+        });
+    }
+    let entries = listed.map_err(|e| fault(path, e))?;
     Ok(entries.map(|entry| entry.file_name()).collect())
 }
 
-pub async fn stat(sftp: &SftpSession, path: &str) -> Result<FileStat> {
+pub async fn stat(sftp: &Files, path: &str) -> Result<FileStat> {
     let found = sftp
         .symlink_metadata(path)
         .await
@@ -141,4 +233,58 @@ pub async fn stat(sftp: &SftpSession, path: &str) -> Result<FileStat> {
         },
         size: found.size.unwrap_or(0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INIT: u8 = 1;
+    const OPEN_FOLDER: u8 = 11;
+    const READ_FOLDER: u8 = 12;
+
+    fn packet(kind: u8, body: &[&[u8]]) -> Vec<u8> {
+        let body = body.concat();
+        let length = u32::try_from(body.len() + 1).unwrap().to_be_bytes();
+        [&length[..], &[kind], &body].concat()
+    }
+
+    /// Has a folder of this many packets of names, and then its end.
+    async fn serve(mut stream: tokio::io::DuplexStream, packets: u32) -> std::io::Result<()> {
+        let mut left = packets;
+        loop {
+            let length = stream.read_u32().await? as usize;
+            let mut asked = vec![0; length];
+            stream.read_exact(&mut asked).await?;
+            let number = &asked[1..5];
+            let answer = match asked[0] {
+                INIT => packet(2, &[&3u32.to_be_bytes()]),
+                OPEN_FOLDER => packet(102, &[number, &[0, 0, 0, 1], b"h"]),
+                READ_FOLDER if left > 0 => {
+                    left -= 1;
+                    let name = vec![b'x'; 4000];
+                    let long = u32::try_from(name.len()).unwrap().to_be_bytes();
+                    let entry = [&long[..], &name, &[0; 4], &[0; 4]].concat();
+                    packet(104, &[number, &50u32.to_be_bytes(), &entry.repeat(50)])
+                }
+                READ_FOLDER => packet(101, &[number, &[0, 0, 0, 1], &[0; 8]]),
+                _ => packet(101, &[number, &[0; 12]]),
+            };
+            stream.write_all(&answer).await?;
+        }
+    }
+
+    async fn listed(packets: u32) -> Result<Vec<String>> {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        tokio::spawn(serve(far, packets));
+        let files = Files::open(near).await.unwrap();
+        list(&files, "/x").await
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_an_end_is_left() {
+        assert_eq!(listed(2).await.unwrap().len(), 100);
+        let endless = listed(200).await.unwrap_err();
+        assert!(matches!(endless, Error::TooLarge { .. }), "{endless}");
+    }
 }

@@ -132,3 +132,15 @@ fn tildes_are_expanded_in_files_and_variables_and_not_in_flags() {
     assert_eq!(said.len(), 1);
     assert!(said[0].contains(":3: incus.server_cert is the relative path \"certs/c\""));
 }
+
+#[test]
+fn a_file_that_nobody_wrote_is_refused() {
+    let file = File::new("");
+    let text = fs::File::create(file.path()).unwrap();
+    text.set_len((16 << 20) + 1).unwrap();
+    let refused = file.load(&[], &Flags::default()).unwrap_err();
+    let ConfigError::Unreadable { source, .. } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(source.kind(), std::io::ErrorKind::FileTooLarge);
+}

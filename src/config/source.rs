@@ -3,13 +3,16 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::document;
 use super::error::{ConfigError, Warning};
 use super::paths;
+
+/// Of the file, with all bases in it.
+const LARGEST: u64 = 16 * 1024 * 1024;
 
 pub(super) struct Source {
     /// Where the file is or would be; `None` when no home folder is known.
@@ -35,7 +38,7 @@ pub(super) fn open(
             }
         },
     };
-    let text = match fs::read(&path) {
+    let text = match read_file(&path) {
         Ok(bytes) => Some(decode(&path, bytes)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // A link to nowhere is a file that was meant to be there.
@@ -50,6 +53,18 @@ pub(super) fn open(
         path: Some(path),
         text,
     })
+}
+
+/// The whole file, unless it is none that anybody wrote.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(LARGEST + 1)
+        .read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > LARGEST {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(bytes),
+    }
 }
 
 fn decode(file: &Path, bytes: Vec<u8>) -> Result<String, ConfigError> {

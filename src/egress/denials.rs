@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Entry;
-use crate::sandbox::{Error, ExecRequest, Guest, Result};
+use crate::sandbox::{Error, ExecRequest, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/denials.sh");
+/// A pixel that asks for a new name at every turn makes a long list.
+const LISTED: usize = 64 * 1024 * 1024;
 /// As in the ruleset.
 const REMEMBERED: u64 = 3600;
 
@@ -33,7 +35,7 @@ pub struct Denial {
 pub async fn denials(guest: &dyn Guest, pixel: Option<Ipv4Addr>) -> Result<Vec<Denial>> {
     let address = pixel.map(|address| address.to_string()).unwrap_or_default();
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "denials", &address]);
-    let output = guest.output(&request).await?;
+    let output = collect_up_to(guest, &request, LISTED).await?;
     if !output.status.success() {
         return Err(Error::Guest {
             command: "reading what was refused".into(),

@@ -10,9 +10,13 @@ use time::format_description::well_known::Rfc2822;
 
 use super::error::Error;
 use super::facts::Reach;
+use crate::backend::incus::whole;
 
 /// A server that takes longer is of no use to a waiting user.
 const LIMIT: Duration = Duration::from_secs(4);
+
+/// Of an index; the largest of the public servers' is a tenth of a MiB.
+const INDEX: usize = 16 * 1024 * 1024;
 
 /// Asks for the server's index. Only a real index counts: a proxy's error
 /// page does not.
@@ -32,13 +36,18 @@ pub async fn image_server(url: &str) -> Result<Reach, Error> {
     if !status.is_success() {
         return Ok(Reach::Unreachable(format!("it answers {status}")));
     }
-    match answer.json::<serde_json::Value>().await {
-        Ok(json) if json["index"].is_object() => Ok(Reach::Reachable { clock_ahead }),
-        Ok(_) => Ok(Reach::Unreachable("its answer is no image index".into())),
-        Err(error) if error.is_decode() => {
-            Ok(Reach::Unreachable("its answer is no image index".into()))
+    let body = match whole(answer, INDEX).await {
+        Ok(Some(body)) => body,
+        Ok(None) => {
+            let limit = INDEX >> 20;
+            let reason = format!("its answer to {index} is larger than {limit} MiB");
+            return Ok(Reach::Unreachable(reason));
         }
-        Err(error) => Ok(Reach::Unreachable(describe(&error))),
+        Err(error) => return Ok(Reach::Unreachable(describe(&error))),
+    };
+    match serde_json::from_slice::<serde_json::Value>(&body) {
+        Ok(json) if json["index"].is_object() => Ok(Reach::Reachable { clock_ahead }),
+        _ => Ok(Reach::Unreachable("its answer is no image index".into())),
     }
 }
 
@@ -88,6 +97,26 @@ mod tests {
         let ahead = clock_ahead("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         assert!(ahead > 900_000_000, "{ahead}");
         assert_eq!(clock_ahead("yesterday"), None);
+    }
+
+    #[tokio::test]
+    async fn an_index_has_a_bound() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", server.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.unwrap();
+            stream.read_buf(&mut Vec::new()).await.unwrap();
+            let told = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", INDEX + 1);
+            stream.write_all(told.as_bytes()).await.unwrap();
+            stream
+        });
+        let reach = image_server(&url).await.unwrap();
+        let Reach::Unreachable(reason) = reach else {
+            panic!("{reach:?}");
+        };
+        assert!(reason.ends_with("is larger than 16 MiB"), "{reason}");
+        drop(serving);
     }
 
     #[tokio::test]

@@ -123,17 +123,20 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 
 /// Reads what `list.sh` prints.
 pub fn listing(folder: &str, answer: &[u8]) -> Listing {
-    let fields: Vec<&[u8]> = answer.split(|byte| *byte == 0).collect();
+    let mut fields = answer.split(|byte| *byte == 0);
     let mut entries = Vec::new();
-    for entry in fields.chunks_exact(5) {
-        let [kind, size, mode, name, target] = entry else {
-            continue;
+    // Root in the sandbox may have made it up, of any length.
+    while entries.len() <= ENTRIES {
+        let mut next = || fields.next();
+        let entry = (next(), next(), next(), next(), next());
+        let (Some(kind), Some(size), Some(mode), Some(name), Some(target)) = entry else {
+            break;
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut path = folder.trim_end_matches('/').as_bytes().to_vec();
         path.push(b'/');
         path.extend_from_slice(name);
-        let kind = match *kind {
+        let kind = match kind {
             b"f" => "file",
             b"d" => "directory",
             b"l" => "link",
@@ -214,5 +217,14 @@ mod tests {
         assert_eq!(binary.path_base64.as_deref(), Some("L3gv/w=="));
         assert_eq!(listing.entries[1].target.as_deref(), Some("/etc"));
         assert!(!listing.truncated);
+    }
+
+    #[test]
+    fn listings_end_where_enough_was_read() {
+        let answer = b"f\x001\x00644\0a\0\0".repeat(ENTRIES);
+        let whole = listing("/", &answer);
+        assert_eq!((whole.entries.len(), whole.truncated), (ENTRIES, false));
+        let long = listing("/", &b"f\x001\x00644\0a\0\0".repeat(ENTRIES + 1));
+        assert_eq!((long.entries.len(), long.truncated), (ENTRIES, true));
     }
 }

@@ -9,7 +9,7 @@ use crate::sandbox::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Ow
 
 /// What `read_file` returns when nothing else is asked for, and at most.
 const READ: u64 = 1024 * 1024;
-const MOST: u64 = 10 * 1024 * 1024;
+pub const MOST: u64 = 10 * 1024 * 1024;
 const LINKS: u32 = 40;
 
 impl Service {

@@ -35,10 +35,14 @@ use super::guard::Guard;
 use super::service::Service;
 use super::tools::Tools;
 
-/// Files of 10 MiB as base64, and what is around them.
-const BODY: usize = 16 * 1024 * 1024;
+/// The largest message of a client, on whatever way it comes: files of
+/// [`super::files::MOST`] as base64, and what is around them.
+pub const MESSAGE: usize = 16 * 1024 * 1024;
 const CONNECTIONS: usize = 512;
-const REQUESTS: usize = 64;
+/// Calls at work at the same time.
+pub const REQUESTS: usize = 64;
+pub const BUSY: &str = "too many calls at the same time: try again in a moment";
+const _: () = assert!(MESSAGE as u64 > super::files::MOST.div_ceil(3) * 4 + 1024 * 1024);
 /// For the body of a request.
 const UPLOAD: Duration = Duration::from_secs(60);
 /// For the header of a request, and between two requests of a connection.
@@ -57,7 +61,7 @@ pub fn app(service: &Arc<Service>, path: &str, guard: Guard) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
-        .with_max_request_body_bytes(BODY)
+        .with_max_request_body_bytes(MESSAGE)
         // Calls that end with the server were not given up by their clients.
         .with_cancellation_token(service.stopping().clone())
         // The guard is stricter, and speaks for every path.
@@ -93,16 +97,15 @@ async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next
     // Before any of it is read.
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY as u64) {
+    if length.is_some_and(|length| length > MESSAGE as u64) {
         return too_large();
     }
     let Ok(permit) = doorman.requests.clone().try_acquire_owned() else {
-        let busy = "too many calls at the same time: try again in a moment";
         let later = [(header::RETRY_AFTER, "1")];
-        return (StatusCode::SERVICE_UNAVAILABLE, later, busy).into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, later, BUSY).into_response();
     };
     let (parts, body) = request.into_parts();
-    let body = match tokio::time::timeout(UPLOAD, axum::body::to_bytes(body, BODY)).await {
+    let body = match tokio::time::timeout(UPLOAD, axum::body::to_bytes(body, MESSAGE)).await {
         Ok(Ok(body)) => body,
         Ok(Err(_)) => return too_large(),
         Err(_) => {
@@ -134,7 +137,7 @@ async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next
 }
 
 fn too_large() -> Response {
-    let reason = format!("a request has at most {BODY} bytes");
+    let reason = format!("a request has at most {MESSAGE} bytes");
     // What is left of it is not read.
     let close = [(header::CONNECTION, "close")];
     (StatusCode::PAYLOAD_TOO_LARGE, close, reason).into_response()

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
@@ -15,14 +16,26 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::event_stream::Events;
+use super::http::{BUSY, MESSAGE, REQUESTS};
+use super::lines::{Line, Lines};
+use crate::sandbox::Size;
+
+// The protocol's codes.
+const PARSE_ERROR: i32 = -32700;
+const INVALID_REQUEST: i32 = -32600;
+const INTERNAL_ERROR: i32 = -32603;
+const SERVER_ERROR: i32 = -32000;
 const VERSION: &str = "MCP-Protocol-Version";
 /// Messages that wait to be written.
 const QUEUE: usize = 64;
+/// Of an answer of the server's.
+const ANSWER: usize = 64 * 1024 * 1024;
 /// A server that is being taken over needs a moment.
 const ATTEMPTS: u32 = 20;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
@@ -38,8 +51,10 @@ struct Bridge<E> {
     ensure: E,
     /// What the client and the server agreed on.
     version: Mutex<Option<String>>,
-    /// Calls under way, by their id as text.
-    calls: Mutex<HashMap<String, AbortHandle>>,
+    /// Calls under way, with their ids as text; an id may come again.
+    calls: Mutex<HashMap<u64, (String, AbortHandle)>>,
+    /// Calls so far.
+    begun: AtomicU64,
 }
 
 /// Passes messages on until the client closes its end.
@@ -56,24 +71,36 @@ pub async fn run<E: Ensure>(
         ensure,
         version: Mutex::new(None),
         calls: Mutex::new(HashMap::new()),
+        begun: AtomicU64::new(0),
     });
     let (to_client, messages) = mpsc::channel(QUEUE);
     let writer = tokio::spawn(write(output, messages));
-    let mut lines = BufReader::new(input).lines();
-    while let Some(line) = lines.next_line().await? {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let Ok(message) = serde_json::from_str::<Value>(&line) else {
-            let error = json!({"code": -32700, "message": "this line is no JSON message"});
-            let answer = json!({"jsonrpc": "2.0", "id": null, "error": error});
-            let _ = to_client.send(answer).await;
-            continue;
+    let mut lines = Lines::new(BufReader::new(input));
+    while let Some(line) = lines.next().await? {
+        let message = match line {
+            Line::Whole(line) if line.trim_ascii().is_empty() => continue,
+            Line::Whole(line) => serde_json::from_slice::<Value>(&line)
+                .map_err(|_| (PARSE_ERROR, "this line is no JSON message".to_owned())),
+            Line::TooLong => {
+                let most = Size(MESSAGE as u64);
+                Err((INVALID_REQUEST, format!("this line is longer than {most}")))
+            }
+        };
+        let message = match message {
+            Ok(message) => message,
+            Err((code, text)) => {
+                let _ = to_client.send(refusal(&Value::Null, code, &text)).await;
+                continue;
+            }
         };
         let method = message["method"].as_str().unwrap_or_default().to_owned();
         let id = message.get("id").filter(|id| !id.is_null()).cloned();
         match id {
-            Some(id) if !method.is_empty() => bridge.clone().call(id, &method, message, &to_client),
+            Some(id) if !method.is_empty() => {
+                if let Err(id) = bridge.clone().call(id, &method, message, &to_client) {
+                    let _ = to_client.send(refusal(&id, SERVER_ERROR, BUSY)).await;
+                }
+            }
             // Requests stand by themselves: nothing else concerns the server.
             _ if method == "notifications/cancelled" => {
                 bridge.cancel(&message["params"]["requestId"]);
@@ -82,12 +109,16 @@ pub async fn run<E: Ensure>(
         }
     }
     // Nobody is left to read the answers.
-    for call in bridge.lock().values() {
+    for (_, call) in bridge.lock().values() {
         call.abort();
     }
     drop(to_client);
     let _ = writer.await;
     Ok(())
+}
+
+fn refusal(id: &Value, code: i32, message: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}})
 }
 
 async fn write(
@@ -104,38 +135,47 @@ async fn write(
 }
 
 impl<E: Ensure> Bridge<E> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, AbortHandle>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (String, AbortHandle)>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins a call, or gives its id back where there are too many.
     fn call(
         self: Arc<Self>,
         id: Value,
         method: &str,
         message: Value,
         to_client: &mpsc::Sender<Value>,
-    ) {
-        let key = id.to_string();
+    ) -> Result<(), Value> {
+        let (key, own) = (id.to_string(), self.begun.fetch_add(1, Ordering::Relaxed));
         let opening = method == "initialize";
-        let (bridge, to_client, own) = (self.clone(), to_client.clone(), key.clone());
+        let (bridge, to_client) = (self.clone(), to_client.clone());
         // Held until the call is on the list, so that it is taken off after that.
         let mut calls = self.lock();
+        if calls.len() >= REQUESTS {
+            return Err(id);
+        }
         let task = tokio::spawn(async move {
             if let Err(reason) = bridge.pass(&message, opening, &to_client).await {
-                let error = json!({"code": -32603, "message": reason});
-                let answer = json!({"jsonrpc": "2.0", "id": id, "error": error});
+                let answer = refusal(&id, INTERNAL_ERROR, &reason);
                 let _ = to_client.send(answer).await;
             }
             bridge.lock().remove(&own);
         });
-        calls.insert(key, task.abort_handle());
+        calls.insert(own, (key, task.abort_handle()));
+        Ok(())
     }
 
     /// The server ends a call whose connection is closed.
     fn cancel(&self, id: &Value) {
-        if let Some(call) = self.lock().remove(&id.to_string()) {
-            call.abort();
-        }
+        let given_up = id.to_string();
+        self.lock().retain(|_, (id, call)| {
+            let other = *id != given_up;
+            if !other {
+                call.abort();
+            }
+            other
+        });
     }
 
     async fn pass(
@@ -214,12 +254,15 @@ impl<E: Ensure> Bridge<E> {
                 for message in events.take(&chunk.map_err(lost)?) {
                     let _ = to_client.send(message).await;
                 }
+                bounded(events.held())?;
             }
             return Ok(());
         }
         let mut whole = Vec::new();
         while let Some(chunk) = body.next().await {
-            whole.extend_from_slice(&chunk.map_err(lost)?);
+            let chunk = chunk.map_err(lost)?;
+            bounded(whole.len() + chunk.len())?;
+            whole.extend_from_slice(&chunk);
         }
         let Ok(answer) = serde_json::from_slice::<Value>(&whole) else {
             let text = String::from_utf8_lossy(&whole);
@@ -234,50 +277,63 @@ impl<E: Ensure> Bridge<E> {
     }
 }
 
-/// Takes the messages out of an event stream.
-#[derive(Default)]
-pub(super) struct Events(Vec<u8>);
-
-impl Events {
-    pub fn take(&mut self, chunk: &[u8]) -> Vec<Value> {
-        self.0.extend_from_slice(chunk);
-        let mut found = Vec::new();
-        while let Some((end, length)) = boundary(&self.0) {
-            let event = String::from_utf8_lossy(&self.0[..end]).into_owned();
-            self.0.drain(..end + length);
-            let data: Vec<&str> = event
-                .lines()
-                .filter_map(|line| line.strip_prefix("data:"))
-                .map(|data| data.strip_prefix(' ').unwrap_or(data))
-                .collect();
-            found.extend(serde_json::from_str::<Value>(&data.join("\n")));
-        }
-        found
+fn bounded(length: usize) -> Result<(), String> {
+    if length <= ANSWER {
+        return Ok(());
     }
-}
-
-/// Where the first event ends, and how long its end is.
-fn boundary(bytes: &[u8]) -> Option<(usize, usize)> {
-    let find = |end: &[u8]| bytes.windows(end.len()).position(|window| window == end);
-    let ends = [(find(b"\n\n"), 2), (find(b"\r\n\r\n"), 4)];
-    let ends = ends
-        .into_iter()
-        .filter_map(|(at, length)| Some((at?, length)));
-    ends.min()
+    let most = Size(ANSWER as u64);
+    Err(format!("the answer of the server is larger than {most}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncBufReadExt;
+
     use super::*;
 
-    #[test]
-    fn events_are_taken_whole_from_pieces() {
-        let mut events = Events::default();
-        assert!(events.take(b": ping\n\nid: 1\nda").is_empty());
-        assert_eq!(
-            events.take(b"ta: {\"a\":1}\n\ndata: {\"b\":"),
-            [json!({"a": 1})]
-        );
-        assert_eq!(events.take(b"2}\r\n\r\n"), [json!({"b": 2})]);
+    /// The server is always about to come.
+    struct Soon;
+
+    impl Ensure for Soon {
+        async fn ensure(&self) -> Result<(), String> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_without_number_are_refused_until_one_has_ended() {
+        let (mut client, input) = tokio::io::duplex(1024);
+        let (output, answers) = tokio::io::duplex(1024);
+        let nowhere = Path::new("/nowhere/at/all.sock");
+        tokio::spawn(run(input, output, nowhere, "/mcp", Soon));
+        let mut answers = BufReader::new(answers).lines();
+        let mut send = async |message: Value| {
+            let line = format!("{message}\n");
+            client.write_all(line.as_bytes()).await.unwrap();
+        };
+        // An id that comes again is another call.
+        for id in (0..REQUESTS).map(|number| number.saturating_sub(1)) {
+            send(json!({"jsonrpc": "2.0", "id": id, "method": "x"})).await;
+        }
+        let mut refused = async || {
+            let line = answers.next_line();
+            // On a clock that stands still: passed when there will be none.
+            let line = tokio::time::timeout(Duration::from_secs(1), line).await;
+            let line = line.unwrap().unwrap().unwrap();
+            let answer: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(answer["error"]["code"], SERVER_ERROR, "{answer}");
+            answer["id"].clone()
+        };
+        send(json!({"jsonrpc": "2.0", "id": "a", "method": "x"})).await;
+        assert_eq!(refused().await, "a");
+        let over = json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
+                          "params": {"requestId": 0}});
+        send(over).await;
+        for id in ["b", "c", "d"] {
+            send(json!({"jsonrpc": "2.0", "id": id, "method": "x"})).await;
+        }
+        assert_eq!(refused().await, "d");
     }
 }

@@ -8,25 +8,34 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Error, ExecIo, ExecRequest, Guest, Output, Result};
+use super::{Error, ExecIo, ExecRequest, Guest, Output, Result, Said};
 
-/// Far more than the longest listing of a folder.
-const LIMIT: usize = 256 * 1024 * 1024;
+/// Far more than our scripts have to say; a server with many calls at work
+/// holds many of these.
+const LIMIT: usize = 16 * 1024 * 1024;
+/// Of stderr.
+const SAID: usize = 256 * 1024;
 
-/// Runs a command without input and collects what it prints. One that prints
-/// without end is given up, with `Error::Protocol`.
+/// Runs a command without input and collects what it prints: the beginning of
+/// stderr, and the whole of stdout. One that prints without end is given up,
+/// with `Error::TooLarge`.
 pub async fn collect(guest: &dyn Guest, request: &ExecRequest) -> Result<Output> {
     collect_up_to(guest, request, LIMIT).await
 }
 
-async fn collect_up_to(guest: &dyn Guest, request: &ExecRequest, limit: usize) -> Result<Output> {
+/// The same for a command that may print so many bytes.
+pub async fn collect_up_to(
+    guest: &dyn Guest,
+    request: &ExecRequest,
+    limit: usize,
+) -> Result<Output> {
     let full = Arc::new(Notify::new());
-    let collector = || Collector {
+    let stdout = Collector {
         bytes: Arc::default(),
         limit,
         full: Arc::clone(&full),
     };
-    let (stdout, stderr) = (collector(), collector());
+    let stderr = Said::up_to(SAID);
     let (_steer, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(tokio::io::empty()),
@@ -36,13 +45,14 @@ async fn collect_up_to(guest: &dyn Guest, request: &ExecRequest, limit: usize) -
     };
     tokio::select! {
         biased;
-        () = full.notified() => Err(Error::Protocol(format!(
-            "a command in the pixel prints more than {limit} bytes"
-        ))),
+        () = full.notified() => Err(Error::TooLarge {
+            what: "what a command in the pixel prints".into(),
+            limit: limit as u64,
+        }),
         status = guest.exec(request, io) => Ok(Output {
             status: status?,
             stdout: std::mem::take(&mut stdout.lock()),
-            stderr: std::mem::take(&mut stderr.lock()),
+            stderr: stderr.take(),
         }),
     }
 }
@@ -145,6 +155,9 @@ mod tests {
         let whole = Printer(100).output(&request).await.unwrap();
         assert_eq!(whole.stdout, [b'x'; 100]);
         let endless = Printer(101).output(&request).await.unwrap_err();
-        assert!(matches!(endless, Error::Protocol(_)), "{endless}");
+        assert!(
+            matches!(endless, Error::TooLarge { limit: 100, .. }),
+            "{endless}"
+        );
     }
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Size;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The thing an error is about.
@@ -110,6 +112,11 @@ pub enum Error {
     /// The answer does not follow the protocol.
     #[error("unexpected answer from the server: {0}")]
     Protocol(String),
+
+    /// The other side sends more than is taken into memory here; the rest was
+    /// not read.
+    #[error("{what} is larger than {}", Size(*.limit))]
+    TooLarge { what: String, limit: u64 },
 
     /// Reading or writing on this side failed.
     #[error("{doing}: {source}")]

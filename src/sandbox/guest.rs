@@ -88,6 +88,7 @@ impl ExitStatus {
 pub struct Output {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
+    /// Its beginning.
     pub stderr: Vec<u8>,
 }
 
@@ -151,7 +152,8 @@ pub trait Guest: Send + Sync {
         self.exec(request, io).await
     }
 
-    /// Runs a command without input and collects what it prints.
+    /// Runs a command without input and collects what it prints; what is more
+    /// than any script of ours has to say is `Error::TooLarge`.
     async fn output(&self, request: &ExecRequest) -> Result<Output>;
 
     /// Reads at most `limit` bytes; a symlink in the last component is followed

@@ -1,5 +1,7 @@
 //! Amounts of memory, as people write them.
 
+use std::fmt;
+
 /// Bytes of a text in MiB, with or without a unit.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -19,9 +21,24 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Bytes, in the largest unit that needs no fraction.
+#[derive(Debug, Clone, Copy)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        let whole = |unit: &u64| self.0 >= *unit && self.0.is_multiple_of(*unit);
+        match units.iter().find(|(unit, _)| whole(unit)) {
+            Some((unit, name)) => write!(f, "{} {name}", self.0 / unit),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse_memory;
+    use super::*;
 
     #[test]
     fn memory_is_mib_unless_a_unit_says_otherwise() {
@@ -30,5 +47,21 @@ mod tests {
         for bad in ["", "x", "+1", "1.5", "4TB", "0", "99999999999999GiB"] {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn sizes_are_told_without_fractions() {
+        let told = [0, 1000, 3 << 10, 64 << 20, 1 << 30, (1 << 20) + 1];
+        assert_eq!(
+            told.map(|bytes| Size(bytes).to_string()),
+            [
+                "0 bytes",
+                "1000 bytes",
+                "3 KiB",
+                "64 MiB",
+                "1 GiB",
+                "1048577 bytes"
+            ]
+        );
     }
 }

@@ -6,6 +6,7 @@ mod error;
 mod guest;
 mod memory;
 mod name;
+mod said;
 mod types;
 
 use std::fmt::Debug;
@@ -13,14 +14,15 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
-pub use collect::collect;
+pub use collect::{collect, collect_up_to};
 pub use error::{Error, Result, Subject};
 pub use guest::{
     Admission, Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile,
     Output, Owner, TtySize,
 };
-pub use memory::parse_memory;
+pub use memory::{Size, parse_memory};
 pub use name::{InvalidName, Label, Name, Origin};
+pub use said::Said;
 pub use types::{
     Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, Instance, Limits,
     Properties, Requestor, Status, Taken, Usage,

@@ -7,12 +7,15 @@ use super::modified::Modified;
 use super::rules::{IGNORE_FILE, Rules};
 use super::unpack::parts;
 use super::{GuestPath, NO_DIRECTORY, NO_SUCH_PATH, explain, walk};
-use crate::sandbox::{Error, ExecRequest, Guest, Result};
+use crate::sandbox::{Error, ExecRequest, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/list.sh");
 /// `find` is not there, or not one that can print like this.
 const NO_FIND: [i32; 2] = [1, 127];
-const IGNORE_LIMIT: u64 = 1024 * 1024;
+/// What find may print, and of how many entries: each takes some hundred bytes
+/// here, and root in the pixel says how many there are.
+const PRINTED: usize = 256 * 1024 * 1024;
+const ENTRIES: usize = 2_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -45,7 +48,7 @@ pub async fn list(
 ) -> Result<Option<Listing>> {
     let path = folder.path.as_str();
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "list", path]);
-    let output = guest.output(&request).await?;
+    let output = collect_up_to(guest, &request, PRINTED).await?;
     match output.status.0 {
         0 => {}
         NO_SUCH_PATH => return Ok(None),
@@ -74,11 +77,11 @@ pub async fn list(
             let content = guest
                 .read_file(
                     &format!("{}/{text}", path.trim_end_matches('/')),
-                    IGNORE_LIMIT,
+                    rules.room(),
                 )
                 .await?;
             let above = file.strip_suffix(name).unwrap_or(file);
-            rules.add(above.strip_suffix(b"/").unwrap_or(above), &content);
+            rules.add(above.strip_suffix(b"/").unwrap_or(above), &content)?;
         }
     }
     listing.retain(|path, facts| !rules.leaves_out_anywhere(path, facts.kind == Kind::Folder));
@@ -87,6 +90,10 @@ pub async fn list(
 
 /// Pairs of NUL-ended fields: facts and name.
 pub(super) fn parse(text: &[u8]) -> Result<Listing> {
+    parse_up_to(text, ENTRIES)
+}
+
+fn parse_up_to(text: &[u8], most: usize) -> Result<Listing> {
     let broken = |field: &[u8]| {
         Error::Protocol(format!(
             "the listing from the pixel: {:?}",
@@ -107,6 +114,12 @@ pub(super) fn parse(text: &[u8]) -> Result<Listing> {
         let steps = parts(name);
         if steps.is_empty() || steps.contains(&&b".."[..]) || steps.join(&b'/') != name {
             return Err(broken(name));
+        }
+        if listing.len() == most {
+            return Err(Error::Unsupported {
+                operation: "sync".into(),
+                reason: format!("the folder in the pixel has more than {most} entries"),
+            });
         }
         listing.insert(name.to_owned(), read(facts).ok_or_else(|| broken(facts))?);
     }
@@ -189,5 +202,13 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
+    }
+
+    #[test]
+    fn a_listing_has_an_end() {
+        let text = b"f 644 1 1.0 \0a\0f 644 1 1.0 \0b\0f 644 1 1.0 \0c\0";
+        assert_eq!(parse_up_to(text, 3).unwrap().len(), 3);
+        let refused = parse_up_to(text, 2).unwrap_err();
+        assert!(refused.to_string().contains("more than 2 entries"));
     }
 }

@@ -1,5 +1,5 @@
 //! File by file, for a pixel that is stopped or has no tar: slower, and times
-//! are those of the transfer. Large files pass through memory.
+//! are those of the transfer. Files pass through memory, up to a size.
 
 use std::fs;
 use std::io::Write;
@@ -18,6 +18,11 @@ use super::unpack::{Naming, parts};
 use super::walk::Item;
 use super::{Meter, Ownership, Report};
 use crate::sandbox::{Error, FileKind, FileStat, Guest, GuestFile, Owner, Result};
+
+/// Of one file that is pulled; its length is what the pixel says it is.
+const LARGEST: u64 = 1024 * 1024 * 1024;
+/// Of entries that are known and not yet pulled.
+const WAITING: usize = 1_000_000;
 
 /// See [`super::push`]. `contents`: the one source's, into the target itself.
 pub async fn push(
@@ -174,12 +179,18 @@ pub async fn pull(
                     let below = super::walk::joined(&name, entry.as_bytes());
                     waiting.push((format!("{}/{entry}", path.trim_end_matches('/')), below));
                 }
+                if waiting.len() > WAITING {
+                    return Err(Error::Unsupported {
+                        operation: format!("pulling {path} while the pixel is stopped"),
+                        reason: format!("there are more than {WAITING} entries side by side"),
+                    });
+                }
             }
             FileKind::File => {
                 let content = tokio::select! {
                     biased;
                     () = cancel.cancelled() => return Err(Error::Cancelled),
-                    content = guest.read_file(&path, u64::MAX) => content?,
+                    content = whole(guest, &path, &stat) => content?,
                 };
                 let length = content.len() as u64;
                 let mut unfinished = tree.file(&steps).map_err(failed)?;
@@ -205,6 +216,19 @@ pub async fn pull(
         }
     }
     Ok(report)
+}
+
+async fn whole(guest: &dyn Guest, path: &str, stat: &FileStat) -> Result<Vec<u8>> {
+    if stat.size <= LARGEST {
+        let content = guest.read_file(path, LARGEST + 1).await?;
+        if content.len() as u64 <= LARGEST {
+            return Ok(content);
+        }
+    }
+    Err(Error::TooLarge {
+        what: format!("{path:?}, for a pixel that is stopped or has no tar,"),
+        limit: LARGEST,
+    })
 }
 
 fn attributes(stat: &FileStat, ownership: Ownership, least: u32) -> Attributes {

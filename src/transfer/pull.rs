@@ -10,12 +10,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::pump::{self, Said};
+use super::pump;
 use super::push::blocking;
 use super::tree::Tree;
 use super::unpack::{Arrival, Naming, unpack};
 use super::{GuestPath, LocalTarget, Meter, NO_TAR, Ownership, Report, explain, plain};
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result};
+use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result, Said};
 
 pub const SCRIPT: &str = include_str!("guest/send.sh");
 /// The line before the archive.

@@ -3,7 +3,6 @@
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -109,39 +108,6 @@ impl AsyncWrite for Sink {
         ready!(self.0.poll_reserve(cx)).map_err(gone)?;
         let sent = self.0.send_item(Bytes::copy_from_slice(data));
         Poll::Ready(sent.map(|()| data.len()).map_err(gone))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// What a script says on stderr: its beginning, however much it is.
-#[derive(Debug, Clone, Default)]
-pub struct Said(Arc<Mutex<Vec<u8>>>);
-
-const SAID_LIMIT: usize = 4 * 1024;
-
-impl Said {
-    pub fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl AsyncWrite for Said {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = SAID_LIMIT.saturating_sub(said.len()).min(data.len());
-        said.extend_from_slice(&data[..room]);
-        Poll::Ready(Ok(data.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

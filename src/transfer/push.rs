@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 use tokio_util::sync::CancellationToken;
 
-use super::pump::{self, Said};
+use super::pump;
 use super::walk::{Item, joined, walk};
 use super::{GuestPath, Meter, NO_TAR, Ownership, Report, Rules, explain, pack, plain};
-use crate::sandbox::{Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result};
+use crate::sandbox::{Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, Said};
 
 /// For the pixel to clean up behind a transfer that was ended.
 const PARTING: Duration = Duration::from_secs(5);

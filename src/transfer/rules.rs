@@ -11,6 +11,10 @@ use super::walk::os;
 use crate::sandbox::{Error, Result};
 
 pub const IGNORE_FILE: &str = ".gitignore";
+/// Of all ignore files of a transfer together: a pattern takes hundreds of
+/// bytes, and whoever wrote the files may mean no good.
+const TEXT: usize = 2 * 1024 * 1024;
+const FILES: usize = 20_000;
 
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -18,6 +22,8 @@ pub struct Rules {
     ignore_files: bool,
     /// By folder, relative; empty for the top.
     by_folder: HashMap<Vec<u8>, Gitignore>,
+    /// Bytes of text in them.
+    text: usize,
 }
 
 impl Rules {
@@ -36,6 +42,7 @@ impl Rules {
             excludes: (!excludes.is_empty()).then_some(built),
             ignore_files,
             by_folder: HashMap::new(),
+            text: 0,
         })
     }
 
@@ -48,9 +55,23 @@ impl Rules {
         self.ignore_files = false;
     }
 
+    /// How much of a further ignore file is to be read: one byte more than is
+    /// taken.
+    pub fn room(&self) -> u64 {
+        (TEXT - self.text) as u64 + 1
+    }
+
     /// The content of the ignore file in `folder`. Lines that are no pattern
     /// are passed over, as git does.
-    pub fn add(&mut self, folder: &[u8], text: &[u8]) {
+    pub fn add(&mut self, folder: &[u8], text: &[u8]) -> Result<()> {
+        if text.len() > TEXT - self.text || self.by_folder.len() == FILES {
+            let all = format!("what the {FILES} first {IGNORE_FILE} files say");
+            return Err(Error::TooLarge {
+                what: all,
+                limit: TEXT as u64,
+            });
+        }
+        self.text += text.len();
         let mut builder = GitignoreBuilder::new("");
         for line in String::from_utf8_lossy(text).lines() {
             if let Err(error) = builder.add_line(None, line) {
@@ -60,6 +81,7 @@ impl Rules {
         if let Ok(built) = builder.build() {
             self.by_folder.insert(folder.to_owned(), built);
         }
+        Ok(())
     }
 
     /// Whether `path`, whose folder is not left out, is.
@@ -107,7 +129,7 @@ mod tests {
         let excludes: Vec<String> = excludes.iter().map(|&e| e.to_owned()).collect();
         let mut rules = Rules::new(&excludes, true).unwrap();
         for (folder, text) in files {
-            rules.add(folder.as_bytes(), text.as_bytes());
+            rules.add(folder.as_bytes(), text.as_bytes()).unwrap();
         }
         rules
     }
@@ -138,5 +160,19 @@ mod tests {
         let rules = rules(&["!a.log"], &[("", "*.log\n")]);
         assert!(!rules.leaves_out(b"a.log", false));
         assert!(rules.leaves_out(b"b.log", false));
+    }
+
+    #[test]
+    fn ignore_files_have_a_bound_together() {
+        let mut rules = rules(&[], &[("a", "*.o\n")]);
+        assert_eq!(rules.room(), TEXT as u64 - 4 + 1);
+        let rest = vec![b'\n'; TEXT - 4];
+        assert!(rules.clone().add(b"b", &rest).is_ok());
+        let refused = rules.add(b"b", &[rest, vec![b'\n']].concat());
+        assert!(matches!(refused, Err(Error::TooLarge { .. })));
+        for number in 1..FILES {
+            rules.add(number.to_string().as_bytes(), b"").unwrap();
+        }
+        assert!(rules.add(b"one more", b"").is_err());
     }
 }

@@ -12,12 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::list::{Facts, Kind, Listing, facts, list};
 use super::pull::{Receive, receive};
-use super::pump::Said;
 use super::push::{How, Push, TREE, blocking, send};
 use super::unpack::{Arrival, Naming};
 use super::walk::{Item, joined, os, walk};
 use super::{GuestPath, Meter, Ownership, Report, Rules, explain};
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Subject};
+use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Said, Subject};
 
 /// What both directions have in common.
 pub struct Sync {
@@ -268,9 +267,8 @@ fn learn(rules: &mut Rules, items: &[Item]) -> Result<()> {
         if let Some(above) = path.strip_suffix(name)
             && (above.is_empty() || above.ends_with(b"/"))
         {
-            let doing = || format!("reading {}", item.source.display());
-            let text = fs::read(&item.source).map_err(|e| Error::io(doing(), e))?;
-            rules.add(above.strip_suffix(b"/").unwrap_or(above), &text);
+            let above = above.strip_suffix(b"/").unwrap_or(above);
+            super::walk::learn(rules, above, &item.source)?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! and links say, and it brings neither devices nor set-user-ID programs.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::rc::Rc;
 
@@ -57,7 +57,7 @@ pub fn unpack(
         meter,
         budget,
         files: HashSet::new(),
-        folders: Vec::new(),
+        folders: BTreeMap::new(),
         report: Report::default(),
         buffer: vec![0; CHUNK],
     };
@@ -96,10 +96,12 @@ struct Unpacker<'a> {
     kept: bool,
     meter: &'a Meter,
     budget: Rc<Cell<u64>>,
+    // Both have an entry for each name, however often the archive brings it, so
+    // they are as large as what is on the disk by now.
     /// Files of this archive, which others may be further names of.
     files: HashSet<Vec<u8>>,
     /// Attributes of folders wait until nothing more is put in.
-    folders: Vec<(Vec<u8>, Attributes)>,
+    folders: BTreeMap<Vec<u8>, Attributes>,
     report: Report,
     buffer: Vec<u8>,
 }
@@ -115,7 +117,7 @@ impl Unpacker<'_> {
             EntryType::Directory => {
                 if !parts.is_empty() {
                     self.tree.folder(&parts).map_err(failed)?;
-                    self.folders.push((path.clone(), attributes));
+                    self.folders.insert(path.clone(), attributes);
                 }
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {

@@ -231,6 +231,26 @@ fn headers_without_end_are_refused() {
 }
 
 #[test]
+fn a_folder_that_comes_again_and_again_is_one() {
+    let place = Place::new();
+    let mut builder = Builder::new(Vec::new());
+    for mode in [0o700, 0o711, 0o750] {
+        for name in ["a", "a/b", "a-b"] {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(mode);
+            header.set_size(0);
+            builder.append_data(&mut header, name, &[][..]).unwrap();
+        }
+    }
+    place.unpack(&builder.into_inner().unwrap()).unwrap();
+    for name in ["a", "a/b", "a-b"] {
+        let mode = fs::metadata(place.to().join(name)).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o750, "{name}");
+    }
+}
+
+#[test]
 fn what_is_packed_comes_out_the_same() {
     use std::ffi::OsStr;
     use std::io::{Seek, SeekFrom, Write};

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,7 @@ pub fn walk(top: &Path, name: &[u8], rules: &Rules, meter: &Meter) -> Result<Vec
             let inside = below(&item.name, name);
             let names = names(&item.source).map_err(|e| failed(&item.source, e))?;
             if rules.reads_ignore_files() && names.iter().any(|name| name == IGNORE_FILE) {
-                let file = item.source.join(IGNORE_FILE);
-                rules.add(&inside, &fs::read(&file).map_err(|e| failed(&file, e))?);
+                learn(&mut rules, &inside, &item.source.join(IGNORE_FILE))?;
             }
             for entry in names.iter().rev() {
                 let source = item.source.join(entry);
@@ -71,6 +70,19 @@ pub fn walk(top: &Path, name: &[u8], rules: &Rules, meter: &Meter) -> Result<Vec
         found.push(item);
     }
     Ok(found)
+}
+
+/// Takes up the ignore file of `folder`. It may have come from a pixel: a link
+/// is not followed, as git does, and its length is looked at.
+pub fn learn(rules: &mut Rules, folder: &[u8], file: &Path) -> Result<()> {
+    let failed = |e| Error::io(format!("reading {}", file.display()), e);
+    if !fs::symlink_metadata(file).map_err(failed)?.is_file() {
+        return Ok(());
+    }
+    let mut text = Vec::new();
+    let mut from = fs::File::open(file).map_err(failed)?.take(rules.room());
+    from.read_to_end(&mut text).map_err(failed)?;
+    rules.add(folder, &text)
 }
 
 fn names(folder: &Path) -> io::Result<Vec<OsString>> {
@@ -126,6 +138,10 @@ mod tests {
             .collect();
         assert_eq!(names, ["x", "x/a", "x/b", "x/b/c", "x/b/c/file", "x/root"]);
         assert_eq!(meter.total(), 6);
+        // To a file without an end, for who would follow it.
+        std::os::unix::fs::symlink("/dev/zero", top.join(IGNORE_FILE)).unwrap();
+        let rules = Rules::new(&[], true).unwrap();
+        assert_eq!(walk(&top, b"x", &rules, &meter).unwrap().len(), 7);
         let gone = walk(&dir.path().join("no"), b"", &Rules::default(), &meter);
         assert!(gone.unwrap_err().is_not_found());
     }

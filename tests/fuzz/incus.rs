@@ -211,7 +211,7 @@ fn files() {
     fuzz("incus-sftp", 1500, &words, |bytes| {
         let _ = files::status_of(bytes);
         asynchronous(async {
-            let session = russh_sftp::client::SftpSession::new(in_turn(bytes).await).await;
+            let session = sftp::Files::open(in_turn(bytes).await).await;
             let Ok(session) = session else { return 0 };
             let listed = sftp::list(&session, "/").await;
             let stat = sftp::stat(&session, "/a").await;

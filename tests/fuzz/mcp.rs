@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
 use super::content::{self, Encoding};
+use super::event_stream::Events;
 use super::install::{Client, Setup, Way};
 use super::jobs::{self, Offsets};
 use super::reaper::Limits;
@@ -91,11 +92,12 @@ fn event_streams() {
         ": ping\n",
     ];
     fuzz("mcp-events", 300, &words, |bytes| {
-        let mut whole = stdio::Events::default();
+        let mut whole = Events::default();
         let at_once = whole.take(bytes);
-        let mut pieces = stdio::Events::default();
+        let mut pieces = Events::default();
         let by_byte: Vec<_> = bytes.iter().flat_map(|b| pieces.take(&[*b])).collect();
         assert_eq!(at_once, by_byte);
+        assert_eq!(whole.held(), pieces.held());
         at_once.len().min(4)
     });
 }

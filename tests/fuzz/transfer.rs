@@ -128,7 +128,7 @@ fn ignore_files() {
     ];
     fuzz("ignore-files", 300, &words, |bytes| {
         let mut rules = Rules::new(&[], true).unwrap();
-        rules.add(b"sub", bytes);
+        rules.add(b"sub", bytes).unwrap();
         let paths: [&[u8]; 3] = [b"sub/a", b"sub/x/node_modules", b"sub/\xff"];
         paths.map(|path| rules.leaves_out_anywhere(path, false))
     });

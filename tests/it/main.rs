@@ -43,6 +43,7 @@ mod readme;
 mod remote;
 mod scripts;
 mod soak;
+mod too_large;
 mod transfer;
 mod truenas;
 mod truenas_faults;

@@ -143,6 +143,25 @@ fn what_is_no_message_is_told_and_nothing_breaks() {
             .unwrap();
     }
     assert_eq!(client.read()["error"]["code"], -32700);
+    let long = format!("{{\"method\":\"{}\"}}\n", "x".repeat(16 << 20));
+    client
+        .input
+        .as_mut()
+        .unwrap()
+        .write_all(long.as_bytes())
+        .unwrap();
+    let refused = client.read();
+    assert_eq!(refused["error"]["code"], -32600, "{refused}");
+    assert!(refused["id"].is_null() && refused["error"]["message"].is_string());
+    // The largest file that is taken comes through to where it is refused.
+    let largest = "A".repeat((10 << 20) / 3 * 4);
+    let file = json!({"name": "none", "path": "/a", "content": largest, "encoding": "base64"});
+    let id = client.send(
+        "tools/call",
+        json!({"name": "write_file", "arguments": file}),
+    );
+    let told = client.answer(id)["result"]["content"][0]["text"].to_string();
+    assert!(told.contains("there is no sandbox"), "{told:.200}");
     let id = client.send("no/such/method", json!({}));
     assert!(client.answer(id)["error"].is_object());
     let id = client.send("tools/list", json!({}));

@@ -52,6 +52,12 @@ impl Events {
                     return Err(lost("the event stream ended".into()));
                 }
                 Some(Ok(_)) => {}
+                Some(Err(error)) if websocket::is_too_large(&error) => {
+                    return Err(Failure::TooLarge {
+                        what: format!("an event of {}", self.1),
+                        limit: websocket::LARGEST as u64,
+                    });
+                }
                 Some(Err(error)) => return Err(lost(error.to_string())),
             }
         }

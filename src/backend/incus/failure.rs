@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use crate::sandbox::{Error, Subject};
+use crate::sandbox::{Error, Size, Subject};
 
 /// A failed exchange with the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum Failure {
     TimedOut { doing: String, after: Duration },
     #[error("unexpected answer: {0}")]
     Protocol(String),
+    /// The daemon sends more than is taken into memory.
+    #[error("{what} is larger than {}", Size(*.limit))]
+    TooLarge { what: String, limit: u64 },
     /// The server has no such project.
     #[error("project {0:?} not found")]
     Project(String),
@@ -133,6 +136,7 @@ impl Failure {
             },
             Self::TimedOut { doing, after } => Error::TimedOut { doing, after },
             Self::Protocol(text) => Error::Protocol(text),
+            Self::TooLarge { what, limit } => Error::TooLarge { what, limit },
             Self::Project(name) => Error::NotFound(Subject::Project(name)),
             Self::Setup(text) => Error::Invalid(text),
             Self::Extension(name) => Error::Unsupported {

@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use russh_sftp::client::SftpSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client::{Client, encode};
 use super::failure::Failure;
+use crate::backend::sftp::Files;
 
 /// For the daemon to mount the instance's disk and start its file server.
 const OPENING: Duration = Duration::from_secs(30);
 const HEADER_LIMIT: usize = 16 * 1024;
 
 /// Opens a session; `Failure::Api` 404 when the instance is missing.
-pub(super) async fn open(client: &Client, instance: &str) -> Result<SftpSession, Failure> {
+pub(super) async fn open(client: &Client, instance: &str) -> Result<Files, Failure> {
     let attempt = async {
         let transport = client.transport();
         let mut stream = transport.connect().await?;
@@ -48,7 +48,7 @@ pub(super) async fn open(client: &Client, instance: &str) -> Result<SftpSession,
                 message,
             });
         }
-        SftpSession::new(stream)
+        Files::open(stream)
             .await
             .map_err(|e| Failure::Protocol(format!("sftp: {e}")))
     };

@@ -1,7 +1,6 @@
 //! `Guest` over the daemon: commands by exec sockets, files by SFTP.
 
 use async_trait::async_trait;
-use russh_sftp::client::SftpSession;
 use tokio::sync::OnceCell;
 
 use super::client::Client;
@@ -16,7 +15,7 @@ use crate::sandbox::{
 pub(super) struct IncusGuest<'a> {
     client: &'a Client,
     name: &'a Name,
-    files: OnceCell<SftpSession>,
+    files: OnceCell<sftp::Files>,
 }
 
 impl<'a> IncusGuest<'a> {
@@ -40,7 +39,7 @@ impl<'a> IncusGuest<'a> {
             .map_err(|failure| failure.about(Subject::pixel(self.name)))
     }
 
-    async fn files(&self) -> Result<&SftpSession> {
+    async fn files(&self) -> Result<&sftp::Files> {
         self.files
             .get_or_try_init(|| async { files::open(self.client, &self.name.instance()).await })
             .await

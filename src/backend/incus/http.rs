@@ -4,13 +4,19 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Body, Method, StatusCode};
+use reqwest::{Body, Method, Response, StatusCode};
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::transport::Transport;
+
+/// Of an answer. An instance is told with its full state in about 8 KiB, so
+/// this is a list of thousands of them.
+const ANSWER: usize = 64 * 1024 * 1024;
+/// Of a refusal, which is a sentence.
+const REFUSAL: usize = 1024 * 1024;
 
 /// One request, before it is sent.
 #[derive(Debug)]
@@ -64,7 +70,8 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// The status and the whole body of the answer.
+    /// The status and the whole body of the answer; `Failure::TooLarge` for one
+    /// that is no answer to anything.
     pub async fn send(
         &self,
         transport: &Transport,
@@ -94,7 +101,14 @@ impl Http {
                 broken(error)
             })?;
             let status = answer.status();
-            Ok((status, answer.bytes().await.map_err(broken)?))
+            let limit = if status.is_success() { ANSWER } else { REFUSAL };
+            match whole(answer, limit).await.map_err(broken)? {
+                Some(body) => Ok((status, body)),
+                None => Err(Failure::TooLarge {
+                    what: format!("the answer of {} to {}", transport.name, request.path),
+                    limit: limit as u64,
+                }),
+            }
         };
         let Some(limit) = request.limit else {
             return exchange.await;
@@ -112,5 +126,62 @@ impl Http {
     /// Whether the server may have been told to change anything.
     pub fn has_changed_anything(&self) -> bool {
         self.changes.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// The whole body of an answer. `None` for one of more than `limit` bytes, of
+/// which no more is read.
+pub async fn whole(mut answer: Response, limit: usize) -> reqwest::Result<Option<Bytes>> {
+    let told = answer.content_length();
+    if told.is_some_and(|length| length > limit as u64) {
+        return Ok(None);
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if chunk.len() > limit - body.len() {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What is read of this, by a reader that takes ten bytes.
+    async fn read(answer: &'static [u8]) -> Option<Bytes> {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.unwrap();
+            // Whatever is asked; nothing is answered before.
+            stream.read_buf(&mut Vec::new()).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+        });
+        let plain = super::super::transport::plain_config().unwrap();
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(plain);
+        let answer = builder.build().unwrap().get(url).send().await.unwrap();
+        let body = whole(answer, 10).await.unwrap();
+        serving.await.unwrap();
+        body
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_bound() {
+        let told = read(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789").await;
+        assert_eq!(told.as_deref(), Some(&b"0123456789"[..]));
+        let sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n";
+        assert_eq!(read(sent).await.as_deref(), Some(&b"0123456789"[..]));
+        // One that says it is longer is not waited for, and one that says
+        // nothing is left as soon as it is.
+        let told = read(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n").await;
+        assert_eq!(told, None);
+        let sent =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n6\r\n567890\r\n";
+        assert_eq!(read(sent).await, None);
     }
 }

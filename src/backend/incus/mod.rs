@@ -35,6 +35,7 @@ pub use client::Client;
 pub use devices::{NicKind, Placement};
 pub use events::{Event, Events};
 pub use failure::Failure;
+pub use http::whole;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};
 

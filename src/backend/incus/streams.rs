@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::websocket::{CHUNK, Socket};
+use super::websocket::{CHUNK, LARGEST, Socket, is_too_large};
 use crate::sandbox::{Control, TtySize};
 
 /// Output still under way when the command has ended arrives within this time.
@@ -60,6 +60,12 @@ pub(super) async fn drain(
                 _ => break,
             },
             Some(Ok(_)) => {}
+            Some(Err(error)) if is_too_large(&error) => {
+                return Err(Failure::TooLarge {
+                    what: "a piece of the command's output".into(),
+                    limit: LARGEST as u64,
+                });
+            }
             Some(Err(error)) => return Err(cut_off(&error.to_string())),
             None => return Err(cut_off("the connection closed")),
         }
@@ -162,7 +168,7 @@ mod tests {
     use tokio_tungstenite::WebSocketStream;
 
     use super::super::transport::ByteStream;
-    use super::super::websocket::Receiver;
+    use super::super::websocket::{Receiver, SMALL};
     use super::*;
 
     #[tokio::test]
@@ -183,5 +189,46 @@ mod tests {
         let mut output = String::new();
         near.read_to_string(&mut output).await.unwrap();
         assert_eq!(output, "hi");
+    }
+
+    async fn pair(room: usize) -> (tokio::io::DuplexStream, Socket) {
+        use tokio_tungstenite::tungstenite::protocol::Role;
+        let (near, far) = tokio::io::duplex(room);
+        let near: Box<dyn ByteStream> = Box::new(near);
+        let config = Some(super::super::websocket::config(SMALL));
+        let socket = WebSocketStream::from_raw_socket(near, Role::Client, config).await;
+        (far, socket)
+    }
+
+    #[tokio::test]
+    async fn output_in_pieces_that_are_too_large_is_not_waited_for() {
+        let (mut daemon, socket) = pair(64).await;
+        // The header of a frame that is one byte too long, and no frame.
+        let mut header = vec![0x82, 127];
+        header.extend((LARGEST as u64 + 1).to_be_bytes());
+        daemon.write_all(&header).await.unwrap();
+        let nowhere = Box::new(tokio::io::sink());
+        let cut = drain(split(socket), nowhere, &CancellationToken::new()).await;
+        assert!(matches!(cut, Err(Failure::TooLarge { .. })), "{cut:?}");
+    }
+
+    #[tokio::test]
+    async fn answers_to_pings_that_nobody_reads_do_not_pile_up() {
+        let (mut daemon, mut socket) = pair(1024).await;
+        let mut ping = vec![0x89, 125];
+        ping.extend([0; 125]);
+        // All at once: waking up is what takes time here.
+        let pings = ping.repeat(1000);
+        for _ in 0..64 {
+            let reading = async {
+                for _ in 0..1000 {
+                    assert!(matches!(socket.next().await, Some(Ok(Message::Ping(_)))));
+                }
+            };
+            let (sent, ()) = tokio::join!(daemon.write_all(&pings), reading);
+            sent.unwrap();
+        }
+        let refused = socket.feed(Message::text("x".repeat(1024))).await;
+        assert!(refused.is_err(), "8 MB of answers are waiting");
     }
 }

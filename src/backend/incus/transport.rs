@@ -188,7 +188,7 @@ fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn plain_config() -> Result<ClientConfig, Failure> {
+pub(super) fn plain_config() -> Result<ClientConfig, Failure> {
     let provider = Arc::new(provider::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

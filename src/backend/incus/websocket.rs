@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
@@ -16,8 +17,11 @@ use super::transport::ByteStream;
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
 pub(super) const CHUNK: usize = 128 * 1024;
+/// Of a frame and of a message; the daemon's frames of output are below a MiB.
 /// Room is made for a frame as soon as its length is told, whatever that says.
-const LARGEST: usize = 64 * 1024 * 1024;
+pub(super) const LARGEST: usize = 16 * 1024 * 1024;
+/// What waits to be sent: answers to pings pile up where nobody reads them.
+const UNSENT: usize = 4 * 1024 * 1024;
 /// For sockets on which the daemon sends hardly anything.
 pub(super) const SMALL: usize = 4 * 1024;
 
@@ -37,10 +41,8 @@ pub(super) async fn upgrade(
         .map_err(|e| Failure::Protocol(e.to_string()))?;
     match tokio_tungstenite::client_async_with_config(request, stream, Some(config(buffer))).await {
         Ok((socket, _)) => Ok(socket),
-        Err(tokio_tungstenite::tungstenite::Error::Io(error)) => {
-            Err(Failure::connection(client.endpoint(), &error))
-        }
-        Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => Err(Failure::Api {
+        Err(WsError::Io(error)) => Err(Failure::connection(client.endpoint(), &error)),
+        Err(WsError::Http(answer)) => Err(Failure::Api {
             code: answer.status().as_u16(),
             message: format!("no WebSocket at {}", path.split('?').next().unwrap_or(path)),
         }),
@@ -56,6 +58,12 @@ pub(super) fn config(buffer: usize) -> WebSocketConfig {
         .read_buffer_size(buffer)
         .max_message_size(Some(LARGEST))
         .max_frame_size(Some(LARGEST))
+        .max_write_buffer_size(UNSENT)
+}
+
+/// Whether the daemon wanted to send more than [`LARGEST`] at once.
+pub(super) fn is_too_large(error: &WsError) -> bool {
+    matches!(error, WsError::Capacity(_))
 }
 
 /// A connection whose failing writes are ignored: the answer to a ping may come

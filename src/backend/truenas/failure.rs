@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::sandbox::{Error, Subject};
+use crate::sandbox::{Error, Size, Subject};
 
 const EPERM: i64 = 1;
 const ENOENT: i64 = 2;
@@ -47,6 +47,14 @@ pub enum Failure {
     TimedOut { doing: String, after: Duration },
     #[error("unexpected answer: {0}")]
     Protocol(String),
+    /// The server sends more than is taken into memory, which ended the
+    /// connection; the call may have been carried out.
+    #[error("an answer of {endpoint} during {method} is larger than {}", Size(*.limit))]
+    TooLarge {
+        endpoint: String,
+        method: &'static str,
+        limit: u64,
+    },
     /// The connection's settings are unusable.
     #[error("{0}")]
     Setup(String),
@@ -207,7 +215,10 @@ impl Failure {
 
     /// Whether the call may have been carried out without our being told.
     pub fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::TimedOut { .. })
+        matches!(
+            self,
+            Self::Lost { .. } | Self::TimedOut { .. } | Self::TooLarge { .. }
+        )
     }
 
     /// The same failure in the boundary's terms, when `subject` was asked for.
@@ -259,6 +270,14 @@ impl Failure {
             },
             Self::TimedOut { doing, after } => Error::TimedOut { doing, after },
             Self::Protocol(text) => Error::Protocol(text),
+            Self::TooLarge {
+                endpoint,
+                method,
+                limit,
+            } => Error::TooLarge {
+                what: format!("an answer of TrueNAS at {endpoint} during {method}"),
+                limit,
+            },
             Self::Setup(text) => Error::Invalid(text),
             Self::Unsupported { operation, reason } => Error::Unsupported { operation, reason },
         }

@@ -17,6 +17,8 @@ use super::rpc::{Open, Rpc};
 const POLL: Duration = Duration::from_secs(3);
 /// So many jobs are remembered; others on the server make jobs too.
 const REMEMBERED: usize = 256;
+/// News of a job that are longer are not kept: it is asked for instead.
+const LONGEST_NEWS: usize = 256 * 1024;
 const GET: &str = "core.get_jobs";
 /// In place of a secret.
 const MASKED: &str = "********";
@@ -78,6 +80,10 @@ struct Headline {
 impl Board {
     /// Takes the parameters of a `collection_update`.
     pub fn note(&self, params: &str) {
+        if params.len() > LONGEST_NEWS {
+            tracing::debug!(length = params.len(), "an event that is too long");
+            return;
+        }
         let about = serde_json::from_str::<Headline>(params);
         if !about.is_ok_and(|headline| headline.collection == GET) {
             return;
@@ -293,6 +299,11 @@ mod tests {
         assert!(board.get(1).is_none() && board.get(2).is_some());
         board.note(r#"{"msg": "changed", "collection": "interface.query", "fields": {"id": "x"}}"#);
         board.note("nonsense");
+        let long = event(999, &"x".repeat(LONGEST_NEWS));
+        board.note(&long);
+        assert!(board.get(999).is_none());
+        board.note(&event(999, "SUCCESS"));
+        assert!(board.get(999).is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::release::Release;
 use super::rpc::{Open, PAUSE, TRIES, decode};
-use super::socket::{Broken, Connection};
+use super::socket::{Broken, Connection, LARGEST};
 use crate::secret::Secret;
 
 /// The server delays the answer to a login that failed.
@@ -135,13 +135,18 @@ impl<F: Fn() -> String> First<'_, F> {
                 endpoint: self.endpoint.to_owned(),
                 reason: format!("{method}: {fault}"),
             }),
-            Err(Broken { reason, .. }) if reason.contains("1008") => Err(Failure::Denied {
+            Err(Broken { end, .. }) if end.too_large => Err(Failure::TooLarge {
+                endpoint: self.endpoint.to_owned(),
+                method,
+                limit: LARGEST as u64,
+            }),
+            Err(Broken { end, .. }) if end.reason.contains("1008") => Err(Failure::Denied {
                 endpoint: self.endpoint.to_owned(),
                 reason: "its list of allowed addresses does not have this machine".into(),
             }),
-            Err(Broken { reason, .. }) => Err(Failure::Unreachable {
+            Err(Broken { end, .. }) => Err(Failure::Unreachable {
                 endpoint: self.endpoint.to_owned(),
-                reason: format!("{reason} while logging in"),
+                reason: format!("{} while logging in", end.reason),
             }),
         }
     }

@@ -17,7 +17,7 @@ use super::endpoint::Endpoint;
 use super::failure::Failure;
 use super::login::{self, Login};
 use super::release::Release;
-use super::socket::{Broken, Connection};
+use super::socket::{Broken, Connection, LARGEST};
 
 /// From asking to the answer, making the connection anew included.
 const CALL: Duration = Duration::from_secs(60);
@@ -188,13 +188,21 @@ impl Rpc {
                 Ok(Err(fault)) if fault.too_many() => tokio::time::sleep(PAUSE).await,
                 Ok(Err(fault)) if fault.logged_out() => open.connection.retire(),
                 Ok(Err(fault)) => return Err(Failure::Refused(fault)),
-                Err(Broken { sent, reason }) => {
+                Err(Broken { end, .. }) if end.too_large => {
+                    open.connection.retire();
+                    return Err(Failure::TooLarge {
+                        endpoint: self.endpoint.authority.clone(),
+                        method,
+                        limit: LARGEST as u64,
+                    });
+                }
+                Err(Broken { sent, end }) => {
                     open.connection.retire();
                     if (sent && changes) || tries == TRIES {
                         return Err(Failure::Lost {
                             endpoint: self.endpoint.authority.clone(),
                             method,
-                            reason,
+                            reason: end.reason,
                         });
                     }
                 }

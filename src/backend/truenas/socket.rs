@@ -31,8 +31,11 @@ const DOUBT: Duration = Duration::from_secs(5);
 /// A peer that has not answered a ping by then is gone.
 const PONG: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(10);
-/// No answer that is of use is larger.
-const LARGEST: usize = 64 << 20;
+/// Of a message and a frame; no answer that is of use is larger.
+pub(super) const LARGEST: usize = 64 << 20;
+/// What waits to be sent: more than the largest request, of which there is one
+/// at a time, and answers to pings that nobody reads.
+const UNSENT: usize = 16 << 20;
 
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
@@ -44,7 +47,30 @@ type Socket = WebSocketStream<Box<dyn ByteStream>>;
 pub(super) struct Broken {
     /// Whether the server may have seen the call.
     pub sent: bool,
+    pub end: End,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone)]
+pub(super) struct End {
     pub reason: String,
+    /// The server wanted to send more than [`LARGEST`] at once.
+    pub too_large: bool,
+}
+
+impl From<String> for End {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            too_large: false,
+        }
+    }
+}
+
+impl From<&str> for End {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
 }
 
 pub(super) type Answer = Result<Result<Box<RawValue>, Fault>, Broken>;
@@ -68,18 +94,16 @@ pub(super) struct Shared {
     /// Calls that change something and have no answer yet, also those whose
     /// callers gave up.
     changing: AtomicUsize,
-    /// Why it ended.
-    reason: Mutex<String>,
+    /// Once it has ended.
+    end: Mutex<Option<End>>,
     jobs: Arc<Board>,
 }
 
 impl Shared {
-    fn reason(&self) -> String {
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        match reason.is_empty() {
-            true => "the connection closed".into(),
-            false => reason.clone(),
-        }
+    fn end(&self) -> End {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.clone()
+            .unwrap_or_else(|| "the connection closed".into())
     }
 }
 
@@ -129,7 +153,7 @@ impl Connection {
         };
         let gone = |sent| Broken {
             sent,
-            reason: self.shared.reason(),
+            end: self.shared.end(),
         };
         if self.calls.send(call).await.is_err() {
             return Err(gone(false));
@@ -166,10 +190,7 @@ async fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
     let request = format!("ws://{}/api/current", endpoint.authority)
         .into_client_request()
         .map_err(|e| Failure::Setup(format!("truenas.host: {e}")))?;
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(LARGEST))
-        .max_frame_size(Some(LARGEST));
-    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+    match tokio_tungstenite::client_async_with_config(request, stream, Some(config())).await {
         Ok((socket, _)) => Ok(socket),
         Err(WsError::Http(answer)) => Err(unreachable(format!(
             "it is no API of TrueNAS 25.04 or later (HTTP status {})",
@@ -180,6 +201,13 @@ async fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
         ))),
         Err(error) => Err(unreachable(error.to_string())),
     }
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST))
+        .max_write_buffer_size(UNSENT)
 }
 
 pub(super) struct Pending {
@@ -201,20 +229,16 @@ struct Incoming<'a> {
 /// Owns the socket until it ends; then nothing is left unanswered.
 async fn serve(mut socket: Socket, mut queue: mpsc::Receiver<Outgoing>, shared: Arc<Shared>) {
     let mut pending: HashMap<String, Pending> = HashMap::new();
-    let reason = exchange(&mut socket, &mut queue, &mut pending, &shared).await;
-    tracing::debug!(reason, "connection to TrueNAS ended");
-    shared
-        .reason
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone_from(&reason);
+    let end = exchange(&mut socket, &mut queue, &mut pending, &shared).await;
+    tracing::debug!(end.reason, "connection to TrueNAS ended");
+    *shared.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end.clone());
     shared.closed.store(true, Ordering::Release);
     queue.close();
     for (_, waiting) in pending.drain() {
         settle(&shared, waiting.changes);
         let broken = Broken {
             sent: true,
-            reason: reason.clone(),
+            end: end.clone(),
         };
         let _ = waiting.to.send(Err(broken));
     }
@@ -226,7 +250,7 @@ async fn exchange(
     queue: &mut mpsc::Receiver<Outgoing>,
     pending: &mut HashMap<String, Pending>,
     shared: &Shared,
-) -> String {
+) -> End {
     let mut heard = Instant::now();
     let mut overdue: Option<Instant> = None;
     loop {
@@ -250,7 +274,7 @@ async fn exchange(
                 match received(frame) {
                     Ok(Some(text)) => take(&text, pending, shared),
                     Ok(None) => {}
-                    Err(reason) => return reason,
+                    Err(end) => return end,
                 }
             }
             call = queue.recv() => match call {
@@ -266,31 +290,36 @@ async fn exchange(
                     let waiting = Pending { changes: call.changes, to: call.to };
                     pending.insert(call.id, waiting);
                     if let Err(reason) = send(socket, Message::text(call.text)).await {
-                        return reason;
+                        return reason.into();
                     }
                 }
             },
             () = ping => {
                 if let Err(reason) = send(socket, Message::Ping(Default::default())).await {
-                    return reason;
+                    return reason.into();
                 }
                 overdue = Some(Instant::now() + PONG);
             }
-            () = silence => return format!("no answer to a ping for {} s", PONG.as_secs()),
+            () = silence => {
+                return format!("no answer to a ping for {} s", PONG.as_secs()).into();
+            }
         }
     }
 }
 
 /// The text of a frame that has one, or why there will be no more frames.
-fn received(frame: Option<Result<Message, WsError>>) -> Result<Option<Utf8Bytes>, String> {
+fn received(frame: Option<Result<Message, WsError>>) -> Result<Option<Utf8Bytes>, End> {
     match frame {
         Some(Ok(Message::Text(text))) => Ok(Some(text)),
         Some(Ok(Message::Close(Some(frame)))) => {
-            Err(format!("it was closed ({} {})", frame.code, frame.reason))
+            Err(format!("it was closed ({} {})", frame.code, frame.reason).into())
         }
         Some(Ok(Message::Close(None))) => Err("it was closed".into()),
         Some(Ok(_)) => Ok(None),
-        Some(Err(error)) => Err(error.to_string()),
+        Some(Err(error)) => Err(End {
+            reason: error.to_string(),
+            too_large: matches!(error, WsError::Capacity(_)),
+        }),
         None => Err("the connection closed".into()),
     }
 }
@@ -337,5 +366,38 @@ fn null() -> Box<RawValue> {
 fn settle(shared: &Shared, changes: bool) {
     if changes {
         shared.changing.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_ends_all_calls_with_that() {
+        let (near, mut server) = tokio::io::duplex(64);
+        let near: Box<dyn ByteStream> = Box::new(near);
+        let socket = WebSocketStream::from_raw_socket(near, Role::Client, Some(config())).await;
+        let shared = Arc::new(Shared::default());
+        let (calls, queue) = mpsc::channel(1);
+        tokio::spawn(serve(socket, queue, Arc::clone(&shared)));
+        let connection = Connection { calls, shared };
+        let call = connection.call("1".into(), "{}".into(), false);
+        // The header of a frame that is one byte too long, and no frame.
+        let mut header = vec![0x81, 127];
+        header.extend((LARGEST as u64 + 1).to_be_bytes());
+        let answering = async {
+            // The call is there.
+            server.read_u8().await.unwrap();
+            server.write_all(&header).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(call, answering);
+        let broken = answer.unwrap_err();
+        assert!(broken.sent && broken.end.too_large, "{broken:?}");
+        let later = connection.call("2".into(), "{}".into(), false).await;
+        assert!(later.unwrap_err().end.too_large);
     }
 }

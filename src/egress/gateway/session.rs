@@ -7,12 +7,14 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex}
 use tokio::sync::mpsc;
 
 use super::payload::Payload;
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result};
+use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result, Said};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
 /// For all who were before us, and for our own turn.
 const DEADLINE: Duration = Duration::from_secs(120);
 const BUFFER: usize = 64 * 1024;
+/// Of the line that says that it is our turn.
+const LINE: u64 = 64 * 1024;
 
 /// What a gateway says when it is our turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,13 +62,13 @@ where
 {
     let (mut to_script, stdin) = duplex(BUFFER);
     let (stdout, from_script) = duplex(BUFFER);
-    let (stderr, mut errors) = duplex(BUFFER);
+    let said = Said::default();
     let (_control, control) = mpsc::channel(1);
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "gateway"]);
     let io = ExecIo {
         stdin: Box::new(stdin),
         stdout: Box::new(stdout),
-        stderr: Box::new(stderr),
+        stderr: Box::new(said.clone()),
         control,
     };
     let script = guest.exec(&request, io);
@@ -75,7 +77,8 @@ where
     let talk = async move {
         let mut lines = BufReader::new(from_script);
         let mut line = String::new();
-        lines.read_line(&mut line).await.map_err(broken)?;
+        let mut head = (&mut lines).take(LINE);
+        head.read_line(&mut line).await.map_err(broken)?;
         let Some(ready) = Ready::parse(&line) else {
             // Why, its end and what it wrote to stderr say.
             return Ok(());
@@ -90,13 +93,14 @@ where
         // One that has ended takes no more; its exit status tells.
         let _ = to_script.write_all(text.as_bytes()).await;
         let _ = to_script.shutdown().await;
-        let mut rest = Vec::new();
-        lines.read_to_end(&mut rest).await.map_err(broken)?;
+        let mut rest = tokio::io::sink();
+        tokio::io::copy(&mut lines, &mut rest)
+            .await
+            .map_err(broken)?;
         Ok::<(), Error>(())
     };
-    let mut said = Vec::new();
     let turn = async {
-        let (status, talked, _) = tokio::join!(script, talk, errors.read_to_end(&mut said));
+        let (status, talked) = tokio::join!(script, talk);
         talked?;
         status
     };
@@ -112,7 +116,7 @@ where
     Err(Error::Guest {
         command: "the gateway's rules".into(),
         status: status.0,
-        stderr: String::from_utf8_lossy(&said).trim().to_owned(),
+        stderr: String::from_utf8_lossy(&said.take()).trim().to_owned(),
     })
 }
 

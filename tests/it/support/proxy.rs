@@ -27,6 +27,8 @@ pub enum Fault {
     Stall,
     /// The server never sees it; this is answered.
     Answer(u16, &'static str),
+    /// The server never sees it; what is answered has no end.
+    Endless(u16),
     /// The server gets it; this is answered in its place.
     Instead(u16, &'static str),
     /// The server gets it; its answer is changed.
@@ -279,6 +281,20 @@ fn answer(status: u16, body: &str, mut to: &UnixStream) -> io::Result<()> {
     )
 }
 
+/// Until the client has had enough of it.
+fn endless(status: u16, mut to: &UnixStream) -> io::Result<()> {
+    let head = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
+    write!(
+        to,
+        "HTTP/1.1 {status} X\r\n{head}\r\n1001\r\n[{:4096}\r\n",
+        ""
+    )?;
+    let chunk = format!("8000\r\n{:32768}\r\n", "");
+    loop {
+        to.write_all(chunk.as_bytes())?;
+    }
+}
+
 fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
     let mut from_client = BufReader::new(client.try_clone()?);
     // The daemon must never be left with a silent connection, so this waits
@@ -305,6 +321,7 @@ fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
                 answer(status, body, client)?;
                 continue;
             }
+            Some(Fault::Endless(status)) => return endless(status, client),
             _ => {}
         }
         let (to, from) = match &mut upstream {

@@ -21,6 +21,8 @@ const SIGNALLING: Duration = Duration::from_secs(5);
 const END_OF_TRANSMISSION: u8 = 0x04;
 /// The stream number of standard error.
 const STDERR: u32 = 1;
+/// Digits of a process's number, and a carriage return.
+const NUMBER: usize = 11;
 const SIGKILL: i32 = 9;
 const SIGPIPE: i32 = 13;
 
@@ -230,8 +232,10 @@ impl Sink {
 #[derive(Default)]
 struct Told {
     process: Option<u32>,
-    /// A line that is not whole yet.
+    /// A line that is not whole yet and may be the one.
     line: Vec<u8>,
+    /// The line that is under way is another.
+    other: bool,
 }
 
 impl Told {
@@ -241,8 +245,18 @@ impl Told {
         }
         let mut passed = Vec::new();
         for (at, byte) in data.iter().enumerate() {
+            if self.other {
+                passed.push(*byte);
+                self.other = *byte != b'\n';
+                continue;
+            }
             self.line.push(*byte);
             if *byte != b'\n' {
+                // It may never end.
+                if !self.may_tell() {
+                    passed.append(&mut self.line);
+                    self.other = true;
+                }
                 continue;
             }
             let line = std::mem::take(&mut self.line);
@@ -257,6 +271,14 @@ impl Told {
             passed.extend(line);
         }
         passed
+    }
+
+    fn may_tell(&self) -> bool {
+        let mark = command::PROCESS.as_bytes();
+        match self.line.strip_prefix(mark) {
+            Some(number) => number.len() <= NUMBER,
+            None => mark.starts_with(&self.line),
+        }
     }
 
     /// What was held back of a stream that has ended.
@@ -368,8 +390,16 @@ mod tests {
         assert_eq!(told.process, Some(42));
         assert_eq!(told.strip(b"more"), b"more");
         let mut none = Told::default();
-        assert_eq!(none.strip(b"no line"), b"");
-        assert_eq!(none.rest(), b"no line");
+        assert_eq!(none.strip(b"pixels-pro"), b"");
+        assert_eq!(none.rest(), b"pixels-pro");
+        // What cannot be the line is not held back until it ends.
+        let mut long = Told::default();
+        assert_eq!(long.strip(b"no line"), b"no line");
+        assert_eq!(long.strip(b" pixels-process 7"), b" pixels-process 7");
+        assert_eq!(long.strip(b"\npixels-process 12345678901"), b"\n");
+        assert_eq!(long.strip(b"2"), b"pixels-process 123456789012");
+        assert_eq!(long.strip(b"\npixels-process 8\nx"), b"\nx");
+        assert_eq!((long.process, long.rest()), (Some(8), Vec::new()));
     }
 
     #[test]

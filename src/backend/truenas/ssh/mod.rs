@@ -15,7 +15,6 @@ use std::time::Duration;
 use russh::client::{self, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, Disconnect};
-use russh_sftp::client::SftpSession;
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
@@ -101,7 +100,7 @@ impl std::fmt::Debug for Ssh {
 /// A connection that is logged in.
 pub(super) struct Session {
     handle: Handle<Checker>,
-    files: tokio::sync::OnceCell<SftpSession>,
+    files: tokio::sync::OnceCell<sftp::Files>,
 }
 
 impl Ssh {
@@ -266,7 +265,7 @@ impl Session {
         self.handle.channel_open_session().await.map_err(lost)
     }
 
-    async fn files(&self) -> Result<&SftpSession> {
+    async fn files(&self) -> Result<&sftp::Files> {
         self.files
             .get_or_try_init(|| async {
                 let mut channel = self.channel().await?;
@@ -275,7 +274,7 @@ impl Session {
                     .await
                     .map_err(lost)?;
                 exec::agreed(&mut channel, "file transfer (SFTP)").await?;
-                SftpSession::new(channel.into_stream())
+                sftp::Files::open(channel.into_stream())
                     .await
                     .map_err(|e| Error::Protocol(format!("sftp: {e}")))
             })

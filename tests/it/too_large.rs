@@ -1,0 +1,75 @@
+//! Servers and pixels that send more than anything needs: they are left, told
+//! of, and the memory of this side is its own.
+
+use std::time::Duration;
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::proxy::{Fault, Proxy};
+
+/// Against a hang: what has no end is left within a few seconds.
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn answers_without_an_end_are_left() {
+    let Some(_lab) = lab::ready("answers_without_an_end_are_left") else {
+        return;
+    };
+    let proxy = Proxy::start();
+    let mut env = TestEnv::new("endless");
+    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    for (status, bound) in [(200, "64 MiB"), (500, "1 MiB")] {
+        proxy.on("GET /1.0/instances?*", 0, Fault::Endless(status));
+        let outcome = env.pixels_within(["list", "--json"], LIMIT);
+        assert!(proxy.heal());
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        let error = &outcome.error();
+        assert_eq!(error["kind"], "too_large", "{error}");
+        let message = error["message"].as_str().unwrap();
+        let socket = proxy.socket();
+        let whose = format!("the answer of {} to /1.0/instances?", socket.display());
+        assert!(message.contains(&whose), "{message}");
+        assert!(
+            message.ends_with(&format!("is larger than {bound}")),
+            "{message}"
+        );
+    }
+}
+
+/// Root in a pixel decides what its programs print and how long its files are.
+#[test]
+fn pixels_without_an_end_are_left() {
+    let Some(_lab) = lab::ready("pixels_without_an_end_are_left") else {
+        return;
+    };
+    let env = TestEnv::new("hostile");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    let script = "truncate -s 2G /root/huge && mkdir /root/folder && \
+        printf '#!/bin/bash\\nexec yes\\n' >/bin/endless && chmod +x /bin/endless && \
+        ln -sf endless /bin/sh";
+    env.pixels(["exec", &name, "--", "bash", "-c", script]).ok();
+    let here = tempfile::tempdir().unwrap();
+    let there = here.path().display().to_string();
+    let folder = format!("{name}:/root/folder");
+    let asked = [
+        (&["status", &name, "--json"][..], "16 MiB"),
+        (&["sync", &folder, &there, "--json"], "256 MiB"),
+    ];
+    for (args, bound) in asked {
+        let outcome = env.pixels_within(args, LIMIT);
+        assert_eq!(outcome.code, 1, "{args:?} {outcome:?}");
+        let error = &outcome.error();
+        assert_eq!(error["kind"], "too_large", "{args:?} {error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(bound), "{args:?} {error}");
+    }
+    env.pixels(["stop", &name]).ok();
+    let huge = format!("{name}:/root/huge");
+    let outcome = env.pixels_within(["pull", &huge, &there, "--json"], LIMIT);
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    let error = &outcome.error();
+    assert_eq!(error["kind"], "too_large", "{error}");
+    assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 0);
+    env.pixels(["destroy", "--force", &name]).ok();
+}
