@@ -9,16 +9,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use russh_sftp::client::SftpSession;
+use bytes::Bytes;
 use russh_sftp::client::error::Error as SftpError;
+use russh_sftp::client::{Config, SftpSession};
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::mpsc;
 
 use crate::sandbox::{Error, FileKind, FileStat, GuestFile, Owner, Result, Subject};
 
 /// What the server may send to list one folder: some ten thousand names. How
 /// many there are is up to the pixel.
 const LISTING: u64 = 16 * 1024 * 1024;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// For what is under way of a large file, also on a slow line.
+const SLOW: Duration = Duration::from_secs(120);
+/// Of one packet, with its head: the most that Incus's server takes. OpenSSH's
+/// says itself that it takes a little less.
+const LARGEST: u32 = 256 * 1024;
 
 /// A session. A listing that has no end ends it; everything else that comes
 /// has a length that was asked for, or is one packet.
@@ -38,7 +47,12 @@ impl Files {
             stream,
             left: Arc::clone(&left),
         };
-        let session = SftpSession::new(stream).await?;
+        let config = Config {
+            max_write_packet_len: LARGEST,
+            request_timeout_secs: TIMEOUT.as_secs(),
+            ..Config::default()
+        };
+        let session = SftpSession::new_with_config(stream, config).await?;
         Ok(Self { session, left })
     }
 }
@@ -106,7 +120,7 @@ fn fault(path: &str, error: SftpError) -> Error {
         },
         SftpError::Timeout => Error::TimedOut {
             doing: format!("access to {path}"),
-            after: Duration::from_secs(10),
+            after: TIMEOUT,
         },
         other => Error::Unreachable {
             endpoint: "the pixel's files".into(),
@@ -159,6 +173,25 @@ pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
         file.write_all(&new.content).await.map_err(io)?;
     }
     file.shutdown().await.map_err(io)
+}
+
+/// Several packets are under way at a time.
+pub async fn fill(sftp: &Files, path: &str, mut content: mpsc::Receiver<Bytes>) -> Result<()> {
+    let io = |e| Error::io(format!("writing {path} in the pixel"), e);
+    let mut file = sftp
+        .open_with_flags(path, OpenFlags::WRITE)
+        .await
+        .map_err(|e| fault(path, e))?;
+    sftp.set_timeout(SLOW.as_secs());
+    let written = async {
+        while let Some(chunk) = content.recv().await {
+            file.write_all(&chunk).await?;
+        }
+        file.shutdown().await
+    };
+    let written = written.await;
+    sftp.set_timeout(TIMEOUT.as_secs());
+    written.map_err(io)
 }
 
 /// Over what is there, as the system does it. OpenSSH's server refuses that

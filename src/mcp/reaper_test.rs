@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 
 use super::reaper::Limits;
 use super::service::{Options, Service};
@@ -174,6 +176,9 @@ impl Guest for Jobs {
         never()
     }
     async fn write_file(&self, _: &GuestFile) -> Result<()> {
+        never()
+    }
+    async fn fill_file(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
         never()
     }
     async fn rename(&self, _: &str, _: &str) -> Result<()> {

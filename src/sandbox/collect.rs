@@ -97,7 +97,9 @@ impl AsyncWrite for Collector {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
+    use bytes::Bytes;
     use tokio::io::AsyncWriteExt;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::sandbox::{ExitStatus, FileStat, GuestFile};
@@ -124,6 +126,9 @@ mod tests {
             unreachable!()
         }
         async fn write_file(&self, _: &GuestFile) -> Result<()> {
+            unreachable!()
+        }
+        async fn fill_file(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
             unreachable!()
         }
         async fn rename(&self, _: &str, _: &str) -> Result<()> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -120,6 +121,9 @@ pub struct GuestFile {
     pub owner: Owner,
 }
 
+/// What [`Guest::fill_file`] takes at once: one packet, for each server.
+pub const FILLING: usize = 255 * 1024;
+
 /// What has to be so before a command may begin.
 pub type Admission<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
@@ -162,6 +166,11 @@ pub trait Guest: Send + Sync {
 
     /// Creates or replaces a file; the parent directory must exist.
     async fn write_file(&self, file: &GuestFile) -> Result<()>;
+
+    /// Writes what comes, in chunks of up to [`FILLING`] bytes, from the
+    /// beginning of a file that is there; nothing else about it changes. Missing is `Error::NotFound`. Some of it may have
+    /// been written when it fails, or when the sender is dropped early.
+    async fn fill_file(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()>;
 
     /// Gives a file another name in the same filesystem, in the place of what
     /// is there.

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 pub use collect::{collect, collect_up_to};
 pub use error::{Error, Result, Subject};
 pub use guest::{
-    Admission, Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile,
-    Output, Owner, TtySize,
+    Admission, Control, ExecIo, ExecRequest, ExitStatus, FILLING, FileKind, FileStat, Guest,
+    GuestFile, Output, Owner, TtySize,
 };
 pub use memory::{Size, parse_memory};
 pub use name::{InvalidName, Label, Name, Origin};

@@ -1,11 +1,12 @@
 //! Files and folders between this machine and the inside of a pixel. Written
 //! once over `Guest`; knows no backend, no settings and no terminal.
 //!
-//! A running pixel with `tar` in it exchanges one archive stream per command;
-//! a stopped one, or one without `tar`, is served by single file calls.
+//! A running pixel with `tar` in it exchanges one archive stream per command,
+//! or takes one large file; a stopped one, or one without `tar`, is served by single file calls.
 //! In both directions a file gets its final name only when it is whole, and
 //! what comes from a pixel is not trusted: see [`unpack`].
 
+mod large;
 mod list;
 mod meter;
 mod modified;
@@ -27,6 +28,8 @@ mod walk;
 #[path = "../../tests/fuzz/transfer.rs"]
 mod fuzz;
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::sandbox::{Error, Owner, Subject};
@@ -125,6 +128,19 @@ pub enum Ownership {
     One(Owner),
     /// Those of the numbers they have on the other side.
     Kept,
+}
+
+impl Ownership {
+    /// Whose a file of this machine is over there.
+    fn of(self, meta: &Metadata) -> Owner {
+        match self {
+            Self::One(owner) => owner,
+            Self::Kept => Owner {
+                uid: meta.uid(),
+                gid: meta.gid(),
+            },
+        }
+    }
 }
 
 /// How a guest script that moves files ended, as an error. `doing` is said of

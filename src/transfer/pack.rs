@@ -15,7 +15,7 @@ use tar::{Builder, EntryType, Header};
 use super::modified::Modified;
 use super::walk::Item;
 use super::{Meter, Ownership, Report, sparse};
-use crate::sandbox::{Error, Owner, Result};
+use crate::sandbox::{Error, Result};
 
 /// The entry behind all others.
 pub const END: &[u8] = b"done";
@@ -115,13 +115,7 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn header(&self, meta: &Metadata, kind: EntryType) -> Header {
-        let owner = match self.owner {
-            Ownership::One(owner) => owner,
-            Ownership::Kept => Owner {
-                uid: meta.uid(),
-                gid: meta.gid(),
-            },
-        };
+        let owner = self.owner.of(meta);
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_size(0);
@@ -206,7 +200,7 @@ impl<W: Write> Packer<'_, W> {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = OpenOptions::new();
     options.read(true);

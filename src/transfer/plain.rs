@@ -17,7 +17,7 @@ use super::tree::{Attributes, Tree};
 use super::unpack::{Naming, parts};
 use super::walk::Item;
 use super::{Meter, Ownership, Report};
-use crate::sandbox::{Error, FileKind, FileStat, Guest, GuestFile, Owner, Result};
+use crate::sandbox::{Error, FileKind, FileStat, Guest, GuestFile, Result};
 
 /// Of one file that is pulled; its length is what the pixel says it is.
 const LARGEST: u64 = 1024 * 1024 * 1024;
@@ -96,13 +96,7 @@ async fn put(
             path: temporary.clone(),
             content: fs::read(&item.source).map_err(failed)?,
             mode: meta.mode() & 0o7777,
-            owner: match ownership {
-                Ownership::One(owner) => owner,
-                Ownership::Kept => Owner {
-                    uid: meta.uid(),
-                    gid: meta.gid(),
-                },
-            },
+            owner: ownership.of(meta),
         };
         report.bytes += file.content.len() as u64;
         report.files += 1;

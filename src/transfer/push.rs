@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 use tokio_util::sync::CancellationToken;
 
 use super::pump;
 use super::walk::{Item, joined, walk};
-use super::{GuestPath, Meter, NO_TAR, Ownership, Report, Rules, explain, pack, plain};
+use super::{GuestPath, Meter, NO_TAR, Ownership, Report, Rules, explain, large, pack, plain};
 use crate::sandbox::{Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, Said};
 
 /// For the pixel to clean up behind a transfer that was ended.
-const PARTING: Duration = Duration::from_secs(5);
+pub(super) const PARTING: Duration = Duration::from_secs(5);
 const SCRIPT: &str = include_str!("guest/receive.sh");
 
 /// What is to be pushed.
@@ -41,6 +41,11 @@ pub async fn push(
     meter: &Arc<Meter>,
 ) -> Result<Report> {
     let (how, items) = gather(wish, meter).await?;
+    if let [item] = &items[..]
+        && let Some(report) = large::push(guest, cancel, wish, how, item, meter).await?
+    {
+        return Ok(report);
+    }
     let running = send(guest, cancel, wish, how, items.clone(), meter).await?;
     match running {
         Some(report) => Ok(report),
@@ -63,6 +68,14 @@ impl How {
             Self::As => "as",
             Self::Into => "into",
             Self::Contents => "contents",
+        }
+    }
+
+    /// The word where the one file is filled from outside.
+    pub(super) fn filled(self) -> &'static str {
+        match self {
+            Self::As => "filled",
+            Self::Into | Self::Contents => "filled-into",
         }
     }
 
@@ -130,14 +143,14 @@ pub async fn send(
     items: Vec<Item>,
     meter: &Arc<Meter>,
 ) -> Result<Option<Report>> {
-    let request = request(wish, how.word(), "");
+    let request = request(wish, how.word(), &[]);
     let (writer, reader) = pump::outward();
     let packing = {
         let (meter, ownership) = (Arc::clone(meter), wish.ownership);
         tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &meter, writer))
     };
     let said = Said::default();
-    let command = receive(guest, &request, reader, &said);
+    let command = receive(guest, &request, reader, tokio::io::sink(), &said);
     tokio::pin!(command);
     let status = tokio::select! {
         biased;
@@ -180,25 +193,31 @@ pub async fn send(
     }
 }
 
-const CUT_OFF: i32 = 95;
+pub(super) const CUT_OFF: i32 = 95;
 
-fn request(wish: &Push, how: &str, mode: &str) -> ExecRequest {
+pub(super) fn request(wish: &Push, how: &str, more: &[String]) -> ExecRequest {
     let owner = format!("{}:{}", wish.owner.uid, wish.owner.gid);
     let path = wish.target.path.as_str();
     let script = ["/bin/sh", "-c", SCRIPT, "receive", path, how, &wish.id];
-    ExecRequest::root(script.into_iter().chain([owner.as_str(), mode]))
+    ExecRequest::root(
+        script
+            .into_iter()
+            .chain([owner.as_str()])
+            .chain(more.iter().map(String::as_str)),
+    )
 }
 
-async fn receive(
+pub(super) async fn receive(
     guest: &dyn Guest,
     request: &ExecRequest,
     input: impl AsyncRead + Send + Unpin + 'static,
+    output: impl AsyncWrite + Send + Unpin + 'static,
     said: &Said,
 ) -> Result<ExitStatus> {
     let (_steer, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(input),
-        stdout: Box::new(tokio::io::sink()),
+        stdout: Box::new(output),
         stderr: Box::new(said.clone()),
         control,
     };
@@ -228,8 +247,8 @@ pub async fn write(
         .take_until(cancel.clone().cancelled_owned());
     let said = Said::default();
     let input = StreamReader::new(Box::pin(content));
-    let request = request(wish, "raw", &format!("{mode:o}"));
-    let command = receive(guest, &request, input, &said);
+    let request = request(wish, "raw", &[format!("{mode:o}")]);
+    let command = receive(guest, &request, input, tokio::io::sink(), &said);
     tokio::pin!(command);
     let status = tokio::select! {
         status = &mut command => status?,

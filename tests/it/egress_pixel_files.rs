@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pixels::egress::pixel::{self, Files};
 use pixels::egress::{Mode, Policy, presets};
 use pixels::sandbox::{
     Error, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Output, Owner,
     Result, Subject,
 };
+use tokio::sync::mpsc;
 
 /// A stopped pixel whose disk is a folder of ours. Strict: what it is not asked
 /// for in the right order fails.
@@ -66,6 +68,10 @@ impl Guest for Folder {
         std::fs::write(&place, &file.content).map_err(|e| fault(&file.path, e))?;
         let mode = std::fs::Permissions::from_mode(file.mode);
         std::fs::set_permissions(&place, mode).map_err(|e| fault(&file.path, e))
+    }
+
+    async fn fill_file(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
+        panic!("nobody needs it");
     }
 
     async fn remove_file(&self, path: &str) -> Result<()> {

@@ -45,6 +45,7 @@ mod scripts;
 mod soak;
 mod too_large;
 mod transfer;
+mod transfer_large;
 mod truenas;
 mod truenas_faults;
 mod truenas_files;

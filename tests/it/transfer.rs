@@ -31,7 +31,7 @@ pub struct Pixel {
 }
 
 impl Pixel {
-    fn new(test: &str) -> Self {
+    pub fn new(test: &str) -> Self {
         Self::on(TestEnv::new(test))
     }
 
@@ -88,7 +88,7 @@ impl Pixel {
 
     /// Waits until a script prints this.
     #[track_caller]
-    fn comes_to(&self, script: &str, expected: &str) {
+    pub fn comes_to(&self, script: &str, expected: &str) {
         let mut told = String::new();
         let same = wait::within(std::time::Duration::from_secs(20), || {
             told = self.sh(script);

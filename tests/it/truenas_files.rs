@@ -6,6 +6,7 @@ use crate::forward::{self, Served};
 use crate::support::lab;
 use crate::support::truenas::Nas;
 use crate::transfer::{self, Pixel, noise};
+use crate::transfer_large;
 
 #[test]
 fn files_and_ports_are_carried_on_truenas_25_04() {
@@ -33,6 +34,10 @@ fn carried(version: &str) {
     streams(&pixel);
     let mut pixel = pixel.cleared();
     transfer::leaves_nothing_half(&mut pixel);
+    let pixel = pixel.cleared();
+    transfer_large::arrives(&pixel);
+    let pixel = pixel.cleared();
+    transfer_large::leaves_nothing(&pixel);
     let pixel = pixel.cleared();
     stopped(&pixel);
     let Pixel { env, name, .. } = pixel;

@@ -1,7 +1,8 @@
 //! `Guest` over the daemon: commands by exec sockets, files by SFTP.
 
 use async_trait::async_trait;
-use tokio::sync::OnceCell;
+use bytes::Bytes;
+use tokio::sync::{OnceCell, mpsc};
 
 use super::client::Client;
 use super::{exec, files};
@@ -78,6 +79,10 @@ impl Guest for IncusGuest<'_> {
 
     async fn write_file(&self, file: &GuestFile) -> Result<()> {
         sftp::write(self.files().await?, file).await
+    }
+
+    async fn fill_file(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
+        sftp::fill(self.files().await?, path, content).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<()> {

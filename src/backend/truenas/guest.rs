@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::Truenas;
 use super::ssh::Session;
@@ -46,6 +48,10 @@ impl Guest for SshGuest<'_> {
 
     async fn write_file(&self, file: &GuestFile) -> Result<()> {
         self.session().await?.write(file).await
+    }
+
+    async fn fill_file(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
+        self.session().await?.fill(path, content).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<()> {

@@ -2,12 +2,20 @@
 # Puts what comes on stdin into place, whole or not at all: it is unpacked
 # beside its destination under a name of its own, and moved when all is there.
 #
-#   $1  destination    $2  as | into | contents | raw
+#   $1  destination    $2  as | into | contents | raw | filled | filled-into
 #   $3  a name nobody else uses    $4  UID:GID of what is made on the way
-#   $5  for `raw`, the mode
+#   $5  for `raw` and `filled…`, the mode
+#
+# `filled…`: the one file is written from outside, at the place that is printed.
+# A line on stdin says that it is all there ($3), or that no more can be written
+# (`stuck`): why, only the system in here can tell.
+#
+#   $6  its size    $7  when it was changed, in seconds since 1970
+#   $8  its UID:GID    $9  its name in a directory
 #
 # Exit codes: 95 the input was cut off, 97 no tar in here, 1 what stderr says.
 dest=$1 how=$2 id=$3 owner=$4 mode=$5
+size=$6 changed=$7 own=$8 name=$9
 LC_ALL=C
 export LC_ALL
 umask 022
@@ -56,14 +64,37 @@ copy() {
     truncate -s "-${#id}" "$stage/raw" && chmod "$mode" "$stage/raw" && chown "$owner" "$stage/raw"
 }
 
+fill() {
+    mkdir -m 700 -- "$stage" && cd -- "$stage" || exit 1
+    # Somebody may have put another directory there meanwhile. What we are in
+    # stays what it is, whatever its names come to lead to.
+    [ "$(stat -c %u:%a .)" = 0:700 ] || fail "$stage was replaced"
+    umask 077
+    set -C
+    : >raw || exit 1
+    sh -c 'echo "/proc/$PPID/cwd/raw"'
+    word=
+    read -r word || :
+    if [ "$word" = stuck ]; then
+        head -c 1048576 /dev/zero >>raw || exit 1
+    fi
+    if [ "$word" != "$id" ] || [ "$(stat -c %s raw)" != "$size" ]; then
+        fail "the transfer was cut off" 95
+    fi
+    chown "$own" raw && chmod "$mode" raw || exit 1
+    # Fractions of a second are more than busybox understands.
+    touch -cd "@$changed" raw 2>/dev/null || touch -cd "@${changed%.*}" raw || exit 1
+}
+
 work() {
     if [ -d "$dest" ]; then
         case $how in
         as) how=into ;;
+        filled) how=filled-into ;;
         raw) fail "$dest is a directory in the pixel" ;;
         esac
         stage=${dest%/}/$id
-    elif [ "$how" = into ]; then
+    elif [ "${how#filled-}" = into ]; then
         make "$dest" || exit 1
         stage=$dest/$id
     else
@@ -75,6 +106,14 @@ work() {
     raw)
         copy || exit 1
         place "$stage/raw" "$dest"
+        ;;
+    filled)
+        fill
+        place raw "$dest"
+        ;;
+    filled-into)
+        fill
+        place raw "${dest%/}/$name"
         ;;
     as | into)
         unpack

@@ -12,10 +12,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use russh::client::{self, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, Disconnect};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use keys::Ask;
@@ -287,6 +289,10 @@ impl Session {
 
     pub async fn write(&self, file: &GuestFile) -> Result<()> {
         sftp::write(self.files().await?, file).await
+    }
+
+    pub async fn fill(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
+        sftp::fill(self.files().await?, path, content).await
     }
 
     pub async fn remove(&self, path: &str) -> Result<()> {

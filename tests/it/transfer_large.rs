@@ -1,0 +1,199 @@
+//! Large files, which go into a pixel by a way of their own.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::lab;
+use crate::support::wait;
+use crate::transfer::{Pixel, noise};
+
+/// Just enough to be one.
+const SIZE: usize = 17 * 1024 * 1024;
+/// So much that a push can be caught at it.
+const LONG: usize = 150_000_000;
+
+/// A file of this side, and the sum of what is in it.
+fn file(pixel: &Pixel, name: &str, size: usize) -> (PathBuf, String) {
+    let path = PathBuf::from(pixel.here("")).join(OsStr::from_bytes(name.as_bytes()));
+    fs::write(&path, noise(size, size as u64)).unwrap();
+    let output = Command::new("sha256sum").arg("-b").arg(&path).output();
+    let sum = String::from_utf8(output.unwrap().stdout).unwrap();
+    let sum = sum.trim_start_matches('\\').split(' ').next().unwrap();
+    (path, sum.to_owned())
+}
+
+#[test]
+fn a_large_file_arrives_under_every_name() {
+    let Some(_lab) = lab::ready("a_large_file_arrives_under_every_name") else {
+        return;
+    };
+    arrives(&Pixel::new("large"));
+}
+
+pub fn arrives(pixel: &Pixel) {
+    let (source, sum) = file(pixel, "one two\n\u{e9}", SIZE);
+    let changed = UNIX_EPOCH + Duration::new(1_600_000_000, 123_456_789);
+    let opened = fs::File::options().write(true).open(&source).unwrap();
+    opened.set_modified(changed).unwrap();
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o4751)).unwrap();
+    let source = source.to_str().unwrap();
+    let push = |more: &[&str], to: &str| {
+        let to = pixel.there(to);
+        pixel.run(&[&["push"], more, &[source, &to]].concat())
+    };
+    let is_there = |path: &str| {
+        let script = format!("sha256sum <\"{path}\"; stat -c '%a %.9Y %u:%g' \"{path}\"");
+        let expected = format!("{sum}  -\n4751 1600000000.123456789 0:0\n");
+        assert_eq!(pixel.sh(&script), expected, "{path}");
+    };
+    push(&[], "/w/new/name").ok();
+    is_there("/w/new/name");
+    // In a folder: one that is to be, one that is, and one that is named.
+    pixel.sh("mkdir -p /w/is");
+    for to in ["/w/made/", "/w/is", "/w/is/"] {
+        push(&[], to).ok();
+        is_there(&format!("{}/one two\n\u{e9}", to.trim_end_matches('/')));
+    }
+    // In the place of a file and of a link, but not of what that leads to, and
+    // not of a folder.
+    pixel.sh(
+        "cd /w; echo old >file; echo kept >kept; ln -s kept link; mkdir -p 'into/one two\n\u{e9}'",
+    );
+    for to in ["/w/file", "/w/link"] {
+        push(&[], to).ok();
+        is_there(to);
+    }
+    assert_eq!(pixel.sh("cat /w/kept"), "kept\n");
+    let refused = push(&[], "/w/into/").expect(1);
+    assert!(
+        refused.stderr.contains("is a directory"),
+        "{}",
+        refused.stderr
+    );
+    push(&["--owner", "3:7"], "/w/owned").ok();
+    assert_eq!(pixel.sh("stat -c '%a %u:%g' /w/owned"), "4751 3:7\n");
+
+    // No room: that is said, and what was there is still there.
+    pixel.sh("mkdir /w/small; mount -t tmpfs -o size=8m none /w/small; echo old >/w/small/file");
+    let full = push(&[], "/w/small/file").expect(1);
+    assert!(
+        full.stderr.to_lowercase().contains("space"),
+        "{}",
+        full.stderr
+    );
+    assert_eq!(pixel.sh("ls -A /w/small; cat /w/small/file"), "file\nold\n");
+
+    // A pixel in which the server does not see what the script has prepared
+    // gets the file all the same.
+    let hidden = "mount -t tmpfs none /proc; ls /proc; umount /w/small";
+    assert_eq!(pixel.sh(hidden), "");
+    push(&[], "/w/hidden").ok();
+    is_there("/w/hidden");
+    let left = "umount /proc; find / -xdev -name '.pixels*'";
+    assert_eq!(pixel.sh(left), "");
+}
+
+/// Waits until the program has read some of the file, and stops it there.
+fn stop_halfway(child: &Child, source: &Path) {
+    let dir = PathBuf::from(format!("/proc/{}", child.id()));
+    let position = || {
+        let all = fs::read_dir(dir.join("fd")).ok()?.flatten();
+        let mut all = all.map(|entry| entry.path());
+        let open = all.find(|fd| fs::read_link(fd).is_ok_and(|to| to == source))?;
+        let info = dir.join("fdinfo").join(open.file_name()?);
+        let info = fs::read_to_string(info).ok()?;
+        let position = info.lines().next()?.split_whitespace().nth(1)?;
+        position.parse::<usize>().ok()
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Without a pause: it is soon over.
+    while position().is_none_or(|at| at < LONG / 20) {
+        assert!(Instant::now() < deadline, "it never reads {source:?}");
+    }
+    kill_process(Pid::from_child(child), Signal::STOP).unwrap();
+    let at = position().unwrap();
+    assert!(at < LONG, "too late");
+}
+
+#[test]
+fn a_push_of_a_large_file_that_is_killed_leaves_nothing() {
+    let Some(_lab) = lab::ready("a_push_of_a_large_file_that_is_killed_leaves_nothing") else {
+        return;
+    };
+    leaves_nothing(&Pixel::new("large-killed"));
+}
+
+pub fn leaves_nothing(pixel: &Pixel) {
+    let (source, sum) = file(pixel, "large", LONG);
+    let (source, to) = (source.canonicalize().unwrap(), pixel.there("/w/large"));
+    let args = ["push", source.to_str().unwrap(), &to];
+    pixel.sh("mkdir -p /w; echo before >/w/large");
+    for signal in [Signal::KILL, Signal::INT] {
+        let mut child = pixel.env.spawn(args);
+        stop_halfway(&child, &source);
+        // What is there so far has another name, and is nobody else's.
+        let so_far = pixel.sh("cat /w/large; stat -c '%a %u' /w/.pixels-*/ /w/.pixels-*/raw");
+        assert_eq!(so_far, "before\n700 0\n600 0\n");
+        let process = Pid::from_child(&child);
+        kill_process(process, signal).unwrap();
+        kill_process(process, Signal::CONT).unwrap();
+        let code = wait::exit_code(&mut child);
+        assert_eq!(code, if signal == Signal::KILL { 1009 } else { 130 });
+        pixel.comes_to("ls -A /w; cat /w/large", "large\nbefore\n");
+    }
+    pixel.run(&args).ok();
+    let there = pixel.sh("sha256sum </w/large; ls -A /w");
+    assert_eq!(there, format!("{sum}  -\nlarge\n"));
+}
+
+/// Whoever owns the folder can put something else in the place of what root
+/// has just made there: nothing of theirs is written to.
+#[test]
+fn what_is_prepared_for_a_large_file_cannot_be_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let theirs = dir.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::write(dir.path().join("victim"), "untouched").unwrap();
+    symlink(at("victim"), theirs.join("raw")).unwrap();
+    fs::create_dir(dir.path().join("bin")).unwrap();
+    fs::create_dir(dir.path().join("w")).unwrap();
+    let mkdir = format!(
+        "#!/bin/sh\nfor last; do :; done\nln -s {} \"$last\"\n",
+        at("theirs")
+    );
+    let fake = dir.path().join("bin/mkdir");
+    fs::write(&fake, mkdir).unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    // Their own folder, and one that looks like what was made.
+    for (mode, said) in [(0o755, "was replaced"), (0o700, "raw")] {
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(mode)).unwrap();
+        let script = include_str!("../../src/transfer/guest/receive.sh");
+        let target = at("w/file");
+        let run = Command::new("sh")
+            .args(["-c", script, "receive", &target, "filled", ".pixels-1"])
+            .args(["0:0", "644", "1", "1.5", "0:0", "file"])
+            .env(
+                "PATH",
+                format!("{}:{}", at("bin"), std::env::var("PATH").unwrap()),
+            )
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert!(!run.status.success());
+        assert_eq!(String::from_utf8_lossy(&run.stdout), "");
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert!(stderr.contains(said), "{stderr}");
+        let victim = fs::read_to_string(dir.path().join("victim")).unwrap();
+        assert_eq!(victim, "untouched");
+        assert_eq!(fs::read_dir(&theirs).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path().join("w")).unwrap().count(), 0);
+    }
+}
