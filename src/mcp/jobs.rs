@@ -232,6 +232,10 @@ pub(super) fn parse(answer: &[u8], from: Offsets) -> Option<Progress> {
     let length: usize = words.next()?.parse().ok()?;
     let body = &answer[end + 1..];
     let (stdout, stderr) = body.split_at_checked(length)?;
+    // Not the script's: root in the sandbox has made it up.
+    if stdout.len() as u64 > CHUNK || stderr.len() as u64 > CHUNK {
+        return None;
+    }
     let full = |part: &[u8]| part.len() as u64 == CHUNK;
     let more = full(stdout) || full(stderr);
     // What is cut within a character is read whole the next time.
@@ -277,6 +281,14 @@ mod tests {
         assert!(!done.more);
         for bad in ["", "x", "asleep - 0 0\n", "exited 0 5 0\nab"] {
             assert!(parse(bad.as_bytes(), from).is_none(), "{bad}");
+        }
+        let most = "x".repeat(CHUNK as usize);
+        for (streams, sound) in [
+            (format!("exited 0 {CHUNK} {CHUNK}\n{most}{most}"), true),
+            (format!("exited 0 {} 0\n{most}x", CHUNK + 1), false),
+            (format!("exited 0 0 {}\n{most}x", CHUNK + 1), false),
+        ] {
+            assert_eq!(parse(streams.as_bytes(), from).is_some(), sound);
         }
     }
 

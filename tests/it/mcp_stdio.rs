@@ -143,7 +143,11 @@ fn what_is_no_message_is_told_and_nothing_breaks() {
             .unwrap();
     }
     assert_eq!(client.read()["error"]["code"], -32700);
-    let long = format!("{{\"method\":\"{}\"}}\n", "x".repeat(16 << 20));
+    let method = "x".repeat(16 << 20);
+    let long = format!(
+        "{}\n",
+        json!({"jsonrpc": "2.0", "id": 99, "method": method})
+    );
     client
         .input
         .as_mut()

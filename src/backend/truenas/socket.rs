@@ -58,18 +58,12 @@ pub(super) struct End {
     pub too_large: bool,
 }
 
-impl From<String> for End {
-    fn from(reason: String) -> Self {
+impl<T: Into<String>> From<T> for End {
+    fn from(reason: T) -> Self {
         Self {
-            reason,
+            reason: reason.into(),
             too_large: false,
         }
-    }
-}
-
-impl From<&str> for End {
-    fn from(reason: &str) -> Self {
-        reason.to_owned().into()
     }
 }
 

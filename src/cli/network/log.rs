@@ -81,10 +81,13 @@ impl LogArgs {
         }
         let mut seen: BTreeMap<(String, String), u64> = BTreeMap::new();
         loop {
+            let mut listed = BTreeMap::new();
             // Oldest first, as a log is read.
             for denial in look().await?.into_iter().rev() {
                 let key = (denial.destination.clone(), denial.protocol.clone());
-                if seen.insert(key, denial.count) == Some(denial.count) {
+                let before = seen.get(&key).copied();
+                listed.insert(key, denial.count);
+                if before == Some(denial.count) {
                     continue;
                 }
                 let line = Line::new(&self.name, denial);
@@ -94,6 +97,9 @@ impl LogArgs {
                     context.ui.text(&format!("{}\n", line.cells().join("  ")));
                 }
             }
+            // What is no longer listed is forgotten: a pixel can be refused
+            // another name at every turn.
+            seen = listed;
             let pause = async {
                 tokio::time::sleep(POLL).await;
                 Ok(())

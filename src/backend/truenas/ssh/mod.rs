@@ -5,6 +5,7 @@ mod command;
 mod exec;
 mod keys;
 pub(super) mod known_hosts;
+mod told;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
