@@ -31,8 +31,8 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
     let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        // Wrappers that only repeat their cause add nothing.
-        if messages.last() != Some(&text) {
+        // A cause that its wrapper has named already adds nothing.
+        if !messages.last().is_some_and(|last| last.ends_with(&text)) {
             messages.push(text);
         }
     }

@@ -103,6 +103,9 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
         assert_eq!(error["exit_code"], 2, "{command:?}");
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
+    // A cause is told once.
+    let folder = env.pixels(["list", "--config", "/"]).expect(2).stderr;
+    assert_eq!(folder.matches("Is a directory").count(), 1, "{folder}");
     // Where something is sent, this is what comes of it.
     let lost = env.pixels(["list"]).expect(5);
     assert!(
