@@ -188,6 +188,12 @@ fn commands(client: &Client, name: &str) {
         (&ran["exit_code"], &ran["timed_out"]),
         (&json!(124), &json!(true))
     );
+    let own = json!({"name": name, "command": ["sh", "-c", "exit 124"]});
+    let ran = client.call("exec", own);
+    assert_eq!(
+        (&ran["exit_code"], &ran["timed_out"]),
+        (&json!(124), &json!(false))
+    );
     let ran = client.call(
         "exec",
         json!({"name": name, "command": ["no-such-program"]}),

@@ -1,6 +1,6 @@
 //! `pixels pull`
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,7 +54,15 @@ impl PullArgs {
             let source = GuestPath::parse(&path, &home.home)?;
             if self.target == Place::Stream {
                 let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
-                return Ok(transfer::read(&*guest, context.cancel(), &source, stdout).await?);
+                let fate = stdout.fate();
+                let read = transfer::read(&*guest, context.cancel(), &source, stdout).await;
+                return match fate.loss() {
+                    // What the reader wanted, it has.
+                    Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+                    // The pixel only saw a closed pipe.
+                    Some(error) => Err(Error::io("writing to stdout", error).into()),
+                    None => Ok(read?),
+                };
             }
             let wish = Pull {
                 source,

@@ -94,6 +94,9 @@ impl LogArgs {
                     context.ui.text(&format!("{}\n", line.cells().join("  ")));
                 }
             }
+            if !context.ui.is_heard() {
+                return Ok(());
+            }
             let pause = async {
                 tokio::time::sleep(POLL).await;
                 Ok(())
