@@ -134,6 +134,9 @@ impl Ui {
         err(&format!("{} [y/N] ", plain(question)));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;
+        if !answer.ends_with('\n') {
+            err("\n");
+        }
         Some(matches!(
             answer.trim().to_ascii_lowercase().as_str(),
             "y" | "yes"
