@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
 
-use crate::config::{Flags, Settings};
+use crate::config::{EgressMode, Flags, Settings};
 use crate::sandbox::{Name, Sandbox};
 use crate::ui::Ui;
 use crate::{backend, exit};
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// bash: add to ~/.bashrc:  source <(pixels completions bash)
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
+    /// The shell to complete in
     shell: Shell,
 }
 
@@ -99,7 +100,8 @@ pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let typed = current.to_string_lossy().into_owned();
     let pixel = std::env::args()
         .skip_while(|word| word != "restore" && word != "delete" && word != "rm")
-        .nth(1)
+        .skip(1)
+        .find(|word| !word.starts_with('-'))
         .and_then(|name| name.parse::<Name>().ok());
     let Some(pixel) = pixel else {
         return Vec::new();
@@ -116,6 +118,16 @@ pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let mut found = found.unwrap_or_default();
     found.retain(|label| label.starts_with(&typed));
     candidates(found)
+}
+
+/// What a pixel may reach, in a word.
+pub fn modes() -> Vec<CompletionCandidate> {
+    candidates(
+        EgressMode::NAMES
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect(),
+    )
 }
 
 /// Names of bases, which the settings have.
