@@ -16,6 +16,7 @@ use crate::term::{self, Outlet, RawMode};
 /// Run a command in a pixel; its exit code becomes ours
 #[derive(Debug, Args)]
 pub struct ExecArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Set a variable; without a value, pass on our own

@@ -20,6 +20,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Show what a pixel was refused within the last hour, and what would admit it
 #[derive(Debug, Args)]
 pub struct LogArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Go on showing what is refused
