@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use clap_complete::engine::CompletionCandidate;
+use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::Shells;
 
 use crate::config::{EgressMode, Flags, Settings};
@@ -69,8 +69,20 @@ pub fn pixels() -> Vec<CompletionCandidate> {
     candidates(found.unwrap_or_default())
 }
 
-/// `name:`, where a path inside follows.
-pub fn places() -> Vec<CompletionCandidate> {
+/// Files and folders here, and `name:` for a path in each pixel.
+pub fn places(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut all = PathCompleter::any().complete(current);
+    let typed = current.to_string_lossy();
+    // With a slash before the colon it is a path here.
+    if !typed.contains('/') {
+        let begins =
+            |one: &CompletionCandidate| one.get_value().to_string_lossy().starts_with(&*typed);
+        all.extend(inside().into_iter().filter(begins));
+    }
+    all
+}
+
+fn inside() -> Vec<CompletionCandidate> {
     let found: Option<Vec<String>> = ask(async |sandbox| {
         let all = sandbox.list().await.ok()?;
         Some(all.iter().map(|pixel| format!("{}:", pixel.name)).collect())

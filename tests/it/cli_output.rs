@@ -599,6 +599,22 @@ fn completion_offers_what_there_is() {
             of(&["red.1"])
         );
     }
+    assert_eq!(
+        bash(&env, &["pixels", "create", "x", "--egress", "a"]),
+        of(&["agent", "allowlist"])
+    );
+    // What is copied is here or in a pixel.
+    let file = env.home().join("some file");
+    std::fs::write(&file, "").unwrap();
+    let file = file.to_str().unwrap();
+    let begun = file.strip_suffix(" file").unwrap();
+    let pixel = format!("{a}:");
+    for (verb, before) in [("push", None), ("pull", Some(&*pixel)), ("sync", None)] {
+        let line: Vec<&str> = ["pixels", verb].into_iter().chain(before).collect();
+        let with = |word: &str| bash(&env, &[&line[..], &[word]].concat());
+        assert_eq!(with(begun), of(&[file]), "{verb}");
+        assert!(with(&a[..a.len() - 1]).contains(&pixel), "{verb}");
+    }
     // Without a server there is nothing to offer, and nothing to say.
     let lost = bash(&nowhere(), &["pixels", "start", "a"]);
     assert_eq!(lost, of(&[]));

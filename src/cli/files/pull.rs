@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::place::Place;
 use super::{done, local, login, ownership, pixel, watch};
@@ -24,10 +24,10 @@ use crate::transfer::{self, GuestPath, Meter, Pull, Report};
 #[derive(Debug, Args)]
 pub struct PullArgs {
     /// Files and folders in a pixel
-    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCandidates::new(complete::places))]
+    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCompleter::new(complete::places))]
     sources: Vec<Place>,
     /// Where to, here; - writes one file to stdout
-    #[arg(value_name = "DEST")]
+    #[arg(value_name = "DEST", add = ArgValueCompleter::new(complete::places))]
     target: Place,
     /// Keep the numbers of owner and group, and set-user-ID bits (as root)
     #[arg(short, long)]
