@@ -112,7 +112,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         Ui::default().text(&format!("{}", error.render()));
         return finish(&Ui::default(), Ok(()), false, None);
     }
-    let mut words = std::env::args().take_while(|word| word != "--").peekable();
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let mut words = words.take_while(|word| word != "--").peekable();
     let mut json = false;
     while let Some(word) = words.next() {
         json |= matches!(

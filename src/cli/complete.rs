@@ -110,7 +110,8 @@ pub fn origins() -> Vec<CompletionCandidate> {
 /// Labels of the pixel named before, which the shell gives only as text.
 pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let typed = current.to_string_lossy().into_owned();
-    let pixel = std::env::args()
+    let pixel = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
         .skip_while(|word| word != "restore" && word != "delete" && word != "rm")
         .skip(1)
         .find(|word| !word.starts_with('-'))

@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use bar::Bar;
 use plain::plain;
 pub use progress::Phases;
-pub use report::report;
+pub use report::{message, report};
 pub use table::{Row, bytes, elapsed, lasting, table};
 
 use crate::sandbox::Error;

@@ -24,10 +24,8 @@ struct Body<'a> {
     exit_code: u8,
 }
 
-/// Shows a failure on stderr: text, or one JSON document in JSON mode.
-/// `exit_code` is what the process will end with.
-pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
-    let (_, kind) = exit::classify(error);
+/// What happened and why, in a line.
+pub fn message(error: &anyhow::Error) -> String {
     let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
@@ -36,7 +34,14 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
             messages.push(text);
         }
     }
-    let message = messages.join(": ");
+    messages.join(": ")
+}
+
+/// Shows a failure on stderr: text, or one JSON document in JSON mode.
+/// `exit_code` is what the process will end with.
+pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
+    let (_, kind) = exit::classify(error);
+    let message = message(error);
     let leftovers = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<lifecycle::Error>())

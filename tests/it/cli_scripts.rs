@@ -1,10 +1,47 @@
-//! What scripts do and people would not: empty values, two calls within a
-//! second, a server that answers of nothing with nothing.
+//! What scripts do and people would not: empty values, odd bytes, two calls
+//! within a second, projects that are not there.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use serde_json::json;
 
 use crate::support::env::TestEnv;
 use crate::support::lab;
+
+#[test]
+fn a_server_that_cannot_begin_says_why_once() {
+    let mut env = TestEnv::bare();
+    let file = env.home().join("file");
+    std::fs::write(&file, "").unwrap();
+    let pid = file.join("pid");
+    // What is left empty is taken from the settings.
+    env.set("PIXELS_MCP_PID_FILE", pid.to_str().unwrap());
+    let empty = ["--pid-file", "", "--state-file", ""];
+    for how in [&["--stdio"][..], &["--listen-addr", ""]] {
+        let refused = env.pixels([&["mcp"], &empty[..], how].concat()).expect(1);
+        let causes = refused.stderr.matches("os error").count();
+        assert_eq!(causes, 1, "{}", refused.stderr);
+    }
+    env.set("PIXELS_BACKEND", "truenas");
+    for how in ["--stdio", "--quiet"] {
+        let refused = env.pixels(["mcp", how]).expect(2);
+        assert!(refused.stderr.contains("truenas.host"), "{how}");
+    }
+}
+
+#[test]
+fn names_of_any_bytes_are_refused_in_words() {
+    let env = TestEnv::bare();
+    let odd = OsStr::from_bytes(b"a\xff");
+    let [create, exec, json] = ["create", "exec", "--json"].map(OsStr::new);
+    for args in [&[create, odd][..], &[exec, odd, OsStr::new("true")]] {
+        let refused = env.pixels(args).expect(2);
+        assert!(refused.stderr.starts_with("error: "), "{}", refused.stderr);
+        let error = env.pixels([&[json], args].concat()).expect(2).error();
+        assert_eq!(error["kind"], "usage", "{error}");
+    }
+}
 
 #[test]
 fn what_an_unset_variable_leaves_is_not_given() {
