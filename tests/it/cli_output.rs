@@ -168,6 +168,18 @@ fn versions_pages_and_help() {
     assert!(refused.stderr.contains("file"), "{}", refused.stderr);
 }
 
+#[test]
+fn a_key_that_was_named_is_missed() {
+    let mut env = nowhere();
+    env.set("PIXELS_PROVISION_ENABLED", "true");
+    let usual = env.pixels(["create", "a"]).expect(5);
+    assert!(!usual.stderr.contains("SSH key"), "{}", usual.stderr);
+    env.set("PIXELS_SSH_KEY", "/nowhere/key");
+    let named = env.pixels(["create", "a"]).expect(5);
+    let said = "warning: no SSH key for the pixel: reading /nowhere/key.pub";
+    assert!(named.stderr.contains(said), "{}", named.stderr);
+}
+
 fn commands(help: &str) -> Vec<String> {
     let list = help.split("Commands:\n").nth(1).unwrap();
     list.lines()
