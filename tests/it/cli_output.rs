@@ -246,7 +246,14 @@ fn settings_are_shown_with_their_origin_and_secrets_masked() {
         .iter()
         .find(|entry| entry["key"] == "truenas.api_key")
         .unwrap();
-    assert_eq!(key["value"], "\"***\"");
+    assert_eq!(key["value"], "***");
+    let value = |key: &str| {
+        let mut entries = entries.as_array().unwrap().iter();
+        entries.find(|entry| entry["key"] == key).unwrap()["value"].clone()
+    };
+    assert_eq!(value("defaults.memory"), 777);
+    assert_eq!(value("network.allow"), serde_json::json!([]));
+    assert_eq!(value("mcp.bases.node")["from"], "dev");
     // Warnings are documents there, too.
     for line in json.stderr.lines() {
         let document: serde_json::Value = serde_json::from_str(line).unwrap();
