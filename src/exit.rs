@@ -14,6 +14,8 @@ pub const NOT_FOUND: u8 = 3;
 pub const ALREADY_EXISTS: u8 = 4;
 /// The server cannot be reached or does not let us.
 pub const UNREACHABLE: u8 = 5;
+/// `exec`: the command ran into its time limit.
+pub const OVER_TIME: u8 = 124;
 /// `exec` and `console`: a failure of pixels itself, not of the command.
 pub const EXEC: u8 = 125;
 /// 128 + SIGINT; other signals likewise.
@@ -29,11 +31,19 @@ pub struct Usage(pub String);
 #[error("exit status {0}")]
 pub struct Silent(pub u8);
 
+/// A command did not end within so many seconds.
+#[derive(Debug, thiserror::Error)]
+#[error("the command did not end within {0} s and was killed")]
+pub struct OverTime(pub f64);
+
 /// The code of a failure, and the word for it in machine-readable errors.
 pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
     for cause in error.chain() {
         if let Some(Silent(code)) = cause.downcast_ref() {
             return (*code, "status");
+        }
+        if cause.is::<OverTime>() {
+            return (OVER_TIME, "timed_out");
         }
         if cause.is::<Usage>()
             || cause.is::<InvalidName>()

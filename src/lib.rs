@@ -86,8 +86,10 @@ async fn dispatch(cli: Cli, ui: Ui, signals: Signals) -> anyhow::Result<()> {
 }
 
 fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<u8>) -> ExitCode {
-    let Err(error) = outcome else {
-        return ExitCode::SUCCESS;
+    let error = match (outcome, ui::lost()) {
+        (Err(error), _) => error,
+        (Ok(()), Some(lost)) => lost.into(),
+        (Ok(()), None) => return ExitCode::SUCCESS,
     };
     let (mut code, _) = exit::classify(&error);
     if error.is::<exit::Silent>() {
@@ -95,7 +97,7 @@ fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<
     }
     if code == exit::INTERRUPTED {
         code = signal.unwrap_or(code);
-    } else if own_codes && code != exit::USAGE {
+    } else if own_codes && !matches!(code, exit::USAGE | exit::OVER_TIME) {
         code = exit::EXEC;
     }
     ui::report(ui, &error, code);
@@ -108,9 +110,10 @@ fn usage(error: &clap::Error) -> ExitCode {
     // `pixels` or `pixels checkpoint` alone asks what there is.
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         Ui::default().text(&format!("{}", error.render()));
-        return ExitCode::SUCCESS;
+        return finish(&Ui::default(), Ok(()), false, None);
     }
-    let mut words = std::env::args().take_while(|word| word != "--").peekable();
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let mut words = words.take_while(|word| word != "--").peekable();
     let mut json = false;
     while let Some(word) = words.next() {
         json |= matches!(
@@ -130,8 +133,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         let error = anyhow::Error::new(exit::Usage(text.to_owned()));
         ui::report(&ui, &error, exit::USAGE);
     } else {
-        // Nobody is left to tell when this fails.
-        let _ = error.print();
+        let printed = error.print();
+        if !error.use_stderr() {
+            ui::settle(printed);
+            return finish(&Ui::default(), Ok(()), false, None);
+        }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
 }

@@ -327,7 +327,7 @@ impl Workshop {
         };
         let lines = Lines::new(watch.output.clone());
         let (signals, events) = mpsc::channel::<Control>(1);
-        let status = lifecycle::exec(
+        let ended = lifecycle::exec(
             &*guest,
             &wish,
             None,
@@ -341,7 +341,7 @@ impl Workshop {
         let status = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(about(sandbox::Error::Cancelled)),
-            status = status => status.map_err(&about)?,
+            ended = ended => ended.map_err(&about)?.status,
         };
         drop(signals);
         if !status.success() {

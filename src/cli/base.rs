@@ -28,6 +28,7 @@ pub enum BaseCommand {
 /// Build a base, and the bases it is made from, where they are missing
 #[derive(Debug, Args)]
 pub struct BuildArgs {
+    /// Names of bases, as pixels base list shows them
     #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(complete::bases))]
     bases: Vec<String>,
 }
@@ -35,6 +36,7 @@ pub struct BuildArgs {
 /// Build a base anew; the one before stays until the new one is finished
 #[derive(Debug, Args)]
 pub struct RebuildArgs {
+    /// Names of bases, as pixels base list shows them
     #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(complete::bases))]
     bases: Vec<String>,
 }

@@ -29,16 +29,18 @@ pub enum CheckpointCommand {
 /// Take a checkpoint; the pixel runs on
 #[derive(Debug, Args)]
 pub struct CreateArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Label of the checkpoint, by default the time
     #[arg(long)]
-    label: Option<Label>,
+    label: Option<String>,
 }
 
 /// List the checkpoints of a pixel, oldest first
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
 }
@@ -46,8 +48,10 @@ pub struct ListArgs {
 /// Put a pixel's disk back to a checkpoint; what came after is lost
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
+    /// Label of the checkpoint
     #[arg(add = ArgValueCompleter::new(complete::labels))]
     label: Label,
     /// Do not ask where newer checkpoints would be lost
@@ -58,8 +62,10 @@ pub struct RestoreArgs {
 /// Delete a checkpoint
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
+    /// Label of the checkpoint
     #[arg(add = ArgValueCompleter::new(complete::labels))]
     label: Label,
 }
@@ -77,13 +83,25 @@ impl CheckpointCommand {
 
 impl CreateArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let label = match self.label {
-            Some(label) => label,
-            None => default_label()?,
-        };
+        // Empty is what an unset variable of a script leaves.
+        let given = self.label.filter(|label| !label.is_empty());
+        let given: Option<Label> = given.map(|label| label.parse()).transpose()?;
         let sandbox = context.sandbox()?;
-        let work = sandbox.checkpoint(&self.name, &label, None);
-        context.unless_interrupted(work).await?;
+        let mut taken = 0;
+        let label = loop {
+            let label = match &given {
+                Some(label) => label.clone(),
+                None => label_of_now(taken)?,
+            };
+            let work = sandbox.checkpoint(&self.name, &label, None);
+            match context.unless_interrupted(work).await {
+                Err(Error::AlreadyExists(_)) if given.is_none() && taken < CROWD => taken += 1,
+                outcome => {
+                    outcome?;
+                    break label;
+                }
+            }
+        };
         context.ui.done(
             &format!("Checkpoint \"{label}\" created for {}", self.name),
             &json!({"name": self.name.as_str(), "label": label.as_str()}),
@@ -92,13 +110,22 @@ impl CreateArgs {
     }
 }
 
-fn default_label() -> Result<Label, Error> {
+/// So many labels are tried for one second.
+const CROWD: u32 = 100;
+
+/// The present second, which `taken` checkpoints have already.
+fn label_of_now(taken: u32) -> Result<Label, Error> {
     let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
     let format = format_description!("px-[year][month][day]-[hour][minute][second]");
-    now.format(format)
-        .map_err(|e| Error::Invalid(e.to_string()))?
-        .parse()
-        .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))
+    let second = now
+        .format(format)
+        .map_err(|e| Error::Invalid(e.to_string()))?;
+    match taken {
+        0 => second,
+        taken => format!("{second}-{}", taken + 1),
+    }
+    .parse()
+    .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))
 }
 
 #[derive(Serialize)]
@@ -207,9 +234,10 @@ impl RestoreArgs {
             return Ok(true);
         }
         let lost = lost.join(", ");
-        let answer = context.ui.confirm(&format!(
+        let question = format!(
             "Restoring {name} to \"{label}\" destroys its newer checkpoints: {lost}. Go on?"
-        ));
+        );
+        let answer = context.confirm(&question).await?;
         answer.ok_or_else(|| {
             Usage(format!(
                 "a restore to {label:?} destroys the newer checkpoints {lost}, and there is no \

@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use clap_complete::engine::CompletionCandidate;
+use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::Shells;
 
-use crate::config::{Flags, Settings};
+use crate::config::{EgressMode, Flags, Settings};
 use crate::sandbox::{Name, Sandbox};
 use crate::ui::Ui;
 use crate::{backend, exit};
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// bash: add to ~/.bashrc:  source <(pixels completions bash)
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
+    /// The shell to complete in
     shell: Shell,
 }
 
@@ -68,8 +69,20 @@ pub fn pixels() -> Vec<CompletionCandidate> {
     candidates(found.unwrap_or_default())
 }
 
-/// `name:`, where a path inside follows.
-pub fn places() -> Vec<CompletionCandidate> {
+/// Files and folders here, and `name:` for a path in each pixel.
+pub fn places(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut all = PathCompleter::any().complete(current);
+    let typed = current.to_string_lossy();
+    // With a slash before the colon it is a path here.
+    if !typed.contains('/') {
+        let begins =
+            |one: &CompletionCandidate| one.get_value().to_string_lossy().starts_with(&*typed);
+        all.extend(inside().into_iter().filter(begins));
+    }
+    all
+}
+
+fn inside() -> Vec<CompletionCandidate> {
     let found: Option<Vec<String>> = ask(async |sandbox| {
         let all = sandbox.list().await.ok()?;
         Some(all.iter().map(|pixel| format!("{}:", pixel.name)).collect())
@@ -97,9 +110,11 @@ pub fn origins() -> Vec<CompletionCandidate> {
 /// Labels of the pixel named before, which the shell gives only as text.
 pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let typed = current.to_string_lossy().into_owned();
-    let pixel = std::env::args()
+    let pixel = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
         .skip_while(|word| word != "restore" && word != "delete" && word != "rm")
-        .nth(1)
+        .skip(1)
+        .find(|word| !word.starts_with('-'))
         .and_then(|name| name.parse::<Name>().ok());
     let Some(pixel) = pixel else {
         return Vec::new();
@@ -116,6 +131,16 @@ pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let mut found = found.unwrap_or_default();
     found.retain(|label| label.starts_with(&typed));
     candidates(found)
+}
+
+/// What a pixel may reach, in a word.
+pub fn modes() -> Vec<CompletionCandidate> {
+    candidates(
+        EgressMode::NAMES
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect(),
+    )
 }
 
 /// Names of bases, which the settings have.

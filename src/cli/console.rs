@@ -22,6 +22,7 @@ pub const SESSION: &str = "console";
 /// running; the same command comes back to it.
 #[derive(Debug, Args)]
 pub struct ConsoleArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Name of the session

@@ -58,6 +58,15 @@ impl Context {
         }
     }
 
+    /// Asks on the terminal; `None` when there is nobody to ask. A signal ends
+    /// the asking.
+    pub async fn confirm(&self, question: &str) -> Result<Option<bool>> {
+        let (ui, asked) = (self.ui, question.to_owned());
+        let asking = tokio::task::spawn_blocking(move || ui.confirm(&asked));
+        let answer = self.unless_interrupted(async { Ok(asking.await.unwrap_or_default()) });
+        answer.await.inspect_err(|_| ui.say(""))
+    }
+
     pub async fn close(&self) {
         if let Some(sandbox) = self.sandbox.get() {
             sandbox.close(CLOSING).await;

@@ -13,7 +13,7 @@ use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names, Network, lifetime};
 use crate::provision::Overall;
-use crate::sandbox::{Error, Limits, Name, Origin, parse_memory};
+use crate::sandbox::{Error, Limits, Name, Origin, parse_cpus, parse_memory};
 use crate::ui;
 
 /// Create a pixel from an image, or from another pixel with --from
@@ -21,14 +21,14 @@ use crate::ui;
 pub struct CreateArgs {
     /// Name of the new pixel (a-z, 0-9 and -)
     name: Name,
-    /// Image to start from, such as ubuntu/24.04
+    /// Image to start from, such as ubuntu/24.04; by default defaults.image
     #[arg(long, conflicts_with = "from")]
     image: Option<String>,
-    /// CPUs, as a count or a set such as 0-3
-    #[arg(long)]
+    /// CPUs, as a count or a set such as 0-3; by default defaults.cpu
+    #[arg(long, value_parser = unless_empty)]
     cpu: Option<String>,
-    /// Memory in MiB, or with a unit such as 4GiB
-    #[arg(long, value_parser = parse_memory)]
+    /// Memory in MiB, or with a unit such as 4GiB; by default defaults.memory
+    #[arg(long, value_parser = unless_zero)]
     memory: Option<u64>,
     /// Clone another pixel's present state, or one of its checkpoints
     #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
@@ -45,8 +45,8 @@ pub struct CreateArgs {
     /// Open a console when it is ready
     #[arg(long)]
     console: bool,
-    /// What it may reach: unrestricted, agent or allowlist
-    #[arg(long, value_name = "MODE")]
+    /// What it may reach: unrestricted, agent or allowlist; by default network.egress
+    #[arg(long, value_name = "MODE", add = ArgValueCandidates::new(complete::modes))]
     egress: Option<String>,
     /// Allow this as well: a host, *.host, an address or a network, with an optional :port
     #[arg(long, value_name = "ENTRY", requires = "egress")]
@@ -56,7 +56,7 @@ pub struct CreateArgs {
 impl CreateArgs {
     pub fn flags(&self) -> Flags {
         let mut flags = Flags::default();
-        if let Some(mode) = &self.egress {
+        if let Some(mode) = self.egress.as_ref().filter(|mode| !mode.is_empty()) {
             flags.set("network.egress", mode.clone(), "--egress");
         }
         if !self.allow.is_empty() {
@@ -69,7 +69,11 @@ impl CreateArgs {
         flags
     }
 
-    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub async fn run(mut self, context: &Context) -> anyhow::Result<()> {
+        // Empty is what an unset variable of a script leaves: nothing was asked for.
+        self.image = self.image.filter(|image| !image.is_empty());
+        self.cpu = self.cpu.filter(|cpu| !cpu.is_empty());
+        self.memory = self.memory.filter(|memory| *memory > 0);
         let begun = Instant::now();
         let settings = context.settings();
         if self.console && !crate::term::interactive() {
@@ -178,6 +182,20 @@ impl CreateArgs {
             (false, outcome) => return outcome,
         }
         console::open(context, &self.name, console::SESSION, true).await
+    }
+}
+
+fn unless_empty(cpus: &str) -> Result<String, String> {
+    match cpus {
+        "" => Ok(String::new()),
+        cpus => parse_cpus(cpus),
+    }
+}
+
+fn unless_zero(memory: &str) -> Result<u64, String> {
+    match memory {
+        "0" => Ok(0),
+        memory => parse_memory(memory),
     }
 }
 

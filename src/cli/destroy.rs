@@ -15,6 +15,7 @@ use crate::sandbox::Name;
 /// Delete pixels with everything in them, checkpoints included
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
+    /// Names of the pixels
     #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::pixels))]
     names: Vec<Name>,
     /// Do not ask
@@ -32,9 +33,8 @@ impl DestroyArgs {
             if !self.force {
                 // Ask about what is there, not about a slip of the finger.
                 context.unless_interrupted(sandbox.get(name)).await?;
-                match context.ui.confirm(&format!(
-                    "Destroy {name} with all its data and checkpoints?"
-                )) {
+                let question = format!("Destroy {name} with all its data and checkpoints?");
+                match context.confirm(&question).await? {
                     Some(true) => {}
                     Some(false) => {
                         context.ui.say("Aborted.");

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
+use tokio::sync::Notify;
 
 use super::{Context, complete};
 use crate::lifecycle::history;
@@ -25,12 +26,20 @@ impl EventsArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let sandbox = context.sandbox()?;
         if self.follow {
+            let unheard = Notify::new();
             let mut tell = |event: Event| {
                 if self.names.is_empty() || self.names.contains(&event.pixel) {
                     context.ui.value(&event);
                 }
+                if !context.ui.is_heard() {
+                    unheard.notify_one();
+                }
             };
-            return Ok(context.unless_interrupted(sandbox.watch(&mut tell)).await?);
+            let watching = context.unless_interrupted(sandbox.watch(&mut tell));
+            return tokio::select! {
+                outcome = watching => Ok(outcome?),
+                () = unheard.notified() => Ok(()),
+            };
         }
         let mut pixels = context.unless_interrupted(sandbox.list()).await?;
         chosen(&mut pixels, &self.names)?;

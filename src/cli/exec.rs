@@ -8,14 +8,15 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete};
-use crate::exit::{Silent, Usage};
-use crate::lifecycle::{self, Exec, Interrupts, Login};
+use crate::exit::{OverTime, Silent, Usage};
+use crate::lifecycle::{self, Ended, Exec, Interrupts, Login};
 use crate::sandbox::{Admission, Control, Error, Guest, Instance, Name, Status, Subject};
 use crate::term::{self, Outlet, RawMode};
 
 /// Run a command in a pixel; its exit code becomes ours
 #[derive(Debug, Args)]
 pub struct ExecArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Set a variable; without a value, pass on our own
@@ -142,6 +143,10 @@ pub async fn attach(
     };
     let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
     let stderr = Outlet::stderr().map_err(|e| Error::io("opening our error output", e))?;
+    let fates = [
+        (stdout.fate(), "writing to stdout"),
+        (stderr.fate(), "writing to stderr"),
+    ];
     let running = lifecycle::exec(
         guest,
         &wish,
@@ -153,19 +158,24 @@ pub async fn attach(
         ),
         Interrupts { events },
     );
-    let status = tokio::select! {
-        status = running => status,
+    let ended = tokio::select! {
+        ended = running => ended,
         () = resizing => unreachable!("resizing never ends"),
     };
     drop(raw);
-    let status = status?;
-    if status.0 == 124
-        && let Some(limit) = wish.timeout
-    {
-        context.ui.say(&format!(
-            "pixels: the command did not end within {} s and was killed",
-            limit.as_secs_f64()
-        ));
+    let Ended { status, timed_out } = ended?;
+    if timed_out && let Some(limit) = wish.timeout {
+        let overdue = OverTime(limit.as_secs_f64());
+        if context.ui.json() {
+            return Err(overdue.into());
+        }
+        context.ui.say(&format!("pixels: {overdue}"));
+    }
+    for (fate, doing) in fates {
+        let lost = fate.loss();
+        if let Some(error) = lost.filter(|e| e.kind() != std::io::ErrorKind::BrokenPipe) {
+            return Err(Error::io(doing, error).into());
+        }
     }
     if status.success() {
         return Ok(());

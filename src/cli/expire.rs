@@ -18,6 +18,7 @@ use crate::ui;
 /// top, prune) after it removes the pixel.
 #[derive(Debug, Args)]
 pub struct ExpireArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// From now on, such as 90m, 2h or 7d; or never

@@ -16,6 +16,7 @@ use crate::sandbox::{Limits, Name, Origin};
 /// Each name is printed as soon as that clone can be used.
 #[derive(Debug, Args)]
 pub struct ForkArgs {
+    /// The pixel to clone as it is now, or one of its checkpoints
     #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
     from: Origin,
     /// How many clones

@@ -61,6 +61,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Print results as a table or as JSON
     #[arg(
@@ -220,5 +221,40 @@ mod tests {
     #[test]
     fn the_command_tree_is_sound() {
         super::Cli::command().debug_assert();
+    }
+
+    /// Calls `look` with every command below `command`, and with its name.
+    fn visit(command: &clap::Command, name: &str, look: &mut dyn FnMut(&clap::Command, &str)) {
+        for below in command.get_subcommands() {
+            let name = format!("{name} {}", below.get_name());
+            look(below, &name);
+            visit(below, &name, look);
+        }
+    }
+
+    #[test]
+    fn every_argument_is_explained() {
+        let mut bare = Vec::new();
+        visit(&super::Cli::command(), "pixels", &mut |command, name| {
+            let arguments = command.get_arguments().filter(|arg| !arg.is_hide_set());
+            let unexplained = arguments.filter(|arg| arg.get_help().is_none());
+            bare.extend(unexplained.map(|arg| format!("{name} {}", arg.get_id())));
+        });
+        assert_eq!(bare, [""; 0]);
+    }
+
+    #[test]
+    fn what_every_command_takes_stands_apart_in_its_help() {
+        let mut tree = super::Cli::command();
+        tree.build();
+        let mut seen = 0;
+        visit(&tree, "pixels", &mut |command, name| {
+            let Some(json) = command.get_arguments().find(|arg| arg.get_id() == "json") else {
+                return;
+            };
+            seen += 1;
+            assert_eq!(json.get_help_heading(), Some("Global options"), "{name}");
+        });
+        assert!(seen > 30, "{seen}");
     }
 }

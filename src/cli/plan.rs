@@ -1,9 +1,10 @@
 //! Settings to what provisioning is asked to do; reads the files they name.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Context;
-use crate::config::{Multiplexer, Settings};
+use crate::config::{Multiplexer, Origin, Settings};
 use crate::exit::Usage;
 use crate::provision::{self, Devtools, Options, Plan, Sessions};
 
@@ -74,17 +75,20 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, Usage> {
     std::fs::read(path).map_err(|e| Usage(format!("{key}: reading {}: {e}", path.display())))
 }
 
-/// `<ssh.key>.pub`; no key is no error.
+/// `<ssh.key>.pub`. That nobody has the usual key is no error; one that was
+/// named was meant to be there.
 fn public_key(settings: &Settings, context: &Context) -> Option<String> {
     let mut path = settings.ssh.key.clone()?.into_os_string();
     path.push(".pub");
+    let origin = context.loaded.origins.get("ssh.key");
+    let named = origin.is_some_and(|entry| !matches!(entry.origin, Origin::Default));
     match std::fs::read_to_string(&path) {
         Ok(key) => key
             .lines()
             .map(str::trim)
             .find(|line| !line.is_empty() && !line.starts_with('#'))
             .map(str::to_owned),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == ErrorKind::NotFound && !named => None,
         Err(error) => {
             context.ui.warn(&format!(
                 "no SSH key for the pixel: reading {}: {error}",

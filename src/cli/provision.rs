@@ -12,6 +12,7 @@ use crate::sandbox::Name;
 /// Provision a pixel again: what is done stays, what failed or changed is run
 #[derive(Debug, Args)]
 pub struct ProvisionArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Return when no step is left to run

@@ -11,6 +11,7 @@ use crate::ui::Row;
 /// List the console sessions of a pixel
 #[derive(Debug, Args)]
 pub struct SessionsArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
 }

@@ -123,7 +123,7 @@ pub async fn prepare(
         let plan = host::plan(&facts, options);
         if !plan.is_empty() && plan.blocked().is_none() {
             context.ui.say(listed(&plan).trim_end());
-            match context.ui.confirm("Do this?") {
+            match context.confirm("Do this?").await? {
                 Some(true) => {}
                 Some(false) => {
                     context.ui.say("Aborted.");

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Context, complete, network};
 use crate::lifecycle;
 use crate::retry::{self, Next};
-use crate::sandbox::{Error, Name};
+use crate::sandbox::{Error, Name, Status, Subject};
 
 /// For the pixel's network to come up.
 const ADDRESS: Duration = Duration::from_secs(15);
@@ -17,6 +17,7 @@ const ADDRESS: Duration = Duration::from_secs(15);
 /// Start a pixel and show its address
 #[derive(Debug, Args)]
 pub struct StartArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
 }
@@ -35,7 +36,15 @@ impl StartArgs {
                 Ok(Some(address)) => Next::Done(Ok(Some(address))),
                 // Asked in the very moment of the start, a daemon under load may
                 // not yet find the process.
-                Ok(None) | Err(Error::Server { .. }) => Next::Again(()),
+                Ok(None) | Err(Error::Server { .. }) => match sandbox.get(name).await {
+                    Ok(pixel) if pixel.status == Status::Stopped => {
+                        Next::Done(Err(Error::WrongState {
+                            subject: Subject::pixel(name),
+                            state: "stopped again: its system ended right after the start".into(),
+                        }))
+                    }
+                    _ => Next::Again(()),
+                },
                 Err(error) => Next::Done(Err(error)),
             }
         });

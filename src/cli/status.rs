@@ -20,6 +20,7 @@ const TAIL: u32 = 15;
 /// Exit code 1 when one has failed.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Show the steps' output as it comes

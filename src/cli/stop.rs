@@ -14,6 +14,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Stop a pixel; it keeps its disk
 #[derive(Debug, Args)]
 pub struct StopArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Kill it instead of asking it to shut down

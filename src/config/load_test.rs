@@ -49,7 +49,7 @@ fn flags_win_over_variables_over_the_file_over_defaults() {
     let entry = loaded.origins.get("defaults.image").unwrap();
     assert_eq!(
         serde_json::to_string(entry).unwrap(),
-        r#"{"key":"defaults.image","value":"\"second\"","origin":"flag --image"}"#
+        r#"{"key":"defaults.image","value":"second","origin":"flag --image"}"#
     );
 }
 

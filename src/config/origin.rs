@@ -62,9 +62,19 @@ impl fmt::Display for Place {
 pub struct Entry {
     /// Dotted, such as `network.egress`, `env.EDITOR`, `mcp.bases.dev`.
     pub key: String,
-    /// The value as TOML, as written in its layer; secrets are `"***"`.
+    /// The value as TOML, as written in its layer; secrets are `"***"`. Where
+    /// entries are serialized, it is the value itself.
+    #[serde(serialize_with = "itself")]
     pub value: String,
     pub origin: Origin,
+}
+
+fn itself<S: Serializer>(toml: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let table: Option<toml::Table> = toml::from_str(&format!("it = {toml}")).ok();
+    match table.and_then(|mut table| table.remove("it")) {
+        Some(value) => value.serialize(serializer),
+        None => serializer.serialize_str(toml),
+    }
 }
 
 /// Every key with its value and layer, in the order of `config.example.toml`.

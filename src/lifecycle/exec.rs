@@ -25,8 +25,29 @@ const FIRST_BOOT: &str = "pixels_n=0; while [ $pixels_n -lt 500 ] \
 const GRACE: Duration = Duration::from_secs(3);
 /// For the server to deliver a signal, [`GRACE`] included.
 const SIGNALLING: Duration = Duration::from_secs(10);
-/// How a command that ran into its time limit is reported, as by timeout(1).
-const TIMED_OUT: ExitStatus = ExitStatus(124);
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub status: ExitStatus,
+    /// By its time limit, not by itself; the status is 124 then.
+    pub timed_out: bool,
+}
+
+impl Ended {
+    /// As by timeout(1).
+    const TIMED_OUT: Self = Self {
+        status: ExitStatus(124),
+        timed_out: true,
+    };
+
+    fn by_itself(status: ExitStatus) -> Self {
+        Self {
+            status,
+            timed_out: false,
+        }
+    }
+}
 
 /// A command as the user typed it.
 #[derive(Debug, Clone)]
@@ -64,7 +85,7 @@ pub async fn exec(
         Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
     ),
     mut interrupts: Interrupts,
-) -> Result<ExitStatus> {
+) -> Result<Ended> {
     let id = Claim::new().unique();
     let request = wrap(wish, &id);
     let (to_command, control) = mpsc::channel(8);
@@ -92,7 +113,7 @@ pub async fn exec(
     loop {
         tokio::select! {
             biased;
-            status = &mut command => return status,
+            status = &mut command => return status.map(Ended::by_itself),
             () = &mut limit => {
                 let ending = signal(guest, &id, "TERM", Some(GRACE));
                 tokio::pin!(ending);
@@ -102,7 +123,7 @@ pub async fn exec(
                     status = &mut command => { status?; ending.await; }
                     () = &mut ending => { drain(&mut command).await?; }
                 }
-                return Ok(TIMED_OUT);
+                return Ok(Ended::TIMED_OUT);
             }
             Some(event) = interrupts.events.recv() => match event {
                 // The command, or the server, is beyond being asked.
@@ -112,11 +133,11 @@ pub async fn exec(
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
                     let grace = (number != SIGINT).then_some(GRACE);
                     tokio::select! {
-                        status = &mut command => return status,
+                        status = &mut command => return status.map(Ended::by_itself),
                         () = signal(guest, &id, name, grace) => {}
                     }
                     if grace.is_some() {
-                        return after_kill(&mut command).await;
+                        return after_kill(&mut command).await.map(Ended::by_itself);
                     }
                 }
                 other => {
@@ -131,10 +152,10 @@ pub async fn exec(
                             signal(guest, &id, "HUP", Some(GRACE)).await;
                         };
                         tokio::select! {
-                            status = &mut command => return status,
+                            status = &mut command => return status.map(Ended::by_itself),
                             () = hang_up => {}
                         }
-                        return after_kill(&mut command).await;
+                        return after_kill(&mut command).await.map(Ended::by_itself);
                     }
                 }
             },

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use claim::{Claim, Maker};
 pub use create::{Create, create};
-pub use exec::{Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
+pub use exec::{Ended, Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
 pub use inside::Inside;
 pub use leftovers::{

@@ -5,7 +5,7 @@ use super::service::{Service, not_running, parse};
 use super::state::Status;
 use super::view::View;
 use crate::lifecycle;
-use crate::sandbox::Label;
+use crate::sandbox::{Label, Name};
 
 impl Service {
     /// Takes a checkpoint of the disk; work in the sandbox goes on meanwhile.
@@ -33,6 +33,7 @@ impl Service {
             return Err(not_running(&record));
         }
         let pixel = parse(name)?;
+        self.has_checkpoint(&pixel, &label).await?;
         let lost = self.sandbox.lost_by_restore(&pixel, &label).await?;
         if !lost.is_empty() {
             return Err(Error::Invalid(format!(
@@ -46,6 +47,21 @@ impl Service {
         let now = (self.clock)();
         self.update(name, |record| record.last_activity_at = now);
         self.view(name)
+    }
+
+    /// Refuses a label that there is not, and names those there are.
+    pub(super) async fn has_checkpoint(&self, pixel: &Name, label: &Label) -> Result<()> {
+        let known = self.checkpoints(pixel.as_str()).await?;
+        if known.iter().any(|one| one == label.as_str()) {
+            return Ok(());
+        }
+        let (sandbox, label) = (pixel.as_str(), label.as_str());
+        Err(Error::invalid(if known.is_empty() {
+            format!("sandbox {sandbox:?} has no checkpoint: checkpoint_sandbox takes one")
+        } else {
+            let known = known.join(", ");
+            format!("sandbox {sandbox:?} has no checkpoint {label:?}; it has: {known}")
+        }))
     }
 
     pub async fn checkpoints(&self, name: &str) -> Result<Vec<String>> {

@@ -93,7 +93,8 @@ impl Service {
             ),
             lifecycle::Interrupts { events },
         )
-        .await?;
+        .await?
+        .status;
         if !status.success() {
             return Err(Error::invalid(format!(
                 "the job could not be started (exit code {}): {}",

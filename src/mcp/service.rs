@@ -157,16 +157,7 @@ impl Service {
             Some(label) => {
                 let label = parse::<Label>(label)?;
                 let name = parse::<Name>(&source.name)?;
-                let all = self.sandbox.checkpoints(&name).await?;
-                if !all.iter().any(|it| it.label == label) {
-                    let known: Vec<&str> = all.iter().map(|it| it.label.as_str()).collect();
-                    return Err(Error::invalid(format!(
-                        "sandbox {:?} has no checkpoint {:?}; it has: {}",
-                        source.name,
-                        label.as_str(),
-                        known.join(", ")
-                    )));
-                }
+                self.has_checkpoint(&name, &label).await?;
                 format!("{}:{label}", source.name)
             }
         };

@@ -59,16 +59,9 @@ impl Draft {
                     .map_err(|e| Error::invalid(format!("memory {text:?}: {e}")))?,
             ),
         };
-        let cpu_is_sound = |cpu: &String| {
-            !cpu.is_empty()
-                && cpu
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || b",-".contains(&b))
-        };
-        if let Some(cpu) = self.cpu.as_ref().filter(|cpu| !cpu_is_sound(cpu)) {
-            return Err(Error::invalid(format!(
-                "cpu {cpu:?}: use a count such as \"2\" or a set such as \"0-3\""
-            )));
+        if let Some(cpu) = &self.cpu {
+            crate::sandbox::parse_cpus(cpu)
+                .map_err(|e| Error::invalid(format!("cpu {cpu:?}: {e}")))?;
         }
         let mut random = [0; 4];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)

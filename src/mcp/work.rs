@@ -130,17 +130,17 @@ impl Service {
             }
         };
         self.touch(name);
-        let (code, transport_error) = match outcome {
-            Ok(status) => (status.0, None),
+        let (code, timed_out, transport_error) = match outcome {
+            Ok(ended) => (ended.status.0, ended.timed_out, None),
             Err(error @ (sandbox::Error::WrongState { .. } | sandbox::Error::NotFound(_))) => {
                 return Err(error.into());
             }
-            Err(error) => (125, Some(error.to_string())),
+            Err(error) => (125, false, Some(error.to_string())),
         };
         let (stdout, stderr) = (stdout.take(), stderr.take());
         Ok(Ran {
             exit_code: code,
-            timed_out: code == 124,
+            timed_out,
             stdout_truncated: stdout.truncated,
             stderr_truncated: stderr.truncated,
             stdout_bytes: stdout.total,

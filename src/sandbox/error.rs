@@ -98,7 +98,10 @@ pub enum Error {
     Invalid(String),
 
     /// A guest command that pixels itself ran has failed.
-    #[error("{command:?} failed in the pixel with exit code {status}: {stderr}")]
+    #[error(
+        "{command:?} failed in the pixel with exit code {status}{}",
+        Told(stderr)
+    )]
     Guest {
         command: String,
         status: i32,
@@ -142,6 +145,18 @@ impl Error {
     }
 }
 
+/// Behind a colon, where there is something.
+struct Told<'a>(&'a str);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.trim_end() {
+            "" => Ok(()),
+            text => write!(f, ": {text}"),
+        }
+    }
+}
+
 struct Seconds(Duration);
 
 impl fmt::Display for Seconds {
@@ -151,5 +166,22 @@ impl fmt::Display for Seconds {
         } else {
             write!(f, "{} s", self.0.as_secs())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn a_command_that_said_nothing_is_not_quoted() {
+        let failed = |stderr: &str| Error::Guest {
+            command: "tar".into(),
+            status: 2,
+            stderr: stderr.into(),
+        };
+        let begin = "\"tar\" failed in the pixel with exit code 2";
+        assert_eq!(failed("").to_string(), begin);
+        assert_eq!(failed("no\n").to_string(), format!("{begin}: no"));
     }
 }

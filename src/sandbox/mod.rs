@@ -2,6 +2,7 @@
 //! traits a backend implements. No sockets, processes or printing in here.
 
 mod collect;
+mod cpus;
 mod error;
 mod guest;
 mod memory;
@@ -15,6 +16,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 pub use collect::{collect, collect_up_to};
+pub use cpus::parse_cpus;
 pub use error::{Error, Result, Subject};
 pub use guest::{
     Admission, Control, ExecIo, ExecRequest, ExitStatus, FILLING, FileKind, FileStat, Guest,

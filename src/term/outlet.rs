@@ -22,6 +22,38 @@ const LIMIT: usize = 1024 * 1024;
 /// How long a dropped outlet waits for its reader.
 const PARTING: Duration = Duration::from_millis(500);
 
+/// Tells what became of an outlet's output, also when the outlet is gone.
+#[derive(Debug)]
+pub struct Fate(Arc<Shared>);
+
+impl Fate {
+    /// Why output was lost. A reader that went away is `BrokenPipe`.
+    pub fn loss(&self) -> Option<io::Error> {
+        self.0.lock().error.map(Loss::error)
+    }
+}
+
+/// An I/O error that can be told more than once.
+#[derive(Debug, Clone, Copy)]
+struct Loss {
+    kind: io::ErrorKind,
+    code: Option<i32>,
+}
+
+impl Loss {
+    fn of(error: &io::Error) -> Self {
+        Self {
+            kind: error.kind(),
+            code: error.raw_os_error(),
+        }
+    }
+
+    fn error(self) -> io::Error {
+        self.code
+            .map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
+    }
+}
+
 /// One of our streams. Flushing waits until all is written.
 #[derive(Debug)]
 pub struct Outlet {
@@ -45,7 +77,7 @@ struct State {
     writing: bool,
     /// The thread has nothing to do and must be told of data.
     idle: bool,
-    error: Option<io::ErrorKind>,
+    error: Option<Loss>,
     closed: bool,
     /// Waits for room, or for all to be written.
     waker: Option<Waker>,
@@ -58,6 +90,10 @@ impl Outlet {
 
     pub fn stderr() -> io::Result<Self> {
         Self::of(io::stderr().as_fd())
+    }
+
+    pub fn fate(&self) -> Fate {
+        Fate(Arc::clone(&self.shared))
     }
 
     fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
@@ -98,7 +134,7 @@ impl Shared {
             state = self.lock();
             state.writing = false;
             if let Err(error) = &written {
-                state.error = Some(error.kind());
+                state.error = Some(Loss::of(error));
                 state.waiting = Vec::new();
             }
             self.tell(&mut state);
@@ -131,13 +167,13 @@ impl AsyncWrite for Outlet {
                 .name("output".into())
                 .spawn(move || shared.write_out(file));
             if let Err(error) = started {
-                self.shared.lock().error = Some(error.kind());
+                self.shared.lock().error = Some(Loss::of(&error));
                 return Poll::Ready(Err(error));
             }
         }
         let mut state = self.shared.lock();
-        if let Some(kind) = state.error {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(loss) = state.error {
+            return Poll::Ready(Err(loss.error()));
         }
         let room = LIMIT.saturating_sub(state.waiting.len());
         if room == 0 {
@@ -154,8 +190,8 @@ impl AsyncWrite for Outlet {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
-        if let Some(kind) = state.error {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(loss) = state.error {
+            return Poll::Ready(Err(loss.error()));
         }
         if state.waiting.is_empty() && !state.writing {
             return Poll::Ready(Ok(()));

@@ -11,14 +11,17 @@ mod table;
 mod fuzz;
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
 pub use bar::Bar;
 use plain::plain;
 pub use progress::Phases;
-pub use report::report;
+pub use report::{message, report};
 pub use table::{Row, bytes, elapsed, lasting, table};
+
+use crate::sandbox::Error;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -80,6 +83,11 @@ impl Ui {
         !self.json() && io::stdout().is_terminal()
     }
 
+    /// Whether results still arrive: what goes on telling them ends otherwise.
+    pub fn is_heard(&self) -> bool {
+        LOST.get().is_none()
+    }
+
     /// Rows in the place of those shown before, on a terminal.
     pub fn screen<T: Row>(&self, rows: &[T]) {
         out(&format!("\x1b[H\x1b[J{}", table(rows)));
@@ -126,6 +134,9 @@ impl Ui {
         err(&format!("{} [y/N] ", plain(question)));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;
+        if !answer.ends_with('\n') {
+            err("\n");
+        }
         Some(matches!(
             answer.trim().to_ascii_lowercase().as_str(),
             "y" | "yes"
@@ -133,11 +144,28 @@ impl Ui {
     }
 }
 
-/// A reader that went away (`| head -1`) is not an error.
+/// Why results were lost, the first time that happened.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
 fn out(text: &str) {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
+    let written = stdout.write_all(text.as_bytes());
+    settle(written.and_then(|()| stdout.flush()));
+}
+
+/// Notes how writing results went.
+pub fn settle(written: io::Result<()>) {
+    if let Err(error) = written {
+        let _ = LOST.set(error);
+    }
+}
+
+/// Why results could not be written, as on a full disk. A reader that went
+/// away (`| head -1`) has what it wanted.
+pub fn lost() -> Option<Error> {
+    let error = LOST.get()?;
+    let told = io::Error::new(error.kind(), error.to_string());
+    (error.kind() != io::ErrorKind::BrokenPipe).then(|| Error::io("writing to stdout", told))
 }
 
 fn err(text: &str) {

@@ -24,19 +24,24 @@ struct Body<'a> {
     exit_code: u8,
 }
 
+/// What happened and why, in a line.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut messages: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // A cause that its wrapper has named already adds nothing.
+        if !messages.last().is_some_and(|last| last.ends_with(&text)) {
+            messages.push(text);
+        }
+    }
+    messages.join(": ")
+}
+
 /// Shows a failure on stderr: text, or one JSON document in JSON mode.
 /// `exit_code` is what the process will end with.
 pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
     let (_, kind) = exit::classify(error);
-    let mut messages: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        // Wrappers that only repeat their cause add nothing.
-        if messages.last() != Some(&text) {
-            messages.push(text);
-        }
-    }
-    let message = messages.join(": ");
+    let message = message(error);
     let leftovers = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<lifecycle::Error>())

@@ -165,12 +165,18 @@ fn destroy_asks_on_a_terminal() {
     let env = TestEnv::new("asks");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
-    for (answer, gone) in [("n\r", false), ("\r", false), ("y\r", true)] {
+    for (answer, code, gone) in [
+        ("n\r", 0, false),
+        ("\r", 0, false),
+        ("\x04", 0, false),
+        ("\x03", 130, false),
+        ("y\r", 0, true),
+    ] {
         let mut asking = Pty::pixels(&env, ["destroy", &name]);
         asking.expect(&format!("Destroy {name}"));
         asking.expect("[y/N]");
         asking.send(answer);
-        assert_eq!(asking.exit_code(), 0);
+        assert_eq!(asking.exit_code(), code, "{answer:?}");
         assert_eq!(env.remaining().is_empty(), gone, "{answer:?}");
     }
 }

@@ -328,6 +328,15 @@ fn a_time_limit_leaves_nothing_of_the_command() {
     let (_, _out) = first_line(&mut other);
     let silent = pixel.with(&["-q", "--timeout", "0.5"], &["sleep", "7770"]);
     assert_eq!(silent.expect(124).stderr, "");
+    let told = pixel.with(&["--json", "--timeout", "0.5"], &["sleep", "7770"]);
+    let told = told.expect(124).error();
+    assert_eq!(
+        (&told["kind"], &told["exit_code"]),
+        (&"timed_out".into(), &124.into())
+    );
+    // A command's own 124 says nothing of a limit.
+    let own = pixel.with(&["--timeout", "60"], &["sh", "-c", "exit 124"]);
+    assert_eq!(own.expect(124).stderr, "");
     assert!(pixel.runs("sleep 8881"));
     signal(&other, Signal::INT);
     assert_eq!(wait::exit_code(&mut other), 130);

@@ -84,7 +84,9 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
         vec!["fork", "a", "-n", "1001"],
         vec!["fork", "a", "-n", "x"],
         vec!["create", "a", "--memory", "x"],
-        vec!["create", "a", "--memory", "0"],
+        vec!["create", "a", "--memory", "4"],
+        vec!["create", "a", "--cpu", "0"],
+        vec!["create", "a", "--cpu", "two"],
         vec!["create", "a", "--image", "x", "--from", "b"],
         vec!["create", "a", "--egress", "sometimes"],
         vec!["list", "extra"],
@@ -103,6 +105,9 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
         assert_eq!(error["exit_code"], 2, "{command:?}");
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
+    // A cause is told once.
+    let folder = env.pixels(["list", "--config", "/"]).expect(2).stderr;
+    assert_eq!(folder.matches("Is a directory").count(), 1, "{folder}");
     // Where something is sent, this is what comes of it.
     let lost = env.pixels(["list"]).expect(5);
     assert!(
@@ -161,6 +166,18 @@ fn versions_pages_and_help() {
         .pixels(["man", "--dir", file.to_str().unwrap()])
         .expect(1);
     assert!(refused.stderr.contains("file"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_key_that_was_named_is_missed() {
+    let mut env = nowhere();
+    env.set("PIXELS_PROVISION_ENABLED", "true");
+    let usual = env.pixels(["create", "a"]).expect(5);
+    assert!(!usual.stderr.contains("SSH key"), "{}", usual.stderr);
+    env.set("PIXELS_SSH_KEY", "/nowhere/key");
+    let named = env.pixels(["create", "a"]).expect(5);
+    let said = "warning: no SSH key for the pixel: reading /nowhere/key.pub";
+    assert!(named.stderr.contains(said), "{}", named.stderr);
 }
 
 fn commands(help: &str) -> Vec<String> {
@@ -229,7 +246,14 @@ fn settings_are_shown_with_their_origin_and_secrets_masked() {
         .iter()
         .find(|entry| entry["key"] == "truenas.api_key")
         .unwrap();
-    assert_eq!(key["value"], "\"***\"");
+    assert_eq!(key["value"], "***");
+    let value = |key: &str| {
+        let mut entries = entries.as_array().unwrap().iter();
+        entries.find(|entry| entry["key"] == key).unwrap()["value"].clone()
+    };
+    assert_eq!(value("defaults.memory"), 777);
+    assert_eq!(value("network.allow"), serde_json::json!([]));
+    assert_eq!(value("mcp.bases.node")["from"], "dev");
     // Warnings are documents there, too.
     for line in json.stderr.lines() {
         let document: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -593,6 +617,22 @@ fn completion_offers_what_there_is() {
             bash(&env, &["pixels", "cp", verb, &a, "red"]),
             of(&["red.1"])
         );
+    }
+    assert_eq!(
+        bash(&env, &["pixels", "create", "x", "--egress", "a"]),
+        of(&["agent", "allowlist"])
+    );
+    // What is copied is here or in a pixel.
+    let file = env.home().join("some file");
+    std::fs::write(&file, "").unwrap();
+    let file = file.to_str().unwrap();
+    let begun = file.strip_suffix(" file").unwrap();
+    let pixel = format!("{a}:");
+    for (verb, before) in [("push", None), ("pull", Some(&*pixel)), ("sync", None)] {
+        let line: Vec<&str> = ["pixels", verb].into_iter().chain(before).collect();
+        let with = |word: &str| bash(&env, &[&line[..], &[word]].concat());
+        assert_eq!(with(begun), of(&[file]), "{verb}");
+        assert!(with(&a[..a.len() - 1]).contains(&pixel), "{verb}");
     }
     // Without a server there is nothing to offer, and nothing to say.
     let lost = bash(&nowhere(), &["pixels", "start", "a"]);

@@ -12,6 +12,8 @@ mod cli_console;
 mod cli_exec;
 mod cli_lifecycle;
 mod cli_output;
+mod cli_scripts;
+mod cli_streams;
 mod connections;
 mod dependencies;
 mod docs;

@@ -185,6 +185,8 @@ fn clients_are_told_where_the_server_is() {
         ("cursor", ".cursor/mcp.json", "mcpServers"),
     ] {
         let shown = env.pixels(["mcp", "install", "--client", client]).ok();
+        let told = env.pixels(["mcp", "install", "--client", client, "--json"]);
+        assert_eq!(told.ok().json()["text"], shown.stdout, "{client}");
         assert!(
             shown.stdout.contains(word) && shown.stdout.contains("--stdio"),
             "{}",

@@ -143,6 +143,9 @@ fn a_sandbox_lives_as_its_client_wants() {
     assert_eq!(client.sh(&twin, "cat $HOME/state"), "before\n");
     let missing = client.refused("fork_sandbox", json!({"name": name, "checkpoint": "bad"}));
     assert!(missing.contains("it has: good"), "{missing}");
+    let missing = json!({"name": name, "label": "bad"});
+    let refused = client.refused("restore_sandbox", missing);
+    assert!(refused.contains("it has: good"), "{refused}");
     client.call("restore_sandbox", json!({"name": name, "label": "good"}));
     assert_eq!(client.sh(&name, "cat $HOME/state"), "before\n");
 
@@ -188,11 +191,19 @@ fn commands(client: &Client, name: &str) {
         (&ran["exit_code"], &ran["timed_out"]),
         (&json!(124), &json!(true))
     );
+    let own = json!({"name": name, "command": ["sh", "-c", "exit 124"]});
+    let ran = client.call("exec", own);
+    assert_eq!(
+        (&ran["exit_code"], &ran["timed_out"]),
+        (&json!(124), &json!(false))
+    );
     let ran = client.call(
         "exec",
         json!({"name": name, "command": ["no-such-program"]}),
     );
     assert_eq!(ran["exit_code"], 127);
+    let line = client.refused("exec", json!({"name": name, "command": "ls -la"}));
+    assert!(line.contains("[\"ls\", \"-l\"]"), "{line}");
     for bad in [json!([]), json!([""]), json!(["a\u{0}b"])] {
         let _ = client.refused("exec", json!({"name": name, "command": bad}));
     }

@@ -47,6 +47,9 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
         .into_iter()
         .filter(|i| Name::from_instance(&i.name).is_some())
         .collect();
+    if ours.is_empty() {
+        exists(client).await?;
+    }
     let networks: BTreeSet<&str> = ours
         .iter()
         .filter(|i| i.status_code == RUNNING)
@@ -88,6 +91,19 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
         .collect();
     pixels.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(pixels)
+}
+
+/// A list in a project that does not exist is empty, for the server.
+async fn exists(client: &Client) -> Result<()> {
+    let Some(project) = client.project() else {
+        return Ok(());
+    };
+    let path = format!("/1.0/projects/{}", encode(project));
+    match client.get::<serde_json::Value>(&path).await {
+        Err(failure @ Failure::Project(_)) => Err(failure.plain()),
+        // Who may not look at it may still have pixels in it.
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn address(client: &Client, name: &Name) -> Result<Option<Ipv4Addr>> {

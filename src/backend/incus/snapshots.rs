@@ -38,12 +38,15 @@ pub(super) async fn create(
         body["expires_at"] = json!(until);
     }
     let path = format!("{}/snapshots", path(name));
-    let outcome = async {
+    let outcome = state::when_free(|| async {
         let running = client.start(Method::POST, &path, &body).await?;
-        running.wait("taking the checkpoint", SNAPSHOT).await
-    };
+        running
+            .wait("taking the checkpoint", SNAPSHOT)
+            .await
+            .map(drop)
+    });
     match outcome.await {
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
         Err(failure) if failure.is_not_found() => Err(failure.about(Subject::pixel(name))),
         Err(failure) => Err(failure.about(Subject::checkpoint(name, label))),
     }

@@ -1,11 +1,11 @@
 //! `pixels pull`
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::place::Place;
 use super::{done, local, login, ownership, pixel, watch};
@@ -24,10 +24,10 @@ use crate::transfer::{self, GuestPath, Meter, Pull, Report};
 #[derive(Debug, Args)]
 pub struct PullArgs {
     /// Files and folders in a pixel
-    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCandidates::new(complete::places))]
+    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCompleter::new(complete::places))]
     sources: Vec<Place>,
     /// Where to, here; - writes one file to stdout
-    #[arg(value_name = "DEST")]
+    #[arg(value_name = "DEST", add = ArgValueCompleter::new(complete::places))]
     target: Place,
     /// Keep the numbers of owner and group, and set-user-ID bits (as root)
     #[arg(short, long)]
@@ -54,7 +54,15 @@ impl PullArgs {
             let source = GuestPath::parse(&path, &home.home)?;
             if self.target == Place::Stream {
                 let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
-                return Ok(transfer::read(&*guest, context.cancel(), &source, stdout).await?);
+                let fate = stdout.fate();
+                let read = transfer::read(&*guest, context.cancel(), &source, stdout).await;
+                return match fate.loss() {
+                    // What the reader wanted, it has.
+                    Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+                    // The pixel only saw a closed pipe.
+                    Some(error) => Err(Error::io("writing to stdout", error).into()),
+                    None => Ok(read?),
+                };
             }
             let wish = Pull {
                 source,

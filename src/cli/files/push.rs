@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::place::Place;
 use super::{done, login, ownership, pixel, unique, watch};
@@ -21,10 +21,10 @@ use crate::transfer::{self, GuestPath, Meter, Push};
 #[derive(Debug, Args)]
 pub struct PushArgs {
     /// Files and folders here; - for what comes from stdin
-    #[arg(required = true, value_name = "SRC")]
+    #[arg(required = true, value_name = "SRC", add = ArgValueCompleter::new(complete::places))]
     sources: Vec<Place>,
     /// Where to
-    #[arg(value_name = "NAME:PATH", add = ArgValueCandidates::new(complete::places))]
+    #[arg(value_name = "NAME:PATH", add = ArgValueCompleter::new(complete::places))]
     target: Place,
     /// User name, number or UID:GID the files belong to, by default the pixel's own user
     #[arg(long, value_name = "USER", conflicts_with = "archive")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
+use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
 use super::place::Place;
@@ -21,10 +21,10 @@ use crate::ui;
 #[derive(Debug, Args)]
 pub struct SyncArgs {
     /// A folder here, or NAME:PATH
-    #[arg(value_name = "SRC", add = ArgValueCandidates::new(complete::places))]
+    #[arg(value_name = "SRC", add = ArgValueCompleter::new(complete::places))]
     source: Place,
     /// NAME:PATH, or a folder here
-    #[arg(value_name = "DEST", add = ArgValueCandidates::new(complete::places))]
+    #[arg(value_name = "DEST", add = ArgValueCompleter::new(complete::places))]
     target: Place,
     /// Remove what is in DEST and not in SRC
     #[arg(long)]

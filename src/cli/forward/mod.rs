@@ -23,6 +23,7 @@ use crate::sandbox::Name;
 pub struct ForwardArgs {
     #[command(subcommand)]
     command: Option<ForwardCommand>,
+    /// Name of the pixel; px-NAME is the same
     #[arg(required = true, add = ArgValueCandidates::new(complete::pixels))]
     name: Option<Name>,
     /// A port in the pixel, with the port here before it where that differs; 0 takes a free one

@@ -42,6 +42,12 @@ impl InstallArgs {
         let setup = Setup::of(self.client, &way, &home);
         let file = setup.file.display().to_string();
         if !self.write {
+            if context.ui.json() {
+                context
+                    .ui
+                    .value(&json!({"file": file, "text": setup.text()}));
+                return Ok(());
+            }
             context.ui.say(&format!("In {file}:\n"));
             context.ui.text(&setup.text());
             return Ok(());

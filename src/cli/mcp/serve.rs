@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,7 @@ use crate::base::Workshop;
 use crate::config::{EgressMode, Flags, Settings, paths};
 use crate::egress::Mode;
 use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
+use crate::ui;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -24,25 +25,26 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDRESS")]
     listen_addr: Option<String>,
     /// Keep the record of the sandboxes in this file
-    #[arg(long, value_name = "FILE")]
-    state_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    state_file: Option<String>,
     /// Lock this file, so that nobody else serves the same sandboxes
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pid_file: Option<String>,
 }
 
 impl ServeArgs {
     pub fn flags(&self) -> Flags {
         let mut flags = Flags::default();
-        if let Some(address) = &self.listen_addr {
+        // Empty is what an unset variable of a script leaves.
+        if let Some(address) = self.listen_addr.as_ref().filter(|it| !it.is_empty()) {
             flags.set("mcp.listen_addr", address.clone(), "--listen-addr");
         }
         for (key, path, flag) in [
             ("mcp.state_file", &self.state_file, "--state-file"),
             ("mcp.pid_file", &self.pid_file, "--pid-file"),
         ] {
-            if let Some(path) = path {
-                flags.set(key, path.display().to_string(), flag);
+            if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
+                flags.set(key, path.clone(), flag);
             }
         }
         flags
@@ -152,6 +154,13 @@ struct Own {
 
 impl stdio::Ensure for Own {
     async fn ensure(&self) -> Result<(), String> {
+        self.start().map_err(|error| ui::message(&error))
+    }
+}
+
+impl Own {
+    /// Unless it runs, or somebody else's does.
+    fn start(&self) -> anyhow::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.as_ref().is_some_and(|it| !it.is_finished()) {
             return Ok(());
@@ -162,7 +171,7 @@ impl stdio::Ensure for Own {
             Err(error) if matches!(error.downcast_ref(), Some(StartError::Running { .. })) => {
                 return Ok(());
             }
-            Err(error) => return Err(format!("{error:#}")),
+            Err(error) => return Err(error),
         };
         let (listen, stop) = (self.claim.locally(), self.stop.clone());
         *running = Some(tokio::spawn(async move {
@@ -182,9 +191,7 @@ async fn serve_client(context: &Context, claim: Claim) -> anyhow::Result<()> {
         running: Arc::default(),
     };
     // What is wrong with the settings is told before the client says anything.
-    stdio::Ensure::ensure(&own)
-        .await
-        .map_err(anyhow::Error::msg)?;
+    own.start()?;
     let bridge = stdio::run(
         tokio::io::stdin(),
         tokio::io::stdout(),

@@ -18,8 +18,10 @@ use crate::sandbox::Name;
 /// Give a pixel another policy: a mode, and what network.allow adds to it
 #[derive(Debug, Args)]
 pub struct SetArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
+    /// Everything, what agents need (pixels network presets), or only what is allowed
     #[arg(value_parser = PossibleValuesParser::new(EgressMode::NAMES))]
     mode: String,
     /// Allow this as well: a host, *.host, an address or a network, with an optional :port
@@ -30,8 +32,10 @@ pub struct SetArgs {
 /// Allow hosts, *.hosts, addresses or networks, each with an optional :port
 #[derive(Debug, Args)]
 pub struct AllowArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
+    /// A host, *.host, an address or a network, with an optional :port
     #[arg(required = true, value_name = "ENTRY")]
     entries: Vec<Entry>,
 }
@@ -39,8 +43,10 @@ pub struct AllowArgs {
 /// Take entries away again, those of the preset too
 #[derive(Debug, Args)]
 pub struct DenyArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
+    /// A host, *.host, an address or a network, with an optional :port
     #[arg(required = true, value_name = "ENTRY")]
     entries: Vec<Entry>,
 }

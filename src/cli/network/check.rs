@@ -15,6 +15,7 @@ use crate::sandbox::Name;
 /// Tell whether a pixel may reach a host, and by which entry; exit code 1 when not
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// A host or an address

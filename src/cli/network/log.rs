@@ -20,6 +20,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Show what a pixel was refused within the last hour, and what would admit it
 #[derive(Debug, Args)]
 pub struct LogArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Go on showing what is refused
@@ -96,6 +97,9 @@ impl LogArgs {
                 } else {
                     context.ui.text(&format!("{}\n", line.cells().join("  ")));
                 }
+            }
+            if !context.ui.is_heard() {
+                return Ok(());
             }
             // What is no longer listed is forgotten: a pixel can be refused
             // another name at every turn.

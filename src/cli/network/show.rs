@@ -13,6 +13,7 @@ use crate::sandbox::Name;
 /// Show what a pixel may reach
 #[derive(Debug, Args)]
 pub struct ShowArgs {
+    /// Name of the pixel; px-NAME is the same
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// Every entry in force, those of the preset included

@@ -6,12 +6,30 @@ use std::time::Duration;
 use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::service::RequestContext;
 use rmcp::{RoleServer, tool, tool_router};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Done, Tools, answer, bare, done, with_progress};
 use crate::mcp::content::{Content, Encoding, Listing, decoded};
 use crate::mcp::jobs::{Offsets, Progress};
 use crate::mcp::work::{Command, Ran};
+
+/// Clients try a line for a shell first, and are told what to give instead.
+fn argv<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Argv(Vec<String>),
+        Other(IgnoredAny),
+    }
+    match Given::deserialize(from)? {
+        Given::Argv(argv) => Ok(argv),
+        Given::Other(_) => Err(D::Error::custom(
+            "command is a list of the program and its arguments, such as \
+             [\"ls\", \"-l\"] or [\"sh\", \"-c\", \"ls | wc -l\"]",
+        )),
+    }
+}
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +38,7 @@ pub struct ExecArgs {
     name: String,
     /// The program and its arguments, passed exactly; for pipes and such use
     /// ["sh", "-c", "..."].
+    #[serde(deserialize_with = "argv")]
     command: Vec<String>,
     /// Folder to run in, by default the home of the sandbox's user.
     cwd: Option<String>,
@@ -37,6 +56,7 @@ pub struct StartArgs {
     /// Of the sandbox.
     name: String,
     /// The program and its arguments, passed exactly.
+    #[serde(deserialize_with = "argv")]
     command: Vec<String>,
     /// Folder to run in, by default the home of the sandbox's user.
     cwd: Option<String>,

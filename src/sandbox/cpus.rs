@@ -1,0 +1,44 @@
+//! Numbers of CPUs, as people write them.
+
+/// Checks a count (`2`) or a set of CPUs by number (`0-3`, `0,2`), which
+/// servers take as they are.
+pub fn parse_cpus(text: &str) -> Result<String, String> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse::<u16>().ok()).flatten()
+    };
+    if let Some(count) = number(text) {
+        return match count {
+            0 => Err("a pixel needs a CPU".into()),
+            _ => Ok(text.to_owned()),
+        };
+    }
+    let sound = |part: &str| match part.split_once('-') {
+        None => number(part).is_some(),
+        Some((first, last)) => matches!(
+            (number(first), number(last)),
+            (Some(first), Some(last)) if first <= last
+        ),
+    };
+    if text.contains(['-', ',']) && text.split(',').all(sound) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a count such as 2, or a set such as 0-3".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_cpus;
+
+    #[test]
+    fn cpus_are_a_count_or_a_set() {
+        for good in ["1", "64", "0-3", "1-1", "0,2", "0-1,3"] {
+            assert_eq!(parse_cpus(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "", "0", "two", "-1", "+1", "1.5", "3-1", "1-", "1,", ",", "1 2",
+        ] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What scripts do and people would not: empty values, odd bytes, two calls
+//! within a second, projects that are not there.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use serde_json::json;
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+
+#[test]
+fn a_server_that_cannot_begin_says_why_once() {
+    let mut env = TestEnv::bare();
+    let file = env.home().join("file");
+    std::fs::write(&file, "").unwrap();
+    let pid = file.join("pid");
+    // What is left empty is taken from the settings.
+    env.set("PIXELS_MCP_PID_FILE", pid.to_str().unwrap());
+    let empty = ["--pid-file", "", "--state-file", ""];
+    for how in [&["--stdio"][..], &["--listen-addr", ""]] {
+        let refused = env.pixels([&["mcp"], &empty[..], how].concat()).expect(1);
+        let causes = refused.stderr.matches("os error").count();
+        assert_eq!(causes, 1, "{}", refused.stderr);
+    }
+    env.set("PIXELS_BACKEND", "truenas");
+    for how in ["--stdio", "--quiet"] {
+        let refused = env.pixels(["mcp", how]).expect(2);
+        assert!(refused.stderr.contains("truenas.host"), "{how}");
+    }
+}
+
+#[test]
+fn names_of_any_bytes_are_refused_in_words() {
+    let env = TestEnv::bare();
+    let odd = OsStr::from_bytes(b"a\xff");
+    let [create, exec, json] = ["create", "exec", "--json"].map(OsStr::new);
+    for args in [&[create, odd][..], &[exec, odd, OsStr::new("true")]] {
+        let refused = env.pixels(args).expect(2);
+        assert!(refused.stderr.starts_with("error: "), "{}", refused.stderr);
+        let error = env.pixels([&[json], args].concat()).expect(2).error();
+        assert_eq!(error["kind"], "usage", "{error}");
+    }
+}
+
+#[test]
+fn what_an_unset_variable_leaves_is_not_given() {
+    let Some(_lab) = lab::ready("what_an_unset_variable_leaves_is_not_given") else {
+        return;
+    };
+    let mut env = TestEnv::new("empty");
+    env.set("PIXELS_DEFAULT_CPU", "1")
+        .set("PIXELS_DEFAULT_MEMORY", "300");
+    let name = env.name("a");
+    let empty = ["--image", "", "--cpu", "", "--memory", "0", "--egress", ""];
+    env.pixels([&["create", &name], &empty[..]].concat()).ok();
+    let all = env.pixels(["list", "--json"]).ok().json();
+    let all = all.as_array().unwrap();
+    let pixel = all.iter().find(|pixel| pixel["name"] == *name).unwrap();
+    assert_eq!(
+        (&pixel["cpu"], &pixel["memory"], &pixel["egress"]),
+        (
+            &json!("1"),
+            &json!((300 << 20).to_string()),
+            &json!("unrestricted")
+        )
+    );
+    let labelled = env
+        .pixels(["checkpoint", "create", &name, "--label", "", "--json"])
+        .ok()
+        .json();
+    assert!(
+        labelled["label"].as_str().unwrap().starts_with("px-"),
+        "{labelled}"
+    );
+}
+
+#[test]
+fn checkpoints_without_a_label_do_not_meet() {
+    let Some(_lab) = lab::ready("checkpoints_without_a_label_do_not_meet") else {
+        return;
+    };
+    let env = TestEnv::new("seconds");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    // Two of them at least are of the same second.
+    let args = ["checkpoint", "create", &name, "--json"];
+    let several: Vec<_> = (0..6).map(|_| env.spawn(args)).collect();
+    for one in several {
+        let output = one.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+    let all = env.pixels(["checkpoint", "list", &name, "--json"]).ok();
+    assert_eq!(all.json().as_array().unwrap().len(), 6);
+    // A label that was asked for is that one or none.
+    let ready = ["checkpoint", "create", &name, "--label", "ready"];
+    env.pixels(ready).ok();
+    env.pixels(ready).expect(4);
+}
+
+#[test]
+fn a_project_that_does_not_exist_is_not_an_empty_one() {
+    let Some(_lab) = lab::ready("a_project_that_does_not_exist_is_not_an_empty_one") else {
+        return;
+    };
+    let mut env = TestEnv::bare();
+    env.set("PIXELS_INCUS_PROJECT", "no-such-project");
+    let missing = env.pixels(["list", "--json"]).expect(3);
+    let said = missing.error()["message"].as_str().unwrap().to_owned();
+    assert_eq!(said, "project \"no-such-project\" not found");
+}
+
+#[test]
+fn a_pixel_that_ends_at_once_has_not_started() {
+    let Some(_lab) = lab::ready("a_pixel_that_ends_at_once_has_not_started") else {
+        return;
+    };
+    let env = TestEnv::new("dead");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    let script = "ln -sf /bin/true /sbin/init";
+    env.pixels(["exec", &name, "--", "sh", "-c", script]).ok();
+    env.pixels(["stop", "--force", &name]).ok();
+    let ended = env.pixels(["start", &name]).expect(1);
+    assert_eq!(ended.stdout, "");
+    assert!(ended.stderr.contains("stopped again"), "{}", ended.stderr);
+}

@@ -1,0 +1,113 @@
+//! What becomes of results that nobody takes: a full disk is a failure, a
+//! reader that has left is not.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+
+use crate::support::env::{Outcome, TestEnv};
+use crate::support::{lab, wait};
+
+/// Runs with a full disk behind stdout.
+fn to_a_full_disk(env: &TestEnv, args: &[&str]) -> Outcome {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = env.command(args).stdout(full).output().unwrap();
+    Outcome {
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: wait::code(output.status),
+        ..Outcome::default()
+    }
+}
+
+#[track_caller]
+fn assert_lost(outcome: &Outcome) {
+    let said = "writing to stdout: No space left on device";
+    assert_eq!(
+        outcome.stderr.matches(said).count(),
+        1,
+        "{}",
+        outcome.stderr
+    );
+}
+
+/// Takes one line and leaves.
+fn one_line(child: &mut Child) -> String {
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn results_that_cannot_be_written_are_a_failure() {
+    let env = TestEnv::bare();
+    for args in [
+        &["config", "show"][..],
+        &["config", "show", "--json"],
+        &["network", "presets"],
+        &["network"],
+        &["completions", "zsh"],
+        &["man"],
+        &["--version"],
+        &["exec", "--help"],
+    ] {
+        let lost = to_a_full_disk(&env, args).expect(1);
+        if args.contains(&"--json") {
+            assert_eq!(lost.error()["kind"], "io", "{args:?}");
+        } else {
+            assert_lost(&lost);
+        }
+    }
+}
+
+#[test]
+fn output_of_a_command_that_cannot_be_written_is_a_failure() {
+    let Some(_lab) = lab::ready("output_of_a_command_that_cannot_be_written_is_a_failure") else {
+        return;
+    };
+    let env = TestEnv::new("lost");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    for script in ["echo little", "head -c 3000000 /dev/zero"] {
+        let args = ["exec", &name, "--", "sh", "-c", script];
+        assert_lost(&to_a_full_disk(&env, &args).expect(125));
+    }
+    to_a_full_disk(&env, &["exec", &name, "--", "true"]).ok();
+    let script = "head -c 3000000 /dev/zero > /root/big";
+    env.pixels(["exec", &name, "--", "sh", "-c", script]).ok();
+    let big = format!("{name}:/root/big");
+    assert_lost(&to_a_full_disk(&env, &["pull", &big, "-"]).expect(1));
+
+    // A reader that has left had what it wanted.
+    let mut child = env.spawn(["pull", &big, "-"]);
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*said), (Some(0), ""));
+}
+
+#[test]
+fn events_end_with_their_reader() {
+    let Some(_lab) = lab::ready("events_end_with_their_reader") else {
+        return;
+    };
+    let env = TestEnv::new("unheard");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    let mut child = env.spawn(["events", "-f", &name]);
+    // It may not listen yet.
+    let (told, listening) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| told.send(one_line(&mut child)));
+        let line = wait::until("an event", || {
+            env.pixels(["expire", &name, "1h"]).ok();
+            listening.try_recv().ok()
+        });
+        assert!(line.contains(&name), "{line}");
+    });
+    wait::until("the end of what nobody reads", || {
+        env.pixels(["expire", &name, "2h"]).ok();
+        child.try_wait().unwrap()
+    });
+    assert_eq!(wait::exit_code(&mut child), 0);
+}
