@@ -76,6 +76,13 @@ impl CreateArgs {
         self.memory = self.memory.filter(|memory| *memory > 0);
         let begun = Instant::now();
         let settings = context.settings();
+        if self.egress.as_deref() == Some("") {
+            // Nobody shall take a pixel for walled that is not.
+            context.ui.warn(&format!(
+                "--egress is empty, so network.egress decides: {}",
+                settings.network.egress
+            ));
+        }
         if self.console && !crate::term::interactive() {
             return Err(Usage("--console needs a terminal".into()).into());
         }

@@ -50,7 +50,6 @@ pub async fn push(
     let owner = wish.ownership.of(&item.meta);
     let more = [
         format!("{:o}", item.meta.mode() & 0o7777),
-        size.to_string(),
         format!("{}.{:09}", changed.seconds, changed.nanos),
         format!("{}:{}", owner.uid, owner.gid),
         name.to_owned(),
@@ -172,8 +171,13 @@ async fn fill(
     };
     let (read, filled) = tokio::join!(reading, guest.fill_file(&place, content));
     read?;
-    let (word, outcome) = match filled {
-        Ok(()) => (id, Filled::Whole),
+    let whole = match filled {
+        Ok(()) => guest.stat(&place).await.map(|found| found.size == size),
+        Err(error) => Err(error),
+    };
+    let (word, outcome) = match whole {
+        Ok(true) => (id, Filled::Whole),
+        Ok(false) => return Err(Error::Protocol("the file is not what was sent".into())),
         Err(error) => ("stuck", Filled::Stuck(error)),
     };
     // Whether it still listens, its exit code tells.

@@ -53,7 +53,10 @@ fn what_an_unset_variable_leaves_is_not_given() {
         .set("PIXELS_DEFAULT_MEMORY", "300");
     let name = env.name("a");
     let empty = ["--image", "", "--cpu", "", "--memory", "0", "--egress", ""];
-    env.pixels([&["create", &name], &empty[..]].concat()).ok();
+    let made = env.pixels([&["create", &name], &empty[..]].concat()).ok();
+    // Of walls that somebody may have meant.
+    let warned = "--egress is empty, so network.egress decides: unrestricted";
+    assert!(made.stderr.contains(warned), "{}", made.stderr);
     let all = env.pixels(["list", "--json"]).ok().json();
     let all = all.as_array().unwrap();
     let pixel = all.iter().find(|pixel| pixel["name"] == *name).unwrap();

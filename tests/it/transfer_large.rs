@@ -179,7 +179,7 @@ fn what_is_prepared_for_a_large_file_cannot_be_replaced() {
         let target = at("w/file");
         let run = Command::new("sh")
             .args(["-c", script, "receive", &target, "filled", ".pixels-1"])
-            .args(["0:0", "644", "1", "1.5", "0:0", "file"])
+            .args(["0:0", "644", "1.5", "0:0", "file"])
             .env(
                 "PATH",
                 format!("{}:{}", at("bin"), std::env::var("PATH").unwrap()),
