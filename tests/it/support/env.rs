@@ -99,13 +99,9 @@ impl TestEnv {
     pub fn pixels<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
         let mut command = self.command(args);
         let outcome = Outcome::of(command.output().unwrap());
-        let Some(interface) = outcome.interface_in_the_way() else {
+        if !outcome.took_the_way_out() {
             return outcome;
-        };
-        let removed = Command::new("ip")
-            .args(["link", "delete", interface])
-            .status();
-        assert!(removed.unwrap().success(), "{}", outcome.stderr);
+        }
         Outcome::of(command.output().unwrap())
     }
 
@@ -230,10 +226,19 @@ impl Outcome {
         }
     }
 
-    /// `ip link delete NAME` in the message.
-    fn interface_in_the_way(&self) -> Option<&str> {
-        let (_, rest) = self.stderr.split_once("not on record: `ip link delete ")?;
-        rest.split('`').next()
+    /// Does what the message says when it names an interface that is in the way
+    /// of a bridge; see [`TestEnv::pixels`].
+    #[track_caller]
+    pub fn took_the_way_out(&self) -> bool {
+        let Some((_, rest)) = self.stderr.split_once("not on record: `ip link delete ") else {
+            return false;
+        };
+        let interface = rest.split('`').next().unwrap();
+        let removed = Command::new("ip")
+            .args(["link", "delete", interface])
+            .status();
+        assert!(removed.unwrap().success(), "{}", self.stderr);
+        true
     }
 
     /// Fails the test unless the run ended with `code`.
