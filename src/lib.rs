@@ -13,6 +13,7 @@ mod cli;
 pub mod config;
 pub mod egress;
 mod exit;
+pub mod file_lock;
 pub mod forward;
 pub mod host;
 pub mod lifecycle;

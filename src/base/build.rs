@@ -1,6 +1,7 @@
 //! A base from its parent: a pixel is made, provisioned and set up, and what
 //! came of it is put under the base's name.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::output::{Lines, Sink};
 use super::state::{KEY, PARENT, RECIPE, get, is_base, newest};
-use super::{Error, Lock, Result, Workshop, chain, recipe};
+use super::{Error, Result, Workshop, chain, recipe};
 use crate::config::Parent;
 use crate::egress;
+use crate::file_lock::{FileLock, Share};
 use crate::lifecycle::{self, Claim, Exec, Interrupts, Login, Maker, provisioning};
 use crate::provision::{self, Overall};
 use crate::retry;
@@ -79,11 +81,12 @@ impl Workshop {
             }
             let pixel = self.pixel(one)?;
             let waiting = || watch.step(one, "waiting for another build of it");
-            let lock = Lock::wait(&self.locks, pixel.as_str(), waiting);
+            let path = self.lock_path(&pixel);
+            let lock = FileLock::wait(&path, Share::Alone, waiting);
             let _lock = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(Error::about(one)(sandbox::Error::Cancelled)),
-                lock = lock => lock?,
+                lock = lock => lock.map_err(|source| Error::Lock { path: path.clone(), source })?,
             };
             // Whoever held the lock may have built it.
             let there = self.source(sandbox, one).await?;
@@ -98,13 +101,23 @@ impl Workshop {
         })
     }
 
+    fn lock_path(&self, pixel: &Name) -> PathBuf {
+        self.locks.join(format!("{pixel}.lock"))
+    }
+
+    /// The lock of a build; `None` while another holds it.
+    pub(super) fn attempt(&self, pixel: &Name) -> Result<Option<FileLock>> {
+        let path = self.lock_path(pixel);
+        FileLock::attempt(&path, Share::Alone).map_err(|source| Error::Lock { path, source })
+    }
+
     /// Removes what builds left that were killed. Best effort.
     pub async fn sweep(&self, sandbox: &dyn Sandbox) {
         for base in self.bases.keys() {
             let Ok(pixel) = self.pixel(base) else {
                 continue;
             };
-            let Ok(Some(_lock)) = Lock::attempt(&self.locks, pixel.as_str()) else {
+            let Ok(Some(_lock)) = self.attempt(&pixel) else {
                 continue;
             };
             if let Err(error) = self.clear(sandbox, base).await {

@@ -10,7 +10,6 @@
 mod build;
 mod chain;
 mod error;
-mod lock;
 mod output;
 mod parent;
 mod recipe;
@@ -21,7 +20,6 @@ use std::path::PathBuf;
 
 pub use build::Watch;
 pub use error::Error;
-pub use lock::Lock;
 pub use state::State;
 
 use crate::config;

@@ -1,6 +1,6 @@
 //! What there is of a base, as the server has it.
 
-use super::{Error, Lock, Result, Workshop, recipe};
+use super::{Error, Result, Workshop, recipe};
 use crate::config::Parent;
 use crate::sandbox::{Checkpoint, Instance, Label, Name, Origin, Sandbox};
 
@@ -42,7 +42,7 @@ impl State {
 impl Workshop {
     pub async fn look(&self, sandbox: &dyn Sandbox, base: &str) -> Result<State> {
         let pixel = self.pixel(base)?;
-        let building = Lock::attempt(&self.locks, pixel.as_str())?.is_none();
+        let building = self.attempt(&pixel)?.is_none();
         let Some(instance) = get(sandbox, base, &pixel).await? else {
             return Ok(if building {
                 State::Building

@@ -55,6 +55,7 @@ impl QuickstartArgs {
         let report = setup::prepare(context, &setup::options(context), self.yes).await?;
         let result = match report.done.len() {
             0 => "was ready".to_owned(),
+            1 => "1 step".to_owned(),
             steps => format!("{steps} steps"),
         };
         lines.push(line("setup", begun, result));

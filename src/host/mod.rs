@@ -12,7 +12,6 @@ mod error;
 pub mod facts;
 mod files;
 mod image;
-mod lock;
 mod multipart;
 mod packages;
 pub mod plan;

@@ -15,10 +15,10 @@ use super::error::Error;
 use super::facts::{HostFacts, Reach, ServerState};
 use super::files::read_or_empty;
 use super::image;
-use super::lock;
 use super::plan::{Action, ImageState, Plan, Step, StepId, asks_image_server, image_state, plan};
 use super::{Options, probe, server, web};
 use crate::backend::incus::Client;
+use crate::file_lock::{self, FileLock, Share};
 
 /// What happens while a host is prepared.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ pub async fn setup(
     options: &Options,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Report, Error> {
-    let _lock = lock::acquire(&mut |path| on_event(Event::Waiting(path.to_owned()))).await?;
+    let _lock = alone(on_event).await?;
     let mut inspector = Inspector::new(options)?;
     let mut done: Vec<Step> = Vec::new();
     let mut warnings: Vec<String> = Vec::new();
@@ -117,6 +117,17 @@ pub async fn setup(
         });
         done.push(step);
     }
+}
+
+/// One preparation of a host at a time.
+async fn alone(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock, Error> {
+    let failed = |path: &Path, error| Error::file("cannot lock", path, error);
+    let folder = file_lock::folder().map_err(|e| failed(Path::new("the locks' folder"), e))?;
+    let path = folder.join("setup.lock");
+    let waiting = || on_event(Event::Waiting(path.clone()));
+    FileLock::wait(&path, Share::Alone, waiting)
+        .await
+        .map_err(|error| failed(&path, error))
 }
 
 /// Looks at the host as often as needed, and at the image server once.

@@ -49,8 +49,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use reaper::Limits;
 
-use crate::base::{Lock, Workshop};
+use crate::base::Workshop;
 use crate::egress::Mode;
+use crate::file_lock::{FileLock, Share};
 use crate::sandbox::Sandbox;
 use crate::secret::Secret;
 use guard::Guard;
@@ -117,7 +118,7 @@ fn by(pid: &Option<String>) -> String {
 pub struct Server {
     service: Arc<Service>,
     reap_interval: Duration,
-    _lock: Lock,
+    _lock: FileLock,
 }
 
 impl Server {
@@ -234,12 +235,12 @@ async fn recover(service: &Arc<Service>, inherited: &[Record], stop: &Cancellati
     }
 }
 
-fn lock(path: &Path) -> Result<Lock, StartError> {
+fn lock(path: &Path) -> Result<FileLock, StartError> {
     let failed = |source| StartError::File {
         path: path.to_owned(),
         source,
     };
-    let Some(mut lock) = Lock::at(path).map_err(failed)? else {
+    let Some(mut lock) = FileLock::attempt(path, Share::Alone).map_err(failed)? else {
         let pid = std::fs::read_to_string(path).ok();
         return Err(StartError::Running {
             path: path.to_owned(),

@@ -79,30 +79,6 @@ fn what_an_unset_variable_leaves_is_not_given() {
 }
 
 #[test]
-fn checkpoints_without_a_label_do_not_meet() {
-    let Some(_lab) = lab::ready("checkpoints_without_a_label_do_not_meet") else {
-        return;
-    };
-    let env = TestEnv::new("seconds");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
-    // Two of them at least are of the same second.
-    let args = ["checkpoint", "create", &name, "--json"];
-    let several: Vec<_> = (0..6).map(|_| env.spawn(args)).collect();
-    for one in several {
-        let output = one.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-    }
-    let all = env.pixels(["checkpoint", "list", &name, "--json"]).ok();
-    assert_eq!(all.json().as_array().unwrap().len(), 6);
-    // A label that was asked for is that one or none.
-    let ready = ["checkpoint", "create", &name, "--label", "ready"];
-    env.pixels(ready).ok();
-    env.pixels(ready).expect(4);
-}
-
-#[test]
 fn a_project_that_does_not_exist_is_not_an_empty_one() {
     let Some(_lab) = lab::ready("a_project_that_does_not_exist_is_not_an_empty_one") else {
         return;

@@ -9,6 +9,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbox", &[]),
     ("retry", &[]),
     ("secret", &[]),
+    ("file_lock", &[]),
     ("config", &["sandbox", "secret"]),
     ("term", &["sandbox"]),
     ("ui", &["exit", "host", "lifecycle", "sandbox"]),
@@ -21,7 +22,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("backend::tls", &[]),
     (
         "backend::incus",
-        &["backend::sftp", "backend::tls", "retry", "sandbox"],
+        &[
+            "backend::sftp",
+            "backend::tls",
+            "file_lock",
+            "retry",
+            "sandbox",
+        ],
     ),
     (
         "backend::truenas",
@@ -44,13 +51,14 @@ const EDGES: &[(&str, &[&str])] = &[
             "term",
         ],
     ),
-    ("host", &["backend::incus"]),
+    ("host", &["backend::incus", "file_lock"]),
     ("lifecycle", &["egress", "provision", "sandbox"]),
     (
         "base",
         &[
             "config",
             "egress",
+            "file_lock",
             "lifecycle",
             "provision",
             "retry",
@@ -63,6 +71,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "base",
             "config",
             "egress",
+            "file_lock",
             "lifecycle",
             "provision",
             "sandbox",

@@ -8,6 +8,7 @@ mod picture_screen;
 mod support;
 
 mod base;
+mod checkpoints_at_once;
 mod cli_console;
 mod cli_exec;
 mod cli_lifecycle;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::client::Client;
-use super::{exec, files};
+use super::{exec, files, turns};
 use crate::backend::sftp;
 use crate::sandbox::{
     self, Admission, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output,
@@ -42,7 +42,11 @@ impl<'a> IncusGuest<'a> {
 
     async fn files(&self) -> Result<&sftp::Files> {
         self.files
-            .get_or_try_init(|| async { files::open(self.client, &self.name.instance()).await })
+            .get_or_try_init(|| async {
+                // The disk of a stopped pixel is mounted for it.
+                let _turn = turns::beside(self.client, self.name).await?;
+                files::open(self.client, &self.name.instance()).await
+            })
             .await
             .map_err(|failure| failure.about(Subject::pixel(self.name)))
     }

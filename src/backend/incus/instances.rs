@@ -11,6 +11,7 @@ use super::client::{Client, encode};
 use super::failure::Failure;
 use super::segments;
 use super::state::when_free;
+use super::turns;
 use super::wire::{self, Lease, NetworkState, State};
 use crate::sandbox::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
 
@@ -170,10 +171,12 @@ pub(super) async fn set_properties(
 ) -> Result<()> {
     let body = json!({"config": with_prefix(properties)});
     let path = path(name);
+    let of_pixel = |failure: Failure| failure.about(Subject::pixel(name));
+    let _turn = turns::beside(client, name).await.map_err(of_pixel)?;
     // A pixel that is being started takes no change for that moment.
     when_free(|| client.send(Method::PATCH, &path, &body))
         .await
-        .map_err(|failure| failure.about(Subject::pixel(name)))
+        .map_err(of_pixel)
 }
 
 pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {

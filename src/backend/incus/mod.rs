@@ -19,6 +19,7 @@ mod snapshots;
 mod state;
 mod streams;
 mod transport;
+mod turns;
 mod websocket;
 pub mod wire;
 

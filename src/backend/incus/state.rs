@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::failure::Failure;
 use super::instances;
+use super::turns::{self, Turn};
 use super::wire::Operation;
 use crate::retry;
 use crate::sandbox::{Error, Name, Result, Status, Subject};
@@ -29,7 +30,23 @@ fn busy(failure: &Failure) -> bool {
     matches!(failure, Failure::Api { message, .. }
         if message.contains("is busy running")
             || message.contains("operation is already in progress")
-            || message.contains("matching non-reusable operation"))
+            || message.contains("matching non-reusable operation")
+            || met_another(message))
+}
+
+/// What Incus 6 says of two operations on one instance that it does not keep
+/// apart: taking, removing and restoring snapshots, and starts.
+fn met_another(message: &str) -> bool {
+    // Each change ends with a look at two lists of snapshots. One that another
+    // command is taking or removing is in only one of them for a moment.
+    message.contains("doesn't match instance snapshot volume record count")
+        || message.contains("Instance snapshot record missing for")
+        // A restore stops the instance and takes its disk off, which another
+        // command starts or mounts again in between.
+        || message.contains("Failed stopping instance, status is \"Running\"")
+        || message == "In use"
+        || message.ends_with(": In use")
+        || message.contains("Failed to create mount directory") && message.ends_with("file exists")
 }
 
 /// Repeats `attempt` while the instance is busy with something else.
@@ -48,6 +65,18 @@ where
 }
 
 pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
+    let _turn = turn(client, name).await?;
+    start_now(client, name).await
+}
+
+async fn turn(client: &Client, name: &Name) -> Result<Option<Turn>> {
+    turns::beside(client, name)
+        .await
+        .map_err(|failure| failure.about(Subject::pixel(name)))
+}
+
+/// The same for who has the turn already.
+pub(super) async fn start_now(client: &Client, name: &Name) -> Result<()> {
     let body = json!({"action": "start", "timeout": -1});
     let outcome = when_free(|| change(client, name, body.clone(), "starting the pixel")).await;
     if let Err(Failure::Api { message, .. }) = &outcome
@@ -66,6 +95,7 @@ fn taken_route(message: &str) -> Option<String> {
 }
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
+    let _turn = turn(client, name).await?;
     let gentle = json!({"action": "stop", "timeout": grace.as_secs()});
     let force = json!({"action": "stop", "timeout": -1, "force": true});
     let ask =
@@ -112,6 +142,7 @@ pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
         busy(failure)
             || matches!(failure, Failure::Api { message, .. } if message.contains("is running"))
     };
+    let _turn = turn(client, name).await?;
     let delete = async || {
         let running = client.start(Method::DELETE, &target, &json!({})).await?;
         running.wait("deleting the pixel", STATE).await.map(drop)
@@ -135,9 +166,22 @@ pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
 /// of our requests on its way to it.
 pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
     client.drain(SETTLE).await;
+    idle(client, name, &|_| true).await
+}
+
+/// Waits until nobody changes the instance; commands in it may go on.
+pub(super) async fn unchanging(client: &Client, name: &Name) -> Result<()> {
+    idle(client, name, &|operation| operation.class != "websocket").await
+}
+
+async fn idle(
+    client: &Client,
+    name: &Name,
+    counts: &(dyn Fn(&Operation) -> bool + Sync),
+) -> Result<()> {
     let target = instances::path(name);
     let idle = retry::until(SETTLE, || async {
-        match under_way(client, &target).await {
+        match under_way(client, &target, counts).await {
             Ok(None) if client.awaits_late_request() => retry::Next::Again(()),
             Ok(None) => retry::Next::Done(Ok(())),
             Ok(Some(id)) => {
@@ -156,13 +200,17 @@ pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
     })
 }
 
-async fn under_way(client: &Client, target: &str) -> Result<Option<String>, Failure> {
+async fn under_way(
+    client: &Client,
+    target: &str,
+    counts: &(dyn Fn(&Operation) -> bool + Sync),
+) -> Result<Option<String>, Failure> {
     let all: BTreeMap<String, Vec<Operation>> = client.get("/1.0/operations?recursion=1").await?;
     let snapshots = format!("{target}/");
     Ok(all
         .into_values()
         .flatten()
-        .filter(|operation| operation.status_code < 200)
+        .filter(|operation| operation.status_code < 200 && counts(operation))
         .find(|operation| {
             operation
                 .resources

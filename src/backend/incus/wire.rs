@@ -51,6 +51,9 @@ pub struct Operation {
     pub id: String,
     #[serde(default)]
     pub description: String,
+    /// `task` for what changes something, `websocket` for commands.
+    #[serde(default)]
+    pub class: String,
     #[serde(default)]
     pub status: String,
     #[serde(default)]

@@ -1,0 +1,97 @@
+//! Checkpoints of one pixel that several commands take, remove and restore at
+//! the same moment.
+
+use std::thread;
+
+use serde_json::Value;
+
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::proxy::{Fault, Proxy};
+
+#[test]
+fn checkpoints_without_a_label_do_not_meet() {
+    let Some(_lab) = lab::ready("checkpoints_without_a_label_do_not_meet") else {
+        return;
+    };
+    let env = TestEnv::new("seconds");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    // Two of them at least are of the same second.
+    let args = ["checkpoint", "create", &name, "--json"];
+    let several: Vec<_> = (0..6).map(|_| env.spawn(args)).collect();
+    for one in several {
+        let output = one.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+    let all = env.pixels(["checkpoint", "list", &name, "--json"]).ok();
+    assert_eq!(all.json().as_array().unwrap().len(), 6);
+    // A label that was asked for is that one or none.
+    let ready = ["checkpoint", "create", &name, "--label", "ready"];
+    env.pixels(ready).ok();
+    env.pixels(ready).expect(4);
+}
+
+#[test]
+fn checkpoints_come_and_go_at_once() {
+    let Some(_lab) = lab::ready("checkpoints_come_and_go_at_once") else {
+        return;
+    };
+    let env = TestEnv::new("atonce");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    let take = |label: &str| {
+        env.pixels(["checkpoint", "create", &name, "--label", label])
+            .ok();
+    };
+    let drop = |label: &str| {
+        env.pixels(["checkpoint", "delete", &name, label]).ok();
+    };
+    take("ready");
+    thread::scope(|scope| {
+        for own in ["one", "two", "three"] {
+            let (take, drop) = (&take, &drop);
+            scope.spawn(move || {
+                for _ in 0..6 {
+                    take(own);
+                    drop(own);
+                }
+            });
+        }
+        for _ in 0..2 {
+            env.pixels(["expire", &name, "5h"]).ok();
+            env.pixels(["checkpoint", "restore", &name, "ready"]).ok();
+        }
+    });
+    let left = env.pixels(["checkpoint", "list", &name, "--json"]).ok();
+    let left = left.json().as_array().unwrap().len();
+    assert_eq!(left, 1);
+    env.pixels(["exec", &name, "--", "true"]).ok();
+}
+
+/// The daemon removed it and failed at what comes after that.
+#[test]
+fn a_checkpoint_that_went_is_gone() {
+    let Some(_lab) = lab::ready("a_checkpoint_that_went_is_gone") else {
+        return;
+    };
+    let proxy = Proxy::start();
+    let mut env = TestEnv::new("went");
+    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    env.pixels(["checkpoint", "create", &name, "--label", "old"])
+        .ok();
+    let torn: fn(&mut Value) = |answer| {
+        answer["metadata"]["status_code"] = 400.into();
+        answer["metadata"]["err"] = "Instance snapshot record count doesn't match instance \
+            snapshot volume record count"
+            .into();
+    };
+    let wait = "GET /1.0/operations/*/wait*";
+    proxy.forget().on(wait, 0, Fault::Change(torn));
+    env.pixels(["checkpoint", "delete", &name, "old"]).ok();
+    assert!(proxy.heal());
+    env.pixels(["checkpoint", "delete", &name, "old"]).expect(3);
+}
