@@ -25,16 +25,16 @@ pub struct CreateArgs {
     #[arg(long, conflicts_with = "from")]
     image: Option<String>,
     /// CPUs, as a count or a set such as 0-3; by default defaults.cpu
-    #[arg(long, value_parser = unless_empty)]
+    #[arg(long, allow_negative_numbers = true, value_parser = unless_empty)]
     cpu: Option<String>,
     /// Memory in MiB, or with a unit such as 4GiB; by default defaults.memory
-    #[arg(long, value_parser = unless_zero)]
+    #[arg(long, allow_negative_numbers = true, value_parser = unless_zero)]
     memory: Option<u64>,
     /// Clone another pixel's present state, or one of its checkpoints
     #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
     from: Option<Origin>,
     /// Let it expire after this time, such as 90m, 2h or 7d; a clone takes over no other's
-    #[arg(long, value_name = "DURATION", value_parser = expire::lifetime)]
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::lifetime)]
     ttl: Option<Duration>,
     /// Leave the pixel as the image made it
     #[arg(long)]

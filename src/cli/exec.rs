@@ -29,7 +29,7 @@ pub struct ExecArgs {
     #[arg(short, long)]
     user: Option<String>,
     /// End the command after this time, such as 90s or 5m
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = duration)]
     timeout: Option<Duration>,
     /// Run on a terminal even when we are not on one
     #[arg(short = 't', long, overrides_with = "no_tty")]
@@ -208,11 +208,13 @@ fn variables(given: &[String]) -> Result<BTreeMap<String, String>, Usage> {
 
 /// `90`, `90s`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string()),
-        Err(_) => crate::config::parse_duration(text)
-            .ok_or_else(|| "expected a time such as 90s, 5m or 1h30m".to_owned()),
-    }?;
+    let seconds = text.parse::<f64>().ok();
+    let parsed = seconds
+        .map_or_else(
+            || crate::config::parse_duration(text),
+            |seconds| Duration::try_from_secs_f64(seconds).ok(),
+        )
+        .ok_or("expected a time such as 90s, 5m or 1h30m")?;
     if parsed.is_zero() {
         return Err("the time limit must be longer than nothing".into());
     }

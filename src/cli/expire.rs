@@ -22,7 +22,7 @@ pub struct ExpireArgs {
     #[arg(add = ArgValueCandidates::new(complete::pixels))]
     name: Name,
     /// From now on, such as 90m, 2h or 7d; or never
-    #[arg(value_name = "DURATION|never", value_parser = wanted)]
+    #[arg(value_name = "DURATION|never", allow_negative_numbers = true, value_parser = wanted)]
     after: After,
 }
 

@@ -20,13 +20,13 @@ pub struct ForkArgs {
     #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
     from: Origin,
     /// How many clones
-    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(short = 'n', long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     count: u16,
     /// What the names begin with, by default the source's name
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<Name>,
     /// Let them expire after this time, such as 90m, 2h or 7d
-    #[arg(long, value_name = "DURATION", value_parser = expire::lifetime)]
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::lifetime)]
     ttl: Option<Duration>,
 }
 

@@ -7,6 +7,7 @@
 
 pub use super::kind::Kind;
 use super::settings::{BackendKind, EgressMode, EgressPlacement, Multiplexer, NicType};
+use crate::sandbox::LEAST_MEMORY;
 
 /// One key of the settings.
 #[derive(Debug)]
@@ -21,6 +22,11 @@ pub struct Key {
 
 /// MiB whose number of bytes the server can still count.
 const MAX_MIB: i64 = i64::MAX >> 20;
+const MEMORY: Kind = Kind::Integer {
+    least: (LEAST_MEMORY >> 20).cast_signed(),
+    max: MAX_MIB,
+    unit: " of MiB",
+};
 
 pub const KEYS: &[Key] = &[
     key(
@@ -64,12 +70,8 @@ pub const KEYS: &[Key] = &[
         "PIXELS_TRUENAS_INSECURE",
     ),
     key("defaults.image", Kind::Text, "PIXELS_DEFAULT_IMAGE"),
-    key("defaults.cpu", Kind::OptionalText, "PIXELS_DEFAULT_CPU"),
-    key(
-        "defaults.memory",
-        number(MAX_MIB, " of MiB"),
-        "PIXELS_DEFAULT_MEMORY",
-    ),
+    key("defaults.cpu", Kind::Cpus, "PIXELS_DEFAULT_CPU"),
+    key("defaults.memory", MEMORY, "PIXELS_DEFAULT_MEMORY"),
     key("defaults.pool", Kind::OptionalText, "PIXELS_DEFAULT_POOL"),
     plain("defaults.nic_type", Kind::OptionalChoice(NicType::NAMES)),
     plain("defaults.parent", Kind::OptionalText),
@@ -208,7 +210,11 @@ const fn secret(name: &'static str, kind: Kind, variable: &'static str) -> Key {
 }
 
 const fn number(max: i64, unit: &'static str) -> Kind {
-    Kind::Integer { max, unit }
+    Kind::Integer {
+        least: 0,
+        max,
+        unit,
+    }
 }
 
 pub(super) fn find(name: &str) -> Option<&'static Key> {

@@ -4,7 +4,7 @@
 use toml::Value;
 
 use super::duration;
-use crate::sandbox::Name;
+use crate::sandbox::{Name, parse_cpus};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,13 +13,16 @@ pub enum Kind {
     Text,
     /// A text; empty is unset.
     OptionalText,
+    /// A count or a set of CPUs, or empty for unset.
+    Cpus,
     /// How names of pixels begin; may be empty.
     NamePrefix,
     /// A path, in which `~/` is expanded unless a flag gave it; empty is unset.
     Path,
     Bool,
-    /// A whole number from 0 to `max`.
+    /// A whole number from `least` to `max`, or 0.
     Integer {
+        least: i64,
         max: i64,
         unit: &'static str,
     },
@@ -64,9 +67,9 @@ impl Kind {
     pub(super) fn admits(self, value: &Value) -> bool {
         match self {
             Self::Bool => value.is_bool(),
-            Self::Integer { max, .. } => {
+            Self::Integer { least, max, .. } => {
                 let number = value.as_integer();
-                number.is_some_and(|number| (0..=max).contains(&number))
+                number.is_some_and(|number| number == 0 || (least..=max).contains(&number))
             }
             Self::List => value.as_array().is_some_and(|items| {
                 let sound = |item: &str| {
@@ -86,6 +89,7 @@ impl Kind {
         }
         match self {
             Self::Text => !text.is_empty(),
+            Self::Cpus => text.is_empty() || parse_cpus(text).is_ok(),
             Self::NamePrefix => format!("{text}a").parse::<Name>().is_ok(),
             Self::Duration => duration::parse(text).is_some(),
             Self::Choice(names) => names.contains(&text),
@@ -128,13 +132,23 @@ impl Kind {
     pub(super) fn allowed(self) -> String {
         match self {
             Self::Text => "a text that is not empty".into(),
+            Self::Cpus => {
+                "a text with a count such as \"2\" or a set such as \"0-3\" (\"\" for unset)".into()
+            }
             Self::OptionalText => "a text (\"\" for unset)".into(),
             Self::NamePrefix => {
                 "the beginning of a pixel's name: a-z, 0-9 and -, not first a -".into()
             }
             Self::Path => "a path as a text (\"\" for unset)".into(),
             Self::Bool => "true or false".into(),
-            Self::Integer { max, unit } => format!("a whole number{unit} from 0 to {max}"),
+            Self::Integer {
+                least: 0,
+                max,
+                unit,
+            } => format!("a whole number{unit} from 0 to {max}"),
+            Self::Integer { least, max, unit } => {
+                format!("a whole number{unit} from {least} to {max}, or 0")
+            }
             Self::List => "a list of texts, each without commas and spaces".into(),
             Self::Duration => "a duration above zero, such as \"90s\" or \"1h30m\"".into(),
             Self::Interface => {
@@ -180,6 +194,7 @@ mod tests {
     #[test]
     fn values_are_checked_by_kind() {
         let port = Kind::Integer {
+            least: 0,
             max: 65535,
             unit: "",
         };
@@ -197,6 +212,8 @@ mod tests {
             (Kind::NamePrefix, "", "-a"),
             (Kind::Text, "x", ""),
             (Kind::OptionalText, "", "a\0b"),
+            (Kind::Cpus, "0-3", "two"),
+            (Kind::Cpus, "", "0"),
             (Kind::Duration, "1m", "0s"),
             (Kind::OptionalChoice(&["a"]), "", "b"),
         ] {

@@ -13,7 +13,7 @@ fn origin(loaded: &Loaded, key: &str) -> String {
 #[test]
 fn flags_win_over_variables_over_the_file_over_defaults() {
     let file = File::new(
-        "backend = \"truenas\"\n[defaults]\nimage = \"f\"\ncpu = \"8\"\nmemory = 1\n\
+        "backend = \"truenas\"\n[defaults]\nimage = \"f\"\ncpu = \"8\"\nmemory = 64\n\
          [network]\nallow = [\"a.example\"]\n",
     );
     let env = [
@@ -31,7 +31,7 @@ fn flags_win_over_variables_over_the_file_over_defaults() {
     assert_eq!(settings.backend, BackendKind::TrueNas);
     assert_eq!(settings.defaults.image, "second");
     assert_eq!(settings.defaults.cpu.as_deref(), Some("4"));
-    assert_eq!(settings.defaults.memory_mib, Some(1));
+    assert_eq!(settings.defaults.memory_mib, Some(64));
     assert_eq!(settings.network.allow, ["b.example"]);
     assert_eq!(settings.network.egress, EgressMode::Unrestricted);
 
@@ -61,6 +61,8 @@ fn every_variable_reaches_its_key() {
         };
         let text = match key.kind {
             Kind::Bool => "T",
+            Kind::Cpus => "0-7",
+            Kind::Integer { least, .. } if least > 0 => "77",
             Kind::Integer { .. } => "7",
             Kind::Duration => "7s",
             Kind::Choice(names) | Kind::OptionalChoice(names) => names[names.len() - 1],
@@ -76,7 +78,7 @@ fn every_variable_reaches_its_key() {
         assert_eq!(entry.origin, Origin::Env(variable.into()));
         match key.kind {
             Kind::Bool => assert_eq!(entry.value, "true"),
-            Kind::Integer { .. } => assert_eq!(entry.value, "7"),
+            Kind::Integer { .. } => assert_eq!(entry.value, text),
             _ if key.secret => assert_eq!(entry.value, "\"***\""),
             _ => assert_eq!(entry.value, format!("{text:?}")),
         }
@@ -101,7 +103,11 @@ fn bad_values_name_place_key_value_and_what_is_allowed() {
         ),
         (
             "[defaults]\nmemory = \"2G\"\n",
-            ":2: defaults.memory is \"2G\", but must be a whole number of MiB from 0 to",
+            ":2: defaults.memory is \"2G\", but must be a whole number of MiB from 16 to",
+        ),
+        (
+            "[defaults]\nmemory = 4\n",
+            ":2: defaults.memory is 4, but must be a whole number of MiB from 16 to",
         ),
         (
             "[defaults]\nmemory = -1\n",
@@ -109,7 +115,7 @@ fn bad_values_name_place_key_value_and_what_is_allowed() {
         ),
         (
             "[defaults]\ncpu = 2\n",
-            ":2: defaults.cpu is 2, but must be a text",
+            ":2: defaults.cpu is 2, but must be a text with a count",
         ),
         (
             "[defaults]\nimage = \"\"\n",

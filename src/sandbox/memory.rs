@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// With less, no usual system comes up.
-const LEAST: u64 = 16 * 1024 * 1024;
+/// In bytes. With less, no usual system comes up.
+pub const LEAST_MEMORY: u64 = 16 * 1024 * 1024;
 
 /// Bytes of a text in MiB, with or without a unit.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
@@ -18,7 +18,7 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
         other => return Err(format!("unknown unit {other:?}: use MiB or GiB")),
     };
     match number.checked_mul(unit) {
-        Some(bytes) if bytes < LEAST => {
+        Some(bytes) if bytes < LEAST_MEMORY => {
             Err("a pixel needs at least 16 MiB; for GiB, add the unit: 4GiB".into())
         }
         Some(bytes) => Ok(bytes),

@@ -22,7 +22,7 @@ pub use guest::{
     Admission, Control, ExecIo, ExecRequest, ExitStatus, FILLING, FileKind, FileStat, Guest,
     GuestFile, Output, Owner, TtySize,
 };
-pub use memory::{Size, parse_memory};
+pub use memory::{LEAST_MEMORY, Size, parse_memory};
 pub use name::{InvalidName, Label, Name, Origin};
 pub use said::Said;
 pub use types::{

@@ -44,6 +44,25 @@ fn names_of_any_bytes_are_refused_in_words() {
 }
 
 #[test]
+fn a_value_below_zero_is_told_as_one() {
+    let env = TestEnv::bare();
+    for (args, option) in [
+        (&["create", "a", "--memory", "-1"][..], "--memory"),
+        (&["create", "a", "--cpu", "-1"], "--cpu"),
+        (&["create", "a", "--ttl", "-1"], "--ttl"),
+        (&["fork", "a", "-n", "-1"], "--count"),
+        (&["fork", "a", "--ttl", "-1"], "--ttl"),
+        (&["exec", "--timeout", "-1", "a", "--", "true"], "--timeout"),
+        (&["expire", "a", "-1"], "<DURATION|never>"),
+        (&["top", "--interval", "-1"], "--interval"),
+    ] {
+        let refused = env.pixels(args).expect(2).stderr;
+        assert!(refused.contains("invalid value '-1'"), "{refused}");
+        assert!(refused.contains(option), "{refused}");
+    }
+}
+
+#[test]
 fn what_an_unset_variable_leaves_is_not_given() {
     let Some(_lab) = lab::ready("what_an_unset_variable_leaves_is_not_given") else {
         return;
