@@ -25,6 +25,8 @@ pub enum Subject {
     Gateway(String),
     /// A network that the server's host would reach through an instance.
     Route(String),
+    /// A pixel's disk, by its place on the server's host.
+    Disk(String),
     Project(String),
     Path(String),
     User(String),
@@ -56,6 +58,7 @@ impl fmt::Display for Subject {
             Self::Network(name) => write!(f, "network {name:?}"),
             Self::Gateway(instance) => write!(f, "the gateway {instance}"),
             Self::Route(net) => write!(f, "a route to {net} on the server's host"),
+            Self::Disk(place) => write!(f, "the pixel's disk in {place:?}"),
             Self::Project(name) => write!(f, "project {name:?}"),
             Self::Path(path) => write!(f, "{path:?}"),
             Self::User(name) => write!(f, "user {name:?} in the pixel"),

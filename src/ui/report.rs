@@ -118,6 +118,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             subject: Subject::Gateway(_),
             ..
         } => "pixels network gateway rebuild brings it back".into(),
+        Error::WrongState {
+            subject: Subject::Disk(place),
+            ..
+        } => format!("remove that folder on the server, as root, and destroy the pixel again: rm -r {place}"),
         Error::Unreachable { endpoint, .. } if endpoint.contains("image server") => {
             "pixels setup builds an image of its own where the image server cannot be reached".into()
         }

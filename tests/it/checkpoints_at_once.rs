@@ -1,9 +1,10 @@
 //! Checkpoints of one pixel that several commands take, remove and restore at
 //! the same moment.
 
+use std::sync::OnceLock;
 use std::thread;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::env::TestEnv;
 use crate::support::lab;
@@ -68,6 +69,41 @@ fn checkpoints_come_and_go_at_once() {
     let left = left.json().as_array().unwrap().len();
     assert_eq!(left, 1);
     env.pixels(["exec", &name, "--", "true"]).ok();
+}
+
+/// Of a machine whose commands are not kept apart from ours.
+#[test]
+fn a_restore_from_elsewhere_is_waited_for() {
+    let Some(_lab) = lab::ready("a_restore_from_elsewhere_is_waited_for") else {
+        return;
+    };
+    static PIXEL: OnceLock<String> = OnceLock::new();
+    let proxy = Proxy::start();
+    let mut env = TestEnv::new("elsewhere");
+    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    PIXEL.set(format!("/1.0/instances/px-{name}")).unwrap();
+    let busy: fn(&mut Value) = |answer| {
+        answer["metadata"] = json!({"running": [{
+            "id": "none", "class": "task", "description": "Restoring snapshot",
+            "status_code": 103, "resources": {"instances": [PIXEL.get()]},
+        }]});
+    };
+    proxy
+        .forget()
+        .on("GET /1.0/operations?recursion=1*", 0, Fault::Change(busy));
+    env.pixels(["checkpoint", "create", &name]).ok();
+    assert!(proxy.heal());
+    let seen = proxy.seen();
+    let at = |pattern: &str| {
+        seen.iter()
+            .rposition(|request| request.starts_with(pattern))
+    };
+    let (asked, taken) = (at("GET /1.0/operations?"), at("POST "));
+    let waited = at("GET /1.0/operations/none/wait");
+    assert_ne!(waited, None, "{seen:#?}");
+    assert!(waited < asked && asked < taken, "{seen:#?}");
 }
 
 /// The daemon removed it and failed at what comes after that.

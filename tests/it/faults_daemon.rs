@@ -1,6 +1,7 @@
 //! A daemon that dies, hangs, refuses or has no room, in the middle of a
 //! command and before it.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -242,6 +243,32 @@ fn a_socket_without_permission() {
     as_nobody(socket, &["exec", "t-nobody", "--", "true"]).expect(125);
     let outcome = as_nobody(socket, &["doctor"]).expect(2);
     assert!(outcome.stdout.contains("incus-admin"), "{outcome:?}");
+}
+
+/// What a restore leaves that met another request: no request removes it.
+#[test]
+fn a_lost_disk_is_named() {
+    let Some(_lab) = lab::ready("a_lost_disk_is_named") else {
+        return;
+    };
+    let daemon = PrivateDaemon::start();
+    let env = daemon.env("lost");
+    let name = env.name("a");
+    env.pixels(["create", &name]).ok();
+    env.pixels(["stop", "--force", &name]).ok();
+    let disk = daemon.disk(&name);
+    let gone = Command::new("btrfs")
+        .args(["subvolume", "delete"])
+        .arg(&disk)
+        .output();
+    assert!(gone.as_ref().unwrap().status.success(), "{gone:?}");
+    fs::create_dir(&disk).unwrap();
+    let told = env.pixels(["destroy", "--force", &name]).expect(1);
+    let way_out = format!("rm -r {}", disk.display());
+    assert!(told.stderr.contains("is lost"), "{}", told.stderr);
+    assert!(told.stderr.contains(&way_out), "{}", told.stderr);
+    fs::remove_dir_all(&disk).unwrap();
+    env.pixels(["destroy", "--force", &name]).ok();
 }
 
 #[test]

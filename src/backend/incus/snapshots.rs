@@ -40,6 +40,7 @@ pub(super) async fn create(
     }
     let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
     let _turn = turns::beside(client, name).await.map_err(about)?;
+    state::restored(client, name).await?;
     let path = format!("{}/snapshots", path(name));
     let outcome = state::when_free(|| async {
         let running = client.start(Method::POST, &path, &body).await?;
@@ -112,6 +113,7 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
 pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Result<()> {
     let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
     let _turn = turns::beside(client, name).await.map_err(about)?;
+    state::restored(client, name).await?;
     exists(client, name, label).await?;
     let target = snapshot_path(name, label);
     let attempts = AtomicU32::new(0);

@@ -153,13 +153,34 @@ pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
         }
         match delete().await {
             Err(failure) if again(&failure) => retry::Next::Again(failure),
-            outcome => {
-                retry::Next::Done(outcome.map_err(|failure| failure.about(Subject::pixel(name))))
-            }
+            outcome => retry::Next::Done(outcome.map_err(|failure| undeleted(failure, name))),
         }
     })
     .await
     .unwrap_or_else(|failure| Err(failure.about(Subject::pixel(name))))
+}
+
+fn undeleted(failure: Failure, name: &Name) -> Error {
+    let lost = match &failure {
+        Failure::Api { message, .. } => lost_disk(message),
+        _ => None,
+    };
+    match lost {
+        Some(place) => Error::WrongState {
+            subject: Subject::Disk(place),
+            state: "lost: a plain folder stands there".into(),
+        },
+        None => failure.about(Subject::pixel(name)),
+    }
+}
+
+/// Where the disk should be that the server finds no disk: what a restore
+/// leaves that met another request (see `turns`). No request removes it.
+fn lost_disk(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("Failed deleting subvolume \"")?;
+    let (path, rest) = rest.split_once('"')?;
+    rest.contains("Not a Btrfs subvolume")
+        .then(|| path.to_owned())
 }
 
 /// Waits until the server has no operation under way on the instance, nor any
@@ -172,6 +193,13 @@ pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
 /// Waits until nobody changes the instance; commands in it may go on.
 pub(super) async fn unchanging(client: &Client, name: &Name) -> Result<()> {
     idle(client, name, &|operation| operation.class != "websocket").await
+}
+
+/// Waits while the instance is put back to a snapshot: by another machine,
+/// whose commands know nothing of the turns of this one.
+pub(super) async fn restored(client: &Client, name: &Name) -> Result<()> {
+    let restore = |operation: &Operation| operation.description == "Restoring snapshot";
+    idle(client, name, &restore).await
 }
 
 async fn idle(

@@ -161,6 +161,12 @@ impl PrivateDaemon {
         }
     }
 
+    /// Where a pixel's disk is.
+    pub fn disk(&self, pixel: &str) -> PathBuf {
+        let disks = self.dir.join("storage-pools/default/containers");
+        disks.join(format!("px-{pixel}"))
+    }
+
     /// Takes what room the pool has left, until the returned guard is dropped.
     pub fn fill_pool(&self) -> Ballast {
         let pool = self.dir.join("storage-pools/default");
