@@ -86,7 +86,7 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
 pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Result<()> {
     let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
     let _turn = turns::alone(client, name).await.map_err(about)?;
-    // Others than those of this machine are at least not met on purpose.
+    // Others than those with turns are at least not met on purpose.
     state::unchanging(client, name).await?;
     exists(client, name, label).await?;
     let before = instances::get(client, name).await?.status;

@@ -96,6 +96,10 @@ fn taken_route(message: &str) -> Option<String> {
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
     let _turn = turn(client, name).await?;
+    stop_now(client, name, grace).await
+}
+
+async fn stop_now(client: &Client, name: &Name, grace: Duration) -> Result<()> {
     let gentle = json!({"action": "stop", "timeout": grace.as_secs()});
     let force = json!({"action": "stop", "timeout": -1, "force": true});
     let ask =
@@ -148,7 +152,7 @@ pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
         running.wait("deleting the pixel", STATE).await.map(drop)
     };
     retry::until(BUSY, || async {
-        if let Err(error) = stop(client, name, Duration::ZERO).await {
+        if let Err(error) = stop_now(client, name, Duration::ZERO).await {
             return retry::Next::Done(Err(error));
         }
         match delete().await {

@@ -1,4 +1,4 @@
-//! Who may change an instance, among the commands of this machine.
+//! Who may change an instance, among the commands of one user on this machine.
 //!
 //! Incus 6 takes an instance's disk off its place while it restores a
 //! snapshot, and lets other requests mount the same instance meanwhile: on
