@@ -41,10 +41,9 @@ fn status(env: &TestEnv, base: &str) -> serde_json::Value {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn two_builders_build_a_chain_once() {
-    let Some(_lab) = lab::ready("two_builders_build_a_chain_once") else {
-        return;
-    };
+    lab::ready();
     let (env, prefix) = environment("race");
     chain(
         &env,
@@ -79,10 +78,9 @@ fn two_builders_build_a_chain_once() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_failed_build_is_explained_and_takes_nothing_away() {
-    let Some(_lab) = lab::ready("a_failed_build_is_explained_and_takes_nothing_away") else {
-        return;
-    };
+    lab::ready();
     let (env, prefix) = environment("failed");
     chain(
         &env,
@@ -128,10 +126,9 @@ fn a_failed_build_is_explained_and_takes_nothing_away() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn what_a_killed_build_left_is_cleared_by_the_next() {
-    let Some(_lab) = lab::ready("what_a_killed_build_left_is_cleared_by_the_next") else {
-        return;
-    };
+    lab::ready();
     let (env, prefix) = environment("killed");
     chain(&env, "echo begun; sleep 60", "true");
     let mut build = env.spawn(["base", "build", "first"]);
@@ -168,10 +165,9 @@ fn what_a_killed_build_left_is_cleared_by_the_next() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_base_from_a_pixel_that_expires_does_not_expire() {
-    let Some(_lab) = lab::ready("a_base_from_a_pixel_that_expires_does_not_expire") else {
-        return;
-    };
+    lab::ready();
     let (env, prefix) = environment("expiring");
     chain(&env, "true", "true");
     // A base made by hand, for two hours.
@@ -191,10 +187,9 @@ fn a_base_from_a_pixel_that_expires_does_not_expire() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn the_built_in_bases_are_what_they_say() {
-    let Some(_lab) = lab::ready("the_built_in_bases_are_what_they_say") else {
-        return;
-    };
+    lab::ready();
     let (mut env, prefix) = environment("built-in");
     env.set("PIXELS_PROVISION_ENABLED", "true")
         .set("PIXELS_PROVISION_DEVTOOLS", "false");
@@ -230,9 +225,9 @@ fn the_built_in_bases_are_what_they_say() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn bases_are_built_and_cloned_where_pixels_enforce_policies_themselves() {
-    let test = "bases_are_built_and_cloned_where_pixels_enforce_policies_themselves";
-    let Some(_lab) = lab::ready(test) else { return };
+    lab::ready();
     let (env, prefix) = environment("inside");
     // The rules are in force while a script runs.
     let rules = "nft list table inet pixels >/dev/null; systemctl -q is-active pixels-resolver";

@@ -11,10 +11,9 @@ use crate::support::lab;
 use crate::support::proxy::{Fault, Proxy};
 
 #[test]
+#[ignore = "needs Incus"]
 fn checkpoints_without_a_label_do_not_meet() {
-    let Some(_lab) = lab::ready("checkpoints_without_a_label_do_not_meet") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("seconds");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
@@ -35,10 +34,9 @@ fn checkpoints_without_a_label_do_not_meet() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn checkpoints_come_and_go_at_once() {
-    let Some(_lab) = lab::ready("checkpoints_come_and_go_at_once") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("atonce");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
@@ -73,10 +71,9 @@ fn checkpoints_come_and_go_at_once() {
 
 /// Of a machine whose commands are not kept apart from ours.
 #[test]
+#[ignore = "needs Incus"]
 fn a_restore_from_elsewhere_is_waited_for() {
-    let Some(_lab) = lab::ready("a_restore_from_elsewhere_is_waited_for") else {
-        return;
-    };
+    lab::ready();
     static PIXEL: OnceLock<String> = OnceLock::new();
     let proxy = Proxy::start();
     let mut env = TestEnv::new("elsewhere");
@@ -108,10 +105,9 @@ fn a_restore_from_elsewhere_is_waited_for() {
 
 /// The daemon removed it and failed at what comes after that.
 #[test]
+#[ignore = "needs Incus"]
 fn a_checkpoint_that_went_is_gone() {
-    let Some(_lab) = lab::ready("a_checkpoint_that_went_is_gone") else {
-        return;
-    };
+    lab::ready();
     let proxy = Proxy::start();
     let mut env = TestEnv::new("went");
     env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());

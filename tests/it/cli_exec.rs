@@ -80,10 +80,9 @@ fn rest(mut from: impl Read) -> String {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn arguments_arrive_exactly() {
-    let Some(_lab) = lab::ready("arguments_arrive_exactly") else {
-        return;
-    };
+    lab::ready();
     let pixel = Pixel::new("argv");
     let arguments = [
         "",
@@ -136,10 +135,9 @@ fn arguments_arrive_exactly() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn streams_and_exit_codes_are_the_commands_own() {
-    let Some(_lab) = lab::ready("streams_and_exit_codes_are_the_commands_own") else {
-        return;
-    };
+    lab::ready();
     let pixel = Pixel::new("codes");
     let both = pixel.exec(&["sh", "-c", "echo out; echo err >&2"]).ok();
     assert_eq!((&*both.stdout, &*both.stderr), ("out\n", "err\n"));
@@ -170,10 +168,9 @@ fn streams_and_exit_codes_are_the_commands_own() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_hundred_megabytes_pass_unchanged() {
-    let Some(_lab) = lab::ready("a_hundred_megabytes_pass_unchanged") else {
-        return;
-    };
+    lab::ready();
     const SIZE: usize = 100 * 1024 * 1024;
     let pixel = Pixel::new("bulk");
     let mut child = pixel.spawn(&[], &["cat"]);
@@ -244,10 +241,9 @@ impl Noise {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn stdin_and_readers_may_end_early() {
-    let Some(_lab) = lab::ready("stdin_and_readers_may_end_early") else {
-        return;
-    };
+    lab::ready();
     let pixel = Pixel::new("early");
 
     // Both outputs at once, each larger than any buffer on the way.
@@ -298,10 +294,9 @@ fn stdin_and_readers_may_end_early() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_time_limit_leaves_nothing_of_the_command() {
-    let Some(_lab) = lab::ready("a_time_limit_leaves_nothing_of_the_command") else {
-        return;
-    };
+    lab::ready();
     let pixel = Pixel::new("limit");
     // Each with processes that are to go, all of them `sleep 777…`.
     let ignoring = "trap : TERM; while :; do sleep 7775; done";
@@ -350,10 +345,9 @@ fn a_time_limit_leaves_nothing_of_the_command() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn signals_reach_the_command() {
-    let Some(_lab) = lab::ready("signals_reach_the_command") else {
-        return;
-    };
+    lab::ready();
     let pixel = Pixel::new("signals");
     for (number, name, code) in [
         (Signal::INT, "INT", 9),
@@ -406,10 +400,9 @@ fn signals_reach_the_command() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn environment_folder_and_user_are_as_asked() {
-    let Some(_lab) = lab::ready("environment_folder_and_user_are_as_asked") else {
-        return;
-    };
+    lab::ready();
     let mut pixel = Pixel::new("env");
 
     // Variables.
@@ -502,10 +495,9 @@ fn environment_folder_and_user_are_as_asked() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_terminal_may_be_asked_for_without_having_one() {
-    let Some(_lab) = lab::ready("a_terminal_may_be_asked_for_without_having_one") else {
-        return;
-    };
+    lab::ready();
     let pixel = Pixel::new("tty");
     let tell = "test -t 0 && test -t 1 && test -t 2 && echo yes || echo no";
     let plain = pixel.exec(&["sh", "-c", tell]).ok().stdout;
@@ -546,10 +538,9 @@ fn a_terminal_may_be_asked_for_without_having_one() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn what_cannot_run_says_why() {
-    let Some(_lab) = lab::ready("what_cannot_run_says_why") else {
-        return;
-    };
+    lab::ready();
     let pixel = Pixel::new("refused");
     let missing = pixel.env.name("missing");
     let gone = pixel.env.pixels(["exec", &missing, "--", "true"]);

@@ -6,10 +6,9 @@ use crate::support::server::Server;
 use crate::support::{lab, wait};
 
 #[test]
+#[ignore = "needs Incus"]
 fn create_checkpoint_clone_restore_destroy() {
-    let Some(_lab) = lab::ready("create_checkpoint_clone_restore_destroy") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("main");
     let (a, b) = (env.name("a"), env.name("b"));
     env.pixels(["create", &a]).ok();
@@ -125,10 +124,9 @@ fn status(env: &TestEnv, name: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn clones_have_an_identity_of_their_own() {
-    let Some(_lab) = lab::ready("clones_have_an_identity_of_their_own") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("clone");
     let name = |short: &str| env.name(short);
     let a = name("a");
@@ -168,10 +166,9 @@ fn clones_have_an_identity_of_their_own() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn limits_of_a_clone_are_its_own() {
-    let Some(_lab) = lab::ready("limits_of_a_clone_are_its_own") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("limits");
     let (a, b, c) = (env.name("a"), env.name("b"), env.name("c"));
     env.pixels(["create", &a, "--cpu", "2", "--memory", "1GiB"])
@@ -194,10 +191,9 @@ fn limits_of_a_clone_are_its_own() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn forks_are_numbered_and_leave_nothing() {
-    let Some(_lab) = lab::ready("forks_are_numbered_and_leave_nothing") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("fork");
     let a = env.name("a");
     env.pixels(["create", &a]).ok();
@@ -260,10 +256,9 @@ fn forks_are_numbered_and_leave_nothing() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn checkpoints_come_and_go() {
-    let Some(_lab) = lab::ready("checkpoints_come_and_go") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("cp");
     let a = env.name("a");
     env.pixels(["create", &a]).ok();
@@ -314,10 +309,9 @@ fn checkpoints_come_and_go() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn commands_may_be_repeated_and_take_either_name() {
-    let Some(_lab) = lab::ready("commands_may_be_repeated_and_take_either_name") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("names");
     let (a, b, c) = (env.name("a"), env.name("b"), env.name("c"));
     let px = |name: &str| format!("px-{name}");
@@ -362,10 +356,9 @@ fn commands_may_be_repeated_and_take_either_name() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn pixels_are_hardened_and_privileged_ones_refused() {
-    let Some(_lab) = lab::ready("pixels_are_hardened_and_privileged_ones_refused") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("hard");
     let (a, b, p) = (env.name("a"), env.name("b"), env.name("p"));
     let api = Api::new();
@@ -494,10 +487,9 @@ impl Drop for Restricted {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_restricted_project_is_good_enough() {
-    let Some(_lab) = lab::ready("a_restricted_project_is_good_enough") else {
-        return;
-    };
+    lab::ready();
     let project = Restricted::new();
     let api = Api::in_project(Some(&project.name));
     let mut env = TestEnv::new("project");
@@ -575,10 +567,9 @@ fn a_restricted_project_is_good_enough() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn the_first_command_sees_the_new_identity() {
-    let Some(_lab) = lab::ready("the_first_command_sees_the_new_identity") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("first");
     let a = env.name("a");
     env.pixels(["create", &a]).ok();

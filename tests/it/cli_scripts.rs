@@ -63,10 +63,9 @@ fn a_value_below_zero_is_told_as_one() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn what_an_unset_variable_leaves_is_not_given() {
-    let Some(_lab) = lab::ready("what_an_unset_variable_leaves_is_not_given") else {
-        return;
-    };
+    lab::ready();
     let mut env = TestEnv::new("empty");
     env.set("PIXELS_DEFAULT_CPU", "1")
         .set("PIXELS_DEFAULT_MEMORY", "300");
@@ -98,10 +97,9 @@ fn what_an_unset_variable_leaves_is_not_given() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_project_that_does_not_exist_is_not_an_empty_one() {
-    let Some(_lab) = lab::ready("a_project_that_does_not_exist_is_not_an_empty_one") else {
-        return;
-    };
+    lab::ready();
     let mut env = TestEnv::bare();
     env.set("PIXELS_INCUS_PROJECT", "no-such-project");
     let missing = env.pixels(["list", "--json"]).expect(3);
@@ -110,10 +108,9 @@ fn a_project_that_does_not_exist_is_not_an_empty_one() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_pixel_that_ends_at_once_has_not_started() {
-    let Some(_lab) = lab::ready("a_pixel_that_ends_at_once_has_not_started") else {
-        return;
-    };
+    lab::ready();
     let env = TestEnv::new("dead");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();

@@ -623,10 +623,9 @@ fn host_address() -> String {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn root_inside_gets_nothing_out() {
-    let Some(_lab) = lab::ready("root_inside_gets_nothing_out") else {
-        return;
-    };
+    lab::ready();
     let walls = Walls::new("esc");
     walls.wan.name("allowed.test", &[wan::address(10)]);
     walls.wan.name("other.test", &[wan::address(20)]);

@@ -31,10 +31,9 @@ fn leftovers(env: &TestEnv) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_daemon_killed_in_the_middle() {
-    let Some(_lab) = lab::ready("a_daemon_killed_in_the_middle") else {
-        return;
-    };
+    lab::ready();
     let mut daemon = PrivateDaemon::start();
     let env = daemon.env("dead");
     let (made, other) = (env.name("made"), env.name("other"));
@@ -129,10 +128,9 @@ fn a_daemon_killed_in_the_middle() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_daemon_killed_between_making_and_starting() {
-    let Some(_lab) = lab::ready("a_daemon_killed_between_making_and_starting") else {
-        return;
-    };
+    lab::ready();
     let mut daemon = PrivateDaemon::start();
     let env = daemon.env("betw");
     let (made, user) = (env.name("made"), env.name("user"));
@@ -164,10 +162,9 @@ fn a_daemon_killed_between_making_and_starting() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_daemon_that_hangs() {
-    let Some(_lab) = lab::ready("a_daemon_that_hangs") else {
-        return;
-    };
+    lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.env("hang");
     let name = env.name("a");
@@ -226,10 +223,9 @@ fn as_nobody(socket: &Path, args: &[&str]) -> Outcome {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_socket_without_permission() {
-    let Some(_lab) = lab::ready("a_socket_without_permission") else {
-        return;
-    };
+    lab::ready();
     let socket = Path::new(crate::support::server::SHARED);
     for args in [&["list"][..], &["create", "t-nobody"], &["prune"]] {
         let outcome = as_nobody(socket, args).expect(5);
@@ -247,10 +243,9 @@ fn a_socket_without_permission() {
 
 /// What a restore leaves that met another request: no request removes it.
 #[test]
+#[ignore = "needs Incus"]
 fn a_lost_disk_is_named() {
-    let Some(_lab) = lab::ready("a_lost_disk_is_named") else {
-        return;
-    };
+    lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.env("lost");
     let name = env.name("a");
@@ -272,10 +267,9 @@ fn a_lost_disk_is_named() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_full_pool() {
-    let Some(_lab) = lab::ready("a_full_pool") else {
-        return;
-    };
+    lab::ready();
     let daemon = PrivateDaemon::start();
     let mut env = daemon.env("full");
     // Too small for the image.

@@ -301,10 +301,9 @@ fn running(trial: &Trial<'_>) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn interrupted_at_random_moments() {
-    let Some(_lab) = lab::ready("interrupted_at_random_moments") else {
-        return;
-    };
+    lab::ready();
     let daemon = PrivateDaemon::start();
     interrupted(&daemon, "intg", Kind::First, 4);
     interrupted(&daemon, "intc", Kind::Create, 12);
@@ -313,20 +312,18 @@ fn interrupted_at_random_moments() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn forks_interrupted_at_random_moments() {
-    let Some(_lab) = lab::ready("forks_interrupted_at_random_moments") else {
-        return;
-    };
+    lab::ready();
     let daemon = PrivateDaemon::start();
     interrupted(&daemon, "intk", Kind::ForkCheckpoint, 4);
     interrupted(&daemon, "intl", Kind::ForkLive, 4);
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn killed_at_random_moments() {
-    let Some(_lab) = lab::ready("killed_at_random_moments") else {
-        return;
-    };
+    lab::ready();
     let daemon = PrivateDaemon::start();
     killed(&daemon, "kilg", Kind::First, 4);
     killed(&daemon, "kilc", Kind::Create, 12);
@@ -335,10 +332,9 @@ fn killed_at_random_moments() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn forks_killed_at_random_moments() {
-    let Some(_lab) = lab::ready("forks_killed_at_random_moments") else {
-        return;
-    };
+    lab::ready();
     let daemon = PrivateDaemon::start();
     killed(&daemon, "kilk", Kind::ForkCheckpoint, 4);
     killed(&daemon, "kill", Kind::ForkLive, 4);
@@ -354,10 +350,9 @@ fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child 
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn signals_end_a_command_that_waits() {
-    let Some(_lab) = lab::ready("signals_end_a_command_that_waits") else {
-        return;
-    };
+    lab::ready();
     const WAIT: &str = "GET /1.0/operations/*/wait*";
     let proxy = Proxy::start();
     let mut env = TestEnv::new("held");
@@ -398,10 +393,9 @@ fn signals_end_a_command_that_waits() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn signals_end_an_exec_whose_server_hangs() {
-    let Some(_lab) = lab::ready("signals_end_an_exec_whose_server_hangs") else {
-        return;
-    };
+    lab::ready();
     const WAIT: &str = "GET /1.0/operations/*/wait*";
     let proxy = Proxy::start();
     let mut env = TestEnv::new("hung");

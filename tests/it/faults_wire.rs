@@ -98,10 +98,9 @@ fn cut_everywhere(
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn create_survives_a_cut_at_any_request() {
-    let Some(_lab) = lab::ready("create_survives_a_cut_at_any_request") else {
-        return;
-    };
+    lab::ready();
     let bench = Bench::new("cutc");
     let name = bench.env.name("a");
     cut_everywhere(&bench, &["create", &name], 3, |outcome, context| {
@@ -110,10 +109,9 @@ fn create_survives_a_cut_at_any_request() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn clones_survive_a_cut_at_any_request() {
-    let Some(_lab) = lab::ready("clones_survive_a_cut_at_any_request") else {
-        return;
-    };
+    lab::ready();
     let bench = Bench::new("cutf");
     let (source, clones) = (bench.env.name("s"), bench.env.name("c"));
     bench.run(&["create", &source]).ok();
@@ -130,10 +128,9 @@ fn clones_survive_a_cut_at_any_request() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn restore_survives_a_cut_at_any_request() {
-    let Some(_lab) = lab::ready("restore_survives_a_cut_at_any_request") else {
-        return;
-    };
+    lab::ready();
     let bench = Bench::new("cutr");
     let name = bench.env.name("a");
     bench.run(&["create", &name]).ok();
@@ -160,10 +157,9 @@ fn with_pixel(test: &str) -> (Bench, String) {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn exec_survives_a_cut_at_any_request() {
-    let Some(_lab) = lab::ready("exec_survives_a_cut_at_any_request") else {
-        return;
-    };
+    lab::ready();
     let (bench, name) = with_pixel("cute");
     let args = ["exec", &name, "--", "sh", "-c", "echo out; exit 7"];
     for fault in [
@@ -191,10 +187,9 @@ fn exec_survives_a_cut_at_any_request() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn output_that_breaks_off_is_never_success() {
-    let Some(_lab) = lab::ready("output_that_breaks_off_is_never_success") else {
-        return;
-    };
+    lab::ready();
     let (bench, name) = with_pixel("drop");
     let many = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
     let long = "echo hello; sleep 3000";
@@ -237,10 +232,9 @@ const BROKEN: &str = r#"{"type":"error","error":"disk on fire","error_code":500}
 const BUSY: &str = r#"{"type":"error","error":"Instance is busy running a \"update\" operation","error_code":400}"#;
 
 #[test]
+#[ignore = "needs Incus"]
 fn answers_that_are_none_are_errors() {
-    let Some(_lab) = lab::ready("answers_that_are_none_are_errors") else {
-        return;
-    };
+    lab::ready();
     let (bench, name) = with_pixel("lies");
     let cases = [
         (502, GARBAGE, 1, "unexpected answer"),
@@ -280,10 +274,9 @@ fn answers_that_are_none_are_errors() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_command_without_an_exit_code_is_an_error() {
-    let Some(_lab) = lab::ready("a_command_without_an_exit_code_is_an_error") else {
-        return;
-    };
+    lab::ready();
     let (bench, name) = with_pixel("nort");
     let changes: [fn(&mut Value); 4] = [
         |answer| {
@@ -308,10 +301,9 @@ fn a_command_without_an_exit_code_is_an_error() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_server_that_fails_half_way_keeps_nothing() {
-    let Some(_lab) = lab::ready("a_server_that_fails_half_way_keeps_nothing") else {
-        return;
-    };
+    lab::ready();
     let (bench, source) = with_pixel("half");
     let name = bench.env.name("x");
     let failed: fn(&mut Value) = |answer| {
@@ -379,10 +371,9 @@ fn a_server_that_fails_half_way_keeps_nothing() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_server_that_says_nothing_is_given_up() {
-    let Some(_lab) = lab::ready("a_server_that_says_nothing_is_given_up") else {
-        return;
-    };
+    lab::ready();
     let (bench, name) = with_pixel("stal");
     bench.proxy.on("GET /1.0/instances?*", 0, Fault::Stall);
     let listing = bench.env.spawn(["list"]);

@@ -118,10 +118,9 @@ fn upgraded(port: u16) -> (TcpStream, BufReader<TcpStream>) {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn connections_are_carried_side_by_side_and_end_with_it() {
-    let Some(_lab) = lab::ready("connections_are_carried_side_by_side_and_end_with_it") else {
-        return;
-    };
+    lab::ready();
     carries(&Served::new("forward"));
 }
 
@@ -191,10 +190,9 @@ pub fn carries(served: &Served) {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn forwards_in_the_background_are_listed_and_ended() {
-    let Some(_lab) = lab::ready("forwards_in_the_background_are_listed_and_ended") else {
-        return;
-    };
+    lab::ready();
     let served = Served::new("background");
     let (env, name) = (&served.env, served.name.as_str());
     let started = env

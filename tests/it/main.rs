@@ -1,5 +1,6 @@
-//! All integration tests, in one binary. Those in `incus_*` files need the
-//! real daemon, which `support::lab` brings up with the code of `pixels setup`.
+//! All integration tests, in one binary. Tests that need a real Incus daemon are
+//! ignored by default. `cargo test -- --include-ignored` runs them as root, and
+//! [`support::lab::ready`] installs the daemon with `pixels setup`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -46,6 +47,7 @@ mod readme;
 mod remote;
 mod scripts;
 mod soak;
+mod suite;
 mod too_large;
 mod transfer;
 mod transfer_large;
@@ -54,17 +56,3 @@ mod truenas_faults;
 mod truenas_files;
 mod truenas_guard;
 mod truenas_network;
-
-#[test]
-fn every_file_is_listed() {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
-    let main = std::fs::read_to_string(here.join("main.rs")).unwrap();
-    for entry in std::fs::read_dir(here).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let stem = name.trim_end_matches(".rs");
-        assert!(
-            stem == "main" || main.contains(&format!("mod {stem};")),
-            "{name} is not listed in main.rs"
-        );
-    }
-}

@@ -138,11 +138,9 @@ fn only_one_server_has_the_state() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn only_own_sandboxes_are_touched_and_only_what_is_allowed_is_given() {
-    let Some(_lab) = lab::ready("only_own_sandboxes_are_touched_and_only_what_is_allowed_is_given")
-    else {
-        return;
-    };
+    lab::ready();
     let mut env = environment("mcp-own");
     env.set("PIXELS_NETWORK_EGRESS", "agent")
         .set("PIXELS_MCP_MAX_SANDBOXES", "1");

@@ -43,10 +43,9 @@ fn run(env: &TestEnv, name: &str, script: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_new_pixel_is_ready_to_work_in() {
-    let Some(_lab) = lab::ready("a_new_pixel_is_ready_to_work_in") else {
-        return;
-    };
+    lab::ready();
     let env = provisioning(
         "ready",
         r##"
@@ -214,10 +213,9 @@ fn sessions_last(env: &TestEnv, name: &str) {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_step_that_fails_is_told_everywhere() {
-    let Some(_lab) = lab::ready("a_step_that_fails_is_told_everywhere") else {
-        return;
-    };
+    lab::ready();
     let env = provisioning(
         "fails",
         "[provision]\ndevtools = false\nscript = \"~/own.sh\"\n[console]\nmultiplexer = \"none\"\n",
@@ -266,12 +264,10 @@ fn a_step_that_fails_is_told_everywhere() {
 /// What a user behind a proxy that looks into TLS, with a mirror of the npm
 /// registry, sets: the proxy's CA, an installer of their own, a tool list.
 #[test]
+#[ignore = "needs Incus"]
 fn tools_come_from_a_mirror_behind_a_proxy() {
-    const TEST: &str = "tools_come_from_a_mirror_behind_a_proxy";
-    let Some(_lab) = lab::ready(TEST) else { return };
-    if !programs::ready(TEST, &[programs::NPM]) {
-        return;
-    }
+    lab::ready();
+    programs::ready(&[programs::NPM]);
     let registry = registry();
     let installer = include_str!("support/install-mise.sh").to_owned();
     let server = crate::support::web::serve_on_bridge(

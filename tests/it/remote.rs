@@ -117,10 +117,9 @@ fn set(env: &mut TestEnv, name: &str, path: &Path) {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn the_main_job_over_https() {
-    let Some(_lab) = lab::ready("the_main_job_over_https") else {
-        return;
-    };
+    lab::ready();
     let remote = Remote::start();
     let env = remote.trusted("https");
     let (a, b) = (env.name("a"), env.name("b"));
@@ -195,10 +194,9 @@ fn the_main_job_over_https() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_server_is_trusted_for_a_reason() {
-    let Some(_lab) = lab::ready("a_server_is_trusted_for_a_reason") else {
-        return;
-    };
+    lab::ready();
     let mut remote = Remote::start();
     let mut env = remote.trusted("trust");
     env.pixels(["list"]).ok();
@@ -295,10 +293,9 @@ fn fingerprint(certificate: &Path) -> String {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_client_is_trusted_for_a_reason() {
-    let Some(_lab) = lab::ready("a_client_is_trusted_for_a_reason") else {
-        return;
-    };
+    lab::ready();
     let remote = Remote::start();
     let mut env = remote.trusted("client");
     let (stranger, strange_key) = remote.certificate("stranger");
@@ -363,10 +360,9 @@ fn a_client_is_trusted_for_a_reason() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn a_line_that_is_cut() {
-    let Some(_lab) = lab::ready("a_line_that_is_cut") else {
-        return;
-    };
+    lab::ready();
     let remote = Remote::start();
     let mut env = remote.trusted("line");
     let name = env.name("a");

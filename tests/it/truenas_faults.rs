@@ -88,10 +88,9 @@ fn every_call(nas: &Nas, env: &TestEnv, args: &[&str], mut again: impl FnMut(&Ou
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn truenas_connections_may_be_lost_at_any_call() {
-    let Some(_lab) = lab::ready("truenas_connections_may_be_lost_at_any_call") else {
-        return;
-    };
+    lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "lost");
     let (a, b) = (env.name("a"), env.name("b"));
     env.pixels(["create", &a]).ok();
@@ -110,10 +109,9 @@ fn truenas_connections_may_be_lost_at_any_call() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn truenas_checkpoints_survive_lost_connections() {
-    let Some(_lab) = lab::ready("truenas_checkpoints_survive_lost_connections") else {
-        return;
-    };
+    lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "cut");
     let a = env.name("a");
     env.pixels(["create", &a]).ok();
@@ -157,11 +155,9 @@ fn truenas_checkpoints_survive_lost_connections() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn truenas_25_04_survives_lost_connections_without_knowing_calls() {
-    let Some(_lab) = lab::ready("truenas_25_04_survives_lost_connections_without_knowing_calls")
-    else {
-        return;
-    };
+    lab::ready();
     let (nas, env) = Nas::lab("25.04.2", "lost");
     let a = env.name("a");
     // The job is found again by its arguments.
@@ -206,10 +202,9 @@ fn truenas_25_04_survives_lost_connections_without_knowing_calls() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
-    let Some(_lab) = lab::ready("truenas_that_is_silent_or_full_is_waited_for_and_given_up") else {
-        return;
-    };
+    lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "silent");
     let full =
         json!({"code": -32000, "message": "Maximum number of concurrent calls (20) has exceeded"});
@@ -257,11 +252,9 @@ fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn truenas_that_takes_no_more_logins_is_tried_again_with_patience() {
-    let Some(_lab) = lab::ready("truenas_that_takes_no_more_logins_is_tried_again_with_patience")
-    else {
-        return;
-    };
+    lab::ready();
     let (nas, env) = Nas::lab("25.04.2", "rate");
     // As the real one, but for the numbers: 20 in a minute.
     let mut limit = RateLimit {
@@ -287,10 +280,9 @@ fn truenas_that_takes_no_more_logins_is_tried_again_with_patience() {
 }
 
 #[test]
+#[ignore = "needs Incus"]
 fn every_failed_login_to_truenas_has_its_own_words() {
-    let Some(_lab) = lab::ready("every_failed_login_to_truenas_has_its_own_words") else {
-        return;
-    };
+    lab::ready();
     let (nas, mut env) = Nas::lab("25.10.1", "login");
     let say = |env: &TestEnv| env.pixels(["list"]).expect(5).stderr;
     for (answer, word) in [

@@ -1,14 +1,14 @@
-//! Programs of the machine that tests use. Where one is missing it is
-//! installed, as the daemon is: `cargo test` is all that a stranger types.
+//! Debian packages that tests need. Missing packages are installed, so that
+//! `cargo test -- --include-ignored` works on a fresh machine.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
 pub struct Program {
-    /// Succeeds where the program is there.
+    /// Exits with 0 if the program is installed.
     check: &'static [&'static str],
-    /// The Debian packages that have it.
+    /// Debian packages that contain the program.
     packages: &'static [&'static str],
 }
 
@@ -37,26 +37,22 @@ pub const STRIP: Program = Program {
     packages: &["binutils"],
 };
 
-/// What a test that uses them begins with:
-/// `if !programs::ready("name_of_the_test", &[programs::JQ]) { return }`.
+/// First line of every test that needs programs other than Incus. Such a test
+/// carries `#[ignore = "needs PROGRAM"]`.
 ///
-/// Where they cannot be had the test is skipped **by name**, and that is a
-/// failure when `PIXELS_TEST_INCUS=required`.
-pub fn ready(test: &str, wanted: &[Program]) -> bool {
-    let Err(reason) = present(wanted) else {
-        return true;
-    };
-    assert!(
-        std::env::var("PIXELS_TEST_INCUS").as_deref() != Ok("required"),
-        "{test}: {reason}"
-    );
-    eprintln!("SKIPPED {test}: {reason}");
-    false
+/// # Panics
+///
+/// Panics if a program is missing and cannot be installed.
+#[track_caller]
+pub fn ready(programs: &[Program]) {
+    if let Err(reason) = install(programs) {
+        panic!("{reason}");
+    }
 }
 
-/// Installs those of them that are missing; what went wrong where that cannot
-/// be done.
-pub fn present(wanted: &[Program]) -> Result<(), String> {
+/// Installs missing programs. Fails if this process is not root, or if a
+/// program does not run after the installation.
+pub fn install(wanted: &[Program]) -> Result<(), String> {
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = INSTALLING.lock().unwrap_or_else(|e| e.into_inner());
     let missing = missing(wanted);
@@ -64,15 +60,17 @@ pub fn present(wanted: &[Program]) -> Result<(), String> {
         return Ok(());
     }
     if !rustix::process::geteuid().is_root() {
-        return Err(format!("not installed: {missing:?}, and no root to do so"));
+        return Err(format!(
+            "{missing:?} not installed, and root is required to install"
+        ));
     }
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(&missing);
-    // The lists may be there, and new enough.
+    // Existing package lists may be recent enough.
     apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))?;
     match self::missing(wanted) {
         left if left.is_empty() => Ok(()),
-        left => Err(format!("installed, but of no use: {left:?}")),
+        left => Err(format!("installed, but not working: {left:?}")),
     }
 }
 
@@ -86,7 +84,7 @@ fn missing(wanted: &[Program]) -> BTreeSet<&'static str> {
 }
 
 fn apt(arguments: &[&str]) -> Result<(), String> {
-    // Somebody else may be installing.
+    // Another process may hold the package manager's lock.
     let command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"];
     match run(&[&command, arguments].concat()) {
         Some(output) if output.status.success() => Ok(()),
@@ -98,7 +96,7 @@ fn apt(arguments: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Nothing where it does not start.
+/// Returns `None` if the program cannot be started.
 fn run(command: &[&str]) -> Option<Output> {
     Command::new(command[0])
         .args(&command[1..])
