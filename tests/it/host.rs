@@ -7,6 +7,8 @@ use pixels::backend::incus::{Client, Endpoint, Failure};
 use pixels::host::{self, Event, Options, Status};
 use serde_json::Value;
 
+use crate::support::lab;
+
 const SOCKET: &str = "/var/lib/incus/unix.socket";
 
 fn options() -> Options {
@@ -78,7 +80,9 @@ fn tiny_image(dir: &Path, salt: &str) {
 }
 
 #[tokio::test]
+#[ignore = "needs Incus"]
 async fn both_parts_of_an_image_are_imported_under_an_alias() {
+    lab::ready();
     let alias = "px-t-host-import";
     let client = client();
     sweep(&client, alias).await;
@@ -111,7 +115,9 @@ async fn both_parts_of_an_image_are_imported_under_an_alias() {
 }
 
 #[tokio::test]
+#[ignore = "needs Incus"]
 async fn an_import_of_rubbish_fails_and_leaves_nothing() {
+    lab::ready();
     let alias = "px-t-host-rubbish";
     let client = client();
     sweep(&client, alias).await;
@@ -123,9 +129,10 @@ async fn an_import_of_rubbish_fails_and_leaves_nothing() {
     assert!(target(&client, alias).await.unwrap_err().is_not_found());
 }
 
-/// The daemon the tests run on has been set up already, or they would not run.
 #[tokio::test]
+#[ignore = "needs Incus"]
 async fn a_second_setup_has_nothing_to_do() {
+    lab::ready();
     let mut options = options();
     options.image = match host::fallback_image(&client()).await.unwrap() {
         Some(alias) => alias,
@@ -144,7 +151,9 @@ async fn a_second_setup_has_nothing_to_do() {
 }
 
 #[tokio::test]
+#[ignore = "needs Incus"]
 async fn the_doctor_finds_the_daemon_in_order() {
+    lab::ready();
     let checks = host::doctor(&options(), Vec::new()).await;
     for id in [
         "access",
