@@ -4,7 +4,7 @@ use crate::backend::incus::Failure;
 use crate::base;
 use crate::host;
 use crate::lifecycle;
-use crate::sandbox::{Error, InvalidName};
+use crate::model::{Error, InvalidName};
 
 /// It failed.
 pub const FAILURE: u8 = 1;
@@ -93,7 +93,7 @@ fn of(error: &Error) -> (u8, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::Subject;
+    use crate::model::Subject;
 
     #[test]
     fn the_kind_is_found_under_any_context() {
@@ -103,7 +103,7 @@ mod tests {
             Subject::pixel("a"),
         )));
         assert_eq!(classify(&error).0, ALREADY_EXISTS);
-        let error = anyhow::Error::new("A".parse::<crate::sandbox::Name>().unwrap_err());
+        let error = anyhow::Error::new("A".parse::<crate::model::Name>().unwrap_err());
         assert_eq!(classify(&error).0, USAGE);
         assert_eq!(classify(&anyhow::anyhow!("x")).0, FAILURE);
     }

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::sandbox::Control;
+use crate::model::Control;
 use crate::{exit, term};
 
 /// Shared by everything that must know of an interruption.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{self, BackendKind, NicType, Settings};
-use crate::sandbox::{Error, Result, Sandbox};
+use crate::model::{Backend, Error, Result};
 use crate::secret::Secret;
 use crate::term;
 
@@ -21,7 +21,7 @@ use truenas::Truenas;
 const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
 
 /// The backend the settings name. Nothing is sent yet.
-pub fn open(settings: &Settings) -> Result<Box<dyn Sandbox>> {
+pub fn open(settings: &Settings) -> Result<Box<dyn Backend>> {
     match settings.backend {
         BackendKind::Incus => Ok(Box::new(Incus::new(incus_options(settings))?)),
         BackendKind::TrueNas => Ok(Box::new(Truenas::new(truenas_options(settings)?)?)),

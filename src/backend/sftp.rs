@@ -16,7 +16,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 
-use crate::sandbox::{Error, FileKind, FileStat, GuestFile, Owner, Result, Subject};
+use crate::model::{Error, FileKind, FileStat, GuestFile, Owner, Result, Subject};
 
 /// What the server may send to list one folder: some ten thousand names. How
 /// many there are is up to the pixel.

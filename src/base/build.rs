@@ -15,12 +15,12 @@ use crate::config::Parent;
 use crate::egress;
 use crate::file_lock::{FileLock, Share};
 use crate::lifecycle::{self, Claim, Exec, Interrupts, Login, Maker, provisioning};
+use crate::model::{
+    self, Backend, Control, ExecRequest, GuestFile, Instance, Label, Name, Origin, Owner,
+    Properties, Status,
+};
 use crate::provision::{self, Overall};
 use crate::retry;
-use crate::sandbox::{
-    self, Control, ExecRequest, GuestFile, Instance, Label, Name, Origin, Owner, Properties,
-    Sandbox, Status,
-};
 
 const LABEL: &str = "initial";
 /// On a pixel in which a base is built: that pixel's name.
@@ -65,7 +65,7 @@ impl Workshop {
     /// error names what is.
     pub async fn build(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
         anew: bool,
@@ -75,7 +75,7 @@ impl Workshop {
         let mut origin = None;
         for one in chain::order(&self.bases, base) {
             let always = anew && one == base;
-            if !always && let Some(there) = self.source(sandbox, one).await? {
+            if !always && let Some(there) = self.source(backend, one).await? {
                 origin = Some(there);
                 continue;
             }
@@ -85,14 +85,14 @@ impl Workshop {
             let lock = FileLock::wait(&path, Share::Alone, waiting);
             let _lock = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Err(Error::about(one)(sandbox::Error::Cancelled)),
+                () = cancel.cancelled() => return Err(Error::about(one)(model::Error::Cancelled)),
                 lock = lock => lock.map_err(|source| Error::Lock { path: path.clone(), source })?,
             };
             // Whoever held the lock may have built it.
-            let there = self.source(sandbox, one).await?;
+            let there = self.source(backend, one).await?;
             origin = match there {
                 Some(there) if !always => Some(there),
-                _ => Some(self.build_one(sandbox, cancel, one, watch).await?),
+                _ => Some(self.build_one(backend, cancel, one, watch).await?),
             };
         }
         origin.ok_or_else(|| Error::Unknown {
@@ -112,7 +112,7 @@ impl Workshop {
     }
 
     /// Removes what builds left that were killed. Best effort.
-    pub async fn sweep(&self, sandbox: &dyn Sandbox) {
+    pub async fn sweep(&self, backend: &dyn Backend) {
         for base in self.bases.keys() {
             let Ok(pixel) = self.pixel(base) else {
                 continue;
@@ -120,17 +120,17 @@ impl Workshop {
             let Ok(Some(_lock)) = self.attempt(&pixel) else {
                 continue;
             };
-            if let Err(error) = self.clear(sandbox, base).await {
+            if let Err(error) = self.clear(backend, base).await {
                 tracing::warn!(base, %error, "what a killed build left");
             }
         }
     }
 
     /// Makes room for a build; the caller holds the lock.
-    async fn clear(&self, sandbox: &dyn Sandbox, base: &str) -> Result<()> {
+    async fn clear(&self, backend: &dyn Backend, base: &str) -> Result<()> {
         let work = self.work(base)?;
-        sandbox.settle(&work).await.map_err(Error::about(base))?;
-        if let Some(left) = get(sandbox, base, &work).await? {
+        backend.settle(&work).await.map_err(Error::about(base))?;
+        if let Some(left) = get(backend, base, &work).await? {
             if left.properties.get(WORK).map(String::as_str) != Some(work.as_str()) {
                 return Err(in_the_way(base, &work));
             }
@@ -141,13 +141,13 @@ impl Workshop {
                     base: base.to_owned(),
                 });
             }
-            self.remove(sandbox, base, &work).await?;
+            self.remove(backend, base, &work).await?;
         }
         Ok(())
     }
 
-    async fn remove(&self, sandbox: &dyn Sandbox, base: &str, pixel: &Name) -> Result<()> {
-        match lifecycle::destroy(sandbox, &self.site.gateway, pixel).await {
+    async fn remove(&self, backend: &dyn Backend, base: &str, pixel: &Name) -> Result<()> {
+        match lifecycle::destroy(backend, &self.site.gateway, pixel).await {
             Err(error) if !error.is_not_found() => Err(Error::about(base)(error)),
             _ => Ok(()),
         }
@@ -155,7 +155,7 @@ impl Workshop {
 
     async fn build_one(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
         watch: &Watch,
@@ -163,16 +163,16 @@ impl Workshop {
         let config = self.base(base)?;
         let script = recipe::script(base, config)?;
         let pixel = self.pixel(base)?;
-        self.clear(sandbox, base).await?;
-        if let Some(there) = get(sandbox, base, &pixel).await?
+        self.clear(backend, base).await?;
+        if let Some(there) = get(backend, base, &pixel).await?
             && !is_base(&there)
-            && newest(sandbox, base, &pixel).await?.is_none()
+            && newest(backend, base, &pixel).await?.is_none()
         {
             return Err(in_the_way(base, &pixel));
         }
         let work = self.work(base)?;
         let parent = match &config.parent {
-            Parent::Base(parent) => self.lineage(sandbox, parent).await?,
+            Parent::Base(parent) => self.lineage(backend, parent).await?,
             Parent::Image(_) => None,
         };
         let records = Properties::from([
@@ -184,21 +184,21 @@ impl Workshop {
             (PARENT.to_owned(), parent.unwrap_or_default()),
             (WORK.to_owned(), String::new()),
         ]);
-        self.make(sandbox, cancel, base, config, &work, watch)
+        self.make(backend, cancel, base, config, &work, watch)
             .await?;
         let finish = async {
-            self.set_up(sandbox, cancel, base, &work, script.as_deref(), watch)
+            self.set_up(backend, cancel, base, &work, script.as_deref(), watch)
                 .await?;
             watch.step(base, "putting it in place");
-            if get(sandbox, base, &pixel).await?.is_some() {
-                self.remove(sandbox, base, &pixel).await?;
+            if get(backend, base, &pixel).await?.is_some() {
+                self.remove(backend, base, &pixel).await?;
             }
             let label = label()?;
             let from = Origin {
                 pixel: work.clone(),
                 label: None,
             };
-            lifecycle::shelve(sandbox, cancel, from, &pixel, &label, records)
+            lifecycle::shelve(backend, cancel, from, &pixel, &label, records)
                 .await
                 .map_err(|source| Error::Lifecycle {
                     base: base.into(),
@@ -213,7 +213,7 @@ impl Workshop {
         if outcome.is_err() {
             watch.step(base, "cleaning up");
         }
-        let removed = self.remove(sandbox, base, &work).await;
+        let removed = self.remove(backend, base, &work).await;
         match (outcome, removed) {
             (Ok(origin), Ok(())) => Ok(origin),
             // It is finished; the next build clears up.
@@ -228,7 +228,7 @@ impl Workshop {
     /// Waits for provisioning, runs the script, and stops the pixel.
     async fn set_up(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
         work: &Name,
@@ -237,15 +237,15 @@ impl Workshop {
     ) -> Result<()> {
         let about = Error::about(base);
         let steps = async {
-            let instance = sandbox.get(work).await.map_err(&about)?;
-            self.provisioned(sandbox, base, &instance, watch).await?;
-            let guest = sandbox.guest(work);
+            let instance = backend.get(work).await.map_err(&about)?;
+            self.provisioned(backend, base, &instance, watch).await?;
+            let guest = backend.guest(work);
             guest.make_dir("/etc/tmpfiles.d").await.map_err(&about)?;
             let file = root_file(TMP, include_bytes!("guest/tmp.conf"), 0o644);
             guest.write_file(&file).await.map_err(&about)?;
             if let Some(script) = script {
                 watch.step(base, "running the setup script");
-                self.run(sandbox, cancel, base, work, script, watch).await?;
+                self.run(backend, cancel, base, work, script, watch).await?;
             }
             // Clones are to begin with an empty one.
             let clean = ExecRequest::root(["find", "/tmp", "-xdev", "-mindepth", "1", "-delete"]);
@@ -253,18 +253,18 @@ impl Workshop {
             // Its open file session would hold up the stop.
             drop(guest);
             watch.step(base, "stopping");
-            sandbox.stop(work, GRACE).await.map_err(&about)
+            backend.stop(work, GRACE).await.map_err(&about)
         };
         tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(about(sandbox::Error::Cancelled)),
+            () = cancel.cancelled() => Err(about(model::Error::Cancelled)),
             outcome = steps => outcome,
         }
     }
 
     async fn provisioned(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         base: &str,
         instance: &Instance,
         watch: &Watch,
@@ -273,13 +273,13 @@ impl Workshop {
         let work = &instance.name;
         if provisioning::unsettled(instance) {
             watch.step(base, "provisioning");
-            let report = provisioning::wait(sandbox, work, &|_| {})
+            let report = provisioning::wait(backend, work, &|_| {})
                 .await
                 .map_err(&about)?;
             if report.overall == Overall::Failed
                 && let Some(step) = report.failed()
             {
-                let guest = sandbox.guest(work);
+                let guest = backend.guest(work);
                 let tail = provision::log_tail(&*guest, step, EXPLAINING).await;
                 return Err(Error::Provisioning {
                     base: base.to_owned(),
@@ -289,15 +289,15 @@ impl Workshop {
             }
         }
         if instance.properties.contains_key(egress::INTERIM) {
-            lifecycle::narrow(sandbox, &self.site.gateway, work)
+            lifecycle::narrow(backend, &self.site.gateway, work)
                 .await
                 .map_err(&about)?;
         }
         let booted = include_str!("guest/booted.sh");
         let wait = ExecRequest::root(["/bin/sh", "-c", booted, "booted"]);
-        sandbox.guest(work).output(&wait).await.map_err(&about)?;
+        backend.guest(work).output(&wait).await.map_err(&about)?;
         let _ = retry::until(ADDRESS, || async {
-            match sandbox.address(work).await {
+            match backend.address(work).await {
                 Ok(Some(_)) => retry::Next::Done(()),
                 _ => retry::Next::Again(()),
             }
@@ -308,7 +308,7 @@ impl Workshop {
 
     async fn run(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
         work: &Name,
@@ -316,7 +316,7 @@ impl Workshop {
         watch: &Watch,
     ) -> Result<()> {
         let about = Error::about(base);
-        let guest = sandbox.guest(work);
+        let guest = backend.guest(work);
         guest.make_dir(LIB).await.map_err(&about)?;
         // A pixel that is not provisioned lacks it.
         for (path, content) in [
@@ -353,7 +353,7 @@ impl Workshop {
         );
         let status = tokio::select! {
             biased;
-            () = cancel.cancelled() => return Err(about(sandbox::Error::Cancelled)),
+            () = cancel.cancelled() => return Err(about(model::Error::Cancelled)),
             ended = ended => ended.map_err(&about)?.status,
         };
         drop(signals);

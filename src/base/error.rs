@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::lifecycle;
-use crate::sandbox::{self, InvalidName};
+use crate::model::{self, InvalidName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -66,13 +66,13 @@ pub enum Error {
     Sandbox {
         base: String,
         #[source]
-        source: sandbox::Error,
+        source: model::Error,
     },
 }
 
 impl Error {
     /// Gives a failure on the server the base it is about.
-    pub(super) fn about(base: &str) -> impl Fn(sandbox::Error) -> Self {
+    pub(super) fn about(base: &str) -> impl Fn(model::Error) -> Self {
         let base = base.to_owned();
         move |source| Self::Sandbox {
             base: base.clone(),
@@ -85,11 +85,11 @@ impl Error {
         matches!(
             self,
             Self::Sandbox {
-                source: sandbox::Error::Cancelled,
+                source: model::Error::Cancelled,
                 ..
             } | Self::Lifecycle {
                 source: lifecycle::Error {
-                    source: sandbox::Error::Cancelled,
+                    source: model::Error::Cancelled,
                     ..
                 },
                 ..

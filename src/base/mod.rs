@@ -24,7 +24,7 @@ pub use state::State;
 
 use crate::config;
 use crate::lifecycle::Site;
-use crate::sandbox::Name;
+use crate::model::Name;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 

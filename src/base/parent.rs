@@ -8,13 +8,13 @@ use super::{Error, Result, Watch, Workshop};
 use crate::config::{Base, EgressMode, Parent};
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::{self, Create, Fork, Names};
-use crate::sandbox::{Limits, Name, Sandbox};
+use crate::model::{Backend, Limits, Name};
 
 impl Workshop {
     /// The pixel to build in, running.
     pub(super) async fn make(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
         config: &Base,
@@ -35,7 +35,7 @@ impl Workshop {
                     lifecycle::records_of_new(&site.network, &policy, site.plan.is_some());
                 properties.extend([mark]);
                 let image = site
-                    .image(sandbox, image)
+                    .image(backend, image)
                     .await
                     .map_err(Error::about(base))?;
                 let wish = Create {
@@ -46,13 +46,13 @@ impl Workshop {
                     provision: site.plan.clone(),
                     network: site.network.clone(),
                 };
-                lifecycle::create(sandbox, cancel, wish, &progress)
+                lifecycle::create(backend, cancel, wish, &progress)
                     .await
                     .map_err(failed)
             }
             Parent::Base(parent) => {
                 let from = self
-                    .source(sandbox, parent)
+                    .source(backend, parent)
                     .await?
                     .ok_or_else(|| Error::InTheWay {
                         base: parent.clone(),
@@ -62,7 +62,7 @@ impl Workshop {
                             .unwrap_or_default(),
                     })?;
                 let mut properties =
-                    lifecycle::records_of_clone(sandbox, Some(&policy), &policy, &from)
+                    lifecycle::records_of_clone(backend, Some(&policy), &policy, &from)
                         .await
                         .map_err(Error::about(base))?;
                 properties.extend([mark]);
@@ -73,7 +73,7 @@ impl Workshop {
                     properties,
                     network: site.network.clone(),
                 };
-                lifecycle::fork(sandbox, cancel, wish, &progress, &|_| {})
+                lifecycle::fork(backend, cancel, wish, &progress, &|_| {})
                     .await
                     .map_err(failed)
             }

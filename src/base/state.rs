@@ -2,7 +2,7 @@
 
 use super::{Error, Result, Workshop, recipe};
 use crate::config::Parent;
-use crate::sandbox::{Checkpoint, Instance, Label, Name, Origin, Sandbox};
+use crate::model::{Backend, Checkpoint, Instance, Label, Name, Origin};
 
 /// On a base's own pixel its name; clones inherit the key, but not that name.
 pub(super) const KEY: &str = "base";
@@ -40,19 +40,19 @@ impl State {
 }
 
 impl Workshop {
-    pub async fn look(&self, sandbox: &dyn Sandbox, base: &str) -> Result<State> {
+    pub async fn look(&self, backend: &dyn Backend, base: &str) -> Result<State> {
         let pixel = self.pixel(base)?;
         let building = self.attempt(&pixel)?.is_none();
-        let Some(instance) = get(sandbox, base, &pixel).await? else {
+        let Some(instance) = get(backend, base, &pixel).await? else {
             return Ok(if building {
                 State::Building
             } else {
                 State::Missing
             });
         };
-        match newest(sandbox, base, &pixel).await? {
+        match newest(backend, base, &pixel).await? {
             Some(checkpoint) => Ok(State::Ready {
-                outdated: self.outdated(sandbox, base, &instance).await?,
+                outdated: self.outdated(backend, base, &instance).await?,
                 checkpoint: checkpoint.label,
                 created_at: checkpoint.created_at,
             }),
@@ -62,9 +62,9 @@ impl Workshop {
     }
 
     /// What clones of a base are made from; `None` as long as there is nothing.
-    pub async fn source(&self, sandbox: &dyn Sandbox, base: &str) -> Result<Option<Origin>> {
+    pub async fn source(&self, backend: &dyn Backend, base: &str) -> Result<Option<Origin>> {
         let pixel = self.pixel(base)?;
-        let newest = newest(sandbox, base, &pixel).await?;
+        let newest = newest(backend, base, &pixel).await?;
         Ok(newest.map(|checkpoint| Origin {
             pixel,
             label: Some(checkpoint.label),
@@ -74,7 +74,7 @@ impl Workshop {
     /// Why a base that is there should be built anew.
     async fn outdated(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         base: &str,
         instance: &Instance,
     ) -> Result<Vec<String>> {
@@ -95,7 +95,7 @@ impl Workshop {
             Err(error) => reasons.push(error.to_string()),
         }
         if let Parent::Base(parent) = &config.parent {
-            let now = self.lineage(sandbox, parent).await?;
+            let now = self.lineage(backend, parent).await?;
             if now.is_some() && now.as_deref() != recorded(PARENT) {
                 reasons.push(format!("its parent {parent} is newer"));
             }
@@ -106,11 +106,11 @@ impl Workshop {
     /// Tells one build of a base from the next.
     pub(super) async fn lineage(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         base: &str,
     ) -> Result<Option<String>> {
         let pixel = self.pixel(base)?;
-        let newest = newest(sandbox, base, &pixel).await?;
+        let newest = newest(backend, base, &pixel).await?;
         Ok(newest.map(|it| format!("{} {}", it.label, it.created_at)))
     }
 }
@@ -121,11 +121,11 @@ pub(super) fn is_base(instance: &Instance) -> bool {
 }
 
 pub(super) async fn get(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     base: &str,
     pixel: &Name,
 ) -> Result<Option<Instance>> {
-    match sandbox.get(pixel).await {
+    match backend.get(pixel).await {
         Ok(instance) => Ok(Some(instance)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(Error::about(base)(error)),
@@ -134,11 +134,11 @@ pub(super) async fn get(
 
 /// The newest checkpoint; `None` also when there is no such pixel.
 pub(super) async fn newest(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     base: &str,
     pixel: &Name,
 ) -> Result<Option<Checkpoint>> {
-    let checkpoints = match sandbox.checkpoints(pixel).await {
+    let checkpoints = match backend.checkpoints(pixel).await {
         Ok(checkpoints) => checkpoints,
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(Error::about(base)(error)),

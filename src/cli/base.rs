@@ -95,15 +95,15 @@ impl BaseCommand {
 }
 
 async fn lines(context: &Context, workshop: &Workshop) -> anyhow::Result<Vec<Line>> {
-    let sandbox = context.sandbox()?;
+    let backend = context.backend()?;
     let mut lines = Vec::new();
     for (name, base) in &workshop.bases {
         let state = tokio::select! {
             biased;
             () = context.cancel().cancelled() => {
-                return Err(crate::sandbox::Error::Cancelled.into());
+                return Err(crate::model::Error::Cancelled.into());
             }
-            state = workshop.look(sandbox, name) => state?,
+            state = workshop.look(backend, name) => state?,
         };
         let mut line = Line {
             name: name.clone(),
@@ -139,7 +139,7 @@ async fn build(
     bases: &[String],
     anew: bool,
 ) -> anyhow::Result<()> {
-    let sandbox = context.sandbox()?;
+    let backend = context.backend()?;
     let ui = context.ui;
     let watch = Watch {
         phase: Arc::new(move |phase| ui.say(phase)),
@@ -148,7 +148,7 @@ async fn build(
     for base in bases {
         let begun = Instant::now();
         let origin = workshop
-            .build(sandbox, context.cancel(), base, anew, &watch)
+            .build(backend, context.cancel(), base, anew, &watch)
             .await?;
         let took = begun.elapsed();
         ui.done(

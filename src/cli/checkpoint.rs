@@ -12,7 +12,7 @@ use time::macros::format_description;
 use super::{Context, complete, list, network};
 use crate::exit::Usage;
 use crate::lifecycle;
-use crate::sandbox::{Checkpoint, Error, Label, Name};
+use crate::model::{Checkpoint, Error, Label, Name};
 use crate::ui::{self, Row};
 
 /// Take, list, restore and delete checkpoints of a pixel's disk
@@ -86,14 +86,14 @@ impl CreateArgs {
         // Empty is what an unset variable of a script leaves.
         let given = self.label.filter(|label| !label.is_empty());
         let given: Option<Label> = given.map(|label| label.parse()).transpose()?;
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let mut taken = 0;
         let label = loop {
             let label = match &given {
                 Some(label) => label.clone(),
                 None => label_of_now(taken)?,
             };
-            let work = sandbox.checkpoint(&self.name, &label, None);
+            let work = backend.checkpoint(&self.name, &label, None);
             match context.unless_interrupted(work).await {
                 Err(Error::AlreadyExists(_)) if given.is_none() && taken < CROWD => taken += 1,
                 outcome => {
@@ -125,7 +125,7 @@ fn label_of_now(taken: u32) -> Result<Label, Error> {
         taken => format!("{second}-{}", taken + 1),
     }
     .parse()
-    .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))
+    .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string()))
 }
 
 #[derive(Serialize)]
@@ -160,9 +160,9 @@ impl Row for Line {
 
 impl ListArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let all = context
-            .unless_interrupted(sandbox.checkpoints(&self.name))
+            .unless_interrupted(backend.checkpoints(&self.name))
             .await?;
         let lines: Vec<Line> = all
             .into_iter()
@@ -179,7 +179,7 @@ impl ListArgs {
 impl RestoreArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         if !self.force && !self.may_lose_newer(context).await? {
             context.ui.say("Aborted.");
             return Ok(());
@@ -189,10 +189,10 @@ impl RestoreArgs {
             .say(&format!("Restoring {} to \"{}\"...", self.name, self.label));
         let phases = context.ui.phases();
         phases.step("restoring");
-        let before = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let before = context.unless_interrupted(backend.get(&self.name)).await?;
         let outcome = context
             .unless_interrupted(lifecycle::restore(
-                sandbox,
+                backend,
                 &network::like(context)?,
                 &self.name,
                 &self.label,
@@ -201,8 +201,8 @@ impl RestoreArgs {
         if matches!(outcome, Err(Error::Cancelled)) {
             // The server goes on by itself; the pixel is whole when it is done.
             phases.step("waiting for the server to finish the restore");
-            sandbox.settle(&self.name).await?;
-            lifecycle::lifetime::keep(sandbox, &before).await?;
+            backend.settle(&self.name).await?;
+            lifecycle::lifetime::keep(backend, &before).await?;
         }
         outcome?;
         drop(phases);
@@ -228,7 +228,7 @@ impl RestoreArgs {
     /// Asks where the server keeps no checkpoint that is newer.
     async fn may_lose_newer(&self, context: &Context) -> anyhow::Result<bool> {
         let Self { name, label, .. } = self;
-        let asking = context.sandbox()?.lost_by_restore(name, label);
+        let asking = context.backend()?.lost_by_restore(name, label);
         let lost = context.unless_interrupted(asking).await?;
         if lost.is_empty() {
             return Ok(true);
@@ -251,8 +251,8 @@ impl RestoreArgs {
 
 impl DeleteArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let work = sandbox.delete_checkpoint(&self.name, &self.label);
+        let backend = context.backend()?;
+        let work = backend.delete_checkpoint(&self.name, &self.label);
         context.unless_interrupted(work).await?;
         context.ui.done(
             &format!("Deleted checkpoint \"{}\" from {}", self.label, self.name),

@@ -8,7 +8,7 @@ use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::Shells;
 
 use crate::config::{EgressMode, Flags, Settings};
-use crate::sandbox::{Name, Sandbox};
+use crate::model::{Backend, Name};
 use crate::ui::Ui;
 use crate::{backend, exit};
 
@@ -58,8 +58,8 @@ impl CompletionsArgs {
 
 /// Names of pixels.
 pub fn pixels() -> Vec<CompletionCandidate> {
-    let found: Option<Vec<String>> = ask(async |sandbox| {
-        let all = sandbox.list().await.ok()?;
+    let found: Option<Vec<String>> = ask(async |backend| {
+        let all = backend.list().await.ok()?;
         Some(
             all.into_iter()
                 .map(|pixel| pixel.name.to_string())
@@ -83,8 +83,8 @@ pub fn places(current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 fn inside() -> Vec<CompletionCandidate> {
-    let found: Option<Vec<String>> = ask(async |sandbox| {
-        let all = sandbox.list().await.ok()?;
+    let found: Option<Vec<String>> = ask(async |backend| {
+        let all = backend.list().await.ok()?;
         Some(all.iter().map(|pixel| format!("{}:", pixel.name)).collect())
     });
     candidates(found.unwrap_or_default())
@@ -92,10 +92,10 @@ fn inside() -> Vec<CompletionCandidate> {
 
 /// Names of pixels, and `name:label` for each of their checkpoints.
 pub fn origins() -> Vec<CompletionCandidate> {
-    let found: Option<Vec<String>> = ask(async |sandbox| {
+    let found: Option<Vec<String>> = ask(async |backend| {
         let mut all = Vec::new();
-        for pixel in sandbox.list().await.ok()? {
-            for checkpoint in sandbox.checkpoints(&pixel.name).await.unwrap_or_default() {
+        for pixel in backend.list().await.ok()? {
+            for checkpoint in backend.checkpoints(&pixel.name).await.unwrap_or_default() {
                 if !checkpoint.temporary {
                     all.push(format!("{}:{}", pixel.name, checkpoint.label));
                 }
@@ -119,8 +119,8 @@ pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(pixel) = pixel else {
         return Vec::new();
     };
-    let found: Option<Vec<String>> = ask(async |sandbox| {
-        let all = sandbox.checkpoints(&pixel).await.ok()?;
+    let found: Option<Vec<String>> = ask(async |backend| {
+        let all = backend.checkpoints(&pixel).await.ok()?;
         Some(
             all.into_iter()
                 .filter(|checkpoint| !checkpoint.temporary)
@@ -158,7 +158,7 @@ fn candidates(of: Vec<String>) -> Vec<CompletionCandidate> {
 }
 
 /// Asks the server; a completion that cannot be had is no completion.
-fn ask<T>(question: impl AsyncFnOnce(&dyn Sandbox) -> Option<T>) -> Option<T> {
+fn ask<T>(question: impl AsyncFnOnce(&dyn Backend) -> Option<T>) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -166,8 +166,8 @@ fn ask<T>(question: impl AsyncFnOnce(&dyn Sandbox) -> Option<T>) -> Option<T> {
     let answer = runtime.block_on(async {
         let env = |name: &str| std::env::var_os(name);
         let loaded = Settings::load(None, &env, &Flags::default()).ok()?;
-        let sandbox = backend::open(&loaded.settings).ok()?;
-        tokio::time::timeout(PATIENCE, question(&*sandbox))
+        let backend = backend::open(&loaded.settings).ok()?;
+        tokio::time::timeout(PATIENCE, question(&*backend))
             .await
             .ok()?
     });

@@ -8,8 +8,8 @@ use crate::config::Multiplexer;
 use crate::exit::Usage;
 use crate::lifecycle::session::{self, Keeper, Wanted};
 use crate::lifecycle::{self, Exec, Login, provisioning};
+use crate::model::{Backend, Guest, Instance, Name, Status};
 use crate::provision::{Overall, Report, State};
-use crate::sandbox::{Guest, Instance, Name, Sandbox, Status};
 use crate::term;
 use crate::ui::Phases;
 
@@ -56,16 +56,16 @@ pub async fn open(
     session: &str,
     persist: bool,
 ) -> anyhow::Result<()> {
-    let sandbox = context.sandbox()?;
-    let mut instance = context.unless_interrupted(sandbox.get(name)).await?;
+    let backend = context.backend()?;
+    let mut instance = context.unless_interrupted(backend.get(name)).await?;
     if instance.status == Status::Stopped {
         context.ui.say(&format!("Starting {name}..."));
         let like = network::like(context)?;
-        lifecycle::start(sandbox, context.cancel(), &like, name, &|_| {}).await?;
-        instance = context.unless_interrupted(sandbox.get(name)).await?;
+        lifecycle::start(backend, context.cancel(), &like, name, &|_| {}).await?;
+        instance = context.unless_interrupted(backend.get(name)).await?;
     }
     exec::usable(&instance)?;
-    let guest = sandbox.guest(name);
+    let guest = backend.guest(name);
     let login = Login::default_for(&instance);
     let wanted = match context.settings().console.multiplexer {
         _ if !persist => Wanted::Nothing,
@@ -74,7 +74,7 @@ pub async fn open(
         Multiplexer::Tmux => Wanted::Tmux,
         Multiplexer::None => Wanted::Nothing,
     };
-    let keeper = keeper(context, sandbox, &*guest, &instance, &login, wanted).await?;
+    let keeper = keeper(context, backend, &*guest, &instance, &login, wanted).await?;
     if keeper.is_none() && wanted != Wanted::Nothing {
         context.ui.say(
             "The pixel has no session keeper (zmx or tmux): this shell ends with the connection.",
@@ -94,7 +94,7 @@ pub async fn open(
 /// What will keep the session; where it is still being installed, waits.
 async fn keeper(
     context: &Context,
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     guest: &dyn Guest,
     instance: &Instance,
     login: &Login,
@@ -108,7 +108,7 @@ async fn keeper(
     let phases = context.ui.phases();
     let work = async {
         loop {
-            let report = provisioning::observe(sandbox, instance).await?;
+            let report = provisioning::observe(backend, instance).await?;
             tell(&phases, &report);
             let found = session::find(guest, login, wanted).await?;
             if found.is_some() || report.overall != Overall::Running {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend;
 use crate::config::{Loaded, Settings};
-use crate::sandbox::{Result, Sandbox};
+use crate::model::{Backend, Result};
 use crate::signal::Signals;
 use crate::ui::Ui;
 
@@ -20,7 +20,7 @@ pub struct Context {
     pub loaded: Loaded,
     pub ui: Ui,
     pub signals: Signals,
-    sandbox: OnceLock<Box<dyn Sandbox>>,
+    backend: OnceLock<Box<dyn Backend>>,
 }
 
 impl Context {
@@ -29,7 +29,7 @@ impl Context {
             loaded,
             ui,
             signals,
-            sandbox: OnceLock::new(),
+            backend: OnceLock::new(),
         }
     }
 
@@ -41,19 +41,19 @@ impl Context {
         self.signals.token()
     }
 
-    pub fn sandbox(&self) -> Result<&dyn Sandbox> {
-        if let Some(open) = self.sandbox.get() {
+    pub fn backend(&self) -> Result<&dyn Backend> {
+        if let Some(open) = self.backend.get() {
             return Ok(&**open);
         }
         let opened = backend::open(self.settings())?;
-        Ok(&**self.sandbox.get_or_init(|| opened))
+        Ok(&**self.backend.get_or_init(|| opened))
     }
 
     /// Runs a step that changes nothing half-way; a signal ends the wait.
     pub async fn unless_interrupted<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            () = self.cancel().cancelled() => Err(crate::sandbox::Error::Cancelled),
+            () = self.cancel().cancelled() => Err(crate::model::Error::Cancelled),
             outcome = work => outcome,
         }
     }
@@ -68,8 +68,8 @@ impl Context {
     }
 
     pub async fn close(&self) {
-        if let Some(sandbox) = self.sandbox.get() {
-            sandbox.close(CLOSING).await;
+        if let Some(backend) = self.backend.get() {
+            backend.close(CLOSING).await;
         }
     }
 }

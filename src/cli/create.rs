@@ -12,8 +12,8 @@ use crate::egress::{self, Entry};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names, Network, lifetime};
+use crate::model::{Error, Limits, Name, Origin, parse_cpus, parse_memory};
 use crate::provision::Overall;
-use crate::sandbox::{Error, Limits, Name, Origin, parse_cpus, parse_memory};
 use crate::ui;
 
 /// Create a pixel from an image, or from another pixel with --from
@@ -86,7 +86,7 @@ impl CreateArgs {
         if self.console && !crate::term::interactive() {
             return Err(Usage("--console needs a terminal".into()).into());
         }
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let network = network::of(context)?;
         let like = network::like(context)?;
         let phases = context.ui.phases();
@@ -97,7 +97,7 @@ impl CreateArgs {
         match &self.from {
             Some(from) => {
                 facts["from"] = json!(from.to_string());
-                let mut properties = network::policy_for_clone(context, sandbox, from).await?;
+                let mut properties = network::policy_for_clone(context, backend, from).await?;
                 properties.insert("from".into(), from.to_string());
                 properties.extend(lifetime::record(self.ttl)?);
                 let wish = Fork {
@@ -110,7 +110,7 @@ impl CreateArgs {
                     properties,
                     network,
                 };
-                lifecycle::fork(sandbox, context.cancel(), wish, &progress, &|_| {}).await?;
+                lifecycle::fork(backend, context.cancel(), wish, &progress, &|_| {}).await?;
             }
             None => {
                 // Bad settings are told before anything is made.
@@ -150,7 +150,7 @@ impl CreateArgs {
                     network,
                     provision: plan,
                 };
-                lifecycle::create(sandbox, context.cancel(), wish, &progress).await?;
+                lifecycle::create(backend, context.cancel(), wish, &progress).await?;
             }
         }
         drop(phases);
@@ -171,10 +171,10 @@ impl CreateArgs {
             context.ui.done(&sentence, &facts);
             return Ok(());
         }
-        let report = status::wait(context, sandbox, &self.name).await;
+        let report = status::wait(context, backend, &self.name).await;
         if interim {
             // Whatever came of the waiting, an interrupt included.
-            lifecycle::narrow(sandbox, &like, &self.name).await?;
+            lifecycle::narrow(backend, &like, &self.name).await?;
         }
         let report = report?;
         if report.overall != Overall::None {
@@ -210,11 +210,11 @@ fn unless_zero(memory: &str) -> Result<u64, String> {
 /// one either and the server has only the one that `setup` built, that one.
 pub async fn default_image(context: &Context) -> anyhow::Result<String> {
     let image = context.settings().defaults.image.clone();
-    let sandbox = context.sandbox()?;
-    if !setup::image_is_default(context) || sandbox.has_image(&image).await? {
+    let backend = context.backend()?;
+    if !setup::image_is_default(context) || backend.has_image(&image).await? {
         return Ok(image);
     }
-    match sandbox
+    match backend
         .image_with_prefix(host::FALLBACK_IMAGE_PREFIX)
         .await?
     {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Context, complete, network};
 use crate::exit::Usage;
 use crate::lifecycle;
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// Delete pixels with everything in them, checkpoints included
 #[derive(Debug, Args)]
@@ -25,14 +25,14 @@ pub struct DestroyArgs {
 
 impl DestroyArgs {
     pub async fn run(mut self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         // `box` and `px-box` are one.
         let mut seen = BTreeSet::new();
         self.names.retain(|name| seen.insert(name.clone()));
         for name in &self.names {
             if !self.force {
                 // Ask about what is there, not about a slip of the finger.
-                context.unless_interrupted(sandbox.get(name)).await?;
+                context.unless_interrupted(backend.get(name)).await?;
                 let question = format!("Destroy {name} with all its data and checkpoints?");
                 match context.confirm(&question).await? {
                     Some(true) => {}
@@ -56,7 +56,7 @@ impl DestroyArgs {
         let all = join_all(
             self.names
                 .iter()
-                .map(|name| lifecycle::destroy(sandbox, &like, name)),
+                .map(|name| lifecycle::destroy(backend, &like, name)),
         );
         let outcomes = context.unless_interrupted(async { Ok(all.await) }).await?;
         drop(phases);

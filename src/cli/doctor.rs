@@ -63,8 +63,8 @@ impl DoctorArgs {
 async fn answers(context: &Context) -> Check {
     const ID: &str = "truenas";
     const TITLE: &str = "TrueNAS answers";
-    let listed = match context.sandbox() {
-        Ok(sandbox) => sandbox.list().await,
+    let listed = match context.backend() {
+        Ok(backend) => backend.list().await,
         Err(error) => Err(error),
     };
     match listed {
@@ -78,8 +78,8 @@ async fn gateway(context: &Context) -> Vec<Check> {
     const ID: &str = "gateway";
     const TITLE: &str = "gateway of the pixels";
     let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
-    let health = match (context.sandbox(), network::of(context)) {
-        (Ok(sandbox), Ok(Network::Behind(like))) => gateway::health(sandbox, &like).await,
+    let health = match (context.backend(), network::of(context)) {
+        (Ok(backend), Ok(Network::Behind(like))) => gateway::health(backend, &like).await,
         (Ok(_), Ok(Network::Open(_))) => {
             return vec![found(
                 Status::Skipped,
@@ -107,8 +107,8 @@ async fn gateway(context: &Context) -> Vec<Check> {
 async fn leftovers(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
     const TITLE: &str = "nothing half-made is left";
-    let found = match (context.sandbox(), network::like(context)) {
-        (Ok(sandbox), Ok(like)) => lifecycle::find_leftovers(sandbox, &like).await,
+    let found = match (context.backend(), network::like(context)) {
+        (Ok(backend), Ok(like)) => lifecycle::find_leftovers(backend, &like).await,
         (Err(error), _) => Err(error),
         // Said by the check of the gateway.
         (_, Err(_)) => return Vec::new(),

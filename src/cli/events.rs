@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::{Context, complete};
 use crate::lifecycle::history;
-use crate::sandbox::{Error, Event, Instance, Name, Subject};
+use crate::model::{Error, Event, Instance, Name, Subject};
 
 /// Tell what happens to pixels, and who did it, as JSON, one event per line
 ///
@@ -24,7 +24,7 @@ pub struct EventsArgs {
 
 impl EventsArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         if self.follow {
             let unheard = Notify::new();
             let mut tell = |event: Event| {
@@ -35,16 +35,16 @@ impl EventsArgs {
                     unheard.notify_one();
                 }
             };
-            let watching = context.unless_interrupted(sandbox.watch(&mut tell));
+            let watching = context.unless_interrupted(backend.watch(&mut tell));
             return tokio::select! {
                 outcome = watching => Ok(outcome?),
                 () = unheard.notified() => Ok(()),
             };
         }
-        let mut pixels = context.unless_interrupted(sandbox.list()).await?;
+        let mut pixels = context.unless_interrupted(backend.list()).await?;
         chosen(&mut pixels, &self.names)?;
         for event in context
-            .unless_interrupted(history::of(sandbox, &pixels))
+            .unless_interrupted(history::of(backend, &pixels))
             .await?
         {
             context.ui.value(&event);

@@ -10,7 +10,7 @@ use clap_complete::engine::ArgValueCandidates;
 use super::{Context, complete};
 use crate::exit::{OverTime, Silent, Usage};
 use crate::lifecycle::{self, Ended, Exec, Interrupts, Login};
-use crate::sandbox::{Admission, Control, Error, Guest, Instance, Name, Status, Subject};
+use crate::model::{Admission, Control, Error, Guest, Instance, Name, Status, Subject};
 use crate::term::{self, Outlet, RawMode};
 
 /// Run a command in a pixel; its exit code becomes ours
@@ -45,8 +45,8 @@ pub struct ExecArgs {
 impl ExecArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let env = variables(&self.env)?;
-        let sandbox = context.sandbox()?;
-        let guest = sandbox.guest(&self.name);
+        let backend = context.backend()?;
+        let guest = backend.guest(&self.name);
         let tty = self.tty || (term::interactive() && !self.no_tty);
         let mut wish = Exec {
             argv: self.command,
@@ -56,7 +56,7 @@ impl ExecArgs {
             tty: tty.then(term::size),
             timeout: self.timeout,
         };
-        let pixel = context.unless_interrupted(sandbox.get(&self.name));
+        let pixel = context.unless_interrupted(backend.get(&self.name));
         if let Some(user) = &self.user {
             usable(&pixel.await?)?;
             wish.login = context.unless_interrupted(Login::of(&*guest, user)).await?;

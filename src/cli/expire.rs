@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Context, complete, list, network};
 use crate::lifecycle::lifetime;
-use crate::sandbox::{Instance, Name};
+use crate::model::{Instance, Name};
 use crate::ui;
 
 /// Let a pixel go by itself after a time, or never
@@ -56,7 +56,7 @@ pub fn lifetime(text: &str) -> Result<Duration, String> {
 
 impl ExpireArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let (after, sentence) = match self.after {
             After::Never => (None, format!("{} does not expire", self.name)),
             After::Time(time) => {
@@ -64,7 +64,7 @@ impl ExpireArgs {
                 (Some(time), format!("{} expires in {lasting}", self.name))
             }
         };
-        let setting = lifetime::set(sandbox, &self.name, after);
+        let setting = lifetime::set(backend, &self.name, after);
         let end = context.unless_interrupted(setting).await?;
         let facts = json!({
             "name": self.name.as_str(),
@@ -80,9 +80,9 @@ pub async fn enforce(context: &Context, pixels: &mut Vec<Instance>) -> anyhow::R
     if !pixels.iter().any(lifetime::is_over) {
         return Ok(());
     }
-    let sandbox = context.sandbox()?;
+    let backend = context.backend()?;
     let like = network::like(context)?;
-    let work = lifetime::enforce(sandbox, &like, pixels);
+    let work = lifetime::enforce(backend, &like, pixels);
     let outcomes = context.unless_interrupted(async { Ok(work.await) }).await?;
     for (name, outcome) in outcomes {
         match outcome {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Context, complete, expire, network};
 use crate::lifecycle::{self, Fork, Names, lifetime};
-use crate::sandbox::{Limits, Name, Origin};
+use crate::model::{Limits, Name, Origin};
 
 /// Make several clones of a pixel or a checkpoint, side by side
 ///
@@ -33,9 +33,9 @@ pub struct ForkArgs {
 impl ForkArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let network = network::of(context)?;
-        let mut properties = network::policy_for_clone(context, sandbox, &self.from).await?;
+        let mut properties = network::policy_for_clone(context, backend, &self.from).await?;
         properties.insert("from".into(), self.from.to_string());
         properties.extend(lifetime::record(self.ttl)?);
         let phases = context.ui.phases();
@@ -61,7 +61,7 @@ impl ForkArgs {
             });
         };
         lifecycle::fork(
-            sandbox,
+            backend,
             context.cancel(),
             wish,
             &|phase| phases.step(phase),

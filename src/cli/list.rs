@@ -13,7 +13,7 @@ use super::{Context, expire, network};
 use crate::egress::gateway::address_of;
 use crate::lifecycle::gateway::{self, Gateway, Health};
 use crate::lifecycle::{self, lifetime, provisioning};
-use crate::sandbox::{Instance, Name, Result, Sandbox, Status};
+use crate::model::{Backend, Instance, Name, Result, Status};
 use crate::ui::{self, Row};
 
 /// List all pixels
@@ -116,7 +116,7 @@ impl Line {
 /// Fills in the addresses that gateways give out, and says which pixels have
 /// no network for want of one.
 async fn behind_gateways(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     like: &Gateway,
     pixels: &mut [Instance],
 ) -> Result<BTreeMap<Name, &'static str>> {
@@ -130,7 +130,7 @@ async fn behind_gateways(
             continue;
         }
         if !states.contains_key(segment) {
-            let health = gateway::glance(sandbox, &like.of(segment)).await?;
+            let health = gateway::glance(backend, &like.of(segment)).await?;
             states.insert(segment.clone(), health);
         }
         match &states[segment] {
@@ -148,12 +148,12 @@ const LOOK: Duration = Duration::from_secs(4);
 
 /// Brings the record of pixels up to date whose provisioning was under way
 /// when somebody last looked.
-async fn look_again(sandbox: &dyn Sandbox, pixels: &mut [Instance]) {
+async fn look_again(backend: &dyn Backend, pixels: &mut [Instance]) {
     let unsettled = pixels
         .iter_mut()
         .filter(|pixel| pixel.status == Status::Running && provisioning::unsettled(pixel));
     join_all(unsettled.map(|pixel| async {
-        match tokio::time::timeout(LOOK, provisioning::observe(sandbox, pixel)).await {
+        match tokio::time::timeout(LOOK, provisioning::observe(backend, pixel)).await {
             Ok(Ok(report)) => provisioning::record(pixel, &report),
             // The listing stands without it.
             Ok(Err(error)) => tracing::debug!(%error, name = %pixel.name, "status"),
@@ -165,18 +165,18 @@ async fn look_again(sandbox: &dyn Sandbox, pixels: &mut [Instance]) {
 
 impl ListArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let mut pixels = context.unless_interrupted(sandbox.list()).await?;
+        let backend = context.backend()?;
+        let mut pixels = context.unless_interrupted(backend.list()).await?;
         expire::enforce(context, &mut pixels).await?;
         context
             .unless_interrupted(async {
-                look_again(sandbox, &mut pixels).await;
+                look_again(backend, &mut pixels).await;
                 Ok(())
             })
             .await?;
         let like = network::like(context)?;
         let without = context
-            .unless_interrupted(behind_gateways(sandbox, &like, &mut pixels))
+            .unless_interrupted(behind_gateways(backend, &like, &mut pixels))
             .await?;
         let lines: Vec<Line> = pixels
             .into_iter()

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Context, complete, exec, plan, status};
 use crate::exit::Usage;
 use crate::lifecycle::provisioning;
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// Provision a pixel again: what is done stays, what failed or changed is run
 #[derive(Debug, Args)]
@@ -29,18 +29,18 @@ impl ProvisionArgs {
             )
             .into());
         };
-        let sandbox = context.sandbox()?;
-        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let backend = context.backend()?;
+        let instance = context.unless_interrupted(backend.get(&self.name)).await?;
         exec::usable(&instance)?;
         let phases = context.ui.phases();
         phases.step("provisioning");
         context
-            .unless_interrupted(provisioning::apply(sandbox, &self.name, &plan))
+            .unless_interrupted(provisioning::apply(backend, &self.name, &plan))
             .await?;
         drop(phases);
         let mut sentence = format!("Provisioning {}", self.name);
         if self.wait {
-            let report = status::wait(context, sandbox, &self.name).await?;
+            let report = status::wait(context, backend, &self.name).await?;
             status::explain(context, &self.name, &report).await?;
             sentence = format!("Provisioned {}", self.name);
         }

@@ -35,17 +35,17 @@ impl Row for Line {
 
 impl PruneArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let like = network::like(context)?;
         let found = context
-            .unless_interrupted(lifecycle::find_leftovers(sandbox, &like))
+            .unless_interrupted(lifecycle::find_leftovers(backend, &like))
             .await?;
         let mut lines = Vec::new();
         let mut failed = None;
         for leftover in found {
             let mut removed = false;
             if !self.dry_run {
-                let work = lifecycle::remove_leftover(sandbox, &like, &leftover);
+                let work = lifecycle::remove_leftover(backend, &like, &leftover);
                 match context.unless_interrupted(work).await {
                     Ok(()) => removed = true,
                     // The others are still worth removing.

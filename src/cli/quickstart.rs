@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Context, create, network, setup};
 use crate::lifecycle::{self, Create, Exec, Fork, Login, Names};
-use crate::sandbox::{Error, Label, Limits, Name, Origin, Properties, Sandbox};
+use crate::model::{Backend, Error, Label, Limits, Name, Origin, Properties};
 use crate::ui::{self, Row};
 
 const FORKS: usize = 2;
@@ -60,11 +60,11 @@ impl QuickstartArgs {
         };
         lines.push(line("setup", begun, result));
 
-        let sandbox = context.sandbox()?;
-        let made = tour(context, sandbox, &mut lines).await?;
+        let backend = context.backend()?;
+        let made = tour(context, backend, &mut lines).await?;
         context.ui.rows(&lines, "");
         if self.clean {
-            let removed = futures_util::future::join_all(made.iter().map(|n| sandbox.destroy(n)));
+            let removed = futures_util::future::join_all(made.iter().map(|n| backend.destroy(n)));
             for outcome in removed.await {
                 outcome?;
             }
@@ -83,12 +83,12 @@ impl QuickstartArgs {
 
 async fn tour(
     context: &Context,
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     lines: &mut Vec<Line>,
 ) -> anyhow::Result<Vec<Name>> {
     let phases = context.ui.phases();
     let progress = |phase: &str| phases.step(phase);
-    let name = free_name(sandbox).await?;
+    let name = free_name(backend).await?;
 
     let begun = Instant::now();
     let image = create::default_image(context).await?;
@@ -104,20 +104,20 @@ async fn tour(
         properties: Properties::new(),
         provision: None,
     };
-    lifecycle::create(sandbox, context.cancel(), wish, &progress).await?;
+    lifecycle::create(backend, context.cancel(), wish, &progress).await?;
     lines.push(line("create", begun, format!("{name}, from {image}")));
 
     let begun = Instant::now();
-    let said = context.unless_interrupted(say(sandbox, &name)).await?;
+    let said = context.unless_interrupted(say(backend, &name)).await?;
     lines.push(line("exec", begun, said));
 
     let begun = Instant::now();
     let label: Label = "ready"
         .parse()
-        .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))?;
+        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string()))?;
     progress("taking a checkpoint");
     context
-        .unless_interrupted(sandbox.checkpoint(&name, &label, None))
+        .unless_interrupted(backend.checkpoint(&name, &label, None))
         .await?;
     lines.push(line("checkpoint", begun, format!("{name}:{label}")));
 
@@ -142,22 +142,22 @@ async fn tour(
         },
         limits: Limits::default(),
     };
-    lifecycle::fork(sandbox, context.cancel(), wish, &progress, &ready).await?;
+    lifecycle::fork(backend, context.cancel(), wish, &progress, &ready).await?;
     let made = forked.into_inner().unwrap_or_default();
     let names: Vec<&str> = made.iter().skip(1).map(Name::as_str).collect();
     lines.push(line("fork", begun, names.join(", ")));
 
     if let Some(last) = made.last() {
         let begun = Instant::now();
-        let said = context.unless_interrupted(say(sandbox, last)).await?;
+        let said = context.unless_interrupted(say(backend, last)).await?;
         lines.push(line("exec", begun, said));
     }
     Ok(made)
 }
 
 /// Runs the greeting in a pixel.
-async fn say(sandbox: &dyn Sandbox, name: &Name) -> Result<String, Error> {
-    let instance = sandbox.get(name).await?;
+async fn say(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
+    let instance = backend.get(name).await?;
     let wish = Exec {
         argv: ["sh", "-c", SHOW].map(str::to_owned).to_vec(),
         login: Login::default_for(&instance),
@@ -166,7 +166,7 @@ async fn say(sandbox: &dyn Sandbox, name: &Name) -> Result<String, Error> {
         tty: None,
         timeout: None,
     };
-    let output = sandbox
+    let output = backend
         .guest(name)
         .output(&lifecycle::wrap(&wish, "quickstart"))
         .await?;
@@ -181,8 +181,8 @@ async fn say(sandbox: &dyn Sandbox, name: &Name) -> Result<String, Error> {
 }
 
 /// `demo`, or the next free one after it.
-async fn free_name(sandbox: &dyn Sandbox) -> Result<Name, Error> {
-    let taken: BTreeSet<String> = sandbox
+async fn free_name(backend: &dyn Backend) -> Result<Name, Error> {
+    let taken: BTreeSet<String> = backend
         .list()
         .await?
         .into_iter()
@@ -195,7 +195,7 @@ async fn free_name(sandbox: &dyn Sandbox) -> Result<Name, Error> {
         name = format!("demo{number}");
     }
     name.parse()
-        .map_err(|e: crate::sandbox::InvalidName| Error::Invalid(e.to_string()))
+        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string()))
 }
 
 fn line(step: &'static str, begun: Instant, result: String) -> Line {

@@ -5,7 +5,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete, exec};
 use crate::lifecycle::{Login, session};
-use crate::sandbox::Name;
+use crate::model::Name;
 use crate::ui::Row;
 
 /// List the console sessions of a pixel
@@ -30,10 +30,10 @@ impl Row for session::Session {
 
 impl SessionsArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let backend = context.backend()?;
+        let instance = context.unless_interrupted(backend.get(&self.name)).await?;
         exec::usable(&instance)?;
-        let guest = sandbox.guest(&self.name);
+        let guest = backend.guest(&self.name);
         let login = Login::default_for(&instance);
         let sessions = context
             .unless_interrupted(session::list(&*guest, &login))

@@ -7,7 +7,7 @@ use crate::backend;
 use crate::config::{BackendKind, Origin};
 use crate::exit::{Silent, Usage};
 use crate::host::{self, Event, Report};
-use crate::sandbox::Error;
+use crate::model::Error;
 use crate::ui;
 
 /// Prepare this host: install and start Incus, make its storage, network and image

@@ -5,7 +5,7 @@ use crate::base::Workshop;
 use crate::config::paths;
 use crate::host;
 use crate::lifecycle::{Site, Unchosen};
-use crate::sandbox::Limits;
+use crate::model::Limits;
 
 /// What the settings say of every pixel. Bad settings are told here, before
 /// anything is made.

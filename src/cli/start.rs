@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{Context, complete, network};
 use crate::lifecycle;
+use crate::model::{Error, Name, Status, Subject};
 use crate::retry::{self, Next};
-use crate::sandbox::{Error, Name, Status, Subject};
 
 /// For the pixel's network to come up.
 const ADDRESS: Duration = Duration::from_secs(15);
@@ -25,18 +25,18 @@ pub struct StartArgs {
 impl StartArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let name = &self.name;
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let phases = context.ui.phases();
         let like = network::like(context)?;
         let progress = |phase: &str| phases.step(phase);
-        lifecycle::start(sandbox, context.cancel(), &like, name, &progress).await?;
+        lifecycle::start(backend, context.cancel(), &like, name, &progress).await?;
         phases.step("waiting for an address");
         let address = retry::until(ADDRESS, || async {
-            match sandbox.address(name).await {
+            match backend.address(name).await {
                 Ok(Some(address)) => Next::Done(Ok(Some(address))),
                 // Asked in the very moment of the start, a daemon under load may
                 // not yet find the process.
-                Ok(None) | Err(Error::Server { .. }) => match sandbox.get(name).await {
+                Ok(None) | Err(Error::Server { .. }) => match backend.get(name).await {
                     Ok(pixel) if pixel.status == Status::Stopped => {
                         Next::Done(Err(Error::WrongState {
                             subject: Subject::pixel(name),

@@ -8,8 +8,8 @@ use super::{Context, complete, exec, network};
 use crate::exit::{self, Silent};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
+use crate::model::{Backend, Name};
 use crate::provision::{self, Overall, Report, State, StepStatus};
-use crate::sandbox::{Name, Sandbox};
 use crate::ui::{Row, Ui};
 
 /// Lines of a failed step's output that are shown.
@@ -49,25 +49,25 @@ impl Row for StepStatus {
 
 impl StatusArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let instance = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let backend = context.backend()?;
+        let instance = context.unless_interrupted(backend.get(&self.name)).await?;
         exec::usable(&instance)?;
         if self.follow {
-            let guest = sandbox.guest(&self.name);
+            let guest = backend.guest(&self.name);
             let out = Box::new(tokio::io::stderr());
             context
                 .unless_interrupted(provisioning::follow(&*guest, out))
                 .await?;
         }
         let report = if self.wait || self.follow {
-            wait(context, sandbox, &self.name).await?
+            wait(context, backend, &self.name).await?
         } else {
             context
-                .unless_interrupted(provisioning::observe(sandbox, &instance))
+                .unless_interrupted(provisioning::observe(backend, &instance))
                 .await?
         };
         let like = network::like(context)?;
-        let look = lifecycle::holds(sandbox, &like, &instance);
+        let look = lifecycle::holds(backend, &like, &instance);
         if context.unless_interrupted(look).await? == Some(false) {
             context.ui.warn(&format!(
                 "the policy of {name} is not in force inside: pixels network set {name} puts it back",
@@ -77,7 +77,7 @@ impl StatusArgs {
         let health = match &instance.segment {
             Some(segment) => {
                 let like = like.of(segment);
-                let look = gateway::glance(sandbox, &like);
+                let look = gateway::glance(backend, &like);
                 Some(context.unless_interrupted(look).await?)
             }
             None => None,
@@ -92,7 +92,7 @@ impl StatusArgs {
 }
 
 /// Waits with live progress.
-pub async fn wait(context: &Context, sandbox: &dyn Sandbox, name: &Name) -> anyhow::Result<Report> {
+pub async fn wait(context: &Context, backend: &dyn Backend, name: &Name) -> anyhow::Result<Report> {
     let phases = context.ui.phases();
     let seen = |report: &Report| {
         let running = report.steps.iter().find(|s| s.status == State::Running);
@@ -102,7 +102,7 @@ pub async fn wait(context: &Context, sandbox: &dyn Sandbox, name: &Name) -> anyh
         }
     };
     Ok(context
-        .unless_interrupted(provisioning::wait(sandbox, name, &seen))
+        .unless_interrupted(provisioning::wait(backend, name, &seen))
         .await?)
 }
 
@@ -137,8 +137,8 @@ pub async fn explain(context: &Context, name: &Name, report: &Report) -> anyhow:
     let Some(step) = report.failed() else {
         return Ok(());
     };
-    let sandbox = context.sandbox()?;
-    let guest = sandbox.guest(name);
+    let backend = context.backend()?;
+    let guest = backend.guest(name);
     let tail = context
         .unless_interrupted(provision::log_tail(&*guest, step, TAIL))
         .await?;

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::{Context, complete};
-use crate::sandbox::Name;
+use crate::model::Name;
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -27,9 +27,9 @@ impl StopArgs {
         let phases = context.ui.phases();
         phases.step("stopping");
         let grace = if self.force { Duration::ZERO } else { GRACE };
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         context
-            .unless_interrupted(sandbox.stop(&self.name, grace))
+            .unless_interrupted(backend.stop(&self.name, grace))
             .await?;
         drop(phases);
         context.ui.done(

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete, events, expire};
 use crate::lifecycle::usage::{self, Line, Look};
-use crate::sandbox::{Instance, Name};
+use crate::model::{Instance, Name};
 use crate::ui::{self, Row};
 
 /// Show what running pixels use: CPU, memory, disk and network
@@ -66,7 +66,7 @@ impl TopArgs {
                 // Others come and go.
                 true => self.look(context).await?,
                 false => {
-                    let again = usage::look(context.sandbox()?, &pixels);
+                    let again = usage::look(context.backend()?, &pixels);
                     let look = context.unless_interrupted(again).await?;
                     (pixels, look)
                 }
@@ -82,11 +82,11 @@ impl TopArgs {
     }
 
     async fn look(&self, context: &Context) -> anyhow::Result<(Vec<Instance>, Look)> {
-        let sandbox = context.sandbox()?;
-        let mut pixels = context.unless_interrupted(sandbox.list()).await?;
+        let backend = context.backend()?;
+        let mut pixels = context.unless_interrupted(backend.list()).await?;
         expire::enforce(context, &mut pixels).await?;
         events::chosen(&mut pixels, &self.names)?;
-        let looking = usage::look(sandbox, &pixels);
+        let looking = usage::look(backend, &pixels);
         let look = context.unless_interrupted(looking).await?;
         Ok((pixels, look))
     }

@@ -12,7 +12,7 @@ use super::layer::{Item, Merged};
 use super::paths::Env;
 use super::resolve;
 use super::settings::EgressMode;
-use crate::sandbox::Name;
+use crate::model::Name;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {

@@ -7,7 +7,7 @@
 
 pub use super::kind::Kind;
 use super::settings::{BackendKind, EgressMode, EgressPlacement, Multiplexer, NicType};
-use crate::sandbox::LEAST_MEMORY;
+use crate::model::LEAST_MEMORY;
 
 /// One key of the settings.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 use toml::Value;
 
 use super::duration;
-use crate::sandbox::{Name, parse_cpus};
+use crate::model::{Name, parse_cpus};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

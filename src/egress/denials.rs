@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Entry;
-use crate::sandbox::{Error, ExecRequest, Guest, Result, collect_up_to};
+use crate::model::{Error, ExecRequest, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/denials.sh");
 /// A pixel that asks for a new name at every turn makes a long list.

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, Result};
 
 pub use port::Port;
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::sandbox::{Instance, Properties};
+use crate::model::{Instance, Properties};
 
 /// The property that holds the claim.
 const KEY: &str = "created-by";

@@ -6,8 +6,8 @@ use super::claim::Claim;
 use super::network::Network;
 use super::rollback::Rollback;
 use super::{Error, Progress, identity, provisioning, unless_cancelled};
+use crate::model::{Backend, CreateSpec, Limits, Name, Properties};
 use crate::provision::Plan;
-use crate::sandbox::{CreateSpec, Limits, Name, Properties, Sandbox};
 
 /// What the user wants made.
 #[derive(Debug, Clone)]
@@ -25,12 +25,12 @@ pub struct Create {
 /// the background. When this fails or is cancelled, nothing of it
 /// is left on the server, or the error names what is.
 pub async fn create(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     cancel: &CancellationToken,
     wish: Create,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    wish.network.ready(sandbox, cancel, progress).await?;
+    wish.network.ready(backend, cancel, progress).await?;
     let claim = Claim::new();
     let mut spec = CreateSpec {
         first_boot: identity::first_boot(&claim, &wish.name),
@@ -45,18 +45,18 @@ pub async fn create(
     if wish.provision.is_some() {
         provisioning::announce(&claim, &mut spec.properties);
     }
-    let mut undo = Rollback::new(sandbox, &claim);
+    let mut undo = Rollback::new(backend, &claim);
     undo.pixel(&spec.name);
     let work = async {
         progress("creating");
-        let taken = sandbox.create(&spec).await?;
-        identity::settle(sandbox, &spec.name, taken).await?;
-        wish.network.prepare(sandbox, &spec.name, false).await?;
+        let taken = backend.create(&spec).await?;
+        identity::settle(backend, &spec.name, taken).await?;
+        wish.network.prepare(backend, &spec.name, false).await?;
         progress("starting");
-        wish.network.start(sandbox, &spec.name).await?;
+        wish.network.start(backend, &spec.name).await?;
         if let Some(plan) = &wish.provision {
             progress("provisioning");
-            provisioning::apply(sandbox, &spec.name, plan).await?;
+            provisioning::apply(backend, &spec.name, plan).await?;
         }
         Ok(())
     };
@@ -65,7 +65,7 @@ pub async fn create(
         Err(source) => {
             progress("cleaning up");
             let leftovers = undo.unwind().await;
-            wish.network.forget(sandbox).await;
+            wish.network.forget(backend).await;
             Err(Error { source, leftovers })
         }
     }

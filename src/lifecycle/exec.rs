@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::claim::Claim;
 use super::login::Login;
-use crate::sandbox::{
+use crate::model::{
     Admission, Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
 };
 

@@ -12,8 +12,8 @@ use super::claim::Claim;
 use super::network::Network;
 use super::rollback::{Rollback, remove_checkpoint};
 use super::{Error, Progress, identity, lifetime, unless_cancelled};
-use crate::sandbox::{
-    self, ForkSpec, InvalidName, Label, Limits, Name, Origin, Properties, Sandbox, Subject,
+use crate::model::{
+    self, Backend, ForkSpec, InvalidName, Label, Limits, Name, Origin, Properties, Subject,
 };
 
 /// Clones made at the same time; more only queue on the server.
@@ -46,28 +46,28 @@ pub struct Fork {
 /// Several clones of a live pixel all show the same moment: they are taken
 /// from one temporary checkpoint, which is removed in every case.
 pub async fn fork(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     cancel: &CancellationToken,
     wish: Fork,
     progress: Progress<'_>,
     ready: &(dyn Fn(&Name) + Sync),
 ) -> Result<(), Error> {
-    wish.network.ready(sandbox, cancel, progress).await?;
+    wish.network.ready(backend, cancel, progress).await?;
     let claim = Claim::new();
-    let undo = Mutex::new(Rollback::new(sandbox, &claim));
+    let undo = Mutex::new(Rollback::new(backend, &claim));
     let count = match &wish.names {
         Names::One(_) => 1,
         Names::Numbered { count, .. } => *count,
     };
     let work = async {
-        let names = Allocator::new(sandbox, &wish.names).await?;
+        let names = Allocator::new(backend, &wish.names).await?;
         let mut from = wish.from.clone();
         let mut temporary = None;
         if from.label.is_none() && count > 1 {
             let label = Label::temporary(&claim.unique()).map_err(invalid)?;
             lock(&undo).checkpoint(&from.pixel, &label);
             progress("taking a checkpoint");
-            sandbox
+            backend
                 .checkpoint(&from.pixel, &label, Some(TEMPORARY))
                 .await?;
             from.label = Some(label.clone());
@@ -91,8 +91,8 @@ pub async fn fork(
                     properties,
                 };
                 lock(&undo).pixel(&spec.name);
-                match clone(sandbox, &wish.network, &spec).await {
-                    Err(sandbox::Error::AlreadyExists(Subject::Pixel(_))) if names.numbered() => {}
+                match clone(backend, &wish.network, &spec).await {
+                    Err(model::Error::AlreadyExists(Subject::Pixel(_))) if names.numbered() => {}
                     outcome => return outcome.map(|()| spec.name),
                 }
             }
@@ -105,7 +105,7 @@ pub async fn fork(
             running.extend(waiting.next());
         }
         match &temporary {
-            Some(label) => remove_checkpoint(sandbox, &wish.from.pixel, label).await,
+            Some(label) => remove_checkpoint(backend, &wish.from.pixel, label).await,
             None => Ok(()),
         }
     };
@@ -115,25 +115,25 @@ pub async fn fork(
             progress("cleaning up");
             let undo = undo.into_inner().unwrap_or_else(PoisonError::into_inner);
             let leftovers = undo.unwind().await;
-            wish.network.forget(sandbox).await;
+            wish.network.forget(backend).await;
             Err(Error { source, leftovers })
         }
     }
 }
 
-async fn clone(sandbox: &dyn Sandbox, network: &Network, spec: &ForkSpec) -> sandbox::Result<()> {
-    let taken = sandbox.fork(spec).await?;
-    identity::settle(sandbox, &spec.name, taken).await?;
-    network.prepare(sandbox, &spec.name, true).await?;
-    network.start(sandbox, &spec.name).await
+async fn clone(backend: &dyn Backend, network: &Network, spec: &ForkSpec) -> model::Result<()> {
+    let taken = backend.fork(spec).await?;
+    identity::settle(backend, &spec.name, taken).await?;
+    network.prepare(backend, &spec.name, true).await?;
+    network.start(backend, &spec.name).await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn invalid(error: InvalidName) -> sandbox::Error {
-    sandbox::Error::Invalid(error.to_string())
+fn invalid(error: InvalidName) -> model::Error {
+    model::Error::Invalid(error.to_string())
 }
 
 /// Hands out names, each once.
@@ -144,10 +144,10 @@ struct Allocator<'a> {
 }
 
 impl<'a> Allocator<'a> {
-    async fn new(sandbox: &dyn Sandbox, names: &'a Names) -> sandbox::Result<Self> {
+    async fn new(backend: &dyn Backend, names: &'a Names) -> model::Result<Self> {
         let taken = match names {
             Names::One(_) => BTreeSet::new(),
-            Names::Numbered { .. } => sandbox.list().await?.into_iter().map(|i| i.name).collect(),
+            Names::Numbered { .. } => backend.list().await?.into_iter().map(|i| i.name).collect(),
         };
         Ok(Self::with(names, taken))
     }
@@ -164,7 +164,7 @@ impl<'a> Allocator<'a> {
         matches!(self.names, Names::Numbered { .. })
     }
 
-    fn next(&self) -> sandbox::Result<Name> {
+    fn next(&self) -> model::Result<Name> {
         let prefix = match self.names {
             Names::One(name) => return Ok(name.clone()),
             Names::Numbered { prefix, .. } => prefix,

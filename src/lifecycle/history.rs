@@ -6,15 +6,15 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::claim::Claim;
-use crate::sandbox::{Event, Instance, Requestor, Result, Sandbox};
+use crate::model::{Backend, Event, Instance, Requestor, Result};
 
 /// Requests at the same time.
 const AT_ONCE: usize = 8;
 
 /// When these pixels and their checkpoints were made, oldest first.
-pub async fn of(sandbox: &dyn Sandbox, pixels: &[Instance]) -> Result<Vec<Event>> {
+pub async fn of(backend: &dyn Backend, pixels: &[Instance]) -> Result<Vec<Event>> {
     let all: Vec<Vec<(i64, Event)>> = stream::iter(pixels)
-        .map(|pixel| events(sandbox, pixel))
+        .map(|pixel| events(backend, pixel))
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
@@ -24,7 +24,7 @@ pub async fn of(sandbox: &dyn Sandbox, pixels: &[Instance]) -> Result<Vec<Event>
     Ok(all.into_iter().map(|(_, event)| event).collect())
 }
 
-async fn events(sandbox: &dyn Sandbox, pixel: &Instance) -> Result<Vec<(i64, Event)>> {
+async fn events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Event)>> {
     let event = |at: i64, action: &str, checkpoint: Option<String>| Event {
         at: moment(at),
         pixel: pixel.name.clone(),
@@ -39,7 +39,7 @@ async fn events(sandbox: &dyn Sandbox, pixel: &Instance) -> Result<Vec<(i64, Eve
         address: claim.origin(),
     });
     let mut all = vec![(pixel.created_at, made)];
-    match sandbox.checkpoints(&pixel.name).await {
+    match backend.checkpoints(&pixel.name).await {
         Ok(checkpoints) => all.extend(checkpoints.into_iter().map(|checkpoint| {
             let label = Some(checkpoint.label.to_string());
             let at = checkpoint.created_at;

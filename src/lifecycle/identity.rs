@@ -11,7 +11,7 @@
 //! follow links that root inside a pixel planted when it writes them.
 
 use super::claim::Claim;
-use crate::sandbox::{FileKind, FirstBoot, Guest, GuestFile, Name, Owner, Result, Sandbox, Taken};
+use crate::model::{Backend, FileKind, FirstBoot, Guest, GuestFile, Name, Owner, Result, Taken};
 
 const SCRIPT: &str = include_str!("guest/first-boot.sh");
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -35,10 +35,10 @@ pub(super) fn first_boot(claim: &Claim, name: &Name) -> FirstBoot {
 }
 
 /// Sees to the identity of a pixel that was just made and never started.
-pub(super) async fn settle(sandbox: &dyn Sandbox, name: &Name, taken: Taken) -> Result<()> {
+pub(super) async fn settle(backend: &dyn Backend, name: &Name, taken: Taken) -> Result<()> {
     match taken {
         Taken::Yes => Ok(()),
-        Taken::No => renew(&*sandbox.guest(name), name).await,
+        Taken::No => renew(&*backend.guest(name), name).await,
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use crate::egress::pixel::{self, Files};
 use crate::egress::{self, Denial, Mode, Policy};
-use crate::sandbox::{Error, Guest, Instance, Name, Properties, Result, Sandbox, Status, Subject};
+use crate::model::{Backend, Error, Guest, Instance, Name, Properties, Result, Status, Subject};
 
 /// Marks a pixel that has a policy inside; the value is [`Files::state`].
 const KEY: &str = "egress-inside";
@@ -38,8 +38,8 @@ fn is_there(instance: &Instance, files: &Files) -> bool {
 }
 
 /// What was refused inside, the latest first.
-pub(super) async fn denials(sandbox: &dyn Sandbox, name: &Name) -> Result<Vec<Denial>> {
-    egress::denials(&*sandbox.guest(name), None).await
+pub(super) async fn denials(backend: &dyn Backend, name: &Name) -> Result<Vec<Denial>> {
+    egress::denials(&*backend.guest(name), None).await
 }
 
 impl Inside {
@@ -75,17 +75,17 @@ impl Inside {
     /// Before the first start: puts the policy on the disk. A new pixel that
     /// lacks what it takes gets it once it runs and before anything of the
     /// user's does; in a clone, something of the user's may run at once.
-    pub async fn prepare(&self, sandbox: &dyn Sandbox, name: &Name, clone: bool) -> Result<()> {
-        let instance = sandbox.get(name).await?;
-        let guest = sandbox.guest(name);
-        let reachable = sandbox.capabilities().stopped_files;
+    pub async fn prepare(&self, backend: &dyn Backend, name: &Name, clone: bool) -> Result<()> {
+        let instance = backend.get(name).await?;
+        let guest = backend.guest(name);
+        let reachable = backend.capabilities().stopped_files;
         match self.wanted(&instance)? {
             // Opening the disk of a stopped pixel costs more than starting it.
             Some(files) if is_there(&instance, &files) => Ok(()),
             // Once it runs, and before anything of the user's does.
             Some(_) if !reachable && !clone => {
                 let record = self.mark(&instance)?;
-                sandbox.set_properties(name, &record).await
+                backend.set_properties(name, &record).await
             }
             Some(_) if !reachable => Err(another(&instance)),
             // It stays on record until it is lifted from within.
@@ -99,38 +99,38 @@ impl Inside {
                     pixel::write(&*guest, &files).await?;
                 }
                 let record = self.mark(&instance)?;
-                sandbox.set_properties(name, &record).await
+                backend.set_properties(name, &record).await
             }
-            None if is_inside(&instance) => clear(sandbox, name).await,
+            None if is_inside(&instance) => clear(backend, name).await,
             None => Ok(()),
         }
     }
 
     /// Before another start: what this version of pixels makes of the record is
     /// on the disk.
-    pub async fn renew(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<()> {
-        let reachable = sandbox.capabilities().stopped_files;
+    pub async fn renew(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
+        let reachable = backend.capabilities().stopped_files;
         if instance.status != Status::Stopped || !is_inside(instance) || !reachable {
             return Ok(());
         }
-        let guest = sandbox.guest(&instance.name);
+        let guest = backend.guest(&instance.name);
         match self.wanted(instance)? {
             Some(files) if !is_there(instance, &files) && pixel::is_able(&*guest).await? => {
                 pixel::write(&*guest, &files).await?;
                 let record = self.mark(instance)?;
-                sandbox.set_properties(&instance.name, &record).await
+                backend.set_properties(&instance.name, &record).await
             }
             _ => Ok(()),
         }
     }
 
     /// Sees to it that a running pixel is under the policy on its record.
-    pub async fn confirm(&self, sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
-        let instance = sandbox.get(name).await?;
+    pub async fn confirm(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
+        let instance = backend.get(name).await?;
         if !is_inside(&instance) {
             return Ok(());
         }
-        let guest = sandbox.guest(name);
+        let guest = backend.guest(name);
         match self.wanted(&instance)? {
             Some(files) if pixel::in_force(&*guest, &files).await? => Ok(()),
             Some(files) => enforce(&*guest, &files).await,
@@ -139,20 +139,20 @@ impl Inside {
     }
 
     /// Whether what is in force inside a running pixel is what its record says.
-    pub async fn holds(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<bool> {
+    pub async fn holds(&self, backend: &dyn Backend, instance: &Instance) -> Result<bool> {
         match self.wanted(instance)? {
-            Some(files) => pixel::in_force(&*sandbox.guest(&instance.name), &files).await,
+            Some(files) => pixel::in_force(&*backend.guest(&instance.name), &files).await,
             None => Ok(true),
         }
     }
 
     /// Makes the inside equal to the record, which has just been changed.
-    pub async fn follow(&self, sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
+    pub async fn follow(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let instance = sandbox.get(name).await?;
-            self.put(sandbox, &instance).await?;
+            let instance = backend.get(name).await?;
+            self.put(backend, &instance).await?;
             // Of two commands at once, the last to look sees what both did.
-            let after = sandbox.get(name).await?;
+            let after = backend.get(name).await?;
             if present(&after)? == present(&instance)? {
                 return Ok(());
             }
@@ -163,8 +163,8 @@ impl Inside {
         )))
     }
 
-    async fn put(&self, sandbox: &dyn Sandbox, instance: &Instance) -> Result<()> {
-        let guest = sandbox.guest(&instance.name);
+    async fn put(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
+        let guest = backend.guest(&instance.name);
         let wanted = self.wanted(instance)?;
         match (instance.status, wanted) {
             (Status::Running, Some(files)) => enforce(&*guest, &files).await,
@@ -195,9 +195,9 @@ async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
 }
 
 /// Takes out of a stopped pixel what another enforces from now on, or nobody.
-pub(super) async fn clear(sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
-    pixel::remove(&*sandbox.guest(name)).await?;
-    sandbox.set_properties(name, &unmarked()).await
+pub(super) async fn clear(backend: &dyn Backend, name: &Name) -> Result<()> {
+    pixel::remove(&*backend.guest(name)).await?;
+    backend.set_properties(name, &unmarked()).await
 }
 
 /// The policy to be in force now.

@@ -9,7 +9,7 @@ use super::gateway::{self, Gateway};
 use super::lifetime;
 use super::provisioning;
 use super::rollback::remove_checkpoint;
-use crate::sandbox::{Error, Instance, InvalidName, Label, Name, Result, Sandbox};
+use crate::model::{Backend, Error, Instance, InvalidName, Label, Name, Result};
 
 /// A maker on another machine that has not finished within this many seconds
 /// is taken for dead.
@@ -43,15 +43,15 @@ impl std::fmt::Display for Leftover {
 /// Everything on the server whose maker is dead or whose time is over; nothing
 /// that a running command still works on, and nothing else a user made.
 /// `like`: the gateway of the settings.
-pub async fn find(sandbox: &dyn Sandbox, like: &Gateway) -> Result<Vec<Leftover>> {
+pub async fn find(backend: &dyn Backend, like: &Gateway) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
-    if gateway::is_half_made(sandbox, like).await? {
+    if gateway::is_half_made(backend, like).await? {
         let name = like.name.instance();
         found.push(Leftover::Gateway { name });
     }
-    for pixel in sandbox.list().await? {
+    for pixel in backend.list().await? {
         if may_be_half_made(&pixel) {
-            if let Some(name) = half_made(sandbox, &pixel.name).await? {
+            if let Some(name) = half_made(backend, &pixel.name).await? {
                 found.push(Leftover::Pixel { name });
             }
             continue;
@@ -61,7 +61,7 @@ pub async fn find(sandbox: &dyn Sandbox, like: &Gateway) -> Result<Vec<Leftover>
             found.push(Leftover::Expired { name });
             continue;
         }
-        let checkpoints = match sandbox.checkpoints(&pixel.name).await {
+        let checkpoints = match backend.checkpoints(&pixel.name).await {
             Ok(checkpoints) => checkpoints,
             // Destroyed since it was listed.
             Err(error) if error.is_not_found() => continue,
@@ -89,8 +89,8 @@ pub fn may_be_half_made(pixel: &Instance) -> bool {
 /// Whether the pixel is a leftover for certain: its maker was dead already
 /// **before** we looked at it, and the server is done with it. A maker that
 /// finishes and exits between the two looks is not mistaken for one that died.
-async fn half_made(sandbox: &dyn Sandbox, name: &Name) -> Result<Option<String>> {
-    let look = async || match sandbox.get(name).await {
+async fn half_made(backend: &dyn Backend, name: &Name) -> Result<Option<String>> {
+    let look = async || match backend.get(name).await {
         Ok(pixel) if may_be_half_made(&pixel) => Ok(Some(pixel)),
         Ok(_) => Ok(None),
         Err(error) if error.is_not_found() => Ok(None),
@@ -108,7 +108,7 @@ async fn half_made(sandbox: &dyn Sandbox, name: &Name) -> Result<Option<String>>
     if !dead {
         return Ok(None);
     }
-    sandbox.settle(name).await?;
+    backend.settle(name).await?;
     // The name may also have been taken anew by another command since.
     let same = |second: Instance| (Claim::on(&second) == claim).then(|| name.to_string());
     Ok(look().await?.and_then(same))
@@ -124,29 +124,29 @@ fn abandoned(label: &Label) -> bool {
 }
 
 /// Removes one leftover. Already gone counts as done.
-pub async fn remove(sandbox: &dyn Sandbox, like: &Gateway, leftover: &Leftover) -> Result<()> {
+pub async fn remove(backend: &dyn Backend, like: &Gateway, leftover: &Leftover) -> Result<()> {
     let invalid = |e: InvalidName| Error::Invalid(e.to_string());
     match leftover {
         Leftover::Pixel { name } => {
             let name: Name = name.parse().map_err(invalid)?;
             // Looked at again: it may have been finished or removed meanwhile.
-            if half_made(sandbox, &name).await?.is_none() {
+            if half_made(backend, &name).await?.is_none() {
                 return Ok(());
             }
-            match sandbox.destroy(&name).await {
+            match backend.destroy(&name).await {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => other,
             }
         }
         Leftover::Expired { name } => {
             let name: Name = name.parse().map_err(invalid)?;
-            lifetime::remove(sandbox, like, &name).await
+            lifetime::remove(backend, like, &name).await
         }
-        Leftover::Gateway { .. } => gateway::remove_half_made(sandbox, like).await,
+        Leftover::Gateway { .. } => gateway::remove_half_made(backend, like).await,
         Leftover::Checkpoint { name, label } => {
             let label: Label = label.parse().map_err(invalid)?;
             let name: Name = name.parse().map_err(invalid)?;
-            remove_checkpoint(sandbox, &name, &label).await
+            remove_checkpoint(backend, &name, &label).await
         }
     }
 }

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::gateway::Gateway;
 use super::network;
-use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox};
+use crate::model::{Backend, Error, Instance, Name, Properties, Result};
 
 /// The property: a moment in RFC 3339; absent or empty, never. Clones do not
 /// take it over, and going back to a checkpoint does not bring it back.
@@ -44,22 +44,22 @@ pub fn record(lifetime: Option<Duration>) -> Result<Properties> {
 
 /// Gives a pixel another lifetime, from now on; returns when it is over.
 pub async fn set(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     name: &Name,
     lifetime: Option<Duration>,
 ) -> Result<Option<i64>> {
-    let mut instance = sandbox.get(name).await?;
+    let mut instance = backend.get(name).await?;
     let record = record(lifetime)?;
-    sandbox.set_properties(name, &record).await?;
+    backend.set_properties(name, &record).await?;
     instance.properties.extend(record);
     Ok(of(&instance))
 }
 
 /// Puts the lifetime of `before` on record again, whatever became of it.
-pub async fn keep(sandbox: &dyn Sandbox, before: &Instance) -> Result<()> {
+pub async fn keep(backend: &dyn Backend, before: &Instance) -> Result<()> {
     let text = before.properties.get(KEY).cloned().unwrap_or_default();
     let record = [(KEY.to_owned(), text)].into();
-    sandbox.set_properties(&before.name, &record).await
+    backend.set_properties(&before.name, &record).await
 }
 
 /// Whether its time is over. One that is still being made is left to its maker.
@@ -70,7 +70,7 @@ pub fn is_over(instance: &Instance) -> bool {
 /// Removes those of `pixels` whose time is over, and takes them off the list.
 /// Returns the names of what was removed, and of what could not be and why.
 pub async fn enforce(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     like: &Gateway,
     pixels: &mut Vec<Instance>,
 ) -> Vec<(Name, Result<()>)> {
@@ -79,7 +79,7 @@ pub async fn enforce(
         .filter(|pixel| is_over(pixel))
         .map(|pixel| pixel.name.clone())
         .collect();
-    let removed = join_all(over.iter().map(|name| remove(sandbox, like, name))).await;
+    let removed = join_all(over.iter().map(|name| remove(backend, like, name))).await;
     let outcomes: Vec<_> = over.into_iter().zip(removed).collect();
     pixels.retain(|pixel| {
         let gone = |(name, outcome): &(Name, Result<()>)| *name == pixel.name && outcome.is_ok();
@@ -90,10 +90,10 @@ pub async fn enforce(
 
 /// Removes one whose time is over. Looked at again, for somebody may have
 /// given it more meanwhile; already gone counts as done.
-pub(super) async fn remove(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Result<()> {
+pub(super) async fn remove(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
     let outcome = async {
-        if is_over(&sandbox.get(name).await?) {
-            network::destroy(sandbox, like, name).await?;
+        if is_over(&backend.get(name).await?) {
+            network::destroy(backend, like, name).await?;
         }
         Ok(())
     };

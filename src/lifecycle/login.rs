@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::{Error, Guest, Instance, Owner, Result, Subject};
 use crate::provision;
-use crate::sandbox::{Error, Guest, Instance, Owner, Result, Subject};
 
 /// The property that names the pixel's own user once it has one.
 pub const KEY: &str = "user";

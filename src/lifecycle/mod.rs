@@ -45,7 +45,7 @@ pub use records::{origin_policy, records_of_clone, records_of_new};
 pub use shelf::shelve;
 pub use site::{Site, Unchosen};
 
-use crate::sandbox;
+use crate::model;
 
 /// Steps of a long command, told as they begin.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
@@ -55,13 +55,13 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 #[error("{source}")]
 pub struct Error {
     #[source]
-    pub source: sandbox::Error,
+    pub source: model::Error,
     /// What could not be removed again, each with the command that will.
     pub leftovers: Vec<String>,
 }
 
-impl From<sandbox::Error> for Error {
-    fn from(source: sandbox::Error) -> Self {
+impl From<model::Error> for Error {
+    fn from(source: model::Error) -> Self {
         Self {
             source,
             leftovers: Vec::new(),
@@ -72,11 +72,11 @@ impl From<sandbox::Error> for Error {
 /// Runs `work` until it ends or the user interrupts it, whichever is first.
 async fn unless_cancelled<T>(
     cancel: &CancellationToken,
-    work: impl Future<Output = sandbox::Result<T>>,
-) -> sandbox::Result<T> {
+    work: impl Future<Output = model::Result<T>>,
+) -> model::Result<T> {
     tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(sandbox::Error::Cancelled),
+        () = cancel.cancelled() => Err(model::Error::Cancelled),
         outcome = work => outcome,
     }
 }

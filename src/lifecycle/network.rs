@@ -12,9 +12,7 @@ use super::inside::{self, Inside};
 use super::{Error, Progress, lifetime, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
 use crate::egress::{self, Denial, Policy};
-use crate::sandbox::{
-    self, Attachment, Instance, Label, Name, Properties, Result, Sandbox, Status,
-};
+use crate::model::{self, Attachment, Backend, Instance, Label, Name, Properties, Result, Status};
 
 /// Where new pixels are put.
 #[derive(Debug, Clone)]
@@ -42,28 +40,28 @@ impl Network {
     /// Sees to it that pixels can be put there.
     pub(super) async fn ready(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         cancel: &CancellationToken,
         progress: Progress<'_>,
     ) -> Result<(), Error> {
         match self {
             Self::Open(_) => Ok(()),
-            Self::Behind(gateway) => gateway::ensure(sandbox, cancel, gateway, progress).await,
+            Self::Behind(gateway) => gateway::ensure(backend, cancel, gateway, progress).await,
         }
     }
 
     /// Makes the disk of a new pixel, before its first start, fit for its place.
     pub(super) async fn prepare(
         &self,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         name: &Name,
         clone: bool,
     ) -> Result<()> {
         match self {
-            Self::Open(inside) => inside.prepare(sandbox, name, clone).await,
+            Self::Open(inside) => inside.prepare(backend, name, clone).await,
             // A policy that its source has inside would stay when this is changed.
-            Self::Behind(_) if clone && inside::is_inside(&sandbox.get(name).await?) => {
-                inside::clear(sandbox, name).await
+            Self::Behind(_) if clone && inside::is_inside(&backend.get(name).await?) => {
+                inside::clear(backend, name).await
             }
             Self::Behind(_) => Ok(()),
         }
@@ -72,24 +70,24 @@ impl Network {
     /// Starts a new pixel and puts its policy into force, side by side: until
     /// that is done the gateway lets nothing of it through. Without a gateway,
     /// the policy is in force first or there is no network.
-    pub(super) async fn start(&self, sandbox: &dyn Sandbox, name: &Name) -> Result<()> {
+    pub(super) async fn start(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         match self {
             Self::Open(inside) => {
-                sandbox.start(name).await?;
-                inside.confirm(sandbox, name).await
+                backend.start(name).await?;
+                inside.confirm(backend, name).await
             }
             Self::Behind(gateway) => {
-                let admission = gateway::admit(sandbox, gateway, name);
-                tokio::try_join!(sandbox.start(name), admission).map(drop)
+                let admission = gateway::admit(backend, gateway, name);
+                tokio::try_join!(backend.start(name), admission).map(drop)
             }
         }
     }
 
     /// Takes what is no longer on the server out of force. Best effort: an
     /// entry without its pixel lets nobody through.
-    pub(super) async fn forget(&self, sandbox: &dyn Sandbox) {
+    pub(super) async fn forget(&self, backend: &dyn Backend) {
         if let Self::Behind(gateway) = self
-            && let Err(error) = gateway::reconcile(sandbox, gateway).await
+            && let Err(error) = gateway::reconcile(backend, gateway).await
         {
             tracing::debug!(%error, "gateway");
         }
@@ -108,21 +106,21 @@ impl Network {
 /// Starts a pixel, and its gateway where that does not run. Already running
 /// counts as done. `like`: how a gateway is made that is missing.
 pub async fn start(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     cancel: &CancellationToken,
     like: &Gateway,
     name: &Name,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    let instance = unless_cancelled(cancel, sandbox.get(name)).await?;
+    let instance = unless_cancelled(cancel, backend.get(name)).await?;
     let network = Network::of(&instance, like);
-    network.ready(sandbox, cancel, progress).await?;
+    network.ready(backend, cancel, progress).await?;
     progress("starting");
     let work = async {
         if let Network::Open(inside) = &network {
-            inside.renew(sandbox, &instance).await?;
+            inside.renew(backend, &instance).await?;
         }
-        network.start(sandbox, name).await
+        network.start(backend, name).await
     };
     let Err(source) = unless_cancelled(cancel, work).await else {
         return Ok(());
@@ -131,7 +129,7 @@ pub async fn start(
     // Nobody knows what it may reach now.
     if inside::is_inside(&instance)
         && instance.status == Status::Stopped
-        && let Err(error) = sandbox.stop(name, GRACE).await
+        && let Err(error) = backend.stop(name, GRACE).await
     {
         leftovers.push(format!(
             "pixel {:?}, which may run without its policy ({error}); stop it with: pixels stop {name}",
@@ -145,10 +143,10 @@ pub async fn start(
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Destroys a pixel and takes it out of its gateway.
-pub async fn destroy(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Result<()> {
-    let network = Network::of(&sandbox.get(name).await?, like);
-    sandbox.destroy(name).await?;
-    network.forget(sandbox).await;
+pub async fn destroy(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
+    let network = Network::of(&backend.get(name).await?, like);
+    backend.destroy(name).await?;
+    network.forget(backend).await;
     Ok(())
 }
 
@@ -156,19 +154,19 @@ pub async fn destroy(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Resu
 /// is in force before the disk is, and when that fails, the present one again.
 /// How long it lives stays as it is.
 pub async fn restore(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     like: &Gateway,
     name: &Name,
     label: &Label,
 ) -> Result<()> {
-    let instance = sandbox.get(name).await?;
-    let outcome = put_back(sandbox, like, &instance, label).await;
-    lifetime::keep(sandbox, &instance).await?;
+    let instance = backend.get(name).await?;
+    let outcome = put_back(backend, like, &instance, label).await;
+    lifetime::keep(backend, &instance).await?;
     outcome
 }
 
 async fn put_back(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     like: &Gateway,
     instance: &Instance,
     label: &Label,
@@ -178,16 +176,16 @@ async fn put_back(
         Network::Behind(gateway) => gateway,
         Network::Open(inside) => {
             // The policy is on the disk, and its record comes back with it.
-            sandbox.restore(name, label).await?;
-            return match sandbox.get(name).await?.status {
-                Status::Running => inside.confirm(sandbox, name).await,
+            backend.restore(name, label).await?;
+            return match backend.get(name).await?.status {
+                Status::Running => inside.confirm(backend, name).await,
                 _ => Ok(()),
             };
         }
     };
-    let checkpoints = sandbox.checkpoints(name).await?;
+    let checkpoints = backend.checkpoints(name).await?;
     let Some(checkpoint) = checkpoints.iter().find(|found| found.label == *label) else {
-        return Err(sandbox::Error::NotFound(sandbox::Subject::checkpoint(
+        return Err(model::Error::NotFound(model::Subject::checkpoint(
             name, label,
         )));
     };
@@ -195,20 +193,20 @@ async fn put_back(
     let (now, then) = (of(&instance.properties), of(&checkpoint.properties));
     if now == then {
         // Found out when the disk has gone back it would be too late.
-        gateway::require(sandbox, &gateway).await?;
+        gateway::require(backend, &gateway).await?;
     } else {
         let records = |_: &Instance| Ok(then.clone());
-        gateway::change(sandbox, &gateway, name, &records).await?;
+        gateway::change(backend, &gateway, name, &records).await?;
     }
-    if let Err(error) = sandbox.restore(name, label).await {
+    if let Err(error) = backend.restore(name, label).await {
         if now != then {
-            sandbox.set_properties(name, &now).await?;
-            gateway::reconcile(sandbox, &gateway).await?;
+            backend.set_properties(name, &now).await?;
+            gateway::reconcile(backend, &gateway).await?;
         }
         return Err(error);
     }
     // The checkpoint may speak of an address that is somebody else's by now.
-    gateway::admit(sandbox, &gateway, name).await
+    gateway::admit(backend, &gateway, name).await
 }
 
 const RECORDS: [&str; 2] = [egress::KEY, egress::INTERIM];
@@ -227,31 +225,31 @@ pub enum ChangeError {
 /// stays. Behind a gateway, changes that several commands make at the same
 /// time are made one after the other and none is lost.
 pub async fn change_policy(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     cancel: &CancellationToken,
     like: &Gateway,
     name: &Name,
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
 ) -> Result<(), ChangeError> {
-    let instance = unless_cancelled(cancel, sandbox.get(name))
+    let instance = unless_cancelled(cancel, backend.get(name))
         .await
         .map_err(Error::from)?;
     let network = Network::of(&instance, like);
-    network.ready(sandbox, cancel, &|_| {}).await?;
+    network.ready(backend, cancel, &|_| {}).await?;
     let refused = Mutex::new(None);
     let records = |instance: &Instance| {
         let mut policy = policy(instance)?;
         if let Err(error) = change(&mut policy) {
             let reason = error.to_string();
             *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            return Err(sandbox::Error::Invalid(reason));
+            return Err(model::Error::Invalid(reason));
         }
         Ok(Properties::from([
             (egress::KEY.to_owned(), policy.to_record()),
             (egress::INTERIM.to_owned(), String::new()),
         ]))
     };
-    let outcome = put(sandbox, &network, &instance, &records).await;
+    let outcome = put(backend, &network, &instance, &records).await;
     match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error.into()),
         None => Ok(outcome.map_err(Error::from)?),
@@ -260,8 +258,8 @@ pub async fn change_policy(
 
 /// Ends what was allowed for the time of provisioning. A pixel that is
 /// provisioned no longer has anything to end.
-pub async fn narrow(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Result<()> {
-    let instance = sandbox.get(name).await?;
+pub async fn narrow(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
+    let instance = backend.get(name).await?;
     if !is_interim(&instance) {
         return Ok(());
     }
@@ -270,7 +268,7 @@ pub async fn narrow(sandbox: &dyn Sandbox, like: &Gateway, name: &Name) -> Resul
         let nothing = (egress::INTERIM.to_owned(), String::new());
         Ok(Properties::from([nothing]))
     };
-    put(sandbox, &network, &instance, &records).await
+    put(backend, &network, &instance, &records).await
 }
 
 /// Whether more is allowed than the policy says, for the time of provisioning.
@@ -280,14 +278,14 @@ pub fn is_interim(instance: &Instance) -> bool {
 
 /// On record, then into force; back when that fails.
 async fn put(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     network: &Network,
     instance: &Instance,
     records: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
 ) -> Result<()> {
     let name = &instance.name;
     let inside = match network {
-        Network::Behind(gateway) => return gateway::change(sandbox, gateway, name, records).await,
+        Network::Behind(gateway) => return gateway::change(backend, gateway, name, records).await,
         Network::Open(inside) => inside,
     };
     let mut records = records(instance)?;
@@ -299,11 +297,11 @@ async fn put(
         .keys()
         .map(|key| record(&instance.properties, key))
         .collect();
-    sandbox.set_properties(name, &records).await?;
-    if let Err(error) = inside.follow(sandbox, name).await {
-        sandbox.set_properties(name, &before).await?;
+    backend.set_properties(name, &records).await?;
+    if let Err(error) = inside.follow(backend, name).await {
+        backend.set_properties(name, &before).await?;
         // Also where it failed halfway. It may fail for the same reason.
-        if let Err(second) = inside.follow(sandbox, name).await {
+        if let Err(second) = inside.follow(backend, name).await {
             tracing::debug!(%second, "going back to the policy before");
         }
         return Err(error);
@@ -325,7 +323,7 @@ pub fn policy(instance: &Instance) -> Result<Policy> {
 
 pub(super) fn read(instance: &Instance, record: Option<&str>) -> Result<Policy> {
     Policy::from_record(record)
-        .map_err(|e| sandbox::Error::Protocol(format!("pixel {:?}: {e}", instance.name.as_str())))
+        .map_err(|e| model::Error::Protocol(format!("pixel {:?}: {e}", instance.name.as_str())))
 }
 
 /// What keeps a pixel to its policy.
@@ -360,13 +358,13 @@ impl Enforcer {
 /// Whether a running pixel that enforces its policy itself does so; `None` for
 /// all others.
 pub async fn holds(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     like: &Gateway,
     pixel: &Instance,
 ) -> Result<Option<bool>> {
     match Network::of(pixel, like) {
         Network::Open(inside) if inside::is_inside(pixel) && pixel.status == Status::Running => {
-            Ok(Some(inside.holds(sandbox, pixel).await?))
+            Ok(Some(inside.holds(backend, pixel).await?))
         }
         _ => Ok(None),
     }
@@ -374,14 +372,14 @@ pub async fn holds(
 
 /// What was refused to a pixel, the latest first.
 pub async fn denials(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     like: &Gateway,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
     match Enforcer::of(pixel) {
-        Enforcer::Gateway => gateway::denials(sandbox, like, pixel).await,
-        Enforcer::Pixel => inside::denials(sandbox, &pixel.name).await,
-        Enforcer::Nobody => Err(sandbox::Error::Unsupported {
+        Enforcer::Gateway => gateway::denials(backend, like, pixel).await,
+        Enforcer::Pixel => inside::denials(backend, &pixel.name).await,
+        Enforcer::Nobody => Err(model::Error::Unsupported {
             operation: format!("the log of pixel {:?}", pixel.name.as_str()),
             reason: "its policy is unrestricted and its network its own: nothing is refused to it"
                 .into(),

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use crate::model::{Backend, Guest, Instance, Name, Properties, Result};
 use crate::provision::{self, Overall, Plan, Report};
-use crate::sandbox::{Guest, Instance, Name, Properties, Result, Sandbox};
 
 use super::claim::Claim;
 use super::login;
@@ -47,42 +47,42 @@ pub fn unsettled(instance: &Instance) -> bool {
 }
 
 /// Puts the plan into a running pixel, starts its steps and says so on record.
-pub async fn apply(sandbox: &dyn Sandbox, name: &Name, plan: &Plan) -> Result<()> {
+pub async fn apply(backend: &dyn Backend, name: &Name, plan: &Plan) -> Result<()> {
     let mut plan = plan.clone();
-    if Enforcer::of(&sandbox.get(name).await?) == Enforcer::Pixel {
+    if Enforcer::of(&backend.get(name).await?) == Enforcer::Pixel {
         plan.leave_sudo();
     }
-    provision::apply(&*sandbox.guest(name), &plan).await?;
+    provision::apply(&*backend.guest(name), &plan).await?;
     let properties = [
         (login::KEY, provision::USER),
         (KEY, Overall::Running.as_str()),
         (APPLYING, ""),
     ];
     let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    sandbox.set_properties(name, &properties.into()).await
+    backend.set_properties(name, &properties.into()).await
 }
 
 /// How far the steps are; keeps the record up to date.
-pub async fn observe(sandbox: &dyn Sandbox, instance: &Instance) -> Result<Report> {
-    let report = provision::status(&*sandbox.guest(&instance.name)).await?;
+pub async fn observe(backend: &dyn Backend, instance: &Instance) -> Result<Report> {
+    let report = provision::status(&*backend.guest(&instance.name)).await?;
     let state = report.overall.as_str();
     if report.overall != Overall::None && recorded(instance) != Some(state) {
         let properties = Properties::from([(KEY.to_owned(), state.to_owned())]);
-        sandbox.set_properties(&instance.name, &properties).await?;
+        backend.set_properties(&instance.name, &properties).await?;
     }
     Ok(report)
 }
 
 /// Observes until no step is left to run; `seen` is told every look.
 pub async fn wait(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     name: &Name,
     seen: &(dyn Fn(&Report) + Sync),
 ) -> Result<Report> {
     let mut doubts = 0;
     loop {
-        let instance = sandbox.get(name).await?;
-        let report = observe(sandbox, &instance).await?;
+        let instance = backend.get(name).await?;
+        let report = observe(backend, &instance).await?;
         seen(&report);
         // Between two units a step may look as if nothing worked on it.
         let certain = report.failed().is_none_or(|step| step.exit_code.is_some());

@@ -2,7 +2,7 @@
 
 use super::network::{Network, policy};
 use crate::egress::{self, Mode, Policy};
-use crate::sandbox::{Error, Origin, Properties, Result, Sandbox, Subject};
+use crate::model::{Backend, Error, Origin, Properties, Result, Subject};
 
 /// The records of a new pixel. `installs`: it still fetches packages before it
 /// is ready; what that needs is then allowed until [`super::narrow`].
@@ -24,7 +24,7 @@ pub fn records_of_new(network: &Network, policy: &Policy, installs: bool) -> Pro
 /// What is put on record over what a clone inherits: the policy that was
 /// `asked` for, else the `usual` one where the source is under none.
 pub async fn records_of_clone(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     asked: Option<&Policy>,
     usual: &Policy,
     from: &Origin,
@@ -41,7 +41,7 @@ pub async fn records_of_clone(
     if usual.mode == Mode::Unrestricted {
         return Ok(Properties::new());
     }
-    let source = origin_policy(sandbox, from).await?;
+    let source = origin_policy(backend, from).await?;
     Ok(match source.mode {
         Mode::Unrestricted => record(usual),
         _ => Properties::new(),
@@ -49,10 +49,10 @@ pub async fn records_of_clone(
 }
 
 /// The policy on record of a pixel, or of one of its checkpoints.
-pub async fn origin_policy(sandbox: &dyn Sandbox, from: &Origin) -> Result<Policy> {
-    let mut source = sandbox.get(&from.pixel).await?;
+pub async fn origin_policy(backend: &dyn Backend, from: &Origin) -> Result<Policy> {
+    let mut source = backend.get(&from.pixel).await?;
     if let Some(label) = &from.label {
-        let checkpoints = sandbox.checkpoints(&from.pixel).await?;
+        let checkpoints = backend.checkpoints(&from.pixel).await?;
         let found = checkpoints.into_iter().find(|found| found.label == *label);
         let missing = || Error::NotFound(Subject::checkpoint(&from.pixel, label));
         source.properties = found.ok_or_else(missing)?.properties;

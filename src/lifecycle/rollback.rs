@@ -10,21 +10,21 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::claim::Claim;
-use crate::sandbox::{Error, Label, Name, Result, Sandbox};
+use crate::model::{Backend, Error, Label, Name, Result};
 
 const STEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Rollback<'a> {
-    sandbox: &'a dyn Sandbox,
+    backend: &'a dyn Backend,
     claim: &'a Claim,
     pixels: Vec<Name>,
     checkpoints: Vec<(Name, Label)>,
 }
 
 impl<'a> Rollback<'a> {
-    pub fn new(sandbox: &'a dyn Sandbox, claim: &'a Claim) -> Self {
+    pub fn new(backend: &'a dyn Backend, claim: &'a Claim) -> Self {
         Self {
-            sandbox,
+            backend,
             claim,
             pixels: Vec::new(),
             checkpoints: Vec::new(),
@@ -42,11 +42,11 @@ impl<'a> Rollback<'a> {
     /// Undoes everything noted, side by side; returns what is still there,
     /// each with the command that removes it.
     pub async fn unwind(self) -> Vec<String> {
-        if !self.sandbox.has_changed_anything() {
+        if !self.backend.has_changed_anything() {
             return Vec::new();
         }
         let pixels = join_all(self.pixels.iter().map(|name| async {
-            let undone = limited(remove_pixel(self.sandbox, self.claim, name)).await;
+            let undone = limited(remove_pixel(self.backend, self.claim, name)).await;
             undone.err().map(|error| {
                 format!(
                     "pixel {name:?} ({error}); remove it with: pixels destroy --force {name}",
@@ -55,9 +55,9 @@ impl<'a> Rollback<'a> {
             })
         }))
         .await;
-        let sandbox = self.sandbox;
+        let backend = self.backend;
         let checkpoints = join_all(self.checkpoints.iter().map(|(name, label)| async move {
-            let undone = limited(remove_checkpoint(sandbox, name, label)).await;
+            let undone = limited(remove_checkpoint(backend, name, label)).await;
             undone.err().map(|error| {
                 format!(
                     "checkpoint {:?} of {:?} ({error}); remove it with: pixels checkpoint delete {name} {label}",
@@ -80,9 +80,9 @@ async fn limited(step: impl Future<Output = Result<()>>) -> Result<()> {
     })
 }
 
-async fn remove_pixel(sandbox: &dyn Sandbox, claim: &Claim, name: &Name) -> Result<()> {
-    sandbox.settle(name).await?;
-    let instance = match sandbox.get(name).await {
+async fn remove_pixel(backend: &dyn Backend, claim: &Claim, name: &Name) -> Result<()> {
+    backend.settle(name).await?;
+    let instance = match backend.get(name).await {
         Ok(instance) => instance,
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
@@ -90,17 +90,17 @@ async fn remove_pixel(sandbox: &dyn Sandbox, claim: &Claim, name: &Name) -> Resu
     if Claim::on(&instance).as_ref() != Some(claim) {
         return Ok(());
     }
-    gone(sandbox.destroy(name).await)
+    gone(backend.destroy(name).await)
 }
 
 /// A temporary checkpoint: settle first, it may still be in the making.
 pub(super) async fn remove_checkpoint(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     name: &Name,
     label: &Label,
 ) -> Result<()> {
-    sandbox.settle(name).await?;
-    gone(sandbox.delete_checkpoint(name, label).await)
+    backend.settle(name).await?;
+    gone(backend.delete_checkpoint(name, label).await)
 }
 
 fn gone(outcome: Result<()>) -> Result<()> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::exec::{Exec, wrap};
 use super::login::Login;
-use crate::sandbox::{Error, Guest, Result};
+use crate::model::{Error, Guest, Result};
 
 /// What is wanted of a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

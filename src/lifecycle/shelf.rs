@@ -6,12 +6,12 @@ use super::claim::Claim;
 use super::rollback::Rollback;
 use super::{Error, identity, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
-use crate::sandbox::{ForkSpec, Label, Limits, Name, Origin, Properties, Sandbox};
+use crate::model::{Backend, ForkSpec, Label, Limits, Name, Origin, Properties};
 
 /// Makes `to` from `from` and takes the checkpoint `label` of it. When this
 /// fails or is cancelled, nothing of it is left, or the error names what is.
 pub async fn shelve(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     cancel: &CancellationToken,
     from: Origin,
     to: &Name,
@@ -30,14 +30,14 @@ pub async fn shelve(
         limits: Limits::default(),
         properties,
     };
-    let mut undo = Rollback::new(sandbox, &claim);
+    let mut undo = Rollback::new(backend, &claim);
     undo.pixel(to);
     let work = async {
-        let taken = sandbox.fork(&spec).await?;
-        identity::settle(sandbox, to, taken).await?;
-        sandbox.checkpoint(to, label, None).await?;
+        let taken = backend.fork(&spec).await?;
+        identity::settle(backend, to, taken).await?;
+        backend.checkpoint(to, label, None).await?;
         // A pixel that its maker never started would look half-made.
-        sandbox.set_properties(to, &Claim::lifted()).await
+        backend.set_properties(to, &Claim::lifted()).await
     };
     match unless_cancelled(cancel, work).await {
         Ok(()) => Ok(()),

@@ -4,8 +4,8 @@
 use super::gateway::Gateway;
 use super::network::Network;
 use crate::egress::Policy;
+use crate::model::{Backend, Limits, Result};
 use crate::provision::Plan;
-use crate::sandbox::{Limits, Result, Sandbox};
 
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -33,14 +33,14 @@ pub struct Unchosen {
 impl Site {
     /// The image to make a pixel from. Where it is the one that nobody chose
     /// and the server has only a stand-in, that one.
-    pub async fn image(&self, sandbox: &dyn Sandbox, image: &str) -> Result<String> {
+    pub async fn image(&self, backend: &dyn Backend, image: &str) -> Result<String> {
         let Some(unchosen) = self.unchosen.as_ref().filter(|it| it.image == image) else {
             return Ok(image.to_owned());
         };
-        if sandbox.has_image(image).await? {
+        if backend.has_image(image).await? {
             return Ok(image.to_owned());
         }
-        let built = sandbox.image_with_prefix(&unchosen.stand_in).await?;
+        let built = backend.image_with_prefix(&unchosen.stand_in).await?;
         Ok(built.unwrap_or_else(|| image.to_owned()))
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 
-use crate::sandbox::{Error, Instance, Name, Result, Sandbox, Status, Usage};
+use crate::model::{Backend, Error, Instance, Name, Result, Status, Usage};
 
 /// Requests at the same time.
 const AT_ONCE: usize = 8;
@@ -32,12 +32,12 @@ pub struct Line {
 
 /// Looks at those of `pixels` that run. One that is just coming or going is
 /// left out.
-pub async fn look(sandbox: &dyn Sandbox, pixels: &[Instance]) -> Result<Look> {
+pub async fn look(backend: &dyn Backend, pixels: &[Instance]) -> Result<Look> {
     let running = pixels
         .iter()
         .filter(|pixel| pixel.status == Status::Running);
     let asked = running.map(|pixel| async {
-        let usage = sandbox.usage(&pixel.name).await;
+        let usage = backend.usage(&pixel.name).await;
         (pixel.name.clone(), Instant::now(), usage)
     });
     let answers: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
 use crate::base::{Watch, Workshop};
-use crate::sandbox::{Origin, Sandbox};
+use crate::model::{Backend, Origin};
 
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
@@ -25,11 +25,11 @@ impl Builder {
     pub async fn origin(
         &self,
         workshop: &Workshop,
-        sandbox: &dyn Sandbox,
+        backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
     ) -> Result<Origin> {
-        if let Some(origin) = workshop.source(sandbox, base).await? {
+        if let Some(origin) = workshop.source(backend, base).await? {
             return Ok(origin);
         }
         let turn = {
@@ -41,7 +41,7 @@ impl Builder {
             () = cancel.cancelled() => return Err(Error::Interrupted("waiting for its base")),
             turn = turn.lock() => turn,
         };
-        if let Some(origin) = workshop.source(sandbox, base).await? {
+        if let Some(origin) = workshop.source(backend, base).await? {
             return Ok(origin);
         }
         if let Some(failure) = self.failure(base) {
@@ -56,7 +56,7 @@ impl Builder {
             phase: Arc::new(|phase| tracing::info!("{phase}")),
             output: Arc::new(move |line| tracing::debug!(base = name, "{line}")),
         };
-        let built = workshop.build(sandbox, cancel, base, false, &watch).await;
+        let built = workshop.build(backend, cancel, base, false, &watch).await;
         if let Err(error) = &built
             && !error.is_cancelled()
         {

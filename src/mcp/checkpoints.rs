@@ -5,7 +5,7 @@ use super::service::{Service, not_running, parse};
 use super::state::Status;
 use super::view::View;
 use crate::lifecycle;
-use crate::sandbox::{Label, Name};
+use crate::model::{Label, Name};
 
 impl Service {
     /// Takes a checkpoint of the disk; work in the sandbox goes on meanwhile.
@@ -18,7 +18,7 @@ impl Service {
                 parse(&format!("mcp-{}", now.unix_timestamp_nanos() / 1_000_000))?
             }
         };
-        self.sandbox.checkpoint(&pixel, &label, None).await?;
+        self.backend.checkpoint(&pixel, &label, None).await?;
         Ok(label.to_string())
     }
 
@@ -34,7 +34,7 @@ impl Service {
         }
         let pixel = parse(name)?;
         self.has_checkpoint(&pixel, &label).await?;
-        let lost = self.sandbox.lost_by_restore(&pixel, &label).await?;
+        let lost = self.backend.lost_by_restore(&pixel, &label).await?;
         if !lost.is_empty() {
             return Err(Error::Invalid(format!(
                 "restoring {label} would destroy the newer checkpoints {}: that is for the \
@@ -43,7 +43,7 @@ impl Service {
             )));
         }
         let gateway = &self.workshop.site.gateway;
-        lifecycle::restore(&*self.sandbox, gateway, &pixel, &label).await?;
+        lifecycle::restore(&*self.backend, gateway, &pixel, &label).await?;
         let now = (self.clock)();
         self.update(name, |record| record.last_activity_at = now);
         self.view(name)
@@ -65,7 +65,7 @@ impl Service {
     }
 
     pub async fn checkpoints(&self, name: &str) -> Result<Vec<String>> {
-        let all = self.sandbox.checkpoints(&parse(name)?).await?;
+        let all = self.backend.checkpoints(&parse(name)?).await?;
         let lasting = all.into_iter().filter(|it| !it.temporary);
         Ok(lasting.map(|it| it.label.to_string()).collect())
     }

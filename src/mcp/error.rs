@@ -4,7 +4,7 @@
 use std::io;
 
 use super::state::Status;
-use crate::sandbox;
+use crate::model;
 use crate::{base, lifecycle};
 
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub enum Error {
     Lifecycle(#[from] lifecycle::Error),
 
     #[error("{0}")]
-    Sandbox(#[from] sandbox::Error),
+    Sandbox(#[from] model::Error),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,8 +59,8 @@ impl Error {
         match self {
             Self::Interrupted(_) => true,
             Self::Base(error) => error.is_cancelled(),
-            Self::Lifecycle(error) => matches!(error.source, sandbox::Error::Cancelled),
-            Self::Sandbox(error) => matches!(error, sandbox::Error::Cancelled),
+            Self::Lifecycle(error) => matches!(error.source, model::Error::Cancelled),
+            Self::Sandbox(error) => matches!(error, model::Error::Cancelled),
             _ => false,
         }
     }

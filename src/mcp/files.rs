@@ -5,7 +5,7 @@ use super::content::{Content, ENTRIES, Listing, content, listing, replaced};
 use super::error::{Error, Result};
 use super::service::Service;
 use crate::lifecycle::Login;
-use crate::sandbox::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Owner, Subject};
+use crate::model::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Owner, Subject};
 
 /// What `read_file` returns when nothing else is asked for, and at most.
 const READ: u64 = 1024 * 1024;
@@ -17,7 +17,7 @@ impl Service {
         let path = checked(path)?;
         let (_, pixel, _shared) = self.enter(name).await?;
         self.touch(name);
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
         let limit = most.filter(|most| *most > 0).unwrap_or(READ).min(MOST);
         let bytes = guest.read_file(&path, limit + 1).await?;
@@ -43,11 +43,11 @@ impl Service {
         }
         let (_, pixel, _shared) = self.enter(name).await?;
         self.touch(name);
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         let login = self.login(&pixel).await?;
         let (path, owner, old) = match resolve(&*guest, path).await {
             Ok((path, stat)) => (path, stat.owner, Some(stat.mode)),
-            Err(Error::Sandbox(sandbox::Error::NotFound(Subject::Path(_)))) => {
+            Err(Error::Sandbox(model::Error::NotFound(Subject::Path(_)))) => {
                 make_parents(&*guest, &login, path).await?;
                 (path.to_owned(), login.owner, None)
             }
@@ -76,7 +76,7 @@ impl Service {
         let path = checked(path)?;
         let (_, pixel, _shared) = self.enter(name).await?;
         self.touch(name);
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
         if stat.size > MOST {
             return Err(Error::invalid(format!(
@@ -101,7 +101,7 @@ impl Service {
         let path = checked(path)?;
         let (_, pixel, _shared) = self.enter(name).await?;
         self.touch(name);
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         if guest.stat(path).await?.kind == FileKind::Directory {
             return Err(Error::invalid(format!(
                 "{path} is a folder: remove it with exec and [\"rm\", \"-r\", \"--\", ...]"
@@ -114,7 +114,7 @@ impl Service {
         let path = checked(path)?;
         let (_, pixel, _shared) = self.enter(name).await?;
         self.touch(name);
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         let stat = match guest.stat(path).await? {
             stat if stat.kind == FileKind::Symlink => follow(&*guest, path).await?.1,
             stat => stat,

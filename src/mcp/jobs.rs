@@ -12,7 +12,7 @@ use super::service::{Service, not_running};
 use super::state::Status;
 use super::work::Command;
 use crate::lifecycle::{self, EXEC_ID, Login};
-use crate::sandbox::{ExecRequest, Guest, Name};
+use crate::model::{ExecRequest, Guest, Name};
 
 /// Of each stream in one answer.
 const CHUNK: u64 = 64 * 1024;
@@ -79,7 +79,7 @@ impl Service {
         // All of its processes are known by it, here and in exec_kill.
         command.env.insert(EXEC_ID.to_owned(), id.clone());
         let wish = command.exec(login, Some(STARTING));
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         let errors = super::clip::Clip::default();
         let (_signals, events) = mpsc::channel(1);
         let status = lifecycle::exec(
@@ -119,7 +119,7 @@ impl Service {
         }
         self.touch(name);
         let login = self.login(&pixel).await?;
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         poll(&*guest, &login, checked(job)?, from, wait.min(PATIENCE)).await
     }
 
@@ -132,7 +132,7 @@ impl Service {
         }
         self.touch(name);
         let login = self.login(&pixel).await?;
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         let start = Offsets::default();
         let before = poll(&*guest, &login, job, start, Duration::ZERO).await?;
         if before.state != State::Running {

@@ -11,8 +11,8 @@ use super::service::{Service, parse};
 use super::state::{Record, Status};
 use crate::egress::{self, Policy};
 use crate::lifecycle::{self, Create, Fork, Names, provisioning};
+use crate::model::{self, ExecRequest, Instance, Limits, Name, Origin, Properties};
 use crate::provision::Overall;
-use crate::sandbox::{self, ExecRequest, Instance, Limits, Name, Origin, Properties};
 
 /// The server whose sandbox a pixel is.
 pub(super) const OWNER: &str = "mcp-owner";
@@ -80,17 +80,17 @@ impl Service {
         if record.base.is_none() {
             self.booted(&pixel).await;
         }
-        let instance = self.sandbox.get(&pixel).await?;
+        let instance = self.backend.get(&pixel).await?;
         self.note_facts(&instance);
         self.provisioned(&instance, cancel).await
     }
 
     /// Whether the pixel is there and whole; what is half-made is removed.
     async fn adopt(&self, pixel: &Name, cancel: &CancellationToken) -> Result<bool> {
-        let sandbox = &*self.sandbox;
+        let backend = &*self.backend;
         let gateway = &self.workshop.site.gateway;
-        sandbox.settle(pixel).await?;
-        let instance = match sandbox.get(pixel).await {
+        backend.settle(pixel).await?;
+        let instance = match backend.get(pixel).await {
             Ok(instance) => instance,
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -102,10 +102,10 @@ impl Service {
             )));
         }
         if lifecycle::may_be_half_made(&instance) {
-            lifecycle::destroy(sandbox, gateway, pixel).await?;
+            lifecycle::destroy(backend, gateway, pixel).await?;
             return Ok(false);
         }
-        lifecycle::start(sandbox, cancel, gateway, pixel, &|_| {}).await?;
+        lifecycle::start(backend, cancel, gateway, pixel, &|_| {}).await?;
         Ok(true)
     }
 
@@ -115,14 +115,14 @@ impl Service {
         pixel: &Name,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let sandbox = &*self.sandbox;
+        let backend = &*self.backend;
         let site = &self.workshop.site;
         let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
         let asked = match &record.policy {
             None => None,
             Some(text) => Some(
                 Policy::from_record(Some(text))
-                    .map_err(|e| sandbox::Error::Protocol(e.to_string()))?,
+                    .map_err(|e| model::Error::Protocol(e.to_string()))?,
             ),
         };
         let usual = site.policy.in_mode(site.policy.mode);
@@ -144,7 +144,7 @@ impl Service {
         };
         if let Some(from) = origin {
             let mut properties =
-                lifecycle::records_of_clone(sandbox, asked.as_ref(), &usual, &from).await?;
+                lifecycle::records_of_clone(backend, asked.as_ref(), &usual, &from).await?;
             properties.extend(marks);
             properties.insert("from".into(), from.to_string());
             let wish = Fork {
@@ -154,7 +154,7 @@ impl Service {
                 properties,
                 network: site.network.clone(),
             };
-            lifecycle::fork(sandbox, cancel, wish, &progress, &|_| {}).await?;
+            lifecycle::fork(backend, cancel, wish, &progress, &|_| {}).await?;
             return Ok(());
         }
         let policy = asked.unwrap_or(usual);
@@ -162,7 +162,7 @@ impl Service {
         properties.extend(marks);
         let wish = Create {
             name: pixel.clone(),
-            image: site.image(sandbox, &record.image).await?,
+            image: site.image(backend, &record.image).await?,
             limits: Limits {
                 cpu: given.cpu.or_else(|| site.limits.cpu.clone()),
                 memory: given.memory.or(site.limits.memory),
@@ -171,7 +171,7 @@ impl Service {
             provision: site.plan.clone(),
             network: site.network.clone(),
         };
-        Ok(lifecycle::create(sandbox, cancel, wish, &progress).await?)
+        Ok(lifecycle::create(backend, cancel, wish, &progress).await?)
     }
 
     /// What to clone for a base. Its build goes on when this sandbox is wanted
@@ -180,10 +180,10 @@ impl Service {
     async fn origin(self: &Arc<Self>, base: &str, cancel: &CancellationToken) -> Result<Origin> {
         let (service, base) = (self.clone(), base.to_owned());
         let building = self.tasks.spawn(async move {
-            let (workshop, sandbox) = (&service.workshop, &*service.sandbox);
+            let (workshop, backend) = (&service.workshop, &*service.backend);
             let building = service
                 .builder
-                .origin(workshop, sandbox, service.stopping(), &base);
+                .origin(workshop, backend, service.stopping(), &base);
             building.await
         });
         tokio::select! {
@@ -199,7 +199,7 @@ impl Service {
     async fn booted(&self, pixel: &Name) {
         let script = include_str!("guest/booted.sh");
         let request = ExecRequest::root(["/bin/sh", "-c", script, "booted"]);
-        if let Err(error) = self.sandbox.guest(pixel).output(&request).await {
+        if let Err(error) = self.backend.guest(pixel).output(&request).await {
             tracing::debug!(sandbox = pixel.as_str(), %error, "waiting for the boot");
         }
     }
@@ -211,9 +211,9 @@ impl Service {
         cancel: &CancellationToken,
     ) -> Result<Option<String>> {
         let mut fault = None;
-        let sandbox = &*self.sandbox;
+        let backend = &*self.backend;
         if provisioning::unsettled(instance) {
-            let waiting = provisioning::wait(sandbox, &instance.name, &|_| {});
+            let waiting = provisioning::wait(backend, &instance.name, &|_| {});
             let report = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(Error::Interrupted("its provisioning")),
@@ -230,7 +230,7 @@ impl Service {
             }
         }
         if instance.properties.contains_key(egress::INTERIM) {
-            lifecycle::narrow(sandbox, &self.workshop.site.gateway, &instance.name).await?;
+            lifecycle::narrow(backend, &self.workshop.site.gateway, &instance.name).await?;
         }
         Ok(fault)
     }

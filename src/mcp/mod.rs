@@ -52,7 +52,7 @@ pub use reaper::Limits;
 use crate::base::Workshop;
 use crate::egress::Mode;
 use crate::file_lock::{FileLock, Share};
-use crate::sandbox::Sandbox;
+use crate::model::Backend;
 use crate::secret::Secret;
 use guard::Guard;
 use service::{Options, Service};
@@ -126,7 +126,7 @@ impl Server {
     pub fn claim(
         config: Config,
         workshop: Workshop,
-        sandbox: Box<dyn Sandbox>,
+        backend: Box<dyn Backend>,
     ) -> Result<Self, StartError> {
         let lock = lock(&config.pid_file)?;
         let (store, aside) = Store::load(&config.state_file, &config.server)?;
@@ -145,7 +145,7 @@ impl Server {
             ceiling: config.ceiling,
         };
         let clock = Arc::new(OffsetDateTime::now_utc);
-        let service = Service::new(sandbox, workshop, options, store, clock);
+        let service = Service::new(backend, workshop, options, store, clock);
         Ok(Self {
             service: Arc::new(service),
             reap_interval: config.reap_interval,

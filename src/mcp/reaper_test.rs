@@ -18,10 +18,10 @@ use crate::base::Workshop;
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
 use crate::lifecycle::{Inside, Network, Site};
-use crate::sandbox::{
-    self, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest, ExitStatus,
-    FileStat, ForkSpec, Guest, GuestFile, Instance, Label, Name, Output, Properties, Result,
-    Sandbox, Subject, Taken, Usage,
+use crate::model::{
+    self, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
+    ExitStatus, FileStat, ForkSpec, Guest, GuestFile, Instance, Label, Name, Output, Properties,
+    Result, Subject, Taken, Usage,
 };
 
 /// The pixels by name, and whether a long job runs in each.
@@ -33,7 +33,7 @@ impl Pixels {
         let name: Name = name.parse().unwrap();
         let instance = Instance {
             name: name.clone(),
-            status: sandbox::Status::Running,
+            status: model::Status::Running,
             addresses: vec![Ipv4Addr::new(192, 0, 2, 1)],
             created_at: 0,
             started_once: true,
@@ -58,7 +58,7 @@ fn never<T>() -> Result<T> {
 }
 
 #[async_trait]
-impl Sandbox for Pixels {
+impl Backend for Pixels {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             checkpoints: false,
@@ -83,7 +83,7 @@ impl Sandbox for Pixels {
         let (instance, _) = all
             .get_mut(name)
             .ok_or_else(|| Error::NotFound(Subject::pixel(name)))?;
-        instance.status = sandbox::Status::Stopped;
+        instance.status = model::Status::Stopped;
         Ok(())
     }
 
@@ -223,7 +223,7 @@ fn workshop(locks: &std::path::Path) -> Workshop {
         },
         policy: Policy::new(Mode::Unrestricted, []),
         plan: None,
-        limits: sandbox::Limits::default(),
+        limits: model::Limits::default(),
         image: String::new(),
         unchosen: None,
     };

@@ -9,7 +9,7 @@ use super::error::Result;
 use super::reaper::{self, Action};
 use super::service::{Service, parse};
 use super::state::{Record, Status};
-use crate::sandbox::{self, ExecRequest, Instance};
+use crate::model::{self, ExecRequest, Instance};
 
 impl Service {
     /// Goes on where an earlier process was killed: what runs is adopted, what
@@ -17,7 +17,7 @@ impl Service {
     /// `inherited`: the sandboxes on record when this process began.
     pub async fn recover(self: &Arc<Self>, inherited: &[Record]) -> Result<()> {
         let before = self.store.all();
-        let instances = self.sandbox.list().await?;
+        let instances = self.backend.list().await?;
         for instance in &instances {
             if !self.owns(instance) || self.store.get(instance.name.as_str()).is_some() {
                 continue;
@@ -46,7 +46,7 @@ impl Service {
             let stop = service.stopping().clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = service.workshop.sweep(&*service.sandbox) => {}
+                () = service.workshop.sweep(&*service.backend) => {}
             }
         });
         Ok(())
@@ -55,7 +55,7 @@ impl Service {
     /// Takes over what the server says of the sandboxes nobody works on.
     pub(super) async fn reconcile(&self) -> Result<()> {
         let before = self.store.all();
-        let instances = self.sandbox.list().await?;
+        let instances = self.backend.list().await?;
         self.compare(&before, &instances);
         self.save().await;
         Ok(())
@@ -162,10 +162,10 @@ impl Service {
         let pixel = parse(name)?;
         let script = "grep -qsz '^PIXELS_EXEC_ID=job-' /proc/[0-9]*/environ";
         let request = ExecRequest::root(["/bin/sh", "-c", script]);
-        match self.sandbox.guest(&pixel).output(&request).await {
+        match self.backend.guest(&pixel).output(&request).await {
             Ok(output) => Ok(output.status.success()),
             // Stopped by somebody else meanwhile, or gone.
-            Err(sandbox::Error::WrongState { .. } | sandbox::Error::NotFound(_)) => Ok(false),
+            Err(model::Error::WrongState { .. } | model::Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -179,16 +179,16 @@ impl Service {
 
 fn take_over(record: &mut Record, instance: &Instance) {
     match instance.status {
-        sandbox::Status::Running => {
+        model::Status::Running => {
             if record.status != Status::Running {
                 record.status = Status::Running;
                 record.error = None;
             }
         }
-        sandbox::Status::Stopped => {
+        model::Status::Stopped => {
             record.status = Status::Stopped;
             record.ip = None;
         }
-        sandbox::Status::Changing | sandbox::Status::Failed => {}
+        model::Status::Changing | model::Status::Failed => {}
     }
 }

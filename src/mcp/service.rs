@@ -23,7 +23,7 @@ use super::wish::{Draft, Wish};
 use crate::base::Workshop;
 use crate::egress::Mode;
 use crate::lifecycle;
-use crate::sandbox::{Label, Name, Sandbox};
+use crate::model::{Backend, Label, Name};
 
 /// For a pixel to shut down by itself.
 const GRACE: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ pub struct Options {
 }
 
 pub struct Service {
-    pub(super) sandbox: Box<dyn Sandbox>,
+    pub(super) backend: Box<dyn Backend>,
     pub(super) workshop: Workshop,
     pub(super) options: Options,
     pub(super) store: Store,
@@ -58,14 +58,14 @@ pub struct Service {
 
 impl Service {
     pub fn new(
-        sandbox: Box<dyn Sandbox>,
+        backend: Box<dyn Backend>,
         workshop: Workshop,
         options: Options,
         store: Store,
         clock: Clock,
     ) -> Self {
         Self {
-            sandbox,
+            backend,
             workshop,
             options,
             store,
@@ -101,7 +101,7 @@ impl Service {
         if let Err(error) = self.store.save().await {
             tracing::error!(%error, "saving the state");
         }
-        self.sandbox.close(limit).await;
+        self.backend.close(limit).await;
     }
 
     /// Begins to make a sandbox; it is on record when this returns.
@@ -112,7 +112,7 @@ impl Service {
         if let Some(base) = &wish.base {
             self.workshop.pixel(base)?;
             if let Some(failure) = self.builder.failure(base)
-                && self.workshop.source(&*self.sandbox, base).await?.is_none()
+                && self.workshop.source(&*self.backend, base).await?.is_none()
             {
                 return Err(Error::invalid(format!(
                     "base {base:?} failed to build a short time ago: {failure}"
@@ -247,8 +247,8 @@ impl Service {
         }
         let pixel = parse::<Name>(name)?;
         let gateway = &self.workshop.site.gateway;
-        lifecycle::start(&*self.sandbox, &self.stop, gateway, &pixel, &|_| {}).await?;
-        self.note_facts(&self.sandbox.get(&pixel).await?);
+        lifecycle::start(&*self.backend, &self.stop, gateway, &pixel, &|_| {}).await?;
+        self.note_facts(&self.backend.get(&pixel).await?);
         let now = (self.clock)();
         self.update(name, |record| {
             record.status = Status::Running;
@@ -272,7 +272,7 @@ impl Service {
 
     /// The caller has the sandbox alone.
     pub(super) async fn stop_pixel(&self, name: &str) -> Result<()> {
-        self.sandbox.stop(&parse(name)?, GRACE).await?;
+        self.backend.stop(&parse(name)?, GRACE).await?;
         self.update(name, |record| {
             record.status = Status::Stopped;
             record.ip = None;
@@ -292,7 +292,7 @@ impl Service {
             return Ok(());
         }
         let gateway = &self.workshop.site.gateway;
-        match lifecycle::destroy(&*self.sandbox, gateway, &parse(name)?).await {
+        match lifecycle::destroy(&*self.backend, gateway, &parse(name)?).await {
             Err(error) if !error.is_not_found() => {
                 self.update(name, |record| record.doomed = false);
                 return Err(error.into());
@@ -309,9 +309,9 @@ impl Service {
     /// What the sandbox was refused, the latest first.
     pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::Denial>> {
         self.record(name)?;
-        let instance = self.sandbox.get(&parse(name)?).await?;
+        let instance = self.backend.get(&parse(name)?).await?;
         let like = &self.workshop.site.gateway;
-        Ok(lifecycle::denials(&*self.sandbox, like, &instance).await?)
+        Ok(lifecycle::denials(&*self.backend, like, &instance).await?)
     }
 
     /// For work in a sandbox: its record, and a share of its gate.
@@ -368,8 +368,8 @@ pub(super) fn not_running(record: &Record) -> Error {
 
 pub(super) fn parse<T>(text: &str) -> Result<T>
 where
-    T: std::str::FromStr<Err = crate::sandbox::InvalidName>,
+    T: std::str::FromStr<Err = crate::model::InvalidName>,
 {
     text.parse()
-        .map_err(|e: crate::sandbox::InvalidName| Error::invalid(e.to_string()))
+        .map_err(|e: crate::model::InvalidName| Error::invalid(e.to_string()))
 }

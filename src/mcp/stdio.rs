@@ -24,7 +24,7 @@ use tokio::task::AbortHandle;
 use super::event_stream::Events;
 use super::http::{BUSY, MESSAGE, REQUESTS};
 use super::lines::{Line, Lines};
-use crate::sandbox::Size;
+use crate::model::Size;
 
 // The protocol's codes.
 const PARSE_ERROR: i32 = -32700;

@@ -6,7 +6,7 @@ use super::error::{Error, Result};
 use super::service::{Options, parse};
 use super::state::{Record, Status};
 use crate::egress::Policy;
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// What a client wants made.
 #[derive(Debug, Clone, Default)]
@@ -55,12 +55,12 @@ impl Draft {
         let memory = match self.memory.as_deref() {
             None => None,
             Some(text) => Some(
-                crate::sandbox::parse_memory(text)
+                crate::model::parse_memory(text)
                     .map_err(|e| Error::invalid(format!("memory {text:?}: {e}")))?,
             ),
         };
         if let Some(cpu) = &self.cpu {
-            crate::sandbox::parse_cpus(cpu)
+            crate::model::parse_cpus(cpu)
                 .map_err(|e| Error::invalid(format!("cpu {cpu:?}: {e}")))?;
         }
         let mut random = [0; 4];

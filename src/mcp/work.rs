@@ -12,7 +12,7 @@ use super::error::{Error, Result};
 use super::service::{Service, not_running};
 use super::state::Status;
 use crate::lifecycle::{self, Exec, Interrupts, Login};
-use crate::sandbox::{self, Control, Name, Subject};
+use crate::model::{self, Control, Name, Subject};
 
 const SIGTERM: i32 = 15;
 
@@ -105,7 +105,7 @@ impl Service {
         let limit = timeout.map_or(most, |limit| limit.min(most));
         let login = self.login(&pixel).await?;
         let wish = command.exec(login, Some(limit));
-        let guest = self.sandbox.guest(&pixel);
+        let guest = self.backend.guest(&pixel);
         let (stdout, stderr) = (Clip::default(), Clip::default());
         let (signals, events) = mpsc::channel(4);
         let running = lifecycle::exec(
@@ -132,7 +132,7 @@ impl Service {
         self.touch(name);
         let (code, timed_out, transport_error) = match outcome {
             Ok(ended) => (ended.status.0, ended.timed_out, None),
-            Err(error @ (sandbox::Error::WrongState { .. } | sandbox::Error::NotFound(_))) => {
+            Err(error @ (model::Error::WrongState { .. } | model::Error::NotFound(_))) => {
                 return Err(error.into());
             }
             Err(error) => (125, false, Some(error.to_string())),
@@ -154,9 +154,9 @@ impl Service {
     /// Whom commands and files in it belong to. Refuses what must not be
     /// worked in.
     pub(super) async fn login(&self, pixel: &Name) -> Result<Login> {
-        let instance = self.sandbox.get(pixel).await?;
+        let instance = self.backend.get(pixel).await?;
         if instance.privileged {
-            return Err(sandbox::Error::Unsupported {
+            return Err(model::Error::Unsupported {
                 operation: format!("work in {}", Subject::pixel(pixel)),
                 reason: "it is privileged: root in it is root on the server".into(),
             }

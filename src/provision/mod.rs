@@ -12,7 +12,7 @@ mod fuzz;
 
 use std::collections::BTreeSet;
 
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Output, Result};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, Output, Result};
 
 pub use options::{Devtools, Options, Sessions};
 pub use plan::{Plan, Step, plan};

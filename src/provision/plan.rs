@@ -3,7 +3,7 @@
 use super::environment;
 use super::options::{Options, Sessions, certificates, mise};
 use crate::egress::pixel::OPEN_SUDO;
-use crate::sandbox::{GuestFile, Owner};
+use crate::model::{GuestFile, Owner};
 
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";

@@ -11,7 +11,7 @@ use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
 
 pub use outlet::Outlet;
 
-use crate::sandbox::TtySize;
+use crate::model::TtySize;
 
 /// The settings to go back to; set while the terminal is raw.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);

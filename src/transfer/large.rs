@@ -17,7 +17,7 @@ use super::modified::Modified;
 use super::push::{CUT_OFF, How, PARTING, Push, TREE, blocking, receive, request};
 use super::walk::Item;
 use super::{Meter, NO_TAR, Report, explain, pack, sparse};
-use crate::sandbox::{Error, FILLING, FileKind, Guest, Result, Said};
+use crate::model::{Error, FILLING, FileKind, Guest, Result, Said};
 
 /// Below it what there is to prepare takes longer than is won.
 const LEAST: u64 = 16 * 1024 * 1024;

@@ -7,7 +7,7 @@ use super::modified::Modified;
 use super::rules::{IGNORE_FILE, Rules};
 use super::unpack::parts;
 use super::{GuestPath, NO_DIRECTORY, NO_SUCH_PATH, explain, walk};
-use crate::sandbox::{Error, ExecRequest, Guest, Result, collect_up_to};
+use crate::model::{Error, ExecRequest, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/list.sh");
 /// `find` is not there, or not one that can print like this.

@@ -32,7 +32,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::sandbox::{Error, Owner, Subject};
+use crate::model::{Error, Owner, Subject};
 
 pub use meter::Meter;
 pub use pull::{Pull, pull, read};

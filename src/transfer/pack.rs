@@ -15,7 +15,7 @@ use tar::{Builder, EntryType, Header};
 use super::modified::Modified;
 use super::walk::Item;
 use super::{Meter, Ownership, Report, sparse};
-use crate::sandbox::{Error, Result};
+use crate::model::{Error, Result};
 
 /// The entry behind all others.
 pub const END: &[u8] = b"done";

@@ -17,7 +17,7 @@ use super::tree::{Attributes, Tree};
 use super::unpack::{Naming, parts};
 use super::walk::Item;
 use super::{Meter, Ownership, Report};
-use crate::sandbox::{Error, FileKind, FileStat, Guest, GuestFile, Result};
+use crate::model::{Error, FileKind, FileStat, Guest, GuestFile, Result};
 
 /// Of one file that is pulled; its length is what the pixel says it is.
 const LARGEST: u64 = 1024 * 1024 * 1024;

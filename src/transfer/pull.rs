@@ -15,7 +15,7 @@ use super::push::blocking;
 use super::tree::Tree;
 use super::unpack::{Arrival, Naming, unpack};
 use super::{GuestPath, LocalTarget, Meter, NO_TAR, Ownership, Report, explain, plain};
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result, Said};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, Result, Said};
 
 pub const SCRIPT: &str = include_str!("guest/send.sh");
 /// The line before the archive.

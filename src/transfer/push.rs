@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::pump;
 use super::walk::{Item, joined, walk};
 use super::{GuestPath, Meter, NO_TAR, Ownership, Report, Rules, explain, large, pack, plain};
-use crate::sandbox::{Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, Said};
+use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, Said};
 
 /// For the pixel to clean up behind a transfer that was ended.
 pub(super) const PARTING: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::walk::os;
-use crate::sandbox::{Error, Result};
+use crate::model::{Error, Result};
 
 pub const IGNORE_FILE: &str = ".gitignore";
 /// Of all ignore files of a transfer together: a pattern takes hundreds of

@@ -16,7 +16,7 @@ use super::push::{How, Push, TREE, blocking, send};
 use super::unpack::{Arrival, Naming};
 use super::walk::{Item, joined, os, walk};
 use super::{GuestPath, Meter, Ownership, Report, Rules, explain};
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Said, Subject};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Said, Subject};
 
 /// What both directions have in common.
 pub struct Sync {

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::modified::Modified;
 use super::walk::os;
-use crate::sandbox::Owner;
+use crate::model::Owner;
 
 /// What a file or folder is to be like when it is done.
 #[derive(Debug, Clone, Copy)]

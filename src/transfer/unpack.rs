@@ -12,7 +12,7 @@ use tar::{Archive, Entry, EntryType};
 use super::modified::Modified;
 use super::tree::{Attributes, Tree};
 use super::{Meter, Ownership, Report};
-use crate::sandbox::{Error, Owner, Result};
+use crate::model::{Error, Owner, Result};
 
 /// Bytes between the contents of two files: headers, long names, lists of holes.
 const HEADERS: u64 = 16 * 1024 * 1024;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::tree::Tree;
 use super::unpack::{Arrival, Naming, unpack};
 use super::{Meter, Ownership, Report, pack, walk};
-use crate::sandbox::Result;
+use crate::model::Result;
 
 /// A destination beside something that must not be touched.
 struct Place {
@@ -35,7 +35,7 @@ impl Place {
 
     fn unpack(&self, archive: &[u8]) -> Result<Report> {
         let mut tree = Tree::open(&self.to()).unwrap();
-        let owner = Ownership::One(crate::sandbox::Owner::ROOT);
+        let owner = Ownership::One(crate::model::Owner::ROOT);
         let arrival = Arrival {
             naming: Naming::Kept,
             ownership: owner,

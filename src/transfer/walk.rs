@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::meter::Meter;
 use super::rules::{IGNORE_FILE, Rules};
-use crate::sandbox::{Error, Result};
+use crate::model::{Error, Result};
 
 /// One entry to transfer.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ fn names(folder: &Path) -> io::Result<Vec<OsString>> {
 
 fn missing(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotFound {
-        Error::NotFound(crate::sandbox::Subject::Path(path.display().to_string()))
+        Error::NotFound(crate::model::Subject::Path(path.display().to_string()))
     } else {
         Error::io(format!("reading {}", path.display()), error)
     }

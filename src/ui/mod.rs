@@ -21,7 +21,7 @@ pub use progress::Phases;
 pub use report::{message, report};
 pub use table::{Row, bytes, elapsed, lasting, table};
 
-use crate::sandbox::Error;
+use crate::model::Error;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {

@@ -6,7 +6,7 @@ use super::{Ui, err, paint, plain};
 use crate::exit;
 use crate::host;
 use crate::lifecycle;
-use crate::sandbox::{Error, Subject};
+use crate::model::{Error, Subject};
 
 #[derive(Serialize)]
 struct Document<'a> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{fuzz, text};
 use crate::config::parse_duration;
-use crate::sandbox::{Label, Name, Origin, parse_memory};
+use crate::model::{Label, Name, Origin, parse_memory};
 
 #[test]
 fn names() {

@@ -7,7 +7,7 @@ use super::gateway::{Desired, Ready, Subnet};
 use super::pixel::Files;
 use super::{Entry, KEY, Mode, Net, Policy, denials, presets, render};
 use crate::fuzz::{fuzz, pixel, text};
-use crate::sandbox::{Instance, Properties};
+use crate::model::{Instance, Properties};
 
 const WORDS: &[&str] = &[
     "*.",

@@ -14,7 +14,7 @@ use super::transport::ByteStream;
 use super::{Event, Failure, exec, files, instances, lifecycle, streams, websocket, wire};
 use crate::backend::sftp;
 use crate::fuzz::{asynchronous, fuzz};
-use crate::sandbox::{Name, Subject};
+use crate::model::{Name, Subject};
 
 const WORDS: &[&str] = &[
     "\"type\":\"error\"",

@@ -22,7 +22,7 @@ use std::hash::Hash;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::sandbox::{Instance, Properties, Status};
+use crate::model::{Instance, Properties, Status};
 use engine::{Budget, Engine};
 
 /// The same inputs in every run, unless a seed or a time is given.

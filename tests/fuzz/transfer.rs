@@ -8,7 +8,7 @@ use super::tree::Tree;
 use super::unpack::{Arrival, Naming, unpack};
 use super::{GuestPath, Meter, Ownership, Rules, list};
 use crate::fuzz::{fuzz, text};
-use crate::sandbox::Owner;
+use crate::model::Owner;
 
 #[test]
 fn listings() {
@@ -78,7 +78,7 @@ fn archives() {
 }
 
 /// Sorts of errors, without what is in them.
-fn text_of(error: &crate::sandbox::Error) -> String {
+fn text_of(error: &crate::model::Error) -> String {
     error
         .to_string()
         .chars()

@@ -10,7 +10,7 @@ use super::failure::{Failure, Fault};
 use super::release::Release;
 use super::{nic, properties, socket, ssh, wire};
 use crate::fuzz::{fuzz, text};
-use crate::sandbox::{Name, Subject};
+use crate::model::{Name, Subject};
 
 const WORDS: &[&str] = &[
     "\"id\":\"1\"",

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pixels::egress::pixel::{self, Files};
 use pixels::egress::{Mode, Policy, presets};
-use pixels::sandbox::{
+use pixels::model::{
     Error, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Output, Owner,
     Result, Subject,
 };

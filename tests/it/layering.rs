@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 /// Every part and the parts it uses. An edge that is not in here fails, and so
 /// does one that no longer exists.
 const EDGES: &[(&str, &[&str])] = &[
-    ("sandbox", &[]),
+    ("model", &[]),
     ("retry", &[]),
     ("secret", &[]),
     ("file_lock", &[]),
-    ("config", &["sandbox", "secret"]),
-    ("term", &["sandbox"]),
-    ("ui", &["exit", "host", "lifecycle", "sandbox"]),
-    ("provision", &["egress", "sandbox"]),
-    ("egress", &["sandbox"]),
-    ("transfer", &["sandbox"]),
-    ("forward", &["sandbox"]),
+    ("config", &["model", "secret"]),
+    ("term", &["model"]),
+    ("ui", &["exit", "host", "lifecycle", "model"]),
+    ("provision", &["egress", "model"]),
+    ("egress", &["model"]),
+    ("transfer", &["model"]),
+    ("forward", &["model"]),
     // What both backends do.
-    ("backend::sftp", &["sandbox"]),
+    ("backend::sftp", &["model"]),
     ("backend::tls", &[]),
     (
         "backend::incus",
@@ -27,18 +27,12 @@ const EDGES: &[(&str, &[&str])] = &[
             "backend::tls",
             "file_lock",
             "retry",
-            "sandbox",
+            "model",
         ],
     ),
     (
         "backend::truenas",
-        &[
-            "backend::sftp",
-            "backend::tls",
-            "retry",
-            "sandbox",
-            "secret",
-        ],
+        &["backend::sftp", "backend::tls", "retry", "model", "secret"],
     ),
     (
         "backend",
@@ -46,13 +40,13 @@ const EDGES: &[(&str, &[&str])] = &[
             "backend::incus",
             "backend::truenas",
             "config",
-            "sandbox",
+            "model",
             "secret",
             "term",
         ],
     ),
     ("host", &["backend::incus", "file_lock"]),
-    ("lifecycle", &["egress", "provision", "sandbox"]),
+    ("lifecycle", &["egress", "provision", "model"]),
     (
         "base",
         &[
@@ -62,7 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "lifecycle",
             "provision",
             "retry",
-            "sandbox",
+            "model",
         ],
     ),
     (
@@ -74,7 +68,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "file_lock",
             "lifecycle",
             "provision",
-            "sandbox",
+            "model",
             "secret",
         ],
     ),
@@ -86,10 +80,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "host",
             "lifecycle",
-            "sandbox",
+            "model",
         ],
     ),
-    ("signal", &["exit", "sandbox", "term"]),
+    ("signal", &["exit", "model", "term"]),
     (
         "cli",
         &[
@@ -104,7 +98,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "mcp",
             "provision",
             "retry",
-            "sandbox",
+            "model",
             "signal",
             "term",
             "transfer",
@@ -257,8 +251,8 @@ fn heads(code: &str) -> Vec<String> {
 
 #[test]
 fn paths_are_read_as_the_compiler_reads_them() {
-    let text = "use crate::sandbox::{Error, Name};\nuse crate::{exit, backend::incus::Client};\n\
+    let text = "use crate::model::{Error, Name};\nuse crate::{exit, backend::incus::Client};\n\
                 // crate::cli\nfn a() -> crate::term::X { crate::backend::open() }\n";
-    let expected = ["backend", "backend::incus", "exit", "sandbox", "term"];
+    let expected = ["backend", "backend::incus", "exit", "model", "term"];
     assert_eq!(uses(text, "cli"), expected.map(str::to_owned).into());
 }

@@ -10,7 +10,7 @@ use super::client::Client;
 use super::devices::{self, Placement};
 use super::failure::Failure;
 use super::{first_boot, images, instances};
-use crate::sandbox::{
+use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, ForkSpec, Limits, Properties, Result, Subject, Taken,
 };
 

@@ -10,7 +10,7 @@ use super::client::{Client, encode};
 use super::failure::Failure;
 use super::segments;
 use super::wire::{Network, Pool, Profile};
-use crate::sandbox::{Attachment, Error, Result, Subject};
+use crate::model::{Attachment, Error, Result, Subject};
 
 pub(super) type Devices = BTreeMap<String, BTreeMap<String, String>>;
 

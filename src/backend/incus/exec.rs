@@ -25,7 +25,7 @@ use super::operation::Running;
 use super::streams::{discard, drain, feed, feed_channel, forward, split, steer};
 use super::websocket::{CHUNK, Receiver, SMALL, upgrade};
 use super::wire::Operation;
-use crate::sandbox::{ExecIo, ExecRequest, ExitStatus};
+use crate::model::{ExecIo, ExecRequest, ExitStatus};
 
 /// The daemon gives clients five seconds to connect the sockets.
 const SOCKETS: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub(super) async fn prepare(
     })
 }
 
-/// Runs what is ready; see `sandbox::Guest::exec` for the contract.
+/// Runs what is ready; see `model::Guest::exec` for the contract.
 pub(super) async fn run(client: &Client, ready: Ready, io: ExecIo) -> Result<ExitStatus, Failure> {
     let Ready {
         mut running,

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use crate::sandbox::{Error, Size, Subject};
+use crate::model::{Error, Size, Subject};
 
 /// A failed exchange with the daemon.
 #[derive(Debug, thiserror::Error)]

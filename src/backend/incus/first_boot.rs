@@ -3,7 +3,7 @@
 //! `lxc.init.cmd` is split at white space without regard to quotes (LXC 5 and
 //! 6, observed), so the script travels as words that the shell joins again.
 
-use crate::sandbox::FirstBoot;
+use crate::model::FirstBoot;
 
 /// The key that carries it. Restricted projects refuse it.
 pub(super) const KEY: &str = "raw.lxc";

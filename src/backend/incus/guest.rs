@@ -7,7 +7,7 @@ use tokio::sync::{OnceCell, mpsc};
 use super::client::Client;
 use super::{exec, files, turns};
 use crate::backend::sftp;
-use crate::sandbox::{
+use crate::model::{
     self, Admission, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output,
     Result, Subject,
 };
@@ -74,7 +74,7 @@ impl Guest for IncusGuest<'_> {
     }
 
     async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        sandbox::collect(self, request).await
+        model::collect(self, request).await
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {

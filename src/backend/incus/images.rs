@@ -3,7 +3,7 @@
 use super::client::{Client, encode};
 use super::failure::Failure;
 use super::wire::ImageAlias;
-use crate::sandbox::{Error, Result, Subject};
+use crate::model::{Error, Result, Subject};
 
 /// Whether the server has an image of this alias itself.
 pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {

@@ -13,7 +13,7 @@ use super::segments;
 use super::state::when_free;
 use super::turns;
 use super::wire::{self, Lease, NetworkState, State};
-use crate::sandbox::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
+use crate::model::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
 
 /// What pixels knows about a pixel stands in instance keys below this prefix.
 pub(super) const PROPERTIES: &str = "user.pixels.";

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::client::Client;
 use super::events::{self, Events};
 use super::failure::Failure;
-use crate::sandbox::{Event, Name, Requestor, Result};
+use crate::model::{Event, Name, Requestor, Result};
 
 #[derive(Debug, Deserialize)]
 struct Lifecycle {

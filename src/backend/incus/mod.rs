@@ -40,9 +40,9 @@ pub use http::whole;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};
 
-use crate::sandbox::{
-    self, Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name, Properties,
-    Result, Sandbox, Taken, Usage,
+use crate::model::{
+    self, Backend, Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name,
+    Properties, Result, Taken, Usage,
 };
 
 /// What the backend needs to know of the user's settings.
@@ -79,7 +79,7 @@ impl Incus {
 }
 
 #[async_trait]
-impl Sandbox for Incus {
+impl Backend for Incus {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             checkpoints: true,
@@ -144,7 +144,7 @@ impl Sandbox for Incus {
         instances::usage(&self.client, name).await
     }
 
-    async fn watch(&self, heard: &mut (dyn FnMut(sandbox::Event) + Send)) -> Result<()> {
+    async fn watch(&self, heard: &mut (dyn FnMut(model::Event) + Send)) -> Result<()> {
         lifecycle::watch(&self.client, heard).await
     }
 

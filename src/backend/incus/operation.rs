@@ -13,7 +13,7 @@ const CANCEL: Duration = Duration::from_secs(5);
 
 /// A background operation under way. Dropping it before it has ended asks the
 /// server to cancel it where the server can; most operations run on to their
-/// end (`may_cancel` is false), which `Sandbox::settle` waits for.
+/// end (`may_cancel` is false), which `Backend::settle` waits for.
 #[derive(Debug)]
 pub struct Running {
     client: Client,

@@ -12,8 +12,8 @@ use super::client::{Client, encode};
 use super::devices::pairs;
 use super::failure::Failure;
 use super::wire::{self, Network, NetworkState, Operation};
+use crate::model::{Error, Result, Subject};
 use crate::retry;
-use crate::sandbox::{Error, Result, Subject};
 
 /// For a moment in which no interface of the host's goes away.
 const PATIENCE: Duration = Duration::from_secs(20);

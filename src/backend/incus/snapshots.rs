@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::instances::{self, label as parse_label, path, timestamp};
 use super::wire::Snapshot;
 use super::{state, turns};
-use crate::sandbox::{Checkpoint, Error, Label, Name, Result, Status, Subject};
+use crate::model::{Checkpoint, Error, Label, Name, Result, Status, Subject};
 
 const SNAPSHOT: Duration = Duration::from_secs(5 * 60);
 /// Stops, rolls back and starts again.

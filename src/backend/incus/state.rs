@@ -11,8 +11,8 @@ use super::failure::Failure;
 use super::instances;
 use super::turns::{self, Turn};
 use super::wire::Operation;
+use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry;
-use crate::sandbox::{Error, Name, Result, Status, Subject};
 
 const STATE: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_secs(60);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use super::websocket::{CHUNK, LARGEST, Socket, is_too_large};
-use crate::sandbox::{Control, TtySize};
+use crate::model::{Control, TtySize};
 
 /// Output still under way when the command has ended arrives within this time.
 const DRAIN: Duration = Duration::from_secs(10);

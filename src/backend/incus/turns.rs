@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::failure::Failure;
 use crate::file_lock::{self, FileLock, Share};
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// As long as the longest that somebody else may be at it.
 const LIMIT: Duration = Duration::from_secs(10 * 60);

@@ -10,7 +10,7 @@ use super::Truenas;
 use super::failure::Failure;
 use super::properties::{self, Note};
 use super::ssh::Host;
-use crate::sandbox::{Error, GuestFile, Name, Owner, Result, Subject};
+use crate::model::{Error, GuestFile, Name, Owner, Result, Subject};
 
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";

@@ -22,7 +22,7 @@ use super::release::Cloning;
 use super::rpc::Rpc;
 use super::snapshots::check_dataset;
 use super::wire::CronJob;
-use crate::sandbox::{
+use crate::model::{
     Error, ForkSpec, InvalidName, Label, Limits, Name, Result, Status, Subject, Taken,
 };
 

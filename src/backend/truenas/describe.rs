@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::properties::{self, Note};
 use super::wire::{Lxc, Virt};
-use crate::sandbox::{Instance, Name, Properties, Status, Usage};
+use crate::model::{Instance, Name, Properties, Status, Usage};
 
 /// One instance as either API has it.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::sandbox::{Error, Size, Subject};
+use crate::model::{Error, Size, Subject};
 
 const EPERM: i64 = 1;
 const ENOENT: i64 = 2;

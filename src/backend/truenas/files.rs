@@ -13,8 +13,8 @@ use super::Truenas;
 use super::failure::Failure;
 use super::rpc::FILE;
 use super::wire::{Stat, Virt};
+use crate::model::{Error, GuestFile, Name, Result, Subject};
 use crate::retry::{self, Next};
-use crate::sandbox::{Error, GuestFile, Name, Result, Subject};
 
 /// Base64 in one request; what is written this way is far smaller.
 const LARGEST: usize = 1 << 20;

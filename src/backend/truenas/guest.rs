@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::Truenas;
 use super::ssh::Session;
-use crate::sandbox::{
+use crate::model::{
     self, Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
 };
 
@@ -39,7 +39,7 @@ impl Guest for SshGuest<'_> {
     }
 
     async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        sandbox::collect(self, request).await
+        model::collect(self, request).await
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {

@@ -12,11 +12,11 @@ use super::nic;
 use super::properties::{self, Environment, Note};
 use super::release::Containers;
 use super::wire::{Interface, Lxc, Summary, Virt, VirtConfig};
-use crate::retry::{self, Next};
-use crate::sandbox::{
+use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, Instance, Limits, Name, Properties, Result, Subject,
     Taken,
 };
+use crate::retry::{self, Next};
 
 /// The server gives an image's download a quarter of an hour.
 const CREATE: Duration = Duration::from_secs(17 * 60);

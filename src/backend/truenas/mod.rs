@@ -41,9 +41,9 @@ pub use failure::Failure;
 pub use nic::{NicKind, Wish as NicWish};
 pub use ssh::{Ask, Settings as SshSettings};
 
-use crate::sandbox::{
-    Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, Instance, Label, Name,
-    Properties, Result, Sandbox, Taken, Usage,
+use crate::model::{
+    Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, Instance, Label,
+    Name, Properties, Result, Taken, Usage,
 };
 use crate::secret::Secret;
 use describe::Found;
@@ -137,7 +137,7 @@ impl Truenas {
 }
 
 #[async_trait]
-impl Sandbox for Truenas {
+impl Backend for Truenas {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             checkpoints: true,

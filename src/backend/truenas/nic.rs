@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use super::wire::{Interface, Summary};
-use crate::sandbox::{Error, Result};
+use crate::model::{Error, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NicKind {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::sandbox::{Error, Properties, Result};
+use crate::model::{Error, Properties, Result};
 
 pub(super) type Environment = BTreeMap<String, String>;
 

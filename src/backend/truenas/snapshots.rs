@@ -9,7 +9,7 @@ use super::describe::Found;
 use super::failure::Failure;
 use super::properties::{self, Note};
 use super::wire::Snapshot;
-use crate::sandbox::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
+use crate::model::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
 
 /// An instance, its dataset and its snapshots, oldest first.
 pub(super) struct Disk {

@@ -10,8 +10,8 @@ use super::failure::Failure;
 use super::job::{self, Task};
 use super::properties::Note;
 use super::{Truenas, lxc};
+use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry::{self, Next};
-use crate::sandbox::{Error, Name, Result, Status, Subject};
 
 const STATE: Duration = Duration::from_secs(120);
 /// The server itself gives up a stop after five minutes.

@@ -17,14 +17,14 @@ pub use sync::SyncArgs;
 
 use super::{Context, exec};
 use crate::lifecycle::{Claim, Login};
-use crate::sandbox::{Error, Guest, Instance, Name};
+use crate::model::{Error, Guest, Instance, Name};
 use crate::transfer::{LocalTarget, Meter, Ownership, Report};
 use crate::ui::{self, Bar};
 
 /// The pixel, once it is known to be one that files can be exchanged with.
 async fn pixel(context: &Context, name: &Name) -> Result<Instance, Error> {
-    let sandbox = context.sandbox()?;
-    let instance = context.unless_interrupted(sandbox.get(name)).await?;
+    let backend = context.backend()?;
+    let instance = context.unless_interrupted(backend.get(name)).await?;
     exec::unprivileged(&instance)?;
     Ok(instance)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{TypedValueParser, ValueParserFactory};
 
 use crate::exit::Usage;
-use crate::sandbox::Name;
+use crate::model::Name;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {

@@ -11,7 +11,7 @@ use super::place::Place;
 use super::{done, local, login, ownership, pixel, watch};
 use crate::cli::{Context, complete};
 use crate::exit::Usage;
-use crate::sandbox::Error;
+use crate::model::Error;
 use crate::term::Outlet;
 use crate::transfer::{self, GuestPath, Meter, Pull, Report};
 
@@ -49,7 +49,7 @@ impl PullArgs {
         let mut total = Report::default();
         for (name, path) in sources {
             let instance = pixel(context, &name).await?;
-            let guest = context.sandbox()?.guest(&name);
+            let guest = context.backend()?.guest(&name);
             let (home, owner) = login(context, &*guest, &instance, None).await?;
             let source = GuestPath::parse(&path, &home.home)?;
             if self.target == Place::Stream {

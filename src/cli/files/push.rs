@@ -57,7 +57,7 @@ impl PushArgs {
             .map(|source| source.here("a source"))
             .collect::<Result<_, _>>()?;
         let instance = pixel(context, &name).await?;
-        let guest = context.sandbox()?.guest(&name);
+        let guest = context.backend()?.guest(&name);
         let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
         let wish = Push {
             sources,

@@ -65,7 +65,7 @@ impl SyncArgs {
         let rules = Rules::new(&self.exclude, self.gitignore)?;
         let instance = pixel(context, &name).await?;
         crate::cli::exec::usable(&instance)?;
-        let guest = context.sandbox()?.guest(&name);
+        let guest = context.backend()?.guest(&name);
         let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
         let wish = Sync {
             local,

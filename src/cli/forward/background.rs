@@ -11,7 +11,7 @@ use super::run::sentence;
 use crate::cli::Context;
 use crate::exit::Silent;
 use crate::forward::registry::Forward;
-use crate::sandbox::{Error, Name};
+use crate::model::{Error, Name};
 
 pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
     let doing = |e| Error::io("starting the background process", e);

@@ -7,7 +7,7 @@ use super::folder;
 use crate::cli::Context;
 use crate::exit::Usage;
 use crate::forward::registry::{self, Forward};
-use crate::sandbox::{Error, Name, Subject};
+use crate::model::{Error, Name, Subject};
 use crate::ui::Row;
 
 /// List what this user forwards

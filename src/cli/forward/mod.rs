@@ -12,7 +12,7 @@ use clap_complete::engine::ArgValueCandidates;
 use super::{Context, complete};
 use crate::config::paths;
 use crate::forward::Port;
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// Make ports of a pixel reachable on this machine's loopback
 ///

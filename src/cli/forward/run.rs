@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use super::folder;
 use crate::cli::{Context, exec};
 use crate::forward::{self, Port, registry};
-use crate::sandbox::{Error, Name};
+use crate::model::{Error, Name};
 
 pub async fn run(
     context: &Context,
@@ -14,8 +14,8 @@ pub async fn run(
     ports: &[Port],
     detached: bool,
 ) -> anyhow::Result<()> {
-    let sandbox = context.sandbox()?;
-    let instance = context.unless_interrupted(sandbox.get(name)).await?;
+    let backend = context.backend()?;
+    let instance = context.unless_interrupted(backend.get(name)).await?;
     exec::usable(&instance)?;
     crate::term::raise_open_files();
     let listening = forward::listen(ports).await?;
@@ -45,7 +45,7 @@ pub async fn run(
             context.ui.warn(&format!("port {}: {why}", port.local));
         }
     };
-    let guest = sandbox.guest(name);
+    let guest = backend.guest(name);
     let outcome = forward::serve(&*guest, context.cancel(), &listening, &failed).await;
     drop(listening);
     drop(entry);

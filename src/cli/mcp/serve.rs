@@ -111,8 +111,8 @@ impl Claim {
             pid_file: self.pid_file.clone(),
             server: backend::describe(&self.settings),
         };
-        let sandbox = backend::open(&self.settings)?;
-        Ok(Server::claim(config, self.workshop.clone(), sandbox)?)
+        let backend = backend::open(&self.settings)?;
+        Ok(Server::claim(config, self.workshop.clone(), backend)?)
     }
 
     /// Where clients on our own streams reach the server.

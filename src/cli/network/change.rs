@@ -13,7 +13,7 @@ use crate::config::EgressMode;
 use crate::egress::{self, Entry, Mode, Policy, presets};
 use crate::exit::Usage;
 use crate::lifecycle::{self, Enforcer};
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// Give a pixel another policy: a mode, and what network.allow adds to it
 #[derive(Debug, Args)]
@@ -56,10 +56,10 @@ async fn apply(
     name: &Name,
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
 ) -> anyhow::Result<()> {
-    let sandbox = context.sandbox()?;
+    let backend = context.backend()?;
     let like = place::like(context)?;
-    let before = context.unless_interrupted(sandbox.get(name)).await?;
-    match lifecycle::change_policy(sandbox, context.cancel(), &like, name, change).await {
+    let before = context.unless_interrupted(backend.get(name)).await?;
+    match lifecycle::change_policy(backend, context.cancel(), &like, name, change).await {
         Ok(()) => {}
         Err(lifecycle::ChangeError::Policy(error)) => {
             let mut text = error.to_string();
@@ -71,7 +71,7 @@ async fn apply(
         Err(lifecycle::ChangeError::Failed(error)) => return Err(error.into()),
     }
     if Enforcer::of(&before) == Enforcer::Nobody {
-        let after = context.unless_interrupted(sandbox.get(name)).await?;
+        let after = context.unless_interrupted(backend.get(name)).await?;
         if lifecycle::policy(&after)?.mode != Mode::Unrestricted {
             context.ui.warn(
                 "root inside can lift this policy, and the pixel's user could be root until now: \

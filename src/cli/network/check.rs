@@ -10,7 +10,7 @@ use crate::cli::{Context, complete};
 use crate::egress::{Entry, Target, Verdict, presets};
 use crate::exit::{Silent, Usage};
 use crate::lifecycle::{self, Enforcer};
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// Tell whether a pixel may reach a host, and by which entry; exit code 1 when not
 #[derive(Debug, Args)]
@@ -25,8 +25,8 @@ pub struct CheckArgs {
 
 impl CheckArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let backend = context.backend()?;
+        let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
         let policy = lifecycle::policy(&pixel)?.effective(presets());
         let port = self.host.port;
         let verdict = match &self.host.target {

@@ -40,10 +40,10 @@ impl GatewayCommand {
 
 impl StatusArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let like = place::like(context)?;
         let health = context
-            .unless_interrupted(gateway::health(sandbox, &like))
+            .unless_interrupted(gateway::health(backend, &like))
             .await?;
         let facts = json!({
             "gateway": like.name.instance(),
@@ -64,11 +64,11 @@ impl StatusArgs {
 
 impl RebuildArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let like = place::like(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
-        gateway::rebuild(sandbox, context.cancel(), &like, &progress).await?;
+        gateway::rebuild(backend, context.cancel(), &like, &progress).await?;
         drop(phases);
         context.ui.done(
             &format!("Rebuilt {}", like.name.instance()),
@@ -80,10 +80,10 @@ impl RebuildArgs {
 
 impl RemoveArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let like = place::like(context)?;
         context
-            .unless_interrupted(gateway::remove(sandbox, &like))
+            .unless_interrupted(gateway::remove(backend, &like))
             .await?;
         context.ui.done(
             &format!("Removed {} and {}", like.name.instance(), like.segment),

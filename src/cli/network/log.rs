@@ -11,7 +11,7 @@ use super::place;
 use crate::cli::{Context, complete, list};
 use crate::egress::Denial;
 use crate::lifecycle;
-use crate::sandbox::Name;
+use crate::model::Name;
 use crate::ui::Row;
 
 /// Between two looks with --follow.
@@ -66,10 +66,10 @@ impl Row for Line {
 
 impl LogArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
+        let backend = context.backend()?;
         let like = place::like(context)?;
-        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
-        let look = || context.unless_interrupted(lifecycle::denials(sandbox, &like, &pixel));
+        let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
+        let look = || context.unless_interrupted(lifecycle::denials(backend, &like, &pixel));
         if !self.follow {
             let lines: Vec<Line> = look()
                 .await?

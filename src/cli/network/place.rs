@@ -7,7 +7,7 @@ use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
 use crate::lifecycle::{self, Inside, Network};
-use crate::sandbox::{Origin, Properties, Sandbox};
+use crate::model::{Backend, Origin, Properties};
 
 /// Where the settings put new pixels.
 pub fn of(context: &Context) -> anyhow::Result<Network> {
@@ -42,7 +42,7 @@ pub fn like(context: &Context) -> anyhow::Result<Gateway> {
         None => egress::gateway::Subnet::for_segment(&segment, SEGMENT),
     };
     let like = Gateway {
-        name: crate::sandbox::Name::gateway(None),
+        name: crate::model::Name::gateway(None),
         segment: String::new(),
         subnet,
         any_subnet: settings.network.subnet.is_none(),
@@ -122,7 +122,7 @@ pub fn policy_for_new(
 /// under none.
 pub async fn policy_for_clone(
     context: &Context,
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     from: &Origin,
 ) -> anyhow::Result<Properties> {
     let asked = matches!(
@@ -135,5 +135,5 @@ pub async fn policy_for_clone(
     );
     let policy = wanted(context)?;
     let asked = asked.then_some(&policy);
-    Ok(lifecycle::records_of_clone(sandbox, asked, &policy, from).await?)
+    Ok(lifecycle::records_of_clone(backend, asked, &policy, from).await?)
 }

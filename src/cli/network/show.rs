@@ -8,7 +8,7 @@ use super::place;
 use crate::cli::{Context, complete};
 use crate::egress::{Entry, Mode, presets};
 use crate::lifecycle::{self, Enforcer};
-use crate::sandbox::Name;
+use crate::model::Name;
 
 /// Show what a pixel may reach
 #[derive(Debug, Args)]
@@ -41,14 +41,14 @@ struct Shown<'a> {
 
 impl ShowArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sandbox = context.sandbox()?;
-        let pixel = context.unless_interrupted(sandbox.get(&self.name)).await?;
+        let backend = context.backend()?;
+        let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
         let policy = lifecycle::policy(&pixel)?;
         let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of(&pixel);
         let like = place::like(context)?;
-        let look = lifecycle::holds(sandbox, &like, &pixel);
+        let look = lifecycle::holds(backend, &like, &pixel);
         let holds = context.unless_interrupted(look).await?;
         if context.ui.json() {
             context.ui.value(&Shown {

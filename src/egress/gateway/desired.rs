@@ -12,7 +12,7 @@ use crate::egress::net::Net;
 use crate::egress::policy::{Effective, INTERIM, KEY, Policy};
 use crate::egress::presets::Presets;
 use crate::egress::render::{self, Listen};
-use crate::sandbox::{Error, Instance, Result};
+use crate::model::{Error, Instance, Result};
 
 /// Resolvers listen on ports from here on.
 const FIRST_PORT: u16 = 20_000;

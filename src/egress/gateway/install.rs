@@ -5,7 +5,7 @@ use ring::digest;
 use super::ruleset;
 use super::subnet::Subnet;
 use crate::egress::render::hex;
-use crate::sandbox::{Error, ExecRequest, Guest, GuestFile, Owner, Result};
+use crate::model::{Error, ExecRequest, Guest, GuestFile, Owner, Result};
 
 const CODE: &str = "/usr/local/lib/pixels/gateway";
 const STATE: &str = "/var/lib/pixels/gateway";

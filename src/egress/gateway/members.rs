@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::subnet::Subnet;
-use crate::sandbox::{Instance, Name};
+use crate::model::{Instance, Name};
 
 /// The property that holds a pixel's address behind its gateway.
 pub const ADDRESS: &str = "address";
@@ -72,7 +72,7 @@ fn is_mac(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::{Properties, Status};
+    use crate::model::{Properties, Status};
 
     fn pixel(name: &str, created_at: i64, mac: &str, address: &str) -> Instance {
         Instance {

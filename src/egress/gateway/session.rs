@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex}
 use tokio::sync::mpsc;
 
 use super::payload::Payload;
-use crate::sandbox::{Error, ExecIo, ExecRequest, Guest, Result, Said};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, Result, Said};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
 /// For all who were before us, and for our own turn.

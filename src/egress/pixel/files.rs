@@ -7,7 +7,7 @@ use ring::digest;
 use super::ruleset;
 use crate::egress::policy::Effective;
 use crate::egress::render::{self, Listen};
-use crate::sandbox::{GuestFile, Owner};
+use crate::model::{GuestFile, Owner};
 
 pub(super) const CODE: &str = "/usr/local/lib/pixels/egress";
 pub(super) const STATE: &str = "/var/lib/pixels/egress";

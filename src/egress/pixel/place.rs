@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use super::files::{self, CODE, Files, OPEN_SUDO, STATE, SUDO, SUDOERS, text};
-use crate::sandbox::{Error, ExecRequest, Guest, Output, Result};
+use crate::model::{Error, ExecRequest, Guest, Output, Result};
 
 /// Which version of the files the running machine has read.
 const KNOWN: &str = "/run/pixels/egress-version";

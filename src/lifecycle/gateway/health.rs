@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Gateway, KEY, reconcile};
 use crate::egress::gateway as inside;
-use crate::sandbox::{Error, Instance, Result, Sandbox, Status};
+use crate::model::{Backend, Error, Instance, Result, Status};
 
 /// In every case but the first, pixels behind it have no network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +45,8 @@ impl fmt::Display for Health {
 }
 
 /// What the server's records say, at the cost of one request.
-pub async fn glance(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<Health> {
-    match sandbox.get(&gateway.name).await {
+pub async fn glance(backend: &dyn Backend, gateway: &Gateway) -> Result<Health> {
+    match backend.get(&gateway.name).await {
         Ok(found) => Ok(recorded(&found)),
         Err(error) if error.is_not_found() => Ok(Health::Missing),
         Err(error) => Err(error),
@@ -65,20 +65,20 @@ fn recorded(found: &Instance) -> Health {
 
 /// Looks at the gateway itself, and puts the records into force where they
 /// are not.
-pub async fn health(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<Health> {
-    match glance(sandbox, gateway).await? {
+pub async fn health(backend: &dyn Backend, gateway: &Gateway) -> Result<Health> {
+    match glance(backend, gateway).await? {
         Health::Good { .. } => {}
         other => return Ok(other),
     }
-    match reconcile(sandbox, gateway).await {
+    match reconcile(backend, gateway).await {
         Ok(()) => {}
         Err(error @ (Error::Unreachable { .. } | Error::Denied { .. } | Error::Cancelled)) => {
             return Err(error);
         }
         Err(error) => return Ok(Health::Broken(error.to_string())),
     }
-    let own = sandbox.get(&gateway.name).await?;
-    let instances = sandbox.list().await?;
+    let own = backend.get(&gateway.name).await?;
+    let instances = backend.list().await?;
     let pixels = super::subnet(&own).map_or(0, |subnet| {
         inside::members(&instances, &gateway.segment, subnet).len()
     });

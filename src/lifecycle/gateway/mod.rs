@@ -14,7 +14,7 @@ pub(super) use reconcile::{change, propose, require};
 
 use crate::egress::gateway::{self as inside, Subnet};
 use crate::egress::{self, Denial};
-use crate::sandbox::{Error, Instance, Name, Result, Sandbox};
+use crate::model::{Backend, Error, Instance, Name, Result};
 
 /// Marks a finished gateway; the value is the version of what is in it.
 const KEY: &str = "gateway";
@@ -63,7 +63,7 @@ impl Gateway {
 
 /// What the gateway of a pixel has refused to it, the latest first.
 pub(super) async fn denials(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     like: &Gateway,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
@@ -81,7 +81,7 @@ pub(super) async fn denials(
         ))
     })?;
     let gateway = like.of(segment);
-    egress::denials(&*sandbox.guest(&gateway.name), Some(address)).await
+    egress::denials(&*backend.guest(&gateway.name), Some(address)).await
 }
 
 /// Whether this is a gateway, or one in the making, and no pixel of the user's.

@@ -8,32 +8,32 @@ use std::sync::{Mutex, PoisonError};
 use super::{DNS, Gateway, HOST};
 use crate::egress;
 use crate::egress::gateway::{self as inside, Desired, Subnet};
-use crate::sandbox::{Error, Instance, Name, Properties, Result, Sandbox, Status, Subject};
+use crate::model::{Backend, Error, Instance, Name, Properties, Result, Status, Subject};
 
 /// How often a pixel is given another address when somebody else has its.
 const ATTEMPTS: usize = 5;
 
 /// Reads the server's records and puts them into force, one caller at a time.
 /// Repeating it changes nothing.
-pub async fn reconcile(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<()> {
-    turn(sandbox, gateway, Doing::Nothing).await
+pub async fn reconcile(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
+    turn(backend, gateway, Doing::Nothing).await
 }
 
 /// As [`reconcile`], with a change of this pixel's record that is made while
 /// nobody else changes any: what `change` makes of the record as it is now.
 /// When that cannot be put into force, the record is as before.
 pub async fn change(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     gateway: &Gateway,
     name: &Name,
     change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
 ) -> Result<()> {
     let before = Mutex::new(None);
     let doing = Doing::Change(name, change, &before);
-    let outcome = turn(sandbox, gateway, doing).await;
+    let outcome = turn(backend, gateway, doing).await;
     let before = before.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let (Err(_), Some(before)) = (&outcome, before) {
-        sandbox.set_properties(name, &before).await?;
+        backend.set_properties(name, &before).await?;
     }
     outcome
 }
@@ -52,8 +52,8 @@ enum Doing<'a> {
 
 /// As [`reconcile`], and sees to it that this pixel has an address that no
 /// other pixel has. Until then, nothing of it is let through.
-pub async fn admit(sandbox: &dyn Sandbox, gateway: &Gateway, name: &Name) -> Result<()> {
-    turn(sandbox, gateway, Doing::Admit(name)).await
+pub async fn admit(backend: &dyn Backend, gateway: &Gateway, name: &Name) -> Result<()> {
+    turn(backend, gateway, Doing::Admit(name)).await
 }
 
 /// An address for a new pixel. Whether another has it is found out on
@@ -67,16 +67,16 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-async fn turn(sandbox: &dyn Sandbox, gateway: &Gateway, doing: Doing<'_>) -> Result<()> {
-    let own = require(sandbox, gateway).await?;
+async fn turn(backend: &dyn Backend, gateway: &Gateway, doing: Doing<'_>) -> Result<()> {
+    let own = require(backend, gateway).await?;
     let subnet = super::subnet(&own).ok_or_else(|| missing(gateway))?;
-    let guest = sandbox.guest(&gateway.name);
+    let guest = backend.guest(&gateway.name);
     let outcome = inside::turn(&*guest, async |ready| {
         let instances = match doing {
-            Doing::Nothing => sandbox.list().await?,
-            Doing::Admit(name) => place(sandbox, gateway, subnet, name).await?,
+            Doing::Nothing => backend.list().await?,
+            Doing::Admit(name) => place(backend, gateway, subnet, name).await?,
             Doing::Change(name, change, before) => {
-                let instance = sandbox.get(name).await?;
+                let instance = backend.get(name).await?;
                 let records = change(&instance)?;
                 let of = |key: &String| {
                     let value = instance.properties.get(key).cloned();
@@ -84,8 +84,8 @@ async fn turn(sandbox: &dyn Sandbox, gateway: &Gateway, doing: Doing<'_>) -> Res
                 };
                 *before.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(records.keys().map(of).collect());
-                sandbox.set_properties(name, &records).await?;
-                sandbox.list().await?
+                backend.set_properties(name, &records).await?;
+                backend.list().await?
             }
         };
         let dns = match own.properties.get(DNS) {
@@ -114,13 +114,13 @@ async fn turn(sandbox: &dyn Sandbox, gateway: &Gateway, doing: Doing<'_>) -> Res
 
 /// The server's records, once the pixel of this name is told from all others.
 async fn place(
-    sandbox: &dyn Sandbox,
+    backend: &dyn Backend,
     gateway: &Gateway,
     subnet: Subnet,
     name: &Name,
 ) -> Result<Vec<Instance>> {
     for _ in 0..ATTEMPTS {
-        let instances = sandbox.list().await?;
+        let instances = backend.list().await?;
         let members = inside::members(&instances, &gateway.segment, subnet);
         if members.iter().any(|member| member.name == *name) {
             return Ok(instances);
@@ -132,7 +132,7 @@ async fn place(
             .free(&inside::taken(&instances), random())
             .ok_or_else(|| Error::Invalid(format!("no address is left in {subnet}")))?;
         let properties = Properties::from([(inside::ADDRESS.into(), address.to_string())]);
-        sandbox.set_properties(name, &properties).await?;
+        backend.set_properties(name, &properties).await?;
     }
     Err(Error::Protocol(format!(
         "pixel {:?} gets no place behind the gateway {}",
@@ -146,8 +146,8 @@ fn parsed<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> {
 }
 
 /// The gateway, which must be at work.
-pub async fn require(sandbox: &dyn Sandbox, gateway: &Gateway) -> Result<Instance> {
-    let found = sandbox.get(&gateway.name).await;
+pub async fn require(backend: &dyn Backend, gateway: &Gateway) -> Result<Instance> {
+    let found = backend.get(&gateway.name).await;
     let found = found.map_err(|error| broken(gateway, error))?;
     match found.status {
         Status::Stopped => Err(state(gateway, "stopped".into())),

@@ -354,7 +354,7 @@ impl Tools {
         let workshop = &self.service.workshop;
         let mut bases = Vec::new();
         for (name, base) in &workshop.bases {
-            let state = workshop.look(&*self.service.sandbox, name).await?;
+            let state = workshop.look(&*self.service.backend, name).await?;
             let mut view = BaseView {
                 name: name.clone(),
                 description: base.description.clone(),

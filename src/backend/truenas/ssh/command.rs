@@ -1,6 +1,6 @@
 //! The one place where a command becomes text for the shell on the other side.
 
-use crate::sandbox::{Error, ExecRequest, Owner, Result};
+use crate::model::{Error, ExecRequest, Owner, Result};
 
 /// Variables travel beside the command under their names with this prefix:
 /// arguments are for everybody in the pixel to read.

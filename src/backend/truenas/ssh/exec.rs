@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::told::Told;
 use super::{Session, command, lost};
-use crate::sandbox::{Control, Error, ExecIo, ExecRequest, ExitStatus, Result};
+use crate::model::{Control, Error, ExecIo, ExecRequest, ExitStatus, Result};
 
 const CHUNK: usize = 32 * 1024;
 /// What a command left in the background may still be writing is waited for
@@ -27,7 +27,7 @@ const SIGPIPE: i32 = 13;
 
 type Half = ChannelWriteHalf<Msg>;
 
-/// See `sandbox::Guest::exec` for the contract.
+/// See `model::Guest::exec` for the contract.
 pub(super) async fn run(
     session: &Arc<Session>,
     tasks: &TaskTracker,

@@ -10,7 +10,7 @@ use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
 use tokio::sync::Mutex;
 
 use super::Checker;
-use crate::sandbox::{Error, Result};
+use crate::model::{Error, Result};
 use crate::secret::Secret;
 
 /// Asks for the passphrase of this key; `None` where nobody can be asked.

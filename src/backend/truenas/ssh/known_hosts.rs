@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::{Error, Result};
+use crate::model::{Error, Result};
 
 #[derive(Debug)]
 pub(super) struct KnownHosts {

@@ -24,8 +24,8 @@ use tokio_util::task::TaskTracker;
 pub use keys::Ask;
 
 use crate::backend::sftp;
+use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, FileStat, GuestFile, Result};
 use crate::retry::{self, Next};
-use crate::sandbox::{Error, ExecIo, ExecRequest, ExitStatus, FileStat, GuestFile, Result};
 use keys::Keys;
 use known_hosts::{KnownHosts, Verdict};
 

@@ -34,9 +34,9 @@ pub use types::{
 ///
 /// Every call is one request of the user's and may be dropped at any await:
 /// what the server has begun by then it may still finish, so a caller that
-/// gives up asks [`Sandbox::settle`] before it undoes anything.
+/// gives up asks [`Backend::settle`] before it undoes anything.
 #[async_trait]
-pub trait Sandbox: Debug + Send + Sync {
+pub trait Backend: Debug + Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
     /// Whether the server itself holds an image of this alias.
@@ -112,7 +112,7 @@ pub trait Sandbox: Debug + Send + Sync {
     /// The checkpoints of a pixel, oldest first.
     async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>>;
 
-    /// The checkpoints, by whomever, that [`Sandbox::restore`] would destroy
+    /// The checkpoints, by whomever, that [`Backend::restore`] would destroy
     /// because they are newer; whoever restores asks first.
     async fn lost_by_restore(&self, _: &Name, _: &Label) -> Result<Vec<String>> {
         Ok(Vec::new())

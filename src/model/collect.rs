@@ -102,7 +102,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::sandbox::{ExitStatus, FileStat, GuestFile};
+    use crate::model::{ExitStatus, FileStat, GuestFile};
 
     /// Prints so many bytes and ends, or, when nobody takes them, does not.
     struct Printer(usize);
