@@ -15,7 +15,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 /// What the user's settings say of it.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct TlsOptions {
     /// SHA-256 in hex, with or without colons. It is the whole of the trust,
     /// whatever else is set.
     pub fingerprint: Option<String>,
@@ -43,7 +43,7 @@ impl Identity<'_> {
 }
 
 /// For connections that are upgraded by HTTP/1.1. The error is for people.
-pub fn config(wish: &Wish, identity: Option<Identity<'_>>) -> Result<ClientConfig, String> {
+pub fn config(wish: &TlsOptions, identity: Option<Identity<'_>>) -> Result<ClientConfig, String> {
     let trust: Arc<dyn ServerCertVerifier> = Arc::new(Trust::new(wish)?);
     let builder = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_safe_default_protocol_versions()
@@ -88,7 +88,7 @@ struct Trust {
 }
 
 impl Trust {
-    fn new(wish: &Wish) -> Result<Self, String> {
+    fn new(wish: &TlsOptions) -> Result<Self, String> {
         let provider = Arc::new(provider::default_provider());
         let fingerprint = wish.fingerprint.as_deref().map(normal).transpose()?;
         let mut roots = RootCertStore::empty();

@@ -19,7 +19,7 @@ use super::locks::{Locks, Shared, Slot};
 use super::reaper;
 use super::state::{Record, Status, Store};
 use super::view::View;
-use super::wish::{Draft, Wish};
+use super::wish::{CreateRequest, PendingSandbox};
 use crate::base::Workshop;
 use crate::egress::Mode;
 use crate::lifecycle;
@@ -105,7 +105,7 @@ impl Service {
     }
 
     /// Begins to make a sandbox; it is on record when this returns.
-    pub async fn create(self: &Arc<Self>, wish: Wish) -> Result<View> {
+    pub async fn create(self: &Arc<Self>, wish: CreateRequest) -> Result<View> {
         if wish.base.is_some() && wish.image.is_some() {
             return Err(Error::invalid("give either base or image, not both"));
         }
@@ -130,7 +130,7 @@ impl Service {
             (None, None) => self.workshop.site.image.clone(),
             (_, image) => image.unwrap_or_default(),
         };
-        self.begin(Draft {
+        self.begin(PendingSandbox {
             label: wish.label,
             image,
             base: wish.base,
@@ -161,7 +161,7 @@ impl Service {
                 format!("{}:{label}", source.name)
             }
         };
-        self.begin(Draft {
+        self.begin(PendingSandbox {
             label,
             image: source.image,
             base: source.base,
@@ -174,7 +174,7 @@ impl Service {
         .await
     }
 
-    async fn begin(self: &Arc<Self>, draft: Draft) -> Result<View> {
+    async fn begin(self: &Arc<Self>, draft: PendingSandbox) -> Result<View> {
         let now = (self.clock)();
         let record = draft.record(now, &self.options)?;
         let view = View::of(&record, now, &self.options.limits);

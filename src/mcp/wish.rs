@@ -10,7 +10,7 @@ use crate::model::Name;
 
 /// What a client wants made.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct CreateRequest {
     pub label: Option<String>,
     pub image: Option<String>,
     pub base: Option<String>,
@@ -23,7 +23,7 @@ pub struct Wish {
 }
 
 /// A sandbox that is about to be made.
-pub struct Draft {
+pub struct PendingSandbox {
     pub label: Option<String>,
     pub image: String,
     pub base: Option<String>,
@@ -35,7 +35,7 @@ pub struct Draft {
     pub ttl: Option<String>,
 }
 
-impl Draft {
+impl PendingSandbox {
     pub fn record(self, now: OffsetDateTime, options: &Options) -> Result<Record> {
         if self
             .label

@@ -17,7 +17,7 @@ use super::service::Options;
 use super::state::Store;
 use super::stdio;
 use super::tools::{lifecycle, work};
-use super::wish::Draft;
+use super::wish::PendingSandbox;
 use super::work::Command;
 use crate::fuzz::{fuzz, text};
 
@@ -213,7 +213,7 @@ fn arguments() {
                 cwd: wanted.cwd,
                 env: wanted.env,
             };
-            let draft = Draft {
+            let draft = PendingSandbox {
                 label: wanted.label,
                 image: String::new(),
                 base: None,

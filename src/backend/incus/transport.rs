@@ -212,7 +212,7 @@ fn tls_config(remote: &Remote) -> Result<ClientConfig, Failure> {
             ));
         }
     };
-    let wish = tls::Wish {
+    let wish = tls::TlsOptions {
         fingerprint: None,
         server_cert: remote.server_cert.clone(),
         insecure: remote.insecure,

@@ -66,7 +66,7 @@ impl Endpoint {
         let tls = match plain {
             true => None,
             false => {
-                let wish = tls::Wish {
+                let wish = tls::TlsOptions {
                     fingerprint: server.fingerprint.clone(),
                     server_cert: server.server_cert.clone(),
                     insecure: server.insecure,

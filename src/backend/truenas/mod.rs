@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 
 pub use endpoint::Server;
 pub use failure::Failure;
-pub use nic::{NicKind, Wish as NicWish};
+pub use nic::{NicKind, NicOptions as NicWish};
 pub use ssh::{Ask, Settings as SshSettings};
 
 use crate::model::{

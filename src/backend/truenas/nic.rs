@@ -15,14 +15,18 @@ pub enum NicKind {
 
 /// What the settings say; what they leave open is found on the server.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct NicOptions {
     pub kind: Option<NicKind>,
     pub parent: Option<String>,
 }
 
 /// The device of a new instance. Its kind and its parent are always sent: the
 /// server fails without either.
-pub(super) fn choose(wish: &Wish, interfaces: &[Interface], summary: &Summary) -> Result<Value> {
+pub(super) fn choose(
+    wish: &NicOptions,
+    interfaces: &[Interface],
+    summary: &Summary,
+) -> Result<Value> {
     let parent = match &wish.parent {
         Some(parent) => parent.as_str(),
         None => to_gateway(summary).ok_or_else(|| {
@@ -92,20 +96,20 @@ mod tests {
     #[test]
     fn the_interface_to_the_gateway_is_taken() {
         let (interfaces, summary) = server("PHYSICAL");
-        let nic = choose(&Wish::default(), &interfaces, &summary).unwrap();
+        let nic = choose(&NicOptions::default(), &interfaces, &summary).unwrap();
         assert_eq!(
             (&nic["nic_type"], &nic["parent"]),
             (&json!("MACVLAN"), &json!("eno1"))
         );
         let (interfaces, summary) = server("BRIDGE");
-        let nic = choose(&Wish::default(), &interfaces, &summary).unwrap();
+        let nic = choose(&NicOptions::default(), &interfaces, &summary).unwrap();
         assert_eq!(nic["nic_type"], "BRIDGED");
     }
 
     #[test]
     fn settings_win_each_by_itself() {
         let (interfaces, summary) = server("BRIDGE");
-        let wish = Wish {
+        let wish = NicOptions {
             kind: None,
             parent: Some("eno2".into()),
         };
@@ -114,7 +118,7 @@ mod tests {
             (&nic["nic_type"], &nic["parent"]),
             (&json!("MACVLAN"), &json!("eno2"))
         );
-        let wish = Wish {
+        let wish = NicOptions {
             kind: Some(NicKind::Macvlan),
             parent: None,
         };
@@ -129,7 +133,7 @@ mod tests {
     fn without_a_way_out_nothing_is_guessed() {
         let (interfaces, mut summary) = server("BRIDGE");
         summary.default_routes.clear();
-        assert!(choose(&Wish::default(), &interfaces, &summary).is_err());
+        assert!(choose(&NicOptions::default(), &interfaces, &summary).is_err());
         assert_eq!(contains("192.0.2.1/33", Ipv4Addr::LOCALHOST), None);
         assert_eq!(contains("0.0.0.0/0", Ipv4Addr::LOCALHOST), Some(true));
     }

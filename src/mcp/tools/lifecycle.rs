@@ -12,7 +12,7 @@ use crate::base::State;
 use crate::config::Parent;
 use crate::mcp::error::Result;
 use crate::mcp::view::View;
-use crate::mcp::wish::Wish;
+use crate::mcp::wish::CreateRequest;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -157,7 +157,7 @@ impl Tools {
         Parameters(args): Parameters<CreateArgs>,
         context: RequestContext<RoleServer>,
     ) -> Result<Json<View>, String> {
-        let wish = Wish {
+        let wish = CreateRequest {
             label: args.label,
             image: args.image,
             base: args.base,
