@@ -14,7 +14,7 @@ use super::{Error, Result, Workshop, chain, recipe};
 use crate::config::Parent;
 use crate::egress;
 use crate::file_lock::{FileLock, Share};
-use crate::lifecycle::{self, Claim, Exec, Interrupts, Login, Maker, provisioning};
+use crate::lifecycle::{self, Creator, CreatorState, Exec, Interrupts, Login, provisioning};
 use crate::model::{
     self, Backend, Control, ExecRequest, GuestFile, Instance, Label, Name, Origin, Owner,
     Properties, Status,
@@ -134,7 +134,8 @@ impl Workshop {
             if left.properties.get(WORK).map(String::as_str) != Some(work.as_str()) {
                 return Err(in_the_way(base, &work));
             }
-            if Claim::on(&left).is_some_and(|claim| claim.maker() == Maker::Elsewhere)
+            if Creator::recorded_on(&left)
+                .is_some_and(|claim| claim.state() == CreatorState::Elsewhere)
                 && left.status == Status::Running
             {
                 return Err(Error::Elsewhere {

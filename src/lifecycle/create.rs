@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::claim::Claim;
+use super::creator::Creator;
 use super::network::Network;
 use super::rollback::Rollback;
 use super::{Error, Progress, identity, provisioning, unless_cancelled};
@@ -31,7 +31,7 @@ pub async fn create(
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     wish.network.ready(backend, cancel, progress).await?;
-    let claim = Claim::new();
+    let claim = Creator::new();
     let mut spec = CreateSpec {
         first_boot: identity::first_boot(&claim, &wish.name),
         name: wish.name,

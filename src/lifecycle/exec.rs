@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::claim::Claim;
+use super::creator::Creator;
 use super::login::Login;
 use crate::model::{
     Admission, Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
@@ -86,7 +86,7 @@ pub async fn exec(
     ),
     mut interrupts: Interrupts,
 ) -> Result<Ended> {
-    let id = Claim::new().unique();
+    let id = Creator::new().unique();
     let request = wrap(wish, &id);
     let (to_command, control) = mpsc::channel(8);
     let io = ExecIo {

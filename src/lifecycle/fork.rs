@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
-use super::claim::Claim;
+use super::creator::Creator;
 use super::network::Network;
 use super::rollback::{Rollback, remove_checkpoint};
 use super::{Error, Progress, identity, lifetime, unless_cancelled};
@@ -53,7 +53,7 @@ pub async fn fork(
     ready: &(dyn Fn(&Name) + Sync),
 ) -> Result<(), Error> {
     wish.network.ready(backend, cancel, progress).await?;
-    let claim = Claim::new();
+    let claim = Creator::new();
     let undo = Mutex::new(Rollback::new(backend, &claim));
     let count = match &wish.names {
         Names::One(_) => 1,

@@ -5,7 +5,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::claim::Claim;
+use super::creator::Creator;
 use crate::model::{Backend, Event, Instance, Requestor, Result};
 
 /// Requests at the same time.
@@ -33,7 +33,7 @@ async fn events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Eve
         by: None,
     };
     let mut made = event(pixel.created_at, "instance-created", None);
-    made.by = Claim::on(pixel).map(|claim| Requestor {
+    made.by = Creator::recorded_on(pixel).map(|claim| Requestor {
         username: "pixels".into(),
         protocol: "claim".into(),
         address: claim.origin(),

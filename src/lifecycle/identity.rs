@@ -10,7 +10,7 @@
 //! Templates of the server would do too, but Incus releases before 6.0.6
 //! follow links that root inside a pixel planted when it writes them.
 
-use super::claim::Claim;
+use super::creator::Creator;
 use crate::model::{Backend, FileKind, FirstBoot, Guest, GuestFile, Name, Owner, Result, Taken};
 
 const SCRIPT: &str = include_str!("guest/first-boot.sh");
@@ -24,7 +24,7 @@ const KEYS_UNIT: &str = "pixels-ssh-host-keys.service";
 const LIMIT: u64 = 64 * 1024;
 
 /// What a new pixel is to run on its first boot.
-pub(super) fn first_boot(claim: &Claim, name: &Name) -> FirstBoot {
+pub(super) fn first_boot(claim: &Creator, name: &Name) -> FirstBoot {
     FirstBoot {
         variables: vec![
             ("id".into(), format!("{}-{name}", claim.unique())),

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::claim::{Claim, Maker};
+use super::creator::{Creator, CreatorState};
 use super::gateway::{self, Gateway};
 use super::lifetime;
 use super::provisioning;
@@ -82,7 +82,7 @@ pub async fn find(backend: &dyn Backend, like: &Gateway) -> Result<Vec<Leftover>
 /// Whether its creation may have been cut off. Without a claim, somebody made
 /// it by other means.
 pub fn may_be_half_made(pixel: &Instance) -> bool {
-    Claim::on(pixel)
+    Creator::recorded_on(pixel)
         .is_some_and(|claim| !pixel.started_once || provisioning::cut_off(pixel, &claim))
 }
 
@@ -99,18 +99,19 @@ async fn half_made(backend: &dyn Backend, name: &Name) -> Result<Option<String>>
     let Some(first) = look().await? else {
         return Ok(None);
     };
-    let claim = Claim::on(&first);
-    let dead = match claim.as_ref().map(Claim::maker) {
-        Some(Maker::Dead) => true,
-        Some(Maker::Elsewhere) => now() - first.created_at > ELSEWHERE,
-        Some(Maker::Alive) | None => false,
+    let claim = Creator::recorded_on(&first);
+    let dead = match claim.as_ref().map(Creator::state) {
+        Some(CreatorState::Dead) => true,
+        Some(CreatorState::Elsewhere) => now() - first.created_at > ELSEWHERE,
+        Some(CreatorState::Alive) | None => false,
     };
     if !dead {
         return Ok(None);
     }
     backend.settle(name).await?;
     // The name may also have been taken anew by another command since.
-    let same = |second: Instance| (Claim::on(&second) == claim).then(|| name.to_string());
+    let same =
+        |second: Instance| (Creator::recorded_on(&second) == claim).then(|| name.to_string());
     Ok(look().await?.and_then(same))
 }
 
@@ -120,7 +121,7 @@ fn now() -> i64 {
 
 /// The label carries the process that took it.
 fn abandoned(label: &Label) -> bool {
-    label.temporary_id().and_then(Claim::maker_of) == Some(Maker::Dead)
+    label.temporary_id().and_then(Creator::state_of) == Some(CreatorState::Dead)
 }
 
 /// Removes one leftover. Already gone counts as done.

@@ -1,8 +1,8 @@
 //! What commands and servers do to a pixel, free of any terminal: create,
 //! fork, run a command, find and remove what was left half-made.
 
-mod claim;
 mod create;
+mod creator;
 mod exec;
 mod fork;
 pub mod gateway;
@@ -27,8 +27,8 @@ mod fuzz;
 
 use tokio_util::sync::CancellationToken;
 
-pub use claim::{Claim, Maker};
 pub use create::{Create, create};
+pub use creator::{Creator, CreatorState};
 pub use exec::{Ended, Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
 pub use inside::Inside;

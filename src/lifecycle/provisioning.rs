@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::model::{Backend, Guest, Instance, Name, Properties, Result};
 use crate::provision::{self, Overall, Plan, Report};
 
-use super::claim::Claim;
+use super::creator::Creator;
 use super::login;
 use super::network::Enforcer;
 
@@ -20,13 +20,13 @@ const CERTAIN: u32 = 4;
 const POLL: Duration = Duration::from_millis(500);
 
 /// The properties of a pixel that `claim` is about to provision.
-pub(super) fn announce(claim: &Claim, properties: &mut Properties) {
+pub(super) fn announce(claim: &Creator, properties: &mut Properties) {
     properties.insert(APPLYING.into(), claim.unique());
     properties.insert(login::KEY.into(), provision::USER.into());
 }
 
 /// The creation by `claim` was cut off after the first start.
-pub(super) fn cut_off(instance: &Instance, claim: &Claim) -> bool {
+pub(super) fn cut_off(instance: &Instance, claim: &Creator) -> bool {
     instance.properties.get(APPLYING) == Some(&claim.unique())
 }
 

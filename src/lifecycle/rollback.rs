@@ -9,20 +9,20 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::claim::Claim;
+use super::creator::Creator;
 use crate::model::{Backend, Error, Label, Name, Result};
 
 const STEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Rollback<'a> {
     backend: &'a dyn Backend,
-    claim: &'a Claim,
+    claim: &'a Creator,
     pixels: Vec<Name>,
     checkpoints: Vec<(Name, Label)>,
 }
 
 impl<'a> Rollback<'a> {
-    pub fn new(backend: &'a dyn Backend, claim: &'a Claim) -> Self {
+    pub fn new(backend: &'a dyn Backend, claim: &'a Creator) -> Self {
         Self {
             backend,
             claim,
@@ -80,14 +80,14 @@ async fn limited(step: impl Future<Output = Result<()>>) -> Result<()> {
     })
 }
 
-async fn remove_pixel(backend: &dyn Backend, claim: &Claim, name: &Name) -> Result<()> {
+async fn remove_pixel(backend: &dyn Backend, claim: &Creator, name: &Name) -> Result<()> {
     backend.settle(name).await?;
     let instance = match backend.get(name).await {
         Ok(instance) => instance,
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
     };
-    if Claim::on(&instance).as_ref() != Some(claim) {
+    if Creator::recorded_on(&instance).as_ref() != Some(claim) {
         return Ok(());
     }
     gone(backend.destroy(name).await)

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::claim::Claim;
+use super::creator::Creator;
 use super::rollback::Rollback;
 use super::{Error, identity, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
@@ -18,7 +18,7 @@ pub async fn shelve(
     label: &Label,
     mut properties: Properties,
 ) -> Result<(), Error> {
-    let claim = Claim::new();
+    let claim = Creator::new();
     claim.mark(&mut properties);
     // It joins no network before somebody starts it.
     properties.insert(ADDRESS.into(), String::new());
@@ -37,7 +37,7 @@ pub async fn shelve(
         identity::settle(backend, to, taken).await?;
         backend.checkpoint(to, label, None).await?;
         // A pixel that its maker never started would look half-made.
-        backend.set_properties(to, &Claim::lifted()).await
+        backend.set_properties(to, &Creator::cleared()).await
     };
     match unless_cancelled(cancel, work).await {
         Ok(()) => Ok(()),

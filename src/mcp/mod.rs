@@ -97,7 +97,7 @@ pub enum StartError {
     #[error(
         "another server owns {}{}: stop it first, or set mcp.pid_file and mcp.state_file",
         path.display(),
-        by(pid)
+        holder(pid)
     )]
     Running { path: PathBuf, pid: Option<String> },
     #[error(transparent)]
@@ -108,7 +108,7 @@ pub enum StartError {
     Listen { address: String, source: io::Error },
 }
 
-fn by(pid: &Option<String>) -> String {
+fn holder(pid: &Option<String>) -> String {
     pid.as_ref()
         .map(|pid| format!(" (process {pid})"))
         .unwrap_or_default()
@@ -123,7 +123,7 @@ pub struct Server {
 
 impl Server {
     /// Takes the lock and reads the state. Nothing is asked of the backend yet.
-    pub fn claim(
+    pub fn open(
         config: Config,
         workshop: Workshop,
         backend: Box<dyn Backend>,

@@ -1,7 +1,7 @@
 //! What pixels themselves tell: sessions, users; and what stands on record.
 
 use super::session::{self, Keeper};
-use super::{Claim, lifetime, login};
+use super::{Creator, lifetime, login};
 use crate::fuzz::{fuzz, pixel, text};
 
 #[test]
@@ -47,7 +47,7 @@ fn records() {
     let words = ["2026-11-24T08:00:00Z", " ", "px-tmp-", "-"];
     fuzz("records", 12_000, &words, |bytes| {
         let text = text(bytes);
-        let claim = text.parse::<Claim>().ok();
+        let claim = text.parse::<Creator>().ok();
         if let Some(claim) = &claim {
             let written = claim.to_string();
             assert_eq!(written.parse().as_ref(), Ok(claim));
@@ -58,7 +58,7 @@ fn records() {
         let over = lifetime::of(&pixel);
         (
             claim.is_some(),
-            Claim::maker_of(&text).is_some(),
+            Creator::state_of(&text).is_some(),
             over.is_some(),
         )
     });

@@ -16,7 +16,7 @@ pub use push::PushArgs;
 pub use sync::SyncArgs;
 
 use super::{Context, exec};
-use crate::lifecycle::{Claim, Login};
+use crate::lifecycle::{Creator, Login};
 use crate::model::{Error, Guest, Instance, Name};
 use crate::transfer::{LocalTarget, Meter, Ownership, Report};
 use crate::ui::{self, Bar};
@@ -54,7 +54,7 @@ fn ownership(archive: bool, owner: &Login) -> Ownership {
 
 /// A name that no other transfer uses, hidden from a plain `ls`.
 fn unique() -> String {
-    format!(".pixels-{}", Claim::new().unique())
+    format!(".pixels-{}", Creator::new().unique())
 }
 
 fn local(path: PathBuf) -> LocalTarget {

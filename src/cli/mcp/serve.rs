@@ -51,7 +51,7 @@ impl ServeArgs {
     }
 
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let claim = Claim::of(context)?;
+        let claim = ServerSetup::of(context)?;
         if self.stdio {
             return serve_client(context, claim).await;
         }
@@ -69,7 +69,7 @@ impl ServeArgs {
 }
 
 /// What makes the one server of a state file.
-struct Claim {
+struct ServerSetup {
     settings: Settings,
     workshop: Workshop,
     state_file: PathBuf,
@@ -77,7 +77,7 @@ struct Claim {
     token_file: PathBuf,
 }
 
-impl Claim {
+impl ServerSetup {
     fn of(context: &Context) -> anyhow::Result<Self> {
         let settings = context.settings().clone();
         let ours = |name: &str| std::env::var_os(name);
@@ -112,7 +112,7 @@ impl Claim {
             server: backend::describe(&self.settings),
         };
         let backend = backend::open(&self.settings)?;
-        Ok(Server::claim(config, self.workshop.clone(), backend)?)
+        Ok(Server::open(config, self.workshop.clone(), backend)?)
     }
 
     /// Where clients on our own streams reach the server.
@@ -147,7 +147,7 @@ impl Claim {
 /// Our own server, once we have one: it ends with us.
 #[derive(Clone)]
 struct Own {
-    claim: Arc<Claim>,
+    claim: Arc<ServerSetup>,
     stop: CancellationToken,
     running: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -183,7 +183,7 @@ impl Own {
     }
 }
 
-async fn serve_client(context: &Context, claim: Claim) -> anyhow::Result<()> {
+async fn serve_client(context: &Context, claim: ServerSetup) -> anyhow::Result<()> {
     let (socket, path) = (claim.socket(), claim.settings.mcp.endpoint_path.clone());
     let own = Own {
         claim: Arc::new(claim),

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DNS, Gateway, HOST, KEY, SUBNET};
 use crate::egress::gateway::{self as inside, Subnet};
-use crate::lifecycle::claim::{Claim, Maker};
+use crate::lifecycle::creator::{Creator, CreatorState};
 use crate::lifecycle::rollback::Rollback;
 use crate::lifecycle::{Error, Progress, identity, unless_cancelled};
 use crate::model::{
@@ -52,7 +52,7 @@ pub async fn ensure(
     gateway: &Gateway,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    let claim = Claim::new();
+    let claim = Creator::new();
     let mut undo = Rollback::new(backend, &claim);
     let work = async {
         let deadline = tokio::time::Instant::now() + DEADLINE;
@@ -156,14 +156,14 @@ async fn discard(backend: &dyn Backend, gateway: &Gateway, created_at: i64) -> R
 
 fn maker(found: &Instance) -> Found {
     let age = time::OffsetDateTime::now_utc().unix_timestamp() - found.created_at;
-    match Claim::on(found).map(|claim| claim.maker()) {
-        Some(Maker::Alive) => Found::InTheMaking,
-        Some(Maker::Elsewhere) if age < ELSEWHERE => Found::InTheMaking,
+    match Creator::recorded_on(found).map(|claim| claim.state()) {
+        Some(CreatorState::Alive) => Found::InTheMaking,
+        Some(CreatorState::Elsewhere) if age < ELSEWHERE => Found::InTheMaking,
         _ => Found::HalfMade,
     }
 }
 
-async fn make(backend: &dyn Backend, gateway: &Gateway, claim: &Claim) -> Result<()> {
+async fn make(backend: &dyn Backend, gateway: &Gateway, claim: &Creator) -> Result<()> {
     backend.make_segment(&gateway.segment).await?;
     let mut instead = gateway.subnet.instead().filter(|_| gateway.any_subnet);
     let mut subnet = gateway.subnet;
@@ -185,7 +185,7 @@ async fn try_make(
     backend: &dyn Backend,
     gateway: &Gateway,
     subnet: Subnet,
-    claim: &Claim,
+    claim: &Creator,
 ) -> Result<()> {
     let mut properties = Properties::from([
         (SUBNET.to_owned(), subnet.to_string()),

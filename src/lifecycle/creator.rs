@@ -14,7 +14,7 @@ const KEY: &str = "created-by";
 
 /// One command of one process on one boot of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct Creator {
     machine: String,
     boot: String,
     pid: u32,
@@ -25,7 +25,7 @@ pub struct Claim {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maker {
+pub enum CreatorState {
     /// Still running on this machine.
     Alive,
     /// Gone for certain.
@@ -34,7 +34,7 @@ pub enum Maker {
     Elsewhere,
 }
 
-impl Claim {
+impl Creator {
     /// A new claim of this process.
     pub fn new() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
@@ -43,29 +43,29 @@ impl Claim {
             machine: machine(),
             boot: boot(),
             pid,
-            started: started(pid).unwrap_or(0),
+            started: start_time(pid).unwrap_or(0),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         }
     }
 
     /// A short text that no other command shares, fit for a checkpoint's label.
     pub fn unique(&self) -> String {
-        let place = place(&self.machine, &self.boot);
+        let place = machine_hash(&self.machine, &self.boot);
         format!("{place:08x}-{}-{}-{}", self.pid, self.started, self.serial)
     }
 
     /// What became of the command whose [`Claim::unique`] text this is.
-    pub fn maker_of(unique: &str) -> Option<Maker> {
+    pub fn state_of(unique: &str) -> Option<CreatorState> {
         let mut parts = unique.split('-');
         let there = u32::from_str_radix(parts.next()?, 16).ok()?;
         let pid: u32 = parts.next()?.parse().ok()?;
         let begun: u64 = parts.next()?.parse().ok()?;
-        if there != place(&machine(), &boot()) {
-            return Some(Maker::Elsewhere);
+        if there != machine_hash(&machine(), &boot()) {
+            return Some(CreatorState::Elsewhere);
         }
-        Some(match started(pid) {
-            Some(started) if started == begun => Maker::Alive,
-            _ => Maker::Dead,
+        Some(match start_time(pid) {
+            Some(started) if started == begun => CreatorState::Alive,
+            _ => CreatorState::Dead,
         })
     }
 
@@ -74,12 +74,12 @@ impl Claim {
     }
 
     /// Properties that take the claim off a finished instance.
-    pub(super) fn lifted() -> Properties {
+    pub(super) fn cleared() -> Properties {
         Properties::from([(KEY.to_owned(), String::new())])
     }
 
     /// The claim on an instance, when it has one that can be read.
-    pub fn on(instance: &Instance) -> Option<Self> {
+    pub fn recorded_on(instance: &Instance) -> Option<Self> {
         instance.properties.get(KEY)?.parse().ok()
     }
 
@@ -88,27 +88,27 @@ impl Claim {
         format!("{}, process {}", self.machine, self.pid)
     }
 
-    pub fn maker(&self) -> Maker {
+    pub fn state(&self) -> CreatorState {
         if self.machine != machine() {
-            return Maker::Elsewhere;
+            return CreatorState::Elsewhere;
         }
         if self.boot != boot() {
-            return Maker::Dead;
+            return CreatorState::Dead;
         }
-        match started(self.pid) {
-            Some(started) if started == self.started => Maker::Alive,
-            _ => Maker::Dead,
+        match start_time(self.pid) {
+            Some(started) if started == self.started => CreatorState::Alive,
+            _ => CreatorState::Dead,
         }
     }
 }
 
-impl Default for Claim {
+impl Default for Creator {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Display for Claim {
+impl fmt::Display for Creator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             machine,
@@ -121,7 +121,7 @@ impl fmt::Display for Claim {
     }
 }
 
-impl FromStr for Claim {
+impl FromStr for Creator {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -153,7 +153,7 @@ fn boot() -> String {
 }
 
 /// FNV-1a: the same on every build and machine.
-fn place(machine: &str, boot: &str) -> u32 {
+fn machine_hash(machine: &str, boot: &str) -> u32 {
     machine
         .bytes()
         .chain([0])
@@ -166,7 +166,7 @@ fn place(machine: &str, boot: &str) -> u32 {
 /// Field 22 of `/proc/PID/stat`, counted after the command name, which may
 /// itself contain spaces and parentheses.
 #[cfg(target_os = "linux")]
-fn started(pid: u32) -> Option<u64> {
+fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
@@ -196,34 +196,40 @@ mod tests {
 
     #[test]
     fn survives_the_trip_to_the_server() {
-        let claim = Claim::new();
-        assert_eq!(claim.to_string().parse::<Claim>(), Ok(claim.clone()));
-        assert_eq!(claim.maker(), Maker::Alive);
-        assert_ne!(claim, Claim::new());
+        let claim = Creator::new();
+        assert_eq!(claim.to_string().parse::<Creator>(), Ok(claim.clone()));
+        assert_eq!(claim.state(), CreatorState::Alive);
+        assert_ne!(claim, Creator::new());
         for bad in ["", "a b c", "a b x 1 1"] {
-            assert!(bad.parse::<Claim>().is_err());
+            assert!(bad.parse::<Creator>().is_err());
         }
     }
 
     #[test]
     fn the_short_form_tells_the_same() {
-        let mut claim = Claim::new();
-        assert_eq!(Claim::maker_of(&claim.unique()), Some(Maker::Alive));
+        let mut claim = Creator::new();
+        assert_eq!(
+            Creator::state_of(&claim.unique()),
+            Some(CreatorState::Alive)
+        );
         claim.started += 1;
-        assert_eq!(Claim::maker_of(&claim.unique()), Some(Maker::Dead));
+        assert_eq!(Creator::state_of(&claim.unique()), Some(CreatorState::Dead));
         claim.machine = "other".into();
-        assert_eq!(Claim::maker_of(&claim.unique()), Some(Maker::Elsewhere));
-        assert_eq!(Claim::maker_of("x"), None);
+        assert_eq!(
+            Creator::state_of(&claim.unique()),
+            Some(CreatorState::Elsewhere)
+        );
+        assert_eq!(Creator::state_of("x"), None);
     }
 
     #[test]
     fn another_process_of_the_same_id_is_not_the_maker() {
-        let mut claim = Claim::new();
+        let mut claim = Creator::new();
         claim.started += 1;
-        assert_eq!(claim.maker(), Maker::Dead);
+        assert_eq!(claim.state(), CreatorState::Dead);
         claim.boot = "earlier".into();
-        assert_eq!(claim.maker(), Maker::Dead);
+        assert_eq!(claim.state(), CreatorState::Dead);
         claim.machine = "other".into();
-        assert_eq!(claim.maker(), Maker::Elsewhere);
+        assert_eq!(claim.state(), CreatorState::Elsewhere);
     }
 }
