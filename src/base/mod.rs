@@ -23,7 +23,7 @@ pub use error::Error;
 pub use state::State;
 
 use crate::config;
-use crate::lifecycle::Site;
+use crate::lifecycle::InstanceDefaults;
 use crate::model::Name;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -31,7 +31,7 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 /// Everything that bases are made with.
 #[derive(Debug, Clone)]
 pub struct Workshop {
-    pub site: Site,
+    pub site: InstanceDefaults,
     pub bases: BTreeMap<String, config::Base>,
     /// How the names of their pixels begin.
     pub prefix: String,

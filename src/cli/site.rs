@@ -4,15 +4,15 @@ use super::{Context, network, plan, setup};
 use crate::base::Workshop;
 use crate::config::paths;
 use crate::host;
-use crate::lifecycle::{Site, Unchosen};
+use crate::lifecycle::{DefaultImage, InstanceDefaults};
 use crate::model::Limits;
 
 /// What the settings say of every pixel. Bad settings are told here, before
 /// anything is made.
-pub fn of(context: &Context) -> anyhow::Result<Site> {
+pub fn of(context: &Context) -> anyhow::Result<InstanceDefaults> {
     let settings = context.settings();
     let defaults = &settings.defaults;
-    Ok(Site {
+    Ok(InstanceDefaults {
         network: network::of(context)?,
         gateway: network::like(context)?,
         policy: network::settings_policy(context)?,
@@ -26,7 +26,7 @@ pub fn of(context: &Context) -> anyhow::Result<Site> {
             .default_image
             .clone()
             .unwrap_or_else(|| defaults.image.clone()),
-        unchosen: setup::image_is_default(context).then(|| Unchosen {
+        unchosen: setup::image_is_default(context).then(|| DefaultImage {
             image: defaults.image.clone(),
             stand_in: host::FALLBACK_IMAGE_PREFIX.to_owned(),
         }),

@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod history;
 mod identity;
 mod inside;
+mod instance_defaults;
 mod leftovers;
 pub mod lifetime;
 mod login;
@@ -18,7 +19,6 @@ mod records;
 mod rollback;
 pub mod session;
 mod shelf;
-mod site;
 pub mod usage;
 
 #[cfg(test)]
@@ -42,8 +42,8 @@ pub use network::{
 };
 pub use records::{origin_policy, records_of_clone, records_of_new};
 
+pub use instance_defaults::{DefaultImage, InstanceDefaults};
 pub use shelf::shelve;
-pub use site::{Site, Unchosen};
 
 use crate::model;
 

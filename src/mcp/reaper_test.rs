@@ -17,7 +17,7 @@ use super::state::{Record, Status, Store};
 use crate::base::Workshop;
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
-use crate::lifecycle::{Inside, Network, Site};
+use crate::lifecycle::{Inside, InstanceDefaults, Network};
 use crate::model::{
     self, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
     ExitStatus, FileStat, ForkSpec, Guest, GuestFile, Instance, Label, Name, Output, Properties,
@@ -209,7 +209,7 @@ fn at(seconds: u64) -> OffsetDateTime {
 }
 
 fn workshop(locks: &std::path::Path) -> Workshop {
-    let site = Site {
+    let site = InstanceDefaults {
         network: Network::Open(Inside::default()),
         gateway: Gateway {
             name: Name::gateway(None),

@@ -8,7 +8,7 @@ use crate::model::{Backend, Limits, Result};
 use crate::provision::Plan;
 
 #[derive(Debug, Clone)]
-pub struct Site {
+pub struct InstanceDefaults {
     pub network: Network,
     /// How a gateway is made that is missing.
     pub gateway: Gateway,
@@ -19,18 +19,18 @@ pub struct Site {
     pub limits: Limits,
     /// For those who name none.
     pub image: String,
-    pub unchosen: Option<Unchosen>,
+    pub unchosen: Option<DefaultImage>,
 }
 
 /// The image that is meant where nobody chose one.
 #[derive(Debug, Clone)]
-pub struct Unchosen {
+pub struct DefaultImage {
     pub image: String,
     /// How the aliases of those begin that stand in for it.
     pub stand_in: String,
 }
 
-impl Site {
+impl InstanceDefaults {
     /// The image to make a pixel from. Where it is the one that nobody chose
     /// and the server has only a stand-in, that one.
     pub async fn image(&self, backend: &dyn Backend, image: &str) -> Result<String> {
