@@ -117,7 +117,10 @@ impl CreateArgs {
                 let plan = plan::of(context)?;
                 let mut properties = network::policy_for_new(context, &network, plan.is_some())?;
                 interim = properties.contains_key(egress::INTERIM);
-                if matches!(network, Network::Open(_)) && plan.is_none() && !properties.is_empty() {
+                if matches!(network, Network::External(_))
+                    && plan.is_none()
+                    && !properties.is_empty()
+                {
                     context.ui.warn(
                         "without provisioning, commands run as root in this pixel, and root can \
                          lift the policy inside it",

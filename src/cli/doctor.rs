@@ -79,8 +79,8 @@ async fn gateway(context: &Context) -> Vec<Check> {
     const TITLE: &str = "gateway of the pixels";
     let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
     let health = match (context.backend(), network::of(context)) {
-        (Ok(backend), Ok(Network::Behind(like))) => gateway::health(backend, &like).await,
-        (Ok(_), Ok(Network::Open(_))) => {
+        (Ok(backend), Ok(Network::Gateway(like))) => gateway::health(backend, &like).await,
+        (Ok(_), Ok(Network::External(_))) => {
             return vec![found(
                 Status::Skipped,
                 "the settings put pixels on a network without one, where each enforces its own policy"

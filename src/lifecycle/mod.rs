@@ -6,9 +6,9 @@ mod creator;
 mod exec;
 mod fork;
 pub mod gateway;
+mod guest_policy;
 pub mod history;
 mod identity;
-mod inside;
 mod instance_defaults;
 mod leftovers;
 pub mod lifetime;
@@ -31,7 +31,7 @@ pub use create::{Create, create};
 pub use creator::{Creator, CreatorState};
 pub use exec::{Ended, Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
-pub use inside::Inside;
+pub use guest_policy::GuestPolicy;
 pub use leftovers::{
     Leftover, find as find_leftovers, may_be_half_made, remove as remove_leftover,
 };

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, Gateway};
-use super::inside::{self, Inside};
+use super::guest_policy::{self, GuestPolicy};
 use super::{Error, Progress, lifetime, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
 use crate::egress::{self, Denial, Policy};
@@ -18,21 +18,21 @@ use crate::model::{self, Attachment, Backend, Instance, Label, Name, Properties,
 #[derive(Debug, Clone)]
 pub enum Network {
     /// On the network of the settings; nothing outside the pixel enforces a policy.
-    Open(Inside),
-    Behind(Gateway),
+    External(GuestPolicy),
+    Gateway(Gateway),
 }
 
 impl Network {
     pub(super) fn attachment(&self) -> Attachment {
         match self {
-            Self::Open(_) => Attachment::Configured,
-            Self::Behind(gateway) => Attachment::Segment(gateway.segment.clone()),
+            Self::External(_) => Attachment::Configured,
+            Self::Gateway(gateway) => Attachment::Segment(gateway.segment.clone()),
         }
     }
 
     /// What a new pixel's record says of its place.
     pub(super) fn mark(&self, properties: &mut Properties) {
-        if let Self::Behind(gateway) = self {
+        if let Self::Gateway(gateway) = self {
             properties.insert(ADDRESS.into(), gateway::propose(gateway));
         }
     }
@@ -45,8 +45,8 @@ impl Network {
         progress: Progress<'_>,
     ) -> Result<(), Error> {
         match self {
-            Self::Open(_) => Ok(()),
-            Self::Behind(gateway) => gateway::ensure(backend, cancel, gateway, progress).await,
+            Self::External(_) => Ok(()),
+            Self::Gateway(gateway) => gateway::ensure(backend, cancel, gateway, progress).await,
         }
     }
 
@@ -58,12 +58,14 @@ impl Network {
         clone: bool,
     ) -> Result<()> {
         match self {
-            Self::Open(inside) => inside.prepare(backend, name, clone).await,
+            Self::External(inside) => inside.prepare(backend, name, clone).await,
             // A policy that its source has inside would stay when this is changed.
-            Self::Behind(_) if clone && inside::is_inside(&backend.get(name).await?) => {
-                inside::clear(backend, name).await
+            Self::Gateway(_)
+                if clone && guest_policy::has_guest_policy(&backend.get(name).await?) =>
+            {
+                guest_policy::clear(backend, name).await
             }
-            Self::Behind(_) => Ok(()),
+            Self::Gateway(_) => Ok(()),
         }
     }
 
@@ -72,11 +74,11 @@ impl Network {
     /// the policy is in force first or there is no network.
     pub(super) async fn start(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         match self {
-            Self::Open(inside) => {
+            Self::External(inside) => {
                 backend.start(name).await?;
-                inside.confirm(backend, name).await
+                inside.ensure_enforced(backend, name).await
             }
-            Self::Behind(gateway) => {
+            Self::Gateway(gateway) => {
                 let admission = gateway::admit(backend, gateway, name);
                 tokio::try_join!(backend.start(name), admission).map(drop)
             }
@@ -86,7 +88,7 @@ impl Network {
     /// Takes what is no longer on the server out of force. Best effort: an
     /// entry without its pixel lets nobody through.
     pub(super) async fn forget(&self, backend: &dyn Backend) {
-        if let Self::Behind(gateway) = self
+        if let Self::Gateway(gateway) = self
             && let Err(error) = gateway::reconcile(backend, gateway).await
         {
             tracing::debug!(%error, "gateway");
@@ -95,10 +97,10 @@ impl Network {
 
     fn of(instance: &Instance, like: &Gateway) -> Self {
         match &instance.segment {
-            None => Self::Open(Inside {
+            None => Self::External(GuestPolicy {
                 dns: like.dns.clone(),
             }),
-            Some(segment) => Self::Behind(like.of(segment)),
+            Some(segment) => Self::Gateway(like.of(segment)),
         }
     }
 }
@@ -117,8 +119,8 @@ pub async fn start(
     network.ready(backend, cancel, progress).await?;
     progress("starting");
     let work = async {
-        if let Network::Open(inside) = &network {
-            inside.renew(backend, &instance).await?;
+        if let Network::External(inside) = &network {
+            inside.refresh_files(backend, &instance).await?;
         }
         network.start(backend, name).await
     };
@@ -127,7 +129,7 @@ pub async fn start(
     };
     let mut leftovers = Vec::new();
     // Nobody knows what it may reach now.
-    if inside::is_inside(&instance)
+    if guest_policy::has_guest_policy(&instance)
         && instance.status == Status::Stopped
         && let Err(error) = backend.stop(name, GRACE).await
     {
@@ -173,12 +175,12 @@ async fn put_back(
 ) -> Result<()> {
     let name = &instance.name;
     let gateway = match Network::of(instance, like) {
-        Network::Behind(gateway) => gateway,
-        Network::Open(inside) => {
+        Network::Gateway(gateway) => gateway,
+        Network::External(inside) => {
             // The policy is on the disk, and its record comes back with it.
             backend.restore(name, label).await?;
             return match backend.get(name).await?.status {
-                Status::Running => inside.confirm(backend, name).await,
+                Status::Running => inside.ensure_enforced(backend, name).await,
                 _ => Ok(()),
             };
         }
@@ -285,23 +287,23 @@ async fn put(
 ) -> Result<()> {
     let name = &instance.name;
     let inside = match network {
-        Network::Behind(gateway) => return gateway::change(backend, gateway, name, records).await,
-        Network::Open(inside) => inside,
+        Network::Gateway(gateway) => return gateway::change(backend, gateway, name, records).await,
+        Network::External(inside) => inside,
     };
     let mut records = records(instance)?;
     let mut changed = instance.clone();
     changed.properties.extend(records.clone());
     changed.properties.retain(|_, value| !value.is_empty());
-    records.extend(inside.mark(&changed)?);
+    records.extend(inside.records(&changed)?);
     let before = records
         .keys()
         .map(|key| record(&instance.properties, key))
         .collect();
     backend.set_properties(name, &records).await?;
-    if let Err(error) = inside.follow(backend, name).await {
+    if let Err(error) = inside.sync_until_stable(backend, name).await {
         backend.set_properties(name, &before).await?;
         // Also where it failed halfway. It may fail for the same reason.
-        if let Err(second) = inside.follow(backend, name).await {
+        if let Err(second) = inside.sync_until_stable(backend, name).await {
             tracing::debug!(%second, "going back to the policy before");
         }
         return Err(error);
@@ -334,15 +336,15 @@ pub enum Enforcer {
     /// The pixel itself, where only its root can.
     Pixel,
     /// Nothing: the policy is unrestricted, and so is the network.
-    Nobody,
+    None,
 }
 
 impl Enforcer {
     pub fn of(instance: &Instance) -> Self {
         match &instance.segment {
             Some(_) => Self::Gateway,
-            None if inside::is_inside(instance) => Self::Pixel,
-            None => Self::Nobody,
+            None if guest_policy::has_guest_policy(instance) => Self::Pixel,
+            None => Self::None,
         }
     }
 
@@ -350,7 +352,7 @@ impl Enforcer {
         match self {
             Self::Gateway => Some("gateway"),
             Self::Pixel => Some("pixel"),
-            Self::Nobody => None,
+            Self::None => None,
         }
     }
 }
@@ -363,8 +365,10 @@ pub async fn holds(
     pixel: &Instance,
 ) -> Result<Option<bool>> {
     match Network::of(pixel, like) {
-        Network::Open(inside) if inside::is_inside(pixel) && pixel.status == Status::Running => {
-            Ok(Some(inside.holds(backend, pixel).await?))
+        Network::External(inside)
+            if guest_policy::has_guest_policy(pixel) && pixel.status == Status::Running =>
+        {
+            Ok(Some(inside.is_enforced(backend, pixel).await?))
         }
         _ => Ok(None),
     }
@@ -378,8 +382,8 @@ pub async fn denials(
 ) -> Result<Vec<Denial>> {
     match Enforcer::of(pixel) {
         Enforcer::Gateway => gateway::denials(backend, like, pixel).await,
-        Enforcer::Pixel => inside::denials(backend, &pixel.name).await,
-        Enforcer::Nobody => Err(model::Error::Unsupported {
+        Enforcer::Pixel => guest_policy::denials(backend, &pixel.name).await,
+        Enforcer::None => Err(model::Error::Unsupported {
             operation: format!("the log of pixel {:?}", pixel.name.as_str()),
             reason: "its policy is unrestricted and its network its own: nothing is refused to it"
                 .into(),

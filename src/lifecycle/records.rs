@@ -10,7 +10,7 @@ pub fn records_of_new(network: &Network, policy: &Policy, installs: bool) -> Pro
     if *policy == Policy::new(Mode::Unrestricted, []) {
         return Properties::new();
     }
-    if matches!(network, Network::Open(_)) && policy.mode == Mode::Unrestricted {
+    if matches!(network, Network::External(_)) && policy.mode == Mode::Unrestricted {
         return Properties::new();
     }
     let mut properties = Properties::from([(egress::KEY.to_owned(), policy.to_record())]);
@@ -63,11 +63,11 @@ pub async fn origin_policy(backend: &dyn Backend, from: &Origin) -> Result<Polic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::Inside;
+    use crate::lifecycle::GuestPolicy;
 
     #[test]
     fn what_is_unrestricted_needs_no_record_and_what_installs_has_two() {
-        let network = Network::Open(Inside { dns: Vec::new() });
+        let network = Network::External(GuestPolicy { dns: Vec::new() });
         let open = Policy::new(Mode::Unrestricted, []);
         assert!(records_of_new(&network, &open, true).is_empty());
         for (mode, installs, records) in [

@@ -17,7 +17,7 @@ use super::state::{Record, Status, Store};
 use crate::base::Workshop;
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
-use crate::lifecycle::{Inside, InstanceDefaults, Network};
+use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
 use crate::model::{
     self, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
     ExitStatus, FileStat, ForkSpec, Guest, GuestFile, Instance, Label, Name, Output, Properties,
@@ -210,7 +210,7 @@ fn at(seconds: u64) -> OffsetDateTime {
 
 fn workshop(locks: &std::path::Path) -> Workshop {
     let site = InstanceDefaults {
-        network: Network::Open(Inside::default()),
+        network: Network::External(GuestPolicy::default()),
         gateway: Gateway {
             name: Name::gateway(None),
             segment: SEGMENT.into(),

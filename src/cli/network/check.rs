@@ -40,7 +40,7 @@ impl CheckArgs {
             }
         };
         let enforcer = Enforcer::of(&pixel);
-        let enforced = enforcer != Enforcer::Nobody;
+        let enforced = enforcer != Enforcer::None;
         let (allowed, by) = match &verdict {
             Verdict::Allowed { by } => (true, by.clone()),
             Verdict::Refused => (false, None),

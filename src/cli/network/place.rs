@@ -6,19 +6,19 @@ use crate::egress::{self, Entry, Mode, Policy};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{Gateway, SEGMENT};
-use crate::lifecycle::{self, Inside, Network};
+use crate::lifecycle::{self, GuestPolicy, Network};
 use crate::model::{Backend, Origin, Properties};
 
 /// Where the settings put new pixels.
 pub fn of(context: &Context) -> anyhow::Result<Network> {
     let settings = context.settings();
-    let inside = Inside {
+    let inside = GuestPolicy {
         dns: settings.defaults.dns.clone(),
     };
     Ok(match settings.network.placement {
-        EgressPlacement::Pixel => Network::Open(inside),
-        EgressPlacement::Auto if has_own_network(settings) => Network::Open(inside),
-        EgressPlacement::Auto | EgressPlacement::Gateway => Network::Behind(like(context)?),
+        EgressPlacement::Pixel => Network::External(inside),
+        EgressPlacement::Auto if has_own_network(settings) => Network::External(inside),
+        EgressPlacement::Auto | EgressPlacement::Gateway => Network::Gateway(like(context)?),
     })
 }
 

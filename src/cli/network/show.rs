@@ -59,7 +59,7 @@ impl ShowArgs {
                 lan: policy.lan,
                 preset_cidrs: policy.preset_cidrs,
                 in_force,
-                enforced: enforcer != Enforcer::Nobody,
+                enforced: enforcer != Enforcer::None,
                 enforced_by: enforcer.word(),
                 holds,
                 interim,
@@ -101,7 +101,7 @@ impl ShowArgs {
             Enforcer::Pixel => context
                 .ui
                 .say("enforced inside the pixel: its user cannot lift that, its root can"),
-            Enforcer::Nobody => context
+            Enforcer::None => context
                 .ui
                 .warn("this pixel is on a network of its own: nothing enforces a policy"),
         }

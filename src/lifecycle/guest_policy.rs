@@ -16,24 +16,24 @@ const ATTEMPTS: usize = 5;
 
 /// How policies are put inside.
 #[derive(Debug, Clone, Default)]
-pub struct Inside {
+pub struct GuestPolicy {
     /// Resolvers in place of those that the pixels' network announces; a pixel
     /// keeps those it was given with its policy.
     pub dns: Vec<String>,
 }
 
 /// Whether this pixel has a policy inside.
-pub(super) fn is_inside(instance: &Instance) -> bool {
+pub(super) fn has_guest_policy(instance: &Instance) -> bool {
     instance.properties.contains_key(KEY)
 }
 
 /// The record of a pixel without a policy inside.
-fn unmarked() -> Properties {
+fn no_records() -> Properties {
     [KEY, DNS].map(|key| (key.to_owned(), String::new())).into()
 }
 
 /// Whether this is what the record says is on the disk.
-fn is_there(instance: &Instance, files: &Files) -> bool {
+fn is_current(instance: &Instance, files: &Files) -> bool {
     instance.properties.get(KEY) == Some(&files.state)
 }
 
@@ -42,9 +42,9 @@ pub(super) async fn denials(backend: &dyn Backend, name: &Name) -> Result<Vec<De
     egress::denials(&*backend.guest(name), None).await
 }
 
-impl Inside {
+impl GuestPolicy {
     fn dns(&self, instance: &Instance) -> String {
-        if is_inside(instance) {
+        if has_guest_policy(instance) {
             instance.properties.get(DNS).cloned().unwrap_or_default()
         } else {
             self.dns.join(",")
@@ -52,8 +52,8 @@ impl Inside {
     }
 
     /// What the record wants inside; `None` for an unrestricted policy.
-    fn wanted(&self, instance: &Instance) -> Result<Option<Files>> {
-        let policy = present(instance)?;
+    fn desired_files(&self, instance: &Instance) -> Result<Option<Files>> {
+        let policy = policy_in_force(instance)?;
         Ok((policy.mode != Mode::Unrestricted).then(|| {
             let dns = self.dns(instance);
             let dns: Vec<Ipv4Addr> = dns.split(',').flat_map(str::parse).collect();
@@ -62,13 +62,13 @@ impl Inside {
     }
 
     /// What the record is to say of the inside when it says this of the policy.
-    pub fn mark(&self, instance: &Instance) -> Result<Properties> {
-        Ok(match self.wanted(instance)? {
+    pub fn records(&self, instance: &Instance) -> Result<Properties> {
+        Ok(match self.desired_files(instance)? {
             Some(files) => Properties::from([
                 (KEY.to_owned(), files.state),
                 (DNS.to_owned(), self.dns(instance)),
             ]),
-            None => unmarked(),
+            None => no_records(),
         })
     }
 
@@ -79,45 +79,45 @@ impl Inside {
         let instance = backend.get(name).await?;
         let guest = backend.guest(name);
         let reachable = backend.capabilities().stopped_files;
-        match self.wanted(&instance)? {
+        match self.desired_files(&instance)? {
             // Opening the disk of a stopped pixel costs more than starting it.
-            Some(files) if is_there(&instance, &files) => Ok(()),
+            Some(files) if is_current(&instance, &files) => Ok(()),
             // Once it runs, and before anything of the user's does.
             Some(_) if !reachable && !clone => {
-                let record = self.mark(&instance)?;
+                let record = self.records(&instance)?;
                 backend.set_properties(name, &record).await
             }
-            Some(_) if !reachable => Err(another(&instance)),
+            Some(_) if !reachable => Err(stopped_clone_unsupported(&instance)),
             // It stays on record until it is lifted from within.
             None if !reachable => Ok(()),
             Some(files) => {
                 let able = pixel::is_able(&*guest).await?;
                 if clone && !able {
-                    return Err(lacking(&instance));
+                    return Err(packages_missing(&instance));
                 }
                 if able {
                     pixel::write(&*guest, &files).await?;
                 }
-                let record = self.mark(&instance)?;
+                let record = self.records(&instance)?;
                 backend.set_properties(name, &record).await
             }
-            None if is_inside(&instance) => clear(backend, name).await,
+            None if has_guest_policy(&instance) => clear(backend, name).await,
             None => Ok(()),
         }
     }
 
     /// Before another start: what this version of pixels makes of the record is
     /// on the disk.
-    pub async fn renew(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
+    pub async fn refresh_files(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
         let reachable = backend.capabilities().stopped_files;
-        if instance.status != Status::Stopped || !is_inside(instance) || !reachable {
+        if instance.status != Status::Stopped || !has_guest_policy(instance) || !reachable {
             return Ok(());
         }
         let guest = backend.guest(&instance.name);
-        match self.wanted(instance)? {
-            Some(files) if !is_there(instance, &files) && pixel::is_able(&*guest).await? => {
+        match self.desired_files(instance)? {
+            Some(files) if !is_current(instance, &files) && pixel::is_able(&*guest).await? => {
                 pixel::write(&*guest, &files).await?;
-                let record = self.mark(instance)?;
+                let record = self.records(instance)?;
                 backend.set_properties(&instance.name, &record).await
             }
             _ => Ok(()),
@@ -125,13 +125,13 @@ impl Inside {
     }
 
     /// Sees to it that a running pixel is under the policy on its record.
-    pub async fn confirm(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
+    pub async fn ensure_enforced(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         let instance = backend.get(name).await?;
-        if !is_inside(&instance) {
+        if !has_guest_policy(&instance) {
             return Ok(());
         }
         let guest = backend.guest(name);
-        match self.wanted(&instance)? {
+        match self.desired_files(&instance)? {
             Some(files) if pixel::in_force(&*guest, &files).await? => Ok(()),
             Some(files) => enforce(&*guest, &files).await,
             None => pixel::lift(&*guest).await,
@@ -139,21 +139,21 @@ impl Inside {
     }
 
     /// Whether what is in force inside a running pixel is what its record says.
-    pub async fn holds(&self, backend: &dyn Backend, instance: &Instance) -> Result<bool> {
-        match self.wanted(instance)? {
+    pub async fn is_enforced(&self, backend: &dyn Backend, instance: &Instance) -> Result<bool> {
+        match self.desired_files(instance)? {
             Some(files) => pixel::in_force(&*backend.guest(&instance.name), &files).await,
             None => Ok(true),
         }
     }
 
     /// Makes the inside equal to the record, which has just been changed.
-    pub async fn follow(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
+    pub async fn sync_until_stable(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let instance = backend.get(name).await?;
-            self.put(backend, &instance).await?;
+            self.sync(backend, &instance).await?;
             // Of two commands at once, the last to look sees what both did.
             let after = backend.get(name).await?;
-            if present(&after)? == present(&instance)? {
+            if policy_in_force(&after)? == policy_in_force(&instance)? {
                 return Ok(());
             }
         }
@@ -163,15 +163,15 @@ impl Inside {
         )))
     }
 
-    async fn put(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
+    async fn sync(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
         let guest = backend.guest(&instance.name);
-        let wanted = self.wanted(instance)?;
+        let wanted = self.desired_files(instance)?;
         match (instance.status, wanted) {
             (Status::Running, Some(files)) => enforce(&*guest, &files).await,
             (Status::Running, None) => pixel::lift(&*guest).await,
             (Status::Stopped, Some(files)) => {
                 if !pixel::is_able(&*guest).await? {
-                    return Err(lacking(instance));
+                    return Err(packages_missing(instance));
                 }
                 pixel::write(&*guest, &files).await
             }
@@ -197,11 +197,11 @@ async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
 /// Takes out of a stopped pixel what another enforces from now on, or nobody.
 pub(super) async fn clear(backend: &dyn Backend, name: &Name) -> Result<()> {
     pixel::remove(&*backend.guest(name)).await?;
-    backend.set_properties(name, &unmarked()).await
+    backend.set_properties(name, &no_records()).await
 }
 
 /// The policy to be in force now.
-fn present(instance: &Instance) -> Result<Policy> {
+fn policy_in_force(instance: &Instance) -> Result<Policy> {
     let property = |key: &str| instance.properties.get(key).map(String::as_str);
     super::network::read(
         instance,
@@ -209,7 +209,7 @@ fn present(instance: &Instance) -> Result<Policy> {
     )
 }
 
-fn another(instance: &Instance) -> Error {
+fn stopped_clone_unsupported(instance: &Instance) -> Error {
     Error::Unsupported {
         operation: format!("another policy for the clone {:?}", instance.name.as_str()),
         reason:
@@ -220,7 +220,7 @@ fn another(instance: &Instance) -> Error {
     }
 }
 
-fn lacking(instance: &Instance) -> Error {
+fn packages_missing(instance: &Instance) -> Error {
     let name = instance.name.as_str();
     Error::Unsupported {
         operation: format!("a restricted policy inside the stopped pixel {name:?}"),
