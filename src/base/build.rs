@@ -199,7 +199,7 @@ impl Workshop {
                 pixel: work.clone(),
                 label: None,
             };
-            lifecycle::shelve(backend, cancel, from, &pixel, &label, records)
+            lifecycle::create_template(backend, cancel, from, &pixel, &label, records)
                 .await
                 .map_err(|source| Error::Lifecycle {
                     base: base.into(),

@@ -18,7 +18,7 @@ pub mod provisioning;
 mod records;
 mod rollback;
 pub mod session;
-mod shelf;
+mod template;
 pub mod usage;
 
 #[cfg(test)]
@@ -43,7 +43,7 @@ pub use network::{
 pub use records::{origin_policy, records_of_clone, records_of_new};
 
 pub use instance_defaults::{DefaultImage, InstanceDefaults};
-pub use shelf::shelve;
+pub use template::create_template;
 
 use crate::model;
 

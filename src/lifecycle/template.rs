@@ -10,7 +10,7 @@ use crate::model::{Backend, ForkSpec, Label, Limits, Name, Origin, Properties};
 
 /// Makes `to` from `from` and takes the checkpoint `label` of it. When this
 /// fails or is cancelled, nothing of it is left, or the error names what is.
-pub async fn shelve(
+pub async fn create_template(
     backend: &dyn Backend,
     cancel: &CancellationToken,
     from: Origin,
