@@ -202,7 +202,7 @@ impl RestoreArgs {
             // The server goes on by itself; the pixel is whole when it is done.
             phases.step("waiting for the server to finish the restore");
             backend.settle(&self.name).await?;
-            lifecycle::lifetime::keep(backend, &before).await?;
+            lifecycle::expiry::restore_expiry(backend, &before).await?;
         }
         outcome?;
         drop(phases);

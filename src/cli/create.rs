@@ -11,7 +11,7 @@ use crate::config::Flags;
 use crate::egress::{self, Entry};
 use crate::exit::Usage;
 use crate::host;
-use crate::lifecycle::{self, Create, Fork, Names, Network, lifetime};
+use crate::lifecycle::{self, Create, Fork, Names, Network, expiry};
 use crate::model::{Error, Limits, Name, Origin, parse_cpus, parse_memory};
 use crate::provision::Overall;
 use crate::ui;
@@ -99,7 +99,7 @@ impl CreateArgs {
                 facts["from"] = json!(from.to_string());
                 let mut properties = network::policy_for_clone(context, backend, from).await?;
                 properties.insert("from".into(), from.to_string());
-                properties.extend(lifetime::record(self.ttl)?);
+                properties.extend(expiry::record(self.ttl)?);
                 let wish = Fork {
                     from: from.clone(),
                     names: Names::One(self.name.clone()),
@@ -127,7 +127,7 @@ impl CreateArgs {
                     );
                 }
                 if self.ttl.is_some() {
-                    properties.extend(lifetime::record(self.ttl)?);
+                    properties.extend(expiry::record(self.ttl)?);
                 }
                 let image = match &self.image {
                     Some(image) => image.clone(),

@@ -8,7 +8,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::{Context, complete, list, network};
-use crate::lifecycle::lifetime;
+use crate::lifecycle::expiry;
 use crate::model::{Instance, Name};
 use crate::ui;
 
@@ -35,7 +35,7 @@ enum After {
 fn wanted(text: &str) -> Result<After, String> {
     match text {
         "never" => Ok(After::Never),
-        _ => lifetime(text).map(After::Time),
+        _ => expiry(text).map(After::Time),
     }
 }
 
@@ -64,7 +64,7 @@ impl ExpireArgs {
                 (Some(time), format!("{} expires in {lasting}", self.name))
             }
         };
-        let setting = lifetime::set(backend, &self.name, after);
+        let setting = expiry::set(backend, &self.name, after);
         let end = context.unless_interrupted(setting).await?;
         let facts = json!({
             "name": self.name.as_str(),
@@ -77,12 +77,12 @@ impl ExpireArgs {
 
 /// Removes those whose time is over, and says so.
 pub async fn enforce(context: &Context, pixels: &mut Vec<Instance>) -> anyhow::Result<()> {
-    if !pixels.iter().any(lifetime::is_over) {
+    if !pixels.iter().any(expiry::is_expired) {
         return Ok(());
     }
     let backend = context.backend()?;
     let like = network::like(context)?;
-    let work = lifetime::enforce(backend, &like, pixels);
+    let work = expiry::destroy_expired(backend, &like, pixels);
     let outcomes = context.unless_interrupted(async { Ok(work.await) }).await?;
     for (name, outcome) in outcomes {
         match outcome {

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::{Context, complete, expire, network};
-use crate::lifecycle::{self, Fork, Names, lifetime};
+use crate::lifecycle::{self, Fork, Names, expiry};
 use crate::model::{Limits, Name, Origin};
 
 /// Make several clones of a pixel or a checkpoint, side by side
@@ -37,7 +37,7 @@ impl ForkArgs {
         let network = network::of(context)?;
         let mut properties = network::policy_for_clone(context, backend, &self.from).await?;
         properties.insert("from".into(), self.from.to_string());
-        properties.extend(lifetime::record(self.ttl)?);
+        properties.extend(expiry::record(self.ttl)?);
         let phases = context.ui.phases();
         let origin = self.from.to_string();
         let wish = Fork {

@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Context, expire, network};
 use crate::egress::gateway::address_of;
 use crate::lifecycle::gateway::{self, Gateway, Health};
-use crate::lifecycle::{self, lifetime, provisioning};
+use crate::lifecycle::{self, expiry, provisioning};
 use crate::model::{Backend, Instance, Name, Result, Status};
 use crate::ui::{self, Row};
 
@@ -61,8 +61,8 @@ impl From<Instance> for Line {
             provision: provisioning::recorded(&pixel).map(str::to_owned),
             from: pixel.properties.get("from").cloned(),
             created_at: rfc3339(pixel.created_at),
-            expires_at: lifetime::of(&pixel).and_then(rfc3339),
-            left: lifetime::left(&pixel),
+            expires_at: expiry::expires_at(&pixel).and_then(rfc3339),
+            left: expiry::remaining(&pixel),
             image: pixel.image,
             cpu: pixel.cpu,
             memory: pixel.memory,

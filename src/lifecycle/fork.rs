@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::creator::Creator;
 use super::network::Network;
 use super::rollback::{Rollback, remove_checkpoint};
-use super::{Error, Progress, identity, lifetime, unless_cancelled};
+use super::{Error, Progress, expiry, identity, unless_cancelled};
 use crate::model::{
     self, Backend, ForkSpec, InvalidName, Label, Limits, Name, Origin, Properties, Subject,
 };
@@ -81,7 +81,7 @@ pub async fn fork(
                 let mut properties = properties.clone();
                 wish.network.mark(&mut properties);
                 // A clone lives as long as it was given itself.
-                properties.entry(lifetime::KEY.into()).or_default();
+                properties.entry(expiry::KEY.into()).or_default();
                 let spec = ForkSpec {
                     first_boot: identity::first_boot(&claim, &name),
                     name,

@@ -5,8 +5,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::creator::{Creator, CreatorState};
+use super::expiry;
 use super::gateway::{self, Gateway};
-use super::lifetime;
 use super::provisioning;
 use super::rollback::remove_checkpoint;
 use crate::model::{Backend, Error, Instance, InvalidName, Label, Name, Result};
@@ -56,7 +56,7 @@ pub async fn find(backend: &dyn Backend, like: &Gateway) -> Result<Vec<Leftover>
             }
             continue;
         }
-        if lifetime::is_over(&pixel) {
+        if expiry::is_expired(&pixel) {
             let name = pixel.name.to_string();
             found.push(Leftover::Expired { name });
             continue;
@@ -141,7 +141,7 @@ pub async fn remove(backend: &dyn Backend, like: &Gateway, leftover: &Leftover) 
         }
         Leftover::Expired { name } => {
             let name: Name = name.parse().map_err(invalid)?;
-            lifetime::remove(backend, like, &name).await
+            expiry::remove(backend, like, &name).await
         }
         Leftover::Gateway { .. } => gateway::remove_half_made(backend, like).await,
         Leftover::Checkpoint { name, label } => {

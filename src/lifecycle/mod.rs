@@ -4,6 +4,7 @@
 mod create;
 mod creator;
 mod exec;
+pub mod expiry;
 mod fork;
 pub mod gateway;
 mod guest_policy;
@@ -11,7 +12,6 @@ pub mod history;
 mod identity;
 mod instance_defaults;
 mod leftovers;
-pub mod lifetime;
 mod login;
 mod network;
 pub mod provisioning;

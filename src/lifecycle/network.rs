@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, Gateway};
 use super::guest_policy::{self, GuestPolicy};
-use super::{Error, Progress, lifetime, unless_cancelled};
+use super::{Error, Progress, expiry, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
 use crate::egress::{self, Denial, Policy};
 use crate::model::{self, Attachment, Backend, Instance, Label, Name, Properties, Result, Status};
@@ -163,7 +163,7 @@ pub async fn restore(
 ) -> Result<()> {
     let instance = backend.get(name).await?;
     let outcome = put_back(backend, like, &instance, label).await;
-    lifetime::keep(backend, &instance).await?;
+    expiry::restore_expiry(backend, &instance).await?;
     outcome
 }
 

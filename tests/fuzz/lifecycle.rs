@@ -1,7 +1,7 @@
 //! What pixels themselves tell: sessions, users; and what stands on record.
 
 use super::session::{self, Keeper};
-use super::{Creator, lifetime, login};
+use super::{Creator, expiry, login};
 use crate::fuzz::{fuzz, pixel, text};
 
 #[test]
@@ -52,10 +52,10 @@ fn records() {
             let written = claim.to_string();
             assert_eq!(written.parse().as_ref(), Ok(claim));
         }
-        let record = [(lifetime::KEY.to_owned(), text.clone().into_owned())];
+        let record = [(expiry::KEY.to_owned(), text.clone().into_owned())];
         let pixel = pixel(record.into());
-        let _ = lifetime::left(&pixel);
-        let over = lifetime::of(&pixel);
+        let _ = expiry::remaining(&pixel);
+        let over = expiry::expires_at(&pixel);
         (
             claim.is_some(),
             Creator::state_of(&text).is_some(),

@@ -17,16 +17,16 @@ use crate::model::{Backend, Error, Instance, Name, Properties, Result};
 pub(super) const KEY: &str = "expires-at";
 
 /// When a pixel's time is over, in seconds since 1970.
-pub fn of(instance: &Instance) -> Option<i64> {
+pub fn expires_at(instance: &Instance) -> Option<i64> {
     let text = instance.properties.get(KEY)?;
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     Some(moment.unix_timestamp())
 }
 
 /// How long it has still to live.
-pub fn left(instance: &Instance) -> Option<Duration> {
-    let left = of(instance)? - now().unix_timestamp();
-    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+pub fn remaining(instance: &Instance) -> Option<Duration> {
+    let left = expires_at(instance)? - now().unix_timestamp();
+    Some(Duration::from_secs(u64::try_from(remaining).unwrap_or(0)))
 }
 
 /// The record of a pixel that lives this long from now on; `None` is for ever.
@@ -52,31 +52,31 @@ pub async fn set(
     let record = record(lifetime)?;
     backend.set_properties(name, &record).await?;
     instance.properties.extend(record);
-    Ok(of(&instance))
+    Ok(expires_at(&instance))
 }
 
 /// Puts the lifetime of `before` on record again, whatever became of it.
-pub async fn keep(backend: &dyn Backend, before: &Instance) -> Result<()> {
+pub async fn restore_expiry(backend: &dyn Backend, before: &Instance) -> Result<()> {
     let text = before.properties.get(KEY).cloned().unwrap_or_default();
     let record = [(KEY.to_owned(), text)].into();
     backend.set_properties(&before.name, &record).await
 }
 
 /// Whether its time is over. One that is still being made is left to its maker.
-pub fn is_over(instance: &Instance) -> bool {
-    instance.started_once && of(instance).is_some_and(|end| end <= now().unix_timestamp())
+pub fn is_expired(instance: &Instance) -> bool {
+    instance.started_once && expires_at(instance).is_some_and(|end| end <= now().unix_timestamp())
 }
 
 /// Removes those of `pixels` whose time is over, and takes them off the list.
 /// Returns the names of what was removed, and of what could not be and why.
-pub async fn enforce(
+pub async fn destroy_expired(
     backend: &dyn Backend,
     like: &Gateway,
     pixels: &mut Vec<Instance>,
 ) -> Vec<(Name, Result<()>)> {
     let over: Vec<Name> = pixels
         .iter()
-        .filter(|pixel| is_over(pixel))
+        .filter(|pixel| is_expired(pixel))
         .map(|pixel| pixel.name.clone())
         .collect();
     let removed = join_all(over.iter().map(|name| remove(backend, like, name))).await;
@@ -92,7 +92,7 @@ pub async fn enforce(
 /// given it more meanwhile; already gone counts as done.
 pub(super) async fn remove(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
     let outcome = async {
-        if is_over(&backend.get(name).await?) {
+        if is_expired(&backend.get(name).await?) {
             network::destroy(backend, like, name).await?;
         }
         Ok(())
