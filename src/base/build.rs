@@ -290,7 +290,7 @@ impl Workshop {
             }
         }
         if instance.properties.contains_key(egress::INTERIM) {
-            lifecycle::narrow(backend, &self.site.gateway, work)
+            lifecycle::end_interim_policy(backend, &self.site.gateway, work)
                 .await
                 .map_err(&about)?;
         }

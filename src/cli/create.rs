@@ -177,7 +177,7 @@ impl CreateArgs {
         let report = status::wait(context, backend, &self.name).await;
         if interim {
             // Whatever came of the waiting, an interrupt included.
-            lifecycle::narrow(backend, &like, &self.name).await?;
+            lifecycle::end_interim_policy(backend, &like, &self.name).await?;
         }
         let report = report?;
         if report.overall != Overall::None {

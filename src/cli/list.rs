@@ -56,7 +56,7 @@ impl From<Instance> for Line {
                 Ok(policy) => policy.mode.to_string(),
                 Err(_) => "invalid".into(),
             },
-            enforced_by: lifecycle::Enforcer::of(&pixel).word(),
+            enforced_by: lifecycle::Enforcer::of_instance(&pixel).name(),
             no_network: None,
             provision: provisioning::recorded(&pixel).map(str::to_owned),
             from: pixel.properties.get("from").cloned(),

@@ -67,7 +67,7 @@ impl StatusArgs {
                 .await?
         };
         let like = network::like(context)?;
-        let look = lifecycle::holds(backend, &like, &instance);
+        let look = lifecycle::is_enforced(backend, &like, &instance);
         if context.unless_interrupted(look).await? == Some(false) {
             context.ui.warn(&format!(
                 "the policy of {name} is not in force inside: pixels network set {name} puts it back",

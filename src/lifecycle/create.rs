@@ -30,7 +30,7 @@ pub async fn create(
     wish: Create,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    wish.network.ready(backend, cancel, progress).await?;
+    wish.network.ensure(backend, cancel, progress).await?;
     let claim = Creator::new();
     let mut spec = CreateSpec {
         first_boot: identity::first_boot(&claim, &wish.name),
@@ -41,7 +41,7 @@ pub async fn create(
         properties: wish.properties,
     };
     claim.mark(&mut spec.properties);
-    wish.network.mark(&mut spec.properties);
+    wish.network.record_address(&mut spec.properties);
     if wish.provision.is_some() {
         provisioning::announce(&claim, &mut spec.properties);
     }
@@ -65,7 +65,7 @@ pub async fn create(
         Err(source) => {
             progress("cleaning up");
             let leftovers = undo.unwind().await;
-            wish.network.forget(backend).await;
+            wish.network.reconcile(backend).await;
             Err(Error { source, leftovers })
         }
     }

@@ -52,7 +52,7 @@ pub async fn fork(
     progress: Progress<'_>,
     ready: &(dyn Fn(&Name) + Sync),
 ) -> Result<(), Error> {
-    wish.network.ready(backend, cancel, progress).await?;
+    wish.network.ensure(backend, cancel, progress).await?;
     let claim = Creator::new();
     let undo = Mutex::new(Rollback::new(backend, &claim));
     let count = match &wish.names {
@@ -79,7 +79,7 @@ pub async fn fork(
             loop {
                 let name = names.next()?;
                 let mut properties = properties.clone();
-                wish.network.mark(&mut properties);
+                wish.network.record_address(&mut properties);
                 // A clone lives as long as it was given itself.
                 properties.entry(expiry::KEY.into()).or_default();
                 let spec = ForkSpec {
@@ -115,7 +115,7 @@ pub async fn fork(
             progress("cleaning up");
             let undo = undo.into_inner().unwrap_or_else(PoisonError::into_inner);
             let leftovers = undo.unwind().await;
-            wish.network.forget(backend).await;
+            wish.network.reconcile(backend).await;
             Err(Error { source, leftovers })
         }
     }

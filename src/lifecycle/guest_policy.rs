@@ -203,7 +203,7 @@ pub(super) async fn clear(backend: &dyn Backend, name: &Name) -> Result<()> {
 /// The policy to be in force now.
 fn policy_in_force(instance: &Instance) -> Result<Policy> {
     let property = |key: &str| instance.properties.get(key).map(String::as_str);
-    super::network::read(
+    super::network::parse_policy(
         instance,
         property(egress::INTERIM).or_else(|| property(egress::KEY)),
     )

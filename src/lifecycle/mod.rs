@@ -14,8 +14,8 @@ mod instance_defaults;
 mod leftovers;
 mod login;
 mod network;
+mod policy_properties;
 pub mod provisioning;
-mod records;
 mod rollback;
 pub mod session;
 mod template;
@@ -37,10 +37,10 @@ pub use leftovers::{
 };
 pub use login::Login;
 pub use network::{
-    ChangeError, Enforcer, Network, change_policy, denials, destroy, holds, is_interim, narrow,
-    policy, restore, start,
+    ChangeError, Enforcer, Network, change_policy, denials, destroy, end_interim_policy,
+    is_enforced, is_interim, policy, restore, start,
 };
-pub use records::{origin_policy, records_of_clone, records_of_new};
+pub use policy_properties::{origin_policy, records_of_clone, records_of_new};
 
 pub use instance_defaults::{DefaultImage, InstanceDefaults};
 pub use template::create_template;

@@ -31,14 +31,14 @@ impl Network {
     }
 
     /// What a new pixel's record says of its place.
-    pub(super) fn mark(&self, properties: &mut Properties) {
+    pub(super) fn record_address(&self, properties: &mut Properties) {
         if let Self::Gateway(gateway) = self {
             properties.insert(ADDRESS.into(), gateway::propose(gateway));
         }
     }
 
     /// Sees to it that pixels can be put there.
-    pub(super) async fn ready(
+    pub(super) async fn ensure(
         &self,
         backend: &dyn Backend,
         cancel: &CancellationToken,
@@ -87,7 +87,7 @@ impl Network {
 
     /// Takes what is no longer on the server out of force. Best effort: an
     /// entry without its pixel lets nobody through.
-    pub(super) async fn forget(&self, backend: &dyn Backend) {
+    pub(super) async fn reconcile(&self, backend: &dyn Backend) {
         if let Self::Gateway(gateway) = self
             && let Err(error) = gateway::reconcile(backend, gateway).await
         {
@@ -95,7 +95,7 @@ impl Network {
         }
     }
 
-    fn of(instance: &Instance, like: &Gateway) -> Self {
+    fn of_instance(instance: &Instance, like: &Gateway) -> Self {
         match &instance.segment {
             None => Self::External(GuestPolicy {
                 dns: like.dns.clone(),
@@ -115,8 +115,8 @@ pub async fn start(
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     let instance = unless_cancelled(cancel, backend.get(name)).await?;
-    let network = Network::of(&instance, like);
-    network.ready(backend, cancel, progress).await?;
+    let network = Network::of_instance(&instance, like);
+    network.ensure(backend, cancel, progress).await?;
     progress("starting");
     let work = async {
         if let Network::External(inside) = &network {
@@ -146,9 +146,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Destroys a pixel and takes it out of its gateway.
 pub async fn destroy(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
-    let network = Network::of(&backend.get(name).await?, like);
+    let network = Network::of_instance(&backend.get(name).await?, like);
     backend.destroy(name).await?;
-    network.forget(backend).await;
+    network.reconcile(backend).await;
     Ok(())
 }
 
@@ -162,19 +162,19 @@ pub async fn restore(
     label: &Label,
 ) -> Result<()> {
     let instance = backend.get(name).await?;
-    let outcome = put_back(backend, like, &instance, label).await;
+    let outcome = restore_with_policy(backend, like, &instance, label).await;
     expiry::restore_expiry(backend, &instance).await?;
     outcome
 }
 
-async fn put_back(
+async fn restore_with_policy(
     backend: &dyn Backend,
     like: &Gateway,
     instance: &Instance,
     label: &Label,
 ) -> Result<()> {
     let name = &instance.name;
-    let gateway = match Network::of(instance, like) {
+    let gateway = match Network::of_instance(instance, like) {
         Network::Gateway(gateway) => gateway,
         Network::External(inside) => {
             // The policy is on the disk, and its record comes back with it.
@@ -191,7 +191,7 @@ async fn put_back(
             name, label,
         )));
     };
-    let of = |properties| Properties::from(RECORDS.map(|key| record(properties, key)));
+    let of = |properties| Properties::from(RECORDS.map(|key| record_of(properties, key)));
     let (now, then) = (of(&instance.properties), of(&checkpoint.properties));
     if now == then {
         // Found out when the disk has gone back it would be too late.
@@ -236,8 +236,8 @@ pub async fn change_policy(
     let instance = unless_cancelled(cancel, backend.get(name))
         .await
         .map_err(Error::from)?;
-    let network = Network::of(&instance, like);
-    network.ready(backend, cancel, &|_| {}).await?;
+    let network = Network::of_instance(&instance, like);
+    network.ensure(backend, cancel, &|_| {}).await?;
     let refused = Mutex::new(None);
     let records = |instance: &Instance| {
         let mut policy = policy(instance)?;
@@ -251,7 +251,7 @@ pub async fn change_policy(
             (egress::INTERIM.to_owned(), String::new()),
         ]))
     };
-    let outcome = put(backend, &network, &instance, &records).await;
+    let outcome = apply_records(backend, &network, &instance, &records).await;
     match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error.into()),
         None => Ok(outcome.map_err(Error::from)?),
@@ -260,17 +260,17 @@ pub async fn change_policy(
 
 /// Ends what was allowed for the time of provisioning. A pixel that is
 /// provisioned no longer has anything to end.
-pub async fn narrow(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
+pub async fn end_interim_policy(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
     let instance = backend.get(name).await?;
     if !is_interim(&instance) {
         return Ok(());
     }
-    let network = Network::of(&instance, like);
+    let network = Network::of_instance(&instance, like);
     let records = |_: &Instance| {
         let nothing = (egress::INTERIM.to_owned(), String::new());
         Ok(Properties::from([nothing]))
     };
-    put(backend, &network, &instance, &records).await
+    apply_records(backend, &network, &instance, &records).await
 }
 
 /// Whether more is allowed than the policy says, for the time of provisioning.
@@ -279,7 +279,7 @@ pub fn is_interim(instance: &Instance) -> bool {
 }
 
 /// On record, then into force; back when that fails.
-async fn put(
+async fn apply_records(
     backend: &dyn Backend,
     network: &Network,
     instance: &Instance,
@@ -297,7 +297,7 @@ async fn put(
     records.extend(inside.records(&changed)?);
     let before = records
         .keys()
-        .map(|key| record(&instance.properties, key))
+        .map(|key| record_of(&instance.properties, key))
         .collect();
     backend.set_properties(name, &records).await?;
     if let Err(error) = inside.sync_until_stable(backend, name).await {
@@ -312,7 +312,7 @@ async fn put(
 }
 
 /// Absent is empty, which removes the key where it is written.
-fn record(properties: &Properties, key: &str) -> (String, String) {
+fn record_of(properties: &Properties, key: &str) -> (String, String) {
     let value = properties.get(key).cloned().unwrap_or_default();
     (key.to_owned(), value)
 }
@@ -320,10 +320,10 @@ fn record(properties: &Properties, key: &str) -> (String, String) {
 /// The policy on a pixel's record.
 pub fn policy(instance: &Instance) -> Result<Policy> {
     let record = instance.properties.get(egress::KEY).map(String::as_str);
-    read(instance, record)
+    parse_policy(instance, record)
 }
 
-pub(super) fn read(instance: &Instance, record: Option<&str>) -> Result<Policy> {
+pub(super) fn parse_policy(instance: &Instance, record: Option<&str>) -> Result<Policy> {
     Policy::from_record(record)
         .map_err(|e| model::Error::Protocol(format!("pixel {:?}: {e}", instance.name.as_str())))
 }
@@ -340,7 +340,7 @@ pub enum Enforcer {
 }
 
 impl Enforcer {
-    pub fn of(instance: &Instance) -> Self {
+    pub fn of_instance(instance: &Instance) -> Self {
         match &instance.segment {
             Some(_) => Self::Gateway,
             None if guest_policy::has_guest_policy(instance) => Self::Pixel,
@@ -348,7 +348,7 @@ impl Enforcer {
         }
     }
 
-    pub fn word(self) -> Option<&'static str> {
+    pub fn name(self) -> Option<&'static str> {
         match self {
             Self::Gateway => Some("gateway"),
             Self::Pixel => Some("pixel"),
@@ -359,12 +359,12 @@ impl Enforcer {
 
 /// Whether a running pixel that enforces its policy itself does so; `None` for
 /// all others.
-pub async fn holds(
+pub async fn is_enforced(
     backend: &dyn Backend,
     like: &Gateway,
     pixel: &Instance,
 ) -> Result<Option<bool>> {
-    match Network::of(pixel, like) {
+    match Network::of_instance(pixel, like) {
         Network::External(inside)
             if guest_policy::has_guest_policy(pixel) && pixel.status == Status::Running =>
         {
@@ -380,7 +380,7 @@ pub async fn denials(
     like: &Gateway,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
-    match Enforcer::of(pixel) {
+    match Enforcer::of_instance(pixel) {
         Enforcer::Gateway => gateway::denials(backend, like, pixel).await,
         Enforcer::Pixel => guest_policy::denials(backend, &pixel.name).await,
         Enforcer::None => Err(model::Error::Unsupported {

@@ -49,7 +49,7 @@ pub fn unsettled(instance: &Instance) -> bool {
 /// Puts the plan into a running pixel, starts its steps and says so on record.
 pub async fn apply(backend: &dyn Backend, name: &Name, plan: &Plan) -> Result<()> {
     let mut plan = plan.clone();
-    if Enforcer::of(&backend.get(name).await?) == Enforcer::Pixel {
+    if Enforcer::of_instance(&backend.get(name).await?) == Enforcer::Pixel {
         plan.leave_sudo();
     }
     provision::apply(&*backend.guest(name), &plan).await?;

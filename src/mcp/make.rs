@@ -230,7 +230,8 @@ impl Service {
             }
         }
         if instance.properties.contains_key(egress::INTERIM) {
-            lifecycle::narrow(backend, &self.workshop.site.gateway, &instance.name).await?;
+            lifecycle::end_interim_policy(backend, &self.workshop.site.gateway, &instance.name)
+                .await?;
         }
         Ok(fault)
     }

@@ -70,7 +70,7 @@ async fn apply(
         }
         Err(lifecycle::ChangeError::Failed(error)) => return Err(error.into()),
     }
-    if Enforcer::of(&before) == Enforcer::None {
+    if Enforcer::of_instance(&before) == Enforcer::None {
         let after = context.unless_interrupted(backend.get(name)).await?;
         if lifecycle::policy(&after)?.mode != Mode::Unrestricted {
             context.ui.warn(

@@ -39,7 +39,7 @@ impl CheckArgs {
                 return Err(Usage(format!("{} is many hosts: check one", self.host)).into());
             }
         };
-        let enforcer = Enforcer::of(&pixel);
+        let enforcer = Enforcer::of_instance(&pixel);
         let enforced = enforcer != Enforcer::None;
         let (allowed, by) = match &verdict {
             Verdict::Allowed { by } => (true, by.clone()),
@@ -65,7 +65,7 @@ impl CheckArgs {
                 "host": self.host,
                 "allowed": allowed || !enforced,
                 "by": by,
-                "enforced_by": enforcer.word(),
+                "enforced_by": enforcer.name(),
             }),
         );
         if allowed || !enforced {

@@ -46,9 +46,9 @@ impl ShowArgs {
         let policy = lifecycle::policy(&pixel)?;
         let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
-        let enforcer = Enforcer::of(&pixel);
+        let enforcer = Enforcer::of_instance(&pixel);
         let like = place::like(context)?;
-        let look = lifecycle::holds(backend, &like, &pixel);
+        let look = lifecycle::is_enforced(backend, &like, &pixel);
         let holds = context.unless_interrupted(look).await?;
         if context.ui.json() {
             context.ui.value(&Shown {
@@ -60,7 +60,7 @@ impl ShowArgs {
                 preset_cidrs: policy.preset_cidrs,
                 in_force,
                 enforced: enforcer != Enforcer::None,
-                enforced_by: enforcer.word(),
+                enforced_by: enforcer.name(),
                 holds,
                 interim,
             });
