@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Context, expire, network};
 use crate::egress::gateway::address_of;
-use crate::lifecycle::gateway::{self, Gateway, Health};
+use crate::lifecycle::gateway::{self, GatewaySpec, Health};
 use crate::lifecycle::{self, expiry, provisioning};
 use crate::model::{Backend, Instance, Name, Result, Status};
 use crate::ui::{self, Row};
@@ -117,7 +117,7 @@ impl Line {
 /// no network for want of one.
 async fn behind_gateways(
     backend: &dyn Backend,
-    like: &Gateway,
+    like: &GatewaySpec,
     pixels: &mut [Instance],
 ) -> Result<BTreeMap<Name, &'static str>> {
     let mut states: BTreeMap<String, Health> = BTreeMap::new();
@@ -130,13 +130,13 @@ async fn behind_gateways(
             continue;
         }
         if !states.contains_key(segment) {
-            let health = gateway::glance(backend, &like.of(segment)).await?;
+            let health = gateway::recorded_health(backend, &like.for_bridge(segment)).await?;
             states.insert(segment.clone(), health);
         }
         match &states[segment] {
             Health::Good { .. } => pixel.addresses.extend(address_of(pixel)),
             other => {
-                without.insert(pixel.name.clone(), other.word());
+                without.insert(pixel.name.clone(), other.name());
             }
         }
     }

@@ -76,8 +76,8 @@ impl StatusArgs {
         }
         let health = match &instance.segment {
             Some(segment) => {
-                let like = like.of(segment);
-                let look = gateway::glance(backend, &like);
+                let like = like.for_bridge(segment);
+                let look = gateway::recorded_health(backend, &like);
                 Some(context.unless_interrupted(look).await?)
             }
             None => None,
@@ -115,7 +115,7 @@ fn show(ui: &Ui, name: &Name, report: &Report, cut_off: Option<&Health>) {
             "steps": report.steps,
         });
         if let Some(health) = cut_off {
-            facts["no_network"] = json!(health.word());
+            facts["no_network"] = json!(health.name());
         }
         ui.value(&facts);
         return;

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::gateway::Gateway;
+use super::gateway::GatewaySpec;
 use super::network;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result};
 
@@ -71,7 +71,7 @@ pub fn is_expired(instance: &Instance) -> bool {
 /// Returns the names of what was removed, and of what could not be and why.
 pub async fn destroy_expired(
     backend: &dyn Backend,
-    like: &Gateway,
+    like: &GatewaySpec,
     pixels: &mut Vec<Instance>,
 ) -> Vec<(Name, Result<()>)> {
     let over: Vec<Name> = pixels
@@ -90,7 +90,7 @@ pub async fn destroy_expired(
 
 /// Removes one whose time is over. Looked at again, for somebody may have
 /// given it more meanwhile; already gone counts as done.
-pub(super) async fn remove(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
+pub(super) async fn remove(backend: &dyn Backend, like: &GatewaySpec, name: &Name) -> Result<()> {
     let outcome = async {
         if is_expired(&backend.get(name).await?) {
             network::destroy(backend, like, name).await?;

@@ -1,7 +1,7 @@
 //! What the settings say of every pixel that a server makes by itself, taken
 //! once: where it is put, what it may reach, what is put into it.
 
-use super::gateway::Gateway;
+use super::gateway::GatewaySpec;
 use super::network::Network;
 use crate::egress::Policy;
 use crate::model::{Backend, Limits, Result};
@@ -11,7 +11,7 @@ use crate::provision::Plan;
 pub struct InstanceDefaults {
     pub network: Network,
     /// How a gateway is made that is missing.
-    pub gateway: Gateway,
+    pub gateway: GatewaySpec,
     /// Of new pixels, with everything that is allowed on top in any mode.
     pub policy: Policy,
     /// `None` leaves pixels as the image made them.

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::creator::{Creator, CreatorState};
 use super::expiry;
-use super::gateway::{self, Gateway};
+use super::gateway::{self, GatewaySpec};
 use super::provisioning;
 use super::rollback::remove_checkpoint;
 use crate::model::{Backend, Error, Instance, InvalidName, Label, Name, Result};
@@ -43,9 +43,9 @@ impl std::fmt::Display for Leftover {
 /// Everything on the server whose maker is dead or whose time is over; nothing
 /// that a running command still works on, and nothing else a user made.
 /// `like`: the gateway of the settings.
-pub async fn find(backend: &dyn Backend, like: &Gateway) -> Result<Vec<Leftover>> {
+pub async fn find(backend: &dyn Backend, like: &GatewaySpec) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
-    if gateway::is_half_made(backend, like).await? {
+    if gateway::is_incomplete(backend, like).await? {
         let name = like.name.instance();
         found.push(Leftover::Gateway { name });
     }
@@ -125,7 +125,7 @@ fn abandoned(label: &Label) -> bool {
 }
 
 /// Removes one leftover. Already gone counts as done.
-pub async fn remove(backend: &dyn Backend, like: &Gateway, leftover: &Leftover) -> Result<()> {
+pub async fn remove(backend: &dyn Backend, like: &GatewaySpec, leftover: &Leftover) -> Result<()> {
     let invalid = |e: InvalidName| Error::Invalid(e.to_string());
     match leftover {
         Leftover::Pixel { name } => {
@@ -143,7 +143,7 @@ pub async fn remove(backend: &dyn Backend, like: &Gateway, leftover: &Leftover) 
             let name: Name = name.parse().map_err(invalid)?;
             expiry::remove(backend, like, &name).await
         }
-        Leftover::Gateway { .. } => gateway::remove_half_made(backend, like).await,
+        Leftover::Gateway { .. } => gateway::remove_incomplete(backend, like).await,
         Leftover::Checkpoint { name, label } => {
             let label: Label = label.parse().map_err(invalid)?;
             let name: Name = name.parse().map_err(invalid)?;

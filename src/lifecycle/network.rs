@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::gateway::{self, Gateway};
+use super::gateway::{self, GatewaySpec};
 use super::guest_policy::{self, GuestPolicy};
 use super::{Error, Progress, expiry, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
@@ -19,7 +19,7 @@ use crate::model::{self, Attachment, Backend, Instance, Label, Name, Properties,
 pub enum Network {
     /// On the network of the settings; nothing outside the pixel enforces a policy.
     External(GuestPolicy),
-    Gateway(Gateway),
+    Gateway(GatewaySpec),
 }
 
 impl Network {
@@ -33,7 +33,7 @@ impl Network {
     /// What a new pixel's record says of its place.
     pub(super) fn record_address(&self, properties: &mut Properties) {
         if let Self::Gateway(gateway) = self {
-            properties.insert(ADDRESS.into(), gateway::propose(gateway));
+            properties.insert(ADDRESS.into(), gateway::random_address(gateway));
         }
     }
 
@@ -95,12 +95,12 @@ impl Network {
         }
     }
 
-    fn of_instance(instance: &Instance, like: &Gateway) -> Self {
+    fn of_instance(instance: &Instance, like: &GatewaySpec) -> Self {
         match &instance.segment {
             None => Self::External(GuestPolicy {
                 dns: like.dns.clone(),
             }),
-            Some(segment) => Self::Gateway(like.of(segment)),
+            Some(segment) => Self::Gateway(like.for_bridge(segment)),
         }
     }
 }
@@ -110,7 +110,7 @@ impl Network {
 pub async fn start(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    like: &Gateway,
+    like: &GatewaySpec,
     name: &Name,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
@@ -145,7 +145,7 @@ pub async fn start(
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Destroys a pixel and takes it out of its gateway.
-pub async fn destroy(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
+pub async fn destroy(backend: &dyn Backend, like: &GatewaySpec, name: &Name) -> Result<()> {
     let network = Network::of_instance(&backend.get(name).await?, like);
     backend.destroy(name).await?;
     network.reconcile(backend).await;
@@ -157,7 +157,7 @@ pub async fn destroy(backend: &dyn Backend, like: &Gateway, name: &Name) -> Resu
 /// How long it lives stays as it is.
 pub async fn restore(
     backend: &dyn Backend,
-    like: &Gateway,
+    like: &GatewaySpec,
     name: &Name,
     label: &Label,
 ) -> Result<()> {
@@ -169,7 +169,7 @@ pub async fn restore(
 
 async fn restore_with_policy(
     backend: &dyn Backend,
-    like: &Gateway,
+    like: &GatewaySpec,
     instance: &Instance,
     label: &Label,
 ) -> Result<()> {
@@ -229,7 +229,7 @@ pub enum ChangeError {
 pub async fn change_policy(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    like: &Gateway,
+    like: &GatewaySpec,
     name: &Name,
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
 ) -> Result<(), ChangeError> {
@@ -260,7 +260,11 @@ pub async fn change_policy(
 
 /// Ends what was allowed for the time of provisioning. A pixel that is
 /// provisioned no longer has anything to end.
-pub async fn end_interim_policy(backend: &dyn Backend, like: &Gateway, name: &Name) -> Result<()> {
+pub async fn end_interim_policy(
+    backend: &dyn Backend,
+    like: &GatewaySpec,
+    name: &Name,
+) -> Result<()> {
     let instance = backend.get(name).await?;
     if !is_interim(&instance) {
         return Ok(());
@@ -361,7 +365,7 @@ impl Enforcer {
 /// all others.
 pub async fn is_enforced(
     backend: &dyn Backend,
-    like: &Gateway,
+    like: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Option<bool>> {
     match Network::of_instance(pixel, like) {
@@ -377,7 +381,7 @@ pub async fn is_enforced(
 /// What was refused to a pixel, the latest first.
 pub async fn denials(
     backend: &dyn Backend,
-    like: &Gateway,
+    like: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
     match Enforcer::of_instance(pixel) {

@@ -16,7 +16,7 @@ use super::service::{Options, Service};
 use super::state::{Record, Status, Store};
 use crate::base::Workshop;
 use crate::egress::{Mode, Policy};
-use crate::lifecycle::gateway::{Gateway, SEGMENT};
+use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
 use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
 use crate::model::{
     self, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
@@ -211,7 +211,7 @@ fn at(seconds: u64) -> OffsetDateTime {
 fn workshop(locks: &std::path::Path) -> Workshop {
     let site = InstanceDefaults {
         network: Network::External(GuestPolicy::default()),
-        gateway: Gateway {
+        gateway: GatewaySpec {
             name: Name::gateway(None),
             segment: SEGMENT.into(),
             subnet: "10.98.0.0/24".parse().unwrap(),

@@ -48,7 +48,7 @@ impl StatusArgs {
         let facts = json!({
             "gateway": like.name.instance(),
             "bridge": like.segment,
-            "state": health.word(),
+            "state": health.name(),
             "detail": health.to_string(),
         });
         context.ui.done(

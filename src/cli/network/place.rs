@@ -5,7 +5,7 @@ use crate::config::{BackendKind, EgressMode, EgressPlacement, Origin as SettingO
 use crate::egress::{self, Entry, Mode, Policy};
 use crate::exit::Usage;
 use crate::host;
-use crate::lifecycle::gateway::{Gateway, SEGMENT};
+use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
 use crate::lifecycle::{self, GuestPolicy, Network};
 use crate::model::{Backend, Origin, Properties};
 
@@ -32,7 +32,7 @@ fn has_own_network(settings: &Settings) -> bool {
 }
 
 /// How the settings make a gateway.
-pub fn like(context: &Context) -> anyhow::Result<Gateway> {
+pub fn like(context: &Context) -> anyhow::Result<GatewaySpec> {
     let settings = context.settings();
     let segment = segment(context);
     let subnet = match &settings.network.subnet {
@@ -41,7 +41,7 @@ pub fn like(context: &Context) -> anyhow::Result<Gateway> {
             .map_err(|e: egress::gateway::InvalidSubnet| Usage(e.to_string()))?,
         None => egress::gateway::Subnet::for_segment(&segment, SEGMENT),
     };
-    let like = Gateway {
+    let like = GatewaySpec {
         name: crate::model::Name::gateway(None),
         segment: String::new(),
         subnet,
@@ -52,7 +52,7 @@ pub fn like(context: &Context) -> anyhow::Result<Gateway> {
         image: settings.defaults.image.clone(),
         learned: None,
     };
-    Ok(like.of(&segment))
+    Ok(like.for_bridge(&segment))
 }
 
 /// Bridges belong to the server and pixels to a project: every project has

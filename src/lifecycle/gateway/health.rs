@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Gateway, KEY, reconcile};
+use super::{GatewaySpec, KEY, reconcile};
 use crate::egress::gateway as inside;
 use crate::model::{Backend, Error, Instance, Result, Status};
 
@@ -20,7 +20,7 @@ pub enum Health {
 }
 
 impl Health {
-    pub fn word(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Good { .. } => "ok",
             Self::Missing => "missing",
@@ -45,7 +45,7 @@ impl fmt::Display for Health {
 }
 
 /// What the server's records say, at the cost of one request.
-pub async fn glance(backend: &dyn Backend, gateway: &Gateway) -> Result<Health> {
+pub async fn recorded_health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Health> {
     match backend.get(&gateway.name).await {
         Ok(found) => Ok(recorded(&found)),
         Err(error) if error.is_not_found() => Ok(Health::Missing),
@@ -65,8 +65,8 @@ fn recorded(found: &Instance) -> Health {
 
 /// Looks at the gateway itself, and puts the records into force where they
 /// are not.
-pub async fn health(backend: &dyn Backend, gateway: &Gateway) -> Result<Health> {
-    match glance(backend, gateway).await? {
+pub async fn health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Health> {
+    match recorded_health(backend, gateway).await? {
         Health::Good { .. } => {}
         other => return Ok(other),
     }

@@ -2,15 +2,15 @@
 //! started when it is not running, and kept equal to what the server's own
 //! records say of the pixels behind it.
 
+mod create;
 mod health;
-mod make;
 mod reconcile;
 
-pub use health::{Health, glance, health};
-pub(super) use make::{ensure, is_half_made, remove_half_made};
-pub use make::{rebuild, remove};
+pub(super) use create::{ensure, is_incomplete, remove_incomplete};
+pub use create::{rebuild, remove};
+pub use health::{Health, health, recorded_health};
 pub use reconcile::{admit, reconcile};
-pub(super) use reconcile::{change, propose, require};
+pub(super) use reconcile::{change, random_address, require};
 
 use crate::egress::gateway::{self as inside, Subnet};
 use crate::egress::{self, Denial};
@@ -29,7 +29,7 @@ pub const SEGMENT: &str = "pixels0";
 
 /// Which gateway, and how it is made when there is none.
 #[derive(Debug, Clone)]
-pub struct Gateway {
+pub struct GatewaySpec {
     pub name: Name,
     pub segment: String,
     /// Of the pixels; taken when it is made.
@@ -46,9 +46,9 @@ pub struct Gateway {
     pub learned: Option<Vec<u8>>,
 }
 
-impl Gateway {
+impl GatewaySpec {
     /// The gateway of another segment, made like this one.
-    pub fn of(&self, segment: &str) -> Self {
+    pub fn for_bridge(&self, segment: &str) -> Self {
         let name = match segment {
             SEGMENT => Name::gateway(None),
             other => Name::gateway(Some(other)),
@@ -64,7 +64,7 @@ impl Gateway {
 /// What the gateway of a pixel has refused to it, the latest first.
 pub(super) async fn denials(
     backend: &dyn Backend,
-    like: &Gateway,
+    like: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
     let Some(segment) = &pixel.segment else {
@@ -80,7 +80,7 @@ pub(super) async fn denials(
             pixel.name.as_str()
         ))
     })?;
-    let gateway = like.of(segment);
+    let gateway = like.for_bridge(segment);
     egress::denials(&*backend.guest(&gateway.name), Some(address)).await
 }
 

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use super::{DNS, Gateway, HOST};
+use super::{DNS, GatewaySpec, HOST};
 use crate::egress;
 use crate::egress::gateway::{self as inside, Desired, Subnet};
 use crate::model::{Backend, Error, Instance, Name, Properties, Result, Status, Subject};
@@ -15,8 +15,8 @@ const ATTEMPTS: usize = 5;
 
 /// Reads the server's records and puts them into force, one caller at a time.
 /// Repeating it changes nothing.
-pub async fn reconcile(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
-    turn(backend, gateway, Doing::Nothing).await
+pub async fn reconcile(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
+    apply_locked(backend, gateway, Change::Nothing).await
 }
 
 /// As [`reconcile`], with a change of this pixel's record that is made while
@@ -24,13 +24,13 @@ pub async fn reconcile(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
 /// When that cannot be put into force, the record is as before.
 pub async fn change(
     backend: &dyn Backend,
-    gateway: &Gateway,
+    gateway: &GatewaySpec,
     name: &Name,
     change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
 ) -> Result<()> {
     let before = Mutex::new(None);
-    let doing = Doing::Change(name, change, &before);
-    let outcome = turn(backend, gateway, doing).await;
+    let doing = Change::Change(name, change, &before);
+    let outcome = apply_locked(backend, gateway, doing).await;
     let before = before.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let (Err(_), Some(before)) = (&outcome, before) {
         backend.set_properties(name, &before).await?;
@@ -39,7 +39,7 @@ pub async fn change(
 }
 
 /// What is done in a turn before the records are read.
-enum Doing<'a> {
+enum Change<'a> {
     Nothing,
     Admit(&'a Name),
     /// The last part is told what was on record before.
@@ -52,13 +52,13 @@ enum Doing<'a> {
 
 /// As [`reconcile`], and sees to it that this pixel has an address that no
 /// other pixel has. Until then, nothing of it is let through.
-pub async fn admit(backend: &dyn Backend, gateway: &Gateway, name: &Name) -> Result<()> {
-    turn(backend, gateway, Doing::Admit(name)).await
+pub async fn admit(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
+    apply_locked(backend, gateway, Change::Admit(name)).await
 }
 
 /// An address for a new pixel. Whether another has it is found out on
 /// admission.
-pub fn propose(gateway: &Gateway) -> String {
+pub fn random_address(gateway: &GatewaySpec) -> String {
     let address = gateway.subnet.free(&Default::default(), random());
     address.map(|a| a.to_string()).unwrap_or_default()
 }
@@ -67,15 +67,19 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-async fn turn(backend: &dyn Backend, gateway: &Gateway, doing: Doing<'_>) -> Result<()> {
+async fn apply_locked(
+    backend: &dyn Backend,
+    gateway: &GatewaySpec,
+    doing: Change<'_>,
+) -> Result<()> {
     let own = require(backend, gateway).await?;
     let subnet = super::subnet(&own).ok_or_else(|| missing(gateway))?;
     let guest = backend.guest(&gateway.name);
     let outcome = inside::turn(&*guest, async |ready| {
         let instances = match doing {
-            Doing::Nothing => backend.list().await?,
-            Doing::Admit(name) => place(backend, gateway, subnet, name).await?,
-            Doing::Change(name, change, before) => {
+            Change::Nothing => backend.list().await?,
+            Change::Admit(name) => assign_unique_address(backend, gateway, subnet, name).await?,
+            Change::Change(name, change, before) => {
                 let instance = backend.get(name).await?;
                 let records = change(&instance)?;
                 let of = |key: &String| {
@@ -89,8 +93,8 @@ async fn turn(backend: &dyn Backend, gateway: &Gateway, doing: Doing<'_>) -> Res
             }
         };
         let dns = match own.properties.get(DNS) {
-            Some(list) => parsed(list.split(',')),
-            None => parsed(ready.dns.iter().map(String::as_str)),
+            Some(list) => parse_all(list.split(',')),
+            None => parse_all(ready.dns.iter().map(String::as_str)),
         };
         let host = own
             .properties
@@ -103,19 +107,19 @@ async fn turn(backend: &dyn Backend, gateway: &Gateway, doing: Doing<'_>) -> Res
             instances: &instances,
             presets: egress::presets(),
             dns,
-            host: parsed(host.split(',')),
+            host: parse_all(host.split(',')),
             ready,
         };
         desired.payload()
     })
     .await;
-    outcome.map_err(|error| broken(gateway, error))
+    outcome.map_err(|error| attribute_to_gateway(gateway, error))
 }
 
 /// The server's records, once the pixel of this name is told from all others.
-async fn place(
+async fn assign_unique_address(
     backend: &dyn Backend,
-    gateway: &Gateway,
+    gateway: &GatewaySpec,
     subnet: Subnet,
     name: &Name,
 ) -> Result<Vec<Instance>> {
@@ -141,26 +145,26 @@ async fn place(
     )))
 }
 
-fn parsed<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> {
+fn parse_all<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> {
     list.filter_map(|text| text.as_ref().parse().ok()).collect()
 }
 
 /// The gateway, which must be at work.
-pub async fn require(backend: &dyn Backend, gateway: &Gateway) -> Result<Instance> {
+pub async fn require(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Instance> {
     let found = backend.get(&gateway.name).await;
-    let found = found.map_err(|error| broken(gateway, error))?;
+    let found = found.map_err(|error| attribute_to_gateway(gateway, error))?;
     match found.status {
-        Status::Stopped => Err(state(gateway, "stopped".into())),
+        Status::Stopped => Err(wrong_state(gateway, "stopped".into())),
         _ => Ok(found),
     }
 }
 
 /// It is no pixel of the user's that is not found.
-fn missing(gateway: &Gateway) -> Error {
-    state(gateway, "missing".into())
+fn missing(gateway: &GatewaySpec) -> Error {
+    wrong_state(gateway, "missing".into())
 }
 
-fn state(gateway: &Gateway, state: String) -> Error {
+fn wrong_state(gateway: &GatewaySpec, state: String) -> Error {
     Error::WrongState {
         subject: Subject::Gateway(gateway.name.instance()),
         state,
@@ -168,14 +172,14 @@ fn state(gateway: &Gateway, state: String) -> Error {
 }
 
 /// A gateway that does not do its part is said by name.
-fn broken(gateway: &Gateway, error: Error) -> Error {
+fn attribute_to_gateway(gateway: &GatewaySpec, error: Error) -> Error {
     let is_it = |name: &String| name == gateway.name.as_str();
     match error {
         Error::NotFound(Subject::Pixel(name)) if is_it(&name) => missing(gateway),
         Error::WrongState {
             subject: Subject::Pixel(name),
             state: found,
-        } if is_it(&name) => state(gateway, found),
+        } if is_it(&name) => wrong_state(gateway, found),
         Error::Guest { status, stderr, .. } => Error::Guest {
             command: format!("the gateway {}", gateway.name.instance()),
             status,
@@ -191,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_gateway_that_is_not_there_is_no_pixel_that_is_not_there() {
-        let gateway = Gateway {
+        let gateway = GatewaySpec {
             name: Name::gateway(None),
             segment: "pixels0".into(),
             subnet: "10.98.0.0/16".parse().unwrap(),
@@ -201,7 +205,8 @@ mod tests {
             image: String::new(),
             learned: None,
         };
-        let about = |name: &str| broken(&gateway, Error::NotFound(Subject::pixel(name)));
+        let about =
+            |name: &str| attribute_to_gateway(&gateway, Error::NotFound(Subject::pixel(name)));
         assert_eq!(
             about("gateway").to_string(),
             "the gateway px-gateway is missing"
@@ -211,7 +216,7 @@ mod tests {
             subject: Subject::pixel("gateway"),
             state: "stopped".into(),
         };
-        let told = broken(&gateway, stopped).to_string();
+        let told = attribute_to_gateway(&gateway, stopped).to_string();
         assert_eq!(told, "the gateway px-gateway is stopped");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{DNS, Gateway, HOST, KEY, SUBNET};
+use super::{DNS, GatewaySpec, HOST, KEY, SUBNET};
 use crate::egress::gateway::{self as inside, Subnet};
 use crate::lifecycle::creator::{Creator, CreatorState};
 use crate::lifecycle::rollback::Rollback;
@@ -29,7 +29,7 @@ const SHUT: &str = "echo 0 >/proc/sys/net/ipv4/ip_forward;\n\
                     echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore;\n";
 
 /// What there is of a gateway.
-enum Found {
+enum GatewayState {
     Running,
     Stopped {
         /// Which tells it from one that somebody has made since.
@@ -49,7 +49,7 @@ enum Found {
 pub async fn ensure(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    gateway: &Gateway,
+    gateway: &GatewaySpec,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     let claim = Creator::new();
@@ -57,9 +57,9 @@ pub async fn ensure(
     let work = async {
         let deadline = tokio::time::Instant::now() + DEADLINE;
         loop {
-            match look(backend, gateway).await? {
-                Found::Running => return Ok(()),
-                Found::Stopped { created_at } => {
+            match find(backend, gateway).await? {
+                GatewayState::Running => return Ok(()),
+                GatewayState::Stopped { created_at } => {
                     progress("starting the gateway");
                     match backend.start(&gateway.name).await {
                         // The host kept its route through a kill of the daemon.
@@ -68,34 +68,34 @@ pub async fn ensure(
                         Err(model::Error::AlreadyExists(Subject::Route(_)))
                             if gateway.any_subnet =>
                         {
-                            discard(backend, gateway, created_at).await?;
+                            destroy_incomplete(backend, gateway, created_at).await?;
                         }
                         // Another command has discarded it.
                         Err(error) if error.is_not_found() => {}
                         outcome => outcome?,
                     }
                 }
-                Found::Outdated => {
+                GatewayState::Outdated => {
                     progress("updating the gateway");
                     install(backend, gateway).await?;
                 }
-                Found::HalfMade => match backend.destroy(&gateway.name).await {
+                GatewayState::HalfMade => match backend.destroy(&gateway.name).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
                 },
-                Found::Nothing => {
+                GatewayState::Nothing => {
                     progress("making the gateway");
                     undo.pixel(&gateway.name);
-                    match make(backend, gateway, &claim).await {
+                    match create(backend, gateway, &claim).await {
                         Err(model::Error::AlreadyExists(_)) => {}
                         other => return other,
                     }
                 }
-                Found::InTheMaking if tokio::time::Instant::now() < deadline => {
+                GatewayState::InTheMaking if tokio::time::Instant::now() < deadline => {
                     progress("waiting for the gateway");
                     tokio::time::sleep(POLL).await;
                 }
-                Found::InTheMaking => {
+                GatewayState::InTheMaking => {
                     return Err(model::Error::TimedOut {
                         doing: "another command's making of the gateway".into(),
                         after: DEADLINE,
@@ -113,10 +113,10 @@ pub async fn ensure(
     }
 }
 
-async fn look(backend: &dyn Backend, gateway: &Gateway) -> Result<Found> {
+async fn find(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<GatewayState> {
     let found = match backend.get(&gateway.name).await {
         Ok(found) => found,
-        Err(error) if error.is_not_found() => return Ok(Found::Nothing),
+        Err(error) if error.is_not_found() => return Ok(GatewayState::Nothing),
         Err(error) => return Err(error),
     };
     if !super::is_gateway(&found) {
@@ -128,18 +128,22 @@ async fn look(backend: &dyn Backend, gateway: &Gateway) -> Result<Found> {
         )));
     }
     Ok(match found.properties.get(KEY) {
-        None => maker(&found),
-        Some(_) if found.status != Status::Running => Found::Stopped {
+        None => creator_state(&found),
+        Some(_) if found.status != Status::Running => GatewayState::Stopped {
             created_at: found.created_at,
         },
-        Some(version) if *version != inside::version() => Found::Outdated,
-        Some(_) => Found::Running,
+        Some(version) if *version != inside::version() => GatewayState::Outdated,
+        Some(_) => GatewayState::Running,
     })
 }
 
 /// Removes a gateway that cannot be started, and no other that has taken its
 /// place meanwhile.
-async fn discard(backend: &dyn Backend, gateway: &Gateway, created_at: i64) -> Result<()> {
+async fn destroy_incomplete(
+    backend: &dyn Backend,
+    gateway: &GatewaySpec,
+    created_at: i64,
+) -> Result<()> {
     match backend.get(&gateway.name).await {
         Ok(found)
             if found.created_at == created_at
@@ -154,21 +158,21 @@ async fn discard(backend: &dyn Backend, gateway: &Gateway, created_at: i64) -> R
     }
 }
 
-fn maker(found: &Instance) -> Found {
+fn creator_state(found: &Instance) -> GatewayState {
     let age = time::OffsetDateTime::now_utc().unix_timestamp() - found.created_at;
     match Creator::recorded_on(found).map(|claim| claim.state()) {
-        Some(CreatorState::Alive) => Found::InTheMaking,
-        Some(CreatorState::Elsewhere) if age < ELSEWHERE => Found::InTheMaking,
-        _ => Found::HalfMade,
+        Some(CreatorState::Alive) => GatewayState::InTheMaking,
+        Some(CreatorState::Elsewhere) if age < ELSEWHERE => GatewayState::InTheMaking,
+        _ => GatewayState::HalfMade,
     }
 }
 
-async fn make(backend: &dyn Backend, gateway: &Gateway, claim: &Creator) -> Result<()> {
+async fn create(backend: &dyn Backend, gateway: &GatewaySpec, claim: &Creator) -> Result<()> {
     backend.make_segment(&gateway.segment).await?;
     let mut instead = gateway.subnet.instead().filter(|_| gateway.any_subnet);
     let mut subnet = gateway.subnet;
     loop {
-        match try_make(backend, gateway, subnet, claim).await {
+        match create_in_subnet(backend, gateway, subnet, claim).await {
             Err(model::Error::AlreadyExists(Subject::Route(route))) => {
                 let taken = model::Error::AlreadyExists(Subject::Route(route));
                 subnet = instead.next().ok_or(taken)?;
@@ -181,9 +185,9 @@ async fn make(backend: &dyn Backend, gateway: &Gateway, claim: &Creator) -> Resu
 }
 
 /// Made and started, and nothing in it yet.
-async fn try_make(
+async fn create_in_subnet(
     backend: &dyn Backend,
-    gateway: &Gateway,
+    gateway: &GatewaySpec,
     subnet: Subnet,
     claim: &Creator,
 ) -> Result<()> {
@@ -217,7 +221,7 @@ async fn try_make(
     backend.start(&spec.name).await
 }
 
-async fn image(backend: &dyn Backend, gateway: &Gateway) -> Result<String> {
+async fn image(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<String> {
     let built = backend.image_with_prefix(&gateway.built).await?;
     Ok(built.unwrap_or_else(|| gateway.image.clone()))
 }
@@ -227,7 +231,7 @@ async fn image(backend: &dyn Backend, gateway: &Gateway) -> Result<String> {
 pub async fn rebuild(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    gateway: &Gateway,
+    gateway: &GatewaySpec,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     // A gateway that is broken tells nothing, and costs its pixels the answers
@@ -248,7 +252,7 @@ pub async fn rebuild(
         Err(error) if !error.is_not_found() => return Err(error.into()),
         _ => {}
     }
-    let mut gateway = Gateway {
+    let mut gateway = GatewaySpec {
         learned,
         ..gateway.clone()
     };
@@ -271,17 +275,20 @@ pub async fn rebuild(
 
 /// Whether its making was cut off, by a command that is gone for certain: it
 /// was so before and after the server was done with it.
-pub async fn is_half_made(backend: &dyn Backend, gateway: &Gateway) -> Result<bool> {
-    if !matches!(look(backend, gateway).await?, Found::HalfMade) {
+pub async fn is_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<bool> {
+    if !matches!(find(backend, gateway).await?, GatewayState::HalfMade) {
         return Ok(false);
     }
     backend.settle(&gateway.name).await?;
-    Ok(matches!(look(backend, gateway).await?, Found::HalfMade))
+    Ok(matches!(
+        find(backend, gateway).await?,
+        GatewayState::HalfMade
+    ))
 }
 
 /// Removes what [`is_half_made`]; anything else stays.
-pub async fn remove_half_made(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
-    if !is_half_made(backend, gateway).await? {
+pub async fn remove_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
+    if !is_incomplete(backend, gateway).await? {
         return Ok(());
     }
     match backend.destroy(&gateway.name).await {
@@ -292,7 +299,7 @@ pub async fn remove_half_made(backend: &dyn Backend, gateway: &Gateway) -> Resul
 
 /// Removes the gateway and its segment. Missing counts as done; with pixels
 /// behind it, it stays and the error names them.
-pub async fn remove(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
+pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     let pixels = backend.list().await?;
     let behind: Vec<&str> = pixels
         .iter()
@@ -306,9 +313,9 @@ pub async fn remove(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
             behind.join(", ")
         )));
     }
-    match look(backend, gateway).await? {
-        Found::Nothing => {}
-        Found::InTheMaking => {
+    match find(backend, gateway).await? {
+        GatewayState::Nothing => {}
+        GatewayState::InTheMaking => {
             return Err(model::Error::Invalid(format!(
                 "the gateway {} is being made by another command",
                 gateway.name.instance()
@@ -323,7 +330,7 @@ pub async fn remove(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
 }
 
 /// Puts the files in and says so on record.
-async fn install(backend: &dyn Backend, gateway: &Gateway) -> Result<()> {
+async fn install(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     let found = backend.get(&gateway.name).await?;
     let subnet = super::subnet(&found).unwrap_or(gateway.subnet);
     let guest = backend.guest(&gateway.name);
