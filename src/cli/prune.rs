@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, network};
-use crate::lifecycle::{self, Leftover};
+use crate::lifecycle::{self, Orphan};
 use crate::ui::Row;
 
 /// Remove what killed commands left half-made and what has expired, and nothing else
@@ -18,7 +18,7 @@ pub struct PruneArgs {
 #[derive(Serialize)]
 struct Line {
     #[serde(flatten)]
-    leftover: Leftover,
+    leftover: Orphan,
     removed: bool,
 }
 

@@ -11,9 +11,9 @@ mod guest_policy;
 pub mod history;
 mod identity;
 mod instance_defaults;
-mod leftovers;
 mod login;
 mod network;
+mod orphans;
 mod policy_properties;
 pub mod provisioning;
 mod rollback;
@@ -32,14 +32,12 @@ pub use creator::{Creator, CreatorState};
 pub use exec::{Ended, Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
 pub use guest_policy::GuestPolicy;
-pub use leftovers::{
-    Leftover, find as find_leftovers, may_be_half_made, remove as remove_leftover,
-};
 pub use login::Login;
 pub use network::{
     ChangeError, Enforcer, Network, change_policy, denials, destroy, end_interim_policy,
     is_enforced, is_interim, policy, restore, start,
 };
+pub use orphans::{Orphan, find as find_leftovers, may_be_incomplete, remove as remove_leftover};
 pub use policy_properties::{origin_policy, records_of_clone, records_of_new};
 
 pub use instance_defaults::{DefaultImage, InstanceDefaults};

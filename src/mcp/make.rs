@@ -101,7 +101,7 @@ impl Service {
                 pixel.as_str()
             )));
         }
-        if lifecycle::may_be_half_made(&instance) {
+        if lifecycle::may_be_incomplete(&instance) {
             lifecycle::destroy(backend, gateway, pixel).await?;
             return Ok(false);
         }

@@ -18,7 +18,7 @@ const ELSEWHERE: i64 = 60 * 60;
 /// One thing on the server that is to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Leftover {
+pub enum Orphan {
     /// Half-made: its creation was cut off before the first start.
     Pixel { name: String },
     /// Its time is over.
@@ -29,7 +29,7 @@ pub enum Leftover {
     Checkpoint { name: String, label: String },
 }
 
-impl std::fmt::Display for Leftover {
+impl std::fmt::Display for Orphan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pixel { name } => write!(f, "pixel {name}, never finished"),
@@ -43,22 +43,22 @@ impl std::fmt::Display for Leftover {
 /// Everything on the server whose maker is dead or whose time is over; nothing
 /// that a running command still works on, and nothing else a user made.
 /// `like`: the gateway of the settings.
-pub async fn find(backend: &dyn Backend, like: &GatewaySpec) -> Result<Vec<Leftover>> {
+pub async fn find(backend: &dyn Backend, like: &GatewaySpec) -> Result<Vec<Orphan>> {
     let mut found = Vec::new();
     if gateway::is_incomplete(backend, like).await? {
         let name = like.name.instance();
-        found.push(Leftover::Gateway { name });
+        found.push(Orphan::Gateway { name });
     }
     for pixel in backend.list().await? {
-        if may_be_half_made(&pixel) {
-            if let Some(name) = half_made(backend, &pixel.name).await? {
-                found.push(Leftover::Pixel { name });
+        if may_be_incomplete(&pixel) {
+            if let Some(name) = incomplete_creator(backend, &pixel.name).await? {
+                found.push(Orphan::Pixel { name });
             }
             continue;
         }
         if expiry::is_expired(&pixel) {
             let name = pixel.name.to_string();
-            found.push(Leftover::Expired { name });
+            found.push(Orphan::Expired { name });
             continue;
         }
         let checkpoints = match backend.checkpoints(&pixel.name).await {
@@ -69,7 +69,7 @@ pub async fn find(backend: &dyn Backend, like: &GatewaySpec) -> Result<Vec<Lefto
         };
         for checkpoint in checkpoints.iter().filter(|c| c.temporary) {
             if abandoned(&checkpoint.label) || now() - checkpoint.created_at > ELSEWHERE {
-                found.push(Leftover::Checkpoint {
+                found.push(Orphan::Checkpoint {
                     name: pixel.name.to_string(),
                     label: checkpoint.label.to_string(),
                 });
@@ -81,7 +81,7 @@ pub async fn find(backend: &dyn Backend, like: &GatewaySpec) -> Result<Vec<Lefto
 
 /// Whether its creation may have been cut off. Without a claim, somebody made
 /// it by other means.
-pub fn may_be_half_made(pixel: &Instance) -> bool {
+pub fn may_be_incomplete(pixel: &Instance) -> bool {
     Creator::recorded_on(pixel)
         .is_some_and(|claim| !pixel.started_once || provisioning::cut_off(pixel, &claim))
 }
@@ -89,9 +89,9 @@ pub fn may_be_half_made(pixel: &Instance) -> bool {
 /// Whether the pixel is a leftover for certain: its maker was dead already
 /// **before** we looked at it, and the server is done with it. A maker that
 /// finishes and exits between the two looks is not mistaken for one that died.
-async fn half_made(backend: &dyn Backend, name: &Name) -> Result<Option<String>> {
+async fn incomplete_creator(backend: &dyn Backend, name: &Name) -> Result<Option<String>> {
     let look = async || match backend.get(name).await {
-        Ok(pixel) if may_be_half_made(&pixel) => Ok(Some(pixel)),
+        Ok(pixel) if may_be_incomplete(&pixel) => Ok(Some(pixel)),
         Ok(_) => Ok(None),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
@@ -125,13 +125,13 @@ fn abandoned(label: &Label) -> bool {
 }
 
 /// Removes one leftover. Already gone counts as done.
-pub async fn remove(backend: &dyn Backend, like: &GatewaySpec, leftover: &Leftover) -> Result<()> {
+pub async fn remove(backend: &dyn Backend, like: &GatewaySpec, leftover: &Orphan) -> Result<()> {
     let invalid = |e: InvalidName| Error::Invalid(e.to_string());
     match leftover {
-        Leftover::Pixel { name } => {
+        Orphan::Pixel { name } => {
             let name: Name = name.parse().map_err(invalid)?;
             // Looked at again: it may have been finished or removed meanwhile.
-            if half_made(backend, &name).await?.is_none() {
+            if incomplete_creator(backend, &name).await?.is_none() {
                 return Ok(());
             }
             match backend.destroy(&name).await {
@@ -139,12 +139,12 @@ pub async fn remove(backend: &dyn Backend, like: &GatewaySpec, leftover: &Leftov
                 other => other,
             }
         }
-        Leftover::Expired { name } => {
+        Orphan::Expired { name } => {
             let name: Name = name.parse().map_err(invalid)?;
             expiry::remove(backend, like, &name).await
         }
-        Leftover::Gateway { .. } => gateway::remove_incomplete(backend, like).await,
-        Leftover::Checkpoint { name, label } => {
+        Orphan::Gateway { .. } => gateway::remove_incomplete(backend, like).await,
+        Orphan::Checkpoint { name, label } => {
             let label: Label = label.parse().map_err(invalid)?;
             let name: Name = name.parse().map_err(invalid)?;
             remove_checkpoint(backend, &name, &label).await
