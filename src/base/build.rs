@@ -14,7 +14,9 @@ use super::{Error, Result, Workshop, chain, recipe};
 use crate::config::Parent;
 use crate::egress;
 use crate::file_lock::{FileLock, Share};
-use crate::lifecycle::{self, Creator, CreatorState, Exec, Interrupts, Login, provisioning};
+use crate::lifecycle::{
+    self, Creator, CreatorState, ExecOptions, SignalSource, User, provisioning,
+};
 use crate::model::{
     self, Backend, Control, ExecRequest, GuestFile, Instance, Label, Name, Origin, Owner,
     Properties, Status,
@@ -272,7 +274,7 @@ impl Workshop {
     ) -> Result<()> {
         let about = Error::about(base);
         let work = &instance.name;
-        if provisioning::unsettled(instance) {
+        if provisioning::is_unfinished(instance) {
             watch.step(base, "provisioning");
             let report = provisioning::wait(backend, work, &|_| {})
                 .await
@@ -331,9 +333,9 @@ impl Workshop {
             true => vec![SCRIPT.to_owned()],
             false => vec!["/bin/bash".to_owned(), SCRIPT.to_owned()],
         };
-        let wish = Exec {
+        let wish = ExecOptions {
             argv,
-            login: Login::of(&*guest, "root").await.map_err(&about)?,
+            login: User::lookup(&*guest, "root").await.map_err(&about)?,
             env: [("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())].into(),
             cwd: None,
             tty: None,
@@ -350,7 +352,7 @@ impl Workshop {
                 Box::new(lines.clone()),
                 Box::new(lines.clone()),
             ),
-            Interrupts { events },
+            SignalSource { events },
         );
         let status = tokio::select! {
             biased;

@@ -6,8 +6,8 @@ use clap_complete::engine::ArgValueCandidates;
 use super::{Context, complete, exec, network};
 use crate::config::Multiplexer;
 use crate::exit::Usage;
-use crate::lifecycle::session::{self, Keeper, Wanted};
-use crate::lifecycle::{self, Exec, Login, provisioning};
+use crate::lifecycle::session::{self, Multiplexer, MultiplexerChoice};
+use crate::lifecycle::{self, ExecOptions, User, provisioning};
 use crate::model::{Backend, Guest, Instance, Name, Status};
 use crate::provision::{Overall, Report, State};
 use crate::term;
@@ -66,21 +66,21 @@ pub async fn open(
     }
     exec::usable(&instance)?;
     let guest = backend.guest(name);
-    let login = Login::default_for(&instance);
+    let login = User::default_for(&instance);
     let wanted = match context.settings().console.multiplexer {
-        _ if !persist => Wanted::Nothing,
-        Multiplexer::Auto => Wanted::Auto,
-        Multiplexer::Zmx => Wanted::Zmx,
-        Multiplexer::Tmux => Wanted::Tmux,
-        Multiplexer::None => Wanted::Nothing,
+        _ if !persist => MultiplexerChoice::Nothing,
+        Multiplexer::Auto => MultiplexerChoice::Auto,
+        Multiplexer::Zmx => MultiplexerChoice::Zmx,
+        Multiplexer::Tmux => MultiplexerChoice::Tmux,
+        Multiplexer::None => MultiplexerChoice::Nothing,
     };
     let keeper = keeper(context, backend, &*guest, &instance, &login, wanted).await?;
-    if keeper.is_none() && wanted != Wanted::Nothing {
+    if keeper.is_none() && wanted != MultiplexerChoice::Nothing {
         context.ui.say(
             "The pixel has no session keeper (zmx or tmux): this shell ends with the connection.",
         );
     }
-    let wish = Exec {
+    let wish = ExecOptions {
         argv: session::attach(keeper, session),
         login,
         env: Default::default(),
@@ -97,12 +97,15 @@ async fn keeper(
     backend: &dyn Backend,
     guest: &dyn Guest,
     instance: &Instance,
-    login: &Login,
-    wanted: Wanted,
-) -> anyhow::Result<Option<Keeper>> {
+    login: &User,
+    wanted: MultiplexerChoice,
+) -> anyhow::Result<Option<Multiplexer>> {
     let find = session::find(guest, login, wanted);
     let found = context.unless_interrupted(find).await?;
-    if found.is_some() || wanted == Wanted::Nothing || !provisioning::unsettled(instance) {
+    if found.is_some()
+        || wanted == MultiplexerChoice::Nothing
+        || !provisioning::is_unfinished(instance)
+    {
         return Ok(found);
     }
     let phases = context.ui.phases();

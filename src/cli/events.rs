@@ -44,7 +44,7 @@ impl EventsArgs {
         let mut pixels = context.unless_interrupted(backend.list()).await?;
         chosen(&mut pixels, &self.names)?;
         for event in context
-            .unless_interrupted(history::of(backend, &pixels))
+            .unless_interrupted(history::past_events(backend, &pixels))
             .await?
         {
             context.ui.value(&event);

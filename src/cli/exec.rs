@@ -9,7 +9,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete};
 use crate::exit::{OverTime, Silent, Usage};
-use crate::lifecycle::{self, Ended, Exec, Interrupts, Login};
+use crate::lifecycle::{self, ExecOptions, ExecResult, SignalSource, User};
 use crate::model::{Admission, Control, Error, Guest, Instance, Name, Status, Subject};
 use crate::term::{self, Outlet, RawMode};
 
@@ -48,9 +48,9 @@ impl ExecArgs {
         let backend = context.backend()?;
         let guest = backend.guest(&self.name);
         let tty = self.tty || (term::interactive() && !self.no_tty);
-        let mut wish = Exec {
+        let mut wish = ExecOptions {
             argv: self.command,
-            login: Login::expected(context.settings().provision.enabled),
+            login: User::expected(context.settings().provision.enabled),
             env,
             cwd: self.cwd,
             tty: tty.then(term::size),
@@ -59,7 +59,9 @@ impl ExecArgs {
         let pixel = context.unless_interrupted(backend.get(&self.name));
         if let Some(user) = &self.user {
             usable(&pixel.await?)?;
-            wish.login = context.unless_interrupted(Login::of(&*guest, user)).await?;
+            wish.login = context
+                .unless_interrupted(User::lookup(&*guest, user))
+                .await?;
             return attach(context, &*guest, wish, None).await;
         }
         // Asking costs as much as getting the command ready: both at once. One
@@ -69,7 +71,7 @@ impl ExecArgs {
         let admission = async {
             let pixel = pixel.await?;
             usable(&pixel)?;
-            let login = Login::default_for(&pixel);
+            let login = User::default_for(&pixel);
             if login != expected {
                 let _ = other.set(login);
                 return Err(Error::Cancelled);
@@ -78,7 +80,7 @@ impl ExecArgs {
         };
         let outcome = attach(context, &*guest, wish.clone(), Some(Box::pin(admission))).await;
         match other.into_inner() {
-            Some(login) => attach(context, &*guest, Exec { login, ..wish }, None).await,
+            Some(login) => attach(context, &*guest, ExecOptions { login, ..wish }, None).await,
             None => outcome,
         }
     }
@@ -111,7 +113,7 @@ pub fn unprivileged(instance: &Instance) -> Result<(), Error> {
 pub async fn attach(
     context: &Context,
     guest: &dyn Guest,
-    mut wish: Exec,
+    mut wish: ExecOptions,
     admission: Option<Admission<'_>>,
 ) -> anyhow::Result<()> {
     let ours = |name: &str| std::env::var_os(name);
@@ -156,14 +158,14 @@ pub async fn attach(
             Box::new(stdout),
             Box::new(stderr),
         ),
-        Interrupts { events },
+        SignalSource { events },
     );
     let ended = tokio::select! {
         ended = running => ended,
         () = resizing => unreachable!("resizing never ends"),
     };
     drop(raw);
-    let Ended { status, timed_out } = ended?;
+    let ExecResult { status, timed_out } = ended?;
     if timed_out && let Some(limit) = wish.timeout {
         let overdue = OverTime(limit.as_secs_f64());
         if context.ui.json() {

@@ -151,7 +151,7 @@ const LOOK: Duration = Duration::from_secs(4);
 async fn look_again(backend: &dyn Backend, pixels: &mut [Instance]) {
     let unsettled = pixels
         .iter_mut()
-        .filter(|pixel| pixel.status == Status::Running && provisioning::unsettled(pixel));
+        .filter(|pixel| pixel.status == Status::Running && provisioning::is_unfinished(pixel));
     join_all(unsettled.map(|pixel| async {
         match tokio::time::timeout(LOOK, provisioning::observe(backend, pixel)).await {
             Ok(Ok(report)) => provisioning::record(pixel, &report),

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, create, network, setup};
-use crate::lifecycle::{self, Create, Exec, Fork, Login, Names};
+use crate::lifecycle::{self, Create, ExecOptions, Fork, Names, User};
 use crate::model::{Backend, Error, Label, Limits, Name, Origin, Properties};
 use crate::ui::{self, Row};
 
@@ -158,9 +158,9 @@ async fn tour(
 /// Runs the greeting in a pixel.
 async fn say(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     let instance = backend.get(name).await?;
-    let wish = Exec {
+    let wish = ExecOptions {
         argv: ["sh", "-c", SHOW].map(str::to_owned).to_vec(),
-        login: Login::default_for(&instance),
+        login: User::default_for(&instance),
         env: Default::default(),
         cwd: None,
         tty: None,

@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete, exec};
-use crate::lifecycle::{Login, session};
+use crate::lifecycle::{User, session};
 use crate::model::Name;
 use crate::ui::Row;
 
@@ -34,7 +34,7 @@ impl SessionsArgs {
         let instance = context.unless_interrupted(backend.get(&self.name)).await?;
         exec::usable(&instance)?;
         let guest = backend.guest(&self.name);
-        let login = Login::default_for(&instance);
+        let login = User::default_for(&instance);
         let sessions = context
             .unless_interrupted(session::list(&*guest, &login))
             .await?;

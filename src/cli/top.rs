@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete, events, expire};
-use crate::lifecycle::usage::{self, Line, Look};
+use crate::lifecycle::usage::{self, UsageRow, UsageSample};
 use crate::model::{Instance, Name};
 use crate::ui::{self, Row};
 
@@ -27,7 +27,7 @@ pub struct TopArgs {
     interval: Duration,
 }
 
-impl Row for Line {
+impl Row for UsageRow {
     const HEADERS: &'static [&'static str] = &[
         "NAME",
         "CPU",
@@ -66,7 +66,7 @@ impl TopArgs {
                 // Others come and go.
                 true => self.look(context).await?,
                 false => {
-                    let again = usage::look(context.backend()?, &pixels);
+                    let again = usage::sample(context.backend()?, &pixels);
                     let look = context.unless_interrupted(again).await?;
                     (pixels, look)
                 }
@@ -81,12 +81,12 @@ impl TopArgs {
         }
     }
 
-    async fn look(&self, context: &Context) -> anyhow::Result<(Vec<Instance>, Look)> {
+    async fn look(&self, context: &Context) -> anyhow::Result<(Vec<Instance>, UsageSample)> {
         let backend = context.backend()?;
         let mut pixels = context.unless_interrupted(backend.list()).await?;
         expire::enforce(context, &mut pixels).await?;
         events::chosen(&mut pixels, &self.names)?;
-        let looking = usage::look(backend, &pixels);
+        let looking = usage::sample(backend, &pixels);
         let look = context.unless_interrupted(looking).await?;
         Ok((pixels, look))
     }

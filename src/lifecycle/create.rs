@@ -46,11 +46,11 @@ pub async fn create(
         provisioning::announce(&claim, &mut spec.properties);
     }
     let mut undo = Rollback::new(backend, &claim);
-    undo.pixel(&spec.name);
+    undo.track_pixel(&spec.name);
     let work = async {
         progress("creating");
         let taken = backend.create(&spec).await?;
-        identity::settle(backend, &spec.name, taken).await?;
+        identity::ensure_identity(backend, &spec.name, taken).await?;
         wish.network.prepare(backend, &spec.name, false).await?;
         progress("starting");
         wish.network.start(backend, &spec.name).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::creator::Creator;
-use super::login::Login;
+use super::user::User;
 use crate::model::{
     Admission, Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
 };
@@ -28,20 +28,20 @@ const SIGNALLING: Duration = Duration::from_secs(10);
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct ExecResult {
     pub status: ExitStatus,
     /// By its time limit, not by itself; the status is 124 then.
     pub timed_out: bool,
 }
 
-impl Ended {
+impl ExecResult {
     /// As by timeout(1).
     const TIMED_OUT: Self = Self {
         status: ExitStatus(124),
         timed_out: true,
     };
 
-    fn by_itself(status: ExitStatus) -> Self {
+    fn uninterrupted(status: ExitStatus) -> Self {
         Self {
             status,
             timed_out: false,
@@ -51,9 +51,9 @@ impl Ended {
 
 /// A command as the user typed it.
 #[derive(Debug, Clone)]
-pub struct Exec {
+pub struct ExecOptions {
     pub argv: Vec<String>,
-    pub login: Login,
+    pub login: User,
     /// Over the login's environment.
     pub env: BTreeMap<String, String>,
     /// The login's home when absent.
@@ -63,7 +63,7 @@ pub struct Exec {
 }
 
 /// What reaches a running command from outside.
-pub struct Interrupts {
+pub struct SignalSource {
     /// Signals for the command; window sizes too when it has a terminal.
     pub events: mpsc::Receiver<Control>,
 }
@@ -77,15 +77,15 @@ pub struct Interrupts {
 /// not help either, it ends as `Error::Cancelled` without the command.
 pub async fn exec(
     guest: &dyn Guest,
-    wish: &Exec,
+    wish: &ExecOptions,
     admission: Option<Admission<'_>>,
     io: (
         Box<dyn tokio::io::AsyncRead + Send + Unpin>,
         Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
         Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
     ),
-    mut interrupts: Interrupts,
-) -> Result<Ended> {
+    mut interrupts: SignalSource,
+) -> Result<ExecResult> {
     let id = Creator::new().unique();
     let request = wrap(wish, &id);
     let (to_command, control) = mpsc::channel(8);
@@ -113,7 +113,7 @@ pub async fn exec(
     loop {
         tokio::select! {
             biased;
-            status = &mut command => return status.map(Ended::by_itself),
+            status = &mut command => return status.map(ExecResult::uninterrupted),
             () = &mut limit => {
                 let ending = signal(guest, &id, "TERM", Some(GRACE));
                 tokio::pin!(ending);
@@ -123,7 +123,7 @@ pub async fn exec(
                     status = &mut command => { status?; ending.await; }
                     () = &mut ending => { drain(&mut command).await?; }
                 }
-                return Ok(Ended::TIMED_OUT);
+                return Ok(ExecResult::TIMED_OUT);
             }
             Some(event) = interrupts.events.recv() => match event {
                 // The command, or the server, is beyond being asked.
@@ -133,11 +133,11 @@ pub async fn exec(
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
                     let grace = (number != SIGINT).then_some(GRACE);
                     tokio::select! {
-                        status = &mut command => return status.map(Ended::by_itself),
+                        status = &mut command => return status.map(ExecResult::uninterrupted),
                         () = signal(guest, &id, name, grace) => {}
                     }
                     if grace.is_some() {
-                        return after_kill(&mut command).await.map(Ended::by_itself);
+                        return after_kill(&mut command).await.map(ExecResult::uninterrupted);
                     }
                 }
                 other => {
@@ -152,10 +152,10 @@ pub async fn exec(
                             signal(guest, &id, "HUP", Some(GRACE)).await;
                         };
                         tokio::select! {
-                            status = &mut command => return status.map(Ended::by_itself),
+                            status = &mut command => return status.map(ExecResult::uninterrupted),
                             () = hang_up => {}
                         }
-                        return after_kill(&mut command).await.map(Ended::by_itself);
+                        return after_kill(&mut command).await.map(ExecResult::uninterrupted);
                     }
                 }
             },
@@ -242,7 +242,7 @@ fn login_profile(owner: Owner, tty: bool) -> String {
 ///
 /// The shell reads the login profile and then becomes the command: the
 /// arguments are passed beside the script, never through it.
-pub fn wrap(wish: &Exec, id: &str) -> ExecRequest {
+pub fn wrap(wish: &ExecOptions, id: &str) -> ExecRequest {
     let mut env = wish.login.environment();
     env.insert(ID.into(), id.to_owned());
     let mut script = FIRST_BOOT.to_owned();
@@ -285,11 +285,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let profile = "A=$(id -u); B=$(id -un); export A B; mesg n || A=$A,$?\n";
         std::fs::write(home.path().join(".profile"), profile).unwrap();
-        let wish = Exec {
+        let wish = ExecOptions {
             argv: ["sh", "-c", "echo $A $B $1", "sh", "a  b"]
                 .map(str::to_owned)
                 .to_vec(),
-            login: Login {
+            login: User {
                 user: "someone".into(),
                 owner: Owner { uid: 4711, gid: 1 },
                 home: home.path().display().to_string(),

@@ -65,7 +65,7 @@ pub async fn fork(
         let mut temporary = None;
         if from.label.is_none() && count > 1 {
             let label = Label::temporary(&claim.unique()).map_err(invalid)?;
-            lock(&undo).checkpoint(&from.pixel, &label);
+            lock(&undo).track_checkpoint(&from.pixel, &label);
             progress("taking a checkpoint");
             backend
                 .checkpoint(&from.pixel, &label, Some(TEMPORARY))
@@ -90,7 +90,7 @@ pub async fn fork(
                     limits: wish.limits.clone(),
                     properties,
                 };
-                lock(&undo).pixel(&spec.name);
+                lock(&undo).track_pixel(&spec.name);
                 match clone(backend, &wish.network, &spec).await {
                     Err(model::Error::AlreadyExists(Subject::Pixel(_))) if names.numbered() => {}
                     outcome => return outcome.map(|()| spec.name),
@@ -123,7 +123,7 @@ pub async fn fork(
 
 async fn clone(backend: &dyn Backend, network: &Network, spec: &ForkSpec) -> model::Result<()> {
     let taken = backend.fork(spec).await?;
-    identity::settle(backend, &spec.name, taken).await?;
+    identity::ensure_identity(backend, &spec.name, taken).await?;
     network.prepare(backend, &spec.name, true).await?;
     network.start(backend, &spec.name).await
 }

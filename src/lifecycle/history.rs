@@ -12,7 +12,7 @@ use crate::model::{Backend, Event, Instance, Requestor, Result};
 const AT_ONCE: usize = 8;
 
 /// When these pixels and their checkpoints were made, oldest first.
-pub async fn of(backend: &dyn Backend, pixels: &[Instance]) -> Result<Vec<Event>> {
+pub async fn past_events(backend: &dyn Backend, pixels: &[Instance]) -> Result<Vec<Event>> {
     let all: Vec<Vec<(i64, Event)>> = stream::iter(pixels)
         .map(|pixel| events(backend, pixel))
         .buffered(AT_ONCE)
@@ -26,7 +26,7 @@ pub async fn of(backend: &dyn Backend, pixels: &[Instance]) -> Result<Vec<Event>
 
 async fn events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Event)>> {
     let event = |at: i64, action: &str, checkpoint: Option<String>| Event {
-        at: moment(at),
+        at: rfc3339(at),
         pixel: pixel.name.clone(),
         action: action.to_owned(),
         checkpoint,
@@ -52,7 +52,7 @@ async fn events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Eve
     Ok(all)
 }
 
-fn moment(seconds: i64) -> String {
+fn rfc3339(seconds: i64) -> String {
     let moment = OffsetDateTime::from_unix_timestamp(seconds).ok();
     let text = moment.and_then(|moment| moment.format(&Rfc3339).ok());
     text.unwrap_or_default()

@@ -35,7 +35,11 @@ pub(super) fn first_boot(claim: &Creator, name: &Name) -> FirstBoot {
 }
 
 /// Sees to the identity of a pixel that was just made and never started.
-pub(super) async fn settle(backend: &dyn Backend, name: &Name, taken: Taken) -> Result<()> {
+pub(super) async fn ensure_identity(
+    backend: &dyn Backend,
+    name: &Name,
+    taken: Taken,
+) -> Result<()> {
     match taken {
         Taken::Yes => Ok(()),
         Taken::No => renew(&*backend.guest(name), name).await,
@@ -56,7 +60,7 @@ async fn clear_machine_id(guest: &dyn Guest) -> Result<()> {
         .is_some_and(|f| f.kind == FileKind::File && f.size > 0)
     {
         guest
-            .write_file(&text(MACHINE_ID, String::new(), 0o444))
+            .write_file(&text_file(MACHINE_ID, String::new(), 0o444))
             .await?;
     }
     // As a file of its own it would be taken over as the new id.
@@ -70,7 +74,7 @@ async fn rename(guest: &dyn Guest, host: &str) -> Result<()> {
     // A link is the image's own arrangement.
     if optional(guest.stat(HOSTNAME).await)?.is_none_or(|found| found.kind == FileKind::File) {
         guest
-            .write_file(&text(HOSTNAME, format!("{host}\n"), 0o644))
+            .write_file(&text_file(HOSTNAME, format!("{host}\n"), 0o644))
             .await?;
     }
     let hosts = optional(guest.read_file(HOSTS, LIMIT).await)?;
@@ -78,7 +82,7 @@ async fn rename(guest: &dyn Guest, host: &str) -> Result<()> {
         .and_then(|content| String::from_utf8(content).ok())
         .and_then(|content| renamed_hosts(&content, host))
     {
-        guest.write_file(&text(HOSTS, new, 0o644)).await?;
+        guest.write_file(&text_file(HOSTS, new, 0o644)).await?;
     }
     Ok(())
 }
@@ -118,7 +122,7 @@ async fn drop_host_keys(guest: &dyn Guest) -> Result<()> {
     let wants = format!("{UNITS}/multi-user.target.wants");
     let unit = format!("{UNITS}/{KEYS_UNIT}");
     let content = include_str!("guest/pixels-ssh-host-keys.service").to_owned();
-    guest.write_file(&text(&unit, content, 0o644)).await?;
+    guest.write_file(&text_file(&unit, content, 0o644)).await?;
     guest.make_dir(&wants).await?;
     guest
         .symlink(&format!("{wants}/{KEYS_UNIT}"), &unit)
@@ -129,7 +133,7 @@ async fn drop_host_keys(guest: &dyn Guest) -> Result<()> {
     Ok(())
 }
 
-fn text(path: &str, content: String, mode: u32) -> GuestFile {
+fn text_file(path: &str, content: String, mode: u32) -> GuestFile {
     GuestFile {
         path: path.to_owned(),
         content: content.into_bytes(),

@@ -11,7 +11,6 @@ mod guest_policy;
 pub mod history;
 mod identity;
 mod instance_defaults;
-mod login;
 mod network;
 mod orphans;
 mod policy_properties;
@@ -20,6 +19,7 @@ mod rollback;
 pub mod session;
 mod template;
 pub mod usage;
+mod user;
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/lifecycle.rs"]
@@ -29,16 +29,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use create::{Create, create};
 pub use creator::{Creator, CreatorState};
-pub use exec::{Ended, Exec, ID as EXEC_ID, Interrupts, end, exec, wrap};
+pub use exec::{ExecOptions, ExecResult, ID as EXEC_ID, SignalSource, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
 pub use guest_policy::GuestPolicy;
-pub use login::Login;
 pub use network::{
     ChangeError, Enforcer, Network, change_policy, denials, destroy, end_interim_policy,
     is_enforced, is_interim, policy, restore, start,
 };
 pub use orphans::{Orphan, find as find_leftovers, may_be_incomplete, remove as remove_leftover};
 pub use policy_properties::{origin_policy, records_of_clone, records_of_new};
+pub use user::User;
 
 pub use instance_defaults::{DefaultImage, InstanceDefaults};
 pub use template::create_template;

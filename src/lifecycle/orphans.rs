@@ -83,7 +83,7 @@ pub async fn find(backend: &dyn Backend, like: &GatewaySpec) -> Result<Vec<Orpha
 /// it by other means.
 pub fn may_be_incomplete(pixel: &Instance) -> bool {
     Creator::recorded_on(pixel)
-        .is_some_and(|claim| !pixel.started_once || provisioning::cut_off(pixel, &claim))
+        .is_some_and(|claim| !pixel.started_once || provisioning::was_interrupted(pixel, &claim))
 }
 
 /// Whether the pixel is a leftover for certain: its maker was dead already

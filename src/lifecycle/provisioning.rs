@@ -8,8 +8,8 @@ use crate::model::{Backend, Guest, Instance, Name, Properties, Result};
 use crate::provision::{self, Overall, Plan, Report};
 
 use super::creator::Creator;
-use super::login;
 use super::network::Enforcer;
+use super::user;
 
 const KEY: &str = "provision";
 /// The command that puts the plan in. The pixel is not finished before it is
@@ -22,11 +22,11 @@ const POLL: Duration = Duration::from_millis(500);
 /// The properties of a pixel that `claim` is about to provision.
 pub(super) fn announce(claim: &Creator, properties: &mut Properties) {
     properties.insert(APPLYING.into(), claim.unique());
-    properties.insert(login::KEY.into(), provision::USER.into());
+    properties.insert(user::KEY.into(), provision::USER.into());
 }
 
 /// The creation by `claim` was cut off after the first start.
-pub(super) fn cut_off(instance: &Instance, claim: &Creator) -> bool {
+pub(super) fn was_interrupted(instance: &Instance, claim: &Creator) -> bool {
     instance.properties.get(APPLYING) == Some(&claim.unique())
 }
 
@@ -42,7 +42,7 @@ pub fn record(instance: &mut Instance, report: &Report) {
 }
 
 /// Whether the record may be out of date by now.
-pub fn unsettled(instance: &Instance) -> bool {
+pub fn is_unfinished(instance: &Instance) -> bool {
     recorded(instance).is_some_and(|state| state == Overall::Running.as_str())
 }
 
@@ -54,7 +54,7 @@ pub async fn apply(backend: &dyn Backend, name: &Name, plan: &Plan) -> Result<()
     }
     provision::apply(&*backend.guest(name), &plan).await?;
     let properties = [
-        (login::KEY, provision::USER),
+        (user::KEY, provision::USER),
         (KEY, Overall::Running.as_str()),
         (APPLYING, ""),
     ];

@@ -31,11 +31,11 @@ impl<'a> Rollback<'a> {
         }
     }
 
-    pub fn pixel(&mut self, name: &Name) {
+    pub fn track_pixel(&mut self, name: &Name) {
         self.pixels.push(name.clone());
     }
 
-    pub fn checkpoint(&mut self, name: &Name, label: &Label) {
+    pub fn track_checkpoint(&mut self, name: &Name, label: &Label) {
         self.checkpoints.push((name.clone(), label.clone()));
     }
 
@@ -90,7 +90,7 @@ async fn remove_pixel(backend: &dyn Backend, claim: &Creator, name: &Name) -> Re
     if Creator::recorded_on(&instance).as_ref() != Some(claim) {
         return Ok(());
     }
-    gone(backend.destroy(name).await)
+    ok_if_missing(backend.destroy(name).await)
 }
 
 /// A temporary checkpoint: settle first, it may still be in the making.
@@ -100,10 +100,10 @@ pub(super) async fn remove_checkpoint(
     label: &Label,
 ) -> Result<()> {
     backend.settle(name).await?;
-    gone(backend.delete_checkpoint(name, label).await)
+    ok_if_missing(backend.delete_checkpoint(name, label).await)
 }
 
-fn gone(outcome: Result<()>) -> Result<()> {
+fn ok_if_missing(outcome: Result<()>) -> Result<()> {
     match outcome {
         Err(error) if error.is_not_found() => Ok(()),
         other => other,

@@ -3,13 +3,13 @@
 
 use serde::Serialize;
 
-use super::exec::{Exec, wrap};
-use super::login::Login;
+use super::exec::{ExecOptions, wrap};
+use super::user::User;
 use crate::model::{Error, Guest, Result};
 
 /// What is wanted of a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum MultiplexerChoice {
     /// zmx where the pixel has it, else tmux.
     Auto,
     Zmx,
@@ -20,7 +20,7 @@ pub enum Wanted {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Keeper {
+pub enum Multiplexer {
     Zmx,
     Tmux,
 }
@@ -31,42 +31,48 @@ pub struct Session {
     pub name: String,
     pub running: bool,
     pub clients: Option<u32>,
-    pub keeper: Keeper,
+    pub keeper: Multiplexer,
 }
 
 /// Finds what can keep a session; `None` when the pixel has nothing (yet).
-pub async fn find(guest: &dyn Guest, login: &Login, wanted: Wanted) -> Result<Option<Keeper>> {
-    let order: &[Keeper] = match wanted {
-        Wanted::Nothing => return Ok(None),
-        Wanted::Auto => &[Keeper::Zmx, Keeper::Tmux],
-        Wanted::Zmx => &[Keeper::Zmx],
-        Wanted::Tmux => &[Keeper::Tmux],
+pub async fn find(
+    guest: &dyn Guest,
+    login: &User,
+    wanted: MultiplexerChoice,
+) -> Result<Option<Multiplexer>> {
+    let order: &[Multiplexer] = match wanted {
+        MultiplexerChoice::Nothing => return Ok(None),
+        MultiplexerChoice::Auto => &[Multiplexer::Zmx, Multiplexer::Tmux],
+        MultiplexerChoice::Zmx => &[Multiplexer::Zmx],
+        MultiplexerChoice::Tmux => &[Multiplexer::Tmux],
     };
     let script = "for one in zmx tmux; do command -v $one >/dev/null && echo $one; done; true";
     let text = run(guest, login, &["sh", "-c", script]).await?;
-    let has = |keeper: &Keeper| {
+    let has = |keeper: &Multiplexer| {
         text.lines().any(|line| match keeper {
-            Keeper::Zmx => line == "zmx",
-            Keeper::Tmux => line == "tmux",
+            Multiplexer::Zmx => line == "zmx",
+            Multiplexer::Tmux => line == "tmux",
         })
     };
     Ok(order.iter().copied().find(has))
 }
 
 /// The command that opens or joins a session, on a terminal.
-pub fn attach(keeper: Option<Keeper>, session: &str) -> Vec<String> {
+pub fn attach(keeper: Option<Multiplexer>, session: &str) -> Vec<String> {
     let script = match keeper {
         // bash where the pixel has it; as a login shell either reads the profile.
         None => "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi",
-        Some(Keeper::Zmx) => "unset PIXELS_EXEC_ID XDG_RUNTIME_DIR; exec zmx attach \"$1\" bash -l",
-        Some(Keeper::Tmux) => {
+        Some(Multiplexer::Zmx) => {
+            "unset PIXELS_EXEC_ID XDG_RUNTIME_DIR; exec zmx attach \"$1\" bash -l"
+        }
+        Some(Multiplexer::Tmux) => {
             "unset PIXELS_EXEC_ID; conf=/usr/local/lib/pixels/tmux.conf; \
              [ -r $conf ] || conf=/dev/null; \
              exec tmux -L pixels -f $conf new-session -A -s \"$1\" bash -l"
         }
     };
     let session = match keeper {
-        Some(Keeper::Tmux) => session.replace('.', ","),
+        Some(Multiplexer::Tmux) => session.replace('.', ","),
         _ => session.to_owned(),
     };
     ["sh", "-c", script, "sh", &session]
@@ -86,7 +92,7 @@ pub fn check_name(session: &str) -> Result<()> {
 }
 
 /// All sessions of the user, of either keeper.
-pub async fn list(guest: &dyn Guest, login: &Login) -> Result<Vec<Session>> {
+pub async fn list(guest: &dyn Guest, login: &User) -> Result<Vec<Session>> {
     let text = run(
         guest,
         login,
@@ -97,8 +103,8 @@ pub async fn list(guest: &dyn Guest, login: &Login) -> Result<Vec<Session>> {
     let mut sessions = Vec::new();
     for line in text.lines() {
         let (keeper, rest) = match line.split_once('\t') {
-            Some(("zmx", rest)) => (Keeper::Zmx, rest),
-            Some(("tmux", rest)) => (Keeper::Tmux, rest),
+            Some(("zmx", rest)) => (Multiplexer::Zmx, rest),
+            Some(("tmux", rest)) => (Multiplexer::Tmux, rest),
             _ => continue,
         };
         found = true;
@@ -116,7 +122,7 @@ pub async fn list(guest: &dyn Guest, login: &Login) -> Result<Vec<Session>> {
 
 /// A line of tab-separated `key=value`; keys changed their names between zmx
 /// releases (0.4: `session_name`, `task_ended_at`), unknown ones are passed over.
-pub(super) fn parse(keeper: Keeper, line: &str) -> Option<Session> {
+pub(super) fn parse(keeper: Multiplexer, line: &str) -> Option<Session> {
     let mut name = None;
     let mut clients = None;
     let mut running = true;
@@ -132,7 +138,7 @@ pub(super) fn parse(keeper: Keeper, line: &str) -> Option<Session> {
         }
     }
     let mut name = name.filter(|name| !name.is_empty())?;
-    if keeper == Keeper::Tmux {
+    if keeper == Multiplexer::Tmux {
         name = name.replace(',', ".");
     }
     Some(Session {
@@ -143,8 +149,8 @@ pub(super) fn parse(keeper: Keeper, line: &str) -> Option<Session> {
     })
 }
 
-async fn run(guest: &dyn Guest, login: &Login, argv: &[&str]) -> Result<String> {
-    let wish = Exec {
+async fn run(guest: &dyn Guest, login: &User, argv: &[&str]) -> Result<String> {
+    let wish = ExecOptions {
         argv: argv.iter().map(|&word| word.to_owned()).collect(),
         login: login.clone(),
         env: Default::default(),
@@ -168,7 +174,7 @@ mod tests {
     use super::*;
 
     fn zmx(line: &str) -> Option<(String, bool, Option<u32>)> {
-        parse(Keeper::Zmx, line).map(|s| (s.name, s.running, s.clients))
+        parse(Multiplexer::Zmx, line).map(|s| (s.name, s.running, s.clients))
     }
 
     #[test]
@@ -201,9 +207,9 @@ mod tests {
 
     #[test]
     fn names_travel_through_tmux_and_back() {
-        let argv = attach(Some(Keeper::Tmux), "v1.2");
+        let argv = attach(Some(Multiplexer::Tmux), "v1.2");
         assert_eq!(argv.last().map(String::as_str), Some("v1,2"));
-        let seen = parse(Keeper::Tmux, "name=v1,2\tclients=0\tcreated=1").unwrap();
+        let seen = parse(Multiplexer::Tmux, "name=v1,2\tclients=0\tcreated=1").unwrap();
         assert_eq!(seen.name, "v1.2");
         assert!(check_name("v1.2_a-b").is_ok());
         for bad in ["", "a b", "a/b", "-x", "a;b", "ä"] {

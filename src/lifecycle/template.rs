@@ -31,10 +31,10 @@ pub async fn create_template(
         properties,
     };
     let mut undo = Rollback::new(backend, &claim);
-    undo.pixel(to);
+    undo.track_pixel(to);
     let work = async {
         let taken = backend.fork(&spec).await?;
-        identity::settle(backend, to, taken).await?;
+        identity::ensure_identity(backend, to, taken).await?;
         backend.checkpoint(to, label, None).await?;
         // A pixel that its maker never started would look half-made.
         backend.set_properties(to, &Creator::cleared()).await

@@ -12,11 +12,11 @@ use crate::model::{Backend, Error, Instance, Name, Result, Status, Usage};
 const AT_ONCE: usize = 8;
 
 /// One look at all of them.
-pub type Look = BTreeMap<Name, (Instant, Usage)>;
+pub type UsageSample = BTreeMap<Name, (Instant, Usage)>;
 
 /// One pixel between two looks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
+pub struct UsageRow {
     pub name: String,
     /// Of one CPU: two busy ones are 200.
     pub cpu_percent: f64,
@@ -32,7 +32,7 @@ pub struct Line {
 
 /// Looks at those of `pixels` that run. One that is just coming or going is
 /// left out.
-pub async fn look(backend: &dyn Backend, pixels: &[Instance]) -> Result<Look> {
+pub async fn sample(backend: &dyn Backend, pixels: &[Instance]) -> Result<UsageSample> {
     let running = pixels
         .iter()
         .filter(|pixel| pixel.status == Status::Running);
@@ -41,10 +41,10 @@ pub async fn look(backend: &dyn Backend, pixels: &[Instance]) -> Result<Look> {
         (pixel.name.clone(), Instant::now(), usage)
     });
     let answers: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
-    let mut look = Look::new();
+    let mut look = UsageSample::new();
     for (name, at, usage) in answers {
         match usage {
-            Ok(usage) => drop(look.insert(name, (at, usage))),
+            Ok(usage) => drop(sample.insert(name, (at, usage))),
             // Asked while it starts, stops or goes, the server knows no process.
             Err(error @ (Error::NotFound(_) | Error::Server { .. })) => {
                 tracing::debug!(%error, %name, "usage");
@@ -52,12 +52,12 @@ pub async fn look(backend: &dyn Backend, pixels: &[Instance]) -> Result<Look> {
             Err(error) => return Err(error),
         }
     }
-    Ok(look)
+    Ok(sample)
 }
 
 /// What happened between two looks, the busiest first.
-pub fn between(before: &Look, after: &Look, pixels: &[Instance]) -> Vec<Line> {
-    let mut lines: Vec<Line> = pixels
+pub fn between(before: &UsageSample, after: &UsageSample, pixels: &[Instance]) -> Vec<UsageRow> {
+    let mut lines: Vec<UsageRow> = pixels
         .iter()
         .filter_map(|pixel| {
             let (now, usage) = after.get(&pixel.name)?;
@@ -66,7 +66,7 @@ pub fn between(before: &Look, after: &Look, pixels: &[Instance]) -> Vec<Line> {
             // A restart in between sets the counters back.
             let rate = |now: u64, then: u64| per_second(now.saturating_sub(then) as f64, seconds);
             let cpu = usage.cpu.saturating_sub(earlier.cpu);
-            Some(Line {
+            Some(UsageRow {
                 name: pixel.name.to_string(),
                 cpu_percent: percent(cpu, seconds),
                 memory_bytes: usage.memory,

@@ -4,7 +4,7 @@
 use super::content::{Content, ENTRIES, Listing, content, listing, replaced};
 use super::error::{Error, Result};
 use super::service::Service;
-use crate::lifecycle::Login;
+use crate::lifecycle::User;
 use crate::model::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Owner, Subject};
 
 /// What `read_file` returns when nothing else is asked for, and at most.
@@ -230,7 +230,7 @@ async fn put(guest: &dyn Guest, file: GuestFile) -> Result<()> {
 }
 
 /// As the user of the sandbox where that is allowed to, else as root.
-async fn make_parents(guest: &dyn Guest, login: &Login, path: &str) -> Result<()> {
+async fn make_parents(guest: &dyn Guest, login: &User, path: &str) -> Result<()> {
     let parent = match path.rfind('/') {
         None | Some(0) => return Ok(()),
         Some(at) => &path[..at],

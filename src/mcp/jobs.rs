@@ -11,7 +11,7 @@ use super::error::{Error, Result};
 use super::service::{Service, not_running};
 use super::state::Status;
 use super::work::Command;
-use crate::lifecycle::{self, EXEC_ID, Login};
+use crate::lifecycle::{self, EXEC_ID, User};
 use crate::model::{ExecRequest, Guest, Name};
 
 /// Of each stream in one answer.
@@ -91,7 +91,7 @@ impl Service {
                 Box::new(tokio::io::sink()),
                 Box::new(errors.clone()),
             ),
-            lifecycle::Interrupts { events },
+            lifecycle::SignalSource { events },
         )
         .await?
         .status;
@@ -146,7 +146,7 @@ impl Service {
     async fn mark_killed(
         &self,
         guest: &dyn Guest,
-        login: &Login,
+        login: &User,
         job: &str,
         pixel: &Name,
     ) -> Result<()> {
@@ -163,7 +163,7 @@ impl Service {
 }
 
 /// Outside /tmp: it is there after a restart of the sandbox.
-fn folder(login: &Login, id: &str) -> String {
+fn folder(login: &User, id: &str) -> String {
     format!("{}/.local/state/pixels/jobs/{id}", login.home)
 }
 
@@ -184,7 +184,7 @@ fn unknown(job: &str) -> Error {
 
 async fn poll(
     guest: &dyn Guest,
-    login: &Login,
+    login: &User,
     job: &str,
     from: Offsets,
     wait: Duration,

@@ -212,7 +212,7 @@ impl Service {
     ) -> Result<Option<String>> {
         let mut fault = None;
         let backend = &*self.backend;
-        if provisioning::unsettled(instance) {
+        if provisioning::is_unfinished(instance) {
             let waiting = provisioning::wait(backend, &instance.name, &|_| {});
             let report = tokio::select! {
                 biased;

@@ -11,7 +11,7 @@ use super::clip::Clip;
 use super::error::{Error, Result};
 use super::service::{Service, not_running};
 use super::state::Status;
-use crate::lifecycle::{self, Exec, Interrupts, Login};
+use crate::lifecycle::{self, ExecOptions, SignalSource, User};
 use crate::model::{self, Control, Name, Subject};
 
 const SIGTERM: i32 = 15;
@@ -71,8 +71,8 @@ impl Command {
         Ok(())
     }
 
-    pub(super) fn exec(self, login: Login, timeout: Option<Duration>) -> Exec {
-        Exec {
+    pub(super) fn exec(self, login: User, timeout: Option<Duration>) -> ExecOptions {
+        ExecOptions {
             argv: self.argv,
             login,
             env: self.env,
@@ -117,7 +117,7 @@ impl Service {
                 Box::new(stdout.clone()),
                 Box::new(stderr.clone()),
             ),
-            Interrupts { events },
+            SignalSource { events },
         );
         tokio::pin!(running);
         let outcome = tokio::select! {
@@ -153,7 +153,7 @@ impl Service {
 
     /// Whom commands and files in it belong to. Refuses what must not be
     /// worked in.
-    pub(super) async fn login(&self, pixel: &Name) -> Result<Login> {
+    pub(super) async fn login(&self, pixel: &Name) -> Result<User> {
         let instance = self.backend.get(pixel).await?;
         if instance.privileged {
             return Err(model::Error::Unsupported {
@@ -162,7 +162,7 @@ impl Service {
             }
             .into());
         }
-        Ok(Login::default_for(&instance))
+        Ok(User::default_for(&instance))
     }
 
     /// Why work must end before it is done.

@@ -1,7 +1,7 @@
 //! What pixels themselves tell: sessions, users; and what stands on record.
 
-use super::session::{self, Keeper};
-use super::{Creator, expiry, login};
+use super::session::{self, Multiplexer};
+use super::{Creator, expiry, user};
 use crate::fuzz::{fuzz, pixel, text};
 
 #[test]
@@ -18,7 +18,7 @@ fn sessions() {
     fuzz("sessions", 10_000, &words, |bytes| {
         let text = text(bytes);
         let mut kinds = Vec::new();
-        for keeper in [Keeper::Zmx, Keeper::Tmux] {
+        for keeper in [Multiplexer::Zmx, Multiplexer::Tmux] {
             for line in text.lines() {
                 let seen = session::parse(keeper, line);
                 let Some(seen) = seen else { continue };
@@ -37,7 +37,7 @@ fn users() {
     fuzz("passwd", 8000, &words, |bytes| {
         let text = text(bytes);
         let (wanted, passwd) = text.split_once('\n').unwrap_or((&text, ""));
-        let found = login::find(passwd, wanted);
+        let found = user::find_in_passwd(passwd, wanted);
         found.map(|login| (login.owner.uid, login.environment().len()))
     });
 }

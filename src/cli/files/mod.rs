@@ -16,7 +16,7 @@ pub use push::PushArgs;
 pub use sync::SyncArgs;
 
 use super::{Context, exec};
-use crate::lifecycle::{Creator, Login};
+use crate::lifecycle::{Creator, User};
 use crate::model::{Error, Guest, Instance, Name};
 use crate::transfer::{LocalTarget, Meter, Ownership, Report};
 use crate::ui::{self, Bar};
@@ -35,16 +35,20 @@ async fn login(
     guest: &dyn Guest,
     instance: &Instance,
     owner: Option<&str>,
-) -> Result<(Login, Login), Error> {
-    let home = Login::default_for(instance);
+) -> Result<(User, User), Error> {
+    let home = User::default_for(instance);
     let owner = match owner {
-        Some(owner) => context.unless_interrupted(Login::of(guest, owner)).await?,
+        Some(owner) => {
+            context
+                .unless_interrupted(User::lookup(guest, owner))
+                .await?
+        }
         None => home.clone(),
     };
     Ok((home, owner))
 }
 
-fn ownership(archive: bool, owner: &Login) -> Ownership {
+fn ownership(archive: bool, owner: &User) -> Ownership {
     if archive {
         Ownership::Kept
     } else {

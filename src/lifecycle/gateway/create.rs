@@ -85,7 +85,7 @@ pub async fn ensure(
                 },
                 GatewayState::Nothing => {
                     progress("making the gateway");
-                    undo.pixel(&gateway.name);
+                    undo.track_pixel(&gateway.name);
                     match create(backend, gateway, &claim).await {
                         Err(model::Error::AlreadyExists(_)) => {}
                         other => return other,
@@ -217,7 +217,7 @@ async fn create_in_subnet(
         first_boot,
     };
     let taken = backend.create(&spec).await?;
-    identity::settle(backend, &spec.name, taken).await?;
+    identity::ensure_identity(backend, &spec.name, taken).await?;
     backend.start(&spec.name).await
 }
 

@@ -11,14 +11,14 @@ const PASSWD: &str = "/etc/passwd";
 const LIMIT: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
+pub struct User {
     pub user: String,
     pub owner: Owner,
     pub home: String,
     pub shell: String,
 }
 
-impl Login {
+impl User {
     fn root() -> Self {
         Self {
             user: "root".into(),
@@ -31,7 +31,7 @@ impl Login {
     /// The pixel's own user; root in a pixel that was never provisioned.
     pub fn default_for(instance: &Instance) -> Self {
         match instance.properties.get(KEY) {
-            Some(user) => Self::user(user),
+            Some(user) => Self::named(user),
             None => Self::root(),
         }
     }
@@ -40,12 +40,12 @@ impl Login {
     /// who has them provisioned, or not.
     pub fn expected(provisioned: bool) -> Self {
         match provisioned {
-            true => Self::user(provision::USER),
+            true => Self::named(provision::USER),
             false => Self::root(),
         }
     }
 
-    fn user(user: &str) -> Self {
+    fn named(user: &str) -> Self {
         Self {
             home: format!("/home/{user}"),
             user: user.to_owned(),
@@ -58,7 +58,7 @@ impl Login {
     }
 
     /// `root`, a name, a number, or `UID:GID`, looked up inside the pixel.
-    pub async fn of(guest: &dyn Guest, wanted: &str) -> Result<Self> {
+    pub async fn lookup(guest: &dyn Guest, wanted: &str) -> Result<Self> {
         if wanted == "root" || wanted == "0" {
             return Ok(Self::root());
         }
@@ -67,7 +67,8 @@ impl Login {
             Err(error) if matches!(&error, Error::NotFound(Subject::Path(_))) => String::new(),
             Err(error) => return Err(error),
         };
-        find(&passwd, wanted).ok_or_else(|| Error::NotFound(Subject::User(wanted.to_owned())))
+        find_in_passwd(&passwd, wanted)
+            .ok_or_else(|| Error::NotFound(Subject::User(wanted.to_owned())))
     }
 
     /// The variables a login sets.
@@ -84,7 +85,7 @@ impl Login {
     }
 }
 
-pub(super) fn find(passwd: &str, wanted: &str) -> Option<Login> {
+pub(super) fn find_in_passwd(passwd: &str, wanted: &str) -> Option<User> {
     let (user, group) = match wanted.split_once(':') {
         Some((user, group)) => (user, Some(group.parse::<u32>().ok()?)),
         None => (wanted, None),
@@ -99,7 +100,7 @@ pub(super) fn find(passwd: &str, wanted: &str) -> Option<Login> {
             uid: uid.parse().ok()?,
             gid: gid.parse().ok()?,
         };
-        (name == user || number == Some(owner.uid)).then(|| Login {
+        (name == user || number == Some(owner.uid)).then(|| User {
             user: name.to_owned(),
             owner,
             home: home.to_owned(),
@@ -112,7 +113,7 @@ pub(super) fn find(passwd: &str, wanted: &str) -> Option<Login> {
     });
     // A number need not have an entry.
     let mut login = entry.or_else(|| {
-        number.map(|uid| Login {
+        number.map(|uid| User {
             user: uid.to_string(),
             owner: Owner { uid, gid: uid },
             home: "/".into(),
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn names_numbers_and_pairs_are_found() {
-        let by_name = find(PASSWD, "ubuntu").unwrap();
+        let by_name = find_in_passwd(PASSWD, "ubuntu").unwrap();
         assert_eq!(
             by_name.owner,
             Owner {
@@ -142,10 +143,10 @@ mod tests {
             }
         );
         assert_eq!(by_name.shell, "/bin/sh");
-        assert_eq!(find(PASSWD, "1000").unwrap().user, "ubuntu");
-        assert_eq!(find(PASSWD, "1000:5").unwrap().owner.gid, 5);
-        assert_eq!(find(PASSWD, "4242").unwrap().home, "/");
-        assert_eq!(find(PASSWD, "nobody-here"), None);
-        assert_eq!(find(PASSWD, "1000:x"), None);
+        assert_eq!(find_in_passwd(PASSWD, "1000").unwrap().user, "ubuntu");
+        assert_eq!(find_in_passwd(PASSWD, "1000:5").unwrap().owner.gid, 5);
+        assert_eq!(find_in_passwd(PASSWD, "4242").unwrap().home, "/");
+        assert_eq!(find_in_passwd(PASSWD, "nobody-here"), None);
+        assert_eq!(find_in_passwd(PASSWD, "1000:x"), None);
     }
 }
