@@ -16,7 +16,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 
-use crate::model::{Error, FileKind, FileStat, GuestFile, Owner, Result, Subject};
+use crate::model::{Error, FileKind, FileStat, GuestFile, Ids, Result, Subject};
 
 /// What the server may send to list one folder: some ten thousand names. How
 /// many there are is up to the pixel.
@@ -260,7 +260,7 @@ pub async fn stat(sftp: &Files, path: &str) -> Result<FileStat> {
             _ => FileKind::Other,
         },
         mode: mode & 0o7777,
-        owner: Owner {
+        owner: Ids {
             uid: found.uid.unwrap_or(0),
             gid: found.gid.unwrap_or(0),
         },

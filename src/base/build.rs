@@ -18,7 +18,7 @@ use crate::lifecycle::{
     self, Creator, CreatorState, ExecOptions, SignalSource, User, provisioning,
 };
 use crate::model::{
-    self, Backend, Control, ExecRequest, GuestFile, Instance, Label, Name, Origin, Owner,
+    self, Backend, CloneSource, Control, ExecRequest, GuestFile, Ids, Instance, Label, Name,
     Properties, Status,
 };
 use crate::provision::{self, Overall};
@@ -72,7 +72,7 @@ impl Workshop {
         base: &str,
         anew: bool,
         watch: &Watch,
-    ) -> Result<Origin> {
+    ) -> Result<CloneSource> {
         self.base(base)?;
         let mut origin = None;
         for one in chain::order(&self.bases, base) {
@@ -131,7 +131,7 @@ impl Workshop {
     /// Makes room for a build; the caller holds the lock.
     async fn clear(&self, backend: &dyn Backend, base: &str) -> Result<()> {
         let work = self.work(base)?;
-        backend.settle(&work).await.map_err(Error::about(base))?;
+        backend.wait_idle(&work).await.map_err(Error::about(base))?;
         if let Some(left) = get(backend, base, &work).await? {
             if left.properties.get(WORK).map(String::as_str) != Some(work.as_str()) {
                 return Err(in_the_way(base, &work));
@@ -162,7 +162,7 @@ impl Workshop {
         cancel: &CancellationToken,
         base: &str,
         watch: &Watch,
-    ) -> Result<Origin> {
+    ) -> Result<CloneSource> {
         let config = self.base(base)?;
         let script = recipe::script(base, config)?;
         let pixel = self.pixel(base)?;
@@ -197,7 +197,7 @@ impl Workshop {
                 self.remove(backend, base, &pixel).await?;
             }
             let label = label()?;
-            let from = Origin {
+            let from = CloneSource {
                 pixel: work.clone(),
                 label: None,
             };
@@ -207,7 +207,7 @@ impl Workshop {
                     base: base.into(),
                     source,
                 })?;
-            Ok(Origin {
+            Ok(CloneSource {
                 pixel: pixel.clone(),
                 label: Some(label),
             })
@@ -376,7 +376,7 @@ fn root_file(path: &str, content: &[u8], mode: u32) -> GuestFile {
         path: path.to_owned(),
         content: content.to_vec(),
         mode,
-        owner: Owner::ROOT,
+        owner: Ids::ROOT,
     }
 }
 

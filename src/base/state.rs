@@ -2,7 +2,7 @@
 
 use super::{Error, Result, Workshop, recipe};
 use crate::config::Parent;
-use crate::model::{Backend, Checkpoint, Instance, Label, Name, Origin};
+use crate::model::{Backend, Checkpoint, CloneSource, Instance, Label, Name};
 
 /// On a base's own pixel its name; clones inherit the key, but not that name.
 pub(super) const KEY: &str = "base";
@@ -62,10 +62,10 @@ impl Workshop {
     }
 
     /// What clones of a base are made from; `None` as long as there is nothing.
-    pub async fn source(&self, backend: &dyn Backend, base: &str) -> Result<Option<Origin>> {
+    pub async fn source(&self, backend: &dyn Backend, base: &str) -> Result<Option<CloneSource>> {
         let pixel = self.pixel(base)?;
         let newest = newest(backend, base, &pixel).await?;
-        Ok(newest.map(|checkpoint| Origin {
+        Ok(newest.map(|checkpoint| CloneSource {
             pixel,
             label: Some(checkpoint.label),
         }))

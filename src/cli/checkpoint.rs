@@ -201,7 +201,7 @@ impl RestoreArgs {
         if matches!(outcome, Err(Error::Cancelled)) {
             // The server goes on by itself; the pixel is whole when it is done.
             phases.step("waiting for the server to finish the restore");
-            backend.settle(&self.name).await?;
+            backend.wait_idle(&self.name).await?;
             lifecycle::expiry::restore_expiry(backend, &before).await?;
         }
         outcome?;
@@ -228,7 +228,7 @@ impl RestoreArgs {
     /// Asks where the server keeps no checkpoint that is newer.
     async fn may_lose_newer(&self, context: &Context) -> anyhow::Result<bool> {
         let Self { name, label, .. } = self;
-        let asking = context.backend()?.lost_by_restore(name, label);
+        let asking = context.backend()?.newer_checkpoints(name, label);
         let lost = context.unless_interrupted(asking).await?;
         if lost.is_empty() {
             return Ok(true);

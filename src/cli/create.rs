@@ -12,7 +12,7 @@ use crate::egress::{self, Entry};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names, Network, expiry};
-use crate::model::{Error, Limits, Name, Origin, parse_cpus, parse_memory};
+use crate::model::{CloneSource, Error, Limits, Name, parse_cpus, parse_memory};
 use crate::provision::Overall;
 use crate::ui;
 
@@ -32,7 +32,7 @@ pub struct CreateArgs {
     memory: Option<u64>,
     /// Clone another pixel's present state, or one of its checkpoints
     #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
-    from: Option<Origin>,
+    from: Option<CloneSource>,
     /// Let it expire after this time, such as 90m, 2h or 7d; a clone takes over no other's
     #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::lifetime)]
     ttl: Option<Duration>,

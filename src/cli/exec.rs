@@ -10,7 +10,7 @@ use clap_complete::engine::ArgValueCandidates;
 use super::{Context, complete};
 use crate::exit::{OverTime, Silent, Usage};
 use crate::lifecycle::{self, ExecOptions, ExecResult, SignalSource, User};
-use crate::model::{Admission, Control, Error, Guest, Instance, Name, Status, Subject};
+use crate::model::{Control, Error, Guest, Instance, Name, Precondition, Status, Subject};
 use crate::term::{self, Outlet, RawMode};
 
 /// Run a command in a pixel; its exit code becomes ours
@@ -114,7 +114,7 @@ pub async fn attach(
     context: &Context,
     guest: &dyn Guest,
     mut wish: ExecOptions,
-    admission: Option<Admission<'_>>,
+    admission: Option<Precondition<'_>>,
 ) -> anyhow::Result<()> {
     let ours = |name: &str| std::env::var_os(name);
     let given = std::mem::take(&mut wish.env);

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Context, complete, expire, network};
 use crate::lifecycle::{self, Fork, Names, expiry};
-use crate::model::{Limits, Name, Origin};
+use crate::model::{CloneSource, Limits, Name};
 
 /// Make several clones of a pixel or a checkpoint, side by side
 ///
@@ -18,7 +18,7 @@ use crate::model::{Limits, Name, Origin};
 pub struct ForkArgs {
     /// The pixel to clone as it is now, or one of its checkpoints
     #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
-    from: Origin,
+    from: CloneSource,
     /// How many clones
     #[arg(short = 'n', long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     count: u16,

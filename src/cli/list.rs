@@ -123,7 +123,7 @@ async fn behind_gateways(
     let mut states: BTreeMap<String, Health> = BTreeMap::new();
     let mut without = BTreeMap::new();
     for pixel in pixels.iter_mut() {
-        let Some(segment) = &pixel.segment else {
+        let Some(segment) = &pixel.isolated_bridge else {
             continue;
         };
         if pixel.status != Status::Running {

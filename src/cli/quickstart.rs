@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Context, create, network, setup};
 use crate::lifecycle::{self, Create, ExecOptions, Fork, Names, User};
-use crate::model::{Backend, Error, Label, Limits, Name, Origin, Properties};
+use crate::model::{Backend, CloneSource, Error, Label, Limits, Name, Properties};
 use crate::ui::{self, Row};
 
 const FORKS: usize = 2;
@@ -128,7 +128,7 @@ async fn tour(
             forked.push(fork.clone());
         }
     };
-    let from = Origin {
+    let from = CloneSource {
         pixel: name.clone(),
         label: Some(label),
     };

@@ -74,7 +74,7 @@ impl StatusArgs {
                 name = self.name
             ));
         }
-        let health = match &instance.segment {
+        let health = match &instance.isolated_bridge {
             Some(segment) => {
                 let like = like.for_bridge(segment);
                 let look = gateway::recorded_health(backend, &like);

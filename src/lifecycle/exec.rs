@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::creator::Creator;
 use super::user::User;
 use crate::model::{
-    Admission, Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, TtySize,
+    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Ids, Precondition, Result, TtySize,
 };
 
 /// The variable by which a command's processes are found again.
@@ -78,7 +78,7 @@ pub struct SignalSource {
 pub async fn exec(
     guest: &dyn Guest,
     wish: &ExecOptions,
-    admission: Option<Admission<'_>>,
+    admission: Option<Precondition<'_>>,
     io: (
         Box<dyn tokio::io::AsyncRead + Send + Unpin>,
         Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
@@ -227,7 +227,7 @@ async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> 
 /// twice), and root's says `mesg n`, which without a terminal only fails. Both
 /// are answered without starting a program, which would cost more than all the
 /// rest.
-fn login_profile(owner: Owner, tty: bool) -> String {
+fn login_profile(owner: Ids, tty: bool) -> String {
     let mesg = if tty { "" } else { "mesg() { return 2; }; " };
     format!(
         "id() {{ case $* in -u) echo {} ;; *) command id \"$@\" ;; esac; }}; {mesg}\
@@ -291,7 +291,7 @@ mod tests {
                 .to_vec(),
             login: User {
                 user: "someone".into(),
-                owner: Owner { uid: 4711, gid: 1 },
+                owner: Ids { uid: 4711, gid: 1 },
                 home: home.path().display().to_string(),
                 shell: "/bin/sh".into(),
             },

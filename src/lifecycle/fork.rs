@@ -13,7 +13,7 @@ use super::network::Network;
 use super::rollback::{Rollback, remove_checkpoint};
 use super::{Error, Progress, expiry, identity, unless_cancelled};
 use crate::model::{
-    self, Backend, ForkSpec, InvalidName, Label, Limits, Name, Origin, Properties, Subject,
+    self, Backend, CloneSource, ForkSpec, InvalidName, Label, Limits, Name, Properties, Subject,
 };
 
 /// Clones made at the same time; more only queue on the server.
@@ -32,7 +32,7 @@ pub enum Names {
 
 /// What to clone, into which pixels.
 pub struct Fork {
-    pub from: Origin,
+    pub from: CloneSource,
     pub names: Names,
     pub limits: Limits,
     pub properties: Properties,

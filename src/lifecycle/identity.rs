@@ -11,7 +11,7 @@
 //! follow links that root inside a pixel planted when it writes them.
 
 use super::creator::Creator;
-use crate::model::{Backend, FileKind, FirstBoot, Guest, GuestFile, Name, Owner, Result, Taken};
+use crate::model::{Backend, FileKind, FirstBoot, Guest, GuestFile, Ids, InitScript, Name, Result};
 
 const SCRIPT: &str = include_str!("guest/first-boot.sh");
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -38,11 +38,11 @@ pub(super) fn first_boot(claim: &Creator, name: &Name) -> FirstBoot {
 pub(super) async fn ensure_identity(
     backend: &dyn Backend,
     name: &Name,
-    taken: Taken,
+    taken: InitScript,
 ) -> Result<()> {
     match taken {
-        Taken::Yes => Ok(()),
-        Taken::No => renew(&*backend.guest(name), name).await,
+        InitScript::Applied => Ok(()),
+        InitScript::Unsupported => renew(&*backend.guest(name), name).await,
     }
 }
 
@@ -138,7 +138,7 @@ fn text_file(path: &str, content: String, mode: u32) -> GuestFile {
         path: path.to_owned(),
         content: content.into_bytes(),
         mode,
-        owner: Owner::ROOT,
+        owner: Ids::ROOT,
     }
 }
 

@@ -26,7 +26,7 @@ impl Network {
     pub(super) fn attachment(&self) -> Attachment {
         match self {
             Self::External(_) => Attachment::Configured,
-            Self::Gateway(gateway) => Attachment::Segment(gateway.segment.clone()),
+            Self::Gateway(gateway) => Attachment::IsolatedBridge(gateway.segment.clone()),
         }
     }
 
@@ -96,7 +96,7 @@ impl Network {
     }
 
     fn of_instance(instance: &Instance, like: &GatewaySpec) -> Self {
-        match &instance.segment {
+        match &instance.isolated_bridge {
             None => Self::External(GuestPolicy {
                 dns: like.dns.clone(),
             }),
@@ -345,7 +345,7 @@ pub enum Enforcer {
 
 impl Enforcer {
     pub fn of_instance(instance: &Instance) -> Self {
-        match &instance.segment {
+        match &instance.isolated_bridge {
             Some(_) => Self::Gateway,
             None if guest_policy::has_guest_policy(instance) => Self::Pixel,
             None => Self::None,

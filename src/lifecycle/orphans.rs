@@ -108,7 +108,7 @@ async fn incomplete_creator(backend: &dyn Backend, name: &Name) -> Result<Option
     if !dead {
         return Ok(None);
     }
-    backend.settle(name).await?;
+    backend.wait_idle(name).await?;
     // The name may also have been taken anew by another command since.
     let same =
         |second: Instance| (Creator::recorded_on(&second) == claim).then(|| name.to_string());

@@ -2,7 +2,7 @@
 
 use super::network::{Network, policy};
 use crate::egress::{self, Mode, Policy};
-use crate::model::{Backend, Error, Origin, Properties, Result, Subject};
+use crate::model::{Backend, CloneSource, Error, Properties, Result, Subject};
 
 /// The records of a new pixel. `installs`: it still fetches packages before it
 /// is ready; what that needs is then allowed until [`super::narrow`].
@@ -27,7 +27,7 @@ pub async fn records_of_clone(
     backend: &dyn Backend,
     asked: Option<&Policy>,
     usual: &Policy,
-    from: &Origin,
+    from: &CloneSource,
 ) -> Result<Properties> {
     let record = |policy: &Policy| {
         Properties::from([
@@ -49,7 +49,7 @@ pub async fn records_of_clone(
 }
 
 /// The policy on record of a pixel, or of one of its checkpoints.
-pub async fn origin_policy(backend: &dyn Backend, from: &Origin) -> Result<Policy> {
+pub async fn origin_policy(backend: &dyn Backend, from: &CloneSource) -> Result<Policy> {
     let mut source = backend.get(&from.pixel).await?;
     if let Some(label) = &from.label {
         let checkpoints = backend.checkpoints(&from.pixel).await?;

@@ -42,7 +42,7 @@ impl<'a> Rollback<'a> {
     /// Undoes everything noted, side by side; returns what is still there,
     /// each with the command that removes it.
     pub async fn unwind(self) -> Vec<String> {
-        if !self.backend.has_changed_anything() {
+        if !self.backend.has_sent_writes() {
             return Vec::new();
         }
         let pixels = join_all(self.pixels.iter().map(|name| async {
@@ -81,7 +81,7 @@ async fn limited(step: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 async fn remove_pixel(backend: &dyn Backend, claim: &Creator, name: &Name) -> Result<()> {
-    backend.settle(name).await?;
+    backend.wait_idle(name).await?;
     let instance = match backend.get(name).await {
         Ok(instance) => instance,
         Err(error) if error.is_not_found() => return Ok(()),
@@ -99,7 +99,7 @@ pub(super) async fn remove_checkpoint(
     name: &Name,
     label: &Label,
 ) -> Result<()> {
-    backend.settle(name).await?;
+    backend.wait_idle(name).await?;
     ok_if_missing(backend.delete_checkpoint(name, label).await)
 }
 

@@ -6,14 +6,14 @@ use super::creator::Creator;
 use super::rollback::Rollback;
 use super::{Error, identity, unless_cancelled};
 use crate::egress::gateway::ADDRESS;
-use crate::model::{Backend, ForkSpec, Label, Limits, Name, Origin, Properties};
+use crate::model::{Backend, CloneSource, ForkSpec, Label, Limits, Name, Properties};
 
 /// Makes `to` from `from` and takes the checkpoint `label` of it. When this
 /// fails or is cancelled, nothing of it is left, or the error names what is.
 pub async fn create_template(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    from: Origin,
+    from: CloneSource,
     to: &Name,
     label: &Label,
     mut properties: Properties,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Error, Guest, Instance, Owner, Result, Subject};
+use crate::model::{Error, Guest, Ids, Instance, Result, Subject};
 use crate::provision;
 
 /// The property that names the pixel's own user once it has one.
@@ -13,7 +13,7 @@ const LIMIT: u64 = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     pub user: String,
-    pub owner: Owner,
+    pub owner: Ids,
     pub home: String,
     pub shell: String,
 }
@@ -22,7 +22,7 @@ impl User {
     fn root() -> Self {
         Self {
             user: "root".into(),
-            owner: Owner::ROOT,
+            owner: Ids::ROOT,
             home: "/root".into(),
             shell: "/bin/sh".into(),
         }
@@ -49,7 +49,7 @@ impl User {
         Self {
             home: format!("/home/{user}"),
             user: user.to_owned(),
-            owner: Owner {
+            owner: Ids {
                 uid: 1000,
                 gid: 1000,
             },
@@ -96,7 +96,7 @@ pub(super) fn find_in_passwd(passwd: &str, wanted: &str) -> Option<User> {
         let [name, _, uid, gid, _, home, shell] = fields[..] else {
             return None;
         };
-        let owner = Owner {
+        let owner = Ids {
             uid: uid.parse().ok()?,
             gid: gid.parse().ok()?,
         };
@@ -115,7 +115,7 @@ pub(super) fn find_in_passwd(passwd: &str, wanted: &str) -> Option<User> {
     let mut login = entry.or_else(|| {
         number.map(|uid| User {
             user: uid.to_string(),
-            owner: Owner { uid, gid: uid },
+            owner: Ids { uid, gid: uid },
             home: "/".into(),
             shell: "/bin/sh".into(),
         })
@@ -137,7 +137,7 @@ mod tests {
         let by_name = find_in_passwd(PASSWD, "ubuntu").unwrap();
         assert_eq!(
             by_name.owner,
-            Owner {
+            Ids {
                 uid: 1000,
                 gid: 1001
             }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
 use crate::base::{Watch, Workshop};
-use crate::model::{Backend, Origin};
+use crate::model::{Backend, CloneSource};
 
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
@@ -28,7 +28,7 @@ impl Builder {
         backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
-    ) -> Result<Origin> {
+    ) -> Result<CloneSource> {
         if let Some(origin) = workshop.source(backend, base).await? {
             return Ok(origin);
         }

@@ -34,7 +34,7 @@ impl Service {
         }
         let pixel = parse(name)?;
         self.has_checkpoint(&pixel, &label).await?;
-        let lost = self.backend.lost_by_restore(&pixel, &label).await?;
+        let lost = self.backend.newer_checkpoints(&pixel, &label).await?;
         if !lost.is_empty() {
             return Err(Error::Invalid(format!(
                 "restoring {label} would destroy the newer checkpoints {}: that is for the \

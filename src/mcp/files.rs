@@ -5,7 +5,7 @@ use super::content::{Content, ENTRIES, Listing, content, listing, replaced};
 use super::error::{Error, Result};
 use super::service::Service;
 use crate::lifecycle::User;
-use crate::model::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Owner, Subject};
+use crate::model::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Ids, Subject};
 
 /// What `read_file` returns when nothing else is asked for, and at most.
 const READ: u64 = 1024 * 1024;
@@ -239,7 +239,7 @@ async fn make_parents(guest: &dyn Guest, login: &User, path: &str) -> Result<()>
         return Ok(());
     }
     let mut said = String::new();
-    for owner in [login.owner, Owner::ROOT] {
+    for owner in [login.owner, Ids::ROOT] {
         let mut request = ExecRequest::root(["mkdir", "-p", "--", parent]);
         request.owner = owner;
         let output = guest.output(&request).await?;

@@ -11,7 +11,7 @@ use super::service::{Service, parse};
 use super::state::{Record, Status};
 use crate::egress::{self, Policy};
 use crate::lifecycle::{self, Create, Fork, Names, provisioning};
-use crate::model::{self, ExecRequest, Instance, Limits, Name, Origin, Properties};
+use crate::model::{self, CloneSource, ExecRequest, Instance, Limits, Name, Properties};
 use crate::provision::Overall;
 
 /// The server whose sandbox a pixel is.
@@ -89,7 +89,7 @@ impl Service {
     async fn adopt(&self, pixel: &Name, cancel: &CancellationToken) -> Result<bool> {
         let backend = &*self.backend;
         let gateway = &self.workshop.site.gateway;
-        backend.settle(pixel).await?;
+        backend.wait_idle(pixel).await?;
         let instance = match backend.get(pixel).await {
             Ok(instance) => instance,
             Err(error) if error.is_not_found() => return Ok(false),
@@ -133,9 +133,9 @@ impl Service {
         };
         // A source must not change while it is copied.
         let mut _shared = None;
-        let origin: Option<Origin> = match (&record.from, &record.base) {
+        let origin: Option<CloneSource> = match (&record.from, &record.base) {
             (Some(from), _) => {
-                let origin: Origin = parse(from)?;
+                let origin: CloneSource = parse(from)?;
                 _shared = Some(self.slot(origin.pixel.as_str())?.share().await);
                 Some(origin)
             }
@@ -177,7 +177,11 @@ impl Service {
     /// What to clone for a base. Its build goes on when this sandbox is wanted
     /// no more: others may wait for it, and who gave up after a minute would
     /// never get one that takes longer.
-    async fn origin(self: &Arc<Self>, base: &str, cancel: &CancellationToken) -> Result<Origin> {
+    async fn origin(
+        self: &Arc<Self>,
+        base: &str,
+        cancel: &CancellationToken,
+    ) -> Result<CloneSource> {
         let (service, base) = (self.clone(), base.to_owned());
         let building = self.tasks.spawn(async move {
             let (workshop, backend) = (&service.workshop, &*service.backend);

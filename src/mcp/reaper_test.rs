@@ -20,8 +20,8 @@ use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
 use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
 use crate::model::{
     self, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
-    ExitStatus, FileStat, ForkSpec, Guest, GuestFile, Instance, Label, Name, Output, Properties,
-    Result, Subject, Taken, Usage,
+    ExitStatus, FileStat, ForkSpec, Guest, GuestFile, InitScript, Instance, Label, Name, Output,
+    Properties, Result, Subject, Usage,
 };
 
 /// The pixels by name, and whether a long job runs in each.
@@ -42,7 +42,7 @@ impl Pixels {
             memory: None,
             privileged: false,
             mac: None,
-            segment: None,
+            isolated_bridge: None,
             properties: Properties::new(),
         };
         self.0.lock().unwrap().insert(name, (instance, has_job));
@@ -99,7 +99,7 @@ impl Backend for Pixels {
         Box::new(Jobs(all.get(name).is_some_and(|(_, has_job)| *has_job)))
     }
 
-    async fn settle(&self, _: &Name) -> Result<()> {
+    async fn wait_idle(&self, _: &Name) -> Result<()> {
         Ok(())
     }
 
@@ -111,19 +111,19 @@ impl Backend for Pixels {
     async fn image_with_prefix(&self, _: &str) -> Result<Option<String>> {
         never()
     }
-    async fn make_segment(&self, _: &str) -> Result<()> {
+    async fn ensure_isolated_bridge(&self, _: &str) -> Result<()> {
         never()
     }
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
         never()
     }
-    async fn remove_segment(&self, _: &str) -> Result<()> {
+    async fn remove_isolated_bridge(&self, _: &str) -> Result<()> {
         never()
     }
-    async fn create(&self, _: &CreateSpec) -> Result<Taken> {
+    async fn create(&self, _: &CreateSpec) -> Result<InitScript> {
         never()
     }
-    async fn fork(&self, _: &ForkSpec) -> Result<Taken> {
+    async fn fork(&self, _: &ForkSpec) -> Result<InitScript> {
         never()
     }
     async fn start(&self, _: &Name) -> Result<()> {
@@ -178,7 +178,7 @@ impl Guest for Jobs {
     async fn write_file(&self, _: &GuestFile) -> Result<()> {
         never()
     }
-    async fn fill_file(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
+    async fn write_chunks(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
         never()
     }
     async fn rename(&self, _: &str, _: &str) -> Result<()> {

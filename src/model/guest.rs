@@ -12,12 +12,12 @@ use super::error::Result;
 
 /// Numeric owner inside the pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
+pub struct Ids {
     pub uid: u32,
     pub gid: u32,
 }
 
-impl Owner {
+impl Ids {
     pub const ROOT: Self = Self { uid: 0, gid: 0 };
 }
 
@@ -26,7 +26,7 @@ impl Owner {
 pub struct ExecRequest {
     /// Never empty.
     pub argv: Vec<String>,
-    pub owner: Owner,
+    pub owner: Ids,
     pub env: BTreeMap<String, String>,
     /// An existing directory; a backend may fall back to `/` when it is missing.
     pub cwd: Option<String>,
@@ -39,7 +39,7 @@ impl ExecRequest {
     pub fn root<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
-            owner: Owner::ROOT,
+            owner: Ids::ROOT,
             env: BTreeMap::new(),
             cwd: None,
             tty: None,
@@ -98,7 +98,7 @@ pub struct FileStat {
     pub kind: FileKind,
     /// Permission bits only.
     pub mode: u32,
-    pub owner: Owner,
+    pub owner: Ids,
     pub size: u64,
 }
 
@@ -118,14 +118,14 @@ pub struct GuestFile {
     pub content: Vec<u8>,
     /// Permission bits, applied also when the file exists.
     pub mode: u32,
-    pub owner: Owner,
+    pub owner: Ids,
 }
 
 /// What [`Guest::fill_file`] takes at once: one packet, for each server.
-pub const FILLING: usize = 255 * 1024;
+pub const MAX_CHUNK: usize = 255 * 1024;
 
 /// What has to be so before a command may begin.
-pub type Admission<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+pub type Precondition<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
 /// The inside of one pixel.
 ///
@@ -150,7 +150,7 @@ pub trait Guest: Send + Sync {
         &self,
         request: &ExecRequest,
         io: ExecIo,
-        admission: Admission<'_>,
+        admission: Precondition<'_>,
     ) -> Result<ExitStatus> {
         admission.await?;
         self.exec(request, io).await
@@ -170,7 +170,7 @@ pub trait Guest: Send + Sync {
     /// Writes what comes, in chunks of up to [`FILLING`] bytes, from the
     /// beginning of a file that is there; nothing else about it changes. Missing is `Error::NotFound`. Some of it may have
     /// been written when it fails, or when the sender is dropped early.
-    async fn fill_file(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()>;
+    async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()>;
 
     /// Gives a file another name in the same filesystem, in the place of what
     /// is there.

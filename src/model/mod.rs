@@ -1,13 +1,13 @@
 //! The vocabulary every other part speaks: names, types, errors, and the two
 //! traits a backend implements. No sockets, processes or printing in here.
 
-mod collect;
+mod capture;
 mod cpus;
 mod error;
 mod guest;
+mod head_buffer;
 mod memory;
 mod name;
-mod said;
 mod types;
 
 use std::fmt::Debug;
@@ -15,19 +15,19 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
-pub use collect::{collect, collect_up_to};
+pub use capture::{collect, collect_up_to};
 pub use cpus::parse_cpus;
 pub use error::{Error, Result, Subject};
 pub use guest::{
-    Admission, Control, ExecIo, ExecRequest, ExitStatus, FILLING, FileKind, FileStat, Guest,
-    GuestFile, Output, Owner, TtySize,
+    Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, MAX_CHUNK,
+    Output, Precondition, TtySize,
 };
+pub use head_buffer::HeadBuffer;
 pub use memory::{LEAST_MEMORY, Size, parse_memory};
-pub use name::{InvalidName, Label, Name, Origin};
-pub use said::Said;
+pub use name::{CloneSource, InvalidName, Label, Name};
 pub use types::{
-    Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, Instance, Limits,
-    Properties, Requestor, Status, Taken, Usage,
+    Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript,
+    Instance, Limits, Properties, Requestor, Status, Usage,
 };
 
 /// All pixels of one backend.
@@ -49,25 +49,25 @@ pub trait Backend: Debug + Send + Sync {
     /// Makes a segment: a network of the server's own on which the server's
     /// host has no address, and which leads nowhere. Existing counts as done;
     /// a network of that name that is no segment is `Error::Invalid`.
-    async fn make_segment(&self, segment: &str) -> Result<()>;
+    async fn ensure_isolated_bridge(&self, segment: &str) -> Result<()>;
 
     /// The IPv4 addresses of the machine that runs the pixels, as far as the
     /// server tells.
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
 
     /// Removes a segment. Missing counts as done; one in use is an error.
-    async fn remove_segment(&self, segment: &str) -> Result<()>;
+    async fn remove_isolated_bridge(&self, segment: &str) -> Result<()>;
 
     /// Makes a pixel from an image, with its limits, disk, network and
     /// properties in place, and does **not** start it.
     /// A taken name is `Error::AlreadyExists`.
-    async fn create(&self, spec: &CreateSpec) -> Result<Taken>;
+    async fn create(&self, spec: &CreateSpec) -> Result<InitScript>;
 
     /// Copies a pixel's present state or one of its checkpoints and does
     /// **not** start the copy. The source may run and is left as it is; no
     /// snapshot stays behind. Hardware identity (MAC) is new; identity inside
     /// (machine-id, host keys) is the business of the first boot.
-    async fn fork(&self, spec: &ForkSpec) -> Result<Taken>;
+    async fn fork(&self, spec: &ForkSpec) -> Result<InitScript>;
 
     /// Starts a pixel. Already running counts as done.
     async fn start(&self, name: &Name) -> Result<()>;
@@ -114,7 +114,7 @@ pub trait Backend: Debug + Send + Sync {
 
     /// The checkpoints, by whomever, that [`Backend::restore`] would destroy
     /// because they are newer; whoever restores asks first.
-    async fn lost_by_restore(&self, _: &Name, _: &Label) -> Result<Vec<String>> {
+    async fn newer_checkpoints(&self, _: &Name, _: &Label) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 
@@ -127,12 +127,12 @@ pub trait Backend: Debug + Send + Sync {
 
     /// False as long as the server was only asked and never told: then there
     /// is nothing to undo.
-    fn has_changed_anything(&self) -> bool {
+    fn has_sent_writes(&self) -> bool {
         true
     }
 
     /// Waits until no operation on this pixel is under way on the server.
-    async fn settle(&self, name: &Name) -> Result<()>;
+    async fn wait_idle(&self, name: &Name) -> Result<()>;
 
     /// Waits, at most for `limit`, for requests whose callers gave up.
     async fn close(&self, limit: std::time::Duration);

@@ -152,12 +152,12 @@ impl fmt::Display for Label {
 
 /// What a clone is made from: `box` (its present state) or `box:ready` (a checkpoint).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct CloneSource {
     pub pixel: Name,
     pub label: Option<Label>,
 }
 
-impl FromStr for Origin {
+impl FromStr for CloneSource {
     type Err = InvalidName;
 
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
@@ -174,7 +174,7 @@ impl FromStr for Origin {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for CloneSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.label {
             Some(label) => write!(f, "{}:{label}", self.pixel),
@@ -255,11 +255,11 @@ mod tests {
 
     #[test]
     fn origin_splits_at_the_first_colon_and_refuses_empty_halves() {
-        let origin: Origin = "px-a:ready".parse().unwrap();
+        let origin: CloneSource = "px-a:ready".parse().unwrap();
         assert_eq!(origin.to_string(), "a:ready");
-        assert_eq!("a".parse::<Origin>().unwrap().label, None);
+        assert_eq!("a".parse::<CloneSource>().unwrap().label, None);
         for bad in ["a:", ":b", "a:b:c", ""] {
-            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+            assert!(bad.parse::<CloneSource>().is_err(), "{bad}");
         }
     }
 }

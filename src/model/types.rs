@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use super::name::{Label, Name, Origin};
+use super::name::{CloneSource, Label, Name};
 
 /// Server-side facts about a pixel, stored with it and inherited by clones.
 ///
@@ -53,7 +53,7 @@ pub struct Instance {
     /// The hardware address of its first interface, once it has one.
     pub mac: Option<String>,
     /// The segment it is joined to by [`Attachment::Segment`].
-    pub segment: Option<String>,
+    pub isolated_bridge: Option<String>,
     pub properties: Properties,
 }
 
@@ -92,9 +92,9 @@ pub struct FirstBoot {
 
 /// Whether the backend took the [`FirstBoot`] on; if not, it is the caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    Yes,
-    No,
+pub enum InitScript {
+    Applied,
+    Unsupported,
 }
 
 /// How a new instance is joined to the network.
@@ -105,7 +105,7 @@ pub enum Attachment {
     /// To this segment and nothing else. The server passes no frame between
     /// two such instances, none under a hardware address that is not the
     /// instance's own, and no IPv6.
-    Segment(String),
+    IsolatedBridge(String),
     /// To the network of the settings and, by a second interface (`eth1`), to
     /// a segment; the server's host reaches `subnet` through it. It starts
     /// with the server.
@@ -129,7 +129,7 @@ pub struct CreateSpec {
 #[derive(Debug, Clone)]
 pub struct ForkSpec {
     pub name: Name,
-    pub from: Origin,
+    pub from: CloneSource,
     /// `None` keeps the source's.
     pub network: Option<Attachment>,
     pub limits: Limits,

@@ -3,7 +3,7 @@
 use super::environment;
 use super::options::{Options, Sessions, certificates, mise};
 use crate::egress::pixel::OPEN_SUDO;
-use crate::model::{GuestFile, Owner};
+use crate::model::{GuestFile, Ids};
 
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
@@ -18,7 +18,7 @@ const TRUST_VARIABLES: [&str; 5] = [
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
 ];
-const PIXEL: Owner = Owner {
+const PIXEL: Ids = Ids {
     uid: 1000,
     gid: 1000,
 };
@@ -84,7 +84,7 @@ pub fn plan(options: &Options) -> Plan {
         plan.file(
             &format!("{LIB}/user-script"),
             0o755,
-            Owner::ROOT,
+            Ids::ROOT,
             script.clone(),
         );
         plan.step(
@@ -110,7 +110,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    fn file(&mut self, path: &str, mode: u32, owner: Owner, content: Vec<u8>) {
+    fn file(&mut self, path: &str, mode: u32, owner: Ids, content: Vec<u8>) {
         self.0.files.push(GuestFile {
             path: path.to_owned(),
             content,
@@ -120,7 +120,7 @@ impl Builder {
     }
 
     fn root(&mut self, path: &str, mode: u32, content: impl Into<String>) {
-        self.file(path, mode, Owner::ROOT, content.into().into_bytes());
+        self.file(path, mode, Ids::ROOT, content.into().into_bytes());
     }
 
     fn access(&mut self, options: &Options) {
@@ -303,7 +303,7 @@ mod tests {
             .iter()
             .find(|file| file.path == "/etc/sudoers.d/pixel")
             .unwrap();
-        assert_eq!((sudoers.mode, sudoers.owner), (0o440, Owner::ROOT));
+        assert_eq!((sudoers.mode, sudoers.owner), (0o440, Ids::ROOT));
     }
 
     #[test]

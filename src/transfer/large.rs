@@ -17,7 +17,7 @@ use super::modified::Modified;
 use super::push::{CUT_OFF, How, PARTING, Push, TREE, blocking, receive, request};
 use super::walk::Item;
 use super::{Meter, NO_TAR, Report, explain, pack, sparse};
-use crate::model::{Error, FILLING, FileKind, Guest, Result, Said};
+use crate::model::{Error, FileKind, Guest, HeadBuffer, MAX_CHUNK, Result};
 
 /// Below it what there is to prepare takes longer than is won.
 const LEAST: u64 = 16 * 1024 * 1024;
@@ -56,7 +56,7 @@ pub async fn push(
     ];
     let request = request(wish, how, &more);
 
-    let said = Said::default();
+    let said = HeadBuffer::default();
     let (tell, input) = tokio::io::duplex(256);
     let (output, told) = tokio::io::duplex(256);
     let over = CancellationToken::new();
@@ -169,7 +169,7 @@ async fn fill(
         let meter = Arc::clone(meter);
         blocking(move || read(file, size, &meter, &to))
     };
-    let (read, filled) = tokio::join!(reading, guest.fill_file(&place, content));
+    let (read, filled) = tokio::join!(reading, guest.write_chunks(&place, content));
     read?;
     let whole = match filled {
         Ok(()) => guest.stat(&place).await.map(|found| found.size == size),
@@ -200,8 +200,8 @@ fn read(mut file: File, size: u64, meter: &Meter, to: &mpsc::Sender<Bytes>) -> R
     let mut left = size;
     while left > 0 {
         meter.go_on().map_err(|_| Error::Cancelled)?;
-        let length = left.min(FILLING as u64);
-        let mut chunk = Vec::with_capacity(FILLING);
+        let length = left.min(MAX_CHUNK as u64);
+        let mut chunk = Vec::with_capacity(MAX_CHUNK);
         let got = (&mut file).take(length).read_to_end(&mut chunk);
         let failed = |e| Error::io("reading what is sent", e);
         if (got.map_err(failed)? as u64) < length {

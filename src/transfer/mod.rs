@@ -32,7 +32,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::model::{Error, Owner, Subject};
+use crate::model::{Error, Ids, Subject};
 
 pub use meter::Meter;
 pub use pull::{Pull, pull, read};
@@ -125,17 +125,17 @@ pub struct LocalTarget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     /// All of one owner; on this machine that is always us.
-    One(Owner),
+    One(Ids),
     /// Those of the numbers they have on the other side.
     Kept,
 }
 
 impl Ownership {
     /// Whose a file of this machine is over there.
-    fn of(self, meta: &Metadata) -> Owner {
+    fn of(self, meta: &Metadata) -> Ids {
         match self {
             Self::One(owner) => owner,
-            Self::Kept => Owner {
+            Self::Kept => Ids {
                 uid: meta.uid(),
                 gid: meta.gid(),
             },

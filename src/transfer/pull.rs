@@ -15,7 +15,7 @@ use super::push::blocking;
 use super::tree::Tree;
 use super::unpack::{Arrival, Naming, unpack};
 use super::{GuestPath, LocalTarget, Meter, NO_TAR, Ownership, Report, explain, plain};
-use crate::model::{Error, ExecIo, ExecRequest, Guest, Result, Said};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result};
 
 pub const SCRIPT: &str = include_str!("guest/send.sh");
 /// The line before the archive.
@@ -122,7 +122,7 @@ pub async fn receive(
         let meter = Arc::clone(meter);
         blocking(move || Ok(write_out(reader, &job, &meter)))
     };
-    let said = Said::default();
+    let said = HeadBuffer::default();
     let (_steer, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(input),
@@ -211,7 +211,7 @@ pub async fn read(
     let script = "[ -e \"$1\" ] || exit 96; [ ! -d \"$1\" ] || exit 99; exec cat -- \"$1\"";
     let path = source.path.as_str();
     let request = ExecRequest::root(["/bin/sh", "-c", script, "read", path]);
-    let said = Said::default();
+    let said = HeadBuffer::default();
     let (_steer, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(tokio::io::empty()),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::pump;
 use super::walk::{Item, joined, walk};
 use super::{GuestPath, Meter, NO_TAR, Ownership, Report, Rules, explain, large, pack, plain};
-use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, Guest, Owner, Result, Said};
+use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, Guest, HeadBuffer, Ids, Result};
 
 /// For the pixel to clean up behind a transfer that was ended.
 pub(super) const PARTING: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub struct Push {
     pub target: GuestPath,
     pub ownership: Ownership,
     /// The owner of folders that are made on the way.
-    pub owner: Owner,
+    pub owner: Ids,
     /// A name that no other transfer uses.
     pub id: String,
 }
@@ -149,7 +149,7 @@ pub async fn send(
         let (meter, ownership) = (Arc::clone(meter), wish.ownership);
         tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &meter, writer))
     };
-    let said = Said::default();
+    let said = HeadBuffer::default();
     let command = receive(guest, &request, reader, tokio::io::sink(), &said);
     tokio::pin!(command);
     let status = tokio::select! {
@@ -212,7 +212,7 @@ pub(super) async fn receive(
     request: &ExecRequest,
     input: impl AsyncRead + Send + Unpin + 'static,
     output: impl AsyncWrite + Send + Unpin + 'static,
-    said: &Said,
+    said: &HeadBuffer,
 ) -> Result<ExitStatus> {
     let (_steer, control) = mpsc::channel(1);
     let io = ExecIo {
@@ -245,7 +245,7 @@ pub async fn write(
         .inspect(move |chunk| counter.add(chunk.as_ref().map_or(0, |c| c.len() as u64)))
         .chain(end)
         .take_until(cancel.clone().cancelled_owned());
-    let said = Said::default();
+    let said = HeadBuffer::default();
     let input = StreamReader::new(Box::pin(content));
     let request = request(wish, "raw", &[format!("{mode:o}")]);
     let command = receive(guest, &request, input, tokio::io::sink(), &said);

@@ -16,7 +16,7 @@ use super::push::{How, Push, TREE, blocking, send};
 use super::unpack::{Arrival, Naming};
 use super::walk::{Item, joined, os, walk};
 use super::{GuestPath, Meter, Ownership, Report, Rules, explain};
-use crate::model::{Error, ExecIo, ExecRequest, Guest, Owner, Result, Said, Subject};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Ids, Result, Subject};
 
 /// What both directions have in common.
 pub struct Sync {
@@ -29,7 +29,7 @@ pub struct Sync {
     pub dry_run: bool,
     pub ownership: Ownership,
     /// Of folders made on the way in a pixel.
-    pub owner: Owner,
+    pub owner: Ids,
     pub id: String,
 }
 
@@ -305,7 +305,7 @@ fn remove_here(top: &std::path::Path, name: &[u8]) -> Result<()> {
 async fn remove(guest: &dyn Guest, folder: &str, names: Vec<u8>) -> Result<()> {
     let script = include_str!("guest/remove.sh");
     let request = ExecRequest::root(["/bin/sh", "-c", script, "remove", folder]);
-    let said = Said::default();
+    let said = HeadBuffer::default();
     let (_steer, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(std::io::Cursor::new(names)),

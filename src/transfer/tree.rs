@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::modified::Modified;
 use super::walk::os;
-use crate::model::Owner;
+use crate::model::Ids;
 
 /// What a file or folder is to be like when it is done.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +22,7 @@ pub struct Attributes {
     pub mode: u32,
     pub modified: Modified,
     /// `None` leaves it ours.
-    pub owner: Option<Owner>,
+    pub owner: Option<Ids>,
 }
 
 pub struct Tree {
@@ -179,7 +179,7 @@ fn kind(parent: BorrowedFd<'_>, name: &OsString) -> io::Result<FileType> {
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
-fn ids(owner: Owner) -> (Option<Uid>, Option<Gid>) {
+fn ids(owner: Ids) -> (Option<Uid>, Option<Gid>) {
     (
         Some(Uid::from_raw(owner.uid)),
         Some(Gid::from_raw(owner.gid)),

@@ -12,7 +12,7 @@ use tar::{Archive, Entry, EntryType};
 use super::modified::Modified;
 use super::tree::{Attributes, Tree};
 use super::{Meter, Ownership, Report};
-use crate::model::{Error, Owner, Result};
+use crate::model::{Error, Ids, Result};
 
 /// Bytes between the contents of two files: headers, long names, lists of holes.
 const HEADERS: u64 = 16 * 1024 * 1024;
@@ -179,7 +179,7 @@ impl Unpacker<'_> {
         let number = |of: io::Result<u64>| of.map_err(broken);
         let id = |of: u64| u32::try_from(of).map_err(|e| broken(io::Error::other(e)));
         let owner = if self.kept {
-            Some(Owner {
+            Some(Ids {
                 uid: id(number(header.uid())?)?,
                 gid: id(number(header.gid())?)?,
             })

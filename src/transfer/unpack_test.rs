@@ -35,7 +35,7 @@ impl Place {
 
     fn unpack(&self, archive: &[u8]) -> Result<Report> {
         let mut tree = Tree::open(&self.to()).unwrap();
-        let owner = Ownership::One(crate::model::Owner::ROOT);
+        let owner = Ownership::One(crate::model::Ids::ROOT);
         let arrival = Arrival {
             naming: Naming::Kept,
             ownership: owner,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{fuzz, text};
 use crate::config::parse_duration;
-use crate::model::{Label, Name, Origin, parse_memory};
+use crate::model::{CloneSource, Label, Name, parse_memory};
 
 #[test]
 fn names() {
@@ -22,7 +22,7 @@ fn names() {
             assert_eq!(label.as_str(), text);
             assert!(!label.as_str().contains(['/', ':', '@']));
         }
-        let origin = text.parse::<Origin>().ok();
+        let origin = text.parse::<CloneSource>().ok();
         if let Some(origin) = &origin {
             assert_eq!(origin.to_string().parse().as_ref(), Ok(origin));
         }

@@ -161,7 +161,7 @@ fn instance(number: usize, fields: &[&str]) -> Instance {
     Instance {
         name: format!("a{number}").parse().unwrap(),
         mac: field(1),
-        segment: Some("pixels0".into()),
+        isolated_bridge: Some("pixels0".into()),
         ..pixel(properties)
     }
 }

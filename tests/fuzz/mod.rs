@@ -69,7 +69,7 @@ pub fn pixel(properties: Properties) -> Instance {
         memory: None,
         privileged: false,
         mac: None,
-        segment: None,
+        isolated_bridge: None,
         properties,
     }
 }

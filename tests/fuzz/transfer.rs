@@ -8,7 +8,7 @@ use super::tree::Tree;
 use super::unpack::{Arrival, Naming, unpack};
 use super::{GuestPath, Meter, Ownership, Rules, list};
 use crate::fuzz::{fuzz, text};
-use crate::model::Owner;
+use crate::model::Ids;
 
 #[test]
 fn listings() {
@@ -53,7 +53,7 @@ fn archives() {
     fs::write(outside.join("precious"), "mine").unwrap();
     fuzz("archives", 60, &words, |bytes| {
         fs::create_dir(&to).unwrap();
-        let owner = Ownership::One(Owner::ROOT);
+        let owner = Ownership::One(Ids::ROOT);
         let mut tree = Tree::open(&to).unwrap();
         let mut sound = bytes.to_vec();
         checksums(&mut sound);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use pixels::egress::pixel::{self, Files};
 use pixels::egress::{Mode, Policy, presets};
 use pixels::model::{
-    Error, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Output, Owner,
+    Error, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, Output,
     Result, Subject,
 };
 use tokio::sync::mpsc;
@@ -65,7 +65,7 @@ impl Guest for Folder {
     }
 
     async fn write_file(&self, file: &GuestFile) -> Result<()> {
-        assert_eq!(file.owner, Owner::ROOT);
+        assert_eq!(file.owner, Ids::ROOT);
         let place = self.at(&file.path);
         // Unlike root in a pixel, an ordinary user cannot overwrite mode 0440.
         let _ = std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o600));
@@ -74,7 +74,7 @@ impl Guest for Folder {
         std::fs::set_permissions(&place, mode).map_err(|e| fault(&file.path, e))
     }
 
-    async fn fill_file(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
+    async fn write_chunks(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
         panic!("nobody needs it");
     }
 
@@ -120,7 +120,7 @@ impl Guest for Folder {
         Ok(FileStat {
             kind: FileKind::File,
             mode: found.mode() & 0o7777,
-            owner: Owner::ROOT,
+            owner: Ids::ROOT,
             size: found.size(),
         })
     }

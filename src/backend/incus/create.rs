@@ -11,7 +11,8 @@ use super::devices::{self, Placement};
 use super::failure::Failure;
 use super::{first_boot, images, instances};
 use crate::model::{
-    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, Limits, Properties, Result, Subject, Taken,
+    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Properties, Result,
+    Subject,
 };
 
 /// The extension for `security.guestapi`: without it the pixel would come up
@@ -31,7 +32,7 @@ pub(super) async fn create(
     image_server: &str,
     placement: &Placement,
     spec: &CreateSpec,
-) -> Result<Taken> {
+) -> Result<InitScript> {
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
     let able = async { client.require(NO_GUEST_API).await.map_err(Failure::plain) };
     let (devices, local, ()) = tokio::try_join!(
@@ -72,7 +73,11 @@ pub(super) async fn create(
     }
 }
 
-pub(super) async fn fork(client: &Client, placement: &Placement, spec: &ForkSpec) -> Result<Taken> {
+pub(super) async fn fork(
+    client: &Client,
+    placement: &Placement,
+    spec: &ForkSpec,
+) -> Result<InitScript> {
     let from = &spec.from.pixel;
     let source = match &spec.from.label {
         None => from.instance(),
@@ -133,10 +138,10 @@ async fn make(
     first: &FirstBoot,
     doing: &str,
     deadline: Duration,
-) -> Result<Taken, Failure> {
+) -> Result<InitScript, Failure> {
     body["config"][first_boot::KEY] = first_boot::config(first).into();
     body["config"][ISOLATED] = "true".into();
-    let mut done = Taken::Yes;
+    let mut done = InitScript::Applied;
     loop {
         let outcome = match client.start(Method::POST, "/1.0/instances", body).await {
             Ok(running) => running.wait(doing, deadline).await,
@@ -155,7 +160,7 @@ async fn make(
                     && first_boot::refused(&message) =>
             {
                 tracing::debug!(message, "no first boot script");
-                done = Taken::No;
+                done = InitScript::Unsupported;
                 first_boot::KEY
             }
             Err(failure) => return Err(taken(failure)),

@@ -71,7 +71,7 @@ async fn attached(
 ) -> Result<Devices> {
     let mut devices = Devices::new();
     let eth0 = match network {
-        Attachment::Segment(segment) => segments::member(segment),
+        Attachment::IsolatedBridge(segment) => segments::member(segment),
         Attachment::Configured => nic(client, wish, profile).await?,
         Attachment::Gateway { segment, subnet } => {
             devices.insert("eth1".into(), segments::gateway(segment));

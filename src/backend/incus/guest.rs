@@ -8,7 +8,7 @@ use super::client::Client;
 use super::{exec, files, turns};
 use crate::backend::sftp;
 use crate::model::{
-    self, Admission, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output,
+    self, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Precondition,
     Result, Subject,
 };
 
@@ -63,7 +63,7 @@ impl Guest for IncusGuest<'_> {
         &self,
         request: &ExecRequest,
         io: ExecIo,
-        admission: Admission<'_>,
+        admission: Precondition<'_>,
     ) -> Result<ExitStatus> {
         let (ready, admitted) = tokio::join!(self.prepare(request), admission);
         admitted?;
@@ -85,7 +85,7 @@ impl Guest for IncusGuest<'_> {
         sftp::write(self.files().await?, file).await
     }
 
-    async fn fill_file(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
+    async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
         sftp::fill(self.files().await?, path, content).await
     }
 

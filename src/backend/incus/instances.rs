@@ -189,7 +189,7 @@ pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
         })
     });
     Instance {
-        segment: segments::of(&found),
+        isolated_bridge: segments::of(&found),
         mac: found.config.get(MAC).cloned(),
         name,
         status: match found.status_code {

@@ -41,8 +41,8 @@ pub use operation::Running;
 pub use transport::{Endpoint, Remote};
 
 use crate::model::{
-    self, Backend, Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, Instance, Label, Name,
-    Properties, Result, Taken, Usage,
+    self, Backend, Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, InitScript, Instance,
+    Label, Name, Properties, Result, Usage,
 };
 
 /// What the backend needs to know of the user's settings.
@@ -96,7 +96,7 @@ impl Backend for Incus {
         images::with_prefix(&self.client, prefix).await
     }
 
-    async fn make_segment(&self, segment: &str) -> Result<()> {
+    async fn ensure_isolated_bridge(&self, segment: &str) -> Result<()> {
         segments::make(&self.client, segment).await
     }
 
@@ -104,15 +104,15 @@ impl Backend for Incus {
         segments::host_addresses(&self.client).await
     }
 
-    async fn remove_segment(&self, segment: &str) -> Result<()> {
+    async fn remove_isolated_bridge(&self, segment: &str) -> Result<()> {
         segments::remove(&self.client, segment).await
     }
 
-    async fn create(&self, spec: &CreateSpec) -> Result<Taken> {
+    async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
         create::create(&self.client, &self.image_server, &self.placement, spec).await
     }
 
-    async fn fork(&self, spec: &ForkSpec) -> Result<Taken> {
+    async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
         create::fork(&self.client, &self.placement, spec).await
     }
 
@@ -173,11 +173,11 @@ impl Backend for Incus {
         snapshots::delete(&self.client, name, label).await
     }
 
-    fn has_changed_anything(&self) -> bool {
+    fn has_sent_writes(&self) -> bool {
         self.client.has_changed_anything()
     }
 
-    async fn settle(&self, name: &Name) -> Result<()> {
+    async fn wait_idle(&self, name: &Name) -> Result<()> {
         state::settle(&self.client, name).await
     }
 

@@ -10,7 +10,7 @@ use super::Truenas;
 use super::failure::Failure;
 use super::properties::{self, Note};
 use super::ssh::Host;
-use crate::model::{Error, GuestFile, Name, Owner, Result, Subject};
+use crate::model::{Error, GuestFile, Ids, Name, Result, Subject};
 
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
@@ -72,7 +72,7 @@ fn files(key: &str, script: Option<String>) -> Vec<GuestFile> {
         path,
         content: content.as_bytes().to_vec(),
         mode,
-        owner: Owner::ROOT,
+        owner: Ids::ROOT,
     };
     let mut files = vec![
         file(

@@ -23,7 +23,7 @@ use super::rpc::Rpc;
 use super::snapshots::check_dataset;
 use super::wire::CronJob;
 use crate::model::{
-    Error, ForkSpec, InvalidName, Label, Limits, Name, Result, Status, Subject, Taken,
+    Error, ForkSpec, InitScript, InvalidName, Label, Limits, Name, Result, Status, Subject,
 };
 
 const ZFS: &str = "/usr/sbin/zfs";
@@ -36,7 +36,7 @@ const DESCRIPTION: &str = "pixels temporary job";
 const STALE: i64 = 60 * 60;
 
 impl Truenas {
-    pub(super) async fn copy(&self, spec: &ForkSpec) -> Result<Taken> {
+    pub(super) async fn copy(&self, spec: &ForkSpec) -> Result<InitScript> {
         self.needs_virt("a copy of a pixel").await?;
         let release = self.rpc.release().await.map_err(Failure::plain)?;
         if release.table.cloning == Cloning::None {
@@ -104,7 +104,7 @@ impl Truenas {
                 _ => {}
             }
         }
-        outcome.map(|()| Taken::Yes)
+        outcome.map(|()| InitScript::Applied)
     }
 
     /// Has root on the server run the command.

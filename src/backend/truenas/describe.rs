@@ -51,7 +51,7 @@ impl Found {
                 memory: None,
                 privileged: lxc.idmap.is_none(),
                 mac: None,
-                segment: None,
+                isolated_bridge: None,
                 properties: Properties::new(),
             },
         }
@@ -127,7 +127,7 @@ impl Virt {
             privileged: self.privileged_mode.unwrap_or(false)
                 || config("security.privileged").as_deref() == Some("true"),
             mac: config("volatile.eth0.hwaddr"),
-            segment: None,
+            isolated_bridge: None,
             properties: properties::read(&self.environment),
             memory: self.memory.map(|bytes| bytes.to_string()),
             cpu: self.cpu,

@@ -50,7 +50,7 @@ impl Guest for SshGuest<'_> {
         self.session().await?.write(file).await
     }
 
-    async fn fill_file(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
+    async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
         self.session().await?.fill(path, content).await
     }
 

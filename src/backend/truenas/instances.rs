@@ -13,8 +13,8 @@ use super::properties::{self, Environment, Note};
 use super::release::Containers;
 use super::wire::{Interface, Lxc, Summary, Virt, VirtConfig};
 use crate::model::{
-    Attachment, CreateSpec, Error, FirstBoot, Instance, Limits, Name, Properties, Result, Subject,
-    Taken,
+    Attachment, CreateSpec, Error, FirstBoot, InitScript, Instance, Limits, Name, Properties,
+    Result, Subject,
 };
 use crate::retry::{self, Next};
 
@@ -85,7 +85,7 @@ impl Truenas {
         }
     }
 
-    pub(super) async fn make(&self, spec: &CreateSpec) -> Result<Taken> {
+    pub(super) async fn make(&self, spec: &CreateSpec) -> Result<InitScript> {
         self.needs_virt("making a pixel").await?;
         self.attachable(&spec.network)?;
         // Without a key there would be no way into the pixel.
@@ -103,7 +103,7 @@ impl Truenas {
             device,
         };
         self.create_instance(&spec.name, wish).await?;
-        Ok(Taken::Yes)
+        Ok(InitScript::Applied)
     }
 
     /// What tells this instance from its source, for the script that runs at
@@ -119,7 +119,7 @@ impl Truenas {
     pub(super) fn attachable(&self, network: &Attachment) -> Result<()> {
         match network {
             Attachment::Configured => Ok(()),
-            Attachment::Segment(_) | Attachment::Gateway { .. } => Err(no_segments()),
+            Attachment::IsolatedBridge(_) | Attachment::Gateway { .. } => Err(no_segments()),
         }
     }
 

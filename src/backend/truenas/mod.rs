@@ -42,8 +42,8 @@ pub use nic::{NicKind, NicOptions as NicWish};
 pub use ssh::{Ask, Settings as SshSettings};
 
 use crate::model::{
-    Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, Instance, Label,
-    Name, Properties, Result, Taken, Usage,
+    Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, InitScript,
+    Instance, Label, Name, Properties, Result, Usage,
 };
 use crate::secret::Secret;
 use describe::Found;
@@ -155,7 +155,7 @@ impl Backend for Truenas {
         Ok(None)
     }
 
-    async fn make_segment(&self, _: &str) -> Result<()> {
+    async fn ensure_isolated_bridge(&self, _: &str) -> Result<()> {
         Err(no_segments())
     }
 
@@ -163,15 +163,15 @@ impl Backend for Truenas {
         Err(no_segments())
     }
 
-    async fn remove_segment(&self, _: &str) -> Result<()> {
+    async fn remove_isolated_bridge(&self, _: &str) -> Result<()> {
         Err(no_segments())
     }
 
-    async fn create(&self, spec: &CreateSpec) -> Result<Taken> {
+    async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
         self.make(spec).await
     }
 
-    async fn fork(&self, spec: &ForkSpec) -> Result<Taken> {
+    async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
         self.copy(spec).await
     }
 
@@ -234,7 +234,7 @@ impl Backend for Truenas {
         self.snapshots_of(name).await
     }
 
-    async fn lost_by_restore(&self, name: &Name, label: &Label) -> Result<Vec<String>> {
+    async fn newer_checkpoints(&self, name: &Name, label: &Label) -> Result<Vec<String>> {
         self.newer_than(name, label).await
     }
 
@@ -246,11 +246,11 @@ impl Backend for Truenas {
         self.remove_snapshot(name, label).await
     }
 
-    fn has_changed_anything(&self) -> bool {
+    fn has_sent_writes(&self) -> bool {
         self.rpc.has_changed_anything()
     }
 
-    async fn settle(&self, name: &Name) -> Result<()> {
+    async fn wait_idle(&self, name: &Name) -> Result<()> {
         self.await_idle(name).await
     }
 

@@ -7,7 +7,7 @@ use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
 use crate::lifecycle::{self, GuestPolicy, Network};
-use crate::model::{Backend, Origin, Properties};
+use crate::model::{Backend, CloneSource, Properties};
 
 /// Where the settings put new pixels.
 pub fn of(context: &Context) -> anyhow::Result<Network> {
@@ -123,7 +123,7 @@ pub fn policy_for_new(
 pub async fn policy_for_clone(
     context: &Context,
     backend: &dyn Backend,
-    from: &Origin,
+    from: &CloneSource,
 ) -> anyhow::Result<Properties> {
     let asked = matches!(
         context

@@ -5,7 +5,7 @@ use ring::digest;
 use super::ruleset;
 use super::subnet::Subnet;
 use crate::egress::render::hex;
-use crate::model::{Error, ExecRequest, Guest, GuestFile, Owner, Result};
+use crate::model::{Error, ExecRequest, Guest, GuestFile, Ids, Result};
 
 const CODE: &str = "/usr/local/lib/pixels/gateway";
 const STATE: &str = "/var/lib/pixels/gateway";
@@ -99,7 +99,7 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>
             path,
             content,
             mode: 0o600,
-            owner: Owner::ROOT,
+            owner: Ids::ROOT,
         };
         guest.write_file(&file).await?;
     }
@@ -140,7 +140,7 @@ fn file(dir: &str, name: &str, content: String) -> GuestFile {
         path: format!("{dir}/{name}"),
         content: content.into_bytes(),
         mode: 0o644,
-        owner: Owner::ROOT,
+        owner: Ids::ROOT,
     }
 }
 

@@ -30,7 +30,7 @@ pub fn address_of(instance: &Instance) -> Option<Ipv4Addr> {
 pub fn members(instances: &[Instance], segment: &str, subnet: Subnet) -> Vec<Member> {
     let mut candidates: Vec<(&Instance, Member)> = instances
         .iter()
-        .filter(|instance| instance.segment.as_deref() == Some(segment))
+        .filter(|instance| instance.isolated_bridge.as_deref() == Some(segment))
         .filter_map(|instance| {
             let member = Member {
                 name: instance.name.clone(),
@@ -86,7 +86,7 @@ mod tests {
             memory: None,
             privileged: false,
             mac: Some(mac.into()),
-            segment: Some("pixels0".into()),
+            isolated_bridge: Some("pixels0".into()),
             properties: Properties::from([(ADDRESS.into(), address.into())]),
         }
     }
@@ -118,7 +118,7 @@ mod tests {
             assert!(names(&[broken]).is_empty());
         }
         let mut elsewhere = a;
-        elsewhere.segment = Some("other0".into());
+        elsewhere.isolated_bridge = Some("other0".into());
         assert!(names(&[elsewhere]).is_empty());
     }
 }

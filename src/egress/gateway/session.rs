@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex}
 use tokio::sync::mpsc;
 
 use super::payload::Payload;
-use crate::model::{Error, ExecIo, ExecRequest, Guest, Result, Said};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
 /// For all who were before us, and for our own turn.
@@ -62,7 +62,7 @@ where
 {
     let (mut to_script, stdin) = duplex(BUFFER);
     let (stdout, from_script) = duplex(BUFFER);
-    let said = Said::default();
+    let said = HeadBuffer::default();
     let (_control, control) = mpsc::channel(1);
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "gateway"]);
     let io = ExecIo {

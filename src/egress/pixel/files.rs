@@ -7,7 +7,7 @@ use ring::digest;
 use super::ruleset;
 use crate::egress::policy::Effective;
 use crate::egress::render::{self, Listen};
-use crate::model::{GuestFile, Owner};
+use crate::model::{GuestFile, Ids};
 
 pub(super) const CODE: &str = "/usr/local/lib/pixels/egress";
 pub(super) const STATE: &str = "/var/lib/pixels/egress";
@@ -194,7 +194,7 @@ pub(super) fn text(path: String, mode: u32, content: &str) -> GuestFile {
         path,
         content: content.as_bytes().to_vec(),
         mode,
-        owner: Owner::ROOT,
+        owner: Ids::ROOT,
     }
 }
 

@@ -168,7 +168,7 @@ fn creator_state(found: &Instance) -> GatewayState {
 }
 
 async fn create(backend: &dyn Backend, gateway: &GatewaySpec, claim: &Creator) -> Result<()> {
-    backend.make_segment(&gateway.segment).await?;
+    backend.ensure_isolated_bridge(&gateway.segment).await?;
     let mut instead = gateway.subnet.instead().filter(|_| gateway.any_subnet);
     let mut subnet = gateway.subnet;
     loop {
@@ -265,7 +265,7 @@ pub async fn rebuild(
         // Addresses that are no longer the gateway's are given out anew; a pixel
         // takes its own up at its next start or when its lease ends.
         for pixel in backend.list().await? {
-            if pixel.segment.as_ref() == Some(&gateway.segment) {
+            if pixel.isolated_bridge.as_ref() == Some(&gateway.segment) {
                 super::admit(backend, &gateway, &pixel.name).await?;
             }
         }
@@ -279,7 +279,7 @@ pub async fn is_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Resu
     if !matches!(find(backend, gateway).await?, GatewayState::HalfMade) {
         return Ok(false);
     }
-    backend.settle(&gateway.name).await?;
+    backend.wait_idle(&gateway.name).await?;
     Ok(matches!(
         find(backend, gateway).await?,
         GatewayState::HalfMade
@@ -303,7 +303,7 @@ pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> 
     let pixels = backend.list().await?;
     let behind: Vec<&str> = pixels
         .iter()
-        .filter(|pixel| pixel.segment.as_ref() == Some(&gateway.segment))
+        .filter(|pixel| pixel.isolated_bridge.as_ref() == Some(&gateway.segment))
         .map(|pixel| pixel.name.as_str())
         .collect();
     if !behind.is_empty() {
@@ -326,7 +326,7 @@ pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> 
             _ => {}
         },
     }
-    backend.remove_segment(&gateway.segment).await
+    backend.remove_isolated_bridge(&gateway.segment).await
 }
 
 /// Puts the files in and says so on record.

@@ -67,7 +67,7 @@ pub(super) async fn denials(
     like: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
-    let Some(segment) = &pixel.segment else {
+    let Some(segment) = &pixel.isolated_bridge else {
         return Err(Error::Unsupported {
             operation: format!("the log of pixel {:?}", pixel.name.as_str()),
             reason: "it is on a network of its own, without a gateway that could refuse anything"

@@ -1,6 +1,6 @@
 //! The one place where a command becomes text for the shell on the other side.
 
-use crate::model::{Error, ExecRequest, Owner, Result};
+use crate::model::{Error, ExecRequest, Ids, Result};
 
 /// Variables travel beside the command under their names with this prefix:
 /// arguments are for everybody in the pixel to read.
@@ -31,7 +31,7 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         Some(_) => format!("echo \"{PROCESS}$$\"; "),
         None => format!("echo \"{PROCESS}$$\" >&2; "),
     };
-    if request.owner == Owner::ROOT {
+    if request.owner == Ids::ROOT {
         script.push_str(&format!("export {CONNECTION}=\"$SSH_CONNECTION\"; "));
     }
     script.push_str(&format!("unset {FOREIGN} {MARK}; "));
@@ -44,8 +44,8 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
     if let Some(dir) = &request.cwd {
         script.push_str(&format!("cd -- {} 2>/dev/null || cd /; ", quote(dir)));
     }
-    let Owner { uid, gid } = request.owner;
-    if request.owner == Owner::ROOT {
+    let Ids { uid, gid } = request.owner;
+    if request.owner == Ids::ROOT {
         script.push_str("exec \"$@\"");
     } else {
         if request.tty.is_some() {
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn others_than_root_are_made_so_last() {
         let mut request = ExecRequest::root(["id"]);
-        request.owner = Owner {
+        request.owner = Ids {
             uid: 1000,
             gid: 1001,
         };

@@ -12,18 +12,18 @@ const LIMIT: usize = 4 * 1024;
 
 /// The near end of the stream: takes everything and keeps the first of it.
 #[derive(Debug, Clone)]
-pub struct Said {
+pub struct HeadBuffer {
     kept: Arc<Mutex<Vec<u8>>>,
     limit: usize,
 }
 
-impl Default for Said {
+impl Default for HeadBuffer {
     fn default() -> Self {
         Self::up_to(LIMIT)
     }
 }
 
-impl Said {
+impl HeadBuffer {
     pub fn up_to(limit: usize) -> Self {
         Self {
             kept: Arc::default(),
@@ -36,7 +36,7 @@ impl Said {
     }
 }
 
-impl AsyncWrite for Said {
+impl AsyncWrite for HeadBuffer {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -65,7 +65,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_beginning_is_kept_and_the_rest_taken() {
-        let said = Said::default();
+        let said = HeadBuffer::default();
         let mut stream = said.clone();
         stream.write_all(b"first\n").await.unwrap();
         stream.write_all(&[b'x'; 3 * LIMIT]).await.unwrap();

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Error, ExecIo, ExecRequest, Guest, Output, Result, Said};
+use super::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Output, Result};
 
 /// Far more than our scripts have to say; a server with many calls at work
 /// holds many of these.
@@ -30,12 +30,12 @@ pub async fn collect_up_to(
     limit: usize,
 ) -> Result<Output> {
     let full = Arc::new(Notify::new());
-    let stdout = Collector {
+    let stdout = BoundedBuffer {
         bytes: Arc::default(),
         limit,
         full: Arc::clone(&full),
     };
-    let stderr = Said::up_to(SAID);
+    let stderr = HeadBuffer::up_to(SAID);
     let (_steer, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(tokio::io::empty()),
@@ -58,19 +58,19 @@ pub async fn collect_up_to(
 }
 
 #[derive(Debug, Clone)]
-struct Collector {
+struct BoundedBuffer {
     bytes: Arc<Mutex<Vec<u8>>>,
     limit: usize,
     full: Arc<Notify>,
 }
 
-impl Collector {
+impl BoundedBuffer {
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl AsyncWrite for Collector {
+impl AsyncWrite for BoundedBuffer {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -128,7 +128,7 @@ mod tests {
         async fn write_file(&self, _: &GuestFile) -> Result<()> {
             unreachable!()
         }
-        async fn fill_file(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
+        async fn write_chunks(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
             unreachable!()
         }
         async fn rename(&self, _: &str, _: &str) -> Result<()> {
