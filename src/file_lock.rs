@@ -16,10 +16,10 @@ const LONGEST: Duration = Duration::from_millis(160);
 
 /// Who may hold the lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
-    Alone,
+pub enum LockMode {
+    Exclusive,
     /// All who want it so.
-    BesideOthers,
+    Shared,
 }
 
 /// Held until dropped, or until the process ends.
@@ -29,7 +29,7 @@ pub struct FileLock(File);
 impl FileLock {
     /// The lock of this file, which is made, with its folder, where missing.
     /// `None` when somebody else holds it. A symbolic link is an error.
-    pub fn attempt(path: &Path, share: Share) -> io::Result<Option<Self>> {
+    pub fn attempt(path: &Path, share: LockMode) -> io::Result<Option<Self>> {
         if let Some(folder) = path.parent() {
             DirBuilder::new()
                 .recursive(true)
@@ -41,8 +41,8 @@ impl FileLock {
         let file = File::from(open(path, flags, Mode::from_raw_mode(0o600))?);
         // Not the blocking call: it could not be given up.
         let operation = match share {
-            Share::Alone => FlockOperation::NonBlockingLockExclusive,
-            Share::BesideOthers => FlockOperation::NonBlockingLockShared,
+            LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            LockMode::Shared => FlockOperation::NonBlockingLockShared,
         };
         match flock(&file, operation) {
             Ok(()) => Ok(Some(Self(file))),
@@ -53,7 +53,7 @@ impl FileLock {
 
     /// Waits for the lock, however long; `waiting` is called once if it is
     /// taken.
-    pub async fn wait(path: &Path, share: Share, waiting: impl FnOnce()) -> io::Result<Self> {
+    pub async fn wait(path: &Path, share: LockMode, waiting: impl FnOnce()) -> io::Result<Self> {
         let mut waiting = Some(waiting);
         let mut pause = FIRST;
         loop {
@@ -69,7 +69,7 @@ impl FileLock {
     }
 
     /// Leaves word in the file of who holds it.
-    pub fn sign(&mut self, text: &str) -> io::Result<()> {
+    pub fn write_owner(&mut self, text: &str) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.write_all(text.as_bytes())
     }
@@ -88,12 +88,12 @@ pub fn folder() -> io::Result<PathBuf> {
         return Ok(Path::new(&dir).join("pixels"));
     }
     let folder = std::env::temp_dir().join(format!("pixels-{}", user.as_raw()));
-    own(&folder, user.as_raw())?;
+    ensure_private_dir(&folder, user.as_raw())?;
     Ok(folder)
 }
 
 /// Makes a folder where anybody could have made it before.
-fn own(folder: &Path, user: u32) -> io::Result<()> {
+fn ensure_private_dir(folder: &Path, user: u32) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => return other,
@@ -116,7 +116,7 @@ mod tests {
     async fn one_at_a_time_and_free_when_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join("locks").join(name);
-        let attempt = |name: &str| FileLock::attempt(&path(name), Share::Alone).unwrap();
+        let attempt = |name: &str| FileLock::attempt(&path(name), LockMode::Exclusive).unwrap();
         let first = attempt("a");
         assert!(first.is_some());
         assert!(attempt("a").is_none());
@@ -128,7 +128,8 @@ mod tests {
         };
         let waiting = || tell.send(()).unwrap();
         let path = path("a");
-        let (second, ()) = tokio::join!(FileLock::wait(&path, Share::Alone, waiting), release);
+        let (second, ()) =
+            tokio::join!(FileLock::wait(&path, LockMode::Exclusive, waiting), release);
         second.unwrap();
     }
 
@@ -136,13 +137,13 @@ mod tests {
     fn several_beside_each_other_or_one_alone() {
         let dir = tempfile::tempdir().unwrap();
         let attempt = |share| FileLock::attempt(&dir.path().join("a"), share).unwrap();
-        let several = [attempt(Share::BesideOthers), attempt(Share::BesideOthers)];
+        let several = [attempt(LockMode::Shared), attempt(LockMode::Shared)];
         assert!(several.iter().all(Option::is_some));
-        assert!(attempt(Share::Alone).is_none());
+        assert!(attempt(LockMode::Exclusive).is_none());
         drop(several);
-        let alone = attempt(Share::Alone);
+        let alone = attempt(LockMode::Exclusive);
         assert!(alone.is_some());
-        assert!(attempt(Share::BesideOthers).is_none());
+        assert!(attempt(LockMode::Shared).is_none());
     }
 
     #[test]
@@ -150,7 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(FileLock::attempt(&path, Share::Alone).is_err());
+        assert!(FileLock::attempt(&path, LockMode::Exclusive).is_err());
     }
 
     #[test]
@@ -158,11 +159,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let user = rustix::process::geteuid().as_raw();
         let folder = dir.path().join("pixels");
-        own(&folder, user).unwrap();
-        own(&folder, user).unwrap();
-        own(&folder, user + 1).unwrap_err();
+        ensure_private_dir(&folder, user).unwrap();
+        ensure_private_dir(&folder, user).unwrap();
+        ensure_private_dir(&folder, user + 1).unwrap_err();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&folder, &link).unwrap();
-        own(&link, user).unwrap_err();
+        ensure_private_dir(&link, user).unwrap_err();
     }
 }

@@ -13,7 +13,7 @@ use super::state::{KEY, PARENT, RECIPE, get, is_base, newest};
 use super::{Error, Result, Workshop, chain, recipe};
 use crate::config::Parent;
 use crate::egress;
-use crate::file_lock::{FileLock, Share};
+use crate::file_lock::{FileLock, LockMode};
 use crate::lifecycle::{
     self, Creator, CreatorState, ExecOptions, SignalSource, User, provisioning,
 };
@@ -84,7 +84,7 @@ impl Workshop {
             let pixel = self.pixel(one)?;
             let waiting = || watch.step(one, "waiting for another build of it");
             let path = self.lock_path(&pixel);
-            let lock = FileLock::wait(&path, Share::Alone, waiting);
+            let lock = FileLock::wait(&path, LockMode::Exclusive, waiting);
             let _lock = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(Error::about(one)(model::Error::Cancelled)),
@@ -110,7 +110,7 @@ impl Workshop {
     /// The lock of a build; `None` while another holds it.
     pub(super) fn attempt(&self, pixel: &Name) -> Result<Option<FileLock>> {
         let path = self.lock_path(pixel);
-        FileLock::attempt(&path, Share::Alone).map_err(|source| Error::Lock { path, source })
+        FileLock::attempt(&path, LockMode::Exclusive).map_err(|source| Error::Lock { path, source })
     }
 
     /// Removes what builds left that were killed. Best effort.

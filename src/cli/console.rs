@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, complete, exec, network};
-use crate::config::Multiplexer;
+use crate::config;
 use crate::exit::Usage;
 use crate::lifecycle::session::{self, Multiplexer, MultiplexerChoice};
 use crate::lifecycle::{self, ExecOptions, User, provisioning};
@@ -69,10 +69,10 @@ pub async fn open(
     let login = User::default_for(&instance);
     let wanted = match context.settings().console.multiplexer {
         _ if !persist => MultiplexerChoice::Nothing,
-        Multiplexer::Auto => MultiplexerChoice::Auto,
-        Multiplexer::Zmx => MultiplexerChoice::Zmx,
-        Multiplexer::Tmux => MultiplexerChoice::Tmux,
-        Multiplexer::None => MultiplexerChoice::Nothing,
+        config::Multiplexer::Auto => MultiplexerChoice::Auto,
+        config::Multiplexer::Zmx => MultiplexerChoice::Zmx,
+        config::Multiplexer::Tmux => MultiplexerChoice::Tmux,
+        config::Multiplexer::None => MultiplexerChoice::Nothing,
     };
     let keeper = keeper(context, backend, &*guest, &instance, &login, wanted).await?;
     if keeper.is_none() && wanted != MultiplexerChoice::Nothing {

@@ -34,7 +34,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
     from: Option<CloneSource>,
     /// Let it expire after this time, such as 90m, 2h or 7d; a clone takes over no other's
-    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::lifetime)]
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::parse_lifetime)]
     ttl: Option<Duration>,
     /// Leave the pixel as the image made it
     #[arg(long)]

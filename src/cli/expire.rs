@@ -35,12 +35,12 @@ enum After {
 fn wanted(text: &str) -> Result<After, String> {
     match text {
         "never" => Ok(After::Never),
-        _ => expiry(text).map(After::Time),
+        _ => parse_lifetime(text).map(After::Time),
     }
 }
 
 /// `90m`, `1h30m`, and whole days: `7d`.
-pub fn lifetime(text: &str) -> Result<Duration, String> {
+pub fn parse_lifetime(text: &str) -> Result<Duration, String> {
     let days = text
         .strip_suffix('d')
         .and_then(|days| days.parse::<u32>().ok());
@@ -103,10 +103,10 @@ mod tests {
 
     #[test]
     fn days_are_known_and_moments_are_no_lifetimes() {
-        assert_eq!(lifetime("7d"), Ok(Duration::from_secs(7 * 86400)));
-        assert_eq!(lifetime("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_lifetime("7d"), Ok(Duration::from_secs(7 * 86400)));
+        assert_eq!(parse_lifetime("1h30m"), Ok(Duration::from_secs(5400)));
         for bad in ["", "0s", "1ms", "0d", "-1d", "d", "tomorrow", "never", "90"] {
-            assert!(lifetime(bad).is_err(), "{bad}");
+            assert!(parse_lifetime(bad).is_err(), "{bad}");
         }
         assert_eq!(wanted("never"), Ok(After::Never));
     }

@@ -26,7 +26,7 @@ pub struct ForkArgs {
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<Name>,
     /// Let them expire after this time, such as 90m, 2h or 7d
-    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::lifetime)]
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::parse_lifetime)]
     ttl: Option<Duration>,
 }
 

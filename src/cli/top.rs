@@ -23,7 +23,7 @@ pub struct TopArgs {
     #[arg(long)]
     once: bool,
     /// Time between two looks
-    #[arg(long, value_name = "DURATION", default_value = "1s", allow_negative_numbers = true, value_parser = expire::lifetime)]
+    #[arg(long, value_name = "DURATION", default_value = "1s", allow_negative_numbers = true, value_parser = expire::parse_lifetime)]
     interval: Duration,
 }
 

@@ -18,7 +18,7 @@ use super::image;
 use super::plan::{Action, ImageState, Plan, Step, StepId, asks_image_server, image_state, plan};
 use super::{Options, probe, server, web};
 use crate::backend::incus::Client;
-use crate::file_lock::{self, FileLock, Share};
+use crate::file_lock::{self, FileLock, LockMode};
 
 /// What happens while a host is prepared.
 #[derive(Debug, Clone)]
@@ -125,7 +125,7 @@ async fn alone(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock, Err
     let folder = file_lock::folder().map_err(|e| failed(Path::new("the locks' folder"), e))?;
     let path = folder.join("setup.lock");
     let waiting = || on_event(Event::Waiting(path.clone()));
-    FileLock::wait(&path, Share::Alone, waiting)
+    FileLock::wait(&path, LockMode::Exclusive, waiting)
         .await
         .map_err(|error| failed(&path, error))
 }

@@ -26,7 +26,7 @@ pub fn expires_at(instance: &Instance) -> Option<i64> {
 /// How long it has still to live.
 pub fn remaining(instance: &Instance) -> Option<Duration> {
     let left = expires_at(instance)? - now().unix_timestamp();
-    Some(Duration::from_secs(u64::try_from(remaining).unwrap_or(0)))
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
 }
 
 /// The record of a pixel that lives this long from now on; `None` is for ever.

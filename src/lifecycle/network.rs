@@ -25,7 +25,7 @@ pub enum Network {
 impl Network {
     pub(super) fn attachment(&self) -> Attachment {
         match self {
-            Self::External(_) => Attachment::Configured,
+            Self::External(_) => Attachment::Default,
             Self::Gateway(gateway) => Attachment::IsolatedBridge(gateway.segment.clone()),
         }
     }

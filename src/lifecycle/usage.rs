@@ -41,10 +41,10 @@ pub async fn sample(backend: &dyn Backend, pixels: &[Instance]) -> Result<UsageS
         (pixel.name.clone(), Instant::now(), usage)
     });
     let answers: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
-    let mut look = UsageSample::new();
+    let mut usages = UsageSample::new();
     for (name, at, usage) in answers {
         match usage {
-            Ok(usage) => drop(sample.insert(name, (at, usage))),
+            Ok(usage) => drop(usages.insert(name, (at, usage))),
             // Asked while it starts, stops or goes, the server knows no process.
             Err(error @ (Error::NotFound(_) | Error::Server { .. })) => {
                 tracing::debug!(%error, %name, "usage");
@@ -52,7 +52,7 @@ pub async fn sample(backend: &dyn Backend, pixels: &[Instance]) -> Result<UsageS
             Err(error) => return Err(error),
         }
     }
-    Ok(sample)
+    Ok(usages)
 }
 
 /// What happened between two looks, the busiest first.

@@ -51,7 +51,7 @@ pub use reaper::Limits;
 
 use crate::base::Workshop;
 use crate::egress::Mode;
-use crate::file_lock::{FileLock, Share};
+use crate::file_lock::{FileLock, LockMode};
 use crate::model::Backend;
 use crate::secret::Secret;
 use guard::Guard;
@@ -240,7 +240,7 @@ fn lock(path: &Path) -> Result<FileLock, StartError> {
         path: path.to_owned(),
         source,
     };
-    let Some(mut lock) = FileLock::attempt(path, Share::Alone).map_err(failed)? else {
+    let Some(mut lock) = FileLock::attempt(path, LockMode::Exclusive).map_err(failed)? else {
         let pid = std::fs::read_to_string(path).ok();
         return Err(StartError::Running {
             path: path.to_owned(),
@@ -249,7 +249,7 @@ fn lock(path: &Path) -> Result<FileLock, StartError> {
                 .filter(|pid| !pid.is_empty()),
         });
     };
-    lock.sign(&format!("{}\n", std::process::id()))
+    lock.write_owner(&format!("{}\n", std::process::id()))
         .map_err(failed)?;
     Ok(lock)
 }

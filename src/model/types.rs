@@ -101,7 +101,7 @@ pub enum InitScript {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
     /// To the network of the user's settings, or what is found on the server.
-    Configured,
+    Default,
     /// To this segment and nothing else. The server passes no frame between
     /// two such instances, none under a hardware address that is not the
     /// instance's own, and no IPv6.

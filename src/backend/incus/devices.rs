@@ -72,7 +72,7 @@ async fn attached(
     let mut devices = Devices::new();
     let eth0 = match network {
         Attachment::IsolatedBridge(segment) => segments::member(segment),
-        Attachment::Configured => nic(client, wish, profile).await?,
+        Attachment::Default => nic(client, wish, profile).await?,
         Attachment::Gateway { segment, subnet } => {
             devices.insert("eth1".into(), segments::gateway(segment));
             let mut uplink = nic(client, wish, profile).await?;

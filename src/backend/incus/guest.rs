@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::client::Client;
-use super::{exec, files, turns};
+use super::{exec, files, instance_lock};
 use crate::backend::sftp;
 use crate::model::{
     self, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Precondition,
@@ -44,7 +44,7 @@ impl<'a> IncusGuest<'a> {
         self.files
             .get_or_try_init(|| async {
                 // The disk of a stopped pixel is mounted for it.
-                let _turn = turns::beside(self.client, self.name).await?;
+                let _turn = instance_lock::lock_shared(self.client, self.name).await?;
                 files::open(self.client, &self.name.instance()).await
             })
             .await

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::client::{Client, encode};
 use super::failure::Failure;
+use super::instance_lock;
 use super::segments;
 use super::state::when_free;
-use super::turns;
 use super::wire::{self, Lease, NetworkState, State};
 use crate::model::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
 
@@ -172,7 +172,9 @@ pub(super) async fn set_properties(
     let body = json!({"config": with_prefix(properties)});
     let path = path(name);
     let of_pixel = |failure: Failure| failure.about(Subject::pixel(name));
-    let _turn = turns::beside(client, name).await.map_err(of_pixel)?;
+    let _turn = instance_lock::lock_shared(client, name)
+        .await
+        .map_err(of_pixel)?;
     // A pixel that is being started takes no change for that moment.
     when_free(|| client.send(Method::PATCH, &path, &body))
         .await

@@ -11,6 +11,7 @@ mod first_boot;
 mod guest;
 mod http;
 mod images;
+mod instance_lock;
 mod instances;
 mod lifecycle;
 mod operation;
@@ -19,7 +20,6 @@ mod snapshots;
 mod state;
 mod streams;
 mod transport;
-mod turns;
 mod websocket;
 pub mod wire;
 

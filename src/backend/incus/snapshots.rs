@@ -12,7 +12,7 @@ use super::client::{Client, encode};
 use super::failure::Failure;
 use super::instances::{self, label as parse_label, path, timestamp};
 use super::wire::Snapshot;
-use super::{state, turns};
+use super::{instance_lock, state};
 use crate::model::{Checkpoint, Error, Label, Name, Result, Status, Subject};
 
 const SNAPSHOT: Duration = Duration::from_secs(5 * 60);
@@ -39,7 +39,9 @@ pub(super) async fn create(
         body["expires_at"] = json!(until);
     }
     let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
-    let _turn = turns::beside(client, name).await.map_err(about)?;
+    let _turn = instance_lock::lock_shared(client, name)
+        .await
+        .map_err(about)?;
     state::restored(client, name).await?;
     let path = format!("{}/snapshots", path(name));
     let outcome = state::when_free(|| async {
@@ -85,7 +87,9 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
 
 pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Result<()> {
     let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
-    let _turn = turns::alone(client, name).await.map_err(about)?;
+    let _turn = instance_lock::lock_exclusive(client, name)
+        .await
+        .map_err(about)?;
     // Others than those with turns are at least not met on purpose.
     state::unchanging(client, name).await?;
     exists(client, name, label).await?;
@@ -112,7 +116,9 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
 
 pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Result<()> {
     let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
-    let _turn = turns::beside(client, name).await.map_err(about)?;
+    let _turn = instance_lock::lock_shared(client, name)
+        .await
+        .map_err(about)?;
     state::restored(client, name).await?;
     exists(client, name, label).await?;
     let target = snapshot_path(name, label);

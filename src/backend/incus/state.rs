@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::failure::Failure;
+use super::instance_lock::{self, InstanceLock};
 use super::instances;
-use super::turns::{self, Turn};
 use super::wire::Operation;
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry;
@@ -69,8 +69,8 @@ pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
     start_now(client, name).await
 }
 
-async fn turn(client: &Client, name: &Name) -> Result<Option<Turn>> {
-    turns::beside(client, name)
+async fn turn(client: &Client, name: &Name) -> Result<Option<InstanceLock>> {
+    instance_lock::lock_shared(client, name)
         .await
         .map_err(|failure| failure.about(Subject::pixel(name)))
 }

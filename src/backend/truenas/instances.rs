@@ -118,7 +118,7 @@ impl Truenas {
 
     pub(super) fn attachable(&self, network: &Attachment) -> Result<()> {
         match network {
-            Attachment::Configured => Ok(()),
+            Attachment::Default => Ok(()),
             Attachment::IsolatedBridge(_) | Attachment::Gateway { .. } => Err(no_segments()),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::failure::Failure;
-use crate::file_lock::{self, FileLock, Share};
+use crate::file_lock::{self, FileLock, LockMode};
 use crate::model::Name;
 
 /// As long as the longest that somebody else may be at it.
@@ -20,27 +20,39 @@ const FILES: u32 = 64;
 
 /// Held as long as the instance is being changed.
 #[derive(Debug)]
-pub(super) struct Turn(#[expect(dead_code, reason = "closing the file ends the turn")] FileLock);
+pub(super) struct InstanceLock(
+    #[expect(dead_code, reason = "closing the file ends the turn")] FileLock,
+);
 
 /// A change that others may be made beside.
-pub(super) async fn beside(client: &Client, name: &Name) -> Result<Option<Turn>, Failure> {
-    take(client, name, Share::BesideOthers).await
+pub(super) async fn lock_shared(
+    client: &Client,
+    name: &Name,
+) -> Result<Option<InstanceLock>, Failure> {
+    take(client, name, LockMode::Shared).await
 }
 
 /// A change that no other may be made beside.
-pub(super) async fn alone(client: &Client, name: &Name) -> Result<Option<Turn>, Failure> {
-    take(client, name, Share::Alone).await
+pub(super) async fn lock_exclusive(
+    client: &Client,
+    name: &Name,
+) -> Result<Option<InstanceLock>, Failure> {
+    take(client, name, LockMode::Exclusive).await
 }
 
 /// `None` where no lock can be had: the change is made all the same.
-async fn take(client: &Client, name: &Name, share: Share) -> Result<Option<Turn>, Failure> {
+async fn take(
+    client: &Client,
+    name: &Name,
+    share: LockMode,
+) -> Result<Option<InstanceLock>, Failure> {
     let attempt = async {
         let path = file_lock::folder()?.join(file(client, name));
         let waiting = || tracing::info!(%name, "waiting for another command");
         FileLock::wait(&path, share, waiting).await
     };
     match tokio::time::timeout(LIMIT, attempt).await {
-        Ok(Ok(lock)) => Ok(Some(Turn(lock))),
+        Ok(Ok(lock)) => Ok(Some(InstanceLock(lock))),
         Ok(Err(error)) => {
             tracing::warn!(%name, %error, "changes are not kept apart");
             Ok(None)
