@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 
 use super::client::{Client, encode};
 use super::failure::Failure;
-use super::segments;
+use super::isolated_bridge;
 use super::wire::{Network, Pool, Profile};
 use crate::model::{Attachment, Error, Result, Subject};
 
@@ -71,10 +71,10 @@ async fn attached(
 ) -> Result<Devices> {
     let mut devices = Devices::new();
     let eth0 = match network {
-        Attachment::IsolatedBridge(segment) => segments::member(segment),
+        Attachment::IsolatedBridge(segment) => isolated_bridge::pixel_nic(segment),
         Attachment::Default => nic(client, wish, profile).await?,
         Attachment::Gateway { segment, subnet } => {
-            devices.insert("eth1".into(), segments::gateway(segment));
+            devices.insert("eth1".into(), isolated_bridge::gateway_nic(segment));
             let mut uplink = nic(client, wish, profile).await?;
             if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
                 uplink.insert("ipv4.routes".into(), subnet.clone());
@@ -188,7 +188,7 @@ async fn nic(
         .map_err(Failure::plain)?;
     let bridges = networks
         .into_iter()
-        .filter(|n| n.managed && n.kind == "bridge" && !segments::leads_nowhere(n))
+        .filter(|n| n.managed && n.kind == "bridge" && !isolated_bridge::is_isolated(n))
         .map(|n| n.name)
         .collect();
     choose(bridges, "incusbr0")

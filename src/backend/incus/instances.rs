@@ -10,7 +10,7 @@ use serde_json::json;
 use super::client::{Client, encode};
 use super::failure::Failure;
 use super::instance_lock;
-use super::segments;
+use super::isolated_bridge;
 use super::state::when_free;
 use super::wire::{self, Lease, NetworkState, State};
 use crate::model::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
@@ -54,7 +54,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     let networks: BTreeSet<&str> = ours
         .iter()
         .filter(|i| i.status_code == RUNNING)
-        .filter(|i| segments::of(i).is_none())
+        .filter(|i| isolated_bridge::bridge_of(i).is_none())
         .filter_map(|i| i.expanded_devices.get("eth0")?.get("network"))
         .map(String::as_str)
         .collect();
@@ -191,7 +191,7 @@ pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
         })
     });
     Instance {
-        isolated_bridge: segments::of(&found),
+        isolated_bridge: isolated_bridge::bridge_of(&found),
         mac: found.config.get(MAC).cloned(),
         name,
         status: match found.status_code {

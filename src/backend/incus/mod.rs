@@ -13,9 +13,9 @@ mod http;
 mod images;
 mod instance_lock;
 mod instances;
+mod isolated_bridge;
 mod lifecycle;
 mod operation;
-mod segments;
 mod snapshots;
 mod state;
 mod streams;
@@ -97,15 +97,15 @@ impl Backend for Incus {
     }
 
     async fn ensure_isolated_bridge(&self, segment: &str) -> Result<()> {
-        segments::make(&self.client, segment).await
+        isolated_bridge::ensure(&self.client, segment).await
     }
 
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        segments::host_addresses(&self.client).await
+        isolated_bridge::host_addresses(&self.client).await
     }
 
     async fn remove_isolated_bridge(&self, segment: &str) -> Result<()> {
-        segments::remove(&self.client, segment).await
+        isolated_bridge::remove(&self.client, segment).await
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {

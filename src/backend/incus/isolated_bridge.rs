@@ -42,7 +42,7 @@ fn acl(segment: &str) -> String {
 
 /// Makes the bridge and its access list, or mends the list. Of several that do
 /// so at once each returns when both are there.
-pub(super) async fn make(client: &Client, segment: &str) -> Result<()> {
+pub(super) async fn ensure(client: &Client, segment: &str) -> Result<()> {
     let plain = |failure: Failure| failure.about(subject(segment));
     client.require("network_bridge_acl").await.map_err(plain)?;
     let attempt = || async {
@@ -64,11 +64,11 @@ enum Step {
 
 /// Whether the bridge is there; does what is next when it is not.
 async fn step(client: &Client, segment: &str) -> Result<bool, Step> {
-    let told = |failure: Failure| match is_passing(&failure) {
+    let told = |failure: Failure| match is_transient(&failure) {
         true => Step::Passing(failure),
         false => Step::Failed(failure.about(subject(segment))),
     };
-    wall(client, segment).await.map_err(told)?;
+    ensure_acl(client, segment).await.map_err(told)?;
     let found = find(client, segment).await.map_err(Step::Failed)?;
     let none = |key: &str| (key.to_owned(), json!("none"));
     let mut config: serde_json::Map<String, Value> = ["ipv4.address", "ipv6.address", "dns.mode"]
@@ -83,10 +83,10 @@ async fn step(client: &Client, segment: &str) -> Result<bool, Step> {
             "description": "pixels: leads to their gateway and nowhere else",
             "config": config,
         });
-        calm(client).await;
+        wait_for_quiet_daemon(client).await;
         return match client.send(Method::POST, "/1.0/networks", &body).await {
             Ok(()) => Ok(true),
-            Err(failure) if is_passing(&failure) => {
+            Err(failure) if is_transient(&failure) => {
                 // What is half there would be in the way.
                 let _ = client.delete(&path(segment)).await;
                 Err(Step::Passing(failure))
@@ -125,7 +125,7 @@ fn unfinished(segment: &str) -> Error {
 /// moment, see [`is_passing`], and when it fails twice the bridge's own
 /// interface is left, without a record: no request removes it. So a moment is
 /// waited for in which no instance comes or goes, unless there is none.
-async fn calm(client: &Client) {
+async fn wait_for_quiet_daemon(client: &Client) {
     let attempt = || async {
         let all = client.get::<BTreeMap<String, Vec<Operation>>>("/1.0/operations?recursion=1");
         let busy = all.await.is_ok_and(|all| {
@@ -147,13 +147,13 @@ async fn calm(client: &Client) {
 }
 
 /// Repeats what the daemon fails at for a reason that goes away.
-async fn steadily<T, F>(request: impl Fn() -> F) -> Result<T, Failure>
+async fn retry_transient<T, F>(request: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
     let attempt = || async {
         match request().await {
-            Err(failure) if is_passing(&failure) => retry::Next::Again(failure),
+            Err(failure) if is_transient(&failure) => retry::Next::Again(failure),
             outcome => retry::Next::Done(outcome),
         }
     };
@@ -164,7 +164,7 @@ where
 /// gives up when one that it is about to look at is gone. And it does two
 /// things to the filter of a network at once, of which one misses the chain
 /// that the other is replacing.
-fn is_passing(failure: &Failure) -> bool {
+fn is_transient(failure: &Failure) -> bool {
     let Failure::Api { message, .. } = failure else {
         return false;
     };
@@ -176,7 +176,7 @@ fn is_passing(failure: &Failure) -> bool {
 async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
     let attempt = || async {
         match client.get::<Network>(&path(segment)).await {
-            Ok(network) if is_ours(&network) => retry::Next::Done(Ok(Some(network))),
+            Ok(network) if is_pixels_bridge(&network) => retry::Next::Done(Ok(Some(network))),
             // The interface is there before the record is, and after it.
             Ok(network) if !network.managed => retry::Next::Again(unrecorded(segment)),
             Ok(network) if network.status == "Pending" => retry::Next::Again(foreign(segment)),
@@ -195,10 +195,10 @@ fn unrecorded(segment: &str) -> Error {
     ))
 }
 
-fn is_ours(network: &Network) -> bool {
+fn is_pixels_bridge(network: &Network) -> bool {
     network.managed
         && network.kind == "bridge"
-        && leads_nowhere(network)
+        && is_isolated(network)
         && !network.config.contains_key("bridge.external_interfaces")
         && !network.config.keys().any(|key| key.starts_with(DEFAULTS))
 }
@@ -211,7 +211,7 @@ fn foreign(segment: &str) -> Error {
 }
 
 /// The host has no address there, so instances on it get none either.
-pub(super) fn leads_nowhere(network: &Network) -> bool {
+pub(super) fn is_isolated(network: &Network) -> bool {
     let none = |key: &str| network.config.get(key).is_some_and(|value| value == "none");
     none("ipv4.address") && none("ipv6.address")
 }
@@ -222,7 +222,7 @@ pub(super) fn leads_nowhere(network: &Network) -> bool {
 /// for anywhere else and lets in what goes **to** it: that is the traffic from
 /// port to port, where the kernel shows it to this filter at all
 /// (`bridge-nf-call-iptables`).
-async fn wall(client: &Client, segment: &str) -> Result<(), Failure> {
+async fn ensure_acl(client: &Client, segment: &str) -> Result<(), Failure> {
     let rules = json!({
         "description": "pixels: from port to port, and not to the host",
         "config": {},
@@ -256,8 +256,8 @@ async fn wall(client: &Client, segment: &str) -> Result<(), Failure> {
 
 pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
     for path in [path(segment), acl(segment)] {
-        calm(client).await;
-        match steadily(|| client.delete(&path)).await {
+        wait_for_quiet_daemon(client).await;
+        match retry_transient(|| client.delete(&path)).await {
             Err(failure) if !failure.is_not_found() => return Err(failure.about(subject(segment))),
             _ => {}
         }
@@ -299,8 +299,8 @@ fn subject(segment: &str) -> Subject {
 }
 
 /// The interface of a pixel on a segment.
-pub(super) fn member(segment: &str) -> BTreeMap<String, String> {
-    let mut nic = gateway(segment);
+pub(super) fn pixel_nic(segment: &str) -> BTreeMap<String, String> {
+    let mut nic = gateway_nic(segment);
     nic.extend(pairs(&[
         ("name", "eth0"),
         (ISOLATION, "true"),
@@ -311,14 +311,14 @@ pub(super) fn member(segment: &str) -> BTreeMap<String, String> {
 }
 
 /// The interface all of them may talk to.
-pub(super) fn gateway(segment: &str) -> BTreeMap<String, String> {
+pub(super) fn gateway_nic(segment: &str) -> BTreeMap<String, String> {
     let mut nic = pairs(&[("type", "nic"), ("name", "eth1")]);
     nic.insert("network".into(), segment.to_owned());
     nic
 }
 
 /// The segment an instance is confined to.
-pub(super) fn of(instance: &wire::Instance) -> Option<String> {
+pub(super) fn bridge_of(instance: &wire::Instance) -> Option<String> {
     let nic = instance.expanded_devices.get("eth0")?;
     let isolated = nic.get(ISOLATION).is_some_and(|value| value == "true");
     nic.get("network").filter(|_| isolated).cloned()
