@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::decode_metadata;
 use super::transport::ByteStream;
-use super::{Event, Failure, exec, files, instances, lifecycle, streams, websocket, wire};
+use super::{Event, Failure, exec, exec_streams, instances, sftp_channel, watch, websocket, wire};
 use crate::backend::sftp;
 use crate::fuzz::{asynchronous, fuzz};
 use crate::model::{Name, Subject};
@@ -49,7 +49,7 @@ fn answers() {
         if answer.kind == "error" {
             let (code, message) = (answer.error_code, answer.error);
             let failure = Failure::refusal(code, message, Some("other"));
-            let error = failure.about(Subject::Network("a".into()));
+            let error = failure.into_error_for(Subject::Network("a".into()));
             return format!("{:.20}", format!("{error:?}"));
         }
         let metadata = answer.metadata.as_deref();
@@ -66,7 +66,7 @@ fn answers() {
             }
         }
         if let Some(state) = reads::<wire::State>(metadata) {
-            let usage = instances::measured(state);
+            let usage = instances::usage_from(state);
             kinds.push_str(if usage.received > 0 { "state" } else { "empty" });
         }
         let operation: Option<wire::Operation> = reads(metadata);
@@ -82,7 +82,7 @@ fn answers() {
             reads::<wire::Server>(metadata).is_some(),
         ];
         if let Some(operation) = operation {
-            let secrets = exec::Secrets::of(&operation.metadata).is_ok();
+            let secrets = exec::Secrets::parse(&operation.metadata).is_ok();
             let status = exec::exit_status(Ok(operation));
             kinds.push_str(&format!("{secrets} {}", status.is_ok()));
         }
@@ -104,7 +104,7 @@ fn events() {
     ];
     fuzz("incus-events", 12_000, &words, |bytes| {
         let event: Event = serde_json::from_slice(bytes).ok()?;
-        let read = lifecycle::read(event)?;
+        let read = watch::read(event)?;
         Some((read.checkpoint.is_some(), read.by.is_some()))
     });
 }
@@ -164,7 +164,7 @@ fn frames() {
                 let _ = tokio::io::copy(&mut from, &mut Count(&mut count)).await;
                 count
             };
-            let draining = streams::drain(streams::split(socket), Box::new(to), &ended);
+            let draining = exec_streams::drain(exec_streams::split(socket), Box::new(to), &ended);
             let (outcome, count) = tokio::join!(draining, counting);
             assert!(count <= bytes.len() as u64);
             (outcome.is_ok(), count > 0)
@@ -209,7 +209,7 @@ fn files() {
         "\r\n\r\n",
     ];
     fuzz("incus-sftp", 1500, &words, |bytes| {
-        let _ = files::status_of(bytes);
+        let _ = sftp_channel::status_of(bytes);
         asynchronous(async {
             let session = sftp::Files::open(in_turn(bytes).await).await;
             let Ok(session) = session else { return 0 };

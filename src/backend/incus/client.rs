@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
-use super::failure::Failure;
+use super::error::Failure;
 use super::http::{Http, Request};
 use super::operation::Running;
 use super::transport::{Endpoint, Transport};

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::devices::{self, Placement};
-use super::failure::Failure;
-use super::{first_boot, images, instances};
+use super::error::Failure;
+use super::{images, init_script, instances};
 use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Properties, Result,
     Subject,
@@ -34,9 +34,14 @@ pub(super) async fn create(
     spec: &CreateSpec,
 ) -> Result<InitScript> {
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
-    let able = async { client.require(NO_GUEST_API).await.map_err(Failure::plain) };
+    let able = async {
+        client
+            .require(NO_GUEST_API)
+            .await
+            .map_err(Failure::into_error)
+    };
     let (devices, local, ()) = tokio::try_join!(
-        devices::plan(client, placement, &spec.network),
+        devices::resolve(client, placement, &spec.network),
         images::has(client, &spec.image),
         able
     )?;
@@ -68,7 +73,7 @@ pub(super) async fn create(
         Err(failure) if !local && images::is_fault(&failure) => {
             Err(images::missing(image, image_server, failure))
         }
-        Err(failure) => Err(failure.about(Subject::pixel(&spec.name))),
+        Err(failure) => Err(failure.into_error_for(Subject::pixel(&spec.name))),
         Ok(taken) => Ok(taken),
     }
 }
@@ -96,7 +101,7 @@ pub(super) async fn fork(
     match make(client, &mut body, first, "copying the pixel", COPY).await {
         Ok(taken) => Ok(taken),
         Err(failure) if failure.is_not_found() => Err(missing_source(client, spec).await),
-        Err(failure) => Err(failure.about(Subject::pixel(&spec.name))),
+        Err(failure) => Err(failure.into_error_for(Subject::pixel(&spec.name))),
     }
 }
 
@@ -139,7 +144,7 @@ async fn make(
     doing: &str,
     deadline: Duration,
 ) -> Result<InitScript, Failure> {
-    body["config"][first_boot::KEY] = first_boot::config(first).into();
+    body["config"][init_script::KEY] = init_script::config(first).into();
     body["config"][ISOLATED] = "true".into();
     let mut done = InitScript::Applied;
     loop {
@@ -156,14 +161,14 @@ async fn make(
                 ISOLATED
             }
             Err(Failure::Api { message, .. })
-                if body["config"].get(first_boot::KEY).is_some()
-                    && first_boot::refused(&message) =>
+                if body["config"].get(init_script::KEY).is_some()
+                    && init_script::refused(&message) =>
             {
                 tracing::debug!(message, "no first boot script");
                 done = InitScript::Unsupported;
-                first_boot::KEY
+                init_script::KEY
             }
-            Err(failure) => return Err(taken(failure)),
+            Err(failure) => return Err(is_conflict(failure)),
         };
         // Even an empty value is refused.
         if let Some(config) = body["config"].as_object_mut() {
@@ -179,7 +184,7 @@ fn no_range(message: &str) -> bool {
 
 /// Somebody else is making an instance of that name at this moment: the
 /// daemon calls it busy, for us the name is taken.
-fn taken(failure: Failure) -> Failure {
+fn is_conflict(failure: Failure) -> Failure {
     match failure {
         Failure::Api { message, .. }
             if message.contains("creating instance record") && message.contains("is busy") =>

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tokio::sync::OnceCell;
 
 use super::client::{Client, encode};
-use super::failure::Failure;
+use super::error::Failure;
 use super::isolated_bridge;
 use super::wire::{Network, Pool, Profile};
 use crate::model::{Attachment, Error, Result, Subject};
@@ -41,7 +41,7 @@ impl NicKind {
 }
 
 /// The `root` and `eth0` devices of a new pixel, and `eth1` of a gateway.
-pub(super) async fn plan(
+pub(super) async fn resolve(
     client: &Client,
     wish: &Placement,
     network: &Attachment,
@@ -105,7 +105,7 @@ impl<'a> DefaultProfile<'a> {
         self.found
             .get_or_try_init(ask)
             .await
-            .map_err(Failure::plain)
+            .map_err(Failure::into_error)
     }
 }
 
@@ -116,7 +116,7 @@ async fn pool(client: &Client, wish: &Placement, profile: &DefaultProfile<'_>) -
             .await
         {
             Ok(pool) => Ok(pool.name),
-            Err(failure) => Err(failure.about(Subject::Pool(name.clone()))),
+            Err(failure) => Err(failure.into_error_for(Subject::Pool(name.clone()))),
         };
     }
     if let Some(name) = profile
@@ -132,7 +132,7 @@ async fn pool(client: &Client, wish: &Placement, profile: &DefaultProfile<'_>) -
     let pools: Vec<Pool> = client
         .get("/1.0/storage-pools?recursion=1")
         .await
-        .map_err(Failure::plain)?;
+        .map_err(Failure::into_error)?;
     choose(pools.into_iter().map(|p| p.name).collect(), "default").map_err(|found| {
         ambiguous(
             Subject::Pool("default".into()),
@@ -162,7 +162,7 @@ async fn nic(
             Ok(_) => Err(Error::Invalid(format!(
                 "network {name:?} is not managed by Incus: name it in defaults.parent instead"
             ))),
-            Err(failure) => Err(failure.about(Subject::Network(name.clone()))),
+            Err(failure) => Err(failure.into_error_for(Subject::Network(name.clone()))),
         };
     }
     if let Some(parent) = &wish.parent {
@@ -185,7 +185,7 @@ async fn nic(
     let networks: Vec<Network> = client
         .get("/1.0/networks?recursion=1")
         .await
-        .map_err(Failure::plain)?;
+        .map_err(Failure::into_error)?;
     let bridges = networks
         .into_iter()
         .filter(|n| n.managed && n.kind == "bridge" && !isolated_bridge::is_isolated(n))

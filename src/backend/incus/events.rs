@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::client::Client;
-use super::failure::Failure;
+use super::error::Failure;
 use super::websocket;
 
 /// One event, in the order the daemon sent it.

@@ -20,9 +20,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, encode};
-use super::failure::Failure;
+use super::error::Failure;
+use super::exec_streams::{discard, drain, feed, feed_channel, forward, forward_control, split};
 use super::operation::Running;
-use super::streams::{discard, drain, feed, feed_channel, forward, split, steer};
 use super::websocket::{CHUNK, Receiver, SMALL, upgrade};
 use super::wire::Operation;
 use crate::model::{ExecIo, ExecRequest, ExitStatus};
@@ -36,13 +36,13 @@ const CAUSE: Duration = Duration::from_secs(2);
 
 /// A command that the daemon has made ready; it begins when its streams are
 /// connected, and never when this is dropped.
-pub(super) struct Ready {
+pub(super) struct PreparedExec {
     running: Running,
     secrets: Secrets,
     since: Instant,
 }
 
-impl Ready {
+impl PreparedExec {
     /// The daemon forgets a command whose streams are not connected in time.
     pub fn is_stale(&self) -> bool {
         self.since.elapsed() > FRESH
@@ -54,20 +54,24 @@ pub(super) async fn prepare(
     client: &Client,
     instance: &str,
     request: &ExecRequest,
-) -> Result<Ready, Failure> {
+) -> Result<PreparedExec, Failure> {
     let path = format!("/1.0/instances/{}/exec", encode(instance));
     let since = Instant::now();
     let running = client.start(Method::POST, &path, &body(request)).await?;
-    Ok(Ready {
-        secrets: Secrets::of(running.metadata())?,
+    Ok(PreparedExec {
+        secrets: Secrets::parse(running.metadata())?,
         running,
         since,
     })
 }
 
 /// Runs what is ready; see `model::Guest::exec` for the contract.
-pub(super) async fn run(client: &Client, ready: Ready, io: ExecIo) -> Result<ExitStatus, Failure> {
-    let Ready {
+pub(super) async fn run(
+    client: &Client,
+    ready: PreparedExec,
+    io: ExecIo,
+) -> Result<ExitStatus, Failure> {
+    let PreparedExec {
         mut running,
         secrets,
         ..
@@ -141,7 +145,7 @@ pub(super) async fn run(client: &Client, ready: Ready, io: ExecIo) -> Result<Exi
         control: commands,
     } = io;
     let steering = async {
-        tokio::join!(steer(control_tx, commands), discard(control_rx));
+        tokio::join!(forward_control(control_tx, commands), discard(control_rx));
         std::future::pending::<()>().await;
     };
 
@@ -159,7 +163,7 @@ pub(super) async fn run(client: &Client, ready: Ready, io: ExecIo) -> Result<Exi
                 .map(drop)
             };
             tokio::select! {
-                status = settled(wait, draining) => status,
+                status = join_exit_and_output(wait, draining) => status,
                 () = feeding => unreachable!("feeding never ends by itself"),
                 () = steering => unreachable!("steering never ends by itself"),
             }
@@ -176,7 +180,7 @@ pub(super) async fn run(client: &Client, ready: Ready, io: ExecIo) -> Result<Exi
                 end
             };
             tokio::select! {
-                status = settled(wait, draining) => status,
+                status = join_exit_and_output(wait, draining) => status,
                 ((), ()) = async {
                     tokio::join!(feeding, writing);
                     std::future::pending().await
@@ -190,7 +194,7 @@ pub(super) async fn run(client: &Client, ready: Ready, io: ExecIo) -> Result<Exi
 /// The exit code, once all output has been passed on. Output that was cut
 /// off is a failure at once, however long the command would go on; a failure
 /// of the operation itself says more and is preferred.
-async fn settled(
+async fn join_exit_and_output(
     wait: impl Future<Output = Result<Operation, Failure>>,
     draining: impl Future<Output = Result<(), Failure>>,
 ) -> Result<ExitStatus, Failure> {
@@ -272,7 +276,7 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    pub fn of(metadata: &serde_json::Value) -> Result<Self, Failure> {
+    pub fn parse(metadata: &serde_json::Value) -> Result<Self, Failure> {
         let fd = |name: &str| {
             metadata
                 .get("fds")
@@ -295,7 +299,7 @@ impl Secrets {
 mod tests {
     use super::*;
 
-    fn ended(metadata: serde_json::Value) -> Result<Operation, Failure> {
+    fn exit_status_of(metadata: serde_json::Value) -> Result<Operation, Failure> {
         Ok(serde_json::from_value(serde_json::json!({
             "id": "x", "status_code": 200, "metadata": metadata
         }))
@@ -305,15 +309,15 @@ mod tests {
     #[test]
     fn a_missing_exit_code_is_never_success() {
         assert!(matches!(
-            exit_status(ended(serde_json::json!({}))),
+            exit_status(exit_status_of(serde_json::json!({}))),
             Err(Failure::Protocol(_))
         ));
         assert!(matches!(
-            exit_status(ended(serde_json::json!({"return": null}))),
+            exit_status(exit_status_of(serde_json::json!({"return": null}))),
             Err(Failure::Protocol(_))
         ));
         assert_eq!(
-            exit_status(ended(serde_json::json!({"return": 7}))).unwrap(),
+            exit_status(exit_status_of(serde_json::json!({"return": 7}))).unwrap(),
             ExitStatus(7)
         );
     }
@@ -331,13 +335,13 @@ mod tests {
 
     #[test]
     fn streams_follow_what_the_server_offers() {
-        let plain = Secrets::of(&serde_json::json!({
+        let plain = Secrets::parse(&serde_json::json!({
             "fds": {"0": "a", "1": "b", "2": "c", "control": "d"}
         }))
         .unwrap();
         assert!(plain.output.is_some());
-        let tty = Secrets::of(&serde_json::json!({"fds": {"0": "a", "control": "d"}})).unwrap();
+        let tty = Secrets::parse(&serde_json::json!({"fds": {"0": "a", "control": "d"}})).unwrap();
         assert!(tty.output.is_none());
-        assert!(Secrets::of(&serde_json::json!({"fds": {"0": "a"}})).is_err());
+        assert!(Secrets::parse(&serde_json::json!({"fds": {"0": "a"}})).is_err());
     }
 }

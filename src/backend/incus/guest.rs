@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::client::Client;
-use super::{exec, files, instance_lock};
+use super::{exec, instance_lock, sftp_channel};
 use crate::backend::sftp;
 use crate::model::{
     self, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Precondition,
@@ -28,16 +28,16 @@ impl<'a> IncusGuest<'a> {
         }
     }
 
-    async fn prepare(&self, request: &ExecRequest) -> Result<exec::Ready> {
+    async fn prepare(&self, request: &ExecRequest) -> Result<exec::PreparedExec> {
         exec::prepare(self.client, &self.name.instance(), request)
             .await
-            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+            .map_err(|failure| failure.into_error_for(Subject::pixel(self.name)))
     }
 
-    async fn run(&self, ready: exec::Ready, io: ExecIo) -> Result<ExitStatus> {
+    async fn run(&self, ready: exec::PreparedExec, io: ExecIo) -> Result<ExitStatus> {
         exec::run(self.client, ready, io)
             .await
-            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+            .map_err(|failure| failure.into_error_for(Subject::pixel(self.name)))
     }
 
     async fn files(&self) -> Result<&sftp::Files> {
@@ -45,10 +45,10 @@ impl<'a> IncusGuest<'a> {
             .get_or_try_init(|| async {
                 // The disk of a stopped pixel is mounted for it.
                 let _turn = instance_lock::lock_shared(self.client, self.name).await?;
-                files::open(self.client, &self.name.instance()).await
+                sftp_channel::open(self.client, &self.name.instance()).await
             })
             .await
-            .map_err(|failure| failure.about(Subject::pixel(self.name)))
+            .map_err(|failure| failure.into_error_for(Subject::pixel(self.name)))
     }
 }
 

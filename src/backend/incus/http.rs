@@ -9,7 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Body, Method, Response, StatusCode};
 use serde::Serialize;
 
-use super::failure::Failure;
+use super::error::Failure;
 use super::transport::Transport;
 
 /// Of an answer. An instance is told with its full state in about 8 KiB, so

@@ -1,7 +1,7 @@
 //! Images that new instances are made from.
 
 use super::client::{Client, encode};
-use super::failure::Failure;
+use super::error::Failure;
 use super::wire::ImageAlias;
 use crate::model::{Error, Result, Subject};
 
@@ -11,7 +11,7 @@ pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
     match client.get::<ImageAlias>(&path).await {
         Ok(_) => Ok(true),
         Err(failure) if failure.is_not_found() => Ok(false),
-        Err(failure) => Err(failure.plain()),
+        Err(failure) => Err(failure.into_error()),
     }
 }
 
@@ -19,7 +19,7 @@ pub(super) async fn with_prefix(client: &Client, prefix: &str) -> Result<Option<
     let aliases: Vec<ImageAlias> = client
         .get("/1.0/images/aliases?recursion=1")
         .await
-        .map_err(Failure::plain)?;
+        .map_err(Failure::into_error)?;
     let names = aliases.into_iter().map(|alias| alias.name);
     Ok(names.filter(|name| name.starts_with(prefix)).max())
 }

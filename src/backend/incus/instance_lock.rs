@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::client::Client;
-use super::failure::Failure;
+use super::error::Failure;
 use crate::file_lock::{self, FileLock, LockMode};
 use crate::model::Name;
 

@@ -8,10 +8,10 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::client::{Client, encode};
-use super::failure::Failure;
+use super::error::Failure;
 use super::instance_lock;
 use super::isolated_bridge;
-use super::state::when_free;
+use super::power::retry_while_busy;
 use super::wire::{self, Lease, NetworkState, State};
 use crate::model::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
 
@@ -33,7 +33,7 @@ pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {
     let found: wire::Instance = client
         .get(&path(name))
         .await
-        .map_err(|failure| failure.about(Subject::pixel(name)))?;
+        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
     Ok(instance(found, name.clone()))
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     let all: Vec<wire::Instance> = client
         .get("/1.0/instances?instance-type=container&recursion=1")
         .await
-        .map_err(Failure::plain)?;
+        .map_err(Failure::into_error)?;
     let ours: Vec<wire::Instance> = all
         .into_iter()
         .filter(|i| Name::from_instance(&i.name).is_some())
@@ -68,7 +68,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
                 tracing::debug!(network, code, message, "no leases");
                 continue;
             }
-            Err(failure) => return Err(failure.plain()),
+            Err(failure) => return Err(failure.into_error()),
         };
         for lease in found {
             if let Ok(address) = lease.address.parse() {
@@ -101,7 +101,7 @@ async fn exists(client: &Client) -> Result<()> {
     };
     let path = format!("/1.0/projects/{}", encode(project));
     match client.get::<serde_json::Value>(&path).await {
-        Err(failure @ Failure::Project(_)) => Err(failure.plain()),
+        Err(failure @ Failure::Project(_)) => Err(failure.into_error()),
         // Who may not look at it may still have pixels in it.
         _ => Ok(()),
     }
@@ -111,7 +111,7 @@ pub(super) async fn address(client: &Client, name: &Name) -> Result<Option<Ipv4A
     let state: State = client
         .get(&format!("{}/state", path(name)))
         .await
-        .map_err(|failure| failure.about(Subject::pixel(name)))?;
+        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
     let interfaces = state.network.unwrap_or_default();
     Ok(interfaces.get("eth0").and_then(global_ipv4))
 }
@@ -120,11 +120,11 @@ pub(super) async fn usage(client: &Client, name: &Name) -> Result<Usage> {
     let state: State = client
         .get(&format!("{}/state", path(name)))
         .await
-        .map_err(|failure| failure.about(Subject::pixel(name)))?;
-    Ok(measured(state))
+        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
+    Ok(usage_from(state))
 }
 
-pub(super) fn measured(state: State) -> Usage {
+pub(super) fn usage_from(state: State) -> Usage {
     let interfaces = state.network.unwrap_or_default();
     let others = interfaces.iter().filter(|(name, _)| *name != "lo");
     let (received, sent) = others.fold((0_u64, 0_u64), |(received, sent), (_, one)| {
@@ -171,12 +171,12 @@ pub(super) async fn set_properties(
 ) -> Result<()> {
     let body = json!({"config": with_prefix(properties)});
     let path = path(name);
-    let of_pixel = |failure: Failure| failure.about(Subject::pixel(name));
+    let of_pixel = |failure: Failure| failure.into_error_for(Subject::pixel(name));
     let _turn = instance_lock::lock_shared(client, name)
         .await
         .map_err(of_pixel)?;
     // A pixel that is being started takes no change for that moment.
-    when_free(|| client.send(Method::PATCH, &path, &body))
+    retry_while_busy(|| client.send(Method::PATCH, &path, &body))
         .await
         .map_err(of_pixel)
 }

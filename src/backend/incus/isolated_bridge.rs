@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, encode};
 use super::devices::pairs;
-use super::failure::Failure;
+use super::error::Failure;
 use super::wire::{self, Network, NetworkState, Operation};
 use crate::model::{Error, Result, Subject};
 use crate::retry;
@@ -43,7 +43,7 @@ fn acl(segment: &str) -> String {
 /// Makes the bridge and its access list, or mends the list. Of several that do
 /// so at once each returns when both are there.
 pub(super) async fn ensure(client: &Client, segment: &str) -> Result<()> {
-    let plain = |failure: Failure| failure.about(subject(segment));
+    let plain = |failure: Failure| failure.into_error_for(subject(segment));
     client.require("network_bridge_acl").await.map_err(plain)?;
     let attempt = || async {
         match step(client, segment).await {
@@ -66,7 +66,7 @@ enum Step {
 async fn step(client: &Client, segment: &str) -> Result<bool, Step> {
     let told = |failure: Failure| match is_transient(&failure) {
         true => Step::Passing(failure),
-        false => Step::Failed(failure.about(subject(segment))),
+        false => Step::Failed(failure.into_error_for(subject(segment))),
     };
     ensure_acl(client, segment).await.map_err(told)?;
     let found = find(client, segment).await.map_err(Step::Failed)?;
@@ -182,7 +182,7 @@ async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
             Ok(network) if network.status == "Pending" => retry::Next::Again(foreign(segment)),
             Ok(_) => retry::Next::Done(Err(foreign(segment))),
             Err(failure) if failure.is_not_found() => retry::Next::Done(Ok(None)),
-            Err(failure) => retry::Next::Done(Err(failure.about(subject(segment)))),
+            Err(failure) => retry::Next::Done(Err(failure.into_error_for(subject(segment)))),
         }
     };
     retry::until(CHANGING, attempt).await.unwrap_or_else(Err)
@@ -258,7 +258,9 @@ pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
     for path in [path(segment), acl(segment)] {
         wait_for_quiet_daemon(client).await;
         match retry_transient(|| client.delete(&path)).await {
-            Err(failure) if !failure.is_not_found() => return Err(failure.about(subject(segment))),
+            Err(failure) if !failure.is_not_found() => {
+                return Err(failure.into_error_for(subject(segment)));
+            }
             _ => {}
         }
     }
@@ -270,7 +272,7 @@ pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
     let networks: Vec<Network> = client
         .get("/1.0/networks?recursion=1")
         .await
-        .map_err(Failure::plain)?;
+        .map_err(Failure::into_error)?;
     let mut found = Vec::new();
     for network in networks.iter().filter(|network| network.kind != "loopback") {
         match client
@@ -286,7 +288,7 @@ pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
             ),
             // A network without an interface has no state.
             Err(Failure::Api { .. }) => {}
-            Err(failure) => return Err(failure.plain()),
+            Err(failure) => return Err(failure.into_error()),
         }
     }
     found.sort_unstable();

@@ -3,23 +3,23 @@
 mod client;
 mod create;
 mod devices;
+mod error;
 mod events;
 mod exec;
-mod failure;
-mod files;
-mod first_boot;
+mod exec_streams;
 mod guest;
 mod http;
 mod images;
+mod init_script;
 mod instance_lock;
 mod instances;
 mod isolated_bridge;
-mod lifecycle;
 mod operation;
+mod power;
+mod sftp_channel;
 mod snapshots;
-mod state;
-mod streams;
 mod transport;
+mod watch;
 mod websocket;
 pub mod wire;
 
@@ -34,8 +34,8 @@ use async_trait::async_trait;
 
 pub use client::Client;
 pub use devices::{NicKind, Placement};
+pub use error::Failure;
 pub use events::{Event, Events};
-pub use failure::Failure;
 pub use http::whole;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};
@@ -67,7 +67,7 @@ impl Incus {
     /// Checks the settings; nothing is sent.
     pub fn new(options: Options) -> Result<Self> {
         Ok(Self {
-            client: Client::new(&options.endpoint, options.project).map_err(Failure::plain)?,
+            client: Client::new(&options.endpoint, options.project).map_err(Failure::into_error)?,
             image_server: options.image_server,
             placement: options.placement,
         })
@@ -117,15 +117,15 @@ impl Backend for Incus {
     }
 
     async fn start(&self, name: &Name) -> Result<()> {
-        state::start(&self.client, name).await
+        power::start(&self.client, name).await
     }
 
     async fn stop(&self, name: &Name, grace: Duration) -> Result<()> {
-        state::stop(&self.client, name, grace).await
+        power::stop(&self.client, name, grace).await
     }
 
     async fn destroy(&self, name: &Name) -> Result<()> {
-        state::destroy(&self.client, name).await
+        power::destroy(&self.client, name).await
     }
 
     async fn get(&self, name: &Name) -> Result<Instance> {
@@ -145,7 +145,7 @@ impl Backend for Incus {
     }
 
     async fn watch(&self, heard: &mut (dyn FnMut(model::Event) + Send)) -> Result<()> {
-        lifecycle::watch(&self.client, heard).await
+        watch::watch(&self.client, heard).await
     }
 
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()> {
@@ -178,7 +178,7 @@ impl Backend for Incus {
     }
 
     async fn wait_idle(&self, name: &Name) -> Result<()> {
-        state::settle(&self.client, name).await
+        power::wait_idle(&self.client, name).await
     }
 
     async fn close(&self, limit: Duration) {

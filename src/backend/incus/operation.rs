@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 
 use super::client::Client;
-use super::failure::Failure;
+use super::error::Failure;
 use super::wire::Operation;
 
 const CANCEL: Duration = Duration::from_secs(5);

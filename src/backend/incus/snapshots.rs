@@ -9,10 +9,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::client::{Client, encode};
-use super::failure::Failure;
+use super::error::Failure;
 use super::instances::{self, label as parse_label, path, timestamp};
 use super::wire::Snapshot;
-use super::{instance_lock, state};
+use super::{instance_lock, power};
 use crate::model::{Checkpoint, Error, Label, Name, Result, Status, Subject};
 
 const SNAPSHOT: Duration = Duration::from_secs(5 * 60);
@@ -32,19 +32,19 @@ pub(super) async fn create(
     let mut body = json!({"name": label.as_str(), "stateful": false});
     if let Some(lifetime) = expires_in {
         let able = client.require("snapshot_expiry_creation").await;
-        able.map_err(Failure::plain)?;
+        able.map_err(Failure::into_error)?;
         let until = (OffsetDateTime::now_utc() + lifetime)
             .format(&Rfc3339)
             .map_err(|e| Error::Invalid(e.to_string()))?;
         body["expires_at"] = json!(until);
     }
-    let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
+    let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
     let _turn = instance_lock::lock_shared(client, name)
         .await
         .map_err(about)?;
-    state::restored(client, name).await?;
+    power::wait_for_foreign_restore(client, name).await?;
     let path = format!("{}/snapshots", path(name));
-    let outcome = state::when_free(|| async {
+    let outcome = power::retry_while_busy(|| async {
         let running = client.start(Method::POST, &path, &body).await?;
         running
             .wait("taking the checkpoint", SNAPSHOT)
@@ -53,7 +53,7 @@ pub(super) async fn create(
     });
     match outcome.await {
         Ok(()) => Ok(()),
-        Err(failure) if failure.is_not_found() => Err(failure.about(Subject::pixel(name))),
+        Err(failure) if failure.is_not_found() => Err(failure.into_error_for(Subject::pixel(name))),
         Err(failure) => Err(about(failure)),
     }
 }
@@ -62,7 +62,7 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
     let found: Vec<Snapshot> = client
         .get(&format!("{}/snapshots?recursion=1", path(name)))
         .await
-        .map_err(|failure| failure.about(Subject::pixel(name)))?;
+        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
     let mut checkpoints: Vec<(String, Checkpoint)> = found
         .into_iter()
         .filter_map(|snapshot| {
@@ -86,18 +86,18 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
 }
 
 pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Result<()> {
-    let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
+    let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
     let _turn = instance_lock::lock_exclusive(client, name)
         .await
         .map_err(about)?;
     // Others than those with turns are at least not met on purpose.
-    state::unchanging(client, name).await?;
+    power::wait_until_unchanged(client, name).await?;
     exists(client, name, label).await?;
     let before = instances::get(client, name).await?.status;
     let body = json!({"restore": label.as_str()});
     let target = path(name);
     let attempts = AtomicU32::new(0);
-    state::when_free(|| async {
+    power::retry_while_busy(|| async {
         attempts.fetch_add(1, Relaxed);
         let running = client.start(Method::PUT, &target, &body).await?;
         running
@@ -109,21 +109,21 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     .map_err(about)?;
     // What was cut short had stopped the pixel; who repeats it finds it so.
     if before == Status::Running && attempts.load(Relaxed) > 1 {
-        state::start_now(client, name).await?;
+        power::start_locked(client, name).await?;
     }
     Ok(())
 }
 
 pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Result<()> {
-    let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
+    let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
     let _turn = instance_lock::lock_shared(client, name)
         .await
         .map_err(about)?;
-    state::restored(client, name).await?;
+    power::wait_for_foreign_restore(client, name).await?;
     exists(client, name, label).await?;
     let target = snapshot_path(name, label);
     let attempts = AtomicU32::new(0);
-    state::when_free(|| async {
+    power::retry_while_busy(|| async {
         attempts.fetch_add(1, Relaxed);
         let running = client.start(Method::DELETE, &target, &json!({})).await?;
         running
@@ -148,6 +148,6 @@ async fn exists(client: &Client, name: &Name, label: &Label) -> Result<()> {
             instances::get(client, name).await?;
             Err(Error::NotFound(Subject::checkpoint(name, label)))
         }
-        Err(failure) => Err(Failure::about(failure, Subject::pixel(name))),
+        Err(failure) => Err(Failure::into_error_for(failure, Subject::pixel(name))),
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use url::Url;
 
-use super::failure::Failure;
+use super::error::Failure;
 use crate::backend::tls;
 
 /// A daemon that accepts no connection within this time is not there.

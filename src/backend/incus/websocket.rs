@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::client::Client;
-use super::failure::Failure;
+use super::error::Failure;
 use super::transport::ByteStream;
 
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use super::failure::Failure;
+use super::error::Failure;
 use super::websocket::{CHUNK, LARGEST, Socket, is_too_large};
 use crate::model::{Control, TtySize};
 
@@ -35,7 +35,7 @@ pub(super) async fn drain(
     mut to: Box<dyn AsyncWrite + Send + Unpin>,
     ended: &CancellationToken,
 ) -> Result<(), Failure> {
-    let late = overdue(ended);
+    let late = output_timeout(ended);
     tokio::pin!(late);
     loop {
         let frame = tokio::select! {
@@ -50,7 +50,7 @@ pub(super) async fn drain(
                     }
                     return Ok(());
                 }
-                late.set(overdue(ended));
+                late.set(output_timeout(ended));
             }
             Some(Ok(Message::Text(text))) if text.is_empty() => break,
             Some(Ok(Message::Close(frame))) => match frame {
@@ -75,7 +75,7 @@ pub(super) async fn drain(
     Ok(())
 }
 
-async fn overdue(ended: &CancellationToken) {
+async fn output_timeout(ended: &CancellationToken) {
     ended.cancelled().await;
     tokio::time::sleep(DRAIN).await;
 }
@@ -137,7 +137,7 @@ pub(super) async fn forward(mut from: mpsc::Receiver<Message>, mut to: Sink) {
 }
 
 /// Sends signals and window sizes as they come.
-pub(super) async fn steer(to: Option<Sink>, mut from: mpsc::Receiver<Control>) {
+pub(super) async fn forward_control(to: Option<Sink>, mut from: mpsc::Receiver<Control>) {
     let Some(mut to) = to else { return };
     while let Some(control) = from.recv().await {
         let frame = match control {

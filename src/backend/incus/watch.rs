@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::client::Client;
+use super::error::Failure;
 use super::events::{self, Events};
-use super::failure::Failure;
 use crate::model::{Event, Name, Requestor, Result};
 
 #[derive(Debug, Deserialize)]
@@ -30,9 +30,9 @@ struct Who {
 
 pub(super) async fn watch(client: &Client, heard: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
     let subscribed = Events::subscribe(client, &["lifecycle"]).await;
-    let mut events = subscribed.map_err(Failure::plain)?;
+    let mut events = subscribed.map_err(Failure::into_error)?;
     loop {
-        let event = events.next().await.map_err(Failure::plain)?;
+        let event = events.next().await.map_err(Failure::into_error)?;
         if let Some(event) = read(event) {
             heard(event);
         }
@@ -66,7 +66,7 @@ pub(super) fn read(event: events::Event) -> Option<Event> {
 mod tests {
     use super::*;
 
-    fn told(source: &str) -> Option<Event> {
+    fn event_from(source: &str) -> Option<Event> {
         let event = serde_json::json!({
             "type": "lifecycle",
             "timestamp": "2026-11-24T06:00:00Z",
@@ -81,18 +81,23 @@ mod tests {
 
     #[test]
     fn only_pixels_are_told_of() {
-        let event = told("/1.0/instances/px-a/snapshots/b?project=p").unwrap();
+        let event = event_from("/1.0/instances/px-a/snapshots/b?project=p").unwrap();
         assert_eq!(event.pixel.as_str(), "a");
         assert_eq!(event.checkpoint.as_deref(), Some("b"));
         assert_eq!(event.by.unwrap().protocol, "unix");
-        assert!(told("/1.0/instances/px-a").unwrap().checkpoint.is_none());
+        assert!(
+            event_from("/1.0/instances/px-a")
+                .unwrap()
+                .checkpoint
+                .is_none()
+        );
         for other in [
             "/1.0/instances/a",
             "/1.0/images/px-a",
             "",
             "/1.0/instances/",
         ] {
-            assert!(told(other).is_none(), "{other}");
+            assert!(event_from(other).is_none(), "{other}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client::{Client, encode};
-use super::failure::Failure;
+use super::error::Failure;
 use crate::backend::sftp::Files;
 
 /// For the daemon to mount the instance's disk and start its file server.

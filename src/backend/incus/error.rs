@@ -58,7 +58,7 @@ impl Failure {
     pub fn http(endpoint: &str, error: &reqwest::Error) -> Self {
         match find_io(error) {
             Some(io) if error.is_connect() => Self::connection(endpoint, io),
-            None if not_http(error) => Self::Protocol(deepest(error)),
+            None if invalid_response(error) => Self::Protocol(deepest(error)),
             _ => Self::Unreachable {
                 endpoint: endpoint.to_owned(),
                 reason: deepest(error),
@@ -88,7 +88,7 @@ impl Failure {
     ///
     /// The daemon's codes are not systematic (a taken name is 500 with a raw
     /// database message), so a few of its texts are matched as a fallback.
-    pub fn about(self, subject: Subject) -> Error {
+    pub fn into_error_for(self, subject: Subject) -> Error {
         match self {
             Self::Api { code, message } => match code {
                 404 => Error::NotFound(subject),
@@ -112,12 +112,12 @@ impl Failure {
                 },
                 _ => Error::Server { code, message },
             },
-            other => other.plain(),
+            other => other.into_error(),
         }
     }
 
     /// The same failure when it is about no particular thing.
-    pub fn plain(self) -> Error {
+    pub fn into_error(self) -> Error {
         match self {
             Self::Api { code, message } => match code {
                 401 | 403 => Error::Denied {
@@ -154,7 +154,7 @@ fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
 }
 
 /// The answer was there, and no HTTP.
-fn not_http(error: &reqwest::Error) -> bool {
+fn invalid_response(error: &reqwest::Error) -> bool {
     causes(error)
         .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
         .any(hyper::Error::is_parse)
@@ -192,7 +192,7 @@ mod tests {
             code,
             message: message.into(),
         }
-        .about(Subject::pixel("box"))
+        .into_error_for(Subject::pixel("box"))
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
     fn a_missing_project_is_not_a_missing_pixel() {
         let failure = Failure::refusal(404, "Project not found".into(), Some("x"));
         assert!(!failure.is_not_found());
-        assert_eq!(failure.plain().to_string(), "project \"x\" not found");
+        assert_eq!(failure.into_error().to_string(), "project \"x\" not found");
         assert!(Failure::refusal(404, "Instance not found".into(), Some("x")).is_not_found());
     }
 
@@ -222,7 +222,7 @@ mod tests {
     fn a_socket_without_permission_is_denied() {
         let error = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(matches!(
-            Failure::connection("/s", &error).plain(),
+            Failure::connection("/s", &error).into_error(),
             Error::Denied { .. }
         ));
     }

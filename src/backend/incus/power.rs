@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::failure::Failure;
+use super::error::Failure;
 use super::instance_lock::{self, InstanceLock};
 use super::instances;
 use super::wire::Operation;
@@ -31,12 +31,12 @@ fn busy(failure: &Failure) -> bool {
         if message.contains("is busy running")
             || message.contains("operation is already in progress")
             || message.contains("matching non-reusable operation")
-            || met_another(message))
+            || is_race(message))
 }
 
 /// What Incus 6 says of two operations on one instance that it does not keep
 /// apart: taking, removing and restoring snapshots, and starts.
-fn met_another(message: &str) -> bool {
+fn is_race(message: &str) -> bool {
     // Each change ends with a look at two lists of snapshots. One that another
     // command is taking or removing is in only one of them for a moment.
     message.contains("doesn't match instance snapshot volume record count")
@@ -50,7 +50,7 @@ fn met_another(message: &str) -> bool {
 }
 
 /// Repeats `attempt` while the instance is busy with something else.
-pub(super) async fn when_free<F>(attempt: impl Fn() -> F) -> Result<(), Failure>
+pub(super) async fn retry_while_busy<F>(attempt: impl Fn() -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
 {
@@ -65,45 +65,47 @@ where
 }
 
 pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
-    let _turn = turn(client, name).await?;
-    start_now(client, name).await
+    let _turn = lock_shared(client, name).await?;
+    start_locked(client, name).await
 }
 
-async fn turn(client: &Client, name: &Name) -> Result<Option<InstanceLock>> {
+async fn lock_shared(client: &Client, name: &Name) -> Result<Option<InstanceLock>> {
     instance_lock::lock_shared(client, name)
         .await
-        .map_err(|failure| failure.about(Subject::pixel(name)))
+        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))
 }
 
 /// The same for who has the turn already.
-pub(super) async fn start_now(client: &Client, name: &Name) -> Result<()> {
+pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
     let body = json!({"action": "start", "timeout": -1});
-    let outcome = when_free(|| change(client, name, body.clone(), "starting the pixel")).await;
+    let outcome =
+        retry_while_busy(|| change(client, name, body.clone(), "starting the pixel")).await;
     if let Err(Failure::Api { message, .. }) = &outcome
-        && let Some(route) = taken_route(message)
+        && let Some(route) = conflicting_route(message)
     {
         return Err(Error::AlreadyExists(Subject::Route(route)));
     }
-    reached(client, name, outcome, Status::Running).await
+    ok_if_in_state(client, name, outcome, Status::Running).await
 }
 
 /// The network of an interface's `ipv4.routes` to which the host has a route.
-fn taken_route(message: &str) -> Option<String> {
+fn conflicting_route(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("ip -4 route add ")?;
     let (route, rest) = rest.split_once(' ')?;
     rest.contains("File exists").then(|| route.to_owned())
 }
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
-    let _turn = turn(client, name).await?;
-    stop_now(client, name, grace).await
+    let _turn = lock_shared(client, name).await?;
+    stop_locked(client, name, grace).await
 }
 
-async fn stop_now(client: &Client, name: &Name, grace: Duration) -> Result<()> {
+async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()> {
     let gentle = json!({"action": "stop", "timeout": grace.as_secs()});
     let force = json!({"action": "stop", "timeout": -1, "force": true});
-    let ask =
-        |body: Value| when_free(move || change(client, name, body.clone(), "stopping the pixel"));
+    let ask = |body: Value| {
+        retry_while_busy(move || change(client, name, body.clone(), "stopping the pixel"))
+    };
     let outcome = if grace.is_zero() {
         ask(force).await
     } else {
@@ -117,11 +119,11 @@ async fn stop_now(client: &Client, name: &Name, grace: Duration) -> Result<()> {
             other => other,
         }
     };
-    reached(client, name, outcome, Status::Stopped).await
+    ok_if_in_state(client, name, outcome, Status::Stopped).await
 }
 
 /// A failed state change whose goal is reached all the same counts as done.
-async fn reached(
+async fn ok_if_in_state(
     client: &Client,
     name: &Name,
     outcome: Result<(), Failure>,
@@ -131,10 +133,10 @@ async fn reached(
         Ok(()) => Ok(()),
         Err(failure @ Failure::Api { .. }) => match instances::get(client, name).await {
             Ok(instance) if instance.status == goal => Ok(()),
-            Ok(_) => Err(failure.about(Subject::pixel(name))),
+            Ok(_) => Err(failure.into_error_for(Subject::pixel(name))),
             Err(error) => Err(error),
         },
-        Err(failure) => Err(failure.about(Subject::pixel(name))),
+        Err(failure) => Err(failure.into_error_for(Subject::pixel(name))),
     }
 }
 
@@ -146,25 +148,25 @@ pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
         busy(failure)
             || matches!(failure, Failure::Api { message, .. } if message.contains("is running"))
     };
-    let _turn = turn(client, name).await?;
+    let _turn = lock_shared(client, name).await?;
     let delete = async || {
         let running = client.start(Method::DELETE, &target, &json!({})).await?;
         running.wait("deleting the pixel", STATE).await.map(drop)
     };
     retry::until(BUSY, || async {
-        if let Err(error) = stop_now(client, name, Duration::ZERO).await {
+        if let Err(error) = stop_locked(client, name, Duration::ZERO).await {
             return retry::Next::Done(Err(error));
         }
         match delete().await {
             Err(failure) if again(&failure) => retry::Next::Again(failure),
-            outcome => retry::Next::Done(outcome.map_err(|failure| undeleted(failure, name))),
+            outcome => retry::Next::Done(outcome.map_err(|failure| delete_error(failure, name))),
         }
     })
     .await
-    .unwrap_or_else(|failure| Err(failure.about(Subject::pixel(name))))
+    .unwrap_or_else(|failure| Err(failure.into_error_for(Subject::pixel(name))))
 }
 
-fn undeleted(failure: Failure, name: &Name) -> Error {
+fn delete_error(failure: Failure, name: &Name) -> Error {
     let lost = match &failure {
         Failure::Api { message, .. } => lost_disk(message),
         _ => None,
@@ -174,7 +176,7 @@ fn undeleted(failure: Failure, name: &Name) -> Error {
             subject: Subject::Disk(place),
             state: "lost: a plain folder stands there".into(),
         },
-        None => failure.about(Subject::pixel(name)),
+        None => failure.into_error_for(Subject::pixel(name)),
     }
 }
 
@@ -189,24 +191,24 @@ fn lost_disk(message: &str) -> Option<String> {
 
 /// Waits until the server has no operation under way on the instance, nor any
 /// of our requests on its way to it.
-pub(super) async fn settle(client: &Client, name: &Name) -> Result<()> {
+pub(super) async fn wait_idle(client: &Client, name: &Name) -> Result<()> {
     client.drain(SETTLE).await;
-    idle(client, name, &|_| true).await
+    wait_for_operations(client, name, &|_| true).await
 }
 
 /// Waits until nobody changes the instance; commands in it may go on.
-pub(super) async fn unchanging(client: &Client, name: &Name) -> Result<()> {
-    idle(client, name, &|operation| operation.class != "websocket").await
+pub(super) async fn wait_until_unchanged(client: &Client, name: &Name) -> Result<()> {
+    wait_for_operations(client, name, &|operation| operation.class != "websocket").await
 }
 
 /// Waits while the instance is put back to a snapshot: by another machine,
 /// whose commands know nothing of the turns of this one.
-pub(super) async fn restored(client: &Client, name: &Name) -> Result<()> {
+pub(super) async fn wait_for_foreign_restore(client: &Client, name: &Name) -> Result<()> {
     let restore = |operation: &Operation| operation.description == "Restoring snapshot";
-    idle(client, name, &restore).await
+    wait_for_operations(client, name, &restore).await
 }
 
-async fn idle(
+async fn wait_for_operations(
     client: &Client,
     name: &Name,
     counts: &(dyn Fn(&Operation) -> bool + Sync),
@@ -221,7 +223,7 @@ async fn idle(
                 let _ = client.wait_operation(&wait).await;
                 retry::Next::Again(())
             }
-            Err(failure) => retry::Next::Done(Err(failure.plain())),
+            Err(failure) => retry::Next::Done(Err(failure.into_error())),
         }
     });
     idle.await.unwrap_or_else(|()| {
