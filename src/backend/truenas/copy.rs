@@ -36,7 +36,7 @@ const DESCRIPTION: &str = "pixels temporary job";
 const STALE: i64 = 60 * 60;
 
 impl Truenas {
-    pub(super) async fn copy(&self, spec: &ForkSpec) -> Result<InitScript> {
+    pub(super) async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
         self.needs_virt("a copy of a pixel").await?;
         let release = self.rpc.release().await.map_err(Failure::plain)?;
         if release.table.cloning == Cloning::None {

@@ -85,7 +85,7 @@ impl Truenas {
         }
     }
 
-    pub(super) async fn make(&self, spec: &CreateSpec) -> Result<InitScript> {
+    pub(super) async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
         self.needs_virt("making a pixel").await?;
         self.attachable(&spec.network)?;
         // Without a key there would be no way into the pixel.
@@ -194,11 +194,11 @@ impl Truenas {
         found.await.unwrap_or(false)
     }
 
-    pub(super) async fn one(&self, name: &Name) -> Result<Instance> {
+    pub(super) async fn get(&self, name: &Name) -> Result<Instance> {
         Ok(self.find(name).await?.describe(name.clone()))
     }
 
-    pub(super) async fn all(&self) -> Result<Vec<Instance>> {
+    pub(super) async fn list(&self) -> Result<Vec<Instance>> {
         let release = self.rpc.release().await.map_err(Failure::plain)?;
         let table = release.table;
         let ours = json!([["name", "^", "px-"]]);

@@ -168,15 +168,15 @@ impl Backend for Truenas {
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
-        self.make(spec).await
+        self.create(spec).await
     }
 
     async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
-        self.copy(spec).await
+        self.fork(spec).await
     }
 
     async fn start(&self, name: &Name) -> Result<()> {
-        self.boot(name).await?;
+        self.start(name).await?;
         match self.find(name).await? {
             Found::Virt(_) => self.contact(name).await,
             Found::Lxc(_) => Ok(()),
@@ -184,23 +184,23 @@ impl Backend for Truenas {
     }
 
     async fn stop(&self, name: &Name, grace: Duration) -> Result<()> {
-        self.halt(name, grace).await
+        self.stop(name, grace).await
     }
 
     async fn destroy(&self, name: &Name) -> Result<()> {
-        self.remove(name).await
+        self.destroy(name).await
     }
 
     async fn get(&self, name: &Name) -> Result<Instance> {
-        self.one(name).await
+        self.get(name).await
     }
 
     async fn list(&self) -> Result<Vec<Instance>> {
-        self.all().await
+        self.list().await
     }
 
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {
-        Ok(self.one(name).await?.addresses.first().copied())
+        Ok(self.get(name).await?.addresses.first().copied())
     }
 
     async fn usage(&self, name: &Name) -> Result<Usage> {
@@ -235,11 +235,11 @@ impl Backend for Truenas {
     }
 
     async fn newer_checkpoints(&self, name: &Name, label: &Label) -> Result<Vec<String>> {
-        self.newer_than(name, label).await
+        self.newer_checkpoints(name, label).await
     }
 
     async fn restore(&self, name: &Name, label: &Label) -> Result<()> {
-        self.roll_back(name, label).await
+        self.restore(name, label).await
     }
 
     async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {

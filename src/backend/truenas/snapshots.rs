@@ -163,20 +163,24 @@ impl Truenas {
     }
 
     /// Snapshots of whatever make that a restore would destroy.
-    pub(super) async fn newer_than(&self, name: &Name, label: &Label) -> Result<Vec<String>> {
+    pub(super) async fn newer_checkpoints(
+        &self,
+        name: &Name,
+        label: &Label,
+    ) -> Result<Vec<String>> {
         let disk = self.disk(name).await?;
         let newer = disk.newer(name, label)?;
         Ok(newer.iter().map(|s| s.snapshot_name.clone()).collect())
     }
 
-    pub(super) async fn roll_back(&self, name: &Name, label: &Label) -> Result<()> {
+    pub(super) async fn restore(&self, name: &Name, label: &Label) -> Result<()> {
         let disk = self.disk(name).await?;
         let target = disk.snapshot(name, label)?.id.clone();
         let older = !disk.newer(name, label)?.is_empty();
         let was_running = disk.found.status() != Status::Stopped;
         if was_running {
             // A shutdown would save nothing: the disk is put back anyway.
-            self.halt(name, Duration::ZERO).await?;
+            self.stop(name, Duration::ZERO).await?;
         }
         let release = self.rpc.release().await.map_err(Failure::plain)?;
         let wish = json!([target, {"recursive": older}]);
@@ -198,7 +202,7 @@ impl Truenas {
             noted = self.change_environment(name, back).await;
         }
         if was_running {
-            self.boot(name).await?;
+            self.start(name).await?;
         }
         match outcome {
             Ok(_) => noted,

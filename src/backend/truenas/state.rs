@@ -40,7 +40,7 @@ impl Truenas {
     }
 
     /// Starts the instance and nothing more.
-    pub(super) async fn boot(&self, name: &Name) -> Result<()> {
+    pub(super) async fn start(&self, name: &Name) -> Result<()> {
         let found = self.find(name).await?;
         if found.status() == Status::Running {
             return Ok(());
@@ -54,10 +54,10 @@ impl Truenas {
             }
             Found::Lxc(lxc) => lxc::start(&self.rpc, lxc).await,
         };
-        self.reached(name, outcome, Status::Running).await
+        self.ok_if_in_state(name, outcome, Status::Running).await
     }
 
-    pub(super) async fn halt(&self, name: &Name, grace: Duration) -> Result<()> {
+    pub(super) async fn stop(&self, name: &Name, grace: Duration) -> Result<()> {
         let found = self.find(name).await?;
         if found.status() == Status::Stopped {
             return Ok(());
@@ -87,12 +87,17 @@ impl Truenas {
             }
             Found::Lxc(lxc) => lxc::stop(&self.rpc, lxc, grace.is_zero()).await,
         };
-        self.reached(name, outcome, Status::Stopped).await
+        self.ok_if_in_state(name, outcome, Status::Stopped).await
     }
 
     /// A change that failed, or of which nothing was heard, but whose goal is
     /// reached all the same, counts as done.
-    async fn reached(&self, name: &Name, outcome: Result<(), Failure>, goal: Status) -> Result<()> {
+    async fn ok_if_in_state(
+        &self,
+        name: &Name,
+        outcome: Result<(), Failure>,
+        goal: Status,
+    ) -> Result<()> {
         match outcome {
             Ok(()) => Ok(()),
             Err(failure) if failure.is_uncertain() || matches!(failure, Failure::Refused(_)) => {
@@ -106,18 +111,18 @@ impl Truenas {
         }
     }
 
-    pub(super) async fn remove(&self, name: &Name) -> Result<()> {
+    pub(super) async fn destroy(&self, name: &Name) -> Result<()> {
         let id = match self.find(name).await? {
             Found::Virt(virt) => Note::Id.of(&virt.environment).map(str::to_owned),
             Found::Lxc(lxc) => {
-                self.halt(name, Duration::ZERO).await?;
+                self.stop(name, Duration::ZERO).await?;
                 return lxc::delete(&self.rpc, &lxc)
                     .await
                     .map_err(|failure| failure.about(Subject::pixel(name)));
             }
         };
         retry::until(BUSY, || async {
-            if let Err(error) = self.halt(name, Duration::ZERO).await {
+            if let Err(error) = self.stop(name, Duration::ZERO).await {
                 return Next::Done(self.is_gone(name, error).await);
             }
             let params = json!([name.instance()]);
