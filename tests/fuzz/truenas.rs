@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::describe::Found;
-use super::failure::{Failure, Fault};
-use super::release::Release;
+use super::api_version::Release;
+use super::convert::Found;
+use super::error::{Failure, RpcFault};
 use super::{nic, properties, socket, ssh, wire};
 use crate::fuzz::{fuzz, text};
 use crate::model::{Name, Subject};
@@ -85,9 +85,9 @@ fn messages() {
     });
 }
 
-fn refused(fault: Fault) -> String {
+fn refused(fault: RpcFault) -> String {
     let named = fault.is_about("name");
-    let error = Failure::Refused(fault).about(Subject::Network("a".into()));
+    let error = Failure::Refused(fault).into_error_for(Subject::Network("a".into()));
     format!("{named} {:.20}", format!("{error:?}"))
 }
 
@@ -118,8 +118,8 @@ fn environments() {
             before.retain(|_, value| !value.is_empty());
             assert_eq!(again, before);
         }
-        let _ = properties::remember(&mut environment, "cp", &["cp"]);
-        let recalled = properties::recall(&environment, "cp");
+        let _ = properties::snapshot(&mut environment, "cp", &["cp"]);
+        let recalled = properties::at_checkpoint(&environment, "cp");
         assert_eq!(recalled, Some(properties::read(&environment)));
         read.len()
     });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::failure::Failure;
+use super::error::Failure;
 use crate::backend::tls;
 
 /// How the server is found and recognised.

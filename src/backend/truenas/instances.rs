@@ -5,12 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Truenas;
-use super::describe::Found;
-use super::failure::Failure;
-use super::job::{self, Task};
+use super::api_version::Containers;
+use super::convert::Found;
+use super::error::Failure;
+use super::job::{self, JobCall};
 use super::nic;
 use super::properties::{self, Environment, Note};
-use super::release::Containers;
 use super::wire::{Interface, Lxc, Summary, Virt, VirtConfig};
 use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, InitScript, Instance, Limits, Name, Properties,
@@ -30,7 +30,7 @@ const LEAST: u64 = 32 << 20;
 impl Truenas {
     /// One instance; `Error::NotFound` only when the server is fit to tell.
     pub(super) async fn find(&self, name: &Name) -> Result<Found> {
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let table = release.table;
         let only = json!([["name", "=", name.instance()]]);
         let missing = || Error::NotFound(Subject::pixel(name));
@@ -69,8 +69,8 @@ impl Truenas {
     }
 
     pub(super) async fn needs_virt(&self, operation: &str) -> Result<()> {
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
-        release.needs_virt(operation).map_err(Failure::plain)
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
+        release.needs_virt(operation).map_err(Failure::into_error)
     }
 
     /// A service that is not up yet lists nothing, without an error.
@@ -113,7 +113,7 @@ impl Truenas {
         let id = id.map_or_else(|| self.rpc.id(), |(_, value)| value.clone());
         Note::Id.set(environment, &id);
         Note::Name.set(environment, &name.instance());
-        self.keep_script(name, &first.script);
+        self.store_script(name, &first.script);
     }
 
     pub(super) fn attachable(&self, network: &Attachment) -> Result<()> {
@@ -154,7 +154,7 @@ impl Truenas {
         if let Some(pool) = &self.options.pool {
             body["storage_pool"] = json!(pool);
         }
-        let task = Task {
+        let task = JobCall {
             method: "virt.instance.create",
             params: json!([body]),
             doing: "creating the pixel",
@@ -175,10 +175,10 @@ impl Truenas {
             Err(failure) if failure.is_uncertain() => {
                 match self.appears(name, &wish.environment).await {
                     true => Ok(()),
-                    false => Err(failure.about(Subject::pixel(name))),
+                    false => Err(failure.into_error_for(Subject::pixel(name))),
                 }
             }
-            Err(failure) => Err(failure.about(Subject::pixel(name))),
+            Err(failure) => Err(failure.into_error_for(Subject::pixel(name))),
         }
     }
 
@@ -199,7 +199,7 @@ impl Truenas {
     }
 
     pub(super) async fn list(&self) -> Result<Vec<Instance>> {
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let table = release.table;
         let ours = json!([["name", "^", "px-"]]);
         let found: Vec<Found> = match table.containers {
@@ -250,7 +250,7 @@ impl Truenas {
         if environment == found.environment {
             return Ok(());
         }
-        let task = Task {
+        let task = JobCall {
             method: "virt.instance.update",
             params: json!([name.instance(), {"environment": environment}]),
             doing: "noting what is known of the pixel",
@@ -261,10 +261,10 @@ impl Truenas {
             Err(failure) if failure.is_uncertain() => {
                 match self.find_virt(name).await?.environment == environment {
                     true => Ok(()),
-                    false => Err(failure.about(Subject::pixel(name))),
+                    false => Err(failure.into_error_for(Subject::pixel(name))),
                 }
             }
-            Err(failure) => Err(failure.about(Subject::pixel(name))),
+            Err(failure) => Err(failure.into_error_for(Subject::pixel(name))),
         }
     }
 
@@ -278,7 +278,7 @@ impl Truenas {
             match job::under_way(&self.rpc, &name.instance(), exchange).await {
                 Ok(false) => Next::Done(Ok(())),
                 Ok(true) => Next::Again(()),
-                Err(failure) => Next::Done(Err(failure.plain())),
+                Err(failure) => Next::Done(Err(failure.into_error())),
             }
         });
         idle.await.unwrap_or_else(|()| {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::failure::{ExcInfo, Failure, Fault};
+use super::error::{ExcInfo, Failure, RpcFault};
 use super::rpc::{Open, Rpc};
 
 /// How often a job is asked for that no event has told of.
@@ -61,7 +61,7 @@ fn target(arguments: &Value) -> Option<String> {
 /// The latest news of jobs on one connection. An event may come before the
 /// answer that tells the job's number.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct JobTracker {
     seen: Mutex<BTreeMap<i64, Job>>,
     news: Notify,
 }
@@ -73,18 +73,18 @@ struct Update {
 }
 
 #[derive(Deserialize)]
-struct Headline {
+struct JobState {
     collection: String,
 }
 
-impl Board {
+impl JobTracker {
     /// Takes the parameters of a `collection_update`.
     pub fn note(&self, params: &str) {
         if params.len() > LONGEST_NEWS {
             tracing::debug!(length = params.len(), "an event that is too long");
             return;
         }
-        let about = serde_json::from_str::<Headline>(params);
+        let about = serde_json::from_str::<JobState>(params);
         if !about.is_ok_and(|headline| headline.collection == GET) {
             return;
         }
@@ -118,7 +118,7 @@ impl Board {
 }
 
 /// A method that is a job.
-pub(super) struct Task<'a> {
+pub(super) struct JobCall<'a> {
     pub method: &'static str,
     pub params: Value,
     /// For messages, such as "starting the pixel".
@@ -128,7 +128,7 @@ pub(super) struct Task<'a> {
 
 /// Submits a job and waits for its end; its result. A job whose submission
 /// was lost is found again where the server tells which is ours.
-pub(super) async fn run(rpc: &Rpc, task: &Task<'_>) -> Result<Value, Failure> {
+pub(super) async fn run(rpc: &Rpc, task: &JobCall<'_>) -> Result<Value, Failure> {
     let work = async {
         loop {
             let call = rpc.id();
@@ -157,7 +157,7 @@ pub(super) async fn run(rpc: &Rpc, task: &Task<'_>) -> Result<Value, Failure> {
 
 /// Whether a job does what this call asked for. Where the server tells what
 /// call a job came of, somebody else's job may still be one for the same.
-fn is_ours(job: &Job, task: &Task<'_>, call: &str) -> bool {
+fn is_ours(job: &Job, task: &JobCall<'_>, call: &str) -> bool {
     job.message_ids.iter().any(|id| id == call)
         || job.method == task.method && carries(&job.arguments, &task.params)
 }
@@ -184,11 +184,11 @@ fn carries(shown: &Value, sent: &Value) -> bool {
 fn outcome(job: Job) -> Result<Value, Failure> {
     match job.state.as_str() {
         "SUCCESS" => Ok(job.result),
-        "ABORTED" => Err(Failure::Refused(Fault {
+        "ABORTED" => Err(Failure::Refused(RpcFault {
             reason: "the job was aborted on the server".into(),
-            ..Fault::default()
+            ..RpcFault::default()
         })),
-        _ => Err(Failure::Refused(Fault::of_job(
+        _ => Err(Failure::Refused(RpcFault::from_job(
             job.error.as_deref(),
             job.exc_info,
         ))),
@@ -196,7 +196,7 @@ fn outcome(job: Job) -> Result<Value, Failure> {
 }
 
 /// The job of a call whose answer was lost; `lost` when there is none.
-async fn find(rpc: &Rpc, task: &Task<'_>, call: &str, lost: Failure) -> Result<i64, Failure> {
+async fn find(rpc: &Rpc, task: &JobCall<'_>, call: &str, lost: Failure) -> Result<i64, Failure> {
     let wish = json!([[["method", "=", task.method]], {"order_by": ["-id"], "limit": 50}]);
     let all: Vec<Job> = rpc.read(GET, wish).await?;
     let named = |job: &&Job| job.message_ids.iter().any(|id| id == call);
@@ -214,7 +214,7 @@ fn is_unique(params: &Value) -> bool {
     params[0].get("environment").is_some_and(Value::is_object)
 }
 
-async fn wait(rpc: &Rpc, id: i64, task: &Task<'_>) -> Result<Job, Failure> {
+async fn wait(rpc: &Rpc, id: i64, task: &JobCall<'_>) -> Result<Job, Failure> {
     loop {
         let open = rpc.open().await?;
         if let Some(job) = told(&open, id).await {
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn an_end_stays_an_end_and_old_news_make_room() {
-        let board = Board::default();
+        let board = JobTracker::default();
         board.note(&event(1, "RUNNING"));
         assert!(!board.get(1).unwrap().is_over());
         board.note(&event(1, "SUCCESS"));
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn the_work_of_others_is_not_taken_for_ours() {
         let sent = json!(["px-a", {"environment": {"a": "b"}}]);
-        let task = Task {
+        let task = JobCall {
             method: "virt.instance.update",
             params: sent.clone(),
             doing: "",

@@ -1,25 +1,25 @@
 //! The TrueNAS backend: JSON-RPC over a WebSocket for the instances, SSH for
 //! what is inside them.
 
-mod contact;
-mod copy;
-mod describe;
+mod api_version;
+mod auth;
+mod bootstrap;
+mod bootstrap_files;
+mod clone;
+mod container_api;
+mod convert;
 mod endpoint;
-mod failure;
-mod files;
+mod error;
 mod guest;
 mod instances;
 mod job;
-mod login;
-mod lxc;
 mod nic;
+mod power;
 mod properties;
-mod release;
 mod rpc;
 mod snapshots;
 mod socket;
 mod ssh;
-mod state;
 mod wire;
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 pub use endpoint::Server;
-pub use failure::Failure;
+pub use error::Failure;
 pub use nic::{NicKind, NicOptions as NicWish};
 pub use ssh::{Ask, Settings as SshSettings};
 
@@ -46,10 +46,10 @@ use crate::model::{
     Instance, Label, Name, Properties, Result, Usage,
 };
 use crate::secret::Secret;
-use describe::Found;
+use auth::Login;
+use convert::Found;
 use endpoint::Endpoint;
 use instances::no_segments;
-use login::Login;
 use rpc::Rpc;
 use ssh::Ssh;
 
@@ -71,7 +71,7 @@ pub struct Options {
 
 /// What is left of the options when the connections are set up.
 #[derive(Debug)]
-struct Kept {
+struct Config {
     pool: Option<String>,
     dataset_prefix: Option<String>,
     nic: NicWish,
@@ -83,7 +83,7 @@ struct Kept {
 pub struct Truenas {
     rpc: Arc<Rpc>,
     ssh: Ssh,
-    options: Kept,
+    options: Config,
     /// What goes on when its caller gave up.
     tasks: TaskTracker,
     /// Held over reading and writing back what is noted on an instance.
@@ -97,7 +97,7 @@ pub struct Truenas {
 impl Truenas {
     /// Checks the settings; nothing is sent.
     pub fn new(options: Options) -> Result<Self> {
-        let endpoint = Endpoint::new(&options.server).map_err(Failure::plain)?;
+        let endpoint = Endpoint::new(&options.server).map_err(Failure::into_error)?;
         let login = Login {
             user: options.user,
             key: options.api_key,
@@ -107,7 +107,7 @@ impl Truenas {
         Ok(Self {
             rpc: Arc::new(Rpc::new(endpoint, login)),
             ssh: Ssh::new(options.ssh, tasks.clone()),
-            options: Kept {
+            options: Config {
                 pool: options.pool,
                 dataset_prefix: options.dataset_prefix,
                 nic: options.nic,
@@ -122,10 +122,13 @@ impl Truenas {
 
     /// A question about no particular thing.
     async fn read<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T> {
-        self.rpc.read(method, params).await.map_err(Failure::plain)
+        self.rpc
+            .read(method, params)
+            .await
+            .map_err(Failure::into_error)
     }
 
-    fn keep_script(&self, name: &Name, script: &str) {
+    fn store_script(&self, name: &Name, script: &str) {
         let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
         scripts.insert(name.clone(), script.to_owned());
     }

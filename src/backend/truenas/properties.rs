@@ -41,7 +41,7 @@ impl Note {
         }
     }
 
-    pub fn of(self, environment: &Environment) -> Option<&str> {
+    pub fn read_properties(self, environment: &Environment) -> Option<&str> {
         environment.get(self.entry()).map(String::as_str)
     }
 
@@ -55,7 +55,7 @@ const CHECKPOINT: &str = "pixels__at_";
 
 /// Notes the properties of now as those of a checkpoint that was just taken,
 /// and drops what is noted of checkpoints that are no more.
-pub(super) fn remember(environment: &mut Environment, label: &str, labels: &[&str]) -> Result<()> {
+pub(super) fn snapshot(environment: &mut Environment, label: &str, labels: &[&str]) -> Result<()> {
     let known: Vec<String> = labels.iter().map(|label| checkpoint(label)).collect();
     environment.retain(|name, _| {
         let head = name.split('/').next().unwrap_or(name);
@@ -68,15 +68,15 @@ pub(super) fn remember(environment: &mut Environment, label: &str, labels: &[&st
 }
 
 /// What was noted of a checkpoint.
-pub(super) fn recall(environment: &Environment, label: &str) -> Option<Properties> {
+pub(super) fn at_checkpoint(environment: &Environment, label: &str) -> Option<Properties> {
     let name = checkpoint(label);
     let first = environment.get(&name)?;
     serde_json::from_str(&whole(environment, &name, first)).ok()
 }
 
 /// The properties go back to what they were at a checkpoint, where that is noted.
-pub(super) fn go_back(environment: &mut Environment, label: &str) -> Result<()> {
-    let Some(then) = recall(environment, label) else {
+pub(super) fn restore(environment: &mut Environment, label: &str) -> Result<()> {
+    let Some(then) = at_checkpoint(environment, label) else {
         return Ok(());
     };
     environment.retain(|name, _| {
@@ -88,9 +88,9 @@ pub(super) fn go_back(environment: &mut Environment, label: &str) -> Result<()> 
 
 /// What an instance hands down to one that is cloned from it: notes, and its
 /// properties of now or those of a checkpoint.
-pub(super) fn heritage(environment: &Environment, label: Option<&str>) -> Result<Environment> {
+pub(super) fn inherited(environment: &Environment, label: Option<&str>) -> Result<Environment> {
     let properties = label
-        .and_then(|label| recall(environment, label))
+        .and_then(|label| at_checkpoint(environment, label))
         .unwrap_or_else(|| read(environment));
     let mut handed = environment.clone();
     handed.retain(|name, _| {
@@ -222,7 +222,7 @@ mod tests {
         let now = read(&environment);
         assert_eq!((now["egress"].as_str(), now.len()), ("a", 2));
         assert_eq!(environment["LANG"], "C");
-        assert_eq!(Note::Contact.of(&environment), Some(PENDING));
+        assert_eq!(Note::Contact.read_properties(&environment), Some(PENDING));
     }
 
     #[test]
@@ -231,21 +231,27 @@ mod tests {
         let mut environment = Environment::new();
         Note::Id.set(&mut environment, "7");
         merge(&mut environment, &of("then")).unwrap();
-        remember(&mut environment, "a.b", &["a.b"]).unwrap();
+        snapshot(&mut environment, "a.b", &["a.b"]).unwrap();
         merge(&mut environment, &of("now")).unwrap();
-        remember(&mut environment, "c", &["a.b", "c"]).unwrap();
-        assert_eq!(recall(&environment, "a.b"), Some(of("then")));
+        snapshot(&mut environment, "c", &["a.b", "c"]).unwrap();
+        assert_eq!(at_checkpoint(&environment, "a.b"), Some(of("then")));
         assert_eq!(read(&environment), of("now"));
-        let handed = heritage(&environment, Some("a.b")).unwrap();
+        let handed = inherited(&environment, Some("a.b")).unwrap();
         assert_eq!(read(&handed), of("then"));
-        assert_eq!((Note::Id.of(&handed), handed.len()), (Some("7"), 2));
-        assert_eq!(read(&heritage(&environment, None).unwrap()), of("now"));
+        assert_eq!(
+            (Note::Id.read_properties(&handed), handed.len()),
+            (Some("7"), 2)
+        );
+        assert_eq!(read(&inherited(&environment, None).unwrap()), of("now"));
         let mut back = environment.clone();
-        go_back(&mut back, "a.b").unwrap();
-        assert_eq!((read(&back), Note::Id.of(&back)), (of("then"), Some("7")));
-        remember(&mut environment, "d", &["c", "d"]).unwrap();
-        assert_eq!(recall(&environment, "a.b"), None);
-        assert!(recall(&environment, "c").is_some());
+        restore(&mut back, "a.b").unwrap();
+        assert_eq!(
+            (read(&back), Note::Id.read_properties(&back)),
+            (of("then"), Some("7"))
+        );
+        snapshot(&mut environment, "d", &["c", "d"]).unwrap();
+        assert_eq!(at_checkpoint(&environment, "a.b"), None);
+        assert!(at_checkpoint(&environment, "c").is_some());
     }
 
     #[test]

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
+use super::api_version::Release;
+use super::auth::{self, Login};
 use super::endpoint::Endpoint;
-use super::failure::Failure;
-use super::login::{self, Login};
-use super::release::Release;
-use super::socket::{Broken, Connection, LARGEST};
+use super::error::Failure;
+use super::socket::{Connection, Disconnected, LARGEST};
 
 /// From asking to the answer, making the connection anew included.
 const CALL: Duration = Duration::from_secs(60);
@@ -188,7 +188,7 @@ impl Rpc {
                 Ok(Err(fault)) if fault.too_many() => tokio::time::sleep(PAUSE).await,
                 Ok(Err(fault)) if fault.logged_out() => open.connection.retire(),
                 Ok(Err(fault)) => return Err(Failure::Refused(fault)),
-                Err(Broken { end, .. }) if end.too_large => {
+                Err(Disconnected { end, .. }) if end.too_large => {
                     open.connection.retire();
                     return Err(Failure::TooLarge {
                         endpoint: self.endpoint.authority.clone(),
@@ -196,7 +196,7 @@ impl Rpc {
                         limit: LARGEST as u64,
                     });
                 }
-                Err(Broken { sent, end }) => {
+                Err(Disconnected { sent, end }) => {
                     open.connection.retire();
                     if (sent && changes) || tries == TRIES {
                         return Err(Failure::Lost {
@@ -247,7 +247,7 @@ impl Rpc {
 
     async fn connect(&self) -> Result<Open, Failure> {
         let connection = Connection::open(&self.endpoint).await?;
-        login::log_in(connection, &self.endpoint.authority, &self.login, || {
+        auth::log_in(connection, &self.endpoint.authority, &self.login, || {
             self.id()
         })
         .await

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Truenas;
-use super::describe::Found;
-use super::failure::Failure;
+use super::convert::Found;
+use super::error::Failure;
 use super::properties::{self, Note};
 use super::wire::Snapshot;
 use crate::model::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
@@ -41,7 +41,7 @@ impl Truenas {
     pub(super) async fn disk(&self, name: &Name) -> Result<Disk> {
         let found = self.find(name).await?;
         let dataset = self.dataset(&found).await?;
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let wish = json!([
             [["dataset", "=", dataset]],
             {"extra": {"properties": ["creation", "referenced", "used", "defer_destroy"]}},
@@ -91,7 +91,7 @@ impl Truenas {
         if disk.snapshot(name, label).is_ok() {
             return Err(taken());
         }
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let wish = json!([{"dataset": disk.dataset, "name": label.as_str()}]);
         match self
             .rpc
@@ -103,10 +103,10 @@ impl Truenas {
             Err(failure) if failure.is_uncertain() => {
                 match self.disk(name).await?.snapshot(name, label) {
                     Ok(_) => Ok(()),
-                    Err(_) => Err(failure.about(Subject::checkpoint(name, label))),
+                    Err(_) => Err(failure.into_error_for(Subject::checkpoint(name, label))),
                 }
             }
-            Err(failure) => Err(failure.about(Subject::checkpoint(name, label))),
+            Err(failure) => Err(failure.into_error_for(Subject::checkpoint(name, label))),
         }
     }
 
@@ -116,7 +116,7 @@ impl Truenas {
         let Found::Virt(virt) = &disk.found else {
             return Ok(());
         };
-        if let Some(id) = Note::Id.of(&virt.environment) {
+        if let Some(id) = Note::Id.read_properties(&virt.environment) {
             self.ssh.host_saved(&name.instance(), id, label.as_str());
         }
         // A moment's checkpoint is gone before anything could change.
@@ -129,7 +129,7 @@ impl Truenas {
             .map(|snapshot| snapshot.snapshot_name.as_str())
             .collect();
         self.change_environment(name, |environment| {
-            properties::remember(environment, label.as_str(), &labels)
+            properties::snapshot(environment, label.as_str(), &labels)
         })
         .await
     }
@@ -138,7 +138,7 @@ impl Truenas {
         let disk = self.disk(name).await?;
         // One that was taken by other means has those of now.
         let properties = |label: &Label| match &disk.found {
-            Found::Virt(virt) => properties::recall(&virt.environment, label.as_str())
+            Found::Virt(virt) => properties::at_checkpoint(&virt.environment, label.as_str())
                 .unwrap_or_else(|| properties::read(&virt.environment)),
             Found::Lxc(_) => Properties::new(),
         };
@@ -182,7 +182,7 @@ impl Truenas {
             // A shutdown would save nothing: the disk is put back anyway.
             self.stop(name, Duration::ZERO).await?;
         }
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let wish = json!([target, {"recursive": older}]);
         let method = release.table.snapshots.rollback;
         let outcome = match self.rpc.write::<Value>(method, wish.clone()).await {
@@ -194,11 +194,11 @@ impl Truenas {
         if outcome.is_ok()
             && let Found::Virt(virt) = &disk.found
         {
-            if let Some(id) = Note::Id.of(&virt.environment) {
+            if let Some(id) = Note::Id.read_properties(&virt.environment) {
                 self.ssh.host_restored(&name.instance(), id, label.as_str());
             }
             // What is known of the pixel goes back with its disk.
-            let back = |environment: &mut _| properties::go_back(environment, label.as_str());
+            let back = |environment: &mut _| properties::restore(environment, label.as_str());
             noted = self.change_environment(name, back).await;
         }
         if was_running {
@@ -212,7 +212,7 @@ impl Truenas {
                     "{fault} (a pixel that was cloned from a newer checkpoint keeps that one alive)"
                 ),
             }),
-            Err(failure) => Err(failure.about(Subject::checkpoint(name, label))),
+            Err(failure) => Err(failure.into_error_for(Subject::checkpoint(name, label))),
         }
     }
 
@@ -221,9 +221,9 @@ impl Truenas {
         let id = disk.snapshot(name, label)?.id.clone();
         // A temporary one goes when the last clone of it has gone.
         let defer = label.temporary_id().is_some();
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let wish = json!([id, {"defer": defer, "recursive": false}]);
-        let about = |failure: Failure| failure.about(Subject::checkpoint(name, label));
+        let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
         match self
             .rpc
             .write::<Value>(release.table.snapshots.delete, wish)

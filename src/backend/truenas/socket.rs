@@ -19,8 +19,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
 use super::endpoint::Endpoint;
-use super::failure::{Failure, Fault, RpcError};
-use super::job::Board;
+use super::error::{Failure, RpcError, RpcFault};
+use super::job::JobTracker;
 
 /// TCP, TLS and the upgrade together.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
 /// How a call ended without an answer of the server's.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(super) struct Disconnected {
     /// Whether the server may have seen the call.
     pub sent: bool,
     pub end: End,
@@ -67,7 +67,7 @@ impl<T: Into<String>> From<T> for End {
     }
 }
 
-pub(super) type Answer = Result<Result<Box<RawValue>, Fault>, Broken>;
+pub(super) type Answer = Result<Result<Box<RawValue>, RpcFault>, Disconnected>;
 
 struct Outgoing {
     id: String,
@@ -90,7 +90,7 @@ pub(super) struct Shared {
     changing: AtomicUsize,
     /// Once it has ended.
     end: Mutex<Option<End>>,
-    jobs: Arc<Board>,
+    jobs: Arc<JobTracker>,
 }
 
 impl Shared {
@@ -131,7 +131,7 @@ impl Connection {
         self.shared.changing.load(Ordering::Acquire)
     }
 
-    pub fn jobs(&self) -> &Arc<Board> {
+    pub fn jobs(&self) -> &Arc<JobTracker> {
         &self.shared.jobs
     }
 
@@ -145,7 +145,7 @@ impl Connection {
             changes,
             to,
         };
-        let gone = |sent| Broken {
+        let gone = |sent| Disconnected {
             sent,
             end: self.shared.end(),
         };
@@ -230,7 +230,7 @@ async fn serve(mut socket: Socket, mut queue: mpsc::Receiver<Outgoing>, shared: 
     queue.close();
     for (_, waiting) in pending.drain() {
         settle(&shared, waiting.changes);
-        let broken = Broken {
+        let broken = Disconnected {
             sent: true,
             end: end.clone(),
         };
@@ -345,7 +345,7 @@ pub(super) fn take(text: &str, pending: &mut HashMap<String, Pending>, shared: &
     };
     settle(shared, waiting.changes);
     let answer = match (incoming.result, incoming.error) {
-        (_, Some(error)) => Err(Fault::of_call(error)),
+        (_, Some(error)) => Err(RpcFault::from_call(error)),
         (Some(result), None) => Ok(result.to_owned()),
         // A result of null.
         (None, None) => Ok(null()),

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::told::Told;
+use super::pid_line::PidLineFilter;
 use super::{Session, command, lost};
 use crate::model::{Control, Error, ExecIo, ExecRequest, ExitStatus, Result};
 
@@ -50,7 +50,7 @@ pub(super) async fn run(
     } = io;
     let tty = request.tty.is_some();
     // The stream that begins with the command's process.
-    let mut told = Told::default();
+    let mut told = PidLineFilter::default();
     let mut stdout = Sink::new(stdout);
     let mut stderr = Sink::new(stderr);
     let feeding = feed(stdin, &to, tty);

@@ -9,7 +9,7 @@ use russh::keys::agent::client::AgentClient;
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
 use tokio::sync::Mutex;
 
-use super::Checker;
+use super::HostKeyVerifier;
 use crate::model::{Error, Result};
 use crate::secret::Secret;
 
@@ -77,7 +77,7 @@ impl Keys {
 
     /// Logs in: the key file where it is not locked, then what the agent
     /// holds, then the file with its passphrase.
-    pub async fn log_in(&self, handle: &mut Handle<Checker>, user: &str) -> Result<()> {
+    pub async fn log_in(&self, handle: &mut Handle<HostKeyVerifier>, user: &str) -> Result<()> {
         let file = self.file().await?;
         if let File::Open(key) = &file
             && with_key(handle, user, key).await?
@@ -173,7 +173,7 @@ impl Keys {
             .collect()
     }
 
-    async fn by_agent(&self, handle: &mut Handle<Checker>, user: &str) -> Result<bool> {
+    async fn by_agent(&self, handle: &mut Handle<HostKeyVerifier>, user: &str) -> Result<bool> {
         let Some(socket) = &self.agent else {
             return Ok(false);
         };
@@ -238,7 +238,11 @@ fn only_by_agent(path: &Path) -> Error {
     ))
 }
 
-async fn with_key(handle: &mut Handle<Checker>, user: &str, key: &Arc<PrivateKey>) -> Result<bool> {
+async fn with_key(
+    handle: &mut Handle<HostKeyVerifier>,
+    user: &str,
+    key: &Arc<PrivateKey>,
+) -> Result<bool> {
     let hash = handle
         .best_supported_rsa_hash()
         .await

@@ -5,7 +5,7 @@ mod command;
 mod exec;
 mod keys;
 pub(super) mod known_hosts;
-mod told;
+mod pid_line;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -102,7 +102,7 @@ impl std::fmt::Debug for Ssh {
 
 /// A connection that is logged in.
 pub(super) struct Session {
-    handle: Handle<Checker>,
+    handle: Handle<HostKeyVerifier>,
     files: tokio::sync::OnceCell<sftp::Files>,
 }
 
@@ -187,7 +187,7 @@ impl Ssh {
             };
         let _ = tcp.set_nodelay(true);
         let refusal = Arc::new(Mutex::new(None));
-        let checker = Checker {
+        let checker = HostKeyVerifier {
             known: Arc::clone(&self.known),
             host: host.key(),
             strict: self.strict,
@@ -322,14 +322,14 @@ impl Session {
 }
 
 /// Decides on the pixel's host key.
-pub(super) struct Checker {
+pub(super) struct HostKeyVerifier {
     known: Arc<KnownHosts>,
     host: String,
     strict: bool,
     refusal: Arc<Mutex<Option<Error>>>,
 }
 
-impl client::Handler for Checker {
+impl client::Handler for HostKeyVerifier {
     type Error = russh::Error;
 
     async fn check_server_key(

@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::Truenas;
-use super::describe::Found;
-use super::failure::Failure;
+use super::api_version::Cloning;
+use super::convert::Found;
+use super::error::Failure;
 use super::instances::Wish;
-use super::job::{self, Task};
+use super::job::{self, JobCall};
 use super::properties::{self, Note};
-use super::release::Cloning;
 use super::rpc::Rpc;
 use super::snapshots::check_dataset;
 use super::wire::CronJob;
@@ -38,7 +38,7 @@ const STALE: i64 = 60 * 60;
 impl Truenas {
     pub(super) async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
         self.needs_virt("a copy of a pixel").await?;
-        let release = self.rpc.release().await.map_err(Failure::plain)?;
+        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         if release.table.cloning == Cloning::None {
             return Err(Error::Unsupported {
                 operation: "a copy of a pixel".into(),
@@ -66,11 +66,11 @@ impl Truenas {
             }
         };
         let then = spec.from.label.as_ref().map(Label::as_str);
-        let mut environment = properties::heritage(&source.environment, then)?;
+        let mut environment = properties::inherited(&source.environment, then)?;
         properties::merge(&mut environment, &spec.properties)?;
         self.note_birth(&mut environment, &spec.name, &spec.first_boot);
         let image = Note::Image
-            .of(&source.environment)
+            .read_properties(&source.environment)
             .unwrap_or(&self.options.image)
             .to_owned();
         let limits = Limits {
@@ -122,7 +122,7 @@ impl Truenas {
             "description": format!("{DESCRIPTION} {now}"),
             "schedule": {"minute": "00", "hour": "00", "dom": "1", "month": "1", "dow": "1"},
         }]);
-        let about = |failure: Failure| failure.about(Subject::pixel(name));
+        let about = |failure: Failure| failure.into_error_for(Subject::pixel(name));
         let wanted = entry[0]["command"].clone();
         let guard = match self.schedule(entry).await {
             Ok(guard) => guard,
@@ -134,7 +134,7 @@ impl Truenas {
         };
         // Whoever undoes this waits for it.
         self.exchanges().insert(name.clone(), guard.id);
-        let task = Task {
+        let task = JobCall {
             method: "cronjob.run",
             params: json!([guard.id, false]),
             doing: "cloning the disk",

@@ -1,6 +1,6 @@
 //! What a server of which release is asked: the one table of methods.
 
-use super::failure::Failure;
+use super::error::Failure;
 
 /// The part of the API that has the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

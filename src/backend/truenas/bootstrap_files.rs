@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Truenas;
-use super::failure::Failure;
+use super::error::Failure;
 use super::rpc::FILE;
 use super::wire::{Stat, Virt};
 use crate::model::{Error, GuestFile, Name, Result, Subject};
@@ -105,7 +105,7 @@ impl Truenas {
             .write::<Value>(FILE, params)
             .await
             .map(drop)
-            .map_err(|failure| failure.about(Subject::Path(file.path.clone())))
+            .map_err(|failure| failure.into_error_for(Subject::Path(file.path.clone())))
     }
 
     /// Whether a folder has an entry of this name, whatever it is.
@@ -122,7 +122,7 @@ impl Truenas {
         match self.rpc.read("filesystem.stat", json!([path])).await {
             Ok(stat) => Ok(Some(stat)),
             Err(failure) if failure.is_not_found() => Ok(None),
-            Err(failure) => Err(Failure::plain(failure)),
+            Err(failure) => Err(Failure::into_error(failure)),
         }
     }
 }

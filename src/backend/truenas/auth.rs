@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::failure::Failure;
-use super::release::Release;
+use super::api_version::Release;
+use super::error::Failure;
 use super::rpc::{Open, PAUSE, TRIES, decode};
-use super::socket::{Broken, Connection, LARGEST};
+use super::socket::{Connection, Disconnected, LARGEST};
 use crate::secret::Secret;
 
 /// The server delays the answer to a login that failed.
@@ -135,16 +135,16 @@ impl<F: Fn() -> String> First<'_, F> {
                 endpoint: self.endpoint.to_owned(),
                 reason: format!("{method}: {fault}"),
             }),
-            Err(Broken { end, .. }) if end.too_large => Err(Failure::TooLarge {
+            Err(Disconnected { end, .. }) if end.too_large => Err(Failure::TooLarge {
                 endpoint: self.endpoint.to_owned(),
                 method,
                 limit: LARGEST as u64,
             }),
-            Err(Broken { end, .. }) if end.reason.contains("1008") => Err(Failure::Denied {
+            Err(Disconnected { end, .. }) if end.reason.contains("1008") => Err(Failure::Denied {
                 endpoint: self.endpoint.to_owned(),
                 reason: "its list of allowed addresses does not have this machine".into(),
             }),
-            Err(Broken { end, .. }) => Err(Failure::Unreachable {
+            Err(Disconnected { end, .. }) => Err(Failure::Unreachable {
                 endpoint: self.endpoint.to_owned(),
                 reason: format!("{} while logging in", end.reason),
             }),

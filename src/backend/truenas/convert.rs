@@ -107,7 +107,7 @@ impl Virt {
     fn describe(self, name: Name, status: Status) -> Instance {
         let config = |key: &str| self.raw.as_ref()?.config.get(key).cloned();
         let stamp = |text: Option<&String>| text.map_or(0, |text| timestamp(text));
-        let pending = Note::Contact.of(&self.environment) == Some(properties::PENDING);
+        let pending = Note::Contact.read_properties(&self.environment) == Some(properties::PENDING);
         let image = self.image.description.clone().or_else(|| {
             let os = self.image.os.clone()?;
             Some(match &self.image.release {

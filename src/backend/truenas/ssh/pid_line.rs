@@ -8,7 +8,7 @@ const NUMBER: usize = 11;
 
 /// Takes the line that tells the command's process out of a stream.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct PidLineFilter {
     pub process: Option<u32>,
     /// A line that is not whole yet and may be the one.
     line: Vec<u8>,
@@ -16,7 +16,7 @@ pub(super) struct Told {
     other: bool,
 }
 
-impl Told {
+impl PidLineFilter {
     pub fn strip(&mut self, data: &[u8]) -> Vec<u8> {
         if self.process.is_some() {
             return data.to_vec();
@@ -31,7 +31,7 @@ impl Told {
             self.line.push(*byte);
             if *byte != b'\n' {
                 // It may never end.
-                if !self.may_tell() {
+                if !self.may_be_pid_line() {
                     passed.append(&mut self.line);
                     self.other = true;
                 }
@@ -51,7 +51,7 @@ impl Told {
         passed
     }
 
-    fn may_tell(&self) -> bool {
+    fn may_be_pid_line(&self) -> bool {
         let mark = command::PROCESS.as_bytes();
         match self.line.strip_prefix(mark) {
             Some(number) => number.len() <= NUMBER,
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_process_is_taken_out_of_the_stream() {
-        let mut told = Told::default();
+        let mut told = PidLineFilter::default();
         assert_eq!(told.strip(b"hello\npixels-pro"), b"hello\n");
         assert_eq!(
             told.strip(b"cess 42\r\nx\npixels-process 7\n"),
@@ -79,11 +79,11 @@ mod tests {
         );
         assert_eq!(told.process, Some(42));
         assert_eq!(told.strip(b"more"), b"more");
-        let mut none = Told::default();
+        let mut none = PidLineFilter::default();
         assert_eq!(none.strip(b"pixels-pro"), b"");
         assert_eq!(none.rest(), b"pixels-pro");
         // What cannot be the line is not held back until it ends.
-        let mut long = Told::default();
+        let mut long = PidLineFilter::default();
         assert_eq!(long.strip(b"no line"), b"no line");
         assert_eq!(long.strip(b" pixels-process 7"), b" pixels-process 7");
         assert_eq!(long.strip(b"\npixels-process 12345678901"), b"\n");

@@ -26,7 +26,7 @@ const INVALID_PARAMS: i64 = -32602;
 pub enum Failure {
     /// The server's own refusal, of a call or of a job.
     #[error("{0}")]
-    Refused(Fault),
+    Refused(RpcFault),
     /// No connection; nothing of the call was sent.
     #[error("cannot reach {endpoint}: {reason}")]
     Unreachable { endpoint: String, reason: String },
@@ -64,7 +64,7 @@ pub enum Failure {
 
 /// What the server says is wrong. Codes decide; the text is for people.
 #[derive(Debug, Clone, Default)]
-pub struct Fault {
+pub struct RpcFault {
     /// Of JSON-RPC; 0 for a job.
     pub code: i64,
     pub errno: i64,
@@ -73,7 +73,7 @@ pub struct Fault {
     pub rows: Vec<(String, i64)>,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for RpcFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
     }
@@ -104,8 +104,8 @@ pub(super) struct ExcInfo {
     pub extra: Option<Value>,
 }
 
-impl Fault {
-    pub(super) fn of_call(error: RpcError) -> Self {
+impl RpcFault {
+    pub(super) fn from_call(error: RpcError) -> Self {
         let data = error.data;
         let rows = data.as_ref().and_then(|data| data.extra.as_ref());
         let reason = data.as_ref().and_then(|data| data.reason.clone());
@@ -117,7 +117,7 @@ impl Fault {
         }
     }
 
-    pub(super) fn of_job(error: Option<&str>, info: Option<ExcInfo>) -> Self {
+    pub(super) fn from_job(error: Option<&str>, info: Option<ExcInfo>) -> Self {
         let validation = info
             .as_ref()
             .is_some_and(|info| info.kind.as_deref() == Some("VALIDATION"));
@@ -222,16 +222,16 @@ impl Failure {
     }
 
     /// The same failure in the boundary's terms, when `subject` was asked for.
-    pub fn about(self, subject: Subject) -> Error {
+    pub fn into_error_for(self, subject: Subject) -> Error {
         match self {
             Self::Refused(fault) if fault.is_not_found() => Error::NotFound(subject),
             Self::Refused(fault) if fault.exists() => Error::AlreadyExists(subject),
-            other => other.plain(),
+            other => other.into_error(),
         }
     }
 
     /// The same failure when it is about no particular thing.
-    pub fn plain(self) -> Error {
+    pub fn into_error(self) -> Error {
         match self {
             Self::Refused(fault) if fault.denied() => Error::Denied {
                 endpoint: "TrueNAS".into(),
@@ -290,8 +290,8 @@ mod tests {
 
     use super::*;
 
-    fn call(error: Value) -> Fault {
-        Fault::of_call(serde_json::from_value(error).unwrap())
+    fn call(error: Value) -> RpcFault {
+        RpcFault::from_call(serde_json::from_value(error).unwrap())
     }
 
     #[test]
@@ -319,16 +319,16 @@ mod tests {
     fn jobs_fail_with_rows_or_a_number() {
         let info = json!({"repr": "", "type": "VALIDATION", "errno": null,
             "extra": [["virt_instance_create.name", "Name 'px-a' already exists", 22]]});
-        let fault = Fault::of_job(
+        let fault = RpcFault::from_job(
             Some("[EINVAL] virt_instance_create.name: Name 'px-a' already exists\n"),
             serde_json::from_value(info).unwrap(),
         );
         assert!(fault.is_about("virt_instance_create.name"));
         let info = json!({"repr": "", "type": "CallError", "errno": 14, "extra": [["x", "y", 2]]});
-        let fault = Fault::of_job(Some("[EFAULT] no"), serde_json::from_value(info).unwrap());
+        let fault = RpcFault::from_job(Some("[EFAULT] no"), serde_json::from_value(info).unwrap());
         assert!(!fault.is_not_found());
         assert_eq!(fault.reason, "no");
-        assert_eq!(Fault::of_job(None, None).errno, EFAULT);
+        assert_eq!(RpcFault::from_job(None, None).errno, EFAULT);
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
         };
         assert!(lost.is_uncertain());
         assert!(
-            lost.plain()
+            lost.into_error()
                 .to_string()
                 .contains("may have been carried out")
         );

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::describe::Found;
-use super::failure::Failure;
-use super::job::{self, Task};
+use super::convert::Found;
+use super::error::Failure;
+use super::job::{self, JobCall};
 use super::properties::Note;
-use super::{Truenas, lxc};
+use super::{Truenas, container_api};
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry::{self, Next};
 
@@ -28,7 +28,7 @@ impl Truenas {
         doing: &str,
         limit: Duration,
     ) -> Result<(), Failure> {
-        let task = Task {
+        let task = JobCall {
             method,
             params,
             doing,
@@ -52,7 +52,7 @@ impl Truenas {
                 self.run_state(name, "virt.instance.start", params, doing, STATE)
                     .await
             }
-            Found::Lxc(lxc) => lxc::start(&self.rpc, lxc).await,
+            Found::Lxc(lxc) => container_api::start(&self.rpc, lxc).await,
         };
         self.ok_if_in_state(name, outcome, Status::Running).await
     }
@@ -85,7 +85,7 @@ impl Truenas {
                     }
                 }
             }
-            Found::Lxc(lxc) => lxc::stop(&self.rpc, lxc, grace.is_zero()).await,
+            Found::Lxc(lxc) => container_api::stop(&self.rpc, lxc, grace.is_zero()).await,
         };
         self.ok_if_in_state(name, outcome, Status::Stopped).await
     }
@@ -104,21 +104,23 @@ impl Truenas {
                 match self.find(name).await {
                     Ok(found) if found.status() == goal => Ok(()),
                     Err(error) if error.is_not_found() => Err(error),
-                    _ => Err(failure.about(Subject::pixel(name))),
+                    _ => Err(failure.into_error_for(Subject::pixel(name))),
                 }
             }
-            Err(failure) => Err(failure.about(Subject::pixel(name))),
+            Err(failure) => Err(failure.into_error_for(Subject::pixel(name))),
         }
     }
 
     pub(super) async fn destroy(&self, name: &Name) -> Result<()> {
         let id = match self.find(name).await? {
-            Found::Virt(virt) => Note::Id.of(&virt.environment).map(str::to_owned),
+            Found::Virt(virt) => Note::Id
+                .read_properties(&virt.environment)
+                .map(str::to_owned),
             Found::Lxc(lxc) => {
                 self.stop(name, Duration::ZERO).await?;
-                return lxc::delete(&self.rpc, &lxc)
+                return container_api::delete(&self.rpc, &lxc)
                     .await
-                    .map_err(|failure| failure.about(Subject::pixel(name)));
+                    .map_err(|failure| failure.into_error_for(Subject::pixel(name)));
             }
         };
         retry::until(BUSY, || async {
@@ -134,13 +136,13 @@ impl Truenas {
                     Next::Again(failure)
                 }
                 Err(failure) => {
-                    let error = failure.about(Subject::pixel(name));
+                    let error = failure.into_error_for(Subject::pixel(name));
                     Next::Done(self.is_gone(name, error).await)
                 }
             }
         })
         .await
-        .unwrap_or_else(|failure| Err(failure.about(Subject::pixel(name))))?;
+        .unwrap_or_else(|failure| Err(failure.into_error_for(Subject::pixel(name))))?;
         if let Some(id) = id {
             self.ssh.forget_host(&name.instance(), &id);
         }

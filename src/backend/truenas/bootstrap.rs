@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Truenas;
-use super::failure::Failure;
+use super::error::Failure;
 use super::properties::{self, Note};
 use super::ssh::Host;
 use crate::model::{Error, GuestFile, Ids, Name, Result, Subject};
@@ -22,7 +22,7 @@ impl Truenas {
     /// Makes the way in where there is none yet. The pixel runs.
     pub(super) async fn contact(&self, name: &Name) -> Result<()> {
         let found = self.find_virt(name).await?;
-        if Note::Contact.of(&found.environment) != Some(properties::PENDING) {
+        if Note::Contact.read_properties(&found.environment) != Some(properties::PENDING) {
             return Ok(());
         }
         let key = self.ssh.public_key().await?;
@@ -41,7 +41,7 @@ impl Truenas {
         let doing = "restarting the pixel";
         self.run_state(name, "virt.instance.restart", params, doing, RESTART)
             .await
-            .map_err(|failure| Failure::about(failure, Subject::pixel(name)))?;
+            .map_err(|failure| Failure::into_error_for(failure, Subject::pixel(name)))?;
         self.ssh.wait(|| self.host(name), READY).await?;
         self.change_environment(name, |environment| {
             Note::Contact.set(environment, properties::DONE);
@@ -61,7 +61,10 @@ impl Truenas {
         }
         Ok(found.address().map(|address| Host {
             instance: name.instance(),
-            id: Note::Id.of(&found.environment).unwrap_or("-").to_owned(),
+            id: Note::Id
+                .read_properties(&found.environment)
+                .unwrap_or("-")
+                .to_owned(),
             address,
         }))
     }

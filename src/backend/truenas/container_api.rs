@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::failure::Failure;
-use super::job::{self, Task};
+use super::error::Failure;
+use super::job::{self, JobCall};
 use super::rpc::Rpc;
 use super::wire::{Lxc, Snapshot};
 
@@ -24,7 +24,7 @@ pub(super) async fn stop(rpc: &Rpc, container: &Lxc, force: bool) -> Result<(), 
         true => json!({"force": true}),
         false => json!({"force_after_timeout": true}),
     };
-    let task = Task {
+    let task = JobCall {
         method: "container.stop",
         params: json!([container.id, how]),
         doing: "stopping the pixel",
@@ -42,7 +42,7 @@ pub(super) async fn delete(rpc: &Rpc, container: &Lxc) -> Result<(), Failure> {
         let wish = json!([snapshot.id, {"defer": false, "recursive": false}]);
         rpc.write::<Value>("pool.snapshot.delete", wish).await?;
     }
-    let task = Task {
+    let task = JobCall {
         method: "container.delete",
         params: json!([container.id, {"force": true, "recursive": false}]),
         doing: "deleting the pixel",
