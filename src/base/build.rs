@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::output::{Lines, Sink};
-use super::state::{KEY, PARENT, RECIPE, get, is_base, newest};
-use super::{Error, Result, Workshop, chain, recipe};
+use super::log_tail::{LogTail, Sink};
+use super::status::{KEY, PARENT, RECIPE, get, is_base, newest};
+use super::{BaseBuilder, Error, Result, build_order, recipe};
 use crate::config::Parent;
 use crate::egress;
 use crate::file_lock::{FileLock, LockMode};
@@ -38,15 +38,15 @@ const EXPLAINING: u32 = 20;
 
 /// Who is told what.
 #[derive(Clone)]
-pub struct Watch {
+pub struct BuildObserver {
     /// Steps as they begin.
     pub phase: Sink,
     /// What the setup script prints, line by line.
     pub output: Sink,
 }
 
-impl Watch {
-    pub fn nobody() -> Self {
+impl BuildObserver {
+    pub fn silent() -> Self {
         Self {
             phase: Arc::new(|_| {}),
             output: Arc::new(|_| {}),
@@ -58,7 +58,7 @@ impl Watch {
     }
 }
 
-impl Workshop {
+impl BaseBuilder {
     /// Builds what is missing of a base and its parents, and returns what to
     /// clone. `anew`: the base itself also when it is there; the one before
     /// stays until the new one is finished.
@@ -71,13 +71,13 @@ impl Workshop {
         cancel: &CancellationToken,
         base: &str,
         anew: bool,
-        watch: &Watch,
+        watch: &BuildObserver,
     ) -> Result<CloneSource> {
         self.base(base)?;
         let mut origin = None;
-        for one in chain::order(&self.bases, base) {
+        for one in build_order::build_order(&self.bases, base) {
             let always = anew && one == base;
-            if !always && let Some(there) = self.source(backend, one).await? {
+            if !always && let Some(there) = self.ready_checkpoint(backend, one).await? {
                 origin = Some(there);
                 continue;
             }
@@ -91,7 +91,7 @@ impl Workshop {
                 lock = lock => lock.map_err(|source| Error::Lock { path: path.clone(), source })?,
             };
             // Whoever held the lock may have built it.
-            let there = self.source(backend, one).await?;
+            let there = self.ready_checkpoint(backend, one).await?;
             origin = match there {
                 Some(there) if !always => Some(there),
                 _ => Some(self.build_one(backend, cancel, one, watch).await?),
@@ -108,7 +108,7 @@ impl Workshop {
     }
 
     /// The lock of a build; `None` while another holds it.
-    pub(super) fn attempt(&self, pixel: &Name) -> Result<Option<FileLock>> {
+    pub(super) fn try_lock(&self, pixel: &Name) -> Result<Option<FileLock>> {
         let path = self.lock_path(pixel);
         FileLock::attempt(&path, LockMode::Exclusive).map_err(|source| Error::Lock { path, source })
     }
@@ -119,7 +119,7 @@ impl Workshop {
             let Ok(pixel) = self.pixel(base) else {
                 continue;
             };
-            let Ok(Some(_lock)) = self.attempt(&pixel) else {
+            let Ok(Some(_lock)) = self.try_lock(&pixel) else {
                 continue;
             };
             if let Err(error) = self.clear(backend, base).await {
@@ -134,7 +134,7 @@ impl Workshop {
         backend.wait_idle(&work).await.map_err(Error::about(base))?;
         if let Some(left) = get(backend, base, &work).await? {
             if left.properties.get(WORK).map(String::as_str) != Some(work.as_str()) {
-                return Err(in_the_way(base, &work));
+                return Err(name_taken(base, &work));
             }
             if Creator::recorded_on(&left)
                 .is_some_and(|claim| claim.state() == CreatorState::Elsewhere)
@@ -161,17 +161,17 @@ impl Workshop {
         backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
-        watch: &Watch,
+        watch: &BuildObserver,
     ) -> Result<CloneSource> {
         let config = self.base(base)?;
-        let script = recipe::script(base, config)?;
+        let script = recipe::setup_script(base, config)?;
         let pixel = self.pixel(base)?;
         self.clear(backend, base).await?;
         if let Some(there) = get(backend, base, &pixel).await?
             && !is_base(&there)
             && newest(backend, base, &pixel).await?.is_none()
         {
-            return Err(in_the_way(base, &pixel));
+            return Err(name_taken(base, &pixel));
         }
         let work = self.work(base)?;
         let parent = match &config.parent {
@@ -187,7 +187,7 @@ impl Workshop {
             (PARENT.to_owned(), parent.unwrap_or_default()),
             (WORK.to_owned(), String::new()),
         ]);
-        self.make(backend, cancel, base, config, &work, watch)
+        self.create_build_pixel(backend, cancel, base, config, &work, watch)
             .await?;
         let finish = async {
             self.set_up(backend, cancel, base, &work, script.as_deref(), watch)
@@ -236,7 +236,7 @@ impl Workshop {
         base: &str,
         work: &Name,
         script: Option<&[u8]>,
-        watch: &Watch,
+        watch: &BuildObserver,
     ) -> Result<()> {
         let about = Error::about(base);
         let steps = async {
@@ -270,7 +270,7 @@ impl Workshop {
         backend: &dyn Backend,
         base: &str,
         instance: &Instance,
-        watch: &Watch,
+        watch: &BuildObserver,
     ) -> Result<()> {
         let about = Error::about(base);
         let work = &instance.name;
@@ -316,7 +316,7 @@ impl Workshop {
         base: &str,
         work: &Name,
         script: &[u8],
-        watch: &Watch,
+        watch: &BuildObserver,
     ) -> Result<()> {
         let about = Error::about(base);
         let guest = backend.guest(work);
@@ -341,7 +341,7 @@ impl Workshop {
             tty: None,
             timeout: None,
         };
-        let lines = Lines::new(watch.output.clone());
+        let lines = LogTail::new(watch.output.clone());
         let (signals, events) = mpsc::channel::<Control>(1);
         let ended = lifecycle::exec(
             &*guest,
@@ -384,7 +384,7 @@ fn label() -> Result<Label> {
     LABEL.parse().map_err(Error::Name)
 }
 
-fn in_the_way(base: &str, pixel: &Name) -> Error {
+fn name_taken(base: &str, pixel: &Name) -> Error {
     Error::InTheWay {
         base: base.to_owned(),
         pixel: pixel.to_string(),

@@ -8,19 +8,19 @@
 //! processes of this user.
 
 mod build;
-mod chain;
+mod build_order;
+mod build_pixel;
 mod error;
-mod output;
-mod parent;
+mod log_tail;
 mod recipe;
-mod state;
+mod status;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use build::Watch;
+pub use build::BuildObserver;
 pub use error::Error;
-pub use state::State;
+pub use status::BaseStatus;
 
 use crate::config;
 use crate::lifecycle::InstanceDefaults;
@@ -30,7 +30,7 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that bases are made with.
 #[derive(Debug, Clone)]
-pub struct Workshop {
+pub struct BaseBuilder {
     pub site: InstanceDefaults,
     pub bases: BTreeMap<String, config::Base>,
     /// How the names of their pixels begin.
@@ -39,7 +39,7 @@ pub struct Workshop {
     pub locks: PathBuf,
 }
 
-impl Workshop {
+impl BaseBuilder {
     fn base(&self, base: &str) -> Result<&config::Base> {
         self.bases.get(base).ok_or_else(|| Error::Unknown {
             base: base.to_owned(),

@@ -13,7 +13,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 ];
 
 /// The script of a base; `None` when it is its parent under another name.
-pub fn script(name: &str, base: &Base) -> Result<Option<Vec<u8>>> {
+pub fn setup_script(name: &str, base: &Base) -> Result<Option<Vec<u8>>> {
     match &base.setup_script {
         None => Ok(None),
         Some(Script::BuiltIn(wanted)) => BUILT_IN
@@ -48,7 +48,7 @@ pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
         hash.update(part.as_bytes());
         hash.update(&[0]);
     }
-    hash.update(script.unwrap_or_default());
+    hash.update(setup_script.unwrap_or_default());
     let digest = hash.finish();
     digest.as_ref()[..16]
         .iter()
@@ -88,15 +88,15 @@ mod tests {
     fn the_built_in_scripts_are_there_and_another_is_not() {
         let base = |script: &str| Base {
             parent: Parent::Image("a".into()),
-            setup_script: Some(Script::BuiltIn(script.into())),
+            setup_script: Some(Script::BuiltIn(setup_script.into())),
             description: String::new(),
             egress: EgressMode::Agent,
         };
         for (name, _) in BUILT_IN {
-            let script = script("x", &base(name)).unwrap().unwrap();
+            let script = setup_script("x", &base(name)).unwrap().unwrap();
             assert!(script.starts_with(b"#!/bin/sh\n"));
         }
-        let error = script("x", &base("bases/rust.sh")).unwrap_err();
+        let error = setup_script("x", &base("bases/rust.sh")).unwrap_err();
         assert!(error.to_string().contains("bases/rust.sh"), "{error}");
     }
 }

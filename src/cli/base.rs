@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, complete, list, site};
-use crate::base::{State, Watch, Workshop};
+use crate::base::{BaseBuilder, BaseStatus, BuildObserver};
 use crate::config::Parent;
 use crate::ui::{self, Row};
 
@@ -75,7 +75,7 @@ impl Row for Line {
 
 impl BaseCommand {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let workshop = site::workshop(context)?;
+        let workshop = site::base_builder(context)?;
         match self {
             Self::List => {
                 let lines = lines(context, &workshop).await?;
@@ -94,7 +94,7 @@ impl BaseCommand {
     }
 }
 
-async fn lines(context: &Context, workshop: &Workshop) -> anyhow::Result<Vec<Line>> {
+async fn lines(context: &Context, workshop: &BaseBuilder) -> anyhow::Result<Vec<Line>> {
     let backend = context.backend()?;
     let mut lines = Vec::new();
     for (name, base) in &workshop.bases {
@@ -103,7 +103,7 @@ async fn lines(context: &Context, workshop: &Workshop) -> anyhow::Result<Vec<Lin
             () = context.cancel().cancelled() => {
                 return Err(crate::model::Error::Cancelled.into());
             }
-            state = workshop.look(backend, name) => state?,
+            state = workshop.status(backend, name) => state?,
         };
         let mut line = Line {
             name: name.clone(),
@@ -118,7 +118,7 @@ async fn lines(context: &Context, workshop: &Workshop) -> anyhow::Result<Vec<Lin
             outdated: Vec::new(),
             description: base.description.clone(),
         };
-        if let State::Ready {
+        if let BaseStatus::Ready {
             checkpoint,
             created_at,
             outdated,
@@ -135,13 +135,13 @@ async fn lines(context: &Context, workshop: &Workshop) -> anyhow::Result<Vec<Lin
 
 async fn build(
     context: &Context,
-    workshop: &Workshop,
+    workshop: &BaseBuilder,
     bases: &[String],
     anew: bool,
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
     let ui = context.ui;
-    let watch = Watch {
+    let watch = BuildObserver {
         phase: Arc::new(move |phase| ui.say(phase)),
         output: Arc::new(move |line| ui.say(&format!("  {line}"))),
     };

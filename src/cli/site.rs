@@ -1,7 +1,7 @@
 //! Settings to what a server, or a build, makes pixels with.
 
 use super::{Context, network, plan, setup};
-use crate::base::Workshop;
+use crate::base::BaseBuilder;
 use crate::config::paths;
 use crate::host;
 use crate::lifecycle::{DefaultImage, InstanceDefaults};
@@ -9,7 +9,7 @@ use crate::model::Limits;
 
 /// What the settings say of every pixel. Bad settings are told here, before
 /// anything is made.
-pub fn of(context: &Context) -> anyhow::Result<InstanceDefaults> {
+pub fn defaults_from_settings(context: &Context) -> anyhow::Result<InstanceDefaults> {
     let settings = context.settings();
     let defaults = &settings.defaults;
     Ok(InstanceDefaults {
@@ -34,11 +34,11 @@ pub fn of(context: &Context) -> anyhow::Result<InstanceDefaults> {
 }
 
 /// What bases are made with.
-pub fn workshop(context: &Context) -> anyhow::Result<Workshop> {
+pub fn base_builder(context: &Context) -> anyhow::Result<BaseBuilder> {
     let settings = context.settings();
     let ours = |name: &str| std::env::var_os(name);
-    Ok(Workshop {
-        site: of(context)?,
+    Ok(BaseBuilder {
+        site: defaults_from_settings(context)?,
         bases: settings.mcp.bases.clone(),
         prefix: settings.mcp.base_prefix.clone(),
         locks: paths::cache_dir(&ours)?.join("builds"),

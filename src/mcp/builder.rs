@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
-use crate::base::{Watch, Workshop};
+use crate::base::{BaseBuilder, BuildObserver};
 use crate::model::{Backend, CloneSource};
 
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
@@ -24,12 +24,12 @@ impl Builder {
     /// What to clone for a base, which is built where it is missing.
     pub async fn origin(
         &self,
-        workshop: &Workshop,
+        workshop: &BaseBuilder,
         backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
     ) -> Result<CloneSource> {
-        if let Some(origin) = workshop.source(backend, base).await? {
+        if let Some(origin) = workshop.ready_checkpoint(backend, base).await? {
             return Ok(origin);
         }
         let turn = {
@@ -41,7 +41,7 @@ impl Builder {
             () = cancel.cancelled() => return Err(Error::Interrupted("waiting for its base")),
             turn = turn.lock() => turn,
         };
-        if let Some(origin) = workshop.source(backend, base).await? {
+        if let Some(origin) = workshop.ready_checkpoint(backend, base).await? {
             return Ok(origin);
         }
         if let Some(failure) = self.failure(base) {
@@ -52,7 +52,7 @@ impl Builder {
             )));
         }
         let name = base.to_owned();
-        let watch = Watch {
+        let watch = BuildObserver {
             phase: Arc::new(|phase| tracing::info!("{phase}")),
             output: Arc::new(move |line| tracing::debug!(base = name, "{line}")),
         };

@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use reaper::Limits;
 
-use crate::base::Workshop;
+use crate::base::BaseBuilder;
 use crate::egress::Mode;
 use crate::file_lock::{FileLock, LockMode};
 use crate::model::Backend;
@@ -125,7 +125,7 @@ impl Server {
     /// Takes the lock and reads the state. Nothing is asked of the backend yet.
     pub fn open(
         config: Config,
-        workshop: Workshop,
+        workshop: BaseBuilder,
         backend: Box<dyn Backend>,
     ) -> Result<Self, StartError> {
         let lock = lock(&config.pid_file)?;

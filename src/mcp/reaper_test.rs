@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::reaper::Limits;
 use super::service::{Options, Service};
 use super::state::{Record, Status, Store};
-use crate::base::Workshop;
+use crate::base::BaseBuilder;
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
 use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
@@ -208,7 +208,7 @@ fn at(seconds: u64) -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn workshop(locks: &std::path::Path) -> Workshop {
+fn workshop(locks: &std::path::Path) -> BaseBuilder {
     let site = InstanceDefaults {
         network: Network::External(GuestPolicy::default()),
         gateway: GatewaySpec {
@@ -227,7 +227,7 @@ fn workshop(locks: &std::path::Path) -> Workshop {
         image: String::new(),
         unchosen: None,
     };
-    Workshop {
+    BaseBuilder {
         site,
         bases: BTreeMap::new(),
         prefix: "b-".into(),

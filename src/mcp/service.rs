@@ -20,7 +20,7 @@ use super::reaper;
 use super::state::{Record, Status, Store};
 use super::view::View;
 use super::wish::{CreateRequest, PendingSandbox};
-use crate::base::Workshop;
+use crate::base::BaseBuilder;
 use crate::egress::Mode;
 use crate::lifecycle;
 use crate::model::{Backend, Label, Name};
@@ -45,7 +45,7 @@ pub struct Options {
 
 pub struct Service {
     pub(super) backend: Box<dyn Backend>,
-    pub(super) workshop: Workshop,
+    pub(super) workshop: BaseBuilder,
     pub(super) options: Options,
     pub(super) store: Store,
     pub(super) locks: Locks,
@@ -59,7 +59,7 @@ pub struct Service {
 impl Service {
     pub fn new(
         backend: Box<dyn Backend>,
-        workshop: Workshop,
+        workshop: BaseBuilder,
         options: Options,
         store: Store,
         clock: Clock,
@@ -112,7 +112,11 @@ impl Service {
         if let Some(base) = &wish.base {
             self.workshop.pixel(base)?;
             if let Some(failure) = self.builder.failure(base)
-                && self.workshop.source(&*self.backend, base).await?.is_none()
+                && self
+                    .workshop
+                    .ready_checkpoint(&*self.backend, base)
+                    .await?
+                    .is_none()
             {
                 return Err(Error::invalid(format!(
                     "base {base:?} failed to build a short time ago: {failure}"

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, site};
 use crate::backend;
-use crate::base::Workshop;
+use crate::base::BaseBuilder;
 use crate::config::{EgressMode, Flags, Settings, paths};
 use crate::egress::Mode;
 use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
@@ -71,7 +71,7 @@ impl ServeArgs {
 /// What makes the one server of a state file.
 struct ServerSetup {
     settings: Settings,
-    workshop: Workshop,
+    workshop: BaseBuilder,
     state_file: PathBuf,
     pid_file: PathBuf,
     token_file: PathBuf,
@@ -82,7 +82,7 @@ impl ServerSetup {
         let settings = context.settings().clone();
         let ours = |name: &str| std::env::var_os(name);
         Ok(Self {
-            workshop: site::workshop(context)?,
+            workshop: site::base_builder(context)?,
             state_file: settings.mcp.state_path(&ours)?,
             pid_file: settings.mcp.pid_path(&ours)?,
             token_file: paths::cache_dir(&ours)?.join("mcp-token"),

@@ -8,7 +8,7 @@ use rmcp::{RoleServer, tool, tool_router};
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Tools, WAIT, answer, bare, done, with_progress};
-use crate::base::State;
+use crate::base::BaseStatus;
 use crate::config::Parent;
 use crate::mcp::error::Result;
 use crate::mcp::view::View;
@@ -354,7 +354,7 @@ impl Tools {
         let workshop = &self.service.workshop;
         let mut bases = Vec::new();
         for (name, base) in &workshop.bases {
-            let state = workshop.look(&*self.service.backend, name).await?;
+            let state = workshop.status(&*self.service.backend, name).await?;
             let mut view = BaseView {
                 name: name.clone(),
                 description: base.description.clone(),
@@ -369,16 +369,16 @@ impl Tools {
                 Parent::Base(parent) => view.from = Some(parent.clone()),
             }
             match state {
-                State::Ready { checkpoint, .. } => {
+                BaseStatus::Ready { checkpoint, .. } => {
                     view.last_checkpoint = Some(checkpoint.to_string())
                 }
-                State::Missing => {
+                BaseStatus::Missing => {
                     view.error = self.service.builder.failure(name);
                     if view.error.is_some() {
                         view.status = "failed".to_owned();
                     }
                 }
-                State::Building | State::Unusable => {}
+                BaseStatus::Building | BaseStatus::Unusable => {}
             }
             bases.push(view);
         }

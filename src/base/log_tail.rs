@@ -18,7 +18,7 @@ pub type Sink = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The near end of both of a script's streams.
 #[derive(Clone)]
-pub struct Lines(Arc<Mutex<Inner>>);
+pub struct LogTail(Arc<Mutex<Inner>>);
 
 struct Inner {
     sink: Sink,
@@ -26,7 +26,7 @@ struct Inner {
     last: VecDeque<String>,
 }
 
-impl Lines {
+impl LogTail {
     pub fn new(sink: Sink) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             sink,
@@ -68,7 +68,7 @@ impl Inner {
     }
 }
 
-impl AsyncWrite for Lines {
+impl AsyncWrite for LogTail {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -101,7 +101,7 @@ mod tests {
             let seen = seen.clone();
             Arc::new(move |line: &str| seen.lock().unwrap().push(line.to_owned()))
         };
-        let lines = Lines::new(sink);
+        let lines = LogTail::new(sink);
         let mut inner = lines.0.lock().unwrap();
         inner.take(b"one\ntw");
         inner.take(b"o\r\n\n");

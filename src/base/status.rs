@@ -1,6 +1,6 @@
 //! What there is of a base, as the server has it.
 
-use super::{Error, Result, Workshop, recipe};
+use super::{BaseBuilder, Error, Result, recipe};
 use crate::config::Parent;
 use crate::model::{Backend, Checkpoint, CloneSource, Instance, Label, Name};
 
@@ -12,7 +12,7 @@ pub(super) const RECIPE: &str = "base-recipe";
 pub(super) const PARENT: &str = "base-parent";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum BaseStatus {
     Missing,
     /// By a process of this machine, this one included.
     Building,
@@ -27,7 +27,7 @@ pub enum State {
     Unusable,
 }
 
-impl State {
+impl BaseStatus {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -39,30 +39,34 @@ impl State {
     }
 }
 
-impl Workshop {
-    pub async fn look(&self, backend: &dyn Backend, base: &str) -> Result<State> {
+impl BaseBuilder {
+    pub async fn status(&self, backend: &dyn Backend, base: &str) -> Result<BaseStatus> {
         let pixel = self.pixel(base)?;
-        let building = self.attempt(&pixel)?.is_none();
+        let building = self.try_lock(&pixel)?.is_none();
         let Some(instance) = get(backend, base, &pixel).await? else {
             return Ok(if building {
-                State::Building
+                BaseStatus::Building
             } else {
-                State::Missing
+                BaseStatus::Missing
             });
         };
         match newest(backend, base, &pixel).await? {
-            Some(checkpoint) => Ok(State::Ready {
+            Some(checkpoint) => Ok(BaseStatus::Ready {
                 outdated: self.outdated(backend, base, &instance).await?,
                 checkpoint: checkpoint.label,
                 created_at: checkpoint.created_at,
             }),
-            None if building => Ok(State::Building),
-            None => Ok(State::Unusable),
+            None if building => Ok(BaseStatus::Building),
+            None => Ok(BaseStatus::Unusable),
         }
     }
 
     /// What clones of a base are made from; `None` as long as there is nothing.
-    pub async fn source(&self, backend: &dyn Backend, base: &str) -> Result<Option<CloneSource>> {
+    pub async fn ready_checkpoint(
+        &self,
+        backend: &dyn Backend,
+        base: &str,
+    ) -> Result<Option<CloneSource>> {
         let pixel = self.pixel(base)?;
         let newest = newest(backend, base, &pixel).await?;
         Ok(newest.map(|checkpoint| CloneSource {
@@ -85,7 +89,7 @@ impl Workshop {
         let recorded = |key: &str| instance.properties.get(key).map(String::as_str);
         let config = self.base(base)?;
         let mut reasons = Vec::new();
-        match recipe::script(base, config) {
+        match recipe::setup_script(base, config) {
             Ok(script) => {
                 let now = recipe::fingerprint(config, script.as_deref());
                 if recorded(RECIPE) != Some(now.as_str()) {

@@ -7,7 +7,7 @@ use crate::config::{Base, Parent};
 /// The bases that `target` is made from, the outermost first, and `target`
 /// itself at the end. The settings have no circles; one that had would end
 /// where it closes.
-pub fn order<'a>(bases: &'a BTreeMap<String, Base>, target: &'a str) -> Vec<&'a str> {
+pub fn build_order<'a>(bases: &'a BTreeMap<String, Base>, target: &'a str) -> Vec<&'a str> {
     let mut chain = vec![target];
     let mut at = target;
     while let Some(Base {
@@ -47,8 +47,8 @@ mod tests {
             ("a".to_owned(), from("b")),
             ("b".to_owned(), from("a")),
         ]);
-        assert_eq!(order(&bases, "ml"), ["dev", "python", "ml"]);
-        assert_eq!(order(&bases, "dev"), ["dev"]);
-        assert_eq!(order(&bases, "a"), ["b", "a"]);
+        assert_eq!(build_order(&bases, "ml"), ["dev", "python", "ml"]);
+        assert_eq!(build_order(&bases, "dev"), ["dev"]);
+        assert_eq!(build_order(&bases, "a"), ["b", "a"]);
     }
 }

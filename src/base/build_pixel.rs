@@ -4,22 +4,22 @@
 use tokio_util::sync::CancellationToken;
 
 use super::build::WORK;
-use super::{Error, Result, Watch, Workshop};
+use super::{BaseBuilder, BuildObserver, Error, Result};
 use crate::config::{Base, EgressMode, Parent};
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::{self, Create, Fork, Names};
 use crate::model::{Backend, Limits, Name};
 
-impl Workshop {
+impl BaseBuilder {
     /// The pixel to build in, running.
-    pub(super) async fn make(
+    pub(super) async fn create_build_pixel(
         &self,
         backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
         config: &Base,
         work: &Name,
-        watch: &Watch,
+        watch: &BuildObserver,
     ) -> Result<()> {
         let failed = |source| Error::Lifecycle {
             base: base.into(),
@@ -52,7 +52,7 @@ impl Workshop {
             }
             Parent::Base(parent) => {
                 let from = self
-                    .source(backend, parent)
+                    .ready_checkpoint(backend, parent)
                     .await?
                     .ok_or_else(|| Error::InTheWay {
                         base: parent.clone(),
