@@ -8,7 +8,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Context, complete, list, site};
+use super::{Context, completions, list, site};
 use crate::base::{BaseBuilder, BaseStatus, BuildObserver};
 use crate::config::Parent;
 use crate::ui::{self, Row};
@@ -29,7 +29,7 @@ pub enum BaseCommand {
 #[derive(Debug, Args)]
 pub struct BuildArgs {
     /// Names of bases, as pixels base list shows them
-    #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(complete::bases))]
+    #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(completions::bases))]
     bases: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub struct BuildArgs {
 #[derive(Debug, Args)]
 pub struct RebuildArgs {
     /// Names of bases, as pixels base list shows them
-    #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(complete::bases))]
+    #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(completions::bases))]
     bases: Vec<String>,
 }
 

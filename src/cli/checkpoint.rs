@@ -9,7 +9,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::{Context, complete, list, network};
+use super::{Context, completions, list, network};
 use crate::exit::Usage;
 use crate::lifecycle;
 use crate::model::{Checkpoint, Error, Label, Name};
@@ -30,7 +30,7 @@ pub enum CheckpointCommand {
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Label of the checkpoint, by default the time
     #[arg(long)]
@@ -41,7 +41,7 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
 }
 
@@ -49,10 +49,10 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Label of the checkpoint
-    #[arg(add = ArgValueCompleter::new(complete::labels))]
+    #[arg(add = ArgValueCompleter::new(completions::labels))]
     label: Label,
     /// Do not ask where newer checkpoints would be lost
     #[arg(short, long)]
@@ -63,10 +63,10 @@ pub struct RestoreArgs {
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Label of the checkpoint
-    #[arg(add = ArgValueCompleter::new(complete::labels))]
+    #[arg(add = ArgValueCompleter::new(completions::labels))]
     label: Label,
 }
 
@@ -180,7 +180,7 @@ impl RestoreArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let begun = Instant::now();
         let backend = context.backend()?;
-        if !self.force && !self.may_lose_newer(context).await? {
+        if !self.force && !self.confirm_newer_deleted(context).await? {
             context.ui.say("Aborted.");
             return Ok(());
         }
@@ -193,7 +193,7 @@ impl RestoreArgs {
         let outcome = context
             .unless_interrupted(lifecycle::restore(
                 backend,
-                &network::like(context)?,
+                &network::gateway_from_settings(context)?,
                 &self.name,
                 &self.label,
             ))
@@ -226,7 +226,7 @@ impl RestoreArgs {
 
 impl RestoreArgs {
     /// Asks where the server keeps no checkpoint that is newer.
-    async fn may_lose_newer(&self, context: &Context) -> anyhow::Result<bool> {
+    async fn confirm_newer_deleted(&self, context: &Context) -> anyhow::Result<bool> {
         let Self { name, label, .. } = self;
         let asking = context.backend()?.newer_checkpoints(name, label);
         let lost = context.unless_interrupted(asking).await?;

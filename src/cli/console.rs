@@ -3,7 +3,7 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, complete, exec, network};
+use super::{Context, completions, exec, network};
 use crate::config;
 use crate::exit::Usage;
 use crate::lifecycle::session::{self, Multiplexer, MultiplexerChoice};
@@ -23,7 +23,7 @@ pub const SESSION: &str = "console";
 #[derive(Debug, Args)]
 pub struct ConsoleArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Name of the session
     #[arg(short, long, default_value = SESSION)]
@@ -60,11 +60,11 @@ pub async fn open(
     let mut instance = context.unless_interrupted(backend.get(name)).await?;
     if instance.status == Status::Stopped {
         context.ui.say(&format!("Starting {name}..."));
-        let like = network::like(context)?;
+        let like = network::gateway_from_settings(context)?;
         lifecycle::start(backend, context.cancel(), &like, name, &|_| {}).await?;
         instance = context.unless_interrupted(backend.get(name)).await?;
     }
-    exec::usable(&instance)?;
+    exec::ensure_running(&instance)?;
     let guest = backend.guest(name);
     let login = User::default_for(&instance);
     let wanted = match context.settings().console.multiplexer {
@@ -74,7 +74,7 @@ pub async fn open(
         config::Multiplexer::Tmux => MultiplexerChoice::Tmux,
         config::Multiplexer::None => MultiplexerChoice::Nothing,
     };
-    let keeper = keeper(context, backend, &*guest, &instance, &login, wanted).await?;
+    let keeper = wait_for_multiplexer(context, backend, &*guest, &instance, &login, wanted).await?;
     if keeper.is_none() && wanted != MultiplexerChoice::Nothing {
         context.ui.say(
             "The pixel has no session keeper (zmx or tmux): this shell ends with the connection.",
@@ -92,7 +92,7 @@ pub async fn open(
 }
 
 /// What will keep the session; where it is still being installed, waits.
-async fn keeper(
+async fn wait_for_multiplexer(
     context: &Context,
     backend: &dyn Backend,
     guest: &dyn Guest,
@@ -112,7 +112,7 @@ async fn keeper(
     let work = async {
         loop {
             let report = provisioning::observe(backend, instance).await?;
-            tell(&phases, &report);
+            print_hint(&phases, &report);
             let found = session::find(guest, login, wanted).await?;
             if found.is_some() || report.overall != Overall::Running {
                 return Ok(found);
@@ -123,7 +123,7 @@ async fn keeper(
     Ok(context.unless_interrupted(work).await?)
 }
 
-fn tell(phases: &Phases, report: &Report) {
+fn print_hint(phases: &Phases, report: &Report) {
     let running = report.steps.iter().find(|s| s.status == State::Running);
     if let Some(step) = running {
         phases.step(&format!("waiting for the session keeper ({})", step.name));

@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, console, expire, network, plan, setup, status};
+use super::{Context, completions, console, expire, network, plan, setup, status};
 use crate::config::Flags;
 use crate::egress::{self, Entry};
 use crate::exit::Usage;
@@ -31,7 +31,7 @@ pub struct CreateArgs {
     #[arg(long, allow_negative_numbers = true, value_parser = unless_zero)]
     memory: Option<u64>,
     /// Clone another pixel's present state, or one of its checkpoints
-    #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
+    #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::origins))]
     from: Option<CloneSource>,
     /// Let it expire after this time, such as 90m, 2h or 7d; a clone takes over no other's
     #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::parse_lifetime)]
@@ -46,7 +46,7 @@ pub struct CreateArgs {
     #[arg(long)]
     console: bool,
     /// What it may reach: unrestricted, agent or allowlist; by default network.egress
-    #[arg(long, value_name = "MODE", add = ArgValueCandidates::new(complete::modes))]
+    #[arg(long, value_name = "MODE", add = ArgValueCandidates::new(completions::modes))]
     egress: Option<String>,
     /// Allow this as well: a host, *.host, an address or a network, with an optional :port
     #[arg(long, value_name = "ENTRY", requires = "egress")]
@@ -87,8 +87,8 @@ impl CreateArgs {
             return Err(Usage("--console needs a terminal".into()).into());
         }
         let backend = context.backend()?;
-        let network = network::of(context)?;
-        let like = network::like(context)?;
+        let network = network::network_from_settings(context)?;
+        let like = network::gateway_from_settings(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
         let mut provisioned = false;
@@ -114,7 +114,7 @@ impl CreateArgs {
             }
             None => {
                 // Bad settings are told before anything is made.
-                let plan = plan::of(context)?;
+                let plan = plan::plan_from_settings(context)?;
                 let mut properties = network::policy_for_new(context, &network, plan.is_some())?;
                 interim = properties.contains_key(egress::INTERIM);
                 if matches!(network, Network::External(_))
@@ -184,7 +184,7 @@ impl CreateArgs {
             facts["provision"] = json!(report.overall);
         }
         context.ui.done(&sentence, &facts);
-        let outcome = status::explain(context, &self.name, &report).await;
+        let outcome = status::report_failure(context, &self.name, &report).await;
         match (self.console, outcome) {
             // A pixel half-ready is best looked at from inside.
             (true, Err(failed)) => context.ui.warn(&failed.to_string()),

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Context, complete, network};
+use super::{Context, completions, network};
 use crate::exit::Usage;
 use crate::lifecycle;
 use crate::model::Name;
@@ -16,7 +16,7 @@ use crate::model::Name;
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
     /// Names of the pixels
-    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(completions::pixels))]
     names: Vec<Name>,
     /// Do not ask
     #[arg(short, long)]
@@ -52,7 +52,7 @@ impl DestroyArgs {
         }
         let phases = context.ui.phases();
         phases.step("destroying");
-        let like = network::like(context)?;
+        let like = network::gateway_from_settings(context)?;
         let all = join_all(
             self.names
                 .iter()

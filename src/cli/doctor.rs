@@ -41,10 +41,10 @@ impl DoctorArgs {
             let mut extra = Vec::new();
             let incus = context.settings().backend == BackendKind::Incus;
             extra.extend(match incus {
-                true => gateway(context).await,
-                false => vec![answers(context).await],
+                true => check_gateway(context).await,
+                false => vec![check_connection(context).await],
             });
-            extra.extend(leftovers(context).await);
+            extra.extend(check_orphans(context).await);
             Ok(match incus {
                 true => host::doctor(&setup::options(context), extra).await,
                 false => extra,
@@ -60,7 +60,7 @@ impl DoctorArgs {
 }
 
 /// Whether a TrueNAS server lets us in and has a containers service.
-async fn answers(context: &Context) -> Check {
+async fn check_connection(context: &Context) -> Check {
     const ID: &str = "truenas";
     const TITLE: &str = "TrueNAS answers";
     let listed = match context.backend() {
@@ -74,11 +74,11 @@ async fn answers(context: &Context) -> Check {
 }
 
 /// Whether the gateway of the settings does its part, where there is one.
-async fn gateway(context: &Context) -> Vec<Check> {
+async fn check_gateway(context: &Context) -> Vec<Check> {
     const ID: &str = "gateway";
     const TITLE: &str = "gateway of the pixels";
     let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
-    let health = match (context.backend(), network::of(context)) {
+    let health = match (context.backend(), network::network_from_settings(context)) {
         (Ok(backend), Ok(Network::Gateway(like))) => gateway::health(backend, &like).await,
         (Ok(_), Ok(Network::External(_))) => {
             return vec![found(
@@ -104,10 +104,10 @@ async fn gateway(context: &Context) -> Vec<Check> {
 }
 
 /// What killed commands left on the server, one check each.
-async fn leftovers(context: &Context) -> Vec<Check> {
+async fn check_orphans(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
     const TITLE: &str = "nothing half-made is left";
-    let found = match (context.backend(), network::like(context)) {
+    let found = match (context.backend(), network::gateway_from_settings(context)) {
         (Ok(backend), Ok(like)) => lifecycle::find_leftovers(backend, &like).await,
         (Err(error), _) => Err(error),
         // Said by the check of the gateway.

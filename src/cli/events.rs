@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use tokio::sync::Notify;
 
-use super::{Context, complete};
+use super::{Context, completions};
 use crate::lifecycle::history;
 use crate::model::{Error, Event, Instance, Name, Subject};
 
@@ -15,7 +15,7 @@ use crate::model::{Error, Event, Instance, Name, Subject};
 #[derive(Debug, Args)]
 pub struct EventsArgs {
     /// Only of these
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     names: Vec<Name>,
     /// Tell what happens from now on, until interrupted
     #[arg(short, long)]
@@ -42,7 +42,7 @@ impl EventsArgs {
             };
         }
         let mut pixels = context.unless_interrupted(backend.list()).await?;
-        chosen(&mut pixels, &self.names)?;
+        keep_named(&mut pixels, &self.names)?;
         for event in context
             .unless_interrupted(history::past_events(backend, &pixels))
             .await?
@@ -54,7 +54,7 @@ impl EventsArgs {
 }
 
 /// Leaves those of these names; all when there are none.
-pub fn chosen(pixels: &mut Vec<Instance>, names: &[Name]) -> Result<(), Error> {
+pub fn keep_named(pixels: &mut Vec<Instance>, names: &[Name]) -> Result<(), Error> {
     if names.is_empty() {
         return Ok(());
     }

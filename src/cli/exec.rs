@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, complete};
+use super::{Context, completions};
 use crate::exit::{OverTime, Silent, Usage};
 use crate::lifecycle::{self, ExecOptions, ExecResult, SignalSource, User};
 use crate::model::{Control, Error, Guest, Instance, Name, Precondition, Status, Subject};
@@ -17,7 +17,7 @@ use crate::term::{self, Outlet, RawMode};
 #[derive(Debug, Args)]
 pub struct ExecArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Set a variable; without a value, pass on our own
     #[arg(short, long, value_name = "KEY[=VALUE]")]
@@ -58,7 +58,7 @@ impl ExecArgs {
         };
         let pixel = context.unless_interrupted(backend.get(&self.name));
         if let Some(user) = &self.user {
-            usable(&pixel.await?)?;
+            ensure_running(&pixel.await?)?;
             wish.login = context
                 .unless_interrupted(User::lookup(&*guest, user))
                 .await?;
@@ -70,7 +70,7 @@ impl ExecArgs {
         let expected = wish.login.clone();
         let admission = async {
             let pixel = pixel.await?;
-            usable(&pixel)?;
+            ensure_running(&pixel)?;
             let login = User::default_for(&pixel);
             if login != expected {
                 let _ = other.set(login);
@@ -87,8 +87,8 @@ impl ExecArgs {
 }
 
 /// Refuses what cannot be worked in, with the reason.
-pub fn usable(instance: &Instance) -> Result<(), Error> {
-    unprivileged(instance)?;
+pub fn ensure_running(instance: &Instance) -> Result<(), Error> {
+    ensure_unprivileged(instance)?;
     match instance.status {
         Status::Running => Ok(()),
         other => Err(Error::WrongState {
@@ -98,7 +98,7 @@ pub fn usable(instance: &Instance) -> Result<(), Error> {
     }
 }
 
-pub fn unprivileged(instance: &Instance) -> Result<(), Error> {
+pub fn ensure_unprivileged(instance: &Instance) -> Result<(), Error> {
     if instance.privileged {
         return Err(Error::Unsupported {
             operation: format!("work in {}", Subject::pixel(&instance.name)),

@@ -7,7 +7,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, list, network};
+use super::{Context, completions, list, network};
 use crate::lifecycle::expiry;
 use crate::model::{Instance, Name};
 use crate::ui;
@@ -19,10 +19,10 @@ use crate::ui;
 #[derive(Debug, Args)]
 pub struct ExpireArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// From now on, such as 90m, 2h or 7d; or never
-    #[arg(value_name = "DURATION|never", allow_negative_numbers = true, value_parser = wanted)]
+    #[arg(value_name = "DURATION|never", allow_negative_numbers = true, value_parser = parse_expiry)]
     after: After,
 }
 
@@ -32,7 +32,7 @@ enum After {
     Time(Duration),
 }
 
-fn wanted(text: &str) -> Result<After, String> {
+fn parse_expiry(text: &str) -> Result<After, String> {
     match text {
         "never" => Ok(After::Never),
         _ => parse_lifetime(text).map(After::Time),
@@ -76,12 +76,12 @@ impl ExpireArgs {
 }
 
 /// Removes those whose time is over, and says so.
-pub async fn enforce(context: &Context, pixels: &mut Vec<Instance>) -> anyhow::Result<()> {
+pub async fn destroy_expired(context: &Context, pixels: &mut Vec<Instance>) -> anyhow::Result<()> {
     if !pixels.iter().any(expiry::is_expired) {
         return Ok(());
     }
     let backend = context.backend()?;
-    let like = network::like(context)?;
+    let like = network::gateway_from_settings(context)?;
     let work = expiry::destroy_expired(backend, &like, pixels);
     let outcomes = context.unless_interrupted(async { Ok(work.await) }).await?;
     for (name, outcome) in outcomes {
@@ -108,6 +108,6 @@ mod tests {
         for bad in ["", "0s", "1ms", "0d", "-1d", "d", "tomorrow", "never", "90"] {
             assert!(parse_lifetime(bad).is_err(), "{bad}");
         }
-        assert_eq!(wanted("never"), Ok(After::Never));
+        assert_eq!(parse_expiry("never"), Ok(After::Never));
     }
 }

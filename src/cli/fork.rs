@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, expire, network};
+use super::{Context, completions, expire, network};
 use crate::lifecycle::{self, Fork, Names, expiry};
 use crate::model::{CloneSource, Limits, Name};
 
@@ -17,7 +17,7 @@ use crate::model::{CloneSource, Limits, Name};
 #[derive(Debug, Args)]
 pub struct ForkArgs {
     /// The pixel to clone as it is now, or one of its checkpoints
-    #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(complete::origins))]
+    #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::origins))]
     from: CloneSource,
     /// How many clones
     #[arg(short = 'n', long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -34,7 +34,7 @@ impl ForkArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
         let backend = context.backend()?;
-        let network = network::of(context)?;
+        let network = network::network_from_settings(context)?;
         let mut properties = network::policy_for_clone(context, backend, &self.from).await?;
         properties.insert("from".into(), self.from.to_string());
         properties.extend(expiry::record(self.ttl)?);

@@ -21,7 +21,7 @@ use crate::ui::{self, Row};
 pub struct ListArgs {}
 
 #[derive(Serialize)]
-struct Line {
+struct ListRow {
     name: String,
     instance: String,
     status: &'static str,
@@ -45,7 +45,7 @@ struct Line {
     left: Option<Duration>,
 }
 
-impl From<Instance> for Line {
+impl From<Instance> for ListRow {
     fn from(pixel: Instance) -> Self {
         Self {
             instance: pixel.name.instance(),
@@ -78,7 +78,7 @@ pub fn rfc3339(seconds: i64) -> Option<String> {
         .ok()
 }
 
-impl Row for Line {
+impl Row for ListRow {
     const HEADERS: &'static [&'static str] = &["NAME", "STATUS", "IP", "EGRESS", "NOTE"];
 
     fn cells(&self) -> Vec<String> {
@@ -92,7 +92,7 @@ impl Row for Line {
     }
 }
 
-impl Line {
+impl ListRow {
     fn notes(&self) -> Vec<String> {
         let gateway = self
             .no_network
@@ -115,7 +115,7 @@ impl Line {
 
 /// Fills in the addresses that gateways give out, and says which pixels have
 /// no network for want of one.
-async fn behind_gateways(
+async fn gateway_states(
     backend: &dyn Backend,
     like: &GatewaySpec,
     pixels: &mut [Instance],
@@ -148,7 +148,7 @@ const LOOK: Duration = Duration::from_secs(4);
 
 /// Brings the record of pixels up to date whose provisioning was under way
 /// when somebody last looked.
-async fn look_again(backend: &dyn Backend, pixels: &mut [Instance]) {
+async fn refresh_provisioning(backend: &dyn Backend, pixels: &mut [Instance]) {
     let unsettled = pixels
         .iter_mut()
         .filter(|pixel| pixel.status == Status::Running && provisioning::is_unfinished(pixel));
@@ -167,22 +167,22 @@ impl ListArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let mut pixels = context.unless_interrupted(backend.list()).await?;
-        expire::enforce(context, &mut pixels).await?;
+        expire::destroy_expired(context, &mut pixels).await?;
         context
             .unless_interrupted(async {
-                look_again(backend, &mut pixels).await;
+                refresh_provisioning(backend, &mut pixels).await;
                 Ok(())
             })
             .await?;
-        let like = network::like(context)?;
+        let like = network::gateway_from_settings(context)?;
         let without = context
-            .unless_interrupted(behind_gateways(backend, &like, &mut pixels))
+            .unless_interrupted(gateway_states(backend, &like, &mut pixels))
             .await?;
-        let lines: Vec<Line> = pixels
+        let lines: Vec<ListRow> = pixels
             .into_iter()
-            .map(|pixel| Line {
+            .map(|pixel| ListRow {
                 no_network: without.get(&pixel.name).copied(),
-                ..Line::from(pixel)
+                ..ListRow::from(pixel)
             })
             .collect();
         context

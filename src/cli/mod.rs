@@ -3,7 +3,7 @@
 
 mod base;
 mod checkpoint;
-mod complete;
+mod completions;
 mod config;
 mod console;
 mod context;
@@ -147,7 +147,7 @@ pub enum Command {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     #[command(alias = "completion")]
-    Completions(complete::CompletionsArgs),
+    Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
 

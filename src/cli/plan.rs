@@ -9,7 +9,7 @@ use crate::exit::Usage;
 use crate::provision::{self, Devtools, Options, Plan, Sessions};
 
 /// The plan for new pixels; `None` when provisioning is switched off.
-pub fn of(context: &Context) -> anyhow::Result<Option<Plan>> {
+pub fn plan_from_settings(context: &Context) -> anyhow::Result<Option<Plan>> {
     let settings = context.settings();
     if !settings.provision.enabled {
         return Ok(None);

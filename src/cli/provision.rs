@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, exec, plan, status};
+use super::{Context, completions, exec, plan, status};
 use crate::exit::Usage;
 use crate::lifecycle::provisioning;
 use crate::model::Name;
@@ -13,7 +13,7 @@ use crate::model::Name;
 #[derive(Debug, Args)]
 pub struct ProvisionArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Return when no step is left to run
     #[arg(short, long)]
@@ -22,7 +22,7 @@ pub struct ProvisionArgs {
 
 impl ProvisionArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Some(plan) = plan::of(context)? else {
+        let Some(plan) = plan::plan_from_settings(context)? else {
             return Err(Usage(
                 "provisioning is switched off by provision.enabled or PIXELS_PROVISION_ENABLED"
                     .into(),
@@ -31,7 +31,7 @@ impl ProvisionArgs {
         };
         let backend = context.backend()?;
         let instance = context.unless_interrupted(backend.get(&self.name)).await?;
-        exec::usable(&instance)?;
+        exec::ensure_running(&instance)?;
         let phases = context.ui.phases();
         phases.step("provisioning");
         context
@@ -41,7 +41,7 @@ impl ProvisionArgs {
         let mut sentence = format!("Provisioning {}", self.name);
         if self.wait {
             let report = status::wait(context, backend, &self.name).await?;
-            status::explain(context, &self.name, &report).await?;
+            status::report_failure(context, &self.name, &report).await?;
             sentence = format!("Provisioned {}", self.name);
         }
         context.ui.done(

@@ -16,13 +16,13 @@ pub struct PruneArgs {
 }
 
 #[derive(Serialize)]
-struct Line {
+struct PruneRow {
     #[serde(flatten)]
     leftover: Orphan,
     removed: bool,
 }
 
-impl Row for Line {
+impl Row for PruneRow {
     const HEADERS: &'static [&'static str] = &["LEFTOVER", "REMOVED"];
 
     fn cells(&self) -> Vec<String> {
@@ -36,7 +36,7 @@ impl Row for Line {
 impl PruneArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = network::like(context)?;
+        let like = network::gateway_from_settings(context)?;
         let found = context
             .unless_interrupted(lifecycle::find_leftovers(backend, &like))
             .await?;
@@ -52,7 +52,7 @@ impl PruneArgs {
                     Err(error) => failed = Some(error),
                 }
             }
-            lines.push(Line { leftover, removed });
+            lines.push(PruneRow { leftover, removed });
         }
         context.ui.rows(&lines, "Nothing to prune.");
         match failed {

@@ -28,13 +28,13 @@ pub struct QuickstartArgs {
 }
 
 #[derive(Serialize)]
-struct Line {
+struct StepRow {
     step: &'static str,
     elapsed_ms: u64,
     result: String,
 }
 
-impl Row for Line {
+impl Row for StepRow {
     const HEADERS: &'static [&'static str] = &["STEP", "TIME", "RESULT"];
 
     fn cells(&self) -> Vec<String> {
@@ -58,10 +58,10 @@ impl QuickstartArgs {
             1 => "1 step".to_owned(),
             steps => format!("{steps} steps"),
         };
-        lines.push(line("setup", begun, result));
+        lines.push(row("setup", begun, result));
 
         let backend = context.backend()?;
-        let made = tour(context, backend, &mut lines).await?;
+        let made = run_tour(context, backend, &mut lines).await?;
         context.ui.rows(&lines, "");
         if self.clean {
             let removed = futures_util::future::join_all(made.iter().map(|n| backend.destroy(n)));
@@ -81,10 +81,10 @@ impl QuickstartArgs {
     }
 }
 
-async fn tour(
+async fn run_tour(
     context: &Context,
     backend: &dyn Backend,
-    lines: &mut Vec<Line>,
+    lines: &mut Vec<StepRow>,
 ) -> anyhow::Result<Vec<Name>> {
     let phases = context.ui.phases();
     let progress = |phase: &str| phases.step(phase);
@@ -94,7 +94,7 @@ async fn tour(
     let image = create::default_image(context).await?;
     let defaults = &context.settings().defaults;
     let wish = Create {
-        network: network::of(context)?,
+        network: network::network_from_settings(context)?,
         name: name.clone(),
         image: image.clone(),
         limits: Limits {
@@ -105,11 +105,11 @@ async fn tour(
         provision: None,
     };
     lifecycle::create(backend, context.cancel(), wish, &progress).await?;
-    lines.push(line("create", begun, format!("{name}, from {image}")));
+    lines.push(row("create", begun, format!("{name}, from {image}")));
 
     let begun = Instant::now();
-    let said = context.unless_interrupted(say(backend, &name)).await?;
-    lines.push(line("exec", begun, said));
+    let said = context.unless_interrupted(greet(backend, &name)).await?;
+    lines.push(row("exec", begun, said));
 
     let begun = Instant::now();
     let label: Label = "ready"
@@ -119,7 +119,7 @@ async fn tour(
     context
         .unless_interrupted(backend.checkpoint(&name, &label, None))
         .await?;
-    lines.push(line("checkpoint", begun, format!("{name}:{label}")));
+    lines.push(row("checkpoint", begun, format!("{name}:{label}")));
 
     let begun = Instant::now();
     let forked = Mutex::new(vec![name.clone()]);
@@ -133,7 +133,7 @@ async fn tour(
         label: Some(label),
     };
     let wish = Fork {
-        network: network::of(context)?,
+        network: network::network_from_settings(context)?,
         properties: Properties::from([("from".into(), from.to_string())]),
         from,
         names: Names::Numbered {
@@ -145,18 +145,18 @@ async fn tour(
     lifecycle::fork(backend, context.cancel(), wish, &progress, &ready).await?;
     let made = forked.into_inner().unwrap_or_default();
     let names: Vec<&str> = made.iter().skip(1).map(Name::as_str).collect();
-    lines.push(line("fork", begun, names.join(", ")));
+    lines.push(row("fork", begun, names.join(", ")));
 
     if let Some(last) = made.last() {
         let begun = Instant::now();
-        let said = context.unless_interrupted(say(backend, last)).await?;
-        lines.push(line("exec", begun, said));
+        let said = context.unless_interrupted(greet(backend, last)).await?;
+        lines.push(row("exec", begun, said));
     }
     Ok(made)
 }
 
 /// Runs the greeting in a pixel.
-async fn say(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
+async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     let instance = backend.get(name).await?;
     let wish = ExecOptions {
         argv: ["sh", "-c", SHOW].map(str::to_owned).to_vec(),
@@ -198,8 +198,8 @@ async fn free_name(backend: &dyn Backend) -> Result<Name, Error> {
         .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string()))
 }
 
-fn line(step: &'static str, begun: Instant, result: String) -> Line {
-    Line {
+fn row(step: &'static str, begun: Instant, result: String) -> StepRow {
+    StepRow {
         step,
         elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         result,

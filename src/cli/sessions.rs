@@ -3,7 +3,7 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, complete, exec};
+use super::{Context, completions, exec};
 use crate::lifecycle::{User, session};
 use crate::model::Name;
 use crate::ui::Row;
@@ -12,7 +12,7 @@ use crate::ui::Row;
 #[derive(Debug, Args)]
 pub struct SessionsArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
 }
 
@@ -32,7 +32,7 @@ impl SessionsArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let instance = context.unless_interrupted(backend.get(&self.name)).await?;
-        exec::usable(&instance)?;
+        exec::ensure_running(&instance)?;
         let guest = backend.guest(&self.name);
         let login = User::default_for(&instance);
         let sessions = context

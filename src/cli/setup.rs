@@ -40,7 +40,7 @@ impl SetupArgs {
             } else if plan.is_empty() {
                 context.ui.text("Nothing to do.\n");
             } else {
-                context.ui.text(&listed(&plan));
+                context.ui.text(&plan_as_text(&plan));
             }
             return Ok(());
         }
@@ -67,7 +67,7 @@ pub fn only_incus(context: &Context, command: &str) -> Result<(), Usage> {
 }
 
 /// Every step with its reason and exactly what is done.
-fn listed(plan: &host::Plan) -> String {
+fn plan_as_text(plan: &host::Plan) -> String {
     let mut text = String::new();
     for (number, step) in plan.steps.iter().enumerate() {
         text.push_str(&format!(
@@ -122,7 +122,7 @@ pub async fn prepare(
         let facts = interruptible(context, async { Ok(host::inspect(options).await?) }).await?;
         let plan = host::plan(&facts, options);
         if !plan.is_empty() && plan.blocked().is_none() {
-            context.ui.say(listed(&plan).trim_end());
+            context.ui.say(plan_as_text(&plan).trim_end());
             match context.confirm("Do this?").await? {
                 Some(true) => {}
                 Some(false) => {

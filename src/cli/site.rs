@@ -13,10 +13,10 @@ pub fn defaults_from_settings(context: &Context) -> anyhow::Result<InstanceDefau
     let settings = context.settings();
     let defaults = &settings.defaults;
     Ok(InstanceDefaults {
-        network: network::of(context)?,
-        gateway: network::like(context)?,
+        network: network::network_from_settings(context)?,
+        gateway: network::gateway_from_settings(context)?,
         policy: network::settings_policy(context)?,
-        plan: plan::of(context)?,
+        plan: plan::plan_from_settings(context)?,
         limits: Limits {
             cpu: defaults.cpu.clone(),
             memory: defaults.memory_mib.map(|mib| mib * 1024 * 1024),

@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, network};
+use super::{Context, completions, network};
 use crate::lifecycle;
 use crate::model::{Error, Name, Status, Subject};
 use crate::retry::{self, Next};
@@ -18,7 +18,7 @@ const ADDRESS: Duration = Duration::from_secs(15);
 #[derive(Debug, Args)]
 pub struct StartArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
 }
 
@@ -27,7 +27,7 @@ impl StartArgs {
         let name = &self.name;
         let backend = context.backend()?;
         let phases = context.ui.phases();
-        let like = network::like(context)?;
+        let like = network::gateway_from_settings(context)?;
         let progress = |phase: &str| phases.step(phase);
         lifecycle::start(backend, context.cancel(), &like, name, &progress).await?;
         phases.step("waiting for an address");

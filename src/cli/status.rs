@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete, exec, network};
+use super::{Context, completions, exec, network};
 use crate::exit::{self, Silent};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
@@ -21,7 +21,7 @@ const TAIL: u32 = 15;
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Show the steps' output as it comes
     #[arg(short, long)]
@@ -51,7 +51,7 @@ impl StatusArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let instance = context.unless_interrupted(backend.get(&self.name)).await?;
-        exec::usable(&instance)?;
+        exec::ensure_running(&instance)?;
         if self.follow {
             let guest = backend.guest(&self.name);
             let out = Box::new(tokio::io::stderr());
@@ -66,7 +66,7 @@ impl StatusArgs {
                 .unless_interrupted(provisioning::observe(backend, &instance))
                 .await?
         };
-        let like = network::like(context)?;
+        let like = network::gateway_from_settings(context)?;
         let look = lifecycle::is_enforced(backend, &like, &instance);
         if context.unless_interrupted(look).await? == Some(false) {
             context.ui.warn(&format!(
@@ -133,7 +133,7 @@ fn show(ui: &Ui, name: &Name, report: &Report, cut_off: Option<&Health>) {
 }
 
 /// Says which step failed, with the end of its output.
-pub async fn explain(context: &Context, name: &Name, report: &Report) -> anyhow::Result<()> {
+pub async fn report_failure(context: &Context, name: &Name, report: &Report) -> anyhow::Result<()> {
     let Some(step) = report.failed() else {
         return Ok(());
     };

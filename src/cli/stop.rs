@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, complete};
+use super::{Context, completions};
 use crate::model::Name;
 
 const GRACE: Duration = Duration::from_secs(30);
@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub struct StopArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Kill it instead of asking it to shut down
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, complete, events, expire};
+use super::{Context, completions, events, expire};
 use crate::lifecycle::usage::{self, UsageRow, UsageSample};
 use crate::model::{Instance, Name};
 use crate::ui::{self, Row};
@@ -17,7 +17,7 @@ use crate::ui::{self, Row};
 #[derive(Debug, Args)]
 pub struct TopArgs {
     /// Only these
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     names: Vec<Name>,
     /// Look only twice on a terminal as well
     #[arg(long)]
@@ -54,7 +54,7 @@ impl Row for UsageRow {
 impl TopArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let live = context.ui.is_watched() && !self.once;
-        let (mut pixels, mut before) = self.look(context).await?;
+        let (mut pixels, mut before) = self.sample(context).await?;
         loop {
             let pause = async {
                 tokio::time::sleep(self.interval).await;
@@ -64,7 +64,7 @@ impl TopArgs {
             let after;
             (pixels, after) = match live {
                 // Others come and go.
-                true => self.look(context).await?,
+                true => self.sample(context).await?,
                 false => {
                     let again = usage::sample(context.backend()?, &pixels);
                     let look = context.unless_interrupted(again).await?;
@@ -81,11 +81,11 @@ impl TopArgs {
         }
     }
 
-    async fn look(&self, context: &Context) -> anyhow::Result<(Vec<Instance>, UsageSample)> {
+    async fn sample(&self, context: &Context) -> anyhow::Result<(Vec<Instance>, UsageSample)> {
         let backend = context.backend()?;
         let mut pixels = context.unless_interrupted(backend.list()).await?;
-        expire::enforce(context, &mut pixels).await?;
-        events::chosen(&mut pixels, &self.names)?;
+        expire::destroy_expired(context, &mut pixels).await?;
+        events::keep_named(&mut pixels, &self.names)?;
         let looking = usage::sample(backend, &pixels);
         let look = context.unless_interrupted(looking).await?;
         Ok((pixels, look))

@@ -1,6 +1,6 @@
 //! `pixels push`, `pull` and `sync`: what the three have in common.
 
-mod place;
+mod path_arg;
 mod pull;
 mod push;
 mod sync;
@@ -22,10 +22,10 @@ use crate::transfer::{LocalTarget, Meter, Ownership, Report};
 use crate::ui::{self, Bar};
 
 /// The pixel, once it is known to be one that files can be exchanged with.
-async fn pixel(context: &Context, name: &Name) -> Result<Instance, Error> {
+async fn running_or_stopped(context: &Context, name: &Name) -> Result<Instance, Error> {
     let backend = context.backend()?;
     let instance = context.unless_interrupted(backend.get(name)).await?;
-    exec::unprivileged(&instance)?;
+    exec::ensure_unprivileged(&instance)?;
     Ok(instance)
 }
 
@@ -61,7 +61,7 @@ fn unique() -> String {
     format!(".pixels-{}", Creator::new().unique())
 }
 
-fn local(path: PathBuf) -> LocalTarget {
+fn local_target(path: PathBuf) -> LocalTarget {
     let text = path.as_os_str().as_encoded_bytes();
     LocalTarget {
         directory: text.ends_with(b"/") || text.ends_with(b"/.") || text == b".",
@@ -69,13 +69,13 @@ fn local(path: PathBuf) -> LocalTarget {
     }
 }
 
-fn watch(context: &Context, meter: &Arc<Meter>) -> Bar {
+fn progress_bar(context: &Context, meter: &Arc<Meter>) -> Bar {
     let meter = Arc::clone(meter);
     context.ui.bar(move || (meter.done(), meter.total()))
 }
 
 /// Tells what came of it.
-fn done(context: &Context, verb: &str, to: &str, report: &Report, begun: Instant) {
+fn report(context: &Context, verb: &str, to: &str, report: &Report, begun: Instant) {
     warn(context, report);
     let took = begun.elapsed();
     let files = match report.files {

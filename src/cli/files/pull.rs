@@ -7,9 +7,9 @@ use std::time::Instant;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
-use super::place::Place;
-use super::{done, local, login, ownership, pixel, watch};
-use crate::cli::{Context, complete};
+use super::path_arg::PathArg;
+use super::{local_target, login, ownership, progress_bar, report, running_or_stopped};
+use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::model::Error;
 use crate::term::Outlet;
@@ -24,11 +24,11 @@ use crate::transfer::{self, GuestPath, Meter, Pull, Report};
 #[derive(Debug, Args)]
 pub struct PullArgs {
     /// Files and folders in a pixel
-    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCompleter::new(complete::places))]
-    sources: Vec<Place>,
+    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::places))]
+    sources: Vec<PathArg>,
     /// Where to, here; - writes one file to stdout
-    #[arg(value_name = "DEST", add = ArgValueCompleter::new(complete::places))]
-    target: Place,
+    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::places))]
+    target: PathArg,
     /// Keep the numbers of owner and group, and set-user-ID bits (as root)
     #[arg(short, long)]
     archive: bool,
@@ -40,19 +40,19 @@ impl PullArgs {
         let several = self.sources.len() > 1;
         let mut sources = Vec::new();
         for source in self.sources {
-            sources.push(source.pixel("a source")?);
+            sources.push(source.into_pixel("a source")?);
         }
-        if self.target == Place::Stream && several {
+        if self.target == PathArg::Stream && several {
             return Err(Usage("- takes one file".into()).into());
         }
         let meter = Arc::new(Meter::default());
         let mut total = Report::default();
         for (name, path) in sources {
-            let instance = pixel(context, &name).await?;
+            let instance = running_or_stopped(context, &name).await?;
             let guest = context.backend()?.guest(&name);
             let (home, owner) = login(context, &*guest, &instance, None).await?;
             let source = GuestPath::parse(&path, &home.home)?;
-            if self.target == Place::Stream {
+            if self.target == PathArg::Stream {
                 let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
                 let fate = stdout.fate();
                 let read = transfer::read(&*guest, context.cancel(), &source, stdout).await;
@@ -66,18 +66,22 @@ impl PullArgs {
             }
             let wish = Pull {
                 source,
-                target: local(self.target.clone().here("the destination")?),
+                target: local_target(self.target.clone().into_local("the destination")?),
                 several,
                 ownership: ownership(self.archive, &owner),
                 sized: std::io::stderr().is_terminal(),
             };
-            let bar = watch(context, &meter);
+            let bar = progress_bar(context, &meter);
             let report = transfer::pull(&*guest, context.cancel(), &wish, &meter).await;
             drop(bar);
             total.add(report?);
         }
-        let to = self.target.here("the destination")?.display().to_string();
-        done(context, "Pulled", &to, &total, begun);
+        let to = self
+            .target
+            .into_local("the destination")?
+            .display()
+            .to_string();
+        report(context, "Pulled", &to, &total, begun);
         Ok(())
     }
 }

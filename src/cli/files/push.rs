@@ -6,9 +6,9 @@ use std::time::Instant;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
-use super::place::Place;
-use super::{done, login, ownership, pixel, unique, watch};
-use crate::cli::{Context, complete};
+use super::path_arg::PathArg;
+use super::{login, ownership, progress_bar, report, running_or_stopped, unique};
+use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::transfer::{self, GuestPath, Meter, Push};
 
@@ -21,11 +21,11 @@ use crate::transfer::{self, GuestPath, Meter, Push};
 #[derive(Debug, Args)]
 pub struct PushArgs {
     /// Files and folders here; - for what comes from stdin
-    #[arg(required = true, value_name = "SRC", add = ArgValueCompleter::new(complete::places))]
-    sources: Vec<Place>,
+    #[arg(required = true, value_name = "SRC", add = ArgValueCompleter::new(completions::places))]
+    sources: Vec<PathArg>,
     /// Where to
-    #[arg(value_name = "NAME:PATH", add = ArgValueCompleter::new(complete::places))]
-    target: Place,
+    #[arg(value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::places))]
+    target: PathArg,
     /// User name, number or UID:GID the files belong to, by default the pixel's own user
     #[arg(long, value_name = "USER", conflicts_with = "archive")]
     owner: Option<String>,
@@ -47,16 +47,16 @@ fn mode(text: &str) -> Result<u32, String> {
 impl PushArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let (name, path) = self.target.pixel("the destination")?;
-        let from_stdin = self.sources.contains(&Place::Stream);
+        let (name, path) = self.target.into_pixel("the destination")?;
+        let from_stdin = self.sources.contains(&PathArg::Stream);
         if from_stdin && self.sources.len() > 1 {
             return Err(Usage("- cannot be pushed together with files".into()).into());
         }
         let sources = self.sources.into_iter().filter(|_| !from_stdin);
         let sources = sources
-            .map(|source| source.here("a source"))
+            .map(|source| source.into_local("a source"))
             .collect::<Result<_, _>>()?;
-        let instance = pixel(context, &name).await?;
+        let instance = running_or_stopped(context, &name).await?;
         let guest = context.backend()?.guest(&name);
         let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
         let wish = Push {
@@ -67,7 +67,7 @@ impl PushArgs {
             id: unique(),
         };
         let meter = Arc::new(Meter::default());
-        let bar = watch(context, &meter);
+        let bar = progress_bar(context, &meter);
         let cancel = context.cancel();
         let report = if from_stdin {
             transfer::write(
@@ -84,7 +84,7 @@ impl PushArgs {
         };
         drop(bar);
         let to = format!("{name}:{}", wish.target.path);
-        done(context, "Pushed", &to, &report?, begun);
+        report(context, "Pushed", &to, &report?, begun);
         Ok(())
     }
 }

@@ -7,9 +7,9 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
-use super::place::Place;
-use super::{login, ownership, pixel, unique, warn, watch};
-use crate::cli::{Context, complete};
+use super::path_arg::PathArg;
+use super::{login, ownership, progress_bar, running_or_stopped, unique, warn};
+use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::transfer::{self, Changes, GuestPath, Meter, Rules, Sync};
 use crate::ui;
@@ -21,11 +21,11 @@ use crate::ui;
 #[derive(Debug, Args)]
 pub struct SyncArgs {
     /// A folder here, or NAME:PATH
-    #[arg(value_name = "SRC", add = ArgValueCompleter::new(complete::places))]
-    source: Place,
+    #[arg(value_name = "SRC", add = ArgValueCompleter::new(completions::places))]
+    source: PathArg,
     /// NAME:PATH, or a folder here
-    #[arg(value_name = "DEST", add = ArgValueCompleter::new(complete::places))]
-    target: Place,
+    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::places))]
+    target: PathArg,
     /// Remove what is in DEST and not in SRC
     #[arg(long)]
     delete: bool,
@@ -49,22 +49,22 @@ pub struct SyncArgs {
 impl SyncArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let inward = matches!(self.target, Place::Pixel { .. });
+        let inward = matches!(self.target, PathArg::Pixel { .. });
         let (local, remote) = if inward {
             (self.source, self.target)
         } else {
             (self.target, self.source)
         };
-        if matches!(local, Place::Pixel { .. }) || matches!(remote, Place::Here(_)) {
+        if matches!(local, PathArg::Pixel { .. }) || matches!(remote, PathArg::Here(_)) {
             return Err(
                 Usage("sync is between a folder here and NAME:PATH in a pixel".into()).into(),
             );
         }
-        let local = local.here("the folder here")?;
-        let (name, path) = remote.pixel("the other side")?;
+        let local = local.into_local("the folder here")?;
+        let (name, path) = remote.into_pixel("the other side")?;
         let rules = Rules::new(&self.exclude, self.gitignore)?;
-        let instance = pixel(context, &name).await?;
-        crate::cli::exec::usable(&instance)?;
+        let instance = running_or_stopped(context, &name).await?;
+        crate::cli::exec::ensure_running(&instance)?;
         let guest = context.backend()?.guest(&name);
         let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
         let wish = Sync {
@@ -78,19 +78,19 @@ impl SyncArgs {
             id: unique(),
         };
         let meter = Arc::new(Meter::default());
-        let bar = watch(context, &meter);
+        let bar = progress_bar(context, &meter);
         let changes = if inward {
             transfer::sync_in(&*guest, context.cancel(), &wish, &meter).await
         } else {
             transfer::sync_out(&*guest, context.cancel(), &wish, &meter).await
         };
         drop(bar);
-        tell(context, &changes?, self.dry_run, begun);
+        report_changes(context, &changes?, self.dry_run, begun);
         Ok(())
     }
 }
 
-fn tell(context: &Context, changes: &Changes, dry_run: bool, begun: Instant) {
+fn report_changes(context: &Context, changes: &Changes, dry_run: bool, begun: Instant) {
     warn(context, &changes.report);
     if dry_run && !context.ui.json() {
         for path in &changes.removed {

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use super::run::sentence;
+use super::run::description;
 use crate::cli::Context;
 use crate::exit::Silent;
 use crate::forward::registry::Forward;
@@ -38,8 +38,8 @@ pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
     }
     if let Ok(record) = serde_json::from_str::<Forward>(&line) {
         let more = format!("  Stop:  pixels forward stop {name}");
-        let sentence = format!("{}{more}", sentence(&record));
-        context.ui.done(&sentence, &record);
+        let sentence = format!("{}{more}", description(&record));
+        context.ui.done(&description, &record);
         return Ok(());
     }
     // It has said what is wrong, in the form that was asked for.

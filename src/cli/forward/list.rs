@@ -26,9 +26,9 @@ pub struct StopArgs {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Line(Forward);
+struct ForwardRow(Forward);
 
-impl Row for Line {
+impl Row for ForwardRow {
     const HEADERS: &'static [&'static str] = &["NAME", "LOCAL", "PORT", "PID", "BACKGROUND"];
 
     fn cells(&self) -> Vec<String> {
@@ -47,7 +47,7 @@ impl Row for Line {
 
 impl ListArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
-        let lines: Vec<Line> = all()?.into_iter().map(Line).collect();
+        let lines: Vec<ForwardRow> = registered()?.into_iter().map(ForwardRow).collect();
         context.ui.rows(&lines, "Nothing is forwarded.");
         Ok(())
     }
@@ -58,7 +58,7 @@ impl StopArgs {
         if self.names.is_empty() && !self.all {
             return Err(Usage("name the pixels, or say --all".into()).into());
         }
-        let present = all()?;
+        let present = registered()?;
         let none = |name: &&Name| !present.iter().any(|one| one.name == name.as_str());
         if let Some(name) = self.names.iter().find(none) {
             let what = format!("a forward of pixel {:?}", name.as_str());
@@ -83,7 +83,7 @@ impl StopArgs {
     }
 }
 
-fn all() -> anyhow::Result<Vec<Forward>> {
+fn registered() -> anyhow::Result<Vec<Forward>> {
     let folder = folder()?;
     let doing = |e| Error::io(format!("reading {}", folder.display()), e);
     Ok(registry::list(&folder).map_err(doing)?)

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, complete};
+use super::{Context, completions};
 use crate::config::paths;
 use crate::forward::Port;
 use crate::model::Name;
@@ -24,7 +24,7 @@ pub struct ForwardArgs {
     #[command(subcommand)]
     command: Option<ForwardCommand>,
     /// Name of the pixel; px-NAME is the same
-    #[arg(required = true, add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(required = true, add = ArgValueCandidates::new(completions::pixels))]
     name: Option<Name>,
     /// A port in the pixel, with the port here before it where that differs; 0 takes a free one
     #[arg(required = true, value_name = "[LOCAL:]PORT")]

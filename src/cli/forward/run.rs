@@ -16,7 +16,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
     let instance = context.unless_interrupted(backend.get(name)).await?;
-    exec::usable(&instance)?;
+    exec::ensure_running(&instance)?;
     crate::term::raise_open_files();
     let listening = forward::listen(ports).await?;
     let ports: Vec<Port> = listening.iter().map(|one| one.port).collect();
@@ -32,7 +32,7 @@ pub async fn run(
     if detached || context.ui.json() {
         context.ui.value(&record);
     } else {
-        context.ui.text(&sentence(&record));
+        context.ui.text(&description(&record));
         context.ui.say("Ends with Ctrl-C.");
     }
     let told = Mutex::new(BTreeSet::new());
@@ -52,7 +52,7 @@ pub async fn run(
     Ok(outcome?)
 }
 
-pub fn sentence(record: &registry::Forward) -> String {
+pub fn description(record: &registry::Forward) -> String {
     let lines = record.ports.iter().map(|port| {
         format!(
             "Forwarding 127.0.0.1:{} to port {} of {}\n",

@@ -51,7 +51,7 @@ impl ServeArgs {
     }
 
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let claim = ServerSetup::of(context)?;
+        let claim = ServerSetup::from_settings(context)?;
         if self.stdio {
             return serve_client(context, claim).await;
         }
@@ -78,7 +78,7 @@ struct ServerSetup {
 }
 
 impl ServerSetup {
-    fn of(context: &Context) -> anyhow::Result<Self> {
+    fn from_settings(context: &Context) -> anyhow::Result<Self> {
         let settings = context.settings().clone();
         let ours = |name: &str| std::env::var_os(name);
         Ok(Self {
@@ -146,19 +146,19 @@ impl ServerSetup {
 
 /// Our own server, once we have one: it ends with us.
 #[derive(Clone)]
-struct Own {
+struct LocalServer {
     claim: Arc<ServerSetup>,
     stop: CancellationToken,
     running: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-impl stdio::Ensure for Own {
+impl stdio::Ensure for LocalServer {
     async fn ensure(&self) -> Result<(), String> {
         self.start().map_err(|error| ui::message(&error))
     }
 }
 
-impl Own {
+impl LocalServer {
     /// Unless it runs, or somebody else's does.
     fn start(&self) -> anyhow::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,7 +185,7 @@ impl Own {
 
 async fn serve_client(context: &Context, claim: ServerSetup) -> anyhow::Result<()> {
     let (socket, path) = (claim.socket(), claim.settings.mcp.endpoint_path.clone());
-    let own = Own {
+    let own = LocalServer {
         claim: Arc::new(claim),
         stop: context.cancel().child_token(),
         running: Arc::default(),

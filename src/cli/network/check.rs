@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use crate::cli::{Context, complete};
+use crate::cli::{Context, completions};
 use crate::egress::{Entry, Target, Verdict, presets};
 use crate::exit::{Silent, Usage};
 use crate::lifecycle::{self, Enforcer};
@@ -16,7 +16,7 @@ use crate::model::Name;
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// A host or an address
     #[arg(value_name = "HOST[:PORT]")]

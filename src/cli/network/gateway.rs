@@ -41,7 +41,7 @@ impl GatewayCommand {
 impl StatusArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::like(context)?;
+        let like = place::gateway_from_settings(context)?;
         let health = context
             .unless_interrupted(gateway::health(backend, &like))
             .await?;
@@ -65,7 +65,7 @@ impl StatusArgs {
 impl RebuildArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::like(context)?;
+        let like = place::gateway_from_settings(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
         gateway::rebuild(backend, context.cancel(), &like, &progress).await?;
@@ -81,7 +81,7 @@ impl RebuildArgs {
 impl RemoveArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::like(context)?;
+        let like = place::gateway_from_settings(context)?;
         context
             .unless_interrupted(gateway::remove(backend, &like))
             .await?;

@@ -8,7 +8,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
 use super::place;
-use crate::cli::{Context, complete, list};
+use crate::cli::{Context, completions, list};
 use crate::egress::Denial;
 use crate::lifecycle;
 use crate::model::Name;
@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Go on showing what is refused
     #[arg(short, long)]
@@ -29,7 +29,7 @@ pub struct LogArgs {
 }
 
 #[derive(Serialize)]
-struct Line {
+struct DenialRow {
     #[serde(flatten)]
     denial: Denial,
     last_at: Option<String>,
@@ -37,7 +37,7 @@ struct Line {
     admit: Option<String>,
 }
 
-impl Line {
+impl DenialRow {
     fn new(name: &Name, denial: Denial) -> Self {
         Self {
             last_at: i64::try_from(denial.last).ok().and_then(list::rfc3339),
@@ -50,7 +50,7 @@ impl Line {
     }
 }
 
-impl Row for Line {
+impl Row for DenialRow {
     const HEADERS: &'static [&'static str] = &["LAST", "REFUSED", "BY", "TIMES", "ALLOW WITH"];
 
     fn cells(&self) -> Vec<String> {
@@ -67,14 +67,14 @@ impl Row for Line {
 impl LogArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::like(context)?;
+        let like = place::gateway_from_settings(context)?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
         let look = || context.unless_interrupted(lifecycle::denials(backend, &like, &pixel));
         if !self.follow {
-            let lines: Vec<Line> = look()
+            let lines: Vec<DenialRow> = look()
                 .await?
                 .into_iter()
-                .map(|denial| Line::new(&self.name, denial))
+                .map(|denial| DenialRow::new(&self.name, denial))
                 .collect();
             let empty = format!("Nothing was refused to {} within the last hour.", self.name);
             context.ui.rows(&lines, &empty);
@@ -91,7 +91,7 @@ impl LogArgs {
                 if before == Some(denial.count) {
                     continue;
                 }
-                let line = Line::new(&self.name, denial);
+                let line = DenialRow::new(&self.name, denial);
                 if context.ui.json() {
                     context.ui.value(&line);
                 } else {

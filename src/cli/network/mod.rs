@@ -1,26 +1,28 @@
 //! `pixels network`: what pixels may reach, and what keeps them to it
 
-mod change;
 mod check;
 mod gateway;
 mod log;
 mod place;
 mod presets;
+mod set_allow_deny;
 mod show;
 
 use clap::Subcommand;
 
 use super::Context;
 
-pub use place::{like, of, policy_for_clone, policy_for_new, settings_policy};
+pub use place::{
+    gateway_from_settings, network_from_settings, policy_for_clone, policy_for_new, settings_policy,
+};
 
 /// What pixels may reach
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
     Show(show::ShowArgs),
-    Set(change::SetArgs),
-    Allow(change::AllowArgs),
-    Deny(change::DenyArgs),
+    Set(set_allow_deny::SetArgs),
+    Allow(set_allow_deny::AllowArgs),
+    Deny(set_allow_deny::DenyArgs),
     Check(check::CheckArgs),
     Log(log::LogArgs),
     Presets(presets::PresetsArgs),

@@ -10,7 +10,7 @@ use crate::lifecycle::{self, GuestPolicy, Network};
 use crate::model::{Backend, CloneSource, Properties};
 
 /// Where the settings put new pixels.
-pub fn of(context: &Context) -> anyhow::Result<Network> {
+pub fn network_from_settings(context: &Context) -> anyhow::Result<Network> {
     let settings = context.settings();
     let inside = GuestPolicy {
         dns: settings.defaults.dns.clone(),
@@ -18,7 +18,9 @@ pub fn of(context: &Context) -> anyhow::Result<Network> {
     Ok(match settings.network.placement {
         EgressPlacement::Pixel => Network::External(inside),
         EgressPlacement::Auto if has_own_network(settings) => Network::External(inside),
-        EgressPlacement::Auto | EgressPlacement::Gateway => Network::Gateway(like(context)?),
+        EgressPlacement::Auto | EgressPlacement::Gateway => {
+            Network::Gateway(gateway_from_settings(context)?)
+        }
     })
 }
 
@@ -32,9 +34,9 @@ fn has_own_network(settings: &Settings) -> bool {
 }
 
 /// How the settings make a gateway.
-pub fn like(context: &Context) -> anyhow::Result<GatewaySpec> {
+pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
     let settings = context.settings();
-    let segment = segment(context);
+    let segment = bridge_name(context);
     let subnet = match &settings.network.subnet {
         Some(text) => text
             .parse()
@@ -52,25 +54,25 @@ pub fn like(context: &Context) -> anyhow::Result<GatewaySpec> {
         image: settings.defaults.image.clone(),
         learned: None,
     };
-    Ok(like.for_bridge(&segment))
+    Ok(gateway_from_settings.for_bridge(&segment))
 }
 
 /// Bridges belong to the server and pixels to a project: every project has
 /// one of its own, unless somebody names one.
-fn segment(context: &Context) -> String {
+fn bridge_name(context: &Context) -> String {
     let settings = context.settings();
     let origin = context.loaded.origins.get("network.bridge");
     let chosen = origin.is_some_and(|entry| entry.origin != SettingOrigin::Default);
     match settings.incus.project.as_deref() {
         Some(project) if !chosen && project != "default" => {
-            format!("px-{:08x}", hash(project))
+            format!("px-{:08x}", fnv1a(project))
         }
         _ => settings.network.bridge.clone(),
     }
 }
 
 /// FNV-1a: the same on every machine.
-fn hash(text: &str) -> u32 {
+fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     })
@@ -96,7 +98,7 @@ pub fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
 }
 
 /// What the settings and flags let a new pixel reach.
-fn wanted(context: &Context) -> anyhow::Result<Policy> {
+fn default_policy(context: &Context) -> anyhow::Result<Policy> {
     let policy = settings_policy(context)?;
     Ok(policy.in_mode(policy.mode))
 }
@@ -113,7 +115,7 @@ pub fn policy_for_new(
     network: &Network,
     installs: bool,
 ) -> anyhow::Result<Properties> {
-    let policy = wanted(context)?;
+    let policy = default_policy(context)?;
     Ok(lifecycle::records_of_new(network, &policy, installs))
 }
 
@@ -133,7 +135,7 @@ pub async fn policy_for_clone(
             .map(|entry| &entry.origin),
         Some(SettingOrigin::Flag(_))
     );
-    let policy = wanted(context)?;
+    let policy = default_policy(context)?;
     let asked = asked.then_some(&policy);
     Ok(lifecycle::records_of_clone(backend, asked, &policy, from).await?)
 }

@@ -5,7 +5,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
 use super::place;
-use crate::cli::{Context, complete};
+use crate::cli::{Context, completions};
 use crate::egress::{Entry, Mode, presets};
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
@@ -14,7 +14,7 @@ use crate::model::Name;
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Every entry in force, those of the preset included
     #[arg(short, long)]
@@ -22,7 +22,7 @@ pub struct ShowArgs {
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct PolicyView<'a> {
     name: &'a str,
     mode: Mode,
     allow: &'a [Entry],
@@ -47,11 +47,11 @@ impl ShowArgs {
         let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of_instance(&pixel);
-        let like = place::like(context)?;
+        let like = place::gateway_from_settings(context)?;
         let look = lifecycle::is_enforced(backend, &like, &pixel);
         let holds = context.unless_interrupted(look).await?;
         if context.ui.json() {
-            context.ui.value(&Shown {
+            context.ui.value(&PolicyView {
                 name: self.name.as_str(),
                 mode: policy.mode,
                 allow: &policy.allow,

@@ -8,7 +8,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::place;
-use crate::cli::{Context, complete};
+use crate::cli::{Context, completions};
 use crate::config::EgressMode;
 use crate::egress::{self, Entry, Mode, Policy, presets};
 use crate::exit::Usage;
@@ -19,7 +19,7 @@ use crate::model::Name;
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Everything, what agents need (pixels network presets), or only what is allowed
     #[arg(value_parser = PossibleValuesParser::new(EgressMode::NAMES))]
@@ -33,7 +33,7 @@ pub struct SetArgs {
 #[derive(Debug, Args)]
 pub struct AllowArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// A host, *.host, an address or a network, with an optional :port
     #[arg(required = true, value_name = "ENTRY")]
@@ -44,7 +44,7 @@ pub struct AllowArgs {
 #[derive(Debug, Args)]
 pub struct DenyArgs {
     /// Name of the pixel; px-NAME is the same
-    #[arg(add = ArgValueCandidates::new(complete::pixels))]
+    #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// A host, *.host, an address or a network, with an optional :port
     #[arg(required = true, value_name = "ENTRY")]
@@ -57,7 +57,7 @@ async fn apply(
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
-    let like = place::like(context)?;
+    let like = place::gateway_from_settings(context)?;
     let before = context.unless_interrupted(backend.get(name)).await?;
     match lifecycle::change_policy(backend, context.cancel(), &like, name, change).await {
         Ok(()) => {}
@@ -82,7 +82,7 @@ async fn apply(
     Ok(())
 }
 
-fn listed(entries: &[Entry]) -> String {
+fn join_rules(entries: &[Entry]) -> String {
     let all: Vec<String> = entries.iter().map(ToString::to_string).collect();
     all.join(", ")
 }
@@ -128,7 +128,7 @@ impl AllowArgs {
         apply(context, &self.name, &allow).await?;
         let changed = changed.load(Ordering::Relaxed);
         context.ui.done(
-            &format!("Allowed {} for {}", listed(&self.entries), self.name),
+            &format!("Allowed {} for {}", join_rules(&self.entries), self.name),
             &json!({"name": self.name.as_str(), "allowed": self.entries, "changed": changed}),
         );
         Ok(())
@@ -143,7 +143,7 @@ impl DenyArgs {
         };
         apply(context, &self.name, &deny).await?;
         context.ui.done(
-            &format!("Denied {} for {}", listed(&self.entries), self.name),
+            &format!("Denied {} for {}", join_rules(&self.entries), self.name),
             &json!({"name": self.name.as_str(), "denied": self.entries}),
         );
         Ok(())

@@ -9,7 +9,7 @@ use crate::exit::Usage;
 use crate::model::Name;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum PathArg {
     /// `-`
     Stream,
     Here(PathBuf),
@@ -20,7 +20,7 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl PathArg {
     /// What stands before the first colon makes it a pixel when it can be the
     /// name of one; `./a:b` is always a file here.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
@@ -43,7 +43,7 @@ impl Place {
         }
     }
 
-    pub fn here(self, what: &str) -> Result<PathBuf, Usage> {
+    pub fn into_local(self, what: &str) -> Result<PathBuf, Usage> {
         match self {
             Self::Here(path) => Ok(path),
             Self::Stream => Err(Usage(format!("{what}: - stands for one file alone"))),
@@ -53,7 +53,7 @@ impl Place {
         }
     }
 
-    pub fn pixel(self, what: &str) -> Result<(Name, String), Usage> {
+    pub fn into_pixel(self, what: &str) -> Result<(Name, String), Usage> {
         match self {
             Self::Pixel { name, path } => Ok((name, path)),
             _ => Err(Usage(format!(
@@ -63,27 +63,27 @@ impl Place {
     }
 }
 
-impl ValueParserFactory for Place {
-    type Parser = PlaceParser;
+impl ValueParserFactory for PathArg {
+    type Parser = PathArgParser;
 
-    fn value_parser() -> PlaceParser {
-        PlaceParser
+    fn value_parser() -> PathArgParser {
+        PathArgParser
     }
 }
 
 #[derive(Debug, Clone)]
-pub struct PlaceParser;
+pub struct PathArgParser;
 
-impl TypedValueParser for PlaceParser {
-    type Value = Place;
+impl TypedValueParser for PathArgParser {
+    type Value = PathArg;
 
     fn parse_ref(
         &self,
         command: &clap::Command,
         _: Option<&clap::Arg>,
         value: &OsStr,
-    ) -> Result<Place, clap::Error> {
-        Place::parse(value).map_err(|why| {
+    ) -> Result<PathArg, clap::Error> {
+        PathArg::parse(value).map_err(|why| {
             clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{why}\n"))
                 .with_cmd(command)
         })
@@ -98,20 +98,20 @@ mod tests {
 
     #[test]
     fn a_name_and_a_colon_make_it_a_pixel() {
-        let parse = |text: &str| Place::parse(OsStr::new(text)).unwrap();
-        assert_eq!(parse("-"), Place::Stream);
+        let parse = |text: &str| PathArg::parse(OsStr::new(text)).unwrap();
+        assert_eq!(parse("-"), PathArg::Stream);
         assert_eq!(
             parse("px-box:/a:b"),
-            Place::Pixel {
+            PathArg::Pixel {
                 name: "box".parse().unwrap(),
                 path: "/a:b".into()
             }
         );
         for here in ["box", "./box:x", "/a:b", "A:b", ":x", "..", "a b:c"] {
-            assert_eq!(parse(here), Place::Here(here.into()), "{here}");
+            assert_eq!(parse(here), PathArg::Here(here.into()), "{here}");
         }
         let raw = OsStr::from_bytes(b"a\xff");
-        assert_eq!(Place::parse(raw), Ok(Place::Here(raw.into())));
-        assert!(Place::parse(OsStr::from_bytes(b"a:\xff")).is_err());
+        assert_eq!(PathArg::parse(raw), Ok(PathArg::Here(raw.into())));
+        assert!(PathArg::parse(OsStr::from_bytes(b"a:\xff")).is_err());
     }
 }
