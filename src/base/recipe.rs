@@ -48,7 +48,7 @@ pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
         hash.update(part.as_bytes());
         hash.update(&[0]);
     }
-    hash.update(setup_script.unwrap_or_default());
+    hash.update(script.unwrap_or_default());
     let digest = hash.finish();
     digest.as_ref()[..16]
         .iter()
@@ -88,7 +88,7 @@ mod tests {
     fn the_built_in_scripts_are_there_and_another_is_not() {
         let base = |script: &str| Base {
             parent: Parent::Image("a".into()),
-            setup_script: Some(Script::BuiltIn(setup_script.into())),
+            setup_script: Some(Script::BuiltIn(script.into())),
             description: String::new(),
             egress: EgressMode::Agent,
         };

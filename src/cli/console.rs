@@ -60,8 +60,8 @@ pub async fn open(
     let mut instance = context.unless_interrupted(backend.get(name)).await?;
     if instance.status == Status::Stopped {
         context.ui.say(&format!("Starting {name}..."));
-        let like = network::gateway_from_settings(context)?;
-        lifecycle::start(backend, context.cancel(), &like, name, &|_| {}).await?;
+        let gateway_spec = network::gateway_from_settings(context)?;
+        lifecycle::start(backend, context.cancel(), &gateway_spec, name, &|_| {}).await?;
         instance = context.unless_interrupted(backend.get(name)).await?;
     }
     exec::ensure_running(&instance)?;

@@ -88,7 +88,7 @@ impl CreateArgs {
         }
         let backend = context.backend()?;
         let network = network::network_from_settings(context)?;
-        let like = network::gateway_from_settings(context)?;
+        let gateway_spec = network::gateway_from_settings(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
         let mut provisioned = false;
@@ -177,7 +177,7 @@ impl CreateArgs {
         let report = status::wait(context, backend, &self.name).await;
         if interim {
             // Whatever came of the waiting, an interrupt included.
-            lifecycle::end_interim_policy(backend, &like, &self.name).await?;
+            lifecycle::end_interim_policy(backend, &gateway_spec, &self.name).await?;
         }
         let report = report?;
         if report.overall != Overall::None {

@@ -52,11 +52,11 @@ impl DestroyArgs {
         }
         let phases = context.ui.phases();
         phases.step("destroying");
-        let like = network::gateway_from_settings(context)?;
+        let gateway_spec = network::gateway_from_settings(context)?;
         let all = join_all(
             self.names
                 .iter()
-                .map(|name| lifecycle::destroy(backend, &like, name)),
+                .map(|name| lifecycle::destroy(backend, &gateway_spec, name)),
         );
         let outcomes = context.unless_interrupted(async { Ok(all.await) }).await?;
         drop(phases);

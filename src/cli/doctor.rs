@@ -79,7 +79,9 @@ async fn check_gateway(context: &Context) -> Vec<Check> {
     const TITLE: &str = "gateway of the pixels";
     let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
     let health = match (context.backend(), network::network_from_settings(context)) {
-        (Ok(backend), Ok(Network::Gateway(like))) => gateway::health(backend, &like).await,
+        (Ok(backend), Ok(Network::Gateway(gateway_spec))) => {
+            gateway::health(backend, &gateway_spec).await
+        }
         (Ok(_), Ok(Network::External(_))) => {
             return vec![found(
                 Status::Skipped,
@@ -108,7 +110,7 @@ async fn check_orphans(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
     const TITLE: &str = "nothing half-made is left";
     let found = match (context.backend(), network::gateway_from_settings(context)) {
-        (Ok(backend), Ok(like)) => lifecycle::find_leftovers(backend, &like).await,
+        (Ok(backend), Ok(gateway_spec)) => lifecycle::find_leftovers(backend, &gateway_spec).await,
         (Err(error), _) => Err(error),
         // Said by the check of the gateway.
         (_, Err(_)) => return Vec::new(),

@@ -81,8 +81,8 @@ pub async fn destroy_expired(context: &Context, pixels: &mut Vec<Instance>) -> a
         return Ok(());
     }
     let backend = context.backend()?;
-    let like = network::gateway_from_settings(context)?;
-    let work = expiry::destroy_expired(backend, &like, pixels);
+    let gateway_spec = network::gateway_from_settings(context)?;
+    let work = expiry::destroy_expired(backend, &gateway_spec, pixels);
     let outcomes = context.unless_interrupted(async { Ok(work.await) }).await?;
     for (name, outcome) in outcomes {
         match outcome {

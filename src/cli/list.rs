@@ -117,7 +117,7 @@ impl ListRow {
 /// no network for want of one.
 async fn gateway_states(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     pixels: &mut [Instance],
 ) -> Result<BTreeMap<Name, &'static str>> {
     let mut states: BTreeMap<String, Health> = BTreeMap::new();
@@ -130,7 +130,8 @@ async fn gateway_states(
             continue;
         }
         if !states.contains_key(segment) {
-            let health = gateway::recorded_health(backend, &like.for_bridge(segment)).await?;
+            let health =
+                gateway::recorded_health(backend, &gateway_spec.for_bridge(segment)).await?;
             states.insert(segment.clone(), health);
         }
         match &states[segment] {
@@ -174,9 +175,9 @@ impl ListArgs {
                 Ok(())
             })
             .await?;
-        let like = network::gateway_from_settings(context)?;
+        let gateway_spec = network::gateway_from_settings(context)?;
         let without = context
-            .unless_interrupted(gateway_states(backend, &like, &mut pixels))
+            .unless_interrupted(gateway_states(backend, &gateway_spec, &mut pixels))
             .await?;
         let lines: Vec<ListRow> = pixels
             .into_iter()

@@ -36,16 +36,16 @@ impl Row for PruneRow {
 impl PruneArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = network::gateway_from_settings(context)?;
+        let gateway_spec = network::gateway_from_settings(context)?;
         let found = context
-            .unless_interrupted(lifecycle::find_leftovers(backend, &like))
+            .unless_interrupted(lifecycle::find_leftovers(backend, &gateway_spec))
             .await?;
         let mut lines = Vec::new();
         let mut failed = None;
         for leftover in found {
             let mut removed = false;
             if !self.dry_run {
-                let work = lifecycle::remove_leftover(backend, &like, &leftover);
+                let work = lifecycle::remove_leftover(backend, &gateway_spec, &leftover);
                 match context.unless_interrupted(work).await {
                     Ok(()) => removed = true,
                     // The others are still worth removing.

@@ -27,9 +27,9 @@ impl StartArgs {
         let name = &self.name;
         let backend = context.backend()?;
         let phases = context.ui.phases();
-        let like = network::gateway_from_settings(context)?;
+        let gateway_spec = network::gateway_from_settings(context)?;
         let progress = |phase: &str| phases.step(phase);
-        lifecycle::start(backend, context.cancel(), &like, name, &progress).await?;
+        lifecycle::start(backend, context.cancel(), &gateway_spec, name, &progress).await?;
         phases.step("waiting for an address");
         let address = retry::until(ADDRESS, || async {
             match backend.address(name).await {

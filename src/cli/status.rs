@@ -66,8 +66,8 @@ impl StatusArgs {
                 .unless_interrupted(provisioning::observe(backend, &instance))
                 .await?
         };
-        let like = network::gateway_from_settings(context)?;
-        let look = lifecycle::is_enforced(backend, &like, &instance);
+        let gateway_spec = network::gateway_from_settings(context)?;
+        let look = lifecycle::is_enforced(backend, &gateway_spec, &instance);
         if context.unless_interrupted(look).await? == Some(false) {
             context.ui.warn(&format!(
                 "the policy of {name} is not in force inside: pixels network set {name} puts it back",
@@ -76,8 +76,8 @@ impl StatusArgs {
         }
         let health = match &instance.isolated_bridge {
             Some(segment) => {
-                let like = like.for_bridge(segment);
-                let look = gateway::recorded_health(backend, &like);
+                let gateway_spec = gateway_spec.for_bridge(segment);
+                let look = gateway::recorded_health(backend, &gateway_spec);
                 Some(context.unless_interrupted(look).await?)
             }
             None => None,

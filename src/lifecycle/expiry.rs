@@ -71,7 +71,7 @@ pub fn is_expired(instance: &Instance) -> bool {
 /// Returns the names of what was removed, and of what could not be and why.
 pub async fn destroy_expired(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     pixels: &mut Vec<Instance>,
 ) -> Vec<(Name, Result<()>)> {
     let over: Vec<Name> = pixels
@@ -79,7 +79,7 @@ pub async fn destroy_expired(
         .filter(|pixel| is_expired(pixel))
         .map(|pixel| pixel.name.clone())
         .collect();
-    let removed = join_all(over.iter().map(|name| remove(backend, like, name))).await;
+    let removed = join_all(over.iter().map(|name| remove(backend, gateway_spec, name))).await;
     let outcomes: Vec<_> = over.into_iter().zip(removed).collect();
     pixels.retain(|pixel| {
         let gone = |(name, outcome): &(Name, Result<()>)| *name == pixel.name && outcome.is_ok();
@@ -90,10 +90,14 @@ pub async fn destroy_expired(
 
 /// Removes one whose time is over. Looked at again, for somebody may have
 /// given it more meanwhile; already gone counts as done.
-pub(super) async fn remove(backend: &dyn Backend, like: &GatewaySpec, name: &Name) -> Result<()> {
+pub(super) async fn remove(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    name: &Name,
+) -> Result<()> {
     let outcome = async {
         if is_expired(&backend.get(name).await?) {
-            network::destroy(backend, like, name).await?;
+            network::destroy(backend, gateway_spec, name).await?;
         }
         Ok(())
     };

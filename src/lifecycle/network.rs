@@ -95,12 +95,12 @@ impl Network {
         }
     }
 
-    fn of_instance(instance: &Instance, like: &GatewaySpec) -> Self {
+    fn of_instance(instance: &Instance, gateway_spec: &GatewaySpec) -> Self {
         match &instance.isolated_bridge {
             None => Self::External(GuestPolicy {
-                dns: like.dns.clone(),
+                dns: gateway_spec.dns.clone(),
             }),
-            Some(segment) => Self::Gateway(like.for_bridge(segment)),
+            Some(segment) => Self::Gateway(gateway_spec.for_bridge(segment)),
         }
     }
 }
@@ -110,12 +110,12 @@ impl Network {
 pub async fn start(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     name: &Name,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     let instance = unless_cancelled(cancel, backend.get(name)).await?;
-    let network = Network::of_instance(&instance, like);
+    let network = Network::of_instance(&instance, gateway_spec);
     network.ensure(backend, cancel, progress).await?;
     progress("starting");
     let work = async {
@@ -145,8 +145,8 @@ pub async fn start(
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Destroys a pixel and takes it out of its gateway.
-pub async fn destroy(backend: &dyn Backend, like: &GatewaySpec, name: &Name) -> Result<()> {
-    let network = Network::of_instance(&backend.get(name).await?, like);
+pub async fn destroy(backend: &dyn Backend, gateway_spec: &GatewaySpec, name: &Name) -> Result<()> {
+    let network = Network::of_instance(&backend.get(name).await?, gateway_spec);
     backend.destroy(name).await?;
     network.reconcile(backend).await;
     Ok(())
@@ -157,24 +157,24 @@ pub async fn destroy(backend: &dyn Backend, like: &GatewaySpec, name: &Name) -> 
 /// How long it lives stays as it is.
 pub async fn restore(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     name: &Name,
     label: &Label,
 ) -> Result<()> {
     let instance = backend.get(name).await?;
-    let outcome = restore_with_policy(backend, like, &instance, label).await;
+    let outcome = restore_with_policy(backend, gateway_spec, &instance, label).await;
     expiry::restore_expiry(backend, &instance).await?;
     outcome
 }
 
 async fn restore_with_policy(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     instance: &Instance,
     label: &Label,
 ) -> Result<()> {
     let name = &instance.name;
-    let gateway = match Network::of_instance(instance, like) {
+    let gateway = match Network::of_instance(instance, gateway_spec) {
         Network::Gateway(gateway) => gateway,
         Network::External(inside) => {
             // The policy is on the disk, and its record comes back with it.
@@ -229,14 +229,14 @@ pub enum ChangeError {
 pub async fn change_policy(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     name: &Name,
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
 ) -> Result<(), ChangeError> {
     let instance = unless_cancelled(cancel, backend.get(name))
         .await
         .map_err(Error::from)?;
-    let network = Network::of_instance(&instance, like);
+    let network = Network::of_instance(&instance, gateway_spec);
     network.ensure(backend, cancel, &|_| {}).await?;
     let refused = Mutex::new(None);
     let records = |instance: &Instance| {
@@ -262,14 +262,14 @@ pub async fn change_policy(
 /// provisioned no longer has anything to end.
 pub async fn end_interim_policy(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     name: &Name,
 ) -> Result<()> {
     let instance = backend.get(name).await?;
     if !is_interim(&instance) {
         return Ok(());
     }
-    let network = Network::of_instance(&instance, like);
+    let network = Network::of_instance(&instance, gateway_spec);
     let records = |_: &Instance| {
         let nothing = (egress::INTERIM.to_owned(), String::new());
         Ok(Properties::from([nothing]))
@@ -365,10 +365,10 @@ impl Enforcer {
 /// all others.
 pub async fn is_enforced(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Option<bool>> {
-    match Network::of_instance(pixel, like) {
+    match Network::of_instance(pixel, gateway_spec) {
         Network::External(inside)
             if guest_policy::has_guest_policy(pixel) && pixel.status == Status::Running =>
         {
@@ -381,11 +381,11 @@ pub async fn is_enforced(
 /// What was refused to a pixel, the latest first.
 pub async fn denials(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
     match Enforcer::of_instance(pixel) {
-        Enforcer::Gateway => gateway::denials(backend, like, pixel).await,
+        Enforcer::Gateway => gateway::denials(backend, gateway_spec, pixel).await,
         Enforcer::Pixel => guest_policy::denials(backend, &pixel.name).await,
         Enforcer::None => Err(model::Error::Unsupported {
             operation: format!("the log of pixel {:?}", pixel.name.as_str()),

@@ -43,10 +43,10 @@ impl std::fmt::Display for Orphan {
 /// Everything on the server whose maker is dead or whose time is over; nothing
 /// that a running command still works on, and nothing else a user made.
 /// `like`: the gateway of the settings.
-pub async fn find(backend: &dyn Backend, like: &GatewaySpec) -> Result<Vec<Orphan>> {
+pub async fn find(backend: &dyn Backend, gateway_spec: &GatewaySpec) -> Result<Vec<Orphan>> {
     let mut found = Vec::new();
-    if gateway::is_incomplete(backend, like).await? {
-        let name = like.name.instance();
+    if gateway::is_incomplete(backend, gateway_spec).await? {
+        let name = gateway_spec.name.instance();
         found.push(Orphan::Gateway { name });
     }
     for pixel in backend.list().await? {
@@ -125,7 +125,11 @@ fn abandoned(label: &Label) -> bool {
 }
 
 /// Removes one leftover. Already gone counts as done.
-pub async fn remove(backend: &dyn Backend, like: &GatewaySpec, leftover: &Orphan) -> Result<()> {
+pub async fn remove(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    leftover: &Orphan,
+) -> Result<()> {
     let invalid = |e: InvalidName| Error::Invalid(e.to_string());
     match leftover {
         Orphan::Pixel { name } => {
@@ -141,9 +145,9 @@ pub async fn remove(backend: &dyn Backend, like: &GatewaySpec, leftover: &Orphan
         }
         Orphan::Expired { name } => {
             let name: Name = name.parse().map_err(invalid)?;
-            expiry::remove(backend, like, &name).await
+            expiry::remove(backend, gateway_spec, &name).await
         }
-        Orphan::Gateway { .. } => gateway::remove_incomplete(backend, like).await,
+        Orphan::Gateway { .. } => gateway::remove_incomplete(backend, gateway_spec).await,
         Orphan::Checkpoint { name, label } => {
             let label: Label = label.parse().map_err(invalid)?;
             let name: Name = name.parse().map_err(invalid)?;

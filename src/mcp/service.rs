@@ -314,8 +314,8 @@ impl Service {
     pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::Denial>> {
         self.record(name)?;
         let instance = self.backend.get(&parse(name)?).await?;
-        let like = &self.workshop.site.gateway;
-        Ok(lifecycle::denials(&*self.backend, like, &instance).await?)
+        let gateway_spec = &self.workshop.site.gateway;
+        Ok(lifecycle::denials(&*self.backend, gateway_spec, &instance).await?)
     }
 
     /// For work in a sandbox: its record, and a share of its gate.

@@ -75,7 +75,7 @@ fn progress_bar(context: &Context, meter: &Arc<Meter>) -> Bar {
 }
 
 /// Tells what came of it.
-fn report(context: &Context, verb: &str, to: &str, report: &Report, begun: Instant) {
+fn report_transfer(context: &Context, verb: &str, to: &str, report: &Report, begun: Instant) {
     warn(context, report);
     let took = begun.elapsed();
     let files = match report.files {

@@ -8,7 +8,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::path_arg::PathArg;
-use super::{local_target, login, ownership, progress_bar, report, running_or_stopped};
+use super::{local_target, login, ownership, progress_bar, report_transfer, running_or_stopped};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::model::Error;
@@ -81,7 +81,7 @@ impl PullArgs {
             .into_local("the destination")?
             .display()
             .to_string();
-        report(context, "Pulled", &to, &total, begun);
+        report_transfer(context, "Pulled", &to, &total, begun);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::path_arg::PathArg;
-use super::{login, ownership, progress_bar, report, running_or_stopped, unique};
+use super::{login, ownership, progress_bar, report_transfer, running_or_stopped, unique};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::transfer::{self, GuestPath, Meter, Push};
@@ -84,7 +84,7 @@ impl PushArgs {
         };
         drop(bar);
         let to = format!("{name}:{}", wish.target.path);
-        report(context, "Pushed", &to, &report?, begun);
+        report_transfer(context, "Pushed", &to, &report?, begun);
         Ok(())
     }
 }

@@ -39,7 +39,7 @@ pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
     if let Ok(record) = serde_json::from_str::<Forward>(&line) {
         let more = format!("  Stop:  pixels forward stop {name}");
         let sentence = format!("{}{more}", description(&record));
-        context.ui.done(&description, &record);
+        context.ui.done(&sentence, &record);
         return Ok(());
     }
     // It has said what is wrong, in the form that was asked for.

@@ -41,18 +41,22 @@ impl GatewayCommand {
 impl StatusArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::gateway_from_settings(context)?;
+        let gateway_spec = place::gateway_from_settings(context)?;
         let health = context
-            .unless_interrupted(gateway::health(backend, &like))
+            .unless_interrupted(gateway::health(backend, &gateway_spec))
             .await?;
         let facts = json!({
-            "gateway": like.name.instance(),
-            "bridge": like.segment,
+            "gateway": gateway_spec.name.instance(),
+            "bridge": gateway_spec.segment,
             "state": health.name(),
             "detail": health.to_string(),
         });
         context.ui.done(
-            &format!("{} on {}: {health}", like.name.instance(), like.segment),
+            &format!(
+                "{} on {}: {health}",
+                gateway_spec.name.instance(),
+                gateway_spec.segment
+            ),
             &facts,
         );
         match health {
@@ -65,13 +69,13 @@ impl StatusArgs {
 impl RebuildArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::gateway_from_settings(context)?;
+        let gateway_spec = place::gateway_from_settings(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
-        gateway::rebuild(backend, context.cancel(), &like, &progress).await?;
+        gateway::rebuild(backend, context.cancel(), &gateway_spec, &progress).await?;
         drop(phases);
         context.ui.done(
-            &format!("Rebuilt {}", like.name.instance()),
+            &format!("Rebuilt {}", gateway_spec.name.instance()),
             &json!({"gateway": like.name.instance(), "rebuilt": true}),
         );
         Ok(())
@@ -81,12 +85,16 @@ impl RebuildArgs {
 impl RemoveArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::gateway_from_settings(context)?;
+        let gateway_spec = place::gateway_from_settings(context)?;
         context
-            .unless_interrupted(gateway::remove(backend, &like))
+            .unless_interrupted(gateway::remove(backend, &gateway_spec))
             .await?;
         context.ui.done(
-            &format!("Removed {} and {}", like.name.instance(), like.segment),
+            &format!(
+                "Removed {} and {}",
+                gateway_spec.name.instance(),
+                gateway_spec.segment
+            ),
             &json!({"gateway": like.name.instance(), "bridge": like.segment, "removed": true}),
         );
         Ok(())

@@ -67,9 +67,10 @@ impl Row for DenialRow {
 impl LogArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let like = place::gateway_from_settings(context)?;
+        let gateway_spec = place::gateway_from_settings(context)?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
-        let look = || context.unless_interrupted(lifecycle::denials(backend, &like, &pixel));
+        let look =
+            || context.unless_interrupted(lifecycle::denials(backend, &gateway_spec, &pixel));
         if !self.follow {
             let lines: Vec<DenialRow> = look()
                 .await?

@@ -43,7 +43,7 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
             .map_err(|e: egress::gateway::InvalidSubnet| Usage(e.to_string()))?,
         None => egress::gateway::Subnet::for_segment(&segment, SEGMENT),
     };
-    let like = GatewaySpec {
+    let gateway_spec = GatewaySpec {
         name: crate::model::Name::gateway(None),
         segment: String::new(),
         subnet,
@@ -54,7 +54,7 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
         image: settings.defaults.image.clone(),
         learned: None,
     };
-    Ok(gateway_from_settings.for_bridge(&segment))
+    Ok(gateway_spec.for_bridge(&segment))
 }
 
 /// Bridges belong to the server and pixels to a project: every project has

@@ -57,9 +57,9 @@ async fn apply(
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
-    let like = place::gateway_from_settings(context)?;
+    let gateway_spec = place::gateway_from_settings(context)?;
     let before = context.unless_interrupted(backend.get(name)).await?;
-    match lifecycle::change_policy(backend, context.cancel(), &like, name, change).await {
+    match lifecycle::change_policy(backend, context.cancel(), &gateway_spec, name, change).await {
         Ok(()) => {}
         Err(lifecycle::ChangeError::Policy(error)) => {
             let mut text = error.to_string();

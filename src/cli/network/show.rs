@@ -47,8 +47,8 @@ impl ShowArgs {
         let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of_instance(&pixel);
-        let like = place::gateway_from_settings(context)?;
-        let look = lifecycle::is_enforced(backend, &like, &pixel);
+        let gateway_spec = place::gateway_from_settings(context)?;
+        let look = lifecycle::is_enforced(backend, &gateway_spec, &pixel);
         let holds = context.unless_interrupted(look).await?;
         if context.ui.json() {
             context.ui.value(&PolicyView {

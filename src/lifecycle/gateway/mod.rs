@@ -64,7 +64,7 @@ impl GatewaySpec {
 /// What the gateway of a pixel has refused to it, the latest first.
 pub(super) async fn denials(
     backend: &dyn Backend,
-    like: &GatewaySpec,
+    gateway_spec: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
     let Some(segment) = &pixel.isolated_bridge else {
@@ -80,7 +80,7 @@ pub(super) async fn denials(
             pixel.name.as_str()
         ))
     })?;
-    let gateway = like.for_bridge(segment);
+    let gateway = gateway_spec.for_bridge(segment);
     egress::denials(&*backend.guest(&gateway.name), Some(address)).await
 }
 
