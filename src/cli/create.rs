@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Context, completions, console, expire, network, plan, setup, status};
 use crate::config::Flags;
-use crate::egress::{self, Entry};
+use crate::egress::{self, Rule};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names, Network, expiry};
@@ -50,7 +50,7 @@ pub struct CreateArgs {
     egress: Option<String>,
     /// Allow this as well: a host, *.host, an address or a network, with an optional :port
     #[arg(long, value_name = "ENTRY", requires = "egress")]
-    allow: Vec<Entry>,
+    allow: Vec<Rule>,
 }
 
 impl CreateArgs {

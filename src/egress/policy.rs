@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Domain, Entry, Target};
 use super::presets::Presets;
+use super::rule::{Domain, Rule, Target};
 
 /// The property that holds a pixel's policy.
 pub const KEY: &str = "egress";
@@ -46,10 +46,10 @@ pub struct Policy {
     pub mode: Mode,
     /// In the order they were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<Entry>,
+    pub allow: Vec<Rule>,
     /// Of the preset's, those that are not to be allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub deny: Vec<Entry>,
+    pub deny: Vec<Rule>,
     /// Private networks too, in the mode unrestricted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lan: bool,
@@ -62,17 +62,14 @@ pub struct Policy {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     #[error("the policy is unrestricted, which allows {0} already")]
-    Unrestricted(Entry),
+    Unrestricted(Rule),
     #[error("the policy is unrestricted: nothing can be taken from it")]
     NothingToDeny,
-    #[error("{entry} is not in the policy{}", near(.nearest))]
-    NotThere {
-        entry: Entry,
-        nearest: Option<Entry>,
-    },
+    #[error("{entry} is not in the policy{}", did_you_mean(.nearest))]
+    NotThere { entry: Rule, nearest: Option<Rule> },
 }
 
-fn near(nearest: &Option<Entry>) -> String {
+fn did_you_mean(nearest: &Option<Rule>) -> String {
     nearest
         .as_ref()
         .map(|entry| format!(", which has {entry}"))
@@ -94,7 +91,7 @@ struct Stored {
 const VERSION: u32 = 1;
 
 impl Policy {
-    pub fn new(mode: Mode, allow: impl IntoIterator<Item = Entry>) -> Self {
+    pub fn new(mode: Mode, allow: impl IntoIterator<Item = Rule>) -> Self {
         let mut policy = Self {
             mode,
             allow: Vec::new(),
@@ -148,7 +145,7 @@ impl Policy {
     }
 
     /// Adds an entry; false when it is allowed already.
-    pub fn allow(&mut self, entry: Entry, presets: &Presets) -> Result<bool, ChangeError> {
+    pub fn allow(&mut self, entry: Rule, presets: &Presets) -> Result<bool, ChangeError> {
         // An entry opens a private network also where the rest is open.
         let opens_lan = matches!(entry.target, Target::Net(_));
         if self.mode == Mode::Unrestricted && !opens_lan {
@@ -157,7 +154,7 @@ impl Policy {
         let before = self.deny.len();
         self.deny.retain(|denied| *denied != entry);
         let restored = self.deny.len() != before;
-        let there = self.in_force(presets).contains(&entry);
+        let there = self.rules_in_force(presets).contains(&entry);
         if !there {
             self.allow.push(entry);
         }
@@ -165,11 +162,11 @@ impl Policy {
     }
 
     /// Takes an entry away, the preset's too.
-    pub fn deny(&mut self, entry: Entry, presets: &Presets) -> Result<(), ChangeError> {
+    pub fn deny(&mut self, entry: Rule, presets: &Presets) -> Result<(), ChangeError> {
         if self.mode == Mode::Unrestricted && !self.allow.contains(&entry) {
             return Err(ChangeError::NothingToDeny);
         }
-        let in_force = self.in_force(presets);
+        let in_force = self.rules_in_force(presets);
         if !in_force.contains(&entry) {
             let nearest = nearest(&entry, &in_force);
             return Err(ChangeError::NotThere { entry, nearest });
@@ -186,8 +183,8 @@ impl Policy {
     }
 
     /// Everything that is allowed by name or address, sorted.
-    pub fn in_force(&self, presets: &Presets) -> BTreeSet<Entry> {
-        let mut entries: BTreeSet<Entry> = self.allow.iter().cloned().collect();
+    pub fn rules_in_force(&self, presets: &Presets) -> BTreeSet<Rule> {
+        let mut entries: BTreeSet<Rule> = self.allow.iter().cloned().collect();
         if self.mode == Mode::Agent {
             let preset = presets.entries(self.preset_cidrs);
             entries.extend(preset.filter(|entry| !self.deny.contains(entry)).cloned());
@@ -195,17 +192,17 @@ impl Policy {
         entries
     }
 
-    pub fn effective(&self, presets: &Presets) -> Effective {
-        Effective {
+    pub fn resolve(&self, presets: &Presets) -> ResolvedPolicy {
+        ResolvedPolicy {
             open: self.mode == Mode::Unrestricted,
             lan: self.lan,
-            entries: self.in_force(presets),
+            entries: self.rules_in_force(presets),
         }
     }
 }
 
 /// The nearest in meaning, then in spelling.
-fn nearest(entry: &Entry, among: &BTreeSet<Entry>) -> Option<Entry> {
+fn nearest(entry: &Rule, among: &BTreeSet<Rule>) -> Option<Rule> {
     let wider = among
         .iter()
         .find(|other| other.covers(entry) || entry.covers(other));
@@ -229,12 +226,12 @@ fn nearest(entry: &Entry, among: &BTreeSet<Entry>) -> Option<Entry> {
 /// A policy taken apart into what is enforced. Two policies that allow the
 /// same have equal ones.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Effective {
+pub struct ResolvedPolicy {
     /// Everything that is not private.
     pub open: bool,
     /// What is private as well; only of one that is open.
     pub lan: bool,
-    pub entries: BTreeSet<Entry>,
+    pub entries: BTreeSet<Rule>,
 }
 
 /// What becomes of a connection.
@@ -242,14 +239,14 @@ pub struct Effective {
 pub enum Verdict {
     Allowed {
         /// `None`: because everything is.
-        by: Option<Entry>,
+        by: Option<Rule>,
     },
     Refused,
 }
 
-impl Effective {
+impl ResolvedPolicy {
     /// Nothing at all.
-    pub fn nothing() -> Self {
+    pub fn deny_all() -> Self {
         Self {
             open: false,
             lan: false,
@@ -257,7 +254,7 @@ impl Effective {
         }
     }
 
-    pub fn of_host(&self, host: &Domain, port: Option<u16>) -> Verdict {
+    pub fn check_host(&self, host: &Domain, port: Option<u16>) -> Verdict {
         match self
             .entries
             .iter()
@@ -271,7 +268,7 @@ impl Effective {
         }
     }
 
-    pub fn of_address(&self, address: IpAddr, port: Option<u16>) -> Verdict {
+    pub fn check_address(&self, address: IpAddr, port: Option<u16>) -> Verdict {
         match self
             .entries
             .iter()
@@ -293,7 +290,7 @@ mod tests {
     use super::*;
     use crate::egress::presets::presets;
 
-    fn entry(text: &str) -> Entry {
+    fn entry(text: &str) -> Rule {
         text.parse().unwrap()
     }
 
@@ -326,7 +323,7 @@ mod tests {
         let of_preset = presets.entries(false).next().unwrap().clone();
         let mut policy = Policy::new(Mode::Agent, []);
         policy.deny(of_preset.clone(), presets).unwrap();
-        assert!(!policy.in_force(presets).contains(&of_preset));
+        assert!(!policy.rules_in_force(presets).contains(&of_preset));
         assert_eq!(policy.deny, std::slice::from_ref(&of_preset));
         assert!(matches!(
             policy.deny(of_preset.clone(), presets),
@@ -348,7 +345,7 @@ mod tests {
             "{error}"
         );
         policy.deny(entry("a.example:443"), presets).unwrap();
-        assert!(policy.in_force(presets).is_empty());
+        assert!(policy.rules_in_force(presets).is_empty());
         let mut open = Policy::new(Mode::Unrestricted, []);
         assert!(open.allow(entry("a.example"), presets).is_err());
         assert!(open.deny(entry("a.example"), presets).is_err());

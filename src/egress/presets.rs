@@ -4,14 +4,14 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::entry::Entry;
+use super::rule::Rule;
 
 /// One purpose of the preset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
     pub about: String,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Rule>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ struct Zone {
 #[serde(deny_unknown_fields)]
 struct Cidrs {
     about: String,
-    nets: Vec<Entry>,
+    nets: Vec<Rule>,
 }
 
 /// The preset of this version of pixels.
@@ -59,7 +59,7 @@ pub fn presets() -> &'static Presets {
 }
 
 impl Presets {
-    pub fn entries(&self, with_cidrs: bool) -> impl Iterator<Item = &Entry> {
+    pub fn entries(&self, with_cidrs: bool) -> impl Iterator<Item = &Rule> {
         let cidrs = with_cidrs.then_some(&self.cidrs.entries);
         self.groups
             .iter()
@@ -91,7 +91,7 @@ fn parse(text: &str) -> Result<Presets, String> {
                     "@" => zone.clone(),
                     label => format!("{label}.{zone}"),
                 };
-                entries.push(name.parse::<Entry>().map_err(|e| e.to_string())?);
+                entries.push(name.parse::<Rule>().map_err(|e| e.to_string())?);
             }
         }
         groups.push(Group {
@@ -115,13 +115,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::egress::entry::Target;
+    use crate::egress::rule::Target;
 
     #[test]
     fn the_preset_is_read_and_names_nothing_twice() {
         let presets = parse(include_str!("presets.toml")).unwrap();
-        let all: Vec<&Entry> = presets.entries(true).collect();
-        let distinct: BTreeSet<&Entry> = all.iter().copied().collect();
+        let all: Vec<&Rule> = presets.entries(true).collect();
+        let distinct: BTreeSet<&Rule> = all.iter().copied().collect();
         assert_eq!(all.len(), distinct.len());
         assert!(all.len() > 40);
         assert!(

@@ -13,9 +13,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ring::digest;
 
-use super::entry::{Domain, Entry, Target};
-use super::net::Net;
-use super::policy::Effective;
+use super::cidr::Cidr;
+use super::policy::ResolvedPolicy;
+use super::rule::{Domain, Rule, Target};
 
 /// Seconds a client may keep an answer. A gateway that lost what it had learned
 /// refuses what is asked for by such an answer.
@@ -45,7 +45,7 @@ const PRIVATE: [&str; 4] = [
 pub fn is_private(address: IpAddr) -> bool {
     let within = |nets: &[&str]| {
         nets.iter()
-            .filter_map(|net| net.parse::<Net>().ok())
+            .filter_map(|net| net.parse::<Cidr>().ok())
             .any(|net| net.contains(address))
     };
     address.is_ipv6() || within(&NEVER) || within(&PRIVATE)
@@ -65,14 +65,14 @@ pub struct Chains {
 
 /// `forbidden`: further networks that only an entry opens, such as the host's
 /// own addresses.
-pub fn chains(policy: &Effective, forbidden: &[Net]) -> Chains {
+pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
     let (mut sets, mut out, mut back) = (BTreeSet::new(), Vec::new(), Vec::new());
     // Entries with an address come first: they open what is closed below.
     for entry in &policy.entries {
         if let Target::Net(net) = &entry.target
             && net.is_v4()
         {
-            admit(&mut out, &mut back, &net.to_string(), entry.port);
+            push_accept(&mut out, &mut back, &net.to_string(), entry.port);
         }
     }
     let mut closed: Vec<String> = NEVER.iter().map(|net| (*net).to_owned()).collect();
@@ -88,7 +88,7 @@ pub fn chains(policy: &Effective, forbidden: &[Net]) -> Chains {
     }
     for entry in &policy.entries {
         if let Some(set) = set_of(entry) {
-            admit(&mut out, &mut back, &format!("@{set}"), entry.port);
+            push_accept(&mut out, &mut back, &format!("@{set}"), entry.port);
             sets.insert(set);
         }
     }
@@ -122,7 +122,7 @@ pub fn chains(policy: &Effective, forbidden: &[Net]) -> Chains {
 /// Stands for the verdict until the mark is known.
 const ACCEPT: &str = "accept-marked";
 
-fn admit(out: &mut Vec<String>, back: &mut Vec<String>, whom: &str, port: Option<u16>) {
+fn push_accept(out: &mut Vec<String>, back: &mut Vec<String>, whom: &str, port: Option<u16>) {
     match port {
         Some(port) => {
             out.push(format!(
@@ -144,7 +144,7 @@ fn admit(out: &mut Vec<String>, back: &mut Vec<String>, whom: &str, port: Option
 }
 
 /// The set of addresses learned for an entry with a name.
-fn set_of(entry: &Entry) -> Option<String> {
+fn set_of(entry: &Rule) -> Option<String> {
     let name = match &entry.target {
         Target::Host(name) => name.to_string(),
         Target::Subdomains(below) => format!("*.{below}"),
@@ -155,7 +155,7 @@ fn set_of(entry: &Entry) -> Option<String> {
 
 /// Where a resolver listens and whom it asks.
 #[derive(Debug, Clone)]
-pub struct Listen<'a> {
+pub struct ResolverListen<'a> {
     /// `None`: on every address of its machine.
     pub address: Option<Ipv4Addr>,
     pub port: u16,
@@ -166,7 +166,7 @@ pub struct Listen<'a> {
 
 /// The configuration of the resolver of a policy. What the policy does not
 /// name does not exist for it, labels below an allowed host included.
-pub fn resolver(policy: &Effective, listen: &Listen<'_>) -> String {
+pub fn resolver(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
     let mut text = format!(
         "port={}\n\
          bind-dynamic\n\
@@ -195,7 +195,7 @@ pub fn resolver(policy: &Effective, listen: &Listen<'_>) -> String {
         return text;
     }
     text.push_str("address=/#/\n");
-    let named: Vec<&Entry> = policy
+    let named: Vec<&Rule> = policy
         .entries
         .iter()
         .filter(|e| set_of(e).is_some())
@@ -211,8 +211,8 @@ pub fn resolver(policy: &Effective, listen: &Listen<'_>) -> String {
     }
     for (name, (itself, below)) in &names {
         // A wider entry may allow what this one does not speak of.
-        let below = *below || covered(&named, |below| name.is_within(below));
-        let itself = *itself || covered(&named, |below| *name != below && name.is_within(below));
+        let below = *below || is_covered(&named, |below| name.is_within(below));
+        let itself = *itself || is_covered(&named, |below| *name != below && name.is_within(below));
         for (pattern, allowed) in [(name.to_string(), itself), (format!("*.{name}"), below)] {
             if allowed {
                 for server in &upstream {
@@ -238,7 +238,7 @@ pub fn resolver(policy: &Effective, listen: &Listen<'_>) -> String {
     text
 }
 
-fn covered(named: &[&Entry], test: impl Fn(&Domain) -> bool) -> bool {
+fn is_covered(named: &[&Rule], test: impl Fn(&Domain) -> bool) -> bool {
     named.iter().any(|entry| match &entry.target {
         Target::Subdomains(below) => test(below),
         _ => false,
@@ -262,8 +262,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn policy(open: bool, entries: &[&str]) -> Effective {
-        Effective {
+    fn policy(open: bool, entries: &[&str]) -> ResolvedPolicy {
+        ResolvedPolicy {
             open,
             lan: false,
             entries: entries.iter().map(|text| text.parse().unwrap()).collect(),
@@ -273,7 +273,7 @@ mod tests {
     fn conf(entries: &[&str]) -> String {
         resolver(
             &policy(false, entries),
-            &Listen {
+            &ResolverListen {
                 address: Some(Ipv4Addr::new(10, 98, 0, 1)),
                 port: 20_000,
                 upstream: &[Ipv4Addr::new(192, 0, 2, 53)],

@@ -57,7 +57,7 @@ impl GuestPolicy {
         Ok((policy.mode != Mode::Unrestricted).then(|| {
             let dns = self.dns(instance);
             let dns: Vec<Ipv4Addr> = dns.split(',').flat_map(str::parse).collect();
-            Files::new(&policy.effective(egress::presets()), &dns)
+            Files::new(&policy.resolve(egress::presets()), &dns)
         }))
     }
 
@@ -91,7 +91,7 @@ impl GuestPolicy {
             // It stays on record until it is lifted from within.
             None if !reachable => Ok(()),
             Some(files) => {
-                let able = pixel::is_able(&*guest).await?;
+                let able = pixel::has_packages(&*guest).await?;
                 if clone && !able {
                     return Err(packages_missing(&instance));
                 }
@@ -115,7 +115,9 @@ impl GuestPolicy {
         }
         let guest = backend.guest(&instance.name);
         match self.desired_files(instance)? {
-            Some(files) if !is_current(instance, &files) && pixel::is_able(&*guest).await? => {
+            Some(files)
+                if !is_current(instance, &files) && pixel::has_packages(&*guest).await? =>
+            {
                 pixel::write(&*guest, &files).await?;
                 let record = self.records(instance)?;
                 backend.set_properties(&instance.name, &record).await
@@ -132,16 +134,16 @@ impl GuestPolicy {
         }
         let guest = backend.guest(name);
         match self.desired_files(&instance)? {
-            Some(files) if pixel::in_force(&*guest, &files).await? => Ok(()),
+            Some(files) if pixel::is_in_force(&*guest, &files).await? => Ok(()),
             Some(files) => enforce(&*guest, &files).await,
-            None => pixel::lift(&*guest).await,
+            None => pixel::remove_running(&*guest).await,
         }
     }
 
     /// Whether what is in force inside a running pixel is what its record says.
     pub async fn is_enforced(&self, backend: &dyn Backend, instance: &Instance) -> Result<bool> {
         match self.desired_files(instance)? {
-            Some(files) => pixel::in_force(&*backend.guest(&instance.name), &files).await,
+            Some(files) => pixel::is_in_force(&*backend.guest(&instance.name), &files).await,
             None => Ok(true),
         }
     }
@@ -168,9 +170,9 @@ impl GuestPolicy {
         let wanted = self.desired_files(instance)?;
         match (instance.status, wanted) {
             (Status::Running, Some(files)) => enforce(&*guest, &files).await,
-            (Status::Running, None) => pixel::lift(&*guest).await,
+            (Status::Running, None) => pixel::remove_running(&*guest).await,
             (Status::Stopped, Some(files)) => {
-                if !pixel::is_able(&*guest).await? {
+                if !pixel::has_packages(&*guest).await? {
                     return Err(packages_missing(instance));
                 }
                 pixel::write(&*guest, &files).await

@@ -1,7 +1,7 @@
 //! What a client may ask a sandbox to reach: never more than the ceiling.
 
 use super::error::{Error, Result};
-use crate::egress::{Entry, Mode, Policy, presets};
+use crate::egress::{Mode, Policy, Rule, presets};
 
 /// The policy a client asked for; `None` when it asked for none.
 ///
@@ -40,12 +40,12 @@ pub fn asked(
     }
     let mut policy = usual.in_mode(mode);
     for text in allow {
-        let entry: Entry = text
+        let entry: Rule = text
             .parse()
             .map_err(|e| Error::invalid(format!("allow: {e}")))?;
         let within = ceiling == Mode::Unrestricted
             || limit
-                .in_force(presets())
+                .rules_in_force(presets())
                 .iter()
                 .any(|admitted| admitted.covers(&entry));
         if !within {

@@ -3,9 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use super::gateway::{Desired, Ready, Subnet};
+use super::gateway::{DesiredState, GatewayState, Subnet};
 use super::pixel::Files;
-use super::{Entry, KEY, Mode, Net, Policy, denials, presets, render};
+use super::{Cidr, KEY, Mode, Policy, Rule, denied, presets, render};
 use crate::fuzz::{fuzz, pixel, text};
 use crate::model::{Instance, Properties};
 
@@ -33,14 +33,14 @@ const WORDS: &[&str] = &[
 fn entries() {
     fuzz("policy-entries", 1500, WORDS, |bytes| {
         let text = text(bytes);
-        let _ = text.parse::<Net>().map(|net| {
-            assert_eq!(net.to_string().parse::<Net>(), Ok(net));
+        let _ = text.parse::<Cidr>().map(|net| {
+            assert_eq!(net.to_string().parse::<Cidr>(), Ok(net));
         });
         let _ = text.parse::<Subnet>().map(|subnet| {
             assert_eq!(subnet.to_string().parse::<Subnet>().ok(), Some(subnet));
             assert!(subnet.contains(subnet.gateway()));
         });
-        match text.parse::<Entry>() {
+        match text.parse::<Rule>() {
             Ok(entry) => {
                 let written = entry.to_string();
                 assert_eq!(written.parse().as_ref(), Ok(&entry));
@@ -81,9 +81,9 @@ fn records() {
 /// Of both placements: lines of what these languages have, nothing quoted,
 /// nothing that ends a line early, no name that was not parsed.
 fn is_rendered_safely(policy: &Policy) {
-    let effective = policy.effective(presets());
+    let effective = policy.resolve(presets());
     let chains = render::chains(&effective, &[]);
-    let listen = render::Listen {
+    let listen = render::ResolverListen {
         address: None,
         port: 53,
         upstream: &[],
@@ -134,16 +134,16 @@ fn gateways() {
             .enumerate()
             .map(|(number, fields)| instance(number, fields))
             .collect();
-        let desired = Desired {
+        let desired = DesiredState {
             subnet: "10.98.0.0/16".parse().unwrap(),
             segment: "pixels0",
             instances: &instances,
             presets: presets(),
             dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
             host: Vec::new(),
-            ready: Ready::parse(&format!("ready {text}")).unwrap_or_default(),
+            ready: GatewayState::parse(&format!("ready {text}")).unwrap_or_default(),
         };
-        let written = desired.payload().unwrap().to_text();
+        let written = desired.state_files().unwrap().to_text();
         let plain = |c: char| c.is_ascii_graphic() || matches!(c, ' ' | '\n' | '\t');
         assert!(written.chars().all(plain), "{written:?}");
         let sound = |line: &&str| line.starts_with("==> ");
@@ -184,12 +184,12 @@ fn denied() {
         "--force",
     ];
     fuzz("denials", 8000, &words, |bytes| {
-        let found = denials::parse(&text(bytes), None)?;
+        let found = denied::parse(&text(bytes), None)?;
         for denial in &found {
             // It is shown as what a command takes.
             if let Some(entry) = &denial.entry {
                 assert_eq!(
-                    entry.parse::<Entry>().map(|e| e.to_string()).as_ref(),
+                    entry.parse::<Rule>().map(|e| e.to_string()).as_ref(),
                     Ok(entry)
                 );
             }

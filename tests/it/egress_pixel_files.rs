@@ -143,18 +143,18 @@ fn disk() -> Folder {
 
 fn policy(mode: Mode, allow: &[&str]) -> Files {
     let entries = allow.iter().map(|entry| entry.parse().unwrap());
-    let policy = Policy::new(mode, entries).effective(presets());
+    let policy = Policy::new(mode, entries).resolve(presets());
     Files::new(&policy, &[])
 }
 
 #[tokio::test]
 async fn what_is_written_is_taken_out_again() {
     let folder = disk();
-    assert!(!pixel::is_able(&folder).await.unwrap());
+    assert!(!pixel::has_packages(&folder).await.unwrap());
     for program in ["nft", "dnsmasq"] {
         std::fs::write(folder.at("/usr/sbin").join(program), "").unwrap();
     }
-    assert!(pixel::is_able(&folder).await.unwrap());
+    assert!(pixel::has_packages(&folder).await.unwrap());
     let before = folder.files();
 
     let files = policy(Mode::Agent, &["*.example.org:443"]);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::api_version::Release;
 use super::error::Failure;
-use super::rpc::{Open, PAUSE, TRIES, decode};
+use super::rpc::{PAUSE, Session, TRIES, decode};
 use super::socket::{Connection, Disconnected, LARGEST};
 use crate::secret::Secret;
 
@@ -36,7 +36,7 @@ pub(super) async fn log_in(
     endpoint: &str,
     login: &Login,
     id: impl Fn() -> String,
-) -> Result<Open, Failure> {
+) -> Result<Session, Failure> {
     let first = First {
         connection: &connection,
         endpoint,
@@ -72,7 +72,7 @@ pub(super) async fn log_in(
                 after: LIMIT,
             })
         })?;
-    Ok(Open {
+    Ok(Session {
         connection,
         release,
     })

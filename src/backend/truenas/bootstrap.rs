@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Truenas;
 use super::error::Failure;
-use super::properties::{self, Note};
+use super::properties::{self, PropertyKey};
 use super::ssh::Host;
 use crate::model::{Error, GuestFile, Ids, Name, Result, Subject};
 
@@ -22,7 +22,7 @@ impl Truenas {
     /// Makes the way in where there is none yet. The pixel runs.
     pub(super) async fn contact(&self, name: &Name) -> Result<()> {
         let found = self.find_virt(name).await?;
-        if Note::Contact.read_properties(&found.environment) != Some(properties::PENDING) {
+        if PropertyKey::Contact.read_properties(&found.environment) != Some(properties::PENDING) {
             return Ok(());
         }
         let key = self.ssh.public_key().await?;
@@ -44,7 +44,7 @@ impl Truenas {
             .map_err(|failure| Failure::into_error_for(failure, Subject::pixel(name)))?;
         self.ssh.wait(|| self.host(name), READY).await?;
         self.change_environment(name, |environment| {
-            Note::Contact.set(environment, properties::DONE);
+            PropertyKey::Contact.set(environment, properties::DONE);
             Ok(())
         })
         .await
@@ -61,7 +61,7 @@ impl Truenas {
         }
         Ok(found.address().map(|address| Host {
             instance: name.instance(),
-            id: Note::Id
+            id: PropertyKey::Id
                 .read_properties(&found.environment)
                 .unwrap_or("-")
                 .to_owned(),

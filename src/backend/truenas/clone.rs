@@ -16,9 +16,9 @@ use super::Truenas;
 use super::api_version::Cloning;
 use super::convert::Found;
 use super::error::Failure;
-use super::instances::Wish;
+use super::instances::InstanceSpec;
 use super::job::{self, JobCall};
-use super::properties::{self, Note};
+use super::properties::{self, PropertyKey};
 use super::rpc::Rpc;
 use super::snapshots::check_dataset;
 use super::wire::CronJob;
@@ -69,7 +69,7 @@ impl Truenas {
         let mut environment = properties::inherited(&source.environment, then)?;
         properties::merge(&mut environment, &spec.properties)?;
         self.note_birth(&mut environment, &spec.name, &spec.first_boot);
-        let image = Note::Image
+        let image = PropertyKey::Image
             .read_properties(&source.environment)
             .unwrap_or(&self.options.image)
             .to_owned();
@@ -78,7 +78,7 @@ impl Truenas {
             memory: spec.limits.memory.or(source.memory),
         };
         let work = async {
-            let wish = Wish {
+            let wish = InstanceSpec {
                 image: &image,
                 limits: &limits,
                 environment,

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::properties::{self, Note};
+use super::properties::{self, PropertyKey};
 use super::wire::{Lxc, Virt};
 use crate::model::{Instance, Name, Properties, Status, Usage};
 
@@ -107,7 +107,8 @@ impl Virt {
     fn describe(self, name: Name, status: Status) -> Instance {
         let config = |key: &str| self.raw.as_ref()?.config.get(key).cloned();
         let stamp = |text: Option<&String>| text.map_or(0, |text| timestamp(text));
-        let pending = Note::Contact.read_properties(&self.environment) == Some(properties::PENDING);
+        let pending =
+            PropertyKey::Contact.read_properties(&self.environment) == Some(properties::PENDING);
         let image = self.image.description.clone().or_else(|| {
             let os = self.image.os.clone()?;
             Some(match &self.image.release {

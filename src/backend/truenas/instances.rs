@@ -10,7 +10,7 @@ use super::convert::Found;
 use super::error::Failure;
 use super::job::{self, JobCall};
 use super::nic;
-use super::properties::{self, Environment, Note};
+use super::properties::{self, Environment, PropertyKey};
 use super::wire::{Interface, Lxc, Summary, Virt, VirtConfig};
 use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, InitScript, Instance, Limits, Name, Properties,
@@ -94,9 +94,9 @@ impl Truenas {
         let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
         let mut environment = Environment::new();
         properties::merge(&mut environment, &spec.properties)?;
-        Note::Contact.set(&mut environment, properties::PENDING);
+        PropertyKey::Contact.set(&mut environment, properties::PENDING);
         self.note_birth(&mut environment, &spec.name, &spec.first_boot);
-        let wish = Wish {
+        let wish = InstanceSpec {
             image,
             limits: &spec.limits,
             environment,
@@ -111,8 +111,8 @@ impl Truenas {
     pub(super) fn note_birth(&self, environment: &mut Environment, name: &Name, first: &FirstBoot) {
         let id = first.variables.iter().find(|(key, _)| key == "id");
         let id = id.map_or_else(|| self.rpc.id(), |(_, value)| value.clone());
-        Note::Id.set(environment, &id);
-        Note::Name.set(environment, &name.instance());
+        PropertyKey::Id.set(environment, &id);
+        PropertyKey::Name.set(environment, &name.instance());
         self.store_script(name, &first.script);
     }
 
@@ -129,8 +129,12 @@ impl Truenas {
         nic::choose(&self.options.nic, &interfaces, &summary)
     }
 
-    pub(super) async fn create_instance(&self, name: &Name, mut wish: Wish<'_>) -> Result<()> {
-        Note::Image.set(&mut wish.environment, wish.image);
+    pub(super) async fn create_instance(
+        &self,
+        name: &Name,
+        mut wish: InstanceSpec<'_>,
+    ) -> Result<()> {
+        PropertyKey::Image.set(&mut wish.environment, wish.image);
         let mut body = json!({
             "name": name.instance(),
             "image": wish.image,
@@ -291,7 +295,7 @@ impl Truenas {
 }
 
 /// What a new instance is made of.
-pub(super) struct Wish<'a> {
+pub(super) struct InstanceSpec<'a> {
     pub image: &'a str,
     pub limits: &'a Limits,
     pub environment: Environment,

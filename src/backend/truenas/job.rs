@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::error::{ExcInfo, Failure, RpcFault};
-use super::rpc::{Open, Rpc};
+use super::rpc::{Rpc, Session};
 
 /// How often a job is asked for that no event has told of.
 const POLL: Duration = Duration::from_secs(3);
@@ -238,7 +238,7 @@ async fn wait(rpc: &Rpc, id: i64, task: &JobCall<'_>) -> Result<Job, Failure> {
 
 /// What events tell of the job's end, within [`POLL`] and as long as the
 /// connection is there.
-async fn told(open: &Arc<Open>, id: i64) -> Option<Job> {
+async fn told(open: &Arc<Session>, id: i64) -> Option<Job> {
     let board = open.connection.jobs();
     let watching = async {
         loop {

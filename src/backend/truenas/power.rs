@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::convert::Found;
 use super::error::Failure;
 use super::job::{self, JobCall};
-use super::properties::Note;
+use super::properties::PropertyKey;
 use super::{Truenas, container_api};
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry::{self, Next};
@@ -113,7 +113,7 @@ impl Truenas {
 
     pub(super) async fn destroy(&self, name: &Name) -> Result<()> {
         let id = match self.find(name).await? {
-            Found::Virt(virt) => Note::Id
+            Found::Virt(virt) => PropertyKey::Id
                 .read_properties(&virt.environment)
                 .map(str::to_owned),
             Found::Lxc(lxc) => {

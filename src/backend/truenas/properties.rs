@@ -17,7 +17,7 @@ const CHUNK: usize = 1000;
 
 /// What this backend itself notes on a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum PropertyKey {
     /// Tells this instance from all that had or will have its name.
     Id,
     /// The name its first boot gives it.
@@ -31,7 +31,7 @@ pub(super) enum Note {
 pub(super) const PENDING: &str = "pending";
 pub(super) const DONE: &str = "done";
 
-impl Note {
+impl PropertyKey {
     pub fn entry(self) -> &'static str {
         match self {
             Self::Id => "pixels__id",
@@ -208,7 +208,7 @@ mod tests {
             ("x".into(), "%41".into()),
         ]);
         let mut environment = Environment::from([("LANG".into(), "C".into())]);
-        Note::Contact.set(&mut environment, PENDING);
+        PropertyKey::Contact.set(&mut environment, PENDING);
         merge(&mut environment, &wanted).unwrap();
         assert_eq!(read(&environment), wanted);
         for (name, value) in &environment {
@@ -222,14 +222,17 @@ mod tests {
         let now = read(&environment);
         assert_eq!((now["egress"].as_str(), now.len()), ("a", 2));
         assert_eq!(environment["LANG"], "C");
-        assert_eq!(Note::Contact.read_properties(&environment), Some(PENDING));
+        assert_eq!(
+            PropertyKey::Contact.read_properties(&environment),
+            Some(PENDING)
+        );
     }
 
     #[test]
     fn a_checkpoint_keeps_what_was_known_then() {
         let of = |value: &str| Properties::from([("egress".to_owned(), value.to_owned())]);
         let mut environment = Environment::new();
-        Note::Id.set(&mut environment, "7");
+        PropertyKey::Id.set(&mut environment, "7");
         merge(&mut environment, &of("then")).unwrap();
         snapshot(&mut environment, "a.b", &["a.b"]).unwrap();
         merge(&mut environment, &of("now")).unwrap();
@@ -239,14 +242,14 @@ mod tests {
         let handed = inherited(&environment, Some("a.b")).unwrap();
         assert_eq!(read(&handed), of("then"));
         assert_eq!(
-            (Note::Id.read_properties(&handed), handed.len()),
+            (PropertyKey::Id.read_properties(&handed), handed.len()),
             (Some("7"), 2)
         );
         assert_eq!(read(&inherited(&environment, None).unwrap()), of("now"));
         let mut back = environment.clone();
         restore(&mut back, "a.b").unwrap();
         assert_eq!(
-            (read(&back), Note::Id.read_properties(&back)),
+            (read(&back), PropertyKey::Id.read_properties(&back)),
             (of("then"), Some("7"))
         );
         snapshot(&mut environment, "d", &["c", "d"]).unwrap();

@@ -43,7 +43,7 @@ pub(super) struct Rpc {
     endpoint: Endpoint,
     login: Login,
     slots: Semaphore,
-    open: Mutex<Option<Arc<Open>>>,
+    open: Mutex<Option<Arc<Session>>>,
     /// Tells the calls of this process from all others.
     origin: String,
     serial: AtomicU32,
@@ -52,7 +52,7 @@ pub(super) struct Rpc {
 
 /// A connection that is logged in.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct Session {
     pub connection: Connection,
     pub release: Release,
 }
@@ -213,7 +213,7 @@ impl Rpc {
     /// The connection, made when there is none. The first is tried once, so
     /// that a server that is not there is told of at once; one that was lost
     /// is tried again until the caller's patience ends.
-    pub async fn open(&self) -> Result<Arc<Open>, Failure> {
+    pub async fn open(&self) -> Result<Arc<Session>, Failure> {
         let mut slot = self.open.lock().await;
         let lost = match &*slot {
             Some(open) if !open.connection.is_closed() => return Ok(Arc::clone(open)),
@@ -245,7 +245,7 @@ impl Rpc {
         }
     }
 
-    async fn connect(&self) -> Result<Open, Failure> {
+    async fn connect(&self) -> Result<Session, Failure> {
         let connection = Connection::open(&self.endpoint).await?;
         auth::log_in(connection, &self.endpoint.authority, &self.login, || {
             self.id()

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Truenas;
 use super::convert::Found;
 use super::error::Failure;
-use super::properties::{self, Note};
+use super::properties::{self, PropertyKey};
 use super::wire::Snapshot;
 use crate::model::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
 
@@ -116,7 +116,7 @@ impl Truenas {
         let Found::Virt(virt) = &disk.found else {
             return Ok(());
         };
-        if let Some(id) = Note::Id.read_properties(&virt.environment) {
+        if let Some(id) = PropertyKey::Id.read_properties(&virt.environment) {
             self.ssh.host_saved(&name.instance(), id, label.as_str());
         }
         // A moment's checkpoint is gone before anything could change.
@@ -194,7 +194,7 @@ impl Truenas {
         if outcome.is_ok()
             && let Found::Virt(virt) = &disk.found
         {
-            if let Some(id) = Note::Id.read_properties(&virt.environment) {
+            if let Some(id) = PropertyKey::Id.read_properties(&virt.environment) {
                 self.ssh.host_restored(&name.instance(), id, label.as_str());
             }
             // What is known of the pixel goes back with its disk.

@@ -47,18 +47,18 @@ type Socket = WebSocketStream<Box<dyn ByteStream>>;
 pub(super) struct Disconnected {
     /// Whether the server may have seen the call.
     pub sent: bool,
-    pub end: End,
+    pub end: CloseReason,
 }
 
 /// Why a connection ended.
 #[derive(Debug, Clone)]
-pub(super) struct End {
+pub(super) struct CloseReason {
     pub reason: String,
     /// The server wanted to send more than [`LARGEST`] at once.
     pub too_large: bool,
 }
 
-impl<T: Into<String>> From<T> for End {
+impl<T: Into<String>> From<T> for CloseReason {
     fn from(reason: T) -> Self {
         Self {
             reason: reason.into(),
@@ -89,12 +89,12 @@ pub(super) struct Shared {
     /// callers gave up.
     changing: AtomicUsize,
     /// Once it has ended.
-    end: Mutex<Option<End>>,
+    end: Mutex<Option<CloseReason>>,
     jobs: Arc<JobTracker>,
 }
 
 impl Shared {
-    fn end(&self) -> End {
+    fn end(&self) -> CloseReason {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         end.clone()
             .unwrap_or_else(|| "the connection closed".into())
@@ -244,7 +244,7 @@ async fn exchange(
     queue: &mut mpsc::Receiver<Outgoing>,
     pending: &mut HashMap<String, Pending>,
     shared: &Shared,
-) -> End {
+) -> CloseReason {
     let mut heard = Instant::now();
     let mut overdue: Option<Instant> = None;
     loop {
@@ -302,7 +302,7 @@ async fn exchange(
 }
 
 /// The text of a frame that has one, or why there will be no more frames.
-fn received(frame: Option<Result<Message, WsError>>) -> Result<Option<Utf8Bytes>, End> {
+fn received(frame: Option<Result<Message, WsError>>) -> Result<Option<Utf8Bytes>, CloseReason> {
     match frame {
         Some(Ok(Message::Text(text))) => Ok(Some(text)),
         Some(Ok(Message::Close(Some(frame)))) => {
@@ -310,7 +310,7 @@ fn received(frame: Option<Result<Message, WsError>>) -> Result<Option<Utf8Bytes>
         }
         Some(Ok(Message::Close(None))) => Err("it was closed".into()),
         Some(Ok(_)) => Ok(None),
-        Some(Err(error)) => Err(End {
+        Some(Err(error)) => Err(CloseReason {
             reason: error.to_string(),
             too_large: matches!(error, WsError::Capacity(_)),
         }),

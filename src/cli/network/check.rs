@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use crate::cli::{Context, completions};
-use crate::egress::{Entry, Target, Verdict, presets};
+use crate::egress::{Rule, Target, Verdict, presets};
 use crate::exit::{Silent, Usage};
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
@@ -20,19 +20,19 @@ pub struct CheckArgs {
     name: Name,
     /// A host or an address
     #[arg(value_name = "HOST[:PORT]")]
-    host: Entry,
+    host: Rule,
 }
 
 impl CheckArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
-        let policy = lifecycle::policy(&pixel)?.effective(presets());
+        let policy = lifecycle::policy(&pixel)?.resolve(presets());
         let port = self.host.port;
         let verdict = match &self.host.target {
-            Target::Host(host) => policy.of_host(host, port),
+            Target::Host(host) => policy.check_host(host, port),
             Target::Net(net) => match net.to_string().parse::<IpAddr>() {
-                Ok(address) => policy.of_address(address, port),
+                Ok(address) => policy.check_address(address, port),
                 Err(_) => return Err(Usage(format!("{net} is many addresses: check one")).into()),
             },
             Target::Subdomains(_) => {

@@ -2,7 +2,7 @@
 
 use crate::cli::Context;
 use crate::config::{BackendKind, EgressMode, EgressPlacement, Origin as SettingOrigin, Settings};
-use crate::egress::{self, Entry, Mode, Policy};
+use crate::egress::{self, Mode, Policy, Rule};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
@@ -41,7 +41,7 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
         Some(text) => text
             .parse()
             .map_err(|e: egress::gateway::InvalidSubnet| Usage(e.to_string()))?,
-        None => egress::gateway::Subnet::for_segment(&segment, SEGMENT),
+        None => egress::gateway::Subnet::for_bridge(&segment, SEGMENT),
     };
     let gateway_spec = GatewaySpec {
         name: crate::model::Name::gateway(None),
@@ -88,7 +88,7 @@ pub fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
     };
     let mut allow = Vec::new();
     for text in &network.allow {
-        let entry = text.parse::<Entry>();
+        let entry = text.parse::<Rule>();
         allow.push(entry.map_err(|e| Usage(format!("network.allow: {e}")))?);
     }
     let mut policy = Policy::new(mode, allow);

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::place;
 use crate::cli::{Context, completions};
 use crate::config::EgressMode;
-use crate::egress::{self, Entry, Mode, Policy, presets};
+use crate::egress::{self, Mode, Policy, Rule, presets};
 use crate::exit::Usage;
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
@@ -26,7 +26,7 @@ pub struct SetArgs {
     mode: String,
     /// Allow this as well: a host, *.host, an address or a network, with an optional :port
     #[arg(long, value_name = "ENTRY")]
-    allow: Vec<Entry>,
+    allow: Vec<Rule>,
 }
 
 /// Allow hosts, *.hosts, addresses or networks, each with an optional :port
@@ -37,7 +37,7 @@ pub struct AllowArgs {
     name: Name,
     /// A host, *.host, an address or a network, with an optional :port
     #[arg(required = true, value_name = "ENTRY")]
-    entries: Vec<Entry>,
+    entries: Vec<Rule>,
 }
 
 /// Take entries away again, those of the preset too
@@ -48,7 +48,7 @@ pub struct DenyArgs {
     name: Name,
     /// A host, *.host, an address or a network, with an optional :port
     #[arg(required = true, value_name = "ENTRY")]
-    entries: Vec<Entry>,
+    entries: Vec<Rule>,
 }
 
 async fn apply(
@@ -82,7 +82,7 @@ async fn apply(
     Ok(())
 }
 
-fn join_rules(entries: &[Entry]) -> String {
+fn join_rules(entries: &[Rule]) -> String {
     let all: Vec<String> = entries.iter().map(ToString::to_string).collect();
     all.join(", ")
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::place;
 use crate::cli::{Context, completions};
-use crate::egress::{Entry, Mode, presets};
+use crate::egress::{Mode, Rule, presets};
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
 
@@ -25,12 +25,12 @@ pub struct ShowArgs {
 struct PolicyView<'a> {
     name: &'a str,
     mode: Mode,
-    allow: &'a [Entry],
-    deny: &'a [Entry],
+    allow: &'a [Rule],
+    deny: &'a [Rule],
     lan: bool,
     preset_cidrs: bool,
     /// Everything allowed by name or address.
-    in_force: Vec<Entry>,
+    in_force: Vec<Rule>,
     enforced: bool,
     /// `gateway` or `pixel`.
     enforced_by: Option<&'static str>,
@@ -44,7 +44,7 @@ impl ShowArgs {
         let backend = context.backend()?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
         let policy = lifecycle::policy(&pixel)?;
-        let in_force: Vec<Entry> = policy.in_force(presets()).into_iter().collect();
+        let in_force: Vec<Rule> = policy.rules_in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of_instance(&pixel);
         let gateway_spec = place::gateway_from_settings(context)?;
@@ -67,7 +67,7 @@ impl ShowArgs {
             return Ok(());
         }
         let mut text = format!("Mode: {}\n", policy.mode);
-        let mut list = |title: &str, entries: &[Entry]| {
+        let mut list = |title: &str, entries: &[Rule]| {
             if !entries.is_empty() {
                 text.push_str(&format!("{title}:\n"));
                 for entry in entries {

@@ -2,17 +2,17 @@
 //! segment and everything else: one resolver for each distinct policy, one
 //! packet filter for all. Knows the inside of the gateway, not the server.
 
-mod desired;
-mod install;
-mod members;
-mod payload;
+mod apply;
+mod clients;
+mod desired_state;
+mod provision;
 mod ruleset;
-mod session;
+mod state_files;
 mod subnet;
 
-pub use desired::Desired;
-pub use install::{install, learned, version};
-pub use members::{ADDRESS, Member, address_of, members, taken};
-pub use payload::Payload;
-pub use session::{Ready, turn};
+pub use apply::{GatewayState, apply_locked};
+pub use clients::{ADDRESS, Client, address_of, allocated_addresses, clients};
+pub use desired_state::DesiredState;
+pub use provision::{install, learned, version};
+pub use state_files::StateFiles;
 pub use subnet::{InvalidSubnet, Subnet};

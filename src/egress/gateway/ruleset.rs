@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use super::members::Member;
+use super::clients::Client;
 use super::subnet::Subnet;
 use crate::egress::render::Chains;
 
@@ -44,8 +44,8 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
 
 /// What lets a pixel be itself, and ties it to its policy and resolver. One
 /// element a line, without the verb.
-pub fn elements(member: &Member, policy: &Chains, port: u16) -> String {
-    let Member { mac, address, .. } = member;
+pub fn elements(member: &Client, policy: &Chains, port: u16) -> String {
+    let Client { mac, address, .. } = member;
     let Chains { id, mark, .. } = policy;
     let lease = lease_name(member);
     format!(
@@ -59,7 +59,7 @@ pub fn elements(member: &Member, policy: &Chains, port: u16) -> String {
     )
 }
 
-fn lease_name(member: &Member) -> String {
+fn lease_name(member: &Client) -> String {
     let mac = member.mac.replace(':', "");
     format!("l_{mac}_{:08x}", member.address.to_bits())
 }
@@ -68,7 +68,7 @@ fn lease_name(member: &Member) -> String {
 /// one thing that may come without one. A pixel asks for itself (`chaddr`)
 /// only, or it could decline a neighbour's address; and the answer goes nowhere
 /// else (`ciaddr`, `giaddr`), or the gateway would carry it to a neighbour.
-pub fn lease(member: &Member) -> (String, String) {
+pub fn lease_element(member: &Client) -> (String, String) {
     let name = lease_name(member);
     let mut text = format!("add chain inet pixels {name}\n");
     let mac = member.mac.replace(':', "");

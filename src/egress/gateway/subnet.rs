@@ -22,7 +22,7 @@ pub struct InvalidSubnet(String);
 impl Subnet {
     /// Of a segment for which nobody chose one: the same for everybody, and for
     /// two segments of one host hardly ever the same.
-    pub fn for_segment(segment: &str, usual: &str) -> Self {
+    pub fn for_bridge(segment: &str, usual: &str) -> Self {
         let second = if segment == usual {
             98
         } else {
@@ -36,7 +36,7 @@ impl Subnet {
     }
 
     /// Those to try in turn where that is somebody else's on the host.
-    pub fn instead(self) -> impl Iterator<Item = Self> {
+    pub fn alternatives(self) -> impl Iterator<Item = Self> {
         let second = self.network >> 16 & 0xff;
         (OTHERS.start..OTHERS.end)
             .cycle()
@@ -143,14 +143,14 @@ mod tests {
 
     #[test]
     fn there_is_another_one_where_that_is_taken() {
-        let first = Subnet::for_segment("px-other", "pixels0");
-        let instead: Vec<Subnet> = first.instead().collect();
+        let first = Subnet::for_bridge("px-other", "pixels0");
+        let instead: Vec<Subnet> = first.alternatives().collect();
         assert_eq!(instead.len(), 95);
         assert!(!instead.contains(&first));
         assert_ne!(instead[0], instead[1]);
-        let usual = Subnet::for_segment("pixels0", "pixels0");
-        assert!(usual.instead().next().is_some());
-        assert!(!usual.instead().any(|other| other == usual));
+        let usual = Subnet::for_bridge("pixels0", "pixels0");
+        assert!(usual.alternatives().next().is_some());
+        assert!(!usual.alternatives().any(|other| other == usual));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use ring::digest;
 
 use super::ruleset;
-use crate::egress::policy::Effective;
-use crate::egress::render::{self, Listen};
+use crate::egress::policy::ResolvedPolicy;
+use crate::egress::render::{self, ResolverListen};
 use crate::model::{GuestFile, Ids};
 
 pub(super) const CODE: &str = "/usr/local/lib/pixels/egress";
@@ -88,9 +88,9 @@ pub struct Files {
 impl Files {
     /// `dns`: resolvers that names are asked of, in place of those that the
     /// pixel's network announces.
-    pub fn new(policy: &Effective, dns: &[Ipv4Addr]) -> Self {
+    pub fn new(policy: &ResolvedPolicy, dns: &[Ipv4Addr]) -> Self {
         let chains = render::chains(policy, &[]);
-        let listen = Listen {
+        let listen = ResolverListen {
             address: None,
             port: ruleset::PORT,
             upstream: dns,
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     fn files(entries: &[&str], dns: &[Ipv4Addr]) -> Files {
-        let policy = Effective {
+        let policy = ResolvedPolicy {
             open: false,
             lan: false,
             entries: entries.iter().map(|text| text.parse().unwrap()).collect(),

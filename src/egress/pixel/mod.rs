@@ -3,9 +3,9 @@
 //! and a `sudo` that cannot lift them. Root inside can. Knows the inside of a
 //! pixel, not the server.
 
+mod apply;
 mod files;
-mod place;
 mod ruleset;
 
+pub use apply::{enforce, has_packages, is_in_force, remove, remove_running, write};
 pub use files::{Files, OPEN_SUDO};
-pub use place::{enforce, in_force, is_able, lift, remove, write};

@@ -192,11 +192,11 @@ fn forwarding(text: &mut String, policy: &Chains) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::policy::Effective;
+    use crate::egress::policy::ResolvedPolicy;
     use crate::egress::render;
 
     fn text(entries: &[&str]) -> String {
-        let policy = Effective {
+        let policy = ResolvedPolicy {
             open: false,
             lan: false,
             entries: entries.iter().map(|text| text.parse().unwrap()).collect(),

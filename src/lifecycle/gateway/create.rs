@@ -169,7 +169,7 @@ fn creator_state(found: &Instance) -> GatewayState {
 
 async fn create(backend: &dyn Backend, gateway: &GatewaySpec, claim: &Creator) -> Result<()> {
     backend.ensure_isolated_bridge(&gateway.segment).await?;
-    let mut instead = gateway.subnet.instead().filter(|_| gateway.any_subnet);
+    let mut instead = gateway.subnet.alternatives().filter(|_| gateway.any_subnet);
     let mut subnet = gateway.subnet;
     loop {
         match create_in_subnet(backend, gateway, subnet, claim).await {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{DNS, GatewaySpec, HOST};
 use crate::egress;
-use crate::egress::gateway::{self as inside, Desired, Subnet};
+use crate::egress::gateway::{self as inside, DesiredState, Subnet};
 use crate::model::{Backend, Error, Instance, Name, Properties, Result, Status, Subject};
 
 /// How often a pixel is given another address when somebody else has its.
@@ -75,7 +75,7 @@ async fn apply_locked(
     let own = require(backend, gateway).await?;
     let subnet = super::subnet(&own).ok_or_else(|| missing(gateway))?;
     let guest = backend.guest(&gateway.name);
-    let outcome = inside::turn(&*guest, async |ready| {
+    let outcome = inside::apply_locked(&*guest, async |ready| {
         let instances = match doing {
             Change::Nothing => backend.list().await?,
             Change::Admit(name) => assign_unique_address(backend, gateway, subnet, name).await?,
@@ -101,7 +101,7 @@ async fn apply_locked(
             .get(HOST)
             .map(String::as_str)
             .unwrap_or_default();
-        let desired = Desired {
+        let desired = DesiredState {
             subnet,
             segment: &gateway.segment,
             instances: &instances,
@@ -110,7 +110,7 @@ async fn apply_locked(
             host: parse_all(host.split(',')),
             ready,
         };
-        desired.payload()
+        desired.state_files()
     })
     .await;
     outcome.map_err(|error| attribute_to_gateway(gateway, error))
@@ -125,7 +125,7 @@ async fn assign_unique_address(
 ) -> Result<Vec<Instance>> {
     for _ in 0..ATTEMPTS {
         let instances = backend.list().await?;
-        let members = inside::members(&instances, &gateway.segment, subnet);
+        let members = inside::clients(&instances, &gateway.segment, subnet);
         if members.iter().any(|member| member.name == *name) {
             return Ok(instances);
         }
@@ -133,7 +133,7 @@ async fn assign_unique_address(
             return Err(Error::NotFound(Subject::pixel(name)));
         }
         let address = subnet
-            .free(&inside::taken(&instances), random())
+            .free(&inside::allocated_addresses(&instances), random())
             .ok_or_else(|| Error::Invalid(format!("no address is left in {subnet}")))?;
         let properties = Properties::from([(inside::ADDRESS.into(), address.to_string())]);
         backend.set_properties(name, &properties).await?;

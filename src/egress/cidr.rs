@@ -6,15 +6,15 @@ use std::str::FromStr;
 
 /// An address with the number of bits that count; the others are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Net {
+pub enum Cidr {
     V4 { address: Ipv4Addr, prefix: u8 },
     V6 { address: Ipv6Addr, prefix: u8 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidNet;
+pub struct InvalidCidr;
 
-impl Net {
+impl Cidr {
     pub fn contains(self, other: IpAddr) -> bool {
         match (self, other) {
             (Self::V4 { .. }, IpAddr::V4(address)) => self.covers(Self::V4 {
@@ -70,38 +70,41 @@ fn mask6(prefix: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
 }
 
-impl FromStr for Net {
-    type Err = InvalidNet;
+impl FromStr for Cidr {
+    type Err = InvalidCidr;
 
     /// Bits beyond the prefix are cleared.
-    fn from_str(text: &str) -> Result<Self, InvalidNet> {
+    fn from_str(text: &str) -> Result<Self, InvalidCidr> {
         let (address, prefix) = match text.split_once('/') {
             None => (text, None),
             Some((address, prefix)) => {
                 if prefix.starts_with('+') {
-                    return Err(InvalidNet);
+                    return Err(InvalidCidr);
                 }
-                (address, Some(prefix.parse::<u8>().map_err(|_| InvalidNet)?))
+                (
+                    address,
+                    Some(prefix.parse::<u8>().map_err(|_| InvalidCidr)?),
+                )
             }
         };
-        match address.parse().map_err(|_| InvalidNet)? {
+        match address.parse().map_err(|_| InvalidCidr)? {
             IpAddr::V4(address) => {
                 let prefix = prefix.unwrap_or(32);
                 let kept = (prefix <= 32).then(|| address.to_bits() & mask4(prefix));
-                let address = Ipv4Addr::from_bits(kept.ok_or(InvalidNet)?);
+                let address = Ipv4Addr::from_bits(kept.ok_or(InvalidCidr)?);
                 Ok(Self::V4 { address, prefix })
             }
             IpAddr::V6(address) => {
                 let prefix = prefix.unwrap_or(128);
                 let kept = (prefix <= 128).then(|| address.to_bits() & mask6(prefix));
-                let address = Ipv6Addr::from_bits(kept.ok_or(InvalidNet)?);
+                let address = Ipv6Addr::from_bits(kept.ok_or(InvalidCidr)?);
                 Ok(Self::V6 { address, prefix })
             }
         }
     }
 }
 
-impl fmt::Display for Net {
+impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::V4 {

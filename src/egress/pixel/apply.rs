@@ -16,7 +16,7 @@ const PROGRAMS: [&str; 2] = ["/usr/sbin/nft", "/usr/sbin/dnsmasq"];
 
 /// Whether everything is there that a policy needs. A pixel where it is not
 /// has to run for it to be installed.
-pub async fn is_able(guest: &dyn Guest) -> Result<bool> {
+pub async fn has_packages(guest: &dyn Guest) -> Result<bool> {
     for program in PROGRAMS {
         match guest.stat(program).await {
             Ok(_) => {}
@@ -70,7 +70,7 @@ pub async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     if output.status.0 == LACKING {
         return Err(Error::Unsupported {
             operation: "a restricted policy inside this pixel".into(),
-            reason: said(&output),
+            reason: output_text(&output),
         });
     }
     checked("putting the policy into force", &output)
@@ -87,7 +87,7 @@ async fn apply(guest: &dyn Guest, files: &Files) -> Result<Output> {
 }
 
 /// Takes the policy out of a running pixel.
-pub async fn lift(guest: &dyn Guest) -> Result<()> {
+pub async fn remove_running(guest: &dyn Guest) -> Result<()> {
     // A pixel without it may have been made by hand, or halfway.
     machinery(guest, false).await?;
     let output = run(guest, "lift", &[]).await?;
@@ -95,7 +95,7 @@ pub async fn lift(guest: &dyn Guest) -> Result<()> {
 }
 
 /// Whether exactly this policy is loaded in a running pixel.
-pub async fn in_force(guest: &dyn Guest, files: &Files) -> Result<bool> {
+pub async fn is_in_force(guest: &dyn Guest, files: &Files) -> Result<bool> {
     Ok(run(guest, "check", &[&files.id]).await?.status.success())
 }
 
@@ -145,7 +145,7 @@ async fn run(guest: &dyn Guest, script: &str, args: &[&str]) -> Result<Output> {
 }
 
 /// The last lines of what a script complained of.
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let last: Vec<&str> = stderr.trim().lines().rev().take(5).collect();
     last.into_iter().rev().collect::<Vec<_>>().join("\n")
@@ -158,6 +158,6 @@ fn checked(doing: &str, output: &Output) -> Result<()> {
     Err(Error::Guest {
         command: doing.to_owned(),
         status: output.status.0,
-        stderr: said(output),
+        stderr: output_text(output),
     })
 }

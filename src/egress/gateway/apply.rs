@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex};
 use tokio::sync::mpsc;
 
-use super::payload::Payload;
+use super::state_files::StateFiles;
 use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
@@ -18,7 +18,7 @@ const LINE: u64 = 64 * 1024;
 
 /// What a gateway says when it is our turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ready {
+pub struct GatewayState {
     /// [`Payload::id`] of what is in force; empty for nothing.
     pub applied: String,
     /// The next hop of its uplink: the server's host, where that is a bridge of the server's.
@@ -29,7 +29,7 @@ pub struct Ready {
     pub dns: Vec<String>,
 }
 
-impl Ready {
+impl GatewayState {
     pub(in crate::egress) fn parse(line: &str) -> Option<Self> {
         let mut ready = Self::default();
         for field in line.trim().strip_prefix("ready")?.split_whitespace() {
@@ -56,9 +56,9 @@ impl Ready {
 ///
 /// `make` runs while nobody else changes the gateway. When it or the gateway
 /// fails, or the future is dropped, what was in force stays.
-pub async fn turn<F>(guest: &dyn Guest, make: impl FnOnce(Ready) -> F) -> Result<()>
+pub async fn apply_locked<F>(guest: &dyn Guest, make: impl FnOnce(GatewayState) -> F) -> Result<()>
 where
-    F: Future<Output = Result<Payload>>,
+    F: Future<Output = Result<StateFiles>>,
 {
     let (mut to_script, stdin) = duplex(BUFFER);
     let (stdout, from_script) = duplex(BUFFER);
@@ -78,15 +78,15 @@ where
         let mut lines = BufReader::new(from_script);
         let mut line = String::new();
         let mut head = (&mut lines).take(LINE);
-        head.read_line(&mut line).await.map_err(broken)?;
-        let Some(ready) = Ready::parse(&line) else {
+        head.read_line(&mut line).await.map_err(stream_error)?;
+        let Some(ready) = GatewayState::parse(&line) else {
             // Why, its end and what it wrote to stderr say.
             return Ok(());
         };
         let applied = ready.applied.clone();
         let payload = make(ready).await?;
         let text = if payload.id() == applied {
-            Payload::keep()
+            StateFiles::unchanged()
         } else {
             payload.to_text()
         };
@@ -96,7 +96,7 @@ where
         let mut rest = tokio::io::sink();
         tokio::io::copy(&mut lines, &mut rest)
             .await
-            .map_err(broken)?;
+            .map_err(stream_error)?;
         Ok::<(), Error>(())
     };
     let turn = async {
@@ -104,7 +104,7 @@ where
         talked?;
         status
     };
-    let status = tokio::time::timeout(DEADLINE, turn)
+    let status = tokio::time::timeout(DEADLINE, apply_locked)
         .await
         .map_err(|_| Error::TimedOut {
             doing: "the gateway's turn".into(),
@@ -120,7 +120,7 @@ where
     })
 }
 
-fn broken(error: std::io::Error) -> Error {
+fn stream_error(error: std::io::Error) -> Error {
     Error::Protocol(format!("the gateway's answer: {error}"))
 }
 
@@ -131,17 +131,17 @@ mod tests {
     #[test]
     fn empty_fields_are_allowed() {
         assert_eq!(
-            Ready::parse("ready applied= host=10.0.0.1 uplink=10.0.0.9 dns=\n"),
-            Some(Ready {
+            GatewayState::parse("ready applied= host=10.0.0.1 uplink=10.0.0.9 dns=\n"),
+            Some(GatewayState {
                 host: "10.0.0.1".into(),
                 uplink: "10.0.0.9".into(),
-                ..Ready::default()
+                ..GatewayState::default()
             })
         );
         assert_eq!(
-            Ready::parse("ready applied=x host= uplink= dns=1.1.1.1,9.9.9.9").map(|r| r.dns),
+            GatewayState::parse("ready applied=x host= uplink= dns=1.1.1.1,9.9.9.9").map(|r| r.dns),
             Some(vec!["1.1.1.1".into(), "9.9.9.9".into()])
         );
-        assert_eq!(Ready::parse("sh: not found"), None);
+        assert_eq!(GatewayState::parse("sh: not found"), None);
     }
 }

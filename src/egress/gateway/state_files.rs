@@ -9,11 +9,11 @@ use crate::egress::render::hex;
 
 /// Files by name; every line ends with a newline and none begins with `==> `.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Payload {
+pub struct StateFiles {
     files: BTreeMap<String, String>,
 }
 
-impl Payload {
+impl StateFiles {
     pub fn file(&mut self, name: impl Into<String>, content: String) {
         debug_assert!(!content.lines().any(|line| line.starts_with("==> ")));
         self.files.insert(name.into(), content);
@@ -36,7 +36,7 @@ impl Payload {
     }
 
     /// In place of a state: leave what is in force.
-    pub fn keep() -> String {
+    pub fn unchanged() -> String {
         "==> keep\n==> end\n".into()
     }
 

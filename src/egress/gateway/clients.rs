@@ -11,7 +11,7 @@ pub const ADDRESS: &str = "address";
 
 /// A pixel that is let through, as far as its policy goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub struct Client {
     pub name: Name,
     /// As `10:66:6a:01:02:03`.
     pub mac: String,
@@ -27,12 +27,12 @@ pub fn address_of(instance: &Instance) -> Option<Ipv4Addr> {
 /// hardware address and an address of the subnet, and shares neither. Of
 /// several with the same address the oldest keeps it; the others, and those
 /// with a broken record, are left out, which is to say walled off.
-pub fn members(instances: &[Instance], segment: &str, subnet: Subnet) -> Vec<Member> {
-    let mut candidates: Vec<(&Instance, Member)> = instances
+pub fn clients(instances: &[Instance], segment: &str, subnet: Subnet) -> Vec<Client> {
+    let mut candidates: Vec<(&Instance, Client)> = instances
         .iter()
         .filter(|instance| instance.isolated_bridge.as_deref() == Some(segment))
         .filter_map(|instance| {
-            let member = Member {
+            let member = Client {
                 name: instance.name.clone(),
                 mac: instance.mac.clone().filter(|mac| is_mac(mac))?,
                 address: address_of(instance)
@@ -47,17 +47,17 @@ pub fn members(instances: &[Instance], segment: &str, subnet: Subnet) -> Vec<Mem
     for (_, member) in &candidates {
         *macs.entry(member.mac.clone()).or_default() += 1;
     }
-    let mut members: Vec<Member> = candidates
+    let mut members: Vec<Client> = candidates
         .into_iter()
         .map(|(_, member)| member)
         .filter(|member| macs[&member.mac] == 1 && addresses.insert(member.address))
         .collect();
-    members.sort_by(|a, b| a.name.cmp(&b.name));
-    members
+    clients.sort_by(|a, b| a.name.cmp(&b.name));
+    clients
 }
 
 /// All addresses on record, those of left-out pixels too.
-pub fn taken(instances: &[Instance]) -> BTreeSet<Ipv4Addr> {
+pub fn allocated_addresses(instances: &[Instance]) -> BTreeSet<Ipv4Addr> {
     instances.iter().filter_map(address_of).collect()
 }
 
@@ -93,7 +93,7 @@ mod tests {
 
     fn names(instances: &[Instance]) -> Vec<String> {
         let subnet = "10.98.0.0/16".parse().unwrap();
-        members(instances, "pixels0", subnet)
+        clients(instances, "pixels0", subnet)
             .into_iter()
             .map(|member| member.name.to_string())
             .collect()

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::members::{self, Member};
-use super::payload::Payload;
+use super::apply::GatewayState;
+use super::clients::{self, Client};
 use super::ruleset;
-use super::session::Ready;
+use super::state_files::StateFiles;
 use super::subnet::Subnet;
-use crate::egress::net::Net;
-use crate::egress::policy::{Effective, INTERIM, KEY, Policy};
+use crate::egress::cidr::Cidr;
+use crate::egress::policy::{INTERIM, KEY, Policy, ResolvedPolicy};
 use crate::egress::presets::Presets;
-use crate::egress::render::{self, Listen};
+use crate::egress::render::{self, ResolverListen};
 use crate::model::{Error, Instance, Result};
 
 /// Resolvers listen on ports from here on.
@@ -19,7 +19,7 @@ const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 20_000;
 
 #[derive(Debug)]
-pub struct Desired<'a> {
+pub struct DesiredState<'a> {
     pub subnet: Subnet,
     pub segment: &'a str,
     /// All there are; those of other segments do not count.
@@ -28,20 +28,20 @@ pub struct Desired<'a> {
     /// Resolvers that names are asked of.
     pub dns: Vec<Ipv4Addr>,
     /// Addresses of the host that runs the pixels.
-    pub host: Vec<Net>,
-    pub ready: Ready,
+    pub host: Vec<Cidr>,
+    pub ready: GatewayState,
 }
 
-impl Desired<'_> {
+impl DesiredState<'_> {
     /// The same records always make the same files.
-    pub fn payload(&self) -> Result<Payload> {
+    pub fn state_files(&self) -> Result<StateFiles> {
         if self.dns.is_empty() {
             return Err(Error::Invalid(
                 "the gateway's network announces no resolver: name one in defaults.dns".into(),
             ));
         }
-        let members = members::members(self.instances, self.segment, self.subnet);
-        let mut policies: BTreeMap<Effective, Vec<&Member>> = BTreeMap::new();
+        let members = clients::clients(self.instances, self.segment, self.subnet);
+        let mut policies: BTreeMap<ResolvedPolicy, Vec<&Client>> = BTreeMap::new();
         for member in &members {
             policies
                 .entry(self.policy_of(member))
@@ -50,18 +50,18 @@ impl Desired<'_> {
         }
         let uplink = self.ready.host.parse::<Ipv4Addr>().ok();
         let mut forbidden = self.host.clone();
-        forbidden.extend(uplink.map(|address| Net::V4 {
+        forbidden.extend(uplink.map(|address| Cidr::V4 {
             address,
             prefix: 32,
         }));
-        let mut payload = Payload::default();
+        let mut payload = StateFiles::default();
         payload.file("base", ruleset::base(self.subnet, uplink));
         let mut elements = Vec::new();
         let mut ports = BTreeSet::new();
         for (policy, of) in &policies {
             let chains = render::chains(policy, &forbidden);
             let port = port(chains.mark, &mut ports);
-            let listen = Listen {
+            let listen = ResolverListen {
                 address: Some(self.subnet.gateway()),
                 port,
                 upstream: &self.dns,
@@ -72,7 +72,7 @@ impl Desired<'_> {
             );
             for member in of {
                 elements.push(ruleset::elements(member, &chains, port));
-                let (name, text) = ruleset::lease(member);
+                let (name, text) = ruleset::lease_element(member);
                 payload.file(format!("chains/{name}"), text);
             }
             payload.file(format!("chains/p_{}", chains.id), chains.text);
@@ -95,7 +95,7 @@ impl Desired<'_> {
     }
 
     /// A record that cannot be read allows nothing.
-    fn policy_of(&self, member: &Member) -> Effective {
+    fn policy_of(&self, member: &Client) -> ResolvedPolicy {
         let record = self
             .instances
             .iter()
@@ -105,12 +105,12 @@ impl Desired<'_> {
                 property(INTERIM).or_else(|| property(KEY))
             });
         match record.map(Policy::from_record) {
-            Some(Ok(policy)) => policy.effective(self.presets),
+            Some(Ok(policy)) => policy.resolve(self.presets),
             Some(Err(error)) => {
                 tracing::warn!(%error, name = %member.name, "policy");
-                Effective::nothing()
+                ResolvedPolicy::deny_all()
             }
-            None => Effective::nothing(),
+            None => ResolvedPolicy::deny_all(),
         }
     }
 }
@@ -133,7 +133,7 @@ fn sorted(text: &str) -> String {
 }
 
 /// One line a member, in an order that does not depend on anything else.
-fn lines(members: &[Member], line: impl Fn(&Member) -> String) -> String {
+fn lines(members: &[Client], line: impl Fn(&Client) -> String) -> String {
     let lines: Vec<String> = members.iter().map(|member| line(member) + "\n").collect();
     sorted(&lines.concat())
 }

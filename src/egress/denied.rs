@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Entry;
+use super::Rule;
 use crate::model::{Error, ExecRequest, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/denials.sh");
@@ -50,19 +50,19 @@ pub async fn denials(guest: &dyn Guest, pixel: Option<Ipv4Addr>) -> Result<Vec<D
 pub(super) fn parse(text: &str, pixel: Option<Ipv4Addr>) -> Option<Vec<Denial>> {
     let (names, rest) = text.split_once("sets ")?;
     let (now, sets) = rest.split_once('\n')?;
-    let mut found: Vec<Denial> = names.lines().filter_map(name).collect();
-    found.extend(destinations(sets, pixel, now.trim().parse().ok()?)?);
+    let mut found: Vec<Denial> = names.lines().filter_map(parse_name).collect();
+    found.extend(parse_destinations(sets, pixel, now.trim().parse().ok()?)?);
     found.sort_by(|a, b| (b.last, &a.destination).cmp(&(a.last, &b.destination)));
     Some(found)
 }
 
-fn name(line: &str) -> Option<Denial> {
+fn parse_name(line: &str) -> Option<Denial> {
     let mut fields = line.strip_prefix("name ")?.split(' ');
     let last = fields.next()?.split('.').next()?.parse().ok()?;
     let count = fields.next()?.parse().ok()?;
     let destination = fields.next()?.to_owned();
     Some(Denial {
-        entry: admitting(&destination),
+        entry: allowing_rule(&destination),
         destination,
         protocol: "dns".into(),
         count,
@@ -71,8 +71,8 @@ fn name(line: &str) -> Option<Denial> {
 }
 
 /// Root may have written what an enforcer inside a pixel tells.
-fn admitting(destination: &str) -> Option<String> {
-    let entry = destination.parse::<Entry>().ok()?;
+fn allowing_rule(destination: &str) -> Option<String> {
+    let entry = destination.parse::<Rule>().ok()?;
     Some(entry.to_string())
 }
 
@@ -101,7 +101,7 @@ struct Counter {
     packets: u64,
 }
 
-fn destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<Vec<Denial>> {
+fn parse_destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<Vec<Denial>> {
     let listing: Listing = serde_json::from_str(json).ok()?;
     let set = listing.nftables.iter().find_map(|item| item.get("set"))?;
     let elements = set.get("elem").and_then(Value::as_array);
@@ -114,20 +114,20 @@ fn destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<Vec<Den
         if pixel.is_some_and(|pixel| from != pixel.to_string()) {
             return None;
         }
-        let protocol = match word(protocol).as_str() {
+        let protocol = match element_text(protocol).as_str() {
             "1" => "icmp".to_owned(),
             "6" => "tcp".to_owned(),
             "17" => "udp".to_owned(),
             other => other.to_owned(),
         };
         let to = to.as_str()?;
-        let destination = match word(port).as_str() {
+        let destination = match element_text(port).as_str() {
             "0" => to.to_owned(),
             port => format!("{to}:{port}"),
         };
         let admissible = matches!(protocol.as_str(), "tcp" | "udp" | "icmp");
         Some(Denial {
-            entry: admitting(&destination).filter(|_| admissible),
+            entry: allowing_rule(&destination).filter(|_| admissible),
             destination,
             protocol,
             count: element.counter.packets,
@@ -144,7 +144,7 @@ fn destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<Vec<Den
 }
 
 /// nft writes what it has a name for as a name.
-fn word(value: &Value) -> String {
+fn element_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

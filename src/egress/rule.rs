@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::net::Net;
+use super::cidr::Cidr;
 
 /// The longest name DNS can carry, and the longest label in one.
 const NAME: usize = 253;
@@ -23,13 +23,13 @@ pub enum Target {
     Host(Domain),
     /// Every name below it, and not itself: `*.example.org`.
     Subdomains(Domain),
-    Net(Net),
+    Net(Cidr),
 }
 
 /// The text form is canonical and reads back as the same entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Entry {
+pub struct Rule {
     pub target: Target,
     /// `None`: all of TCP and UDP, and ping.
     pub port: Option<u16>,
@@ -38,7 +38,7 @@ pub struct Entry {
 /// Why something is no entry. The message names the text and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} {reason}")]
-pub struct InvalidEntry {
+pub struct InvalidRule {
     pub text: String,
     pub reason: String,
 }
@@ -63,11 +63,11 @@ impl Domain {
         if name.contains('*') {
             return Err("has a * that is not its first label: only *.NAME is possible".into());
         }
-        only_of_names(name)?;
+        check_host_characters(name)?;
         let name = idna::domain_to_ascii(name)
             .map_err(|_| "is no host name: its letters cannot be written in DNS".to_owned())?;
         // Among the letters it has another form for are full-width commas and slashes.
-        only_of_names(&name)?;
+        check_host_characters(&name)?;
         if name.len() > NAME {
             return Err(format!("is longer than {NAME} characters"));
         }
@@ -95,7 +95,7 @@ impl Domain {
 }
 
 /// Of the ASCII characters, only those that host names have.
-fn only_of_names(text: &str) -> Result<(), String> {
+fn check_host_characters(text: &str) -> Result<(), String> {
     let foreign = |c: &char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._".contains(*c);
     match text.chars().find(foreign) {
         Some(bad) => Err(format!("has {bad:?} in it, which no host name has")),
@@ -109,7 +109,7 @@ impl fmt::Display for Domain {
     }
 }
 
-impl Entry {
+impl Rule {
     /// Whether it lets a connection to this name and port through.
     pub fn admits_host(&self, host: &Domain, port: Option<u16>) -> bool {
         let named = match &self.target {
@@ -143,18 +143,18 @@ impl Entry {
     }
 }
 
-impl FromStr for Entry {
-    type Err = InvalidEntry;
+impl FromStr for Rule {
+    type Err = InvalidRule;
 
-    fn from_str(text: &str) -> Result<Self, InvalidEntry> {
-        parse(text.trim()).map_err(|reason| InvalidEntry {
+    fn from_str(text: &str) -> Result<Self, InvalidRule> {
+        parse(text.trim()).map_err(|reason| InvalidRule {
             text: text.chars().take(80).collect(),
             reason,
         })
     }
 }
 
-fn parse(text: &str) -> Result<Entry, String> {
+fn parse(text: &str) -> Result<Rule, String> {
     if text.is_empty() {
         return Err("is empty: expected a host, *.host, an address or a network".into());
     }
@@ -197,17 +197,17 @@ fn parse(text: &str) -> Result<Entry, String> {
         }
         None => Target::Host(Domain::parse(host)?),
     };
-    Ok(Entry { target, port })
+    Ok(Rule { target, port })
 }
 
 /// `1.2.3.4`, `1.2.3.0/24`, `::1`, `[2001:db8::]/32`, each with `:port`, which
 /// an IPv6 one can only have behind brackets.
-fn network(text: &str) -> Result<Option<Entry>, String> {
-    let entry = |net: Net, port| {
+fn network(text: &str) -> Result<Option<Rule>, String> {
+    let entry = |net: Cidr, port| {
         if net.is_everything() {
             return Err("would allow everything: that is the mode unrestricted".to_owned());
         }
-        Ok(Some(Entry {
+        Ok(Some(Rule {
             target: Target::Net(net),
             port,
         }))
@@ -223,12 +223,12 @@ fn network(text: &str) -> Result<Option<Entry>, String> {
         let net = format!("{address}{prefix}").parse();
         return entry(net.map_err(|_| "is no IPv6 address".to_owned())?, port);
     }
-    if let Ok(net) = text.parse::<Net>() {
+    if let Ok(net) = text.parse::<Cidr>() {
         return entry(net, None);
     }
     match text.rsplit_once(':') {
-        Some((net, port)) => match net.parse::<Net>() {
-            Ok(net @ Net::V4 { .. }) => entry(net, Some(parse_port(port)?)),
+        Some((net, port)) => match net.parse::<Cidr>() {
+            Ok(net @ Cidr::V4 { .. }) => entry(net, Some(parse_port(port)?)),
             _ => Ok(None),
         },
         None => Ok(None),
@@ -243,12 +243,12 @@ fn parse_port(text: &str) -> Result<u16, String> {
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.target, self.port) {
             (Target::Host(name), _) => write!(f, "{name}")?,
             (Target::Subdomains(below), _) => write!(f, "*.{below}")?,
-            (Target::Net(net @ Net::V6 { .. }), Some(_)) => {
+            (Target::Net(net @ Cidr::V6 { .. }), Some(_)) => {
                 let text = net.to_string();
                 match text.split_once('/') {
                     Some((address, prefix)) => write!(f, "[{address}]/{prefix}")?,
@@ -264,16 +264,16 @@ impl fmt::Display for Entry {
     }
 }
 
-impl TryFrom<String> for Entry {
-    type Error = InvalidEntry;
+impl TryFrom<String> for Rule {
+    type Error = InvalidRule;
 
-    fn try_from(text: String) -> Result<Self, InvalidEntry> {
+    fn try_from(text: String) -> Result<Self, InvalidRule> {
         text.parse()
     }
 }
 
-impl From<Entry> for String {
-    fn from(entry: Entry) -> Self {
+impl From<Rule> for String {
+    fn from(entry: Rule) -> Self {
         entry.to_string()
     }
 }
@@ -282,7 +282,7 @@ impl From<Entry> for String {
 mod tests {
     use super::*;
 
-    fn entry(text: &str) -> Entry {
+    fn entry(text: &str) -> Rule {
         text.parse().unwrap()
     }
 
@@ -354,7 +354,7 @@ mod tests {
             (&label, "63"),
             (&name, "253"),
         ] {
-            let error = text.parse::<Entry>().unwrap_err();
+            let error = text.parse::<Rule>().unwrap_err();
             assert!(error.reason.contains(reason), "{text}: {error}");
         }
     }
@@ -368,7 +368,7 @@ mod tests {
             for b in pieces {
                 for c in pieces {
                     let text = format!("x{a}{b}{c}y.example");
-                    if let Ok(entry) = text.parse::<Entry>() {
+                    if let Ok(entry) = text.parse::<Rule>() {
                         let text = entry.to_string();
                         let plain = |c: char| c.is_ascii_alphanumeric() || "-._*:/[]".contains(c);
                         assert!(text.chars().all(plain), "{text}");
