@@ -1,16 +1,16 @@
 //! Checkpoints of a sandbox: taken, listed, gone back to.
 
 use super::error::{Error, Result};
+use super::response::View;
 use super::service::{Service, not_running, parse};
 use super::state::Status;
-use super::view::View;
 use crate::lifecycle;
 use crate::model::{Label, Name};
 
 impl Service {
     /// Takes a checkpoint of the disk; work in the sandbox goes on meanwhile.
     pub async fn checkpoint(&self, name: &str, label: Option<&str>) -> Result<String> {
-        let (_, pixel, _shared) = self.enter(name).await?;
+        let (_, pixel, _shared) = self.lock_for_use(name).await?;
         let label = match label {
             Some(label) => parse::<Label>(label)?,
             None => {
@@ -25,9 +25,9 @@ impl Service {
     /// Puts the disk back; what runs in the sandbox ends.
     pub async fn restore(&self, name: &str, label: &str) -> Result<View> {
         let label = parse::<Label>(label)?;
-        let slot = self.slot(name)?;
+        let slot = self.lock_of(name)?;
         slot.interrupt();
-        let _alone = slot.alone().await;
+        let _alone = slot.write().await;
         let record = self.record(name)?;
         if record.status == Status::Provisioning {
             return Err(not_running(&record));

@@ -12,7 +12,7 @@ pub enum Error {
     #[error("there is no sandbox {0:?} of this server; list_sandboxes shows those there are")]
     Unknown(String),
 
-    #[error("sandbox {name:?} is {}{}; {}", status.as_str(), because(why), next(*status))]
+    #[error("sandbox {name:?} is {}{}; {}", status.as_str(), because(why), next_step(*status))]
     NotRunning {
         name: String,
         status: Status,
@@ -40,7 +40,7 @@ pub enum Error {
     #[error(transparent)]
     Base(#[from] base::Error),
 
-    #[error("{}", told(.0))]
+    #[error("{}", describe(.0))]
     Lifecycle(#[from] lifecycle::Error),
 
     #[error("{0}")]
@@ -72,7 +72,7 @@ fn because(why: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
-fn next(status: Status) -> &'static str {
+fn next_step(status: Status) -> &'static str {
     match status {
         Status::Provisioning => {
             "list_sandboxes tells when it is running, and create_sandbox waits with wait_sec"
@@ -83,7 +83,7 @@ fn next(status: Status) -> &'static str {
     }
 }
 
-fn told(error: &lifecycle::Error) -> String {
+fn describe(error: &lifecycle::Error) -> String {
     let mut text = error.source.to_string();
     for leftover in &error.leftovers {
         text.push_str("; left behind: ");

@@ -1,7 +1,7 @@
 //! Files in a sandbox. Paths are absolute, links lead where they lead inside
 //! the sandbox, and content need not be text.
 
-use super::content::{Content, ENTRIES, Listing, content, listing, replaced};
+use super::encoding::{Content, ENTRIES, Listing, content, listing, replaced};
 use super::error::{Error, Result};
 use super::service::Service;
 use crate::lifecycle::User;
@@ -15,7 +15,7 @@ const LINKS: u32 = 40;
 impl Service {
     pub async fn read_file(&self, name: &str, path: &str, most: Option<u64>) -> Result<Content> {
         let path = checked(path)?;
-        let (_, pixel, _shared) = self.enter(name).await?;
+        let (_, pixel, _shared) = self.lock_for_use(name).await?;
         self.touch(name);
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
@@ -41,7 +41,7 @@ impl Service {
                  with exec"
             )));
         }
-        let (_, pixel, _shared) = self.enter(name).await?;
+        let (_, pixel, _shared) = self.lock_for_use(name).await?;
         self.touch(name);
         let guest = self.backend.guest(&pixel);
         let login = self.login(&pixel).await?;
@@ -74,7 +74,7 @@ impl Service {
         all: bool,
     ) -> Result<u64> {
         let path = checked(path)?;
-        let (_, pixel, _shared) = self.enter(name).await?;
+        let (_, pixel, _shared) = self.lock_for_use(name).await?;
         self.touch(name);
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
@@ -99,7 +99,7 @@ impl Service {
     /// Removes a file or a link, never what the link leads to.
     pub async fn delete_file(&self, name: &str, path: &str) -> Result<()> {
         let path = checked(path)?;
-        let (_, pixel, _shared) = self.enter(name).await?;
+        let (_, pixel, _shared) = self.lock_for_use(name).await?;
         self.touch(name);
         let guest = self.backend.guest(&pixel);
         if guest.stat(path).await?.kind == FileKind::Directory {
@@ -112,7 +112,7 @@ impl Service {
 
     pub async fn list_files(&self, name: &str, path: &str, recursive: bool) -> Result<Listing> {
         let path = checked(path)?;
-        let (_, pixel, _shared) = self.enter(name).await?;
+        let (_, pixel, _shared) = self.lock_for_use(name).await?;
         self.touch(name);
         let guest = self.backend.guest(&pixel);
         let stat = match guest.stat(path).await? {

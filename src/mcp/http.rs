@@ -30,8 +30,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
-use super::calls::{self, Calls, Heard};
-use super::guard::Guard;
+use super::auth::Authenticator;
+use super::cancellation::{self, CallGuard, Calls};
 use super::service::Service;
 use super::tools::Tools;
 
@@ -50,14 +50,14 @@ const HEADER: Duration = Duration::from_secs(10);
 /// For answers under way when the server ends.
 const DRAIN: Duration = Duration::from_secs(3);
 
-struct Doorman {
-    guard: Guard,
+struct HttpState {
+    guard: Authenticator,
     requests: Arc<Semaphore>,
     calls: Calls,
 }
 
 /// What is served to those whom `guard` lets through.
-pub fn app(service: &Arc<Service>, path: &str, guard: Guard) -> Router {
+pub fn app(service: &Arc<Service>, path: &str, guard: Authenticator) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
@@ -72,7 +72,7 @@ pub fn app(service: &Arc<Service>, path: &str, guard: Guard) -> Router {
         Arc::new(NeverSessionManager::default()),
         config,
     );
-    let doorman = Arc::new(Doorman {
+    let doorman = Arc::new(HttpState {
         guard,
         requests: Arc::new(Semaphore::new(REQUESTS)),
         calls: Calls::default(),
@@ -84,7 +84,7 @@ pub fn app(service: &Arc<Service>, path: &str, guard: Guard) -> Router {
         .with_state(doorman)
 }
 
-async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next) -> Response {
+async fn admit(State(doorman): State<Arc<HttpState>>, request: Request, next: Next) -> Response {
     if let Err(refusal) = doorman.guard.check(request.headers()) {
         tracing::warn!(reason = refusal.reason, "refused a request");
         let mut response = (refusal.status, refusal.reason).into_response();
@@ -112,7 +112,7 @@ async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next
             return (StatusCode::REQUEST_TIMEOUT, "the request takes too long").into_response();
         }
     };
-    let heard = doorman.calls.hear(&parts.headers, &body);
+    let heard = doorman.calls.register(&parts.headers, &body);
     let work = next.run(Request::from_parts(parts, Body::from(body)));
     let mut response = tokio::select! {
         response = work => response,
@@ -121,13 +121,15 @@ async fn admit(State(doorman): State<Arc<Doorman>>, request: Request, next: Next
     };
     if heard.opening
         && response.status().is_success()
-        && let Some(session) = calls::session()
+        && let Some(session) = cancellation::session()
     {
-        response.headers_mut().insert(calls::SESSION, session);
+        response
+            .headers_mut()
+            .insert(cancellation::SESSION, session);
     }
     // An answer that is still being streamed is still at work.
     response.map(|body| {
-        Body::new(Held {
+        Body::new(TrackedBody {
             body: Some(body),
             given_up: Box::pin(heard.given_up.clone().cancelled_owned()),
             _heard: heard,
@@ -143,7 +145,7 @@ fn too_large() -> Response {
     (StatusCode::PAYLOAD_TOO_LARGE, close, reason).into_response()
 }
 
-async fn health(State(doorman): State<Arc<Doorman>>, request: Request) -> Response {
+async fn health(State(doorman): State<Arc<HttpState>>, request: Request) -> Response {
     match doorman.guard.check_names(request.headers()) {
         Ok(()) => "ok\n".into_response(),
         Err(refusal) => (refusal.status, refusal.reason).into_response(),
@@ -151,14 +153,14 @@ async fn health(State(doorman): State<Arc<Doorman>>, request: Request) -> Respon
 }
 
 /// A body that counts as a request at work until it is sent or given up.
-struct Held {
+struct TrackedBody {
     body: Option<Body>,
     given_up: Pin<Box<WaitForCancellationFutureOwned>>,
-    _heard: Heard,
+    _heard: CallGuard,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
-impl hyper::body::Body for Held {
+impl hyper::body::Body for TrackedBody {
     type Data = bytes::Bytes;
     type Error = axum::Error;
 

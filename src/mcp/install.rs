@@ -20,7 +20,7 @@ pub enum Client {
 
 /// How a client gets to the server.
 #[derive(Debug, Clone)]
-pub enum Way {
+pub enum Transport {
     /// It starts this program, which finds or becomes the server.
     Stdio { program: String },
     /// A server that runs already. `token`: one is asked for, and the client
@@ -61,7 +61,7 @@ pub enum Error {
 }
 
 impl Setup {
-    pub fn of(client: Client, way: &Way, home: &Path) -> Self {
+    pub fn for_client(client: Client, way: &Transport, home: &Path) -> Self {
         let (file, content) = match client {
             Client::Claude => (
                 ".claude.json",
@@ -145,7 +145,7 @@ impl Setup {
             .ok_or_else(|| unreadable(format!("{table} is no JSON object")))?;
         match servers.get(NAME) {
             Some(there) if there == value => return Ok(None),
-            Some(_) => return Err(self.taken()),
+            Some(_) => return Err(self.name_taken()),
             None => servers.insert(NAME.into(), value.clone()),
         };
         let text =
@@ -163,7 +163,7 @@ impl Setup {
         let server = |table: &toml::Table| table.get("mcp_servers")?.get(NAME).cloned();
         match server(&document) {
             Some(there) if Some(&there) == server(&wanted).as_ref() => return Ok(None),
-            Some(_) => return Err(self.taken()),
+            Some(_) => return Err(self.name_taken()),
             None => {}
         }
         let gap = if old.trim().is_empty() { "" } else { "\n" };
@@ -175,20 +175,20 @@ impl Setup {
         Ok(Some(format!("{old}{end}{gap}{text}")))
     }
 
-    fn taken(&self) -> Error {
+    fn name_taken(&self) -> Error {
         Error::Taken {
             path: self.file.clone(),
         }
     }
 }
 
-fn servers(way: &Way, authorization: &str) -> Content {
+fn servers(way: &Transport, authorization: &str) -> Content {
     let value = match way {
-        Way::Stdio { program } => {
+        Transport::Stdio { program } => {
             json!({"type": "stdio", "command": program, "args": ["mcp", "--stdio"]})
         }
-        Way::Http { url, token: false } => json!({"type": "http", "url": url}),
-        Way::Http { url, token: true } => {
+        Transport::Http { url, token: false } => json!({"type": "http", "url": url}),
+        Transport::Http { url, token: true } => {
             json!({"type": "http", "url": url, "headers": {"Authorization": authorization}})
         }
     };
@@ -198,12 +198,12 @@ fn servers(way: &Way, authorization: &str) -> Content {
     }
 }
 
-fn opencode(way: &Way) -> Content {
+fn opencode(way: &Transport) -> Content {
     let value = match way {
-        Way::Stdio { program } => {
+        Transport::Stdio { program } => {
             json!({"type": "local", "command": [program, "mcp", "--stdio"], "enabled": true})
         }
-        Way::Http { url, token } => {
+        Transport::Http { url, token } => {
             let mut value = json!({"type": "remote", "url": url, "enabled": true});
             if *token {
                 value["headers"] = json!({"Authorization": format!("Bearer {{env:{TOKEN}}}")});
@@ -217,15 +217,15 @@ fn opencode(way: &Way) -> Content {
     }
 }
 
-fn codex(way: &Way) -> Content {
+fn codex(way: &Transport) -> Content {
     let mut server = toml::Table::new();
     match way {
-        Way::Stdio { program } => {
+        Transport::Stdio { program } => {
             server.insert("command".into(), program.clone().into());
             let args = ["mcp", "--stdio"].map(toml::Value::from).to_vec();
             server.insert("args".into(), args.into());
         }
-        Way::Http { url, token } => {
+        Transport::Http { url, token } => {
             server.insert("url".into(), url.clone().into());
             if *token {
                 server.insert("bearer_token_env_var".into(), TOKEN.into());
@@ -249,20 +249,20 @@ mod tests {
     #[test]
     fn a_file_keeps_what_else_is_in_it() {
         let home = tempfile::tempdir().unwrap();
-        let stdio = Way::Stdio {
+        let stdio = Transport::Stdio {
             program: "/bin/pixels".into(),
         };
-        let http = Way::Http {
+        let http = Transport::Http {
             url: "http://127.0.0.1:1/mcp".into(),
             token: true,
         };
         for client in CLIENTS {
-            let setup = Setup::of(client, &stdio, home.path());
+            let setup = Setup::for_client(client, &stdio, home.path());
             assert_eq!(setup.write().unwrap(), Written::Added, "{client:?}");
             let text = std::fs::read_to_string(&setup.file).unwrap();
             assert_eq!(text, setup.text());
             assert_eq!(setup.write().unwrap(), Written::Unchanged);
-            let other = Setup::of(client, &http, home.path());
+            let other = Setup::for_client(client, &http, home.path());
             assert!(matches!(other.write(), Err(Error::Taken { .. })));
             assert_eq!(std::fs::read_to_string(&setup.file).unwrap(), text);
 

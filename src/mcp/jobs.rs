@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::clip::unfinished;
 use super::error::{Error, Result};
+use super::exec::Command;
 use super::service::{Service, not_running};
 use super::state::Status;
-use super::work::Command;
+use super::truncate::unfinished;
 use crate::lifecycle::{self, EXEC_ID, User};
 use crate::model::{ExecRequest, Guest, Name};
 
@@ -61,7 +61,7 @@ impl Service {
     /// Starts a command that goes on by itself, and returns its id.
     pub async fn exec_start(&self, name: &str, mut command: Command) -> Result<String> {
         command.check()?;
-        let (record, pixel, _shared) = self.enter(name).await?;
+        let (record, pixel, _shared) = self.lock_for_use(name).await?;
         if record.status != Status::Running {
             return Err(not_running(&record));
         }
@@ -80,7 +80,7 @@ impl Service {
         command.env.insert(EXEC_ID.to_owned(), id.clone());
         let wish = command.exec(login, Some(STARTING));
         let guest = self.backend.guest(&pixel);
-        let errors = super::clip::Clip::default();
+        let errors = super::truncate::HeadTail::default();
         let (_signals, events) = mpsc::channel(1);
         let status = lifecycle::exec(
             &*guest,
@@ -113,7 +113,7 @@ impl Service {
         from: Offsets,
         wait: Duration,
     ) -> Result<Progress> {
-        let (record, pixel, _shared) = self.enter(name).await?;
+        let (record, pixel, _shared) = self.lock_for_use(name).await?;
         if record.status != Status::Running {
             return Err(not_running(&record));
         }
@@ -126,7 +126,7 @@ impl Service {
     /// Ends a job and everything it has started.
     pub async fn exec_kill(&self, name: &str, job: &str) -> Result<Progress> {
         let job = checked(job)?;
-        let (record, pixel, _shared) = self.enter(name).await?;
+        let (record, pixel, _shared) = self.lock_for_use(name).await?;
         if record.status != Status::Running {
             return Err(not_running(&record));
         }

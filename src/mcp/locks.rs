@@ -8,20 +8,20 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Default)]
-pub struct Locks(Mutex<HashMap<String, Arc<Slot>>>);
+pub struct SandboxLocks(Mutex<HashMap<String, Arc<SandboxLock>>>);
 
 #[derive(Debug, Default)]
-pub struct Slot {
+pub struct SandboxLock {
     gate: Arc<RwLock<()>>,
     work: Mutex<CancellationToken>,
 }
 
 /// Held while something is done in or to a sandbox.
-pub type Shared = OwnedRwLockReadGuard<()>;
-pub type Alone = OwnedRwLockWriteGuard<()>;
+pub type ReadGuard = OwnedRwLockReadGuard<()>;
+pub type WriteGuard = OwnedRwLockWriteGuard<()>;
 
-impl Locks {
-    pub fn of(&self, name: &str) -> Arc<Slot> {
+impl SandboxLocks {
+    pub fn get(&self, name: &str) -> Arc<SandboxLock> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slots.entry(name.to_owned()).or_default().clone()
     }
@@ -33,7 +33,7 @@ impl Locks {
     }
 }
 
-impl Slot {
+impl SandboxLock {
     /// Cancelled when the work that begins now is to end. Taken before the gate.
     pub fn token(&self) -> CancellationToken {
         self.work
@@ -48,11 +48,11 @@ impl Slot {
         std::mem::take(&mut *work).cancel();
     }
 
-    pub async fn share(&self) -> Shared {
+    pub async fn read(&self) -> ReadGuard {
         self.gate.clone().read_owned().await
     }
 
-    pub async fn alone(&self) -> Alone {
+    pub async fn write(&self) -> WriteGuard {
         self.gate.clone().write_owned().await
     }
 
@@ -62,7 +62,7 @@ impl Slot {
     }
 
     /// `None` when anything is under way.
-    pub fn idle(&self) -> Option<Alone> {
+    pub fn try_write(&self) -> Option<WriteGuard> {
         self.gate.clone().try_write_owned().ok()
     }
 }
@@ -73,17 +73,17 @@ mod tests {
 
     #[tokio::test]
     async fn work_is_shared_interrupted_and_then_kept_out() {
-        let locks = Locks::default();
-        let slot = locks.of("a");
-        let (token, one) = (slot.token(), slot.share().await);
-        let two = slot.share().await;
-        assert!(slot.idle().is_none());
+        let locks = SandboxLocks::default();
+        let slot = locks.get("a");
+        let (token, one) = (slot.token(), slot.read().await);
+        let two = slot.read().await;
+        assert!(slot.try_write().is_none());
         slot.interrupt();
         assert!(token.is_cancelled());
         assert!(!slot.token().is_cancelled());
         drop((one, two));
-        let _alone = slot.alone().await;
-        assert!(locks.of("a").idle().is_none());
-        assert!(locks.of("b").idle().is_some());
+        let _alone = slot.write().await;
+        assert!(locks.get("a").try_write().is_none());
+        assert!(locks.get("b").try_write().is_some());
     }
 }

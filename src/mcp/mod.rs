@@ -5,34 +5,34 @@
 //! ends with nothing half-made. A kill at any moment is made good by the next
 //! start.
 
-mod access;
-mod builder;
-mod calls;
+mod auth;
+mod base_builds;
+mod cancellation;
 mod checkpoints;
-mod clip;
-mod content;
+mod create;
+mod create_request;
+mod egress_ceiling;
+mod encoding;
 mod error;
-mod event_stream;
+mod exec;
 mod files;
-mod guard;
 mod http;
 pub mod install;
 mod jobs;
-mod lines;
+mod line_reader;
 mod locks;
-mod make;
 mod reaper;
 #[cfg(test)]
 mod reaper_test;
-mod recover;
+mod reconcile;
+mod response;
 mod service;
+mod sse;
 mod state;
 pub mod stdio;
-mod token;
+mod token_file;
 mod tools;
-mod view;
-mod wish;
-mod work;
+mod truncate;
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/mcp.rs"]
@@ -54,7 +54,7 @@ use crate::egress::Mode;
 use crate::file_lock::{FileLock, LockMode};
 use crate::model::Backend;
 use crate::secret::Secret;
-use guard::Guard;
+use auth::Authenticator;
 use service::{Options, Service};
 use state::{Record, Store};
 
@@ -178,7 +178,7 @@ impl Server {
                     path: listen.token_file.clone(),
                     source,
                 };
-                token = Some(token::kept(&listen.token_file).map_err(file)?);
+                token = Some(token_file::read_or_create(&listen.token_file).map_err(file)?);
                 tracing::info!(
                     file = %listen.token_file.display(),
                     "others can reach this address: clients must show the token of this file"
@@ -188,7 +188,7 @@ impl Server {
             if let Some((host, _)) = address.rsplit_once(':') {
                 hosts.push(host.to_owned());
             }
-            let guard = Guard::new(hosts, listen.origins.clone(), public, token.as_ref());
+            let guard = Authenticator::new(hosts, listen.origins.clone(), public, token.as_ref());
             let app = http::app(&service, &listen.path, guard);
             places.push(format!("http://{bound}{}", listen.path));
             listeners.spawn(http::tcp(listener, app, stop.clone()));
@@ -199,7 +199,7 @@ impl Server {
                 source,
             };
             let socket = http::Socket::bind(path).map_err(file)?;
-            let app = http::app(&service, &listen.path, Guard::trusting());
+            let app = http::app(&service, &listen.path, Authenticator::unix_socket());
             places.push(format!("unix:{}", path.display()));
             listeners.spawn(http::unix(socket, app, stop.clone()));
         }

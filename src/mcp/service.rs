@@ -12,14 +12,14 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::access;
-use super::builder::Builder;
+use super::base_builds::Builder;
+use super::create_request::{CreateRequest, PendingSandbox};
+use super::egress_ceiling;
 use super::error::{Error, Result};
-use super::locks::{Locks, Shared, Slot};
+use super::locks::{ReadGuard, SandboxLock, SandboxLocks};
 use super::reaper;
+use super::response::View;
 use super::state::{Record, Status, Store};
-use super::view::View;
-use super::wish::{CreateRequest, PendingSandbox};
 use crate::base::BaseBuilder;
 use crate::egress::Mode;
 use crate::lifecycle;
@@ -48,7 +48,7 @@ pub struct Service {
     pub(super) workshop: BaseBuilder,
     pub(super) options: Options,
     pub(super) store: Store,
-    pub(super) locks: Locks,
+    pub(super) locks: SandboxLocks,
     pub(super) builder: Builder,
     pub(super) clock: Clock,
     pub(super) tasks: TaskTracker,
@@ -69,7 +69,7 @@ impl Service {
             workshop,
             options,
             store,
-            locks: Locks::default(),
+            locks: SandboxLocks::default(),
             builder: Builder::default(),
             clock,
             tasks: TaskTracker::new(),
@@ -124,7 +124,7 @@ impl Service {
             }
         }
         let usual = &self.workshop.site.policy;
-        let policy = access::asked(
+        let policy = egress_ceiling::requested_policy(
             wish.egress.as_deref(),
             &wish.allow,
             usual,
@@ -155,7 +155,7 @@ impl Service {
         label: Option<String>,
         ttl: Option<String>,
     ) -> Result<View> {
-        let (source, _, _) = self.enter(source).await?;
+        let (source, _, _) = self.lock_for_use(source).await?;
         let from = match checkpoint {
             None => source.name.clone(),
             Some(label) => {
@@ -181,7 +181,7 @@ impl Service {
     async fn begin(self: &Arc<Self>, draft: PendingSandbox) -> Result<View> {
         let now = (self.clock)();
         let record = draft.record(now, &self.options)?;
-        let view = View::of(&record, now, &self.options.limits);
+        let view = View::new(&record, now, &self.options.limits);
         let name = record.name.clone();
         let limit = self.options.max_sandboxes;
         if !self.store.add(record, limit) {
@@ -194,7 +194,7 @@ impl Service {
             return Err(Error::State(error));
         }
         tracing::info!(sandbox = name, "create");
-        self.spawn_making(name, false);
+        self.spawn_create(name, false);
         Ok(view)
     }
 
@@ -220,7 +220,7 @@ impl Service {
 
     /// For a client that gave up before it was told of a sandbox it wanted:
     /// removes it, unless it is finished by now.
-    pub async fn abandon(&self, name: &str) -> Error {
+    pub async fn cancel_create(&self, name: &str) -> Error {
         // The next start goes on with what the end of this server cut short.
         let wanted = self.stop.is_cancelled()
             || !self
@@ -238,13 +238,13 @@ impl Service {
         let all = self.store.all();
         Ok(all
             .iter()
-            .map(|it| View::of(it, now, &self.options.limits))
+            .map(|it| View::new(it, now, &self.options.limits))
             .collect())
     }
 
     pub async fn start(&self, name: &str) -> Result<View> {
-        let slot = self.slot(name)?;
-        let _alone = slot.alone().await;
+        let slot = self.lock_of(name)?;
+        let _alone = slot.write().await;
         let record = self.record(name)?;
         if record.status == Status::Provisioning {
             return Err(not_running(&record));
@@ -264,12 +264,12 @@ impl Service {
     }
 
     pub async fn stop(&self, name: &str) -> Result<()> {
-        let slot = self.slot(name)?;
+        let slot = self.lock_of(name)?;
         if self.record(name)?.status == Status::Provisioning {
             return Err(not_running(&self.record(name)?));
         }
         slot.interrupt();
-        let _alone = slot.alone().await;
+        let _alone = slot.write().await;
         self.record(name)?;
         self.stop_pixel(name).await
     }
@@ -286,12 +286,12 @@ impl Service {
 
     /// Removes a sandbox, whatever it does; gone already counts as done.
     pub async fn destroy(&self, name: &str) -> Result<()> {
-        let slot = self.slot(name)?;
+        let slot = self.lock_of(name)?;
         // From now on a restart finishes it.
         self.update(name, |record| record.doomed = true);
         self.store.save().await.map_err(Error::State)?;
         slot.interrupt();
-        let _alone = slot.alone().await;
+        let _alone = slot.write().await;
         if self.store.get(name).is_none() {
             return Ok(());
         }
@@ -319,22 +319,22 @@ impl Service {
     }
 
     /// For work in a sandbox: its record, and a share of its gate.
-    pub(super) async fn enter(&self, name: &str) -> Result<(Record, Name, Shared)> {
-        let slot = self.slot(name)?;
+    pub(super) async fn lock_for_use(&self, name: &str) -> Result<(Record, Name, ReadGuard)> {
+        let slot = self.lock_of(name)?;
         let before = self.record(name)?;
         // Its maker has the gate, and says itself when it is done.
         if before.status == Status::Provisioning {
             return Err(not_running(&before));
         }
-        let shared = slot.share().await;
+        let shared = slot.read().await;
         let record = self.record(name)?;
         let pixel = parse(&record.name)?;
         Ok((record, pixel, shared))
     }
 
-    pub(super) fn slot(&self, name: &str) -> Result<Arc<Slot>> {
+    pub(super) fn lock_of(&self, name: &str) -> Result<Arc<SandboxLock>> {
         self.record(name)?;
-        Ok(self.locks.of(name))
+        Ok(self.locks.get(name))
     }
 
     /// The record of a sandbox that is ours.
@@ -351,7 +351,7 @@ impl Service {
 
     pub(super) fn view(&self, name: &str) -> Result<View> {
         let record = self.record(name)?;
-        Ok(View::of(&record, (self.clock)(), &self.options.limits))
+        Ok(View::new(&record, (self.clock)(), &self.options.limits))
     }
 
     /// Notes that the sandbox is in use.

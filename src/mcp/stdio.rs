@@ -21,9 +21,9 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::event_stream::Events;
 use super::http::{BUSY, MESSAGE, REQUESTS};
-use super::lines::{Line, Lines};
+use super::line_reader::{Line, Lines};
+use super::sse::Events;
 use crate::model::Size;
 
 // The protocol's codes.
@@ -41,7 +41,7 @@ const ATTEMPTS: u32 = 20;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Sees to it that a server listens on the socket.
-pub trait Ensure: Send + Sync + 'static {
+pub trait ServerLauncher: Send + Sync + 'static {
     fn ensure(&self) -> impl Future<Output = Result<(), String>> + Send;
 }
 
@@ -58,7 +58,7 @@ struct Bridge<E> {
 }
 
 /// Passes messages on until the client closes its end.
-pub async fn run<E: Ensure>(
+pub async fn run<E: ServerLauncher>(
     input: impl AsyncRead + Unpin,
     output: impl AsyncWrite + Unpin + Send + 'static,
     socket: &Path,
@@ -134,7 +134,7 @@ async fn write(
     Ok(())
 }
 
-impl<E: Ensure> Bridge<E> {
+impl<E: ServerLauncher> Bridge<E> {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (String, AbortHandle)>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,7 +296,7 @@ mod tests {
     /// The server is always about to come.
     struct Soon;
 
-    impl Ensure for Soon {
+    impl ServerLauncher for Soon {
         async fn ensure(&self) -> Result<(), String> {
             std::future::pending().await
         }

@@ -8,17 +8,17 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
-use super::content::{self, Encoding};
-use super::event_stream::Events;
-use super::install::{Client, Setup, Way};
+use super::create_request::PendingSandbox;
+use super::encoding::{self, Encoding};
+use super::exec::Command;
+use super::install::{Client, Setup, Transport};
 use super::jobs::{self, Offsets};
 use super::reaper::Limits;
 use super::service::Options;
+use super::sse::Events;
 use super::state::Store;
 use super::stdio;
 use super::tools::{lifecycle, work};
-use super::wish::PendingSandbox;
-use super::work::Command;
 use crate::fuzz::{fuzz, text};
 
 const LIMITS: Limits = Limits {
@@ -59,23 +59,23 @@ fn jobs_in_a_sandbox() {
 fn listings_and_contents() {
     let words = ["f\0", "d\0", "l\0", "0644\0", "\0", "../x\0"];
     fuzz("mcp-listings", 20_000, &words, |bytes| {
-        let listing = content::listing("/home/pixel", bytes);
+        let listing = encoding::listing("/home/pixel", bytes);
         for entry in &listing.entries {
             assert!(entry.path.starts_with("/home/pixel/"));
         }
         let part = bytes.len().min(9);
         let (old, new) = bytes.split_at(part / 2);
-        if let Ok((edited, count)) = content::replaced(bytes, old, new, true) {
+        if let Ok((edited, count)) = encoding::replaced(bytes, old, new, true) {
             let grown = count as usize * new.len();
             assert_eq!(
                 edited.len(),
                 bytes.len() - count as usize * old.len() + grown
             );
         }
-        let told = content::content(bytes.to_vec(), part as u64, 0);
-        let back = content::decoded(told.content, Some(told.encoding)).unwrap();
+        let told = encoding::content(bytes.to_vec(), part as u64, 0);
+        let back = encoding::decoded(told.content, Some(told.encoding)).unwrap();
         assert_eq!(back, bytes[..back.len()]);
-        let base64 = content::decoded(text(bytes).into_owned(), Some(Encoding::Base64));
+        let base64 = encoding::decoded(text(bytes).into_owned(), Some(Encoding::Base64));
         (listing.entries.len().min(3), told.truncated, base64.is_ok())
     });
 }
@@ -104,7 +104,7 @@ fn event_streams() {
 
 struct Nobody;
 
-impl stdio::Ensure for Nobody {
+impl stdio::ServerLauncher for Nobody {
     async fn ensure(&self) -> Result<(), String> {
         Err("there is no server".into())
     }
@@ -253,7 +253,7 @@ fn state_files() {
         }
         for record in store.all() {
             let now = OffsetDateTime::UNIX_EPOCH;
-            let _ = super::view::View::of(&record, now, &LIMITS);
+            let _ = super::response::View::new(&record, now, &LIMITS);
             let _ = super::reaper::decide(now, &record, &LIMITS);
         }
         (aside.is_some(), store.all().len().min(4))
@@ -271,13 +271,13 @@ fn files_of_clients() {
         "{}",
     ];
     let dir = tempfile::tempdir().unwrap();
-    let way = Way::Stdio {
+    let way = Transport::Stdio {
         program: "/usr/bin/pixels".into(),
     };
     fuzz("mcp-clients", 120, &words, |bytes| {
         let mut outcomes = Vec::new();
         for client in [Client::Claude, Client::Codex] {
-            let setup = Setup::of(client, &way, dir.path());
+            let setup = Setup::for_client(client, &way, dir.path());
             std::fs::create_dir_all(setup.file.parent().unwrap()).unwrap();
             std::fs::write(&setup.file, bytes).unwrap();
             let outcome = setup.write();

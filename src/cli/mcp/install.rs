@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::Context;
-use crate::mcp::install::{Client, Setup, Way, Written};
+use crate::mcp::install::{Client, Setup, Transport, Written};
 
 /// Show what makes a client use this server, or put it into the client's file
 ///
@@ -28,18 +28,18 @@ impl InstallArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let mcp = &context.settings().mcp;
         let way = if self.http {
-            Way::Http {
+            Transport::Http {
                 url: format!("http://{}{}", mcp.listen_addr, mcp.endpoint_path),
                 token: mcp.auth_token.is_some(),
             }
         } else {
             let program = std::env::current_exe().context("finding this program's file")?;
-            Way::Stdio {
+            Transport::Stdio {
                 program: program.display().to_string(),
             }
         };
         let home = std::env::home_dir().context("no home folder is known")?;
-        let setup = Setup::of(self.client, &way, &home);
+        let setup = Setup::for_client(self.client, &way, &home);
         let file = setup.file.display().to_string();
         if !self.write {
             if context.ui.json() {

@@ -152,7 +152,7 @@ struct LocalServer {
     running: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-impl stdio::Ensure for LocalServer {
+impl stdio::ServerLauncher for LocalServer {
     async fn ensure(&self) -> Result<(), String> {
         self.start().map_err(|error| ui::message(&error))
     }

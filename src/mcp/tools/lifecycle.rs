@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Done, Tools, WAIT, answer, bare, done, with_progress};
 use crate::base::BaseStatus;
 use crate::config::Parent;
+use crate::mcp::create_request::CreateRequest;
 use crate::mcp::error::Result;
-use crate::mcp::view::View;
-use crate::mcp::wish::CreateRequest;
+use crate::mcp::response::View;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -344,7 +344,7 @@ impl Tools {
             tokio::select! {
                 waited = self.service.wait(&view.name, limit) => waited,
                 // Nobody would ever know its name.
-                () = context.ct.cancelled() => Err(self.service.abandon(&view.name).await),
+                () = context.ct.cancelled() => Err(self.service.cancel_create(&view.name).await),
             }
         };
         answer(with_progress(context, "making the sandbox", waiting).await)

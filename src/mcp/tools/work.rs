@@ -10,9 +10,9 @@ use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Done, Tools, answer, bare, done, with_progress};
-use crate::mcp::content::{Content, Encoding, Listing, decoded};
+use crate::mcp::encoding::{Content, Encoding, Listing, decoded};
+use crate::mcp::exec::{Command, ExecOutput};
 use crate::mcp::jobs::{Offsets, Progress};
-use crate::mcp::work::{Command, Ran};
 
 /// Clients try a line for a shell first, and are told what to give instead.
 fn argv<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
@@ -182,7 +182,7 @@ impl Tools {
         &self,
         Parameters(args): Parameters<ExecArgs>,
         context: RequestContext<RoleServer>,
-    ) -> Result<Json<Ran>, String> {
+    ) -> Result<Json<ExecOutput>, String> {
         let command = Command {
             argv: args.command,
             cwd: args.cwd,

@@ -22,24 +22,24 @@ pub(super) const RECORD: &str = "mcp-record";
 
 impl Service {
     /// `again`: an earlier process may have begun it.
-    pub(super) fn spawn_making(self: &Arc<Self>, name: String, again: bool) {
+    pub(super) fn spawn_create(self: &Arc<Self>, name: String, again: bool) {
         let service = self.clone();
         self.tasks.spawn(async move {
-            let slot = service.locks.of(&name);
+            let slot = service.locks.get(&name);
             let token = slot.token();
-            let _alone = slot.alone().await;
+            let _alone = slot.write().await;
             let due = |it: &Record| !it.doomed && it.status == Status::Provisioning;
             let Some(record) = service.store.get(&name).filter(due) else {
                 return;
             };
             let cancel = service.stopping().child_token();
-            let made = service.make(&record, &cancel, again);
+            let made = service.create(&record, &cancel, again);
             let outcome = forward(made, &cancel, &token).await;
-            service.made(&name, outcome).await;
+            service.record_result(&name, outcome).await;
         });
     }
 
-    async fn made(&self, name: &str, outcome: Result<Option<String>>) {
+    async fn record_result(&self, name: &str, outcome: Result<Option<String>>) {
         let now = (self.clock)();
         match outcome {
             Ok(fault) => {
@@ -66,7 +66,7 @@ impl Service {
     }
 
     /// Returns what is wrong with a sandbox that can be used all the same.
-    async fn make(
+    async fn create(
         self: &Arc<Self>,
         record: &Record,
         cancel: &CancellationToken,
@@ -78,11 +78,11 @@ impl Service {
         }
         // What comes from a base is made to be worked in at once.
         if record.base.is_none() {
-            self.booted(&pixel).await;
+            self.wait_for_boot(&pixel).await;
         }
         let instance = self.backend.get(&pixel).await?;
         self.note_facts(&instance);
-        self.provisioned(&instance, cancel).await
+        self.wait_for_provisioning(&instance, cancel).await
     }
 
     /// Whether the pixel is there and whole; what is half-made is removed.
@@ -126,7 +126,7 @@ impl Service {
             ),
         };
         let usual = site.policy.in_mode(site.policy.mode);
-        let marks = self.marks(record)?;
+        let marks = self.ownership_properties(record)?;
         let given = Limits {
             cpu: record.cpu.clone(),
             memory: record.memory,
@@ -136,7 +136,7 @@ impl Service {
         let origin: Option<CloneSource> = match (&record.from, &record.base) {
             (Some(from), _) => {
                 let origin: CloneSource = parse(from)?;
-                _shared = Some(self.slot(origin.pixel.as_str())?.share().await);
+                _shared = Some(self.lock_of(origin.pixel.as_str())?.read().await);
                 Some(origin)
             }
             (None, Some(base)) => Some(self.origin(base, cancel).await?),
@@ -200,7 +200,7 @@ impl Service {
     }
 
     /// Waits until files in /tmp stay there. Best effort.
-    async fn booted(&self, pixel: &Name) {
+    async fn wait_for_boot(&self, pixel: &Name) {
         let script = include_str!("guest/booted.sh");
         let request = ExecRequest::root(["/bin/sh", "-c", script, "booted"]);
         if let Err(error) = self.backend.guest(pixel).output(&request).await {
@@ -209,7 +209,7 @@ impl Service {
     }
 
     /// Waits for the steps of provisioning, and ends what was allowed for them.
-    async fn provisioned(
+    async fn wait_for_provisioning(
         &self,
         instance: &Instance,
         cancel: &CancellationToken,
@@ -241,7 +241,7 @@ impl Service {
     }
 
     /// What a pixel says of whose it is.
-    fn marks(&self, record: &Record) -> Result<Properties> {
+    fn ownership_properties(&self, record: &Record) -> Result<Properties> {
         let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
         Ok(Properties::from([
             (OWNER.to_owned(), self.options.owner.clone()),

@@ -10,7 +10,7 @@ use super::state::replace;
 use crate::secret::Secret;
 
 /// The token in the file, which is made where it is missing.
-pub fn kept(path: &Path) -> io::Result<Secret> {
+pub fn read_or_create(path: &Path) -> io::Result<Secret> {
     match std::fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
         Ok(_) => {}
@@ -34,8 +34,8 @@ mod tests {
     fn it_is_made_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/mcp-token");
-        let first = kept(&path).unwrap();
+        let first = read_or_create(&path).unwrap();
         assert_eq!(first.expose().len(), 64);
-        assert_eq!(kept(&path).unwrap(), first);
+        assert_eq!(read_or_create(&path).unwrap(), first);
     }
 }

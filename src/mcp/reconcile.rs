@@ -28,7 +28,7 @@ impl Service {
                 record.last_activity_at = (self.clock)();
                 let name = record.name.clone();
                 if self.store.add(record, None) {
-                    self.spawn_making(name, true);
+                    self.spawn_create(name, true);
                 }
             }
         }
@@ -36,10 +36,10 @@ impl Service {
             if record.doomed {
                 self.spawn_destroying(record.name.clone());
             } else if record.status == Status::Provisioning {
-                self.spawn_making(record.name.clone(), true);
+                self.spawn_create(record.name.clone(), true);
             }
         }
-        self.compare(&before, &instances);
+        self.merge_server_state(&before, &instances);
         self.save().await;
         let service = self.clone();
         self.tasks.spawn(async move {
@@ -56,14 +56,14 @@ impl Service {
     pub(super) async fn reconcile(&self) -> Result<()> {
         let before = self.store.all();
         let instances = self.backend.list().await?;
-        self.compare(&before, &instances);
+        self.merge_server_state(&before, &instances);
         self.save().await;
         Ok(())
     }
 
     /// `before`: the records from before the server was asked. What changed
     /// meanwhile the answer knows nothing of.
-    fn compare(&self, before: &[Record], instances: &[Instance]) {
+    fn merge_server_state(&self, before: &[Record], instances: &[Instance]) {
         let there: BTreeMap<&str, &Instance> = instances
             .iter()
             .map(|instance| (instance.name.as_str(), instance))
@@ -77,14 +77,14 @@ impl Service {
                 continue;
             }
             // A call that changes it says itself what became of it.
-            let slot = self.locks.of(&record.name);
+            let slot = self.locks.get(&record.name);
             if slot.is_changing() {
                 continue;
             }
             match there.get(record.name.as_str()) {
                 Some(instance) => {
                     self.note_facts(instance);
-                    self.update(&record.name, |record| take_over(record, instance));
+                    self.update(&record.name, |record| apply_status(record, instance));
                 }
                 None if record.status == Status::Failed => {}
                 None => self.update(&record.name, |record| {
@@ -138,8 +138,8 @@ impl Service {
     }
 
     async fn stop_idle(&self, name: &str) -> Result<()> {
-        let slot = self.locks.of(name);
-        let Some(_alone) = slot.idle() else {
+        let slot = self.locks.get(name);
+        let Some(_alone) = slot.try_write() else {
             return Ok(());
         };
         // It may have been used since it was looked at.
@@ -177,7 +177,7 @@ impl Service {
     }
 }
 
-fn take_over(record: &mut Record, instance: &Instance) {
+fn apply_status(record: &mut Record, instance: &Instance) {
     match instance.status {
         model::Status::Running => {
             if record.status != Status::Running {

@@ -37,7 +37,7 @@ pub struct View {
 }
 
 impl View {
-    pub fn of(record: &Record, now: OffsetDateTime, limits: &Limits) -> Self {
+    pub fn new(record: &Record, now: OffsetDateTime, limits: &Limits) -> Self {
         let idle = (now - record.last_activity_at).unsigned_abs();
         Self {
             name: record.name.clone(),

@@ -6,7 +6,7 @@ use crate::egress::{Mode, Policy, Rule, presets};
 /// The policy a client asked for; `None` when it asked for none.
 ///
 /// `usual` is that of the settings, `ceiling` the most that may be asked for.
-pub fn asked(
+pub fn requested_policy(
     egress: Option<&str>,
     allow: &[String],
     usual: &Policy,
@@ -73,7 +73,7 @@ mod tests {
     fn ask(egress: Option<&str>, allow: &[&str], ceiling: Mode) -> Result<Option<Policy>> {
         let usual = Policy::new(ceiling, ["own.example".parse().unwrap()]);
         let allow: Vec<String> = allow.iter().map(|it| (*it).to_owned()).collect();
-        asked(egress, &allow, &usual, ceiling)
+        requested_policy(egress, &allow, &usual, ceiling)
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub const END: usize = 32 * 1024;
 
 /// The near end of a stream.
 #[derive(Debug, Clone, Default)]
-pub struct Clip(Arc<Mutex<Inner>>);
+pub struct HeadTail(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -23,7 +23,7 @@ struct Inner {
 
 /// What came, as text.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Clipped {
+pub struct Truncated {
     /// With a mark in place of what was left out.
     pub text: String,
     pub truncated: bool,
@@ -31,8 +31,8 @@ pub struct Clipped {
     pub total: u64,
 }
 
-impl Clip {
-    pub fn take(&self) -> Clipped {
+impl HeadTail {
+    pub fn take(&self) -> Truncated {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let head = std::mem::take(&mut inner.head);
         let tail = Vec::from(std::mem::take(&mut inner.tail));
@@ -40,7 +40,7 @@ impl Clip {
         let left_out = total - (head.len() + tail.len()) as u64;
         if left_out == 0 {
             let whole = [head, tail].concat();
-            return Clipped {
+            return Truncated {
                 text: String::from_utf8_lossy(&whole).into_owned(),
                 truncated: false,
                 total,
@@ -56,7 +56,7 @@ impl Clip {
             String::from_utf8_lossy(head),
             String::from_utf8_lossy(tail)
         );
-        Clipped {
+        Truncated {
             text,
             truncated: true,
             total,
@@ -80,7 +80,7 @@ pub fn unfinished(bytes: &[u8]) -> usize {
     0
 }
 
-impl AsyncWrite for Clip {
+impl AsyncWrite for HeadTail {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -115,13 +115,13 @@ mod tests {
 
     #[tokio::test]
     async fn both_ends_are_kept_and_the_gap_is_marked() {
-        let clip = Clip::default();
+        let clip = HeadTail::default();
         let mut writer = clip.clone();
         writer.write_all(b"all of it").await.unwrap();
         let whole = clip.take();
         assert_eq!((whole.text.as_str(), whole.truncated), ("all of it", false));
 
-        let clip = Clip::default();
+        let clip = HeadTail::default();
         let mut writer = clip.clone();
         for number in 0..40_000 {
             let line = format!("{number}\n");
@@ -139,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn characters_are_not_cut_in_two() {
-        let clip = Clip::default();
+        let clip = HeadTail::default();
         let text = format!("x{}", "é".repeat(END * 2));
         clip.clone().write_all(text.as_bytes()).await.unwrap();
         let cut = clip.take();

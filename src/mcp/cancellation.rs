@@ -25,7 +25,7 @@ pub struct Calls(Arc<UnderWay>);
 
 /// A request that is at work until this is dropped.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct CallGuard {
     /// The client introduces itself.
     pub opening: bool,
     /// Cancelled when the client says that it gave up.
@@ -51,8 +51,8 @@ struct Cancelled<'a> {
 
 impl Calls {
     /// Takes note of a request, whatever is in it.
-    pub fn hear(&self, headers: &HeaderMap, body: &[u8]) -> Heard {
-        let mut heard = Heard::default();
+    pub fn register(&self, headers: &HeaderMap, body: &[u8]) -> CallGuard {
+        let mut heard = CallGuard::default();
         let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
             return heard;
         };
@@ -80,7 +80,7 @@ impl Calls {
     }
 }
 
-impl Drop for Heard {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         if let Some((calls, key)) = self.listed.take() {
             lock(&calls).remove(&key);
@@ -117,14 +117,14 @@ mod tests {
         let calls = Calls::default();
         let call = |session, id: &str| {
             let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call"}}"#);
-            calls.hear(&of(session), body.as_bytes())
+            calls.register(&of(session), body.as_bytes())
         };
         let (mine, text, theirs) = (call("a", "1"), call("a", "\"1\""), call("b", "1"));
-        let anonymous = calls.hear(&HeaderMap::new(), br#"{"id":1,"method":"x"}"#);
-        calls.hear(&of("c"), &cancel("1"));
-        calls.hear(&HeaderMap::new(), &cancel("1"));
+        let anonymous = calls.register(&HeaderMap::new(), br#"{"id":1,"method":"x"}"#);
+        calls.register(&of("c"), &cancel("1"));
+        calls.register(&HeaderMap::new(), &cancel("1"));
         assert!(!mine.given_up.is_cancelled());
-        calls.hear(&of("a"), &cancel("1"));
+        calls.register(&of("a"), &cancel("1"));
         assert!(mine.given_up.is_cancelled());
         for other in [&text, &theirs, &anonymous] {
             assert!(!other.given_up.is_cancelled());
@@ -137,12 +137,16 @@ mod tests {
     fn what_makes_no_sense_is_passed_on() {
         let calls = Calls::default();
         for body in ["", "[]", "{\"id\":", "null", "{\"method\":1}"] {
-            let heard = calls.hear(&of("a"), body.as_bytes());
+            let heard = calls.register(&of("a"), body.as_bytes());
             assert!(!heard.opening && heard.listed.is_none(), "{body}");
         }
         let odd = br#"{"method":"notifications/cancelled","params":[]}"#;
-        calls.hear(&of("a"), odd);
-        assert!(calls.hear(&of("a"), br#"{"method":"initialize"}"#).opening);
+        calls.register(&of("a"), odd);
+        assert!(
+            calls
+                .register(&of("a"), br#"{"method":"initialize"}"#)
+                .opening
+        );
         assert_ne!(session(), session());
     }
 }

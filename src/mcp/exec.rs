@@ -7,10 +7,10 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::clip::Clip;
 use super::error::{Error, Result};
 use super::service::{Service, not_running};
 use super::state::Status;
+use super::truncate::HeadTail;
 use crate::lifecycle::{self, ExecOptions, SignalSource, User};
 use crate::model::{self, Control, Name, Subject};
 
@@ -25,7 +25,7 @@ pub struct Command {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub struct Ran {
+pub struct ExecOutput {
     /// Of the command; 124 when it ran into its time limit, 127 when there is no
     /// such command, 128+N when signal N ended it.
     pub exit_code: i32,
@@ -93,10 +93,10 @@ impl Service {
         stdin: Vec<u8>,
         timeout: Option<Duration>,
         cancel: &CancellationToken,
-    ) -> Result<Ran> {
+    ) -> Result<ExecOutput> {
         command.check()?;
-        let token = self.slot(name)?.token();
-        let (record, pixel, _shared) = self.enter(name).await?;
+        let token = self.lock_of(name)?.token();
+        let (record, pixel, _shared) = self.lock_for_use(name).await?;
         if record.status != Status::Running {
             return Err(not_running(&record));
         }
@@ -106,7 +106,7 @@ impl Service {
         let login = self.login(&pixel).await?;
         let wish = command.exec(login, Some(limit));
         let guest = self.backend.guest(&pixel);
-        let (stdout, stderr) = (Clip::default(), Clip::default());
+        let (stdout, stderr) = (HeadTail::default(), HeadTail::default());
         let (signals, events) = mpsc::channel(4);
         let running = lifecycle::exec(
             &*guest,
@@ -138,7 +138,7 @@ impl Service {
             Err(error) => (125, false, Some(error.to_string())),
         };
         let (stdout, stderr) = (stdout.take(), stderr.take());
-        Ok(Ran {
+        Ok(ExecOutput {
             exit_code: code,
             timed_out,
             stdout_truncated: stdout.truncated,

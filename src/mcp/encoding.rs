@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::clip::unfinished;
 use super::error::{Error, Result};
+use super::truncate::unfinished;
 
 /// Of one listing.
 pub const ENTRIES: usize = 5000;

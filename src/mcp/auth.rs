@@ -10,7 +10,7 @@ use ring::hmac;
 use crate::secret::Secret;
 
 #[derive(Debug)]
-pub struct Guard {
+pub struct Authenticator {
     /// Names beside those of this machine.
     hosts: Vec<String>,
     origins: Vec<String>,
@@ -32,12 +32,12 @@ impl std::fmt::Debug for Token {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejection {
     pub status: StatusCode,
     pub reason: &'static str,
 }
 
-impl Guard {
+impl Authenticator {
     pub fn new(
         hosts: Vec<String>,
         origins: Vec<String>,
@@ -60,11 +60,11 @@ impl Guard {
     }
 
     /// For those who reach us by a file that only the user can open.
-    pub fn trusting() -> Self {
+    pub fn unix_socket() -> Self {
         Self::new(vec!["pixels".into()], Vec::new(), false, None)
     }
 
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         self.check_names(headers)?;
         let Some(token) = &self.token else {
             return Ok(());
@@ -81,16 +81,16 @@ impl Guard {
         if right {
             return Ok(());
         }
-        Err(Refusal {
+        Err(Rejection {
             status: StatusCode::UNAUTHORIZED,
             reason: "a bearer token is required: see mcp.auth_token",
         })
     }
 
     /// What a browser cannot lie about.
-    pub fn check_names(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub fn check_names(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         let forbidden = |reason| {
-            Err(Refusal {
+            Err(Rejection {
                 status: StatusCode::FORBIDDEN,
                 reason,
             })
@@ -153,7 +153,7 @@ mod tests {
         headers
     }
 
-    fn status(guard: &Guard, pairs: &[(&'static str, &str)]) -> u16 {
+    fn status(guard: &Authenticator, pairs: &[(&'static str, &str)]) -> u16 {
         guard
             .check(&headers(pairs))
             .map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn names_of_others_are_refused() {
-        let guard = Guard::new(
+        let guard = Authenticator::new(
             vec!["Box.example".into()],
             vec!["https://App.example".into()],
             false,
@@ -194,7 +194,7 @@ mod tests {
             let pairs = [("host", "localhost"), ("origin", origin)];
             assert_eq!(status(&guard, &pairs), expected, "{origin}");
         }
-        let public = Guard::new(Vec::new(), Vec::new(), true, None);
+        let public = Authenticator::new(Vec::new(), Vec::new(), true, None);
         assert_eq!(status(&public, &[("host", "192.0.2.1:8765")]), 200);
         assert_eq!(status(&public, &[("host", "evil.example")]), 403);
     }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn the_token_is_asked_for_after_the_names() {
         let token = Secret::new("s3cret");
-        let guard = Guard::new(Vec::new(), Vec::new(), false, Some(&token));
+        let guard = Authenticator::new(Vec::new(), Vec::new(), false, Some(&token));
         for (authorization, expected) in [
             ("Bearer s3cret", 200),
             ("bearer s3cret", 200),
