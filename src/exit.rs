@@ -29,20 +29,20 @@ pub struct Usage(pub String);
 /// An exit status that speaks for itself: nothing more is printed.
 #[derive(Debug, thiserror::Error)]
 #[error("exit status {0}")]
-pub struct Silent(pub u8);
+pub struct ExitWith(pub u8);
 
 /// A command did not end within so many seconds.
 #[derive(Debug, thiserror::Error)]
 #[error("the command did not end within {0} s and was killed")]
-pub struct OverTime(pub f64);
+pub struct ExecTimedOut(pub f64);
 
 /// The code of a failure, and the word for it in machine-readable errors.
 pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
     for cause in error.chain() {
-        if let Some(Silent(code)) = cause.downcast_ref() {
+        if let Some(ExitWith(code)) = cause.downcast_ref() {
             return (*code, "status");
         }
-        if cause.is::<OverTime>() {
+        if cause.is::<ExecTimedOut>() {
             return (OVER_TIME, "timed_out");
         }
         if cause.is::<Usage>()
@@ -62,16 +62,16 @@ pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
             };
         }
         if let Some(error) = cause.downcast_ref::<lifecycle::Error>() {
-            return of(&error.source);
+            return code_of(&error.source);
         }
         if let Some(error) = cause.downcast_ref::<Error>() {
-            return of(error);
+            return code_of(error);
         }
     }
     (FAILURE, "failure")
 }
 
-fn of(error: &Error) -> (u8, &'static str) {
+fn code_of(error: &Error) -> (u8, &'static str) {
     match error {
         Error::NotFound(_) => (NOT_FOUND, "not_found"),
         Error::AlreadyExists(_) => (ALREADY_EXISTS, "already_exists"),

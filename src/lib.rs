@@ -87,13 +87,13 @@ async fn dispatch(cli: Cli, ui: Ui, signals: Signals) -> anyhow::Result<()> {
 }
 
 fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<u8>) -> ExitCode {
-    let error = match (outcome, ui::lost()) {
+    let error = match (outcome, ui::write_error()) {
         (Err(error), _) => error,
         (Ok(()), Some(lost)) => lost.into(),
         (Ok(()), None) => return ExitCode::SUCCESS,
     };
     let (mut code, _) = exit::classify(&error);
-    if error.is::<exit::Silent>() {
+    if error.is::<exit::ExitWith>() {
         return ExitCode::from(code);
     }
     if code == exit::INTERRUPTED {
@@ -136,7 +136,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else {
         let printed = error.print();
         if !error.use_stderr() {
-            ui::settle(printed);
+            ui::record_write(printed);
             return finish(&Ui::default(), Ok(()), false, None);
         }
     }

@@ -78,7 +78,7 @@ impl Signals {
                 {
                     self.cancel.cancel();
                 }
-                None => leave(number),
+                None => exit_now(number),
             }
         }
     }
@@ -89,7 +89,7 @@ fn code_of(number: i32) -> u8 {
 }
 
 /// The user insists: nothing is cleaned up any more but the terminal.
-fn leave(number: i32) -> ! {
+fn exit_now(number: i32) -> ! {
     term::restore();
     std::process::exit(i32::from(code_of(number)));
 }

@@ -142,8 +142,8 @@ async fn build(
     let backend = context.backend()?;
     let ui = context.ui;
     let watch = BuildObserver {
-        phase: Arc::new(move |phase| ui.say(phase)),
-        output: Arc::new(move |line| ui.say(&format!("  {line}"))),
+        phase: Arc::new(move |phase| ui.status(phase)),
+        output: Arc::new(move |line| ui.status(&format!("  {line}"))),
     };
     for base in bases {
         let begun = Instant::now();

@@ -181,12 +181,12 @@ impl RestoreArgs {
         let begun = Instant::now();
         let backend = context.backend()?;
         if !self.force && !self.confirm_newer_deleted(context).await? {
-            context.ui.say("Aborted.");
+            context.ui.status("Aborted.");
             return Ok(());
         }
         context
             .ui
-            .say(&format!("Restoring {} to \"{}\"...", self.name, self.label));
+            .status(&format!("Restoring {} to \"{}\"...", self.name, self.label));
         let phases = context.ui.phases();
         phases.step("restoring");
         let before = context.unless_interrupted(backend.get(&self.name)).await?;

@@ -11,7 +11,7 @@ use crate::lifecycle::{self, ExecOptions, User, provisioning};
 use crate::model::{Backend, Guest, Instance, Name, Status};
 use crate::provision::{Overall, Report, State};
 use crate::term;
-use crate::ui::Phases;
+use crate::ui::Spinner;
 
 /// The session nobody named.
 pub const SESSION: &str = "console";
@@ -59,7 +59,7 @@ pub async fn open(
     let backend = context.backend()?;
     let mut instance = context.unless_interrupted(backend.get(name)).await?;
     if instance.status == Status::Stopped {
-        context.ui.say(&format!("Starting {name}..."));
+        context.ui.status(&format!("Starting {name}..."));
         let gateway_spec = network::gateway_from_settings(context)?;
         lifecycle::start(backend, context.cancel(), &gateway_spec, name, &|_| {}).await?;
         instance = context.unless_interrupted(backend.get(name)).await?;
@@ -76,7 +76,7 @@ pub async fn open(
     };
     let keeper = wait_for_multiplexer(context, backend, &*guest, &instance, &login, wanted).await?;
     if keeper.is_none() && wanted != MultiplexerChoice::Nothing {
-        context.ui.say(
+        context.ui.status(
             "The pixel has no session keeper (zmx or tmux): this shell ends with the connection.",
         );
     }
@@ -123,7 +123,7 @@ async fn wait_for_multiplexer(
     Ok(context.unless_interrupted(work).await?)
 }
 
-fn print_hint(phases: &Phases, report: &Report) {
+fn print_hint(phases: &Spinner, report: &Report) {
     let running = report.steps.iter().find(|s| s.status == State::Running);
     if let Some(step) = running {
         phases.step(&format!("waiting for the session keeper ({})", step.name));

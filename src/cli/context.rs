@@ -64,7 +64,7 @@ impl Context {
         let (ui, asked) = (self.ui, question.to_owned());
         let asking = tokio::task::spawn_blocking(move || ui.confirm(&asked));
         let answer = self.unless_interrupted(async { Ok(asking.await.unwrap_or_default()) });
-        answer.await.inspect_err(|_| ui.say(""))
+        answer.await.inspect_err(|_| ui.status(""))
     }
 
     pub async fn close(&self) {

@@ -222,7 +222,7 @@ pub async fn default_image(context: &Context) -> anyhow::Result<String> {
         .await?
     {
         Some(built) => {
-            context.ui.say(&format!(
+            context.ui.status(&format!(
                 "No image {image} on this server: using {built}, which pixels setup built"
             ));
             Ok(built)

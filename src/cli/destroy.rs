@@ -37,7 +37,7 @@ impl DestroyArgs {
                 match context.confirm(&question).await? {
                     Some(true) => {}
                     Some(false) => {
-                        context.ui.say("Aborted.");
+                        context.ui.status("Aborted.");
                         return Ok(());
                     }
                     None => {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Context, network, setup};
 use crate::config::BackendKind;
-use crate::exit::Silent;
+use crate::exit::ExitWith;
 use crate::host::{self, Check, Status};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, Network};
@@ -54,7 +54,7 @@ impl DoctorArgs {
         context.ui.rows(&checks, "Nothing to check.");
         match host::exit_code(&checks) {
             0 => Ok(()),
-            code => Err(Silent(code).into()),
+            code => Err(ExitWith(code).into()),
         }
     }
 }

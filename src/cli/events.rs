@@ -31,7 +31,7 @@ impl EventsArgs {
                 if self.names.is_empty() || self.names.contains(&event.pixel) {
                     context.ui.value(&event);
                 }
-                if !context.ui.is_heard() {
+                if !context.ui.has_reader() {
                     unheard.notify_one();
                 }
             };

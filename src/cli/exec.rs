@@ -8,10 +8,10 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, completions};
-use crate::exit::{OverTime, Silent, Usage};
+use crate::exit::{ExecTimedOut, ExitWith, Usage};
 use crate::lifecycle::{self, ExecOptions, ExecResult, SignalSource, User};
 use crate::model::{Control, Error, Guest, Instance, Name, Precondition, Status, Subject};
-use crate::term::{self, Outlet, RawMode};
+use crate::term::{self, RawMode, StdoutWriter};
 
 /// Run a command in a pixel; its exit code becomes ours
 #[derive(Debug, Args)]
@@ -143,8 +143,8 @@ pub async fn attach(
         }
         std::future::pending::<()>().await;
     };
-    let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
-    let stderr = Outlet::stderr().map_err(|e| Error::io("opening our error output", e))?;
+    let stdout = StdoutWriter::stdout().map_err(|e| Error::io("opening our output", e))?;
+    let stderr = StdoutWriter::stderr().map_err(|e| Error::io("opening our error output", e))?;
     let fates = [
         (stdout.fate(), "writing to stdout"),
         (stderr.fate(), "writing to stderr"),
@@ -167,11 +167,11 @@ pub async fn attach(
     drop(raw);
     let ExecResult { status, timed_out } = ended?;
     if timed_out && let Some(limit) = wish.timeout {
-        let overdue = OverTime(limit.as_secs_f64());
+        let overdue = ExecTimedOut(limit.as_secs_f64());
         if context.ui.json() {
             return Err(overdue.into());
         }
-        context.ui.say(&format!("pixels: {overdue}"));
+        context.ui.status(&format!("pixels: {overdue}"));
     }
     for (fate, doing) in fates {
         let lost = fate.loss();
@@ -182,7 +182,7 @@ pub async fn attach(
     if status.success() {
         return Ok(());
     }
-    Err(Silent(u8::try_from(status.0).unwrap_or(crate::exit::FAILURE)).into())
+    Err(ExitWith(u8::try_from(status.0).unwrap_or(crate::exit::FAILURE)).into())
 }
 
 fn variables(given: &[String]) -> Result<BTreeMap<String, String>, Usage> {

@@ -60,7 +60,7 @@ impl ExpireArgs {
         let (after, sentence) = match self.after {
             After::Never => (None, format!("{} does not expire", self.name)),
             After::Time(time) => {
-                let lasting = ui::lasting(time);
+                let lasting = ui::human_duration(time);
                 (Some(time), format!("{} expires in {lasting}", self.name))
             }
         };
@@ -88,7 +88,7 @@ pub async fn destroy_expired(context: &Context, pixels: &mut Vec<Instance>) -> a
         match outcome {
             Ok(()) => context
                 .ui
-                .say(&format!("Removed {name}: its time was over")),
+                .status(&format!("Removed {name}: its time was over")),
             Err(error) => context.ui.warn(&format!(
                 "{name} has expired and could not be removed: {error}"
             )),

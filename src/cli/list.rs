@@ -104,7 +104,7 @@ impl ListRow {
         };
         let expires = self
             .left
-            .map(|left| format!("expires in {}", ui::lasting(left)));
+            .map(|left| format!("expires in {}", ui::human_duration(left)));
         gateway
             .into_iter()
             .chain(provision)

@@ -71,7 +71,7 @@ impl QuickstartArgs {
             return Ok(());
         }
         if let [first, .., last] = made.as_slice() {
-            context.ui.say(&format!(
+            context.ui.status(&format!(
                 "\nYours to play with:\n  pixels console {first}\n  pixels exec {last} -- uname -a\n  \
                  pixels checkpoint list {first}\n  pixels destroy --force {}",
                 made.iter().map(Name::as_str).collect::<Vec<_>>().join(" ")

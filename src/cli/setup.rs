@@ -5,7 +5,7 @@ use clap::Args;
 use super::Context;
 use crate::backend;
 use crate::config::{BackendKind, Origin};
-use crate::exit::{Silent, Usage};
+use crate::exit::{ExitWith, Usage};
 use crate::host::{self, Event, Report};
 use crate::model::Error;
 use crate::ui;
@@ -122,12 +122,12 @@ pub async fn prepare(
         let facts = interruptible(context, async { Ok(host::inspect(options).await?) }).await?;
         let plan = host::plan(&facts, options);
         if !plan.is_empty() && plan.blocked().is_none() {
-            context.ui.say(plan_as_text(&plan).trim_end());
+            context.ui.status(plan_as_text(&plan).trim_end());
             match context.confirm("Do this?").await? {
                 Some(true) => {}
                 Some(false) => {
-                    context.ui.say("Aborted.");
-                    return Err(Silent(crate::exit::FAILURE).into());
+                    context.ui.status("Aborted.");
+                    return Err(ExitWith(crate::exit::FAILURE).into());
                 }
                 None => {
                     return Err(Usage(
@@ -148,10 +148,10 @@ pub async fn prepare(
         }
         Event::Planned(_) => {}
         Event::Started(step) => phases.step(&step.title),
-        Event::Output(line) if view.verbose => phases.above(|| view.say(&format!("  {line}"))),
+        Event::Output(line) if view.verbose => phases.above(|| view.status(&format!("  {line}"))),
         Event::Output(_) => {}
         Event::Finished { id, took } if view.verbose => {
-            phases.above(|| view.say(&format!("  {id}: {}", ui::elapsed(took))));
+            phases.above(|| view.status(&format!("  {id}: {}", ui::elapsed(took))));
         }
         Event::Finished { .. } => {}
         Event::Warning(text) => phases.above(|| view.warn(&text)),

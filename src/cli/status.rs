@@ -5,7 +5,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::{Context, completions, exec, network};
-use crate::exit::{self, Silent};
+use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
 use crate::model::{Backend, Name};
@@ -85,7 +85,7 @@ impl StatusArgs {
         let cut_off = health.filter(|health| !matches!(health, Health::Good { .. }));
         show(&context.ui, &self.name, &report, cut_off.as_ref());
         if report.overall == Overall::Failed {
-            return Err(Silent(exit::FAILURE).into());
+            return Err(ExitWith(exit::FAILURE).into());
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ fn show(ui: &Ui, name: &Name, report: &Report, cut_off: Option<&Health>) {
     }
     ui.rows(&report.steps, &format!("{name} has no provisioning steps."));
     if let Some(step) = report.failed() {
-        ui.say(&format!(
+        ui.status(&format!(
             "\n{} failed. Its output: pixels exec {name} -- cat {}\nTo try again: pixels provision {name}",
             step.name, step.log
         ));
@@ -143,7 +143,7 @@ pub async fn report_failure(context: &Context, name: &Name, report: &Report) -> 
         .unless_interrupted(provision::log_tail(&*guest, step, TAIL))
         .await?;
     for line in tail.lines() {
-        context.ui.say(&format!("  {line}"));
+        context.ui.status(&format!("  {line}"));
     }
     Err(anyhow::anyhow!(
         "the step {:?} of provisioning {name} failed with exit code {}; its output is {} in the pixel, \

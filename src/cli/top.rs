@@ -53,7 +53,7 @@ impl Row for UsageRow {
 
 impl TopArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let live = context.ui.is_watched() && !self.once;
+        let live = context.ui.is_interactive() && !self.once;
         let (mut pixels, mut before) = self.sample(context).await?;
         loop {
             let pause = async {

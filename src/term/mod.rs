@@ -1,7 +1,7 @@
 //! The user's terminal: raw mode that is always undone, and its size; our
 //! output streams.
 
-mod outlet;
+mod stdout_writer;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
 
-pub use outlet::Outlet;
+pub use stdout_writer::StdoutWriter;
 
 use crate::model::TtySize;
 

@@ -1,9 +1,9 @@
 //! The one owner of stdout and stderr: results on stdout, talk on stderr.
 
-mod bar;
-mod plain;
-mod progress;
+mod progress_bar;
 mod report;
+mod sanitize;
+mod spinner;
 mod table;
 
 #[cfg(test)]
@@ -15,11 +15,11 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
-pub use bar::Bar;
-use plain::plain;
-pub use progress::Phases;
+pub use progress_bar::ProgressBar;
 pub use report::{message, report};
-pub use table::{Row, bytes, elapsed, lasting, table};
+use sanitize::plain;
+pub use spinner::Spinner;
+pub use table::{Row, bytes, elapsed, human_duration, table};
 
 use crate::model::Error;
 
@@ -49,9 +49,9 @@ impl Ui {
         if self.json() {
             self.value(&rows);
         } else if rows.is_empty() {
-            self.say(empty);
+            self.status(empty);
         } else {
-            out(&table(rows));
+            stdout(&table(rows));
         }
     }
 
@@ -61,69 +61,69 @@ impl Ui {
         if self.json() {
             self.value(facts);
         } else if !self.quiet {
-            out(&format!("{}\n", plain(sentence)));
+            stdout(&format!("{}\n", plain(sentence)));
         }
     }
 
     /// One JSON document on a line of its own.
     pub fn value(&self, value: &impl Serialize) {
         match serde_json::to_string(value) {
-            Ok(text) => out(&format!("{text}\n")),
+            Ok(text) => stdout(&format!("{text}\n")),
             Err(error) => self.warn(&format!("cannot print the result: {error}")),
         }
     }
 
     /// Text as it is, whatever the format.
     pub fn text(&self, text: &str) {
-        out(text);
+        stdout(text);
     }
 
     /// Whether results are looked at by a person.
-    pub fn is_watched(&self) -> bool {
+    pub fn is_interactive(&self) -> bool {
         !self.json() && io::stdout().is_terminal()
     }
 
     /// Whether results still arrive: what goes on telling them ends otherwise.
-    pub fn is_heard(&self) -> bool {
+    pub fn has_reader(&self) -> bool {
         LOST.get().is_none()
     }
 
     /// Rows in the place of those shown before, on a terminal.
     pub fn screen<T: Row>(&self, rows: &[T]) {
-        out(&format!("\x1b[H\x1b[J{}", table(rows)));
+        stdout(&format!("\x1b[H\x1b[J{}", table(rows)));
     }
 
     /// Talk: what happens and what to do next.
-    pub fn say(&self, line: &str) {
+    pub fn status(&self, line: &str) {
         if !self.quiet && !self.json() {
-            err(&format!("{}\n", plain(line)));
+            stderr(&format!("{}\n", plain(line)));
         }
     }
 
     /// What a process of ours said on its stderr, as it is.
     pub fn relay(&self, text: &str) {
-        err(text);
+        stderr(text);
     }
 
     /// Said whatever the format: something is not as the user thinks.
     pub fn warn(&self, line: &str) {
         if self.json() {
-            err(&format!("{}\n", serde_json::json!({"warning": line})));
+            stderr(&format!("{}\n", serde_json::json!({"warning": line})));
             return;
         }
         let head = paint("warning:", "33");
-        err(&format!("{head} {}\n", plain(line)));
+        stderr(&format!("{head} {}\n", plain(line)));
     }
 
     /// A progress line on a terminal; lines with `-v`; nothing else.
-    pub fn phases(&self) -> Phases {
-        Phases::new(self.verbose, self.quiet || self.json())
+    pub fn phases(&self) -> Spinner {
+        Spinner::new(self.verbose, self.quiet || self.json())
     }
 
     /// A bar with rate and remaining time on a terminal; nothing else.
     /// `look` tells what is done and what there is to do, 0 while unknown.
-    pub fn bar(&self, look: impl Fn() -> (u64, u64) + Send + 'static) -> Bar {
-        Bar::new(!self.quiet && !self.json(), look)
+    pub fn bar(&self, look: impl Fn() -> (u64, u64) + Send + 'static) -> ProgressBar {
+        ProgressBar::new(!self.quiet && !self.json(), look)
     }
 
     /// Asks on the terminal; `None` when there is nobody to ask.
@@ -131,11 +131,11 @@ impl Ui {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
         }
-        err(&format!("{} [y/N] ", plain(question)));
+        stderr(&format!("{} [y/N] ", plain(question)));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;
         if !answer.ends_with('\n') {
-            err("\n");
+            stderr("\n");
         }
         Some(matches!(
             answer.trim().to_ascii_lowercase().as_str(),
@@ -147,14 +147,14 @@ impl Ui {
 /// Why results were lost, the first time that happened.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
-fn out(text: &str) {
+fn stdout(text: &str) {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes());
-    settle(written.and_then(|()| stdout.flush()));
+    record_write(written.and_then(|()| stdout.flush()));
 }
 
 /// Notes how writing results went.
-pub fn settle(written: io::Result<()>) {
+pub fn record_write(written: io::Result<()>) {
     if let Err(error) = written {
         let _ = LOST.set(error);
     }
@@ -162,13 +162,13 @@ pub fn settle(written: io::Result<()>) {
 
 /// Why results could not be written, as on a full disk. A reader that went
 /// away (`| head -1`) has what it wanted.
-pub fn lost() -> Option<Error> {
+pub fn write_error() -> Option<Error> {
     let error = LOST.get()?;
     let told = io::Error::new(error.kind(), error.to_string());
     (error.kind() != io::ErrorKind::BrokenPipe).then(|| Error::io("writing to stdout", told))
 }
 
-fn err(text: &str) {
+fn stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 

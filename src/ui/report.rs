@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Ui, err, paint, plain};
+use super::{Ui, paint, sanitize, stderr};
 use crate::exit;
 use crate::host;
 use crate::lifecycle;
@@ -58,22 +58,22 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
             },
         };
         if let Ok(text) = serde_json::to_string(&document) {
-            err(&format!("{text}\n"));
+            stderr(&format!("{text}\n"));
         }
         return;
     }
-    err(&format!("{} {}\n", paint("Error:", "31"), plain(&message)));
+    stderr(&format!("{} {}\n", paint("Error:", "31"), plain(&message)));
     let host_error = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<host::Error>());
     for line in host_error.map_or(&[][..], host::Error::output) {
-        err(&format!("  {}\n", plain(line)));
+        stderr(&format!("  {}\n", plain(line)));
     }
     for leftover in leftovers {
-        err(&format!("  left behind: {}\n", plain(leftover)));
+        stderr(&format!("  left behind: {}\n", plain(leftover)));
     }
     if let Some(hint) = hint {
-        err(&format!("{} {}\n", paint("hint:", "36"), plain(&hint)));
+        stderr(&format!("{} {}\n", paint("hint:", "36"), plain(&hint)));
     }
 }
 

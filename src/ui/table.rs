@@ -6,7 +6,7 @@ use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
-use super::plain;
+use super::sanitize;
 
 /// Something that is shown as a line of a table and as a JSON object.
 pub trait Row: Serialize {
@@ -47,7 +47,7 @@ pub fn elapsed(time: Duration) -> String {
 }
 
 /// `2d 3h`, `1h 59m`, `59m`, `20s`: the two largest units, cut.
-pub fn lasting(time: Duration) -> String {
+pub fn human_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -101,9 +101,9 @@ mod tests {
     fn short_forms() {
         assert_eq!(elapsed(Duration::from_millis(12_399)), "12.3s");
         assert_eq!(elapsed(Duration::from_millis(62_300)), "1m2.3s");
-        assert_eq!(lasting(Duration::from_secs(59)), "59s");
-        assert_eq!(lasting(Duration::from_secs(7199)), "1h 59m");
-        assert_eq!(lasting(Duration::from_secs(7 * 86400)), "7d 0h");
+        assert_eq!(human_duration(Duration::from_secs(59)), "59s");
+        assert_eq!(human_duration(Duration::from_secs(7199)), "1h 59m");
+        assert_eq!(human_duration(Duration::from_secs(7 * 86400)), "7d 0h");
         assert_eq!(bytes(512), "512 B");
         assert_eq!(bytes(1536 * 1024 * 1024), "1.5 GiB");
         assert_eq!(bytes(42 * 1024 * 1024), "42 MiB");

@@ -19,7 +19,7 @@ use super::{Context, exec};
 use crate::lifecycle::{Creator, User};
 use crate::model::{Error, Guest, Instance, Name};
 use crate::transfer::{LocalTarget, Meter, Ownership, Report};
-use crate::ui::{self, Bar};
+use crate::ui::{self, ProgressBar};
 
 /// The pixel, once it is known to be one that files can be exchanged with.
 async fn running_or_stopped(context: &Context, name: &Name) -> Result<Instance, Error> {
@@ -69,7 +69,7 @@ fn local_target(path: PathBuf) -> LocalTarget {
     }
 }
 
-fn progress_bar(context: &Context, meter: &Arc<Meter>) -> Bar {
+fn progress_bar(context: &Context, meter: &Arc<Meter>) -> ProgressBar {
     let meter = Arc::clone(meter);
     context.ui.bar(move || (meter.done(), meter.total()))
 }

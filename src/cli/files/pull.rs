@@ -12,7 +12,7 @@ use super::{local_target, login, ownership, progress_bar, report_transfer, runni
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::model::Error;
-use crate::term::Outlet;
+use crate::term::StdoutWriter;
 use crate::transfer::{self, GuestPath, Meter, Pull, Report};
 
 /// Copy files and folders out of a pixel
@@ -53,7 +53,8 @@ impl PullArgs {
             let (home, owner) = login(context, &*guest, &instance, None).await?;
             let source = GuestPath::parse(&path, &home.home)?;
             if self.target == PathArg::Stream {
-                let stdout = Outlet::stdout().map_err(|e| Error::io("opening our output", e))?;
+                let stdout =
+                    StdoutWriter::stdout().map_err(|e| Error::io("opening our output", e))?;
                 let fate = stdout.fate();
                 let read = transfer::read(&*guest, context.cancel(), &source, stdout).await;
                 return match fate.loss() {

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use super::run::description;
 use crate::cli::Context;
-use crate::exit::Silent;
+use crate::exit::ExitWith;
 use crate::forward::registry::Forward;
 use crate::model::{Error, Name};
 
@@ -50,7 +50,7 @@ pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
     let status = child.wait().await.map_err(doing)?;
     context.ui.relay(&said);
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Err(Silent(code.unwrap_or(crate::exit::FAILURE)).into())
+    Err(ExitWith(code.unwrap_or(crate::exit::FAILURE)).into())
 }
 
 /// Our own arguments, for the process that does not go to the background

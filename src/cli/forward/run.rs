@@ -33,7 +33,7 @@ pub async fn run(
         context.ui.value(&record);
     } else {
         context.ui.text(&description(&record));
-        context.ui.say("Ends with Ctrl-C.");
+        context.ui.status("Ends with Ctrl-C.");
     }
     let told = Mutex::new(BTreeSet::new());
     let failed = |port: Port, why: &str| {

@@ -48,7 +48,7 @@ impl InstallArgs {
                     .value(&json!({"file": file, "text": setup.text()}));
                 return Ok(());
             }
-            context.ui.say(&format!("In {file}:\n"));
+            context.ui.status(&format!("In {file}:\n"));
             context.ui.text(&setup.text());
             return Ok(());
         }

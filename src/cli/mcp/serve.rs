@@ -59,7 +59,7 @@ impl ServeArgs {
         let ui = context.ui;
         let ready = |places: &[String]| {
             for place in places {
-                ui.say(&format!("Listening on {place}"));
+                ui.status(&format!("Listening on {place}"));
             }
         };
         let listen = claim.everywhere();

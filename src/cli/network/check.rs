@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::{Context, completions};
 use crate::egress::{Rule, Target, Verdict, presets};
-use crate::exit::{Silent, Usage};
+use crate::exit::{ExitWith, Usage};
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
 
@@ -71,10 +71,10 @@ impl CheckArgs {
         if allowed || !enforced {
             return Ok(());
         }
-        context.ui.say(&format!(
+        context.ui.status(&format!(
             "Allow it with: pixels network allow {} {}",
             self.name, self.host
         ));
-        Err(Silent(1).into())
+        Err(ExitWith(1).into())
     }
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::place;
 use crate::cli::Context;
-use crate::exit::Silent;
+use crate::exit::ExitWith;
 use crate::lifecycle::gateway::{self, Health};
 
 /// What stands between pixels and the network
@@ -61,7 +61,7 @@ impl StatusArgs {
         );
         match health {
             Health::Good { .. } => Ok(()),
-            _ => Err(Silent(1).into()),
+            _ => Err(ExitWith(1).into()),
         }
     }
 }

@@ -99,7 +99,7 @@ impl LogArgs {
                     context.ui.text(&format!("{}\n", line.cells().join("  ")));
                 }
             }
-            if !context.ui.is_heard() {
+            if !context.ui.has_reader() {
                 return Ok(());
             }
             // What is no longer listed is forgotten: a pixel can be refused

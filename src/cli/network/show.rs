@@ -85,7 +85,7 @@ impl ShowArgs {
         if policy.mode == Mode::Agent && !self.all {
             context
                 .ui
-                .say("and the preset: pixels network presets, or --all");
+                .status("and the preset: pixels network presets, or --all");
         }
         if interim {
             context
@@ -100,7 +100,7 @@ impl ShowArgs {
             )),
             Enforcer::Pixel => context
                 .ui
-                .say("enforced inside the pixel: its user cannot lift that, its root can"),
+                .status("enforced inside the pixel: its user cannot lift that, its root can"),
             Enforcer::None => context
                 .ui
                 .warn("this pixel is on a network of its own: nothing enforces a policy"),

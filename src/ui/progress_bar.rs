@@ -14,11 +14,11 @@ const KNOWN: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left
 const UNKNOWN: &str = "{spinner} {bytes}  {bytes_per_sec}  {elapsed}";
 
 /// Gone from the screen when it is dropped.
-pub struct Bar {
+pub struct ProgressBar {
     shown: Option<(ProgressBar, JoinHandle<()>)>,
 }
 
-impl Bar {
+impl ProgressBar {
     /// Needs the runtime.
     pub(super) fn new(wanted: bool, look: impl Fn() -> (u64, u64) + Send + 'static) -> Self {
         if !wanted || !std::io::stderr().is_terminal() {
@@ -51,7 +51,7 @@ impl Bar {
     }
 }
 
-impl Drop for Bar {
+impl Drop for ProgressBar {
     fn drop(&mut self) {
         if let Some((bar, watching)) = &self.shown {
             watching.abort();

@@ -11,13 +11,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Fast commands finish before anything flickers.
 const QUIET_FOR: Duration = Duration::from_millis(250);
 
-pub struct Phases {
+pub struct Spinner {
     verbose: bool,
     bar: Option<ProgressBar>,
     last: Mutex<String>,
 }
 
-impl Phases {
+impl Spinner {
     pub(super) fn new(verbose: bool, silent: bool) -> Self {
         let bar = (!verbose && !silent && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::hidden();
@@ -47,7 +47,7 @@ impl Phases {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = phase.to_owned();
         match &self.bar {
             Some(bar) => bar.set_message(phase.to_owned()),
-            None if self.verbose => super::err(&format!("{phase}...\n")),
+            None if self.verbose => super::stderr(&format!("{phase}...\n")),
             None => {}
         }
     }
@@ -61,7 +61,7 @@ impl Phases {
     }
 }
 
-impl Drop for Phases {
+impl Drop for Spinner {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

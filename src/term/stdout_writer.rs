@@ -24,23 +24,23 @@ const PARTING: Duration = Duration::from_millis(500);
 
 /// Tells what became of an outlet's output, also when the outlet is gone.
 #[derive(Debug)]
-pub struct Fate(Arc<Shared>);
+pub struct WriteOutcome(Arc<Shared>);
 
-impl Fate {
+impl WriteOutcome {
     /// Why output was lost. A reader that went away is `BrokenPipe`.
     pub fn loss(&self) -> Option<io::Error> {
-        self.0.lock().error.map(Loss::error)
+        self.0.lock().error.map(IoErrorCopy::error)
     }
 }
 
 /// An I/O error that can be told more than once.
 #[derive(Debug, Clone, Copy)]
-struct Loss {
+struct IoErrorCopy {
     kind: io::ErrorKind,
     code: Option<i32>,
 }
 
-impl Loss {
+impl IoErrorCopy {
     fn of(error: &io::Error) -> Self {
         Self {
             kind: error.kind(),
@@ -56,7 +56,7 @@ impl Loss {
 
 /// One of our streams. Flushing waits until all is written.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct StdoutWriter {
     shared: Arc<Shared>,
     /// Until the first byte, when the thread takes it.
     file: Option<File>,
@@ -77,13 +77,13 @@ struct State {
     writing: bool,
     /// The thread has nothing to do and must be told of data.
     idle: bool,
-    error: Option<Loss>,
+    error: Option<IoErrorCopy>,
     closed: bool,
     /// Waits for room, or for all to be written.
     waker: Option<Waker>,
 }
 
-impl Outlet {
+impl StdoutWriter {
     pub fn stdout() -> io::Result<Self> {
         Self::of(io::stdout().as_fd())
     }
@@ -92,8 +92,8 @@ impl Outlet {
         Self::of(io::stderr().as_fd())
     }
 
-    pub fn fate(&self) -> Fate {
-        Fate(Arc::clone(&self.shared))
+    pub fn fate(&self) -> WriteOutcome {
+        WriteOutcome(Arc::clone(&self.shared))
     }
 
     fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
@@ -134,7 +134,7 @@ impl Shared {
             state = self.lock();
             state.writing = false;
             if let Err(error) = &written {
-                state.error = Some(Loss::of(error));
+                state.error = Some(IoErrorCopy::of(error));
                 state.waiting = Vec::new();
             }
             self.tell(&mut state);
@@ -155,7 +155,7 @@ impl Shared {
     }
 }
 
-impl AsyncWrite for Outlet {
+impl AsyncWrite for StdoutWriter {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -167,7 +167,7 @@ impl AsyncWrite for Outlet {
                 .name("output".into())
                 .spawn(move || shared.write_out(file));
             if let Err(error) = started {
-                self.shared.lock().error = Some(Loss::of(&error));
+                self.shared.lock().error = Some(IoErrorCopy::of(&error));
                 return Poll::Ready(Err(error));
             }
         }
@@ -205,7 +205,7 @@ impl AsyncWrite for Outlet {
     }
 }
 
-impl Drop for Outlet {
+impl Drop for StdoutWriter {
     /// After an error or a time-out nobody flushed: what was received still
     /// goes out, unless its reader makes us wait.
     fn drop(&mut self) {
@@ -227,9 +227,9 @@ mod tests {
 
     use super::*;
 
-    fn pipe() -> (File, Outlet) {
+    fn pipe() -> (File, StdoutWriter) {
         let (read, write) = io::pipe().unwrap();
-        let outlet = Outlet::of(write.as_fd()).unwrap();
+        let outlet = StdoutWriter::of(write.as_fd()).unwrap();
         (File::from(std::os::fd::OwnedFd::from(read)), outlet)
     }
 
