@@ -2,7 +2,7 @@
 //! connection is a command in the pixel: it needs no address, no route and no
 //! permission but that of running commands, and works behind any wall.
 
-mod ends;
+mod half_close;
 mod port;
 pub mod registry;
 
@@ -120,7 +120,7 @@ async fn carry(
     let remote = port.remote.to_string();
     let request = ExecRequest::root(["/bin/sh", "-c", RELAY, "relay", &remote, PERL, PYTHON]);
     let (_steer, control) = mpsc::channel(1);
-    let (data, word) = ends::ends(to_user);
+    let (data, word) = half_close::ends(to_user);
     let io = ExecIo {
         stdin: Box::new(from_user),
         stdout: Box::new(data),

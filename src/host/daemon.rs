@@ -9,7 +9,7 @@ use tokio::process::Child;
 
 use super::command::CommandLine;
 use super::error::Error;
-use super::files::{read_or_empty, tail};
+use super::read_file::{read_or_empty, tail};
 use crate::backend::incus::Client;
 
 /// A daemon with many instances takes its time to look after them.

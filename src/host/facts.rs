@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::sources::Source;
+use super::apt_sources::Source;
 use super::subnet::Subnet;
 
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub struct HostFacts {
     /// `None` when Incus is on another machine.
     pub local: Option<LocalFacts>,
     pub server: ServerState,
-    pub image_server: Reach,
+    pub image_server: Reachability,
 }
 
 /// This machine.
@@ -104,7 +104,7 @@ impl OsRelease {
 
 /// Whether a place on the network answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
+pub enum Reachability {
     /// The answer would change nothing.
     NotAsked,
     Reachable {

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::command;
 use super::error::Error;
+use super::incus_facts::list;
 use super::multipart::{Form, Part};
 use super::plan::Recipe;
-use super::server::list;
 use crate::backend::incus::{Client, Failure};
 
 /// What the alias of every image built by `pixels setup` begins with. The

@@ -5,23 +5,23 @@
 //! knows the Incus API and the machine it runs on, and nothing of pixels
 //! (instances), egress or the command line. What exists is left as it is.
 
+mod apt_sources;
 mod command;
 mod daemon;
 pub mod doctor;
 mod error;
 pub mod facts;
-mod files;
 mod image;
+mod image_server;
+mod incus_facts;
 mod multipart;
 mod packages;
 pub mod plan;
 mod probe;
-mod server;
+mod read_file;
 mod setup;
-mod sources;
 mod subid;
 mod subnet;
-mod web;
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/host.rs"]

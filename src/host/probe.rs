@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::INCUS_DIR;
+use super::apt_sources::{self, Source};
 use super::command::{self, CommandLine};
 use super::error::Error;
 use super::facts::{INOTIFY, LocalFacts, OsRelease};
-use super::files::{read, read_or_empty};
 use super::packages;
-use super::sources::{self, Source};
+use super::read_file::{read, read_or_empty};
 use super::subid;
 use super::subnet::{self, Subnet};
 
@@ -86,15 +86,15 @@ fn apt_sources() -> Result<Vec<Source>, Error> {
     for path in files {
         let text = read_or_empty(&path)?;
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("sources") => all.extend(sources::parse_deb822(&text)),
-            Some("list") => all.extend(sources::parse_one_line(&text)),
+            Some("sources") => all.extend(apt_sources::parse_deb822(&text)),
+            Some("list") => all.extend(apt_sources::parse_one_line(&text)),
             _ => {}
         }
     }
     for uri in all.iter_mut().flat_map(|source| source.uris.iter_mut()) {
-        if let Some(path) = sources::mirror_file(uri) {
+        if let Some(path) = apt_sources::mirror_file(uri) {
             let list = read_or_empty(path)?;
-            if let Some(first) = sources::first_mirror(&list) {
+            if let Some(first) = apt_sources::first_mirror(&list) {
                 *uri = first.to_owned();
             }
         }

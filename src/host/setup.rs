@@ -12,11 +12,11 @@ use serde::Serialize;
 use super::command;
 use super::daemon;
 use super::error::Error;
-use super::facts::{HostFacts, Reach, ServerState};
-use super::files::read_or_empty;
+use super::facts::{HostFacts, Reachability, ServerState};
 use super::image;
 use super::plan::{Action, ImageState, Plan, Step, StepId, asks_image_server, image_state, plan};
-use super::{Options, probe, server, web};
+use super::read_file::read_or_empty;
+use super::{Options, image_server, incus_facts, probe};
 use crate::backend::incus::Client;
 use crate::file_lock::{self, FileLock, LockMode};
 
@@ -134,7 +134,7 @@ async fn alone(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock, Err
 pub(super) struct Inspector<'a> {
     options: &'a Options,
     pub client: Client,
-    image_server: Option<Reach>,
+    image_server: Option<Reachability>,
 }
 
 impl<'a> Inspector<'a> {
@@ -152,16 +152,16 @@ impl<'a> Inspector<'a> {
             Some(dir) => Some(probe::local(dir).await?),
             None => None,
         };
-        let server = server::probe(&self.client, incus_dir.is_none()).await?;
+        let server = incus_facts::probe(&self.client, incus_dir.is_none()).await?;
         let mut facts = HostFacts {
             local,
             server,
-            image_server: Reach::NotAsked,
+            image_server: Reachability::NotAsked,
         };
         if asks_image_server(&facts, self.options) {
             let reach = match self.image_server.take() {
                 Some(known) => known,
-                None => web::image_server(&self.options.image_server).await?,
+                None => image_server::image_server(&self.options.image_server).await?,
             };
             facts.image_server = self.image_server.insert(reach).clone();
         }

@@ -6,19 +6,19 @@
 //! In both directions a file gets its final name only when it is whole, and
 //! what comes from a pixel is not trusted: see [`unpack`].
 
-mod large;
-mod list;
-mod meter;
-mod modified;
+mod channel_io;
+mod confined_write;
+mod guest_listing;
+mod ignore_rules;
+mod mtime;
 mod pack;
-mod plain;
+mod per_file;
+mod progress;
 mod pull;
-mod pump;
 mod push;
-mod rules;
+mod sftp_push;
 mod sparse;
 mod sync;
-mod tree;
 mod unpack;
 #[cfg(test)]
 mod unpack_test;
@@ -34,10 +34,10 @@ use std::path::PathBuf;
 
 use crate::model::{Error, Ids, Subject};
 
-pub use meter::Meter;
+pub use ignore_rules::Rules;
+pub use progress::TransferProgress;
 pub use pull::{Pull, pull, read};
 pub use push::{Push, push, write};
-pub use rules::Rules;
 pub use sync::{Changes, Sync, sync_in, sync_out};
 
 /// What a transfer did.

@@ -12,9 +12,9 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use tar::{Builder, EntryType, Header};
 
-use super::modified::Modified;
+use super::mtime::Mtime;
 use super::walk::Item;
-use super::{Meter, Ownership, Report, sparse};
+use super::{Ownership, Report, TransferProgress, sparse};
 use crate::model::{Error, Result};
 
 /// The entry behind all others.
@@ -25,7 +25,12 @@ const BLOCK: usize = 512;
 const CHUNK: usize = 128 * 1024;
 
 /// Writes the archive. The names of the items are taken as they are.
-pub fn pack(items: &[Item], owner: Ownership, meter: &Meter, out: impl Write) -> Result<Report> {
+pub fn pack(
+    items: &[Item],
+    owner: Ownership,
+    meter: &TransferProgress,
+    out: impl Write,
+) -> Result<Report> {
     let mut packer = Packer {
         archive: Builder::new(out),
         owner,
@@ -36,7 +41,7 @@ pub fn pack(items: &[Item], owner: Ownership, meter: &Meter, out: impl Write) ->
     };
     for item in items {
         let doing = || format!("sending {}", item.source.display());
-        meter.go_on().map_err(|_| Error::Cancelled)?;
+        meter.check_cancelled().map_err(|_| Error::Cancelled)?;
         packer.add(item).map_err(|e| Error::io(doing(), e))?;
     }
     packer.finish().map_err(|e| Error::io("sending", e))
@@ -45,7 +50,7 @@ pub fn pack(items: &[Item], owner: Ownership, meter: &Meter, out: impl Write) ->
 struct Packer<'a, W: Write> {
     archive: Builder<W>,
     owner: Ownership,
-    meter: &'a Meter,
+    meter: &'a TransferProgress,
     /// Files with several names, by device and number.
     links: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
@@ -105,7 +110,7 @@ impl<W: Write> Packer<'_, W> {
             meter: self.meter,
         };
         data.go_to(0)?;
-        self.fraction(Modified::of(&meta))?;
+        self.fraction(Mtime::of(&meta))?;
         self.put(&mut header, &item.name, &mut blocks.chain(&mut data))?;
         self.report.bytes += size;
         // Holes were passed over.
@@ -161,8 +166,8 @@ impl<W: Write> Packer<'_, W> {
 
     /// An entry that tells the time of the next one to the nanosecond: its own
     /// header has room for seconds.
-    fn fraction(&mut self, modified: Modified) -> io::Result<()> {
-        let Modified { seconds, nanos } = modified;
+    fn fraction(&mut self, modified: Mtime) -> io::Result<()> {
+        let Mtime { seconds, nanos } = modified;
         if nanos == 0 || seconds < 0 {
             return Ok(());
         }
@@ -217,7 +222,7 @@ struct Data<'a> {
     segments: &'a [sparse::Segment],
     at: usize,
     left: u64,
-    meter: &'a Meter,
+    meter: &'a TransferProgress,
 }
 
 impl Data<'_> {
@@ -233,7 +238,7 @@ impl Data<'_> {
 
 impl Read for Data<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.meter.go_on()?;
+        self.meter.check_cancelled()?;
         while self.left == 0 {
             if self.at + 1 >= self.segments.len() {
                 return Ok(0);

@@ -10,11 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::pump;
+use super::channel_io;
+use super::confined_write::Tree;
 use super::push::blocking;
-use super::tree::Tree;
-use super::unpack::{Arrival, Naming, unpack};
-use super::{GuestPath, LocalTarget, Meter, NO_TAR, Ownership, Report, explain, plain};
+use super::unpack::{OwnerMapping, UnpackTarget, unpack};
+use super::{
+    GuestPath, LocalTarget, NO_TAR, Ownership, Report, TransferProgress, explain, per_file,
+};
 use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result};
 
 pub const SCRIPT: &str = include_str!("guest/send.sh");
@@ -41,7 +43,7 @@ pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     wish: &Pull,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
     let (root, naming) = place(wish)?;
     let how = if wish.source.contents || wish.source.path == "/" {
@@ -61,7 +63,7 @@ pub async fn pull(
     ]);
     let job = Receive {
         root: root.clone(),
-        arrival: Arrival {
+        arrival: UnpackTarget {
             naming,
             ownership: wish.ownership,
             times: HashMap::new(),
@@ -70,20 +72,20 @@ pub async fn pull(
     };
     match receive(guest, cancel, &request, tokio::io::empty(), job, meter).await? {
         Some(report) => Ok(report),
-        None => plain::pull(guest, cancel, wish, &place(wish)?, meter).await,
+        None => per_file::pull(guest, cancel, wish, &place(wish)?, meter).await,
     }
 }
 
 /// The folder that is written to, and what the source is called in it.
-fn place(wish: &Pull) -> Result<(PathBuf, Naming)> {
+fn place(wish: &Pull) -> Result<(PathBuf, OwnerMapping)> {
     let target = &wish.target.path;
     let is_folder = target.is_dir();
     if wish.source.contents || wish.source.path == "/" {
-        return Ok((target.clone(), Naming::Kept));
+        return Ok((target.clone(), OwnerMapping::Kept));
     }
     if is_folder || wish.target.directory || wish.several {
         let name = wish.source.name().as_bytes().to_owned();
-        return Ok((target.clone(), Naming::Top(name)));
+        return Ok((target.clone(), OwnerMapping::Top(name)));
     }
     let name = target.file_name().ok_or_else(|| {
         Error::Invalid(format!(
@@ -95,13 +97,13 @@ fn place(wish: &Pull) -> Result<(PathBuf, Naming)> {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    Ok((root, Naming::Top(name.as_encoded_bytes().to_owned())))
+    Ok((root, OwnerMapping::Top(name.as_encoded_bytes().to_owned())))
 }
 
 /// Where an archive goes.
 pub struct Receive {
     pub root: PathBuf,
-    pub arrival: Arrival,
+    pub arrival: UnpackTarget,
     /// In the pixel, for messages.
     pub path: String,
 }
@@ -114,9 +116,9 @@ pub async fn receive(
     request: &ExecRequest,
     input: impl AsyncRead + Send + Unpin + 'static,
     job: Receive,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
-    let (sink, reader) = pump::inward();
+    let (sink, reader) = channel_io::inward();
     let path = job.path.clone();
     let writing = {
         let meter = Arc::clone(meter);
@@ -169,7 +171,11 @@ pub async fn receive(
 }
 
 /// Writes what comes; tells too whether it came to its end.
-fn write_out(reader: pump::Reader, job: &Receive, meter: &Meter) -> (Result<Report>, bool) {
+fn write_out(
+    reader: channel_io::Reader,
+    job: &Receive,
+    meter: &TransferProgress,
+) -> (Result<Report>, bool) {
     let mut reader = BufReader::with_capacity(128 * 1024, reader);
     let written = write_archive(&mut reader, job, meter);
     if written.is_ok() {
@@ -181,9 +187,9 @@ fn write_out(reader: pump::Reader, job: &Receive, meter: &Meter) -> (Result<Repo
 }
 
 fn write_archive(
-    reader: &mut BufReader<pump::Reader>,
+    reader: &mut BufReader<channel_io::Reader>,
     job: &Receive,
-    meter: &Meter,
+    meter: &TransferProgress,
 ) -> Result<Report> {
     let broken = |e| Error::io("reading the archive from the pixel", e);
     let mut line = String::new();

@@ -10,9 +10,12 @@ use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
 use tokio_util::sync::CancellationToken;
 
-use super::pump;
+use super::channel_io;
 use super::walk::{Item, joined, walk};
-use super::{GuestPath, Meter, NO_TAR, Ownership, Report, Rules, explain, large, pack, plain};
+use super::{
+    GuestPath, NO_TAR, Ownership, Report, Rules, TransferProgress, explain, pack, per_file,
+    sftp_push,
+};
 use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, Guest, HeadBuffer, Ids, Result};
 
 /// For the pixel to clean up behind a transfer that was ended.
@@ -38,31 +41,31 @@ pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     wish: &Push,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let (how, items) = gather(wish, meter).await?;
+    let (how, items) = collect_items(wish, meter).await?;
     if let [item] = &items[..]
-        && let Some(report) = large::push(guest, cancel, wish, how, item, meter).await?
+        && let Some(report) = sftp_push::push(guest, cancel, wish, how, item, meter).await?
     {
         return Ok(report);
     }
     let running = send(guest, cancel, wish, how, items.clone(), meter).await?;
     match running {
         Some(report) => Ok(report),
-        None => plain::push(guest, cancel, wish, &items, how.contents(), meter).await,
+        None => per_file::push(guest, cancel, wish, &items, how.contents(), meter).await,
     }
 }
 
 /// How the far side puts what it got into place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum Placement {
     /// The one entry, under the destination's name or, in a folder, its own.
     As,
     Into,
     Contents,
 }
 
-impl How {
+impl Placement {
     fn word(self) -> &'static str {
         match self {
             Self::As => "as",
@@ -87,18 +90,21 @@ impl How {
 /// What stands below this name in the archive is what is transferred.
 pub const TREE: &[u8] = b"tree";
 
-async fn gather(wish: &Push, meter: &Arc<Meter>) -> Result<(How, Vec<Item>)> {
+async fn collect_items(
+    wish: &Push,
+    meter: &Arc<TransferProgress>,
+) -> Result<(Placement, Vec<Item>)> {
     let sources = wish.sources.clone();
     let target_is_folder = wish.target.directory;
     let meter = Arc::clone(meter);
     blocking(move || {
         let contents: Vec<bool> = sources
             .iter()
-            .map(|source| means_contents(source))
+            .map(|source| is_contents_form(source))
             .collect();
         let rules = Rules::default();
         if let ([source], [true]) = (&sources[..], &contents[..]) {
-            return Ok((How::Contents, walk(source, TREE, &rules, &meter)?));
+            return Ok((Placement::Contents, walk(source, TREE, &rules, &meter)?));
         }
         let mut items = Vec::new();
         for (source, contents) in sources.iter().zip(contents) {
@@ -123,13 +129,20 @@ async fn gather(wish: &Push, meter: &Arc<Meter>) -> Result<(How, Vec<Item>)> {
             items.extend(walk(source, &joined(TREE, &name), &rules, &meter)?);
         }
         let single = sources.len() == 1 && !target_is_folder;
-        Ok((if single { How::As } else { How::Into }, items))
+        Ok((
+            if single {
+                Placement::As
+            } else {
+                Placement::Into
+            },
+            items,
+        ))
     })
     .await
 }
 
 /// `.`, `dir/.`, `..`: a folder, of which the contents are meant.
-pub fn means_contents(source: &std::path::Path) -> bool {
+pub fn is_contents_form(source: &std::path::Path) -> bool {
     let text = source.as_os_str().as_encoded_bytes();
     text == b"." || text.ends_with(b"/.")
 }
@@ -139,12 +152,12 @@ pub async fn send(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     wish: &Push,
-    how: How,
+    how: Placement,
     items: Vec<Item>,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
     let request = request(wish, how.word(), &[]);
-    let (writer, reader) = pump::outward();
+    let (writer, reader) = channel_io::outward();
     let packing = {
         let (meter, ownership) = (Arc::clone(meter), wish.ownership);
         tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &meter, writer))
@@ -232,7 +245,7 @@ pub async fn write(
     wish: &Push,
     mode: u32,
     input: impl AsyncRead + Send + Unpin + 'static,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
     if wish.target.directory {
         return Err(Error::Invalid(

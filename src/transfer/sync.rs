@@ -10,12 +10,12 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::list::{Facts, Kind, Listing, facts, list};
+use super::guest_listing::{Facts, Kind, Listing, facts, list};
 use super::pull::{Receive, receive};
-use super::push::{How, Push, TREE, blocking, send};
-use super::unpack::{Arrival, Naming};
+use super::push::{Placement, Push, TREE, blocking, send};
+use super::unpack::{OwnerMapping, UnpackTarget};
 use super::walk::{Item, joined, os, walk};
-use super::{GuestPath, Meter, Ownership, Report, Rules, explain};
+use super::{GuestPath, Ownership, Report, Rules, TransferProgress, explain};
 use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Ids, Result, Subject};
 
 /// What both directions have in common.
@@ -48,7 +48,7 @@ pub async fn sync_in(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     wish: &Sync,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Changes> {
     let here = here(wish, &wish.rules, false).await?;
     let mut rules = wish.rules.clone();
@@ -82,7 +82,7 @@ pub async fn sync_in(
         owner: wish.owner,
         id: wish.id.clone(),
     };
-    let sent = send(guest, cancel, &push, How::Contents, items, meter).await?;
+    let sent = send(guest, cancel, &push, Placement::Contents, items, meter).await?;
     let report = sent.ok_or_else(|| Error::WrongState {
         subject: Subject::Other("the pixel".into()),
         state: "stopped, or has no tar".into(),
@@ -95,7 +95,7 @@ pub async fn sync_out(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     wish: &Sync,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Changes> {
     let mut rules = wish.rules.clone();
     let asked = list(guest, &wish.guest, &mut rules);
@@ -128,8 +128,8 @@ pub async fn sync_out(
     let request = ExecRequest::root(["/bin/sh", "-c", super::pull::SCRIPT, "send", path, "names"]);
     let job = Receive {
         root: wish.local.clone(),
-        arrival: Arrival {
-            naming: Naming::Kept,
+        arrival: UnpackTarget {
+            naming: OwnerMapping::Kept,
             ownership: wish.ownership,
             times: there
                 .into_iter()
@@ -241,7 +241,7 @@ async fn here(wish: &Sync, rules: &Rules, may_be_absent: bool) -> Result<Vec<Ite
     let (top, rules) = (wish.local.clone(), rules.clone());
     blocking(move || {
         // What there is is not yet what is transferred.
-        match walk(&top, TREE, &rules, &Meter::default()) {
+        match walk(&top, TREE, &rules, &TransferProgress::default()) {
             Err(error) if may_be_absent && error.is_not_found() => Ok(Vec::new()),
             Ok(items) if items.first().is_some_and(|item| !item.meta.is_dir()) => {
                 Err(Error::Invalid(format!(
@@ -263,7 +263,7 @@ fn learn(rules: &mut Rules, items: &[Item]) -> Result<()> {
     }
     for item in items {
         let path = strip(item);
-        let name = super::rules::IGNORE_FILE.as_bytes();
+        let name = super::ignore_rules::IGNORE_FILE.as_bytes();
         if let Some(above) = path.strip_suffix(name)
             && (above.is_empty() || above.ends_with(b"/"))
         {
@@ -333,7 +333,7 @@ async fn unless_cancelled<T>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::modified::Modified;
+    use super::super::mtime::Mtime;
     use super::*;
 
     fn entry(kind: Kind, size: u64) -> Facts {
@@ -341,7 +341,7 @@ mod tests {
             kind,
             mode: 0o644,
             size,
-            modified: Modified::seconds(1),
+            modified: Mtime::seconds(1),
             target: Vec::new(),
         }
     }

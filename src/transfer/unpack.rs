@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use tar::{Archive, Entry, EntryType};
 
-use super::modified::Modified;
-use super::tree::{Attributes, Tree};
-use super::{Meter, Ownership, Report};
+use super::confined_write::{Attributes, Tree};
+use super::mtime::Mtime;
+use super::{Ownership, Report, TransferProgress};
 use crate::model::{Error, Ids, Result};
 
 /// Bytes between the contents of two files: headers, long names, lists of holes.
@@ -21,7 +21,7 @@ const CHUNK: usize = 128 * 1024;
 const HOLE: usize = 4096;
 
 /// How the names in an archive become names below the tree.
-pub enum Naming {
+pub enum OwnerMapping {
     /// As they are.
     Kept,
     /// Its one entry at the top is called this here.
@@ -29,21 +29,21 @@ pub enum Naming {
 }
 
 /// What becomes of what comes.
-pub struct Arrival {
-    pub naming: Naming,
+pub struct UnpackTarget {
+    pub naming: OwnerMapping,
     /// Kept numbers need root; else all is ours.
     pub ownership: Ownership,
     /// By path below the tree, where more is known than the archive tells:
     /// its times are whole seconds.
-    pub times: HashMap<Vec<u8>, Modified>,
+    pub times: HashMap<Vec<u8>, Mtime>,
 }
 
 /// Writes all entries of the archive below `tree`.
 pub fn unpack(
     from: impl Read,
     tree: &mut Tree,
-    arrival: &Arrival,
-    meter: &Meter,
+    arrival: &UnpackTarget,
+    meter: &TransferProgress,
 ) -> Result<Report> {
     let budget = Rc::new(Cell::new(HEADERS));
     let from = Limited {
@@ -92,9 +92,9 @@ impl<R: Read> Read for Limited<R> {
 
 struct Unpacker<'a> {
     tree: &'a mut Tree,
-    arrival: &'a Arrival,
+    arrival: &'a UnpackTarget,
     kept: bool,
-    meter: &'a Meter,
+    meter: &'a TransferProgress,
     budget: Rc<Cell<u64>>,
     // Both have an entry for each name, however often the archive brings it, so
     // they are as large as what is on the disk by now.
@@ -108,7 +108,7 @@ struct Unpacker<'a> {
 
 impl Unpacker<'_> {
     fn add<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<()> {
-        self.meter.go_on().map_err(|_| Error::Cancelled)?;
+        self.meter.check_cancelled().map_err(|_| Error::Cancelled)?;
         let path = self.place(&entry.path_bytes())?;
         let attributes = self.attributes(&entry, &path)?;
         let parts = parts(&path);
@@ -165,7 +165,7 @@ impl Unpacker<'_> {
         if parts.iter().any(|part| *part == b"..") {
             return Err(refused(name, "a name that leads out of the destination"));
         }
-        if let Naming::Top(top) = &self.arrival.naming {
+        if let OwnerMapping::Top(top) = &self.arrival.naming {
             match parts.first_mut() {
                 Some(first) => *first = top,
                 None => parts.push(top),
@@ -187,7 +187,7 @@ impl Unpacker<'_> {
             None
         };
         let bits = if self.kept { 0o7777 } else { 0o777 };
-        let told = Modified::seconds(i64::try_from(number(header.mtime())?).unwrap_or(0));
+        let told = Mtime::seconds(i64::try_from(number(header.mtime())?).unwrap_or(0));
         let known = self.arrival.times.get(path).copied();
         Ok(Attributes {
             mode: header.mode().map_err(broken)? & bits,
@@ -210,7 +210,7 @@ impl Unpacker<'_> {
         self.budget.set(u64::MAX);
         let mut length = 0u64;
         loop {
-            self.meter.go_on().map_err(|_| Error::Cancelled)?;
+            self.meter.check_cancelled().map_err(|_| Error::Cancelled)?;
             let got = entry.read(&mut self.buffer).map_err(broken)?;
             if got == 0 {
                 break;

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
-use super::tree::Tree;
-use super::unpack::{Arrival, Naming, unpack};
-use super::{Meter, Ownership, Report, pack, walk};
+use super::confined_write::Tree;
+use super::unpack::{OwnerMapping, UnpackTarget, unpack};
+use super::{Ownership, Report, TransferProgress, pack, walk};
 use crate::model::Result;
 
 /// A destination beside something that must not be touched.
 struct Place {
     dir: TempDir,
-    meter: Meter,
+    meter: TransferProgress,
 }
 
 impl Place {
@@ -25,7 +25,7 @@ impl Place {
         fs::create_dir(dir.path().join("to")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
         fs::write(dir.path().join("outside/precious"), "mine").unwrap();
-        let meter = Meter::default();
+        let meter = TransferProgress::default();
         Self { dir, meter }
     }
 
@@ -36,8 +36,8 @@ impl Place {
     fn unpack(&self, archive: &[u8]) -> Result<Report> {
         let mut tree = Tree::open(&self.to()).unwrap();
         let owner = Ownership::One(crate::model::Ids::ROOT);
-        let arrival = Arrival {
-            naming: Naming::Kept,
+        let arrival = UnpackTarget {
+            naming: OwnerMapping::Kept,
             ownership: owner,
             times: HashMap::new(),
         };
@@ -276,7 +276,7 @@ fn what_is_packed_comes_out_the_same() {
     holes.set_len(100 * 1024 * 1024).unwrap();
     drop(holes);
 
-    let meter = Meter::default();
+    let meter = TransferProgress::default();
     let items = walk::walk(top, b"", &super::Rules::default(), &meter).unwrap();
     let mut packed = Vec::new();
     let owner = Ownership::Kept;

@@ -7,8 +7,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::meter::Meter;
-use super::rules::{IGNORE_FILE, Rules};
+use super::ignore_rules::{IGNORE_FILE, Rules};
+use super::progress::TransferProgress;
 use crate::model::{Error, Result};
 
 /// One entry to transfer.
@@ -30,7 +30,7 @@ impl Item {
 /// `top` and everything below it that the rules do not leave out, parents
 /// before what is in them, in the order of names. A link at the top itself is
 /// followed: the user named it.
-pub fn walk(top: &Path, name: &[u8], rules: &Rules, meter: &Meter) -> Result<Vec<Item>> {
+pub fn walk(top: &Path, name: &[u8], rules: &Rules, meter: &TransferProgress) -> Result<Vec<Item>> {
     let failed = |path: &Path, e| Error::io(format!("reading {}", path.display()), e);
     let meta = fs::metadata(top).map_err(|e| missing(top, e))?;
     let mut rules = rules.clone();
@@ -42,7 +42,7 @@ pub fn walk(top: &Path, name: &[u8], rules: &Rules, meter: &Meter) -> Result<Vec
     }];
     let mut found = Vec::new();
     while let Some(item) = waiting.pop() {
-        meter.go_on().map_err(|_| Error::Cancelled)?;
+        meter.check_cancelled().map_err(|_| Error::Cancelled)?;
         if item.meta.is_file() {
             meter.expect(item.meta.len());
         }
@@ -130,7 +130,7 @@ mod tests {
         fs::write(top.join("b/c/file"), "12345").unwrap();
         fs::write(top.join("a"), "1").unwrap();
         std::os::unix::fs::symlink("/", top.join("root")).unwrap();
-        let meter = Meter::default();
+        let meter = TransferProgress::default();
         let found = walk(&top, b"x", &Rules::default(), &meter).unwrap();
         let names: Vec<String> = found
             .iter()

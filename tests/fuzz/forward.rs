@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use rustix::fs::{FlockOperation, flock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Port, ends, registry};
+use super::{Port, half_close, registry};
 use crate::fuzz::{asynchronous, fuzz, text};
 
 #[test]
@@ -28,7 +28,7 @@ fn relays() {
     fuzz("relays", 4000, &words, |bytes| {
         asynchronous(async {
             let (mut near, far) = tokio::io::duplex(1 << 16);
-            let (mut data, mut word) = ends::ends(far);
+            let (mut data, mut word) = half_close::ends(far);
             word.write_all(bytes).await.unwrap();
             let taken = data.write_all(b"hello").await.is_ok();
             drop((data, word));

@@ -1,7 +1,7 @@
 //! Files and outputs of a machine that is being set up.
 
 use super::facts::OsRelease;
-use super::{sources, subid, subnet};
+use super::{apt_sources, subid, subnet};
 use crate::fuzz::{fuzz, text};
 
 #[test]
@@ -18,11 +18,14 @@ fn package_sources() {
     ];
     fuzz("package-sources", 8000, &words, |bytes| {
         let text = text(bytes);
-        let mut all = sources::parse_deb822(&text);
-        all.extend(sources::parse_one_line(&text));
-        let (image, missing) = sources::for_image(&all, "bookworm");
-        let _ = sources::backports(&all, "bookworm");
-        let _ = (sources::mirror_file(&text), sources::first_mirror(&text));
+        let mut all = apt_sources::parse_deb822(&text);
+        all.extend(apt_sources::parse_one_line(&text));
+        let (image, missing) = apt_sources::for_image(&all, "bookworm");
+        let _ = apt_sources::backports(&all, "bookworm");
+        let _ = (
+            apt_sources::mirror_file(&text),
+            apt_sources::first_mirror(&text),
+        );
         (all.len().min(3), image.is_empty(), missing.len())
     });
 }

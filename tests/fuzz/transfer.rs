@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use super::tree::Tree;
-use super::unpack::{Arrival, Naming, unpack};
-use super::{GuestPath, Meter, Ownership, Rules, list};
+use super::confined_write::Tree;
+use super::unpack::{OwnerMapping, UnpackTarget, unpack};
+use super::{GuestPath, Ownership, Rules, TransferProgress, guest_listing};
 use crate::fuzz::{fuzz, text};
 use crate::model::Ids;
 
@@ -20,7 +20,7 @@ fn listings() {
         "a/b\0",
     ];
     fuzz("listings", 20_000, &words, |bytes| {
-        let listing = list::parse(bytes).ok()?;
+        let listing = guest_listing::parse(bytes).ok()?;
         for name in listing.keys() {
             assert!(!name.starts_with(b"/") && !name.contains(&0));
             assert!(
@@ -59,12 +59,12 @@ fn archives() {
         checksums(&mut sound);
         let mut outcomes = Vec::new();
         for archive in [bytes, &sound] {
-            let arrival = Arrival {
-                naming: Naming::Kept,
+            let arrival = UnpackTarget {
+                naming: OwnerMapping::Kept,
                 ownership: owner,
                 times: HashMap::new(),
             };
-            let outcome = unpack(archive, &mut tree, &arrival, &Meter::default());
+            let outcome = unpack(archive, &mut tree, &arrival, &TransferProgress::default());
             let kind = outcome.map(|report| (report.files.min(3), report.skipped.min(1)));
             outcomes.push(kind.map_err(|error| text_of(&error)));
         }

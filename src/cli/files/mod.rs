@@ -18,7 +18,7 @@ pub use sync::SyncArgs;
 use super::{Context, exec};
 use crate::lifecycle::{Creator, User};
 use crate::model::{Error, Guest, Instance, Name};
-use crate::transfer::{LocalTarget, Meter, Ownership, Report};
+use crate::transfer::{LocalTarget, Ownership, Report, TransferProgress};
 use crate::ui::{self, ProgressBar};
 
 /// The pixel, once it is known to be one that files can be exchanged with.
@@ -69,7 +69,7 @@ fn local_target(path: PathBuf) -> LocalTarget {
     }
 }
 
-fn progress_bar(context: &Context, meter: &Arc<Meter>) -> ProgressBar {
+fn progress_bar(context: &Context, meter: &Arc<TransferProgress>) -> ProgressBar {
     let meter = Arc::clone(meter);
     context.ui.bar(move || (meter.done(), meter.total()))
 }

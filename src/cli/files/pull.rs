@@ -13,7 +13,7 @@ use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::model::Error;
 use crate::term::StdoutWriter;
-use crate::transfer::{self, GuestPath, Meter, Pull, Report};
+use crate::transfer::{self, GuestPath, Pull, Report, TransferProgress};
 
 /// Copy files and folders out of a pixel
 ///
@@ -45,7 +45,7 @@ impl PullArgs {
         if self.target == PathArg::Stream && several {
             return Err(Usage("- takes one file".into()).into());
         }
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(TransferProgress::default());
         let mut total = Report::default();
         for (name, path) in sources {
             let instance = running_or_stopped(context, &name).await?;

@@ -10,7 +10,7 @@ use super::path_arg::PathArg;
 use super::{login, ownership, progress_bar, report_transfer, running_or_stopped, unique};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
-use crate::transfer::{self, GuestPath, Meter, Push};
+use crate::transfer::{self, GuestPath, Push, TransferProgress};
 
 /// Copy files and folders into a pixel
 ///
@@ -66,7 +66,7 @@ impl PushArgs {
             owner: owner.owner,
             id: unique(),
         };
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(TransferProgress::default());
         let bar = progress_bar(context, &meter);
         let cancel = context.cancel();
         let report = if from_stdin {

@@ -11,7 +11,7 @@ use super::path_arg::PathArg;
 use super::{login, ownership, progress_bar, running_or_stopped, unique, warn};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
-use crate::transfer::{self, Changes, GuestPath, Meter, Rules, Sync};
+use crate::transfer::{self, Changes, GuestPath, Rules, Sync, TransferProgress};
 use crate::ui;
 
 /// Make one folder like another, between here and a pixel, by copying what differs
@@ -77,7 +77,7 @@ impl SyncArgs {
             owner: owner.owner,
             id: unique(),
         };
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(TransferProgress::default());
         let bar = progress_bar(context, &meter);
         let changes = if inward {
             transfer::sync_in(&*guest, context.cancel(), &wish, &meter).await

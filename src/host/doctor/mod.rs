@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::error::Error;
-use super::facts::{HostFacts, INOTIFY, Reach, ServerFacts, ServerState};
-use super::files::{read, read_or_empty};
+use super::facts::{HostFacts, INOTIFY, Reachability, ServerFacts, ServerState};
+use super::image_server;
+use super::read_file::{read, read_or_empty};
 use super::setup::Inspector;
-use super::web;
 use crate::backend::incus::Client;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -214,10 +214,10 @@ fn machine(options: &Options) -> Result<Machine, Error> {
 /// none can be from the future.
 async fn clock(host: &HostFacts, options: &Options) -> Result<Clock, Error> {
     let reach = match &host.image_server {
-        Reach::NotAsked => web::image_server(&options.image_server).await?,
+        Reachability::NotAsked => image_server::image_server(&options.image_server).await?,
         known => known.clone(),
     };
-    if let Reach::Reachable {
+    if let Reachability::Reachable {
         clock_ahead: Some(ahead),
     } = reach
     {

@@ -2,7 +2,7 @@
 
 use super::{Check, Facts, Space, Status};
 use crate::host::Options;
-use crate::host::facts::{Reach, ServerFacts, ServerState};
+use crate::host::facts::{Reachability, ServerFacts, ServerState};
 use crate::host::plan::{ImageState, can_stand_in, image_state};
 
 const SETUP: &str = "sudo pixels setup";
@@ -249,7 +249,7 @@ fn image(facts: &Facts, options: &Options) -> Verdict {
         )),
         ImageState::Missing => {
             let why = match &facts.host.image_server {
-                Reach::Unreachable(reason) => {
+                Reachability::Unreachable(reason) => {
                     format!(", and {} does not answer: {reason}", options.image_server)
                 }
                 _ => String::new(),

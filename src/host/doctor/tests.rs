@@ -62,7 +62,7 @@ fn healthy() -> Facts {
                 ..LocalFacts::default()
             }),
             server: ServerState::Answers(Box::new(server())),
-            image_server: Reach::NotAsked,
+            image_server: Reachability::NotAsked,
         },
         space: Some(Ok(Space {
             used: GIB,

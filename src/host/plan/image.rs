@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::step::{Action, Plan, Step, StepId};
 use crate::host::Options;
+use crate::host::apt_sources;
 use crate::host::command::CommandLine;
-use crate::host::facts::{HostFacts, LocalFacts, Reach, ServerState};
+use crate::host::facts::{HostFacts, LocalFacts, Reachability, ServerState};
 use crate::host::image::{FALLBACK_IMAGE_PREFIX, fallback_among};
-use crate::host::sources;
 
 /// Where the image of a new pixel comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,7 +40,7 @@ pub fn image_state(facts: &HostFacts, options: &Options) -> ImageState {
     }
     // A built image is only ever in the local store.
     let ours = options.image.starts_with(FALLBACK_IMAGE_PREFIX);
-    if !ours && matches!(facts.image_server, Reach::Reachable { .. }) {
+    if !ours && matches!(facts.image_server, Reachability::Reachable { .. }) {
         return ImageState::Download;
     }
     match fallback_among(aliases.iter().map(String::as_str)) {
@@ -62,7 +62,7 @@ pub fn image(plan: &mut Plan, facts: &HostFacts, options: &Options, state: &Imag
     match state {
         ImageState::Local | ImageState::Download => return,
         ImageState::StandIn(alias) => {
-            if let Reach::Unreachable(reason) = &facts.image_server {
+            if let Reachability::Unreachable(reason) = &facts.image_server {
                 plan.warnings.push(format!(
                     "{} cannot be downloaded ({reason}): new pixels are made from {alias}",
                     options.image
@@ -73,7 +73,7 @@ pub fn image(plan: &mut Plan, facts: &HostFacts, options: &Options, state: &Imag
         ImageState::Missing => {}
     }
     let why = match &facts.image_server {
-        Reach::Unreachable(reason) => format!(
+        Reachability::Unreachable(reason) => format!(
             "{} is not on the server and {} does not answer: {reason}",
             options.image, options.image_server
         ),
@@ -175,13 +175,13 @@ pub fn recipe(local: &LocalFacts) -> Result<(Recipe, Vec<String>), String> {
             os.pretty
         )
     };
-    let base = sources::base(&local.sources, &os.codename).ok_or_else(no_mirror)?;
+    let base = apt_sources::base(&local.sources, &os.codename).ok_or_else(no_mirror)?;
     let usable = |uri: &&String| {
         let kinds = ["http://", "https://", "file:"];
         kinds.iter().any(|kind| uri.starts_with(kind))
     };
     let mirror = base.uris.iter().find(usable).ok_or_else(no_mirror)?;
-    let (text, missing) = sources::for_image(&local.sources, &os.codename);
+    let (text, missing) = apt_sources::for_image(&local.sources, &os.codename);
     let recipe = Recipe {
         alias: alias(local),
         suite: os.codename.clone(),

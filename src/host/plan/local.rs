@@ -6,7 +6,7 @@ use super::step::{Action, Plan, Step, StepId};
 use crate::host::INCUS_DIR;
 use crate::host::command::CommandLine;
 use crate::host::facts::{INOTIFY, INOTIFY_ENOUGH, INOTIFY_GOOD, LocalFacts};
-use crate::host::{packages as table, sources, subid};
+use crate::host::{apt_sources, packages as table, subid};
 
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/pixels-backports.sources";
 const LXCFS_DIR: &str = "/var/lib/lxcfs";
@@ -39,7 +39,7 @@ fn incus(local: &LocalFacts) -> Incus {
         if local.apt_has_incus {
             return Incus::Here;
         }
-        return match sources::backports(&local.sources, &os.codename) {
+        return match apt_sources::backports(&local.sources, &os.codename) {
             Some(file) => Incus::Add { suite, file },
             None => Incus::Nowhere,
         };

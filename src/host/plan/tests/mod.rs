@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::backend::incus::{Endpoint, Remote};
-use crate::host::facts::{LocalFacts, Network, OsRelease, Pool, Reach, ServerFacts};
-use crate::host::sources::parse_deb822;
+use crate::host::apt_sources::parse_deb822;
+use crate::host::facts::{LocalFacts, Network, OsRelease, Pool, Reachability, ServerFacts};
 
 const GIB: u64 = 1 << 30;
 const SOURCES: &str = "\
@@ -57,7 +57,7 @@ fn bare() -> HostFacts {
             ..LocalFacts::default()
         }),
         server: ServerState::Silent("the socket does not exist".into()),
-        image_server: Reach::Unreachable("no answer within 4 s".into()),
+        image_server: Reachability::Unreachable("no answer within 4 s".into()),
     }
 }
 

@@ -21,7 +21,7 @@ fn a_reachable_image_server_or_an_alias_leaves_nothing_to_build() {
         unreachable!()
     };
     server.aliases.clear();
-    facts.image_server = Reach::Reachable { clock_ahead: None };
+    facts.image_server = Reachability::Reachable { clock_ahead: None };
     assert_eq!(image_state(&facts, &options()), ImageState::Download);
     assert!(plan(&facts, &options()).is_empty());
     let mut own = ready();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::modified::Modified;
+use super::mtime::Mtime;
 use super::walk::os;
 use crate::model::Ids;
 
@@ -20,7 +20,7 @@ use crate::model::Ids;
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes {
     pub mode: u32,
-    pub modified: Modified,
+    pub modified: Mtime,
     /// `None` leaves it ours.
     pub owner: Option<Ids>,
 }
@@ -79,7 +79,7 @@ impl Tree {
     }
 
     /// A file that is not there yet: see [`Unfinished::finish`].
-    pub fn file(&mut self, parts: Parts<'_>) -> io::Result<Unfinished> {
+    pub fn file(&mut self, parts: Parts<'_>) -> io::Result<TempFile> {
         let (name, above) = parts.split_last().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = self.walk(above)?.try_clone_to_owned()?;
         let (file, temporary) = match nameless(&parent)? {
@@ -89,7 +89,7 @@ impl Tree {
                 (file, Some(name))
             }
         };
-        Ok(Unfinished {
+        Ok(TempFile {
             file: File::from(file),
             place: Place {
                 parent,
@@ -186,7 +186,7 @@ fn ids(owner: Ids) -> (Option<Uid>, Option<Gid>) {
     )
 }
 
-fn times(modified: Modified) -> Timestamps {
+fn times(modified: Mtime) -> Timestamps {
     let time = Timespec {
         tv_sec: modified.seconds,
         tv_nsec: modified.nanos.into(),
@@ -262,12 +262,12 @@ fn temporary() -> OsString {
 }
 
 /// A file without its final name; it is gone when this is dropped.
-pub struct Unfinished {
+pub struct TempFile {
     pub file: File,
     place: Place,
 }
 
-impl Unfinished {
+impl TempFile {
     /// Gives it its name, in one step, in the place of what is there.
     pub fn finish(mut self, attributes: Attributes) -> io::Result<()> {
         apply(&self.file, attributes)?;

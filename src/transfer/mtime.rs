@@ -5,12 +5,12 @@ use std::os::unix::fs::MetadataExt;
 
 /// Since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Modified {
+pub struct Mtime {
     pub seconds: i64,
     pub nanos: u32,
 }
 
-impl Modified {
+impl Mtime {
     pub fn seconds(seconds: i64) -> Self {
         Self { seconds, nanos: 0 }
     }
@@ -46,18 +46,18 @@ mod tests {
 
     #[test]
     fn fractions_are_read_and_compared_where_both_have_them() {
-        let time = |text| Modified::parse(text).unwrap();
+        let time = |text| Mtime::parse(text).unwrap();
         assert_eq!(time("17.5").nanos, 500_000_000);
         assert_eq!(time("17.0000000420").nanos, 42);
         assert_eq!(
             time("-1.9"),
-            Modified {
+            Mtime {
                 seconds: -1,
                 nanos: 900_000_000
             }
         );
-        assert_eq!(time("17"), Modified::seconds(17));
-        assert!(Modified::parse("x.5").is_none() && Modified::parse("1.é").is_none());
+        assert_eq!(time("17"), Mtime::seconds(17));
+        assert!(Mtime::parse("x.5").is_none() && Mtime::parse("1.é").is_none());
         assert!(time("1.5").agrees(time("1.5")) && time("1.5").agrees(time("1")));
         assert!(!time("1.5").agrees(time("1.6")) && !time("1").agrees(time("2")));
     }

@@ -13,10 +13,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexS
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::modified::Modified;
-use super::push::{CUT_OFF, How, PARTING, Push, TREE, blocking, receive, request};
+use super::mtime::Mtime;
+use super::push::{CUT_OFF, PARTING, Placement, Push, TREE, blocking, receive, request};
 use super::walk::Item;
-use super::{Meter, NO_TAR, Report, explain, pack, sparse};
+use super::{NO_TAR, Report, TransferProgress, explain, pack, sparse};
 use crate::model::{Error, FileKind, Guest, HeadBuffer, MAX_CHUNK, Result};
 
 /// Below it what there is to prepare takes longer than is won.
@@ -30,9 +30,9 @@ pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     wish: &Push,
-    how: How,
+    how: Placement,
     item: &Item,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
     let name = item.name.strip_prefix(TREE).unwrap_or(&item.name);
     let name = std::str::from_utf8(name).map(|name| name.trim_start_matches('/'));
@@ -68,7 +68,7 @@ pub async fn push(
     let filling = async {
         tokio::select! {
             biased;
-            filled = fill(guest, file, size, (told, tell, &wish.id), meter) => filled,
+            filled = send_chunks(guest, file, size, (told, tell, &wish.id), meter) => filled,
             () = over.cancelled() => Ok(Filled::Not),
         }
     };
@@ -114,7 +114,7 @@ pub async fn push(
 struct Source {
     file: File,
     size: u64,
-    changed: Modified,
+    changed: Mtime,
 }
 
 /// `None`: small, or with holes, which an archive passes over.
@@ -130,7 +130,7 @@ async fn open(item: Item) -> Result<Option<Source>> {
             Ok(whole.then(|| Source {
                 file,
                 size: meta.len(),
-                changed: Modified::of(&meta),
+                changed: Mtime::of(&meta),
             }))
         };
         opened().map_err(|e| Error::io(format!("sending {}", item.source.display()), e))
@@ -149,15 +149,15 @@ enum Filled {
 }
 
 /// Fills the file that is told of, and says so.
-async fn fill(
+async fn send_chunks(
     guest: &dyn Guest,
     file: File,
     size: u64,
     (told, mut tell, id): (DuplexStream, DuplexStream, &str),
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Filled> {
     // A session takes a while to open; the script, to begin.
-    let (place, _) = tokio::join!(place(told), guest.stat("/"));
+    let (place, _) = tokio::join!(read_ready_path(told), guest.stat("/"));
     let Some(place) = place else {
         return Ok(Filled::Not);
     };
@@ -186,7 +186,7 @@ async fn fill(
     Ok(outcome)
 }
 
-async fn place(told: DuplexStream) -> Option<String> {
+async fn read_ready_path(told: DuplexStream) -> Option<String> {
     let mut line = String::new();
     let mut told = BufReader::new(told.take(64));
     told.read_line(&mut line).await.ok()?;
@@ -196,10 +196,15 @@ async fn place(told: DuplexStream) -> Option<String> {
 }
 
 /// Reads exactly as much as was promised.
-fn read(mut file: File, size: u64, meter: &Meter, to: &mpsc::Sender<Bytes>) -> Result<()> {
+fn read(
+    mut file: File,
+    size: u64,
+    meter: &TransferProgress,
+    to: &mpsc::Sender<Bytes>,
+) -> Result<()> {
     let mut left = size;
     while left > 0 {
-        meter.go_on().map_err(|_| Error::Cancelled)?;
+        meter.check_cancelled().map_err(|_| Error::Cancelled)?;
         let length = left.min(MAX_CHUNK as u64);
         let mut chunk = Vec::with_capacity(MAX_CHUNK);
         let got = (&mut file).take(length).read_to_end(&mut chunk);

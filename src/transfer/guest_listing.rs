@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::modified::Modified;
-use super::rules::{IGNORE_FILE, Rules};
+use super::ignore_rules::{IGNORE_FILE, Rules};
+use super::mtime::Mtime;
 use super::unpack::parts;
 use super::{GuestPath, NO_DIRECTORY, NO_SUCH_PATH, explain, walk};
 use crate::model::{Error, ExecRequest, Guest, Result, collect_up_to};
@@ -31,7 +31,7 @@ pub struct Facts {
     pub kind: Kind,
     pub mode: u32,
     pub size: u64,
-    pub modified: Modified,
+    pub modified: Mtime,
     /// Of a link.
     pub target: Vec<u8>,
 }
@@ -136,7 +136,7 @@ fn read(facts: &[u8]) -> Option<Facts> {
     };
     let mode = u32::from_str_radix(std::str::from_utf8(next()?).ok()?, 8).ok()?;
     let size = std::str::from_utf8(next()?).ok()?.parse().ok()?;
-    let modified = Modified::parse(std::str::from_utf8(next()?).ok()?)?;
+    let modified = Mtime::parse(std::str::from_utf8(next()?).ok()?)?;
     Some(Facts {
         kind,
         mode,
@@ -168,7 +168,7 @@ pub fn facts(item: &walk::Item) -> Facts {
         kind,
         mode: meta.mode() & 0o7777,
         size: meta.len(),
-        modified: Modified::of(meta),
+        modified: Mtime::of(meta),
         target: target.map_or_else(Vec::new, |target| target.as_os_str().as_bytes().to_owned()),
     }
 }
@@ -182,7 +182,7 @@ mod tests {
         let text = b"f 644 12 1700000000.5 \0a/b c\0l 777 3 1.0 x y\0l\0d 755 0 1.0 \0a\0";
         let listing = parse(text).unwrap();
         assert_eq!(listing[&b"a/b c"[..]].size, 12);
-        let time = Modified {
+        let time = Mtime {
             seconds: 1_700_000_000,
             nanos: 500_000_000,
         };

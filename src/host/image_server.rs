@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use super::error::Error;
-use super::facts::Reach;
+use super::facts::Reachability;
 use crate::backend::incus::whole;
 
 /// A server that takes longer is of no use to a waiting user.
@@ -20,12 +20,12 @@ const INDEX: usize = 16 * 1024 * 1024;
 
 /// Asks for the server's index. Only a real index counts: a proxy's error
 /// page does not.
-pub async fn image_server(url: &str) -> Result<Reach, Error> {
+pub async fn image_server(url: &str) -> Result<Reachability, Error> {
     let index = format!("{}/streams/v1/index.json", url.trim_end_matches('/'));
     let http = client()?;
     let answer = match http.get(&index).timeout(LIMIT).send().await {
         Ok(answer) => answer,
-        Err(error) => return Ok(Reach::Unreachable(describe(&error))),
+        Err(error) => return Ok(Reachability::Unreachable(describe(&error))),
     };
     let clock_ahead = answer
         .headers()
@@ -34,20 +34,22 @@ pub async fn image_server(url: &str) -> Result<Reach, Error> {
         .and_then(clock_ahead);
     let status = answer.status();
     if !status.is_success() {
-        return Ok(Reach::Unreachable(format!("it answers {status}")));
+        return Ok(Reachability::Unreachable(format!("it answers {status}")));
     }
     let body = match whole(answer, INDEX).await {
         Ok(Some(body)) => body,
         Ok(None) => {
             let limit = INDEX >> 20;
             let reason = format!("its answer to {index} is larger than {limit} MiB");
-            return Ok(Reach::Unreachable(reason));
+            return Ok(Reachability::Unreachable(reason));
         }
-        Err(error) => return Ok(Reach::Unreachable(describe(&error))),
+        Err(error) => return Ok(Reachability::Unreachable(describe(&error))),
     };
     match serde_json::from_slice::<serde_json::Value>(&body) {
-        Ok(json) if json["index"].is_object() => Ok(Reach::Reachable { clock_ahead }),
-        _ => Ok(Reach::Unreachable("its answer is no image index".into())),
+        Ok(json) if json["index"].is_object() => Ok(Reachability::Reachable { clock_ahead }),
+        _ => Ok(Reachability::Unreachable(
+            "its answer is no image index".into(),
+        )),
     }
 }
 
@@ -112,7 +114,7 @@ mod tests {
             stream
         });
         let reach = image_server(&url).await.unwrap();
-        let Reach::Unreachable(reason) = reach else {
+        let Reachability::Unreachable(reason) = reach else {
             panic!("{reach:?}");
         };
         assert!(reason.ends_with("is larger than 16 MiB"), "{reason}");
@@ -122,6 +124,6 @@ mod tests {
     #[tokio::test]
     async fn nobody_listening_is_unreachable_and_no_error() {
         let reach = image_server("https://127.0.0.1:1").await.unwrap();
-        assert!(matches!(reach, Reach::Unreachable(_)), "{reach:?}");
+        assert!(matches!(reach, Reachability::Unreachable(_)), "{reach:?}");
     }
 }

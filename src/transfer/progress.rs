@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct TransferProgress {
     total: AtomicU64,
     done: AtomicU64,
     stopped: AtomicBool,
 }
 
-impl Meter {
+impl TransferProgress {
     /// Bytes there are to transfer; 0 as long as that is not known.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
@@ -32,7 +32,7 @@ impl Meter {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn go_on(&self) -> std::io::Result<()> {
+    pub(super) fn check_cancelled(&self) -> std::io::Result<()> {
         if self.stopped.load(Ordering::Relaxed) {
             return Err(std::io::Error::other("the transfer was ended"));
         }

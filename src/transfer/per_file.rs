@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::modified::Modified;
+use super::confined_write::{Attributes, Tree};
+use super::mtime::Mtime;
 use super::pull::Pull;
 use super::push::{Push, TREE, blocking};
-use super::tree::{Attributes, Tree};
-use super::unpack::{Naming, parts};
+use super::unpack::{OwnerMapping, parts};
 use super::walk::Item;
-use super::{Meter, Ownership, Report};
+use super::{Ownership, Report, TransferProgress};
 use crate::model::{Error, FileKind, FileStat, Guest, GuestFile, Result};
 
 /// Of one file that is pulled; its length is what the pixel says it is.
@@ -31,7 +31,7 @@ pub async fn push(
     wish: &Push,
     items: &[Item],
     contents: bool,
-    meter: &Arc<Meter>,
+    meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
     let single = !contents && wish.sources.len() == 1 && !wish.target.directory;
     let exists = optional(guest.stat(&wish.target.path).await)?;
@@ -139,15 +139,15 @@ pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     wish: &Pull,
-    (root, naming): &(PathBuf, Naming),
-    meter: &Arc<Meter>,
+    (root, naming): &(PathBuf, OwnerMapping),
+    meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
     let failed = |e| Error::io(format!("writing to {}", root.display()), e);
     fs::create_dir_all(root).map_err(failed)?;
     let mut tree = Tree::open(root).map_err(failed)?;
     let top = match naming {
-        Naming::Kept => Vec::new(),
-        Naming::Top(name) => name.clone(),
+        OwnerMapping::Kept => Vec::new(),
+        OwnerMapping::Top(name) => name.clone(),
     };
     let mut report = Report::default();
     let mut waiting = vec![(wish.source.path.clone(), top)];
@@ -231,7 +231,7 @@ fn attributes(stat: &FileStat, ownership: Ownership, least: u32) -> Attributes {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Attributes {
         mode: (stat.mode & bits) | least,
-        modified: Modified::seconds(now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(0))),
+        modified: Mtime::seconds(now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(0))),
         owner: kept.then_some(stat.owner),
     }
 }
