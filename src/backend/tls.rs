@@ -43,8 +43,11 @@ impl Identity<'_> {
 }
 
 /// For connections that are upgraded by HTTP/1.1. The error is for people.
-pub fn config(wish: &TlsOptions, identity: Option<Identity<'_>>) -> Result<ClientConfig, String> {
-    let trust: Arc<dyn ServerCertVerifier> = Arc::new(Trust::new(wish)?);
+pub fn config(
+    options: &TlsOptions,
+    identity: Option<Identity<'_>>,
+) -> Result<ClientConfig, String> {
+    let trust: Arc<dyn ServerCertVerifier> = Arc::new(Trust::new(options)?);
     let builder = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
@@ -88,15 +91,15 @@ struct Trust {
 }
 
 impl Trust {
-    fn new(wish: &TlsOptions) -> Result<Self, String> {
+    fn new(options: &TlsOptions) -> Result<Self, String> {
         let provider = Arc::new(provider::default_provider());
-        let fingerprint = wish.fingerprint.as_deref().map(normal).transpose()?;
+        let fingerprint = options.fingerprint.as_deref().map(normal).transpose()?;
         let mut roots = RootCertStore::empty();
-        let pinned = match &wish.server_cert {
+        let pinned = match &options.server_cert {
             Some(file) => certificates(file)?,
             None => Vec::new(),
         };
-        if pinned.is_empty() && fingerprint.is_none() && !wish.insecure {
+        if pinned.is_empty() && fingerprint.is_none() && !options.insecure {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         roots.add_parsable_certificates(pinned.iter().cloned());
@@ -110,9 +113,9 @@ impl Trust {
         Ok(Self {
             fingerprint,
             pinned,
-            pinned_file: wish.server_cert.clone(),
+            pinned_file: options.server_cert.clone(),
             chain,
-            insecure: wish.insecure,
+            insecure: options.insecure,
             algorithms: provider.signature_verification_algorithms,
         })
     }

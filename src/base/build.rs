@@ -137,7 +137,7 @@ impl BaseBuilder {
                 return Err(name_taken(base, &work));
             }
             if Creator::recorded_on(&left)
-                .is_some_and(|claim| claim.state() == CreatorState::Elsewhere)
+                .is_some_and(|creator| creator.state() == CreatorState::Elsewhere)
                 && left.status == Status::Running
             {
                 return Err(Error::Elsewhere {
@@ -150,7 +150,7 @@ impl BaseBuilder {
     }
 
     async fn remove(&self, backend: &dyn Backend, base: &str, pixel: &Name) -> Result<()> {
-        match lifecycle::destroy(backend, &self.site.gateway, pixel).await {
+        match lifecycle::destroy(backend, &self.instance_defaults.gateway, pixel).await {
             Err(error) if !error.is_not_found() => Err(Error::about(base)(error)),
             _ => Ok(()),
         }
@@ -292,7 +292,7 @@ impl BaseBuilder {
             }
         }
         if instance.properties.contains_key(egress::INTERIM) {
-            lifecycle::end_interim_policy(backend, &self.site.gateway, work)
+            lifecycle::end_interim_policy(backend, &self.instance_defaults.gateway, work)
                 .await
                 .map_err(&about)?;
         }
@@ -333,7 +333,7 @@ impl BaseBuilder {
             true => vec![SCRIPT.to_owned()],
             false => vec!["/bin/bash".to_owned(), SCRIPT.to_owned()],
         };
-        let wish = ExecOptions {
+        let options = ExecOptions {
             argv,
             login: User::lookup(&*guest, "root").await.map_err(&about)?,
             env: [("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())].into(),
@@ -345,7 +345,7 @@ impl BaseBuilder {
         let (signals, events) = mpsc::channel::<Control>(1);
         let ended = lifecycle::exec(
             &*guest,
-            &wish,
+            &options,
             None,
             (
                 Box::new(tokio::io::empty()),

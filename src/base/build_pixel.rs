@@ -25,28 +25,31 @@ impl BaseBuilder {
             base: base.into(),
             source,
         };
-        let site = &self.site;
+        let instance_defaults = &self.instance_defaults;
         let policy = self.policy(config);
         let mark = (WORK.to_owned(), work.to_string());
         let progress = |phase: &str| watch.step(base, phase);
         match &config.parent {
             Parent::Image(image) => {
-                let mut properties =
-                    lifecycle::records_of_new(&site.network, &policy, site.plan.is_some());
+                let mut properties = lifecycle::records_of_new(
+                    &instance_defaults.network,
+                    &policy,
+                    instance_defaults.plan.is_some(),
+                );
                 properties.extend([mark]);
-                let image = site
+                let image = instance_defaults
                     .image(backend, image)
                     .await
                     .map_err(Error::about(base))?;
-                let wish = Create {
+                let options = Create {
                     name: work.clone(),
                     image,
-                    limits: site.limits.clone(),
+                    limits: instance_defaults.limits.clone(),
                     properties,
-                    provision: site.plan.clone(),
-                    network: site.network.clone(),
+                    provision: instance_defaults.plan.clone(),
+                    network: instance_defaults.network.clone(),
                 };
-                lifecycle::create(backend, cancel, wish, &progress)
+                lifecycle::create(backend, cancel, options, &progress)
                     .await
                     .map_err(failed)
             }
@@ -66,14 +69,14 @@ impl BaseBuilder {
                         .await
                         .map_err(Error::about(base))?;
                 properties.extend([mark]);
-                let wish = Fork {
+                let options = Fork {
                     from,
                     names: Names::One(work.clone()),
                     limits: Limits::default(),
                     properties,
-                    network: site.network.clone(),
+                    network: instance_defaults.network.clone(),
                 };
-                lifecycle::fork(backend, cancel, wish, &progress, &|_| {})
+                lifecycle::fork(backend, cancel, options, &progress, &|_| {})
                     .await
                     .map_err(failed)
             }
@@ -81,7 +84,7 @@ impl BaseBuilder {
     }
 
     fn policy(&self, config: &Base) -> Policy {
-        self.site.policy.in_mode(match config.egress {
+        self.instance_defaults.policy.in_mode(match config.egress {
             EgressMode::Unrestricted => Mode::Unrestricted,
             EgressMode::Agent => Mode::Agent,
             EgressMode::Allowlist => Mode::Allowlist,

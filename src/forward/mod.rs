@@ -172,9 +172,9 @@ mod tests {
             let (mut stream, _) = server.accept().unwrap();
             stream.write_all(&[1; 200_000]).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
-            let mut heard = Vec::new();
-            stream.read_to_end(&mut heard).unwrap();
-            heard.len()
+            let mut on_event = Vec::new();
+            stream.read_to_end(&mut on_event).unwrap();
+            on_event.len()
         });
         let mut relay = Command::new(program)
             .args(script)

@@ -27,34 +27,34 @@ pub struct Create {
 pub async fn create(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    wish: Create,
+    options: Create,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    wish.network.ensure(backend, cancel, progress).await?;
-    let claim = Creator::new();
+    options.network.ensure(backend, cancel, progress).await?;
+    let creator = Creator::new();
     let mut spec = CreateSpec {
-        first_boot: identity::first_boot(&claim, &wish.name),
-        name: wish.name,
-        image: wish.image,
-        network: wish.network.attachment(),
-        limits: wish.limits,
-        properties: wish.properties,
+        first_boot: identity::first_boot(&creator, &options.name),
+        name: options.name,
+        image: options.image,
+        network: options.network.attachment(),
+        limits: options.limits,
+        properties: options.properties,
     };
-    claim.mark(&mut spec.properties);
-    wish.network.record_address(&mut spec.properties);
-    if wish.provision.is_some() {
-        provisioning::announce(&claim, &mut spec.properties);
+    creator.mark(&mut spec.properties);
+    options.network.record_address(&mut spec.properties);
+    if options.provision.is_some() {
+        provisioning::announce(&creator, &mut spec.properties);
     }
-    let mut undo = Rollback::new(backend, &claim);
+    let mut undo = Rollback::new(backend, &creator);
     undo.track_pixel(&spec.name);
     let work = async {
         progress("creating");
         let taken = backend.create(&spec).await?;
         identity::ensure_identity(backend, &spec.name, taken).await?;
-        wish.network.prepare(backend, &spec.name, false).await?;
+        options.network.prepare(backend, &spec.name, false).await?;
         progress("starting");
-        wish.network.start(backend, &spec.name).await?;
-        if let Some(plan) = &wish.provision {
+        options.network.start(backend, &spec.name).await?;
+        if let Some(plan) = &options.provision {
             progress("provisioning");
             provisioning::apply(backend, &spec.name, plan).await?;
         }
@@ -65,7 +65,7 @@ pub async fn create(
         Err(source) => {
             progress("cleaning up");
             let leftovers = undo.unwind().await;
-            wish.network.reconcile(backend).await;
+            options.network.reconcile(backend).await;
             Err(Error { source, leftovers })
         }
     }

@@ -127,14 +127,14 @@ impl FromStr for Creator {
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split(' ');
         let mut next = || parts.next().ok_or(());
-        let claim = Self {
+        let creator = Self {
             machine: next()?.to_owned(),
             boot: next()?.to_owned(),
             pid: next()?.parse().map_err(drop)?,
             started: next()?.parse().map_err(drop)?,
             serial: next()?.parse().map_err(drop)?,
         };
-        Ok(claim)
+        Ok(creator)
     }
 }
 
@@ -196,10 +196,10 @@ mod tests {
 
     #[test]
     fn survives_the_trip_to_the_server() {
-        let claim = Creator::new();
-        assert_eq!(claim.to_string().parse::<Creator>(), Ok(claim.clone()));
-        assert_eq!(claim.state(), CreatorState::Alive);
-        assert_ne!(claim, Creator::new());
+        let creator = Creator::new();
+        assert_eq!(creator.to_string().parse::<Creator>(), Ok(creator.clone()));
+        assert_eq!(creator.state(), CreatorState::Alive);
+        assert_ne!(creator, Creator::new());
         for bad in ["", "a b c", "a b x 1 1"] {
             assert!(bad.parse::<Creator>().is_err());
         }
@@ -207,16 +207,19 @@ mod tests {
 
     #[test]
     fn the_short_form_tells_the_same() {
-        let mut claim = Creator::new();
+        let mut creator = Creator::new();
         assert_eq!(
-            Creator::state_of(&claim.unique()),
+            Creator::state_of(&creator.unique()),
             Some(CreatorState::Alive)
         );
-        claim.started += 1;
-        assert_eq!(Creator::state_of(&claim.unique()), Some(CreatorState::Dead));
-        claim.machine = "other".into();
+        creator.started += 1;
         assert_eq!(
-            Creator::state_of(&claim.unique()),
+            Creator::state_of(&creator.unique()),
+            Some(CreatorState::Dead)
+        );
+        creator.machine = "other".into();
+        assert_eq!(
+            Creator::state_of(&creator.unique()),
             Some(CreatorState::Elsewhere)
         );
         assert_eq!(Creator::state_of("x"), None);
@@ -224,12 +227,12 @@ mod tests {
 
     #[test]
     fn another_process_of_the_same_id_is_not_the_maker() {
-        let mut claim = Creator::new();
-        claim.started += 1;
-        assert_eq!(claim.state(), CreatorState::Dead);
-        claim.boot = "earlier".into();
-        assert_eq!(claim.state(), CreatorState::Dead);
-        claim.machine = "other".into();
-        assert_eq!(claim.state(), CreatorState::Elsewhere);
+        let mut creator = Creator::new();
+        creator.started += 1;
+        assert_eq!(creator.state(), CreatorState::Dead);
+        creator.boot = "earlier".into();
+        assert_eq!(creator.state(), CreatorState::Dead);
+        creator.machine = "other".into();
+        assert_eq!(creator.state(), CreatorState::Elsewhere);
     }
 }

@@ -77,7 +77,7 @@ pub struct SignalSource {
 /// not help either, it ends as `Error::Cancelled` without the command.
 pub async fn exec(
     guest: &dyn Guest,
-    wish: &ExecOptions,
+    options: &ExecOptions,
     admission: Option<Precondition<'_>>,
     io: (
         Box<dyn tokio::io::AsyncRead + Send + Unpin>,
@@ -87,7 +87,7 @@ pub async fn exec(
     mut interrupts: SignalSource,
 ) -> Result<ExecResult> {
     let id = Creator::new().unique();
-    let request = wrap(wish, &id);
+    let request = wrap(options, &id);
     let (to_command, control) = mpsc::channel(8);
     let io = ExecIo {
         stdin: io.0,
@@ -103,7 +103,7 @@ pub async fn exec(
     };
     tokio::pin!(command);
     let limit = async {
-        match wish.timeout {
+        match options.timeout {
             Some(limit) => tokio::time::sleep(limit).await,
             None => std::future::pending().await,
         }
@@ -128,7 +128,7 @@ pub async fn exec(
             Some(event) = interrupts.events.recv() => match event {
                 // The command, or the server, is beyond being asked.
                 Control::Signal(_) if asked == LAST => return Err(Error::Cancelled),
-                Control::Signal(number) if wish.tty.is_none() => {
+                Control::Signal(number) if options.tty.is_none() => {
                     asked += 1;
                     let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
                     let grace = (number != SIGINT).then_some(GRACE);
@@ -242,19 +242,19 @@ fn login_profile(owner: Ids, tty: bool) -> String {
 ///
 /// The shell reads the login profile and then becomes the command: the
 /// arguments are passed beside the script, never through it.
-pub fn wrap(wish: &ExecOptions, id: &str) -> ExecRequest {
-    let mut env = wish.login.environment();
+pub fn wrap(options: &ExecOptions, id: &str) -> ExecRequest {
+    let mut env = options.login.environment();
     env.insert(ID.into(), id.to_owned());
     let mut script = FIRST_BOOT.to_owned();
-    script.push_str(&login_profile(wish.login.owner, wish.tty.is_some()));
-    let mut extra = wish.env.clone();
+    script.push_str(&login_profile(options.login.owner, options.tty.is_some()));
+    let mut extra = options.env.clone();
     if let Some(path) = extra.remove("PATH") {
         env.insert(PATH.into(), path);
         script.push_str("PATH=$PIXELS_EXEC_PATH; export PATH; unset PIXELS_EXEC_PATH; ");
     }
     env.extend(extra);
     let mut argv: Vec<String> = vec!["/bin/sh".into(), "-c".into()];
-    if let Some(dir) = &wish.cwd {
+    if let Some(dir) = &options.cwd {
         // Not by the daemon, which would silently run in / when it does not exist.
         script.push_str(
             "cd -- \"$1\" 2>/dev/null || { echo \"pixels: no directory $1 in the pixel\" >&2; \
@@ -266,13 +266,13 @@ pub fn wrap(wish: &ExecOptions, id: &str) -> ExecRequest {
         script.push_str("exec \"$@\"");
         argv.extend([script, "sh".into()]);
     }
-    argv.extend(wish.argv.iter().cloned());
+    argv.extend(options.argv.iter().cloned());
     ExecRequest {
         argv,
-        owner: wish.login.owner,
+        owner: options.login.owner,
         env,
-        cwd: Some(wish.login.home.clone()),
-        tty: wish.tty,
+        cwd: Some(options.login.home.clone()),
+        tty: options.tty,
     }
 }
 
@@ -285,7 +285,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let profile = "A=$(id -u); B=$(id -un); export A B; mesg n || A=$A,$?\n";
         std::fs::write(home.path().join(".profile"), profile).unwrap();
-        let wish = ExecOptions {
+        let options = ExecOptions {
             argv: ["sh", "-c", "echo $A $B $1", "sh", "a  b"]
                 .map(str::to_owned)
                 .to_vec(),
@@ -300,7 +300,7 @@ mod tests {
             tty: None,
             timeout: None,
         };
-        let request = wrap(&wish, "x");
+        let request = wrap(&options, "x");
         let output = std::process::Command::new(&request.argv[0])
             .args(&request.argv[1..])
             .envs(&request.env)

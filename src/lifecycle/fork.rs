@@ -48,23 +48,23 @@ pub struct Fork {
 pub async fn fork(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    wish: Fork,
+    options: Fork,
     progress: Progress<'_>,
     ready: &(dyn Fn(&Name) + Sync),
 ) -> Result<(), Error> {
-    wish.network.ensure(backend, cancel, progress).await?;
-    let claim = Creator::new();
-    let undo = Mutex::new(Rollback::new(backend, &claim));
-    let count = match &wish.names {
+    options.network.ensure(backend, cancel, progress).await?;
+    let creator = Creator::new();
+    let undo = Mutex::new(Rollback::new(backend, &creator));
+    let count = match &options.names {
         Names::One(_) => 1,
         Names::Numbered { count, .. } => *count,
     };
     let work = async {
-        let names = Allocator::new(backend, &wish.names).await?;
-        let mut from = wish.from.clone();
+        let names = Allocator::new(backend, &options.names).await?;
+        let mut from = options.from.clone();
         let mut temporary = None;
         if from.label.is_none() && count > 1 {
-            let label = Label::temporary(&claim.unique()).map_err(invalid)?;
+            let label = Label::temporary(&creator.unique()).map_err(invalid)?;
             lock(&undo).track_checkpoint(&from.pixel, &label);
             progress("taking a checkpoint");
             backend
@@ -73,25 +73,25 @@ pub async fn fork(
             from.label = Some(label.clone());
             temporary = Some(label);
         }
-        let mut properties = wish.properties.clone();
-        claim.mark(&mut properties);
+        let mut properties = options.properties.clone();
+        creator.mark(&mut properties);
         let one = || async {
             loop {
                 let name = names.next()?;
                 let mut properties = properties.clone();
-                wish.network.record_address(&mut properties);
+                options.network.record_address(&mut properties);
                 // A clone lives as long as it was given itself.
                 properties.entry(expiry::KEY.into()).or_default();
                 let spec = ForkSpec {
-                    first_boot: identity::first_boot(&claim, &name),
+                    first_boot: identity::first_boot(&creator, &name),
                     name,
                     from: from.clone(),
-                    network: Some(wish.network.attachment()),
-                    limits: wish.limits.clone(),
+                    network: Some(options.network.attachment()),
+                    limits: options.limits.clone(),
                     properties,
                 };
                 lock(&undo).track_pixel(&spec.name);
-                match clone(backend, &wish.network, &spec).await {
+                match clone(backend, &options.network, &spec).await {
                     Err(model::Error::AlreadyExists(Subject::Pixel(_))) if names.numbered() => {}
                     outcome => return outcome.map(|()| spec.name),
                 }
@@ -105,7 +105,7 @@ pub async fn fork(
             running.extend(waiting.next());
         }
         match &temporary {
-            Some(label) => remove_checkpoint(backend, &wish.from.pixel, label).await,
+            Some(label) => remove_checkpoint(backend, &options.from.pixel, label).await,
             None => Ok(()),
         }
     };
@@ -115,7 +115,7 @@ pub async fn fork(
             progress("cleaning up");
             let undo = undo.into_inner().unwrap_or_else(PoisonError::into_inner);
             let leftovers = undo.unwind().await;
-            wish.network.reconcile(backend).await;
+            options.network.reconcile(backend).await;
             Err(Error { source, leftovers })
         }
     }

@@ -33,10 +33,10 @@ async fn events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Eve
         by: None,
     };
     let mut made = event(pixel.created_at, "instance-created", None);
-    made.by = Creator::recorded_on(pixel).map(|claim| Requestor {
+    made.by = Creator::recorded_on(pixel).map(|creator| Requestor {
         username: "pixels".into(),
         protocol: "claim".into(),
-        address: claim.origin(),
+        address: creator.origin(),
     });
     let mut all = vec![(pixel.created_at, made)];
     match backend.checkpoints(&pixel.name).await {

@@ -24,10 +24,10 @@ const KEYS_UNIT: &str = "pixels-ssh-host-keys.service";
 const LIMIT: u64 = 64 * 1024;
 
 /// What a new pixel is to run on its first boot.
-pub(super) fn first_boot(claim: &Creator, name: &Name) -> FirstBoot {
+pub(super) fn first_boot(creator: &Creator, name: &Name) -> FirstBoot {
     FirstBoot {
         variables: vec![
-            ("id".into(), format!("{}-{name}", claim.unique())),
+            ("id".into(), format!("{}-{name}", creator.unique())),
             ("name".into(), name.instance()),
         ],
         script: SCRIPT.to_owned(),

@@ -26,7 +26,7 @@ impl Network {
     pub(super) fn attachment(&self) -> Attachment {
         match self {
             Self::External(_) => Attachment::Default,
-            Self::Gateway(gateway) => Attachment::IsolatedBridge(gateway.segment.clone()),
+            Self::Gateway(gateway) => Attachment::IsolatedBridge(gateway.bridge.clone()),
         }
     }
 
@@ -100,7 +100,7 @@ impl Network {
             None => Self::External(GuestPolicy {
                 dns: gateway_spec.dns.clone(),
             }),
-            Some(segment) => Self::Gateway(gateway_spec.for_bridge(segment)),
+            Some(bridge) => Self::Gateway(gateway_spec.for_bridge(bridge)),
         }
     }
 }

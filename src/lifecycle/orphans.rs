@@ -82,8 +82,9 @@ pub async fn find(backend: &dyn Backend, gateway_spec: &GatewaySpec) -> Result<V
 /// Whether its creation may have been cut off. Without a claim, somebody made
 /// it by other means.
 pub fn may_be_incomplete(pixel: &Instance) -> bool {
-    Creator::recorded_on(pixel)
-        .is_some_and(|claim| !pixel.started_once || provisioning::was_interrupted(pixel, &claim))
+    Creator::recorded_on(pixel).is_some_and(|creator| {
+        !pixel.started_once || provisioning::was_interrupted(pixel, &creator)
+    })
 }
 
 /// Whether the pixel is a leftover for certain: its maker was dead already
@@ -99,8 +100,8 @@ async fn incomplete_creator(backend: &dyn Backend, name: &Name) -> Result<Option
     let Some(first) = look().await? else {
         return Ok(None);
     };
-    let claim = Creator::recorded_on(&first);
-    let dead = match claim.as_ref().map(Creator::state) {
+    let creator = Creator::recorded_on(&first);
+    let dead = match creator.as_ref().map(Creator::state) {
         Some(CreatorState::Dead) => true,
         Some(CreatorState::Elsewhere) => now() - first.created_at > ELSEWHERE,
         Some(CreatorState::Alive) | None => false,
@@ -111,7 +112,7 @@ async fn incomplete_creator(backend: &dyn Backend, name: &Name) -> Result<Option
     backend.wait_idle(name).await?;
     // The name may also have been taken anew by another command since.
     let same =
-        |second: Instance| (Creator::recorded_on(&second) == claim).then(|| name.to_string());
+        |second: Instance| (Creator::recorded_on(&second) == creator).then(|| name.to_string());
     Ok(look().await?.and_then(same))
 }
 

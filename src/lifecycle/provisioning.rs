@@ -20,14 +20,14 @@ const CERTAIN: u32 = 4;
 const POLL: Duration = Duration::from_millis(500);
 
 /// The properties of a pixel that `claim` is about to provision.
-pub(super) fn announce(claim: &Creator, properties: &mut Properties) {
-    properties.insert(APPLYING.into(), claim.unique());
+pub(super) fn announce(creator: &Creator, properties: &mut Properties) {
+    properties.insert(APPLYING.into(), creator.unique());
     properties.insert(user::KEY.into(), provision::USER.into());
 }
 
 /// The creation by `claim` was cut off after the first start.
-pub(super) fn was_interrupted(instance: &Instance, claim: &Creator) -> bool {
-    instance.properties.get(APPLYING) == Some(&claim.unique())
+pub(super) fn was_interrupted(instance: &Instance, creator: &Creator) -> bool {
+    instance.properties.get(APPLYING) == Some(&creator.unique())
 }
 
 /// What the server has on record; `None` for a pixel never provisioned.

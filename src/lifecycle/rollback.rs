@@ -16,16 +16,16 @@ const STEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Rollback<'a> {
     backend: &'a dyn Backend,
-    claim: &'a Creator,
+    creator: &'a Creator,
     pixels: Vec<Name>,
     checkpoints: Vec<(Name, Label)>,
 }
 
 impl<'a> Rollback<'a> {
-    pub fn new(backend: &'a dyn Backend, claim: &'a Creator) -> Self {
+    pub fn new(backend: &'a dyn Backend, creator: &'a Creator) -> Self {
         Self {
             backend,
-            claim,
+            creator,
             pixels: Vec::new(),
             checkpoints: Vec::new(),
         }
@@ -46,7 +46,7 @@ impl<'a> Rollback<'a> {
             return Vec::new();
         }
         let pixels = join_all(self.pixels.iter().map(|name| async {
-            let undone = limited(remove_pixel(self.backend, self.claim, name)).await;
+            let undone = limited(remove_pixel(self.backend, self.creator, name)).await;
             undone.err().map(|error| {
                 format!(
                     "pixel {name:?} ({error}); remove it with: pixels destroy --force {name}",
@@ -80,14 +80,14 @@ async fn limited(step: impl Future<Output = Result<()>>) -> Result<()> {
     })
 }
 
-async fn remove_pixel(backend: &dyn Backend, claim: &Creator, name: &Name) -> Result<()> {
+async fn remove_pixel(backend: &dyn Backend, creator: &Creator, name: &Name) -> Result<()> {
     backend.wait_idle(name).await?;
     let instance = match backend.get(name).await {
         Ok(instance) => instance,
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
     };
-    if Creator::recorded_on(&instance).as_ref() != Some(claim) {
+    if Creator::recorded_on(&instance).as_ref() != Some(creator) {
         return Ok(());
     }
     ok_if_missing(backend.destroy(name).await)

@@ -31,7 +31,7 @@ pub struct Session {
     pub name: String,
     pub running: bool,
     pub clients: Option<u32>,
-    pub keeper: Multiplexer,
+    pub multiplexer: Multiplexer,
 }
 
 /// Finds what can keep a session; `None` when the pixel has nothing (yet).
@@ -48,8 +48,8 @@ pub async fn find(
     };
     let script = "for one in zmx tmux; do command -v $one >/dev/null && echo $one; done; true";
     let text = run(guest, login, &["sh", "-c", script]).await?;
-    let has = |keeper: &Multiplexer| {
-        text.lines().any(|line| match keeper {
+    let has = |multiplexer: &Multiplexer| {
+        text.lines().any(|line| match multiplexer {
             Multiplexer::Zmx => line == "zmx",
             Multiplexer::Tmux => line == "tmux",
         })
@@ -58,8 +58,8 @@ pub async fn find(
 }
 
 /// The command that opens or joins a session, on a terminal.
-pub fn attach(keeper: Option<Multiplexer>, session: &str) -> Vec<String> {
-    let script = match keeper {
+pub fn attach(multiplexer: Option<Multiplexer>, session: &str) -> Vec<String> {
+    let script = match multiplexer {
         // bash where the pixel has it; as a login shell either reads the profile.
         None => "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi",
         Some(Multiplexer::Zmx) => {
@@ -71,7 +71,7 @@ pub fn attach(keeper: Option<Multiplexer>, session: &str) -> Vec<String> {
              exec tmux -L pixels -f $conf new-session -A -s \"$1\" bash -l"
         }
     };
-    let session = match keeper {
+    let session = match multiplexer {
         Some(Multiplexer::Tmux) => session.replace('.', ","),
         _ => session.to_owned(),
     };
@@ -102,13 +102,13 @@ pub async fn list(guest: &dyn Guest, login: &User) -> Result<Vec<Session>> {
     let mut found = false;
     let mut sessions = Vec::new();
     for line in text.lines() {
-        let (keeper, rest) = match line.split_once('\t') {
+        let (multiplexer, rest) = match line.split_once('\t') {
             Some(("zmx", rest)) => (Multiplexer::Zmx, rest),
             Some(("tmux", rest)) => (Multiplexer::Tmux, rest),
             _ => continue,
         };
         found = true;
-        sessions.extend(parse(keeper, rest));
+        sessions.extend(parse(multiplexer, rest));
     }
     if !found {
         return Err(Error::Unsupported {
@@ -122,7 +122,7 @@ pub async fn list(guest: &dyn Guest, login: &User) -> Result<Vec<Session>> {
 
 /// A line of tab-separated `key=value`; keys changed their names between zmx
 /// releases (0.4: `session_name`, `task_ended_at`), unknown ones are passed over.
-pub(super) fn parse(keeper: Multiplexer, line: &str) -> Option<Session> {
+pub(super) fn parse(multiplexer: Multiplexer, line: &str) -> Option<Session> {
     let mut name = None;
     let mut clients = None;
     let mut running = true;
@@ -138,19 +138,19 @@ pub(super) fn parse(keeper: Multiplexer, line: &str) -> Option<Session> {
         }
     }
     let mut name = name.filter(|name| !name.is_empty())?;
-    if keeper == Multiplexer::Tmux {
+    if multiplexer == Multiplexer::Tmux {
         name = name.replace(',', ".");
     }
     Some(Session {
         name,
         running,
         clients,
-        keeper,
+        multiplexer,
     })
 }
 
 async fn run(guest: &dyn Guest, login: &User, argv: &[&str]) -> Result<String> {
-    let wish = ExecOptions {
+    let options = ExecOptions {
         argv: argv.iter().map(|&word| word.to_owned()).collect(),
         login: login.clone(),
         env: Default::default(),
@@ -158,7 +158,7 @@ async fn run(guest: &dyn Guest, login: &User, argv: &[&str]) -> Result<String> {
         tty: None,
         timeout: None,
     };
-    let output = guest.output(&wrap(&wish, "sessions")).await?;
+    let output = guest.output(&wrap(&options, "sessions")).await?;
     if !output.status.success() {
         return Err(Error::Guest {
             command: argv.first().copied().unwrap_or_default().to_owned(),

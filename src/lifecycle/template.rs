@@ -18,19 +18,19 @@ pub async fn create_template(
     label: &Label,
     mut properties: Properties,
 ) -> Result<(), Error> {
-    let claim = Creator::new();
-    claim.mark(&mut properties);
+    let creator = Creator::new();
+    creator.mark(&mut properties);
     // It joins no network before somebody starts it.
     properties.insert(ADDRESS.into(), String::new());
     let spec = ForkSpec {
-        first_boot: identity::first_boot(&claim, to),
+        first_boot: identity::first_boot(&creator, to),
         name: to.clone(),
         from,
         network: None,
         limits: Limits::default(),
         properties,
     };
-    let mut undo = Rollback::new(backend, &claim);
+    let mut undo = Rollback::new(backend, &creator);
     undo.track_pixel(to);
     let work = async {
         let taken = backend.fork(&spec).await?;

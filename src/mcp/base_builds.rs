@@ -24,12 +24,12 @@ impl Builder {
     /// What to clone for a base, which is built where it is missing.
     pub async fn origin(
         &self,
-        workshop: &BaseBuilder,
+        base_builder: &BaseBuilder,
         backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
     ) -> Result<CloneSource> {
-        if let Some(origin) = workshop.ready_checkpoint(backend, base).await? {
+        if let Some(origin) = base_builder.ready_checkpoint(backend, base).await? {
             return Ok(origin);
         }
         let turn = {
@@ -41,7 +41,7 @@ impl Builder {
             () = cancel.cancelled() => return Err(Error::Interrupted("waiting for its base")),
             turn = turn.lock() => turn,
         };
-        if let Some(origin) = workshop.ready_checkpoint(backend, base).await? {
+        if let Some(origin) = base_builder.ready_checkpoint(backend, base).await? {
             return Ok(origin);
         }
         if let Some(failure) = self.failure(base) {
@@ -56,7 +56,9 @@ impl Builder {
             phase: Arc::new(|phase| tracing::info!("{phase}")),
             output: Arc::new(move |line| tracing::debug!(base = name, "{line}")),
         };
-        let built = workshop.build(backend, cancel, base, false, &watch).await;
+        let built = base_builder
+            .build(backend, cancel, base, false, &watch)
+            .await;
         if let Err(error) = &built
             && !error.is_cancelled()
         {

@@ -52,14 +52,14 @@ struct Cancelled<'a> {
 impl Calls {
     /// Takes note of a request, whatever is in it.
     pub fn register(&self, headers: &HeaderMap, body: &[u8]) -> CallGuard {
-        let mut heard = CallGuard::default();
+        let mut on_event = CallGuard::default();
         let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
-            return heard;
+            return on_event;
         };
-        heard.opening = message.method == "initialize";
+        on_event.opening = message.method == "initialize";
         let session = headers.get(SESSION).and_then(|it| it.to_str().ok());
         let Some(session) = session else {
-            return heard;
+            return on_event;
         };
         let key = |id: &RawValue| (session.to_owned(), id.get().to_owned());
         let mut calls = lock(&self.0);
@@ -73,10 +73,10 @@ impl Calls {
         } else if let Some(id) = message.id
             && let std::collections::hash_map::Entry::Vacant(free) = calls.entry(key(id))
         {
-            heard.listed = Some((self.0.clone(), free.key().clone()));
-            free.insert(heard.given_up.clone());
+            on_event.listed = Some((self.0.clone(), free.key().clone()));
+            free.insert(on_event.given_up.clone());
         }
-        heard
+        on_event
     }
 }
 
@@ -137,8 +137,8 @@ mod tests {
     fn what_makes_no_sense_is_passed_on() {
         let calls = Calls::default();
         for body in ["", "[]", "{\"id\":", "null", "{\"method\":1}"] {
-            let heard = calls.register(&of("a"), body.as_bytes());
-            assert!(!heard.opening && heard.listed.is_none(), "{body}");
+            let on_event = calls.register(&of("a"), body.as_bytes());
+            assert!(!on_event.opening && on_event.listed.is_none(), "{body}");
         }
         let odd = br#"{"method":"notifications/cancelled","params":[]}"#;
         calls.register(&of("a"), odd);

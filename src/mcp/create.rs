@@ -33,7 +33,7 @@ impl Service {
                 return;
             };
             let cancel = service.stopping().child_token();
-            let made = service.create(&record, &cancel, again);
+            let made = service.create_or_adopt(&record, &cancel, again);
             let outcome = forward(made, &cancel, &token).await;
             service.record_result(&name, outcome).await;
         });
@@ -66,7 +66,7 @@ impl Service {
     }
 
     /// Returns what is wrong with a sandbox that can be used all the same.
-    async fn create(
+    async fn create_or_adopt(
         self: &Arc<Self>,
         record: &Record,
         cancel: &CancellationToken,
@@ -88,7 +88,7 @@ impl Service {
     /// Whether the pixel is there and whole; what is half-made is removed.
     async fn adopt(&self, pixel: &Name, cancel: &CancellationToken) -> Result<bool> {
         let backend = &*self.backend;
-        let gateway = &self.workshop.site.gateway;
+        let gateway = &self.base_builder.instance_defaults.gateway;
         backend.wait_idle(pixel).await?;
         let instance = match backend.get(pixel).await {
             Ok(instance) => instance,
@@ -116,7 +116,7 @@ impl Service {
         cancel: &CancellationToken,
     ) -> Result<()> {
         let backend = &*self.backend;
-        let site = &self.workshop.site;
+        let instance_defaults = &self.base_builder.instance_defaults;
         let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
         let asked = match &record.policy {
             None => None,
@@ -125,7 +125,9 @@ impl Service {
                     .map_err(|e| model::Error::Protocol(e.to_string()))?,
             ),
         };
-        let usual = site.policy.in_mode(site.policy.mode);
+        let usual = instance_defaults
+            .policy
+            .in_mode(instance_defaults.policy.mode);
         let marks = self.ownership_properties(record)?;
         let given = Limits {
             cpu: record.cpu.clone(),
@@ -147,31 +149,35 @@ impl Service {
                 lifecycle::records_of_clone(backend, asked.as_ref(), &usual, &from).await?;
             properties.extend(marks);
             properties.insert("from".into(), from.to_string());
-            let wish = Fork {
+            let request = Fork {
                 from,
                 names: Names::One(pixel.clone()),
                 limits: given,
                 properties,
-                network: site.network.clone(),
+                network: instance_defaults.network.clone(),
             };
-            lifecycle::fork(backend, cancel, wish, &progress, &|_| {}).await?;
+            lifecycle::fork(backend, cancel, request, &progress, &|_| {}).await?;
             return Ok(());
         }
         let policy = asked.unwrap_or(usual);
-        let mut properties = lifecycle::records_of_new(&site.network, &policy, site.plan.is_some());
+        let mut properties = lifecycle::records_of_new(
+            &instance_defaults.network,
+            &policy,
+            instance_defaults.plan.is_some(),
+        );
         properties.extend(marks);
-        let wish = Create {
+        let request = Create {
             name: pixel.clone(),
-            image: site.image(backend, &record.image).await?,
+            image: instance_defaults.image(backend, &record.image).await?,
             limits: Limits {
-                cpu: given.cpu.or_else(|| site.limits.cpu.clone()),
-                memory: given.memory.or(site.limits.memory),
+                cpu: given.cpu.or_else(|| instance_defaults.limits.cpu.clone()),
+                memory: given.memory.or(instance_defaults.limits.memory),
             },
             properties,
-            provision: site.plan.clone(),
-            network: site.network.clone(),
+            provision: instance_defaults.plan.clone(),
+            network: instance_defaults.network.clone(),
         };
-        Ok(lifecycle::create(backend, cancel, wish, &progress).await?)
+        Ok(lifecycle::create(backend, cancel, request, &progress).await?)
     }
 
     /// What to clone for a base. Its build goes on when this sandbox is wanted
@@ -184,10 +190,10 @@ impl Service {
     ) -> Result<CloneSource> {
         let (service, base) = (self.clone(), base.to_owned());
         let building = self.tasks.spawn(async move {
-            let (workshop, backend) = (&service.workshop, &*service.backend);
+            let (base_builder, backend) = (&service.base_builder, &*service.backend);
             let building = service
                 .builder
-                .origin(workshop, backend, service.stopping(), &base);
+                .origin(base_builder, backend, service.stopping(), &base);
             building.await
         });
         tokio::select! {
@@ -234,8 +240,12 @@ impl Service {
             }
         }
         if instance.properties.contains_key(egress::INTERIM) {
-            lifecycle::end_interim_policy(backend, &self.workshop.site.gateway, &instance.name)
-                .await?;
+            lifecycle::end_interim_policy(
+                backend,
+                &self.base_builder.instance_defaults.gateway,
+                &instance.name,
+            )
+            .await?;
         }
         Ok(fault)
     }

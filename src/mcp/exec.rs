@@ -104,13 +104,13 @@ impl Service {
         let most = self.options.exec_timeout_max;
         let limit = timeout.map_or(most, |limit| limit.min(most));
         let login = self.login(&pixel).await?;
-        let wish = command.exec(login, Some(limit));
+        let request = command.exec(login, Some(limit));
         let guest = self.backend.guest(&pixel);
         let (stdout, stderr) = (HeadTail::default(), HeadTail::default());
         let (signals, events) = mpsc::channel(4);
         let running = lifecycle::exec(
             &*guest,
-            &wish,
+            &request,
             None,
             (
                 Box::new(std::io::Cursor::new(stdin)),

@@ -112,14 +112,14 @@ async fn admit(State(doorman): State<Arc<HttpState>>, request: Request, next: Ne
             return (StatusCode::REQUEST_TIMEOUT, "the request takes too long").into_response();
         }
     };
-    let heard = doorman.calls.register(&parts.headers, &body);
+    let on_event = doorman.calls.register(&parts.headers, &body);
     let work = next.run(Request::from_parts(parts, Body::from(body)));
     let mut response = tokio::select! {
         response = work => response,
         // Whoever gave up wants no answer; the work ends as when it hangs up.
-        () = heard.given_up.cancelled() => StatusCode::ACCEPTED.into_response(),
+        () = on_event.given_up.cancelled() => StatusCode::ACCEPTED.into_response(),
     };
-    if heard.opening
+    if on_event.opening
         && response.status().is_success()
         && let Some(session) = cancellation::session()
     {
@@ -131,8 +131,8 @@ async fn admit(State(doorman): State<Arc<HttpState>>, request: Request, next: Ne
     response.map(|body| {
         Body::new(TrackedBody {
             body: Some(body),
-            given_up: Box::pin(heard.given_up.clone().cancelled_owned()),
-            _heard: heard,
+            given_up: Box::pin(on_event.given_up.clone().cancelled_owned()),
+            _heard: on_event,
             _permit: permit,
         })
     })

@@ -78,13 +78,13 @@ impl Service {
         command.argv = argv;
         // All of its processes are known by it, here and in exec_kill.
         command.env.insert(EXEC_ID.to_owned(), id.clone());
-        let wish = command.exec(login, Some(STARTING));
+        let request = command.exec(login, Some(STARTING));
         let guest = self.backend.guest(&pixel);
         let errors = super::truncate::HeadTail::default();
         let (_signals, events) = mpsc::channel(1);
         let status = lifecycle::exec(
             &*guest,
-            &wish,
+            &request,
             None,
             (
                 Box::new(tokio::io::empty()),

@@ -125,7 +125,7 @@ impl Server {
     /// Takes the lock and reads the state. Nothing is asked of the backend yet.
     pub fn open(
         config: Config,
-        workshop: BaseBuilder,
+        base_builder: BaseBuilder,
         backend: Box<dyn Backend>,
     ) -> Result<Self, StartError> {
         let lock = lock(&config.pid_file)?;
@@ -145,7 +145,7 @@ impl Server {
             ceiling: config.ceiling,
         };
         let clock = Arc::new(OffsetDateTime::now_utc);
-        let service = Service::new(backend, workshop, options, store, clock);
+        let service = Service::new(backend, base_builder, options, store, clock);
         Ok(Self {
             service: Arc::new(service),
             reap_interval: config.reap_interval,

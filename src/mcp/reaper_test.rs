@@ -16,7 +16,7 @@ use super::service::{Options, Service};
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
 use crate::egress::{Mode, Policy};
-use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
+use crate::lifecycle::gateway::{DEFAULT_BRIDGE, GatewaySpec};
 use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
 use crate::model::{
     self, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
@@ -208,12 +208,12 @@ fn at(seconds: u64) -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn workshop(locks: &std::path::Path) -> BaseBuilder {
-    let site = InstanceDefaults {
+fn base_builder(locks: &std::path::Path) -> BaseBuilder {
+    let instance_defaults = InstanceDefaults {
         network: Network::External(GuestPolicy::default()),
         gateway: GatewaySpec {
             name: Name::gateway(None),
-            segment: SEGMENT.into(),
+            bridge: DEFAULT_BRIDGE.into(),
             subnet: "10.98.0.0/24".parse().unwrap(),
             any_subnet: false,
             dns: Vec::new(),
@@ -228,7 +228,7 @@ fn workshop(locks: &std::path::Path) -> BaseBuilder {
         unchosen: None,
     };
     BaseBuilder {
-        site,
+        instance_defaults,
         bases: BTreeMap::new(),
         prefix: "b-".into(),
         locks: locks.to_owned(),
@@ -284,7 +284,7 @@ async fn lists_show_what_time_has_done() {
         Arc::new(move || *now.lock().unwrap())
     };
     let server = Box::new(pixels.clone());
-    let service = Service::new(server, workshop(dir.path()), options, store, clock);
+    let service = Service::new(server, base_builder(dir.path()), options, store, clock);
     let service = Arc::new(service);
     let mut shown = Vec::new();
     for seconds in [50, 59, 60, 99, 100, 109, 110, 119, 120, 599, 600] {

@@ -46,7 +46,7 @@ impl Service {
             let stop = service.stopping().clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = service.workshop.sweep(&*service.backend) => {}
+                () = service.base_builder.sweep(&*service.backend) => {}
             }
         });
         Ok(())

@@ -45,7 +45,7 @@ pub struct Options {
 
 pub struct Service {
     pub(super) backend: Box<dyn Backend>,
-    pub(super) workshop: BaseBuilder,
+    pub(super) base_builder: BaseBuilder,
     pub(super) options: Options,
     pub(super) store: Store,
     pub(super) locks: SandboxLocks,
@@ -59,14 +59,14 @@ pub struct Service {
 impl Service {
     pub fn new(
         backend: Box<dyn Backend>,
-        workshop: BaseBuilder,
+        base_builder: BaseBuilder,
         options: Options,
         store: Store,
         clock: Clock,
     ) -> Self {
         Self {
             backend,
-            workshop,
+            base_builder,
             options,
             store,
             locks: SandboxLocks::default(),
@@ -105,15 +105,15 @@ impl Service {
     }
 
     /// Begins to make a sandbox; it is on record when this returns.
-    pub async fn create(self: &Arc<Self>, wish: CreateRequest) -> Result<View> {
-        if wish.base.is_some() && wish.image.is_some() {
+    pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<View> {
+        if request.base.is_some() && request.image.is_some() {
             return Err(Error::invalid("give either base or image, not both"));
         }
-        if let Some(base) = &wish.base {
-            self.workshop.pixel(base)?;
+        if let Some(base) = &request.base {
+            self.base_builder.pixel(base)?;
             if let Some(failure) = self.builder.failure(base)
                 && self
-                    .workshop
+                    .base_builder
                     .ready_checkpoint(&*self.backend, base)
                     .await?
                     .is_none()
@@ -123,26 +123,26 @@ impl Service {
                 )));
             }
         }
-        let usual = &self.workshop.site.policy;
+        let usual = &self.base_builder.instance_defaults.policy;
         let policy = egress_ceiling::requested_policy(
-            wish.egress.as_deref(),
-            &wish.allow,
+            request.egress.as_deref(),
+            &request.allow,
             usual,
             self.options.ceiling,
         )?;
-        let image = match (&wish.base, wish.image) {
-            (None, None) => self.workshop.site.image.clone(),
+        let image = match (&request.base, request.image) {
+            (None, None) => self.base_builder.instance_defaults.image.clone(),
             (_, image) => image.unwrap_or_default(),
         };
         self.begin(PendingSandbox {
-            label: wish.label,
+            label: request.label,
             image,
-            base: wish.base,
+            base: request.base,
             from: None,
             policy,
-            cpu: wish.cpu,
-            memory: wish.memory,
-            ttl: wish.ttl,
+            cpu: request.cpu,
+            memory: request.memory,
+            ttl: request.ttl,
         })
         .await
     }
@@ -250,7 +250,7 @@ impl Service {
             return Err(not_running(&record));
         }
         let pixel = parse::<Name>(name)?;
-        let gateway = &self.workshop.site.gateway;
+        let gateway = &self.base_builder.instance_defaults.gateway;
         lifecycle::start(&*self.backend, &self.stop, gateway, &pixel, &|_| {}).await?;
         self.note_facts(&self.backend.get(&pixel).await?);
         let now = (self.clock)();
@@ -295,7 +295,7 @@ impl Service {
         if self.store.get(name).is_none() {
             return Ok(());
         }
-        let gateway = &self.workshop.site.gateway;
+        let gateway = &self.base_builder.instance_defaults.gateway;
         match lifecycle::destroy(&*self.backend, gateway, &parse(name)?).await {
             Err(error) if !error.is_not_found() => {
                 self.update(name, |record| record.doomed = false);
@@ -314,7 +314,7 @@ impl Service {
     pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::Denial>> {
         self.record(name)?;
         let instance = self.backend.get(&parse(name)?).await?;
-        let gateway_spec = &self.workshop.site.gateway;
+        let gateway_spec = &self.base_builder.instance_defaults.gateway;
         Ok(lifecycle::denials(&*self.backend, gateway_spec, &instance).await?)
     }
 

@@ -49,14 +49,14 @@ pub trait Backend: Debug + Send + Sync {
     /// Makes a segment: a network of the server's own on which the server's
     /// host has no address, and which leads nowhere. Existing counts as done;
     /// a network of that name that is no segment is `Error::Invalid`.
-    async fn ensure_isolated_bridge(&self, segment: &str) -> Result<()>;
+    async fn ensure_isolated_bridge(&self, bridge: &str) -> Result<()>;
 
     /// The IPv4 addresses of the machine that runs the pixels, as far as the
     /// server tells.
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
 
     /// Removes a segment. Missing counts as done; one in use is an error.
-    async fn remove_isolated_bridge(&self, segment: &str) -> Result<()>;
+    async fn remove_isolated_bridge(&self, bridge: &str) -> Result<()>;
 
     /// Makes a pixel from an image, with its limits, disk, network and
     /// properties in place, and does **not** start it.
@@ -95,7 +95,7 @@ pub trait Backend: Debug + Send + Sync {
 
     /// Tells what happens to pixels from now on, until dropped; returns only
     /// when the connection is lost.
-    async fn watch(&self, heard: &mut (dyn FnMut(Event) + Send)) -> Result<()>;
+    async fn watch(&self, on_event: &mut (dyn FnMut(Event) + Send)) -> Result<()>;
 
     /// Merges server-side properties; an empty value removes a key.
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()>;

@@ -39,10 +39,10 @@ impl Name {
 
     /// The gateway of the usual segment, or of another one. No pixel of the
     /// user's can have this name, and no listing shows it.
-    pub fn gateway(segment: Option<&str>) -> Self {
-        match segment {
+    pub fn gateway(bridge: Option<&str>) -> Self {
+        match bridge {
             None => Self(GATEWAY.into()),
-            Some(segment) => Self(format!("{GATEWAY}-{segment}")),
+            Some(bridge) => Self(format!("{GATEWAY}-{bridge}")),
         }
     }
 

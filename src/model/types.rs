@@ -110,7 +110,7 @@ pub enum Attachment {
     /// a segment; the server's host reaches `subnet` through it. It starts
     /// with the server.
     Gateway {
-        segment: String,
+        bridge: String,
         /// Such as `10.98.0.0/16`.
         subnet: String,
     },

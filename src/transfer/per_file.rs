@@ -28,31 +28,31 @@ const WAITING: usize = 1_000_000;
 pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Push,
+    options: &Push,
     items: &[Item],
     contents: bool,
     meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let single = !contents && wish.sources.len() == 1 && !wish.target.directory;
-    let exists = optional(guest.stat(&wish.target.path).await)?;
+    let single = !contents && options.sources.len() == 1 && !options.target.directory;
+    let exists = optional(guest.stat(&options.target.path).await)?;
     let into = !single || exists.is_some_and(|found| found.kind == FileKind::Directory);
     let mut report = Report::default();
     let above = match into {
-        true => wish.target.path.as_str(),
-        false => parent(&wish.target.path),
+        true => options.target.path.as_str(),
+        false => parent(&options.target.path),
     };
     make_parents(guest, above).await?;
     for item in items {
         let name = item.name.strip_prefix(TREE).unwrap_or(&item.name);
         let name = std::str::from_utf8(name).map_err(|_| no_text(name))?;
         let path = if into {
-            format!("{}{name}", wish.target.path.trim_end_matches('/'))
+            format!("{}{name}", options.target.path.trim_end_matches('/'))
         } else {
             // The one entry has the target's name.
             let below = name[1..].find('/').map_or("", |at| &name[1 + at..]);
-            format!("{}{below}", wish.target.path)
+            format!("{}{below}", options.target.path)
         };
-        let put = put(guest, item, &path, wish.ownership, &mut report);
+        let put = put(guest, item, &path, options.ownership, &mut report);
         tokio::select! {
             biased;
             () = cancel.cancelled() => {
@@ -138,7 +138,7 @@ async fn make_parents(guest: &dyn Guest, path: &str) -> Result<()> {
 pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Pull,
+    options: &Pull,
     (root, naming): &(PathBuf, OwnerMapping),
     meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
@@ -150,7 +150,7 @@ pub async fn pull(
         OwnerMapping::Top(name) => name.clone(),
     };
     let mut report = Report::default();
-    let mut waiting = vec![(wish.source.path.clone(), top)];
+    let mut waiting = vec![(options.source.path.clone(), top)];
     while let Some((path, name)) = waiting.pop() {
         let stat = guest.stat(&path).await?;
         let steps = parts(&name);
@@ -159,7 +159,7 @@ pub async fn pull(
             FileKind::Directory => {
                 tree.folder(&steps).map_err(failed)?;
                 if !steps.is_empty() {
-                    let attributes = attributes(&stat, wish.ownership, 0o700);
+                    let attributes = attributes(&stat, options.ownership, 0o700);
                     tree.finish_folder(&steps, attributes).map_err(failed)?;
                 }
                 for entry in guest.list_dir(&path).await? {
@@ -188,7 +188,7 @@ pub async fn pull(
                 };
                 let length = content.len() as u64;
                 let mut unfinished = tree.file(&steps).map_err(failed)?;
-                let attributes = attributes(&stat, wish.ownership, 0);
+                let attributes = attributes(&stat, options.ownership, 0);
                 let written = blocking(move || {
                     let doing = |e| Error::io("writing a file", e);
                     unfinished.file.write_all(&content).map_err(doing)?;
@@ -201,7 +201,7 @@ pub async fn pull(
             }
             FileKind::Symlink => {
                 let target = guest.read_link(&path).await?;
-                let attributes = attributes(&stat, wish.ownership, 0);
+                let attributes = attributes(&stat, options.ownership, 0);
                 let made = tree.link(&steps, target.as_bytes(), attributes);
                 made.map_err(failed)?;
                 report.files += 1;

@@ -42,22 +42,22 @@ pub struct Pull {
 pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Pull,
+    options: &Pull,
     meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let (root, naming) = place(wish)?;
-    let how = if wish.source.contents || wish.source.path == "/" {
+    let (root, naming) = place(options)?;
+    let how = if options.source.contents || options.source.path == "/" {
         "contents"
     } else {
         "whole"
     };
-    let size = if wish.sized { "size" } else { "" };
+    let size = if options.sized { "size" } else { "" };
     let request = ExecRequest::root([
         "/bin/sh",
         "-c",
         SCRIPT,
         "send",
-        wish.source.path.as_str(),
+        options.source.path.as_str(),
         how,
         size,
     ]);
@@ -65,26 +65,26 @@ pub async fn pull(
         root: root.clone(),
         arrival: UnpackTarget {
             naming,
-            ownership: wish.ownership,
+            ownership: options.ownership,
             times: HashMap::new(),
         },
-        path: wish.source.path.clone(),
+        path: options.source.path.clone(),
     };
     match receive(guest, cancel, &request, tokio::io::empty(), job, meter).await? {
         Some(report) => Ok(report),
-        None => per_file::pull(guest, cancel, wish, &place(wish)?, meter).await,
+        None => per_file::pull(guest, cancel, options, &place(options)?, meter).await,
     }
 }
 
 /// The folder that is written to, and what the source is called in it.
-fn place(wish: &Pull) -> Result<(PathBuf, OwnerMapping)> {
-    let target = &wish.target.path;
+fn place(options: &Pull) -> Result<(PathBuf, OwnerMapping)> {
+    let target = &options.target.path;
     let is_folder = target.is_dir();
-    if wish.source.contents || wish.source.path == "/" {
+    if options.source.contents || options.source.path == "/" {
         return Ok((target.clone(), OwnerMapping::Kept));
     }
-    if is_folder || wish.target.directory || wish.several {
-        let name = wish.source.name().as_bytes().to_owned();
+    if is_folder || options.target.directory || options.several {
+        let name = options.source.name().as_bytes().to_owned();
         return Ok((target.clone(), OwnerMapping::Top(name)));
     }
     let name = target.file_name().ok_or_else(|| {

@@ -40,19 +40,19 @@ pub struct Push {
 pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Push,
+    options: &Push,
     meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let (how, items) = collect_items(wish, meter).await?;
+    let (how, items) = collect_items(options, meter).await?;
     if let [item] = &items[..]
-        && let Some(report) = sftp_push::push(guest, cancel, wish, how, item, meter).await?
+        && let Some(report) = sftp_push::push(guest, cancel, options, how, item, meter).await?
     {
         return Ok(report);
     }
-    let running = send(guest, cancel, wish, how, items.clone(), meter).await?;
+    let running = send(guest, cancel, options, how, items.clone(), meter).await?;
     match running {
         Some(report) => Ok(report),
-        None => per_file::push(guest, cancel, wish, &items, how.contents(), meter).await,
+        None => per_file::push(guest, cancel, options, &items, how.contents(), meter).await,
     }
 }
 
@@ -91,11 +91,11 @@ impl Placement {
 pub const TREE: &[u8] = b"tree";
 
 async fn collect_items(
-    wish: &Push,
+    options: &Push,
     meter: &Arc<TransferProgress>,
 ) -> Result<(Placement, Vec<Item>)> {
-    let sources = wish.sources.clone();
-    let target_is_folder = wish.target.directory;
+    let sources = options.sources.clone();
+    let target_is_folder = options.target.directory;
     let meter = Arc::clone(meter);
     blocking(move || {
         let contents: Vec<bool> = sources
@@ -151,15 +151,15 @@ pub fn is_contents_form(source: &std::path::Path) -> bool {
 pub async fn send(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Push,
+    options: &Push,
     how: Placement,
     items: Vec<Item>,
     meter: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
-    let request = request(wish, how.word(), &[]);
+    let request = request(options, how.word(), &[]);
     let (writer, reader) = channel_io::outward();
     let packing = {
-        let (meter, ownership) = (Arc::clone(meter), wish.ownership);
+        let (meter, ownership) = (Arc::clone(meter), options.ownership);
         tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &meter, writer))
     };
     let said = HeadBuffer::default();
@@ -202,16 +202,21 @@ pub async fn send(
     // When our side failed, the pixel only saw its input end.
     match (status.0, packing.await) {
         (CUT_OFF, Ok(Err(error))) => Err(error),
-        _ => Err(explain(status.0, &said.take(), &wish.target.path, "push")),
+        _ => Err(explain(
+            status.0,
+            &said.take(),
+            &options.target.path,
+            "push",
+        )),
     }
 }
 
 pub(super) const CUT_OFF: i32 = 95;
 
-pub(super) fn request(wish: &Push, how: &str, more: &[String]) -> ExecRequest {
-    let owner = format!("{}:{}", wish.owner.uid, wish.owner.gid);
-    let path = wish.target.path.as_str();
-    let script = ["/bin/sh", "-c", SCRIPT, "receive", path, how, &wish.id];
+pub(super) fn request(options: &Push, how: &str, more: &[String]) -> ExecRequest {
+    let owner = format!("{}:{}", options.owner.uid, options.owner.gid);
+    let path = options.target.path.as_str();
+    let script = ["/bin/sh", "-c", SCRIPT, "receive", path, how, &options.id];
     ExecRequest::root(
         script
             .into_iter()
@@ -242,25 +247,25 @@ pub(super) async fn receive(
 pub async fn write(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Push,
+    options: &Push,
     mode: u32,
     input: impl AsyncRead + Send + Unpin + 'static,
     meter: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    if wish.target.directory {
+    if options.target.directory {
         return Err(Error::Invalid(
             "what comes from stdin needs a file's name to arrive under".into(),
         ));
     }
     let counter = Arc::clone(meter);
-    let end = futures_util::stream::iter([Ok(bytes::Bytes::from(wish.id.clone()))]);
+    let end = futures_util::stream::iter([Ok(bytes::Bytes::from(options.id.clone()))]);
     let content = ReaderStream::with_capacity(input, 128 * 1024)
         .inspect(move |chunk| counter.add(chunk.as_ref().map_or(0, |c| c.len() as u64)))
         .chain(end)
         .take_until(cancel.clone().cancelled_owned());
     let said = HeadBuffer::default();
     let input = StreamReader::new(Box::pin(content));
-    let request = request(wish, "raw", &[format!("{mode:o}")]);
+    let request = request(options, "raw", &[format!("{mode:o}")]);
     let command = receive(guest, &request, input, tokio::io::sink(), &said);
     tokio::pin!(command);
     let status = tokio::select! {
@@ -274,7 +279,12 @@ pub async fn write(
         return Err(Error::Cancelled);
     }
     if !status.success() {
-        return Err(explain(status.0, &said.take(), &wish.target.path, "push"));
+        return Err(explain(
+            status.0,
+            &said.take(),
+            &options.target.path,
+            "push",
+        ));
     }
     Ok(Report {
         files: 1,

@@ -29,7 +29,7 @@ const AHEAD: usize = 4;
 pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Push,
+    options: &Push,
     how: Placement,
     item: &Item,
     meter: &Arc<TransferProgress>,
@@ -47,28 +47,28 @@ pub async fn push(
     else {
         return Ok(None);
     };
-    let owner = wish.ownership.of(&item.meta);
+    let owner = options.ownership.of(&item.meta);
     let more = [
         format!("{:o}", item.meta.mode() & 0o7777),
         format!("{}.{:09}", changed.seconds, changed.nanos),
         format!("{}:{}", owner.uid, owner.gid),
         name.to_owned(),
     ];
-    let request = request(wish, how, &more);
+    let request = request(options, how, &more);
 
-    let said = HeadBuffer::default();
+    let output_head = HeadBuffer::default();
     let (tell, input) = tokio::io::duplex(256);
     let (output, told) = tokio::io::duplex(256);
     let over = CancellationToken::new();
     let command = async {
-        let status = receive(guest, &request, input, output, &said).await;
+        let status = receive(guest, &request, input, output, &output_head).await;
         over.cancel();
         status
     };
     let filling = async {
         tokio::select! {
             biased;
-            filled = send_chunks(guest, file, size, (told, tell, &wish.id), meter) => filled,
+            filled = send_chunks(guest, file, size, (told, tell, &options.id), meter) => filled,
             () = over.cancelled() => Ok(Filled::Not),
         }
     };
@@ -92,22 +92,30 @@ pub async fn push(
         Filled::Unseen => Ok(None),
         Filled::Stuck(error) if status.0 == CUT_OFF => Err(match error {
             // The place it was written at says nothing to anybody.
-            Error::Io { source, .. } => {
-                Error::io(format!("writing {} in the pixel", wish.target.path), source)
-            }
+            Error::Io { source, .. } => Error::io(
+                format!("writing {} in the pixel", options.target.path),
+                source,
+            ),
             other => other,
         }),
         _ if status.0 == NO_TAR => Ok(None),
         Filled::Whole if status.success() => Ok(Some(Report {
             files: 1,
             bytes: size,
-            notes: String::from_utf8_lossy(&said.take()).trim().to_owned(),
+            notes: String::from_utf8_lossy(&output_head.take())
+                .trim()
+                .to_owned(),
             ..Report::default()
         })),
         Filled::Not if status.success() => Err(Error::Protocol(
             "the pixel wants no more of a file that was not sent".into(),
         )),
-        _ => Err(explain(status.0, &said.take(), &wish.target.path, "push")),
+        _ => Err(explain(
+            status.0,
+            &output_head.take(),
+            &options.target.path,
+            "push",
+        )),
     }
 }
 

@@ -47,24 +47,24 @@ pub struct Changes {
 pub async fn sync_in(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Sync,
+    options: &Sync,
     meter: &Arc<TransferProgress>,
 ) -> Result<Changes> {
-    let here = here(wish, &wish.rules, false).await?;
-    let mut rules = wish.rules.clone();
+    let here = here(options, &options.rules, false).await?;
+    let mut rules = options.rules.clone();
     learn(&mut rules, &here)?;
     rules.settle();
-    let asked = list(guest, &wish.guest, &mut rules);
+    let asked = list(guest, &options.guest, &mut rules);
     let there = unless_cancelled(cancel, asked).await?.unwrap_or_default();
     let ours = listing(&here);
-    let plan = Plan::new(&ours, &there, wish.delete)?;
+    let plan = Plan::new(&ours, &there, options.delete)?;
     let changes = plan.changes(&ours);
-    if wish.dry_run {
+    if options.dry_run {
         return Ok(changes);
     }
     if !plan.remove.is_empty() {
         let names = nul_ended(&plan.remove);
-        unless_cancelled(cancel, remove(guest, &wish.guest.path, names)).await?;
+        unless_cancelled(cancel, remove(guest, &options.guest.path, names)).await?;
     }
     if plan.send.is_empty() {
         return Ok(changes);
@@ -77,10 +77,10 @@ pub async fn sync_in(
     meter.expect(bytes.map(|item| item.meta.len()).sum());
     let push = Push {
         sources: Vec::new(),
-        target: wish.guest.clone(),
-        ownership: wish.ownership,
-        owner: wish.owner,
-        id: wish.id.clone(),
+        target: options.guest.clone(),
+        ownership: options.ownership,
+        owner: options.owner,
+        id: options.id.clone(),
     };
     let sent = send(guest, cancel, &push, Placement::Contents, items, meter).await?;
     let report = sent.ok_or_else(|| Error::WrongState {
@@ -94,43 +94,43 @@ pub async fn sync_in(
 pub async fn sync_out(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    wish: &Sync,
+    options: &Sync,
     meter: &Arc<TransferProgress>,
 ) -> Result<Changes> {
-    let mut rules = wish.rules.clone();
-    let asked = list(guest, &wish.guest, &mut rules);
+    let mut rules = options.rules.clone();
+    let asked = list(guest, &options.guest, &mut rules);
     let there = unless_cancelled(cancel, asked).await?;
     let missing = || {
         Error::NotFound(Subject::Other(format!(
             "{:?} in the pixel",
-            wish.guest.path
+            options.guest.path
         )))
     };
     let mut there = there.ok_or_else(missing)?;
     // Devices and the like stay where they are.
     there.retain(|_, facts| facts.kind != Kind::Other);
     rules.settle();
-    let here = here(wish, &rules, true).await?;
+    let here = here(options, &rules, true).await?;
     let ours = listing(&here);
-    let plan = Plan::new(&there, &ours, wish.delete)?;
+    let plan = Plan::new(&there, &ours, options.delete)?;
     let changes = plan.changes(&there);
-    if wish.dry_run {
+    if options.dry_run {
         return Ok(changes);
     }
-    let (top, gone) = (wish.local.clone(), plan.remove.clone());
+    let (top, gone) = (options.local.clone(), plan.remove.clone());
     blocking(move || gone.iter().try_for_each(|name| remove_here(&top, name))).await?;
     if plan.send.is_empty() {
         return Ok(changes);
     }
     meter.expect(changes.bytes);
     let names: BTreeSet<Vec<u8>> = there.keys().filter(|n| plan.needs(n)).cloned().collect();
-    let path = wish.guest.path.as_str();
+    let path = options.guest.path.as_str();
     let request = ExecRequest::root(["/bin/sh", "-c", super::pull::SCRIPT, "send", path, "names"]);
     let job = Receive {
-        root: wish.local.clone(),
+        root: options.local.clone(),
         arrival: UnpackTarget {
             naming: OwnerMapping::Kept,
-            ownership: wish.ownership,
+            ownership: options.ownership,
             times: there
                 .into_iter()
                 .map(|(n, facts)| (n, facts.modified))
@@ -237,8 +237,8 @@ fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The local folder; an absent one is empty where that is allowed.
-async fn here(wish: &Sync, rules: &Rules, may_be_absent: bool) -> Result<Vec<Item>> {
-    let (top, rules) = (wish.local.clone(), rules.clone());
+async fn here(options: &Sync, rules: &Rules, may_be_absent: bool) -> Result<Vec<Item>> {
+    let (top, rules) = (options.local.clone(), rules.clone());
     blocking(move || {
         // What there is is not yet what is transferred.
         match walk(&top, TREE, &rules, &TransferProgress::default()) {

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use progress_bar::ProgressBar;
 pub use report::{message, report};
-use sanitize::plain;
+use sanitize::sanitize;
 pub use spinner::Spinner;
 pub use table::{Row, bytes, elapsed, human_duration, table};
 
@@ -61,7 +61,7 @@ impl Ui {
         if self.json() {
             self.value(facts);
         } else if !self.quiet {
-            stdout(&format!("{}\n", plain(sentence)));
+            stdout(&format!("{}\n", sanitize(sentence)));
         }
     }
 
@@ -96,7 +96,7 @@ impl Ui {
     /// Talk: what happens and what to do next.
     pub fn status(&self, line: &str) {
         if !self.quiet && !self.json() {
-            stderr(&format!("{}\n", plain(line)));
+            stderr(&format!("{}\n", sanitize(line)));
         }
     }
 
@@ -112,7 +112,7 @@ impl Ui {
             return;
         }
         let head = paint("warning:", "33");
-        stderr(&format!("{head} {}\n", plain(line)));
+        stderr(&format!("{head} {}\n", sanitize(line)));
     }
 
     /// A progress line on a terminal; lines with `-v`; nothing else.
@@ -131,7 +131,7 @@ impl Ui {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
         }
-        stderr(&format!("{} [y/N] ", plain(question)));
+        stderr(&format!("{} [y/N] ", sanitize(question)));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;
         if !answer.ends_with('\n') {

@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
 /// Short transfers finish before anything flickers.
@@ -15,7 +15,7 @@ const UNKNOWN: &str = "{spinner} {bytes}  {bytes_per_sec}  {elapsed}";
 
 /// Gone from the screen when it is dropped.
 pub struct ProgressBar {
-    shown: Option<(ProgressBar, JoinHandle<()>)>,
+    shown: Option<(indicatif::ProgressBar, JoinHandle<()>)>,
 }
 
 impl ProgressBar {
@@ -24,7 +24,7 @@ impl ProgressBar {
         if !wanted || !std::io::stderr().is_terminal() {
             return Self { shown: None };
         }
-        let bar = ProgressBar::hidden();
+        let bar = indicatif::ProgressBar::hidden();
         let ours = bar.clone();
         let watching = tokio::spawn(async move {
             tokio::time::sleep(QUIET_FOR).await;

@@ -62,18 +62,22 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
         }
         return;
     }
-    stderr(&format!("{} {}\n", paint("Error:", "31"), plain(&message)));
+    stderr(&format!(
+        "{} {}\n",
+        paint("Error:", "31"),
+        sanitize(&message)
+    ));
     let host_error = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<host::Error>());
     for line in host_error.map_or(&[][..], host::Error::output) {
-        stderr(&format!("  {}\n", plain(line)));
+        stderr(&format!("  {}\n", sanitize(line)));
     }
     for leftover in leftovers {
-        stderr(&format!("  left behind: {}\n", plain(leftover)));
+        stderr(&format!("  left behind: {}\n", sanitize(leftover)));
     }
     if let Some(hint) = hint {
-        stderr(&format!("{} {}\n", paint("hint:", "36"), plain(&hint)));
+        stderr(&format!("{} {}\n", paint("hint:", "36"), sanitize(&hint)));
     }
 }
 

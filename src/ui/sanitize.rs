@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 /// The same text with lines in it, and no other control characters.
-pub fn plain(text: &str) -> Cow<'_, str> {
+pub fn sanitize(text: &str) -> Cow<'_, str> {
     let commands = |c: char| c.is_control() && c != '\n';
     if !text.contains(commands) {
         return Cow::Borrowed(text);
@@ -19,13 +19,13 @@ pub fn plain(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::sanitize;
 
     #[test]
     fn terminals_are_told_nothing_but_text() {
-        assert_eq!(plain("b\u{fc}cher\n-> x"), "b\u{fc}cher\n-> x");
+        assert_eq!(sanitize("b\u{fc}cher\n-> x"), "b\u{fc}cher\n-> x");
         assert_eq!(
-            plain("a\tb\x1b[2J\u{9b}1m\r"),
+            sanitize("a\tb\x1b[2J\u{9b}1m\r"),
             "a b\u{fffd}[2J\u{fffd}1m\u{fffd}"
         );
     }

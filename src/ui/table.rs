@@ -19,7 +19,7 @@ pub fn table<T: Row>(rows: &[T]) -> String {
     let mut builder = Builder::default();
     builder.push_record(T::HEADERS.iter().copied());
     for row in rows {
-        builder.push_record(row.cells().iter().map(|cell| plain(cell)));
+        builder.push_record(row.cells().iter().map(|cell| sanitize(cell)));
     }
     let drawn = builder
         .build()

@@ -136,7 +136,7 @@ fn gateways() {
             .collect();
         let desired = DesiredState {
             subnet: "10.98.0.0/16".parse().unwrap(),
-            segment: "pixels0",
+            bridge: "pixels0",
             instances: &instances,
             presets: presets(),
             dns: vec![Ipv4Addr::new(192, 0, 2, 53)],

@@ -43,13 +43,13 @@ impl NicKind {
 /// The `root` and `eth0` devices of a new pixel, and `eth1` of a gateway.
 pub(super) async fn resolve(
     client: &Client,
-    wish: &Placement,
+    options: &Placement,
     network: &Attachment,
 ) -> Result<Devices> {
     let profile = DefaultProfile::new(client);
     let mut root = pairs(&[("type", "disk"), ("path", "/")]);
-    root.insert("pool".into(), pool(client, wish, &profile).await?);
-    let mut devices = attached(client, wish, &profile, network).await?;
+    root.insert("pool".into(), pool(client, options, &profile).await?);
+    let mut devices = attached(client, options, &profile, network).await?;
     devices.insert("root".into(), root);
     Ok(devices)
 }
@@ -57,25 +57,25 @@ pub(super) async fn resolve(
 /// Those that are not its source's in a copy, whose disk is.
 pub(super) async fn interfaces(
     client: &Client,
-    wish: &Placement,
+    options: &Placement,
     network: &Attachment,
 ) -> Result<Devices> {
-    attached(client, wish, &DefaultProfile::new(client), network).await
+    attached(client, options, &DefaultProfile::new(client), network).await
 }
 
 async fn attached(
     client: &Client,
-    wish: &Placement,
+    options: &Placement,
     profile: &DefaultProfile<'_>,
     network: &Attachment,
 ) -> Result<Devices> {
     let mut devices = Devices::new();
     let eth0 = match network {
-        Attachment::IsolatedBridge(segment) => isolated_bridge::pixel_nic(segment),
-        Attachment::Default => nic(client, wish, profile).await?,
-        Attachment::Gateway { segment, subnet } => {
-            devices.insert("eth1".into(), isolated_bridge::gateway_nic(segment));
-            let mut uplink = nic(client, wish, profile).await?;
+        Attachment::IsolatedBridge(bridge) => isolated_bridge::pixel_nic(bridge),
+        Attachment::Default => nic(client, options, profile).await?,
+        Attachment::Gateway { bridge, subnet } => {
+            devices.insert("eth1".into(), isolated_bridge::gateway_nic(bridge));
+            let mut uplink = nic(client, options, profile).await?;
             if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
                 uplink.insert("ipv4.routes".into(), subnet.clone());
             }
@@ -109,8 +109,12 @@ impl<'a> DefaultProfile<'a> {
     }
 }
 
-async fn pool(client: &Client, wish: &Placement, profile: &DefaultProfile<'_>) -> Result<String> {
-    if let Some(name) = &wish.pool {
+async fn pool(
+    client: &Client,
+    options: &Placement,
+    profile: &DefaultProfile<'_>,
+) -> Result<String> {
+    if let Some(name) = &options.pool {
         return match client
             .get::<Pool>(&format!("/1.0/storage-pools/{}", encode(name)))
             .await
@@ -145,7 +149,7 @@ async fn pool(client: &Client, wish: &Placement, profile: &DefaultProfile<'_>) -
 
 async fn nic(
     client: &Client,
-    wish: &Placement,
+    options: &Placement,
     profile: &DefaultProfile<'_>,
 ) -> Result<BTreeMap<String, String>> {
     let on_network = |network: &str| {
@@ -153,7 +157,7 @@ async fn nic(
         nic.insert("network".into(), network.to_owned());
         nic
     };
-    if let Some(name) = &wish.network {
+    if let Some(name) = &options.network {
         return match client
             .get::<Network>(&format!("/1.0/networks/{}", encode(name)))
             .await
@@ -165,9 +169,9 @@ async fn nic(
             Err(failure) => Err(failure.into_error_for(Subject::Network(name.clone()))),
         };
     }
-    if let Some(parent) = &wish.parent {
+    if let Some(parent) = &options.parent {
         let mut nic = pairs(&[("type", "nic"), ("name", "eth0")]);
-        let kind = wish.nic.unwrap_or(NicKind::Macvlan);
+        let kind = options.nic.unwrap_or(NicKind::Macvlan);
         nic.insert("nictype".into(), kind.as_str().into());
         nic.insert("parent".into(), parent.clone());
         return Ok(nic);

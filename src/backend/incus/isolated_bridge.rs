@@ -31,24 +31,24 @@ const ISOLATION: &str = "security.port_isolation";
 const ACLS: &str = "security.acls";
 const DEFAULTS: &str = "security.acls.default.";
 
-fn path(segment: &str) -> String {
-    format!("/1.0/networks/{}", encode(segment))
+fn path(bridge: &str) -> String {
+    format!("/1.0/networks/{}", encode(bridge))
 }
 
 /// The access list is called like its bridge.
-fn acl(segment: &str) -> String {
-    format!("/1.0/network-acls/{}", encode(segment))
+fn acl(bridge: &str) -> String {
+    format!("/1.0/network-acls/{}", encode(bridge))
 }
 
 /// Makes the bridge and its access list, or mends the list. Of several that do
 /// so at once each returns when both are there.
-pub(super) async fn ensure(client: &Client, segment: &str) -> Result<()> {
-    let plain = |failure: Failure| failure.into_error_for(subject(segment));
+pub(super) async fn ensure(client: &Client, bridge: &str) -> Result<()> {
+    let plain = |failure: Failure| failure.into_error_for(subject(bridge));
     client.require("network_bridge_acl").await.map_err(plain)?;
     let attempt = || async {
-        match step(client, segment).await {
+        match step(client, bridge).await {
             Ok(true) => retry::Next::Done(Ok(())),
-            Ok(false) => retry::Next::Again(unfinished(segment)),
+            Ok(false) => retry::Next::Again(unfinished(bridge)),
             Err(Step::Passing(failure)) => retry::Next::Again(plain(failure)),
             Err(Step::Failed(error)) => retry::Next::Done(Err(error)),
         }
@@ -63,22 +63,22 @@ enum Step {
 }
 
 /// Whether the bridge is there; does what is next when it is not.
-async fn step(client: &Client, segment: &str) -> Result<bool, Step> {
+async fn step(client: &Client, bridge: &str) -> Result<bool, Step> {
     let told = |failure: Failure| match is_transient(&failure) {
         true => Step::Passing(failure),
-        false => Step::Failed(failure.into_error_for(subject(segment))),
+        false => Step::Failed(failure.into_error_for(subject(bridge))),
     };
-    ensure_acl(client, segment).await.map_err(told)?;
-    let found = find(client, segment).await.map_err(Step::Failed)?;
+    ensure_acl(client, bridge).await.map_err(told)?;
+    let found = find(client, bridge).await.map_err(Step::Failed)?;
     let none = |key: &str| (key.to_owned(), json!("none"));
     let mut config: serde_json::Map<String, Value> = ["ipv4.address", "ipv6.address", "dns.mode"]
         .map(none)
         .into_iter()
         .collect();
-    config.insert(ACLS.into(), json!(segment));
+    config.insert(ACLS.into(), json!(bridge));
     let Some(network) = found else {
         let body = json!({
-            "name": segment,
+            "name": bridge,
             "type": "bridge",
             "description": "pixels: leads to their gateway and nowhere else",
             "config": config,
@@ -88,7 +88,7 @@ async fn step(client: &Client, segment: &str) -> Result<bool, Step> {
             Ok(()) => Ok(true),
             Err(failure) if is_transient(&failure) => {
                 // What is half there would be in the way.
-                let _ = client.delete(&path(segment)).await;
+                let _ = client.delete(&path(bridge)).await;
                 Err(Step::Passing(failure))
             }
             // Somebody else was quicker.
@@ -102,22 +102,22 @@ async fn step(client: &Client, segment: &str) -> Result<bool, Step> {
     if network
         .config
         .get(ACLS)
-        .is_some_and(|listed| listed == segment)
+        .is_some_and(|listed| listed == bridge)
     {
         return Ok(true);
     }
     let body = json!({"config": config});
     client
-        .send(Method::PATCH, &path(segment), &body)
+        .send(Method::PATCH, &path(bridge), &body)
         .await
         .map_err(told)?;
     Ok(true)
 }
 
-fn unfinished(segment: &str) -> Error {
+fn unfinished(bridge: &str) -> Error {
     Error::Invalid(format!(
-        "network {segment:?} on the server was never finished: \
-         `incus network delete {segment}` makes room for a new one"
+        "network {bridge:?} on the server was never finished: \
+         `incus network delete {bridge}` makes room for a new one"
     ))
 }
 
@@ -173,25 +173,25 @@ fn is_transient(failure: &Failure) -> bool {
 }
 
 /// The bridge of that name, which must be one of ours.
-async fn find(client: &Client, segment: &str) -> Result<Option<Network>> {
+async fn find(client: &Client, bridge: &str) -> Result<Option<Network>> {
     let attempt = || async {
-        match client.get::<Network>(&path(segment)).await {
+        match client.get::<Network>(&path(bridge)).await {
             Ok(network) if is_pixels_bridge(&network) => retry::Next::Done(Ok(Some(network))),
             // The interface is there before the record is, and after it.
-            Ok(network) if !network.managed => retry::Next::Again(unrecorded(segment)),
-            Ok(network) if network.status == "Pending" => retry::Next::Again(foreign(segment)),
-            Ok(_) => retry::Next::Done(Err(foreign(segment))),
+            Ok(network) if !network.managed => retry::Next::Again(unrecorded(bridge)),
+            Ok(network) if network.status == "Pending" => retry::Next::Again(foreign(bridge)),
+            Ok(_) => retry::Next::Done(Err(foreign(bridge))),
             Err(failure) if failure.is_not_found() => retry::Next::Done(Ok(None)),
-            Err(failure) => retry::Next::Done(Err(failure.into_error_for(subject(segment)))),
+            Err(failure) => retry::Next::Done(Err(failure.into_error_for(subject(bridge)))),
         }
     };
     retry::until(CHANGING, attempt).await.unwrap_or_else(Err)
 }
 
-fn unrecorded(segment: &str) -> Error {
+fn unrecorded(bridge: &str) -> Error {
     Error::Invalid(format!(
-        "the server's machine has an interface {segment:?} that Incus has not on record: \
-         `ip link delete {segment}` there makes room, or name another bridge in network.bridge"
+        "the server's machine has an interface {bridge:?} that Incus has not on record: \
+         `ip link delete {bridge}` there makes room, or name another bridge in network.bridge"
     ))
 }
 
@@ -203,9 +203,9 @@ fn is_pixels_bridge(network: &Network) -> bool {
         && !network.config.keys().any(|key| key.starts_with(DEFAULTS))
 }
 
-fn foreign(segment: &str) -> Error {
+fn foreign(bridge: &str) -> Error {
     Error::Invalid(format!(
-        "network {segment:?} on the server leads somewhere and cannot wall pixels in: \
+        "network {bridge:?} on the server leads somewhere and cannot wall pixels in: \
          remove it, or name another bridge in network.bridge"
     ))
 }
@@ -222,14 +222,14 @@ pub(super) fn is_isolated(network: &Network) -> bool {
 /// for anywhere else and lets in what goes **to** it: that is the traffic from
 /// port to port, where the kernel shows it to this filter at all
 /// (`bridge-nf-call-iptables`).
-async fn ensure_acl(client: &Client, segment: &str) -> Result<(), Failure> {
+async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
     let rules = json!({
         "description": "pixels: from port to port, and not to the host",
         "config": {},
         "ingress": [{"action": "allow", "state": "enabled"}],
         "egress": [],
     });
-    let path = acl(segment);
+    let path = acl(bridge);
     match client.get::<Value>(&path).await {
         // Written again it would be replaced under whoever is making the bridge.
         Ok(found)
@@ -242,7 +242,7 @@ async fn ensure_acl(client: &Client, segment: &str) -> Result<(), Failure> {
         Ok(_) => {}
         Err(failure) if failure.is_not_found() => {
             let mut body = rules.clone();
-            body["name"] = json!(segment);
+            body["name"] = json!(bridge);
             match client.send(Method::POST, "/1.0/network-acls", &body).await {
                 // Somebody else was quicker.
                 Err(Failure::Api { .. }) => {}
@@ -254,12 +254,12 @@ async fn ensure_acl(client: &Client, segment: &str) -> Result<(), Failure> {
     client.send(Method::PUT, &path, &rules).await
 }
 
-pub(super) async fn remove(client: &Client, segment: &str) -> Result<()> {
-    for path in [path(segment), acl(segment)] {
+pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
+    for path in [path(bridge), acl(bridge)] {
         wait_for_quiet_daemon(client).await;
         match retry_transient(|| client.delete(&path)).await {
             Err(failure) if !failure.is_not_found() => {
-                return Err(failure.into_error_for(subject(segment)));
+                return Err(failure.into_error_for(subject(bridge)));
             }
             _ => {}
         }
@@ -296,13 +296,13 @@ pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
     Ok(found)
 }
 
-fn subject(segment: &str) -> Subject {
-    Subject::Network(segment.to_owned())
+fn subject(bridge: &str) -> Subject {
+    Subject::Network(bridge.to_owned())
 }
 
 /// The interface of a pixel on a segment.
-pub(super) fn pixel_nic(segment: &str) -> BTreeMap<String, String> {
-    let mut nic = gateway_nic(segment);
+pub(super) fn pixel_nic(bridge: &str) -> BTreeMap<String, String> {
+    let mut nic = gateway_nic(bridge);
     nic.extend(pairs(&[
         ("name", "eth0"),
         (ISOLATION, "true"),
@@ -313,9 +313,9 @@ pub(super) fn pixel_nic(segment: &str) -> BTreeMap<String, String> {
 }
 
 /// The interface all of them may talk to.
-pub(super) fn gateway_nic(segment: &str) -> BTreeMap<String, String> {
+pub(super) fn gateway_nic(bridge: &str) -> BTreeMap<String, String> {
     let mut nic = pairs(&[("type", "nic"), ("name", "eth1")]);
-    nic.insert("network".into(), segment.to_owned());
+    nic.insert("network".into(), bridge.to_owned());
     nic
 }
 

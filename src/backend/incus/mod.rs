@@ -96,16 +96,16 @@ impl Backend for Incus {
         images::with_prefix(&self.client, prefix).await
     }
 
-    async fn ensure_isolated_bridge(&self, segment: &str) -> Result<()> {
-        isolated_bridge::ensure(&self.client, segment).await
+    async fn ensure_isolated_bridge(&self, bridge: &str) -> Result<()> {
+        isolated_bridge::ensure(&self.client, bridge).await
     }
 
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
         isolated_bridge::host_addresses(&self.client).await
     }
 
-    async fn remove_isolated_bridge(&self, segment: &str) -> Result<()> {
-        isolated_bridge::remove(&self.client, segment).await
+    async fn remove_isolated_bridge(&self, bridge: &str) -> Result<()> {
+        isolated_bridge::remove(&self.client, bridge).await
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
@@ -144,8 +144,8 @@ impl Backend for Incus {
         instances::usage(&self.client, name).await
     }
 
-    async fn watch(&self, heard: &mut (dyn FnMut(model::Event) + Send)) -> Result<()> {
-        watch::watch(&self.client, heard).await
+    async fn watch(&self, on_event: &mut (dyn FnMut(model::Event) + Send)) -> Result<()> {
+        watch::watch(&self.client, on_event).await
     }
 
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()> {

@@ -212,10 +212,10 @@ fn tls_config(remote: &Remote) -> Result<ClientConfig, Failure> {
             ));
         }
     };
-    let wish = tls::TlsOptions {
+    let options = tls::TlsOptions {
         fingerprint: None,
         server_cert: remote.server_cert.clone(),
         insecure: remote.insecure,
     };
-    tls::config(&wish, identity).map_err(Failure::Setup)
+    tls::config(&options, identity).map_err(Failure::Setup)
 }

@@ -28,13 +28,13 @@ struct Who {
     address: String,
 }
 
-pub(super) async fn watch(client: &Client, heard: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
+pub(super) async fn watch(client: &Client, on_event: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
     let subscribed = Events::subscribe(client, &["lifecycle"]).await;
     let mut events = subscribed.map_err(Failure::into_error)?;
     loop {
         let event = events.next().await.map_err(Failure::into_error)?;
         if let Some(event) = read(event) {
-            heard(event);
+            on_event(event);
         }
     }
 }

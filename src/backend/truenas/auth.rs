@@ -43,13 +43,13 @@ pub(super) async fn log_in(
         id: &id,
     };
     let work = async {
-        let wish = json!([{
+        let params = json!([{
             "mechanism": "API_KEY_PLAIN",
             "username": login.user,
             "api_key": login.key.expose(),
             "login_options": {"user_info": false},
         }]);
-        let outcome: Outcome = first.call("auth.login_ex", wish).await?;
+        let outcome: Outcome = first.call("auth.login_ex", params).await?;
         if outcome.response_type != "SUCCESS" {
             return Err(Failure::Denied {
                 endpoint: endpoint.to_owned(),

@@ -112,8 +112,8 @@ impl Truenas {
     async fn has_entry(&self, folder: &str, name: &str) -> Result<bool> {
         #[derive(serde::Deserialize)]
         struct Entry {}
-        let wish = json!([folder, [["name", "=", name]], {"select": ["name"]}]);
-        let found: Vec<Entry> = self.read("filesystem.listdir", wish).await?;
+        let params = json!([folder, [["name", "=", name]], {"select": ["name"]}]);
+        let found: Vec<Entry> = self.read("filesystem.listdir", params).await?;
         Ok(!found.is_empty())
     }
 

@@ -78,13 +78,13 @@ impl Truenas {
             memory: spec.limits.memory.or(source.memory),
         };
         let work = async {
-            let wish = InstanceSpec {
+            let instance = InstanceSpec {
                 image: &image,
                 limits: &limits,
                 environment,
                 device: self.device().await?,
             };
-            self.create_instance(&spec.name, wish).await?;
+            self.create_instance(&spec.name, instance).await?;
             let made = self.find(&spec.name).await?;
             if made.status() != Status::Stopped {
                 return Err(Error::WrongState {
@@ -185,8 +185,8 @@ impl Truenas {
     }
 
     async fn remove_cron_of(&self, command: &Value) {
-        let wish = json!([[["command", "=", command]]]);
-        let found: Result<Vec<CronJob>, _> = self.rpc.read("cronjob.query", wish).await;
+        let params = json!([[["command", "=", command]]]);
+        let found: Result<Vec<CronJob>, _> = self.rpc.read("cronjob.query", params).await;
         for job in found.unwrap_or_default() {
             remove_cron(&self.rpc, job.id).await;
         }
@@ -194,8 +194,8 @@ impl Truenas {
 
     /// Removes what killed commands left. Best effort.
     async fn sweep(&self) {
-        let wish = json!([[["description", "^", DESCRIPTION]]]);
-        let found: Result<Vec<CronJob>, _> = self.rpc.read("cronjob.query", wish).await;
+        let params = json!([[["description", "^", DESCRIPTION]]]);
+        let found: Result<Vec<CronJob>, _> = self.rpc.read("cronjob.query", params).await;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         for job in found.unwrap_or_default() {
             let made = job.description.rsplit(' ').next();

@@ -39,8 +39,8 @@ pub(super) async fn delete(rpc: &Rpc, container: &Lxc) -> Result<(), Failure> {
     let of_it = json!([[["dataset", "=", container.dataset]]]);
     let snapshots: Vec<Snapshot> = rpc.read("pool.snapshot.query", of_it).await?;
     for snapshot in snapshots {
-        let wish = json!([snapshot.id, {"defer": false, "recursive": false}]);
-        rpc.write::<Value>("pool.snapshot.delete", wish).await?;
+        let params = json!([snapshot.id, {"defer": false, "recursive": false}]);
+        rpc.write::<Value>("pool.snapshot.delete", params).await?;
     }
     let task = JobCall {
         method: "container.delete",

@@ -66,12 +66,12 @@ impl Endpoint {
         let tls = match plain {
             true => None,
             false => {
-                let wish = tls::TlsOptions {
+                let options = tls::TlsOptions {
                     fingerprint: server.fingerprint.clone(),
                     server_cert: server.server_cert.clone(),
                     insecure: server.insecure,
                 };
-                let config = tls::config(&wish, None);
+                let config = tls::config(&options, None);
                 Some(Arc::new(config.map_err(|e| bad(&e))?))
             }
         };

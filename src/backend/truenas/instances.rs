@@ -36,8 +36,8 @@ impl Truenas {
         let missing = || Error::NotFound(Subject::pixel(name));
         match table.containers {
             Containers::Virt => {
-                let wish = json!([only, {"extra": {"raw": true}}]);
-                let found: Vec<Virt> = self.read(table.query, wish).await?;
+                let params = json!([only, {"extra": {"raw": true}}]);
+                let found: Vec<Virt> = self.read(table.query, params).await?;
                 match found.into_iter().next() {
                     Some(found) => Ok(Found::Virt(Box::new(found))),
                     None => {
@@ -96,13 +96,13 @@ impl Truenas {
         properties::merge(&mut environment, &spec.properties)?;
         PropertyKey::Contact.set(&mut environment, properties::PENDING);
         self.note_birth(&mut environment, &spec.name, &spec.first_boot);
-        let wish = InstanceSpec {
+        let instance = InstanceSpec {
             image,
             limits: &spec.limits,
             environment,
             device,
         };
-        self.create_instance(&spec.name, wish).await?;
+        self.create_instance(&spec.name, instance).await?;
         Ok(InitScript::Applied)
     }
 
@@ -132,22 +132,22 @@ impl Truenas {
     pub(super) async fn create_instance(
         &self,
         name: &Name,
-        mut wish: InstanceSpec<'_>,
+        mut instance: InstanceSpec<'_>,
     ) -> Result<()> {
-        PropertyKey::Image.set(&mut wish.environment, wish.image);
+        PropertyKey::Image.set(&mut instance.environment, instance.image);
         let mut body = json!({
             "name": name.instance(),
-            "image": wish.image,
+            "image": instance.image,
             "instance_type": "CONTAINER",
             // True would start it at once.
             "autostart": false,
-            "environment": wish.environment,
-            "devices": [wish.device],
+            "environment": instance.environment,
+            "devices": [instance.device],
         });
-        if let Some(cpu) = &wish.limits.cpu {
+        if let Some(cpu) = &instance.limits.cpu {
             body["cpu"] = json!(cpu);
         }
-        if let Some(memory) = wish.limits.memory {
+        if let Some(memory) = instance.limits.memory {
             if memory < LEAST {
                 return Err(Error::Invalid(
                     "TrueNAS takes no less than 32 MiB of memory".into(),
@@ -177,7 +177,7 @@ impl Truenas {
             // A service that started anew no longer knows the job, but what
             // it had begun goes on.
             Err(failure) if failure.is_uncertain() => {
-                match self.appears(name, &wish.environment).await {
+                match self.appears(name, &instance.environment).await {
                     true => Ok(()),
                     false => Err(failure.into_error_for(Subject::pixel(name))),
                 }
@@ -208,8 +208,8 @@ impl Truenas {
         let ours = json!([["name", "^", "px-"]]);
         let found: Vec<Found> = match table.containers {
             Containers::Virt => {
-                let wish = json!([ours, {"extra": {"raw": true}}]);
-                let found: Vec<Virt> = self.read(table.query, wish).await?;
+                let params = json!([ours, {"extra": {"raw": true}}]);
+                let found: Vec<Virt> = self.read(table.query, params).await?;
                 if found.is_empty() {
                     self.initialized().await?;
                 }

@@ -197,8 +197,8 @@ fn outcome(job: Job) -> Result<Value, Failure> {
 
 /// The job of a call whose answer was lost; `lost` when there is none.
 async fn find(rpc: &Rpc, task: &JobCall<'_>, call: &str, lost: Failure) -> Result<i64, Failure> {
-    let wish = json!([[["method", "=", task.method]], {"order_by": ["-id"], "limit": 50}]);
-    let all: Vec<Job> = rpc.read(GET, wish).await?;
+    let params = json!([[["method", "=", task.method]], {"order_by": ["-id"], "limit": 50}]);
+    let all: Vec<Job> = rpc.read(GET, params).await?;
     let named = |job: &&Job| job.message_ids.iter().any(|id| id == call);
     // 25.04 does not tell calls; arguments that only one call has do as well.
     let same = |job: &&Job| is_unique(&task.params) && carries(&job.arguments, &task.params);
@@ -220,8 +220,8 @@ async fn wait(rpc: &Rpc, id: i64, task: &JobCall<'_>) -> Result<Job, Failure> {
         if let Some(job) = told(&open, id).await {
             return Ok(job);
         }
-        let wish = json!([[["id", "=", id]], {"extra": {"raw_result": true}}]);
-        let found: Vec<Job> = rpc.read(GET, wish).await?;
+        let params = json!([[["id", "=", id]], {"extra": {"raw_result": true}}]);
+        let found: Vec<Job> = rpc.read(GET, params).await?;
         match found.into_iter().next() {
             Some(job) if job.is_over() => return Ok(job),
             Some(_) => {}
@@ -263,8 +263,8 @@ pub(super) async fn under_way(
     instance: &str,
     cron: Option<i64>,
 ) -> Result<bool, Failure> {
-    let wish = json!([[["state", "in", ["WAITING", "RUNNING"]]]]);
-    let all: Vec<Job> = rpc.read(GET, wish).await?;
+    let params = json!([[["state", "in", ["WAITING", "RUNNING"]]]]);
+    let all: Vec<Job> = rpc.read(GET, params).await?;
     let cron = cron.map(|id| id.to_string());
     Ok(all.iter().any(|job| {
         let target = job.target();

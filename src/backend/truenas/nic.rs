@@ -23,11 +23,11 @@ pub struct NicOptions {
 /// The device of a new instance. Its kind and its parent are always sent: the
 /// server fails without either.
 pub(super) fn choose(
-    wish: &NicOptions,
+    options: &NicOptions,
     interfaces: &[Interface],
     summary: &Summary,
 ) -> Result<Value> {
-    let parent = match &wish.parent {
+    let parent = match &options.parent {
         Some(parent) => parent.as_str(),
         None => to_gateway(summary).ok_or_else(|| {
             Error::Invalid(
@@ -39,7 +39,7 @@ pub(super) fn choose(
     };
     let found = interfaces.iter().find(|interface| interface.name == parent);
     let is_bridge = found.is_some_and(|interface| interface.kind == "BRIDGE");
-    let kind = match wish.kind {
+    let kind = match options.kind {
         Some(kind) => kind,
         // Over its own bridge the server itself reaches the pixel too.
         None if is_bridge => NicKind::Bridged,
@@ -109,20 +109,20 @@ mod tests {
     #[test]
     fn settings_win_each_by_itself() {
         let (interfaces, summary) = server("BRIDGE");
-        let wish = NicOptions {
+        let options = NicOptions {
             kind: None,
             parent: Some("eno2".into()),
         };
-        let nic = choose(&wish, &interfaces, &summary).unwrap();
+        let nic = choose(&options, &interfaces, &summary).unwrap();
         assert_eq!(
             (&nic["nic_type"], &nic["parent"]),
             (&json!("MACVLAN"), &json!("eno2"))
         );
-        let wish = NicOptions {
+        let options = NicOptions {
             kind: Some(NicKind::Macvlan),
             parent: None,
         };
-        let nic = choose(&wish, &interfaces, &summary).unwrap();
+        let nic = choose(&options, &interfaces, &summary).unwrap();
         assert_eq!(
             (&nic["nic_type"], &nic["parent"]),
             (&json!("MACVLAN"), &json!("eno1"))

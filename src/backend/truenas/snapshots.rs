@@ -42,11 +42,11 @@ impl Truenas {
         let found = self.find(name).await?;
         let dataset = self.dataset(&found).await?;
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        let wish = json!([
+        let params = json!([
             [["dataset", "=", dataset]],
             {"extra": {"properties": ["creation", "referenced", "used", "defer_destroy"]}},
         ]);
-        let mut snapshots: Vec<Snapshot> = self.read(release.table.snapshots.query, wish).await?;
+        let mut snapshots: Vec<Snapshot> = self.read(release.table.snapshots.query, params).await?;
         // As numbers: the server would order the digits as text.
         snapshots.sort_by_key(Snapshot::order);
         Ok(Disk {
@@ -92,10 +92,10 @@ impl Truenas {
             return Err(taken());
         }
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        let wish = json!([{"dataset": disk.dataset, "name": label.as_str()}]);
+        let params = json!([{"dataset": disk.dataset, "name": label.as_str()}]);
         match self
             .rpc
-            .write::<Value>(release.table.snapshots.create, wish)
+            .write::<Value>(release.table.snapshots.create, params)
             .await
         {
             Ok(_) => Ok(()),
@@ -183,11 +183,11 @@ impl Truenas {
             self.stop(name, Duration::ZERO).await?;
         }
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        let wish = json!([target, {"recursive": older}]);
+        let params = json!([target, {"recursive": older}]);
         let method = release.table.snapshots.rollback;
-        let outcome = match self.rpc.write::<Value>(method, wish.clone()).await {
+        let outcome = match self.rpc.write::<Value>(method, params.clone()).await {
             // Once more changes nothing.
-            Err(failure) if failure.is_uncertain() => self.rpc.write::<Value>(method, wish).await,
+            Err(failure) if failure.is_uncertain() => self.rpc.write::<Value>(method, params).await,
             other => other,
         };
         let mut noted = Ok(());
@@ -222,11 +222,11 @@ impl Truenas {
         // A temporary one goes when the last clone of it has gone.
         let defer = label.temporary_id().is_some();
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        let wish = json!([id, {"defer": defer, "recursive": false}]);
+        let params = json!([id, {"defer": defer, "recursive": false}]);
         let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
         match self
             .rpc
-            .write::<Value>(release.table.snapshots.delete, wish)
+            .write::<Value>(release.table.snapshots.delete, params)
             .await
         {
             Ok(_) => Ok(()),

@@ -245,13 +245,13 @@ async fn exchange(
     pending: &mut HashMap<String, Pending>,
     shared: &Shared,
 ) -> CloseReason {
-    let mut heard = Instant::now();
+    let mut on_event = Instant::now();
     let mut overdue: Option<Instant> = None;
     loop {
         let quiet = if pending.is_empty() { PING } else { DOUBT };
         let ping = async {
             match overdue {
-                None => tokio::time::sleep_until(heard + quiet).await,
+                None => tokio::time::sleep_until(on_event + quiet).await,
                 Some(_) => std::future::pending().await,
             }
         };
@@ -263,7 +263,7 @@ async fn exchange(
         };
         tokio::select! {
             frame = socket.next() => {
-                heard = Instant::now();
+                on_event = Instant::now();
                 overdue = None;
                 match received(frame) {
                     Ok(Some(text)) => take(&text, pending, shared),

@@ -62,13 +62,13 @@ where
 {
     let (mut to_script, stdin) = duplex(BUFFER);
     let (stdout, from_script) = duplex(BUFFER);
-    let said = HeadBuffer::default();
+    let output_head = HeadBuffer::default();
     let (_control, control) = mpsc::channel(1);
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "gateway"]);
     let io = ExecIo {
         stdin: Box::new(stdin),
         stdout: Box::new(stdout),
-        stderr: Box::new(said.clone()),
+        stderr: Box::new(output_head.clone()),
         control,
     };
     let script = guest.exec(&request, io);
@@ -99,12 +99,12 @@ where
             .map_err(stream_error)?;
         Ok::<(), Error>(())
     };
-    let turn = async {
+    let applying = async {
         let (status, talked) = tokio::join!(script, talk);
         talked?;
         status
     };
-    let status = tokio::time::timeout(DEADLINE, apply_locked)
+    let status = tokio::time::timeout(DEADLINE, applying)
         .await
         .map_err(|_| Error::TimedOut {
             doing: "the gateway's turn".into(),
@@ -116,7 +116,9 @@ where
     Err(Error::Guest {
         command: "the gateway's rules".into(),
         status: status.0,
-        stderr: String::from_utf8_lossy(&said.take()).trim().to_owned(),
+        stderr: String::from_utf8_lossy(&output_head.take())
+            .trim()
+            .to_owned(),
     })
 }
 

@@ -27,30 +27,30 @@ pub fn address_of(instance: &Instance) -> Option<Ipv4Addr> {
 /// hardware address and an address of the subnet, and shares neither. Of
 /// several with the same address the oldest keeps it; the others, and those
 /// with a broken record, are left out, which is to say walled off.
-pub fn clients(instances: &[Instance], segment: &str, subnet: Subnet) -> Vec<Client> {
+pub fn clients(instances: &[Instance], bridge: &str, subnet: Subnet) -> Vec<Client> {
     let mut candidates: Vec<(&Instance, Client)> = instances
         .iter()
-        .filter(|instance| instance.isolated_bridge.as_deref() == Some(segment))
+        .filter(|instance| instance.isolated_bridge.as_deref() == Some(bridge))
         .filter_map(|instance| {
-            let member = Client {
+            let client = Client {
                 name: instance.name.clone(),
                 mac: instance.mac.clone().filter(|mac| is_mac(mac))?,
                 address: address_of(instance)
                     .filter(|address| subnet.contains(*address) && *address != subnet.gateway())?,
             };
-            Some((instance, member))
+            Some((instance, client))
         })
         .collect();
     candidates.sort_by_key(|(instance, _)| (instance.created_at, instance.name.clone()));
     let mut addresses = BTreeSet::new();
     let mut macs = BTreeMap::<String, usize>::new();
-    for (_, member) in &candidates {
-        *macs.entry(member.mac.clone()).or_default() += 1;
+    for (_, client) in &candidates {
+        *macs.entry(client.mac.clone()).or_default() += 1;
     }
-    let mut members: Vec<Client> = candidates
+    let mut clients: Vec<Client> = candidates
         .into_iter()
-        .map(|(_, member)| member)
-        .filter(|member| macs[&member.mac] == 1 && addresses.insert(member.address))
+        .map(|(_, client)| client)
+        .filter(|client| macs[&client.mac] == 1 && addresses.insert(client.address))
         .collect();
     clients.sort_by(|a, b| a.name.cmp(&b.name));
     clients
@@ -95,7 +95,7 @@ mod tests {
         let subnet = "10.98.0.0/16".parse().unwrap();
         clients(instances, "pixels0", subnet)
             .into_iter()
-            .map(|member| member.name.to_string())
+            .map(|client| client.name.to_string())
             .collect()
     }
 

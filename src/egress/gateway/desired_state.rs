@@ -21,7 +21,7 @@ const PORTS: u16 = 20_000;
 #[derive(Debug)]
 pub struct DesiredState<'a> {
     pub subnet: Subnet,
-    pub segment: &'a str,
+    pub bridge: &'a str,
     /// All there are; those of other segments do not count.
     pub instances: &'a [Instance],
     pub presets: &'a Presets,
@@ -40,13 +40,13 @@ impl DesiredState<'_> {
                 "the gateway's network announces no resolver: name one in defaults.dns".into(),
             ));
         }
-        let members = clients::clients(self.instances, self.segment, self.subnet);
+        let clients = clients::clients(self.instances, self.bridge, self.subnet);
         let mut policies: BTreeMap<ResolvedPolicy, Vec<&Client>> = BTreeMap::new();
-        for member in &members {
+        for client in &clients {
             policies
-                .entry(self.policy_of(member))
+                .entry(self.policy_of(client))
                 .or_default()
-                .push(member);
+                .push(client);
         }
         let uplink = self.ready.host.parse::<Ipv4Addr>().ok();
         let mut forbidden = self.host.clone();
@@ -70,9 +70,9 @@ impl DesiredState<'_> {
                 format!("resolvers/{}", chains.id),
                 render::resolver(policy, &listen),
             );
-            for member in of {
-                elements.push(ruleset::elements(member, &chains, port));
-                let (name, text) = ruleset::lease_element(member);
+            for client in of {
+                elements.push(ruleset::elements(client, &chains, port));
+                let (name, text) = ruleset::lease_element(client);
                 payload.file(format!("chains/{name}"), text);
             }
             payload.file(format!("chains/p_{}", chains.id), chains.text);
@@ -80,11 +80,11 @@ impl DesiredState<'_> {
         payload.file("elements", sorted(&elements.concat()));
         payload.file(
             "hosts",
-            lines(&members, |m| format!("{},{}", m.mac, m.address)),
+            lines(&clients, |m| format!("{},{}", m.mac, m.address)),
         );
         payload.file(
             "neighbours",
-            lines(&members, |m| {
+            lines(&clients, |m| {
                 format!(
                     "neigh replace {} lladdr {} dev eth1 nud permanent",
                     m.address, m.mac
@@ -95,11 +95,11 @@ impl DesiredState<'_> {
     }
 
     /// A record that cannot be read allows nothing.
-    fn policy_of(&self, member: &Client) -> ResolvedPolicy {
+    fn policy_of(&self, client: &Client) -> ResolvedPolicy {
         let record = self
             .instances
             .iter()
-            .find(|instance| instance.name == member.name)
+            .find(|instance| instance.name == client.name)
             .map(|instance| {
                 let property = |key: &str| instance.properties.get(key).map(String::as_str);
                 property(INTERIM).or_else(|| property(KEY))
@@ -107,7 +107,7 @@ impl DesiredState<'_> {
         match record.map(Policy::from_record) {
             Some(Ok(policy)) => policy.resolve(self.presets),
             Some(Err(error)) => {
-                tracing::warn!(%error, name = %member.name, "policy");
+                tracing::warn!(%error, name = %client.name, "policy");
                 ResolvedPolicy::deny_all()
             }
             None => ResolvedPolicy::deny_all(),
@@ -132,8 +132,8 @@ fn sorted(text: &str) -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// One line a member, in an order that does not depend on anything else.
-fn lines(members: &[Client], line: impl Fn(&Client) -> String) -> String {
-    let lines: Vec<String> = members.iter().map(|member| line(member) + "\n").collect();
+/// One line a client, in an order that does not depend on anything else.
+fn lines(clients: &[Client], line: impl Fn(&Client) -> String) -> String {
+    let lines: Vec<String> = clients.iter().map(|client| line(client) + "\n").collect();
     sorted(&lines.concat())
 }

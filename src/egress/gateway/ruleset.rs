@@ -44,10 +44,10 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
 
 /// What lets a pixel be itself, and ties it to its policy and resolver. One
 /// element a line, without the verb.
-pub fn elements(member: &Client, policy: &Chains, port: u16) -> String {
-    let Client { mac, address, .. } = member;
+pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
+    let Client { mac, address, .. } = client;
     let Chains { id, mark, .. } = policy;
-    let lease = lease_name(member);
+    let lease = lease_name(client);
     format!(
         "element arp pixels pins {{ {mac} . {address} }}\n\
          element inet pixels pins {{ {mac} . {address} }}\n\
@@ -59,20 +59,20 @@ pub fn elements(member: &Client, policy: &Chains, port: u16) -> String {
     )
 }
 
-fn lease_name(member: &Client) -> String {
-    let mac = member.mac.replace(':', "");
-    format!("l_{mac}_{:08x}", member.address.to_bits())
+fn lease_name(client: &Client) -> String {
+    let mac = client.mac.replace(':', "");
+    format!("l_{mac}_{:08x}", client.address.to_bits())
 }
 
 /// The chain, by name, that lets a pixel ask for its address: a request is the
 /// one thing that may come without one. A pixel asks for itself (`chaddr`)
 /// only, or it could decline a neighbour's address; and the answer goes nowhere
 /// else (`ciaddr`, `giaddr`), or the gateway would carry it to a neighbour.
-pub fn lease_element(member: &Client) -> (String, String) {
-    let name = lease_name(member);
+pub fn lease_element(client: &Client) -> (String, String) {
+    let name = lease_name(client);
     let mut text = format!("add chain inet pixels {name}\n");
-    let mac = member.mac.replace(':', "");
-    for address in [Ipv4Addr::UNSPECIFIED, member.address] {
+    let mac = client.mac.replace(':', "");
+    for address in [Ipv4Addr::UNSPECIFIED, client.address] {
         let _ = writeln!(
             text,
             "add rule inet pixels {name} ip saddr {address} @th,160,32 {:#x} @th,256,80 0x{mac} accept",

@@ -22,11 +22,11 @@ pub struct InvalidSubnet(String);
 impl Subnet {
     /// Of a segment for which nobody chose one: the same for everybody, and for
     /// two segments of one host hardly ever the same.
-    pub fn for_bridge(segment: &str, usual: &str) -> Self {
-        let second = if segment == usual {
+    pub fn for_bridge(bridge: &str, usual: &str) -> Self {
+        let second = if bridge == usual {
             98
         } else {
-            let sum = segment.bytes().fold(7u32, |sum, byte| {
+            let sum = bridge.bytes().fold(7u32, |sum, byte| {
                 sum.wrapping_mul(31).wrapping_add(u32::from(byte))
             });
             // Neither where people begin to count nor where they end.

@@ -60,7 +60,7 @@ async fn dropped(on_drop: OnDrop, script: &str) -> String {
     line.args
         .extend([&said, &go].map(|path| path.to_string_lossy().into_owned()));
     line.on_drop = on_drop;
-    let heard = tokio::task::spawn_blocking(move || std::fs::read_to_string(said).unwrap());
+    let on_event = tokio::task::spawn_blocking(move || std::fs::read_to_string(said).unwrap());
     let (tell, told) = tokio::sync::oneshot::channel();
     let mut tell = Some(tell);
     let mut on_line = move |_: &str| {
@@ -73,7 +73,7 @@ async fn dropped(on_drop: OnDrop, script: &str) -> String {
     // Open for both, so that nobody has to be reading.
     let mut go = File::options().read(true).write(true).open(go).unwrap();
     go.write_all(b"go\n").unwrap();
-    heard.await.unwrap()
+    on_event.await.unwrap()
 }
 
 #[tokio::test]

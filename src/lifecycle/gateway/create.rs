@@ -52,8 +52,8 @@ pub async fn ensure(
     gateway: &GatewaySpec,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    let claim = Creator::new();
-    let mut undo = Rollback::new(backend, &claim);
+    let creator = Creator::new();
+    let mut undo = Rollback::new(backend, &creator);
     let work = async {
         let deadline = tokio::time::Instant::now() + DEADLINE;
         loop {
@@ -86,7 +86,7 @@ pub async fn ensure(
                 GatewayState::Nothing => {
                     progress("making the gateway");
                     undo.track_pixel(&gateway.name);
-                    match create(backend, gateway, &claim).await {
+                    match create(backend, gateway, &creator).await {
                         Err(model::Error::AlreadyExists(_)) => {}
                         other => return other,
                     }
@@ -124,7 +124,7 @@ async fn find(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<GatewaySta
             "{} on the server is not the gateway of {}: rename or remove it, \
              or name another bridge in network.bridge",
             gateway.name.instance(),
-            gateway.segment
+            gateway.bridge
         )));
     }
     Ok(match found.properties.get(KEY) {
@@ -160,19 +160,19 @@ async fn destroy_incomplete(
 
 fn creator_state(found: &Instance) -> GatewayState {
     let age = time::OffsetDateTime::now_utc().unix_timestamp() - found.created_at;
-    match Creator::recorded_on(found).map(|claim| claim.state()) {
+    match Creator::recorded_on(found).map(|creator| creator.state()) {
         Some(CreatorState::Alive) => GatewayState::InTheMaking,
         Some(CreatorState::Elsewhere) if age < ELSEWHERE => GatewayState::InTheMaking,
         _ => GatewayState::HalfMade,
     }
 }
 
-async fn create(backend: &dyn Backend, gateway: &GatewaySpec, claim: &Creator) -> Result<()> {
-    backend.ensure_isolated_bridge(&gateway.segment).await?;
+async fn create(backend: &dyn Backend, gateway: &GatewaySpec, creator: &Creator) -> Result<()> {
+    backend.ensure_isolated_bridge(&gateway.bridge).await?;
     let mut instead = gateway.subnet.alternatives().filter(|_| gateway.any_subnet);
     let mut subnet = gateway.subnet;
     loop {
-        match create_in_subnet(backend, gateway, subnet, claim).await {
+        match create_in_subnet(backend, gateway, subnet, creator).await {
             Err(model::Error::AlreadyExists(Subject::Route(route))) => {
                 let taken = model::Error::AlreadyExists(Subject::Route(route));
                 subnet = instead.next().ok_or(taken)?;
@@ -189,7 +189,7 @@ async fn create_in_subnet(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
     subnet: Subnet,
-    claim: &Creator,
+    creator: &Creator,
 ) -> Result<()> {
     let mut properties = Properties::from([
         (SUBNET.to_owned(), subnet.to_string()),
@@ -199,14 +199,14 @@ async fn create_in_subnet(
     let host: Vec<String> = host.iter().map(ToString::to_string).collect();
     properties.insert(HOST.to_owned(), host.join(","));
     properties.retain(|_, value| !value.is_empty());
-    claim.mark(&mut properties);
-    let mut first_boot = identity::first_boot(claim, &gateway.name);
+    creator.mark(&mut properties);
+    let mut first_boot = identity::first_boot(creator, &gateway.name);
     first_boot.script.insert_str(0, SHUT);
     let spec = CreateSpec {
         name: gateway.name.clone(),
         image: image(backend, gateway).await?,
         network: Attachment::Gateway {
-            segment: gateway.segment.clone(),
+            bridge: gateway.bridge.clone(),
             subnet: subnet.to_string(),
         },
         limits: Limits {
@@ -265,7 +265,7 @@ pub async fn rebuild(
         // Addresses that are no longer the gateway's are given out anew; a pixel
         // takes its own up at its next start or when its lease ends.
         for pixel in backend.list().await? {
-            if pixel.isolated_bridge.as_ref() == Some(&gateway.segment) {
+            if pixel.isolated_bridge.as_ref() == Some(&gateway.bridge) {
                 super::admit(backend, &gateway, &pixel.name).await?;
             }
         }
@@ -303,7 +303,7 @@ pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> 
     let pixels = backend.list().await?;
     let behind: Vec<&str> = pixels
         .iter()
-        .filter(|pixel| pixel.isolated_bridge.as_ref() == Some(&gateway.segment))
+        .filter(|pixel| pixel.isolated_bridge.as_ref() == Some(&gateway.bridge))
         .map(|pixel| pixel.name.as_str())
         .collect();
     if !behind.is_empty() {
@@ -326,7 +326,7 @@ pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> 
             _ => {}
         },
     }
-    backend.remove_isolated_bridge(&gateway.segment).await
+    backend.remove_isolated_bridge(&gateway.bridge).await
 }
 
 /// Puts the files in and says so on record.

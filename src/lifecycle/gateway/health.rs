@@ -80,7 +80,7 @@ pub async fn health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Heal
     let own = backend.get(&gateway.name).await?;
     let instances = backend.list().await?;
     let pixels = super::subnet(&own).map_or(0, |subnet| {
-        inside::clients(&instances, &gateway.segment, subnet).len()
+        inside::clients(&instances, &gateway.bridge, subnet).len()
     });
     Ok(Health::Good { pixels })
 }

@@ -25,13 +25,13 @@ const DNS: &str = "dns";
 const HOST: &str = "host";
 
 /// The segment of those who name none.
-pub const SEGMENT: &str = "pixels0";
+pub const DEFAULT_BRIDGE: &str = "pixels0";
 
 /// Which gateway, and how it is made when there is none.
 #[derive(Debug, Clone)]
 pub struct GatewaySpec {
     pub name: Name,
-    pub segment: String,
+    pub bridge: String,
     /// Of the pixels; taken when it is made.
     pub subnet: Subnet,
     /// Nobody chose it: where the host has another use for it, another one does.
@@ -48,14 +48,14 @@ pub struct GatewaySpec {
 
 impl GatewaySpec {
     /// The gateway of another segment, made like this one.
-    pub fn for_bridge(&self, segment: &str) -> Self {
-        let name = match segment {
-            SEGMENT => Name::gateway(None),
+    pub fn for_bridge(&self, bridge: &str) -> Self {
+        let name = match bridge {
+            DEFAULT_BRIDGE => Name::gateway(None),
             other => Name::gateway(Some(other)),
         };
         Self {
             name,
-            segment: segment.to_owned(),
+            bridge: bridge.to_owned(),
             ..self.clone()
         }
     }
@@ -67,7 +67,7 @@ pub(super) async fn denials(
     gateway_spec: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
-    let Some(segment) = &pixel.isolated_bridge else {
+    let Some(bridge) = &pixel.isolated_bridge else {
         return Err(Error::Unsupported {
             operation: format!("the log of pixel {:?}", pixel.name.as_str()),
             reason: "it is on a network of its own, without a gateway that could refuse anything"
@@ -80,7 +80,7 @@ pub(super) async fn denials(
             pixel.name.as_str()
         ))
     })?;
-    let gateway = gateway_spec.for_bridge(segment);
+    let gateway = gateway_spec.for_bridge(bridge);
     egress::denials(&*backend.guest(&gateway.name), Some(address)).await
 }
 

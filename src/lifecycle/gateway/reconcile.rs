@@ -103,7 +103,7 @@ async fn apply_locked(
             .unwrap_or_default();
         let desired = DesiredState {
             subnet,
-            segment: &gateway.segment,
+            bridge: &gateway.bridge,
             instances: &instances,
             presets: egress::presets(),
             dns,
@@ -125,7 +125,7 @@ async fn assign_unique_address(
 ) -> Result<Vec<Instance>> {
     for _ in 0..ATTEMPTS {
         let instances = backend.list().await?;
-        let members = inside::clients(&instances, &gateway.segment, subnet);
+        let members = inside::clients(&instances, &gateway.bridge, subnet);
         if members.iter().any(|member| member.name == *name) {
             return Ok(instances);
         }
@@ -197,7 +197,7 @@ mod tests {
     fn a_gateway_that_is_not_there_is_no_pixel_that_is_not_there() {
         let gateway = GatewaySpec {
             name: Name::gateway(None),
-            segment: "pixels0".into(),
+            bridge: "pixels0".into(),
             subnet: "10.98.0.0/16".parse().unwrap(),
             any_subnet: true,
             dns: Vec::new(),

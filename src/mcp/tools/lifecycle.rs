@@ -157,7 +157,7 @@ impl Tools {
         Parameters(args): Parameters<CreateArgs>,
         context: RequestContext<RoleServer>,
     ) -> Result<Json<View>, String> {
-        let wish = CreateRequest {
+        let request = CreateRequest {
             label: args.label,
             image: args.image,
             base: args.base,
@@ -167,7 +167,7 @@ impl Tools {
             memory: args.memory,
             ttl: args.ttl,
         };
-        let made = self.service.create(wish).await;
+        let made = self.service.create(request).await;
         self.waited(&context, made, args.wait_sec).await
     }
 
@@ -351,10 +351,10 @@ impl Tools {
     }
 
     async fn bases(&self) -> Result<Bases> {
-        let workshop = &self.service.workshop;
+        let base_builder = &self.service.base_builder;
         let mut bases = Vec::new();
-        for (name, base) in &workshop.bases {
-            let state = workshop.status(&*self.service.backend, name).await?;
+        for (name, base) in &base_builder.bases {
+            let state = base_builder.status(&*self.service.backend, name).await?;
             let mut view = BaseView {
                 name: name.clone(),
                 description: base.description.clone(),

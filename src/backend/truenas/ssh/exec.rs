@@ -59,17 +59,17 @@ pub(super) async fn run(
     let mut steered = true;
     let mut status = None;
     let mut closed = false;
-    let mut heard = Instant::now();
+    let mut on_event = Instant::now();
     loop {
         let silence = async {
             match status {
-                Some(_) => tokio::time::sleep_until(heard + SILENCE).await,
+                Some(_) => tokio::time::sleep_until(on_event + SILENCE).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             message = from.wait() => {
-                heard = Instant::now();
+                on_event = Instant::now();
                 match message {
                     Some(ChannelMsg::Data { data }) => {
                         let rest = if tty { told.strip(&data) } else { data.to_vec() };
