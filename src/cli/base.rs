@@ -8,7 +8,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Context, completions, list, site};
+use super::{Context, completions, from_settings, list};
 use crate::base::{BaseBuilder, BaseStatus, BuildObserver};
 use crate::config::Parent;
 use crate::ui::{self, Row};
@@ -75,35 +75,35 @@ impl Row for Line {
 
 impl BaseCommand {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let workshop = site::base_builder(context)?;
+        let base_builder = from_settings::base_builder(context)?;
         match self {
             Self::List => {
-                let lines = lines(context, &workshop).await?;
+                let lines = lines(context, &base_builder).await?;
                 context.ui.rows(&lines, "No bases are configured.");
                 Ok(())
             }
             Self::Outdated => {
-                let mut lines = lines(context, &workshop).await?;
+                let mut lines = lines(context, &base_builder).await?;
                 lines.retain(|line| !line.outdated.is_empty());
                 context.ui.rows(&lines, "No base is out of date.");
                 Ok(())
             }
-            Self::Build(args) => build(context, &workshop, &args.bases, false).await,
-            Self::Rebuild(args) => build(context, &workshop, &args.bases, true).await,
+            Self::Build(args) => build(context, &base_builder, &args.bases, false).await,
+            Self::Rebuild(args) => build(context, &base_builder, &args.bases, true).await,
         }
     }
 }
 
-async fn lines(context: &Context, workshop: &BaseBuilder) -> anyhow::Result<Vec<Line>> {
+async fn lines(context: &Context, base_builder: &BaseBuilder) -> anyhow::Result<Vec<Line>> {
     let backend = context.backend()?;
     let mut lines = Vec::new();
-    for (name, base) in &workshop.bases {
+    for (name, base) in &base_builder.bases {
         let state = tokio::select! {
             biased;
             () = context.cancel().cancelled() => {
                 return Err(crate::model::Error::Cancelled.into());
             }
-            state = workshop.status(backend, name) => state?,
+            state = base_builder.status(backend, name) => state?,
         };
         let mut line = Line {
             name: name.clone(),
@@ -112,7 +112,7 @@ async fn lines(context: &Context, workshop: &BaseBuilder) -> anyhow::Result<Vec<
                 Parent::Image(image) => image.clone(),
                 Parent::Base(parent) => parent.clone(),
             },
-            pixel: workshop.pixel(name)?.to_string(),
+            pixel: base_builder.pixel(name)?.to_string(),
             checkpoint: None,
             created_at: None,
             outdated: Vec::new(),
@@ -135,7 +135,7 @@ async fn lines(context: &Context, workshop: &BaseBuilder) -> anyhow::Result<Vec<
 
 async fn build(
     context: &Context,
-    workshop: &BaseBuilder,
+    base_builder: &BaseBuilder,
     bases: &[String],
     anew: bool,
 ) -> anyhow::Result<()> {
@@ -147,7 +147,7 @@ async fn build(
     };
     for base in bases {
         let begun = Instant::now();
-        let origin = workshop
+        let origin = base_builder
             .build(backend, context.cancel(), base, anew, &watch)
             .await?;
         let took = begun.elapsed();

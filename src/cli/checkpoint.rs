@@ -9,7 +9,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::{Context, completions, list, network};
+use super::{Context, completions, from_settings, list};
 use crate::exit::Usage;
 use crate::lifecycle;
 use crate::model::{Checkpoint, Error, Label, Name};
@@ -193,7 +193,7 @@ impl RestoreArgs {
         let outcome = context
             .unless_interrupted(lifecycle::restore(
                 backend,
-                &network::gateway_from_settings(context)?,
+                &from_settings::gateway_from_settings(context)?,
                 &self.name,
                 &self.label,
             ))

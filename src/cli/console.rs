@@ -3,7 +3,7 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, completions, exec, network};
+use super::{Context, completions, exec, from_settings};
 use crate::config;
 use crate::exit::Usage;
 use crate::lifecycle::session::{self, Multiplexer, MultiplexerChoice};
@@ -60,7 +60,7 @@ pub async fn open(
     let mut instance = context.unless_interrupted(backend.get(name)).await?;
     if instance.status == Status::Stopped {
         context.ui.status(&format!("Starting {name}..."));
-        let gateway_spec = network::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         lifecycle::start(backend, context.cancel(), &gateway_spec, name, &|_| {}).await?;
         instance = context.unless_interrupted(backend.get(name)).await?;
     }
@@ -74,21 +74,22 @@ pub async fn open(
         config::Multiplexer::Tmux => MultiplexerChoice::Tmux,
         config::Multiplexer::None => MultiplexerChoice::Nothing,
     };
-    let keeper = wait_for_multiplexer(context, backend, &*guest, &instance, &login, wanted).await?;
-    if keeper.is_none() && wanted != MultiplexerChoice::Nothing {
+    let multiplexer =
+        wait_for_multiplexer(context, backend, &*guest, &instance, &login, wanted).await?;
+    if multiplexer.is_none() && wanted != MultiplexerChoice::Nothing {
         context.ui.status(
             "The pixel has no session keeper (zmx or tmux): this shell ends with the connection.",
         );
     }
-    let wish = ExecOptions {
-        argv: session::attach(keeper, session),
+    let options = ExecOptions {
+        argv: session::attach(multiplexer, session),
         login,
         env: Default::default(),
         cwd: None,
         tty: Some(term::size()),
         timeout: None,
     };
-    exec::attach(context, &*guest, wish, None).await
+    exec::attach(context, &*guest, options, None).await
 }
 
 /// What will keep the session; where it is still being installed, waits.

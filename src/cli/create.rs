@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, console, expire, network, plan, setup, status};
+use super::{Context, completions, console, expire, from_settings, setup, status};
 use crate::config::Flags;
 use crate::egress::{self, Rule};
 use crate::exit::Usage;
@@ -87,8 +87,8 @@ impl CreateArgs {
             return Err(Usage("--console needs a terminal".into()).into());
         }
         let backend = context.backend()?;
-        let network = network::network_from_settings(context)?;
-        let gateway_spec = network::gateway_from_settings(context)?;
+        let network = from_settings::network_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
         let mut provisioned = false;
@@ -97,10 +97,11 @@ impl CreateArgs {
         match &self.from {
             Some(from) => {
                 facts["from"] = json!(from.to_string());
-                let mut properties = network::policy_for_clone(context, backend, from).await?;
+                let mut properties =
+                    from_settings::policy_for_clone(context, backend, from).await?;
                 properties.insert("from".into(), from.to_string());
                 properties.extend(expiry::record(self.ttl)?);
-                let wish = Fork {
+                let options = Fork {
                     from: from.clone(),
                     names: Names::One(self.name.clone()),
                     limits: Limits {
@@ -110,12 +111,13 @@ impl CreateArgs {
                     properties,
                     network,
                 };
-                lifecycle::fork(backend, context.cancel(), wish, &progress, &|_| {}).await?;
+                lifecycle::fork(backend, context.cancel(), options, &progress, &|_| {}).await?;
             }
             None => {
                 // Bad settings are told before anything is made.
-                let plan = plan::plan_from_settings(context)?;
-                let mut properties = network::policy_for_new(context, &network, plan.is_some())?;
+                let plan = from_settings::plan_from_settings(context)?;
+                let mut properties =
+                    from_settings::policy_for_new(context, &network, plan.is_some())?;
                 interim = properties.contains_key(egress::INTERIM);
                 if matches!(network, Network::External(_))
                     && plan.is_none()
@@ -140,7 +142,7 @@ impl CreateArgs {
                 facts["image"] = json!(image);
                 provisioned = plan.is_some();
                 let defaults = &settings.defaults;
-                let wish = Create {
+                let options = Create {
                     name: self.name.clone(),
                     image,
                     limits: Limits {
@@ -153,7 +155,7 @@ impl CreateArgs {
                     network,
                     provision: plan,
                 };
-                lifecycle::create(backend, context.cancel(), wish, &progress).await?;
+                lifecycle::create(backend, context.cancel(), options, &progress).await?;
             }
         }
         drop(phases);

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Context, completions, network};
+use super::{Context, completions, from_settings};
 use crate::exit::Usage;
 use crate::lifecycle;
 use crate::model::Name;
@@ -52,7 +52,7 @@ impl DestroyArgs {
         }
         let phases = context.ui.phases();
         phases.step("destroying");
-        let gateway_spec = network::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let all = join_all(
             self.names
                 .iter()

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Context, network, setup};
+use super::{Context, from_settings, setup};
 use crate::config::BackendKind;
 use crate::exit::ExitWith;
 use crate::host::{self, Check, Status};
@@ -78,7 +78,10 @@ async fn check_gateway(context: &Context) -> Vec<Check> {
     const ID: &str = "gateway";
     const TITLE: &str = "gateway of the pixels";
     let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
-    let health = match (context.backend(), network::network_from_settings(context)) {
+    let health = match (
+        context.backend(),
+        from_settings::network_from_settings(context),
+    ) {
         (Ok(backend), Ok(Network::Gateway(gateway_spec))) => {
             gateway::health(backend, &gateway_spec).await
         }
@@ -109,7 +112,10 @@ async fn check_gateway(context: &Context) -> Vec<Check> {
 async fn check_orphans(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
     const TITLE: &str = "nothing half-made is left";
-    let found = match (context.backend(), network::gateway_from_settings(context)) {
+    let found = match (
+        context.backend(),
+        from_settings::gateway_from_settings(context),
+    ) {
         (Ok(backend), Ok(gateway_spec)) => lifecycle::find_leftovers(backend, &gateway_spec).await,
         (Err(error), _) => Err(error),
         // Said by the check of the gateway.

@@ -48,7 +48,7 @@ impl ExecArgs {
         let backend = context.backend()?;
         let guest = backend.guest(&self.name);
         let tty = self.tty || (term::interactive() && !self.no_tty);
-        let mut wish = ExecOptions {
+        let mut options = ExecOptions {
             argv: self.command,
             login: User::expected(context.settings().provision.enabled),
             env,
@@ -59,15 +59,15 @@ impl ExecArgs {
         let pixel = context.unless_interrupted(backend.get(&self.name));
         if let Some(user) = &self.user {
             ensure_running(&pixel.await?)?;
-            wish.login = context
+            options.login = context
                 .unless_interrupted(User::lookup(&*guest, user))
                 .await?;
-            return attach(context, &*guest, wish, None).await;
+            return attach(context, &*guest, options, None).await;
         }
         // Asking costs as much as getting the command ready: both at once. One
         // that would run as somebody else than it should does not begin.
         let other = OnceLock::new();
-        let expected = wish.login.clone();
+        let expected = options.login.clone();
         let admission = async {
             let pixel = pixel.await?;
             ensure_running(&pixel)?;
@@ -78,9 +78,9 @@ impl ExecArgs {
             }
             Ok(())
         };
-        let outcome = attach(context, &*guest, wish.clone(), Some(Box::pin(admission))).await;
+        let outcome = attach(context, &*guest, options.clone(), Some(Box::pin(admission))).await;
         match other.into_inner() {
-            Some(login) => attach(context, &*guest, ExecOptions { login, ..wish }, None).await,
+            Some(login) => attach(context, &*guest, ExecOptions { login, ..options }, None).await,
             None => outcome,
         }
     }
@@ -113,23 +113,23 @@ pub fn ensure_unprivileged(instance: &Instance) -> Result<(), Error> {
 pub async fn attach(
     context: &Context,
     guest: &dyn Guest,
-    mut wish: ExecOptions,
+    mut options: ExecOptions,
     admission: Option<Precondition<'_>>,
 ) -> anyhow::Result<()> {
     let ours = |name: &str| std::env::var_os(name);
-    let given = std::mem::take(&mut wish.env);
-    wish.env = context.settings().env.resolve(&ours)?.session;
-    if wish.tty.is_some() {
+    let given = std::mem::take(&mut options.env);
+    options.env = context.settings().env.resolve(&ours)?.session;
+    if options.tty.is_some() {
         let term = std::env::var("TERM").ok().filter(|term| !term.is_empty());
-        wish.env.insert(
+        options.env.insert(
             "TERM".into(),
             term.unwrap_or_else(|| "xterm-256color".into()),
         );
     }
-    wish.env.extend(given);
+    options.env.extend(given);
     let (sender, events) = context.signals.attach();
     // A forced terminal (-t) need not have one on our side.
-    let raw = if wish.tty.is_some() && term::interactive() {
+    let raw = if options.tty.is_some() && term::interactive() {
         Some(RawMode::enter().map_err(|e| Error::io("switching the terminal to raw mode", e))?)
     } else {
         None
@@ -151,7 +151,7 @@ pub async fn attach(
     ];
     let running = lifecycle::exec(
         guest,
-        &wish,
+        &options,
         admission,
         (
             Box::new(tokio::io::stdin()),
@@ -166,7 +166,7 @@ pub async fn attach(
     };
     drop(raw);
     let ExecResult { status, timed_out } = ended?;
-    if timed_out && let Some(limit) = wish.timeout {
+    if timed_out && let Some(limit) = options.timeout {
         let overdue = ExecTimedOut(limit.as_secs_f64());
         if context.ui.json() {
             return Err(overdue.into());

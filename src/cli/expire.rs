@@ -7,7 +7,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, list, network};
+use super::{Context, completions, from_settings, list};
 use crate::lifecycle::expiry;
 use crate::model::{Instance, Name};
 use crate::ui;
@@ -81,7 +81,7 @@ pub async fn destroy_expired(context: &Context, pixels: &mut Vec<Instance>) -> a
         return Ok(());
     }
     let backend = context.backend()?;
-    let gateway_spec = network::gateway_from_settings(context)?;
+    let gateway_spec = from_settings::gateway_from_settings(context)?;
     let work = expiry::destroy_expired(backend, &gateway_spec, pixels);
     let outcomes = context.unless_interrupted(async { Ok(work.await) }).await?;
     for (name, outcome) in outcomes {

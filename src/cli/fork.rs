@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, expire, network};
+use super::{Context, completions, expire, from_settings};
 use crate::lifecycle::{self, Fork, Names, expiry};
 use crate::model::{CloneSource, Limits, Name};
 
@@ -34,13 +34,13 @@ impl ForkArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
         let backend = context.backend()?;
-        let network = network::network_from_settings(context)?;
-        let mut properties = network::policy_for_clone(context, backend, &self.from).await?;
+        let network = from_settings::network_from_settings(context)?;
+        let mut properties = from_settings::policy_for_clone(context, backend, &self.from).await?;
         properties.insert("from".into(), self.from.to_string());
         properties.extend(expiry::record(self.ttl)?);
         let phases = context.ui.phases();
         let origin = self.from.to_string();
-        let wish = Fork {
+        let options = Fork {
             names: Names::Numbered {
                 prefix,
                 count: usize::from(self.count),
@@ -63,7 +63,7 @@ impl ForkArgs {
         lifecycle::fork(
             backend,
             context.cancel(),
-            wish,
+            options,
             &|phase| phases.step(phase),
             &ready,
         )

@@ -9,7 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Context, expire, network};
+use super::{Context, expire, from_settings};
 use crate::egress::gateway::address_of;
 use crate::lifecycle::gateway::{self, GatewaySpec, Health};
 use crate::lifecycle::{self, expiry, provisioning};
@@ -123,18 +123,18 @@ async fn gateway_states(
     let mut states: BTreeMap<String, Health> = BTreeMap::new();
     let mut without = BTreeMap::new();
     for pixel in pixels.iter_mut() {
-        let Some(segment) = &pixel.isolated_bridge else {
+        let Some(bridge) = &pixel.isolated_bridge else {
             continue;
         };
         if pixel.status != Status::Running {
             continue;
         }
-        if !states.contains_key(segment) {
+        if !states.contains_key(bridge) {
             let health =
-                gateway::recorded_health(backend, &gateway_spec.for_bridge(segment)).await?;
-            states.insert(segment.clone(), health);
+                gateway::recorded_health(backend, &gateway_spec.for_bridge(bridge)).await?;
+            states.insert(bridge.clone(), health);
         }
-        match &states[segment] {
+        match &states[bridge] {
             Health::Good { .. } => pixel.addresses.extend(address_of(pixel)),
             other => {
                 without.insert(pixel.name.clone(), other.name());
@@ -175,7 +175,7 @@ impl ListArgs {
                 Ok(())
             })
             .await?;
-        let gateway_spec = network::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let without = context
             .unless_interrupted(gateway_states(backend, &gateway_spec, &mut pixels))
             .await?;

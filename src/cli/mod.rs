@@ -16,17 +16,18 @@ mod expire;
 mod files;
 mod fork;
 mod forward;
+mod from_settings;
 mod list;
 mod man;
 mod mcp;
 mod network;
-mod plan;
+
 mod provision;
 mod prune;
 mod quickstart;
 mod sessions;
 mod setup;
-mod site;
+
 mod start;
 mod status;
 mod stop;

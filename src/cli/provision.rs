@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, exec, plan, status};
+use super::{Context, completions, exec, from_settings, status};
 use crate::exit::Usage;
 use crate::lifecycle::provisioning;
 use crate::model::Name;
@@ -22,7 +22,7 @@ pub struct ProvisionArgs {
 
 impl ProvisionArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Some(plan) = plan::plan_from_settings(context)? else {
+        let Some(plan) = from_settings::plan_from_settings(context)? else {
             return Err(Usage(
                 "provisioning is switched off by provision.enabled or PIXELS_PROVISION_ENABLED"
                     .into(),

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, network};
+use super::{Context, from_settings};
 use crate::lifecycle::{self, Orphan};
 use crate::ui::Row;
 
@@ -36,7 +36,7 @@ impl Row for PruneRow {
 impl PruneArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let gateway_spec = network::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let found = context
             .unless_interrupted(lifecycle::find_leftovers(backend, &gateway_spec))
             .await?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, create, network, setup};
+use super::{Context, create, from_settings, setup};
 use crate::lifecycle::{self, Create, ExecOptions, Fork, Names, User};
 use crate::model::{Backend, CloneSource, Error, Label, Limits, Name, Properties};
 use crate::ui::{self, Row};
@@ -93,8 +93,8 @@ async fn run_tour(
     let begun = Instant::now();
     let image = create::default_image(context).await?;
     let defaults = &context.settings().defaults;
-    let wish = Create {
-        network: network::network_from_settings(context)?,
+    let options = Create {
+        network: from_settings::network_from_settings(context)?,
         name: name.clone(),
         image: image.clone(),
         limits: Limits {
@@ -104,7 +104,7 @@ async fn run_tour(
         properties: Properties::new(),
         provision: None,
     };
-    lifecycle::create(backend, context.cancel(), wish, &progress).await?;
+    lifecycle::create(backend, context.cancel(), options, &progress).await?;
     lines.push(row("create", begun, format!("{name}, from {image}")));
 
     let begun = Instant::now();
@@ -132,8 +132,8 @@ async fn run_tour(
         pixel: name.clone(),
         label: Some(label),
     };
-    let wish = Fork {
-        network: network::network_from_settings(context)?,
+    let options = Fork {
+        network: from_settings::network_from_settings(context)?,
         properties: Properties::from([("from".into(), from.to_string())]),
         from,
         names: Names::Numbered {
@@ -142,7 +142,7 @@ async fn run_tour(
         },
         limits: Limits::default(),
     };
-    lifecycle::fork(backend, context.cancel(), wish, &progress, &ready).await?;
+    lifecycle::fork(backend, context.cancel(), options, &progress, &ready).await?;
     let made = forked.into_inner().unwrap_or_default();
     let names: Vec<&str> = made.iter().skip(1).map(Name::as_str).collect();
     lines.push(row("fork", begun, names.join(", ")));
@@ -158,7 +158,7 @@ async fn run_tour(
 /// Runs the greeting in a pixel.
 async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     let instance = backend.get(name).await?;
-    let wish = ExecOptions {
+    let options = ExecOptions {
         argv: ["sh", "-c", SHOW].map(str::to_owned).to_vec(),
         login: User::default_for(&instance),
         env: Default::default(),
@@ -168,7 +168,7 @@ async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     };
     let output = backend
         .guest(name)
-        .output(&lifecycle::wrap(&wish, "quickstart"))
+        .output(&lifecycle::wrap(&options, "quickstart"))
         .await?;
     if !output.status.success() {
         return Err(Error::Guest {

@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, network};
+use super::{Context, completions, from_settings};
 use crate::lifecycle;
 use crate::model::{Error, Name, Status, Subject};
 use crate::retry::{self, Next};
@@ -27,7 +27,7 @@ impl StartArgs {
         let name = &self.name;
         let backend = context.backend()?;
         let phases = context.ui.phases();
-        let gateway_spec = network::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let progress = |phase: &str| phases.step(phase);
         lifecycle::start(backend, context.cancel(), &gateway_spec, name, &progress).await?;
         phases.step("waiting for an address");

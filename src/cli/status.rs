@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, exec, network};
+use super::{Context, completions, exec, from_settings};
 use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
@@ -66,7 +66,7 @@ impl StatusArgs {
                 .unless_interrupted(provisioning::observe(backend, &instance))
                 .await?
         };
-        let gateway_spec = network::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let look = lifecycle::is_enforced(backend, &gateway_spec, &instance);
         if context.unless_interrupted(look).await? == Some(false) {
             context.ui.warn(&format!(
@@ -75,8 +75,8 @@ impl StatusArgs {
             ));
         }
         let health = match &instance.isolated_bridge {
-            Some(segment) => {
-                let gateway_spec = gateway_spec.for_bridge(segment);
+            Some(bridge) => {
+                let gateway_spec = gateway_spec.for_bridge(bridge);
                 let look = gateway::recorded_health(backend, &gateway_spec);
                 Some(context.unless_interrupted(look).await?)
             }

@@ -65,7 +65,7 @@ impl PullArgs {
                     None => Ok(read?),
                 };
             }
-            let wish = Pull {
+            let options = Pull {
                 source,
                 target: local_target(self.target.clone().into_local("the destination")?),
                 several,
@@ -73,7 +73,7 @@ impl PullArgs {
                 sized: std::io::stderr().is_terminal(),
             };
             let bar = progress_bar(context, &meter);
-            let report = transfer::pull(&*guest, context.cancel(), &wish, &meter).await;
+            let report = transfer::pull(&*guest, context.cancel(), &options, &meter).await;
             drop(bar);
             total.add(report?);
         }

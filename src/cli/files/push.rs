@@ -59,7 +59,7 @@ impl PushArgs {
         let instance = running_or_stopped(context, &name).await?;
         let guest = context.backend()?.guest(&name);
         let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
-        let wish = Push {
+        let options = Push {
             sources,
             target: GuestPath::parse(&path, &home.home)?,
             ownership: ownership(self.archive, &owner),
@@ -73,17 +73,17 @@ impl PushArgs {
             transfer::write(
                 &*guest,
                 cancel,
-                &wish,
+                &options,
                 self.mode,
                 tokio::io::stdin(),
                 &meter,
             )
             .await
         } else {
-            transfer::push(&*guest, cancel, &wish, &meter).await
+            transfer::push(&*guest, cancel, &options, &meter).await
         };
         drop(bar);
-        let to = format!("{name}:{}", wish.target.path);
+        let to = format!("{name}:{}", options.target.path);
         report_transfer(context, "Pushed", &to, &report?, begun);
         Ok(())
     }

@@ -67,7 +67,7 @@ impl SyncArgs {
         crate::cli::exec::ensure_running(&instance)?;
         let guest = context.backend()?.guest(&name);
         let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
-        let wish = Sync {
+        let options = Sync {
             local,
             guest: GuestPath::parse(&path, &home.home)?,
             rules,
@@ -80,9 +80,9 @@ impl SyncArgs {
         let meter = Arc::new(TransferProgress::default());
         let bar = progress_bar(context, &meter);
         let changes = if inward {
-            transfer::sync_in(&*guest, context.cancel(), &wish, &meter).await
+            transfer::sync_in(&*guest, context.cancel(), &options, &meter).await
         } else {
-            transfer::sync_out(&*guest, context.cancel(), &wish, &meter).await
+            transfer::sync_out(&*guest, context.cancel(), &options, &meter).await
         };
         drop(bar);
         report_changes(context, &changes?, self.dry_run, begun);

@@ -5,7 +5,7 @@ mod serve;
 
 use clap::{Args, Subcommand};
 
-use super::{Context, site};
+use super::{Context, from_settings};
 use crate::config::Flags;
 
 /// Serve sandboxes to AI agents over the Model Context Protocol

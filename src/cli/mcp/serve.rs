@@ -7,7 +7,7 @@ use clap::{Args, ValueHint};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, site};
+use super::{Context, from_settings};
 use crate::backend;
 use crate::base::BaseBuilder;
 use crate::config::{EgressMode, Flags, Settings, paths};
@@ -51,18 +51,18 @@ impl ServeArgs {
     }
 
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let claim = ServerSetup::from_settings(context)?;
+        let creator = ServerSetup::from_settings(context)?;
         if self.stdio {
-            return serve_client(context, claim).await;
+            return serve_client(context, creator).await;
         }
-        let server = claim.server()?;
+        let server = creator.server()?;
         let ui = context.ui;
         let ready = |places: &[String]| {
             for place in places {
                 ui.status(&format!("Listening on {place}"));
             }
         };
-        let listen = claim.everywhere();
+        let listen = creator.everywhere();
         server.serve(listen, context.cancel(), ready).await?;
         Ok(())
     }
@@ -71,7 +71,7 @@ impl ServeArgs {
 /// What makes the one server of a state file.
 struct ServerSetup {
     settings: Settings,
-    workshop: BaseBuilder,
+    base_builder: BaseBuilder,
     state_file: PathBuf,
     pid_file: PathBuf,
     token_file: PathBuf,
@@ -82,7 +82,7 @@ impl ServerSetup {
         let settings = context.settings().clone();
         let ours = |name: &str| std::env::var_os(name);
         Ok(Self {
-            workshop: site::base_builder(context)?,
+            base_builder: from_settings::base_builder(context)?,
             state_file: settings.mcp.state_path(&ours)?,
             pid_file: settings.mcp.pid_path(&ours)?,
             token_file: paths::cache_dir(&ours)?.join("mcp-token"),
@@ -112,7 +112,7 @@ impl ServerSetup {
             server: backend::describe(&self.settings),
         };
         let backend = backend::open(&self.settings)?;
-        Ok(Server::open(config, self.workshop.clone(), backend)?)
+        Ok(Server::open(config, self.base_builder.clone(), backend)?)
     }
 
     /// Where clients on our own streams reach the server.
@@ -147,7 +147,7 @@ impl ServerSetup {
 /// Our own server, once we have one: it ends with us.
 #[derive(Clone)]
 struct LocalServer {
-    claim: Arc<ServerSetup>,
+    creator: Arc<ServerSetup>,
     stop: CancellationToken,
     running: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -165,7 +165,7 @@ impl LocalServer {
         if running.as_ref().is_some_and(|it| !it.is_finished()) {
             return Ok(());
         }
-        let server = match self.claim.server() {
+        let server = match self.creator.server() {
             Ok(server) => server,
             // It listens in a moment, or has just ended.
             Err(error) if matches!(error.downcast_ref(), Some(StartError::Running { .. })) => {
@@ -173,7 +173,7 @@ impl LocalServer {
             }
             Err(error) => return Err(error),
         };
-        let (listen, stop) = (self.claim.locally(), self.stop.clone());
+        let (listen, stop) = (self.creator.locally(), self.stop.clone());
         *running = Some(tokio::spawn(async move {
             if let Err(error) = server.serve(listen, &stop, |_| {}).await {
                 tracing::error!(%error, "serving");
@@ -183,10 +183,10 @@ impl LocalServer {
     }
 }
 
-async fn serve_client(context: &Context, claim: ServerSetup) -> anyhow::Result<()> {
-    let (socket, path) = (claim.socket(), claim.settings.mcp.endpoint_path.clone());
+async fn serve_client(context: &Context, creator: ServerSetup) -> anyhow::Result<()> {
+    let (socket, path) = (creator.socket(), creator.settings.mcp.endpoint_path.clone());
     let own = LocalServer {
-        claim: Arc::new(claim),
+        creator: Arc::new(creator),
         stop: context.cancel().child_token(),
         running: Arc::default(),
     };

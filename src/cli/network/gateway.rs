@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::place;
 use crate::cli::Context;
+use crate::cli::from_settings;
 use crate::exit::ExitWith;
 use crate::lifecycle::gateway::{self, Health};
 
@@ -41,13 +41,13 @@ impl GatewayCommand {
 impl StatusArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let gateway_spec = place::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let health = context
             .unless_interrupted(gateway::health(backend, &gateway_spec))
             .await?;
         let facts = json!({
             "gateway": gateway_spec.name.instance(),
-            "bridge": gateway_spec.segment,
+            "bridge": gateway_spec.bridge,
             "state": health.name(),
             "detail": health.to_string(),
         });
@@ -55,7 +55,7 @@ impl StatusArgs {
             &format!(
                 "{} on {}: {health}",
                 gateway_spec.name.instance(),
-                gateway_spec.segment
+                gateway_spec.bridge
             ),
             &facts,
         );
@@ -69,14 +69,14 @@ impl StatusArgs {
 impl RebuildArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let gateway_spec = place::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let phases = context.ui.phases();
         let progress = |phase: &str| phases.step(phase);
         gateway::rebuild(backend, context.cancel(), &gateway_spec, &progress).await?;
         drop(phases);
         context.ui.done(
             &format!("Rebuilt {}", gateway_spec.name.instance()),
-            &json!({"gateway": like.name.instance(), "rebuilt": true}),
+            &json!({"gateway": gateway_spec.name.instance(), "rebuilt": true}),
         );
         Ok(())
     }
@@ -85,7 +85,7 @@ impl RebuildArgs {
 impl RemoveArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let gateway_spec = place::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         context
             .unless_interrupted(gateway::remove(backend, &gateway_spec))
             .await?;
@@ -93,9 +93,9 @@ impl RemoveArgs {
             &format!(
                 "Removed {} and {}",
                 gateway_spec.name.instance(),
-                gateway_spec.segment
+                gateway_spec.bridge
             ),
-            &json!({"gateway": like.name.instance(), "bridge": like.segment, "removed": true}),
+            &json!({"gateway": gateway_spec.name.instance(), "bridge": gateway_spec.bridge, "removed": true}),
         );
         Ok(())
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
-use super::place;
+use crate::cli::from_settings;
 use crate::cli::{Context, completions, list};
 use crate::egress::Denial;
 use crate::lifecycle;
@@ -67,7 +67,7 @@ impl Row for DenialRow {
 impl LogArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let gateway_spec = place::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
         let look =
             || context.unless_interrupted(lifecycle::denials(backend, &gateway_spec, &pixel));

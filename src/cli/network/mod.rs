@@ -3,7 +3,6 @@
 mod check;
 mod gateway;
 mod log;
-mod place;
 mod presets;
 mod set_allow_deny;
 mod show;
@@ -11,10 +10,6 @@ mod show;
 use clap::Subcommand;
 
 use super::Context;
-
-pub use place::{
-    gateway_from_settings, network_from_settings, policy_for_clone, policy_for_new, settings_policy,
-};
 
 /// What pixels may reach
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::place;
+use crate::cli::from_settings;
 use crate::cli::{Context, completions};
 use crate::config::EgressMode;
 use crate::egress::{self, Mode, Policy, Rule, presets};
@@ -57,7 +57,7 @@ async fn apply(
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
-    let gateway_spec = place::gateway_from_settings(context)?;
+    let gateway_spec = from_settings::gateway_from_settings(context)?;
     let before = context.unless_interrupted(backend.get(name)).await?;
     match lifecycle::change_policy(backend, context.cancel(), &gateway_spec, name, change).await {
         Ok(()) => {}
@@ -94,7 +94,7 @@ impl SetArgs {
             Some(EgressMode::Allowlist) => Mode::Allowlist,
             Some(EgressMode::Unrestricted) | None => Mode::Unrestricted,
         };
-        let mut policy = place::in_mode(context, mode)?;
+        let mut policy = from_settings::default_policy_in_mode(context, mode)?;
         for entry in self.allow {
             policy
                 .allow(entry, presets())

@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
-use super::place;
+use crate::cli::from_settings;
 use crate::cli::{Context, completions};
 use crate::egress::{Mode, Rule, presets};
 use crate::lifecycle::{self, Enforcer};
@@ -47,7 +47,7 @@ impl ShowArgs {
         let in_force: Vec<Rule> = policy.rules_in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of_instance(&pixel);
-        let gateway_spec = place::gateway_from_settings(context)?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
         let look = lifecycle::is_enforced(backend, &gateway_spec, &pixel);
         let holds = context.unless_interrupted(look).await?;
         if context.ui.json() {

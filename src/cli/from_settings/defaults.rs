@@ -1,7 +1,8 @@
 //! Settings to what a server, or a build, makes pixels with.
 
-use super::{Context, network, plan, setup};
+use super::{network, provisioning};
 use crate::base::BaseBuilder;
+use crate::cli::{Context, setup};
 use crate::config::paths;
 use crate::host;
 use crate::lifecycle::{DefaultImage, InstanceDefaults};
@@ -9,14 +10,14 @@ use crate::model::Limits;
 
 /// What the settings say of every pixel. Bad settings are told here, before
 /// anything is made.
-pub fn defaults_from_settings(context: &Context) -> anyhow::Result<InstanceDefaults> {
+fn defaults_from_settings(context: &Context) -> anyhow::Result<InstanceDefaults> {
     let settings = context.settings();
     let defaults = &settings.defaults;
     Ok(InstanceDefaults {
         network: network::network_from_settings(context)?,
         gateway: network::gateway_from_settings(context)?,
         policy: network::settings_policy(context)?,
-        plan: plan::plan_from_settings(context)?,
+        plan: provisioning::plan_from_settings(context)?,
         limits: Limits {
             cpu: defaults.cpu.clone(),
             memory: defaults.memory_mib.map(|mib| mib * 1024 * 1024),
@@ -38,7 +39,7 @@ pub fn base_builder(context: &Context) -> anyhow::Result<BaseBuilder> {
     let settings = context.settings();
     let ours = |name: &str| std::env::var_os(name);
     Ok(BaseBuilder {
-        site: defaults_from_settings(context)?,
+        instance_defaults: defaults_from_settings(context)?,
         bases: settings.mcp.bases.clone(),
         prefix: settings.mcp.base_prefix.clone(),
         locks: paths::cache_dir(&ours)?.join("builds"),

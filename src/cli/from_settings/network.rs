@@ -5,7 +5,7 @@ use crate::config::{BackendKind, EgressMode, EgressPlacement, Origin as SettingO
 use crate::egress::{self, Mode, Policy, Rule};
 use crate::exit::Usage;
 use crate::host;
-use crate::lifecycle::gateway::{GatewaySpec, SEGMENT};
+use crate::lifecycle::gateway::{DEFAULT_BRIDGE, GatewaySpec};
 use crate::lifecycle::{self, GuestPolicy, Network};
 use crate::model::{Backend, CloneSource, Properties};
 
@@ -36,16 +36,16 @@ fn has_own_network(settings: &Settings) -> bool {
 /// How the settings make a gateway.
 pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
     let settings = context.settings();
-    let segment = bridge_name(context);
+    let bridge = bridge_name(context);
     let subnet = match &settings.network.subnet {
         Some(text) => text
             .parse()
             .map_err(|e: egress::gateway::InvalidSubnet| Usage(e.to_string()))?,
-        None => egress::gateway::Subnet::for_bridge(&segment, SEGMENT),
+        None => egress::gateway::Subnet::for_bridge(&bridge, DEFAULT_BRIDGE),
     };
     let gateway_spec = GatewaySpec {
         name: crate::model::Name::gateway(None),
-        segment: String::new(),
+        bridge: String::new(),
         subnet,
         any_subnet: settings.network.subnet.is_none(),
         dns: settings.defaults.dns.clone(),
@@ -54,7 +54,7 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
         image: settings.defaults.image.clone(),
         learned: None,
     };
-    Ok(gateway_spec.for_bridge(&segment))
+    Ok(gateway_spec.for_bridge(&bridge))
 }
 
 /// Bridges belong to the server and pixels to a project: every project has
@@ -104,7 +104,7 @@ fn default_policy(context: &Context) -> anyhow::Result<Policy> {
 }
 
 /// The policy of a new pixel in this mode, with what `network.allow` adds.
-pub(super) fn in_mode(context: &Context, mode: Mode) -> anyhow::Result<Policy> {
+pub fn default_policy_in_mode(context: &Context, mode: Mode) -> anyhow::Result<Policy> {
     Ok(settings_policy(context)?.in_mode(mode))
 }
 

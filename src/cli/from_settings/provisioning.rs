@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::Context;
+use crate::cli::Context;
 use crate::config::{Multiplexer, Origin, Settings};
 use crate::exit::Usage;
 use crate::provision::{self, Devtools, Options, Plan, Sessions};
@@ -22,10 +22,10 @@ pub fn plan_from_settings(context: &Context) -> anyhow::Result<Option<Plan>> {
 }
 
 fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
-    let wish = &settings.provision;
+    let options = &settings.provision;
     let ours = |name: &str| std::env::var_os(name);
     let mut ca_certificates = Vec::new();
-    for path in &wish.ca_certs {
+    for path in &options.ca_certs {
         let pem = String::from_utf8_lossy(&read("provision.ca_certs", path)?).into_owned();
         if !pem.contains("-----BEGIN CERTIFICATE-----") {
             return Err(Usage(format!(
@@ -36,7 +36,7 @@ fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
         }
         ca_certificates.push(pem);
     }
-    let script = match &wish.script {
+    let script = match &options.script {
         None => None,
         Some(path) => {
             let script = read("provision.script", path)?;
@@ -55,9 +55,9 @@ fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
         dns: settings.defaults.dns.clone(),
         variables: settings.env.resolve(&ours)?.image,
         ca_certificates,
-        devtools: wish.devtools.then(|| Devtools {
-            installer_url: wish.installer_url.clone(),
-            tools: wish.tools.clone(),
+        devtools: options.devtools.then(|| Devtools {
+            installer_url: options.installer_url.clone(),
+            tools: options.tools.clone(),
         }),
         script,
         sessions: match settings.console.multiplexer {
