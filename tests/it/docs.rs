@@ -1,62 +1,76 @@
-//! What README promises exists. That its examples work is tried in `readme.rs`.
+//! Checks of the documents: commands, flags, variables, links, tables and the
+//! picture. `readme.rs` runs the examples.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use pixels::config::keys::KEYS;
 
 use crate::support::env::TestEnv;
 use crate::support::tree;
 
-fn document(name: &str) -> Option<String> {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).ok()
+/// Documents with links and commands.
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "SECURITY.md",
+    ".github/CONTRIBUTING.md",
+    ".github/CHANGELOG.md",
+    ".github/pull_request_template.md",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Variables that are no settings.
+fn document(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Variables that are not settings.
 const OTHER_VARIABLES: &[&str] = &["PIXELS_LOG", "PIXELS_COMMIT"];
 
 #[test]
-fn every_variable_in_the_documents_exists() {
-    for name in ["README.md", "SECURITY.md", "config.example.toml"] {
-        let Some(text) = document(name) else { continue };
+fn documents_name_only_existing_variables() {
+    for name in DOCUMENTS.iter().chain(&["config.example.toml"]) {
+        let text = document(name);
         for (at, _) in text.match_indices("PIXELS_") {
             let variable: String = text[at..]
                 .chars()
                 .take_while(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == '_')
                 .collect();
-            // `PIXELS_*` stands for all of them.
+            // `PIXELS_*` means all variables.
             let known = variable == "PIXELS_"
                 || OTHER_VARIABLES.contains(&variable.as_str())
                 || KEYS.iter().any(|key| key.variable == Some(&variable));
-            assert!(known, "{name}: no variable {variable}");
+            assert!(known, "{name}: unknown variable {variable}");
         }
     }
 }
 
 #[test]
-fn every_command_in_the_readme_parses() {
+fn commands_in_documents_parse() {
     let env = TestEnv::bare();
-    for name in ["README.md", "SECURITY.md"] {
-        let Some(text) = document(name) else { continue };
-        for line in commands(&text) {
+    for name in DOCUMENTS {
+        for line in commands(&document(name)) {
             let words = words(&line).unwrap_or_else(|why| panic!("{name}: {line}: {why}"));
             let mut args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
             args.push("--help");
             let outcome = env.pixels(&args);
             assert_eq!(outcome.code, 0, "{name}: {line}\n{}", outcome.stderr);
-            // The flags themselves are not looked at when help is asked for.
+            // clap does not check the other flags of a command with --help.
             for flag in args.iter().filter(|word| word.starts_with('-')) {
                 let flag = flag.split('=').next().unwrap();
                 let known = outcome
                     .stdout
                     .split([' ', ',', '\n', '.', '['])
                     .any(|w| w == flag);
-                assert!(known, "{name}: {line}: no flag {flag}");
+                assert!(known, "{name}: {line}: unknown flag {flag}");
             }
         }
     }
 }
 
-/// These do nothing without a command below them.
+/// Command groups, which need a subcommand.
 const GROUPS: &[&str] = &[
     "pixels",
     "pixels base",
@@ -67,8 +81,8 @@ const GROUPS: &[&str] = &[
 ];
 
 #[test]
-fn every_command_has_an_example_in_the_readme() {
-    let shown: Vec<Vec<String>> = commands(&document("README.md").unwrap())
+fn readme_has_an_example_of_every_command() {
+    let shown: Vec<Vec<String>> = commands(&document("README.md"))
         .iter()
         .map(|line| words(line).unwrap())
         .collect();
@@ -88,49 +102,145 @@ fn every_command_has_an_example_in_the_readme() {
 }
 
 #[test]
-fn the_readme_has_all_rows_of_the_benchmark() {
-    let readme = document("README.md").unwrap();
+fn readme_has_all_rows_of_the_benchmark() {
+    let readme = document("README.md");
     let table = readme.split("<!-- bench -->").nth(1).unwrap();
     let table = table.split("<!-- /bench -->").next().unwrap();
-    let rows = document("tests/bench/rows.rs").unwrap();
+    let rows = document("tests/bench/rows.rs");
     let names: Vec<&str> = rows
         .lines()
         .filter_map(|line| line.trim().strip_prefix("name: \"")?.split('"').next())
         .collect();
     assert!(names.contains(&"exec"), "{names:?}");
     for name in &names {
-        assert!(table.contains(&format!("| `{name}` |")), "no row {name}");
+        assert!(
+            table.contains(&format!("| `{name}` |")),
+            "README has no row {name}"
+        );
     }
     assert_eq!(
         table.matches("\n| `").count(),
         names.len(),
-        "rows that are not measured"
+        "README has rows without a measurement"
     );
 }
 
 #[test]
-fn the_picture_is_of_the_session() {
-    assert!(
-        document("README.md")
-            .unwrap()
-            .contains("(tests/picture/quickstart.svg)")
-    );
-    let picture = document("tests/picture/quickstart.svg").unwrap();
+fn picture_shows_the_session() {
+    assert!(document("README.md").contains("(tests/picture/quickstart.svg)"));
+    let picture = document("tests/picture/quickstart.svg");
     let escaped = |line: &str| {
         line.replace('&', "&amp;")
             .replace('<', "&lt;")
             .replace('>', "&gt;")
     };
-    for command in document("tests/picture/session.txt").unwrap().lines() {
+    for command in document("tests/picture/session.txt").lines() {
         let command = escaped(command);
         assert!(
             picture.contains(&format!("</tspan> {command}</text>")),
-            "{command} is not in the picture: record it anew"
+            "the picture does not show {command}; run: cargo run --example picture"
         );
     }
 }
 
-/// Every `pixels …` of the shell blocks, one command each.
+#[test]
+fn readme_lists_every_mcp_tool() {
+    let tools = mcp_tools();
+    assert!(tools.contains("create_sandbox"), "{tools:?}");
+    let readme = document("README.md");
+    let table = readme.split("\n| tool |").nth(1).unwrap();
+    let table = table.split("\n\n").next().unwrap();
+    let listed: BTreeSet<String> = table
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `")?.split(" |").next())
+        .flat_map(|names| names.split(", "))
+        .map(|name| name.replace('`', ""))
+        .collect();
+    assert_eq!(listed, tools);
+}
+
+/// Names of the functions with the attribute `#[tool(…)]`.
+fn mcp_tools() -> BTreeSet<String> {
+    let mut tools = BTreeSet::new();
+    for entry in std::fs::read_dir(root().join("src/mcp/tools")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for declared in text.split("#[tool(").skip(1) {
+            let name = declared.split("async fn ").nth(1).unwrap();
+            tools.insert(name.split('(').next().unwrap().to_owned());
+        }
+    }
+    tools
+}
+
+#[test]
+fn links_in_documents_resolve() {
+    let mut checked = 0;
+    for name in DOCUMENTS {
+        let text = document(name);
+        for link in links(&text) {
+            if link.contains("://") {
+                assert!(link.starts_with("https://"), "{name}: {link}");
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let file = match path {
+                "" => root().join(name),
+                path => root().join(name).parent().unwrap().join(path),
+            };
+            assert!(file.exists(), "{name}: {link}: file not found");
+            if !anchor.is_empty() {
+                let target = std::fs::read_to_string(&file).unwrap();
+                let found = anchors(&target).contains(anchor);
+                assert!(found, "{name}: {link}: heading not found");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 30, "only {checked} links found");
+}
+
+/// Lines of a Markdown document outside fenced code blocks.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut code = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence
+    })
+}
+
+/// Targets of inline links, images included.
+fn links(text: &str) -> Vec<String> {
+    prose(text)
+        .flat_map(|line| line.split("](").skip(1))
+        .filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()))
+        .collect()
+}
+
+/// Anchors of all headings, as GitHub derives them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    prose(text)
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            line.trim_start_matches('#')
+                .trim()
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+                .map(|c| if c == ' ' { '-' } else { c })
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn links_and_anchors_skip_code() {
+    let text = "# A `b` (c), d\n[x](y.md#z) ![p](q)\n```sh\n# no heading\n[no](link)\n```\n";
+    assert_eq!(links(text), ["y.md#z", "q"]);
+    assert_eq!(anchors(text), BTreeSet::from(["a-b-c-d".to_owned()]));
+}
+
+/// Every `pixels …` command of the shell blocks.
 fn commands(text: &str) -> Vec<String> {
     let mut inside = false;
     let mut found = Vec::new();
@@ -146,7 +256,7 @@ fn commands(text: &str) -> Vec<String> {
         for part in line.trim_start_matches("$ ").split(" && ") {
             let part = part.trim();
             if part.starts_with("pixels ") {
-                // Behind the dashes it is the pixel's command.
+                // After the dashes follows the command that runs in the pixel.
                 let end = [" -- ", " # ", " | ", "; ", " > ", " < "]
                     .iter()
                     .filter_map(|stop| part.find(stop))
@@ -158,7 +268,7 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
-/// Words as a shell splits them, as far as examples need it.
+/// Splits a line into words like a shell. Knows only quotes.
 fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -178,12 +288,12 @@ fn words(line: &str) -> Result<Vec<String>, String> {
     words.extend(word);
     match quote {
         None => Ok(words),
-        Some(open) => Err(format!("{open} is never closed")),
+        Some(open) => Err(format!("unclosed {open}")),
     }
 }
 
 #[test]
-fn blocks_are_read_as_a_shell_would() {
+fn commands_are_split_like_a_shell() {
     let text = "pixels outside\n```sh\n$ pixels exec a -- sh -c 'x; y' # say\nls && pixels ls | cat\n```\n\
                 ```toml\npixels = 1\n```\n";
     assert_eq!(commands(text), ["pixels exec a", "pixels ls"]);
