@@ -1,6 +1,7 @@
-//! The shell blocks of README, carried out one after the other on the real
-//! daemon. A block that cannot be has a comment before it that says why not:
-//! `<!-- not run: … -->`; one that may fail, `<!-- ends with 0 or 1: … -->`.
+//! Runs the shell blocks of README in order on a real daemon.
+//!
+//! The line before a block can be a comment: `<!-- not run: REASON -->` skips the
+//! block, `<!-- ends with 0 or 1: REASON -->` also accepts the exit code 1.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,17 +13,17 @@ use crate::support::lab;
 use crate::support::server::Server;
 
 #[derive(Debug, PartialEq)]
-enum Ending {
-    Good,
-    GoodOrOne,
+enum Expected {
+    Success,
+    SuccessOrOne,
 }
 
 #[derive(Debug)]
 struct Block {
     line: usize,
     text: String,
-    /// Not for those that are not run.
-    ending: Option<Ending>,
+    /// `None` if the block is not run.
+    expected: Option<Expected>,
 }
 
 /// The shell blocks of a document.
@@ -39,43 +40,43 @@ fn blocks(document: &str) -> Vec<Block> {
             let reason = before.strip_prefix(mark)?.strip_suffix(" -->")?;
             (!reason.is_empty()).then_some(())
         };
-        let ending = if reason("<!-- not run: ").is_some() {
+        let expected = if reason("<!-- not run: ").is_some() {
             None
         } else if reason("<!-- ends with 0 or 1: ").is_some() {
-            Some(Ending::GoodOrOne)
+            Some(Expected::SuccessOrOne)
         } else {
             assert!(!before.starts_with("<!--"), "{before}");
-            Some(Ending::Good)
+            Some(Expected::Success)
         };
         found.push(Block {
             line: at + 2,
             text: text.copied().collect::<Vec<_>>().join("\n"),
-            ending,
+            expected,
         });
     }
     found
 }
 
-/// An Incus project and a gateway of README's own: its pixels have the names
-/// that people would give them.
+/// A separate Incus project with its own gateway, because the pixels of README
+/// have names that other pixels of the server may have.
 struct Project {
     name: String,
     env: TestEnv,
 }
 
 impl Project {
-    const BEGIN: &str = "px-t-readme-";
+    const PREFIX: &str = "px-t-readme-";
 
     fn new() -> Self {
         let server = Server::shared();
         for url in server.get("/1.0/projects").as_array().unwrap() {
             let name = url.as_str().unwrap().rsplit('/').next().unwrap();
-            let maker = name.strip_prefix(Self::BEGIN);
-            if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                drop(Self::of(name));
+            let creator = name.strip_prefix(Self::PREFIX);
+            if creator.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                drop(Self::existing(name));
             }
         }
-        let name = format!("{}{}", Self::BEGIN, std::process::id());
+        let name = format!("{}{}", Self::PREFIX, std::process::id());
         let config = json!({
             "features.images": "false",
             "features.profiles": "false",
@@ -84,14 +85,14 @@ impl Project {
         });
         let body = json!({"name": name, "config": config});
         server.try_done("POST", "/1.0/projects", &body).unwrap();
-        Self::of(&name)
+        Self::existing(&name)
     }
 
-    fn of(name: &str) -> Self {
+    fn existing(name: &str) -> Self {
         let mut env = TestEnv::bare();
-        let maker = name.strip_prefix(Self::BEGIN).unwrap();
+        let creator = name.strip_prefix(Self::PREFIX).unwrap();
         env.set("PIXELS_INCUS_PROJECT", name)
-            .set("PIXELS_NETWORK_BRIDGE", &format!("pxr{maker}"))
+            .set("PIXELS_NETWORK_BRIDGE", &format!("pxr{creator}"))
             .set("TERM", "dumb");
         Self {
             name: name.to_owned(),
@@ -102,9 +103,9 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        let left: Vec<Value> =
+        let remaining: Vec<Value> =
             serde_json::from_str(&self.env.pixels(["list", "--json"]).stdout).unwrap_or_default();
-        let names = left.iter().filter_map(|pixel| pixel["name"].as_str());
+        let names = remaining.iter().filter_map(|pixel| pixel["name"].as_str());
         let words: Vec<&str> = ["destroy", "--force"].into_iter().chain(names).collect();
         if words.len() > 2 {
             let _ = self.env.pixels(&words);
@@ -119,7 +120,7 @@ impl Drop for Project {
 
 #[test]
 #[ignore = "needs Incus"]
-fn every_example_of_the_readme_works() {
+fn readme_examples_succeed() {
     lab::ready();
     let project = Project::new();
     let home = project.env.home();
@@ -139,7 +140,7 @@ fn every_example_of_the_readme_works() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let mut run = 0;
     for block in blocks(&std::fs::read_to_string(readme).unwrap()) {
-        let Some(ending) = &block.ending else {
+        let Some(expected) = &block.expected else {
             continue;
         };
         let path = std::env::var("PATH").unwrap();
@@ -158,12 +159,12 @@ fn every_example_of_the_readme_works() {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let good = match ending {
-            Ending::Good => output.status.success(),
-            Ending::GoodOrOne => matches!(output.status.code(), Some(0 | 1)),
+        let passed = match expected {
+            Expected::Success => output.status.success(),
+            Expected::SuccessOrOne => matches!(output.status.code(), Some(0 | 1)),
         };
         assert!(
-            good,
+            passed,
             "README, line {}: {}\n{}\n{}{}",
             block.line,
             output.status,
@@ -174,7 +175,7 @@ fn every_example_of_the_readme_works() {
         run += 1;
     }
     assert!(run > 10, "only {run} blocks were run");
-    // What the examples promise to be the result.
+    // Results that README describes.
     assert_eq!(
         std::fs::read_to_string(work.join("copy.txt")).unwrap(),
         "a note\n"
@@ -184,18 +185,20 @@ fn every_example_of_the_readme_works() {
 }
 
 #[test]
-fn blocks_are_told_apart() {
+fn blocks_are_classified_by_comment() {
     let text = "```sh\na\nb\n```\n<!-- not run: c -->\n```sh\nc\n```\n```toml\nd\n```\n\
                 <!-- ends with 0 or 1: e -->\n```sh\ne\n```\n";
     let found = blocks(text);
-    let told: Vec<(&str, &Option<Ending>)> =
-        found.iter().map(|b| (b.text.as_str(), &b.ending)).collect();
+    let classified: Vec<(&str, &Option<Expected>)> = found
+        .iter()
+        .map(|b| (b.text.as_str(), &b.expected))
+        .collect();
     assert_eq!(
-        told,
+        classified,
         [
-            ("a\nb", &Some(Ending::Good)),
+            ("a\nb", &Some(Expected::Success)),
             ("c", &None),
-            ("e", &Some(Ending::GoodOrOne))
+            ("e", &Some(Expected::SuccessOrOne))
         ]
     );
     assert_eq!(found[0].line, 2);
