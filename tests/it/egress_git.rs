@@ -10,6 +10,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use crate::support::env::BINARY;
 use crate::support::git::git;
 use crate::support::lab;
 use crate::support::walls::{BRIDGE, Walls};
@@ -91,6 +92,26 @@ fn git_goes_over_ssh_and_https() {
         .ok();
     let started = open.pixels(["start", &server, "--json"]).ok().json();
     let address: IpAddr = started["ip"].as_str().unwrap().parse().unwrap();
+
+    // README fetches the commits of an agent like this.
+    let url = format!("ext::{BINARY} exec {server} -- git-upload-pack /srv/repo.git");
+    let fetch = Command::new("git")
+        .args(["-c", "protocol.ext.allow=always", "fetch", "-q"])
+        .args([&url, "HEAD:agent"])
+        .current_dir(files.path().join("work"))
+        .envs(
+            open.command(["list"])
+                .get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        )
+        .output()
+        .unwrap();
+    assert!(fetch.status.success(), "{fetch:?}");
+    git(
+        &files.path().join("work"),
+        &["diff", "--exit-code", "HEAD", "agent"],
+    );
+
     walls
         .wan
         .forward((SPARE, 22).into(), SocketAddr::new(address, 22));
