@@ -33,10 +33,10 @@ pub fn under_test(args: &Args) -> Result<Binary> {
                 .with_context(|| path.display().to_string())?;
             (path, "given with --binary".to_owned())
         }
-        None if has_musl() => (build(Some(MUSL))?, format!("release, {MUSL}")),
+        None if has_musl() => (build(Some(MUSL))?, format!("profile dist, {MUSL}")),
         None => (
             build(None)?,
-            format!("release, of the host: the target {MUSL} is not installed"),
+            format!("profile dist for the host: the target {MUSL} is not installed"),
         ),
     };
     let bytes = std::fs::metadata(&path)?.len();
@@ -62,7 +62,7 @@ fn build(target: Option<&str>) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--release", "--bin", "pixels"])
+        .args(["build", "--profile", "dist", "--bin", "pixels"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit());

@@ -18,9 +18,9 @@
 //! (`pixels setup`); rows that need something this machine lacks are listed as
 //! not measured, with the reason.
 //!
-//! The binary is built here, with cargo's release profile: static for
-//! `*-unknown-linux-musl` where that target is installed (`rustup target add`),
-//! else for the host.
+//! The benchmark builds the binary with the cargo profile `dist`: static for
+//! `*-unknown-linux-musl` if that target is installed (`rustup target add`),
+//! otherwise for the host.
 //!
 //! Everything is made in an Incus project of its own, `px-t-bench-PID`, so that
 //! a list holds exactly what was put there. It is removed at the end, also
