@@ -42,7 +42,7 @@ fn status(env: &TestEnv, base: &str) -> serde_json::Value {
 
 #[test]
 #[ignore = "needs Incus"]
-fn two_builders_build_a_chain_once() {
+fn concurrent_base_builds_build_each_base_once() {
     lab::ready();
     let (env, prefix) = environment("race");
     chain(
@@ -79,7 +79,7 @@ fn two_builders_build_a_chain_once() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_failed_build_is_explained_and_takes_nothing_away() {
+fn failed_base_build_shows_output_and_keeps_old_base() {
     lab::ready();
     let (env, prefix) = environment("failed");
     chain(
@@ -127,7 +127,7 @@ fn a_failed_build_is_explained_and_takes_nothing_away() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn what_a_killed_build_left_is_cleared_by_the_next() {
+fn base_build_deletes_leftovers_of_killed_build() {
     lab::ready();
     let (env, prefix) = environment("killed");
     chain(&env, "echo begun; sleep 60", "true");
@@ -166,7 +166,7 @@ fn what_a_killed_build_left_is_cleared_by_the_next() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_base_from_a_pixel_that_expires_does_not_expire() {
+fn base_of_expiring_parent_never_expires() {
     lab::ready();
     let (env, prefix) = environment("expiring");
     chain(&env, "true", "true");
@@ -188,7 +188,7 @@ fn a_base_from_a_pixel_that_expires_does_not_expire() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn the_built_in_bases_are_what_they_say() {
+fn built_in_bases_have_their_tools() {
     lab::ready();
     let (mut env, prefix) = environment("built-in");
     env.set("PIXELS_PROVISION_ENABLED", "true")
@@ -226,7 +226,7 @@ fn the_built_in_bases_are_what_they_say() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn bases_are_built_and_cloned_where_pixels_enforce_policies_themselves() {
+fn bases_work_with_pixel_placement() {
     lab::ready();
     let (env, prefix) = environment("inside");
     // The rules are in force while a script runs.

@@ -14,7 +14,7 @@ fn say(what: &str) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_console_is_a_shell_on_our_terminal() {
+fn console_attaches_shell_to_terminal() {
     lab::ready();
     let mut env = TestEnv::new("console");
     let name = env.name("a");
@@ -109,7 +109,7 @@ fn modes(settings: &rustix::termios::Termios) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn exec_takes_a_terminal_where_there_is_one() {
+fn exec_on_terminal_allocates_tty() {
     lab::ready();
     let mut env = TestEnv::new("exec-tty");
     let name = env.name("a");
@@ -157,7 +157,7 @@ fn exec_takes_a_terminal_where_there_is_one() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn destroy_asks_on_a_terminal() {
+fn destroy_on_terminal_asks_for_confirmation() {
     lab::ready();
     let env = TestEnv::new("asks");
     let name = env.name("a");

@@ -81,7 +81,7 @@ fn rest(mut from: impl Read) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn arguments_arrive_exactly() {
+fn exec_arguments_are_passed_unchanged() {
     lab::ready();
     let pixel = Pixel::new("argv");
     let arguments = [
@@ -136,7 +136,7 @@ fn arguments_arrive_exactly() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn streams_and_exit_codes_are_the_commands_own() {
+fn exec_separates_streams_and_returns_exit_codes() {
     lab::ready();
     let pixel = Pixel::new("codes");
     let both = pixel.exec(&["sh", "-c", "echo out; echo err >&2"]).ok();
@@ -169,7 +169,7 @@ fn streams_and_exit_codes_are_the_commands_own() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_hundred_megabytes_pass_unchanged() {
+fn exec_streams_100_mb_unchanged() {
     lab::ready();
     const SIZE: usize = 100 * 1024 * 1024;
     let pixel = Pixel::new("bulk");
@@ -242,7 +242,7 @@ impl Noise {
 
 #[test]
 #[ignore = "needs Incus"]
-fn stdin_and_readers_may_end_early() {
+fn exec_ends_when_stdin_or_reader_closes() {
     lab::ready();
     let pixel = Pixel::new("early");
 
@@ -295,7 +295,7 @@ fn stdin_and_readers_may_end_early() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_time_limit_leaves_nothing_of_the_command() {
+fn exec_timeout_kills_all_processes() {
     lab::ready();
     let pixel = Pixel::new("limit");
     // Each with processes that are to go, all of them `sleep 777…`.
@@ -346,7 +346,7 @@ fn a_time_limit_leaves_nothing_of_the_command() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn signals_reach_the_command() {
+fn exec_forwards_signals() {
     lab::ready();
     let pixel = Pixel::new("signals");
     for (number, name, code) in [
@@ -401,7 +401,7 @@ fn signals_reach_the_command() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn environment_folder_and_user_are_as_asked() {
+fn exec_sets_environment_directory_and_user() {
     lab::ready();
     let mut pixel = Pixel::new("env");
 
@@ -496,7 +496,7 @@ fn environment_folder_and_user_are_as_asked() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_terminal_may_be_asked_for_without_having_one() {
+fn exec_tty_option_works_without_terminal() {
     lab::ready();
     let pixel = Pixel::new("tty");
     let tell = "test -t 0 && test -t 1 && test -t 2 && echo yes || echo no";
@@ -539,7 +539,7 @@ fn a_terminal_may_be_asked_for_without_having_one() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn what_cannot_run_says_why() {
+fn exec_failures_report_cause() {
     lab::ready();
     let pixel = Pixel::new("refused");
     let missing = pixel.env.name("missing");

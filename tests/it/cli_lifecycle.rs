@@ -125,7 +125,7 @@ fn status(env: &TestEnv, name: &str) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn clones_have_an_identity_of_their_own() {
+fn clone_gets_new_identity() {
     lab::ready();
     let env = TestEnv::new("clone");
     let name = |short: &str| env.name(short);
@@ -167,7 +167,7 @@ fn clones_have_an_identity_of_their_own() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn limits_of_a_clone_are_its_own() {
+fn clone_limits_override_source_limits() {
     lab::ready();
     let env = TestEnv::new("limits");
     let (a, b, c) = (env.name("a"), env.name("b"), env.name("c"));
@@ -192,7 +192,7 @@ fn limits_of_a_clone_are_its_own() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn forks_are_numbered_and_leave_nothing() {
+fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     lab::ready();
     let env = TestEnv::new("fork");
     let a = env.name("a");
@@ -257,7 +257,7 @@ fn forks_are_numbered_and_leave_nothing() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn checkpoints_come_and_go() {
+fn checkpoint_create_list_restore_delete() {
     lab::ready();
     let env = TestEnv::new("cp");
     let a = env.name("a");
@@ -310,7 +310,7 @@ fn checkpoints_come_and_go() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn commands_may_be_repeated_and_take_either_name() {
+fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     lab::ready();
     let env = TestEnv::new("names");
     let (a, b, c) = (env.name("a"), env.name("b"), env.name("c"));
@@ -357,7 +357,7 @@ fn commands_may_be_repeated_and_take_either_name() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn pixels_are_hardened_and_privileged_ones_refused() {
+fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
     lab::ready();
     let env = TestEnv::new("hard");
     let (a, b, p) = (env.name("a"), env.name("b"), env.name("p"));
@@ -488,7 +488,7 @@ impl Drop for Restricted {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_restricted_project_is_good_enough() {
+fn restricted_project_supports_lifecycle() {
     lab::ready();
     let project = Restricted::new();
     let api = Api::in_project(Some(&project.name));
@@ -568,7 +568,7 @@ fn a_restricted_project_is_good_enough() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn the_first_command_sees_the_new_identity() {
+fn first_exec_in_clone_sees_new_identity() {
     lab::ready();
     let env = TestEnv::new("first");
     let a = env.name("a");

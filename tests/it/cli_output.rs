@@ -34,7 +34,7 @@ fn lines(outcome: &Outcome) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn wrong_usage_is_refused_before_anything_is_sent() {
+fn invalid_usage_fails_before_any_request() {
     let env = nowhere();
     for (value, rule) in [
         ("Bad", "only a-z, 0-9 and - are allowed"),
@@ -122,7 +122,7 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn versions_pages_and_help() {
+fn version_help_and_man_pages_are_complete() {
     let env = nowhere();
     let version = env.pixels(["--version"]).ok().stdout;
     let commit = version
@@ -169,7 +169,7 @@ fn versions_pages_and_help() {
 }
 
 #[test]
-fn a_key_that_was_named_is_missed() {
+fn configured_ssh_key_missing_prints_warning() {
     let mut env = nowhere();
     env.set("PIXELS_PROVISION_ENABLED", "true");
     let usual = env.pixels(["create", "a"]).expect(5);
@@ -192,7 +192,7 @@ fn commands(help: &str) -> Vec<String> {
 }
 
 #[test]
-fn settings_are_shown_with_their_origin_and_secrets_masked() {
+fn config_show_prints_origins_and_masks_secrets() {
     let mut env = nowhere();
     env.config(
         "[truenas]\napi_key = \"1-verysecret\"\n[defaults]\ncpu = \"3\"\n\
@@ -282,7 +282,7 @@ fn settings_are_shown_with_their_origin_and_secrets_masked() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn results_are_data_and_talk_is_apart() {
+fn results_go_to_stdout_and_messages_to_stderr() {
     lab::ready();
     let env = TestEnv::new("output");
     let (a, missing) = (env.name("a"), env.name("missing"));
@@ -463,7 +463,7 @@ fn results_are_data_and_talk_is_apart() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn images_that_are_not_there() {
+fn create_with_unknown_image_fails() {
     lab::ready();
     let mut env = TestEnv::new("images");
     env.set("PIXELS_INCUS_IMAGE_SERVER", "https://127.0.0.1:1");
@@ -477,7 +477,7 @@ fn images_that_are_not_there() {
 }
 
 #[test]
-fn colour_is_for_terminals_that_want_it() {
+fn color_needs_terminal_and_respects_variables() {
     let run = |vars: &[(&str, &str)], args: &[&str]| {
         let mut env = nowhere();
         env.set("TERM", "xterm");
@@ -499,7 +499,7 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 #[test]
-fn completion_scripts_are_for_their_shells() {
+fn completion_scripts_match_their_shells() {
     let env = nowhere();
     for (shell, words) in [
         ("bash", "complete -o"),
@@ -567,7 +567,7 @@ fn bash(env: &TestEnv, words: &[&str]) -> BTreeSet<String> {
 
 #[test]
 #[ignore = "needs Incus"]
-fn completion_offers_what_there_is() {
+fn completion_lists_pixels_checkpoints_and_files() {
     lab::ready();
     let env = TestEnv::new("complete");
     let (a, b) = (env.name("a"), env.name("b"));

@@ -39,7 +39,7 @@ fn one_line(child: &mut Child) -> String {
 }
 
 #[test]
-fn results_that_cannot_be_written_are_a_failure() {
+fn results_on_full_disk_fail() {
     let env = TestEnv::bare();
     for args in [
         &["config", "show"][..],
@@ -62,7 +62,7 @@ fn results_that_cannot_be_written_are_a_failure() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn output_of_a_command_that_cannot_be_written_is_a_failure() {
+fn exec_output_on_full_disk_fails() {
     lab::ready();
     let env = TestEnv::new("lost");
     let name = env.name("a");
@@ -87,7 +87,7 @@ fn output_of_a_command_that_cannot_be_written_is_a_failure() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn events_end_with_their_reader() {
+fn events_exit_when_reader_closes() {
     lab::ready();
     let env = TestEnv::new("unheard");
     let name = env.name("a");

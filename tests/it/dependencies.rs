@@ -116,7 +116,7 @@ fn one(rest: &mut &[&str]) -> bool {
 }
 
 #[test]
-fn every_licence_is_one_of_those_we_may_ship() {
+fn licenses_of_dependencies_are_allowed() {
     let wrong: Vec<String> = crates()
         .into_iter()
         .filter(|(_, licence)| !licence.as_deref().is_some_and(allowed))
@@ -126,7 +126,7 @@ fn every_licence_is_one_of_those_we_may_ship() {
 }
 
 #[test]
-fn licences_are_read_as_they_are_meant() {
+fn license_expressions_are_evaluated() {
     for good in [
         "MIT",
         "MIT/Apache-2.0",
@@ -154,7 +154,7 @@ fn licences_are_read_as_they_are_meant() {
 /// All from one registry, each with its checksum: no other place, no branch of
 /// a repository, no folder, nothing replaced.
 #[test]
-fn everything_comes_from_one_registry() {
+fn dependencies_come_from_one_registry() {
     let read = |file: &str| -> toml::Table {
         toml::from_str(&std::fs::read_to_string(root().join(file)).unwrap()).unwrap()
     };

@@ -63,7 +63,7 @@ fn answer(stream: &mut (impl Read + Write), root: &Path) -> std::io::Result<()> 
 
 #[test]
 #[ignore = "needs Incus"]
-fn git_goes_over_ssh_and_https() {
+fn git_clone_through_gateway_works_over_ssh_and_https() {
     lab::ready();
     let walls = Walls::new("git");
     walls.wan.name(HOST, &[SPARE]);

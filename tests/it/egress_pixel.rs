@@ -92,7 +92,7 @@ fn create(env: &TestEnv, name: &str, allow: &[&str]) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn what_is_allowed_works_and_the_rest_is_told() {
+fn allowed_hosts_answer_and_denied_hosts_are_logged() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel", wan, "");
@@ -191,7 +191,7 @@ fn talk(host: &str) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_change_acts_at_once_and_cuts_what_it_denies() {
+fn policy_change_closes_denied_connections() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-cut", wan, "");
@@ -298,7 +298,7 @@ fn a_change_acts_at_once_and_cuts_what_it_denies() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_policy_is_in_force_at_every_boot_and_wherever_the_disk_goes() {
+fn policy_survives_restart_clone_and_restore() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-boot", wan, "");
@@ -397,7 +397,7 @@ fn a_policy_is_in_force_at_every_boot_and_wherever_the_disk_goes() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn without_the_policy_there_is_no_network() {
+fn invalid_ruleset_keeps_network_down() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-closed", wan, "");
@@ -425,7 +425,7 @@ fn without_the_policy_there_is_no_network() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn what_cannot_be_enforced_is_refused() {
+fn policy_without_nft_is_refused() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-unable", wan, "");

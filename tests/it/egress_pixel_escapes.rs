@@ -440,7 +440,7 @@ impl Pixel<'_> {
 
 #[test]
 #[ignore = "needs Incus"]
-fn no_way_leads_around_the_policy() {
+fn user_in_pixel_cannot_bypass_policy() {
     lab::ready();
     let pixel = restricted("escapes", Wan::up());
     let mut succeeded = Vec::new();
@@ -455,7 +455,7 @@ fn no_way_leads_around_the_policy() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn no_argument_opens_a_wrapper() {
+fn sudo_wrappers_refuse_unsafe_arguments() {
     lab::ready();
     let pixel = restricted("wrappers", Wan::up());
     // All in one go: each tells how it ended, and what it said when root spoke.
@@ -493,7 +493,7 @@ fn no_argument_opens_a_wrapper() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn packages_come_through_a_wrapper() {
+fn apt_wrapper_installs_packages() {
     lab::ready();
     let mut env = TestEnv::new("packages");
     env.set("PIXELS_PROVISION_ENABLED", "true");
@@ -540,7 +540,7 @@ fn packages_come_through_a_wrapper() {
 /// Containers that root makes in a pixel are under its policy too.
 #[test]
 #[ignore = "needs Incus"]
-fn a_container_in_a_pixel_is_under_its_policy() {
+fn nested_container_obeys_policy() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("nested", wan, "");

@@ -148,7 +148,7 @@ fn policy(mode: Mode, allow: &[&str]) -> Files {
 }
 
 #[tokio::test]
-async fn what_is_written_is_taken_out_again() {
+async fn policy_removal_deletes_all_written_files() {
     let folder = disk();
     assert!(!pixel::has_packages(&folder).await.unwrap());
     for program in ["nft", "dnsmasq"] {
@@ -189,7 +189,7 @@ async fn what_is_written_is_taken_out_again() {
 /// The real programs, the packet filter in a network namespace of its own.
 #[tokio::test]
 #[ignore = "needs Incus"]
-async fn the_programs_take_every_policy() {
+async fn nft_and_dnsmasq_accept_every_policy() {
     // `pixels setup` installs nft and dnsmasq.
     lab::ready();
     let folder = disk();

@@ -32,7 +32,7 @@ fn leftovers(env: &TestEnv) -> Vec<String> {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_daemon_killed_in_the_middle() {
+fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     lab::ready();
     let mut daemon = PrivateDaemon::start();
     let env = daemon.env("dead");
@@ -129,7 +129,7 @@ fn a_daemon_killed_in_the_middle() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_daemon_killed_between_making_and_starting() {
+fn daemon_killed_before_start_leaves_prunable_pixel() {
     lab::ready();
     let mut daemon = PrivateDaemon::start();
     let env = daemon.env("betw");
@@ -163,7 +163,7 @@ fn a_daemon_killed_between_making_and_starting() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_daemon_that_hangs() {
+fn hanging_daemon_times_out_commands() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.env("hang");
@@ -224,7 +224,7 @@ fn as_nobody(socket: &Path, args: &[&str]) -> Outcome {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_socket_without_permission() {
+fn socket_without_permission_names_group() {
     lab::ready();
     let socket = Path::new(crate::support::server::SHARED);
     for args in [&["list"][..], &["create", "t-nobody"], &["prune"]] {
@@ -244,7 +244,7 @@ fn a_socket_without_permission() {
 /// What a restore leaves that met another request: no request removes it.
 #[test]
 #[ignore = "needs Incus"]
-fn a_lost_disk_is_named() {
+fn destroy_with_lost_disk_names_directory() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.env("lost");
@@ -268,7 +268,7 @@ fn a_lost_disk_is_named() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_full_pool() {
+fn full_pool_fails_create_and_leaves_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let mut env = daemon.env("full");

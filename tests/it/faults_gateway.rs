@@ -7,7 +7,7 @@ use crate::support::private_daemon::PrivateDaemon;
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_restore_without_the_gateway_changes_nothing() {
+fn restore_without_gateway_changes_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.walled("gone");

@@ -302,7 +302,7 @@ fn running(trial: &Trial<'_>) -> Vec<String> {
 
 #[test]
 #[ignore = "needs Incus"]
-fn interrupted_at_random_moments() {
+fn interrupted_create_and_restore_leave_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     interrupted(&daemon, "intg", Kind::First, 4);
@@ -313,7 +313,7 @@ fn interrupted_at_random_moments() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn forks_interrupted_at_random_moments() {
+fn interrupted_fork_leaves_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     interrupted(&daemon, "intk", Kind::ForkCheckpoint, 4);
@@ -322,7 +322,7 @@ fn forks_interrupted_at_random_moments() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn killed_at_random_moments() {
+fn killed_create_and_restore_are_pruned() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     killed(&daemon, "kilg", Kind::First, 4);
@@ -333,7 +333,7 @@ fn killed_at_random_moments() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn forks_killed_at_random_moments() {
+fn killed_fork_is_pruned() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     killed(&daemon, "kilk", Kind::ForkCheckpoint, 4);
@@ -351,7 +351,7 @@ fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child 
 
 #[test]
 #[ignore = "needs Incus"]
-fn signals_end_a_command_that_waits() {
+fn signals_interrupt_waiting_create() {
     lab::ready();
     const WAIT: &str = "GET /1.0/operations/*/wait*";
     let proxy = Proxy::start();
@@ -394,7 +394,7 @@ fn signals_end_a_command_that_waits() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn signals_end_an_exec_whose_server_hangs() {
+fn signals_interrupt_exec_on_hanging_server() {
     lab::ready();
     const WAIT: &str = "GET /1.0/operations/*/wait*";
     let proxy = Proxy::start();

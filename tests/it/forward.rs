@@ -119,7 +119,7 @@ fn upgraded(port: u16) -> (TcpStream, BufReader<TcpStream>) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn connections_are_carried_side_by_side_and_end_with_it() {
+fn forward_relays_connections_until_it_exits() {
     lab::ready();
     carries(&Served::new("forward"));
 }
@@ -191,7 +191,7 @@ pub fn carries(served: &Served) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn forwards_in_the_background_are_listed_and_ended() {
+fn background_forwards_are_listed_and_stopped() {
     lab::ready();
     let served = Served::new("background");
     let (env, name) = (&served.env, served.name.as_str());

@@ -81,7 +81,7 @@ fn tiny_image(dir: &Path, salt: &str) {
 
 #[tokio::test]
 #[ignore = "needs Incus"]
-async fn both_parts_of_an_image_are_imported_under_an_alias() {
+async fn image_import_creates_alias() {
     lab::ready();
     let alias = "px-t-host-import";
     let client = client();
@@ -116,7 +116,7 @@ async fn both_parts_of_an_image_are_imported_under_an_alias() {
 
 #[tokio::test]
 #[ignore = "needs Incus"]
-async fn an_import_of_rubbish_fails_and_leaves_nothing() {
+async fn invalid_image_import_leaves_nothing() {
     lab::ready();
     let alias = "px-t-host-rubbish";
     let client = client();
@@ -131,7 +131,7 @@ async fn an_import_of_rubbish_fails_and_leaves_nothing() {
 
 #[tokio::test]
 #[ignore = "needs Incus"]
-async fn a_second_setup_has_nothing_to_do() {
+async fn second_setup_changes_nothing() {
     lab::ready();
     let mut options = options();
     options.image = match host::fallback_image(&client()).await.unwrap() {
@@ -152,7 +152,7 @@ async fn a_second_setup_has_nothing_to_do() {
 
 #[tokio::test]
 #[ignore = "needs Incus"]
-async fn the_doctor_finds_the_daemon_in_order() {
+async fn doctor_finds_no_problem_after_setup() {
     lab::ready();
     let checks = host::doctor(&options(), Vec::new()).await;
     for id in [
@@ -169,7 +169,7 @@ async fn the_doctor_finds_the_daemon_in_order() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_socket_is_a_plan_and_not_an_error() {
+async fn plan_without_daemon_installs_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options();
     options.endpoint = Endpoint::Unix(dir.path().join("unix.socket"));

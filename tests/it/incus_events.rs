@@ -9,7 +9,7 @@ use crate::support::lab;
 
 #[tokio::test]
 #[ignore = "needs Incus"]
-async fn a_checkpoint_is_announced() {
+async fn event_stream_reports_checkpoint() {
     lab::ready();
     let env = TestEnv::new("events");
     let name = env.name("a");

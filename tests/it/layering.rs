@@ -111,7 +111,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const TOP: &[&str] = &["lib", "main", "build"];
 
 #[test]
-fn parts_use_only_what_they_may() {
+fn modules_use_only_allowed_modules() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut wrong = Vec::new();
@@ -250,7 +250,7 @@ fn heads(code: &str) -> Vec<String> {
 }
 
 #[test]
-fn paths_are_read_as_the_compiler_reads_them() {
+fn use_paths_are_parsed_like_rustc() {
     let text = "use crate::model::{Error, Name};\nuse crate::{exit, backend::incus::Client};\n\
                 // crate::cli\nfn a() -> crate::term::X { crate::backend::open() }\n";
     let expected = ["backend", "backend::incus", "exit", "model", "term"];

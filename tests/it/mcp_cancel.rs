@@ -62,7 +62,7 @@ fn count(client: &Client, sandbox: &str, seconds: &str) -> usize {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_command_ends_with_the_call() {
+fn canceled_exec_kills_command() {
     lab::ready();
     let env = environment("mcp-gone");
     let server = McpServer::start(&env);
@@ -123,7 +123,7 @@ fn a_command_ends_with_the_call() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_sandbox_nobody_was_told_of_is_not_made() {
+fn canceled_create_sandbox_leaves_no_sandbox() {
     lab::ready();
     let mut env = environment("mcp-unmade");
     let script = |name: &str, text: &str| {
@@ -184,7 +184,7 @@ fn a_sandbox_nobody_was_told_of_is_not_made() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_file_is_the_old_one_or_the_new_one() {
+fn canceled_write_file_leaves_old_or_new_file() {
     lab::ready();
     let env = environment("mcp-torn");
     let server = McpServer::start(&env);

@@ -136,7 +136,7 @@ fn drive(env: &TestEnv, client: impl Fn() -> Command) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn the_python_client_drives_it() {
+fn python_client_works_over_http_and_stdio() {
     lab::ready();
     programs::ready(&[programs::PYTHON]);
     let python = python();
@@ -150,7 +150,7 @@ fn the_python_client_drives_it() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn the_typescript_client_and_the_inspector_drive_it() {
+fn typescript_client_and_inspector_work_over_http_and_stdio() {
     lab::ready();
     programs::ready(&[programs::NPM]);
     let folder = node();

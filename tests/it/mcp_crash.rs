@@ -17,7 +17,7 @@ fn prefix(env: &TestEnv) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_restart_goes_on_where_the_last_one_was_killed() {
+fn restarted_server_adopts_sandboxes_and_jobs() {
     lab::ready();
     let env = environment("mcp-restart");
     let server = McpServer::start(&env);
@@ -73,7 +73,7 @@ fn a_restart_goes_on_where_the_last_one_was_killed() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn idle_ones_are_stopped_and_old_ones_destroyed() {
+fn idle_sandboxes_stop_and_expired_ones_are_destroyed() {
     lab::ready();
     let mut env = environment("mcp-idle");
     env.set("PIXELS_MCP_IDLE_STOP_AFTER", "3s")

@@ -278,7 +278,7 @@ fn sixteen_clients(env: &TestEnv, disturb: impl FnOnce(&Desk, McpServer) -> McpS
 
 #[test]
 #[ignore = "needs Incus"]
-fn sixteen_clients_are_all_answered() {
+fn concurrent_clients_get_all_responses() {
     lab::ready();
     let env = environment("mcp-many");
     sixteen_clients(&env, |_, server| server);
@@ -286,7 +286,7 @@ fn sixteen_clients_are_all_answered() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn no_sandbox_is_lost_or_orphaned_by_kills() {
+fn killed_server_loses_no_sandbox() {
     lab::ready();
     let env = environment("mcp-kills");
     let mut moments = Moments::new();

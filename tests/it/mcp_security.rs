@@ -16,7 +16,7 @@ fn hello(client: &Client, headers: &[(&str, &str)]) -> u16 {
 }
 
 #[test]
-fn pages_of_others_and_wrong_tokens_are_refused() {
+fn foreign_origins_and_wrong_tokens_are_refused() {
     let mut env = environment("mcp-guard");
     env.set("PIXELS_MCP_AUTH_TOKEN", "s3cret");
     let server = McpServer::start(&env);
@@ -55,7 +55,7 @@ fn pages_of_others_and_wrong_tokens_are_refused() {
 }
 
 #[test]
-fn an_address_that_others_reach_asks_for_a_token() {
+fn public_address_requires_token() {
     let mut env = environment("mcp-public");
     env.set("PIXELS_MCP_LISTEN_ADDR", "0.0.0.0:0");
     let server = McpServer::start(&env);
@@ -73,7 +73,7 @@ fn an_address_that_others_reach_asks_for_a_token() {
 }
 
 #[test]
-fn floods_do_not_bring_it_down() {
+fn floods_do_not_stop_server() {
     let env = environment("mcp-flood");
     let server = McpServer::start(&env);
     let client = server.client();
@@ -121,7 +121,7 @@ fn floods_do_not_bring_it_down() {
 }
 
 #[test]
-fn only_one_server_has_the_state() {
+fn second_server_with_same_state_fails() {
     let env = environment("mcp-single");
     let server = McpServer::start(&env);
     let second = env.pixels(["mcp"]).expect(1);
@@ -139,7 +139,7 @@ fn only_one_server_has_the_state() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn only_own_sandboxes_are_touched_and_only_what_is_allowed_is_given() {
+fn tools_accept_only_own_sandboxes_and_allowed_egress() {
     lab::ready();
     let mut env = environment("mcp-own");
     env.set("PIXELS_NETWORK_EGRESS", "agent")

@@ -81,7 +81,7 @@ impl Stdio {
 
 #[test]
 #[ignore = "needs Incus"]
-fn clients_share_a_server_and_take_it_over() {
+fn stdio_clients_share_server_and_take_it_over() {
     lab::ready();
     let env = environment("mcp-stdio");
     let mut first = Stdio::start(&env);
@@ -126,7 +126,7 @@ fn clients_share_a_server_and_take_it_over() {
 }
 
 #[test]
-fn what_is_no_message_is_told_and_nothing_breaks() {
+fn stdio_reports_invalid_messages() {
     let env = environment("mcp-noise");
     let mut client = Stdio::start(&env);
     for line in [
@@ -175,7 +175,7 @@ fn what_is_no_message_is_told_and_nothing_breaks() {
 }
 
 #[test]
-fn clients_are_told_where_the_server_is() {
+fn mcp_install_writes_client_configuration() {
     let env = TestEnv::bare();
     for (client, file, word) in [
         ("claude", ".claude.json", "mcpServers"),

@@ -7,7 +7,7 @@ use crate::support::mcp::{Client, McpServer, environment};
 use crate::support::wait::until;
 
 #[test]
-fn tools_say_all_that_a_client_needs() {
+fn tool_schemas_are_complete() {
     let env = environment("mcp-schema");
     let server = McpServer::start(&env);
     let client = server.client();
@@ -103,7 +103,7 @@ fn invalid_arguments_create_no_sandbox() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_sandbox_lives_as_its_client_wants() {
+fn tools_support_sandbox_lifecycle() {
     lab::ready();
     let env = environment("mcp-life");
     let server = McpServer::start(&env);

@@ -71,7 +71,7 @@ fn pack(scratch: &Path, dist: &str) -> PathBuf {
 
 #[test]
 #[ignore = "needs jq and strip"]
-fn a_release_unpacks_and_runs() {
+fn release_archive_contains_working_binary() {
     programs::ready(&[programs::JQ, programs::STRIP]);
     let scratch = tempfile::tempdir().unwrap();
     let dist = pack(scratch.path(), "dist");
@@ -139,7 +139,7 @@ fn a_release_unpacks_and_runs() {
 #[test]
 #[ignore = "needs Incus"]
 #[cfg(target_env = "musl")]
-fn the_static_binary_needs_nothing_beside_itself() {
+fn static_binary_runs_in_empty_root() {
     crate::support::lab::ready();
     let empty = tempfile::tempdir().unwrap();
     std::fs::copy(BINARY, empty.path().join("pixels")).unwrap();
@@ -212,7 +212,7 @@ fn materials(text: &str) {
 }
 
 #[test]
-fn installers_and_readme_know_the_names() {
+fn archive_names_match_binstall_and_readme() {
     let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
     let binstall = &manifest["package"]["metadata"]["binstall"];
     let rendered = |key: &str, target: &str| -> String {
@@ -261,7 +261,7 @@ fn installers_and_readme_know_the_names() {
 /// mise chooses an archive by words for system and processor in its name, and
 /// takes a musl one where there is no other for Linux.
 #[test]
-fn one_archive_for_each_system() {
+fn release_has_one_target_per_system() {
     let mut systems = BTreeSet::new();
     for target in targets() {
         let words: Vec<&str> = target.split('-').collect();
@@ -281,7 +281,7 @@ fn one_archive_for_each_system() {
 }
 
 #[test]
-fn workflows_run_only_what_is_pinned() {
+fn workflow_actions_are_pinned() {
     for file in ["ci.yml", "release.yml"] {
         let text = read(&format!(".github/workflows/{file}"));
         let used: Vec<&str> = text

@@ -44,7 +44,7 @@ fn run(env: &TestEnv, name: &str, script: &str) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_new_pixel_is_ready_to_work_in() {
+fn provisioned_pixel_has_user_environment_and_sessions() {
     lab::ready();
     let env = provisioning(
         "ready",
@@ -214,7 +214,7 @@ fn sessions_last(env: &TestEnv, name: &str) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_step_that_fails_is_told_everywhere() {
+fn failed_provisioning_step_is_reported() {
     lab::ready();
     let env = provisioning(
         "fails",
@@ -265,7 +265,7 @@ fn a_step_that_fails_is_told_everywhere() {
 /// registry, sets: the proxy's CA, an installer of their own, a tool list.
 #[test]
 #[ignore = "needs Incus"]
-fn tools_come_from_a_mirror_behind_a_proxy() {
+fn provisioning_installs_tools_from_mirror() {
     lab::ready();
     programs::ready(&[programs::NPM]);
     let registry = registry();

@@ -118,7 +118,7 @@ fn set(env: &mut TestEnv, name: &str, path: &Path) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn the_main_job_over_https() {
+fn https_remote_supports_lifecycle_files_and_forward() {
     lab::ready();
     let remote = Remote::start();
     let env = remote.trusted("https");
@@ -195,7 +195,7 @@ fn the_main_job_over_https() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_server_is_trusted_for_a_reason() {
+fn server_certificate_is_verified() {
     lab::ready();
     let mut remote = Remote::start();
     let mut env = remote.trusted("trust");
@@ -294,7 +294,7 @@ fn fingerprint(certificate: &Path) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_client_is_trusted_for_a_reason() {
+fn client_certificate_is_required() {
     lab::ready();
     let remote = Remote::start();
     let mut env = remote.trusted("client");
@@ -361,7 +361,7 @@ fn a_client_is_trusted_for_a_reason() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_line_that_is_cut() {
+fn exec_with_cut_tls_connection_fails() {
     lab::ready();
     let remote = Remote::start();
     let mut env = remote.trusted("line");

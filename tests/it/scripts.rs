@@ -39,7 +39,7 @@ fn passes(program: &str, options: &[&str], script: &Path) {
 }
 
 #[test]
-fn every_script_parses_and_says_what_runs_it() {
+fn scripts_parse_and_name_their_shell() {
     for script in scripts() {
         let text = std::fs::read_to_string(&script).unwrap();
         let bash =
@@ -54,7 +54,7 @@ fn every_script_parses_and_says_what_runs_it() {
 
 #[test]
 #[ignore = "needs shellcheck"]
-fn shellcheck_finds_nothing() {
+fn scripts_pass_shellcheck() {
     programs::ready(&[programs::SHELLCHECK]);
     for script in scripts() {
         passes("shellcheck", &[], &script);

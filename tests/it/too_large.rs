@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
 #[ignore = "needs Incus"]
-fn answers_without_an_end_are_left() {
+fn endless_responses_fail_with_too_large() {
     lab::ready();
     let proxy = Proxy::start();
     let mut env = TestEnv::new("endless");
@@ -38,7 +38,7 @@ fn answers_without_an_end_are_left() {
 /// Root in a pixel decides what its programs print and how long its files are.
 #[test]
 #[ignore = "needs Incus"]
-fn pixels_without_an_end_are_left() {
+fn endless_output_of_pixel_fails_with_too_large() {
     lab::ready();
     let env = TestEnv::new("hostile");
     let name = env.name("a");

@@ -164,7 +164,7 @@ fn same(a: &str, b: &str) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn many_small_files_and_a_large_one_are_the_same_both_ways() {
+fn push_and_pull_preserve_contents() {
     lab::ready();
     let pixel = Pixel::new("many");
     let small = pixel.here("small");
@@ -212,7 +212,7 @@ fn many_small_files_and_a_large_one_are_the_same_both_ways() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_tree_keeps_names_modes_times_links_and_holes() {
+fn push_and_pull_preserve_metadata() {
     lab::ready();
     tree_is_kept(&Pixel::new("tree"));
 }
@@ -307,7 +307,7 @@ pub fn tree_is_kept(pixel: &Pixel) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn names_streams_and_owners_are_as_one_expects() {
+fn push_resolves_targets_streams_and_owners() {
     lab::ready();
     let pixel = Pixel::new("names");
     for name in ["a", "b"] {
@@ -411,7 +411,7 @@ fn names_streams_and_owners_are_as_one_expects() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn sync_copies_what_differs_and_removes_what_it_may() {
+fn sync_copies_changes_and_respects_ignore_rules() {
     lab::ready();
     syncs(&Pixel::new("sync"));
 }
@@ -504,7 +504,7 @@ pub fn syncs(pixel: &Pixel) {
 /// like others on the way.
 #[test]
 #[ignore = "needs Incus"]
-fn a_repository_arrives_and_its_hooks_do_not_run() {
+fn pushed_repository_runs_no_hooks() {
     lab::ready();
     let pixel = Pixel::new("repo");
     let repo = PathBuf::from(pixel.here("repo"));
@@ -561,7 +561,7 @@ fn a_repository_arrives_and_its_hooks_do_not_run() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn killed_transfers_leave_no_half_file() {
+fn killed_transfers_leave_no_partial_file() {
     lab::ready();
     leaves_nothing_half(&mut Pixel::new("killed"));
 }

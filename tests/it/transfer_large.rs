@@ -31,7 +31,7 @@ fn file(pixel: &Pixel, name: &str, size: usize) -> (PathBuf, String) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_large_file_arrives_under_every_name() {
+fn large_push_resolves_targets() {
     lab::ready();
     arrives(&Pixel::new("large"));
 }
@@ -123,7 +123,7 @@ fn stop_halfway(child: &Child, source: &Path) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_push_of_a_large_file_that_is_killed_leaves_nothing() {
+fn killed_large_push_leaves_nothing() {
     lab::ready();
     leaves_nothing(&Pixel::new("large-killed"));
 }
@@ -155,7 +155,7 @@ pub fn leaves_nothing(pixel: &Pixel) {
 /// has just made there: nothing of theirs is written to.
 #[test]
 #[ignore = "needs root"]
-fn what_is_prepared_for_a_large_file_cannot_be_replaced() {
+fn large_push_refuses_replaced_directory() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let theirs = dir.path().join("theirs");

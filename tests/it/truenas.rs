@@ -27,14 +27,14 @@ fn listed(env: &TestEnv, name: &str) -> Value {
 
 #[test]
 #[ignore = "needs Incus"]
-fn pixels_live_on_truenas_25_04() {
+fn truenas_25_04_supports_lifecycle() {
     lab::ready();
     live("25.04.2");
 }
 
 #[test]
 #[ignore = "needs Incus"]
-fn pixels_live_on_truenas_25_10() {
+fn truenas_25_10_supports_lifecycle() {
     lab::ready();
     live("25.10.1");
 }
@@ -263,7 +263,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_truenas_listing_does_not_wait_for_pixels_out_of_reach() {
+fn truenas_list_does_not_wait_for_unreachable_pixels() {
     lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "reach");
     let a = env.name("a");

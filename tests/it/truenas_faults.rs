@@ -89,7 +89,7 @@ fn every_call(nas: &Nas, env: &TestEnv, args: &[&str], mut again: impl FnMut(&Ou
 
 #[test]
 #[ignore = "needs Incus"]
-fn truenas_connections_may_be_lost_at_any_call() {
+fn truenas_clone_survives_connection_loss_at_any_call() {
     lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "lost");
     let (a, b) = (env.name("a"), env.name("b"));
@@ -110,7 +110,7 @@ fn truenas_connections_may_be_lost_at_any_call() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn truenas_checkpoints_survive_lost_connections() {
+fn truenas_checkpoints_survive_connection_loss() {
     lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "cut");
     let a = env.name("a");
@@ -156,7 +156,7 @@ fn truenas_checkpoints_survive_lost_connections() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn truenas_25_04_survives_lost_connections_without_knowing_calls() {
+fn truenas_25_04_create_survives_faults() {
     lab::ready();
     let (nas, env) = Nas::lab("25.04.2", "lost");
     let a = env.name("a");
@@ -203,7 +203,7 @@ fn truenas_25_04_survives_lost_connections_without_knowing_calls() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
+fn truenas_busy_or_silent_is_retried_then_fails() {
     lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "silent");
     let full =
@@ -253,7 +253,7 @@ fn truenas_that_is_silent_or_full_is_waited_for_and_given_up() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn truenas_that_takes_no_more_logins_is_tried_again_with_patience() {
+fn truenas_login_rate_limit_is_retried() {
     lab::ready();
     let (nas, env) = Nas::lab("25.04.2", "rate");
     // As the real one, but for the numbers: 20 in a minute.
@@ -281,7 +281,7 @@ fn truenas_that_takes_no_more_logins_is_tried_again_with_patience() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn every_failed_login_to_truenas_has_its_own_words() {
+fn truenas_login_failures_have_own_messages() {
     lab::ready();
     let (nas, mut env) = Nas::lab("25.10.1", "login");
     let say = |env: &TestEnv| env.pixels(["list"]).expect(5).stderr;

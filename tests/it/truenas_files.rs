@@ -10,14 +10,14 @@ use crate::transfer_large;
 
 #[test]
 #[ignore = "needs Incus"]
-fn files_and_ports_are_carried_on_truenas_25_04() {
+fn truenas_25_04_supports_files_and_forward() {
     lab::ready();
     carried("25.04.2");
 }
 
 #[test]
 #[ignore = "needs Incus"]
-fn files_and_ports_are_carried_on_truenas_25_10() {
+fn truenas_25_10_supports_files_and_forward() {
     lab::ready();
     carried("25.10.1");
 }

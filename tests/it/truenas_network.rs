@@ -10,14 +10,14 @@ use crate::support::{lab, wait};
 
 #[test]
 #[ignore = "needs Incus"]
-fn policies_are_enforced_inside_truenas_25_04_pixels() {
+fn truenas_25_04_pixels_enforce_policies() {
     lab::ready();
     enforced("25.04.2");
 }
 
 #[test]
 #[ignore = "needs Incus"]
-fn policies_are_enforced_inside_truenas_25_10_pixels() {
+fn truenas_25_10_pixels_enforce_policies() {
     lab::ready();
     enforced("25.10.1");
 }

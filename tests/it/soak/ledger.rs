@@ -226,7 +226,7 @@ impl fmt::Display for Ledger {
 }
 
 #[test]
-fn what_nobody_did_is_missed_and_what_nobody_said_is_found() {
+fn ledger_reports_missing_and_unexpected_pixels() {
     let mut ledger = Ledger::default();
     ledger.has("a", &["c1"]);
     let there = |names: &[(&str, &[&str])]| -> Vec<(String, Vec<String>)> {

@@ -48,7 +48,7 @@ struct Soak {
 
 #[test]
 #[ignore = "needs Incus"]
-fn the_server_has_what_the_ledger_says() {
+fn random_commands_and_faults_match_ledger() {
     lab::ready();
     let rounds = asked(ROUNDS).unwrap_or(12);
     let most = asked(SECONDS).map_or(Duration::MAX, Duration::from_secs);

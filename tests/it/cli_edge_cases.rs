@@ -10,7 +10,7 @@ use crate::support::env::TestEnv;
 use crate::support::lab;
 
 #[test]
-fn a_server_that_cannot_begin_says_why_once() {
+fn mcp_startup_failure_prints_cause_once() {
     let mut env = TestEnv::bare();
     let file = env.home().join("file");
     std::fs::write(&file, "").unwrap();
@@ -31,7 +31,7 @@ fn a_server_that_cannot_begin_says_why_once() {
 }
 
 #[test]
-fn names_of_any_bytes_are_refused_in_words() {
+fn non_utf8_names_are_usage_errors() {
     let env = TestEnv::bare();
     let odd = OsStr::from_bytes(b"a\xff");
     let [create, exec, json] = ["create", "exec", "--json"].map(OsStr::new);
@@ -44,7 +44,7 @@ fn names_of_any_bytes_are_refused_in_words() {
 }
 
 #[test]
-fn a_value_below_zero_is_told_as_one() {
+fn negative_values_are_reported_as_invalid() {
     let env = TestEnv::bare();
     for (args, option) in [
         (&["create", "a", "--memory", "-1"][..], "--memory"),
@@ -64,7 +64,7 @@ fn a_value_below_zero_is_told_as_one() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn what_an_unset_variable_leaves_is_not_given() {
+fn empty_option_values_use_defaults() {
     lab::ready();
     let mut env = TestEnv::new("empty");
     env.set("PIXELS_DEFAULT_CPU", "1")
@@ -98,7 +98,7 @@ fn what_an_unset_variable_leaves_is_not_given() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_project_that_does_not_exist_is_not_an_empty_one() {
+fn list_with_unknown_project_fails() {
     lab::ready();
     let mut env = TestEnv::bare();
     env.set("PIXELS_INCUS_PROJECT", "no-such-project");
@@ -109,7 +109,7 @@ fn a_project_that_does_not_exist_is_not_an_empty_one() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_pixel_that_ends_at_once_has_not_started() {
+fn start_of_exiting_pixel_fails() {
     lab::ready();
     let env = TestEnv::new("dead");
     let name = env.name("a");

@@ -28,7 +28,7 @@ fn overdue(name: &str) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_pixel_goes_when_its_time_is_over() {
+fn expired_pixels_are_deleted() {
     lab::ready();
     let env = TestEnv::new("ttl");
     let (base, clone, timed) = (env.name("base"), env.name("clone"), env.name("timed"));
@@ -93,7 +93,7 @@ fn a_pixel_goes_when_its_time_is_over() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn what_happens_is_told_with_who_did_it() {
+fn events_report_action_and_requester() {
     lab::ready();
     let env = TestEnv::new("events");
     let (name, other) = (env.name("a"), env.name("b"));
@@ -143,7 +143,7 @@ fn what_happens_is_told_with_who_did_it() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn top_shows_what_is_used() {
+fn top_shows_usage_of_pixels() {
     lab::ready();
     let env = TestEnv::new("top");
     let (busy, idle) = (env.name("busy"), env.name("idle"));

@@ -25,7 +25,7 @@ fn link(root: &Path, from: &str, to: &Path) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn links_in_a_truenas_pixel_lead_nowhere() {
+fn truenas_symlinks_in_pixel_are_not_followed() {
     lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "links");
     let outside = tempfile::tempdir().unwrap();
@@ -86,7 +86,7 @@ fn links_in_a_truenas_pixel_lead_nowhere() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn truenas_secrets_stay_secret() {
+fn truenas_secrets_are_not_printed() {
     lab::ready();
     let (nas, mut env) = Nas::lab("25.10.1", "secret");
     env.set("PIXELS_LOG", "trace")
@@ -138,7 +138,7 @@ fn interrupted(nas: &Nas, env: &TestEnv, args: &[&str], method: &str) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn an_interrupt_leaves_nothing_on_truenas() {
+fn truenas_interrupted_commands_leave_nothing() {
     lab::ready();
     let (nas, env) = Nas::lab("25.10.1", "int");
     let (a, b) = (env.name("a"), env.name("b"));
@@ -195,7 +195,7 @@ impl Drop for Agent {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_key_with_a_passphrase_opens_a_truenas_pixel() {
+fn truenas_encrypted_key_asks_for_passphrase() {
     lab::ready();
     let (nas, mut env) = Nas::lab("25.10.1", "agent");
     let key = env.home().join(".ssh/id_ed25519");
@@ -231,7 +231,7 @@ fn a_key_with_a_passphrase_opens_a_truenas_pixel() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn an_rsa_key_opens_a_truenas_pixel_through_an_agent_alone() {
+fn truenas_rsa_key_requires_agent() {
     lab::ready();
     let (nas, mut env) = Nas::lab("25.10.1", "rsa");
     let key = env.home().join(".ssh/id_ed25519");
@@ -278,7 +278,7 @@ fn an_rsa_key_opens_a_truenas_pixel_through_an_agent_alone() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn truenas_26_does_what_it_can_and_refuses_the_rest() {
+fn truenas_26_refuses_unsupported_commands() {
     lab::ready();
     let (before, mut env) = Nas::lab("25.10.1", "next");
     let a = env.name("a");

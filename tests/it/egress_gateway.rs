@@ -80,7 +80,7 @@ fn mode(walls: &Walls, pixel: &str) -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn nothing_gets_out_while_things_change() {
+fn gateway_blocks_denied_traffic_during_changes() {
     lab::ready();
     let walls = Walls::new("mov");
     let env = &walls.env;
@@ -175,7 +175,7 @@ fn nothing_gets_out_while_things_change() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_policy_is_what_is_let_through() {
+fn gateway_enforces_policy_changes() {
     lab::ready();
     let walls = Walls::new("pol");
     let env = &walls.env;
@@ -431,7 +431,7 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
 /// Several clients make, change and destroy pixels at the same time.
 #[test]
 #[ignore = "needs Incus"]
-fn the_gateway_ends_as_the_records_say() {
+fn concurrent_changes_leave_gateway_in_recorded_state() {
     lab::ready();
     let walls = Walls::new("many");
     let env = &walls.env;
@@ -535,7 +535,7 @@ fn the_gateway_ends_as_the_records_say() {
 /// Clients that need a gateway where there is none.
 #[test]
 #[ignore = "needs Incus"]
-fn of_several_that_make_a_gateway_each_has_it() {
+fn concurrent_gateway_creation_succeeds() {
     lab::ready();
     const CLIENTS: usize = 4;
     let mut env = TestEnv::new("first");
@@ -560,7 +560,7 @@ fn of_several_that_make_a_gateway_each_has_it() {
 /// What is left of a bridge that could be neither made nor undone.
 #[test]
 #[ignore = "needs Incus"]
-fn an_interface_in_the_way_is_named() {
+fn create_with_foreign_bridge_interface_names_it() {
     lab::ready();
     let mut env = TestEnv::new("left");
     env.set("PIXELS_NETWORK_BRIDGE", "pxleft0");

@@ -99,7 +99,7 @@ fn cut_everywhere(
 
 #[test]
 #[ignore = "needs Incus"]
-fn create_survives_a_cut_at_any_request() {
+fn create_survives_connection_loss_at_any_request() {
     lab::ready();
     let bench = Bench::new("cutc");
     let name = bench.env.name("a");
@@ -110,7 +110,7 @@ fn create_survives_a_cut_at_any_request() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn clones_survive_a_cut_at_any_request() {
+fn clone_survives_connection_loss_at_any_request() {
     lab::ready();
     let bench = Bench::new("cutf");
     let (source, clones) = (bench.env.name("s"), bench.env.name("c"));
@@ -129,7 +129,7 @@ fn clones_survive_a_cut_at_any_request() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn restore_survives_a_cut_at_any_request() {
+fn restore_survives_connection_loss_at_any_request() {
     lab::ready();
     let bench = Bench::new("cutr");
     let name = bench.env.name("a");
@@ -158,7 +158,7 @@ fn with_pixel(test: &str) -> (Bench, String) {
 
 #[test]
 #[ignore = "needs Incus"]
-fn exec_survives_a_cut_at_any_request() {
+fn exec_survives_connection_loss_at_any_request() {
     lab::ready();
     let (bench, name) = with_pixel("cute");
     let args = ["exec", &name, "--", "sh", "-c", "echo out; exit 7"];
@@ -188,7 +188,7 @@ fn exec_survives_a_cut_at_any_request() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn output_that_breaks_off_is_never_success() {
+fn exec_with_truncated_output_fails() {
     lab::ready();
     let (bench, name) = with_pixel("drop");
     let many = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
@@ -233,7 +233,7 @@ const BUSY: &str = r#"{"type":"error","error":"Instance is busy running a \"upda
 
 #[test]
 #[ignore = "needs Incus"]
-fn answers_that_are_none_are_errors() {
+fn invalid_responses_are_errors() {
     lab::ready();
     let (bench, name) = with_pixel("lies");
     let cases = [
@@ -275,7 +275,7 @@ fn answers_that_are_none_are_errors() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_command_without_an_exit_code_is_an_error() {
+fn exec_without_exit_code_fails() {
     lab::ready();
     let (bench, name) = with_pixel("nort");
     let changes: [fn(&mut Value); 4] = [
@@ -302,7 +302,7 @@ fn a_command_without_an_exit_code_is_an_error() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_server_that_fails_half_way_keeps_nothing() {
+fn create_failing_on_server_leaves_nothing() {
     lab::ready();
     let (bench, source) = with_pixel("half");
     let name = bench.env.name("x");
@@ -372,7 +372,7 @@ fn a_server_that_fails_half_way_keeps_nothing() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn a_server_that_says_nothing_is_given_up() {
+fn silent_server_times_out() {
     lab::ready();
     let (bench, name) = with_pixel("stal");
     bench.proxy.on("GET /1.0/instances?*", 0, Fault::Stall);

@@ -624,7 +624,7 @@ fn host_address() -> String {
 
 #[test]
 #[ignore = "needs Incus"]
-fn root_inside_gets_nothing_out() {
+fn root_in_pixel_cannot_bypass_gateway() {
     lab::ready();
     let walls = Walls::new("esc");
     walls.wan.name("allowed.test", &[wan::address(10)]);

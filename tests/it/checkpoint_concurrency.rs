@@ -12,7 +12,7 @@ use crate::support::proxy::{Fault, Proxy};
 
 #[test]
 #[ignore = "needs Incus"]
-fn checkpoints_without_a_label_do_not_meet() {
+fn concurrent_default_labels_are_unique() {
     lab::ready();
     let env = TestEnv::new("seconds");
     let name = env.name("a");
@@ -35,7 +35,7 @@ fn checkpoints_without_a_label_do_not_meet() {
 
 #[test]
 #[ignore = "needs Incus"]
-fn checkpoints_come_and_go_at_once() {
+fn concurrent_checkpoint_commands_succeed() {
     lab::ready();
     let env = TestEnv::new("atonce");
     let name = env.name("a");
@@ -72,7 +72,7 @@ fn checkpoints_come_and_go_at_once() {
 /// Of a machine whose commands are not kept apart from ours.
 #[test]
 #[ignore = "needs Incus"]
-fn a_restore_from_elsewhere_is_waited_for() {
+fn checkpoint_create_waits_for_restore_of_other_client() {
     lab::ready();
     static PIXEL: OnceLock<String> = OnceLock::new();
     let proxy = Proxy::start();
@@ -106,7 +106,7 @@ fn a_restore_from_elsewhere_is_waited_for() {
 /// The daemon removed it and failed at what comes after that.
 #[test]
 #[ignore = "needs Incus"]
-fn a_checkpoint_that_went_is_gone() {
+fn checkpoint_delete_failing_after_removal_succeeds() {
     lab::ready();
     let proxy = Proxy::start();
     let mut env = TestEnv::new("went");

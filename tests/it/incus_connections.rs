@@ -42,7 +42,7 @@ fn answer(mut stream: UnixStream, counts: &Counts) {
 /// The daemon reads the first bytes of a connection inside its accept loop: a
 /// silent one holds up every client of the machine, ourselves included.
 #[test]
-fn no_connection_stays_silent() {
+fn client_sends_a_request_on_every_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
