@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend;
 use crate::config::{Loaded, Settings};
-use crate::model::{Backend, Result};
+use crate::model::{Backend, Result, unless_cancelled};
 use crate::signal::Signals;
 use crate::ui::Ui;
 
@@ -51,11 +51,7 @@ impl Context {
 
     /// Runs a step that changes nothing half-way; a signal ends the wait.
     pub async fn unless_interrupted<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            biased;
-            () = self.cancel().cancelled() => Err(crate::model::Error::Cancelled),
-            outcome = work => outcome,
-        }
+        unless_cancelled(self.cancel(), work).await
     }
 
     /// Asks on the terminal; `None` when there is nobody to ask. A signal ends

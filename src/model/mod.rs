@@ -1,6 +1,7 @@
 //! The vocabulary every other part speaks: names, types, errors, and the two
 //! traits a backend implements. No sockets, processes or printing in here.
 
+mod cancel;
 mod capture;
 mod cpus;
 mod error;
@@ -15,6 +16,7 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
+pub use cancel::unless_cancelled;
 pub use capture::{collect, collect_up_to};
 pub use cpus::parse_cpus;
 pub use error::{Error, Result, Subject};

@@ -16,7 +16,9 @@ use super::push::{Placement, Push, TREE, blocking, send};
 use super::unpack::{OwnerMapping, UnpackTarget};
 use super::walk::{Item, joined, os, walk};
 use super::{GuestPath, Ownership, Report, Rules, TransferProgress, explain};
-use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Ids, Result, Subject};
+use crate::model::{
+    Error, ExecIo, ExecRequest, Guest, HeadBuffer, Ids, Result, Subject, unless_cancelled,
+};
 
 /// What both directions have in common.
 pub struct Sync {
@@ -318,17 +320,6 @@ async fn remove(guest: &dyn Guest, folder: &str, names: Vec<u8>) -> Result<()> {
         return Ok(());
     }
     Err(explain(status.0, &said.take(), folder, "sync"))
-}
-
-async fn unless_cancelled<T>(
-    cancel: &CancellationToken,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(Error::Cancelled),
-        outcome = work => outcome,
-    }
 }
 
 #[cfg(test)]
