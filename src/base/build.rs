@@ -150,7 +150,7 @@ impl BaseBuilder {
     }
 
     async fn remove(&self, backend: &dyn Backend, base: &str, pixel: &Name) -> Result<()> {
-        match lifecycle::destroy(backend, &self.instance_defaults.gateway, pixel).await {
+        match lifecycle::destroy(backend, &self.defaults.gateway, pixel).await {
             Err(error) if !error.is_not_found() => Err(Error::about(base)(error)),
             _ => Ok(()),
         }
@@ -292,7 +292,7 @@ impl BaseBuilder {
             }
         }
         if instance.properties.contains_key(egress::INTERIM) {
-            lifecycle::end_interim_policy(backend, &self.instance_defaults.gateway, work)
+            lifecycle::end_interim_policy(backend, &self.defaults.gateway, work)
                 .await
                 .map_err(&about)?;
         }

@@ -25,29 +25,27 @@ impl BaseBuilder {
             base: base.into(),
             source,
         };
-        let instance_defaults = &self.instance_defaults;
+        let defaults = &self.defaults;
         let policy = self.policy(config);
         let mark = (WORK.to_owned(), work.to_string());
         let progress = |phase: &str| watch.step(base, phase);
         match &config.parent {
             Parent::Image(image) => {
-                let mut properties = lifecycle::records_of_new(
-                    &instance_defaults.network,
-                    &policy,
-                    instance_defaults.plan.is_some(),
-                );
+                let mut properties = defaults
+                    .network
+                    .new_policy_properties(&policy, defaults.plan.is_some());
                 properties.extend([mark]);
-                let image = instance_defaults
-                    .image(backend, image)
+                let image = defaults
+                    .resolve_image(backend, image)
                     .await
                     .map_err(Error::about(base))?;
                 let options = Create {
                     name: work.clone(),
                     image,
-                    limits: instance_defaults.limits.clone(),
+                    limits: defaults.limits.clone(),
                     properties,
-                    provision: instance_defaults.plan.clone(),
-                    network: instance_defaults.network.clone(),
+                    provision: defaults.plan.clone(),
+                    network: defaults.network.clone(),
                 };
                 lifecycle::create(backend, cancel, options, &progress)
                     .await
@@ -65,7 +63,7 @@ impl BaseBuilder {
                             .unwrap_or_default(),
                     })?;
                 let mut properties =
-                    lifecycle::records_of_clone(backend, Some(&policy), &policy, &from)
+                    lifecycle::clone_policy_properties(backend, Some(&policy), &policy, &from)
                         .await
                         .map_err(Error::about(base))?;
                 properties.extend([mark]);
@@ -74,7 +72,7 @@ impl BaseBuilder {
                     names: Names::One(work.clone()),
                     limits: Limits::default(),
                     properties,
-                    network: instance_defaults.network.clone(),
+                    network: defaults.network.clone(),
                 };
                 lifecycle::fork(backend, cancel, options, &progress, &|_| {})
                     .await
@@ -84,7 +82,7 @@ impl BaseBuilder {
     }
 
     fn policy(&self, config: &Base) -> Policy {
-        self.instance_defaults.policy.in_mode(match config.egress {
+        self.defaults.policy.in_mode(match config.egress {
             EgressMode::Unrestricted => Mode::Unrestricted,
             EgressMode::Agent => Mode::Agent,
             EgressMode::Allowlist => Mode::Allowlist,

@@ -31,7 +31,7 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 /// Everything that bases are made with.
 #[derive(Debug, Clone)]
 pub struct BaseBuilder {
-    pub instance_defaults: InstanceDefaults,
+    pub defaults: InstanceDefaults,
     pub bases: BTreeMap<String, config::Base>,
     /// How the names of their pixels begin.
     pub prefix: String,

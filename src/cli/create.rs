@@ -6,13 +6,12 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, console, expire, from_settings, setup, status};
+use super::{Context, completions, console, expire, from_settings, status};
 use crate::config::Flags;
 use crate::egress::{self, Rule};
 use crate::exit::Usage;
-use crate::host;
 use crate::lifecycle::{self, Create, Fork, Names, Network, expiry};
-use crate::model::{CloneSource, Error, Limits, Name, parse_cpus, parse_memory};
+use crate::model::{CloneSource, Limits, Name, parse_cpus, parse_memory};
 use crate::provision::Overall;
 use crate::ui;
 
@@ -133,11 +132,7 @@ impl CreateArgs {
                 }
                 let image = match &self.image {
                     Some(image) => image.clone(),
-                    None => tokio::select! {
-                        biased;
-                        () = context.cancel().cancelled() => return Err(Error::Cancelled.into()),
-                        image = default_image(context) => image?,
-                    },
+                    None => default_image(context).await?,
                 };
                 facts["image"] = json!(image);
                 provisioned = plan.is_some();
@@ -211,24 +206,20 @@ fn unless_zero(memory: &str) -> Result<u64, String> {
     }
 }
 
-/// The image of a pixel for which nobody named one; where nobody configured
-/// one either and the server has only the one that `setup` built, that one.
+/// The image for a pixel created without `--image`. If nobody configured an
+/// image and the server lacks the default one, this is the image that
+/// `pixels setup` built.
 pub async fn default_image(context: &Context) -> anyhow::Result<String> {
-    let image = context.settings().defaults.image.clone();
-    let backend = context.backend()?;
-    if !setup::image_is_default(context) || backend.has_image(&image).await? {
-        return Ok(image);
+    let configured = &context.settings().defaults.image;
+    let Some(default) = from_settings::default_image_from_settings(context) else {
+        return Ok(configured.clone());
+    };
+    let work = default.resolve(context.backend()?);
+    let image = context.unless_interrupted(work).await?;
+    if image != *configured {
+        context.ui.status(&format!(
+            "No image {configured} on this server: using {image}, which pixels setup built"
+        ));
     }
-    match backend
-        .image_with_prefix(host::FALLBACK_IMAGE_PREFIX)
-        .await?
-    {
-        Some(built) => {
-            context.ui.status(&format!(
-                "No image {image} on this server: using {built}, which pixels setup built"
-            ));
-            Ok(built)
-        }
-        None => Ok(image),
-    }
+    Ok(image)
 }

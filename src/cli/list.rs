@@ -52,7 +52,7 @@ impl From<Instance> for ListRow {
             name: pixel.name.to_string(),
             status: pixel.status.as_str(),
             ip: pixel.addresses.first().map(ToString::to_string),
-            egress: match lifecycle::policy(&pixel) {
+            egress: match lifecycle::recorded_policy(&pixel) {
                 Ok(policy) => policy.mode.to_string(),
                 Err(_) => "invalid".into(),
             },

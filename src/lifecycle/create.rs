@@ -5,8 +5,8 @@ use tokio_util::sync::CancellationToken;
 use super::creator::Creator;
 use super::network::Network;
 use super::rollback::Rollback;
-use super::{Error, Progress, identity, provisioning, unless_cancelled};
-use crate::model::{Backend, CreateSpec, Limits, Name, Properties};
+use super::{Error, Progress, identity, provisioning};
+use crate::model::{Backend, CreateSpec, Limits, Name, Properties, unless_cancelled};
 use crate::provision::Plan;
 
 /// What the user wants made.
@@ -41,7 +41,7 @@ pub async fn create(
         properties: options.properties,
     };
     creator.mark(&mut spec.properties);
-    options.network.record_address(&mut spec.properties);
+    options.network.insert_address(&mut spec.properties);
     if options.provision.is_some() {
         provisioning::announce(&creator, &mut spec.properties);
     }

@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::destroy::destroy;
 use super::gateway::GatewaySpec;
-use super::network;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result};
 
 /// The property: a moment in RFC 3339; absent or empty, never. Clones do not
@@ -97,7 +97,7 @@ pub(super) async fn remove(
 ) -> Result<()> {
     let outcome = async {
         if is_expired(&backend.get(name).await?) {
-            network::destroy(backend, gateway_spec, name).await?;
+            destroy(backend, gateway_spec, name).await?;
         }
         Ok(())
     };

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::creator::Creator;
 use super::network::Network;
 use super::rollback::{Rollback, remove_checkpoint};
-use super::{Error, Progress, expiry, identity, unless_cancelled};
+use super::{Error, Progress, expiry, identity};
 use crate::model::{
     self, Backend, CloneSource, ForkSpec, InvalidName, Label, Limits, Name, Properties, Subject,
+    unless_cancelled,
 };
 
 /// Clones made at the same time; more only queue on the server.
@@ -79,7 +80,7 @@ pub async fn fork(
             loop {
                 let name = names.next()?;
                 let mut properties = properties.clone();
-                options.network.record_address(&mut properties);
+                options.network.insert_address(&mut properties);
                 // A clone lives as long as it was given itself.
                 properties.entry(expiry::KEY.into()).or_default();
                 let spec = ForkSpec {

@@ -1,24 +1,25 @@
-//! Policies that are enforced inside the pixels, on networks without a gateway:
-//! what is inside a pixel is kept equal to what its record says.
+//! Policies enforced inside pixels, on networks without a gateway: keeps the
+//! policy files inside a pixel equal to its recorded policy.
 
 use std::net::Ipv4Addr;
 
+use super::policy_properties::policy_in_force;
 use crate::egress::pixel::{self, Files};
-use crate::egress::{self, Denial, Mode, Policy};
+use crate::egress::{self, Denial, Mode};
 use crate::model::{Backend, Error, Guest, Instance, Name, Properties, Result, Status, Subject};
 
-/// Marks a pixel that has a policy inside; the value is [`Files::state`].
+/// Present on a pixel with a policy inside; the value is [`Files::state`].
 const KEY: &str = "egress-inside";
-/// The resolvers it asks, where those that its network announces are not wanted.
+/// The DNS servers that the pixel uses instead of those its network announces.
 const DNS: &str = "egress-dns";
-/// How often a change is made again because another command changed the record meanwhile.
+/// How often a policy is applied before giving up on concurrent changes.
 const ATTEMPTS: usize = 5;
 
-/// How policies are put inside.
+/// Settings of policies inside pixels.
 #[derive(Debug, Clone, Default)]
 pub struct GuestPolicy {
-    /// Resolvers in place of those that the pixels' network announces; a pixel
-    /// keeps those it was given with its policy.
+    /// DNS servers to use instead of those that the network announces. A pixel
+    /// keeps the servers it got with its first policy.
     pub dns: Vec<String>,
 }
 
@@ -27,17 +28,17 @@ pub(super) fn has_guest_policy(instance: &Instance) -> bool {
     instance.properties.contains_key(KEY)
 }
 
-/// The record of a pixel without a policy inside.
-fn no_records() -> Properties {
+/// Properties of a pixel without a policy inside.
+fn cleared_properties() -> Properties {
     [KEY, DNS].map(|key| (key.to_owned(), String::new())).into()
 }
 
-/// Whether this is what the record says is on the disk.
+/// Whether these files are on the disk according to the properties.
 fn is_current(instance: &Instance, files: &Files) -> bool {
     instance.properties.get(KEY) == Some(&files.state)
 }
 
-/// What was refused inside, the latest first.
+/// The connections denied inside a running pixel, newest first.
 pub(super) async fn denials(backend: &dyn Backend, name: &Name) -> Result<Vec<Denial>> {
     egress::denials(&*backend.guest(name), None).await
 }
@@ -51,7 +52,7 @@ impl GuestPolicy {
         }
     }
 
-    /// What the record wants inside; `None` for an unrestricted policy.
+    /// The policy files of a pixel; `None` for an unrestricted policy.
     fn desired_files(&self, instance: &Instance) -> Result<Option<Files>> {
         let policy = policy_in_force(instance)?;
         Ok((policy.mode != Mode::Unrestricted).then(|| {
@@ -61,56 +62,59 @@ impl GuestPolicy {
         }))
     }
 
-    /// What the record is to say of the inside when it says this of the policy.
-    pub fn records(&self, instance: &Instance) -> Result<Properties> {
+    /// Properties that record which policy files the pixel has.
+    pub fn properties(&self, instance: &Instance) -> Result<Properties> {
         Ok(match self.desired_files(instance)? {
             Some(files) => Properties::from([
                 (KEY.to_owned(), files.state),
                 (DNS.to_owned(), self.dns(instance)),
             ]),
-            None => no_records(),
+            None => cleared_properties(),
         })
     }
 
-    /// Before the first start: puts the policy on the disk. A new pixel that
-    /// lacks what it takes gets it once it runs and before anything of the
-    /// user's does; in a clone, something of the user's may run at once.
+    /// Prepares a pixel before its first start: writes its policy files, or
+    /// removes those that a clone inherited and does not need.
+    ///
+    /// An image without the required packages gets the files after the start,
+    /// before any process of the user runs. In a clone such processes may run at
+    /// once, so that a clone without the packages is `Error::Unsupported`.
     pub async fn prepare(&self, backend: &dyn Backend, name: &Name, clone: bool) -> Result<()> {
         let instance = backend.get(name).await?;
         let guest = backend.guest(name);
-        let reachable = backend.capabilities().stopped_files;
+        let disk_accessible = backend.capabilities().stopped_files;
         match self.desired_files(&instance)? {
-            // Opening the disk of a stopped pixel costs more than starting it.
+            // Opening the disk of a stopped pixel takes longer than its start.
             Some(files) if is_current(&instance, &files) => Ok(()),
-            // Once it runs, and before anything of the user's does.
-            Some(_) if !reachable && !clone => {
-                let record = self.records(&instance)?;
-                backend.set_properties(name, &record).await
+            Some(_) if !disk_accessible && !clone => {
+                let properties = self.properties(&instance)?;
+                backend.set_properties(name, &properties).await
             }
-            Some(_) if !reachable => Err(stopped_clone_unsupported(&instance)),
-            // It stays on record until it is lifted from within.
-            None if !reachable => Ok(()),
+            Some(_) if !disk_accessible => Err(stopped_clone_unsupported(&instance)),
+            // `ensure_enforced` removes the files after the start, because the
+            // properties still record them.
+            None if !disk_accessible => Ok(()),
             Some(files) => {
-                let able = pixel::has_packages(&*guest).await?;
-                if clone && !able {
+                let has_packages = pixel::has_packages(&*guest).await?;
+                if clone && !has_packages {
                     return Err(packages_missing(&instance));
                 }
-                if able {
+                if has_packages {
                     pixel::write(&*guest, &files).await?;
                 }
-                let record = self.records(&instance)?;
-                backend.set_properties(name, &record).await
+                let properties = self.properties(&instance)?;
+                backend.set_properties(name, &properties).await
             }
             None if has_guest_policy(&instance) => clear(backend, name).await,
             None => Ok(()),
         }
     }
 
-    /// Before another start: what this version of pixels makes of the record is
-    /// on the disk.
+    /// Rewrites the policy files of a stopped pixel if this version of pixels
+    /// generates other files than those on the disk.
     pub async fn refresh_files(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
-        let reachable = backend.capabilities().stopped_files;
-        if instance.status != Status::Stopped || !has_guest_policy(instance) || !reachable {
+        let disk_accessible = backend.capabilities().stopped_files;
+        if instance.status != Status::Stopped || !has_guest_policy(instance) || !disk_accessible {
             return Ok(());
         }
         let guest = backend.guest(&instance.name);
@@ -119,14 +123,14 @@ impl GuestPolicy {
                 if !is_current(instance, &files) && pixel::has_packages(&*guest).await? =>
             {
                 pixel::write(&*guest, &files).await?;
-                let record = self.records(instance)?;
-                backend.set_properties(&instance.name, &record).await
+                let properties = self.properties(instance)?;
+                backend.set_properties(&instance.name, &properties).await
             }
             _ => Ok(()),
         }
     }
 
-    /// Sees to it that a running pixel is under the policy on its record.
+    /// Applies the recorded policy in a running pixel unless it is in force.
     pub async fn ensure_enforced(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         let instance = backend.get(name).await?;
         if !has_guest_policy(&instance) {
@@ -140,7 +144,7 @@ impl GuestPolicy {
         }
     }
 
-    /// Whether what is in force inside a running pixel is what its record says.
+    /// Whether the policy in force inside a running pixel is the recorded one.
     pub async fn is_enforced(&self, backend: &dyn Backend, instance: &Instance) -> Result<bool> {
         match self.desired_files(instance)? {
             Some(files) => pixel::is_in_force(&*backend.guest(&instance.name), &files).await,
@@ -148,27 +152,29 @@ impl GuestPolicy {
         }
     }
 
-    /// Makes the inside equal to the record, which has just been changed.
+    /// Applies the recorded policy, and again while other commands change the
+    /// record. Gives up with `Error::Protocol` after 5 attempts.
     pub async fn sync_until_stable(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let instance = backend.get(name).await?;
             self.sync(backend, &instance).await?;
-            // Of two commands at once, the last to look sees what both did.
+            // Of two concurrent commands, the last to read the record sees the
+            // changes of both.
             let after = backend.get(name).await?;
             if policy_in_force(&after)? == policy_in_force(&instance)? {
                 return Ok(());
             }
         }
         Err(Error::Protocol(format!(
-            "the policy of pixel {:?} is changed by others all the time",
+            "concurrent changes of the policy of pixel {:?}: gave up after {ATTEMPTS} attempts",
             name.as_str()
         )))
     }
 
     async fn sync(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
         let guest = backend.guest(&instance.name);
-        let wanted = self.desired_files(instance)?;
-        match (instance.status, wanted) {
+        let files = self.desired_files(instance)?;
+        match (instance.status, files) {
             (Status::Running, Some(files)) => enforce(&*guest, &files).await,
             (Status::Running, None) => pixel::remove_running(&*guest).await,
             (Status::Stopped, Some(files)) => {
@@ -186,9 +192,9 @@ impl GuestPolicy {
     }
 }
 
-/// Puts a policy into force in a running pixel. Where a backend's own way in is
-/// a connection to the pixel that the policy could not be told of, it is cut the
-/// first time; the next one is known to it as one from outside.
+/// Applies a policy in a running pixel. A backend that reaches the pixel over a
+/// network connection may lose that connection the first time, because the
+/// policy did not know it; the second connection is allowed by the policy.
 async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     match pixel::enforce(guest, files).await {
         Err(Error::Unreachable { .. }) => pixel::enforce(guest, files).await,
@@ -196,29 +202,19 @@ async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     }
 }
 
-/// Takes out of a stopped pixel what another enforces from now on, or nobody.
+/// Removes the policy inside a stopped pixel.
 pub(super) async fn clear(backend: &dyn Backend, name: &Name) -> Result<()> {
     pixel::remove(&*backend.guest(name)).await?;
-    backend.set_properties(name, &no_records()).await
-}
-
-/// The policy to be in force now.
-fn policy_in_force(instance: &Instance) -> Result<Policy> {
-    let property = |key: &str| instance.properties.get(key).map(String::as_str);
-    super::network::parse_policy(
-        instance,
-        property(egress::INTERIM).or_else(|| property(egress::KEY)),
-    )
+    backend.set_properties(name, &cleared_properties()).await
 }
 
 fn stopped_clone_unsupported(instance: &Instance) -> Error {
     Error::Unsupported {
         operation: format!("another policy for the clone {:?}", instance.name.as_str()),
-        reason:
-            "files of a pixel that does not run cannot be reached on this server, and it would \
-                 start under the policy of its source; clone it under that one and change it with \
+        reason: "this server gives no access to the files of a stopped pixel, so the clone would \
+                 start under the policy of its source; clone without a policy and run: \
                  pixels network set"
-                .into(),
+            .into(),
     }
 }
 
@@ -226,8 +222,8 @@ fn packages_missing(instance: &Instance) -> Error {
     let name = instance.name.as_str();
     Error::Unsupported {
         operation: format!("a restricted policy inside the stopped pixel {name:?}"),
-        reason: "nftables and dnsmasq-base are not installed in it; set the policy of a running \
-                 pixel with pixels network set, which installs them, or clone one that has a policy"
+        reason: "nftables and dnsmasq-base are not installed in it; start it and run \
+                 pixels network set, which installs them, or clone a pixel that has a policy"
             .into(),
     }
 }

@@ -1,5 +1,5 @@
-//! What the settings say of every pixel that a server makes by itself, taken
-//! once: where it is put, what it may reach, what is put into it.
+//! Defaults for pixels that a server or a base build creates: network, policy,
+//! provisioning, limits and image, read from the settings once.
 
 use super::gateway::GatewaySpec;
 use super::network::Network;
@@ -10,37 +10,48 @@ use crate::provision::Plan;
 #[derive(Debug, Clone)]
 pub struct InstanceDefaults {
     pub network: Network,
-    /// How a gateway is made that is missing.
+    /// How to create a missing gateway.
     pub gateway: GatewaySpec,
-    /// Of new pixels, with everything that is allowed on top in any mode.
+    /// The default policy. Its rules apply in every mode.
     pub policy: Policy,
-    /// `None` leaves pixels as the image made them.
+    /// `None`: pixels are not provisioned.
     pub plan: Option<Plan>,
     pub limits: Limits,
-    /// For those who name none.
+    /// The image of pixels created without one.
     pub image: String,
-    pub unchosen: Option<DefaultImage>,
+    /// `None` if the user configured an image.
+    pub default_image: Option<DefaultImage>,
 }
 
-/// The image that is meant where nobody chose one.
+/// The built-in default image and its fallback.
 #[derive(Debug, Clone)]
 pub struct DefaultImage {
     pub image: String,
-    /// How the aliases of those begin that stand in for it.
-    pub stand_in: String,
+    /// Aliases of local images to use if the server lacks `image` start with
+    /// this.
+    pub fallback_prefix: String,
+}
+
+impl DefaultImage {
+    /// Returns `image` if the server has it or has no fallback for it, else the
+    /// alias of the fallback.
+    pub async fn resolve(&self, backend: &dyn Backend) -> Result<String> {
+        if !backend.has_image(&self.image).await?
+            && let Some(fallback) = backend.image_with_prefix(&self.fallback_prefix).await?
+        {
+            return Ok(fallback);
+        }
+        Ok(self.image.clone())
+    }
 }
 
 impl InstanceDefaults {
-    /// The image to make a pixel from. Where it is the one that nobody chose
-    /// and the server has only a stand-in, that one.
-    pub async fn image(&self, backend: &dyn Backend, image: &str) -> Result<String> {
-        let Some(unchosen) = self.unchosen.as_ref().filter(|it| it.image == image) else {
-            return Ok(image.to_owned());
-        };
-        if backend.has_image(image).await? {
-            return Ok(image.to_owned());
+    /// The image to create a pixel from if `image` was requested: `image`
+    /// itself, or the fallback of the default image.
+    pub async fn resolve_image(&self, backend: &dyn Backend, image: &str) -> Result<String> {
+        match &self.default_image {
+            Some(default) if default.image == image => default.resolve(backend).await,
+            _ => Ok(image.to_owned()),
         }
-        let built = backend.image_with_prefix(&unchosen.stand_in).await?;
-        Ok(built.unwrap_or_else(|| image.to_owned()))
     }
 }

@@ -3,6 +3,7 @@
 
 mod create;
 mod creator;
+mod destroy;
 mod exec;
 pub mod expiry;
 mod fork;
@@ -13,10 +14,13 @@ mod identity;
 mod instance_defaults;
 mod network;
 mod orphans;
+mod policy;
 mod policy_properties;
 pub mod provisioning;
+mod restore;
 mod rollback;
 pub mod session;
+mod start;
 mod template;
 pub mod usage;
 mod user;
@@ -25,23 +29,21 @@ mod user;
 #[path = "../../tests/fuzz/lifecycle.rs"]
 mod fuzz;
 
-use tokio_util::sync::CancellationToken;
-
 pub use create::{Create, create};
 pub use creator::{Creator, CreatorState};
+pub use destroy::destroy;
 pub use exec::{ExecOptions, ExecResult, ID as EXEC_ID, SignalSource, end, exec, wrap};
 pub use fork::{Fork, Names, fork};
 pub use guest_policy::GuestPolicy;
-pub use network::{
-    ChangeError, Enforcer, Network, change_policy, denials, destroy, end_interim_policy,
-    is_enforced, is_interim, policy, restore, start,
-};
-pub use orphans::{Orphan, find as find_leftovers, may_be_incomplete, remove as remove_leftover};
-pub use policy_properties::{origin_policy, records_of_clone, records_of_new};
-pub use user::User;
-
 pub use instance_defaults::{DefaultImage, InstanceDefaults};
+pub use network::Network;
+pub use orphans::{Orphan, find as find_leftovers, may_be_incomplete, remove as remove_leftover};
+pub use policy::{ChangeError, Enforcer, change_policy, denials, end_interim_policy, is_enforced};
+pub use policy_properties::{clone_policy_properties, is_interim, recorded_policy, source_policy};
+pub use restore::restore;
+pub use start::start;
 pub use template::create_template;
+pub use user::User;
 
 use crate::model;
 
@@ -64,17 +66,5 @@ impl From<model::Error> for Error {
             source,
             leftovers: Vec::new(),
         }
-    }
-}
-
-/// Runs `work` until it ends or the user interrupts it, whichever is first.
-async fn unless_cancelled<T>(
-    cancel: &CancellationToken,
-    work: impl Future<Output = model::Result<T>>,
-) -> model::Result<T> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(model::Error::Cancelled),
-        outcome = work => outcome,
     }
 }

@@ -1,55 +1,93 @@
-//! What is put on record of a new pixel's policy, before the pixel exists.
+//! The instance properties that record a pixel's policy.
 
-use super::network::{Network, policy};
-use crate::egress::{self, Mode, Policy};
-use crate::model::{Backend, CloneSource, Error, Properties, Result, Subject};
+use crate::egress::{INTERIM, KEY, Mode, Policy};
+use crate::model::{Backend, CloneSource, Error, Instance, Properties, Result, Subject};
 
-/// The records of a new pixel. `installs`: it still fetches packages before it
-/// is ready; what that needs is then allowed until [`super::narrow`].
-pub fn records_of_new(network: &Network, policy: &Policy, installs: bool) -> Properties {
+/// The recorded policy of a pixel. A record that cannot be parsed is
+/// `Error::Protocol`.
+pub fn recorded_policy(instance: &Instance) -> Result<Policy> {
+    parse(instance, KEY)
+}
+
+/// The policy to enforce now: the interim policy while there is one.
+pub(super) fn policy_in_force(instance: &Instance) -> Result<Policy> {
+    parse(instance, if is_interim(instance) { INTERIM } else { KEY })
+}
+
+/// Whether an interim policy allows more than the recorded policy while the
+/// pixel is provisioned.
+pub fn is_interim(instance: &Instance) -> bool {
+    instance.properties.contains_key(INTERIM)
+}
+
+fn parse(instance: &Instance, key: &str) -> Result<Policy> {
+    Policy::from_record(instance.properties.get(key).map(String::as_str))
+        .map_err(|e| Error::Protocol(format!("pixel {:?}: {e}", instance.name.as_str())))
+}
+
+/// Copies these keys; a missing key becomes an empty value, which removes it
+/// when the result is written back.
+pub(super) fn select_keys<'a>(
+    properties: &Properties,
+    keys: impl IntoIterator<Item = &'a str>,
+) -> Properties {
+    keys.into_iter()
+        .map(|key| {
+            let value = properties.get(key).cloned().unwrap_or_default();
+            (key.to_owned(), value)
+        })
+        .collect()
+}
+
+/// The properties that record a policy; missing ones are empty.
+pub(super) fn select(properties: &Properties) -> Properties {
+    select_keys(properties, [KEY, INTERIM])
+}
+
+/// Properties that replace any policy, and end an interim one.
+pub(super) fn replacement(policy: &Policy) -> Properties {
+    [
+        (KEY.to_owned(), policy.to_record()),
+        (INTERIM.to_owned(), String::new()),
+    ]
+    .into()
+}
+
+/// See [`Network::new_policy_properties`](super::Network::new_policy_properties).
+pub(super) fn of_new(policy: &Policy, installs: bool) -> Properties {
     if *policy == Policy::new(Mode::Unrestricted, []) {
         return Properties::new();
     }
-    if matches!(network, Network::External(_)) && policy.mode == Mode::Unrestricted {
-        return Properties::new();
-    }
-    let mut properties = Properties::from([(egress::KEY.to_owned(), policy.to_record())]);
+    let mut properties = Properties::from([(KEY.to_owned(), policy.to_record())]);
     if installs && policy.mode == Mode::Allowlist {
         let interim = policy.in_mode(Mode::Agent);
-        properties.insert(egress::INTERIM.to_owned(), interim.to_record());
+        properties.insert(INTERIM.to_owned(), interim.to_record());
     }
     properties
 }
 
-/// What is put on record over what a clone inherits: the policy that was
-/// `asked` for, else the `usual` one where the source is under none.
-pub async fn records_of_clone(
+/// Properties to set on a clone over those it inherits: the `requested` policy,
+/// else `default` if the source is unrestricted, else none.
+pub async fn clone_policy_properties(
     backend: &dyn Backend,
-    asked: Option<&Policy>,
-    usual: &Policy,
+    requested: Option<&Policy>,
+    default: &Policy,
     from: &CloneSource,
 ) -> Result<Properties> {
-    let record = |policy: &Policy| {
-        Properties::from([
-            (egress::KEY.to_owned(), policy.to_record()),
-            (egress::INTERIM.to_owned(), String::new()),
-        ])
-    };
-    if let Some(asked) = asked {
-        return Ok(record(asked));
+    if let Some(requested) = requested {
+        return Ok(replacement(requested));
     }
-    if usual.mode == Mode::Unrestricted {
+    if default.mode == Mode::Unrestricted {
         return Ok(Properties::new());
     }
-    let source = origin_policy(backend, from).await?;
-    Ok(match source.mode {
-        Mode::Unrestricted => record(usual),
+    Ok(match source_policy(backend, from).await?.mode {
+        Mode::Unrestricted => replacement(default),
         _ => Properties::new(),
     })
 }
 
-/// The policy on record of a pixel, or of one of its checkpoints.
-pub async fn origin_policy(backend: &dyn Backend, from: &CloneSource) -> Result<Policy> {
+/// The recorded policy of a pixel, or of its checkpoint if `from` names one.
+pub async fn source_policy(backend: &dyn Backend, from: &CloneSource) -> Result<Policy> {
     let mut source = backend.get(&from.pixel).await?;
     if let Some(label) = &from.label {
         let checkpoints = backend.checkpoints(&from.pixel).await?;
@@ -57,26 +95,5 @@ pub async fn origin_policy(backend: &dyn Backend, from: &CloneSource) -> Result<
         let missing = || Error::NotFound(Subject::checkpoint(&from.pixel, label));
         source.properties = found.ok_or_else(missing)?.properties;
     }
-    policy(&source)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lifecycle::GuestPolicy;
-
-    #[test]
-    fn what_is_unrestricted_needs_no_record_and_what_installs_has_two() {
-        let network = Network::External(GuestPolicy { dns: Vec::new() });
-        let open = Policy::new(Mode::Unrestricted, []);
-        assert!(records_of_new(&network, &open, true).is_empty());
-        for (mode, installs, records) in [
-            (Mode::Agent, true, 1),
-            (Mode::Allowlist, false, 1),
-            (Mode::Allowlist, true, 2),
-        ] {
-            let made = records_of_new(&network, &open.in_mode(mode), installs);
-            assert_eq!(made.len(), records, "{mode} {installs}");
-        }
-    }
+    recorded_policy(&source)
 }

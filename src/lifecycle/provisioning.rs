@@ -8,7 +8,7 @@ use crate::model::{Backend, Guest, Instance, Name, Properties, Result};
 use crate::provision::{self, Overall, Plan, Report};
 
 use super::creator::Creator;
-use super::network::Enforcer;
+use super::policy::Enforcer;
 use super::user;
 
 const KEY: &str = "provision";

@@ -4,9 +4,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::creator::Creator;
 use super::rollback::Rollback;
-use super::{Error, identity, unless_cancelled};
+use super::{Error, identity};
 use crate::egress::gateway::ADDRESS;
-use crate::model::{Backend, CloneSource, ForkSpec, Label, Limits, Name, Properties};
+use crate::model::{
+    Backend, CloneSource, ForkSpec, Label, Limits, Name, Properties, unless_cancelled,
+};
 
 /// Makes `to` from `from` and takes the checkpoint `label` of it. When this
 /// fails or is cancelled, nothing of it is left, or the error names what is.

@@ -42,7 +42,7 @@ impl Service {
                 lost.join(", ")
             )));
         }
-        let gateway = &self.base_builder.instance_defaults.gateway;
+        let gateway = &self.base_builder.defaults.gateway;
         lifecycle::restore(&*self.backend, gateway, &pixel, &label).await?;
         let now = (self.clock)();
         self.update(name, |record| record.last_activity_at = now);

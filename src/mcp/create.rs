@@ -88,7 +88,7 @@ impl Service {
     /// Whether the pixel is there and whole; what is half-made is removed.
     async fn adopt(&self, pixel: &Name, cancel: &CancellationToken) -> Result<bool> {
         let backend = &*self.backend;
-        let gateway = &self.base_builder.instance_defaults.gateway;
+        let gateway = &self.base_builder.defaults.gateway;
         backend.wait_idle(pixel).await?;
         let instance = match backend.get(pixel).await {
             Ok(instance) => instance,
@@ -116,7 +116,7 @@ impl Service {
         cancel: &CancellationToken,
     ) -> Result<()> {
         let backend = &*self.backend;
-        let instance_defaults = &self.base_builder.instance_defaults;
+        let defaults = &self.base_builder.defaults;
         let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
         let asked = match &record.policy {
             None => None,
@@ -125,9 +125,7 @@ impl Service {
                     .map_err(|e| model::Error::Protocol(e.to_string()))?,
             ),
         };
-        let usual = instance_defaults
-            .policy
-            .in_mode(instance_defaults.policy.mode);
+        let usual = defaults.policy.in_mode(defaults.policy.mode);
         let marks = self.ownership_properties(record)?;
         let given = Limits {
             cpu: record.cpu.clone(),
@@ -146,7 +144,7 @@ impl Service {
         };
         if let Some(from) = origin {
             let mut properties =
-                lifecycle::records_of_clone(backend, asked.as_ref(), &usual, &from).await?;
+                lifecycle::clone_policy_properties(backend, asked.as_ref(), &usual, &from).await?;
             properties.extend(marks);
             properties.insert("from".into(), from.to_string());
             let request = Fork {
@@ -154,28 +152,26 @@ impl Service {
                 names: Names::One(pixel.clone()),
                 limits: given,
                 properties,
-                network: instance_defaults.network.clone(),
+                network: defaults.network.clone(),
             };
             lifecycle::fork(backend, cancel, request, &progress, &|_| {}).await?;
             return Ok(());
         }
         let policy = asked.unwrap_or(usual);
-        let mut properties = lifecycle::records_of_new(
-            &instance_defaults.network,
-            &policy,
-            instance_defaults.plan.is_some(),
-        );
+        let mut properties = defaults
+            .network
+            .new_policy_properties(&policy, defaults.plan.is_some());
         properties.extend(marks);
         let request = Create {
             name: pixel.clone(),
-            image: instance_defaults.image(backend, &record.image).await?,
+            image: defaults.resolve_image(backend, &record.image).await?,
             limits: Limits {
-                cpu: given.cpu.or_else(|| instance_defaults.limits.cpu.clone()),
-                memory: given.memory.or(instance_defaults.limits.memory),
+                cpu: given.cpu.or_else(|| defaults.limits.cpu.clone()),
+                memory: given.memory.or(defaults.limits.memory),
             },
             properties,
-            provision: instance_defaults.plan.clone(),
-            network: instance_defaults.network.clone(),
+            provision: defaults.plan.clone(),
+            network: defaults.network.clone(),
         };
         Ok(lifecycle::create(backend, cancel, request, &progress).await?)
     }
@@ -242,7 +238,7 @@ impl Service {
         if instance.properties.contains_key(egress::INTERIM) {
             lifecycle::end_interim_policy(
                 backend,
-                &self.base_builder.instance_defaults.gateway,
+                &self.base_builder.defaults.gateway,
                 &instance.name,
             )
             .await?;
@@ -273,7 +269,7 @@ impl Service {
 
     /// What listings show of a pixel.
     pub(super) fn note_facts(&self, instance: &Instance) {
-        let policy = lifecycle::policy(instance).ok();
+        let policy = lifecycle::recorded_policy(instance).ok();
         // Behind a gateway the address is given, and known before it is used.
         let address = instance.addresses.first().copied();
         let address = address.or_else(|| egress::gateway::address_of(instance));

@@ -209,7 +209,7 @@ fn at(seconds: u64) -> OffsetDateTime {
 }
 
 fn base_builder(locks: &std::path::Path) -> BaseBuilder {
-    let instance_defaults = InstanceDefaults {
+    let defaults = InstanceDefaults {
         network: Network::External(GuestPolicy::default()),
         gateway: GatewaySpec {
             name: Name::gateway(None),
@@ -225,10 +225,10 @@ fn base_builder(locks: &std::path::Path) -> BaseBuilder {
         plan: None,
         limits: model::Limits::default(),
         image: String::new(),
-        unchosen: None,
+        default_image: None,
     };
     BaseBuilder {
-        instance_defaults,
+        defaults,
         bases: BTreeMap::new(),
         prefix: "b-".into(),
         locks: locks.to_owned(),

@@ -123,7 +123,7 @@ impl Service {
                 )));
             }
         }
-        let usual = &self.base_builder.instance_defaults.policy;
+        let usual = &self.base_builder.defaults.policy;
         let policy = egress_ceiling::requested_policy(
             request.egress.as_deref(),
             &request.allow,
@@ -131,7 +131,7 @@ impl Service {
             self.options.ceiling,
         )?;
         let image = match (&request.base, request.image) {
-            (None, None) => self.base_builder.instance_defaults.image.clone(),
+            (None, None) => self.base_builder.defaults.image.clone(),
             (_, image) => image.unwrap_or_default(),
         };
         self.begin(PendingSandbox {
@@ -250,7 +250,7 @@ impl Service {
             return Err(not_running(&record));
         }
         let pixel = parse::<Name>(name)?;
-        let gateway = &self.base_builder.instance_defaults.gateway;
+        let gateway = &self.base_builder.defaults.gateway;
         lifecycle::start(&*self.backend, &self.stop, gateway, &pixel, &|_| {}).await?;
         self.note_facts(&self.backend.get(&pixel).await?);
         let now = (self.clock)();
@@ -295,7 +295,7 @@ impl Service {
         if self.store.get(name).is_none() {
             return Ok(());
         }
-        let gateway = &self.base_builder.instance_defaults.gateway;
+        let gateway = &self.base_builder.defaults.gateway;
         match lifecycle::destroy(&*self.backend, gateway, &parse(name)?).await {
             Err(error) if !error.is_not_found() => {
                 self.update(name, |record| record.doomed = false);
@@ -314,7 +314,7 @@ impl Service {
     pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::Denial>> {
         self.record(name)?;
         let instance = self.backend.get(&parse(name)?).await?;
-        let gateway_spec = &self.base_builder.instance_defaults.gateway;
+        let gateway_spec = &self.base_builder.defaults.gateway;
         Ok(lifecycle::denials(&*self.backend, gateway_spec, &instance).await?)
     }
 

@@ -27,10 +27,15 @@ fn defaults_from_settings(context: &Context) -> anyhow::Result<InstanceDefaults>
             .default_image
             .clone()
             .unwrap_or_else(|| defaults.image.clone()),
-        unchosen: setup::image_is_default(context).then(|| DefaultImage {
-            image: defaults.image.clone(),
-            stand_in: host::FALLBACK_IMAGE_PREFIX.to_owned(),
-        }),
+        default_image: default_image_from_settings(context),
+    })
+}
+
+/// The default image and its fallback; `None` if the user configured an image.
+pub fn default_image_from_settings(context: &Context) -> Option<DefaultImage> {
+    setup::image_is_default(context).then(|| DefaultImage {
+        image: context.settings().defaults.image.clone(),
+        fallback_prefix: host::FALLBACK_IMAGE_PREFIX.to_owned(),
     })
 }
 
@@ -39,7 +44,7 @@ pub fn base_builder(context: &Context) -> anyhow::Result<BaseBuilder> {
     let settings = context.settings();
     let ours = |name: &str| std::env::var_os(name);
     Ok(BaseBuilder {
-        instance_defaults: defaults_from_settings(context)?,
+        defaults: defaults_from_settings(context)?,
         bases: settings.mcp.bases.clone(),
         prefix: settings.mcp.base_prefix.clone(),
         locks: paths::cache_dir(&ours)?.join("builds"),

@@ -108,15 +108,15 @@ pub fn default_policy_in_mode(context: &Context, mode: Mode) -> anyhow::Result<P
     Ok(settings_policy(context)?.in_mode(mode))
 }
 
-/// The records of a new pixel. `installs`: it still fetches packages before it
-/// is ready; what that needs is then allowed until [`lifecycle::narrow`].
+/// Properties that record the policy of a new pixel; see
+/// [`Network::new_policy_properties`].
 pub fn policy_for_new(
     context: &Context,
     network: &Network,
     installs: bool,
 ) -> anyhow::Result<Properties> {
     let policy = default_policy(context)?;
-    Ok(lifecycle::records_of_new(network, &policy, installs))
+    Ok(network.new_policy_properties(&policy, installs))
 }
 
 /// What is put on record over what a clone inherits: a policy that was asked
@@ -137,5 +137,5 @@ pub async fn policy_for_clone(
     );
     let policy = default_policy(context)?;
     let asked = asked.then_some(&policy);
-    Ok(lifecycle::records_of_clone(backend, asked, &policy, from).await?)
+    Ok(lifecycle::clone_policy_properties(backend, asked, &policy, from).await?)
 }

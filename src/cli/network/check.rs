@@ -27,7 +27,7 @@ impl CheckArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
-        let policy = lifecycle::policy(&pixel)?.resolve(presets());
+        let policy = lifecycle::recorded_policy(&pixel)?.resolve(presets());
         let port = self.host.port;
         let verdict = match &self.host.target {
             Target::Host(host) => policy.check_host(host, port),

@@ -72,7 +72,7 @@ async fn apply(
     }
     if Enforcer::of_instance(&before) == Enforcer::None {
         let after = context.unless_interrupted(backend.get(name)).await?;
-        if lifecycle::policy(&after)?.mode != Mode::Unrestricted {
+        if lifecycle::recorded_policy(&after)?.mode != Mode::Unrestricted {
             context.ui.warn(
                 "root inside can lift this policy, and the pixel's user could be root until now: \
                  better make a pixel with its policy",

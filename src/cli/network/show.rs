@@ -43,7 +43,7 @@ impl ShowArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
-        let policy = lifecycle::policy(&pixel)?;
+        let policy = lifecycle::recorded_policy(&pixel)?;
         let in_force: Vec<Rule> = policy.rules_in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of_instance(&pixel);

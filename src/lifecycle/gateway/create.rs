@@ -8,9 +8,10 @@ use super::{DNS, GatewaySpec, HOST, KEY, SUBNET};
 use crate::egress::gateway::{self as inside, Subnet};
 use crate::lifecycle::creator::{Creator, CreatorState};
 use crate::lifecycle::rollback::Rollback;
-use crate::lifecycle::{Error, Progress, identity, unless_cancelled};
+use crate::lifecycle::{Error, Progress, identity};
 use crate::model::{
     self, Attachment, Backend, CreateSpec, Instance, Limits, Properties, Result, Status, Subject,
+    unless_cancelled,
 };
 
 /// For a gateway that another command is making, which may have to install packages.

@@ -1,0 +1,167 @@
+//! The policy of an existing pixel: change it, end an interim one, find out what
+//! enforces it and what it denied.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::gateway::{self, GatewaySpec};
+use super::network::Network;
+use super::policy_properties::{is_interim, recorded_policy, replacement, select_keys};
+use super::{Error, guest_policy};
+use crate::egress::{self, Denial, Policy};
+use crate::model::{self, Backend, Instance, Name, Properties, Result, Status, unless_cancelled};
+
+/// Why a policy was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The change does not apply to the present policy.
+    #[error(transparent)]
+    Policy(#[from] egress::ChangeError),
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// Changes the recorded policy of a pixel and applies it. On failure the
+/// previous policy stays recorded and in force. Ends an interim policy.
+///
+/// Behind a gateway, concurrent changes are applied one after the other and
+/// none is lost; `change` is called with the policy at that time.
+pub async fn change_policy(
+    backend: &dyn Backend,
+    cancel: &CancellationToken,
+    gateway_spec: &GatewaySpec,
+    name: &Name,
+    change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
+) -> Result<(), ChangeError> {
+    let instance = unless_cancelled(cancel, backend.get(name))
+        .await
+        .map_err(Error::from)?;
+    let network = Network::of_instance(&instance, gateway_spec);
+    network.ensure(backend, cancel, &|_| {}).await?;
+    let refused = Mutex::new(None);
+    let changed_properties = |instance: &Instance| {
+        let mut policy = recorded_policy(instance)?;
+        if let Err(error) = change(&mut policy) {
+            let reason = error.to_string();
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            return Err(model::Error::Invalid(reason));
+        }
+        Ok(replacement(&policy))
+    };
+    let outcome = apply_change(backend, &network, &instance, &changed_properties).await;
+    match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome.map_err(Error::from)?),
+    }
+}
+
+/// Ends the interim policy of a pixel; without one this does nothing.
+pub async fn end_interim_policy(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    name: &Name,
+) -> Result<()> {
+    let instance = backend.get(name).await?;
+    if !is_interim(&instance) {
+        return Ok(());
+    }
+    let network = Network::of_instance(&instance, gateway_spec);
+    let removal = |_: &Instance| Ok([(egress::INTERIM.to_owned(), String::new())].into());
+    apply_change(backend, &network, &instance, &removal).await
+}
+
+/// Sets the properties that `change` returns and applies the policy they record.
+/// On failure the previous properties and policy are restored.
+async fn apply_change(
+    backend: &dyn Backend,
+    network: &Network,
+    instance: &Instance,
+    change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
+) -> Result<()> {
+    let name = &instance.name;
+    let guest_policy = match network {
+        Network::Gateway(gateway) => return gateway::change(backend, gateway, name, change).await,
+        Network::External(guest_policy) => guest_policy,
+    };
+    let mut properties = change(instance)?;
+    let mut changed = instance.clone();
+    changed.properties.extend(properties.clone());
+    changed.properties.retain(|_, value| !value.is_empty());
+    properties.extend(guest_policy.properties(&changed)?);
+    let before = select_keys(&instance.properties, properties.keys().map(String::as_str));
+    backend.set_properties(name, &properties).await?;
+    if let Err(error) = guest_policy.sync_until_stable(backend, name).await {
+        backend.set_properties(name, &before).await?;
+        // The failed sync may have applied a part of the change. This one may
+        // fail for the same reason.
+        if let Err(second) = guest_policy.sync_until_stable(backend, name).await {
+            tracing::debug!(error = %second, "cannot apply the previous policy");
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// What enforces a pixel's policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcer {
+    /// The gateway, outside the reach of root in the pixel.
+    Gateway,
+    /// The pixel itself, where root can remove the policy.
+    Pixel,
+    /// Nothing: the pixel is unrestricted and has no gateway.
+    None,
+}
+
+impl Enforcer {
+    pub fn of_instance(instance: &Instance) -> Self {
+        match &instance.isolated_bridge {
+            Some(_) => Self::Gateway,
+            None if guest_policy::has_guest_policy(instance) => Self::Pixel,
+            None => Self::None,
+        }
+    }
+
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Gateway => Some("gateway"),
+            Self::Pixel => Some("pixel"),
+            Self::None => None,
+        }
+    }
+}
+
+/// Whether the policy in force inside a running pixel is the recorded one;
+/// `None` if the pixel does not run or does not enforce its policy itself.
+pub async fn is_enforced(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    pixel: &Instance,
+) -> Result<Option<bool>> {
+    match Network::of_instance(pixel, gateway_spec) {
+        Network::External(guest_policy)
+            if guest_policy::has_guest_policy(pixel) && pixel.status == Status::Running =>
+        {
+            Ok(Some(guest_policy.is_enforced(backend, pixel).await?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The denied connections of a pixel, newest first. Fails with
+/// `Error::Unsupported` if nothing enforces a policy on it.
+pub async fn denials(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    pixel: &Instance,
+) -> Result<Vec<Denial>> {
+    match Enforcer::of_instance(pixel) {
+        Enforcer::Gateway => gateway::denials(backend, gateway_spec, pixel).await,
+        Enforcer::Pixel => guest_policy::denials(backend, &pixel.name).await,
+        Enforcer::None => Err(model::Error::Unsupported {
+            operation: format!("the log of pixel {:?}", pixel.name.as_str()),
+            reason: "no policy is enforced on it, so nothing is denied".into(),
+        }),
+    }
+}

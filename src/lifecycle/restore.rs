@@ -1,0 +1,64 @@
+//! Restore of a checkpoint, together with the policy it was taken under.
+
+use super::gateway::{self, GatewaySpec};
+use super::network::Network;
+use super::{expiry, policy_properties};
+use crate::model::{Backend, Error, Instance, Label, Name, Result, Status, Subject};
+
+/// Restores a checkpoint and its policy. The expiry of the pixel stays as it is.
+///
+/// Behind a gateway the policy of the checkpoint is in force before the disk is
+/// restored; if the restore fails, the present policy is applied again.
+pub async fn restore(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    name: &Name,
+    label: &Label,
+) -> Result<()> {
+    let instance = backend.get(name).await?;
+    let outcome = restore_with_policy(backend, gateway_spec, &instance, label).await;
+    expiry::restore_expiry(backend, &instance).await?;
+    outcome
+}
+
+async fn restore_with_policy(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    instance: &Instance,
+    label: &Label,
+) -> Result<()> {
+    let name = &instance.name;
+    let gateway = match Network::of_instance(instance, gateway_spec) {
+        Network::Gateway(gateway) => gateway,
+        Network::External(guest_policy) => {
+            // The disk holds the policy, and its properties are restored with it.
+            backend.restore(name, label).await?;
+            return match backend.get(name).await?.status {
+                Status::Running => guest_policy.ensure_enforced(backend, name).await,
+                _ => Ok(()),
+            };
+        }
+    };
+    let checkpoints = backend.checkpoints(name).await?;
+    let Some(checkpoint) = checkpoints.iter().find(|found| found.label == *label) else {
+        return Err(Error::NotFound(Subject::checkpoint(name, label)));
+    };
+    let present = policy_properties::select(&instance.properties);
+    let restored = policy_properties::select(&checkpoint.properties);
+    if present == restored {
+        // After the restore it would be too late to find the gateway missing.
+        gateway::require(backend, &gateway).await?;
+    } else {
+        let change = |_: &Instance| Ok(restored.clone());
+        gateway::change(backend, &gateway, name, &change).await?;
+    }
+    if let Err(error) = backend.restore(name, label).await {
+        if present != restored {
+            backend.set_properties(name, &present).await?;
+            gateway::reconcile(backend, &gateway).await?;
+        }
+        return Err(error);
+    }
+    // Another pixel may have the address recorded in the checkpoint by now.
+    gateway::admit(backend, &gateway, name).await
+}
