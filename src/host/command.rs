@@ -1,8 +1,9 @@
-//! One command of the host: shown, or run with its output as lines.
+//! Commands on the host: shown as shell text, or run with their output line by
+//! line.
 //!
-//! Output goes to an unnamed file that is read while the command runs, never
-//! through a pipe: a package installation whose caller has gone must not die
-//! of it half-way.
+//! A command writes its output to an unnamed file that is read while the
+//! command runs. With a pipe, a package installation would die of SIGPIPE
+//! half-way if the caller exits.
 
 use std::fmt;
 use std::fs::File;
@@ -14,15 +15,18 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::process::Command;
 
+use super::error::Error;
 use super::packages::PROGRAM_DIRS;
+use crate::model::shell_quote;
 
-/// How often a running command's output is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-/// Lines kept for the message when the command fails.
-const TAIL: usize = 20;
-/// The caller's variables a command may need. Nothing else is passed on: a
-/// daemon that stays must not keep the secrets of whoever started it.
-const PASSED: &[&str] = &[
+/// How often the output of a running command is read.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Number of last lines kept for the error if the command fails.
+const TAIL_LINES: usize = 20;
+/// The environment variables that commands inherit. All others are removed: a
+/// daemon that keeps running must not hold the secrets of the user who started
+/// pixels.
+const INHERITED: &[&str] = &[
     "HOME",
     "TMPDIR",
     "http_proxy",
@@ -36,17 +40,18 @@ const PASSED: &[&str] = &[
     "SSL_CERT_DIR",
 ];
 
-/// What becomes of a command whose caller gives up.
+/// What happens to a running command when its future is dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnDrop {
-    /// It is asked to end, with everything it has started.
+    /// Sends SIGTERM to the command's process group.
     #[default]
     Terminate,
-    /// It runs on to its end: the package manager must not be interrupted.
+    /// The command keeps running. For package managers, which must not be
+    /// interrupted.
     Finish,
 }
 
-/// A program, its arguments and the variables set for it.
+/// A program, its arguments and additional environment variables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CommandLine {
     pub program: String,
@@ -80,74 +85,78 @@ impl CommandLine {
         self
     }
 
-    /// The command with a clean environment and no input.
-    pub(super) fn prepare(&self) -> Command {
+    /// The command with a minimal environment and no input.
+    pub(super) fn to_command(&self) -> Command {
+        let inherited = INHERITED
+            .iter()
+            .filter_map(|name| std::env::var_os(name).map(|value| (*name, value)));
         let mut command = Command::new(&self.program);
         command
             .args(&self.args)
             .env_clear()
             .env("PATH", PROGRAM_DIRS.join(":"))
             .env("LC_ALL", "C.UTF-8")
-            .envs(
-                PASSED
-                    .iter()
-                    .filter_map(|name| std::env::var_os(name).map(|value| (*name, value))),
-            )
+            .envs(inherited)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
     }
 }
 
-/// As it would be typed in a shell.
+/// As typed in a shell.
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in &self.env {
-            write!(f, "{name}={} ", quote(value))?;
+            write!(f, "{name}={} ", shell_quote(value))?;
         }
-        f.write_str(&quote(&self.program))?;
+        f.write_str(&shell_quote(&self.program))?;
         for arg in &self.args {
-            write!(f, " {}", quote(arg))?;
+            write!(f, " {}", shell_quote(arg))?;
         }
         Ok(())
     }
 }
 
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,@%^".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-/// How a command ended, and what it said last.
+/// The status of a command that exited and its last lines of output.
 #[derive(Debug)]
 pub struct Outcome {
     pub status: ExitStatus,
     pub tail: Vec<String>,
 }
 
-/// Runs the command to its end and hands every line of output on as it comes.
+/// Runs the command until it exits. Calls `on_line` with every line of stdout
+/// and stderr, in order, at most [`POLL_INTERVAL`] after it was written.
+///
+/// Fails with [`Error::Io`] if the command cannot be started. If the future is
+/// dropped, [`CommandLine::on_drop`] applies.
 pub async fn run(
+    line: &CommandLine,
+    on_line: &mut (dyn FnMut(&str) + Send),
+) -> Result<Outcome, Error> {
+    run_command(line, on_line)
+        .await
+        .map_err(|source| Error::io(format!("cannot run `{line}`"), source))
+}
+
+async fn run_command(
     line: &CommandLine,
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> io::Result<Outcome> {
     let output = tempfile::NamedTempFile::new()?;
-    let mut lines = Lines::new(output.reopen()?);
-    let mut command = line.prepare();
+    let mut lines = LineSplitter::new(output.reopen()?);
+    let append = || File::options().append(true).open(output.path());
+    let mut command = line.to_command();
     command
-        // A group of its own: Ctrl-C reaches the caller alone.
+        // In a process group of its own, so that Ctrl-C reaches only pixels.
         .process_group(0)
-        .stdout(output.reopen_append()?)
-        .stderr(output.reopen_append()?);
+        .stdout(append()?)
+        .stderr(append()?);
     let mut child = command.spawn()?;
     drop(output);
-    let mut group = Group::of(child.id(), line.on_drop);
+    let mut group = GroupKiller::new(child.id(), line.on_drop);
     let mut tail = Vec::new();
-    let mut hand_on = |text: &str| {
-        if tail.len() == TAIL {
+    let mut forward = |text: &str| {
+        if tail.len() == TAIL_LINES {
             tail.remove(0);
         }
         tail.push(text.to_owned());
@@ -155,78 +164,87 @@ pub async fn run(
     };
     let status = loop {
         tokio::select! {
-            ended = child.wait() => break ended?,
-            () = tokio::time::sleep(LOOK) => lines.read(&mut hand_on)?,
+            exited = child.wait() => break exited?,
+            () = tokio::time::sleep(POLL_INTERVAL) => lines.read(&mut forward)?,
         }
     };
-    group.ended();
-    lines.read(&mut hand_on)?;
-    lines.finish(&mut hand_on);
+    group.disarm();
+    lines.read(&mut forward)?;
+    lines.finish(&mut forward);
     Ok(Outcome { status, tail })
 }
 
-trait Append {
-    fn reopen_append(&self) -> io::Result<File>;
-}
-
-impl Append for tempfile::NamedTempFile {
-    fn reopen_append(&self) -> io::Result<File> {
-        File::options().append(true).open(self.path())
+/// Runs the command of `step` like [`run`]. Fails with [`Error::Command`]
+/// unless the exit code is 0.
+pub async fn run_checked(
+    step: &str,
+    line: &CommandLine,
+    on_line: &mut (dyn FnMut(&str) + Send),
+) -> Result<(), Error> {
+    let outcome = run(line, on_line).await?;
+    if outcome.status.success() {
+        return Ok(());
     }
+    Err(Error::Command {
+        step: step.to_owned(),
+        command: line.to_string(),
+        status: outcome.status.code(),
+        output: outcome.tail,
+    })
 }
 
-/// Ends the command's process group when dropped before the command has ended.
-struct Group(Option<Pid>);
+/// Sends SIGTERM to the command's process group when dropped, unless disarmed.
+struct GroupKiller(Option<Pid>);
 
-impl Group {
-    fn of(id: Option<u32>, on_drop: OnDrop) -> Self {
+impl GroupKiller {
+    fn new(id: Option<u32>, on_drop: OnDrop) -> Self {
         let pid = id
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw);
         Self(pid.filter(|_| on_drop == OnDrop::Terminate))
     }
 
-    fn ended(&mut self) {
+    fn disarm(&mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Group {
+impl Drop for GroupKiller {
     fn drop(&mut self) {
         if let Some(pid) = self.0
             && let Err(error) = kill_process_group(pid, Signal::TERM)
         {
-            tracing::debug!(%error, "could not end a command's process group");
+            tracing::debug!(%error, "cannot terminate a command's process group");
         }
     }
 }
 
-/// Splits what has been written to a file so far into lines; a carriage
-/// return ends one too, as progress displays use it.
-struct Lines<R> {
-    from: R,
-    rest: Vec<u8>,
+/// Splits a growing file into lines. A carriage return ends a line too, as
+/// progress displays use it.
+struct LineSplitter<R> {
+    source: R,
+    partial: Vec<u8>,
 }
 
-impl<R: Read> Lines<R> {
-    fn new(from: R) -> Self {
+impl<R: Read> LineSplitter<R> {
+    fn new(source: R) -> Self {
         Self {
-            from,
-            rest: Vec::new(),
+            source,
+            partial: Vec::new(),
         }
     }
 
     fn read(&mut self, on_line: &mut dyn FnMut(&str)) -> io::Result<()> {
-        self.from.read_to_end(&mut self.rest)?;
-        while let Some(end) = self.rest.iter().position(|b| matches!(b, b'\n' | b'\r')) {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
+        self.source.read_to_end(&mut self.partial)?;
+        while let Some(end) = self.partial.iter().position(|b| matches!(b, b'\n' | b'\r')) {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
             emit(&line[..end], on_line);
         }
         Ok(())
     }
 
     fn finish(&mut self, on_line: &mut dyn FnMut(&str)) {
-        emit(&std::mem::take(&mut self.rest), on_line);
+        emit(&std::mem::take(&mut self.partial), on_line);
     }
 }
 

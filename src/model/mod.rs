@@ -9,6 +9,7 @@ mod guest;
 mod head_buffer;
 mod memory;
 mod name;
+mod shell;
 mod types;
 
 use std::fmt::Debug;
@@ -27,6 +28,7 @@ pub use guest::{
 pub use head_buffer::HeadBuffer;
 pub use memory::{LEAST_MEMORY, Size, parse_memory};
 pub use name::{CloneSource, InvalidName, Label, Name};
+pub use shell::shell_quote;
 pub use types::{
     Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript,
     Instance, Limits, Properties, Requestor, Status, Usage,

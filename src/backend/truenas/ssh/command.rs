@@ -1,6 +1,6 @@
 //! The one place where a command becomes text for the shell on the other side.
 
-use crate::model::{Error, ExecRequest, Ids, Result};
+use crate::model::{Error, ExecRequest, Ids, Result, shell_quote};
 
 /// Variables travel beside the command under their names with this prefix:
 /// arguments are for everybody in the pixel to read.
@@ -18,11 +18,6 @@ const LONGEST: usize = 120 * 1024;
 /// What sshd and PAM add for root, who is not the one the command runs as.
 const FOREIGN: &str = "SSH_CLIENT SSH_CONNECTION SSH_TTY MAIL XDG_RUNTIME_DIR XDG_SESSION_ID \
                        XDG_SESSION_TYPE XDG_SESSION_CLASS DBUS_SESSION_BUS_ADDRESS";
-
-/// Text for a POSIX shell that means exactly this one word.
-pub(super) fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
 
 /// The command line that runs `request` as asked for: by root's shell, which
 /// hands every argument to `execve` unchanged.
@@ -42,7 +37,7 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         ));
     }
     if let Some(dir) = &request.cwd {
-        script.push_str(&format!("cd -- {} 2>/dev/null || cd /; ", quote(dir)));
+        script.push_str(&format!("cd -- {} 2>/dev/null || cd /; ", shell_quote(dir)));
     }
     let Ids { uid, gid } = request.owner;
     if request.owner == Ids::ROOT {
@@ -56,13 +51,13 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
             "exec setpriv --reuid {uid} --regid {gid} --clear-groups -- \"$@\""
         ));
     }
-    let mut line = format!("exec /bin/sh -c {} sh", quote(&script));
+    let mut line = format!("exec /bin/sh -c {} sh", shell_quote(&script));
     for word in &request.argv {
         if word.contains('\0') {
             return Err(Error::Invalid("an argument contains a zero byte".into()));
         }
         line.push(' ');
-        line.push_str(&quote(word));
+        line.push_str(&shell_quote(word));
     }
     match line.len() > LONGEST {
         true => Err(Error::Invalid(format!(
