@@ -1,8 +1,6 @@
 //! Exit codes: the one place where failures become numbers.
 
-use crate::backend::incus::Failure;
 use crate::base;
-use crate::host;
 use crate::lifecycle;
 use crate::model::{Error, InvalidName};
 
@@ -53,13 +51,6 @@ pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
         }
         if let Some(base::Error::Unknown { .. }) = cause.downcast_ref() {
             return (NOT_FOUND, "not_found");
-        }
-        if let Some(host::Error::Server { source, .. }) = cause.downcast_ref() {
-            return match source {
-                Failure::Unreachable { .. } => (UNREACHABLE, "unreachable"),
-                Failure::Denied { .. } => (UNREACHABLE, "denied"),
-                _ => (FAILURE, "server"),
-            };
         }
         if let Some(error) = cause.downcast_ref::<lifecycle::Error>() {
             return code_of(&error.source);

@@ -1,5 +1,5 @@
-//! Processes that stay: lxcfs and the daemon where no service manager runs
-//! them, and the wait until the daemon answers.
+//! Starts lxcfs and the Incus daemon where no service manager does, and waits
+//! until they are ready.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,53 +12,52 @@ use super::error::Error;
 use super::read_file::{read_or_empty, tail};
 use crate::backend::incus::Client;
 
-/// A daemon with many instances takes its time to look after them.
-const READY: Duration = Duration::from_secs(120);
-const MOUNTED: Duration = Duration::from_secs(15);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// A daemon with many instances checks all of them before it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_LINES: usize = 20;
 
-/// Starts a process in a session of its own. It outlives us.
+/// Starts a process that keeps running when pixels exits. Its output is
+/// appended to `log`.
 fn spawn(command: &CommandLine, log: &Path) -> Result<Child, Error> {
     if let Some(dir) = log.parent() {
-        fs::create_dir_all(dir).map_err(|e| Error::file("cannot make", dir, e))?;
+        fs::create_dir_all(dir).map_err(|e| Error::file("cannot create", dir, e))?;
     }
     let open = || {
         let file = File::options().create(true).append(true).open(log);
         file.map_err(|e| Error::file("cannot open", log, e))
     };
-    let mut prepared = command.prepare();
-    prepared.stdout(open()?).stderr(open()?);
-    prepared.spawn().map_err(|source| Error::Io {
-        doing: format!("cannot run `{command}`"),
-        source,
-    })
+    let mut spawned = command.to_command();
+    spawned.stdout(open()?).stderr(open()?);
+    spawned
+        .spawn()
+        .map_err(|source| Error::io(format!("cannot run `{command}`"), source))
 }
 
-/// Starts lxcfs and waits until its file system is there.
+/// Starts lxcfs and waits until its file system is mounted. Fails with
+/// [`Error::Daemon`] if lxcfs exits or does not mount within 15 s.
 pub async fn start_lxcfs(step: &str, command: &CommandLine, log: &Path) -> Result<(), Error> {
     if let Some(dir) = command.args.last().map(Path::new) {
-        fs::create_dir_all(dir).map_err(|e| Error::file("cannot make", dir, e))?;
+        fs::create_dir_all(dir).map_err(|e| Error::file("cannot create", dir, e))?;
     }
     let mut child = spawn(command, log)?;
-    let until = Instant::now() + MOUNTED;
+    let deadline = Instant::now() + MOUNT_TIMEOUT;
     loop {
         if read_or_empty("/proc/self/mountinfo")?.contains(" - fuse.lxcfs ") {
             return Ok(());
         }
-        still_runs(step, &mut child, log)?;
-        if Instant::now() > until {
-            return Err(Error::Daemon {
-                step: step.to_owned(),
-                reason: format!("no mount after {} s", MOUNTED.as_secs()),
-                output: tail(log, LOG_LINES),
-            });
+        check_running(step, &mut child, log)?;
+        if Instant::now() > deadline {
+            let reason = format!("no mount after {} s", MOUNT_TIMEOUT.as_secs());
+            return Err(daemon_error(step, reason, log));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Starts the daemon and waits until it is ready.
+/// Starts the Incus daemon and waits until it is ready. Fails with
+/// [`Error::Daemon`] if the daemon exits or is not ready within 120 s.
 pub async fn start(
     step: &str,
     client: &Client,
@@ -66,60 +65,68 @@ pub async fn start(
     log: &Path,
 ) -> Result<(), Error> {
     let mut child = spawn(command, log)?;
-    ready(step, client, log, &mut || still_runs(step, &mut child, log)).await
+    let mut check = || check_running(step, &mut child, log);
+    wait_until_ready(step, client, log, &mut check).await
 }
 
-/// Waits for a daemon somebody else has started.
+/// Waits until the running daemon with this process id is ready. Fails like
+/// [`start`].
 pub async fn wait(step: &str, client: &Client, pid: u32) -> Result<(), Error> {
     let process = format!("/proc/{pid}");
-    ready(step, client, Path::new(""), &mut || {
+    let no_log = Path::new("");
+    let mut check = || {
         if Path::new(&process).exists() {
             return Ok(());
         }
-        Err(Error::Daemon {
-            step: step.to_owned(),
-            reason: format!("process {pid} has ended"),
-            output: Vec::new(),
-        })
-    })
-    .await
+        Err(daemon_error(
+            step,
+            format!("process {pid} has exited"),
+            no_log,
+        ))
+    };
+    wait_until_ready(step, client, no_log, &mut check).await
 }
 
-async fn ready(
+async fn wait_until_ready(
     step: &str,
     client: &Client,
     log: &Path,
-    alive: &mut (dyn FnMut() -> Result<(), Error> + Send),
+    check_running: &mut (dyn FnMut() -> Result<(), Error> + Send),
 ) -> Result<(), Error> {
-    let until = Instant::now() + READY;
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
-        let silence = match client.get::<serde_json::Value>("/internal/ready").await {
-            Ok(_) => return Ok(()),
-            Err(failure) => failure,
+        let answer = client.get::<serde_json::Value>("/internal/ready").await;
+        let Err(cause) = answer else {
+            return Ok(());
         };
-        alive()?;
-        if Instant::now() > until {
-            return Err(Error::Daemon {
-                step: step.to_owned(),
-                reason: format!("not ready after {} s: {silence}", READY.as_secs()),
-                output: tail(log, LOG_LINES),
-            });
+        check_running()?;
+        if Instant::now() > deadline {
+            let reason = format!("not ready after {} s: {cause}", READY_TIMEOUT.as_secs());
+            return Err(daemon_error(step, reason, log));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-fn still_runs(step: &str, child: &mut Child, log: &Path) -> Result<(), Error> {
+fn check_running(step: &str, child: &mut Child, log: &Path) -> Result<(), Error> {
     match child.try_wait() {
         Ok(None) => Ok(()),
-        Ok(Some(status)) => Err(Error::Daemon {
-            step: step.to_owned(),
-            reason: format!("it ended at once ({status})"),
-            output: tail(log, LOG_LINES),
-        }),
-        Err(source) => Err(Error::Io {
-            doing: format!("{step}: cannot ask after the process"),
+        Ok(Some(status)) => Err(daemon_error(
+            step,
+            format!("the process exited at once ({status})"),
+            log,
+        )),
+        Err(source) => Err(Error::io(
+            format!("cannot {step}: cannot read the state of the process"),
             source,
-        }),
+        )),
+    }
+}
+
+fn daemon_error(step: &str, reason: String, log: &Path) -> Error {
+    Error::Daemon {
+        step: step.to_owned(),
+        reason,
+        output: tail(log, LOG_LINES),
     }
 }

@@ -1,15 +1,17 @@
-//! What can go wrong while a host is inspected or prepared.
+//! Errors of inspecting and preparing a host.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::backend::incus::Failure;
+use crate::model;
 
+/// `step` and `doing` differ: `step` is a phrase that reads after "cannot",
+/// `doing` is the beginning of a sentence.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A command of a step failed; `output` holds its last lines.
-    #[error("{step}: `{command}` {}", outcome(*.status))]
+    /// A command of a step failed. `output` has its last lines.
+    #[error("cannot {step}: `{command}` {}", exit_text(*.status))]
     Command {
         step: String,
         command: String,
@@ -18,20 +20,20 @@ pub enum Error {
         output: Vec<String>,
     },
 
-    /// The step cannot be done from here.
-    #[error("{step}: {missing}")]
+    /// The step cannot be done on this host or by this user.
+    #[error("cannot {step}: {missing}")]
     Blocked {
         step: String,
         missing: String,
         fix: String,
     },
 
-    /// The step ended well, and is still needed.
-    #[error("{step}: done, but without effect")]
+    /// The step succeeded, but the next inspection still requires it.
+    #[error("cannot {step}: the step succeeded, but its check still fails")]
     Ineffective { step: String },
 
-    /// The daemon was started and ended or kept silent.
-    #[error("{step}: {reason}")]
+    /// The daemon exited after its start, or did not answer in time.
+    #[error("cannot {step}: {reason}")]
     Daemon {
         step: String,
         reason: String,
@@ -40,7 +42,7 @@ pub enum Error {
     },
 
     #[error("{doing}: {source}")]
-    Server { doing: String, source: Failure },
+    Server { doing: String, source: model::Error },
 
     #[error("{doing} {}: {source}", .path.display())]
     File {
@@ -54,6 +56,13 @@ pub enum Error {
 }
 
 impl Error {
+    pub(super) fn server(doing: impl Into<String>, source: impl Into<model::Error>) -> Self {
+        Self::Server {
+            doing: doing.into(),
+            source: source.into(),
+        }
+    }
+
     pub(super) fn file(doing: &'static str, path: &Path, source: io::Error) -> Self {
         Self::File {
             doing,
@@ -62,7 +71,14 @@ impl Error {
         }
     }
 
-    /// The last lines a failed command or daemon has written.
+    pub(super) fn io(doing: impl Into<String>, source: io::Error) -> Self {
+        Self::Io {
+            doing: doing.into(),
+            source,
+        }
+    }
+
+    /// The last lines of output of the failed command or daemon.
     pub fn output(&self) -> &[String] {
         match self {
             Self::Command { output, .. } | Self::Daemon { output, .. } => output,
@@ -70,7 +86,7 @@ impl Error {
         }
     }
 
-    /// What the user can do about it, where that is known.
+    /// What the user can do about the error, if known.
     pub fn fix(&self) -> Option<&str> {
         match self {
             Self::Blocked { fix, .. } => Some(fix),
@@ -79,9 +95,9 @@ impl Error {
     }
 }
 
-fn outcome(status: Option<i32>) -> String {
+fn exit_text(status: Option<i32>) -> String {
     match status {
-        Some(code) => format!("ended with exit code {code}"),
+        Some(code) => format!("exited with code {code}"),
         None => "was killed by a signal".into(),
     }
 }

@@ -1,45 +1,40 @@
-//! Images of our own making: built from the distribution's packages,
-//! imported, and found again where the default image is out of reach.
+//! Fallback images: built from the host distribution's packages, imported into
+//! Incus, and used when the default image cannot be downloaded.
 
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Method};
-use serde::Deserialize;
 use serde_json::json;
+use tokio::fs::File;
+use tokio_util::io::ReaderStream;
 
 use super::command;
 use super::error::Error;
-use super::incus_facts::list;
-use super::multipart::{Form, Part};
+use super::incus_facts::image_aliases;
 use super::plan::Recipe;
-use crate::backend::incus::{Client, Failure};
+use crate::backend::incus::Client;
+use crate::model;
 
-/// What the alias of every image built by `pixels setup` begins with. The
-/// rest names the distribution and release, such as `pixels/debian-12`.
+/// Prefix of the alias of every image built by `pixels setup`. The
+/// distribution and release follow, as in `pixels/debian-12`.
 pub const FALLBACK_IMAGE_PREFIX: &str = "pixels/";
 
 const SCRIPT: &str = include_str!("scripts/build-image.sh");
-const IMPORT: Duration = Duration::from_secs(600);
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(600);
+const UPLOAD_CHUNK: usize = 128 * 1024;
 
-#[derive(Debug, Deserialize)]
-struct Alias {
-    name: String,
+/// The alias of the image that replaces an unavailable default image: the
+/// newest one built by `pixels setup`. `None` if the server has none.
+///
+/// Sends one request.
+pub async fn fallback_image(client: &Client) -> model::Result<Option<String>> {
+    let aliases = image_aliases(client).await?;
+    Ok(fallback_among(aliases.iter().map(String::as_str)))
 }
 
-/// The image built by `pixels setup` that stands in for the default one when
-/// that is neither on the server nor within its reach; `None` when there is
-/// none. One request.
-pub async fn fallback_image(client: &Client) -> Result<Option<String>, Failure> {
-    let aliases: Vec<Alias> = list(client, "/1.0/images/aliases?recursion=1").await?;
-    Ok(fallback_among(
-        aliases.iter().map(|alias| alias.name.as_str()),
-    ))
-}
-
-/// The same choice among known aliases: the newest release, where there are
-/// several.
+/// The same choice among known aliases. Of several releases, takes the newest.
 pub fn fallback_among<'a>(aliases: impl Iterator<Item = &'a str>) -> Option<String> {
     aliases
         .filter(|alias| alias.starts_with(FALLBACK_IMAGE_PREFIX))
@@ -54,32 +49,18 @@ pub async fn build(
     work_dir: &Path,
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<(), Error> {
-    let step = format!("building the image {}", recipe.alias);
+    let step = format!("build image {:?}", recipe.alias);
     let out = tempfile::Builder::new()
         .prefix("pixels-image-parts.")
         .tempdir_in(work_dir)
-        .map_err(|e| Error::file("cannot make a directory in", work_dir, e))?;
+        .map_err(|e| Error::file("cannot create a directory in", work_dir, e))?;
     let write = |name: &str, text: &str| {
         let path = out.path().join(name);
         std::fs::write(&path, text).map_err(|e| Error::file("cannot write", &path, e))
     };
     write("build-image.sh", SCRIPT)?;
     write("image.sources", &recipe.sources)?;
-    let command = recipe.command(work_dir, out.path());
-    let outcome = command::run(&command, on_line)
-        .await
-        .map_err(|source| Error::Io {
-            doing: format!("cannot run `{command}`"),
-            source,
-        })?;
-    if !outcome.status.success() {
-        return Err(Error::Command {
-            step,
-            command: command.to_string(),
-            status: outcome.status.code(),
-            output: outcome.tail,
-        });
-    }
+    command::run_checked(&step, &recipe.command(work_dir, out.path()), on_line).await?;
     on_line(&format!("importing as {}", recipe.alias));
     import(
         client,
@@ -88,80 +69,71 @@ pub async fn build(
         &recipe.alias,
     )
     .await
-    .map_err(|source| Error::Server {
-        doing: format!("importing the image {}", recipe.alias),
-        source,
-    })?;
+    .map_err(|error| Error::server(format!("cannot import image {:?}", recipe.alias), error))?;
     Ok(())
 }
 
-/// Imports a split container image under an alias and returns its
-/// fingerprint. Where the alias cannot be had, no image stays behind.
+/// Imports a split container image under `alias` and returns the image's
+/// fingerprint. If the alias is in use, deletes the imported image again.
 pub async fn import(
     client: &Client,
     metadata: &Path,
     rootfs: &Path,
     alias: &str,
-) -> Result<String, Failure> {
-    let form = Form::new(
-        &boundary()?,
-        &[
-            Part {
-                name: "metadata",
-                filename: "metadata.tar.xz",
-                path: metadata,
-            },
-            Part {
-                name: "rootfs",
-                filename: "rootfs.squashfs",
-                path: rootfs,
-            },
-        ],
-    );
+) -> model::Result<String> {
+    let form = Form::new()
+        .part("metadata", file_part(metadata, "metadata.tar.xz").await?)
+        .part("rootfs", file_part(rootfs, "rootfs.squashfs").await?);
     let mut headers = vec![
-        ("Content-Type", form.content_type()),
         ("X-Incus-public", "0".into()),
         ("X-Incus-filename", "rootfs.squashfs".into()),
     ];
-    let at_once = client.server().await?.has("image_import_alias");
-    if at_once {
+    let alias_in_request = client.server().await?.has("image_import_alias");
+    if alias_in_request {
         let value: String = url::form_urlencoded::byte_serialize(alias.as_bytes()).collect();
         headers.push(("X-Incus-aliases", format!("alias={value}")));
     }
-    let body = Body::wrap_stream(form.stream());
-    let running = client.start_upload("/1.0/images", &headers, body).await?;
-    let operation = running.wait("importing an image", IMPORT).await?;
+    let running = client.start_upload("/1.0/images", &headers, form).await?;
+    let operation = running.wait("importing an image", IMPORT_TIMEOUT).await?;
     let fingerprint = operation.metadata["fingerprint"]
         .as_str()
-        .ok_or_else(|| Failure::Protocol("an imported image has no fingerprint".into()))?
+        .ok_or_else(|| model::Error::Protocol("an imported image without a fingerprint".into()))?
         .to_owned();
-    if at_once {
+    if alias_in_request {
         return Ok(fingerprint);
     }
-    let named = json!({ "name": alias, "target": fingerprint, "type": "container" });
+    let body = json!({ "name": alias, "target": fingerprint, "type": "container" });
     if let Err(error) = client
-        .send(Method::POST, "/1.0/images/aliases", &named)
+        .send(Method::POST, "/1.0/images/aliases", &body)
         .await
     {
-        remove(client, &fingerprint).await?;
-        return Err(error);
+        delete(client, &fingerprint).await?;
+        return Err(error.into());
     }
     Ok(fingerprint)
 }
 
-/// Deletes an image with its aliases.
-pub async fn remove(client: &Client, fingerprint: &str) -> Result<(), Failure> {
-    let path = format!("/1.0/images/{fingerprint}");
-    let running = client.start(Method::DELETE, &path, &json!({})).await?;
-    running.wait("deleting an image", IMPORT).await.map(drop)
+/// A part that streams the file at `path`. With the length of every part known,
+/// the request has a content length and is not sent chunked.
+async fn file_part(path: &Path, file_name: &'static str) -> model::Result<Part> {
+    let opened = async {
+        let file = File::open(path).await?;
+        let length = file.metadata().await?.len();
+        Ok((file, length))
+    };
+    let (file, length) = opened
+        .await
+        .map_err(|e| model::Error::io(format!("cannot read {}", path.display()), e))?;
+    let body = Body::wrap_stream(ReaderStream::with_capacity(file, UPLOAD_CHUNK));
+    Ok(Part::stream_with_length(body, length).file_name(file_name))
 }
 
-/// Random, so that no file can hold it.
-fn boundary() -> Result<String, Failure> {
-    let mut bytes = [0u8; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-        .map_err(|_| Failure::Setup(io::Error::other("no random numbers").to_string()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+/// Deletes an image and its aliases.
+async fn delete(client: &Client, fingerprint: &str) -> model::Result<()> {
+    let path = format!("/1.0/images/{fingerprint}");
+    let running = client.start(Method::DELETE, &path, &json!({})).await?;
+    running.wait("deleting an image", IMPORT_TIMEOUT).await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -169,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_of_ours_stands_in() {
+    fn fallback_among_several_is_the_newest_built_image() {
         let all = [
             "lab",
             "pixels/debian-12",
@@ -183,26 +155,9 @@ mod tests {
         assert_eq!(fallback_among(["lab"].into_iter()), None);
     }
 
-    #[test]
-    fn the_script_passes_shellcheck() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/src/host/scripts/build-image.sh"
-        );
-        match std::process::Command::new("shellcheck").arg(path).output() {
-            Ok(done) => assert!(
-                done.status.success(),
-                "{}",
-                String::from_utf8_lossy(&done.stdout)
-            ),
-            // Absent on some machines; the script is then only parsed.
-            Err(_) => {
-                let parsed = std::process::Command::new("sh")
-                    .arg("-n")
-                    .arg(path)
-                    .status();
-                assert!(parsed.unwrap().success());
-            }
-        }
+    #[tokio::test]
+    async fn file_part_of_missing_file_is_an_error() {
+        let part = file_part(Path::new("/nonexistent/a"), "a").await;
+        assert!(matches!(part, Err(model::Error::Io { .. })), "{part:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Whether an image server answers, asked over HTTPS as Incus would ask it.
+//! Checks whether the simplestreams image server can be reached over HTTPS.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -12,82 +12,84 @@ use super::error::Error;
 use super::facts::Reachability;
 use crate::backend::incus::whole;
 
-/// A server that takes longer is of no use to a waiting user.
-const LIMIT: Duration = Duration::from_secs(4);
+/// A user waits for the check, so it must be short.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Of an index; the largest of the public servers' is a tenth of a MiB.
-const INDEX: usize = 16 * 1024 * 1024;
+/// Size limit of an index. The largest one of a public server has 0.1 MiB.
+const INDEX_LIMIT: usize = 16 * 1024 * 1024;
 
-/// Asks for the server's index. Only a real index counts: a proxy's error
-/// page does not.
-pub async fn image_server(url: &str) -> Result<Reachability, Error> {
+/// Downloads the index of the image server at `url`. Any other answer, such as
+/// the error page of a proxy, is [`Reachability::Unreachable`]. Waits at most
+/// 4 s. Fails only if no HTTPS client can be created.
+pub async fn check_reachable(url: &str) -> Result<Reachability, Error> {
     let index = format!("{}/streams/v1/index.json", url.trim_end_matches('/'));
     let http = client()?;
-    let answer = match http.get(&index).timeout(LIMIT).send().await {
-        Ok(answer) => answer,
+    let response = match http.get(&index).timeout(TIMEOUT).send().await {
+        Ok(response) => response,
         Err(error) => return Ok(Reachability::Unreachable(describe(&error))),
     };
-    let clock_ahead = answer
+    let clock_ahead = response
         .headers()
         .get(reqwest::header::DATE)
         .and_then(|date| date.to_str().ok())
         .and_then(clock_ahead);
-    let status = answer.status();
+    let status = response.status();
     if !status.is_success() {
-        return Ok(Reachability::Unreachable(format!("it answers {status}")));
+        return Ok(Reachability::Unreachable(format!("HTTP status {status}")));
     }
-    let body = match whole(answer, INDEX).await {
+    let body = match whole(response, INDEX_LIMIT).await {
         Ok(Some(body)) => body,
         Ok(None) => {
-            let limit = INDEX >> 20;
-            let reason = format!("its answer to {index} is larger than {limit} MiB");
+            let limit = INDEX_LIMIT >> 20;
+            let reason = format!("{index} is larger than {limit} MiB");
             return Ok(Reachability::Unreachable(reason));
         }
         Err(error) => return Ok(Reachability::Unreachable(describe(&error))),
     };
     match serde_json::from_slice::<serde_json::Value>(&body) {
         Ok(json) if json["index"].is_object() => Ok(Reachability::Reachable { clock_ahead }),
-        _ => Ok(Reachability::Unreachable(
-            "its answer is no image index".into(),
-        )),
+        _ => Ok(Reachability::Unreachable(format!(
+            "{index} is not an image index"
+        ))),
     }
 }
 
 fn client() -> Result<reqwest::Client, Error> {
-    let setup = |text: String| Error::Io {
-        doing: "cannot prepare HTTPS".into(),
-        source: std::io::Error::other(text),
+    let failed = |text: String| {
+        let source = std::io::Error::other(text);
+        Error::io("cannot create an HTTPS client", source)
     };
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|e| setup(e.to_string()))?
+        .map_err(|e| failed(e.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .build()
-        .map_err(|e| setup(e.to_string()))
+        .map_err(|e| failed(e.to_string()))
 }
 
-/// How far this machine's clock is ahead of an HTTP date, in seconds.
+/// This machine's clock minus an HTTP date, in seconds. `None` if the date is
+/// malformed.
 fn clock_ahead(date: &str) -> Option<i64> {
-    // HTTP writes "GMT" where RFC 2822 has an offset.
-    let theirs = OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822).ok()?;
-    Some((OffsetDateTime::now_utc() - theirs).whole_seconds())
+    // HTTP has "GMT" where RFC 2822 has an offset.
+    let server_time = OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822).ok()?;
+    Some((OffsetDateTime::now_utc() - server_time).whole_seconds())
 }
 
 fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return format!("no answer within {} s", LIMIT.as_secs());
+        return format!("no answer within {} s", TIMEOUT.as_secs());
     }
-    let mut deepest: &dyn StdError = error;
-    while let Some(inner) = deepest.source() {
-        deepest = inner;
+    let mut root_cause: &dyn StdError = error;
+    while let Some(inner) = root_cause.source() {
+        root_cause = inner;
     }
-    deepest.to_string()
+    root_cause.to_string()
 }
 
 #[cfg(test)]
@@ -95,35 +97,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn http_dates_are_understood() {
+    fn clock_ahead_parses_http_dates() {
         let ahead = clock_ahead("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         assert!(ahead > 900_000_000, "{ahead}");
         assert_eq!(clock_ahead("yesterday"), None);
     }
 
     #[tokio::test]
-    async fn an_index_has_a_bound() {
+    async fn oversized_index_is_unreachable() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", server.local_addr().unwrap());
         let serving = tokio::spawn(async move {
             let (mut stream, _) = server.accept().await.unwrap();
             stream.read_buf(&mut Vec::new()).await.unwrap();
-            let told = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", INDEX + 1);
-            stream.write_all(told.as_bytes()).await.unwrap();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+                INDEX_LIMIT + 1
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
             stream
         });
-        let reach = image_server(&url).await.unwrap();
-        let Reachability::Unreachable(reason) = reach else {
-            panic!("{reach:?}");
+        let reachability = check_reachable(&url).await.unwrap();
+        let Reachability::Unreachable(reason) = reachability else {
+            panic!("{reachability:?}");
         };
         assert!(reason.ends_with("is larger than 16 MiB"), "{reason}");
         drop(serving);
     }
 
     #[tokio::test]
-    async fn nobody_listening_is_unreachable_and_no_error() {
-        let reach = image_server("https://127.0.0.1:1").await.unwrap();
-        assert!(matches!(reach, Reachability::Unreachable(_)), "{reach:?}");
+    async fn refused_connection_is_unreachable() {
+        let reachability = check_reachable("https://127.0.0.1:1").await.unwrap();
+        assert!(
+            matches!(reachability, Reachability::Unreachable(_)),
+            "{reachability:?}"
+        );
     }
 }

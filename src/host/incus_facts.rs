@@ -1,12 +1,14 @@
-//! Facts the daemon tells, in a handful of requests.
+//! Reads the facts about an Incus server from its API.
 
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
 use super::facts::{Network, Pool, ServerFacts, ServerState};
-use super::subnet::Subnet;
-use crate::backend::incus::{Client, Failure};
+use super::subnet;
+use crate::backend::incus::Client;
+use crate::model;
 
 #[derive(Debug, Deserialize)]
 struct Server {
@@ -35,12 +37,7 @@ struct Driver {
 }
 
 #[derive(Debug, Deserialize)]
-struct Alias {
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct State {
+struct NetworkState {
     #[serde(default)]
     addresses: Option<Vec<Address>>,
 }
@@ -52,24 +49,21 @@ struct Address {
     netmask: String,
 }
 
-/// Asks the daemon. That nobody answers, or that it refuses us, are facts
-/// too; any other failure is an error. `remote`: also ask which addresses its
-/// machine has.
-pub async fn probe(client: &Client, remote: bool) -> Result<ServerState, Error> {
-    let server: Server = match client.get("/1.0").await {
+/// Reads the facts about the server. A server that does not answer or denies
+/// access is a result, not an error. With `remote`, also reads the networks of
+/// the server's interfaces: one request per network.
+pub async fn read(client: &Client, remote: bool) -> Result<ServerState, Error> {
+    let server = client.get::<Server>("/1.0").await;
+    let server = match server.map_err(model::Error::from) {
         Ok(server) => server,
-        Err(Failure::Denied { reason, .. }) => return Ok(ServerState::Denied(reason)),
-        Err(Failure::Api {
-            code: 401 | 403,
-            message,
-        }) => return Ok(ServerState::Denied(message)),
+        Err(model::Error::Denied { reason, .. }) => return Ok(ServerState::Denied(reason)),
         Err(
-            silent @ (Failure::Unreachable { .. }
-            | Failure::TimedOut { .. }
-            // What a daemon that is still starting says.
-            | Failure::Api { code: 503, .. }),
-        ) => return Ok(ServerState::Silent(silent.to_string())),
-        Err(source) => return Err(failed("asking Incus about itself", source)),
+            error @ (model::Error::Unreachable { .. }
+            | model::Error::TimedOut { .. }
+            // The daemon is still starting.
+            | model::Error::Server { code: 503, .. }),
+        ) => return Ok(ServerState::Unreachable(error.to_string())),
+        Err(error) => return Err(Error::server("cannot read the Incus server's state", error)),
     };
     if server.auth != "trusted" {
         return Ok(ServerState::Denied(
@@ -77,23 +71,30 @@ pub async fn probe(client: &Client, remote: bool) -> Result<ServerState, Error> 
         ));
     }
     match details(client, server, remote).await {
-        Ok(facts) => Ok(ServerState::Answers(Box::new(facts))),
-        Err(source) => Err(failed("asking Incus what it has", source)),
+        Ok(facts) => Ok(ServerState::Ready(Box::new(facts))),
+        Err(error) => Err(Error::server(
+            "cannot list the Incus server's resources",
+            error,
+        )),
     }
 }
 
-async fn details(client: &Client, server: Server, remote: bool) -> Result<ServerFacts, Failure> {
+async fn details(client: &Client, server: Server, remote: bool) -> model::Result<ServerFacts> {
     let pools: Vec<Pool> = list(client, "/1.0/storage-pools?recursion=1").await?;
     let networks: Vec<Network> = list(client, "/1.0/networks?recursion=1").await?;
-    let aliases: Vec<Alias> = list(client, "/1.0/images/aliases?recursion=1").await?;
+    let aliases = image_aliases(client).await?;
     let mut addresses = Vec::new();
     if remote {
         for network in &networks {
             let path = format!("/1.0/networks/{}/state", network.name);
-            match client.get::<State>(&path).await {
-                Ok(state) => addresses.extend(subnets(state)),
+            match client
+                .get::<NetworkState>(&path)
+                .await
+                .map_err(model::Error::from)
+            {
+                Ok(state) => addresses.extend(ipv4_networks(state)),
                 // Networks without an interface have no state.
-                Err(Failure::Api { .. }) => {}
+                Err(model::Error::Server { .. } | model::Error::Denied { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -111,27 +112,30 @@ async fn details(client: &Client, server: Server, remote: bool) -> Result<Server
         pools,
         networks,
         addresses,
-        aliases: aliases.into_iter().map(|alias| alias.name).collect(),
+        aliases,
     })
 }
 
-/// A list, which a daemon that has none of the kind writes as `null`.
-pub async fn list<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Vec<T>, Failure> {
+/// The aliases of all images on the server. Sends one request.
+pub async fn image_aliases(client: &Client) -> model::Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Alias {
+        name: String,
+    }
+    let aliases: Vec<Alias> = list(client, "/1.0/images/aliases?recursion=1").await?;
+    Ok(aliases.into_iter().map(|alias| alias.name).collect())
+}
+
+/// A list. The daemon sends an empty one as `null`.
+async fn list<T: DeserializeOwned>(client: &Client, path: &str) -> model::Result<Vec<T>> {
     let list: Option<Vec<T>> = client.get(path).await?;
     Ok(list.unwrap_or_default())
 }
 
-fn subnets(state: State) -> Vec<Subnet> {
+fn ipv4_networks(state: NetworkState) -> Vec<Ipv4Net> {
     let all = state.addresses.unwrap_or_default();
     all.iter()
         .filter(|address| address.family == "inet")
-        .filter_map(|a| format!("{}/{}", a.address, a.netmask).parse().ok())
+        .filter_map(|a| subnet::parse(&format!("{}/{}", a.address, a.netmask)))
         .collect()
-}
-
-fn failed(doing: &str, source: Failure) -> Error {
-    Error::Server {
-        doing: doing.into(),
-        source,
-    }
 }

@@ -1,9 +1,9 @@
-//! Preparing a host: what `pixels setup` does and `pixels doctor` checks.
+//! Prepares a host (`pixels setup`) and checks it (`pixels doctor`).
 //!
-//! [`inspect`] gathers facts, [`plan`] decides from them alone, [`setup`]
-//! carries the plan out one step at a time and looks again after each. It
-//! knows the Incus API and the machine it runs on, and nothing of pixels
-//! (instances), egress or the command line. What exists is left as it is.
+//! [`inspect`] gathers facts, [`plan`] decides from the facts alone, and
+//! [`setup`] does one step of the plan at a time and inspects the host again
+//! after each. Setup changes nothing that exists. This part knows the Incus API
+//! and the local machine, but not instances, egress or the command line.
 
 mod apt_sources;
 mod command;
@@ -14,7 +14,6 @@ pub mod facts;
 mod image;
 mod image_server;
 mod incus_facts;
-mod multipart;
 mod packages;
 pub mod plan;
 mod probe;
@@ -38,35 +37,35 @@ pub use facts::HostFacts;
 pub use image::{FALLBACK_IMAGE_PREFIX, fallback_among, fallback_image, import};
 pub use plan::{Action, Plan, Step, StepId, plan};
 pub use setup::{Event, Report, inspect, setup};
-pub use subnet::Subnet;
 
-/// Where Incus keeps its state and its socket unless told otherwise.
+/// The default directory of Incus for its state and its socket.
 pub const INCUS_DIR: &str = "/var/lib/incus";
 
-/// What is to be prepared or checked, and what the user's settings ask for.
+/// The server to prepare or check, and the settings that apply.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub endpoint: Endpoint,
-    /// The Incus project; `None` is the server's default one.
+    /// The Incus project. `None`: the server's default project.
     pub project: Option<String>,
-    /// The pool the settings name. `None`: any will do.
+    /// The storage pool of the settings. `None`: any pool.
     pub pool: Option<String>,
-    /// The network the settings name. `None`: any managed bridge will do.
+    /// The network of the settings. `None`: any managed bridge.
     pub network: Option<String>,
-    /// `defaults.image`, an alias.
+    /// The image alias in `defaults.image`.
     pub image: String,
-    /// Nobody has set `defaults.image`, so another image may stand in for it.
+    /// `defaults.image` is not set, so a fallback image may be used instead.
     pub image_is_default: bool,
-    /// The simplestreams server images are downloaded from.
+    /// URL of the simplestreams server for image downloads.
     pub image_server: String,
-    /// Install the `incus` command too; pixels itself does not use it.
+    /// Install the `incus` command too. pixels does not need it.
     pub with_client: bool,
-    /// Where an image is built; needs about 1 GiB for a minute.
+    /// Directory for image builds. A build needs about 1 GiB for a minute.
     pub work_dir: PathBuf,
 }
 
 impl Options {
-    /// For the daemon at `endpoint`, with `image` as left at its default.
+    /// Options for the daemon at `endpoint`, with `image` as the default image
+    /// and all other settings unset.
     pub fn new(
         endpoint: Endpoint,
         image: impl Into<String>,
@@ -85,7 +84,7 @@ impl Options {
         }
     }
 
-    /// The state directory of the local daemon; `None` for a remote one.
+    /// The state directory of the local daemon. `None` for a remote daemon.
     pub fn incus_dir(&self) -> Option<&Path> {
         match &self.endpoint {
             Endpoint::Unix(socket) => Some(socket.parent().unwrap_or(Path::new(INCUS_DIR))),
@@ -94,9 +93,7 @@ impl Options {
     }
 
     fn client(&self) -> Result<Client, Error> {
-        Client::new(&self.endpoint, self.project.clone()).map_err(|source| Error::Server {
-            doing: "reading the connection's settings".into(),
-            source,
-        })
+        Client::new(&self.endpoint, self.project.clone())
+            .map_err(|error| Error::server("cannot use the connection settings", error))
     }
 }

@@ -1,20 +1,23 @@
-//! Facts about this machine, read from its files. Reads only.
+//! Reads the facts about this machine from its files and tools.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
+
 use super::INCUS_DIR;
 use super::apt_sources::{self, Source};
 use super::command::{self, CommandLine};
 use super::error::Error;
-use super::facts::{INOTIFY, LocalFacts, OsRelease};
+use super::facts::{INOTIFY_FILE, LocalFacts, OsRelease};
 use super::packages;
 use super::read_file::{read, read_or_empty};
 use super::subid;
-use super::subnet::{self, Subnet};
+use super::subnet;
 
-/// Looks at this machine, whose daemon keeps its state in `incus_dir`.
+/// Reads the facts about this machine and its daemon with the state directory
+/// `incus_dir`. Changes nothing.
 pub async fn local(incus_dir: &Path) -> Result<LocalFacts, Error> {
     let incusd = packages::find("incusd");
     let packages = packages::present(packages::find);
@@ -40,7 +43,7 @@ pub async fn local(incus_dir: &Path) -> Result<LocalFacts, Error> {
         apt,
         unfinished: packages::unfinished(&read_or_empty("/var/lib/dpkg/status")?),
         sources: apt_sources()?,
-        apt_has_incus: apt && incusd.is_none() && apt_candidate().await?,
+        apt_has_incus: apt && incusd.is_none() && apt_has_incus().await?,
         incusd,
         packages,
         daemon_pid: daemon_pid(incus_dir)?,
@@ -50,16 +53,16 @@ pub async fn local(incus_dir: &Path) -> Result<LocalFacts, Error> {
             .any(|line| line.starts_with("incus-admin:")),
         fuse: Path::new("/dev/fuse").exists(),
         lxcfs_mounted: mounts.contains(" - fuse.lxcfs "),
-        inotify: changeable(INOTIFY)?,
+        inotify: writable_number(INOTIFY_FILE)?,
         subuid: read_or_empty("/etc/subuid")?,
         subgid: read_or_empty("/etc/subgid")?,
         id_limit: subid::limit(&read_or_empty("/proc/self/uid_map")?),
-        btrfs: btrfs(&release)?,
+        btrfs: supports_btrfs(&release)?,
         free_disk: free_disk(incus_dir)?,
         routes,
         interfaces: entries("/sys/class/net")?
             .iter()
-            .filter_map(|path| name(path))
+            .filter_map(|path| file_name(path))
             .collect(),
         seed: seed()?,
     })
@@ -73,7 +76,8 @@ fn os_release() -> Result<OsRelease, Error> {
     Ok(OsRelease::parse(&text))
 }
 
-/// `/run/systemd/system` may be a leftover in an image; process 1 decides.
+/// Whether process 1 is systemd. `/run/systemd/system` alone proves nothing: an
+/// image may have it.
 fn init_is_systemd() -> Result<bool, Error> {
     Ok(read_or_empty("/proc/1/comm")?.trim() == "systemd")
 }
@@ -102,8 +106,8 @@ fn apt_sources() -> Result<Vec<Source>, Error> {
     Ok(all)
 }
 
-/// Whether apt's present lists hold an installable Incus.
-async fn apt_candidate() -> Result<bool, Error> {
+/// Whether the current package lists of apt have an installable Incus.
+async fn apt_has_incus() -> Result<bool, Error> {
     let lines = output(&CommandLine::new("apt-cache", ["policy", packages::INCUS])).await?;
     Ok(lines
         .iter()
@@ -111,8 +115,8 @@ async fn apt_candidate() -> Result<bool, Error> {
         .any(|version| version.trim() != "(none)"))
 }
 
-async fn routes() -> Result<Vec<Subnet>, Error> {
-    // All tables, where the tool is there: VPNs keep their routes in their own.
+async fn routes() -> Result<Vec<Ipv4Net>, Error> {
+    // VPNs have routing tables of their own, which only `ip` lists.
     if packages::find("ip").is_some() {
         let args = ["-j", "-4", "route", "show", "table", "all"];
         let lines = output(&CommandLine::new("ip", args)).await?;
@@ -125,23 +129,18 @@ async fn routes() -> Result<Vec<Subnet>, Error> {
 
 async fn output(line: &CommandLine) -> Result<Vec<String>, Error> {
     let mut lines = Vec::new();
-    command::run(line, &mut |text| lines.push(text.to_owned()))
-        .await
-        .map_err(|source| Error::Io {
-            doing: format!("cannot run `{line}`"),
-            source,
-        })?;
+    command::run(line, &mut |text| lines.push(text.to_owned())).await?;
     Ok(lines)
 }
 
-/// The process of a daemon for this directory. Its helpers carry the same
-/// name and a subcommand.
+/// The process id of the daemon with this state directory. Helper processes of
+/// the daemon have the same name and a subcommand.
 fn daemon_pid(incus_dir: &Path) -> Result<Option<u32>, Error> {
     for path in entries("/proc")? {
-        let Some(pid) = name(&path).and_then(|name| name.parse().ok()) else {
+        let Some(pid) = file_name(&path).and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // Processes end while they are looked at, and some are not ours to see.
+        // The process may have exited, or belong to another user.
         let Ok(comm) = fs::read_to_string(path.join("comm")) else {
             continue;
         };
@@ -150,7 +149,7 @@ fn daemon_pid(incus_dir: &Path) -> Result<Option<u32>, Error> {
         }
         let arguments = fs::read(path.join("cmdline")).unwrap_or_default();
         let environment = fs::read(path.join("environ")).unwrap_or_default();
-        if is_daemon(&arguments) && dir_of(&environment) == incus_dir {
+        if is_daemon(&arguments) && state_dir(&environment) == incus_dir {
             return Ok(Some(pid));
         }
     }
@@ -164,7 +163,8 @@ fn is_daemon(cmdline: &[u8]) -> bool {
         .is_some_and(|first| first.is_empty() || first.starts_with(b"-"))
 }
 
-fn dir_of(environ: &[u8]) -> PathBuf {
+/// The state directory of a daemon with this `/proc/PID/environ`.
+fn state_dir(environ: &[u8]) -> PathBuf {
     let text = environ
         .split(|byte| *byte == 0)
         .find_map(|entry| entry.strip_prefix(b"INCUS_DIR="));
@@ -174,32 +174,39 @@ fn dir_of(environ: &[u8]) -> PathBuf {
     }
 }
 
-/// The kernel has btrfs, or can load it, and has loop devices.
-fn btrfs(release: &str) -> Result<bool, Error> {
-    let known = read_or_empty("/proc/filesystems")?
+/// Whether the kernel has btrfs, built in or as a module, and loop devices.
+fn supports_btrfs(release: &str) -> Result<bool, Error> {
+    let loaded = read_or_empty("/proc/filesystems")?
         .lines()
         .any(|line| line.trim() == "btrfs");
     let modules = Path::new("/lib/modules").join(release);
     let loadable = || -> Result<bool, Error> {
         Ok(read_or_empty(modules.join("modules.dep"))?.contains("/btrfs.ko"))
     };
-    Ok((known || loadable()?) && Path::new("/dev/loop-control").exists())
+    Ok((loaded || loadable()?) && Path::new("/dev/loop-control").exists())
 }
 
-/// Bytes free in the nearest directory that exists.
+/// Free bytes on the file system of `path`, or of its nearest existing parent.
 pub fn free_disk(path: &Path) -> Result<u64, Error> {
-    let mut at = path;
+    let mut dir = path;
     loop {
-        match rustix::fs::statvfs(at) {
+        match rustix::fs::statvfs(dir) {
             Ok(stat) => return Ok(stat.f_bavail.saturating_mul(stat.f_frsize)),
-            Err(rustix::io::Errno::NOENT) if at.parent().is_some() => {
-                at = at.parent().unwrap_or(Path::new("/"));
+            Err(rustix::io::Errno::NOENT) if dir.parent().is_some() => {
+                dir = dir.parent().unwrap_or(Path::new("/"));
             }
-            Err(error) => return Err(Error::file("cannot look at", at, error.into())),
+            Err(error) => {
+                return Err(Error::file(
+                    "cannot read the free space of",
+                    dir,
+                    error.into(),
+                ));
+            }
         }
     }
 }
 
+/// A hash of the machine id, or of the host name if there is no machine id.
 fn seed() -> Result<u64, Error> {
     let id = match read("/etc/machine-id")? {
         Some(id) if !id.trim().is_empty() => id,
@@ -211,7 +218,7 @@ fn seed() -> Result<u64, Error> {
     Ok(u64::from(u32::from_le_bytes(first)))
 }
 
-/// The paths in a directory; none when there is no such directory.
+/// The paths in a directory. Empty if the directory does not exist.
 fn entries(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, Error> {
     let dir = dir.as_ref();
     let failed = |e: io::Error| Error::file("cannot read", dir, e);
@@ -224,13 +231,13 @@ fn entries(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-fn name(path: &Path) -> Option<String> {
+fn file_name(path: &Path) -> Option<String> {
     path.file_name()
         .map(|name| name.to_string_lossy().into_owned())
 }
 
-/// The kernel's setting as a number; `None` where it cannot be written.
-fn changeable(path: &str) -> Result<Option<u64>, Error> {
+/// The number in a kernel setting's file. `None` if the file is not writable.
+fn writable_number(path: &str) -> Result<Option<u64>, Error> {
     use rustix::fs::{Access, access};
     let value = read_or_empty(path)?.trim().parse().ok();
     Ok(value.filter(|_| access(path, Access::WRITE_OK).is_ok()))
@@ -241,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_is_told_from_its_helpers() {
+    fn is_daemon_excludes_helper_processes() {
         assert!(is_daemon(
             b"/usr/libexec/incus/incusd\0--group\0incus-admin\0"
         ));
@@ -249,20 +256,20 @@ mod tests {
         assert!(!is_daemon(b"/usr/libexec/incus/incusd\0forkproxy\0--\0"));
         assert!(!is_daemon(b"incusd\0waitready\0--timeout=60\0"));
         assert_eq!(
-            dir_of(b"HOME=/root\0INCUS_DIR=/srv/i\0"),
+            state_dir(b"HOME=/root\0INCUS_DIR=/srv/i\0"),
             Path::new("/srv/i")
         );
-        assert_eq!(dir_of(b"HOME=/root\0"), Path::new(INCUS_DIR));
+        assert_eq!(state_dir(b"HOME=/root\0"), Path::new(INCUS_DIR));
     }
 
     #[test]
-    fn free_space_is_that_of_the_nearest_directory() {
+    fn free_disk_of_missing_path_is_that_of_its_parent() {
         let root = free_disk(Path::new("/nonexistent/a/b")).unwrap();
         assert!(root > 0);
     }
 
     #[tokio::test]
-    async fn this_machine_can_be_looked_at() {
+    async fn local_reads_this_machine() {
         let facts = local(Path::new("/nonexistent/incus")).await.unwrap();
         assert_eq!(facts.daemon_pid, None);
         assert!(!facts.machine.is_empty());

@@ -1,4 +1,4 @@
-//! Carries a plan out: the first step, a new look at the host, the next.
+//! Does a plan step by step, and inspects the host after each step.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -14,63 +14,63 @@ use super::daemon;
 use super::error::Error;
 use super::facts::{HostFacts, Reachability, ServerState};
 use super::image;
-use super::plan::{Action, ImageState, Plan, Step, StepId, asks_image_server, image_state, plan};
+use super::plan::{Action, ImageState, Plan, Step, StepId, image_state, needs_image_server, plan};
 use super::read_file::read_or_empty;
 use super::{Options, image_server, incus_facts, probe};
 use crate::backend::incus::Client;
 use crate::file_lock::{self, FileLock, LockMode};
 
-/// What happens while a host is prepared.
+/// Progress of [`setup`].
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// Another `pixels setup` holds this lock; we wait for it.
+    /// Waiting for the lock at this path, which another `pixels setup` holds.
     Waiting(PathBuf),
-    /// What is going to be done, once, at the beginning. What a step finds
-    /// may still change those behind it.
+    /// The whole plan, sent once at the beginning. The result of a step may
+    /// change later steps.
     Planned(Plan),
     Started(Box<Step>),
-    /// A line a step's command has written.
+    /// A line of output of a step's command.
     Output(String),
     Finished {
         id: StepId,
         took: Duration,
     },
-    /// Something the user should know; each is told once.
+    /// A limitation of the host. Each is sent once.
     Warning(String),
 }
 
-/// What has been done. Empty `done`: nothing had to be.
+/// The steps that were done. None if the host was ready.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub done: Vec<Step>,
     pub warnings: Vec<String>,
-    /// Where the image of a new pixel comes from now.
+    /// Where the image of a new pixel comes from.
     pub image: ImageState,
 }
 
-/// Gathers everything [`plan`] decides from. Changes nothing.
+/// Gathers the facts for [`plan`]. Changes nothing.
 pub async fn inspect(options: &Options) -> Result<HostFacts, Error> {
-    Inspector::new(options)?.look().await
+    Inspector::new(options)?.inspect().await
 }
 
-/// Prepares the host step by step. Two at once: the second waits, and finds
-/// nothing left to do.
+/// Prepares the host step by step. Of two concurrent calls, the second waits
+/// for the first.
 ///
-/// Dropping the future stops a step that is under way, except an installation
-/// of packages, which runs on to its end by itself. What was done stays, and
-/// the next call goes on from there. A step that cannot be done from here is
-/// [`Error::Blocked`], after those before it were done.
+/// Dropping the future stops the current step, except a package installation,
+/// which continues in the background. Completed steps are kept, and the next
+/// call continues after them. A step that cannot be done fails with
+/// [`Error::Blocked`] after all steps before it.
 pub async fn setup(
     options: &Options,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Report, Error> {
-    let _lock = alone(on_event).await?;
+    let _lock = lock_setup(on_event).await?;
     let mut inspector = Inspector::new(options)?;
     let mut done: Vec<Step> = Vec::new();
     let mut warnings: Vec<String> = Vec::new();
     let mut without_lxcfs = false;
     loop {
-        let facts = inspector.look().await?;
+        let facts = inspector.inspect().await?;
         let mut plan = plan(&facts, options);
         plan.steps
             .retain(|step| !(without_lxcfs && step.id == StepId::Lxcfs));
@@ -95,16 +95,16 @@ pub async fn setup(
             return Err(Error::Ineffective { step: step.title });
         }
         on_event(Event::Started(Box::new(step.clone())));
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut on_line = |line: &str| on_event(Event::Output(line.to_owned()));
         match execute(&step, &inspector.client, &mut on_line).await {
-            // Containers run without it, and see the host's figures.
+            // Containers run without lxcfs too.
             Err(error @ Error::Daemon { .. }) if step.id == StepId::Lxcfs => {
                 without_lxcfs = true;
                 for line in error.output() {
                     on_line(line);
                 }
-                let warning = format!("{error}: containers will see the host's CPUs and memory");
+                let warning = format!("{error}; containers will see the host's CPUs and memory");
                 warnings.push(warning.clone());
                 on_event(Event::Warning(warning));
                 continue;
@@ -113,16 +113,15 @@ pub async fn setup(
         }
         on_event(Event::Finished {
             id: step.id,
-            took: begun.elapsed(),
+            took: started.elapsed(),
         });
         done.push(step);
     }
 }
 
-/// One preparation of a host at a time.
-async fn alone(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock, Error> {
+async fn lock_setup(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock, Error> {
     let failed = |path: &Path, error| Error::file("cannot lock", path, error);
-    let folder = file_lock::folder().map_err(|e| failed(Path::new("the locks' folder"), e))?;
+    let folder = file_lock::folder().map_err(|e| failed(Path::new("the lock directory"), e))?;
     let path = folder.join("setup.lock");
     let waiting = || on_event(Event::Waiting(path.clone()));
     FileLock::wait(&path, LockMode::Exclusive, waiting)
@@ -130,7 +129,7 @@ async fn alone(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock, Err
         .map_err(|error| failed(&path, error))
 }
 
-/// Looks at the host as often as needed, and at the image server once.
+/// Gathers facts. Checks the image server at most once.
 pub(super) struct Inspector<'a> {
     options: &'a Options,
     pub client: Client,
@@ -146,26 +145,26 @@ impl<'a> Inspector<'a> {
         })
     }
 
-    pub async fn look(&mut self) -> Result<HostFacts, Error> {
+    pub async fn inspect(&mut self) -> Result<HostFacts, Error> {
         let incus_dir = self.options.incus_dir();
         let local = match incus_dir {
             Some(dir) => Some(probe::local(dir).await?),
             None => None,
         };
-        let server = incus_facts::probe(&self.client, incus_dir.is_none()).await?;
+        let server = incus_facts::read(&self.client, incus_dir.is_none()).await?;
         let mut facts = HostFacts {
             local,
             server,
-            image_server: Reachability::NotAsked,
+            image_server: Reachability::NotChecked,
         };
-        if asks_image_server(&facts, self.options) {
-            let reach = match self.image_server.take() {
+        if needs_image_server(&facts, self.options) {
+            let reachability = match self.image_server.take() {
                 Some(known) => known,
-                None => image_server::image_server(&self.options.image_server).await?,
+                None => image_server::check_reachable(&self.options.image_server).await?,
             };
-            facts.image_server = self.image_server.insert(reach).clone();
+            facts.image_server = self.image_server.insert(reachability).clone();
         }
-        tracing::debug!(?facts, "looked at the host");
+        tracing::debug!(?facts, "inspected the host");
         Ok(facts)
     }
 }
@@ -176,11 +175,11 @@ async fn execute(
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<(), Error> {
     match &step.action {
-        Action::NewFile { path, content } => new_file(path, content),
-        Action::AppendLine { path, line } => append(path, line),
+        Action::NewFile { path, content } => create_file(path, content),
+        Action::AppendLine { path, line } => append_line(path, line),
         Action::Run { commands } => {
             for line in commands {
-                run(step, line, on_line).await?;
+                command::run_checked(&step.title, line, on_line).await?;
             }
             Ok(())
         }
@@ -192,17 +191,13 @@ async fn execute(
         }
         Action::AwaitDaemon { pid } => daemon::wait(&step.title, client, *pid).await,
         Action::Request { method, path, body } => {
-            let method = Method::from_bytes(method.as_bytes()).map_err(|e| Error::Io {
-                doing: step.title.clone(),
-                source: io::Error::other(e),
-            })?;
+            let failed = format!("cannot {}", step.title);
+            let method = Method::from_bytes(method.as_bytes())
+                .map_err(|e| Error::io(&failed, io::Error::other(e)))?;
             client
                 .send(method, path, body)
                 .await
-                .map_err(|source| Error::Server {
-                    doing: step.title.clone(),
-                    source,
-                })
+                .map_err(|error| Error::server(failed, error))
         }
         Action::BuildImage { recipe, work_dir } => {
             image::build(client, recipe, work_dir, on_line).await
@@ -215,30 +210,8 @@ async fn execute(
     }
 }
 
-async fn run(
-    step: &Step,
-    line: &command::CommandLine,
-    on_line: &mut (dyn FnMut(&str) + Send),
-) -> Result<(), Error> {
-    let outcome = command::run(line, on_line)
-        .await
-        .map_err(|source| Error::Io {
-            doing: format!("{}: cannot run `{line}`", step.title),
-            source,
-        })?;
-    if outcome.status.success() {
-        return Ok(());
-    }
-    Err(Error::Command {
-        step: step.title.clone(),
-        command: line.to_string(),
-        status: outcome.status.code(),
-        output: outcome.tail,
-    })
-}
-
-/// Appears whole or not at all, and replaces nothing.
-fn new_file(path: &Path, content: &str) -> Result<(), Error> {
+/// Creates a file atomically. Fails if the file exists.
+fn create_file(path: &Path, content: &str) -> Result<(), Error> {
     let failed = |source: io::Error| Error::file("cannot write", path, source);
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
@@ -251,11 +224,13 @@ fn new_file(path: &Path, content: &str) -> Result<(), Error> {
         .map(drop)
 }
 
-fn append(path: &Path, line: &str) -> Result<(), Error> {
+/// Appends a line to a file, after a line break if the file lacks one at its
+/// end.
+fn append_line(path: &Path, line: &str) -> Result<(), Error> {
     let failed = |source: io::Error| Error::file("cannot write", path, source);
     let before = read_or_empty(path)?;
-    let break_first = !before.is_empty() && !before.ends_with('\n');
-    let text = format!("{}{line}\n", if break_first { "\n" } else { "" });
+    let needs_break = !before.is_empty() && !before.ends_with('\n');
+    let text = format!("{}{line}\n", if needs_break { "\n" } else { "" });
     let mut file = File::options()
         .create(true)
         .append(true)
@@ -265,9 +240,9 @@ fn append(path: &Path, line: &str) -> Result<(), Error> {
 }
 
 impl HostFacts {
-    /// The daemon answers and lets us.
-    pub fn is_reached(&self) -> bool {
-        matches!(self.server, ServerState::Answers(_))
+    /// The Incus daemon answers and allows access.
+    pub fn has_server(&self) -> bool {
+        matches!(self.server, ServerState::Ready(_))
     }
 }
 
@@ -276,25 +251,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_file_replaces_nothing() {
+    fn create_file_replaces_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sources");
-        new_file(&path, "one\n").unwrap();
+        create_file(&path, "one\n").unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
-        assert!(new_file(&path, "two\n").is_err());
+        assert!(create_file(&path, "two\n").is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_line_stands_alone_whatever_was_before() {
+    fn append_line_starts_a_new_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("subuid");
-        append(&path, "root:1:1").unwrap();
+        append_line(&path, "root:1:1").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "root:1:1\n");
         std::fs::write(&path, "me:1:1").unwrap();
-        append(&path, "root:2:2").unwrap();
+        append_line(&path, "root:2:2").unwrap();
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             "me:1:1\nroot:2:2\n"

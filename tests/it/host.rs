@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use pixels::backend::incus::{Client, Endpoint, Failure};
+use pixels::backend::incus::{Client, Endpoint};
 use pixels::host::{self, Event, Options, Status};
+use pixels::model::{Error, Result};
 use serde_json::Value;
 
 use crate::support::lab;
@@ -23,7 +24,11 @@ fn client() -> Client {
     Client::new(&Endpoint::Unix(SOCKET.into()), None).unwrap()
 }
 
-async fn target(client: &Client, alias: &str) -> Result<String, Failure> {
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Server { code: 404, .. })
+}
+
+async fn target(client: &Client, alias: &str) -> Result<String> {
     let found: Value = client.get(&format!("/1.0/images/aliases/{alias}")).await?;
     Ok(found["target"].as_str().unwrap().to_owned())
 }
@@ -32,7 +37,7 @@ async fn target(client: &Client, alias: &str) -> Result<String, Failure> {
 async fn sweep(client: &Client, alias: &str) {
     match target(client, alias).await {
         Ok(fingerprint) => delete(client, &fingerprint).await,
-        Err(error) => assert!(error.is_not_found(), "{error}"),
+        Err(error) => assert!(is_not_found(&error), "{error}"),
     }
 }
 
@@ -107,11 +112,11 @@ async fn image_import_creates_alias() {
 
     // The same again is refused, and changes nothing.
     let again = host::import(&client, &metadata, &rootfs, alias).await;
-    assert!(matches!(again, Err(Failure::Api { .. })), "{again:?}");
+    assert!(matches!(again, Err(Error::Server { .. })), "{again:?}");
     assert_eq!(target(&client, alias).await.unwrap(), fingerprint);
 
     delete(&client, &fingerprint).await;
-    assert!(target(&client, alias).await.unwrap_err().is_not_found());
+    assert!(is_not_found(&target(&client, alias).await.unwrap_err()));
 }
 
 #[tokio::test]
@@ -125,8 +130,8 @@ async fn invalid_image_import_leaves_nothing() {
     let file = dir.path().join("rubbish");
     std::fs::write(&file, "no tarball").unwrap();
     let failed = host::import(&client, &file, &file, alias).await;
-    assert!(matches!(failed, Err(Failure::Api { .. })), "{failed:?}");
-    assert!(target(&client, alias).await.unwrap_err().is_not_found());
+    assert!(matches!(failed, Err(Error::Server { .. })), "{failed:?}");
+    assert!(is_not_found(&target(&client, alias).await.unwrap_err()));
 }
 
 #[tokio::test]
@@ -176,7 +181,7 @@ async fn plan_without_daemon_installs_it() {
     options.image_server = "https://127.0.0.1:1".into();
     let facts = host::inspect(&options).await.unwrap();
     let plan = host::plan(&facts, &options);
-    assert!(!facts.is_reached());
+    assert!(!facts.has_server());
     assert!(
         plan.steps
             .iter()

@@ -45,7 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "term",
         ],
     ),
-    ("host", &["backend::incus", "file_lock"]),
+    ("host", &["backend::incus", "file_lock", "model"]),
     ("lifecycle", &["egress", "provision", "model"]),
     (
         "base",
@@ -72,17 +72,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "secret",
         ],
     ),
-    (
-        "exit",
-        &[
-            "backend::incus",
-            "base",
-            "config",
-            "host",
-            "lifecycle",
-            "model",
-        ],
-    ),
+    ("exit", &["base", "config", "lifecycle", "model"]),
     ("signal", &["exit", "model", "term"]),
     (
         "cli",

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::{Body, Method};
+use reqwest::Method;
+use reqwest::multipart::Form;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -125,15 +126,15 @@ impl Client {
         self.launch(path.to_owned(), request).await
     }
 
-    /// Like [`Client::start`], with a body and headers of the caller's and no
-    /// limit on how long the upload takes.
+    /// Like [`Client::start`], with a multipart form, additional headers and no
+    /// time limit for the upload.
     pub async fn start_upload(
         &self,
         path: &str,
         headers: &[(&'static str, String)],
-        body: Body,
+        form: Form,
     ) -> Result<Running, Failure> {
-        let request = self.request(Method::POST, path).upload(headers, body);
+        let request = self.request(Method::POST, path).upload(headers, form);
         self.launch(path.to_owned(), request).await
     }
 

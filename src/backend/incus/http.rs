@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Body, Method, Response, StatusCode};
+use reqwest::multipart::Form;
+use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 
 use super::error::Failure;
@@ -17,6 +18,13 @@ use super::transport::Transport;
 const ANSWER: usize = 64 * 1024 * 1024;
 /// Of a refusal, which is a sentence.
 const REFUSAL: usize = 1024 * 1024;
+
+#[derive(Debug)]
+enum Body {
+    Bytes(Vec<u8>),
+    /// Sets the content type and length headers of the request.
+    Form(Form),
+}
 
 /// One request, before it is sent.
 #[derive(Debug)]
@@ -35,7 +43,7 @@ impl Request {
             method,
             path,
             headers: Vec::new(),
-            body: Body::default(),
+            body: Body::Bytes(Vec::new()),
             limit: None,
         }
     }
@@ -50,13 +58,13 @@ impl Request {
         let body = serde_json::to_vec(body).map_err(|e| Failure::Protocol(e.to_string()))?;
         let kind = CONTENT_TYPE.as_str();
         self.headers.push((kind, "application/json".into()));
-        self.body = body.into();
+        self.body = Body::Bytes(body);
         Ok(self)
     }
 
-    pub fn upload(mut self, headers: &[(&'static str, String)], body: Body) -> Self {
+    pub fn upload(mut self, headers: &[(&'static str, String)], form: Form) -> Self {
         self.headers.extend_from_slice(headers);
-        self.body = body;
+        self.body = Body::Form(form);
         self
     }
 }
@@ -86,9 +94,11 @@ impl Http {
         };
         let changes = usize::from(request.method != Method::GET);
         self.changes.fetch_add(changes, Ordering::Relaxed);
-        let mut builder = client
-            .request(request.method, transport.url(&request.path))
-            .body(request.body);
+        let builder = client.request(request.method, transport.url(&request.path));
+        let mut builder = match request.body {
+            Body::Bytes(bytes) => builder.body(bytes),
+            Body::Form(form) => builder.multipart(form),
+        };
         for (name, value) in request.headers {
             builder = builder.header(name, value);
         }
