@@ -1,16 +1,16 @@
-//! What is known about a host before anything is decided. Pure data.
+//! The facts about a host that plans and checks are made from. Pure data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use super::apt_sources::Source;
-use super::subnet::Subnet;
 
 #[derive(Debug, Clone)]
 pub struct HostFacts {
-    /// `None` when Incus is on another machine.
+    /// `None` if Incus runs on another machine.
     pub local: Option<LocalFacts>,
     pub server: ServerState,
     pub image_server: Reachability,
@@ -26,46 +26,47 @@ pub struct LocalFacts {
     pub machine: String,
     pub systemd: bool,
     pub apt: bool,
-    /// Packages of ours whose programs are there.
+    /// The packages of [`packages`](super::packages) that are installed.
     pub packages: BTreeSet<&'static str>,
-    /// Packages an interrupted installation has left half done.
+    /// Packages with an interrupted installation.
     pub unfinished: Vec<String>,
     pub sources: Vec<Source>,
-    /// apt knows an installable Incus already.
+    /// The configured apt sources have Incus.
     pub apt_has_incus: bool,
     pub incusd: Option<PathBuf>,
-    /// An `incusd` for [`LocalFacts::incus_dir`] is running.
+    /// The process id of the Incus daemon for [`LocalFacts::incus_dir`].
     pub daemon_pid: Option<u32>,
     pub incus_dir: PathBuf,
     /// The group `incus-admin` exists.
     pub admin_group: bool,
     pub fuse: bool,
     pub lxcfs_mounted: bool,
-    /// `fs.inotify.max_user_instances`; `None` when we cannot change it.
+    /// `fs.inotify.max_user_instances`. `None` if this process cannot change it.
     pub inotify: Option<u64>,
-    /// The texts of `/etc/subuid` and `/etc/subgid`.
+    /// The text of `/etc/subuid`.
     pub subuid: String,
+    /// The text of `/etc/subgid`.
     pub subgid: String,
-    /// One more than the highest user id that exists here.
+    /// The highest user id of this machine plus one.
     pub id_limit: u64,
-    /// The kernel has btrfs and loop devices.
+    /// The kernel supports btrfs and loop devices.
     pub btrfs: bool,
-    /// Bytes free where Incus keeps its data.
+    /// Free bytes on the file system of the Incus state directory.
     pub free_disk: u64,
-    /// Networks this machine reaches other than by its default route.
-    pub routes: Vec<Subnet>,
+    /// Networks that this machine reaches without its default route.
+    pub routes: Vec<Ipv4Net>,
     pub interfaces: Vec<String>,
-    /// Differs between machines and never changes on one.
+    /// A number that differs between machines and does not change on a machine.
     pub seed: u64,
 }
 
-/// How many inotify instances one user may have.
-pub const INOTIFY: &str = "/proc/sys/fs/inotify/max_user_instances";
-/// With fewer, the twentieth pixel or so cannot start.
-pub const INOTIFY_ENOUGH: u64 = 1024;
-pub const INOTIFY_GOOD: u64 = 8192;
+/// The file with the number of inotify instances one user may have.
+pub const INOTIFY_FILE: &str = "/proc/sys/fs/inotify/max_user_instances";
+/// Below this, about the twentieth pixel cannot start.
+pub const INOTIFY_MINIMUM: u64 = 1024;
+pub const INOTIFY_RECOMMENDED: u64 = 8192;
 
-/// The fields of os-release that matter.
+/// The fields of os-release that pixels uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OsRelease {
     pub id: String,
@@ -91,7 +92,8 @@ impl OsRelease {
         }
     }
 
-    /// The release as a number such as 12.0 or 24.04; `None` for rolling ones.
+    /// The release as a number such as (12, 0) or (24, 4). `None` for rolling
+    /// releases.
     pub fn version(&self) -> Option<(u32, u32)> {
         let mut parts = self.version_id.split('.');
         let major = parts.next()?.parse().ok()?;
@@ -102,54 +104,56 @@ impl OsRelease {
     }
 }
 
-/// Whether a place on the network answers.
+/// Whether the image server answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reachability {
-    /// The answer would change nothing.
-    NotAsked,
+    /// Not checked, because the result would not change the plan.
+    NotChecked,
     Reachable {
-        /// This machine's clock minus the server's, in seconds.
+        /// This machine's clock minus the server's clock, in seconds.
         clock_ahead: Option<i64>,
     },
+    /// The reason.
     Unreachable(String),
 }
 
 #[derive(Debug, Clone)]
 pub enum ServerState {
-    /// Nobody answers.
-    Silent(String),
-    /// It answers, and does not let us.
+    /// The Incus daemon does not answer, and why.
+    Unreachable(String),
+    /// The daemon denies access, and why.
     Denied(String),
-    Answers(Box<ServerFacts>),
+    Ready(Box<ServerFacts>),
 }
 
 impl ServerState {
     pub fn facts(&self) -> Option<&ServerFacts> {
         match self {
-            Self::Answers(facts) => Some(facts),
+            Self::Ready(facts) => Some(facts),
             _ => None,
         }
     }
 }
 
-/// What the daemon tells.
+/// What the Incus API returns.
 #[derive(Debug, Clone, Default)]
 pub struct ServerFacts {
     pub version: String,
     pub extensions: Vec<String>,
     pub clustered: bool,
-    /// Storage drivers it can use.
+    /// The storage drivers that the server supports.
     pub drivers: Vec<String>,
     pub pools: Vec<Pool>,
     pub networks: Vec<Network>,
-    /// Addresses on its machine's interfaces; only asked of a remote.
-    pub addresses: Vec<Subnet>,
+    /// Networks of the server's interfaces. Empty for the local server.
+    pub addresses: Vec<Ipv4Net>,
+    /// Image aliases.
     pub aliases: Vec<String>,
 }
 
 impl ServerFacts {
-    /// The pool instances will be on: the one named, else the one called
-    /// `default`, else the first that works.
+    /// The pool for new instances: the pool `named`, or else the pool `default`,
+    /// or else the first pool. Pools with errors are skipped.
     pub fn usable_pool(&self, named: Option<&str>) -> Option<&Pool> {
         let mut usable = self.pools.iter().filter(|pool| pool.status == "Created");
         match named {
@@ -162,8 +166,9 @@ impl ServerFacts {
         }
     }
 
-    /// The network instances will be on: the one named, managed or not, else
-    /// the bridge `incusbr0`, else the first managed bridge.
+    /// The network for new instances: the network `named`, managed or not, or
+    /// else the bridge `incusbr0`, or else the first managed bridge with an
+    /// address.
     pub fn usable_network(&self, named: Option<&str>) -> Option<&Network> {
         match named {
             Some(name) => self.networks.iter().find(|network| network.name == name),
@@ -206,7 +211,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// The bridge has an IPv4 address of its own, so that it can serve DHCP.
+    /// Whether the bridge has an IPv4 address, without which it has no DHCP.
     pub fn has_address(&self) -> bool {
         self.config
             .get("ipv4.address")
@@ -227,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn os_release_is_read_with_and_without_quotes() {
+    fn os_release_parses_quoted_and_plain_values() {
         let os = OsRelease::parse(
             "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\n\
              VERSION_CODENAME=bookworm\nID=debian\n",
@@ -243,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_named_the_default_the_first() {
+    fn usable_pool_prefers_named_then_default_then_first() {
         let pool = |name: &str, status: &str| Pool {
             name: name.into(),
             status: status.into(),
@@ -260,6 +265,6 @@ mod tests {
         let name = |named| facts.usable_pool(named).map(|p| p.name.as_str());
         assert_eq!(name(None), Some("default"));
         assert_eq!(name(Some("a")), Some("a"));
-        assert_eq!(name(Some("b")), None, "a broken pool is not usable");
+        assert_eq!(name(Some("b")), None, "a pool with errors is not usable");
     }
 }

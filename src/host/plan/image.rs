@@ -1,13 +1,11 @@
-//! The default image: whether one is at hand, and how one is built here.
-
-use std::path::{Path, PathBuf};
+//! The default image: whether it is available, and the step that builds a
+//! fallback.
 
 use serde::Serialize;
 
-use super::step::{Action, Plan, Step, StepId};
+use super::recipe::{alias, recipe};
+use super::step::{Action, Plan, StepId};
 use crate::host::Options;
-use crate::host::apt_sources;
-use crate::host::command::CommandLine;
 use crate::host::facts::{HostFacts, LocalFacts, Reachability, ServerState};
 use crate::host::image::{FALLBACK_IMAGE_PREFIX, fallback_among};
 
@@ -15,22 +13,26 @@ use crate::host::image::{FALLBACK_IMAGE_PREFIX, fallback_among};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "source", content = "alias", rename_all = "kebab-case")]
 pub enum ImageState {
-    /// The server has an image of that alias.
+    /// The server has an image with the alias of the settings.
     Local,
-    /// Incus downloads it when it is first needed.
+    /// Incus downloads the image when it is first needed.
     Download,
-    /// Nobody asked for a particular image, and this one stands in.
-    StandIn(String),
+    /// The settings have no image, and the fallback image with this alias
+    /// replaces the default.
+    #[serde(rename = "stand-in")]
+    Fallback(String),
     Missing,
 }
 
-/// Whether it matters if the image server answers.
-pub fn asks_image_server(facts: &HostFacts, options: &Options) -> bool {
-    let settled = match (&facts.server, &facts.local) {
-        (ServerState::Denied(_), _) | (ServerState::Silent(_), None) => true,
-        _ => image_state(facts, options) != ImageState::Missing,
-    };
-    !settled && !options.image.starts_with(FALLBACK_IMAGE_PREFIX)
+/// Whether the plan depends on whether the image server answers.
+pub fn needs_image_server(facts: &HostFacts, options: &Options) -> bool {
+    match (&facts.server, &facts.local) {
+        (ServerState::Denied(_), _) | (ServerState::Unreachable(_), None) => false,
+        _ => {
+            image_state(facts, options) == ImageState::Missing
+                && !options.image.starts_with(FALLBACK_IMAGE_PREFIX)
+        }
+    }
 }
 
 pub fn image_state(facts: &HostFacts, options: &Options) -> ImageState {
@@ -38,33 +40,34 @@ pub fn image_state(facts: &HostFacts, options: &Options) -> ImageState {
     if aliases.contains(&options.image) {
         return ImageState::Local;
     }
-    // A built image is only ever in the local store.
-    let ours = options.image.starts_with(FALLBACK_IMAGE_PREFIX);
-    if !ours && matches!(facts.image_server, Reachability::Reachable { .. }) {
+    // Fallback images exist only on the server itself.
+    let is_fallback = options.image.starts_with(FALLBACK_IMAGE_PREFIX);
+    if !is_fallback && matches!(facts.image_server, Reachability::Reachable { .. }) {
         return ImageState::Download;
     }
     match fallback_among(aliases.iter().map(String::as_str)) {
-        Some(alias) if options.image_is_default => ImageState::StandIn(alias),
+        Some(alias) if options.image_is_default => ImageState::Fallback(alias),
         _ => ImageState::Missing,
     }
 }
 
-/// An image built here would be used.
-pub fn can_stand_in(facts: &HostFacts, options: &Options) -> bool {
-    let built_here = |local: &LocalFacts| alias(local) == options.image;
+/// Whether an image built on this host can be used with these settings.
+pub fn can_build_fallback(facts: &HostFacts, options: &Options) -> bool {
+    let is_built_here = |local: &LocalFacts| alias(local) == options.image;
     facts
         .local
         .as_ref()
-        .is_some_and(|local| local.linux && (options.image_is_default || built_here(local)))
+        .is_some_and(|local| local.linux && (options.image_is_default || is_built_here(local)))
 }
 
-pub fn image(plan: &mut Plan, facts: &HostFacts, options: &Options, state: &ImageState) {
+/// Adds the step that provides the image, unless the image is available.
+pub fn add_image(plan: &mut Plan, facts: &HostFacts, options: &Options, state: &ImageState) {
     match state {
         ImageState::Local | ImageState::Download => return,
-        ImageState::StandIn(alias) => {
+        ImageState::Fallback(alias) => {
             if let Reachability::Unreachable(reason) = &facts.image_server {
                 plan.warnings.push(format!(
-                    "{} cannot be downloaded ({reason}): new pixels are made from {alias}",
+                    "cannot download image {} ({reason}): new pixels use {alias}",
                     options.image
                 ));
             }
@@ -72,32 +75,31 @@ pub fn image(plan: &mut Plan, facts: &HostFacts, options: &Options, state: &Imag
         }
         ImageState::Missing => {}
     }
-    let why = match &facts.image_server {
+    let reason = match &facts.image_server {
         Reachability::Unreachable(reason) => format!(
-            "{} is not on the server and {} does not answer: {reason}",
+            "{} is not on the server, and {} cannot be reached: {reason}",
             options.image, options.image_server
         ),
         _ => format!("{} is not on the server", options.image),
     };
     let import = format!(
-        "import one under that name: incus image import METADATA ROOTFS --alias {}",
+        "import an image with that alias: incus image import METADATA ROOTFS --alias {}",
         options.image
     );
-    let blocked = |missing: String, fix: String| Action::Blocked { missing, fix };
     let action = match &facts.local {
-        None => blocked(
-            "an image is built on the machine Incus runs on".into(),
-            format!("run `pixels setup` there, or {import}"),
+        None => Action::blocked(
+            "images are built on the machine that runs Incus",
+            format!("run `pixels setup` on that machine, or {import}"),
         ),
-        Some(local) if !can_stand_in(facts, options) => blocked(
-            format!("only {} could be built here", alias(local)),
+        Some(local) if !can_build_fallback(facts, options) => Action::blocked(
+            format!("this host can only build {}", alias(local)),
             format!("set defaults.image to \"{}\", or {import}", alias(local)),
         ),
         Some(local) => match recipe(local) {
             Ok((recipe, missing)) => {
                 if !missing.is_empty() {
                     plan.warnings.push(format!(
-                        "the package sources here name no {}: neither will the image's",
+                        "the apt sources of this host, and so of the image, lack {}",
                         missing.join(", ")
                     ));
                 }
@@ -106,111 +108,12 @@ pub fn image(plan: &mut Plan, facts: &HostFacts, options: &Options, state: &Imag
                     work_dir: options.work_dir.clone(),
                 }
             }
-            Err(missing) => blocked(missing, import),
+            Err(missing) => Action::blocked(missing, import),
         },
     };
-    plan.steps.push(Step {
-        id: StepId::Image,
-        title: match &facts.local {
-            Some(local) if !matches!(action, Action::Blocked { .. }) => {
-                format!("build the image {}", alias(local))
-            }
-            _ => format!("provide the image {}", options.image),
-        },
-        reason: why,
-        action,
-    });
-}
-
-/// How an image of this machine's own release is built.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Recipe {
-    pub alias: String,
-    pub suite: String,
-    pub mirror: String,
-    pub components: String,
-    pub keyring: Option<PathBuf>,
-    /// The image's apt sources.
-    pub sources: String,
-    pub arch: String,
-    pub os: String,
-    pub description: String,
-}
-
-impl Recipe {
-    /// The script's command; the sources are expected beside its results.
-    pub fn command(&self, work: &Path, out: &Path) -> CommandLine {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut args: Vec<String> = vec![text(&out.join("build-image.sh"))];
-        let mut give = |name: &str, value: String| args.extend([name.to_owned(), value]);
-        give("--work", text(work));
-        give("--out", text(out));
-        give("--suite", self.suite.clone());
-        give("--mirror", self.mirror.clone());
-        give("--components", self.components.clone());
-        if let Some(keyring) = &self.keyring {
-            give("--keyring", text(keyring));
-        }
-        give("--sources", text(&out.join("image.sources")));
-        give("--arch", self.arch.clone());
-        give("--os", self.os.clone());
-        give("--release", self.suite.clone());
-        give("--description", self.description.clone());
-        CommandLine::new("sh", args)
-    }
-}
-
-/// The recipe and the suites the host's sources do not name, or what stands
-/// in the way.
-pub fn recipe(local: &LocalFacts) -> Result<(Recipe, Vec<String>), String> {
-    let os = &local.os;
-    let (name, components) = match os.id.as_str() {
-        "debian" => ("Debian", "main"),
-        "ubuntu" => ("Ubuntu", "main,universe"),
-        _ => return Err(format!("no image can be built on {}", os.pretty)),
+    let title = match (&facts.local, &action) {
+        (Some(local), Action::BuildImage { .. }) => format!("build the image {}", alias(local)),
+        _ => format!("provide the image {}", options.image),
     };
-    let no_mirror = || {
-        format!(
-            "the package sources name no mirror of {} that an image can be built from",
-            os.pretty
-        )
-    };
-    let base = apt_sources::base(&local.sources, &os.codename).ok_or_else(no_mirror)?;
-    let usable = |uri: &&String| {
-        let kinds = ["http://", "https://", "file:"];
-        kinds.iter().any(|kind| uri.starts_with(kind))
-    };
-    let mirror = base.uris.iter().find(usable).ok_or_else(no_mirror)?;
-    let (text, missing) = apt_sources::for_image(&local.sources, &os.codename);
-    let recipe = Recipe {
-        alias: alias(local),
-        suite: os.codename.clone(),
-        mirror: mirror.clone(),
-        components: components.into(),
-        keyring: base.keyring().map(PathBuf::from),
-        sources: text,
-        arch: local.machine.clone(),
-        os: name.into(),
-        description: format!(
-            "{} {} {}, built by pixels",
-            name,
-            release(local),
-            local.machine
-        ),
-    };
-    Ok((recipe, missing))
-}
-
-fn release(local: &LocalFacts) -> &str {
-    let os = &local.os;
-    if os.version_id.is_empty() {
-        &os.codename
-    } else {
-        &os.version_id
-    }
-}
-
-/// Says what the image is: the host's own distribution and release.
-pub fn alias(local: &LocalFacts) -> String {
-    format!("{FALLBACK_IMAGE_PREFIX}{}-{}", local.os.id, release(local))
+    plan.add(StepId::Image, title, reason, action);
 }

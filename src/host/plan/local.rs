@@ -1,140 +1,140 @@
-//! Steps on this machine: packages, id ranges, the daemon.
+//! Steps on this machine: packages, id ranges, kernel limits, the daemon.
 
 use std::path::{Path, PathBuf};
 
-use super::step::{Action, Plan, Step, StepId};
+use super::step::{Action, Plan, StepId};
 use crate::host::INCUS_DIR;
 use crate::host::command::CommandLine;
-use crate::host::facts::{INOTIFY, INOTIFY_ENOUGH, INOTIFY_GOOD, LocalFacts};
-use crate::host::{apt_sources, packages as table, subid};
+use crate::host::facts::{INOTIFY_FILE, INOTIFY_MINIMUM, INOTIFY_RECOMMENDED, LocalFacts};
+use crate::host::packages::INCUS;
+use crate::host::{apt_sources, subid};
 
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/pixels-backports.sources";
 const LXCFS_DIR: &str = "/var/lib/lxcfs";
-/// Where Debian's package puts it.
+/// Where Debian's package installs the daemon.
 const INCUSD: &str = "/usr/libexec/incus/incusd";
 const ADMIN_GROUP: &str = "incus-admin";
 
 /// Where apt gets Incus from.
 #[derive(Debug, PartialEq, Eq)]
-enum Incus {
-    /// The sources as they are.
-    Here,
-    /// A suite the sources name already.
+enum IncusSource {
+    /// The default suite of the configured sources.
+    Default,
+    /// A suite of the configured sources that apt uses only on request.
     Suite(String),
-    /// A suite of the same mirror, not named yet.
-    Add {
+    /// A suite of the configured mirror that the sources lack.
+    NewSuite {
         suite: String,
-        file: String,
+        sources: String,
     },
-    Nowhere,
+    Unavailable,
 }
 
-fn incus(local: &LocalFacts) -> Incus {
+fn incus_source(local: &LocalFacts) -> IncusSource {
     let os = &local.os;
-    let suite = format!("{}-backports", os.codename);
     if os.id == "debian" && os.codename == "bookworm" {
+        let suite = format!("{}-backports", os.codename);
         if local.sources.iter().any(|source| source.has_suite(&suite)) {
-            return Incus::Suite(suite);
+            return IncusSource::Suite(suite);
         }
         if local.apt_has_incus {
-            return Incus::Here;
+            return IncusSource::Default;
         }
         return match apt_sources::backports(&local.sources, &os.codename) {
-            Some(file) => Incus::Add { suite, file },
-            None => Incus::Nowhere,
+            Some(sources) => IncusSource::NewSuite { suite, sources },
+            None => IncusSource::Unavailable,
         };
     }
-    let has = match (os.id.as_str(), os.version()) {
+    let release_has_incus = match (os.id.as_str(), os.version()) {
         ("debian", version) => version.is_none_or(|v| v >= (13, 0)),
         ("ubuntu", version) => version.is_none_or(|v| v >= (24, 4)),
         _ => false,
     };
-    if has || local.apt_has_incus {
-        Incus::Here
+    if release_has_incus || local.apt_has_incus {
+        IncusSource::Default
     } else {
-        Incus::Nowhere
+        IncusSource::Unavailable
     }
 }
 
-pub fn packages(plan: &mut Plan, local: &LocalFacts, missing: &[&'static str]) {
+/// Adds the steps that install `missing` packages.
+pub fn add_packages(plan: &mut Plan, local: &LocalFacts, missing: &[&'static str]) {
     if missing.is_empty() {
         return;
     }
     let reason = format!("missing: {}", missing.join(", "));
-    let needs_incus = missing.contains(&table::INCUS);
-    let suite = match incus(local) {
+    let needs_incus = missing.contains(&INCUS);
+    let mut blocked = |missing: &str, fix: &str| {
+        let action = Action::blocked(missing, fix);
+        plan.add(StepId::Packages, "install packages", &reason, action);
+    };
+    let suite = match incus_source(local) {
         _ if !local.linux => {
             return blocked(
-                plan,
-                &reason,
-                "Incus runs on Linux, and this is another system",
+                "Incus runs only on Linux",
                 "set incus.remote to an Incus server, or run pixels on a Linux machine",
             );
         }
         _ if !local.apt => {
             return blocked(
-                plan,
-                &reason,
-                &format!("only apt is known here, and {} has none", local.os.pretty),
-                "install these with the system's own package manager: Incus 6.0 or newer, \
+                &format!(
+                    "setup supports only apt, and {} has no apt",
+                    local.os.pretty
+                ),
+                "install these with the package manager of the system: Incus 6.0 or newer, \
                  btrfs-progs, nftables, dnsmasq, lxcfs",
             );
         }
-        Incus::Nowhere if needs_incus => {
+        IncusSource::Unavailable if needs_incus => {
             return blocked(
-                plan,
-                &reason,
-                &format!("the package sources of {} offer no Incus", local.os.pretty),
-                "add a source of Incus 6.0 or newer for this system to apt, then run this again",
+                &format!("the apt sources of {} have no Incus", local.os.pretty),
+                "add an apt source with Incus 6.0 or newer, then run `pixels setup` again",
             );
         }
-        Incus::Nowhere | Incus::Here => None,
-        Incus::Suite(suite) => Some(suite),
-        Incus::Add { suite, file } if needs_incus => {
-            plan.steps.push(Step {
-                id: StepId::Backports,
-                title: format!("add {suite} to the package sources"),
-                reason: format!("{} itself has no Incus", local.os.pretty),
-                action: Action::NewFile {
+        IncusSource::Unavailable | IncusSource::Default => None,
+        IncusSource::Suite(suite) => Some(suite),
+        IncusSource::NewSuite { suite, sources } if needs_incus => {
+            plan.add(
+                StepId::Backports,
+                format!("add {suite} to the apt sources"),
+                format!("{} itself has no Incus", local.os.pretty),
+                Action::NewFile {
                     path: BACKPORTS_FILE.into(),
-                    content: format!("# Added by `pixels setup`, for Incus.\n{file}"),
+                    content: format!("# Added by `pixels setup`, for Incus.\n{sources}"),
                 },
-            });
+            );
             Some(suite)
         }
-        Incus::Add { .. } => None,
+        IncusSource::NewSuite { .. } => None,
     };
     if !local.unfinished.is_empty() {
-        plan.steps.push(Step {
-            id: StepId::Repair,
-            title: "finish an interrupted package installation".into(),
-            reason: format!("half installed: {}", local.unfinished.join(", ")),
-            action: Action::Run {
-                commands: vec![
-                    CommandLine::new("dpkg", ["--configure", "-a"])
-                        .env("DEBIAN_FRONTEND", "noninteractive")
-                        .finish_when_dropped(),
-                ],
+        let command = CommandLine::new("dpkg", ["--configure", "-a"])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .finish_when_dropped();
+        plan.add(
+            StepId::Repair,
+            "finish an interrupted package installation",
+            format!("not fully installed: {}", local.unfinished.join(", ")),
+            Action::Run {
+                commands: vec![command],
             },
-        });
+        );
     }
-    plan.steps.push(Step {
-        id: StepId::Packages,
-        title: format!("install {}", missing.join(", ")),
+    let install = ["install", "-y", "--no-install-recommends"]
+        .into_iter()
+        .chain(suite.iter().flat_map(|suite| ["-t", suite]))
+        .chain(missing.iter().copied());
+    plan.add(
+        StepId::Packages,
+        format!("install {}", missing.join(", ")),
         reason,
-        action: Action::Run {
-            commands: vec![
-                apt(["update"]),
-                apt(["install", "-y", "--no-install-recommends"]
-                    .into_iter()
-                    .chain(suite.iter().flat_map(|suite| ["-t", suite]))
-                    .chain(missing.iter().copied())),
-            ],
+        Action::Run {
+            commands: vec![apt_get(["update"]), apt_get(install)],
         },
-    });
+    );
 }
 
-fn apt<'a>(args: impl IntoIterator<Item = &'a str>) -> CommandLine {
+fn apt_get<'a>(args: impl IntoIterator<Item = &'a str>) -> CommandLine {
     let quiet = [
         "-q",
         "-o",
@@ -151,22 +151,11 @@ fn apt<'a>(args: impl IntoIterator<Item = &'a str>) -> CommandLine {
         .finish_when_dropped()
 }
 
-fn blocked(plan: &mut Plan, reason: &str, missing: &str, fix: &str) {
-    plan.steps.push(Step {
-        id: StepId::Packages,
-        title: "install what is missing".into(),
-        reason: reason.to_owned(),
-        action: Action::Blocked {
-            missing: missing.to_owned(),
-            fix: fix.to_owned(),
-        },
-    });
-}
-
-pub fn subids(plan: &mut Plan, local: &LocalFacts, daemon_runs: bool) {
-    // Without either file Incus uses a range of its own.
-    let neither = local.subuid.is_empty() && local.subgid.is_empty();
-    if !local.linux || neither && daemon_runs {
+/// Adds the steps that give root a range of subordinate ids.
+pub fn add_subids(plan: &mut Plan, local: &LocalFacts, daemon_runs: bool) {
+    // Incus has a built-in range if both files are missing.
+    let no_files = local.subuid.is_empty() && local.subgid.is_empty();
+    if !local.linux || no_files && daemon_runs {
         return;
     }
     let files = [
@@ -182,111 +171,114 @@ pub fn subids(plan: &mut Plan, local: &LocalFacts, daemon_runs: bool) {
                 path: path.into(),
                 line,
             },
-            None => Action::Blocked {
-                missing: format!(
-                    "this machine has only {} user ids, too few to give containers their own",
+            None => Action::blocked(
+                format!(
+                    "this machine has only {} user ids, too few for containers with their own ids",
                     local.id_limit
                 ),
-                fix: "give this container a larger id range, or nesting with one of its own".into(),
-            },
+                "give this container a larger id range, or enable nesting for it",
+            ),
         };
-        plan.steps.push(Step {
+        let reason = if daemon_runs {
+            "unprivileged containers get their ids from it; restart Incus afterwards"
+        } else {
+            "unprivileged containers get their ids from it"
+        };
+        plan.add(
             id,
-            title: format!("give root a range of ids in {path}"),
-            reason: if daemon_runs {
-                "unprivileged containers take theirs from it; restart Incus afterwards".into()
-            } else {
-                "unprivileged containers take theirs from it".into()
-            },
+            format!("give root an id range in {path}"),
+            reason,
             action,
-        });
+        );
     }
 }
 
-/// The daemon and every pixel that shares user ids with others take from one
-/// count of inotify instances; with the kernel's usual 128, systemd in the
-/// twentieth pixel cannot start.
-pub fn inotify(plan: &mut Plan, local: &LocalFacts) {
-    if local.inotify.is_none_or(|limit| limit >= INOTIFY_ENOUGH) {
+/// Adds the step that raises the limit on inotify instances. The daemon and all
+/// pixels without user ids of their own share one limit. With the kernel's
+/// default of 128, systemd in the twentieth pixel cannot start.
+pub fn add_inotify(plan: &mut Plan, local: &LocalFacts) {
+    if local.inotify.is_none_or(|limit| limit >= INOTIFY_MINIMUM) {
         return;
     }
     let script = format!(
         "mkdir -p /etc/sysctl.d && \
-         echo 'fs.inotify.max_user_instances = {INOTIFY_GOOD}' >/etc/sysctl.d/60-pixels.conf && \
-         echo {INOTIFY_GOOD} >{INOTIFY}"
+         echo 'fs.inotify.max_user_instances = {INOTIFY_RECOMMENDED}' \
+         >/etc/sysctl.d/60-pixels.conf && \
+         echo {INOTIFY_RECOMMENDED} >{INOTIFY_FILE}"
     );
-    plan.steps.push(Step {
-        id: StepId::Inotify,
-        title: "raise the limit on inotify instances".into(),
-        reason: "every pixel needs several, and the daemon some for each".into(),
-        action: Action::Run {
+    plan.add(
+        StepId::Inotify,
+        "raise the limit on inotify instances",
+        "every pixel needs several, and the daemon needs some for each pixel",
+        Action::Run {
             commands: vec![CommandLine::new("sh", ["-c".to_owned(), script])],
         },
-    });
+    );
 }
 
-pub fn daemon(plan: &mut Plan, local: &LocalFacts, silence: &str) {
+/// Adds the steps that start Incus: with systemd if it runs, or else as a
+/// background process. `unreachable` is the reason why the daemon does not
+/// answer.
+pub fn add_daemon(plan: &mut Plan, local: &LocalFacts, unreachable: &str) {
     if !local.linux {
         return;
     }
     if let Some(pid) = local.daemon_pid {
-        plan.steps.push(Step {
-            id: StepId::Daemon,
-            title: "wait for Incus".into(),
-            reason: "it has been started and does not answer yet".into(),
-            action: Action::AwaitDaemon { pid },
-        });
+        plan.add(
+            StepId::Daemon,
+            "wait for Incus",
+            "Incus is running and does not answer yet",
+            Action::AwaitDaemon { pid },
+        );
         return;
     }
-    let standard = local.incus_dir == Path::new(INCUS_DIR);
-    if local.systemd && standard {
-        plan.steps.push(Step {
-            id: StepId::Daemon,
-            title: "start Incus".into(),
-            reason: silence.to_owned(),
-            action: Action::Run {
-                commands: vec![CommandLine::new(
-                    "systemctl",
-                    ["enable", "--now", "incus.socket", "incus.service"],
-                )],
+    let default_dir = local.incus_dir == Path::new(INCUS_DIR);
+    if local.systemd && default_dir {
+        let units = ["enable", "--now", "incus.socket", "incus.service"];
+        plan.add(
+            StepId::Daemon,
+            "start Incus",
+            unreachable,
+            Action::Run {
+                commands: vec![CommandLine::new("systemctl", units)],
             },
-        });
+        );
         return;
     }
     if !local.lxcfs_mounted && local.fuse {
-        plan.steps.push(Step {
-            id: StepId::Lxcfs,
-            title: "start lxcfs".into(),
-            reason: "shows containers their own limits instead of the host's".into(),
-            action: Action::Background {
+        plan.add(
+            StepId::Lxcfs,
+            "start lxcfs",
+            "shows containers their own limits instead of the host's",
+            Action::Background {
                 command: CommandLine::new("setsid", ["lxcfs", LXCFS_DIR]),
                 log: "/var/log/lxcfs.log".into(),
             },
-        });
+        );
     }
     let program = local.incusd.clone().unwrap_or_else(|| INCUSD.into());
-    let logs = if standard {
+    let logs = if default_dir {
         PathBuf::from("/var/log/incus")
     } else {
         local.incus_dir.join("logs")
     };
     let mut command = CommandLine::new("setsid", [program.to_string_lossy()]);
-    // The package that is about to be installed makes the group.
+    // The package, if not yet installed, creates the group.
     if local.admin_group || local.incusd.is_none() {
         command.args.extend(["--group".into(), ADMIN_GROUP.into()]);
     }
     let logfile = logs.join("incusd.log").to_string_lossy().into_owned();
     command.args.extend(["--logfile".into(), logfile]);
-    if !standard {
+    if !default_dir {
         command = command.env("INCUS_DIR", local.incus_dir.to_string_lossy());
     }
-    plan.steps.push(Step {
-        id: StepId::Daemon,
-        title: "start Incus".into(),
-        reason: silence.to_owned(),
-        action: Action::Background {
+    plan.add(
+        StepId::Daemon,
+        "start Incus",
+        unreachable,
+        Action::Background {
             command,
             log: logs.join("incusd.err"),
         },
-    });
+    );
 }

@@ -1,19 +1,21 @@
-//! Steps the daemon does: storage pool and bridge.
+//! Steps on the Incus server: access, storage pool and bridge.
 
+use ipnet::Ipv4Net;
 use serde_json::json;
 
-use super::step::{Action, Plan, Step, StepId};
+use super::step::{Action, Plan, StepId};
 use crate::host::Options;
 use crate::host::facts::{HostFacts, ServerFacts};
-use crate::host::subnet::{self, Subnet};
+use crate::host::subnet;
 
-/// What a bridge of ours is called, as `incus admin init` would.
+/// Name of the bridge that setup creates: the same as `incus admin init`.
 pub const BRIDGE_NAME: &str = "incusbr0";
 const POOL_NAME: &str = "default";
 const GIB: u64 = 1 << 30;
-/// A pool is this large where the disk allows, and at least that.
+/// Size of a new pool, if the disk has enough space.
 const POOL_GIB: u64 = 20;
-const POOL_LEAST_GIB: u64 = 4;
+/// Below this size, no pool is created.
+const POOL_MINIMUM_GIB: u64 = 4;
 
 pub fn needs_pool(server: Option<&ServerFacts>, options: &Options) -> bool {
     server.is_none_or(|facts| facts.usable_pool(options.pool.as_deref()).is_none())
@@ -23,66 +25,55 @@ pub fn needs_network(server: Option<&ServerFacts>, options: &Options) -> bool {
     server.is_none_or(|facts| facts.usable_network(options.network.as_deref()).is_none())
 }
 
-pub fn denied(plan: &mut Plan, facts: &HostFacts, reason: &str) {
+/// Adds the step that blocks the plan if the server denies access.
+pub fn add_access_denied(plan: &mut Plan, facts: &HostFacts, reason: &str) {
     let fix = if facts.local.is_some() {
-        "sudo usermod -aG incus-admin \"$USER\", then log in again (members are as good as root)"
+        "sudo usermod -aG incus-admin \"$USER\", then log in again \
+         (members of that group are as good as root)"
     } else {
         "add this client's certificate on the server: incus config trust add-certificate FILE"
     };
-    access(plan, reason, "the Incus server does not let us", fix);
+    let action = Action::blocked("not authorized by the Incus server", fix);
+    plan.add(StepId::Access, "connect to Incus", reason, action);
 }
 
-pub fn unreachable(plan: &mut Plan, reason: &str) {
-    access(
-        plan,
-        reason,
-        "the machine of a remote Incus cannot be prepared from here",
-        "run `pixels setup` on that machine, and let Incus listen there: \
+/// Adds the step that blocks the plan if a remote server does not answer.
+pub fn add_unreachable(plan: &mut Plan, reason: &str) {
+    let action = Action::blocked(
+        "a remote Incus server must be set up on its own machine",
+        "run `pixels setup` on that machine, and make Incus listen: \
          incus config set core.https_address :8443",
     );
+    plan.add(StepId::Access, "connect to Incus", reason, action);
 }
 
-fn access(plan: &mut Plan, reason: &str, missing: &str, fix: &str) {
-    plan.steps.push(Step {
-        id: StepId::Access,
-        title: "reach Incus".into(),
-        reason: reason.to_owned(),
-        action: Action::Blocked {
-            missing: missing.to_owned(),
-            fix: fix.to_owned(),
-        },
-    });
-}
-
-pub fn pool(plan: &mut Plan, facts: &HostFacts, options: &Options) {
+/// Adds the step that creates the storage pool.
+pub fn add_pool(plan: &mut Plan, facts: &HostFacts, options: &Options) {
     let name = options.pool.as_deref().unwrap_or(POOL_NAME);
     let server = facts.server.facts();
     let existing = server.and_then(|s| s.pools.iter().find(|pool| pool.name == name));
     let action = if let Some(broken) = existing {
-        Action::Blocked {
-            missing: format!("the pool exists, and its state is {:?}", broken.status),
-            fix: format!("incus storage show {name}"),
-        }
+        Action::blocked(
+            format!("the pool exists, and its state is {:?}", broken.status),
+            format!("incus storage show {name}"),
+        )
     } else if server.is_some_and(|s| s.clustered) {
-        clustered("incus storage create --target MEMBER, once for each member")
+        blocked_by_cluster("incus storage create --target MEMBER, once for each member")
     } else {
-        new_pool(plan, facts, name)
+        create_pool(plan, facts, name)
     };
-    plan.steps.push(Step {
-        id: StepId::Pool,
-        title: format!("create the storage pool {name}"),
-        reason: match &options.pool {
-            Some(name) => format!("the settings name {name}"),
-            None => "there is none".into(),
-        },
-        action,
-    });
+    let reason = match &options.pool {
+        Some(name) => format!("the settings name {name}"),
+        None => "the server has no usable pool".into(),
+    };
+    let title = format!("create the storage pool {name}");
+    plan.add(StepId::Pool, title, reason, action);
 }
 
-fn new_pool(plan: &mut Plan, facts: &HostFacts, name: &str) -> Action {
+fn create_pool(plan: &mut Plan, facts: &HostFacts, name: &str) -> Action {
     let local = facts.local.as_ref();
-    // A daemon here learns of the tools as they are installed; one elsewhere
-    // says what it has.
+    // The driver list of a local daemon lacks btrfs until the plan has installed
+    // its tools. A remote daemon lists what it supports.
     let btrfs = match (local, facts.server.facts()) {
         (Some(local), _) => local.btrfs,
         (None, Some(server)) => server.drivers.iter().any(|driver| driver == "btrfs"),
@@ -91,19 +82,18 @@ fn new_pool(plan: &mut Plan, facts: &HostFacts, name: &str) -> Action {
     let (driver, config) = if btrfs {
         let free = local.map_or(u64::MAX, |local| local.free_disk) / GIB;
         let size = POOL_GIB.min(free - free / 5);
-        if size < POOL_LEAST_GIB {
-            return Action::Blocked {
-                missing: format!("only {free} GiB of disk are free where Incus keeps its data"),
-                fix: "free some space there, or create a pool on another disk: \
-                      incus storage create NAME btrfs source=/dev/DISK"
-                    .into(),
-            };
+        if size < POOL_MINIMUM_GIB {
+            return Action::blocked(
+                format!("the file system of Incus has only {free} GiB of free space"),
+                "free some space there, or create a pool on another disk: \
+                 incus storage create NAME btrfs source=/dev/DISK",
+            );
         }
         ("btrfs", json!({ "size": format!("{size}GiB") }))
     } else {
         plan.warnings.push(
-            "no btrfs here: the pool will be plain directories, where every clone is a full copy \
-             and checkpoints are slow"
+            "no btrfs: the pool uses plain directories, where every clone is a full copy and \
+             checkpoints are slow"
                 .into(),
         );
         ("dir", json!({}))
@@ -115,49 +105,56 @@ fn new_pool(plan: &mut Plan, facts: &HostFacts, name: &str) -> Action {
     }
 }
 
-pub fn network(plan: &mut Plan, facts: &HostFacts, options: &Options) {
-    let server = facts.server.facts();
+/// Adds the step that creates the bridge.
+pub fn add_network(plan: &mut Plan, facts: &HostFacts, options: &Options) {
     let name = match &options.network {
         Some(name) => name.clone(),
-        None => free_name(facts),
+        None => free_bridge_name(facts),
     };
-    let action = if server.is_some_and(|s| s.clustered) {
-        clustered("incus network create --target MEMBER, once for each member")
+    let action = if facts.server.facts().is_some_and(|s| s.clustered) {
+        blocked_by_cluster("incus network create --target MEMBER, once for each member")
     } else {
-        let seed = facts.local.as_ref().map_or(0, |local| local.seed);
-        match subnet::choose(&taken(facts), seed) {
-            Some(subnet) => Action::Request {
-                method: "POST",
-                path: "/1.0/networks".into(),
-                body: json!({
-                    "name": name,
-                    "type": "bridge",
-                    "config": {
-                        "ipv4.address": subnet.gateway(),
-                        "ipv4.nat": "true",
-                        "ipv6.address": "none",
-                    },
-                }),
-            },
-            None => Action::Blocked {
-                missing: "every private IPv4 network is in use here".into(),
-                fix: format!("incus network create {name} ipv4.address=ADDRESS/24 ipv4.nat=true"),
-            },
-        }
+        create_network(facts, &name)
     };
-    plan.steps.push(Step {
-        id: StepId::Network,
-        title: format!("create the bridge {name}"),
-        reason: match &options.network {
-            Some(name) => format!("the settings name {name}"),
-            None => "there is no managed bridge".into(),
-        },
+    let reason = match &options.network {
+        Some(name) => format!("the settings name {name}"),
+        None => "the server has no managed bridge".into(),
+    };
+    plan.add(
+        StepId::Network,
+        format!("create the bridge {name}"),
+        reason,
         action,
-    });
+    );
 }
 
-/// `incusbr0`, or the next number no interface or network has.
-fn free_name(facts: &HostFacts) -> String {
+fn create_network(facts: &HostFacts, name: &str) -> Action {
+    let seed = facts.local.as_ref().map_or(0, |local| local.seed);
+    let subnet = subnet::choose(&used_networks(facts), seed);
+    let Some((subnet, address)) = subnet.and_then(|s| Some((s, s.hosts().next()?))) else {
+        return Action::blocked(
+            "every private IPv4 network is in use",
+            format!("incus network create {name} ipv4.address=ADDRESS/24 ipv4.nat=true"),
+        );
+    };
+    Action::Request {
+        method: "POST",
+        path: "/1.0/networks".into(),
+        body: json!({
+            "name": name,
+            "type": "bridge",
+            "config": {
+                "ipv4.address": format!("{address}/{}", subnet.prefix_len()),
+                "ipv4.nat": "true",
+                "ipv6.address": "none",
+            },
+        }),
+    }
+}
+
+/// `incusbr0`, or the name with the lowest number that no interface or network
+/// has.
+fn free_bridge_name(facts: &HostFacts) -> String {
     let interfaces = facts.local.iter().flat_map(|local| local.interfaces.iter());
     let networks = facts.server.facts().into_iter().flat_map(|s| &s.networks);
     let used: Vec<&str> = interfaces
@@ -170,26 +167,25 @@ fn free_name(facts: &HostFacts) -> String {
         .unwrap_or_else(|| BRIDGE_NAME.into())
 }
 
-fn taken(facts: &HostFacts) -> Vec<Subnet> {
-    let mut taken: Vec<Subnet> = Vec::new();
+fn used_networks(facts: &HostFacts) -> Vec<Ipv4Net> {
+    let mut used: Vec<Ipv4Net> = Vec::new();
     if let Some(local) = &facts.local {
-        taken.extend(&local.routes);
+        used.extend(&local.routes);
     }
     if let Some(server) = facts.server.facts() {
-        taken.extend(&server.addresses);
+        used.extend(&server.addresses);
         let configured = server
             .networks
             .iter()
             .flat_map(|n| n.config.get("ipv4.address"));
-        taken.extend(configured.filter_map(|address| address.parse::<Subnet>().ok()));
+        used.extend(configured.filter_map(|address| subnet::parse(address)));
     }
-    taken
+    used
 }
 
-fn clustered(fix: &str) -> Action {
-    Action::Blocked {
-        missing: "the server is a cluster, where every member's part is the administrator's choice"
-            .into(),
-        fix: fix.into(),
-    }
+fn blocked_by_cluster(fix: &str) -> Action {
+    Action::blocked(
+        "the server is a cluster, where the administrator configures every member",
+        fix,
+    )
 }

@@ -1,17 +1,18 @@
-//! The steps a plan consists of, and how a dry run shows them.
+//! The steps of a plan, and how a dry run shows them.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::image::Recipe;
+use super::recipe::Recipe;
 use crate::host::command::CommandLine;
 
+/// Steps in the order in which they are done. Empty if the host is ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     pub steps: Vec<Step>,
-    /// What the user should know, and nothing is done about.
+    /// Limitations that no step removes.
     pub warnings: Vec<String>,
 }
 
@@ -20,23 +21,49 @@ impl Plan {
         self.steps.is_empty()
     }
 
-    /// The first step that cannot be done from here.
+    /// The first step that cannot be done on this host or by this user.
     pub fn blocked(&self) -> Option<&Step> {
         let blocked = |step: &&Step| matches!(step.action, Action::Blocked { .. });
         self.steps.iter().find(blocked)
+    }
+
+    pub(super) fn add(
+        &mut self,
+        id: StepId,
+        title: impl Into<String>,
+        reason: impl Into<String>,
+        action: Action,
+    ) {
+        self.steps.push(Step::new(id, title, reason, action));
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
     pub id: StepId,
-    /// What is done, as a phrase that reads after "to".
+    /// What the step does, as a phrase that reads after "to" and "cannot".
     pub title: String,
     pub reason: String,
     pub action: Action,
 }
 
-/// What a step is about. One plan has no two steps of the same kind.
+impl Step {
+    pub(super) fn new(
+        id: StepId,
+        title: impl Into<String>,
+        reason: impl Into<String>,
+        action: Action,
+    ) -> Self {
+        Self {
+            id,
+            title: title.into(),
+            reason: reason.into(),
+            action,
+        }
+    }
+}
+
+/// What a step is about. A plan has at most one step of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepId {
@@ -55,41 +82,28 @@ pub enum StepId {
     Image,
 }
 
+/// As in JSON.
 impl fmt::Display for StepId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Privilege => "privilege",
-            Self::Backports => "backports",
-            Self::Repair => "repair",
-            Self::Packages => "packages",
-            Self::Subuid => "subuid",
-            Self::Subgid => "subgid",
-            Self::Inotify => "inotify",
-            Self::Lxcfs => "lxcfs",
-            Self::Daemon => "daemon",
-            Self::Access => "access",
-            Self::Pool => "pool",
-            Self::Network => "network",
-            Self::Image => "image",
-        })
+        f.write_str(&format!("{self:?}").to_lowercase())
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Action {
-    /// Writes a file that does not exist yet.
+    /// Creates a file. Fails if the file exists.
     NewFile { path: PathBuf, content: String },
-    /// Adds a line to a file, which is made when missing.
+    /// Appends a line to a file. Creates the file if it is missing.
     AppendLine { path: PathBuf, line: String },
     /// Runs commands one after the other.
     Run { commands: Vec<CommandLine> },
-    /// Starts a process that stays after pixels has ended. Its output goes to
+    /// Starts a process that keeps running when pixels exits. Its output goes to
     /// `log`.
     Background { command: CommandLine, log: PathBuf },
-    /// Waits for a daemon that somebody else has started.
+    /// Waits until the running daemon with this process id is ready.
     AwaitDaemon { pid: u32 },
-    /// Asks the daemon.
+    /// Sends a request to the Incus API.
     Request {
         method: &'static str,
         path: String,
@@ -97,11 +111,18 @@ pub enum Action {
     },
     /// Builds an image and imports it.
     BuildImage { recipe: Recipe, work_dir: PathBuf },
-    /// Cannot be done from here.
+    /// Cannot be done on this host or by this user.
     Blocked { missing: String, fix: String },
 }
 
 impl Action {
+    pub(super) fn blocked(missing: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::Blocked {
+            missing: missing.into(),
+            fix: fix.into(),
+        }
+    }
+
     pub(super) fn needs_root(&self) -> bool {
         match self {
             Self::NewFile { .. }
@@ -113,7 +134,7 @@ impl Action {
         }
     }
 
-    /// Exactly what would be done, one line each.
+    /// The exact changes of the action, line by line.
     pub fn preview(&self) -> Vec<String> {
         match self {
             Self::NewFile { path, content } => {
@@ -128,7 +149,7 @@ impl Action {
             Self::Background { command, log } => {
                 vec![format!("{command} </dev/null >>{} 2>&1 &", log.display())]
             }
-            Self::AwaitDaemon { pid } => vec![format!("wait for process {pid} to answer")],
+            Self::AwaitDaemon { pid } => vec![format!("wait until process {pid} is ready")],
             Self::Request { method, path, body } => vec![format!("{method} {path} {body}")],
             Self::BuildImage { recipe, work_dir } => {
                 let mut lines = vec![recipe.command(work_dir, &work_dir.join("OUT")).to_string()];

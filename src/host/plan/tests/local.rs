@@ -1,9 +1,9 @@
-//! Steps on the machine itself.
+//! Steps on this machine.
 
 use super::*;
 
 #[test]
-fn bare_debian_12_without_systemd_gets_everything_in_order() {
+fn bare_debian_12_without_systemd_gets_all_steps_in_order() {
     let plan = plan(&bare(), &options());
     assert_eq!(
         ids(&plan),
@@ -47,7 +47,7 @@ fn bare_debian_12_without_systemd_gets_everything_in_order() {
 }
 
 #[test]
-fn systemd_starts_the_daemon_where_it_runs() {
+fn daemon_is_started_by_systemd_if_it_runs() {
     let mut facts = bare();
     facts.local.as_mut().unwrap().systemd = true;
     let with = plan(&facts, &options());
@@ -60,12 +60,12 @@ fn systemd_starts_the_daemon_where_it_runs() {
     let elsewhere = preview(&plan(&facts, &options()), Daemon);
     assert!(
         elsewhere.starts_with("INCUS_DIR=/srv/other setsid "),
-        "a directory of its own is no service: {elsewhere}"
+        "a non-default directory has no systemd unit: {elsewhere}"
     );
 }
 
 #[test]
-fn without_root_the_first_step_that_needs_it_is_where_it_stops() {
+fn missing_root_blocks_before_the_first_step_that_needs_root() {
     let mut facts = bare();
     facts.local.as_mut().unwrap().root = false;
     let bare = plan(&facts, &options());
@@ -75,29 +75,29 @@ fn without_root_the_first_step_that_needs_it_is_where_it_stops() {
     let mut server = ready();
     server.pools.clear();
     server.aliases.clear();
-    facts.server = ServerState::Answers(Box::new(server));
-    settle(&mut facts);
+    facts.server = ServerState::Ready(Box::new(server));
+    prepare_machine(&mut facts);
     let local = facts.local.as_mut().unwrap();
     local.packages = packages::present(|_| Some(PathBuf::new()));
     let member = plan(&facts, &options());
     assert_eq!(
         ids(&member),
         [Pool, Privilege, Image],
-        "a member of the group may make a pool, and not build an image"
+        "a member of incus-admin can create a pool, but not build an image"
     );
 }
 
 #[test]
-fn a_daemon_that_is_starting_is_waited_for() {
+fn starting_daemon_is_awaited() {
     let mut facts = bare();
     facts.local.as_mut().unwrap().daemon_pid = Some(42);
     let plan = plan(&facts, &options());
-    assert_eq!(preview(&plan, Daemon), "wait for process 42 to answer");
+    assert_eq!(preview(&plan, Daemon), "wait until process 42 is ready");
     assert!(!ids(&plan).contains(&Backports), "{:?}", ids(&plan));
 }
 
 #[test]
-fn other_systems_are_told_what_to_do() {
+fn unsupported_systems_are_blocked_with_a_fix() {
     let on = |id: &str, version: &str, change: &dyn Fn(&mut LocalFacts)| {
         let mut facts = bare();
         let local = facts.local.as_mut().unwrap();
@@ -110,7 +110,7 @@ fn other_systems_are_told_what_to_do() {
     let fedora = on("fedora", "42", &|local| local.apt = false);
     assert!(preview(&fedora, Packages).contains("package manager"));
     let old = on("ubuntu", "22.04", &|_| {});
-    assert!(preview(&old, Packages).contains("offer no Incus"));
+    assert!(preview(&old, Packages).contains("have no Incus"));
     let known = on("ubuntu", "22.04", &|local| local.apt_has_incus = true);
     assert!(preview(&known, Packages).contains("incus-base"));
     for (id, version) in [("debian", "13"), ("debian", ""), ("ubuntu", "24.04")] {
@@ -123,7 +123,7 @@ fn other_systems_are_told_what_to_do() {
 }
 
 #[test]
-fn an_interrupted_installation_is_finished_first() {
+fn interrupted_installation_is_finished_first() {
     let mut facts = bare();
     facts.local.as_mut().unwrap().unfinished = vec!["lxcfs".into()];
     let plan = plan(&facts, &options());
@@ -132,7 +132,7 @@ fn an_interrupted_installation_is_finished_first() {
 }
 
 #[test]
-fn backports_that_are_there_are_used_and_not_added() {
+fn configured_backports_are_not_added_again() {
     let mut facts = bare();
     let local = facts.local.as_mut().unwrap();
     let mut own = local.sources[0].clone();

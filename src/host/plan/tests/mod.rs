@@ -8,6 +8,7 @@ use super::*;
 use crate::backend::incus::{Endpoint, Remote};
 use crate::host::apt_sources::parse_deb822;
 use crate::host::facts::{LocalFacts, Network, OsRelease, Pool, Reachability, ServerFacts};
+use crate::host::subnet;
 
 const GIB: u64 = 1 << 30;
 const SOURCES: &str = "\
@@ -56,7 +57,7 @@ fn bare() -> HostFacts {
             interfaces: vec!["lo".into(), "eth0".into()],
             ..LocalFacts::default()
         }),
-        server: ServerState::Silent("the socket does not exist".into()),
+        server: ServerState::Unreachable("the socket does not exist".into()),
         image_server: Reachability::Unreachable("no answer within 4 s".into()),
     }
 }
@@ -85,13 +86,13 @@ fn ready() -> ServerFacts {
 
 fn answering(server: ServerFacts) -> HostFacts {
     let mut facts = bare();
-    facts.server = ServerState::Answers(Box::new(server));
-    settle(&mut facts);
+    facts.server = ServerState::Ready(Box::new(server));
+    prepare_machine(&mut facts);
     facts
 }
 
-/// Nothing is left to do on the machine itself.
-fn settle(facts: &mut HostFacts) {
+/// Makes the plan need no step on this machine.
+fn prepare_machine(facts: &mut HostFacts) {
     let local = facts.local.as_mut().unwrap();
     local.subuid = "root:1000000:1000000000\n".into();
     local.subgid = local.subuid.clone();

@@ -1,23 +1,23 @@
-//! Steps the daemon does, and the image.
+//! Steps on the Incus server, and the image.
 
 use super::*;
 
 #[test]
-fn what_the_user_has_set_up_is_kept() {
+fn prepared_server_needs_no_steps() {
     let facts = answering(ready());
     let plan = plan(&facts, &options());
     assert!(plan.is_empty(), "{:?}", ids(&plan));
     assert!(
-        plan.warnings[0].contains("new pixels are made from pixels/debian-12"),
+        plan.warnings[0].contains("new pixels use pixels/debian-12"),
         "{:?}",
         plan.warnings
     );
 }
 
 #[test]
-fn a_reachable_image_server_or_an_alias_leaves_nothing_to_build() {
+fn reachable_image_server_or_alias_needs_no_build() {
     let mut facts = answering(ready());
-    let ServerState::Answers(server) = &mut facts.server else {
+    let ServerState::Ready(server) = &mut facts.server else {
         unreachable!()
     };
     server.aliases.clear();
@@ -27,13 +27,13 @@ fn a_reachable_image_server_or_an_alias_leaves_nothing_to_build() {
     let mut own = ready();
     own.aliases = vec!["ubuntu/24.04".into()];
     let facts = answering(own);
-    assert!(!asks_image_server(&facts, &options()));
+    assert!(!needs_image_server(&facts, &options()));
     let plan = plan(&facts, &options());
     assert!(plan.is_empty() && plan.warnings.is_empty());
 }
 
 #[test]
-fn only_the_tools_of_what_is_left_are_installed() {
+fn only_packages_of_remaining_steps_are_installed() {
     let mut server = ready();
     server.aliases.clear();
     let plan = plan(&answering(server), &options());
@@ -43,7 +43,7 @@ fn only_the_tools_of_what_is_left_are_installed() {
 }
 
 #[test]
-fn an_image_the_user_named_is_never_replaced() {
+fn configured_image_is_never_replaced() {
     let mut options = options();
     options.image = "mine/1".into();
     options.image_is_default = false;
@@ -61,7 +61,7 @@ fn an_image_the_user_named_is_never_replaced() {
 }
 
 #[test]
-fn a_refusal_is_all_there_is_to_say() {
+fn access_denied_blocks_all_steps() {
     let mut facts = bare();
     facts.server = ServerState::Denied("permission denied".into());
     let plan = plan(&facts, &options());
@@ -70,7 +70,7 @@ fn a_refusal_is_all_there_is_to_say() {
 }
 
 #[test]
-fn a_remote_gets_pool_and_bridge_and_no_local_steps() {
+fn remote_server_gets_no_local_steps() {
     let mut options = options();
     options.endpoint = Endpoint::Https(Remote {
         url: "https://box.test:8443".into(),
@@ -83,19 +83,22 @@ fn a_remote_gets_pool_and_bridge_and_no_local_steps() {
     server.pools.clear();
     server.networks.clear();
     server.aliases.clear();
-    server.addresses = vec!["10.64.0.7/16".parse().unwrap()];
+    server.addresses = vec![subnet::parse("10.64.0.7/16").unwrap()];
     let mut facts = answering(server);
     facts.local = None;
-    let made = plan(&facts, &options);
-    assert_eq!(ids(&made), [Pool, Network, Image]);
-    assert!(preview(&made, Network).contains("10.65.0.1/24"));
-    assert!(matches!(step(&made, Image).action, Action::Blocked { .. }));
-    facts.server = ServerState::Silent("connection refused".into());
+    let remote = plan(&facts, &options);
+    assert_eq!(ids(&remote), [Pool, Network, Image]);
+    assert!(preview(&remote, Network).contains("10.65.0.1/24"));
+    assert!(matches!(
+        step(&remote, Image).action,
+        Action::Blocked { .. }
+    ));
+    facts.server = ServerState::Unreachable("connection refused".into());
     assert_eq!(ids(&plan(&facts, &options)), [Access]);
 }
 
 #[test]
-fn without_btrfs_a_directory_pool_and_a_warning() {
+fn without_btrfs_pool_uses_directories_with_a_warning() {
     let mut facts = bare();
     facts.local.as_mut().unwrap().btrfs = false;
     let plan = plan(&facts, &options());
@@ -105,7 +108,7 @@ fn without_btrfs_a_directory_pool_and_a_warning() {
 }
 
 #[test]
-fn the_pool_leaves_room_on_the_disk() {
+fn pool_size_depends_on_free_space() {
     let size = |free: u64| {
         let mut facts = bare();
         facts.local.as_mut().unwrap().free_disk = free * GIB;
@@ -117,14 +120,14 @@ fn the_pool_leaves_room_on_the_disk() {
 }
 
 #[test]
-fn named_pool_and_bridge_are_made_under_their_names() {
+fn configured_pool_and_bridge_keep_their_names() {
     let mut options = options();
     options.pool = Some("ssd".into());
     options.network = Some("br9".into());
-    let made = plan(&answering(ready()), &options);
-    assert_eq!(ids(&made), [Packages, Pool, Network]);
-    assert!(preview(&made, Pool).contains(r#""name":"ssd""#));
-    assert!(preview(&made, Network).contains(r#""name":"br9""#));
+    let named = plan(&answering(ready()), &options);
+    assert_eq!(ids(&named), [Packages, Pool, Network]);
+    assert!(preview(&named, Pool).contains(r#""name":"ssd""#));
+    assert!(preview(&named, Network).contains(r#""name":"br9""#));
     let mut server = ready();
     server.clustered = true;
     let cluster = plan(&answering(server), &options);
@@ -132,7 +135,7 @@ fn named_pool_and_bridge_are_made_under_their_names() {
 }
 
 #[test]
-fn a_bridge_name_that_is_taken_is_passed_over() {
+fn bridge_name_in_use_is_skipped() {
     let mut facts = bare();
     let local = facts.local.as_mut().unwrap();
     local.interfaces.push("incusbr0".into());
