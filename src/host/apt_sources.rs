@@ -1,6 +1,7 @@
-//! The host's own apt sources: read in both formats, and derived from.
+//! Parses the host's apt sources in both formats, and derives sources for
+//! backports and for images from them.
 
-/// One entry: archives that share suites and components.
+/// One sources entry: URIs that share suites and components.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Source {
     pub uris: Vec<String>,
@@ -16,14 +17,14 @@ impl Source {
         self.suites.iter().any(|have| have == suite)
     }
 
-    /// The path of the key file, where one is named.
+    /// The path in `signed_by`, if it is a path.
     pub fn keyring(&self) -> Option<&str> {
         self.signed_by
             .as_deref()
             .filter(|path| path.starts_with('/') && !path.contains(char::is_whitespace))
     }
 
-    /// The entry in deb822 form, ending in a newline.
+    /// The entry in deb822 format, with a newline at the end.
     pub fn render(&self) -> String {
         let mut text = format!(
             "Types: deb\nURIs: {}\nSuites: {}\nComponents: {}\n",
@@ -41,7 +42,8 @@ impl Source {
     }
 }
 
-/// The enabled binary entries of a `.sources` file.
+/// The enabled entries for binary packages of a `.sources` file. Malformed
+/// lines are skipped.
 pub fn parse_deb822(text: &str) -> Vec<Source> {
     let mut all = Vec::new();
     let mut fields: Vec<(String, String)> = Vec::new();
@@ -70,8 +72,8 @@ fn from_fields(fields: &[(String, String)]) -> Option<Source> {
             text.split_whitespace().map(str::to_owned).collect()
         })
     };
-    let refused = get("enabled").is_some_and(|v| matches!(v.as_str(), "no" | "false" | "0"));
-    if refused || !list("types").iter().any(|kind| kind == "deb") {
+    let disabled = get("enabled").is_some_and(|v| matches!(v.as_str(), "no" | "false" | "0"));
+    if disabled || !list("types").iter().any(|kind| kind == "deb") {
         return None;
     }
     Some(Source {
@@ -83,7 +85,8 @@ fn from_fields(fields: &[(String, String)]) -> Option<Source> {
     })
 }
 
-/// The binary entries of a `.list` file.
+/// The entries for binary packages of a `.list` file. Malformed lines are
+/// skipped.
 pub fn parse_one_line(text: &str) -> Vec<Source> {
     text.lines().filter_map(one_line).collect()
 }
@@ -114,14 +117,15 @@ fn one_line(line: &str) -> Option<Source> {
     Some(source)
 }
 
-/// The entry that carries the release itself.
+/// The entry with the `main` component of the release itself.
 pub fn base<'a>(sources: &'a [Source], codename: &str) -> Option<&'a Source> {
     sources
         .iter()
         .find(|s| s.has_suite(codename) && s.components.iter().any(|c| c == "main"))
 }
 
-/// The file that adds a release's backports, from the mirror in use.
+/// The content of a `.sources` file with the release's backports, from the same
+/// mirror as the release. `None` if the sources do not have the release.
 pub fn backports(sources: &[Source], codename: &str) -> Option<String> {
     let base = base(sources, codename)?;
     Some(
@@ -134,8 +138,8 @@ pub fn backports(sources: &[Source], codename: &str) -> Option<String> {
     )
 }
 
-/// What the release's own archives are, for an image: the release, its
-/// updates and its security fixes, as far as the host names them.
+/// The content of a `.sources` file for an image: the release, its updates and
+/// its security fixes. Also returns the suites that the host's sources lack.
 pub fn for_image(sources: &[Source], codename: &str) -> (String, Vec<String>) {
     let wanted = [
         codename.to_owned(),
@@ -161,7 +165,7 @@ pub fn for_image(sources: &[Source], codename: &str) -> (String, Vec<String>) {
     (texts.join("\n"), missing)
 }
 
-/// `mirror+file:` entries name a file that lists the real URIs.
+/// The path in a `mirror+file:` URI: a file that lists mirror URIs.
 pub fn mirror_file(uri: &str) -> Option<&str> {
     let path = uri.strip_prefix("mirror+file:")?;
     Some(path.strip_prefix("//").unwrap_or(path))
@@ -209,7 +213,7 @@ Components: main
 ";
 
     #[test]
-    fn deb822_keeps_enabled_binary_entries() {
+    fn deb822_yields_enabled_binary_entries() {
         let all = parse_deb822(DEB822);
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].suites, ["bookworm", "bookworm-updates"]);
@@ -219,7 +223,7 @@ Components: main
     }
 
     #[test]
-    fn one_line_reads_options_and_comments() {
+    fn one_line_format_handles_options_and_comments() {
         let all = parse_one_line(
             "# deb http://no.test/debian bookworm main\n\
              deb-src http://no.test/debian bookworm main\n\
@@ -235,7 +239,7 @@ Components: main
     }
 
     #[test]
-    fn backports_come_from_the_mirror_in_use() {
+    fn backports_use_the_mirror_of_the_release() {
         let text = backports(&parse_deb822(DEB822), "bookworm").unwrap();
         assert_eq!(
             text,
@@ -246,7 +250,7 @@ Components: main
     }
 
     #[test]
-    fn an_image_gets_the_releases_own_suites_and_no_others() {
+    fn for_image_has_only_suites_of_the_release() {
         let mut all = parse_deb822(DEB822);
         all.push(Source {
             uris: vec!["http://vendor.test".into()],
@@ -265,7 +269,7 @@ Components: main
     }
 
     #[test]
-    fn mirror_lists_are_followed() {
+    fn mirror_lists_yield_the_first_uri() {
         let path = mirror_file("mirror+file:///etc/apt/mirrors/debian.list");
         assert_eq!(path, Some("/etc/apt/mirrors/debian.list"));
         assert_eq!(mirror_file("http://mirror.test/debian"), None);

@@ -1,11 +1,11 @@
-//! The packages a host needs, each known by a program it brings: a program
-//! that is there counts, wherever it came from.
+//! The Debian packages a host needs. A package counts as installed if one of
+//! its programs exists, whatever installed the program.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Directories programs are looked for in. The last is where the Incus
-/// project's own packages keep theirs.
+/// Directories searched for programs. The last one belongs to the packages of
+/// the Incus project.
 pub const PROGRAM_DIRS: &[&str] = &[
     "/usr/local/sbin",
     "/usr/local/bin",
@@ -21,7 +21,7 @@ pub const PROGRAM_DIRS: &[&str] = &[
 pub const INCUS: &str = "incus-base";
 pub const CLIENT: &str = "incus-client";
 pub const BTRFS: &str = "btrfs-progs";
-/// For instances to run at all.
+/// Needed to run instances.
 const RUNTIME: &[&str] = &[
     INCUS,
     "nftables",
@@ -37,7 +37,7 @@ const RUNTIME: &[&str] = &[
 pub const BRIDGE: &[&str] = &["nftables", "dnsmasq-base", "iproute2"];
 pub const BUILD: &[&str] = &["debootstrap", "squashfs-tools", "xz-utils"];
 
-/// Package and program.
+/// Package name and a program of the package.
 const PROGRAMS: &[(&str, &str)] = &[
     (INCUS, "incusd"),
     (CLIENT, "incus"),
@@ -54,10 +54,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("debootstrap", "debootstrap"),
 ];
 
-/// What will be done, as far as packages matter.
+/// What packages are needed for.
 #[derive(Debug, Clone, Copy)]
 pub struct Purpose {
-    /// No daemon answers yet.
+    /// To run the Incus daemon and instances.
     pub daemon: bool,
     pub client: bool,
     pub pool: bool,
@@ -65,7 +65,7 @@ pub struct Purpose {
     pub image: bool,
 }
 
-/// The packages to install, in a stable order.
+/// The packages that `purpose` needs and `present` lacks, in a fixed order.
 pub fn missing(present: &BTreeSet<&'static str>, purpose: Purpose) -> Vec<&'static str> {
     let wanted = |package: &str| {
         purpose.daemon && RUNTIME.contains(&package)
@@ -81,7 +81,7 @@ pub fn missing(present: &BTreeSet<&'static str>, purpose: Purpose) -> Vec<&'stat
         .collect()
 }
 
-/// The packages whose programs `find` finds.
+/// The packages whose program is found by `find`.
 pub fn present(find: impl Fn(&str) -> Option<PathBuf>) -> BTreeSet<&'static str> {
     PROGRAMS
         .iter()
@@ -90,7 +90,7 @@ pub fn present(find: impl Fn(&str) -> Option<PathBuf>) -> BTreeSet<&'static str>
         .collect()
 }
 
-/// Where a program is on this machine.
+/// The path of a program on this machine.
 pub fn find(program: &str) -> Option<PathBuf> {
     PROGRAM_DIRS
         .iter()
@@ -98,7 +98,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Packages that dpkg has begun to install and not finished, from its status
+/// Packages with an unfinished installation, from the text of dpkg's status
 /// file.
 pub fn unfinished(status: &str) -> Vec<String> {
     let mut package = "";
@@ -120,7 +120,7 @@ pub fn unfinished(status: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const NOTHING: Purpose = Purpose {
+    const NO_PURPOSE: Purpose = Purpose {
         daemon: false,
         client: false,
         pool: false,
@@ -129,12 +129,12 @@ mod tests {
     };
 
     #[test]
-    fn only_what_a_purpose_needs_and_lacks() {
+    fn missing_lists_what_the_purpose_needs_and_the_host_lacks() {
         let none = BTreeSet::new();
-        assert!(missing(&none, NOTHING).is_empty());
+        assert!(missing(&none, NO_PURPOSE).is_empty());
         let image = Purpose {
             image: true,
-            ..NOTHING
+            ..NO_PURPOSE
         };
         assert_eq!(
             missing(&none, image),
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn everything_wanted_has_a_program_to_know_it_by() {
+    fn every_package_has_a_known_program() {
         for package in RUNTIME.iter().chain(BRIDGE).chain(BUILD) {
             assert!(PROGRAMS.iter().any(|(p, _)| p == package), "{package}");
         }
     }
 
     #[test]
-    fn unfinished_packages_are_named() {
+    fn unfinished_lists_half_configured_packages() {
         let status = "Package: a\nStatus: install ok installed\n\n\
             Package: b\nStatus: install ok half-configured\n\n\
             Package: c\nStatus: deinstall ok config-files\n";

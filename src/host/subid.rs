@@ -1,13 +1,14 @@
-//! Root's ranges of subordinate ids, from which containers get theirs.
+//! Root's subordinate id ranges in `/etc/subuid` and `/etc/subgid`, from which
+//! containers get their ids.
 
-/// What one container needs at the very least.
+/// Number of ids that one container needs.
 pub const MINIMUM: u64 = 65_536;
-/// What Incus asks for: room for many isolated containers.
+/// Number of ids that Incus recommends: enough for many isolated containers.
 const WANTED: u64 = 1_000_000_000;
-const FIRST: u64 = 1_000_000;
+const FIRST_ID: u64 = 1_000_000;
 
-/// The size of root's largest range in a subuid or subgid file; 0 when it has
-/// none.
+/// The size of root's largest range in a subuid or subgid file. 0 if root has
+/// no range.
 pub fn root_range(text: &str) -> u64 {
     ranges(text)
         .filter(|(owner, _, _)| matches!(*owner, "root" | "0"))
@@ -16,18 +17,19 @@ pub fn root_range(text: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// The line that gives root a range behind all others. `limit` is one more
-/// than the highest id this machine has; `None` when no room is left.
+/// A line with a range for root that starts after all other ranges. `limit` is
+/// the highest id of this machine plus one. `None` if fewer than [`MINIMUM`] ids
+/// remain.
 pub fn line_for_root(text: &str, limit: u64) -> Option<String> {
     let start = ranges(text)
         .map(|(_, start, count)| start.saturating_add(count))
-        .fold(FIRST, u64::max);
+        .fold(FIRST_ID, u64::max);
     let count = limit.saturating_sub(start).min(WANTED);
     (count >= MINIMUM).then(|| format!("root:{start}:{count}"))
 }
 
-/// One more than the highest id that exists here, from `/proc/self/uid_map`:
-/// inside a container only some do.
+/// The highest id of this machine plus one, from `/proc/self/uid_map`: in a
+/// container only some ids exist.
 pub fn limit(id_map: &str) -> u64 {
     let last = id_map
         .lines()
@@ -58,14 +60,14 @@ mod tests {
     const WHOLE: u64 = u32::MAX as u64;
 
     #[test]
-    fn roots_range_is_found_by_name_or_number() {
+    fn root_range_finds_root_by_name_or_number() {
         assert_eq!(root_range("root:1000000:1000000000\n"), 1_000_000_000);
         assert_eq!(root_range("me:100000:65536\n0:500000:65536"), 65_536);
         assert_eq!(root_range("me:100000:65536\nbroken\nroot:x:1"), 0);
     }
 
     #[test]
-    fn a_new_range_overlaps_none() {
+    fn line_for_root_overlaps_no_range() {
         let line = |text, limit| line_for_root(text, limit);
         assert_eq!(line("", WHOLE).unwrap(), "root:1000000:1000000000");
         assert_eq!(
@@ -75,13 +77,13 @@ mod tests {
         assert_eq!(
             line("", 2_000_000).unwrap(),
             "root:1000000:1000000",
-            "inside a container the range ends where its ids do"
+            "in a container, the range ends at its last id"
         );
         assert_eq!(line("", 65_536), None);
     }
 
     #[test]
-    fn the_limit_comes_from_the_id_map() {
+    fn limit_is_the_end_of_the_id_map() {
         assert_eq!(limit("         0          0 4294967295\n"), WHOLE);
         assert_eq!(limit("0 1000000 1000\n1000 5000 64536\n"), 65_536);
     }

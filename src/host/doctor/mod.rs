@@ -1,47 +1,48 @@
-//! What is wrong with a host, and the command that mends it.
+//! Checks a host and suggests a fix for each problem.
 //!
-//! The facts are gathered here; `remote` and `local` judge them and are pure.
+//! This file gathers the facts. [`remote`] and [`local`] judge them and are pure.
 
 mod local;
 mod remote;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::error::Error;
-use super::facts::{HostFacts, INOTIFY, Reachability, ServerFacts, ServerState};
+use super::facts::{HostFacts, INOTIFY_FILE, Reachability, ServerFacts};
 use super::image_server;
 use super::read_file::{read, read_or_empty};
 use super::setup::Inspector;
-use crate::backend::incus::Client;
+use crate::backend::incus::{Client, Endpoint};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Ok,
-    /// Does not apply here, or cannot be told.
+    /// Does not apply to this host, or cannot be checked.
     Skipped,
-    /// Works, and not as well as it could.
+    /// Works with limitations.
     Warning,
-    /// Something will fail.
+    /// Some commands will fail.
     Problem,
 }
 
-/// One thing looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Stable, for scripts: such as `pool-space`.
+    /// Stable identifier for scripts, such as `pool-space`.
     pub id: String,
-    /// For people: such as "space in the storage pool".
+    /// Title for people, such as "space in the storage pool".
     pub title: String,
     pub status: Status,
     /// What was found.
     pub detail: String,
-    /// What to do about it; often a command.
+    /// How to fix the problem, often a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
@@ -63,7 +64,8 @@ impl Check {
     }
 }
 
-/// 0: nothing is wrong; 1: warnings; 2: problems.
+/// 0 if all checks passed, 1 with warnings, 2 with problems. 2 also means "wrong
+/// usage" for other commands: here it never does.
 pub fn exit_code(checks: &[Check]) -> u8 {
     match checks.iter().map(|check| check.status).max() {
         Some(Status::Problem) => 2,
@@ -72,14 +74,14 @@ pub fn exit_code(checks: &[Check]) -> u8 {
     }
 }
 
-/// Looks at the host and the server. `extra` are checks of the caller's, put
-/// last. What cannot be looked at is a problem of its own, never an error.
+/// Checks the host and the server. Appends the results `extra` of the caller.
+/// If the facts cannot be read, the error is reported as a failed check.
 pub async fn doctor(options: &Options, extra: Vec<Check>) -> Vec<Check> {
     let mut checks = match gather(options).await {
         Ok(facts) => judge(&facts, options),
         Err(error) => vec![Check::new(
             "inspection",
-            "looking at the host",
+            "inspection of the host",
             Status::Problem,
             error.to_string(),
         )],
@@ -88,22 +90,26 @@ pub async fn doctor(options: &Options, extra: Vec<Check>) -> Vec<Check> {
     checks
 }
 
-/// Everything the checks are made from.
+/// The facts for the checks.
 #[derive(Debug, Clone)]
 struct Facts {
     host: HostFacts,
+    /// Of the storage pool. `None` if there is no usable pool.
     space: Option<Result<Space, String>>,
     machine: Option<Machine>,
     clock: Clock,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Bytes. A `total` of 0 means that the server does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 struct Space {
+    #[serde(default)]
     used: u64,
+    #[serde(default)]
     total: u64,
 }
 
-/// More about this machine than a plan needs.
+/// Facts about this machine that only checks need.
 #[derive(Debug, Clone, Default)]
 struct Machine {
     socket_exists: bool,
@@ -112,43 +118,79 @@ struct Machine {
     admin_listed: bool,
     bridge_calls_iptables: bool,
     ip_forward: bool,
-    /// 0: none may be made. `None`: the kernel sets no limit.
+    /// Number of user namespaces allowed. `None`: no limit.
     user_namespaces: Option<u64>,
+    /// Number of inotify instances per user. `None`: unknown.
     inotify: Option<u64>,
+    /// Number of kernel keys per user. `None`: unknown.
     keys: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clock {
-    /// Seconds ahead of a server's; negative is behind.
-    Against(i64),
-    /// Seconds behind the newest of the host's own files.
+    /// Seconds ahead of the image server's clock. Negative: behind.
+    AheadOfServer(i64),
+    /// Seconds behind the newest of some system files.
     BehindFiles(i64),
     Unknown,
 }
 
 fn judge(facts: &Facts, options: &Options) -> Vec<Check> {
-    let mut checks = vec![remote::access(facts, options)];
-    checks.extend(match &facts.host.server {
-        ServerState::Answers(server) => remote::server(server, facts, options),
-        _ => remote::skipped(),
-    });
-    checks.extend(local::checks(facts));
+    let mut checks = vec![remote::check_access(facts, options)];
+    checks.extend(remote::check_server(facts, options));
+    checks.extend(local::check_machine(facts));
+    checks.push(local::check_clock(facts.clock));
     checks
+}
+
+/// Status, detail and fix of a check.
+type Verdict = (Status, String, Option<String>);
+
+fn ok(detail: impl Into<String>) -> Verdict {
+    (Status::Ok, detail.into(), None)
+}
+
+fn skipped(detail: impl Into<String>) -> Verdict {
+    (Status::Skipped, detail.into(), None)
+}
+
+fn warning(detail: impl Into<String>, fix: impl Into<String>) -> Verdict {
+    (Status::Warning, detail.into(), Some(fix.into()))
+}
+
+fn problem(detail: impl Into<String>, fix: impl Into<String>) -> Verdict {
+    (Status::Problem, detail.into(), Some(fix.into()))
+}
+
+/// Checks with the identifiers and titles of `names`.
+fn checks(names: &[(&str, &str)], verdicts: impl IntoIterator<Item = Verdict>) -> Vec<Check> {
+    names
+        .iter()
+        .zip(verdicts)
+        .map(|((id, title), (status, detail, fix))| Check {
+            fix,
+            ..Check::new(id, title, status, detail)
+        })
+        .collect()
+}
+
+/// Checks that are skipped for the same reason.
+fn all_skipped(names: &[(&str, &str)], reason: &str) -> Vec<Check> {
+    checks(names, std::iter::repeat_with(|| skipped(reason)))
 }
 
 async fn gather(options: &Options) -> Result<Facts, Error> {
     let mut inspector = Inspector::new(options)?;
-    let host = inspector.look().await?;
+    let host = inspector.inspect().await?;
     let space = match host.server.facts() {
-        Some(server) => space(&inspector.client, server, options).await,
+        Some(server) => read_space(&inspector.client, server, options).await,
         None => None,
     };
-    let machine = match options.incus_dir() {
-        Some(_) => Some(machine(options)?),
-        None => None,
+    let machine = match &options.endpoint {
+        Endpoint::Unix(socket) => Some(read_machine(socket)?),
+        Endpoint::Https(_) => None,
     };
-    let clock = clock(&host, options).await?;
+    let clock = read_clock(&host, options).await?;
     Ok(Facts {
         host,
         space,
@@ -157,36 +199,22 @@ async fn gather(options: &Options) -> Result<Facts, Error> {
     })
 }
 
-async fn space(
+async fn read_space(
     client: &Client,
     server: &ServerFacts,
     options: &Options,
 ) -> Option<Result<Space, String>> {
     #[derive(Deserialize)]
     struct Resources {
-        space: Numbers,
-    }
-    #[derive(Deserialize)]
-    struct Numbers {
-        #[serde(default)]
-        used: u64,
-        #[serde(default)]
-        total: u64,
+        space: Space,
     }
     let pool = server.usable_pool(options.pool.as_deref())?;
     let path = format!("/1.0/storage-pools/{}/resources", pool.name);
-    let found = client.get::<Resources>(&path).await;
-    Some(
-        found
-            .map(|r| Space {
-                used: r.space.used,
-                total: r.space.total,
-            })
-            .map_err(|e| e.to_string()),
-    )
+    let resources = client.get::<Resources>(&path).await;
+    Some(resources.map(|r| r.space).map_err(|e| e.to_string()))
 }
 
-fn machine(options: &Options) -> Result<Machine, Error> {
+fn read_machine(socket: &Path) -> Result<Machine, Error> {
     let number = |path: &str| -> Result<Option<u64>, Error> {
         Ok(read(path)?.and_then(|text| text.trim().parse().ok()))
     };
@@ -196,32 +224,30 @@ fn machine(options: &Options) -> Result<Machine, Error> {
         .lines()
         .find_map(|line| line.strip_prefix("incus-admin:")?.rsplit(':').next());
     Ok(Machine {
-        socket_exists: match &options.endpoint {
-            crate::backend::incus::Endpoint::Unix(socket) => socket.exists(),
-            crate::backend::incus::Endpoint::Https(_) => false,
-        },
+        socket_exists: socket.exists(),
         admin_listed: admins.is_some_and(|list| list.split(',').any(|name| name == user)),
         user,
         bridge_calls_iptables: number("/proc/sys/net/bridge/bridge-nf-call-iptables")? == Some(1),
         ip_forward: number("/proc/sys/net/ipv4/ip_forward")? == Some(1),
         user_namespaces: number("/proc/sys/user/max_user_namespaces")?,
-        inotify: number(INOTIFY)?,
+        inotify: number(INOTIFY_FILE)?,
         keys: number("/proc/sys/kernel/keys/maxkeys")?,
     })
 }
 
-/// The image server's clock where it answers, else the host's own files:
-/// none can be from the future.
-async fn clock(host: &HostFacts, options: &Options) -> Result<Clock, Error> {
-    let reach = match &host.image_server {
-        Reachability::NotAsked => image_server::image_server(&options.image_server).await?,
+/// Compares the clock with the image server's clock. If the image server does
+/// not answer, compares it with the times of system files, which cannot be in
+/// the future.
+async fn read_clock(host: &HostFacts, options: &Options) -> Result<Clock, Error> {
+    let reachability = match &host.image_server {
+        Reachability::NotChecked => image_server::check_reachable(&options.image_server).await?,
         known => known.clone(),
     };
     if let Reachability::Reachable {
         clock_ahead: Some(ahead),
-    } = reach
+    } = reachability
     {
-        return Ok(Clock::Against(ahead));
+        return Ok(Clock::AheadOfServer(ahead));
     }
     let newest = ["/var/lib/dpkg/status", "/etc", "/usr/bin", "/var/log"]
         .iter()

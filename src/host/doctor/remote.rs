@@ -1,14 +1,17 @@
-//! Checks that hold for any server, local or not.
+//! Checks of the Incus server, local or remote.
 
-use super::{Check, Facts, Space, Status};
+use super::{
+    Check, Facts, Space, Status, Verdict, all_skipped, checks, ok, problem, skipped, warning,
+};
+use crate::backend::incus::Endpoint;
 use crate::host::Options;
 use crate::host::facts::{Reachability, ServerFacts, ServerState};
-use crate::host::plan::{ImageState, can_stand_in, image_state};
+use crate::host::plan::{ImageState, can_build_fallback, image_state};
 
 const SETUP: &str = "sudo pixels setup";
 const OLDEST: (u32, u32) = (6, 0);
-/// What pixels relies on beyond the oldest release's basics.
-const EXTENSIONS: &[&str] = &[
+/// API extensions that pixels needs and that some builds of Incus 6.0 lack.
+pub(super) const EXTENSIONS: &[&str] = &[
     "container_exec_user_group_cwd",
     "container_nic_ipfilter",
     "container_nic_routes",
@@ -21,72 +24,63 @@ const EXTENSIONS: &[&str] = &[
 ];
 const GIB: u64 = 1 << 30;
 
-/// Identifier and title of every check here, in order.
-const ALL: &[(&str, &str)] = &[
-    ("version", "Incus is recent enough"),
-    ("extensions", "Incus has what pixels needs"),
+/// Identifier and title of every check of the server, in order.
+const NAMES: &[(&str, &str)] = &[
+    ("version", "Incus version"),
+    ("extensions", "Incus API extensions"),
     ("pool", "storage pool"),
     ("pool-space", "space in the storage pool"),
     ("network", "network with DHCP"),
     ("image", "default image"),
 ];
 
-pub fn access(facts: &Facts, options: &Options) -> Check {
-    let found = |status, detail: String| Check::new("access", "Incus answers", status, detail);
+pub fn check_access(facts: &Facts, options: &Options) -> Check {
+    let check = |status, detail: String| Check::new("access", "Incus answers", status, detail);
+    let problem = |detail: &str| check(Status::Problem, detail.to_owned());
     match (&facts.host.server, &facts.host.local, &facts.machine) {
-        (ServerState::Answers(_), _, _) => found(
-            Status::Ok,
-            format!("Incus answers at {}", endpoint(options)),
-        ),
+        (ServerState::Ready(_), _, _) => {
+            let address = match &options.endpoint {
+                Endpoint::Unix(path) => path.display().to_string(),
+                Endpoint::Https(remote) => remote.url.clone(),
+            };
+            check(Status::Ok, format!("Incus answers at {address}"))
+        }
         (ServerState::Denied(reason), Some(_), Some(machine)) if machine.admin_listed => {
-            found(Status::Problem, reason.clone())
-                .fix("log in again: your membership in the group incus-admin is not in force yet")
+            problem(reason)
+                .fix("log in again: your membership in the group incus-admin is not yet in effect")
         }
         (ServerState::Denied(reason), Some(_), machine) => {
             let user = machine.as_ref().map_or("$USER", |m| m.user.as_str());
-            found(Status::Problem, reason.clone()).fix(format!(
+            problem(reason).fix(format!(
                 "sudo usermod -aG incus-admin {user}, then log in again \
                  (members of that group are as good as root on this machine)"
             ))
         }
-        (ServerState::Denied(reason), None, _) => found(Status::Problem, reason.clone()).fix(
+        (ServerState::Denied(reason), None, _) => problem(reason).fix(
             "add this client's certificate on the server: incus config trust add-certificate FILE",
         ),
-        (ServerState::Silent(reason), None, _) => found(Status::Problem, reason.clone())
+        (ServerState::Unreachable(reason), None, _) => problem(reason)
             .fix("check incus.remote, and on the server `incus config get core.https_address`"),
-        (ServerState::Silent(_), Some(local), _) if local.incusd.is_none() => {
-            found(Status::Problem, "Incus is not installed here".into()).fix(SETUP)
+        (ServerState::Unreachable(_), Some(local), _) if local.incusd.is_none() => {
+            problem("Incus is not installed on this machine").fix(SETUP)
         }
-        (ServerState::Silent(reason), Some(local), machine) => {
-            let stale = machine.as_ref().is_some_and(|m| m.socket_exists);
-            found(
-                Status::Problem,
-                match local.daemon_pid {
-                    Some(pid) => format!("process {pid} is running and does not answer: {reason}"),
-                    None if stale => format!("Incus is installed and not running: {reason}"),
-                    None => "Incus is installed and not running".into(),
-                },
-            )
-            .fix(SETUP)
+        (ServerState::Unreachable(reason), Some(local), machine) => {
+            let stale_socket = machine.as_ref().is_some_and(|m| m.socket_exists);
+            let detail = match local.daemon_pid {
+                Some(pid) => format!("process {pid} is running and does not answer: {reason}"),
+                None if stale_socket => format!("Incus is installed but not running: {reason}"),
+                None => "Incus is installed but not running".into(),
+            };
+            problem(&detail).fix(SETUP)
         }
     }
 }
 
-fn endpoint(options: &Options) -> String {
-    match &options.endpoint {
-        crate::backend::incus::Endpoint::Unix(path) => path.display().to_string(),
-        crate::backend::incus::Endpoint::Https(remote) => remote.url.clone(),
-    }
-}
-
-pub fn skipped() -> Vec<Check> {
-    ALL.iter()
-        .map(|(id, title)| Check::new(id, title, Status::Skipped, "Incus does not answer"))
-        .collect()
-}
-
-pub fn server(server: &ServerFacts, facts: &Facts, options: &Options) -> Vec<Check> {
-    let judged = [
+pub fn check_server(facts: &Facts, options: &Options) -> Vec<Check> {
+    let Some(server) = facts.host.server.facts() else {
+        return all_skipped(NAMES, "Incus does not answer");
+    };
+    let verdicts = [
         version(server),
         extensions(server),
         pool(server, options),
@@ -94,23 +88,7 @@ pub fn server(server: &ServerFacts, facts: &Facts, options: &Options) -> Vec<Che
         network(server, options),
         image(facts, options),
     ];
-    ALL.iter()
-        .zip(judged)
-        .map(|((id, title), (status, detail, fix))| Check {
-            fix,
-            ..Check::new(id, title, status, detail)
-        })
-        .collect()
-}
-
-type Verdict = (Status, String, Option<String>);
-
-fn ok(detail: impl Into<String>) -> Verdict {
-    (Status::Ok, detail.into(), None)
-}
-
-fn bad(status: Status, detail: impl Into<String>, fix: impl Into<String>) -> Verdict {
-    (status, detail.into(), Some(fix.into()))
+    checks(NAMES, verdicts)
 }
 
 fn version(server: &ServerFacts) -> Verdict {
@@ -119,27 +97,27 @@ fn version(server: &ServerFacts) -> Verdict {
     let minor: u32 = parts.next().flatten().unwrap_or(0);
     match major {
         Some(major) if (major, minor) >= OLDEST => ok(format!("Incus {}", server.version)),
-        Some(_) => bad(
-            Status::Problem,
+        Some(_) => problem(
             format!("Incus {} is older than 6.0", server.version),
             "upgrade Incus",
         ),
-        None => bad(
-            Status::Warning,
-            format!("a version that says nothing: {:?}", server.version),
+        None => warning(
+            format!("unrecognized Incus version {:?}", server.version),
             "use a release of Incus, 6.0 or newer",
         ),
     }
 }
 
 fn extensions(server: &ServerFacts) -> Verdict {
-    let lacks = |name: &&&str| !server.extensions.iter().any(|have| have == **name);
-    let missing: Vec<&str> = EXTENSIONS.iter().filter(lacks).copied().collect();
+    let missing: Vec<&str> = EXTENSIONS
+        .iter()
+        .filter(|name| !server.extensions.iter().any(|present| present == **name))
+        .copied()
+        .collect();
     if missing.is_empty() {
-        ok(format!("all {} API extensions", EXTENSIONS.len()))
+        ok(format!("all {} required extensions", EXTENSIONS.len()))
     } else {
-        bad(
-            Status::Problem,
+        problem(
             format!("missing API extensions: {}", missing.join(", ")),
             "upgrade Incus to 6.0 or newer",
         )
@@ -150,46 +128,43 @@ fn pool(server: &ServerFacts, options: &Options) -> Verdict {
     let named = options.pool.as_deref();
     let Some(pool) = server.usable_pool(named) else {
         let detail = match named {
-            Some(name) => format!("there is no usable pool {name}"),
-            None => "there is no usable pool".into(),
+            Some(name) => format!("no usable pool {name}"),
+            None => "no usable pool".into(),
         };
-        return bad(Status::Problem, detail, SETUP);
+        return problem(detail, SETUP);
     };
     let thick = pool
         .config
         .get("lvm.use_thinpool")
         .is_some_and(|v| v == "false");
     if pool.driver == "dir" || thick {
-        return bad(
-            Status::Warning,
+        return warning(
             format!(
-                "{} ({}) copies everything: clones and checkpoints are slow and large",
+                "{} ({}) is not copy-on-write: clones and checkpoints are slow and large",
                 pool.name, pool.driver
             ),
-            "create a copy-on-write pool and name it in the settings: \
+            "create a copy-on-write pool and set it in the configuration: \
              incus storage create NAME btrfs",
         );
     }
-    ok(format!("{} ({}, copy on write)", pool.name, pool.driver))
+    ok(format!("{} ({}, copy-on-write)", pool.name, pool.driver))
 }
 
 fn space(facts: &Facts) -> Verdict {
     let space = match &facts.space {
-        None => return (Status::Skipped, "there is no pool".into(), None),
-        Some(Err(reason)) => return (Status::Skipped, reason.clone(), None),
-        Some(Ok(Space { total: 0, .. })) => {
-            return (Status::Skipped, "the pool does not tell".into(), None);
-        }
+        None => return skipped("no usable pool"),
+        Some(Err(reason)) => return skipped(reason),
+        Some(Ok(Space { total: 0, .. })) => return skipped("the pool does not report its size"),
         Some(Ok(space)) => *space,
     };
     let free = space.total.saturating_sub(space.used);
     let detail = format!("{} free of {}", gib(free), gib(space.total));
-    let fix = "destroy pixels or checkpoints that are no longer needed, or enlarge the pool: \
+    let fix = "delete pixels or checkpoints, or enlarge the pool: \
                incus storage set POOL size=SIZE";
     if free < GIB {
-        bad(Status::Problem, detail, fix)
+        problem(detail, fix)
     } else if free < (5 * GIB).min(space.total / 10) {
-        bad(Status::Warning, detail, fix)
+        warning(detail, fix)
     } else {
         ok(detail)
     }
@@ -204,28 +179,26 @@ fn network(server: &ServerFacts, options: &Options) -> Verdict {
     let named = options.network.as_deref();
     let Some(network) = server.usable_network(named) else {
         let detail = match named {
-            Some(name) => format!("there is no network {name}"),
-            None => "there is no managed bridge".into(),
+            Some(name) => format!("no network {name}"),
+            None => "no managed bridge".into(),
         };
-        return bad(Status::Problem, detail, SETUP);
+        return problem(detail, SETUP);
     };
     let name = &network.name;
     if !network.managed {
         return ok(format!(
-            "{name} is not managed by Incus: addresses come from your network"
+            "{name} is not managed by Incus: your network assigns addresses"
         ));
     }
     if !matches!(network.status.as_str(), "Created" | "") {
-        return bad(
-            Status::Problem,
+        return problem(
             format!("{name} is {}", network.status),
             format!("incus network info {name}"),
         );
     }
     if network.kind == "bridge" && !network.has_dhcp() {
-        return bad(
-            Status::Problem,
-            format!("{name} gives out no IPv4 addresses"),
+        return problem(
+            format!("{name} assigns no IPv4 addresses"),
             format!("incus network set {name} ipv4.address=auto ipv4.dhcp=true"),
         );
     }
@@ -241,28 +214,24 @@ fn image(facts: &Facts, options: &Options) -> Verdict {
     match image_state(&facts.host, options) {
         ImageState::Local => ok(format!("{image} is on the server")),
         ImageState::Download => ok(format!(
-            "{image} is downloaded from {} when first needed",
+            "{image} will be downloaded from {} when first needed",
             options.image_server
         )),
-        ImageState::StandIn(alias) => ok(format!(
-            "{image} is not on the server: {alias} stands in where it cannot be downloaded"
+        ImageState::Fallback(alias) => ok(format!(
+            "{image} is not on the server; {alias} is used if it cannot be downloaded"
         )),
         ImageState::Missing => {
-            let why = match &facts.host.image_server {
+            let cause = match &facts.host.image_server {
                 Reachability::Unreachable(reason) => {
-                    format!(", and {} does not answer: {reason}", options.image_server)
+                    format!(", and cannot reach {}: {reason}", options.image_server)
                 }
                 _ => String::new(),
             };
-            bad(
-                Status::Problem,
-                format!("{image} is not on the server{why}"),
-                if can_stand_in(&facts.host, options) {
-                    SETUP.to_owned()
-                } else {
-                    format!("incus image import METADATA ROOTFS --alias {image}")
-                },
-            )
+            let fix = match can_build_fallback(&facts.host, options) {
+                true => SETUP.to_owned(),
+                false => format!("incus image import METADATA ROOTFS --alias {image}"),
+            };
+            problem(format!("{image} is not on the server{cause}"), fix)
         }
     }
 }

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::backend::incus::{Endpoint, Remote};
-use crate::host::facts::{LocalFacts, Network, Pool};
+use crate::backend::incus::Remote;
+use crate::host::facts::{LocalFacts, Network, Pool, ServerState};
 
 const GIB: u64 = 1 << 30;
 
@@ -17,19 +17,7 @@ fn options() -> Options {
 fn server() -> ServerFacts {
     ServerFacts {
         version: "6.0.4".into(),
-        extensions: [
-            "container_exec_user_group_cwd",
-            "container_nic_ipfilter",
-            "container_nic_routes",
-            "instance_create_start",
-            "instance_nic_bridged_port_isolation",
-            "network_bridge_acl",
-            "network_leases",
-            "restrict_dev_incus",
-            "snapshot_expiry_creation",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        extensions: remote::EXTENSIONS.iter().map(|&e| e.into()).collect(),
         pools: vec![Pool {
             name: "default".into(),
             driver: "btrfs".into(),
@@ -61,8 +49,8 @@ fn healthy() -> Facts {
                 lxcfs_mounted: true,
                 ..LocalFacts::default()
             }),
-            server: ServerState::Answers(Box::new(server())),
-            image_server: Reachability::NotAsked,
+            server: ServerState::Ready(Box::new(server())),
+            image_server: Reachability::NotChecked,
         },
         space: Some(Ok(Space {
             used: GIB,
@@ -74,7 +62,7 @@ fn healthy() -> Facts {
             ip_forward: true,
             ..Machine::default()
         }),
-        clock: Clock::Against(1),
+        clock: Clock::AheadOfServer(1),
     }
 }
 
@@ -92,12 +80,12 @@ fn with_server(change: impl FnOnce(&mut ServerFacts)) -> Vec<Check> {
     with(|facts| {
         let mut changed = server();
         change(&mut changed);
-        facts.host.server = ServerState::Answers(Box::new(changed));
+        facts.host.server = ServerState::Ready(Box::new(changed));
     })
 }
 
 #[test]
-fn a_healthy_host_has_nothing_to_mend() {
+fn healthy_host_passes_all_checks() {
     let checks = with(|_| {});
     for check in &checks {
         assert_eq!(check.status, Status::Ok, "{check:?}");
@@ -109,147 +97,89 @@ fn a_healthy_host_has_nothing_to_mend() {
 }
 
 #[test]
-fn every_fault_has_its_status_and_a_way_out() {
-    let cases = [
-        (
-            "version",
-            Status::Problem,
-            with_server(|s| s.version = "5.21".into()),
-        ),
-        (
-            "extensions",
-            Status::Problem,
-            with_server(|s| s.extensions.clear()),
-        ),
-        ("pool", Status::Problem, with_server(|s| s.pools.clear())),
-        (
-            "pool",
-            Status::Warning,
-            with_server(|s| s.pools[0].driver = "dir".into()),
-        ),
-        (
-            "network",
-            Status::Problem,
-            with_server(|s| s.networks.clear()),
-        ),
-        (
-            "network",
-            Status::Problem,
-            with_server(|s| {
-                s.networks[0]
-                    .config
-                    .insert("ipv4.dhcp".into(), "false".into());
-            }),
-        ),
-        ("image", Status::Problem, with_server(|s| s.aliases.clear())),
-        (
-            "pool-space",
-            Status::Problem,
-            with(|f| {
-                f.space = Some(Ok(Space {
-                    used: 20 * GIB,
-                    total: 20 * GIB,
-                }))
-            }),
-        ),
-        (
-            "pool-space",
-            Status::Warning,
-            with(|f| {
-                f.space = Some(Ok(Space {
-                    used: 38 * GIB,
-                    total: 40 * GIB,
-                }))
-            }),
-        ),
-        (
-            "clock",
-            Status::Warning,
-            with(|f| f.clock = Clock::Against(-4000)),
-        ),
-        (
-            "clock",
-            Status::Warning,
-            with(|f| f.clock = Clock::BehindFiles(4000)),
-        ),
-        (
-            "subids",
-            Status::Problem,
-            with(|f| f.host.local.as_mut().unwrap().subgid.clear()),
-        ),
-        (
-            "bridge-filter",
-            Status::Warning,
-            with(|f| f.machine.as_mut().unwrap().bridge_calls_iptables = true),
-        ),
-        (
-            "forwarding",
-            Status::Problem,
-            with(|f| f.machine.as_mut().unwrap().ip_forward = false),
-        ),
-        (
-            "namespaces",
-            Status::Problem,
-            with(|f| f.machine.as_mut().unwrap().user_namespaces = Some(0)),
-        ),
-        (
-            "kernel-limits",
-            Status::Warning,
-            with(|f| f.machine.as_mut().unwrap().inotify = Some(128)),
-        ),
-        (
-            "kernel-limits",
-            Status::Warning,
-            with(|f| f.machine.as_mut().unwrap().keys = Some(100)),
-        ),
-        (
-            "lxcfs",
-            Status::Warning,
-            with(|f| f.host.local.as_mut().unwrap().lxcfs_mounted = false),
-        ),
-    ];
-    for (id, status, checks) in cases {
+fn every_fault_has_its_status_and_a_fix() {
+    use Status::{Problem, Warning};
+    fn local(change: impl FnOnce(&mut LocalFacts)) -> Vec<Check> {
+        with(|f| change(f.host.local.as_mut().unwrap()))
+    }
+    fn machine(change: impl FnOnce(&mut Machine)) -> Vec<Check> {
+        with(|f| change(f.machine.as_mut().unwrap()))
+    }
+    fn space(used: u64, total: u64) -> Vec<Check> {
+        with(|f| {
+            f.space = Some(Ok(Space {
+                used: used * GIB,
+                total: total * GIB,
+            }));
+        })
+    }
+    fn no_dhcp(server: &mut ServerFacts) {
+        let config = &mut server.networks[0].config;
+        config.insert("ipv4.dhcp".into(), "false".into());
+    }
+    #[track_caller]
+    fn expect(id: &str, status: Status, checks: Vec<Check>) {
         let check = find(&checks, id);
         assert_eq!(check.status, status, "{check:?}");
         assert!(check.fix.is_some(), "{check:?}");
-        assert_eq!(
-            exit_code(&checks),
-            if status == Status::Problem { 2 } else { 1 }
-        );
+        let code = if status == Problem { 2 } else { 1 };
+        assert_eq!(exit_code(&checks), code);
     }
+    let old = |s: &mut ServerFacts| s.version = "5.21".into();
+    expect("version", Problem, with_server(old));
+    expect("extensions", Problem, with_server(|s| s.extensions.clear()));
+    expect("pool", Problem, with_server(|s| s.pools.clear()));
+    let dir = |s: &mut ServerFacts| s.pools[0].driver = "dir".into();
+    expect("pool", Warning, with_server(dir));
+    expect("pool-space", Problem, space(20, 20));
+    expect("pool-space", Warning, space(38, 40));
+    expect("network", Problem, with_server(|s| s.networks.clear()));
+    expect("network", Problem, with_server(no_dhcp));
+    expect("image", Problem, with_server(|s| s.aliases.clear()));
+    let behind_server = |f: &mut Facts| f.clock = Clock::AheadOfServer(-4000);
+    expect("clock", Warning, with(behind_server));
+    let behind_files = |f: &mut Facts| f.clock = Clock::BehindFiles(4000);
+    expect("clock", Warning, with(behind_files));
+    expect("subids", Problem, local(|l| l.subgid.clear()));
+    expect("lxcfs", Warning, local(|l| l.lxcfs_mounted = false));
+    let filtered = machine(|m| m.bridge_calls_iptables = true);
+    expect("bridge-filter", Warning, filtered);
+    expect("forwarding", Problem, machine(|m| m.ip_forward = false));
+    let no_namespaces = machine(|m| m.user_namespaces = Some(0));
+    expect("namespaces", Problem, no_namespaces);
+    expect("kernel-limits", Warning, machine(|m| m.inotify = Some(128)));
+    expect("kernel-limits", Warning, machine(|m| m.keys = Some(100)));
 }
 
 #[test]
-fn a_stand_in_image_is_fine_and_said() {
+fn fallback_image_passes_and_is_named() {
     let checks = with_server(|s| s.aliases = vec!["pixels/debian-12".into()]);
     let image = find(&checks, "image");
     assert_eq!(image.status, Status::Ok);
-    assert!(image.detail.contains("pixels/debian-12 stands in"));
+    assert!(image.detail.contains("pixels/debian-12 is used"));
 }
 
 #[test]
-fn a_silent_daemon_is_one_problem_and_the_rest_is_skipped() {
-    let silent = |change: &dyn Fn(&mut Facts)| {
+fn unreachable_daemon_is_one_problem_and_skips_its_checks() {
+    let unreachable = |change: &dyn Fn(&mut Facts)| {
         with(|facts| {
-            facts.host.server = ServerState::Silent("connection refused".into());
+            facts.host.server = ServerState::Unreachable("connection refused".into());
             facts.space = None;
             change(facts);
         })
     };
-    let down = silent(&|_| {});
+    let down = unreachable(&|_| {});
     assert_eq!(exit_code(&down), 2);
     assert!(find(&down, "access").detail.contains("not running"));
     assert_eq!(find(&down, "pool").status, Status::Skipped);
-    let absent = silent(&|facts| facts.host.local.as_mut().unwrap().incusd = None);
-    assert!(find(&absent, "access").detail.contains("not installed"));
-    assert_eq!(
-        find(&absent, "access").fix.as_deref(),
-        Some("sudo pixels setup")
-    );
+    let absent = unreachable(&|facts| facts.host.local.as_mut().unwrap().incusd = None);
+    let access = find(&absent, "access");
+    assert!(access.detail.contains("not installed"));
+    assert_eq!(access.fix.as_deref(), Some("sudo pixels setup"));
 }
 
 #[test]
-fn a_refusal_names_the_group_or_the_new_login() {
+fn denied_access_names_the_group_or_a_new_login() {
     let denied = |listed: bool| {
         with(|facts| {
             facts.host.server = ServerState::Denied("permission denied".into());
@@ -262,7 +192,7 @@ fn a_refusal_names_the_group_or_the_new_login() {
 }
 
 #[test]
-fn a_remote_is_judged_by_what_it_tells() {
+fn remote_server_skips_checks_of_the_machine() {
     let mut facts = healthy();
     facts.host.local = None;
     facts.machine = None;
@@ -283,7 +213,7 @@ fn a_remote_is_judged_by_what_it_tells() {
 }
 
 #[tokio::test]
-async fn the_callers_checks_count() {
+async fn checks_of_the_caller_are_appended() {
     let mut options = options();
     options.endpoint = Endpoint::Unix("/nonexistent/incus.socket".into());
     options.image_server = "https://127.0.0.1:1".into();
@@ -294,7 +224,7 @@ async fn the_callers_checks_count() {
 }
 
 #[test]
-fn json_is_lower_case_and_leaves_out_what_is_not_there() {
+fn json_has_lower_case_status_and_omits_missing_fix() {
     let check = Check::new("clock", "clock", Status::Ok, "fine");
     assert_eq!(
         serde_json::to_string(&check).unwrap(),

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Builds a system container image from the distribution's own packages:
-# OUT/metadata.tar.xz and OUT/rootfs.squashfs, the two parts Incus imports.
+# Builds a system container image from the packages of a distribution. Writes
+# the two parts that Incus imports: OUT/metadata.tar.xz and OUT/rootfs.squashfs.
 #
-# Everything happens in a private directory under --work, which is removed at
-# the end however that comes about. Needs root, debootstrap, mksquashfs and xz.
+# Works in a private directory below --work, and deletes it on exit and on
+# SIGHUP, SIGINT and SIGTERM. Needs root, debootstrap, mksquashfs, unshare, xz.
 set -eu
-# Root's own umask must not close the image's directories.
+# Root's umask must not apply to the directories of the image.
 umask 022
 
 fail() {
@@ -18,25 +18,25 @@ arch='' os='' release='' description=''
 while [ $# -gt 0 ]; do
 	[ $# -ge 2 ] || fail "$1 needs a value"
 	case $1 in
-	--work) work=$2 ;;               # directory to build under
+	--work) work=$2 ;;               # directory for the build
 	--out) out=$2 ;;                 # existing directory for the two files
 	--suite) suite=$2 ;;             # such as bookworm
-	--mirror) mirror=$2 ;;           # where debootstrap takes packages from
-	--components) components=$2 ;;   # separated by commas
-	--keyring) keyring=$2 ;;         # optional: keys the mirror is signed with
+	--mirror) mirror=$2 ;;           # URL that debootstrap installs from
+	--components) components=$2 ;;   # comma-separated
+	--keyring) keyring=$2 ;;         # optional: signing keys of the mirror
 	--sources) sources=$2 ;;         # file: the image's apt sources (deb822)
-	--arch) arch=$2 ;;               # as uname -m
+	--arch) arch=$2 ;;               # as printed by uname -m
 	--os) os=$2 ;;                   # such as Debian
 	--release) release=$2 ;;         # such as bookworm
-	--description) description=$2 ;; # for people
+	--description) description=$2 ;; # description of the image
 	*) fail "unknown option $1" ;;
 	esac
 	shift 2
 done
-for given in "$work" "$out" "$suite" "$mirror" "$sources" "$arch" "$os" "$release" "$description"; do
-	[ -n "$given" ] || fail "--work, --out, --suite, --mirror, --sources, --arch, --os, --release and --description are needed"
+for value in "$work" "$out" "$suite" "$mirror" "$sources" "$arch" "$os" "$release" "$description"; do
+	[ -n "$value" ] || fail "--work, --out, --suite, --mirror, --sources, --arch, --os, --release and --description are required"
 done
-[ -d "$out" ] || fail "no directory $out"
+[ -d "$out" ] || fail "$out is not a directory"
 [ "$(id -u)" -eq 0 ] || fail "needs root"
 for tool in debootstrap mksquashfs xz unshare; do
 	command -v "$tool" >/dev/null || fail "needs $tool"
@@ -59,8 +59,8 @@ packages=systemd-sysv,udev,systemd-resolved,libnss-resolve,iproute2,iputils-ping
 echo "installing packages of $suite"
 set -- --variant=minbase --include="$packages" --components="$components"
 [ -z "$keyring" ] || set -- "$@" --keyring="$keyring"
-# In namespaces of its own: what debootstrap mounts, and any process a package
-# starts, is gone with it.
+# In namespaces of its own, so that mounts of debootstrap and processes started
+# by packages end with debootstrap.
 unshare --mount --propagation private --pid --fork --kill-child \
 	debootstrap "$@" "$suite" "$root" "$mirror"
 
@@ -73,7 +73,7 @@ Name=eth0
 DHCP=ipv4
 
 [DHCPv4]
-# Clones share a machine-id until they have their own: the address follows the NIC.
+# Clones share a machine-id until the first boot, so the address follows the NIC.
 ClientIdentifier=mac
 NETWORK
 chroot "$root" systemctl enable systemd-networkd.service systemd-resolved.service
@@ -87,8 +87,8 @@ if [ -n "$keyring" ] && [ ! -e "$root$keyring" ]; then
 fi
 printf 'LANG=C.UTF-8\n' >"$root/etc/default/locale"
 
-# Identity, and what the build host has left behind. Incus writes hostname and
-# hosts from the templates below.
+# Remove identity and files of the build host. Incus writes hostname and hosts
+# from the templates below.
 : >"$root/etc/machine-id"
 rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_*
 rm -f "$root/var/lib/systemd/random-seed" "$root/etc/hostname" "$root/etc/hosts"
@@ -97,7 +97,7 @@ ln -s ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 chroot "$root" apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/debconf/*-old
 find "$root/var/log" -type f -delete
-# Unprivileged containers cannot hold device nodes; Incus provides /dev.
+# Unprivileged containers cannot have device nodes. Incus provides /dev.
 for empty in dev run tmp var/tmp; do
 	find "$root/$empty" -mindepth 1 -delete
 done
