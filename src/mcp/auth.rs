@@ -1,6 +1,6 @@
-//! Who may call: by the name the server was called under, by the page a
-//! browser calls from, by token. Web pages can make a browser call servers on
-//! its own machine; neither of the first two lets them through.
+//! Authentication of HTTP requests by Host header, Origin header and bearer
+//! token. A web page can make a browser send requests to servers on the user's
+//! machine; the checks of Host and Origin reject such requests.
 
 use std::net::IpAddr;
 
@@ -11,15 +11,16 @@ use crate::secret::Secret;
 
 #[derive(Debug)]
 pub struct Authenticator {
-    /// Names beside those of this machine.
+    /// Accepted Host names besides localhost and loopback addresses.
     hosts: Vec<String>,
     origins: Vec<String>,
-    /// Reached by an address of its own, not only from this machine.
+    /// Whether other machines can reach the server, so that any IP address is an
+    /// accepted Host.
     public: bool,
     token: Option<Token>,
 }
 
-/// Only a keyed hash is kept, and compared in constant time.
+/// A keyed hash of the token, compared in constant time.
 struct Token {
     key: hmac::Key,
     tag: hmac::Tag,
@@ -59,35 +60,37 @@ impl Authenticator {
         }
     }
 
-    /// For those who reach us by a file that only the user can open.
+    /// For a Unix socket that only its owner can open: no token, and the Host that
+    /// [`super::stdio`] sends.
     pub fn unix_socket() -> Self {
         Self::new(vec!["pixels".into()], Vec::new(), false, None)
     }
 
+    /// Checks Host, Origin and token.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         self.check_names(headers)?;
         let Some(token) = &self.token else {
             return Ok(());
         };
-        let given = headers
+        let sent = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim());
-        let right = given.is_some_and(|given| {
-            hmac::verify(&token.key, given.as_bytes(), token.tag.as_ref()).is_ok()
+        let valid = sent.is_some_and(|sent| {
+            hmac::verify(&token.key, sent.as_bytes(), token.tag.as_ref()).is_ok()
         });
-        if right {
+        if valid {
             return Ok(());
         }
         Err(Rejection {
             status: StatusCode::UNAUTHORIZED,
-            reason: "a bearer token is required: see mcp.auth_token",
+            reason: "a bearer token is required; see mcp.auth_token",
         })
     }
 
-    /// What a browser cannot lie about.
+    /// Checks Host and Origin, which a page in a browser cannot forge.
     pub fn check_names(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         let forbidden = |reason| {
             Err(Rejection {
@@ -97,23 +100,23 @@ impl Authenticator {
         };
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
-            return forbidden("exactly one Host header is expected");
+            return forbidden("exactly one Host header is required");
         };
-        if !host.to_str().is_ok_and(|host| self.is_ours(host)) {
-            return forbidden("this server does not go by that Host; see mcp.allowed_hosts");
+        if !host.to_str().is_ok_and(|host| self.is_own_host(host)) {
+            return forbidden("this Host is not allowed; see mcp.allowed_hosts");
         }
         for origin in headers.get_all(header::ORIGIN) {
-            let known = origin
+            let allowed = origin
                 .to_str()
                 .is_ok_and(|it| self.origins.contains(&it.to_lowercase()));
-            if !known {
-                return forbidden("pages of that Origin may not call; see mcp.allowed_origins");
+            if !allowed {
+                return forbidden("this Origin is not allowed; see mcp.allowed_origins");
             }
         }
         Ok(())
     }
 
-    fn is_ours(&self, authority: &str) -> bool {
+    fn is_own_host(&self, authority: &str) -> bool {
         let authority = authority.to_lowercase();
         if self.hosts.contains(&authority) {
             return true;
@@ -122,8 +125,8 @@ impl Authenticator {
         if host == "localhost" || self.hosts.iter().any(|it| it == host) {
             return true;
         }
-        // A page that was led here by a name of its own keeps that name; an
-        // address cannot be such a name.
+        // DNS rebinding needs a host name: the browser sends the name of the page
+        // as Host, never an address.
         let address = host.trim_start_matches('[').trim_end_matches(']');
         address
             .parse::<IpAddr>()
@@ -133,7 +136,7 @@ impl Authenticator {
 
 fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
-        // The colons within an IPv6 address are no port's.
+        // A colon inside an IPv6 address does not begin a port.
         Some((host, port)) if !port.contains(']') => host,
         _ => authority,
     }
@@ -153,15 +156,15 @@ mod tests {
         headers
     }
 
-    fn status(guard: &Authenticator, pairs: &[(&'static str, &str)]) -> u16 {
-        guard
+    fn status(authenticator: &Authenticator, pairs: &[(&'static str, &str)]) -> u16 {
+        authenticator
             .check(&headers(pairs))
-            .map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
+            .map_or_else(|rejection| rejection.status.as_u16(), |()| 200)
     }
 
     #[test]
-    fn names_of_others_are_refused() {
-        let guard = Authenticator::new(
+    fn foreign_hosts_and_origins_are_rejected() {
+        let authenticator = Authenticator::new(
             vec!["Box.example".into()],
             vec!["https://App.example".into()],
             false,
@@ -180,10 +183,17 @@ mod tests {
             ("192.0.2.1", 403),
             ("", 403),
         ] {
-            assert_eq!(status(&guard, &[("host", host)]), expected, "{host}");
+            assert_eq!(
+                status(&authenticator, &[("host", host)]),
+                expected,
+                "{host}"
+            );
         }
-        assert_eq!(status(&guard, &[]), 403);
-        assert_eq!(status(&guard, &[("host", "localhost"), ("host", "a")]), 403);
+        assert_eq!(status(&authenticator, &[]), 403);
+        assert_eq!(
+            status(&authenticator, &[("host", "localhost"), ("host", "a")]),
+            403
+        );
         for (origin, expected) in [
             ("https://app.example", 200),
             ("https://app.example:8443", 403),
@@ -192,7 +202,7 @@ mod tests {
             ("null", 403),
         ] {
             let pairs = [("host", "localhost"), ("origin", origin)];
-            assert_eq!(status(&guard, &pairs), expected, "{origin}");
+            assert_eq!(status(&authenticator, &pairs), expected, "{origin}");
         }
         let public = Authenticator::new(Vec::new(), Vec::new(), true, None);
         assert_eq!(status(&public, &[("host", "192.0.2.1:8765")]), 200);
@@ -200,9 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_asked_for_after_the_names() {
+    fn wrong_token_is_rejected_after_host_and_origin() {
         let token = Secret::new("s3cret");
-        let guard = Authenticator::new(Vec::new(), Vec::new(), false, Some(&token));
+        let authenticator = Authenticator::new(Vec::new(), Vec::new(), false, Some(&token));
         for (authorization, expected) in [
             ("Bearer s3cret", 200),
             ("bearer s3cret", 200),
@@ -213,10 +223,10 @@ mod tests {
             ("s3cret", 401),
         ] {
             let pairs = [("host", "localhost"), ("authorization", authorization)];
-            assert_eq!(status(&guard, &pairs), expected, "{authorization}");
+            assert_eq!(status(&authenticator, &pairs), expected, "{authorization}");
         }
-        assert_eq!(status(&guard, &[("host", "localhost")]), 401);
-        assert_eq!(status(&guard, &[("host", "evil.example")]), 403);
-        assert!(!format!("{guard:?}").contains("s3cret"));
+        assert_eq!(status(&authenticator, &[("host", "localhost")]), 401);
+        assert_eq!(status(&authenticator, &[("host", "evil.example")]), 403);
+        assert!(!format!("{authenticator:?}").contains("s3cret"));
     }
 }

@@ -1,5 +1,5 @@
-//! Bases for sandboxes: one build of a base at a time, however many sandboxes
-//! wait for it, and a build that failed is not tried again at once.
+//! Builds of bases for sandboxes: sandboxes that need the same base share one
+//! build, and a failed build is not retried for some minutes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,67 +12,69 @@ use super::error::{Error, Result};
 use crate::base::{BaseBuilder, BuildObserver};
 use crate::model::{Backend, CloneSource};
 
-const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+/// How long a failed build is not retried.
+const RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug, Default)]
-pub struct Builder {
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+pub struct BaseBuilds {
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     failures: Mutex<HashMap<String, (Instant, String)>>,
 }
 
-impl Builder {
-    /// What to clone for a base, which is built where it is missing.
-    pub async fn origin(
+impl BaseBuilds {
+    /// Returns the checkpoint to clone for a base. Builds the base if it is not
+    /// ready. Fails without a build if the last one failed recently.
+    pub async fn checkpoint(
         &self,
         base_builder: &BaseBuilder,
         backend: &dyn Backend,
         cancel: &CancellationToken,
         base: &str,
     ) -> Result<CloneSource> {
-        if let Some(origin) = base_builder.ready_checkpoint(backend, base).await? {
-            return Ok(origin);
+        if let Some(ready) = base_builder.ready_checkpoint(backend, base).await? {
+            return Ok(ready);
         }
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.entry(base.to_owned()).or_default().clone()
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.entry(base.to_owned()).or_default().clone()
         };
-        let _turn = tokio::select! {
+        let _guard = tokio::select! {
             biased;
-            () = cancel.cancelled() => return Err(Error::Interrupted("waiting for its base")),
-            turn = turn.lock() => turn,
+            () = cancel.cancelled() => return Err(Error::Interrupted("waiting for the base")),
+            guard = lock.lock() => guard,
         };
-        if let Some(origin) = base_builder.ready_checkpoint(backend, base).await? {
-            return Ok(origin);
+        if let Some(ready) = base_builder.ready_checkpoint(backend, base).await? {
+            return Ok(ready);
         }
-        if let Some(failure) = self.failure(base) {
+        if let Some(failure) = self.recent_failure(base) {
             return Err(Error::invalid(format!(
-                "base {base:?} failed to build a short time ago and is not tried again before \
-                 {} minutes have passed: {failure}",
-                REMEMBERED.as_secs() / 60
+                "the last build of base {base:?} failed and is not retried within {} minutes: \
+                 {failure}",
+                RETRY_AFTER.as_secs() / 60
             )));
         }
         let name = base.to_owned();
-        let watch = BuildObserver {
+        let observer = BuildObserver {
             phase: Arc::new(|phase| tracing::info!("{phase}")),
             output: Arc::new(move |line| tracing::debug!(base = name, "{line}")),
         };
         let built = base_builder
-            .build(backend, cancel, base, false, &watch)
+            .build(backend, cancel, base, false, &observer)
             .await;
         if let Err(error) = &built
             && !error.is_cancelled()
         {
-            tracing::warn!(base, %error, "build failed");
+            tracing::warn!(base, %error, "cannot build");
             let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
             failures.insert(base.to_owned(), (Instant::now(), error.to_string()));
         }
         Ok(built?)
     }
 
-    /// Why the last build failed, as long as that is remembered.
-    pub fn failure(&self, base: &str) -> Option<String> {
+    /// Returns the error of the last build if it failed recently.
+    pub fn recent_failure(&self, base: &str) -> Option<String> {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
-        failures.get(base).map(|(_, why)| why.clone())
+        failures.retain(|_, (at, _)| at.elapsed() < RETRY_AFTER);
+        failures.get(base).map(|(_, error)| error.clone())
     }
 }

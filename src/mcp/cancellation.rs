@@ -1,36 +1,39 @@
-//! Calls under way over HTTP, and the word of a client that it gives one up.
+//! Cancellation of calls over HTTP by `notifications/cancelled`.
 //!
-//! That word comes in a request of its own, and the ids of calls differ only
-//! within one client. So a client that introduces itself is given a session,
-//! which is nothing but a name to tell clients apart: none is kept, and any
-//! that is shown is taken, also one from before a restart.
+//! The notification is a request of its own, and ids of calls are unique only
+//! within one client. So the response to `initialize` has a session id, which
+//! only tells clients apart: no session is stored, and any id that a client
+//! sends is accepted, including one from before a restart.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::random;
+
 pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// A session, and the id of a call as it was written.
+/// A session id, and the id of a call in its JSON form.
 type Key = (String, String);
-type UnderWay = Mutex<HashMap<Key, CancellationToken>>;
+type Tokens = Mutex<HashMap<Key, CancellationToken>>;
 
+/// The calls in progress.
 #[derive(Debug, Default)]
-pub struct Calls(Arc<UnderWay>);
+pub struct Calls(Arc<Tokens>);
 
-/// A request that is at work until this is dropped.
+/// A call in progress, until this is dropped.
 #[derive(Debug, Default)]
 pub struct CallGuard {
-    /// The client introduces itself.
-    pub opening: bool,
-    /// Cancelled when the client says that it gave up.
-    pub given_up: CancellationToken,
-    listed: Option<(Arc<UnderWay>, Key)>,
+    pub is_initialize: bool,
+    /// Canceled by a notification of the client.
+    pub cancelled: CancellationToken,
+    registered: Option<(Arc<Tokens>, Key)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,61 +53,60 @@ struct Cancelled<'a> {
 }
 
 impl Calls {
-    /// Takes note of a request, whatever is in it.
+    /// Registers a call, or cancels the call that a notification names. A
+    /// malformed message, a call without session and a call with an id in use
+    /// are not registered.
     pub fn register(&self, headers: &HeaderMap, body: &[u8]) -> CallGuard {
-        let mut on_event = CallGuard::default();
+        let mut guard = CallGuard::default();
         let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
-            return on_event;
+            return guard;
         };
-        on_event.opening = message.method == "initialize";
+        guard.is_initialize = message.method == "initialize";
         let session = headers.get(SESSION).and_then(|it| it.to_str().ok());
         let Some(session) = session else {
-            return on_event;
+            return guard;
         };
         let key = |id: &RawValue| (session.to_owned(), id.get().to_owned());
-        let mut calls = lock(&self.0);
+        let mut tokens = lock(&self.0);
         if message.method == "notifications/cancelled" {
             let cancelled = message
                 .params
                 .and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok());
-            if let Some(call) = cancelled.and_then(|it| calls.get(&key(it.request))) {
-                call.cancel();
+            if let Some(token) = cancelled.and_then(|it| tokens.get(&key(it.request))) {
+                token.cancel();
             }
         } else if let Some(id) = message.id
-            && let std::collections::hash_map::Entry::Vacant(free) = calls.entry(key(id))
+            && let Entry::Vacant(entry) = tokens.entry(key(id))
         {
-            on_event.listed = Some((self.0.clone(), free.key().clone()));
-            free.insert(on_event.given_up.clone());
+            guard.registered = Some((self.0.clone(), entry.key().clone()));
+            entry.insert(guard.cancelled.clone());
         }
-        on_event
+        guard
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        if let Some((calls, key)) = self.listed.take() {
-            lock(&calls).remove(&key);
+        if let Some((tokens, key)) = self.registered.take() {
+            lock(&tokens).remove(&key);
         }
     }
 }
 
-/// A name for a client that introduces itself.
-pub fn session() -> Option<HeaderValue> {
-    let mut random = [0; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).ok()?;
-    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::try_from(text).ok()
+/// Returns a random session id for a client.
+pub fn new_session() -> Option<HeaderValue> {
+    HeaderValue::try_from(random::hex::<16>().ok()?).ok()
 }
 
-fn lock(calls: &UnderWay) -> std::sync::MutexGuard<'_, HashMap<Key, CancellationToken>> {
-    calls.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(tokens: &Tokens) -> MutexGuard<'_, HashMap<Key, CancellationToken>> {
+    tokens.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(session: &'static str) -> HeaderMap {
+    fn headers(session: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(SESSION, HeaderValue::from_static(session))])
     }
 
@@ -113,40 +115,37 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gives_up_its_own_calls_and_no_others() {
+    fn notification_cancels_only_calls_of_its_session() {
         let calls = Calls::default();
         let call = |session, id: &str| {
             let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call"}}"#);
-            calls.register(&of(session), body.as_bytes())
+            calls.register(&headers(session), body.as_bytes())
         };
-        let (mine, text, theirs) = (call("a", "1"), call("a", "\"1\""), call("b", "1"));
-        let anonymous = calls.register(&HeaderMap::new(), br#"{"id":1,"method":"x"}"#);
-        calls.register(&of("c"), &cancel("1"));
+        let (own, text_id, foreign) = (call("a", "1"), call("a", "\"1\""), call("b", "1"));
+        let no_session = calls.register(&HeaderMap::new(), br#"{"id":1,"method":"x"}"#);
+        calls.register(&headers("c"), &cancel("1"));
         calls.register(&HeaderMap::new(), &cancel("1"));
-        assert!(!mine.given_up.is_cancelled());
-        calls.register(&of("a"), &cancel("1"));
-        assert!(mine.given_up.is_cancelled());
-        for other in [&text, &theirs, &anonymous] {
-            assert!(!other.given_up.is_cancelled());
+        assert!(!own.cancelled.is_cancelled());
+        calls.register(&headers("a"), &cancel("1"));
+        assert!(own.cancelled.is_cancelled());
+        for other in [&text_id, &foreign, &no_session] {
+            assert!(!other.cancelled.is_cancelled());
         }
-        drop((mine, text, theirs));
+        drop((own, text_id, foreign));
         assert!(lock(&calls.0).is_empty());
     }
 
     #[test]
-    fn what_makes_no_sense_is_passed_on() {
+    fn malformed_messages_are_not_registered() {
         let calls = Calls::default();
         for body in ["", "[]", "{\"id\":", "null", "{\"method\":1}"] {
-            let on_event = calls.register(&of("a"), body.as_bytes());
-            assert!(!on_event.opening && on_event.listed.is_none(), "{body}");
+            let guard = calls.register(&headers("a"), body.as_bytes());
+            assert!(!guard.is_initialize && guard.registered.is_none(), "{body}");
         }
-        let odd = br#"{"method":"notifications/cancelled","params":[]}"#;
-        calls.register(&of("a"), odd);
-        assert!(
-            calls
-                .register(&of("a"), br#"{"method":"initialize"}"#)
-                .opening
-        );
-        assert_ne!(session(), session());
+        let no_id = br#"{"method":"notifications/cancelled","params":[]}"#;
+        calls.register(&headers("a"), no_id);
+        let initialize = calls.register(&headers("a"), br#"{"method":"initialize"}"#);
+        assert!(initialize.is_initialize);
+        assert_ne!(new_session(), new_session());
     }
 }

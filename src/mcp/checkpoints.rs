@@ -1,72 +1,74 @@
-//! Checkpoints of a sandbox: taken, listed, gone back to.
+//! Checkpoints of a sandbox.
 
 use super::error::{Error, Result};
-use super::response::View;
-use super::service::{Service, not_running, parse};
+use super::response::SandboxView;
+use super::service::Service;
 use super::state::Status;
 use crate::lifecycle;
 use crate::model::{Label, Name};
 
 impl Service {
-    /// Takes a checkpoint of the disk; work in the sandbox goes on meanwhile.
+    /// Takes a checkpoint of the disk while the sandbox keeps running, and
+    /// returns its label. The default label is the time in milliseconds.
     pub async fn checkpoint(&self, name: &str, label: Option<&str>) -> Result<String> {
-        let (_, pixel, _shared) = self.lock_for_use(name).await?;
-        let label = match label {
-            Some(label) => parse::<Label>(label)?,
+        let (_, pixel, _guard) = self.lock_for_use(name).await?;
+        let label: Label = match label {
+            Some(label) => label.parse()?,
             None => {
-                let now = (self.clock)();
-                parse(&format!("mcp-{}", now.unix_timestamp_nanos() / 1_000_000))?
+                let now = (self.clock)().unix_timestamp_nanos() / 1_000_000;
+                format!("mcp-{now}").parse()?
             }
         };
         self.backend.checkpoint(&pixel, &label, None).await?;
         Ok(label.to_string())
     }
 
-    /// Puts the disk back; what runs in the sandbox ends.
-    pub async fn restore(&self, name: &str, label: &str) -> Result<View> {
-        let label = parse::<Label>(label)?;
-        let slot = self.lock_of(name)?;
-        slot.interrupt();
-        let _alone = slot.write().await;
+    /// Interrupts work in the sandbox and restores its disk. Fails if that
+    /// would delete newer checkpoints.
+    pub async fn restore(&self, name: &str, label: &str) -> Result<SandboxView> {
+        let label: Label = label.parse()?;
+        let lock = self.lock_of(name)?;
+        lock.interrupt();
+        let _guard = lock.write().await;
         let record = self.record(name)?;
         if record.status == Status::Provisioning {
-            return Err(not_running(&record));
+            return Err(Error::not_running(&record));
         }
-        let pixel = parse(name)?;
-        self.has_checkpoint(&pixel, &label).await?;
-        let lost = self.backend.newer_checkpoints(&pixel, &label).await?;
-        if !lost.is_empty() {
-            return Err(Error::Invalid(format!(
-                "restoring {label} would destroy the newer checkpoints {}: that is for the \
-                 person who runs this server",
-                lost.join(", ")
+        let pixel: Name = name.parse()?;
+        self.check_checkpoint(&pixel, &label).await?;
+        let newer = self.backend.newer_checkpoints(&pixel, &label).await?;
+        if !newer.is_empty() {
+            return Err(Error::invalid(format!(
+                "cannot restore {label}: that would delete the newer checkpoints {}, which only \
+                 the operator of this server can do",
+                newer.join(", ")
             )));
         }
         let gateway = &self.base_builder.defaults.gateway;
         lifecycle::restore(&*self.backend, gateway, &pixel, &label).await?;
-        let now = (self.clock)();
-        self.update(name, |record| record.last_activity_at = now);
+        self.touch(name);
         self.view(name)
     }
 
-    /// Refuses a label that there is not, and names those there are.
-    pub(super) async fn has_checkpoint(&self, pixel: &Name, label: &Label) -> Result<()> {
-        let known = self.checkpoints(pixel.as_str()).await?;
-        if known.iter().any(|one| one == label.as_str()) {
+    /// Returns the labels of the lasting checkpoints, oldest first.
+    pub async fn checkpoints(&self, name: &str) -> Result<Vec<String>> {
+        let all = self.backend.checkpoints(&name.parse()?).await?;
+        let lasting = all.into_iter().filter(|it| !it.temporary);
+        Ok(lasting.map(|it| it.label.to_string()).collect())
+    }
+
+    /// Fails if the sandbox has no such checkpoint, with the existing labels.
+    pub(super) async fn check_checkpoint(&self, pixel: &Name, label: &Label) -> Result<()> {
+        let labels = self.checkpoints(pixel.as_str()).await?;
+        if labels.iter().any(|existing| existing == label.as_str()) {
             return Ok(());
         }
         let (sandbox, label) = (pixel.as_str(), label.as_str());
-        Err(Error::invalid(if known.is_empty() {
-            format!("sandbox {sandbox:?} has no checkpoint: checkpoint_sandbox takes one")
+        Err(Error::invalid(if labels.is_empty() {
+            format!("sandbox {sandbox:?} has no checkpoints: call checkpoint_sandbox first")
         } else {
-            let known = known.join(", ");
-            format!("sandbox {sandbox:?} has no checkpoint {label:?}; it has: {known}")
+            let labels = labels.join(", ");
+            format!("sandbox {sandbox:?} has no checkpoint {label:?}; it has: {labels}")
         }))
-    }
-
-    pub async fn checkpoints(&self, name: &str) -> Result<Vec<String>> {
-        let all = self.backend.checkpoints(&parse(name)?).await?;
-        let lasting = all.into_iter().filter(|it| !it.temporary);
-        Ok(lasting.map(|it| it.label.to_string()).collect())
     }
 }

@@ -1,14 +1,18 @@
-//! What a client wants made, checked and put on record.
+//! Requests to create a sandbox, and their validation.
 
 use time::OffsetDateTime;
 
 use super::error::{Error, Result};
-use super::service::{Options, parse};
+use super::options::Options;
+use super::random;
 use super::state::{Record, Status};
+use crate::config::parse_duration;
 use crate::egress::Policy;
-use crate::model::Name;
+use crate::model::{self, Name};
 
-/// What a client wants made.
+const MAX_LABEL_CHARS: usize = 200;
+
+/// The arguments of create_sandbox, not yet validated.
 #[derive(Debug, Clone, Default)]
 pub struct CreateRequest {
     pub label: Option<String>,
@@ -17,17 +21,17 @@ pub struct CreateRequest {
     pub egress: Option<String>,
     pub allow: Vec<String>,
     pub cpu: Option<String>,
-    /// MiB, or with a unit.
+    /// MiB, or a number with a unit.
     pub memory: Option<String>,
     pub ttl: Option<String>,
 }
 
-/// A sandbox that is about to be made.
+/// A sandbox that has no record yet.
 pub struct PendingSandbox {
     pub label: Option<String>,
     pub image: String,
     pub base: Option<String>,
-    /// A sandbox, or a checkpoint of one.
+    /// The sandbox to clone, or a checkpoint of a sandbox as `NAME:LABEL`.
     pub from: Option<String>,
     pub policy: Option<Policy>,
     pub cpu: Option<String>,
@@ -36,39 +40,31 @@ pub struct PendingSandbox {
 }
 
 impl PendingSandbox {
-    pub fn record(self, now: OffsetDateTime, options: &Options) -> Result<Record> {
-        if self
-            .label
-            .as_ref()
-            .is_some_and(|it| it.chars().count() > 200)
-        {
-            return Err(Error::invalid("label: at most 200 characters"));
+    /// Validates the values and returns a record with a random name.
+    pub fn into_record(self, now: OffsetDateTime, options: &Options) -> Result<Record> {
+        let label_chars = self.label.as_deref().map_or(0, |it| it.chars().count());
+        if label_chars > MAX_LABEL_CHARS {
+            return Err(Error::invalid(format!(
+                "label is longer than {MAX_LABEL_CHARS} characters"
+            )));
         }
-        let ttl = match self.ttl.as_deref() {
-            None => None,
-            Some(text) => Some(crate::config::parse_duration(text).ok_or_else(|| {
+        let ttl = self.ttl.as_deref().map(|text| {
+            parse_duration(text).ok_or_else(|| {
                 Error::invalid(format!(
-                    "ttl {text:?}: use a time such as \"30m\" or \"2h\""
+                    "ttl {text:?}: use a duration such as \"30m\" or \"2h\""
                 ))
-            })?),
-        };
-        let memory = match self.memory.as_deref() {
-            None => None,
-            Some(text) => Some(
-                crate::model::parse_memory(text)
-                    .map_err(|e| Error::invalid(format!("memory {text:?}: {e}")))?,
-            ),
-        };
+            })
+        });
+        let memory = self.memory.as_deref().map(|text| {
+            model::parse_memory(text).map_err(|e| Error::invalid(format!("memory {text:?}: {e}")))
+        });
         if let Some(cpu) = &self.cpu {
-            crate::model::parse_cpus(cpu)
-                .map_err(|e| Error::invalid(format!("cpu {cpu:?}: {e}")))?;
+            model::parse_cpus(cpu).map_err(|e| Error::invalid(format!("cpu {cpu:?}: {e}")))?;
         }
-        let mut random = [0; 4];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
-            .map_err(|_| Error::invalid("no random numbers on this machine"))?;
-        let name = format!("{}{:08x}", options.prefix, u32::from_ne_bytes(random));
+        let random = random::hex::<4>().map_err(Error::Random)?;
+        let name: Name = format!("{}{random}", options.prefix).parse()?;
         Ok(Record {
-            name: parse::<Name>(&name)?.to_string(),
+            name: name.to_string(),
             label: self.label,
             image: self.image,
             base: self.base,
@@ -78,11 +74,11 @@ impl PendingSandbox {
             error: None,
             created_at: now,
             last_activity_at: now,
-            expires_at: ttl.map(|ttl| now + ttl),
+            expires_at: ttl.transpose()?.map(|ttl| now + ttl),
             egress: self.policy.as_ref().map(|it| it.mode.to_string()),
             policy: self.policy.map(|it| it.to_record()),
             cpu: self.cpu,
-            memory,
+            memory: memory.transpose()?,
             doomed: false,
         })
     }

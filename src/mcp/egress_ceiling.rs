@@ -1,20 +1,22 @@
-//! What a client may ask a sandbox to reach: never more than the ceiling.
+//! Limits the egress policy that a client may request to the ceiling that the
+//! operator has set.
 
 use super::error::{Error, Result};
 use crate::egress::{Mode, Policy, Rule, presets};
 
-/// The policy a client asked for; `None` when it asked for none.
+/// Returns the requested policy, or `None` if the client requested none.
 ///
-/// `usual` is that of the settings, `ceiling` the most that may be asked for.
+/// `default`: the policy of the settings. Fails with [`Error::Ceiling`] if the
+/// request exceeds `ceiling`.
 pub fn requested_policy(
     egress: Option<&str>,
     allow: &[String],
-    usual: &Policy,
+    default: &Policy,
     ceiling: Mode,
 ) -> Result<Option<Policy>> {
     let mode = match egress {
         None if allow.is_empty() => return Ok(None),
-        None => usual.mode,
+        None => default.mode,
         Some("unrestricted") => Mode::Unrestricted,
         Some("agent") => Mode::Agent,
         Some("allowlist") => Mode::Allowlist,
@@ -26,33 +28,36 @@ pub fn requested_policy(
     };
     if mode == Mode::Unrestricted && !allow.is_empty() {
         return Err(Error::invalid(
-            "allow adds nothing to egress \"unrestricted\": leave it out, or ask for egress \
+            "allow has no effect with egress \"unrestricted\": omit it, or request egress \
              \"agent\" or \"allowlist\"",
         ));
     }
-    let limit = usual.in_mode(ceiling);
+    let limit = default.in_mode(ceiling);
     if rank(mode) > rank(ceiling) {
         return Err(Error::Ceiling(format!(
-            "egress {:?} is more than {:?}",
+            "egress {:?} exceeds the ceiling {:?}",
             mode.as_str(),
             ceiling.as_str()
         )));
     }
-    let mut policy = usual.in_mode(mode);
+    let mut policy = default.in_mode(mode);
     for text in allow {
-        let entry: Rule = text
+        let rule: Rule = text
             .parse()
             .map_err(|e| Error::invalid(format!("allow: {e}")))?;
         let within = ceiling == Mode::Unrestricted
             || limit
                 .rules_in_force(presets())
                 .iter()
-                .any(|admitted| admitted.covers(&entry));
+                .any(|permitted| permitted.covers(&rule));
         if !within {
-            return Err(Error::Ceiling(format!("allow {entry} is not within it")));
+            return Err(Error::Ceiling(format!(
+                "allow {rule} exceeds the ceiling {:?}",
+                ceiling.as_str()
+            )));
         }
-        if !policy.allow.contains(&entry) {
-            policy.allow.push(entry);
+        if !policy.allow.contains(&rule) {
+            policy.allow.push(rule);
         }
     }
     Ok(Some(policy))
@@ -70,16 +75,16 @@ fn rank(mode: Mode) -> u8 {
 mod tests {
     use super::*;
 
-    fn ask(egress: Option<&str>, allow: &[&str], ceiling: Mode) -> Result<Option<Policy>> {
-        let usual = Policy::new(ceiling, ["own.example".parse().unwrap()]);
+    fn request(egress: Option<&str>, allow: &[&str], ceiling: Mode) -> Result<Option<Policy>> {
+        let default = Policy::new(ceiling, ["own.example".parse().unwrap()]);
         let allow: Vec<String> = allow.iter().map(|it| (*it).to_owned()).collect();
-        requested_policy(egress, &allow, &usual, ceiling)
+        requested_policy(egress, &allow, &default, ceiling)
     }
 
     #[test]
-    fn nobody_gets_more_than_the_ceiling() {
+    fn requests_above_the_ceiling_fail() {
         use Mode::{Agent, Allowlist, Unrestricted};
-        assert!(ask(None, &[], Agent).unwrap().is_none());
+        assert!(request(None, &[], Agent).unwrap().is_none());
         for (egress, allow, ceiling) in [
             (Some("unrestricted"), &[][..], Agent),
             (Some("agent"), &[], Allowlist),
@@ -88,7 +93,7 @@ mod tests {
             (None, &["other.example"], Agent),
             (None, &["10.0.0.0/8"], Agent),
         ] {
-            let refused = ask(egress, allow, ceiling);
+            let refused = request(egress, allow, ceiling);
             assert!(
                 matches!(refused, Err(Error::Ceiling(_))),
                 "{egress:?} {allow:?}"
@@ -100,15 +105,15 @@ mod tests {
             (Some("allowlist"), &["other.example"], Unrestricted),
             (Some("agent"), &[], Agent),
         ] {
-            let given = ask(egress, allow, ceiling);
-            assert!(given.unwrap().is_some(), "{egress:?} {allow:?}");
+            let granted = request(egress, allow, ceiling);
+            assert!(granted.unwrap().is_some(), "{egress:?} {allow:?}");
         }
         for (egress, allow) in [
             (Some("open"), &[][..]),
             (Some("unrestricted"), &["a.example"]),
             (Some("agent"), &["a b"]),
         ] {
-            let refused = ask(egress, allow, Unrestricted);
+            let refused = request(egress, allow, Unrestricted);
             assert!(
                 matches!(refused, Err(Error::Invalid(_))),
                 "{egress:?} {allow:?}"

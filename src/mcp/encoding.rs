@@ -1,4 +1,4 @@
-//! Content of files and folders, between bytes and what clients are told: pure.
+//! Conversions between the bytes of a sandbox and the JSON of clients.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::truncate::unfinished;
 
-/// Of one listing.
-pub const ENTRIES: usize = 5000;
+/// Maximum number of entries in one listing.
+pub const MAX_ENTRIES: usize = 5000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Encoding {
@@ -19,69 +19,72 @@ pub enum Encoding {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub struct Content {
+pub struct FileContent {
     pub content: String,
-    /// base64 when the file is no UTF-8 text.
+    /// base64 if the file is not UTF-8 text.
     pub encoding: Encoding,
-    /// The file is longer than this.
+    /// The file is longer than the returned content.
     pub truncated: bool,
-    /// Of the whole file, in bytes.
+    /// Size of the whole file in bytes.
     pub size: u64,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Listing {
     /// Sorted by path.
-    pub entries: Vec<Entry>,
-    /// There are more: list a folder further down.
+    pub entries: Vec<FileEntry>,
+    /// Entries are missing: list a subdirectory.
     pub truncated: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
-pub struct Entry {
-    /// Absolute. Bytes that are no UTF-8 are shown as replacement characters.
+pub struct FileEntry {
+    /// Absolute path. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub path: String,
     pub size: u64,
-    /// Permission bits, as a number.
+    /// Permission bits as a number.
     pub mode: u32,
     pub is_dir: bool,
-    /// file, directory, link or other.
+    /// "file", "directory", "link" or "other".
     pub kind: String,
-    /// Where a link leads.
+    /// Target of a link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The exact bytes of the path in base64, when it is no UTF-8 text.
+    /// The exact bytes of the path in base64, if they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_base64: Option<String>,
 }
 
-/// The content a client sent, as bytes.
-pub fn decoded(content: String, encoding: Option<Encoding>) -> Result<Vec<u8>> {
+/// Decodes content sent by a client. The default encoding is UTF-8.
+pub fn decode_content(content: String, encoding: Option<Encoding>) -> Result<Vec<u8>> {
     match encoding {
         None | Some(Encoding::Utf8) => Ok(content.into_bytes()),
         Some(Encoding::Base64) => STANDARD
             .decode(content.trim())
-            .map_err(|e| Error::invalid(format!("content is no base64: {e}"))),
+            .map_err(|e| Error::invalid(format!("content is not valid base64: {e}"))),
     }
 }
 
-pub fn content(mut bytes: Vec<u8>, limit: u64, size: u64) -> Content {
+/// Encodes the first `limit` bytes, without an incomplete character at the end.
+///
+/// `size`: the size of the whole file.
+pub fn encode_content(mut bytes: Vec<u8>, limit: u64, size: u64) -> FileContent {
     let truncated = bytes.len() as u64 > limit;
     bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let whole = bytes.len();
     if truncated {
         bytes.truncate(whole - unfinished(&bytes));
     }
-    // What a file of the kernel's says of its size may be nothing.
+    // The kernel reports size 0 for files in /proc.
     let size = size.max(whole as u64);
     match String::from_utf8(bytes) {
-        Ok(content) => Content {
+        Ok(content) => FileContent {
             content,
             encoding: Encoding::Utf8,
             truncated,
             size,
         },
-        Err(error) => Content {
+        Err(error) => FileContent {
             content: STANDARD.encode(error.as_bytes()),
             encoding: Encoding::Base64,
             truncated,
@@ -90,8 +93,15 @@ pub fn content(mut bytes: Vec<u8>, limit: u64, size: u64) -> Content {
     }
 }
 
-/// The bytes with `old` replaced, and how often.
-pub fn replaced(bytes: &[u8], old: &[u8], new: &[u8], all: bool) -> Result<(Vec<u8>, u64), String> {
+/// Returns the bytes with `old` replaced by `new`, and the number of
+/// replacements. Fails unless `old` occurs exactly once, or at least once with
+/// `all`.
+pub fn replace_text(
+    bytes: &[u8],
+    old: &[u8],
+    new: &[u8],
+    all: bool,
+) -> Result<(Vec<u8>, u64), String> {
     if old.is_empty() {
         return Err("old_string is empty".into());
     }
@@ -108,32 +118,34 @@ pub fn replaced(bytes: &[u8], old: &[u8], new: &[u8], all: bool) -> Result<(Vec<
     }
     out.extend_from_slice(rest);
     match count {
-        0 => Err("old_string is not in it; read_file shows what is".into()),
+        0 => Err("old_string not found: call read_file for the content".into()),
         1 => Ok((out, 1)),
         _ if all => Ok((out, count)),
         _ => Err(format!(
-            "old_string is in it {count} times: give more of its surroundings, or set replace_all"
+            "old_string occurs {count} times: include more surrounding text, or set replace_all"
         )),
     }
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes
+        .windows(pattern.len())
+        .position(|window| window == pattern)
 }
 
-/// Reads what `list.sh` prints.
-pub fn listing(folder: &str, answer: &[u8]) -> Listing {
-    let mut fields = answer.split(|byte| *byte == 0);
+/// Parses the output of `list.sh` for the directory `dir`.
+pub fn parse_listing(dir: &str, output: &[u8]) -> Listing {
+    let mut fields = output.split(|byte| *byte == 0);
     let mut entries = Vec::new();
-    // Root in the sandbox may have made it up, of any length.
-    while entries.len() <= ENTRIES {
+    // Root in the sandbox can forge the output: its length is not limited.
+    while entries.len() <= MAX_ENTRIES {
         let mut next = || fields.next();
         let entry = (next(), next(), next(), next(), next());
         let (Some(kind), Some(size), Some(mode), Some(name), Some(target)) = entry else {
             break;
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut path = folder.trim_end_matches('/').as_bytes().to_vec();
+        let mut path = dir.trim_end_matches('/').as_bytes().to_vec();
         path.push(b'/');
         path.extend_from_slice(name);
         let kind = match kind {
@@ -142,7 +154,7 @@ pub fn listing(folder: &str, answer: &[u8]) -> Listing {
             b"l" => "link",
             _ => "other",
         };
-        entries.push(Entry {
+        entries.push(FileEntry {
             size: text(size).parse().unwrap_or(0),
             mode: u32::from_str_radix(&text(mode), 8).unwrap_or(0),
             is_dir: kind == "directory",
@@ -154,8 +166,8 @@ pub fn listing(folder: &str, answer: &[u8]) -> Listing {
             path: text(&path),
         });
     }
-    let truncated = entries.len() > ENTRIES;
-    entries.truncate(ENTRIES);
+    let truncated = entries.len() > MAX_ENTRIES;
+    entries.truncate(MAX_ENTRIES);
     entries.sort();
     Listing { entries, truncated }
 }
@@ -165,10 +177,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn edits_refuse_what_is_ambiguous() {
+    fn ambiguous_replacement_fails() {
         let edit = |old: &str, new: &str, all| {
             let bytes = b"one two two \xff";
-            replaced(bytes, old.as_bytes(), new.as_bytes(), all)
+            replace_text(bytes, old.as_bytes(), new.as_bytes(), all)
         };
         assert_eq!(
             edit("one", "1", false).unwrap(),
@@ -179,37 +191,37 @@ mod tests {
             (b"one 2 2 \xff".to_vec(), 2)
         );
         assert!(edit("two", "2", false).unwrap_err().contains("2 times"));
-        assert!(edit("three", "3", true).unwrap_err().contains("not in it"));
+        assert!(edit("three", "3", true).unwrap_err().contains("not found"));
         assert!(edit("", "x", true).is_err());
         assert!(edit("one", "one", false).is_err());
     }
 
     #[test]
-    fn content_is_text_where_it_can_be_and_marked_where_it_is_cut() {
-        let text = content("aé".into(), 10, 3);
+    fn content_is_text_if_utf8_and_truncation_is_reported() {
+        let text = encode_content("aé".into(), 10, 3);
         assert_eq!((text.content.as_str(), text.truncated), ("aé", false));
-        let cut = content("aé".into(), 2, 3);
+        let cut = encode_content("aé".into(), 2, 3);
         assert_eq!(
             (cut.content.as_str(), cut.truncated, cut.size),
             ("a", true, 3)
         );
-        let binary = content(vec![0xff, 0], 10, 2);
+        let binary = encode_content(vec![0xff, 0], 10, 2);
         assert_eq!(
             (binary.encoding, binary.content.as_str()),
             (Encoding::Base64, "/wA=")
         );
         assert_eq!(
-            decoded("/wA=".into(), Some(Encoding::Base64)).unwrap(),
+            decode_content("/wA=".into(), Some(Encoding::Base64)).unwrap(),
             [0xff, 0]
         );
-        assert!(decoded("/wA".into(), Some(Encoding::Base64)).is_err());
+        assert!(decode_content("/wA".into(), Some(Encoding::Base64)).is_err());
     }
 
     #[test]
-    fn listings_survive_every_name() {
-        let answer =
+    fn listing_with_any_file_name_is_parsed() {
+        let output =
             b"f\x0012\x00644\x00a\tb\nc\0\0d\x004096\x00755\x00\xff\0\0l\x003\x00777\x00l\0/etc\0";
-        let listing = listing("/x/", answer);
+        let listing = parse_listing("/x/", output);
         let paths: Vec<&str> = listing.entries.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, ["/x/a\tb\nc", "/x/l", "/x/\u{fffd}"]);
         let binary = &listing.entries[2];
@@ -220,11 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn listings_end_where_enough_was_read() {
-        let answer = b"f\x001\x00644\0a\0\0".repeat(ENTRIES);
-        let whole = listing("/", &answer);
-        assert_eq!((whole.entries.len(), whole.truncated), (ENTRIES, false));
-        let long = listing("/", &b"f\x001\x00644\0a\0\0".repeat(ENTRIES + 1));
-        assert_eq!((long.entries.len(), long.truncated), (ENTRIES, true));
+    fn listing_is_truncated_at_the_limit() {
+        let output = b"f\x001\x00644\0a\0\0".repeat(MAX_ENTRIES);
+        let whole = parse_listing("/", &output);
+        assert_eq!((whole.entries.len(), whole.truncated), (MAX_ENTRIES, false));
+        let long = parse_listing("/", &b"f\x001\x00644\0a\0\0".repeat(MAX_ENTRIES + 1));
+        assert_eq!((long.entries.len(), long.truncated), (MAX_ENTRIES, true));
     }
 }

@@ -1,50 +1,56 @@
-//! Why a call was refused or failed, and what to do next: the readers are
-//! programs that know nothing but this sentence.
+//! Errors of tool calls. The reader is a model that knows only this text, so
+//! each error names the tool to call next where there is one.
 
 use std::io;
 
-use super::state::Status;
-use crate::model;
+use super::state::{Record, Status};
+use crate::model::{self, InvalidName};
 use crate::{base, lifecycle};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no sandbox {0:?} of this server; list_sandboxes shows those there are")]
+    #[error("no sandbox {0:?} found: call list_sandboxes for the existing names")]
     Unknown(String),
 
-    #[error("sandbox {name:?} is {}{}; {}", status.as_str(), because(why), next_step(*status))]
+    #[error("sandbox {name:?} is {}{}: {}", status.as_str(), in_parentheses(reason), next_step(*status))]
     NotRunning {
         name: String,
         status: Status,
-        why: Option<String>,
+        reason: Option<String>,
     },
 
     #[error("{0}")]
     Invalid(String),
 
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+
     #[error(
-        "there are {limit} sandboxes already, which is the limit of this server; \
-         destroy_sandbox makes room"
+        "cannot create a sandbox: the limit of {limit} sandboxes is reached; \
+         call destroy_sandbox first"
     )]
     TooMany { limit: u64 },
 
-    #[error("{0}: the person who runs this server limits what sandboxes may reach")]
+    #[error("{0}: the operator of this server limits egress")]
     Ceiling(String),
 
     #[error("interrupted: {0}")]
     Interrupted(&'static str),
 
-    #[error("cannot record it in the state file: {0}")]
+    #[error("cannot write the state file: {0}")]
     State(io::Error),
+
+    #[error("{0}")]
+    Random(io::Error),
 
     #[error(transparent)]
     Base(#[from] base::Error),
 
-    #[error("{}", describe(.0))]
+    #[error("{}", with_leftovers(.0))]
     Lifecycle(#[from] lifecycle::Error),
 
     #[error("{0}")]
-    Sandbox(#[from] model::Error),
+    Backend(#[from] model::Error),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -54,36 +60,46 @@ impl Error {
         Self::Invalid(text.into())
     }
 
-    /// Somebody gave up; nothing failed.
+    pub fn not_running(record: &Record) -> Self {
+        Self::NotRunning {
+            name: record.name.clone(),
+            status: record.status,
+            reason: record.error.clone(),
+        }
+    }
+
+    /// Whether the operation was canceled rather than failed.
     pub fn is_cancelled(&self) -> bool {
         match self {
             Self::Interrupted(_) => true,
             Self::Base(error) => error.is_cancelled(),
             Self::Lifecycle(error) => matches!(error.source, model::Error::Cancelled),
-            Self::Sandbox(error) => matches!(error, model::Error::Cancelled),
+            Self::Backend(error) => matches!(error, model::Error::Cancelled),
             _ => false,
         }
     }
 }
 
-fn because(why: &Option<String>) -> String {
-    why.as_ref()
-        .map(|why| format!(" ({why})"))
+fn in_parentheses(reason: &Option<String>) -> String {
+    reason
+        .as_ref()
+        .map(|reason| format!(" ({reason})"))
         .unwrap_or_default()
 }
 
 fn next_step(status: Status) -> &'static str {
     match status {
         Status::Provisioning => {
-            "list_sandboxes tells when it is running, and create_sandbox waits with wait_sec"
+            "call list_sandboxes until its status is \"running\", or pass wait_sec to \
+             create_sandbox"
         }
-        Status::Stopped => "start_sandbox starts it",
-        Status::Failed => "destroy_sandbox removes it, create_sandbox makes another",
+        Status::Stopped => "call start_sandbox",
+        Status::Failed => "call destroy_sandbox, then create_sandbox",
         Status::Running => "try again",
     }
 }
 
-fn describe(error: &lifecycle::Error) -> String {
+fn with_leftovers(error: &lifecycle::Error) -> String {
     let mut text = error.source.to_string();
     for leftover in &error.leftovers {
         text.push_str("; left behind: ");

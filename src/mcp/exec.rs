@@ -1,4 +1,4 @@
-//! Commands in a sandbox: those that a call waits for.
+//! Runs commands in a sandbox while the call waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,15 +8,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
-use super::service::{Service, not_running};
-use super::state::Status;
+use super::service::Service;
 use super::truncate::HeadTail;
 use crate::lifecycle::{self, ExecOptions, SignalSource, User};
 use crate::model::{self, Control, Name, Subject};
 
 const SIGTERM: i32 = 15;
 
-/// A command as a client gives it.
+/// A command as requested by a client.
 #[derive(Debug, Clone, Default)]
 pub struct Command {
     pub argv: Vec<String>,
@@ -26,52 +25,55 @@ pub struct Command {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct ExecOutput {
-    /// Of the command; 124 when it ran into its time limit, 127 when there is no
-    /// such command, 128+N when signal N ended it.
+    /// Exit code of the command; 124 if it timed out, 127 if it was not found,
+    /// 128+N if signal N ended it.
     pub exit_code: i32,
-    /// Its beginning and its end when it is long.
+    /// Long output is shortened to its beginning and end.
     pub stdout: String,
     pub stderr: String,
-    /// Something in the middle of stdout was left out, where the text says so.
+    /// The middle of stdout is missing; a marker in the text shows where.
     pub stdout_truncated: bool,
     pub stderr_truncated: bool,
-    /// What the command printed in all.
+    /// Length of the whole output.
     pub stdout_bytes: u64,
     pub stderr_bytes: u64,
-    /// It ran into its time limit and was killed.
+    /// The command timed out and was killed.
     pub timed_out: bool,
-    /// The connection to the sandbox failed; the command may still run.
+    /// The connection to the sandbox failed; the command may still be running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport_error: Option<String>,
 }
 
 impl Command {
+    /// Fails if the command is empty or cannot be passed to a process.
     pub(super) fn check(&self) -> Result<()> {
         if self.argv.first().is_none_or(String::is_empty) {
             return Err(Error::invalid(
-                "command is empty: give the program and its arguments, such as \
+                "command is empty: pass the program and its arguments, such as \
                  [\"sh\", \"-c\", \"ls | wc -l\"]",
             ));
         }
         let texts = self.argv.iter().chain(&self.cwd);
         let pairs = self.env.iter().flat_map(|(key, value)| [key, value]);
         if texts.chain(pairs).any(|text| text.contains('\0')) {
-            return Err(Error::invalid("no argument may contain a NUL character"));
+            return Err(Error::invalid(
+                "command, cwd and env must not contain NUL characters",
+            ));
         }
         for key in self.env.keys() {
-            let sound = !key.is_empty()
+            let valid = !key.is_empty()
                 && !key.starts_with(|c: char| c.is_ascii_digit())
                 && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if !sound || key.starts_with("PIXELS_EXEC_") {
+            if !valid || key.starts_with("PIXELS_EXEC_") {
                 return Err(Error::invalid(format!(
-                    "env {key:?}: a variable's name consists of letters, digits and _"
+                    "env {key:?}: use a name of letters, digits and _"
                 )));
             }
         }
         Ok(())
     }
 
-    pub(super) fn exec(self, login: User, timeout: Option<Duration>) -> ExecOptions {
+    pub(super) fn into_options(self, login: User, timeout: Option<Duration>) -> ExecOptions {
         ExecOptions {
             argv: self.argv,
             login,
@@ -84,8 +86,9 @@ impl Command {
 }
 
 impl Service {
-    /// Runs a command to its end, or until `cancel`, the time limit, or a call
-    /// that needs the sandbox for itself: then it is killed with all it started.
+    /// Runs a command and returns its output. On `cancel`, on timeout, and when
+    /// another call interrupts the sandbox, the command is killed with all
+    /// processes it started.
     pub async fn exec(
         &self,
         name: &str,
@@ -95,16 +98,12 @@ impl Service {
         cancel: &CancellationToken,
     ) -> Result<ExecOutput> {
         command.check()?;
-        let token = self.lock_of(name)?.token();
-        let (record, pixel, _shared) = self.lock_for_use(name).await?;
-        if record.status != Status::Running {
-            return Err(not_running(&record));
-        }
-        self.touch(name);
-        let most = self.options.exec_timeout_max;
-        let limit = timeout.map_or(most, |limit| limit.min(most));
-        let login = self.login(&pixel).await?;
-        let request = command.exec(login, Some(limit));
+        let interrupt = self.lock_of(name)?.token();
+        let (pixel, _guard) = self.lock_running(name).await?;
+        let max = self.options.exec_timeout_max;
+        let timeout = timeout.map_or(max, |timeout| timeout.min(max));
+        let user = self.guest_user(&pixel).await?;
+        let request = command.into_options(user, Some(timeout));
         let guest = self.backend.guest(&pixel);
         let (stdout, stderr) = (HeadTail::default(), HeadTail::default());
         let (signals, events) = mpsc::channel(4);
@@ -122,7 +121,7 @@ impl Service {
         tokio::pin!(running);
         let outcome = tokio::select! {
             outcome = &mut running => outcome,
-            reason = self.interrupted(cancel, &token) => {
+            reason = self.interrupted(cancel, &interrupt) => {
                 let _ = signals.try_send(Control::Signal(SIGTERM));
                 let _ = running.await;
                 self.touch(name);
@@ -130,8 +129,8 @@ impl Service {
             }
         };
         self.touch(name);
-        let (code, timed_out, transport_error) = match outcome {
-            Ok(ended) => (ended.status.0, ended.timed_out, None),
+        let (exit_code, timed_out, transport_error) = match outcome {
+            Ok(result) => (result.status.0, result.timed_out, None),
             Err(error @ (model::Error::WrongState { .. } | model::Error::NotFound(_))) => {
                 return Err(error.into());
             }
@@ -139,7 +138,7 @@ impl Service {
         };
         let (stdout, stderr) = (stdout.take(), stderr.take());
         Ok(ExecOutput {
-            exit_code: code,
+            exit_code,
             timed_out,
             stdout_truncated: stdout.truncated,
             stderr_truncated: stderr.truncated,
@@ -151,9 +150,9 @@ impl Service {
         })
     }
 
-    /// Whom commands and files in it belong to. Refuses what must not be
-    /// worked in.
-    pub(super) async fn login(&self, pixel: &Name) -> Result<User> {
+    /// Returns the user that commands run as and new files belong to. Fails for
+    /// a privileged pixel.
+    pub(super) async fn guest_user(&self, pixel: &Name) -> Result<User> {
         let instance = self.backend.get(pixel).await?;
         if instance.privileged {
             return Err(model::Error::Unsupported {
@@ -165,18 +164,18 @@ impl Service {
         Ok(User::default_for(&instance))
     }
 
-    /// Why work must end before it is done.
-    pub(super) async fn interrupted(
+    /// Waits until work must be interrupted, and returns the reason.
+    async fn interrupted(
         &self,
         cancel: &CancellationToken,
-        token: &CancellationToken,
+        interrupt: &CancellationToken,
     ) -> &'static str {
         tokio::select! {
-            () = cancel.cancelled() => "the client gave up, and the command was ended",
-            () = token.cancelled() => {
-                "another call stops, restores or destroys the sandbox, and the command was ended"
+            () = cancel.cancelled() => "the client canceled the call; the command was killed",
+            () = interrupt.cancelled() => {
+                "another call stops, restores or destroys the sandbox; the command was killed"
             }
-            () = self.stopping().cancelled() => "the server ends, and so did the command",
+            () = self.stopping().cancelled() => "the server is stopping; the command was killed",
         }
     }
 }

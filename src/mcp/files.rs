@@ -1,31 +1,42 @@
-//! Files in a sandbox. Paths are absolute, links lead where they lead inside
-//! the sandbox, and content need not be text.
+//! Files in a sandbox. Paths are absolute, links are resolved inside the
+//! sandbox, and content may be binary.
 
-use super::encoding::{Content, ENTRIES, Listing, content, listing, replaced};
+use super::encoding::{
+    FileContent, Listing, MAX_ENTRIES, encode_content, parse_listing, replace_text,
+};
 use super::error::{Error, Result};
+use super::random;
 use super::service::Service;
 use crate::lifecycle::User;
 use crate::model::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Ids, Subject};
 
-/// What `read_file` returns when nothing else is asked for, and at most.
-const READ: u64 = 1024 * 1024;
-pub const MOST: u64 = 10 * 1024 * 1024;
-const LINKS: u32 = 40;
+/// Bytes that `read_file` returns by default.
+const DEFAULT_READ: u64 = 1024 * 1024;
+/// Maximum bytes of a file to read, write or edit.
+pub const MAX_FILE: u64 = 10 * 1024 * 1024;
+const MAX_LINKS: u32 = 40;
 
 impl Service {
-    pub async fn read_file(&self, name: &str, path: &str, most: Option<u64>) -> Result<Content> {
-        let path = checked(path)?;
-        let (_, pixel, _shared) = self.lock_for_use(name).await?;
-        self.touch(name);
+    /// Reads the first `max_bytes` of a file; zero means the default.
+    pub async fn read_file(
+        &self,
+        name: &str,
+        path: &str,
+        max_bytes: Option<u64>,
+    ) -> Result<FileContent> {
+        let path = check_path(path)?;
+        let (pixel, _guard) = self.lock_for_files(name).await?;
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
-        let limit = most.filter(|most| *most > 0).unwrap_or(READ).min(MOST);
+        let limit = max_bytes.filter(|max| *max > 0);
+        let limit = limit.unwrap_or(DEFAULT_READ).min(MAX_FILE);
         let bytes = guest.read_file(&path, limit + 1).await?;
-        Ok(content(bytes, limit, stat.size))
+        Ok(encode_content(bytes, limit, stat.size))
     }
 
-    /// Creates or replaces a file, with the folders it is in where missing. An
-    /// existing one keeps its owner, and its mode unless one is given.
+    /// Creates or replaces a file, and creates missing parent directories. An
+    /// existing file keeps its owner, and its mode unless `mode` is set. Returns
+    /// the number of bytes.
     pub async fn write_file(
         &self,
         name: &str,
@@ -33,23 +44,22 @@ impl Service {
         bytes: Vec<u8>,
         mode: Option<&str>,
     ) -> Result<u64> {
-        let path = checked(path)?;
-        let mode = mode.map(octal).transpose()?;
-        if bytes.len() as u64 > MOST {
+        let path = check_path(path)?;
+        let mode = mode.map(parse_mode).transpose()?;
+        if bytes.len() as u64 > MAX_FILE {
             return Err(Error::invalid(format!(
-                "the content is larger than {MOST} bytes: fetch or make it inside the sandbox \
-                 with exec"
+                "content is larger than {MAX_FILE} bytes: download or generate the file inside \
+                 the sandbox with exec"
             )));
         }
-        let (_, pixel, _shared) = self.lock_for_use(name).await?;
-        self.touch(name);
+        let (pixel, _guard) = self.lock_for_files(name).await?;
         let guest = self.backend.guest(&pixel);
-        let login = self.login(&pixel).await?;
-        let (path, owner, old) = match resolve(&*guest, path).await {
+        let user = self.guest_user(&pixel).await?;
+        let (path, owner, old_mode) = match resolve(&*guest, path).await {
             Ok((path, stat)) => (path, stat.owner, Some(stat.mode)),
-            Err(Error::Sandbox(model::Error::NotFound(Subject::Path(_)))) => {
-                make_parents(&*guest, &login, path).await?;
-                (path.to_owned(), login.owner, None)
+            Err(Error::Backend(model::Error::NotFound(Subject::Path(_)))) => {
+                make_parents(&*guest, &user, path).await?;
+                (path.to_owned(), user.owner, None)
             }
             Err(error) => return Err(error),
         };
@@ -57,14 +67,15 @@ impl Service {
         let file = GuestFile {
             path,
             content: bytes,
-            mode: mode.or(old).unwrap_or(0o644),
+            mode: mode.or(old_mode).unwrap_or(0o644),
             owner,
         };
-        put(&*guest, file).await?;
+        replace(&*guest, file).await?;
         Ok(length)
     }
 
-    /// Replaces text; returns how often. Owner and mode stay.
+    /// Replaces text in a file, which keeps its owner and mode. Returns the number
+    /// of replacements.
     pub async fn edit_file(
         &self,
         name: &str,
@@ -73,118 +84,116 @@ impl Service {
         new: &str,
         all: bool,
     ) -> Result<u64> {
-        let path = checked(path)?;
-        let (_, pixel, _shared) = self.lock_for_use(name).await?;
-        self.touch(name);
+        let path = check_path(path)?;
+        let (pixel, _guard) = self.lock_for_files(name).await?;
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
-        if stat.size > MOST {
+        if stat.size > MAX_FILE {
             return Err(Error::invalid(format!(
-                "{path} is larger than {MOST} bytes: edit it inside the sandbox with exec"
+                "{path} is larger than {MAX_FILE} bytes: edit the file inside the sandbox with exec"
             )));
         }
-        let bytes = guest.read_file(&path, MOST + 1).await?;
-        let (bytes, count) = replaced(&bytes, old.as_bytes(), new.as_bytes(), all)
-            .map_err(|why| Error::invalid(format!("{path} is unchanged: {why}")))?;
+        let bytes = guest.read_file(&path, MAX_FILE + 1).await?;
+        let (bytes, count) = replace_text(&bytes, old.as_bytes(), new.as_bytes(), all)
+            .map_err(|reason| Error::invalid(format!("cannot edit {path}: {reason}")))?;
         let file = GuestFile {
             path,
             content: bytes,
             mode: stat.mode,
             owner: stat.owner,
         };
-        put(&*guest, file).await?;
+        replace(&*guest, file).await?;
         Ok(count)
     }
 
-    /// Removes a file or a link, never what the link leads to.
+    /// Deletes a file or a link, never the target of the link.
     pub async fn delete_file(&self, name: &str, path: &str) -> Result<()> {
-        let path = checked(path)?;
-        let (_, pixel, _shared) = self.lock_for_use(name).await?;
-        self.touch(name);
+        let path = check_path(path)?;
+        let (pixel, _guard) = self.lock_for_files(name).await?;
         let guest = self.backend.guest(&pixel);
         if guest.stat(path).await?.kind == FileKind::Directory {
             return Err(Error::invalid(format!(
-                "{path} is a folder: remove it with exec and [\"rm\", \"-r\", \"--\", ...]"
+                "{path} is a directory: delete it with exec and [\"rm\", \"-r\", \"--\", ...]"
             )));
         }
         Ok(guest.remove_file(path).await?)
     }
 
+    /// Lists a directory, with all subdirectories if `recursive`.
     pub async fn list_files(&self, name: &str, path: &str, recursive: bool) -> Result<Listing> {
-        let path = checked(path)?;
-        let (_, pixel, _shared) = self.lock_for_use(name).await?;
-        self.touch(name);
+        let path = check_path(path)?;
+        let (pixel, _guard) = self.lock_for_files(name).await?;
         let guest = self.backend.guest(&pixel);
         let stat = match guest.stat(path).await? {
-            stat if stat.kind == FileKind::Symlink => follow(&*guest, path).await?.1,
+            stat if stat.kind == FileKind::Symlink => follow_links(&*guest, path).await?.1,
             stat => stat,
         };
         if stat.kind != FileKind::Directory {
             return Err(Error::invalid(format!(
-                "{path} is no folder: read_file reads it"
+                "{path} is not a directory: call read_file"
             )));
         }
         let script = include_str!("guest/list.sh");
         let depth = if recursive { "0" } else { "1" };
-        let limit = (ENTRIES + 1).to_string();
+        let limit = (MAX_ENTRIES + 1).to_string();
         let request =
             ExecRequest::root(["/bin/sh", "-c", script, "list", path, depth, limit.as_str()]);
         let output = guest.output(&request).await?;
-        Ok(listing(path, &output.stdout))
+        Ok(parse_listing(path, &output.stdout))
     }
 }
 
-fn checked(path: &str) -> Result<&str> {
-    let wrong = |why: &str| Err(Error::invalid(format!("path {path:?}: {why}")));
+fn check_path(path: &str) -> Result<&str> {
+    let invalid = |reason: &str| Err(Error::invalid(format!("path {path:?}: {reason}")));
     if !path.starts_with('/') {
-        return wrong("give an absolute path, such as /home/pixel/notes.txt");
+        return invalid("use an absolute path, such as /home/pixel/notes.txt");
     }
     if path.contains('\0') {
-        return wrong("it contains a NUL character");
+        return invalid("contains a NUL character");
     }
     if path.split('/').any(|part| part == "..") {
-        return wrong("write it without \"..\"");
+        return invalid("must not contain \"..\"");
     }
     if path.len() > 4000 {
-        return wrong("it is too long");
+        return invalid("is longer than 4000 bytes");
     }
     Ok(path)
 }
 
-fn octal(mode: &str) -> Result<u32> {
+fn parse_mode(mode: &str) -> Result<u32> {
     u32::from_str_radix(mode.trim_start_matches("0o"), 8)
         .ok()
         .filter(|mode| *mode <= 0o7777)
         .ok_or_else(|| Error::invalid(format!("mode {mode:?}: use octal digits such as \"0644\"")))
 }
 
-/// Where a path leads, and what is there; only what can be read to an end.
+/// Resolves links. Fails unless the path leads to a regular file.
 async fn resolve(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
     let (path, stat) = match guest.stat(path).await? {
-        stat if stat.kind == FileKind::Symlink => follow(guest, path).await?,
+        stat if stat.kind == FileKind::Symlink => follow_links(guest, path).await?,
         stat => (path.to_owned(), stat),
     };
     match stat.kind {
         FileKind::File => Ok((path, stat)),
         FileKind::Directory => Err(Error::invalid(format!(
-            "{path} is a folder: list_files lists it"
+            "{path} is a directory: call list_files"
         ))),
         FileKind::Symlink | FileKind::Other => Err(Error::invalid(format!(
-            "{path} is no regular file: use exec"
+            "{path} is not a regular file: use exec"
         ))),
     }
 }
 
-/// Follows links inside the sandbox, by its own view of its files.
-async fn follow(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
+/// Resolves links inside the sandbox, relative to its root directory.
+async fn follow_links(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
     let mut path = path.to_owned();
-    for _ in 0..LINKS {
+    for _ in 0..MAX_LINKS {
         let request = ExecRequest::root(["readlink", "-m", "-z", "--", path.as_str()]);
         let output = guest.output(&request).await?;
         let target = output.stdout.strip_suffix(b"\0").unwrap_or_default();
         let target = std::str::from_utf8(target).map_err(|_| {
             Error::invalid(format!(
-                "{path} leads to a name that is no UTF-8 text: use exec"
+                "{path} links to a name that is not UTF-8: use exec"
             ))
         })?;
         target.clone_into(&mut path);
@@ -194,43 +203,38 @@ async fn follow(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
         }
     }
     Err(Error::invalid(format!(
-        "{path} is a link that leads nowhere"
+        "cannot resolve {path}: too many links"
     )))
 }
 
-/// Puts a file in place of what is there: others see the old one or the new
-/// one, also when this server is killed meanwhile.
-async fn put(guest: &dyn Guest, file: GuestFile) -> Result<()> {
-    let made_by_the_system = ["/proc/", "/sys/", "/dev/"];
-    if made_by_the_system
-        .iter()
-        .any(|it| file.path.starts_with(it))
-    {
+/// Replaces a file atomically: processes in the sandbox see the old or the new
+/// file, even if this server is killed.
+async fn replace(guest: &dyn Guest, file: GuestFile) -> Result<()> {
+    let no_rename = ["/proc/", "/sys/", "/dev/"];
+    if no_rename.iter().any(|dir| file.path.starts_with(dir)) {
         return Ok(guest.write_file(&file).await?);
     }
-    let folder = file.path.rfind('/').map_or("", |at| &file.path[..at]);
-    let mut random = [0; 4];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
-        .map_err(|_| Error::invalid("no random numbers on this machine"))?;
-    let number = u32::from_ne_bytes(random);
+    let dir = file.path.rfind('/').map_or("", |at| &file.path[..at]);
+    let random = random::hex::<4>().map_err(Error::Random)?;
     let new = GuestFile {
-        path: format!("{folder}/.pixels-{number:08x}"),
+        path: format!("{dir}/.pixels-{random}"),
         ..file
     };
-    let placed = async {
+    let written = async {
         guest.write_file(&new).await?;
         guest.rename(&new.path, &file.path).await
     };
-    let Err(error) = placed.await else {
+    let Err(error) = written.await else {
         return Ok(());
     };
-    // Best effort: the first error is what matters.
+    // The first error is reported, not one of the cleanup.
     let _ = guest.remove_file(&new.path).await;
     Err(error.into())
 }
 
-/// As the user of the sandbox where that is allowed to, else as root.
-async fn make_parents(guest: &dyn Guest, login: &User, path: &str) -> Result<()> {
+/// Creates the parent directories, as the user of the sandbox if permitted, else
+/// as root.
+async fn make_parents(guest: &dyn Guest, user: &User, path: &str) -> Result<()> {
     let parent = match path.rfind('/') {
         None | Some(0) => return Ok(()),
         Some(at) => &path[..at],
@@ -238,18 +242,18 @@ async fn make_parents(guest: &dyn Guest, login: &User, path: &str) -> Result<()>
     if guest.stat(parent).await.is_ok() {
         return Ok(());
     }
-    let mut said = String::new();
-    for owner in [login.owner, Ids::ROOT] {
+    let mut stderr = String::new();
+    for owner in [user.owner, Ids::ROOT] {
         let mut request = ExecRequest::root(["mkdir", "-p", "--", parent]);
         request.owner = owner;
         let output = guest.output(&request).await?;
         if output.status.success() {
             return Ok(());
         }
-        said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     }
     Err(Error::invalid(format!(
-        "the folder {parent} cannot be made: {said}"
+        "cannot create directory {parent}: {stderr}"
     )))
 }
 
@@ -258,12 +262,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_absolute_and_go_straight() {
+    fn relative_and_dotdot_paths_are_rejected() {
         for good in ["/a", "/a/..b/c..", "/a b\n/é", "/-delete"] {
-            assert!(checked(good).is_ok(), "{good}");
+            assert!(check_path(good).is_ok(), "{good}");
         }
         for bad in ["", "a", "-delete", "/a/../b", "/..", "/a\0b"] {
-            assert!(checked(bad).is_err(), "{bad}");
+            assert!(check_path(bad).is_err(), "{bad}");
         }
     }
 }

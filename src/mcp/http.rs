@@ -1,8 +1,9 @@
-//! The protocol over HTTP, on a TCP address and on Unix sockets. Requests stand
-//! by themselves: no session is kept, so a restart loses none. A call ends when
-//! its client hangs up or says that it gives the call up. What a client
-//! can hold up is limited: connections, requests at work, sizes, and the time
-//! for a request's header.
+//! The streamable HTTP transport, on a TCP address and on Unix sockets.
+//!
+//! Requests are independent: no session is stored, so a restart loses none. A
+//! call is canceled when its client disconnects or sends
+//! `notifications/cancelled`. Connections, concurrent calls, message sizes and
+//! the time to send a request are limited.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -32,39 +33,43 @@ use tokio_util::task::TaskTracker;
 
 use super::auth::Authenticator;
 use super::cancellation::{self, CallGuard, Calls};
+use super::files::MAX_FILE;
 use super::service::Service;
 use super::tools::Tools;
 
-/// The largest message of a client, on whatever way it comes: files of
-/// [`super::files::MOST`] as base64, and what is around them.
-pub const MESSAGE: usize = 16 * 1024 * 1024;
-const CONNECTIONS: usize = 512;
-/// Calls at work at the same time.
-pub const REQUESTS: usize = 64;
-pub const BUSY: &str = "too many calls at the same time: try again in a moment";
-const _: () = assert!(MESSAGE as u64 > super::files::MOST.div_ceil(3) * 4 + 1024 * 1024);
-/// For the body of a request.
-const UPLOAD: Duration = Duration::from_secs(60);
-/// For the header of a request, and between two requests of a connection.
-const HEADER: Duration = Duration::from_secs(10);
-/// For answers under way when the server ends.
-const DRAIN: Duration = Duration::from_secs(3);
+/// Maximum bytes of a message of a client: a file of [`MAX_FILE`] bytes in base64
+/// and its JSON.
+pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+const MAX_CONNECTIONS: usize = 512;
+/// Maximum number of concurrent calls.
+pub const MAX_CALLS: usize = 64;
+pub const BUSY: &str = "too many concurrent calls: try again in a second";
+const _: () = assert!(MAX_MESSAGE as u64 > MAX_FILE.div_ceil(3) * 4 + 1024 * 1024);
+/// How long a client may take to send the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take to send the header of a request, counted from the
+/// end of the previous request of the connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long open responses may take after the server has begun to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct HttpState {
-    guard: Authenticator,
-    requests: Arc<Semaphore>,
+    authenticator: Authenticator,
+    /// One permit per concurrent call.
+    permits: Arc<Semaphore>,
     calls: Calls,
 }
 
-/// What is served to those whom `guard` lets through.
-pub fn app(service: &Arc<Service>, path: &str, guard: Authenticator) -> Router {
+/// Serves the protocol at `path` to the requests that `authenticator` accepts,
+/// and `/healthz`.
+pub fn app(service: &Arc<Service>, path: &str, authenticator: Authenticator) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
-        .with_max_request_body_bytes(MESSAGE)
-        // Calls that end with the server were not given up by their clients.
+        .with_max_request_body_bytes(MAX_MESSAGE)
+        // Tells the end of the server from a cancellation by the client.
         .with_cancellation_token(service.stopping().clone())
-        // The guard is stricter, and speaks for every path.
+        // The authenticator is stricter and checks every path.
         .disable_allowed_hosts();
     let tools = Tools::new(service.clone());
     let protocol = StreamableHttpService::new(
@@ -72,91 +77,94 @@ pub fn app(service: &Arc<Service>, path: &str, guard: Authenticator) -> Router {
         Arc::new(NeverSessionManager::default()),
         config,
     );
-    let doorman = Arc::new(HttpState {
-        guard,
-        requests: Arc::new(Semaphore::new(REQUESTS)),
+    let state = Arc::new(HttpState {
+        authenticator,
+        permits: Arc::new(Semaphore::new(MAX_CALLS)),
         calls: Calls::default(),
     });
     Router::new()
         .route_service(path, protocol)
-        .layer(middleware::from_fn_with_state(doorman.clone(), admit))
+        .layer(middleware::from_fn_with_state(state.clone(), handle))
         .route("/healthz", get(health))
-        .with_state(doorman)
+        .with_state(state)
 }
 
-async fn admit(State(doorman): State<Arc<HttpState>>, request: Request, next: Next) -> Response {
-    if let Err(refusal) = doorman.guard.check(request.headers()) {
-        tracing::warn!(reason = refusal.reason, "refused a request");
-        let mut response = (refusal.status, refusal.reason).into_response();
-        if refusal.status == StatusCode::UNAUTHORIZED {
-            let ask = header::HeaderValue::from_static("Bearer");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+async fn handle(State(state): State<Arc<HttpState>>, request: Request, next: Next) -> Response {
+    if let Err(rejection) = state.authenticator.check(request.headers()) {
+        tracing::warn!(reason = rejection.reason, "rejected a request");
+        let mut response = (rejection.status, rejection.reason).into_response();
+        if rejection.status == StatusCode::UNAUTHORIZED {
+            let scheme = header::HeaderValue::from_static("Bearer");
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
         return response;
     }
-    // Before any of it is read.
+    // Rejects the request before its body is read.
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MESSAGE as u64) {
+    if length.is_some_and(|length| length > MAX_MESSAGE as u64) {
         return too_large();
     }
-    let Ok(permit) = doorman.requests.clone().try_acquire_owned() else {
-        let later = [(header::RETRY_AFTER, "1")];
-        return (StatusCode::SERVICE_UNAVAILABLE, later, BUSY).into_response();
+    let Ok(permit) = state.permits.clone().try_acquire_owned() else {
+        let retry_after = [(header::RETRY_AFTER, "1")];
+        return (StatusCode::SERVICE_UNAVAILABLE, retry_after, BUSY).into_response();
     };
     let (parts, body) = request.into_parts();
-    let body = match tokio::time::timeout(UPLOAD, axum::body::to_bytes(body, MESSAGE)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => return too_large(),
-        Err(_) => {
-            return (StatusCode::REQUEST_TIMEOUT, "the request takes too long").into_response();
-        }
-    };
-    let on_event = doorman.calls.register(&parts.headers, &body);
+    let body =
+        match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_MESSAGE)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => return too_large(),
+            Err(_) => {
+                return (StatusCode::REQUEST_TIMEOUT, "request timed out").into_response();
+            }
+        };
+    let call = state.calls.register(&parts.headers, &body);
     let work = next.run(Request::from_parts(parts, Body::from(body)));
     let mut response = tokio::select! {
         response = work => response,
-        // Whoever gave up wants no answer; the work ends as when it hangs up.
-        () = on_event.given_up.cancelled() => StatusCode::ACCEPTED.into_response(),
+        // Drops the work, as when the client disconnects.
+        () = call.cancelled.cancelled() => StatusCode::ACCEPTED.into_response(),
     };
-    if on_event.opening
+    if call.is_initialize
         && response.status().is_success()
-        && let Some(session) = cancellation::session()
+        && let Some(session) = cancellation::new_session()
     {
         response
             .headers_mut()
             .insert(cancellation::SESSION, session);
     }
-    // An answer that is still being streamed is still at work.
+    // The call lasts until its response has been sent.
     response.map(|body| {
         Body::new(TrackedBody {
             body: Some(body),
-            given_up: Box::pin(on_event.given_up.clone().cancelled_owned()),
-            _heard: on_event,
+            cancelled: Box::pin(call.cancelled.clone().cancelled_owned()),
+            _call: call,
             _permit: permit,
         })
     })
 }
 
 fn too_large() -> Response {
-    let reason = format!("a request has at most {MESSAGE} bytes");
-    // What is left of it is not read.
+    let reason = format!("request is larger than {MAX_MESSAGE} bytes");
+    // The rest of the body is not read.
     let close = [(header::CONNECTION, "close")];
     (StatusCode::PAYLOAD_TOO_LARGE, close, reason).into_response()
 }
 
-async fn health(State(doorman): State<Arc<HttpState>>, request: Request) -> Response {
-    match doorman.guard.check_names(request.headers()) {
+async fn health(State(state): State<Arc<HttpState>>, request: Request) -> Response {
+    match state.authenticator.check_names(request.headers()) {
         Ok(()) => "ok\n".into_response(),
-        Err(refusal) => (refusal.status, refusal.reason).into_response(),
+        Err(rejection) => (rejection.status, rejection.reason).into_response(),
     }
 }
 
-/// A body that counts as a request at work until it is sent or given up.
+/// A response body that holds the permit of its call until it is sent or
+/// canceled.
 struct TrackedBody {
     body: Option<Body>,
-    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
-    _heard: CallGuard,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    _call: CallGuard,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
@@ -168,7 +176,7 @@ impl hyper::body::Body for TrackedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        if self.given_up.as_mut().poll(context).is_ready() {
+        if self.cancelled.as_mut().poll(context).is_ready() {
             self.body = None;
         }
         match &mut self.body {
@@ -186,8 +194,8 @@ impl hyper::body::Body for TrackedBody {
     }
 }
 
-/// Listens on a TCP address until `stop`.
-pub async fn tcp(listener: TcpListener, app: Router, stop: CancellationToken) {
+/// Accepts TCP connections until `stop`.
+pub async fn serve_tcp(listener: TcpListener, app: Router, stop: CancellationToken) {
     let accept = || async {
         let (stream, _) = listener.accept().await?;
         let _ = stream.set_nodelay(true);
@@ -196,8 +204,8 @@ pub async fn tcp(listener: TcpListener, app: Router, stop: CancellationToken) {
     serve(accept, app, stop).await;
 }
 
-/// Listens on a Unix socket until `stop`.
-pub async fn unix(socket: Socket, app: Router, stop: CancellationToken) {
+/// Accepts connections on a Unix socket until `stop`.
+pub async fn serve_unix(socket: Socket, app: Router, stop: CancellationToken) {
     let accept = || async { Ok(socket.listener.accept().await?.0) };
     serve(accept, app, stop).await;
 }
@@ -207,7 +215,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = io::Result<S>>,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {
         let stream = tokio::select! {
@@ -217,14 +225,14 @@ where
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
-                // Out of descriptors, say: it passes, and must not spin.
-                tracing::warn!(%error, "accepting a connection");
+                // Out of file descriptors, for example: wait instead of spinning.
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            // Closed at once, which its client sees.
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            // Closes the connection.
             continue;
         };
         let service = TowerToHyperService::new(app.clone());
@@ -232,27 +240,28 @@ where
         connections.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER)
+                .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = &mut connection => ended,
+            let outcome = tokio::select! {
+                outcome = &mut connection => outcome,
                 () = stop.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection");
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "connection failed");
             }
-            drop(place);
+            drop(permit);
         });
     }
     connections.close();
-    let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
 }
 
-/// A listening Unix socket that only its owner can open; its file goes with it.
+/// A listening Unix socket that only its owner can open. Its file is removed when
+/// this is dropped.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -260,27 +269,29 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// One that was left by a process that is gone is replaced.
+    /// Replaces an existing socket file: the caller holds the lock of the state
+    /// file, so no live server owns it.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
             Ok(_) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AlreadyExists,
-                    "it exists and is no socket",
+                    "a file that is not a socket exists",
                 ));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        // Made where nobody else looks, and put in place when nobody else can
-        // open it.
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let hidden = tempfile::Builder::new().prefix(".s").tempdir_in(folder)?;
-        let first = hidden.path().join("s");
-        let listener = UnixListener::bind(&first)?;
-        std::fs::set_permissions(&first, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&first, path)?;
+        // Other users must not be able to connect before the mode is set, so the
+        // socket is created in a private directory. Its names are short because
+        // the path of a socket has at most 107 bytes.
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let private = tempfile::Builder::new().prefix(".s").tempdir_in(dir)?;
+        let new = private.path().join("s");
+        let listener = UnixListener::bind(&new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&new, path)?;
         Ok(Self {
             listener,
             path: path.to_owned(),

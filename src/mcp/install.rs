@@ -1,11 +1,11 @@
-//! How clients are told of the server: what to put into which of their files.
+//! Configuration of MCP clients: which file, and the entry that adds this server.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::state::replace;
+use super::replace_file::replace_file;
 
 const NAME: &str = "pixels";
 const TOKEN: &str = "PIXELS_MCP_AUTH_TOKEN";
@@ -18,17 +18,18 @@ pub enum Client {
     Cursor,
 }
 
-/// How a client gets to the server.
+/// How a client connects to the server.
 #[derive(Debug, Clone)]
 pub enum Transport {
-    /// It starts this program, which finds or becomes the server.
+    /// The client starts this program, which connects to the server of the user
+    /// or starts it.
     Stdio { program: String },
-    /// A server that runs already. `token`: one is asked for, and the client
-    /// takes it from its environment.
+    /// A running server. `token`: it requires a token, which the client reads
+    /// from its environment.
     Http { url: String, token: bool },
 }
 
-/// Of one client: the file, and what is to be in it.
+/// The configuration file of a client and the entry for it.
 #[derive(Debug)]
 pub struct Setup {
     pub file: PathBuf,
@@ -37,16 +38,16 @@ pub struct Setup {
 
 #[derive(Debug)]
 enum Content {
-    /// A value under a table of the document.
+    /// A value for the key [`NAME`] of a top-level object.
     Json { table: &'static str, value: Value },
-    /// A table of its own.
+    /// A table with its header.
     Toml(String),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Written {
     Added,
-    /// As it should be already.
+    /// The file has the entry already.
     Unchanged,
 }
 
@@ -54,25 +55,25 @@ pub enum Written {
 pub enum Error {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{} cannot be read ({reason}): add this by hand", path.display())]
+    #[error("cannot edit {}: {reason}; add the entry by hand", path.display())]
     Unreadable { path: PathBuf, reason: String },
-    #[error("{} has another server called {NAME} already: change it by hand", path.display())]
+    #[error("{} has a different server named {NAME}; edit the entry by hand", path.display())]
     Taken { path: PathBuf },
 }
 
 impl Setup {
-    pub fn for_client(client: Client, way: &Transport, home: &Path) -> Self {
+    pub fn for_client(client: Client, transport: &Transport, home: &Path) -> Self {
         let (file, content) = match client {
             Client::Claude => (
                 ".claude.json",
-                servers(way, &format!("Bearer ${{{TOKEN}}}")),
+                mcp_servers(transport, &format!("Bearer ${{{TOKEN}}}")),
             ),
             Client::Cursor => (
                 ".cursor/mcp.json",
-                servers(way, &format!("Bearer ${{env:{TOKEN}}}")),
+                mcp_servers(transport, &format!("Bearer ${{env:{TOKEN}}}")),
             ),
-            Client::Opencode => (".config/opencode/opencode.json", opencode(way)),
-            Client::Codex => (".codex/config.toml", codex(way)),
+            Client::Opencode => (".config/opencode/opencode.json", opencode(transport)),
+            Client::Codex => (".codex/config.toml", codex(transport)),
         };
         Self {
             file: home.join(file),
@@ -80,7 +81,7 @@ impl Setup {
         }
     }
 
-    /// What a person would put into the file.
+    /// Returns the text to add to the file by hand.
     pub fn text(&self) -> String {
         match &self.content {
             Content::Json { table, value } => {
@@ -92,13 +93,14 @@ impl Setup {
         }
     }
 
-    /// Puts it into the file and leaves everything else in there as it means.
+    /// Adds the entry to the file and keeps all other settings. Fails without
+    /// changes if the file cannot be parsed or has a different entry.
     pub fn write(&self) -> Result<Written, Error> {
         let io = |source| Error::Io {
             path: self.file.clone(),
             source,
         };
-        let (old, mode) = match std::fs::read_to_string(&self.file) {
+        let (old, permissions) = match std::fs::read_to_string(&self.file) {
             Ok(text) => (
                 text,
                 Some(std::fs::metadata(&self.file).map_err(io)?.permissions()),
@@ -113,19 +115,19 @@ impl Setup {
         let Some(new) = new else {
             return Ok(Written::Unchanged);
         };
-        // A link to the file stays one.
+        // Keeps a symbolic link at the path of the file.
         let file = match std::fs::canonicalize(&self.file) {
             Ok(file) => file,
             Err(_) => self.file.clone(),
         };
-        replace(&file, new.as_bytes()).map_err(io)?;
-        if let Some(mode) = mode {
-            std::fs::set_permissions(&file, mode).map_err(io)?;
+        replace_file(&file, new.as_bytes()).map_err(io)?;
+        if let Some(permissions) = permissions {
+            std::fs::set_permissions(&file, permissions).map_err(io)?;
         }
         Ok(Written::Added)
     }
 
-    /// `None` when it is in there.
+    /// Returns `None` if the document has the entry already.
     fn with_json(&self, old: &str, table: &str, value: &Value) -> Result<Option<String>, Error> {
         let unreadable = |reason: String| Error::Unreadable {
             path: self.file.clone(),
@@ -137,14 +139,14 @@ impl Setup {
         };
         let root = document
             .as_object_mut()
-            .ok_or_else(|| unreadable("it is no JSON object".into()))?;
+            .ok_or_else(|| unreadable("not a JSON object".into()))?;
         let servers = root
             .entry(table)
             .or_insert_with(|| json!({}))
             .as_object_mut()
-            .ok_or_else(|| unreadable(format!("{table} is no JSON object")))?;
+            .ok_or_else(|| unreadable(format!("{table} is not a JSON object")))?;
         match servers.get(NAME) {
-            Some(there) if there == value => return Ok(None),
+            Some(existing) if existing == value => return Ok(None),
             Some(_) => return Err(self.name_taken()),
             None => servers.insert(NAME.into(), value.clone()),
         };
@@ -159,10 +161,10 @@ impl Setup {
             reason: e.to_string(),
         };
         let document: toml::Table = toml::from_str(old).map_err(unreadable)?;
-        let wanted: toml::Table = toml::from_str(text).map_err(unreadable)?;
+        let addition: toml::Table = toml::from_str(text).map_err(unreadable)?;
         let server = |table: &toml::Table| table.get("mcp_servers")?.get(NAME).cloned();
         match server(&document) {
-            Some(there) if Some(&there) == server(&wanted).as_ref() => return Ok(None),
+            existing @ Some(_) if existing == server(&addition) => return Ok(None),
             Some(_) => return Err(self.name_taken()),
             None => {}
         }
@@ -182,8 +184,9 @@ impl Setup {
     }
 }
 
-fn servers(way: &Transport, authorization: &str) -> Content {
-    let value = match way {
+/// The `mcpServers` object that several clients share.
+fn mcp_servers(transport: &Transport, authorization: &str) -> Content {
+    let value = match transport {
         Transport::Stdio { program } => {
             json!({"type": "stdio", "command": program, "args": ["mcp", "--stdio"]})
         }
@@ -198,8 +201,8 @@ fn servers(way: &Transport, authorization: &str) -> Content {
     }
 }
 
-fn opencode(way: &Transport) -> Content {
-    let value = match way {
+fn opencode(transport: &Transport) -> Content {
+    let value = match transport {
         Transport::Stdio { program } => {
             json!({"type": "local", "command": [program, "mcp", "--stdio"], "enabled": true})
         }
@@ -217,9 +220,9 @@ fn opencode(way: &Transport) -> Content {
     }
 }
 
-fn codex(way: &Transport) -> Content {
+fn codex(transport: &Transport) -> Content {
     let mut server = toml::Table::new();
-    match way {
+    match transport {
         Transport::Stdio { program } => {
             server.insert("command".into(), program.clone().into());
             let args = ["mcp", "--stdio"].map(toml::Value::from).to_vec();
@@ -247,7 +250,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_file_keeps_what_else_is_in_it() {
+    fn write_keeps_other_settings() {
         let home = tempfile::tempdir().unwrap();
         let stdio = Transport::Stdio {
             program: "/bin/pixels".into(),

@@ -1,5 +1,5 @@
-//! Commands that outlive their call, and this server: they run by themselves
-//! inside the sandbox, with their output in files there.
+//! Jobs: commands that run in the background inside a sandbox and survive the
+//! call and this server. Their output is in files inside the sandbox.
 
 use std::time::Duration;
 
@@ -8,49 +8,48 @@ use tokio::sync::mpsc;
 
 use super::error::{Error, Result};
 use super::exec::Command;
-use super::service::{Service, not_running};
-use super::state::Status;
-use super::truncate::unfinished;
+use super::random;
+use super::service::Service;
+use super::truncate::{HeadTail, unfinished};
 use crate::lifecycle::{self, EXEC_ID, User};
-use crate::model::{ExecRequest, Guest, Name};
+use crate::model::{ExecRequest, Guest};
 
-/// Of each stream in one answer.
+/// Maximum bytes of each stream in one response.
 const CHUNK: u64 = 64 * 1024;
-const STARTING: Duration = Duration::from_secs(30);
-/// The longest wait for news in one call.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// For a job that was killed to be seen as such.
-const ENDING: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_POLL_WAIT: Duration = Duration::from_secs(60);
+/// How long exec_kill waits for the processes to disappear.
+const KILL_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum JobState {
     Running,
-    /// By itself; exit_code says how.
+    /// The command ended; see exit_code.
     Exited,
-    /// By exec_kill.
+    /// Ended by exec_kill.
     Killed,
-    /// Gone without an exit code: the sandbox was stopped or restored, or
-    /// something in it killed the job.
+    /// Ended without an exit code: the sandbox was stopped or restored, or a
+    /// process in it killed the job.
     Lost,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub struct Progress {
-    pub state: State,
+pub struct JobProgress {
+    pub state: JobState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// What it has printed from the given offset on.
+    /// Output from the given offset on.
     pub stdout: String,
     pub stderr: String,
-    /// Give these to the next exec_poll to go on where this one ended.
+    /// Pass both offsets to the next exec_poll to continue reading.
     pub stdout_offset: u64,
     pub stderr_offset: u64,
-    /// There is more output already: poll again at once.
+    /// More output is available: poll again at once.
     pub more: bool,
 }
 
-/// Where a client has read to.
+/// How many bytes of each stream the client has read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Offsets {
     pub stdout: u64,
@@ -58,29 +57,22 @@ pub struct Offsets {
 }
 
 impl Service {
-    /// Starts a command that goes on by itself, and returns its id.
+    /// Starts a job and returns its id.
     pub async fn exec_start(&self, name: &str, mut command: Command) -> Result<String> {
         command.check()?;
-        let (record, pixel, _shared) = self.lock_for_use(name).await?;
-        if record.status != Status::Running {
-            return Err(not_running(&record));
-        }
-        self.touch(name);
-        let mut random = [0; 4];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
-            .map_err(|_| Error::invalid("no random numbers on this machine"))?;
-        let id = format!("job-{:08x}", u32::from_ne_bytes(random));
-        let login = self.login(&pixel).await?;
+        let (pixel, _guard) = self.lock_running(name).await?;
+        let id = format!("job-{}", random::hex::<4>().map_err(Error::Random)?);
+        let user = self.guest_user(&pixel).await?;
         let script = include_str!("guest/job.sh");
         let mut argv = ["/bin/sh", "-c", script, "job"].map(str::to_owned).to_vec();
-        argv.push(folder(&login, &id));
+        argv.push(job_dir(&user, &id));
         argv.append(&mut command.argv);
         command.argv = argv;
-        // All of its processes are known by it, here and in exec_kill.
+        // Identifies all processes of the job.
         command.env.insert(EXEC_ID.to_owned(), id.clone());
-        let request = command.exec(login, Some(STARTING));
+        let request = command.into_options(user, Some(START_TIMEOUT));
         let guest = self.backend.guest(&pixel);
-        let errors = super::truncate::HeadTail::default();
+        let errors = HeadTail::default();
         let (_signals, events) = mpsc::channel(1);
         let status = lifecycle::exec(
             &*guest,
@@ -97,7 +89,7 @@ impl Service {
         .status;
         if !status.success() {
             return Err(Error::invalid(format!(
-                "the job could not be started (exit code {}): {}",
+                "cannot start the job: exit code {}: {}",
                 status.0,
                 errors.take().text.trim()
             )));
@@ -105,92 +97,75 @@ impl Service {
         Ok(id)
     }
 
-    /// How a job is and what it has printed; waits up to `wait` for news.
+    /// Returns the state of a job and its output from `from` on. Waits up to
+    /// `wait` for new output or the end of the job.
     pub async fn exec_poll(
         &self,
         name: &str,
         job: &str,
         from: Offsets,
         wait: Duration,
-    ) -> Result<Progress> {
-        let (record, pixel, _shared) = self.lock_for_use(name).await?;
-        if record.status != Status::Running {
-            return Err(not_running(&record));
-        }
-        self.touch(name);
-        let login = self.login(&pixel).await?;
+    ) -> Result<JobProgress> {
+        let (pixel, _guard) = self.lock_running(name).await?;
+        let user = self.guest_user(&pixel).await?;
         let guest = self.backend.guest(&pixel);
-        poll(&*guest, &login, checked(job)?, from, wait.min(PATIENCE)).await
+        let job = check_job_id(job)?;
+        poll(&*guest, &user, job, from, wait.min(MAX_POLL_WAIT)).await
     }
 
-    /// Ends a job and everything it has started.
-    pub async fn exec_kill(&self, name: &str, job: &str) -> Result<Progress> {
-        let job = checked(job)?;
-        let (record, pixel, _shared) = self.lock_for_use(name).await?;
-        if record.status != Status::Running {
-            return Err(not_running(&record));
-        }
-        self.touch(name);
-        let login = self.login(&pixel).await?;
+    /// Kills all processes of a job.
+    pub async fn exec_kill(&self, name: &str, job: &str) -> Result<JobProgress> {
+        let job = check_job_id(job)?;
+        let (pixel, _guard) = self.lock_running(name).await?;
+        let user = self.guest_user(&pixel).await?;
         let guest = self.backend.guest(&pixel);
         let start = Offsets::default();
-        let before = poll(&*guest, &login, job, start, Duration::ZERO).await?;
-        if before.state != State::Running {
+        let before = poll(&*guest, &user, job, start, Duration::ZERO).await?;
+        if before.state != JobState::Running {
             return Ok(before);
         }
-        self.mark_killed(&*guest, &login, job, &pixel).await?;
-        lifecycle::end(&*guest, job).await;
-        poll(&*guest, &login, job, start, ENDING).await
-    }
-
-    async fn mark_killed(
-        &self,
-        guest: &dyn Guest,
-        login: &User,
-        job: &str,
-        pixel: &Name,
-    ) -> Result<()> {
-        let mark = format!("{}/killed", folder(login, job));
-        let output = guest
-            .output(&ExecRequest::root(["touch", "--", &mark]))
-            .await?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            tracing::debug!(sandbox = pixel.as_str(), job, %said, "marking a job");
+        // Read by job-poll.sh, which reports a job without the mark as lost.
+        let mark = format!("{}/killed", job_dir(&user, job));
+        let touch = ExecRequest::root(["touch", "--", &mark]);
+        let marked = guest.output(&touch).await?;
+        if !marked.status.success() {
+            let stderr = String::from_utf8_lossy(&marked.stderr);
+            tracing::debug!(sandbox = name, job, %stderr, "cannot mark the job as killed");
         }
-        Ok(())
+        lifecycle::end(&*guest, job).await;
+        poll(&*guest, &user, job, start, KILL_WAIT).await
     }
 }
 
-/// Outside /tmp: it is there after a restart of the sandbox.
-fn folder(login: &User, id: &str) -> String {
-    format!("{}/.local/state/pixels/jobs/{id}", login.home)
+/// The directory of a job, outside /tmp so that it survives a restart.
+fn job_dir(user: &User, id: &str) -> String {
+    format!("{}/.local/state/pixels/jobs/{id}", user.home)
 }
 
-/// The id becomes part of a path.
-pub(super) fn checked(job: &str) -> Result<&str> {
+/// Fails unless `job` has the form of an id, because it becomes part of a path.
+pub(super) fn check_job_id(job: &str) -> Result<&str> {
     let rest = job.strip_prefix("job-").unwrap_or_default();
     if rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(job);
     }
-    Err(unknown(job))
+    Err(unknown_job(job))
 }
 
-fn unknown(job: &str) -> Error {
+fn unknown_job(job: &str) -> Error {
     Error::invalid(format!(
-        "there is no job {job:?} in this sandbox; exec_start returns the id of one"
+        "no job {job:?} found in this sandbox: pass a job_id that exec_start returned"
     ))
 }
 
 async fn poll(
     guest: &dyn Guest,
-    login: &User,
+    user: &User,
     job: &str,
     from: Offsets,
     wait: Duration,
-) -> Result<Progress> {
+) -> Result<JobProgress> {
     let script = include_str!("guest/job-poll.sh");
-    let dir = folder(login, job);
+    let dir = job_dir(user, job);
     let numbers = [
         from.stdout,
         from.stderr,
@@ -203,49 +178,48 @@ async fn poll(
     let output = guest.output(&ExecRequest::root(argv)).await?;
     match output.status.0 {
         0 => {}
-        3 => return Err(unknown(job)),
+        3 => return Err(unknown_job(job)),
         status => {
             let stderr = String::from_utf8_lossy(&output.stderr);
             return Err(Error::invalid(format!(
-                "asking for the job failed with exit code {status}: {}",
+                "cannot read the job status: exit code {status}: {}",
                 stderr.trim()
             )));
         }
     }
-    parse(&output.stdout, from).ok_or_else(|| {
-        Error::invalid("the sandbox gave an answer about the job that makes no sense")
-    })
+    parse_progress(&output.stdout, from)
+        .ok_or_else(|| Error::invalid("the sandbox returned a malformed job status"))
 }
 
-/// Reads what `job-poll.sh` prints.
-pub(super) fn parse(answer: &[u8], from: Offsets) -> Option<Progress> {
-    let end = answer.iter().position(|byte| *byte == b'\n')?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
+/// Parses the output of `job-poll.sh`.
+pub(super) fn parse_progress(output: &[u8], from: Offsets) -> Option<JobProgress> {
+    let end = output.iter().position(|byte| *byte == b'\n')?;
+    let head = std::str::from_utf8(&output[..end]).ok()?;
     let mut words = head.split(' ');
     let state = match words.next()? {
-        "running" => State::Running,
-        "exited" => State::Exited,
-        "killed" => State::Killed,
-        "lost" => State::Lost,
+        "running" => JobState::Running,
+        "exited" => JobState::Exited,
+        "killed" => JobState::Killed,
+        "lost" => JobState::Lost,
         _ => return None,
     };
     let exit_code = words.next()?.parse().ok();
     let length: usize = words.next()?.parse().ok()?;
-    let body = &answer[end + 1..];
+    let body = &output[end + 1..];
     let (stdout, stderr) = body.split_at_checked(length)?;
-    // Not the script's: root in the sandbox has made it up.
+    // The script never prints more: root in the sandbox has forged the output.
     if stdout.len() as u64 > CHUNK || stderr.len() as u64 > CHUNK {
         return None;
     }
     let full = |part: &[u8]| part.len() as u64 == CHUNK;
     let more = full(stdout) || full(stderr);
-    // What is cut within a character is read whole the next time.
-    let cut = |part: &[u8]| match state == State::Running || full(part) {
+    // An incomplete character at the end is left for the next poll.
+    let cut = |part: &[u8]| match state == JobState::Running || full(part) {
         true => part.len() - unfinished(part),
         false => part.len(),
     };
     let (stdout, stderr) = (&stdout[..cut(stdout)], &stderr[..cut(stderr)]);
-    Some(Progress {
+    Some(JobProgress {
         state,
         exit_code,
         stdout: String::from_utf8_lossy(stdout).into_owned(),
@@ -261,43 +235,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_taken_apart_and_offsets_go_on() {
+    fn progress_is_parsed_and_offsets_advance() {
         let from = Offsets {
             stdout: 10,
             stderr: 0,
         };
         let answer = "running - 3 2\noné".as_bytes();
         let cut = &answer[..answer.len() - 1];
-        // One byte of é is still to come, and belongs to nobody's stderr.
-        let progress = parse(&cut[..cut.len()], from).unwrap();
-        assert_eq!(progress.state, State::Running);
+        // The second byte of é is missing: the next poll returns the character.
+        let progress = parse_progress(cut, from).unwrap();
+        assert_eq!(progress.state, JobState::Running);
         assert_eq!(
             (progress.stdout.as_str(), progress.stdout_offset),
             ("on", 12)
         );
-        let done = parse(b"exited 7 3 2\noutno", from).unwrap();
-        assert_eq!((done.state, done.exit_code), (State::Exited, Some(7)));
+        let done = parse_progress(b"exited 7 3 2\noutno", from).unwrap();
+        assert_eq!((done.state, done.exit_code), (JobState::Exited, Some(7)));
         assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out", "no"));
         assert_eq!((done.stdout_offset, done.stderr_offset), (13, 2));
         assert!(!done.more);
         for bad in ["", "x", "asleep - 0 0\n", "exited 0 5 0\nab"] {
-            assert!(parse(bad.as_bytes(), from).is_none(), "{bad}");
+            assert!(parse_progress(bad.as_bytes(), from).is_none(), "{bad}");
         }
         let most = "x".repeat(CHUNK as usize);
-        for (streams, sound) in [
+        for (streams, valid) in [
             (format!("exited 0 {CHUNK} {CHUNK}\n{most}{most}"), true),
             (format!("exited 0 {} 0\n{most}x", CHUNK + 1), false),
             (format!("exited 0 0 {}\n{most}x", CHUNK + 1), false),
         ] {
-            assert_eq!(parse(streams.as_bytes(), from).is_some(), sound);
+            assert_eq!(parse_progress(streams.as_bytes(), from).is_some(), valid);
         }
     }
 
     #[test]
-    fn only_ids_of_jobs_are_taken() {
-        assert!(checked("job-0123abcd").is_ok());
+    fn malformed_job_ids_are_rejected() {
+        assert!(check_job_id("job-0123abcd").is_ok());
         for bad in ["", "job-", "job-../../x", "0123abcd", "job-0123abcg"] {
-            assert!(checked(bad).is_err(), "{bad}");
+            assert!(check_job_id(bad).is_err(), "{bad}");
         }
     }
 }

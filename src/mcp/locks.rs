@@ -1,5 +1,6 @@
-//! One gate per sandbox: work in it shares the gate, whatever changes the
-//! sandbox as a whole has it alone. Who needs it alone may interrupt the work.
+//! A read-write lock per sandbox. Work inside a sandbox holds the read lock;
+//! whatever creates, stops, restores or destroys it holds the write lock, and may
+//! interrupt the work first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,58 +13,61 @@ pub struct SandboxLocks(Mutex<HashMap<String, Arc<SandboxLock>>>);
 
 #[derive(Debug, Default)]
 pub struct SandboxLock {
-    gate: Arc<RwLock<()>>,
-    work: Mutex<CancellationToken>,
+    lock: Arc<RwLock<()>>,
+    interrupt: Mutex<CancellationToken>,
 }
 
-/// Held while something is done in or to a sandbox.
 pub type ReadGuard = OwnedRwLockReadGuard<()>;
 pub type WriteGuard = OwnedRwLockWriteGuard<()>;
 
 impl SandboxLocks {
     pub fn get(&self, name: &str) -> Arc<SandboxLock> {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.entry(name.to_owned()).or_default().clone()
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.entry(name.to_owned()).or_default().clone()
     }
 
-    /// The sandbox is gone for good.
-    pub fn forget(&self, name: &str) {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.remove(name);
+    /// Removes the lock of a sandbox that no longer exists.
+    pub fn remove(&self, name: &str) {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.remove(name);
     }
 }
 
 impl SandboxLock {
-    /// Cancelled when the work that begins now is to end. Taken before the gate.
+    /// Returns a token that the next [`Self::interrupt`] cancels. Get it before
+    /// the read lock, so that no interruption is missed.
     pub fn token(&self) -> CancellationToken {
-        self.work
+        self.interrupt
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// Ends the work that is under way.
+    /// Cancels all tokens returned so far.
     pub fn interrupt(&self) {
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *work).cancel();
+        let mut token = self
+            .interrupt
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *token).cancel();
     }
 
     pub async fn read(&self) -> ReadGuard {
-        self.gate.clone().read_owned().await
+        self.lock.clone().read_owned().await
     }
 
     pub async fn write(&self) -> WriteGuard {
-        self.gate.clone().write_owned().await
+        self.lock.clone().write_owned().await
     }
 
-    /// Whether somebody has it alone.
+    /// Whether the write lock is held.
     pub fn is_changing(&self) -> bool {
-        self.gate.try_read().is_err()
+        self.lock.try_read().is_err()
     }
 
-    /// `None` when anything is under way.
+    /// Returns `None` if any lock is held.
     pub fn try_write(&self) -> Option<WriteGuard> {
-        self.gate.clone().try_write_owned().ok()
+        self.lock.clone().try_write_owned().ok()
     }
 }
 
@@ -72,17 +76,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_is_shared_interrupted_and_then_kept_out() {
+    async fn write_lock_waits_for_interrupted_readers() {
         let locks = SandboxLocks::default();
-        let slot = locks.get("a");
-        let (token, one) = (slot.token(), slot.read().await);
-        let two = slot.read().await;
-        assert!(slot.try_write().is_none());
-        slot.interrupt();
+        let lock = locks.get("a");
+        let (token, first) = (lock.token(), lock.read().await);
+        let second = lock.read().await;
+        assert!(lock.try_write().is_none());
+        lock.interrupt();
         assert!(token.is_cancelled());
-        assert!(!slot.token().is_cancelled());
-        drop((one, two));
-        let _alone = slot.write().await;
+        assert!(!lock.token().is_cancelled());
+        drop((first, second));
+        let _guard = lock.write().await;
         assert!(locks.get("a").try_write().is_none());
         assert!(locks.get("b").try_write().is_some());
     }

@@ -1,49 +1,102 @@
-//! When sandboxes are stopped and destroyed: a pure decision on a record and
-//! the time, and the loop that carries it out.
+//! Stops idle sandboxes and destroys expired ones.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::error::Result;
+use super::options::Limits;
 use super::service::Service;
 use super::state::{Record, Status};
+use crate::model::{self, ExecRequest, Name};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Nobody has used it for too long. Not while anything runs in it.
+    /// The sandbox is idle. Not carried out while a job runs in it.
     Stop,
-    /// Its time is over, whatever it does.
+    /// The sandbox has expired. Carried out even while it is in use.
     Destroy,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub idle_stop_after: Duration,
-    pub hard_destroy_after: Duration,
-}
-
-/// When a sandbox is destroyed at the latest.
-pub fn end_of(record: &Record, limits: &Limits) -> OffsetDateTime {
-    let hard = record.created_at + limits.hard_destroy_after;
-    record.expires_at.map_or(hard, |expires| expires.min(hard))
-}
-
+/// Returns the action that is due at `now`.
 pub fn decide(now: OffsetDateTime, record: &Record, limits: &Limits) -> Option<Action> {
-    if now >= end_of(record, limits) {
+    if now >= limits.expires_at(record) {
         return Some(Action::Destroy);
     }
     let idle = now - record.last_activity_at;
     (record.status == Status::Running && idle >= limits.idle_stop_after).then_some(Action::Stop)
 }
 
-/// Looks at every sandbox again and again until the server stops.
+/// Checks all sandboxes at every interval until the server stops.
 pub async fn run(service: Arc<Service>, interval: Duration) {
     loop {
         service.reap().await;
         tokio::select! {
             () = service.stopping().cancelled() => return,
             () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+impl Service {
+    /// Starts a background task for every action that is due.
+    pub(super) async fn reap(self: &Arc<Self>) {
+        let now = (self.clock)();
+        for record in self.store.all() {
+            if record.doomed {
+                continue;
+            }
+            match decide(now, &record, &self.options.limits) {
+                None => {}
+                Some(Action::Destroy) => {
+                    tracing::info!(sandbox = record.name, "expired: destroying");
+                    self.store
+                        .update(&record.name, |record| record.doomed = true);
+                    self.spawn_destroy(record.name);
+                }
+                Some(Action::Stop) => {
+                    let service = self.clone();
+                    self.tasks.spawn(async move {
+                        if let Err(error) = service.stop_idle(&record.name).await {
+                            tracing::warn!(sandbox = record.name, %error, "cannot stop");
+                        }
+                    });
+                }
+            }
+        }
+        self.save_or_log().await;
+    }
+
+    /// Stops the sandbox unless it is in use or was used since the decision. A
+    /// running job counts as use.
+    async fn stop_idle(&self, name: &str) -> Result<()> {
+        let Some(_guard) = self.locks.get(name).try_write() else {
+            return Ok(());
+        };
+        let is_due = |record: &Record| {
+            decide((self.clock)(), record, &self.options.limits) == Some(Action::Stop)
+        };
+        if !self.store.get(name).is_some_and(|record| is_due(&record)) {
+            return Ok(());
+        }
+        if self.has_jobs(name).await? {
+            self.touch(name);
+            return Ok(());
+        }
+        tracing::info!(sandbox = name, "idle: stopping");
+        self.stop_pixel(name).await
+    }
+
+    async fn has_jobs(&self, name: &str) -> Result<bool> {
+        let pixel: Name = name.parse()?;
+        let script = include_str!("guest/has-jobs.sh");
+        let request = ExecRequest::root(["/bin/sh", "-c", script, "has-jobs"]);
+        match self.backend.guest(&pixel).output(&request).await {
+            Ok(output) => Ok(output.status.success()),
+            // Stopped or deleted outside this server.
+            Err(model::Error::WrongState { .. } | model::Error::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -71,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_ones_are_stopped_and_old_ones_destroyed_to_the_second() {
+    fn idle_sandboxes_stop_and_expired_ones_are_destroyed_on_the_second() {
         use Status::{Failed, Provisioning, Running, Stopped};
         for (status, active, expires, now, expected) in [
             (Running, 0, None, 59, None),
@@ -86,7 +139,7 @@ mod tests {
             (Failed, 0, None, 600, Some(Action::Destroy)),
             (Running, 99, Some(100), 99, None),
             (Running, 99, Some(100), 100, Some(Action::Destroy)),
-            // Nobody can ask for more than the server gives.
+            // An own expiry cannot extend the limit of the server.
             (Running, 599, Some(9000), 600, Some(Action::Destroy)),
         ] {
             let record = record(status, active, expires);

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use super::reaper::Limits;
-use super::service::{Options, Service};
+use super::options::{Limits, Options};
+use super::service::Service;
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
 use crate::egress::{Mode, Policy};

@@ -1,20 +1,21 @@
-//! The records and the server, brought together: at the start what an earlier
-//! process left, later what others did to our pixels; and what is due to be
-//! stopped or destroyed.
+//! Brings the records in line with the backend: at the start after an earlier
+//! process, later after changes that others made to the pixels.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::create_task::{Attempt, record_on};
 use super::error::Result;
-use super::reaper::{self, Action};
-use super::service::{Service, parse};
+use super::service::Service;
 use super::state::{Record, Status};
-use crate::model::{self, ExecRequest, Instance};
+use crate::model::{self, Instance};
 
 impl Service {
-    /// Goes on where an earlier process was killed: what runs is adopted, what
-    /// was half made is finished, what was to be removed is removed.
-    /// `inherited`: the sandboxes on record when this process began.
+    /// Resumes the work of an earlier process: adopts pixels of this server
+    /// that have no record, continues to create unfinished sandboxes, and
+    /// destroys those whose destruction has begun.
+    ///
+    /// `inherited`: the records from before this process served its first call.
     pub async fn recover(self: &Arc<Self>, inherited: &[Record]) -> Result<()> {
         let before = self.store.all();
         let instances = self.backend.list().await?;
@@ -22,49 +23,48 @@ impl Service {
             if !self.owns(instance) || self.store.get(instance.name.as_str()).is_some() {
                 continue;
             }
-            if let Some(mut record) = self.recorded_on(instance) {
-                tracing::info!(sandbox = record.name, "adopted: it was on no record");
+            if let Some(mut record) = record_on(instance) {
+                tracing::info!(sandbox = record.name, "adopted: it had no record");
                 record.status = Status::Provisioning;
                 record.last_activity_at = (self.clock)();
                 let name = record.name.clone();
                 if self.store.add(record, None) {
-                    self.spawn_create(name, true);
+                    self.spawn_create(name, Attempt::Resumed);
                 }
             }
         }
         for record in inherited {
             if record.doomed {
-                self.spawn_destroying(record.name.clone());
+                self.spawn_destroy(record.name.clone());
             } else if record.status == Status::Provisioning {
-                self.spawn_create(record.name.clone(), true);
+                self.spawn_create(record.name.clone(), Attempt::Resumed);
             }
         }
-        self.merge_server_state(&before, &instances);
-        self.save().await;
+        self.merge_backend_state(&before, &instances);
+        self.save_or_log().await;
         let service = self.clone();
         self.tasks.spawn(async move {
-            let stop = service.stopping().clone();
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = service.stopping().cancelled() => {}
                 () = service.base_builder.sweep(&*service.backend) => {}
             }
         });
         Ok(())
     }
 
-    /// Takes over what the server says of the sandboxes nobody works on.
+    /// Updates the records of sandboxes that no call is changing.
     pub(super) async fn reconcile(&self) -> Result<()> {
         let before = self.store.all();
         let instances = self.backend.list().await?;
-        self.merge_server_state(&before, &instances);
-        self.save().await;
+        self.merge_backend_state(&before, &instances);
+        self.save_or_log().await;
         Ok(())
     }
 
-    /// `before`: the records from before the server was asked. What changed
-    /// meanwhile the answer knows nothing of.
-    fn merge_server_state(&self, before: &[Record], instances: &[Instance]) {
-        let there: BTreeMap<&str, &Instance> = instances
+    /// `before`: the records from before the backend was queried. Records that
+    /// have changed since are skipped, because `instances` may be older.
+    fn merge_backend_state(&self, before: &[Record], instances: &[Instance]) {
+        let by_name: BTreeMap<&str, &Instance> = instances
             .iter()
             .map(|instance| (instance.name.as_str(), instance))
             .collect();
@@ -72,18 +72,17 @@ impl Service {
             let Some(record) = self.store.get(&old.name) else {
                 continue;
             };
-            let same = record.status == old.status && !record.doomed;
-            if !same || record.status == Status::Provisioning {
+            let unchanged = record.status == old.status && !record.doomed;
+            if !unchanged || record.status == Status::Provisioning {
                 continue;
             }
-            // A call that changes it says itself what became of it.
-            let slot = self.locks.get(&record.name);
-            if slot.is_changing() {
+            // The call that has the write lock records the result itself.
+            if self.locks.get(&record.name).is_changing() {
                 continue;
             }
-            match there.get(record.name.as_str()) {
+            match by_name.get(record.name.as_str()) {
                 Some(instance) => {
-                    self.note_facts(instance);
+                    self.record_instance(instance);
                     self.update(&record.name, |record| apply_status(record, instance));
                 }
                 None if record.status == Status::Failed => {}
@@ -91,88 +90,12 @@ impl Service {
                     record.status = Status::Failed;
                     record.ip = None;
                     record.error = Some(
-                        "it is no longer on the server: somebody removed it by other means; \
-                         destroy_sandbox takes it off the list"
+                        "its pixel was deleted outside this server; call destroy_sandbox to \
+                         remove the entry"
                             .to_owned(),
                     );
                 }),
             }
-        }
-    }
-
-    fn spawn_destroying(self: &Arc<Self>, name: String) {
-        let service = self.clone();
-        self.tasks.spawn(async move {
-            if let Err(error) = service.destroy(&name).await {
-                tracing::warn!(sandbox = name, %error, "destroying");
-            }
-        });
-    }
-
-    /// Stops and destroys what is due.
-    pub(super) async fn reap(self: &Arc<Self>) {
-        let now = (self.clock)();
-        for record in self.store.all() {
-            if record.doomed {
-                continue;
-            }
-            match reaper::decide(now, &record, &self.options.limits) {
-                None => {}
-                Some(Action::Destroy) => {
-                    tracing::info!(sandbox = record.name, "its time is over");
-                    self.store
-                        .update(&record.name, |record| record.doomed = true);
-                    self.spawn_destroying(record.name);
-                }
-                Some(Action::Stop) => {
-                    let service = self.clone();
-                    self.tasks.spawn(async move {
-                        if let Err(error) = service.stop_idle(&record.name).await {
-                            tracing::warn!(sandbox = record.name, %error, "stopping");
-                        }
-                    });
-                }
-            }
-        }
-        self.save().await;
-    }
-
-    async fn stop_idle(&self, name: &str) -> Result<()> {
-        let slot = self.locks.get(name);
-        let Some(_alone) = slot.try_write() else {
-            return Ok(());
-        };
-        // It may have been used since it was looked at.
-        let due = |record: &Record| {
-            reaper::decide((self.clock)(), record, &self.options.limits) == Some(Action::Stop)
-        };
-        if !self.store.get(name).is_some_and(|record| due(&record)) {
-            return Ok(());
-        }
-        if self.has_jobs(name).await? {
-            self.touch(name);
-            return Ok(());
-        }
-        tracing::info!(sandbox = name, "idle: stopping");
-        self.stop_pixel(name).await
-    }
-
-    /// Whether a long job runs in it.
-    async fn has_jobs(&self, name: &str) -> Result<bool> {
-        let pixel = parse(name)?;
-        let script = "grep -qsz '^PIXELS_EXEC_ID=job-' /proc/[0-9]*/environ";
-        let request = ExecRequest::root(["/bin/sh", "-c", script]);
-        match self.backend.guest(&pixel).output(&request).await {
-            Ok(output) => Ok(output.status.success()),
-            // Stopped by somebody else meanwhile, or gone.
-            Err(model::Error::WrongState { .. } | model::Error::NotFound(_)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn save(&self) {
-        if let Err(error) = self.store.save().await {
-            tracing::error!(%error, "saving the state");
         }
     }
 }

@@ -6,37 +6,37 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::reaper::{self, Limits};
+use super::options::Limits;
 use super::state::{Record, Status};
 
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
-pub struct View {
-    /// Names the sandbox in every other call.
+pub struct SandboxView {
+    /// Pass this name to the other tools.
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     pub status: Status,
-    /// Why it failed, or what is not as it should be.
+    /// Why the sandbox failed, or what is wrong with a running one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Empty until it has one.
+    /// Empty until an address is assigned.
     pub ip: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// What it may reach.
+    /// Egress mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<String>,
     pub created_at: String,
     pub last_activity_at: String,
-    /// Such as 1h2m3s. A sandbox that is idle for long is stopped, not lost.
+    /// Duration such as 1h2m3s. Idle sandboxes are stopped; their disk is kept.
     pub idle_for: String,
-    /// When it is destroyed at the latest.
+    /// When the sandbox is destroyed.
     pub expires_at: String,
 }
 
-impl View {
+impl SandboxView {
     pub fn new(record: &Record, now: OffsetDateTime, limits: &Limits) -> Self {
         let idle = (now - record.last_activity_at).unsigned_abs();
         Self {
@@ -50,8 +50,8 @@ impl View {
             egress: record.egress.clone(),
             created_at: rfc3339(record.created_at),
             last_activity_at: rfc3339(record.last_activity_at),
-            idle_for: short(idle),
-            expires_at: rfc3339(reaper::end_of(record, limits)),
+            idle_for: format_duration(idle),
+            expires_at: rfc3339(limits.expires_at(record)),
         }
     }
 }
@@ -62,7 +62,7 @@ fn rfc3339(at: OffsetDateTime) -> String {
 }
 
 /// Whole seconds, such as `1h2m3s`.
-fn short(duration: Duration) -> String {
+fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match (hours, minutes) {

@@ -1,24 +1,24 @@
-//! What the server knows of its sandboxes, in memory and in the state file.
+//! The records of all sandboxes, in memory and in the state file.
 //!
-//! The file is replaced whole and on disk before a call that depends on it
-//! returns; several changes at the same moment share one write. It is the
-//! caller's alone. What cannot be read is put aside, never overwritten: the
-//! pixels themselves say whose they are, so nothing is lost with it.
+//! The file is replaced as a whole, readable by its owner only, and on disk
+//! before a call that depends on it returns; concurrent changes share one write.
+//! An unreadable file is renamed, never overwritten. No sandbox is lost with it,
+//! because each pixel stores its owner and record as properties.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::replace_file::replace_file;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Being made, or waiting for its base.
+    /// Being created, or waiting for its base.
     Provisioning,
     Running,
     Stopped,
@@ -36,7 +36,7 @@ impl Status {
     }
 }
 
-/// One sandbox, with all that is needed to make it anew.
+/// A sandbox, with all values needed to create it again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub name: String,
@@ -46,7 +46,7 @@ pub struct Record {
     pub image: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// Cloned from another sandbox, or from a checkpoint of one.
+    /// The sandbox it is cloned from, or a checkpoint of one as `NAME:LABEL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,10 +64,10 @@ pub struct Record {
         skip_serializing_if = "Option::is_none"
     )]
     pub expires_at: Option<OffsetDateTime>,
-    /// The mode it is under, for listings.
+    /// The egress mode in force, for listings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<String>,
-    /// The policy that was asked for, as it goes on record.
+    /// The requested policy in the form of [`crate::egress::Policy::to_record`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,14 +75,14 @@ pub struct Record {
     /// Bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
-    /// Its removal has begun and must be finished.
+    /// The destruction has begun and must be finished.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub doomed: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Document {
-    /// The server the sandboxes are on.
+    /// The backend that has the sandboxes.
     #[serde(default)]
     server: String,
     sandboxes: Vec<Record>,
@@ -93,24 +93,24 @@ pub struct Store {
     path: PathBuf,
     server: String,
     inner: Mutex<Inner>,
-    /// The number of the last change that is on disk.
+    /// Number of the last change that is on disk.
     saved: tokio::sync::Mutex<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     records: BTreeMap<String, Record>,
-    /// Counts changes.
+    /// Number of the last change.
     change: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("reading {}: {source}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(
-        "{} is about sandboxes on {theirs}, not on {ours}: set mcp.state_file to another file for \
-         another server",
+        "{} lists sandboxes on {theirs}, not on {ours}: set mcp.state_file to a file for this \
+         backend",
         path.display()
     )]
     OtherServer {
@@ -121,25 +121,25 @@ pub enum LoadError {
 }
 
 impl Store {
-    /// Reads the file; a missing one is empty. One that makes no sense is put
-    /// aside, and its new place returned.
+    /// Reads the file; a missing file counts as empty. Renames an unreadable
+    /// file and returns its new path.
     pub fn load(path: &Path, server: &str) -> Result<(Self, Option<PathBuf>), LoadError> {
         let failed = |source| LoadError::Io {
             path: path.to_owned(),
             source,
         };
-        let mut aside = None;
+        let mut renamed = None;
         let document = match std::fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Document::default(),
             Err(error) => return Err(failed(error)),
             Ok(text) => match serde_json::from_slice::<Document>(&text) {
                 Ok(document) => document,
                 Err(_) => {
-                    let mut place = path.as_os_str().to_owned();
+                    let mut new_path = path.as_os_str().to_owned();
                     let now = OffsetDateTime::now_utc().unix_timestamp();
-                    place.push(format!(".unreadable-{now}"));
-                    std::fs::rename(path, &place).map_err(failed)?;
-                    aside = Some(place.into());
+                    new_path.push(format!(".unreadable-{now}"));
+                    std::fs::rename(path, &new_path).map_err(failed)?;
+                    renamed = Some(new_path.into());
                     Document::default()
                 }
             },
@@ -159,12 +159,12 @@ impl Store {
             path: path.to_owned(),
             server: server.to_owned(),
             inner: Mutex::new(Inner {
-                records: records.map(|one| (one.name.clone(), one)).collect(),
+                records: records.map(|it| (it.name.clone(), it)).collect(),
                 change: 0,
             }),
             saved: tokio::sync::Mutex::new(0),
         };
-        Ok((store, aside))
+        Ok((store, renamed))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -175,12 +175,13 @@ impl Store {
         self.lock().records.get(name).cloned()
     }
 
-    /// All of them, by name.
+    /// Returns all records, sorted by name.
     pub fn all(&self) -> Vec<Record> {
         self.lock().records.values().cloned().collect()
     }
 
-    /// Adds a record, unless there are `limit` already; false then.
+    /// Adds a record. Returns false if the name is in use or if there are `limit`
+    /// records already.
     pub fn add(&self, record: Record, limit: Option<u64>) -> bool {
         let mut inner = self.lock();
         let full = limit.is_some_and(|limit| inner.records.len() as u64 >= limit);
@@ -192,7 +193,7 @@ impl Store {
         true
     }
 
-    /// Changes a record; false when it is gone.
+    /// Changes a record. Returns false if there is none of that name.
     pub fn update(&self, name: &str, change: impl FnOnce(&mut Record)) -> bool {
         let mut inner = self.lock();
         let Some(record) = inner.records.get_mut(name) else {
@@ -213,7 +214,7 @@ impl Store {
         }
     }
 
-    /// Returns when every change made so far is on disk.
+    /// Returns when every change made before the call is on disk.
     pub async fn save(&self) -> io::Result<()> {
         let wanted = self.lock().change;
         let mut saved = self.saved.lock().await;
@@ -229,27 +230,12 @@ impl Store {
             (serde_json::to_vec_pretty(&document)?, inner.change)
         };
         let path = self.path.clone();
-        tokio::task::spawn_blocking(move || replace(&path, &text))
+        tokio::task::spawn_blocking(move || replace_file(&path, &text))
             .await
             .map_err(io::Error::other)??;
         *saved = change;
         Ok(())
     }
-}
-
-/// Puts the text in place of the file, or leaves the file as it is.
-pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
-    // Only the owner can read what `tempfile` makes.
-    let mut new = tempfile::NamedTempFile::new_in(folder)?;
-    new.write_all(text)?;
-    new.as_file().sync_all()?;
-    new.persist(path)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -281,11 +267,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_saved_is_read_back_and_the_owners_alone() {
+    async fn saved_records_are_read_back_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/state.json");
-        let (store, aside) = Store::load(&path, "here").unwrap();
-        assert_eq!(aside, None);
+        let (store, renamed) = Store::load(&path, "here").unwrap();
+        assert_eq!(renamed, None);
         assert!(store.add(record("a"), Some(2)));
         assert!(!store.add(record("a"), None));
         assert!(store.add(record("b"), Some(2)));
@@ -294,8 +280,8 @@ mod tests {
         store.save().await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let (again, _) = Store::load(&path, "here").unwrap();
-        assert_eq!(again.all(), store.all());
+        let (reloaded, _) = Store::load(&path, "here").unwrap();
+        assert_eq!(reloaded.all(), store.all());
         let other = Store::load(&path, "there").unwrap_err();
         assert!(
             other.to_string().contains("on here, not on there"),
@@ -304,14 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_file_is_put_aside() {
+    fn unreadable_file_is_renamed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
         std::fs::write(&path, "{\"sandboxes\": [").unwrap();
-        let (store, aside) = Store::load(&path, "here").unwrap();
+        let (store, renamed) = Store::load(&path, "here").unwrap();
         assert!(store.all().is_empty());
-        let aside = std::fs::read_to_string(aside.unwrap()).unwrap();
-        assert_eq!(aside, "{\"sandboxes\": [");
+        let content = std::fs::read_to_string(renamed.unwrap()).unwrap();
+        assert_eq!(content, "{\"sandboxes\": [");
         assert!(!path.exists());
     }
 }

@@ -1,32 +1,37 @@
-//! One client on our own input and output, a JSON message a line, joined to
-//! the server of this user over its socket: that of another process, or our
-//! own where there is none. So any number of clients share one server.
+//! The stdio transport for one client: one JSON message per line on standard
+//! input and output.
+//!
+//! All clients of a user share one server. Each request of the client is sent as
+//! an HTTP request over the server's Unix socket, on a connection of its own. If
+//! no server listens there, this process starts one.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST};
-use axum::http::{Method, Request, Response};
+use axum::http::{Request, Response};
+use bytes::BytesMut;
 use futures_util::StreamExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use sse_stream::SseStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::http::{BUSY, MESSAGE, REQUESTS};
-use super::line_reader::{Line, Lines};
-use super::sse::Events;
+use super::http::{BUSY, MAX_CALLS, MAX_MESSAGE};
 use crate::model::Size;
 
-// The protocol's codes.
+// Error codes of JSON-RPC 2.0; SERVER_ERROR is in the range for servers.
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 const INTERNAL_ERROR: i32 = -32603;
@@ -34,91 +39,114 @@ const SERVER_ERROR: i32 = -32000;
 const VERSION: &str = "MCP-Protocol-Version";
 /// Messages that wait to be written.
 const QUEUE: usize = 64;
-/// Of an answer of the server's.
-const ANSWER: usize = 64 * 1024 * 1024;
-/// A server that is being taken over needs a moment.
+/// Maximum bytes of a response of the server.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
+/// Attempts to connect: after a server ends, the next one needs a moment.
 const ATTEMPTS: u32 = 20;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Sees to it that a server listens on the socket.
-pub trait ServerLauncher: Send + Sync + 'static {
-    fn ensure(&self) -> impl Future<Output = Result<(), String>> + Send;
-}
-
-struct Bridge<E> {
+struct Bridge {
     socket: PathBuf,
     path: String,
-    ensure: E,
-    /// What the client and the server agreed on.
+    start_server: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// The protocol version that client and server have negotiated.
     version: Mutex<Option<String>>,
-    /// Calls under way, with their ids as text; an id may come again.
-    calls: Mutex<HashMap<u64, (String, AbortHandle)>>,
-    /// Calls so far.
-    begun: AtomicU64,
+    to_client: mpsc::Sender<Value>,
 }
 
-/// Passes messages on until the client closes its end.
-pub async fn run<E: ServerLauncher>(
+/// Forwards messages until the input ends, then aborts the calls that are not
+/// answered.
+///
+/// `start_server` is called when no server accepts connections on the socket. It
+/// returns at once; it succeeds if this or another process starts a server.
+pub async fn run(
     input: impl AsyncRead + Unpin,
     output: impl AsyncWrite + Unpin + Send + 'static,
     socket: &Path,
     path: &str,
-    ensure: E,
+    start_server: impl Fn() -> Result<(), String> + Send + Sync + 'static,
 ) -> io::Result<()> {
+    let (to_client, messages) = mpsc::channel(QUEUE);
+    let writer = tokio::spawn(write(output, messages));
     let bridge = Arc::new(Bridge {
         socket: socket.to_owned(),
         path: path.to_owned(),
-        ensure,
+        start_server: Box::new(start_server),
         version: Mutex::new(None),
-        calls: Mutex::new(HashMap::new()),
-        begun: AtomicU64::new(0),
+        to_client,
     });
-    let (to_client, messages) = mpsc::channel(QUEUE);
-    let writer = tokio::spawn(write(output, messages));
-    let mut lines = Lines::new(BufReader::new(input));
-    while let Some(line) = lines.next().await? {
-        let message = match line {
-            Line::Whole(line) if line.trim_ascii().is_empty() => continue,
-            Line::Whole(line) => serde_json::from_slice::<Value>(&line)
-                .map_err(|_| (PARSE_ERROR, "this line is no JSON message".to_owned())),
-            Line::TooLong => {
-                let most = Size(MESSAGE as u64);
-                Err((INVALID_REQUEST, format!("this line is longer than {most}")))
-            }
-        };
-        let message = match message {
-            Ok(message) => message,
-            Err((code, text)) => {
-                let _ = to_client.send(refusal(&Value::Null, code, &text)).await;
+    let mut lines = FramedRead::new(input, Lines::new(MAX_MESSAGE));
+    // Two calls of a client may have the same id.
+    let mut calls: Vec<(Value, AbortHandle)> = Vec::new();
+    while let Some(line) = lines.next().await {
+        let line = match line? {
+            Ok(line) if line.trim().is_empty() => continue,
+            Ok(line) => line,
+            Err(LinesCodecError::MaxLineLengthExceeded) => {
+                let max = Size(MAX_MESSAGE as u64);
+                let text = format!("this line is longer than {max}");
+                bridge.refuse(Value::Null, INVALID_REQUEST, &text).await;
                 continue;
             }
+            Err(LinesCodecError::Io(_)) => String::new(),
         };
-        let method = message["method"].as_str().unwrap_or_default().to_owned();
-        let id = message.get("id").filter(|id| !id.is_null()).cloned();
-        match id {
-            Some(id) if !method.is_empty() => {
-                if let Err(id) = bridge.clone().call(id, &method, message, &to_client) {
-                    let _ = to_client.send(refusal(&id, SERVER_ERROR, BUSY)).await;
+        let Ok(message) = serde_json::from_str::<Value>(&line) else {
+            let text = "this line is not a JSON message";
+            bridge.refuse(Value::Null, PARSE_ERROR, text).await;
+            continue;
+        };
+        let id = message.get("id").cloned().unwrap_or_default();
+        let method = message["method"].as_str().unwrap_or_default();
+        // The HTTP side keeps no sessions: other notifications have no effect.
+        if method == "notifications/cancelled" && id.is_null() {
+            let cancelled = &message["params"]["requestId"];
+            calls.retain(|(id, call)| {
+                if id == cancelled {
+                    call.abort();
                 }
+                id != cancelled
+            });
+        } else if !method.is_empty() && !id.is_null() {
+            calls.retain(|(_, call)| !call.is_finished());
+            if calls.len() >= MAX_CALLS {
+                bridge.refuse(id, SERVER_ERROR, BUSY).await;
+                continue;
             }
-            // Requests stand by themselves: nothing else concerns the server.
-            _ if method == "notifications/cancelled" => {
-                bridge.cancel(&message["params"]["requestId"]);
-            }
-            _ => {}
+            let initialize = method == "initialize";
+            let call = tokio::spawn(bridge.clone().call(id.clone(), line, initialize));
+            calls.push((id, call.abort_handle()));
         }
     }
-    // Nobody is left to read the answers.
-    for (_, call) in bridge.lock().values() {
+    for (_, call) in calls {
         call.abort();
     }
-    drop(to_client);
+    // Ends the writer.
+    drop(bridge);
     let _ = writer.await;
     Ok(())
 }
 
-fn refusal(id: &Value, code: i32, message: &str) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}})
+/// Splits the input into lines. A line that is too long or not UTF-8 is an item,
+/// because an error would end the stream.
+struct Lines(LinesCodec);
+
+impl Lines {
+    fn new(max_bytes: usize) -> Self {
+        Self(LinesCodec::new_with_max_length(max_bytes))
+    }
+}
+
+impl Decoder for Lines {
+    type Item = Result<String, LinesCodecError>;
+    type Error = io::Error;
+
+    fn decode(&mut self, buffer: &mut BytesMut) -> io::Result<Option<Self::Item>> {
+        Ok(self.0.decode(buffer).transpose())
+    }
+
+    fn decode_eof(&mut self, buffer: &mut BytesMut) -> io::Result<Option<Self::Item>> {
+        Ok(self.0.decode_eof(buffer).transpose())
+    }
 }
 
 async fn write(
@@ -126,83 +154,43 @@ async fn write(
     mut messages: mpsc::Receiver<Value>,
 ) -> io::Result<()> {
     while let Some(message) = messages.recv().await {
-        let mut line = message.to_string();
-        line.push('\n');
-        output.write_all(line.as_bytes()).await?;
+        output.write_all(format!("{message}\n").as_bytes()).await?;
         output.flush().await?;
     }
     Ok(())
 }
 
-impl<E: ServerLauncher> Bridge<E> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (String, AbortHandle)>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+impl Bridge {
+    async fn send(&self, message: Value) {
+        // Fails when the client has closed our output: nobody reads the message.
+        let _ = self.to_client.send(message).await;
     }
 
-    /// Begins a call, or gives its id back where there are too many.
-    fn call(
-        self: Arc<Self>,
-        id: Value,
-        method: &str,
-        message: Value,
-        to_client: &mpsc::Sender<Value>,
-    ) -> Result<(), Value> {
-        let (key, own) = (id.to_string(), self.begun.fetch_add(1, Ordering::Relaxed));
-        let opening = method == "initialize";
-        let (bridge, to_client) = (self.clone(), to_client.clone());
-        // Held until the call is on the list, so that it is taken off after that.
-        let mut calls = self.lock();
-        if calls.len() >= REQUESTS {
-            return Err(id);
+    async fn refuse(&self, id: Value, code: i32, text: &str) {
+        let error = json!({"code": code, "message": text});
+        self.send(json!({"jsonrpc": "2.0", "id": id, "error": error}))
+            .await;
+    }
+
+    async fn call(self: Arc<Self>, id: Value, message: String, initialize: bool) {
+        if let Err(reason) = self.forward(message, initialize).await {
+            self.refuse(id, INTERNAL_ERROR, &reason).await;
         }
-        let task = tokio::spawn(async move {
-            if let Err(reason) = bridge.pass(&message, opening, &to_client).await {
-                let answer = refusal(&id, INTERNAL_ERROR, &reason);
-                let _ = to_client.send(answer).await;
-            }
-            bridge.lock().remove(&own);
-        });
-        calls.insert(own, (key, task.abort_handle()));
-        Ok(())
     }
 
-    /// The server ends a call whose connection is closed.
-    fn cancel(&self, id: &Value) {
-        let given_up = id.to_string();
-        self.lock().retain(|_, (id, call)| {
-            let other = *id != given_up;
-            if !other {
-                call.abort();
-            }
-            other
-        });
-    }
-
-    async fn pass(
-        &self,
-        message: &Value,
-        opening: bool,
-        to_client: &mpsc::Sender<Value>,
-    ) -> Result<(), String> {
-        let lost = |e: &dyn std::error::Error| format!("the connection to the server broke: {e}");
+    /// Sends a request to the server and the messages of its response to the
+    /// client. If this future is dropped, its connection is closed, and the
+    /// server cancels the call.
+    async fn forward(&self, message: String, initialize: bool) -> Result<(), String> {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| lost(&e))?;
-        let request = self.request(message)?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|e| lost(&e))?;
-            self.answer(response, opening, to_client).await
-        };
-        tokio::pin!(exchange, connection);
-        let mut ended = false;
-        loop {
-            // Dropped together: a call that is given up closes its connection.
-            tokio::select! {
-                outcome = &mut exchange => return outcome,
-                _ = &mut connection, if !ended => ended = true,
-            }
-        }
+            .map_err(connection_lost)?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let request = self.request(message).map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await;
+        self.respond(response.map_err(connection_lost)?, initialize)
+            .await
     }
 
     async fn connect(&self) -> Result<UnixStream, String> {
@@ -212,128 +200,121 @@ impl<E: ServerLauncher> Bridge<E> {
                 Ok(stream) => return Ok(stream),
                 Err(error) => reason = error.to_string(),
             }
-            self.ensure.ensure().await?;
-            tokio::time::sleep(PAUSE).await;
+            (self.start_server)()?;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
-        Err(format!("no server can be reached: {reason}"))
+        let socket = self.socket.display();
+        Err(format!("cannot reach the server at {socket}: {reason}"))
     }
 
-    fn request(&self, message: &Value) -> Result<Request<Body>, String> {
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(&self.path)
+    fn request(&self, message: String) -> axum::http::Result<Request<Body>> {
+        let mut request = Request::post(&self.path)
             .header(HOST, "pixels")
             .header(ACCEPT, "application/json, text/event-stream")
             .header(CONTENT_TYPE, "application/json");
-        let agreed = self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(version) = &*agreed {
+        let version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(version) = &*version {
             request = request.header(VERSION, version);
         }
-        request
-            .body(Body::from(message.to_string()))
-            .map_err(|e| e.to_string())
+        request.body(Body::from(message))
     }
 
-    async fn answer(
-        &self,
-        response: Response<Incoming>,
-        opening: bool,
-        to_client: &mpsc::Sender<Value>,
-    ) -> Result<(), String> {
+    async fn respond(&self, response: Response<Incoming>, initialize: bool) -> Result<(), String> {
         let status = response.status();
-        let streamed = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok())
-            .is_some_and(|kind| kind.starts_with("text/event-stream"));
-        let mut body = Body::new(response.into_body()).into_data_stream();
-        let lost = |e: axum::Error| format!("the connection to the server broke: {e}");
-        if streamed {
-            let mut events = Events::default();
-            while let Some(chunk) = body.next().await {
-                for message in events.take(&chunk.map_err(lost)?) {
-                    let _ = to_client.send(message).await;
+        let kind = response.headers().get(CONTENT_TYPE);
+        let is_stream = kind.is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
+        let body = Body::new(Limited::new(response.into_body(), MAX_RESPONSE));
+        if is_stream {
+            let mut events = SseStream::new(body);
+            while let Some(event) = events.next().await {
+                let data = event.map_err(connection_lost)?.data.unwrap_or_default();
+                if let Ok(message) = serde_json::from_str(&data) {
+                    self.send(message).await;
                 }
-                bounded(events.held())?;
             }
             return Ok(());
         }
-        let mut whole = Vec::new();
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(lost)?;
-            bounded(whole.len() + chunk.len())?;
-            whole.extend_from_slice(&chunk);
-        }
-        let Ok(answer) = serde_json::from_slice::<Value>(&whole) else {
-            let text = String::from_utf8_lossy(&whole);
+        let body = body.collect().await.map_err(connection_lost)?.to_bytes();
+        let Ok(message) = serde_json::from_slice::<Value>(&body) else {
+            let text = String::from_utf8_lossy(&body);
             return Err(format!("the server answered {status}: {text}"));
         };
-        if opening && let Some(version) = answer["result"]["protocolVersion"].as_str() {
-            let mut agreed = self.version.lock().unwrap_or_else(PoisonError::into_inner);
-            *agreed = Some(version.to_owned());
+        if initialize && let Some(version) = message["result"]["protocolVersion"].as_str() {
+            let mut negotiated = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+            *negotiated = Some(version.to_owned());
         }
-        let _ = to_client.send(answer).await;
+        self.send(message).await;
         Ok(())
     }
 }
 
-fn bounded(length: usize) -> Result<(), String> {
-    if length <= ANSWER {
-        return Ok(());
-    }
-    let most = Size(ANSWER as u64);
-    Err(format!("the answer of the server is larger than {most}"))
+fn connection_lost(error: impl std::error::Error) -> String {
+    format!("lost the connection to the server: {error}")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::io::AsyncBufReadExt;
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::net::UnixListener;
 
     use super::*;
 
-    /// The server is always about to come.
-    struct Soon;
-
-    impl ServerLauncher for Soon {
-        async fn ensure(&self) -> Result<(), String> {
-            std::future::pending().await
-        }
+    #[tokio::test]
+    async fn overlong_and_non_utf8_lines_do_not_end_the_stream() {
+        let input = b"12345678\n123456789\n\n1234567890123456789012345\nx\n\xff\n987654321";
+        let lines = FramedRead::new(&input[..], Lines::new(8));
+        let lines: Vec<String> = lines
+            .map(|line| line.unwrap().unwrap_or_else(|error| error.to_string()))
+            .collect()
+            .await;
+        let too_long = LinesCodecError::MaxLineLengthExceeded.to_string();
+        let too_long = too_long.as_str();
+        let expected = [
+            "12345678",
+            too_long,
+            "",
+            too_long,
+            "x",
+            "Unable to decode input as UTF8",
+            too_long,
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_without_number_are_refused_until_one_has_ended() {
+    async fn calls_above_the_limit_are_refused_until_a_call_is_cancelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        // Accepts connections and never answers.
+        let _listener = UnixListener::bind(&socket).unwrap();
         let (mut client, input) = tokio::io::duplex(1024);
-        let (output, answers) = tokio::io::duplex(1024);
-        let nowhere = Path::new("/nowhere/at/all.sock");
-        tokio::spawn(run(input, output, nowhere, "/mcp", Soon));
-        let mut answers = BufReader::new(answers).lines();
+        let (output, responses) = tokio::io::duplex(1024);
+        tokio::spawn(async move { run(input, output, &socket, "/mcp", || Ok(())).await });
+        let mut responses = BufReader::new(responses).lines();
         let mut send = async |message: Value| {
             let line = format!("{message}\n");
             client.write_all(line.as_bytes()).await.unwrap();
         };
-        // An id that comes again is another call.
-        for id in (0..REQUESTS).map(|number| number.saturating_sub(1)) {
+        // The first two calls have the same id.
+        for id in (0..MAX_CALLS).map(|number| number.saturating_sub(1)) {
             send(json!({"jsonrpc": "2.0", "id": id, "method": "x"})).await;
         }
-        let mut refused = async || {
-            let line = answers.next_line();
-            // On a clock that stands still: passed when there will be none.
+        let mut refused_id = async || {
+            let line = responses.next_line();
             let line = tokio::time::timeout(Duration::from_secs(1), line).await;
             let line = line.unwrap().unwrap().unwrap();
-            let answer: Value = serde_json::from_str(&line).unwrap();
-            assert_eq!(answer["error"]["code"], SERVER_ERROR, "{answer}");
-            answer["id"].clone()
+            let response: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(response["error"]["code"], SERVER_ERROR, "{response}");
+            response["id"].clone()
         };
         send(json!({"jsonrpc": "2.0", "id": "a", "method": "x"})).await;
-        assert_eq!(refused().await, "a");
-        let over = json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
-                          "params": {"requestId": 0}});
-        send(over).await;
+        assert_eq!(refused_id().await, "a");
+        let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
+                               "params": {"requestId": 0}});
+        send(cancelled).await;
         for id in ["b", "c", "d"] {
             send(json!({"jsonrpc": "2.0", "id": id, "method": "x"})).await;
         }
-        assert_eq!(refused().await, "d");
+        assert_eq!(refused_id().await, "d");
     }
 }

@@ -1,15 +1,15 @@
-//! The token clients must show where others can reach the server: that of the
-//! settings, or one that is made once and kept in a file.
+//! Generates and stores the bearer token for servers that other machines can
+//! reach and whose settings have no token.
 
 use std::io;
 use std::path::Path;
 
-use ring::rand::{SecureRandom, SystemRandom};
-
-use super::state::replace;
+use super::random;
+use super::replace_file::replace_file;
 use crate::secret::Secret;
 
-/// The token in the file, which is made where it is missing.
+/// Reads the token from the file. Generates one if the file is missing or
+/// empty.
 pub fn read_or_create(path: &Path) -> io::Result<Secret> {
     match std::fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
@@ -17,12 +17,8 @@ pub fn read_or_create(path: &Path) -> io::Result<Secret> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let mut random = [0; 32];
-    SystemRandom::new()
-        .fill(&mut random)
-        .map_err(|_| io::Error::other("no random numbers on this machine"))?;
-    let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    replace(path, format!("{token}\n").as_bytes())?;
+    let token = random::hex::<32>()?;
+    replace_file(path, format!("{token}\n").as_bytes())?;
     Ok(Secret::new(token))
 }
 
@@ -31,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_made_once() {
+    fn token_is_generated_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/mcp-token");
         let first = read_or_create(&path).unwrap();

@@ -13,12 +13,10 @@ use super::encoding::{self, Encoding};
 use super::exec::Command;
 use super::install::{Client, Setup, Transport};
 use super::jobs::{self, Offsets};
-use super::reaper::Limits;
-use super::service::Options;
-use super::sse::Events;
+use super::options::{Limits, Options};
 use super::state::Store;
 use super::stdio;
-use super::tools::{lifecycle, work};
+use super::tools::{checkpoints, exec, files, lifecycle};
 use crate::fuzz::{fuzz, text};
 
 const LIMITS: Limits = Limits {
@@ -46,9 +44,9 @@ fn jobs_in_a_sandbox() {
             stdout: from(0),
             stderr: from(1),
         };
-        let _ = jobs::checked(&text(bytes));
+        let _ = jobs::check_job_id(&text(bytes));
         let answer = bytes.get(2..).unwrap_or_default();
-        let progress = jobs::parse(answer, from)?;
+        let progress = jobs::parse_progress(answer, from)?;
         assert!(progress.stdout_offset >= from.stdout && progress.stderr_offset >= from.stderr);
         let state = std::mem::discriminant(&progress.state);
         Some((state, progress.exit_code.is_some(), progress.more))
@@ -59,55 +57,26 @@ fn jobs_in_a_sandbox() {
 fn listings_and_contents() {
     let words = ["f\0", "d\0", "l\0", "0644\0", "\0", "../x\0"];
     fuzz("mcp-listings", 20_000, &words, |bytes| {
-        let listing = encoding::listing("/home/pixel", bytes);
+        let listing = encoding::parse_listing("/home/pixel", bytes);
         for entry in &listing.entries {
             assert!(entry.path.starts_with("/home/pixel/"));
         }
         let part = bytes.len().min(9);
         let (old, new) = bytes.split_at(part / 2);
-        if let Ok((edited, count)) = encoding::replaced(bytes, old, new, true) {
+        if let Ok((edited, count)) = encoding::replace_text(bytes, old, new, true) {
             let grown = count as usize * new.len();
             assert_eq!(
                 edited.len(),
                 bytes.len() - count as usize * old.len() + grown
             );
         }
-        let told = encoding::content(bytes.to_vec(), part as u64, 0);
-        let back = encoding::decoded(told.content, Some(told.encoding)).unwrap();
+        let content = encoding::encode_content(bytes.to_vec(), part as u64, 0);
+        let truncated = content.truncated;
+        let back = encoding::decode_content(content.content, Some(content.encoding)).unwrap();
         assert_eq!(back, bytes[..back.len()]);
-        let base64 = encoding::decoded(text(bytes).into_owned(), Some(Encoding::Base64));
-        (listing.entries.len().min(3), told.truncated, base64.is_ok())
+        let base64 = encoding::decode_content(text(bytes).into_owned(), Some(Encoding::Base64));
+        (listing.entries.len().min(3), truncated, base64.is_ok())
     });
-}
-
-/// The answers of the server that the bridge passes on, in any pieces.
-#[test]
-fn event_streams() {
-    let words = [
-        "data:",
-        "data: {\"id\":1}",
-        "\n\n",
-        "\r\n\r\n",
-        "event: message\n",
-        ": ping\n",
-    ];
-    fuzz("mcp-events", 300, &words, |bytes| {
-        let mut whole = Events::default();
-        let at_once = whole.take(bytes);
-        let mut pieces = Events::default();
-        let by_byte: Vec<_> = bytes.iter().flat_map(|b| pieces.take(&[*b])).collect();
-        assert_eq!(at_once, by_byte);
-        assert_eq!(whole.held(), pieces.held());
-        at_once.len().min(4)
-    });
-}
-
-struct Nobody;
-
-impl stdio::ServerLauncher for Nobody {
-    async fn ensure(&self) -> Result<(), String> {
-        Err("there is no server".into())
-    }
 }
 
 /// Every line that is a request or is no message gets one answer.
@@ -131,7 +100,7 @@ fn lines_of_a_client() {
         let (to, mut from) = tokio::io::duplex(64 * 1024);
         let nowhere = Path::new("/nowhere/at/all.sock");
         let answered = runtime.block_on(async {
-            let serving = stdio::run(bytes, to, nowhere, "/mcp", Nobody);
+            let serving = stdio::run(bytes, to, nowhere, "/mcp", || Err("no server".into()));
             let mut answers = String::new();
             let reading = tokio::io::AsyncReadExt::read_to_string(&mut from, &mut answers);
             let (ended, _) = tokio::join!(serving, reading);
@@ -196,15 +165,15 @@ fn arguments() {
             serde_json::from_slice::<T>(bytes).is_ok()
         }
         let taken = [
-            takes::<work::ExecArgs>(bytes),
-            takes::<work::StartArgs>(bytes),
-            takes::<work::PollArgs>(bytes),
-            takes::<work::WriteArgs>(bytes),
-            takes::<work::EditArgs>(bytes),
-            takes::<work::ListArgs>(bytes),
+            takes::<exec::ExecArgs>(bytes),
+            takes::<exec::StartArgs>(bytes),
+            takes::<exec::PollArgs>(bytes),
+            takes::<files::WriteArgs>(bytes),
+            takes::<files::EditArgs>(bytes),
+            takes::<files::ListArgs>(bytes),
             takes::<lifecycle::CreateArgs>(bytes),
-            takes::<lifecycle::ForkArgs>(bytes),
-            takes::<lifecycle::RestoreArgs>(bytes),
+            takes::<checkpoints::ForkArgs>(bytes),
+            takes::<checkpoints::RestoreArgs>(bytes),
         ];
         let wanted: Option<Wanted> = serde_json::from_slice(bytes).ok();
         let checked = wanted.map(|wanted| {
@@ -223,7 +192,7 @@ fn arguments() {
                 memory: wanted.memory,
                 ttl: wanted.ttl,
             };
-            let record = draft.record(OffsetDateTime::UNIX_EPOCH, &options);
+            let record = draft.into_record(OffsetDateTime::UNIX_EPOCH, &options);
             (command.check().is_ok(), record.is_ok())
         });
         (taken, checked)
@@ -253,7 +222,7 @@ fn state_files() {
         }
         for record in store.all() {
             let now = OffsetDateTime::UNIX_EPOCH;
-            let _ = super::response::View::new(&record, now, &LIMITS);
+            let _ = super::response::SandboxView::new(&record, now, &LIMITS);
             let _ = super::reaper::decide(now, &record, &LIMITS);
         }
         (aside.is_some(), store.all().len().min(4))

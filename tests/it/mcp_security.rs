@@ -173,7 +173,7 @@ fn tools_accept_only_own_sandboxes_and_allowed_egress() {
     let _ = env.pixels(["create", &copy, "--from", &name]).ok();
     assert_eq!(client.list(), [(name.clone(), "running".to_owned())]);
     let refusal = client.refused("create_sandbox", json!({"base": "quick"}));
-    assert!(refusal.contains("destroy_sandbox makes room"), "{refusal}");
+    assert!(refusal.contains("call destroy_sandbox first"), "{refusal}");
     for wish in [
         json!({"egress": "unrestricted"}),
         json!({"egress": "allowlist", "allow": ["evil.example"]}),

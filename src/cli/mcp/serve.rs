@@ -152,12 +152,6 @@ struct LocalServer {
     running: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-impl stdio::ServerLauncher for LocalServer {
-    async fn ensure(&self) -> Result<(), String> {
-        self.start().map_err(|error| ui::message(&error))
-    }
-}
-
 impl LocalServer {
     /// Unless it runs, or somebody else's does.
     fn start(&self) -> anyhow::Result<()> {
@@ -192,12 +186,14 @@ async fn serve_client(context: &Context, creator: ServerSetup) -> anyhow::Result
     };
     // What is wrong with the settings is told before the client says anything.
     own.start()?;
+    let launcher = own.clone();
+    let start_server = move || launcher.start().map_err(|error| ui::message(&error));
     let bridge = stdio::run(
         tokio::io::stdin(),
         tokio::io::stdout(),
         &socket,
         &path,
-        own.clone(),
+        start_server,
     );
     let outcome = tokio::select! {
         outcome = bridge => outcome,

@@ -1,10 +1,12 @@
-//! The tools as clients see them: names, schemas, descriptions. Each parses,
-//! calls the service and wraps what it says; a refusal is a result that the
-//! model reads, not an error of the protocol.
+//! The MCP tools: names, schemas and descriptions. Each tool parses its
+//! arguments and calls the [`Service`]. An error of the service is a tool result
+//! with `isError`, which the model reads, not a protocol error.
 
+pub(super) mod checkpoints;
+pub(super) mod exec;
+pub(super) mod files;
 pub(super) mod lifecycle;
 mod schema;
-pub(super) mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,22 +19,23 @@ use rmcp::{RoleServer, ServerHandler, tool_handler};
 use serde::Serialize;
 
 use super::error::Result;
+use super::response::SandboxView;
 use super::service::Service;
 
 const INSTRUCTIONS: &str = "\
-Disposable Linux machines. create_sandbox makes one (list_bases shows prepared ones to make it \
-from, which is fastest); give wait_sec to get it running in one call. exec runs a command and \
-waits for it; exec_start, exec_poll and exec_kill are for what takes longer than a minute. \
-read_file, write_file, edit_file, delete_file and list_files work on its files. checkpoint_sandbox \
-before something risky, restore_sandbox to go back, fork_sandbox to try several ways side by side. \
-When a connection is refused, network_denials says what the network policy refused. destroy_sandbox \
-when it is no longer needed: idle ones are stopped, and all are destroyed when their time is over.";
+Disposable Linux machines. create_sandbox creates one, fastest from a base (see list_bases); pass \
+wait_sec to return when it is running. exec runs a command and waits for it; use exec_start, \
+exec_poll and exec_kill for commands that take longer than a minute. read_file, write_file, \
+edit_file, delete_file and list_files work on its files. Call checkpoint_sandbox before a risky \
+change, restore_sandbox to go back, fork_sandbox to try several approaches in parallel. If a \
+connection fails, network_denials shows what the network policy denied. Call destroy_sandbox when \
+done: idle sandboxes are stopped, and all are destroyed when they expire.";
 
-/// Between two progress notifications of a long call.
-const PROGRESS: Duration = Duration::from_secs(2);
+/// Interval of the progress notifications of a long call.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The longest that a call waits for a sandbox to be made.
-const WAIT: Duration = Duration::from_secs(600);
+/// Maximum time that a call waits for the creation of a sandbox.
+const MAX_CREATE_WAIT: Duration = Duration::from_secs(600);
 
 #[derive(Clone)]
 pub struct Tools {
@@ -42,11 +45,35 @@ pub struct Tools {
 
 impl Tools {
     pub fn new(service: Arc<Service>) -> Self {
-        let mut router = Self::lifecycle_tools() + Self::work_tools();
+        let mut router = Self::lifecycle_tools()
+            + Self::checkpoint_tools()
+            + Self::exec_tools()
+            + Self::file_tools();
         for route in router.map.values_mut() {
-            schema::tidy(&mut route.attr);
+            schema::simplify(&mut route.attr);
         }
         Self { service, router }
+    }
+
+    /// Waits up to `wait_sec` for the creation of a sandbox. If the client
+    /// cancels the call in that time, the unfinished sandbox is destroyed.
+    async fn wait_for_create(
+        &self,
+        context: &RequestContext<RoleServer>,
+        created: Result<SandboxView>,
+        wait_sec: Option<u32>,
+    ) -> ToolResult<SandboxView> {
+        let (Ok(view), Some(seconds)) = (&created, wait_sec) else {
+            return to_result(created);
+        };
+        let limit = Duration::from_secs(seconds.into()).min(MAX_CREATE_WAIT);
+        let wait = async {
+            tokio::select! {
+                waited = self.service.wait(&view.name, limit) => waited,
+                () = context.ct.cancelled() => Err(self.service.cancel_create(&view.name).await),
+            }
+        };
+        to_result(with_progress(context, "creating the sandbox", wait).await)
     }
 }
 
@@ -61,50 +88,49 @@ impl ServerHandler for Tools {
     }
 }
 
-/// What a tool returns: structured, or a sentence that says what to do next.
-type Answer<T> = std::result::Result<Json<T>, String>;
+/// Structured content, or the text of an error.
+type ToolResult<T> = std::result::Result<Json<T>, String>;
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Done {
     ok: bool,
 }
 
-fn answer<T>(outcome: Result<T>) -> Answer<T> {
+fn to_result<T>(outcome: Result<T>) -> ToolResult<T> {
     outcome.map(Json).map_err(|error| error.to_string())
 }
 
-fn done(outcome: Result<()>) -> Answer<Done> {
-    answer(outcome.map(|()| Done { ok: true }))
+fn done(outcome: Result<()>) -> ToolResult<Done> {
+    to_result(outcome.map(|()| Done { ok: true }))
 }
 
-/// `px-` may stand before a sandbox's name, as on the command line.
-fn bare(name: &str) -> &str {
+/// Removes the prefix `px-`, which the command line accepts too.
+fn bare_name(name: &str) -> &str {
     name.strip_prefix("px-").unwrap_or(name)
 }
 
-/// Does the work, and tells a client that asked for it how long it has taken.
+/// Awaits `work`, and sends progress notifications if the client requested them.
 async fn with_progress<T>(
     context: &RequestContext<RoleServer>,
-    doing: &str,
+    action: &str,
     work: impl Future<Output = T>,
 ) -> T {
     let Some(token) = context.meta.get_progress_token() else {
         return work.await;
     };
-    let begun = tokio::time::Instant::now();
-    let telling = async {
+    let started = tokio::time::Instant::now();
+    let notify = async {
         loop {
-            tokio::time::sleep(PROGRESS).await;
-            let seconds = begun.elapsed().as_secs();
-            let progress =
-                ProgressNotificationParam::new(token.clone(), begun.elapsed().as_secs_f64())
-                    .with_message(format!("{doing}: {seconds} s"));
-            // A client that has gone needs no news; its call ends otherwise.
+            tokio::time::sleep(PROGRESS_INTERVAL).await;
+            let elapsed = started.elapsed();
+            let progress = ProgressNotificationParam::new(token.clone(), elapsed.as_secs_f64())
+                .with_message(format!("{action}: {} s", elapsed.as_secs()));
+            // Fails when the client has disconnected, which cancels the call.
             let _ = context.peer.notify_progress(progress).await;
         }
     };
     tokio::select! {
         outcome = work => outcome,
-        () = telling => unreachable!("telling never ends"),
+        () = notify => unreachable!("the loop never ends"),
     }
 }

@@ -1,45 +1,46 @@
-//! Schemas and descriptions as every client takes them.
+//! Simplifies generated schemas and descriptions for all clients.
 
 use std::sync::Arc;
 
 use rmcp::model::{JsonObject, Tool};
 use serde_json::Value;
 
-/// Takes out what clients complain of, and joins the lines of sentences.
-pub fn tidy(tool: &mut Tool) {
+/// Removes non-standard formats, which some clients reject, and line breaks in
+/// descriptions.
+pub fn simplify(tool: &mut Tool) {
     if let Some(description) = &tool.description {
-        tool.description = Some(joined(description).into());
+        tool.description = Some(on_one_line(description).into());
     }
-    tool.input_schema = Arc::new(tidied(&tool.input_schema));
+    tool.input_schema = Arc::new(without_formats(&tool.input_schema));
     if let Some(schema) = &tool.output_schema {
-        tool.output_schema = Some(Arc::new(tidied(schema)));
+        tool.output_schema = Some(Arc::new(without_formats(schema)));
     }
 }
 
-fn joined(text: &str) -> String {
+fn on_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn tidied(schema: &JsonObject) -> JsonObject {
+fn without_formats(schema: &JsonObject) -> JsonObject {
     let mut schema = schema.clone();
-    clean(&mut schema);
+    simplify_node(&mut schema);
     schema
 }
 
-fn clean(schema: &mut JsonObject) {
-    // Sizes of integers are no formats of JSON Schema.
+fn simplify_node(schema: &mut JsonObject) {
+    // schemars writes uint64 and the like, which JSON Schema does not define.
     if schema.get("format").is_some_and(Value::is_string) {
         schema.remove("format");
     }
     if let Some(Value::String(description)) = schema.get_mut("description") {
-        *description = joined(description);
+        *description = on_one_line(description);
     }
     for value in schema.values_mut() {
         match value {
-            Value::Object(inner) => clean(inner),
+            Value::Object(inner) => simplify_node(inner),
             Value::Array(items) => items.iter_mut().for_each(|item| {
                 if let Value::Object(inner) = item {
-                    clean(inner);
+                    simplify_node(inner);
                 }
             }),
             _ => {}
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_go_and_fields_of_that_name_stay() {
+    fn formats_are_removed_but_fields_named_format_kept() {
         let schema = json!({"properties": {
             "format": {"type": "string", "description": "a\nb"},
             "size": {"type": "integer", "format": "uint64"},
@@ -66,6 +67,6 @@ mod tests {
         let Value::Object(schema) = schema else {
             unreachable!()
         };
-        assert_eq!(Value::Object(tidied(&schema)), expected);
+        assert_eq!(Value::Object(without_formats(&schema)), expected);
     }
 }

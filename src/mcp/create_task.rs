@@ -1,0 +1,298 @@
+//! The background task that creates a sandbox: it builds the base if needed,
+//! creates or clones the pixel, and waits for provisioning.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Error, Result};
+use super::service::Service;
+use super::state::{Record, Status};
+use crate::egress::{self, Policy};
+use crate::lifecycle::{self, Create, Fork, Names, provisioning};
+use crate::model::{self, CloneSource, ExecRequest, Instance, Limits, Name, Properties};
+use crate::provision::Overall;
+
+/// Property of a pixel: the owner id of the server whose sandbox it is.
+const OWNER: &str = "mcp-owner";
+/// Property of a pixel: the record of its sandbox. A clone made outside this
+/// server inherits the property, but has another name than the record.
+const RECORD: &str = "mcp-record";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    First,
+    /// An earlier process may have begun: an incomplete pixel is deleted, a
+    /// complete one adopted.
+    Resumed,
+}
+
+impl Service {
+    pub(super) fn spawn_create(self: &Arc<Self>, name: String, attempt: Attempt) {
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let lock = service.locks.get(&name);
+            let interrupt = lock.token();
+            let _guard = lock.write().await;
+            let is_due = |it: &Record| !it.doomed && it.status == Status::Provisioning;
+            let Some(record) = service.store.get(&name).filter(is_due) else {
+                return;
+            };
+            let cancel = service.stopping().child_token();
+            let create = service.create_or_adopt(&record, &cancel, attempt);
+            tokio::pin!(create);
+            let outcome = tokio::select! {
+                outcome = &mut create => outcome,
+                () = interrupt.cancelled() => {
+                    cancel.cancel();
+                    // Undoes what it has begun.
+                    create.await
+                }
+            };
+            service.record_result(&name, outcome).await;
+        });
+    }
+
+    async fn record_result(&self, name: &str, outcome: Result<Option<String>>) {
+        let now = (self.clock)();
+        match outcome {
+            Ok(fault) => {
+                tracing::info!(sandbox = name, "ready");
+                self.update(name, |record| {
+                    record.status = Status::Running;
+                    record.error = fault;
+                    record.last_activity_at = now;
+                });
+            }
+            // The sandbox is being destroyed, or the next server resumes.
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => {
+                tracing::warn!(sandbox = name, %error, "cannot create");
+                self.update(name, |record| {
+                    record.status = Status::Failed;
+                    record.error = Some(error.to_string());
+                });
+            }
+        }
+        self.save_or_log().await;
+    }
+
+    /// Returns a description of what is wrong with a sandbox that is usable.
+    async fn create_or_adopt(
+        self: &Arc<Self>,
+        record: &Record,
+        cancel: &CancellationToken,
+        attempt: Attempt,
+    ) -> Result<Option<String>> {
+        let pixel: Name = record.name.parse()?;
+        let adopted = attempt == Attempt::Resumed && self.adopt(&pixel, cancel).await?;
+        if !adopted {
+            self.create_pixel(record, &pixel, cancel).await?;
+        }
+        // Clones of a base are usable at once.
+        if record.base.is_none() {
+            self.wait_for_boot(&pixel).await;
+        }
+        let instance = self.backend.get(&pixel).await?;
+        self.record_instance(&instance);
+        self.wait_for_provisioning(&instance, cancel).await
+    }
+
+    /// Starts the pixel if it exists and is complete; deletes an incomplete
+    /// one. Returns whether the pixel exists afterwards.
+    async fn adopt(&self, pixel: &Name, cancel: &CancellationToken) -> Result<bool> {
+        let backend = &*self.backend;
+        let gateway = &self.base_builder.defaults.gateway;
+        backend.wait_idle(pixel).await?;
+        let instance = match backend.get(pixel).await {
+            Ok(instance) => instance,
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        if !self.owns(&instance) {
+            return Err(Error::invalid(format!(
+                "the name {:?} is in use by a pixel of another owner",
+                pixel.as_str()
+            )));
+        }
+        if lifecycle::may_be_incomplete(&instance) {
+            lifecycle::destroy(backend, gateway, pixel).await?;
+            return Ok(false);
+        }
+        lifecycle::start(backend, cancel, gateway, pixel, &|_| {}).await?;
+        Ok(true)
+    }
+
+    async fn create_pixel(
+        self: &Arc<Self>,
+        record: &Record,
+        pixel: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let backend = &*self.backend;
+        let defaults = &self.base_builder.defaults;
+        let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
+        let requested = match &record.policy {
+            None => None,
+            Some(text) => Some(
+                Policy::from_record(Some(text))
+                    .map_err(|e| model::Error::Protocol(e.to_string()))?,
+            ),
+        };
+        let default_policy = defaults.policy.in_mode(defaults.policy.mode);
+        let ownership = self.ownership_properties(record)?;
+        let limits = Limits {
+            cpu: record.cpu.clone(),
+            memory: record.memory,
+        };
+        // Keeps the source from being stopped or destroyed during the copy.
+        let mut _source_guard = None;
+        let source: Option<CloneSource> = match (&record.from, &record.base) {
+            (Some(from), _) => {
+                let source: CloneSource = from.parse()?;
+                _source_guard = Some(self.lock_of(source.pixel.as_str())?.read().await);
+                Some(source)
+            }
+            (None, Some(base)) => Some(self.base_checkpoint(base, cancel).await?),
+            (None, None) => None,
+        };
+        if let Some(from) = source {
+            let mut properties = lifecycle::clone_policy_properties(
+                backend,
+                requested.as_ref(),
+                &default_policy,
+                &from,
+            )
+            .await?;
+            properties.extend(ownership);
+            properties.insert("from".into(), from.to_string());
+            let request = Fork {
+                from,
+                names: Names::One(pixel.clone()),
+                limits,
+                properties,
+                network: defaults.network.clone(),
+            };
+            lifecycle::fork(backend, cancel, request, &progress, &|_| {}).await?;
+            return Ok(());
+        }
+        let policy = requested.unwrap_or(default_policy);
+        let mut properties = defaults
+            .network
+            .new_policy_properties(&policy, defaults.plan.is_some());
+        properties.extend(ownership);
+        let request = Create {
+            name: pixel.clone(),
+            image: defaults.resolve_image(backend, &record.image).await?,
+            limits: Limits {
+                cpu: limits.cpu.or_else(|| defaults.limits.cpu.clone()),
+                memory: limits.memory.or(defaults.limits.memory),
+            },
+            properties,
+            provision: defaults.plan.clone(),
+            network: defaults.network.clone(),
+        };
+        Ok(lifecycle::create(backend, cancel, request, &progress).await?)
+    }
+
+    /// Returns the checkpoint to clone for a base, which is built if it is not
+    /// ready. `cancel` ends the wait but not the build: other sandboxes may wait
+    /// for the build, and a client with a time limit of a minute would never get
+    /// a base that takes longer.
+    async fn base_checkpoint(
+        self: &Arc<Self>,
+        base: &str,
+        cancel: &CancellationToken,
+    ) -> Result<CloneSource> {
+        let (service, base) = (self.clone(), base.to_owned());
+        let building = self.tasks.spawn(async move {
+            let (base_builder, backend) = (&service.base_builder, &*service.backend);
+            let stop = service.stopping();
+            let builds = &service.base_builds;
+            builds.checkpoint(base_builder, backend, stop, &base).await
+        });
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Error::Interrupted("waiting for the base")),
+            built = building => built.unwrap_or(Err(Error::Interrupted("building the base"))),
+        }
+    }
+
+    /// Waits until the boot no longer deletes files in /tmp. Errors are only
+    /// logged.
+    async fn wait_for_boot(&self, pixel: &Name) {
+        let script = include_str!("guest/booted.sh");
+        let request = ExecRequest::root(["/bin/sh", "-c", script, "booted"]);
+        if let Err(error) = self.backend.guest(pixel).output(&request).await {
+            tracing::debug!(sandbox = pixel.as_str(), %error, "waiting for the boot");
+        }
+    }
+
+    /// Waits for provisioning and ends the wider policy that was in force
+    /// during it. Returns a description of a failed step.
+    async fn wait_for_provisioning(
+        &self,
+        instance: &Instance,
+        cancel: &CancellationToken,
+    ) -> Result<Option<String>> {
+        let mut fault = None;
+        let backend = &*self.backend;
+        if provisioning::is_unfinished(instance) {
+            let waiting = provisioning::wait(backend, &instance.name, &|_| {});
+            let report = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Error::Interrupted("provisioning")),
+                report = waiting => report?,
+            };
+            if report.overall == Overall::Failed
+                && let Some(step) = report.failed()
+            {
+                fault = Some(format!(
+                    "provisioning step {:?} failed ({}); the sandbox is usable, the output is in \
+                     {}",
+                    step.name, step.last_line, step.log
+                ));
+            }
+        }
+        if instance.properties.contains_key(egress::INTERIM) {
+            let gateway = &self.base_builder.defaults.gateway;
+            lifecycle::end_interim_policy(backend, gateway, &instance.name).await?;
+        }
+        Ok(fault)
+    }
+
+    fn ownership_properties(&self, record: &Record) -> Result<Properties> {
+        let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
+        Ok(Properties::from([
+            (OWNER.to_owned(), self.options.owner.clone()),
+            (RECORD.to_owned(), text),
+        ]))
+    }
+
+    /// Whether the properties of the pixel name this server as its owner.
+    pub(super) fn owns(&self, instance: &Instance) -> bool {
+        instance.properties.get(OWNER) == Some(&self.options.owner) && record_on(instance).is_some()
+    }
+
+    /// Updates policy and address in the record of the sandbox.
+    pub(super) fn record_instance(&self, instance: &Instance) {
+        let policy = lifecycle::recorded_policy(instance).ok();
+        // A gateway assigns the address before the pixel uses it.
+        let address = instance.addresses.first().copied();
+        let address = address.or_else(|| egress::gateway::address_of(instance));
+        self.update(instance.name.as_str(), |record| {
+            record.egress = policy.map(|it| it.mode.to_string());
+            if let Some(address) = address {
+                record.ip = Some(address.to_string());
+            }
+        });
+    }
+}
+
+/// Returns the record stored on the pixel, unless the record names another
+/// pixel.
+pub(super) fn record_on(instance: &Instance) -> Option<Record> {
+    let text = instance.properties.get(RECORD)?;
+    let record: Record = serde_json::from_str(text).ok()?;
+    (record.name == instance.name.as_str()).then_some(record)
+}
