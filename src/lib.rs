@@ -101,7 +101,7 @@ fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<
     } else if own_codes && !matches!(code, exit::USAGE | exit::OVER_TIME) {
         code = exit::EXEC;
     }
-    ui::report(ui, &error, code);
+    cli::error_report::report(ui, &error, code);
     ExitCode::from(code)
 }
 
@@ -132,7 +132,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         let text = error.to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text).trim();
         let error = anyhow::Error::new(exit::Usage(text.to_owned()));
-        ui::report(&ui, &error, exit::USAGE);
+        cli::error_report::report(&ui, &error, exit::USAGE);
     } else {
         let printed = error.print();
         if !error.use_stderr() {

@@ -31,7 +31,7 @@ pub fn open(settings: &Settings) -> Result<Box<dyn Backend>> {
 fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
     let nas = &settings.truenas;
     let defaults = &settings.defaults;
-    let need = |key: &str| Error::Invalid(format!("the truenas backend needs {key}"));
+    let need = |key: &str| Error::Invalid(format!("the truenas backend needs {key}").into());
     if defaults.network.is_some() {
         return Err(Error::Invalid(
             "defaults.network names a network of Incus; on TrueNAS set defaults.parent".into(),

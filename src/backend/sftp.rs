@@ -124,7 +124,7 @@ fn fault(path: &str, error: SftpError) -> Error {
         },
         other => Error::Unreachable {
             endpoint: "the pixel's files".into(),
-            reason: other.to_string(),
+            reason: other.to_string().into(),
         },
     }
 }

@@ -3,6 +3,7 @@
 //! fingerprint, or any.
 
 use std::fmt::Display;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring as provider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 
 /// What the user's settings say of it.
 #[derive(Debug, Clone, Default)]
@@ -121,7 +122,7 @@ impl Trust {
     }
 
     fn refusal(&self, print: &str, cause: &dyn Display) -> rustls::Error {
-        rustls::Error::General(match &self.pinned_file {
+        let text = match &self.pinned_file {
             Some(file) if self.fingerprint.is_none() => format!(
                 "the server's certificate (SHA-256 {print}) is neither the one in {} nor signed \
                  by it for this name ({cause})",
@@ -130,7 +131,24 @@ impl Trust {
             _ => {
                 format!("the server's certificate (SHA-256 {print}) is not trusted here ({cause})")
             }
-        })
+        };
+        rustls::Error::Other(OtherError(Arc::new(UntrustedCertificate(text))))
+    }
+}
+
+/// The server's certificate is not one that the settings or the system trust.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UntrustedCertificate(String);
+
+/// Why the server's certificate is not trusted, where that made the connection fail.
+pub fn untrusted_certificate(error: &io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::Other(OtherError(cause)) => {
+            let refusal = cause.downcast_ref::<UntrustedCertificate>()?;
+            Some(refusal.to_string())
+        }
+        _ => None,
     }
 }
 

@@ -49,9 +49,8 @@ pub enum Error {
     Elsewhere { base: String },
 
     #[error(
-        "pixel {pixel:?} is in the way of base {base:?}: it is none of its builds and has no \
-         checkpoint to clone; take one with `pixels checkpoint create {pixel}`, or remove it with \
-         `pixels destroy {pixel}`"
+        "cannot build base {base:?}: pixel {pixel:?} has its name, is not a build of it, and has no \
+         checkpoint to clone"
     )]
     InTheWay { base: String, pixel: String },
 

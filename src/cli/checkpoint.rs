@@ -119,13 +119,13 @@ fn label_of_now(taken: u32) -> Result<Label, Error> {
     let format = format_description!("px-[year][month][day]-[hour][minute][second]");
     let second = now
         .format(format)
-        .map_err(|e| Error::Invalid(e.to_string()))?;
+        .map_err(|e| Error::Invalid(e.to_string().into()))?;
     match taken {
         0 => second,
         taken => format!("{second}-{}", taken + 1),
     }
     .parse()
-    .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string()))
+    .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string().into()))
 }
 
 #[derive(Serialize)]

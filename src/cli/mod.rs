@@ -10,6 +10,7 @@ mod context;
 mod create;
 mod destroy;
 mod doctor;
+pub mod error_report;
 mod events;
 mod exec;
 mod expire;

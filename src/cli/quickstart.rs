@@ -114,7 +114,7 @@ async fn run_tour(
     let begun = Instant::now();
     let label: Label = "ready"
         .parse()
-        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string()))?;
+        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string().into()))?;
     progress("taking a checkpoint");
     context
         .unless_interrupted(backend.checkpoint(&name, &label, None))
@@ -195,7 +195,7 @@ async fn free_name(backend: &dyn Backend) -> Result<Name, Error> {
         name = format!("demo{number}");
     }
     name.parse()
-        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string()))
+        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string().into()))
 }
 
 fn row(step: &'static str, begun: Instant, result: String) -> StepRow {

@@ -56,7 +56,9 @@ pub async fn read(client: &Client, remote: bool) -> Result<ServerState, Error> {
     let server = client.get::<Server>("/1.0").await;
     let server = match server.map_err(model::Error::from) {
         Ok(server) => server,
-        Err(model::Error::Denied { reason, .. }) => return Ok(ServerState::Denied(reason)),
+        Err(model::Error::Denied { reason, .. }) => {
+            return Ok(ServerState::Denied(reason.to_string()));
+        }
         Err(
             error @ (model::Error::Unreachable { .. }
             | model::Error::TimedOut { .. }

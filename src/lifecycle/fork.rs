@@ -134,7 +134,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn invalid(error: InvalidName) -> model::Error {
-    model::Error::Invalid(error.to_string())
+    model::Error::Invalid(error.to_string().into())
 }
 
 /// Hands out names, each once.

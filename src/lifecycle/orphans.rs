@@ -131,7 +131,7 @@ pub async fn remove(
     gateway_spec: &GatewaySpec,
     leftover: &Orphan,
 ) -> Result<()> {
-    let invalid = |e: InvalidName| Error::Invalid(e.to_string());
+    let invalid = |e: InvalidName| Error::Invalid(e.to_string().into());
     match leftover {
         Orphan::Pixel { name } => {
             let name: Name = name.parse().map_err(invalid)?;

@@ -88,7 +88,7 @@ pub fn check_name(session: &str) -> Result<()> {
     }
     Err(Error::Invalid(format!(
         "invalid session name {session:?}: letters, digits, ., _ and - are allowed, and no - at its beginning"
-    )))
+    ).into()))
 }
 
 /// All sessions of the user, of either keeper.

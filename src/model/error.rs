@@ -1,7 +1,8 @@
-//! What can go wrong at the backend boundary, as facts a caller can decide on.
+//! Errors at the backend boundary, as facts a caller can decide on.
 //!
-//! Messages are lower-case fragments; hints are made where errors are shown
-//! (`ui::report`), never inside the sentence.
+//! Messages are lower-case fragments without a hint. The hint to most errors
+//! follows from their kind and is chosen where errors are printed
+//! (`cli::error_report`); code that knows more attaches one to the [`Reason`].
 
 use std::fmt;
 use std::time::Duration;
@@ -9,6 +10,9 @@ use std::time::Duration;
 use super::Size;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// [`Error::WrongState`] of a pixel that does not run.
+pub const STOPPED: &str = "stopped";
 
 /// The thing an error is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +25,11 @@ pub enum Subject {
     Image(String),
     Pool(String),
     Network(String),
-    /// What enforces the policies of a segment, by its instance.
+    /// The gateway of an isolated bridge, by its instance name.
     Gateway(String),
-    /// A network that the server's host would reach through an instance.
+    /// A route on the server's host, by its destination network.
     Route(String),
-    /// A pixel's disk, by its place on the server's host.
+    /// A pixel's disk, by its path on the server's host.
     Disk(String),
     Project(String),
     Path(String),
@@ -67,6 +71,41 @@ impl fmt::Display for Subject {
     }
 }
 
+/// Why an operation failed, with a hint where the code that found the reason
+/// knows the way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    text: String,
+    hint: Option<String>,
+}
+
+impl Reason {
+    /// Attaches an imperative sentence with a command: `run: pixels setup`.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl<T: Into<String>> From<T> for Reason {
+    fn from(text: T) -> Self {
+        Self {
+            text: text.into(),
+            hint: None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Failures of a backend. Every backend maps its own errors to these in one place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,33 +116,33 @@ pub enum Error {
     #[error("{0} already exists")]
     AlreadyExists(Subject),
 
-    /// The pixel is in a state in which the operation makes no sense.
+    /// The subject is in a state that does not allow the operation.
     #[error("{subject} is {state}")]
     WrongState { subject: Subject, state: String },
 
-    /// The backend or this server cannot do it.
+    /// The backend or this server does not support the operation.
     #[error("{operation} is not supported: {reason}")]
-    Unsupported { operation: String, reason: String },
+    Unsupported { operation: String, reason: Reason },
 
-    /// The server answered, and does not let us.
-    #[error("not authorised by {endpoint}: {reason}")]
-    Denied { endpoint: String, reason: String },
+    /// The server answered and refused access.
+    #[error("not authorized by {endpoint}: {reason}")]
+    Denied { endpoint: String, reason: Reason },
 
-    /// No usable answer: nobody listens, the connection broke, TLS refused.
+    /// No usable answer: no listener, a broken connection, or a TLS failure.
     #[error("cannot reach {endpoint}: {reason}")]
-    Unreachable { endpoint: String, reason: String },
+    Unreachable { endpoint: String, reason: Reason },
 
     #[error("{doing} did not finish within {}", Seconds(*.after))]
     TimedOut { doing: String, after: Duration },
 
-    /// The caller's request is wrong, and the server was not asked or refused it.
+    /// The request is invalid: refused before it was sent, or by the server.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(Reason),
 
-    /// A guest command that pixels itself ran has failed.
+    /// A command that pixels itself ran in the guest failed.
     #[error(
         "{command:?} failed in the pixel with exit code {status}{}",
-        Told(stderr)
+        AfterColon(stderr)
     )]
     Guest {
         command: String,
@@ -111,20 +150,19 @@ pub enum Error {
         stderr: String,
     },
 
-    /// The server refused or failed for a reason of its own.
-    #[error("the server said: {message}")]
+    /// The server reported an error that pixels does not interpret.
+    #[error("server error: {message}")]
     Server { code: u16, message: String },
 
-    /// The answer does not follow the protocol.
-    #[error("unexpected answer from the server: {0}")]
+    /// The response does not follow the protocol.
+    #[error("unexpected response from the server: {0}")]
     Protocol(String),
 
-    /// The other side sends more than is taken into memory here; the rest was
-    /// not read.
+    /// The peer sent more than the memory limit; the rest was not read.
     #[error("{what} is larger than {}", Size(*.limit))]
     TooLarge { what: String, limit: u64 },
 
-    /// Reading or writing on this side failed.
+    /// A local read or write failed.
     #[error("{doing}: {source}")]
     Io {
         doing: String,
@@ -146,12 +184,23 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound(_))
     }
+
+    /// The hint that the code which found the error attached.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Invalid(reason)
+            | Self::Unsupported { reason, .. }
+            | Self::Denied { reason, .. }
+            | Self::Unreachable { reason, .. } => reason.hint.as_deref(),
+            _ => None,
+        }
+    }
 }
 
-/// Behind a colon, where there is something.
-struct Told<'a>(&'a str);
+/// `: TEXT`, or nothing where the text is empty.
+struct AfterColon<'a>(&'a str);
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for AfterColon<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.trim_end() {
             "" => Ok(()),
@@ -177,7 +226,7 @@ mod tests {
     use super::Error;
 
     #[test]
-    fn a_command_that_said_nothing_is_not_quoted() {
+    fn guest_error_without_stderr_has_no_colon() {
         let failed = |stderr: &str| Error::Guest {
             command: "tar".into(),
             status: 2,

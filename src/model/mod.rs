@@ -20,7 +20,7 @@ use async_trait::async_trait;
 pub use cancel::unless_cancelled;
 pub use capture::{collect, collect_up_to};
 pub use cpus::parse_cpus;
-pub use error::{Error, Result, Subject};
+pub use error::{Error, Reason, Result, STOPPED, Subject};
 pub use guest::{
     Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, MAX_CHUNK,
     Output, Precondition, TtySize,

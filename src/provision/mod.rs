@@ -39,7 +39,8 @@ pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
             reason: format!(
                 "{}; --no-provision leaves a pixel as the image made it",
                 String::from_utf8_lossy(&output.stderr).trim()
-            ),
+            )
+            .into(),
         });
     }
     checked("making the user", output)?;

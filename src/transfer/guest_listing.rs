@@ -52,14 +52,19 @@ pub async fn list(
     match output.status.0 {
         0 => {}
         NO_SUCH_PATH => return Ok(None),
-        NO_DIRECTORY => return Err(Error::Invalid(format!("{path} is no folder in the pixel"))),
+        NO_DIRECTORY => {
+            return Err(Error::Invalid(
+                format!("{path} is no folder in the pixel").into(),
+            ));
+        }
         status if NO_FIND.contains(&status) => {
             return Err(Error::Unsupported {
                 operation: "sync".into(),
                 reason: format!(
                     "the pixel's find cannot list {path}: {}",
                     String::from_utf8_lossy(&output.stderr).trim()
-                ),
+                )
+                .into(),
             });
         }
         status => return Err(explain(status, &output.stderr, path, "sync")),
@@ -118,7 +123,7 @@ fn parse_up_to(text: &[u8], most: usize) -> Result<Listing> {
         if listing.len() == most {
             return Err(Error::Unsupported {
                 operation: "sync".into(),
-                reason: format!("the folder in the pixel has more than {most} entries"),
+                reason: format!("the folder in the pixel has more than {most} entries").into(),
             });
         }
         listing.insert(name.to_owned(), read(facts).ok_or_else(|| broken(facts))?);

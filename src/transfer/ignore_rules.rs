@@ -32,12 +32,12 @@ impl Rules {
     pub fn new(excludes: &[String], ignore_files: bool) -> Result<Self> {
         let mut builder = GitignoreBuilder::new("");
         for pattern in excludes {
-            let bad = |e| Error::Invalid(format!("exclude pattern {pattern:?}: {e}"));
+            let bad = |e| Error::Invalid(format!("exclude pattern {pattern:?}: {e}").into());
             builder.add_line(None, pattern).map_err(bad)?;
         }
         let built = builder
             .build()
-            .map_err(|e| Error::Invalid(format!("exclude patterns: {e}")))?;
+            .map_err(|e| Error::Invalid(format!("exclude patterns: {e}").into()))?;
         Ok(Self {
             excludes: (!excludes.is_empty()).then_some(built),
             ignore_files,

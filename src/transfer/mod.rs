@@ -149,7 +149,7 @@ fn explain(status: i32, stderr: &[u8], path: &str, doing: &str) -> Error {
     let stderr = String::from_utf8_lossy(stderr).trim().to_owned();
     match status {
         NO_SUCH_PATH => Error::NotFound(Subject::Other(format!("{path:?} in the pixel"))),
-        NO_DIRECTORY => Error::Invalid(format!("{path} is no directory in the pixel")),
+        NO_DIRECTORY => Error::Invalid(format!("{path} is no directory in the pixel").into()),
         NO_TAR => Error::Unsupported {
             operation: doing.to_owned(),
             reason: "the pixel has no tar".into(),

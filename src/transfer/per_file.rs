@@ -176,7 +176,8 @@ pub async fn pull(
                 if waiting.len() > WAITING {
                     return Err(Error::Unsupported {
                         operation: format!("pulling {path} while the pixel is stopped"),
-                        reason: format!("there are more than {WAITING} entries side by side"),
+                        reason: format!("there are more than {WAITING} entries side by side")
+                            .into(),
                     });
                 }
             }

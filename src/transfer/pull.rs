@@ -88,10 +88,7 @@ fn place(options: &Pull) -> Result<(PathBuf, OwnerMapping)> {
         return Ok((target.clone(), OwnerMapping::Top(name)));
     }
     let name = target.file_name().ok_or_else(|| {
-        Error::Invalid(format!(
-            "{} is no name for a file or folder",
-            target.display()
-        ))
+        Error::Invalid(format!("{} is no name for a file or folder", target.display()).into())
     })?;
     let root = match target.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -232,9 +229,12 @@ pub async fn read(
     };
     match status.0 {
         0 => Ok(()),
-        99 => Err(Error::Invalid(format!(
-            "{path} is a folder: pixels exec NAME -- tar c -C {path} . makes one stream of it"
-        ))),
+        99 => Err(Error::Invalid(
+            format!(
+                "{path} is a folder: pixels exec NAME -- tar c -C {path} . makes one stream of it"
+            )
+            .into(),
+        )),
         status => Err(explain(status, &said.take(), path, "pull")),
     }
 }

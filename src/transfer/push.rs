@@ -120,10 +120,13 @@ async fn collect_items(
             // `..` has a name only when it is resolved.
             let name = source.file_name().map(ToOwned::to_owned);
             let name = name.or_else(resolved).ok_or_else(|| {
-                Error::Invalid(format!(
-                    "{0} has no name to arrive under: {0}/. means what is in it",
-                    source.display()
-                ))
+                Error::Invalid(
+                    format!(
+                        "{0} has no name to arrive under: {0}/. means what is in it",
+                        source.display()
+                    )
+                    .into(),
+                )
             })?;
             let name = std::os::unix::ffi::OsStringExt::into_vec(name);
             items.extend(walk(source, &joined(TREE, &name), &rules, &meter)?);

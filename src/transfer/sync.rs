@@ -174,11 +174,14 @@ impl Plan {
             let folder = |facts: &Facts| facts.kind == Kind::Folder;
             if folder(facts) != folder(present) {
                 if folder(present) && !delete {
-                    return Err(Error::Invalid(format!(
-                        "{:?} is a folder at the destination and none at the source: --delete \
+                    return Err(Error::Invalid(
+                        format!(
+                            "{:?} is a folder at the destination and none at the source: --delete \
                          lets it go",
-                        String::from_utf8_lossy(path)
-                    )));
+                            String::from_utf8_lossy(path)
+                        )
+                        .into(),
+                    ));
                 }
                 plan.drop(path);
             }
@@ -246,10 +249,9 @@ async fn here(options: &Sync, rules: &Rules, may_be_absent: bool) -> Result<Vec<
         match walk(&top, TREE, &rules, &TransferProgress::default()) {
             Err(error) if may_be_absent && error.is_not_found() => Ok(Vec::new()),
             Ok(items) if items.first().is_some_and(|item| !item.meta.is_dir()) => {
-                Err(Error::Invalid(format!(
-                    "sync is for folders, and {} is none",
-                    top.display()
-                )))
+                Err(Error::Invalid(
+                    format!("sync is for folders, and {} is none", top.display()).into(),
+                ))
             }
             outcome => outcome,
         }

@@ -1,7 +1,6 @@
 //! The one owner of stdout and stderr: results on stdout, talk on stderr.
 
 mod progress_bar;
-mod report;
 mod sanitize;
 mod spinner;
 mod table;
@@ -16,7 +15,6 @@ use std::sync::OnceLock;
 use serde::Serialize;
 
 pub use progress_bar::ProgressBar;
-pub use report::{message, report};
 use sanitize::sanitize;
 pub use spinner::Spinner;
 pub use table::{Row, bytes, elapsed, human_duration, table};
@@ -106,6 +104,32 @@ impl Ui {
     }
 
     /// Said whatever the format: something is not as the user thinks.
+    /// `HEAD MESSAGE` on stderr, even when quiet: the command failed.
+    pub fn error(&self, message: &str) {
+        stderr(&format!(
+            "{} {}\n",
+            paint("Error:", "31"),
+            sanitize(message)
+        ));
+    }
+
+    /// A line below an error.
+    pub fn error_detail(&self, line: &str) {
+        stderr(&format!("  {}\n", sanitize(line)));
+    }
+
+    /// What to do about an error.
+    pub fn hint(&self, hint: &str) {
+        stderr(&format!("{} {}\n", paint("hint:", "36"), sanitize(hint)));
+    }
+
+    /// An error as one JSON document on stderr.
+    pub fn error_document(&self, document: &impl Serialize) {
+        if let Ok(text) = serde_json::to_string(document) {
+            stderr(&format!("{text}\n"));
+        }
+    }
+
     pub fn warn(&self, line: &str) {
         if self.json() {
             stderr(&format!("{}\n", serde_json::json!({"warning": line})));

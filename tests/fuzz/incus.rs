@@ -48,7 +48,7 @@ fn answers() {
         };
         if answer.kind == "error" {
             let (code, message) = (answer.error_code, answer.error);
-            let failure = Failure::refusal(code, message, Some("other"));
+            let failure = Failure::refusal("/socket", code, message, Some("other"));
             let error = failure.into_error_for(Subject::Network("a".into()));
             return format!("{:.20}", format!("{error:?}"));
         }

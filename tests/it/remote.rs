@@ -316,7 +316,7 @@ fn client_certificate_is_required() {
         ] {
             let refused = env.pixels_within(args, LIMIT).expect(code);
             let told = &refused.stderr;
-            assert!(told.contains("not authorised"), "{args:?}: {told}");
+            assert!(told.contains("not authorized"), "{args:?}: {told}");
             assert!(told.contains("trust add-certificate"), "{args:?}: {told}");
         }
         let doctor = env.pixels_within(["doctor"], LIMIT).expect(2);

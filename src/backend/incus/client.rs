@@ -218,7 +218,12 @@ impl Client {
         // `wait` answers 200 for a failed operation: the body decides.
         if envelope.kind == "error" {
             let (code, message) = (envelope.error_code, envelope.error);
-            return Err(Failure::refusal(code, message, self.project()));
+            return Err(Failure::refusal(
+                self.endpoint(),
+                code,
+                message,
+                self.project(),
+            ));
         }
         Ok(envelope)
     }

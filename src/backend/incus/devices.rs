@@ -163,9 +163,12 @@ async fn nic(
             .await
         {
             Ok(network) if network.managed => Ok(on_network(&network.name)),
-            Ok(_) => Err(Error::Invalid(format!(
-                "network {name:?} is not managed by Incus: name it in defaults.parent instead"
-            ))),
+            Ok(_) => Err(Error::Invalid(
+                format!(
+                    "network {name:?} is not managed by Incus: name it in defaults.parent instead"
+                )
+                .into(),
+            )),
             Err(failure) => Err(failure.into_error_for(Subject::Network(name.clone()))),
         };
     }
@@ -221,10 +224,13 @@ fn ambiguous(subject: Subject, what: &str, key: &str, found: Vec<String>) -> Err
     if found.is_empty() {
         Error::NotFound(subject)
     } else {
-        Error::Invalid(format!(
-            "the server has several {what} ({}): name one in {key}",
-            found.join(", ")
-        ))
+        Error::Invalid(
+            format!(
+                "the server has several {what} ({}): name one in {key}",
+                found.join(", ")
+            )
+            .into(),
+        )
     }
 }
 

@@ -4,7 +4,8 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use crate::model::{Error, Size, Subject};
+use crate::backend::tls;
+use crate::model::{Error, Reason, STOPPED, Size, Subject};
 
 /// A failed exchange with the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -13,9 +14,9 @@ pub enum Failure {
     #[error("{message}")]
     Api { code: u16, message: String },
     #[error("cannot reach {endpoint}: {reason}")]
-    Unreachable { endpoint: String, reason: String },
-    #[error("not authorised by {endpoint}: {reason}")]
-    Denied { endpoint: String, reason: String },
+    Unreachable { endpoint: String, reason: Reason },
+    #[error("not authorized by {endpoint}: {reason}")]
+    Denied { endpoint: String, reason: Reason },
     #[error("{doing} took longer than {} s", .after.as_secs())]
     TimedOut { doing: String, after: Duration },
     #[error("unexpected answer: {0}")]
@@ -35,22 +36,49 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A connection that could not be made or broke.
+    /// A connection to `endpoint` (the path of a socket, or a URL) that could not
+    /// be opened or that broke.
     pub fn connection(endpoint: &str, error: &io::Error) -> Self {
-        let endpoint = endpoint.to_owned();
+        if let Some(reason) = tls::untrusted_certificate(error) {
+            let hint = "compare the fingerprint on the server, then set incus.server_cert to the \
+                        server's certificate";
+            return Self::Unreachable {
+                endpoint: endpoint.to_owned(),
+                reason: Reason::from(reason).with_hint(hint),
+            };
+        }
         match error.kind() {
-            io::ErrorKind::PermissionDenied => Self::Denied {
-                endpoint,
-                reason: "permission denied on the socket".into(),
+            io::ErrorKind::PermissionDenied => {
+                Self::denied(endpoint, "permission denied on the socket".into())
+            }
+            io::ErrorKind::NotFound => {
+                Self::unreachable(endpoint, "the socket does not exist".into())
+            }
+            _ => Self::unreachable(endpoint, deepest(error)),
+        }
+    }
+
+    fn unreachable(endpoint: &str, reason: String) -> Self {
+        let reason = Reason::from(reason);
+        Self::Unreachable {
+            endpoint: endpoint.to_owned(),
+            reason: match is_socket(endpoint) {
+                true => reason.with_hint("run: pixels doctor, or to install Incus: pixels setup"),
+                false => reason,
             },
-            io::ErrorKind::NotFound => Self::Unreachable {
-                endpoint,
-                reason: "the socket does not exist".into(),
-            },
-            _ => Self::Unreachable {
-                endpoint,
-                reason: deepest(error),
-            },
+        }
+    }
+
+    fn denied(endpoint: &str, reason: String) -> Self {
+        Self::Denied {
+            endpoint: endpoint.to_owned(),
+            reason: Reason::from(reason).with_hint(match is_socket(endpoint) {
+                true => "join the group incus-admin and log in again, or run as root",
+                false => {
+                    "run on the server: incus config trust add-certificate FILE, with your \
+                     client certificate"
+                }
+            }),
         }
     }
 
@@ -59,17 +87,15 @@ impl Failure {
         match find_io(error) {
             Some(io) if error.is_connect() => Self::connection(endpoint, io),
             None if invalid_response(error) => Self::Protocol(deepest(error)),
-            _ => Self::Unreachable {
-                endpoint: endpoint.to_owned(),
-                reason: deepest(error),
-            },
+            _ => Self::unreachable(endpoint, deepest(error)),
         }
     }
 
-    /// The daemon's own refusal of a request made in `project`. A missing
-    /// project answers like a missing instance and must not read as one.
-    pub fn refusal(code: u16, message: String, project: Option<&str>) -> Self {
+    /// The daemon's refusal of a request made in `project`. Incus answers a
+    /// missing project like a missing instance: only the message differs.
+    pub fn refusal(endpoint: &str, code: u16, message: String, project: Option<&str>) -> Self {
         match project {
+            _ if matches!(code, 401 | 403) => Self::denied(endpoint, message),
             Some(project)
                 if message.contains("Project not found")
                     || message.contains("Failed to fetch project") =>
@@ -99,7 +125,7 @@ impl Failure {
                 409 => Error::AlreadyExists(subject),
                 401 | 403 => Error::Denied {
                     endpoint: "the Incus server".into(),
-                    reason: message,
+                    reason: message.into(),
                 },
                 _ if message.contains("UNIQUE constraint failed")
                     || message.contains("already exists") =>
@@ -108,7 +134,7 @@ impl Failure {
                 }
                 400 if message.contains("is not running") => Error::WrongState {
                     subject,
-                    state: "stopped".into(),
+                    state: STOPPED.into(),
                 },
                 _ => Error::Server { code, message },
             },
@@ -122,7 +148,7 @@ impl Failure {
             Self::Api { code, message } => match code {
                 401 | 403 => Error::Denied {
                     endpoint: "the Incus server".into(),
-                    reason: message,
+                    reason: message.into(),
                 },
                 _ => Error::Server { code, message },
             },
@@ -138,10 +164,10 @@ impl Failure {
             Self::Protocol(text) => Error::Protocol(text),
             Self::TooLarge { what, limit } => Error::TooLarge { what, limit },
             Self::Project(name) => Error::NotFound(Subject::Project(name)),
-            Self::Setup(text) => Error::Invalid(text),
+            Self::Setup(text) => Error::Invalid(text.into()),
             Self::Extension(name) => Error::Unsupported {
                 operation: "this".into(),
-                reason: format!("the Incus server lacks the API extension {name:?}"),
+                reason: format!("the Incus server lacks the API extension {name:?}").into(),
             },
         }
     }
@@ -151,6 +177,11 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         failure.into_error()
     }
+}
+
+/// Endpoints are paths of sockets or URLs, and only a path begins with a slash.
+fn is_socket(endpoint: &str) -> bool {
+    endpoint.starts_with('/')
 }
 
 fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
@@ -218,10 +249,10 @@ mod tests {
 
     #[test]
     fn a_missing_project_is_not_a_missing_pixel() {
-        let failure = Failure::refusal(404, "Project not found".into(), Some("x"));
+        let failure = Failure::refusal("/s", 404, "Project not found".into(), Some("x"));
         assert!(!failure.is_not_found());
         assert_eq!(failure.into_error().to_string(), "project \"x\" not found");
-        assert!(Failure::refusal(404, "Instance not found".into(), Some("x")).is_not_found());
+        assert!(Failure::refusal("/s", 404, "Instance not found".into(), Some("x")).is_not_found());
     }
 
     #[test]

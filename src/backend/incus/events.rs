@@ -40,7 +40,7 @@ impl Events {
     pub async fn next(&mut self) -> Result<Event, Failure> {
         let lost = |reason: String| Failure::Unreachable {
             endpoint: self.1.clone(),
-            reason,
+            reason: reason.into(),
         };
         loop {
             match self.0.next().await {

@@ -83,7 +83,7 @@ async fn output_timeout(ended: &CancellationToken) {
 fn cut_off(reason: &str) -> Failure {
     Failure::Unreachable {
         endpoint: "the command's output".into(),
-        reason: reason.to_owned(),
+        reason: reason.to_owned().into(),
     }
 }
 

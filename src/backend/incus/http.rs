@@ -128,7 +128,7 @@ impl Http {
             .unwrap_or_else(|_| {
                 Err(Failure::Unreachable {
                     endpoint: transport.name.clone(),
-                    reason: format!("no answer within {} s", limit.as_secs()),
+                    reason: format!("no answer within {} s", limit.as_secs()).into(),
                 })
             })
     }

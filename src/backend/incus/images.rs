@@ -37,7 +37,7 @@ pub(super) fn missing(image: &str, server: &str, failure: Failure) -> Error {
         }
         other => Error::Unreachable {
             endpoint: format!("the image server {server}, which is needed for image {image:?}"),
-            reason: other.to_string(),
+            reason: other.to_string().into(),
         },
     }
 }

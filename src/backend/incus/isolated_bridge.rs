@@ -115,10 +115,13 @@ async fn step(client: &Client, bridge: &str) -> Result<bool, Step> {
 }
 
 fn unfinished(bridge: &str) -> Error {
-    Error::Invalid(format!(
-        "network {bridge:?} on the server was never finished: \
+    Error::Invalid(
+        format!(
+            "network {bridge:?} on the server was never finished: \
          `incus network delete {bridge}` makes room for a new one"
-    ))
+        )
+        .into(),
+    )
 }
 
 /// An interface that goes away fails what the daemon does with a bridge at that
@@ -189,10 +192,13 @@ async fn find(client: &Client, bridge: &str) -> Result<Option<Network>> {
 }
 
 fn unrecorded(bridge: &str) -> Error {
-    Error::Invalid(format!(
-        "the server's machine has an interface {bridge:?} that Incus has not on record: \
+    Error::Invalid(
+        format!(
+            "the server's machine has an interface {bridge:?} that Incus has not on record: \
          `ip link delete {bridge}` there makes room, or name another bridge in network.bridge"
-    ))
+        )
+        .into(),
+    )
 }
 
 fn is_pixels_bridge(network: &Network) -> bool {
@@ -204,10 +210,13 @@ fn is_pixels_bridge(network: &Network) -> bool {
 }
 
 fn foreign(bridge: &str) -> Error {
-    Error::Invalid(format!(
-        "network {bridge:?} on the server leads somewhere and cannot wall pixels in: \
+    Error::Invalid(
+        format!(
+            "network {bridge:?} on the server leads somewhere and cannot wall pixels in: \
          remove it, or name another bridge in network.bridge"
-    ))
+        )
+        .into(),
+    )
 }
 
 /// The host has no address there, so instances on it get none either.

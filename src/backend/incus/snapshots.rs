@@ -35,7 +35,7 @@ pub(super) async fn create(
         able.map_err(Failure::into_error)?;
         let until = (OffsetDateTime::now_utc() + lifetime)
             .format(&Rfc3339)
-            .map_err(|e| Error::Invalid(e.to_string()))?;
+            .map_err(|e| Error::Invalid(e.to_string().into()))?;
         body["expires_at"] = json!(until);
     }
     let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));

@@ -174,7 +174,7 @@ impl Transport {
             Ok(Err(error)) => Err(Failure::connection(&self.name, &error)),
             Err(_) => Err(Failure::Unreachable {
                 endpoint: self.name.clone(),
-                reason: format!("no connection within {} s", CONNECT.as_secs()),
+                reason: format!("no connection within {} s", CONNECT.as_secs()).into(),
             }),
         }
     }

@@ -48,7 +48,7 @@ pub(super) async fn upgrade(
         }),
         Err(other) => Err(Failure::Unreachable {
             endpoint: client.endpoint().to_owned(),
-            reason: other.to_string(),
+            reason: other.to_string().into(),
         }),
     }
 }

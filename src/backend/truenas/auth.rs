@@ -146,7 +146,7 @@ impl<F: Fn() -> String> First<'_, F> {
             }),
             Err(Disconnected { end, .. }) => Err(Failure::Unreachable {
                 endpoint: self.endpoint.to_owned(),
-                reason: format!("{} while logging in", end.reason),
+                reason: format!("{} while logging in", end.reason).into(),
             }),
         }
     }

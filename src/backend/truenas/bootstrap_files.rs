@@ -65,10 +65,13 @@ impl Truenas {
     /// Writes one file into a pixel that runs nothing but its image yet.
     pub(super) async fn put_first(&self, root: &RootFs, file: &GuestFile) -> Result<()> {
         if file.content.is_empty() || file.content.len() > LARGEST {
-            return Err(Error::Invalid(format!(
-                "{}: from outside a file of 1 byte to 1 MiB can be written",
-                file.path
-            )));
+            return Err(Error::Invalid(
+                format!(
+                    "{}: from outside a file of 1 byte to 1 MiB can be written",
+                    file.path
+                )
+                .into(),
+            ));
         }
         let steps = steps(&file.path)?;
         let mut path = root.0.clone();
@@ -93,10 +96,13 @@ impl Truenas {
                 }
             };
             if !sound {
-                return Err(Error::Invalid(format!(
-                    "{}: a link or something unexpected stands in the way, nothing was written",
-                    file.path
-                )));
+                return Err(Error::Invalid(
+                    format!(
+                        "{}: a link or something unexpected stands in the way, nothing was written",
+                        file.path
+                    )
+                    .into(),
+                ));
             }
         }
         let options = json!({"mode": file.mode, "uid": file.owner.uid, "gid": file.owner.gid});
@@ -137,7 +143,7 @@ fn check_name(pool: &str) -> Result<()> {
 
 /// The parts of an absolute path that leads nowhere but down.
 fn steps(path: &str) -> Result<Vec<&str>> {
-    let refuse = || Error::Invalid(format!("{path:?} is no plain absolute path"));
+    let refuse = || Error::Invalid(format!("{path:?} is no plain absolute path").into());
     let steps: Vec<&str> = path
         .strip_prefix('/')
         .ok_or_else(refuse)?

@@ -60,7 +60,7 @@ impl Truenas {
             }
             None => {
                 let label = Label::temporary(&self.rpc.id())
-                    .map_err(|e: InvalidName| Error::Invalid(e.to_string()))?;
+                    .map_err(|e: InvalidName| Error::Invalid(e.to_string().into()))?;
                 self.snapshot(from, &label).await?;
                 (label, true)
             }
@@ -260,7 +260,7 @@ fn command(source: &str, label: &Label, target: &str) -> Result<String> {
         return Err(Error::Invalid(format!(
             "the names of the datasets {source:?} and {target:?} are too long to clone one from \
              the other"
-        )));
+        ).into()));
     }
     Ok(command)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::{Error, Size, Subject};
+use crate::model::{Error, Reason, Size, Subject};
 
 const EPERM: i64 = 1;
 const ENOENT: i64 = 2;
@@ -29,7 +29,7 @@ pub enum Failure {
     Refused(RpcFault),
     /// No connection; nothing of the call was sent.
     #[error("cannot reach {endpoint}: {reason}")]
-    Unreachable { endpoint: String, reason: String },
+    Unreachable { endpoint: String, reason: Reason },
     /// The connection went while the call was under way: it may have been
     /// carried out or not.
     #[error("lost the connection to {endpoint} during {method}: {reason}")]
@@ -38,7 +38,7 @@ pub enum Failure {
         method: &'static str,
         reason: String,
     },
-    #[error("not authorised by {endpoint}: {reason}")]
+    #[error("not authorized by {endpoint}: {reason}")]
     Denied { endpoint: String, reason: String },
     /// Too many logins from this address; this one was not looked at.
     #[error("{endpoint} takes no more logins for now")]
@@ -235,7 +235,7 @@ impl Failure {
         match self {
             Self::Refused(fault) if fault.denied() => Error::Denied {
                 endpoint: "TrueNAS".into(),
-                reason: fault.reason,
+                reason: fault.reason.into(),
             },
             Self::Refused(fault) if fault.no_method() => Error::Unsupported {
                 operation: "this".into(),
@@ -255,11 +255,11 @@ impl Failure {
                 reason,
             } => Error::Unreachable {
                 endpoint: format!("TrueNAS at {endpoint}"),
-                reason: format!("{reason} during {method}, which may have been carried out"),
+                reason: format!("{reason} during {method}, which may have been carried out").into(),
             },
             Self::Denied { endpoint, reason } => Error::Denied {
                 endpoint: format!("TrueNAS at {endpoint}"),
-                reason,
+                reason: reason.into(),
             },
             Self::Crowded { endpoint } => Error::Unreachable {
                 endpoint: format!("TrueNAS at {endpoint}"),
@@ -278,8 +278,11 @@ impl Failure {
                 what: format!("an answer of TrueNAS at {endpoint} during {method}"),
                 limit,
             },
-            Self::Setup(text) => Error::Invalid(text),
-            Self::Unsupported { operation, reason } => Error::Unsupported { operation, reason },
+            Self::Setup(text) => Error::Invalid(text.into()),
+            Self::Unsupported { operation, reason } => Error::Unsupported {
+                operation,
+                reason: reason.into(),
+            },
         }
     }
 }

@@ -161,9 +161,9 @@ fn whole(environment: &Environment, name: &str, first: &str) -> String {
 fn entry(key: &str) -> Result<String> {
     let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if key.is_empty() || key.starts_with('-') || !key.chars().all(sound) {
-        return Err(Error::Invalid(format!(
-            "property {key:?} has no valid name"
-        )));
+        return Err(Error::Invalid(
+            format!("property {key:?} has no valid name").into(),
+        ));
     }
     Ok(format!("{PREFIX}{}", key.replace('-', "_")))
 }

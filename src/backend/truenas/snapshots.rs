@@ -257,9 +257,9 @@ pub(super) fn check_dataset(dataset: &str) -> Result<()> {
     if dataset.chars().all(sound) && dataset.split('/').all(good) && dataset.contains('/') {
         return Ok(());
     }
-    Err(Error::Invalid(format!(
-        "{dataset:?} is no name of a dataset"
-    )))
+    Err(Error::Invalid(
+        format!("{dataset:?} is no name of a dataset").into(),
+    ))
 }
 
 #[cfg(test)]

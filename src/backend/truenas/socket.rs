@@ -21,6 +21,8 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use super::endpoint::Endpoint;
 use super::error::{Failure, RpcError, RpcFault};
 use super::job::JobTracker;
+use crate::backend::tls;
+use crate::model::Reason;
 
 /// TCP, TLS and the upgrade together.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -108,7 +110,7 @@ impl Connection {
             Err(_) => {
                 return Err(Failure::Unreachable {
                     endpoint: endpoint.authority.clone(),
-                    reason: format!("no connection within {} s", CONNECT.as_secs()),
+                    reason: format!("no connection within {} s", CONNECT.as_secs()).into(),
                 });
             }
         };
@@ -160,26 +162,34 @@ impl Connection {
 async fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
     let unreachable = |reason: String| Failure::Unreachable {
         endpoint: endpoint.authority.clone(),
-        reason,
+        reason: reason.into(),
     };
     let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
         .await
         .map_err(|e| unreachable(e.to_string()))?;
     let _ = tcp.set_nodelay(true);
-    let stream: Box<dyn ByteStream> = match &endpoint.tls {
-        None => Box::new(tcp),
-        Some(tls) => {
-            let name = rustls::pki_types::ServerName::try_from(endpoint.host.clone())
-                .map_err(|e| Failure::Setup(format!("truenas.host: {e}")))?;
-            let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls));
-            let stream = connector.connect(name, tcp).await.map_err(|e| {
-                let text = e.to_string();
-                let text = text.strip_prefix("unexpected error: ").unwrap_or(&text);
-                unreachable(text.to_owned())
-            })?;
-            Box::new(stream)
-        }
-    };
+    let stream: Box<dyn ByteStream> =
+        match &endpoint.tls {
+            None => Box::new(tcp),
+            Some(tls) => {
+                let name = rustls::pki_types::ServerName::try_from(endpoint.host.clone())
+                    .map_err(|e| Failure::Setup(format!("truenas.host: {e}")))?;
+                let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls));
+                let stream = connector.connect(name, tcp).await.map_err(|e| {
+                    match tls::untrusted_certificate(&e) {
+                    Some(reason) => Failure::Unreachable {
+                        endpoint: endpoint.authority.clone(),
+                        reason: Reason::from(reason).with_hint(
+                            "compare the fingerprint on the server, then set truenas.fingerprint \
+                             to the SHA-256 of its certificate",
+                        ),
+                    },
+                    None => unreachable(e.to_string()),
+                }
+                })?;
+                Box::new(stream)
+            }
+        };
     // The TLS is ours already; the scheme only has to be one that is taken.
     let request = format!("ws://{}/api/current", endpoint.authority)
         .into_client_request()

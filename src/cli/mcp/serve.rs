@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, from_settings};
 use crate::backend;
 use crate::base::BaseBuilder;
+use crate::cli::error_report;
 use crate::config::{EgressMode, Flags, Settings, paths};
 use crate::egress::Mode;
 use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
-use crate::ui;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -187,7 +187,7 @@ async fn serve_client(context: &Context, creator: ServerSetup) -> anyhow::Result
     // What is wrong with the settings is told before the client says anything.
     own.start()?;
     let launcher = own.clone();
-    let start_server = move || launcher.start().map_err(|error| ui::message(&error));
+    let start_server = move || launcher.start().map_err(|error| error_report::message(&error));
     let bridge = stdio::run(
         tokio::io::stdin(),
         tokio::io::stdout(),

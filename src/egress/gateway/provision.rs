@@ -116,7 +116,7 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>
     if output.status.0 == LACKING {
         return Err(Error::Unsupported {
             operation: "a gateway from this image".into(),
-            reason: said,
+            reason: said.into(),
         });
     }
     Err(Error::Guest {

@@ -70,7 +70,7 @@ pub async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     if output.status.0 == LACKING {
         return Err(Error::Unsupported {
             operation: "a restricted policy inside this pixel".into(),
-            reason: output_text(&output),
+            reason: output_text(&output).into(),
         });
     }
     checked("putting the policy into force", &output)

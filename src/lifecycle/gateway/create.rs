@@ -121,12 +121,15 @@ async fn find(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<GatewaySta
         Err(error) => return Err(error),
     };
     if !super::is_gateway(&found) {
-        return Err(model::Error::Invalid(format!(
-            "{} on the server is not the gateway of {}: rename or remove it, \
+        return Err(model::Error::Invalid(
+            format!(
+                "{} on the server is not the gateway of {}: rename or remove it, \
              or name another bridge in network.bridge",
-            gateway.name.instance(),
-            gateway.bridge
-        )));
+                gateway.name.instance(),
+                gateway.bridge
+            )
+            .into(),
+        ));
     }
     Ok(match found.properties.get(KEY) {
         None => creator_state(&found),
@@ -308,19 +311,25 @@ pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> 
         .map(|pixel| pixel.name.as_str())
         .collect();
     if !behind.is_empty() {
-        return Err(model::Error::Invalid(format!(
-            "these pixels have no network without the gateway {}: {}",
-            gateway.name.instance(),
-            behind.join(", ")
-        )));
+        return Err(model::Error::Invalid(
+            format!(
+                "these pixels have no network without the gateway {}: {}",
+                gateway.name.instance(),
+                behind.join(", ")
+            )
+            .into(),
+        ));
     }
     match find(backend, gateway).await? {
         GatewayState::Nothing => {}
         GatewayState::InTheMaking => {
-            return Err(model::Error::Invalid(format!(
-                "the gateway {} is being made by another command",
-                gateway.name.instance()
-            )));
+            return Err(model::Error::Invalid(
+                format!(
+                    "the gateway {} is being made by another command",
+                    gateway.name.instance()
+                )
+                .into(),
+            ));
         }
         _ => match backend.destroy(&gateway.name).await {
             Err(error) if !error.is_not_found() => return Err(error),

@@ -134,7 +134,7 @@ async fn assign_unique_address(
         }
         let address = subnet
             .free(&inside::allocated_addresses(&instances), random())
-            .ok_or_else(|| Error::Invalid(format!("no address is left in {subnet}")))?;
+            .ok_or_else(|| Error::Invalid(format!("no address is left in {subnet}").into()))?;
         let properties = Properties::from([(inside::ADDRESS.into(), address.to_string())]);
         backend.set_properties(name, &properties).await?;
     }

@@ -60,10 +60,13 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         line.push_str(&shell_quote(word));
     }
     match line.len() > LONGEST {
-        true => Err(Error::Invalid(format!(
-            "the command is too long ({} bytes, {LONGEST} at most): pass data on stdin",
-            line.len()
-        ))),
+        true => Err(Error::Invalid(
+            format!(
+                "the command is too long ({} bytes, {LONGEST} at most): pass data on stdin",
+                line.len()
+            )
+            .into(),
+        )),
         false => Ok(line),
     }
 }
@@ -77,7 +80,9 @@ fn check_name(name: &str) -> Result<()> {
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '_';
     match name.chars().all(sound) && !name.starts_with(|c: char| c.is_ascii_digit()) {
         true if !name.is_empty() => Ok(()),
-        _ => Err(Error::Invalid(format!("{name:?} is no name of a variable"))),
+        _ => Err(Error::Invalid(
+            format!("{name:?} is no name of a variable").into(),
+        )),
     }
 }
 

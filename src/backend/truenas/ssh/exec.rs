@@ -166,7 +166,7 @@ pub(super) async fn agreed(channel: &mut Channel<Msg>, what: &str) -> Result<()>
             Some(ChannelMsg::Failure) => {
                 return Err(Error::Unsupported {
                     operation: "this".into(),
-                    reason: format!("the pixel's SSH server takes no {what}"),
+                    reason: format!("the pixel's SSH server takes no {what}").into(),
                 });
             }
             Some(ChannelMsg::Close) | None => {

@@ -125,10 +125,9 @@ impl Keys {
             Err(russh::keys::Error::IO(e)) if e.kind() == std::io::ErrorKind::NotFound => {
                 Ok(File::None)
             }
-            Err(error) => Err(Error::Invalid(format!(
-                "ssh.key {}: {error}",
-                path.display()
-            ))),
+            Err(error) => Err(Error::Invalid(
+                format!("ssh.key {}: {error}", path.display()).into(),
+            )),
         }
     }
 
@@ -235,7 +234,7 @@ fn only_by_agent(path: &Path) -> Error {
          one with ssh-add, or make another with ssh-keygen -t ed25519 and set ssh.key to it; \
          as files, keys of the kinds ed25519 and ecdsa work",
         path.display()
-    ))
+    ).into())
 }
 
 async fn with_key(

@@ -177,7 +177,7 @@ impl Ssh {
     async fn connect(&self, host: &Host) -> Result<Session> {
         let unreachable = |reason: String| Error::Unreachable {
             endpoint: format!("the pixel's SSH server at {}", host.address),
-            reason,
+            reason: reason.into(),
         };
         let tcp =
             match tokio::time::timeout(CONNECT, TcpStream::connect((host.address, PORT))).await {
@@ -353,7 +353,8 @@ impl client::Handler for HostKeyVerifier {
                          line {} from {}",
                         self.host,
                         file.unwrap_or_default()
-                    ),
+                    )
+                    .into(),
                 };
                 *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
                 return Ok(false);
@@ -370,6 +371,6 @@ impl client::Handler for HostKeyVerifier {
 fn lost(error: russh::Error) -> Error {
     Error::Unreachable {
         endpoint: "the pixel's SSH server".into(),
-        reason: error.to_string(),
+        reason: error.to_string().into(),
     }
 }
