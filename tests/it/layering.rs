@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("file_lock", &[]),
     ("config", &["model", "secret"]),
     ("term", &["model"]),
-    ("ui", &["exit", "host", "lifecycle", "model"]),
+    ("ui", &["model"]),
     ("provision", &["egress", "model"]),
     ("egress", &["model"]),
     ("transfer", &["model"]),
