@@ -45,7 +45,7 @@ pub async fn change_policy(
         if let Err(error) = change(&mut policy) {
             let reason = error.to_string();
             *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            return Err(model::Error::Invalid(reason));
+            return Err(model::Error::Invalid(reason.into()));
         }
         Ok(replacement(&policy))
     };
