@@ -187,7 +187,11 @@ async fn serve_client(context: &Context, creator: ServerSetup) -> anyhow::Result
     // What is wrong with the settings is told before the client says anything.
     own.start()?;
     let launcher = own.clone();
-    let start_server = move || launcher.start().map_err(|error| error_report::message(&error));
+    let start_server = move || {
+        launcher
+            .start()
+            .map_err(|error| error_report::message(&error))
+    };
     let bridge = stdio::run(
         tokio::io::stdin(),
         tokio::io::stdout(),
