@@ -1,5 +1,5 @@
 #!/bin/sh
-# Waits until the boot no longer empties /tmp, at most ten seconds.
+# Waits until the boot no longer deletes files in /tmp, at most ten seconds.
 command -v systemctl >/dev/null || exit 0
 tries=0
 until systemctl is-active --quiet sysinit.target 2>/dev/null; do

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Tells how a job is and prints what it has written since: a line
-# `STATE CODE LENGTH LENGTH`, then so many bytes of its output and its errors.
-# Waits for news for so many tenths of a second. Exit code 3: no such job.
-# usage: job-poll.sh FOLDER ID FROM FROM LIMIT TENTHS
+# Prints the state of a job and its output from the given offsets on: the line
+# `STATE CODE STDOUT_LENGTH STDERR_LENGTH`, then that many bytes of each stream.
+# Waits up to TENTHS tenths of a second for new output or the end of the job.
+# Exit code 3: no such job.
+# usage: job-poll.sh DIR ID STDOUT_OFFSET STDERR_OFFSET MAX_LENGTH TENTHS
 set -u
 dir=$1
 id=$2
@@ -16,12 +17,13 @@ size() {
     stat -L -c %s -- "$dir/$1" 2>/dev/null || echo 0
 }
 
-look() {
+# Sets state; succeeds while the job is running.
+update_state() {
     state=exited
     [ ! -e "$dir/code" ] || return 1
     state=running
     grep -qsxz "PIXELS_EXEC_ID=$id" /proc/[0-9]*/environ && return 0
-    # It may have ended between the two looks.
+    # The job may have written its code after the first check.
     state=exited
     [ ! -e "$dir/code" ] || return 1
     state=lost
@@ -29,7 +31,7 @@ look() {
     return 1
 }
 
-while look; do
+while update_state; do
     [ "$tenths" -gt 0 ] || break
     [ "$(size stdout)" -le "$out" ] || break
     [ "$(size stderr)" -le "$err" ] || break
@@ -39,14 +41,15 @@ done
 code=-
 [ "$state" != exited ] || read -r code <"$dir/code"
 
-part() {
+# usage: available STREAM OFFSET
+available() {
     length=$(($(size "$1") - $2))
     [ "$length" -gt 0 ] || length=0
     [ "$length" -le "$limit" ] || length=$limit
     echo "$length"
 }
-out_length=$(part stdout "$out")
-err_length=$(part stderr "$err")
+out_length=$(available stdout "$out")
+err_length=$(available stderr "$err")
 echo "$state $code $out_length $err_length"
 tail -c "+$((out + 1))" "$dir/stdout" 2>/dev/null | head -c "$out_length"
 tail -c "+$((err + 1))" "$dir/stderr" 2>/dev/null | head -c "$err_length"

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Starts a command that goes on by itself, with its output in files.
-# usage: job.sh FOLDER COMMAND…
+# Starts COMMAND in a session of its own, with its output in files in DIR, and
+# returns when it has started. Exit code 125: it did not start within 5 seconds.
+# usage: job.sh DIR COMMAND...
 set -eu
 umask 077
 dir=$1
