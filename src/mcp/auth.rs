@@ -32,11 +32,8 @@ impl std::fmt::Debug for Token {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub struct Rejection {
-    pub status: StatusCode,
-    pub reason: &'static str,
-}
+/// The response to a rejected request.
+pub type Rejection = (StatusCode, &'static str);
 
 impl Authenticator {
     pub fn new(
@@ -84,20 +81,15 @@ impl Authenticator {
         if valid {
             return Ok(());
         }
-        Err(Rejection {
-            status: StatusCode::UNAUTHORIZED,
-            reason: "a bearer token is required; see mcp.auth_token",
-        })
+        Err((
+            StatusCode::UNAUTHORIZED,
+            "a bearer token is required; see mcp.auth_token",
+        ))
     }
 
     /// Checks Host and Origin, which a page in a browser cannot forge.
     pub fn check_names(&self, headers: &HeaderMap) -> Result<(), Rejection> {
-        let forbidden = |reason| {
-            Err(Rejection {
-                status: StatusCode::FORBIDDEN,
-                reason,
-            })
-        };
+        let forbidden = |reason| Err((StatusCode::FORBIDDEN, reason));
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
             return forbidden("exactly one Host header is required");
@@ -159,7 +151,7 @@ mod tests {
     fn status(authenticator: &Authenticator, pairs: &[(&'static str, &str)]) -> u16 {
         authenticator
             .check(&headers(pairs))
-            .map_or_else(|rejection| rejection.status.as_u16(), |()| 200)
+            .map_or_else(|(status, _)| status.as_u16(), |()| 200)
     }
 
     #[test]

@@ -4,18 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::create_request::{CreateRequest, PendingSandbox};
+use super::create_request::CreateRequest;
 use super::create_task::Attempt;
 use super::egress_ceiling::requested_policy;
 use super::error::{Error, Result};
 use super::response::SandboxView;
 use super::service::Service;
 use super::state::Status;
+use crate::egress::Policy;
 use crate::model::Label;
 
 impl Service {
     /// Begins to create a sandbox. Its record is on disk when this returns.
-    pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<SandboxView> {
+    pub async fn create(self: &Arc<Self>, mut request: CreateRequest) -> Result<SandboxView> {
         if request.base.is_some() && request.image.is_some() {
             return Err(Error::invalid("give either base or image, not both"));
         }
@@ -25,25 +26,14 @@ impl Service {
         let defaults = &self.base_builder.defaults;
         let policy = requested_policy(
             request.egress.as_deref(),
-            &request.allow,
+            request.allow.as_deref().unwrap_or_default(),
             &defaults.policy,
             self.options.ceiling,
         )?;
-        let image = match (&request.base, request.image) {
-            (None, None) => defaults.image.clone(),
-            (_, image) => image.unwrap_or_default(),
-        };
-        self.begin(PendingSandbox {
-            label: request.label,
-            image,
-            base: request.base,
-            from: None,
-            policy,
-            cpu: request.cpu,
-            memory: request.memory,
-            ttl: request.ttl,
-        })
-        .await
+        if request.base.is_none() && request.image.is_none() {
+            request.image = Some(defaults.image.clone());
+        }
+        self.begin(request, None, policy).await
     }
 
     /// Fails if the base is unknown, or if it is not ready and its last build
@@ -79,22 +69,24 @@ impl Service {
                 format!("{}:{label}", source.name)
             }
         };
-        self.begin(PendingSandbox {
+        let request = CreateRequest {
             label,
-            image: source.image,
+            image: Some(source.image),
             base: source.base,
-            from: Some(from),
-            policy: None,
-            cpu: None,
-            memory: None,
             ttl,
-        })
-        .await
+            ..CreateRequest::default()
+        };
+        self.begin(request, Some(from), None).await
     }
 
-    async fn begin(self: &Arc<Self>, pending: PendingSandbox) -> Result<SandboxView> {
+    async fn begin(
+        self: &Arc<Self>,
+        request: CreateRequest,
+        from: Option<String>,
+        policy: Option<Policy>,
+    ) -> Result<SandboxView> {
         let now = (self.clock)();
-        let record = pending.into_record(now, &self.options)?;
+        let record = request.into_record(from, policy, now, &self.options)?;
         let view = SandboxView::new(&record, now, &self.options.limits);
         let name = record.name.clone();
         let limit = self.options.max_sandboxes;

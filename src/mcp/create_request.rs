@@ -1,5 +1,6 @@
-//! Requests to create a sandbox, and their validation.
+//! The arguments of create_sandbox, and their validation.
 
+use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::error::{Error, Result};
@@ -12,36 +13,49 @@ use crate::model::{self, Name};
 
 const MAX_LABEL_CHARS: usize = 200;
 
-/// The arguments of create_sandbox, not yet validated.
-#[derive(Debug, Clone, Default)]
+/// A request to create a sandbox, not yet validated.
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CreateRequest {
+    /// Label shown by list_sandboxes.
     pub label: Option<String>,
+    /// Image to create it from, such as "ubuntu/24.04"; by default the image that
+    /// the server is configured with.
     pub image: Option<String>,
+    /// Base to clone instead of an image; see list_bases. A missing base is built
+    /// first, which takes minutes.
     pub base: Option<String>,
+    /// Network policy: "unrestricted", "agent" (package registries, git hosts,
+    /// model APIs) or "allowlist" (only `allow`). By default that of the base or
+    /// of the server.
     pub egress: Option<String>,
-    pub allow: Vec<String>,
+    /// Additional allowed destinations: hosts, *.hosts, addresses or networks,
+    /// each with an optional :port.
+    pub allow: Option<Vec<String>>,
+    /// CPUs: a count such as "2" or a set such as "0-3".
     pub cpu: Option<String>,
-    /// MiB, or a number with a unit.
+    /// Memory in MiB, or with a unit such as "4GiB".
     pub memory: Option<String>,
+    /// Destroy the sandbox after this time, such as "30m" or "2h".
     pub ttl: Option<String>,
+    /// Wait up to this many seconds until the sandbox is running; by default
+    /// return at once with status "provisioning". If the call is canceled while
+    /// it waits, no sandbox is created.
+    pub wait_sec: Option<u32>,
 }
 
-/// A sandbox that has no record yet.
-pub struct PendingSandbox {
-    pub label: Option<String>,
-    pub image: String,
-    pub base: Option<String>,
-    /// The sandbox to clone, or a checkpoint of a sandbox as `NAME:LABEL`.
-    pub from: Option<String>,
-    pub policy: Option<Policy>,
-    pub cpu: Option<String>,
-    pub memory: Option<String>,
-    pub ttl: Option<String>,
-}
-
-impl PendingSandbox {
+impl CreateRequest {
     /// Validates the values and returns a record with a random name.
-    pub fn into_record(self, now: OffsetDateTime, options: &Options) -> Result<Record> {
+    ///
+    /// `from`: the sandbox to clone, or its checkpoint as `NAME:LABEL`.
+    /// `policy`: the requested policy, already within the ceiling.
+    pub fn into_record(
+        self,
+        from: Option<String>,
+        policy: Option<Policy>,
+        now: OffsetDateTime,
+        options: &Options,
+    ) -> Result<Record> {
         let label_chars = self.label.as_deref().map_or(0, |it| it.chars().count());
         if label_chars > MAX_LABEL_CHARS {
             return Err(Error::invalid(format!(
@@ -66,17 +80,17 @@ impl PendingSandbox {
         Ok(Record {
             name: name.to_string(),
             label: self.label,
-            image: self.image,
+            image: self.image.unwrap_or_default(),
             base: self.base,
-            from: self.from,
+            from,
             ip: None,
             status: Status::Provisioning,
             error: None,
             created_at: now,
             last_activity_at: now,
             expires_at: ttl.transpose()?.map(|ttl| now + ttl),
-            egress: self.policy.as_ref().map(|it| it.mode.to_string()),
-            policy: self.policy.map(|it| it.to_record()),
+            egress: policy.as_ref().map(|it| it.mode.to_string()),
+            policy: policy.map(|it| it.to_record()),
             cpu: self.cpu,
             memory: memory.transpose()?,
             doomed: false,

@@ -91,9 +91,9 @@ pub fn app(service: &Arc<Service>, path: &str, authenticator: Authenticator) -> 
 
 async fn handle(State(state): State<Arc<HttpState>>, request: Request, next: Next) -> Response {
     if let Err(rejection) = state.authenticator.check(request.headers()) {
-        tracing::warn!(reason = rejection.reason, "rejected a request");
-        let mut response = (rejection.status, rejection.reason).into_response();
-        if rejection.status == StatusCode::UNAUTHORIZED {
+        tracing::warn!(reason = rejection.1, "rejected a request");
+        let mut response = rejection.into_response();
+        if response.status() == StatusCode::UNAUTHORIZED {
             let scheme = header::HeaderValue::from_static("Bearer");
             let headers = response.headers_mut();
             headers.insert(header::WWW_AUTHENTICATE, scheme);
@@ -155,7 +155,7 @@ fn too_large() -> Response {
 async fn health(State(state): State<Arc<HttpState>>, request: Request) -> Response {
     match state.authenticator.check_names(request.headers()) {
         Ok(()) => "ok\n".into_response(),
-        Err(rejection) => (rejection.status, rejection.reason).into_response(),
+        Err(rejection) => rejection.into_response(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What clients send and what jobs inside a sandbox print.
+//! Input from clients and output of jobs inside a sandbox.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
-use super::create_request::PendingSandbox;
+use super::create_request::CreateRequest;
 use super::encoding::{self, Encoding};
 use super::exec::Command;
 use super::install::{Client, Setup, Transport};
@@ -16,7 +16,7 @@ use super::jobs::{self, Offsets};
 use super::options::{Limits, Options};
 use super::state::Store;
 use super::stdio;
-use super::tools::{checkpoints, exec, files, lifecycle};
+use super::tools::{checkpoints, exec, files};
 use crate::fuzz::{fuzz, text};
 
 const LIMITS: Limits = Limits {
@@ -35,7 +35,7 @@ fn jobs_in_a_sandbox() {
         "0 0\n",
     ];
     fuzz("mcp-jobs", 30_000, &words, |bytes| {
-        // Offsets are whatever a client says they are.
+        // A client can send any offset.
         let from = |at: usize| match bytes.get(at) {
             Some(0xff) => u64::MAX - 1,
             other => other.map_or(0, |byte| u64::from(*byte)),
@@ -79,7 +79,7 @@ fn listings_and_contents() {
     });
 }
 
-/// Every line that is a request or is no message gets one answer.
+/// Every response is valid JSON with an error code.
 #[test]
 fn lines_of_a_client() {
     let words = [
@@ -99,34 +99,30 @@ fn lines_of_a_client() {
     fuzz("mcp-lines", 2500, &words, |bytes| {
         let (to, mut from) = tokio::io::duplex(64 * 1024);
         let nowhere = Path::new("/nowhere/at/all.sock");
-        let answered = runtime.block_on(async {
+        let (ended, responses) = runtime.block_on(async {
             let serving = stdio::run(bytes, to, nowhere, "/mcp", || Err("no server".into()));
-            let mut answers = String::new();
-            let reading = tokio::io::AsyncReadExt::read_to_string(&mut from, &mut answers);
+            let mut responses = String::new();
+            let reading = tokio::io::AsyncReadExt::read_to_string(&mut from, &mut responses);
             let (ended, _) = tokio::join!(serving, reading);
-            (ended.is_ok(), answers)
+            (ended.is_ok(), responses)
         });
-        let lines = answered.1.lines();
+        let lines = responses.lines();
         for line in lines.clone() {
-            let answer: serde_json::Value = serde_json::from_str(line).unwrap();
-            assert!(answer["error"]["code"].is_i64(), "{line}");
+            let response: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(response["error"]["code"].is_i64(), "{line}");
         }
-        (answered.0, lines.count().min(3))
+        (ended, lines.count().min(3))
     });
 }
 
-/// What a command and a new sandbox are made of.
+/// The arguments that become a [`Command`].
 #[derive(Deserialize)]
-struct Wanted {
+struct CommandArgs {
     #[serde(default)]
     command: Vec<String>,
     cwd: Option<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
-    label: Option<String>,
-    cpu: Option<String>,
-    memory: Option<String>,
-    ttl: Option<String>,
 }
 
 #[test]
@@ -161,45 +157,39 @@ fn arguments() {
         owner: String::new(),
     };
     fuzz("mcp-arguments", 4000, &words, |bytes| {
-        fn takes<T: DeserializeOwned>(bytes: &[u8]) -> bool {
+        fn parses<T: DeserializeOwned>(bytes: &[u8]) -> bool {
             serde_json::from_slice::<T>(bytes).is_ok()
         }
-        let taken = [
-            takes::<exec::ExecArgs>(bytes),
-            takes::<exec::StartArgs>(bytes),
-            takes::<exec::PollArgs>(bytes),
-            takes::<files::WriteArgs>(bytes),
-            takes::<files::EditArgs>(bytes),
-            takes::<files::ListArgs>(bytes),
-            takes::<lifecycle::CreateArgs>(bytes),
-            takes::<checkpoints::ForkArgs>(bytes),
-            takes::<checkpoints::RestoreArgs>(bytes),
+        let parsed = [
+            parses::<exec::ExecArgs>(bytes),
+            parses::<exec::StartArgs>(bytes),
+            parses::<exec::PollArgs>(bytes),
+            parses::<files::WriteArgs>(bytes),
+            parses::<files::EditArgs>(bytes),
+            parses::<files::ListArgs>(bytes),
+            parses::<CreateRequest>(bytes),
+            parses::<checkpoints::ForkArgs>(bytes),
+            parses::<checkpoints::RestoreArgs>(bytes),
         ];
-        let wanted: Option<Wanted> = serde_json::from_slice(bytes).ok();
-        let checked = wanted.map(|wanted| {
+        let args: Option<CommandArgs> = serde_json::from_slice(bytes).ok();
+        let command = args.map(|args| {
             let command = Command {
-                argv: wanted.command,
-                cwd: wanted.cwd,
-                env: wanted.env,
+                argv: args.command,
+                cwd: args.cwd,
+                env: args.env,
             };
-            let draft = PendingSandbox {
-                label: wanted.label,
-                image: String::new(),
-                base: None,
-                from: None,
-                policy: None,
-                cpu: wanted.cpu,
-                memory: wanted.memory,
-                ttl: wanted.ttl,
-            };
-            let record = draft.into_record(OffsetDateTime::UNIX_EPOCH, &options);
-            (command.check().is_ok(), record.is_ok())
+            command.check().is_ok()
         });
-        (taken, checked)
+        let request: Option<CreateRequest> = serde_json::from_slice(bytes).ok();
+        let record = request.map(|request| {
+            let now = OffsetDateTime::UNIX_EPOCH;
+            request.into_record(None, None, now, &options).is_ok()
+        });
+        (parsed, command, record)
     });
 }
 
-/// A state file that something else has written to.
+/// A state file with any content.
 #[test]
 fn state_files() {
     let words = [
@@ -213,23 +203,23 @@ fn state_files() {
     fuzz("mcp-state", 500, &words, |bytes| {
         std::fs::write(&path, bytes).unwrap();
         let loaded = Store::load(&path, "here");
-        let Ok((store, aside)) = loaded else {
+        let Ok((store, renamed)) = loaded else {
             return (false, 0);
         };
-        if let Some(aside) = &aside {
-            assert_eq!(std::fs::read(aside).unwrap(), bytes);
-            std::fs::remove_file(aside).unwrap();
+        if let Some(renamed) = &renamed {
+            assert_eq!(std::fs::read(renamed).unwrap(), bytes);
+            std::fs::remove_file(renamed).unwrap();
         }
         for record in store.all() {
             let now = OffsetDateTime::UNIX_EPOCH;
             let _ = super::response::SandboxView::new(&record, now, &LIMITS);
             let _ = super::reaper::decide(now, &record, &LIMITS);
         }
-        (aside.is_some(), store.all().len().min(4))
+        (renamed.is_some(), store.all().len().min(4))
     });
 }
 
-/// The settings of other programs, to which a server is added.
+/// Configuration files of clients.
 #[test]
 fn files_of_clients() {
     let words = [
@@ -240,21 +230,21 @@ fn files_of_clients() {
         "{}",
     ];
     let dir = tempfile::tempdir().unwrap();
-    let way = Transport::Stdio {
+    let transport = Transport::Stdio {
         program: "/usr/bin/pixels".into(),
     };
     fuzz("mcp-clients", 120, &words, |bytes| {
         let mut outcomes = Vec::new();
         for client in [Client::Claude, Client::Codex] {
-            let setup = Setup::for_client(client, &way, dir.path());
+            let setup = Setup::for_client(client, &transport, dir.path());
             std::fs::create_dir_all(setup.file.parent().unwrap()).unwrap();
             std::fs::write(&setup.file, bytes).unwrap();
             let outcome = setup.write();
             outcomes.push(outcome.is_ok());
             if outcome.is_ok() {
-                // It is in there now, and the file can still be read.
-                let again = setup.write().unwrap();
-                assert_eq!(again, super::install::Written::Unchanged);
+                // The file has the entry and is still valid.
+                let second = setup.write().unwrap();
+                assert_eq!(second, super::install::Written::Unchanged);
             } else {
                 assert_eq!(std::fs::read(&setup.file).unwrap(), bytes);
             }

@@ -14,36 +14,6 @@ use crate::mcp::response::SandboxView;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CreateArgs {
-    /// Label shown by list_sandboxes.
-    label: Option<String>,
-    /// Image to create it from, such as "ubuntu/24.04"; by default the image that
-    /// the server is configured with.
-    image: Option<String>,
-    /// Base to clone instead of an image; see list_bases. A missing base is built
-    /// first, which takes minutes.
-    base: Option<String>,
-    /// Network policy: "unrestricted", "agent" (package registries, git hosts,
-    /// model APIs) or "allowlist" (only `allow`). By default that of the base or
-    /// of the server.
-    egress: Option<String>,
-    /// Additional allowed destinations: hosts, *.hosts, addresses or networks,
-    /// each with an optional :port.
-    allow: Option<Vec<String>>,
-    /// CPUs: a count such as "2" or a set such as "0-3".
-    cpu: Option<String>,
-    /// Memory in MiB, or with a unit such as "4GiB".
-    memory: Option<String>,
-    /// Destroy the sandbox after this time, such as "30m" or "2h".
-    ttl: Option<String>,
-    /// Wait up to this many seconds until the sandbox is running; by default
-    /// return at once with status "provisioning". If the call is canceled while
-    /// it waits, no sandbox is created.
-    wait_sec: Option<u32>,
-}
-
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct NameArgs {
     /// Name of the sandbox, as returned by create_sandbox.
     name: String,
@@ -111,21 +81,12 @@ impl Tools {
     ))]
     async fn create_sandbox(
         &self,
-        Parameters(args): Parameters<CreateArgs>,
+        Parameters(request): Parameters<CreateRequest>,
         context: RequestContext<RoleServer>,
     ) -> Result<Json<SandboxView>, String> {
-        let request = CreateRequest {
-            label: args.label,
-            image: args.image,
-            base: args.base,
-            egress: args.egress,
-            allow: args.allow.unwrap_or_default(),
-            cpu: args.cpu,
-            memory: args.memory,
-            ttl: args.ttl,
-        };
+        let wait_sec = request.wait_sec;
         let created = self.service.create(request).await;
-        self.wait_for_create(&context, created, args.wait_sec).await
+        self.wait_for_create(&context, created, wait_sec).await
     }
 
     /// List all sandboxes with their status, address, idle time and expiry.
