@@ -1,5 +1,5 @@
-//! Between threads that read and write files and the streams of a command in
-//! the pixel: bounded, so that neither side runs ahead of the other.
+//! Connects threads that block on files to the asynchronous streams of a
+//! command, by a bounded queue of chunks.
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
@@ -14,66 +14,68 @@ use tokio_util::io::StreamReader;
 use tokio_util::sync::PollSender;
 
 const CHUNK: usize = 128 * 1024;
-/// Chunks under way.
-const DEPTH: usize = 8;
+/// Chunks in the queue.
+const QUEUE: usize = 8;
 
-/// What is written to the first, in a thread, is read from the second. The
-/// reader ends when the writer is dropped.
-pub fn outward() -> (Writer, impl AsyncRead + Send + Unpin) {
-    let (to, mut from) = mpsc::channel::<Bytes>(DEPTH);
-    let chunks = poll_fn(move |cx| from.poll_recv(cx)).map(Ok::<_, io::Error>);
+/// A writer for a thread, and the asynchronous reader of its data. The reader
+/// ends when the writer is dropped. The writer fails with `BrokenPipe` when the
+/// reader is dropped. Flush the writer before dropping it.
+pub fn blocking_writer() -> (Writer, impl AsyncRead + Send + Unpin) {
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
+    let chunks = poll_fn(move |cx| receiver.poll_recv(cx)).map(Ok::<_, io::Error>);
     let writer = Writer {
-        to,
+        sender,
         buffer: BytesMut::with_capacity(CHUNK),
     };
     (writer, StreamReader::new(chunks))
 }
 
-/// What is written to the first is read from the second, in a thread.
-pub fn inward() -> (Sink, Reader) {
-    let (to, from) = mpsc::channel(DEPTH);
+/// An asynchronous writer, and the reader of its data for a thread. The reader
+/// ends when the writer is dropped, and the other way round.
+pub fn blocking_reader() -> (AsyncWriter, Reader) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
     let reader = Reader {
-        from,
+        receiver,
         chunk: Bytes::new(),
         ended: false,
     };
-    (Sink(PollSender::new(to)), reader)
+    (AsyncWriter(PollSender::new(sender)), reader)
 }
 
 pub struct Writer {
-    to: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<Bytes>,
     buffer: BytesMut,
 }
 
 impl Write for Writer {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let taken = data.len().min(CHUNK - self.buffer.len());
-        self.buffer.extend_from_slice(&data[..taken]);
+        let length = data.len().min(CHUNK - self.buffer.len());
+        self.buffer.extend_from_slice(&data[..length]);
         if self.buffer.len() == CHUNK {
             self.flush()?;
         }
-        Ok(taken)
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let full = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(CHUNK));
-        self.to
-            .blocking_send(full.freeze())
+        let chunk = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(CHUNK));
+        self.sender
+            .blocking_send(chunk.freeze())
             .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
 pub struct Reader {
-    from: mpsc::Receiver<Bytes>,
+    receiver: mpsc::Receiver<Bytes>,
     chunk: Bytes,
     ended: bool,
 }
 
 impl Reader {
-    /// Whether all was read that will ever come.
+    /// Whether all data was read and the writer is dropped.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
@@ -82,7 +84,7 @@ impl Reader {
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
-            match self.from.blocking_recv() {
+            match self.receiver.blocking_recv() {
                 Some(chunk) => self.chunk = chunk,
                 None => {
                     self.ended = true;
@@ -90,24 +92,24 @@ impl Read for Reader {
                 }
             }
         }
-        let taken = buffer.len().min(self.chunk.len());
-        self.chunk.copy_to_slice(&mut buffer[..taken]);
-        Ok(taken)
+        let length = buffer.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
     }
 }
 
-pub struct Sink(PollSender<Bytes>);
+pub struct AsyncWriter(PollSender<Bytes>);
 
-impl AsyncWrite for Sink {
+impl AsyncWrite for AsyncWriter {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.0.poll_reserve(cx)).map_err(gone)?;
+        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.0.poll_reserve(cx)).map_err(closed)?;
         let sent = self.0.send_item(Bytes::copy_from_slice(data));
-        Poll::Ready(sent.map(|()| data.len()).map_err(gone))
+        Poll::Ready(sent.map(|()| data.len()).map_err(closed))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -126,37 +128,37 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_come_through_in_both_directions() {
+    async fn data_arrives_unchanged_in_both_directions() {
         let sent: Vec<u8> = (0..3_000_000u32).map(|i| (i / 5) as u8).collect();
-        let (mut writer, mut reader) = outward();
+        let (mut writer, mut reader) = blocking_writer();
         let data = sent.clone();
         let writing = tokio::task::spawn_blocking(move || {
             writer.write_all(&data)?;
             writer.flush()
         });
-        let mut got = Vec::new();
-        reader.read_to_end(&mut got).await.unwrap();
+        let mut received = Vec::new();
+        reader.read_to_end(&mut received).await.unwrap();
         writing.await.unwrap().unwrap();
-        assert!(got == sent);
+        assert!(received == sent);
 
-        let (mut sink, mut reader) = inward();
+        let (mut writer, mut reader) = blocking_reader();
         let reading = tokio::task::spawn_blocking(move || {
-            let mut got = Vec::new();
-            reader.read_to_end(&mut got).map(|_| got)
+            let mut received = Vec::new();
+            reader.read_to_end(&mut received).map(|_| received)
         });
-        sink.write_all(&sent).await.unwrap();
-        drop(sink);
+        writer.write_all(&sent).await.unwrap();
+        drop(writer);
         assert!(reading.await.unwrap().unwrap() == sent);
     }
 
     #[tokio::test]
-    async fn a_side_that_leaves_is_noticed_by_the_other() {
-        let (mut writer, reader) = outward();
+    async fn write_fails_after_reader_is_dropped() {
+        let (mut writer, reader) = blocking_writer();
         drop(reader);
         let failed = tokio::task::spawn_blocking(move || writer.write_all(&[0; 2 * CHUNK]));
         assert!(failed.await.unwrap().is_err());
-        let (mut sink, reader) = inward();
+        let (mut writer, reader) = blocking_reader();
         drop(reader);
-        assert!(sink.write_all(b"x").await.is_err());
+        assert!(writer.write_all(b"x").await.is_err());
     }
 }

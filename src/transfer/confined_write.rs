@@ -1,46 +1,42 @@
-//! Writing below a local folder without ever leaving it: every step goes from
-//! an open folder to an entry in it, and no step goes through a link. Files
-//! are made under another name and get theirs when they are whole.
+//! Writes below a local directory and never outside it.
+//!
+//! Every path is resolved part by part from an open directory, and no part may
+//! be a symbolic link. Files and links are created under a temporary name and
+//! renamed when they are complete: see [`temp_file`](super::temp_file).
+//!
+//! `cap-std` is no replacement: it follows links that stay inside its
+//! directory, and it creates neither files without a name nor links with an
+//! owner.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::mtime::Mtime;
-use super::walk::os;
-use crate::model::Ids;
+use super::temp_file::{self, Attributes, TempFile, set_attributes};
 
-/// What a file or folder is to be like when it is done.
-#[derive(Debug, Clone, Copy)]
-pub struct Attributes {
-    pub mode: u32,
-    pub modified: Mtime,
-    /// `None` leaves it ours.
-    pub owner: Option<Ids>,
-}
-
-pub struct Tree {
+/// A directory, and the operations below it.
+pub struct ConfinedDir {
     root: OwnedFd,
-    /// The folders last gone through, from the root on.
+    /// The directories of the last opened path, from the root on.
     open: Vec<(OsString, OwnedFd)>,
 }
 
-/// The parts of a path below the root; none of them is `..` or empty.
+/// The parts of a path below the root. No part may be empty, `.` or `..`.
 pub type Parts<'a> = &'a [&'a [u8]];
 
-const FOLDER: OFlags = OFlags::DIRECTORY
+const DIRECTORY: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::RDONLY)
     .union(OFlags::CLOEXEC);
 
-impl Tree {
-    /// An existing folder, which the user named: links to it are followed.
+impl ConfinedDir {
+    /// Opens an existing directory. Follows links in `root`, which is the user's
+    /// own argument.
     pub fn open(root: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(Self {
@@ -49,277 +45,99 @@ impl Tree {
         })
     }
 
-    /// Makes a folder, or leaves the one that is there. In the place of a link
-    /// comes a folder.
-    pub fn folder(&mut self, parts: Parts<'_>) -> io::Result<()> {
-        let Some((name, above)) = parts.split_last() else {
+    /// Creates a directory, unless it exists. Replaces a link with a directory.
+    pub fn create_dir(&mut self, path: Parts<'_>) -> io::Result<()> {
+        let Some((name, above)) = path.split_last() else {
             return Ok(());
         };
-        let name = os(name);
-        let parent = self.walk(above)?;
-        match sys::mkdirat(parent, &name, Mode::from_raw_mode(0o700)) {
+        let name = OsStr::from_bytes(name);
+        let parent = self.open_dir(above)?;
+        let mode = Mode::from_raw_mode(0o700);
+        match sys::mkdirat(parent, name, mode) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
-        match kind(parent, &name)? {
+        let stat = sys::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Ok(()),
             FileType::Symlink => {
-                sys::unlinkat(parent, &name, AtFlags::empty())?;
-                Ok(sys::mkdirat(parent, &name, Mode::from_raw_mode(0o700))?)
+                sys::unlinkat(parent, name, AtFlags::empty())?;
+                Ok(sys::mkdirat(parent, name, mode)?)
             }
-            _ => Err(io::Error::other("something else than a folder is there")),
+            _ => Err(io::Error::other("exists and is not a directory")),
         }
     }
 
-    /// Mode, times and owner of a folder; set when nothing more is put in it.
-    pub fn finish_folder(&mut self, parts: Parts<'_>, attributes: Attributes) -> io::Result<()> {
-        let folder = self.walk(parts)?;
-        apply(folder, attributes)
-    }
-
-    /// A file that is not there yet: see [`Unfinished::finish`].
-    pub fn file(&mut self, parts: Parts<'_>) -> io::Result<TempFile> {
-        let (name, above) = parts.split_last().ok_or(io::ErrorKind::InvalidInput)?;
-        let parent = self.walk(above)?.try_clone_to_owned()?;
-        let (file, temporary) = match nameless(&parent)? {
-            Some(file) => (file, None),
-            None => {
-                let (file, name) = hidden(&parent)?;
-                (file, Some(name))
-            }
-        };
-        Ok(TempFile {
-            file: File::from(file),
-            place: Place {
-                parent,
-                temporary,
-                name: os(name),
-            },
-        })
-    }
-
-    pub fn link(
+    /// Sets mode, times and owner of a directory. Call it after the last change
+    /// to the directory's entries, which changes the times.
+    pub fn set_dir_attributes(
         &mut self,
-        parts: Parts<'_>,
+        path: Parts<'_>,
+        attributes: Attributes,
+    ) -> io::Result<()> {
+        set_attributes(self.open_dir(path)?, attributes)
+    }
+
+    /// Creates a file that [`TempFile::persist`] completes.
+    pub fn create_file(&mut self, path: Parts<'_>) -> io::Result<TempFile> {
+        let (parent, name) = self.open_parent(path)?;
+        TempFile::create(parent, name)
+    }
+
+    /// Creates a symbolic link. Replaces a file or link of the same name.
+    pub fn create_symlink(
+        &mut self,
+        path: Parts<'_>,
         target: &[u8],
         attributes: Attributes,
     ) -> io::Result<()> {
-        let (name, above) = parts.split_last().ok_or(io::ErrorKind::InvalidInput)?;
-        let parent = self.walk(above)?.try_clone_to_owned()?;
-        let temporary = temporary();
-        sys::symlinkat(os(target), &parent, &temporary)?;
-        if let Some(owner) = attributes.owner {
-            let (uid, gid) = ids(owner);
-            sys::chownat(&parent, &temporary, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-        }
-        let times = times(attributes.modified);
-        sys::utimensat(&parent, &temporary, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-        let place = Place {
-            parent,
-            temporary: Some(temporary),
-            name: os(name),
-        };
-        place.take()
+        let (parent, name) = self.open_parent(path)?;
+        temp_file::create_symlink(parent, name, OsStr::from_bytes(target), attributes)
     }
 
-    /// One more name for a file in the tree.
-    pub fn second_name(&mut self, parts: Parts<'_>, first: Parts<'_>) -> io::Result<()> {
-        let (from, above) = first.split_last().ok_or(io::ErrorKind::InvalidInput)?;
-        let source = self.walk(above)?.try_clone_to_owned()?;
-        let (name, above) = parts.split_last().ok_or(io::ErrorKind::InvalidInput)?;
-        let parent = self.walk(above)?.try_clone_to_owned()?;
-        let temporary = temporary();
-        sys::linkat(&source, os(from), &parent, &temporary, AtFlags::empty())?;
-        let mut place = Place {
-            parent,
-            temporary: Some(temporary),
-            name: os(name),
-        };
-        place.rename()?;
-        // Between two names of one file a rename does nothing.
-        let _ = place.remove();
-        Ok(())
+    /// Creates a hard link to the file `source` below this directory.
+    pub fn create_hard_link(&mut self, path: Parts<'_>, source: Parts<'_>) -> io::Result<()> {
+        let (source_parent, source_name) = self.open_parent(source)?;
+        let (parent, name) = self.open_parent(path)?;
+        temp_file::create_hard_link(parent, name, &source_parent, &source_name)
     }
 
-    /// The folder at `parts`; folders that are missing are made.
-    fn walk(&mut self, parts: Parts<'_>) -> io::Result<BorrowedFd<'_>> {
+    /// The open parent directory of `path`, and the last part of `path`.
+    fn open_parent(&mut self, path: Parts<'_>) -> io::Result<(OwnedFd, OsString)> {
+        let (name, above) = path.split_last().ok_or(io::ErrorKind::InvalidInput)?;
+        let parent = self.open_dir(above)?.try_clone_to_owned()?;
+        Ok((parent, OsStr::from_bytes(name).to_owned()))
+    }
+
+    /// Opens the directory at `path`. Creates missing directories on the way.
+    fn open_dir(&mut self, path: Parts<'_>) -> io::Result<BorrowedFd<'_>> {
         let common = self
             .open
             .iter()
-            .zip(parts)
+            .zip(path)
             .take_while(|((name, _), part)| name.as_encoded_bytes() == **part)
             .count();
         self.open.truncate(common);
-        for part in &parts[common..] {
-            let name = os(part);
-            let parent = self.open.last().map_or(&self.root, |(_, folder)| folder);
-            let folder = match sys::openat(parent, &name, FOLDER, Mode::empty()) {
+        for part in &path[common..] {
+            let name = OsStr::from_bytes(part);
+            let parent = self.open.last().map_or(&self.root, |(_, dir)| dir);
+            let dir = match sys::openat(parent, name, DIRECTORY, Mode::empty()) {
                 Err(Errno::NOENT) => {
-                    sys::mkdirat(parent, &name, Mode::from_raw_mode(0o755))?;
-                    sys::openat(parent, &name, FOLDER, Mode::empty())
+                    sys::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+                    sys::openat(parent, name, DIRECTORY, Mode::empty())
                 }
                 outcome => outcome,
             };
-            let folder = folder.map_err(|error| match error {
+            let dir = dir.map_err(|error| match error {
                 Errno::LOOP | Errno::NOTDIR | Errno::MLINK => {
-                    io::Error::other("the way there leads through something else than folders")
+                    io::Error::other("a parent of the path is not a directory")
                 }
                 other => other.into(),
             })?;
-            self.open.push((name, folder));
+            self.open.push((name.to_owned(), dir));
         }
-        let last = self.open.last().map_or(&self.root, |(_, folder)| folder);
+        let last = self.open.last().map_or(&self.root, |(_, dir)| dir);
         Ok(last.as_fd())
-    }
-}
-
-fn kind(parent: BorrowedFd<'_>, name: &OsString) -> io::Result<FileType> {
-    let stat = sys::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(FileType::from_raw_mode(stat.st_mode))
-}
-
-fn ids(owner: Ids) -> (Option<Uid>, Option<Gid>) {
-    (
-        Some(Uid::from_raw(owner.uid)),
-        Some(Gid::from_raw(owner.gid)),
-    )
-}
-
-fn times(modified: Mtime) -> Timestamps {
-    let time = Timespec {
-        tv_sec: modified.seconds,
-        tv_nsec: modified.nanos.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-/// The owner first: changing it clears bits of the mode.
-fn apply(file: impl AsFd, attributes: Attributes) -> io::Result<()> {
-    if let Some(owner) = attributes.owner {
-        let (uid, gid) = ids(owner);
-        sys::fchown(&file, uid, gid)?;
-    }
-    #[allow(clippy::useless_conversion, reason = "narrower on other systems")]
-    let mode = Mode::from_raw_mode(attributes.mode.try_into().unwrap_or(0));
-    sys::fchmod(&file, mode)?;
-    Ok(sys::futimens(&file, &times(attributes.modified))?)
-}
-
-/// A file without any name, of which nothing stays even when we are killed;
-/// `None` where the system or the filesystem has no such thing.
-#[cfg(target_os = "linux")]
-fn nameless(parent: &OwnedFd) -> io::Result<Option<OwnedFd>> {
-    // By which it is named later.
-    static LINKS: std::sync::LazyLock<bool> =
-        std::sync::LazyLock::new(|| Path::new("/proc/self/fd").exists());
-    if !*LINKS {
-        return Ok(None);
-    }
-    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-    match sys::openat(parent, ".", flags, Mode::from_raw_mode(0o600)) {
-        Ok(file) => Ok(Some(file)),
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// See above.
-#[cfg(not(target_os = "linux"))]
-fn nameless(_: &OwnedFd) -> io::Result<Option<OwnedFd>> {
-    Ok(None)
-}
-
-/// Gives a nameless file a name that is free.
-fn name_it(file: &File, parent: &OwnedFd, name: &OsString) -> rustix::io::Result<()> {
-    use std::os::fd::AsRawFd;
-    // Linking by the descriptor itself is for root alone.
-    let ours = format!("/proc/self/fd/{}", file.as_raw_fd());
-    sys::linkat(sys::CWD, ours, parent, name, AtFlags::SYMLINK_FOLLOW)
-}
-
-/// A file under a name of our own.
-fn hidden(parent: &OwnedFd) -> io::Result<(OwnedFd, OsString)> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-    loop {
-        let name = temporary();
-        let mode = Mode::from_raw_mode(0o600);
-        match sys::openat(parent, &name, flags | OFlags::CLOEXEC, mode) {
-            Ok(file) => return Ok((file, name)),
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn temporary() -> OsString {
-    static SERIAL: AtomicU64 = AtomicU64::new(0);
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    format!(".pixels-{}-{serial}", std::process::id()).into()
-}
-
-/// A file without its final name; it is gone when this is dropped.
-pub struct TempFile {
-    pub file: File,
-    place: Place,
-}
-
-impl TempFile {
-    /// Gives it its name, in one step, in the place of what is there.
-    pub fn finish(mut self, attributes: Attributes) -> io::Result<()> {
-        apply(&self.file, attributes)?;
-        if self.place.temporary.is_none() {
-            match name_it(&self.file, &self.place.parent, &self.place.name) {
-                Ok(()) => return Ok(()),
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let name = temporary();
-            name_it(&self.file, &self.place.parent, &name)?;
-            self.place.temporary = Some(name);
-        }
-        self.place.take()
-    }
-}
-
-struct Place {
-    parent: OwnedFd,
-    /// What it is called until then, if anything.
-    temporary: Option<OsString>,
-    name: OsString,
-}
-
-impl Place {
-    fn take(mut self) -> io::Result<()> {
-        self.rename()?;
-        self.temporary = None;
-        Ok(())
-    }
-
-    fn rename(&mut self) -> io::Result<()> {
-        let Some(temporary) = &self.temporary else {
-            return Ok(());
-        };
-        match sys::renameat(&self.parent, temporary, &self.parent, &self.name) {
-            Err(Errno::ISDIR) => Err(io::Error::other("a folder of that name is there")),
-            outcome => Ok(outcome?),
-        }
-    }
-
-    fn remove(&mut self) -> io::Result<()> {
-        match self.temporary.take() {
-            Some(name) => Ok(sys::unlinkat(&self.parent, name, AtFlags::empty())?),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // When it cannot be removed there is nobody to tell.
-        let _ = self.remove();
     }
 }

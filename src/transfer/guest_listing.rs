@@ -1,107 +1,117 @@
-//! What is in a folder of a pixel, as its own `find` tells it: for comparing,
-//! never for deciding where something is written.
+//! Lists a directory in a pixel with the pixel's own `find`.
+//!
+//! The listing is not trusted: it is only compared, and never decides where
+//! something is written.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
+use super::guest_script::{self, NO_SUCH_PATH, ScriptExit};
 use super::ignore_rules::{IGNORE_FILE, Rules};
 use super::mtime::Mtime;
 use super::unpack::parts;
-use super::{GuestPath, NO_DIRECTORY, NO_SUCH_PATH, explain, walk};
-use crate::model::{Error, ExecRequest, Guest, Result, collect_up_to};
+use super::{GuestPath, walk};
+use crate::model::{Error, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/list.sh");
-/// `find` is not there, or not one that can print like this.
+/// Exit codes if `find` is missing or has no `-printf`.
 const NO_FIND: [i32; 2] = [1, 127];
-/// What find may print, and of how many entries: each takes some hundred bytes
-/// here, and root in the pixel says how many there are.
-const PRINTED: usize = 256 * 1024 * 1024;
-const ENTRIES: usize = 2_000_000;
+/// Limits for the output of find and for the number of entries, each of which
+/// takes some hundred bytes of memory. Root in the pixel controls both.
+const MAX_OUTPUT: usize = 256 * 1024 * 1024;
+const MAX_ENTRIES: usize = 2_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     File,
-    Folder,
+    Directory,
     Link,
     Other,
 }
 
-/// What two entries are compared by.
+/// The properties by which two entries are compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
-    pub kind: Kind,
+pub struct EntryFacts {
+    pub kind: EntryKind,
     pub mode: u32,
     pub size: u64,
-    pub modified: Mtime,
-    /// Of a link.
+    pub mtime: Mtime,
+    /// The target of a link.
     pub target: Vec<u8>,
 }
 
-/// By path below the folder.
-pub type Listing = BTreeMap<Vec<u8>, Facts>;
+/// Entries by their path below the directory.
+pub type Listing = BTreeMap<Vec<u8>, EntryFacts>;
 
-/// `None` when the folder does not exist. Entries that the rules leave out are
-/// not in it; the rules learn the ignore files that are found.
+/// The entries of `dir` that the rules do not ignore. Adds the ignore files in
+/// `dir` to the rules. `None` if `dir` does not exist.
+///
+/// Fails with [`Error::Unsupported`] if the pixel's `find` cannot list, or if
+/// there are more than 2,000,000 entries.
 pub async fn list(
     guest: &dyn Guest,
-    folder: &GuestPath,
+    dir: &GuestPath,
     rules: &mut Rules,
 ) -> Result<Option<Listing>> {
-    let path = folder.path.as_str();
-    let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "list", path]);
-    let output = collect_up_to(guest, &request, PRINTED).await?;
+    let path = dir.path.as_str();
+    let request = guest_script::request(SCRIPT, &[path]);
+    let output = collect_up_to(guest, &request, MAX_OUTPUT).await?;
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match output.status.0 {
         0 => {}
         NO_SUCH_PATH => return Ok(None),
-        NO_DIRECTORY => {
-            return Err(Error::Invalid(
-                format!("{path} is no folder in the pixel").into(),
-            ));
-        }
         status if NO_FIND.contains(&status) => {
-            return Err(Error::Unsupported {
-                operation: "sync".into(),
-                reason: format!(
-                    "the pixel's find cannot list {path}: {}",
-                    String::from_utf8_lossy(&output.stderr).trim()
-                )
-                .into(),
-            });
+            return Err(unsupported(format!(
+                "the pixel's find cannot list {path}: {stderr}"
+            )));
         }
-        status => return Err(explain(status, &output.stderr, path, "sync")),
+        status => return Err(ScriptExit { status, stderr }.into_error(path, "sync")),
     }
     let mut listing = parse(&output.stdout)?;
     if rules.reads_ignore_files() {
-        let name = IGNORE_FILE.as_bytes();
-        let files = listing
+        let ignore_files = listing
             .iter()
-            .filter(|(path, facts)| facts.kind == Kind::File && parts(path).last() == Some(&name));
-        for (file, _) in files {
+            .filter(|(_, facts)| facts.kind == EntryKind::File)
+            .filter_map(|(file, _)| Some((file, ignore_file_dir(file)?)));
+        for (file, file_dir) in ignore_files {
             let Ok(text) = std::str::from_utf8(file) else {
                 continue;
             };
-            let content = guest
-                .read_file(
-                    &format!("{}/{text}", path.trim_end_matches('/')),
-                    rules.room(),
-                )
-                .await?;
-            let above = file.strip_suffix(name).unwrap_or(file);
-            rules.add(above.strip_suffix(b"/").unwrap_or(above), &content)?;
+            let file = format!("{}/{text}", path.trim_end_matches('/'));
+            let content = guest.read_file(&file, rules.read_limit()).await?;
+            rules.add_file(file_dir, &content)?;
         }
     }
-    listing.retain(|path, facts| !rules.leaves_out_anywhere(path, facts.kind == Kind::Folder));
+    listing.retain(|path, facts| !rules.ignores_path(path, facts.kind == EntryKind::Directory));
     Ok(Some(listing))
 }
 
-/// Pairs of NUL-ended fields: facts and name.
-pub(super) fn parse(text: &[u8]) -> Result<Listing> {
-    parse_up_to(text, ENTRIES)
+/// The directory of an ignore file. `None` if `path` is not an ignore file.
+pub fn ignore_file_dir(path: &[u8]) -> Option<&[u8]> {
+    match path.strip_suffix(IGNORE_FILE.as_bytes())? {
+        b"" => Some(b""),
+        dir => dir.strip_suffix(b"/"),
+    }
 }
 
-fn parse_up_to(text: &[u8], most: usize) -> Result<Listing> {
-    let broken = |field: &[u8]| {
+fn unsupported(reason: String) -> Error {
+    Error::Unsupported {
+        operation: "sync".into(),
+        reason: reason.into(),
+    }
+}
+
+/// Parses pairs of NUL-terminated fields: properties and path. Fails with
+/// [`Error::Protocol`] if a field is malformed or a path leads outside.
+pub(super) fn parse(text: &[u8]) -> Result<Listing> {
+    parse_up_to(text, MAX_ENTRIES)
+}
+
+fn parse_up_to(text: &[u8], max_entries: usize) -> Result<Listing> {
+    let malformed = |field: &[u8]| {
         Error::Protocol(format!(
-            "the listing from the pixel: {:?}",
+            "malformed listing from the pixel: {:?}",
             String::from_utf8_lossy(field)
         ))
     };
@@ -109,71 +119,66 @@ fn parse_up_to(text: &[u8], most: usize) -> Result<Listing> {
     let mut fields = text.split(|&byte| byte == 0);
     loop {
         let facts = fields.next().unwrap_or_default();
-        let Some(name) = fields.next() else {
+        let Some(path) = fields.next() else {
             return if facts.is_empty() {
                 Ok(listing)
             } else {
-                Err(broken(facts))
+                Err(malformed(facts))
             };
         };
-        let steps = parts(name);
-        if steps.is_empty() || steps.contains(&&b".."[..]) || steps.join(&b'/') != name {
-            return Err(broken(name));
+        let steps = parts(path);
+        if steps.is_empty() || steps.contains(&&b".."[..]) || steps.join(&b'/') != path {
+            return Err(malformed(path));
         }
-        if listing.len() == most {
-            return Err(Error::Unsupported {
-                operation: "sync".into(),
-                reason: format!("the folder in the pixel has more than {most} entries").into(),
-            });
+        if listing.len() == max_entries {
+            return Err(unsupported(format!(
+                "the directory in the pixel has more than {max_entries} entries"
+            )));
         }
-        listing.insert(name.to_owned(), read(facts).ok_or_else(|| broken(facts))?);
+        let facts = parse_facts(facts).ok_or_else(|| malformed(facts))?;
+        listing.insert(path.to_owned(), facts);
     }
 }
 
-fn read(facts: &[u8]) -> Option<Facts> {
-    let mut fields = facts.splitn(5, |&byte| byte == b' ');
-    let mut next = || fields.next();
-    let kind = match next()? {
-        b"f" => Kind::File,
-        b"d" => Kind::Folder,
-        b"l" => Kind::Link,
-        _ => Kind::Other,
+fn parse_facts(text: &[u8]) -> Option<EntryFacts> {
+    let mut fields = text.splitn(5, |&byte| byte == b' ');
+    let kind = match fields.next()? {
+        b"f" => EntryKind::File,
+        b"d" => EntryKind::Directory,
+        b"l" => EntryKind::Link,
+        _ => EntryKind::Other,
     };
-    let mode = u32::from_str_radix(std::str::from_utf8(next()?).ok()?, 8).ok()?;
-    let size = std::str::from_utf8(next()?).ok()?.parse().ok()?;
-    let modified = Mtime::parse(std::str::from_utf8(next()?).ok()?)?;
-    Some(Facts {
+    let mut next_text = || std::str::from_utf8(fields.next()?).ok();
+    Some(EntryFacts {
         kind,
-        mode,
-        size,
-        modified,
-        target: next()?.to_owned(),
+        mode: u32::from_str_radix(next_text()?, 8).ok()?,
+        size: next_text()?.parse().ok()?,
+        mtime: Mtime::parse(next_text()?)?,
+        target: fields.next()?.to_owned(),
     })
 }
 
-/// The same of what was found on this machine.
-pub fn facts(item: &walk::Item) -> Facts {
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::MetadataExt;
+/// The properties of a local entry.
+pub fn local_facts(item: &walk::Item) -> EntryFacts {
     let meta = &item.meta;
     let kind = if meta.is_file() {
-        Kind::File
+        EntryKind::File
     } else if meta.is_dir() {
-        Kind::Folder
+        EntryKind::Directory
     } else if meta.is_symlink() {
-        Kind::Link
+        EntryKind::Link
     } else {
-        Kind::Other
+        EntryKind::Other
     };
     let target = match kind {
-        Kind::Link => std::fs::read_link(&item.source).ok(),
+        EntryKind::Link => std::fs::read_link(&item.source).ok(),
         _ => None,
     };
-    Facts {
+    EntryFacts {
         kind,
         mode: meta.mode() & 0o7777,
         size: meta.len(),
-        modified: Mtime::of(meta),
+        mtime: Mtime::from_metadata(meta),
         target: target.map_or_else(Vec::new, |target| target.as_os_str().as_bytes().to_owned()),
     }
 }
@@ -183,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listings_are_read_and_made_up_ones_refused() {
+    fn parse_rejects_malformed_fields_and_paths() {
         let text = b"f 644 12 1700000000.5 \0a/b c\0l 777 3 1.0 x y\0l\0d 755 0 1.0 \0a\0";
         let listing = parse(text).unwrap();
         assert_eq!(listing[&b"a/b c"[..]].size, 12);
@@ -191,9 +196,9 @@ mod tests {
             seconds: 1_700_000_000,
             nanos: 500_000_000,
         };
-        assert_eq!(listing[&b"a/b c"[..]].modified, time);
+        assert_eq!(listing[&b"a/b c"[..]].mtime, time);
         assert_eq!(listing[&b"l"[..]].target, b"x y");
-        assert_eq!(listing[&b"a"[..]].kind, Kind::Folder);
+        assert_eq!(listing[&b"a"[..]].kind, EntryKind::Directory);
         assert!(parse(b"").unwrap().is_empty());
         for bad in [
             &b"f 644 12 1.0 \0../a\0"[..],
@@ -210,10 +215,18 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_has_an_end() {
+    fn parse_stops_at_the_entry_limit() {
         let text = b"f 644 1 1.0 \0a\0f 644 1 1.0 \0b\0f 644 1 1.0 \0c\0";
         assert_eq!(parse_up_to(text, 3).unwrap().len(), 3);
-        let refused = parse_up_to(text, 2).unwrap_err();
-        assert!(refused.to_string().contains("more than 2 entries"));
+        let rejected = parse_up_to(text, 2).unwrap_err();
+        assert!(rejected.to_string().contains("more than 2 entries"));
+    }
+
+    #[test]
+    fn ignore_file_dir_is_the_parent_of_ignore_files_only() {
+        assert_eq!(ignore_file_dir(b".gitignore"), Some(&b""[..]));
+        assert_eq!(ignore_file_dir(b"a/b/.gitignore"), Some(&b"a/b"[..]));
+        assert_eq!(ignore_file_dir(b"a/x.gitignore"), None);
+        assert_eq!(ignore_file_dir(b"a"), None);
     }
 }

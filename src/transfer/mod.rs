@@ -1,14 +1,26 @@
-//! Files and folders between this machine and the inside of a pixel. Written
-//! once over `Guest`; knows no backend, no settings and no terminal.
+//! Transfers files and directories between this machine and a pixel. Written
+//! against [`Guest`](crate::model::Guest) alone: knows no backend, no settings
+//! and no terminal.
 //!
-//! A running pixel with `tar` in it exchanges one archive stream per command,
-//! or takes one large file; a stopped one, or one without `tar`, is served by single file calls.
-//! In both directions a file gets its final name only when it is whole, and
-//! what comes from a pixel is not trusted: see [`unpack`].
+//! # How a push transfers files
+//!
+//! | method | module | used for |
+//! | --- | --- | --- |
+//! | raw SFTP writes | [`sftp_push`] | one file of at least 16 MiB without holes, into a running pixel |
+//! | tar archive | [`push`](mod@push) with [`pack`] | everything else, into a running pixel with `tar` |
+//! | one file at a time | [`per_file`] | a stopped pixel, or a pixel without `tar` |
+//!
+//! [`push()`] tries the methods in this order. `push -` ([`write`]) sends stdin to
+//! a script, [`pull()`] unpacks a tar archive from the pixel, or else copies one
+//! file at a time, and a sync always uses tar archives.
+//!
+//! In both directions a file gets its final name only when it is complete. What
+//! a pixel sends is not trusted: see [`unpack`] and [`confined_write`].
 
 mod channel_io;
 mod confined_write;
 mod guest_listing;
+mod guest_script;
 mod ignore_rules;
 mod mtime;
 mod pack;
@@ -19,6 +31,7 @@ mod push;
 mod sftp_push;
 mod sparse;
 mod sync;
+mod temp_file;
 mod unpack;
 #[cfg(test)]
 mod unpack_test;
@@ -32,7 +45,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::model::{Error, Ids, Subject};
+use crate::model::{Error, Ids, Result};
 
 pub use ignore_rules::Rules;
 pub use progress::TransferProgress;
@@ -40,19 +53,20 @@ pub use pull::{Pull, pull, read};
 pub use push::{Push, push, write};
 pub use sync::{Changes, Sync, sync_in, sync_out};
 
-/// What a transfer did.
+/// The result of a transfer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
+    /// Files and links transferred.
     pub files: u64,
     pub bytes: u64,
-    /// Devices, sockets and the like, which are not transferred.
+    /// Devices, sockets and pipes, which are not transferred.
     pub skipped: u64,
-    /// What the other side had to say, although it went well.
+    /// Warnings of the pixel's tar.
     pub notes: String,
 }
 
 impl Report {
-    /// Another transfer of the same command.
+    /// Adds the result of another transfer of the same command.
     pub fn add(&mut self, other: Self) {
         self.files += other.files;
         self.bytes += other.bytes;
@@ -64,38 +78,36 @@ impl Report {
     }
 }
 
-/// A path inside a pixel, made absolute.
+/// An absolute path inside a pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestPath {
-    /// Without a slash at its end, but for `/` itself.
+    /// Without a slash at the end, except for `/` itself.
     pub path: String,
-    /// It was written as a directory: `a/`, `a/.`, or nothing at all.
+    /// The user wrote a directory: `a/`, `a/.`, or an empty path.
     pub directory: bool,
-    /// What is in it is meant, not the directory: `a/.`.
+    /// The user wrote `a/.`: the contents of the directory.
     pub contents: bool,
 }
 
 impl GuestPath {
-    /// `text` as the user typed it; relative to `home`.
-    pub fn parse(text: &str, home: &str) -> Result<Self, Error> {
+    /// Parses the user's `text`. Relative paths and `~` are below `home`. `..`
+    /// removes the last part of the path, as in a shell's `cd`. Fails with
+    /// [`Error::Invalid`] if the path contains a zero byte.
+    pub fn parse(text: &str, home: &str) -> Result<Self> {
         if text.contains('\0') {
-            return Err(Error::Invalid("a path with a NUL in it".into()));
+            return Err(Error::Invalid("a path contains a zero byte".into()));
         }
-        let below = match text {
+        let absolute = match text {
             "" | "~" => home.to_owned() + "/",
             _ if text.starts_with('/') => text.to_owned(),
-            _ => match text.strip_prefix("~/") {
-                Some(rest) => format!("{home}/{rest}"),
-                None => format!("{home}/{text}"),
-            },
+            _ => format!("{home}/{}", text.strip_prefix("~/").unwrap_or(text)),
         };
-        let contents = below.ends_with("/.");
-        let directory = contents || below.ends_with('/') || below.ends_with("/..");
+        let contents = absolute.ends_with("/.");
+        let directory = contents || absolute.ends_with('/') || absolute.ends_with("/..");
         let mut parts: Vec<&str> = Vec::new();
-        for part in below.split('/') {
+        for part in absolute.split('/') {
             match part {
                 "" | "." => {}
-                // As `cd` does it: by the name, not by where a link leads.
                 ".." => drop(parts.pop()),
                 part => parts.push(part),
             }
@@ -107,32 +119,32 @@ impl GuestPath {
         })
     }
 
-    /// The last part of the path; empty for `/`.
+    /// The last part of the path. Empty for `/`.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or("")
     }
 }
 
-/// Where in this machine's files something goes.
+/// A local destination path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalTarget {
     pub path: PathBuf,
-    /// It was written as a directory.
+    /// The user wrote a directory: `a/`.
     pub directory: bool,
 }
 
-/// Whose the files are when they have arrived.
+/// Owners of the files at the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// All of one owner; on this machine that is always us.
+    /// One owner for all files. On this machine always the current user.
     One(Ids),
-    /// Those of the numbers they have on the other side.
+    /// The numeric owners of the source.
     Kept,
 }
 
 impl Ownership {
-    /// Whose a file of this machine is over there.
-    fn of(self, meta: &Metadata) -> Ids {
+    /// The owner in the pixel of a local file.
+    fn owner_in_guest(self, meta: &Metadata) -> Ids {
         match self {
             Self::One(owner) => owner,
             Self::Kept => Ids {
@@ -143,35 +155,12 @@ impl Ownership {
     }
 }
 
-/// How a guest script that moves files ended, as an error. `doing` is said of
-/// a failure that has no better name.
-fn explain(status: i32, stderr: &[u8], path: &str, doing: &str) -> Error {
-    let stderr = String::from_utf8_lossy(stderr).trim().to_owned();
-    match status {
-        NO_SUCH_PATH => Error::NotFound(Subject::Other(format!("{path:?} in the pixel"))),
-        NO_DIRECTORY => Error::Invalid(format!("{path} is no directory in the pixel").into()),
-        NO_TAR => Error::Unsupported {
-            operation: doing.to_owned(),
-            reason: "the pixel has no tar".into(),
-        },
-        status => Error::Guest {
-            command: doing.to_owned(),
-            status,
-            stderr,
-        },
-    }
-}
-
-const NO_SUCH_PATH: i32 = 96;
-const NO_TAR: i32 = 97;
-const NO_DIRECTORY: i32 = 98;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_the_users_home_unless_absolute() {
+    fn parse_resolves_relative_paths_below_home() {
         let parse = |text: &str| GuestPath::parse(text, "/home/pixel").unwrap();
         for (text, path, directory, contents) in [
             ("", "/home/pixel", true, false),

@@ -1,9 +1,9 @@
-//! When a file was last changed, as far as either side knows it.
+//! Modification times, with the precision that both sides know.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
-/// Since 1970.
+/// Time since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mtime {
     pub seconds: i64,
@@ -11,18 +11,18 @@ pub struct Mtime {
 }
 
 impl Mtime {
-    pub fn seconds(seconds: i64) -> Self {
+    pub fn from_seconds(seconds: i64) -> Self {
         Self { seconds, nanos: 0 }
     }
 
-    pub fn of(meta: &Metadata) -> Self {
+    pub fn from_metadata(meta: &Metadata) -> Self {
         Self {
             seconds: meta.mtime(),
             nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
         }
     }
 
-    /// `1700000000.25`, as `find` prints it.
+    /// Parses the format of `find -printf %T@`, such as `1700000000.25`.
     pub fn parse(text: &str) -> Option<Self> {
         let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
         let digits = fraction.get(..9).unwrap_or(fraction);
@@ -32,9 +32,9 @@ impl Mtime {
         })
     }
 
-    /// Whether the two can be the time of one and the same change: not every
-    /// way here, and not every filesystem, keeps fractions of a second.
-    pub fn agrees(self, other: Self) -> bool {
+    /// Whether both can be the time of the same change. Some transfers and file
+    /// systems drop the fraction of a second, so a fraction of 0 matches any.
+    pub fn matches(self, other: Self) -> bool {
         self.seconds == other.seconds
             && (self.nanos == other.nanos || self.nanos == 0 || other.nanos == 0)
     }
@@ -45,20 +45,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fractions_are_read_and_compared_where_both_have_them() {
+    fn fractions_are_parsed_and_compared_if_both_have_one() {
         let time = |text| Mtime::parse(text).unwrap();
         assert_eq!(time("17.5").nanos, 500_000_000);
         assert_eq!(time("17.0000000420").nanos, 42);
-        assert_eq!(
-            time("-1.9"),
-            Mtime {
-                seconds: -1,
-                nanos: 900_000_000
-            }
-        );
-        assert_eq!(time("17"), Mtime::seconds(17));
+        let negative = time("-1.9");
+        assert_eq!((negative.seconds, negative.nanos), (-1, 900_000_000));
+        assert_eq!(time("17"), Mtime::from_seconds(17));
         assert!(Mtime::parse("x.5").is_none() && Mtime::parse("1.é").is_none());
-        assert!(time("1.5").agrees(time("1.5")) && time("1.5").agrees(time("1")));
-        assert!(!time("1.5").agrees(time("1.6")) && !time("1").agrees(time("2")));
+        assert!(time("1.5").matches(time("1.5")) && time("1.5").matches(time("1")));
+        assert!(!time("1.5").matches(time("1.6")) && !time("1").matches(time("2")));
     }
 }

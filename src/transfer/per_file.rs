@@ -1,5 +1,7 @@
-//! File by file, for a pixel that is stopped or has no tar: slower, and times
-//! are those of the transfer. Files pass through memory, up to a size.
+//! Copies one file at a time, for a pixel that is stopped or has no tar.
+//!
+//! Slower than an archive: each file passes through memory, up to a limit, and
+//! gets the time of the transfer as its mtime.
 
 use std::fs;
 use std::io::Write;
@@ -7,68 +9,69 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
-use super::confined_write::{Attributes, Tree};
+use super::confined_write::ConfinedDir;
 use super::mtime::Mtime;
 use super::pull::Pull;
-use super::push::{Push, TREE, blocking};
-use super::unpack::{OwnerMapping, parts};
-use super::walk::Item;
+use super::push::{ARCHIVE_ROOT, Placement, Push, blocking};
+use super::temp_file::Attributes;
+use super::unpack::{NameMapping, parts};
+use super::walk::{Item, cannot_read, join};
 use super::{Ownership, Report, TransferProgress};
-use crate::model::{Error, FileKind, FileStat, Guest, GuestFile, Result};
+use crate::model::{Error, FileKind, FileStat, Guest, GuestFile, Result, unless_cancelled};
 
-/// Of one file that is pulled; its length is what the pixel says it is.
-const LARGEST: u64 = 1024 * 1024 * 1024;
-/// Of entries that are known and not yet pulled.
-const WAITING: usize = 1_000_000;
+/// Size limit of one file to pull. The pixel controls the size.
+const MAX_FILE: u64 = 1024 * 1024 * 1024;
+/// Limit for entries that are known but not yet pulled.
+const MAX_PENDING: usize = 1_000_000;
 
-/// See [`super::push`]. `contents`: the one source's, into the target itself.
+/// See [`push`](super::push()).
 pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Push,
+    placement: Placement,
     items: &[Item],
-    contents: bool,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let single = !contents && options.sources.len() == 1 && !options.target.directory;
-    let exists = optional(guest.stat(&options.target.path).await)?;
-    let into = !single || exists.is_some_and(|found| found.kind == FileKind::Directory);
-    let mut report = Report::default();
-    let above = match into {
-        true => options.target.path.as_str(),
-        false => parent(&options.target.path),
+    let target = options.target.path.as_str();
+    let target_is_dir = match guest.stat(target).await {
+        Ok(stat) => stat.kind == FileKind::Directory,
+        Err(error) if error.is_not_found() => false,
+        Err(error) => return Err(error),
     };
-    make_parents(guest, above).await?;
+    let into = placement != Placement::Rename || target_is_dir;
+    let mut report = Report::default();
+    create_dirs(guest, if into { target } else { parent(target) }).await?;
     for item in items {
-        let name = item.name.strip_prefix(TREE).unwrap_or(&item.name);
-        let name = std::str::from_utf8(name).map_err(|_| no_text(name))?;
+        let name = item.name.strip_prefix(ARCHIVE_ROOT).unwrap_or(&item.name);
+        let name = std::str::from_utf8(name).map_err(|_| not_utf8(name))?;
         let path = if into {
-            format!("{}{name}", options.target.path.trim_end_matches('/'))
+            format!("{}{name}", target.trim_end_matches('/'))
         } else {
-            // The one entry has the target's name.
+            // The first part of the name becomes the target.
             let below = name[1..].find('/').map_or("", |at| &name[1 + at..]);
-            format!("{}{below}", options.target.path)
+            format!("{target}{below}")
         };
-        let put = put(guest, item, &path, options.ownership, &mut report);
         tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                let _ = guest.remove_file(&temporary(&path)).await;
+                let _ = guest.remove_file(&temporary_path(&path)).await;
                 return Err(Error::Cancelled);
             }
-            done = put => done?,
+            pushed = push_item(guest, item, &path, options.ownership, &mut report) => pushed?,
         }
         if item.meta.is_file() {
-            meter.add(item.meta.len());
+            progress.add_done(item.meta.len());
         }
     }
     Ok(report)
 }
 
-async fn put(
+async fn push_item(
     guest: &dyn Guest,
     item: &Item,
     path: &str,
@@ -76,35 +79,34 @@ async fn put(
     report: &mut Report,
 ) -> Result<()> {
     let meta = &item.meta;
+    let failed = |e| cannot_read(&item.source, e);
     if item.is_special() {
         report.skipped += 1;
     } else if meta.is_dir() {
         guest.make_dir(path).await?;
     } else if meta.is_symlink() {
-        let failed = |e| Error::io(format!("reading {}", item.source.display()), e);
         let target = fs::read_link(&item.source).map_err(failed)?;
         let target = target
             .to_str()
-            .ok_or_else(|| no_text(target.as_os_str().as_bytes()))?;
+            .ok_or_else(|| not_utf8(target.as_os_str().as_bytes()))?;
         guest.remove_file(path).await?;
         guest.symlink(path, target).await?;
         report.files += 1;
     } else {
-        let failed = |e| Error::io(format!("reading {}", item.source.display()), e);
-        let temporary = temporary(path);
+        let temporary = temporary_path(path);
         let file = GuestFile {
             path: temporary.clone(),
             content: fs::read(&item.source).map_err(failed)?,
             mode: meta.mode() & 0o7777,
-            owner: ownership.of(meta),
+            owner: ownership.owner_in_guest(meta),
         };
         report.bytes += file.content.len() as u64;
         report.files += 1;
-        let moved = async {
+        let written = async {
             guest.write_file(&file).await?;
             guest.rename(&temporary, path).await
         };
-        if let Err(error) = moved.await {
+        if let Err(error) = written.await {
             let _ = guest.remove_file(&temporary).await;
             return Err(error);
         }
@@ -112,9 +114,9 @@ async fn put(
     Ok(())
 }
 
-fn temporary(path: &str) -> String {
-    let own = std::process::id();
-    format!("{}/.pixels-{own}", parent(path).trim_end_matches('/'))
+fn temporary_path(path: &str) -> String {
+    let pid = std::process::id();
+    format!("{}/.pixels-{pid}", parent(path).trim_end_matches('/'))
 }
 
 fn parent(path: &str) -> &str {
@@ -124,7 +126,8 @@ fn parent(path: &str) -> &str {
     }
 }
 
-async fn make_parents(guest: &dyn Guest, path: &str) -> Result<()> {
+/// Creates a directory and its missing parents.
+async fn create_dirs(guest: &dyn Guest, path: &str) -> Result<()> {
     for (at, _) in path.match_indices('/').skip(1) {
         guest.make_dir(&path[..at]).await?;
     }
@@ -134,77 +137,78 @@ async fn make_parents(guest: &dyn Guest, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// See [`super::pull`].
+/// See [`pull`](super::pull()).
 pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Pull,
-    (root, naming): &(PathBuf, OwnerMapping),
-    meter: &Arc<TransferProgress>,
+    (root, names): &(PathBuf, NameMapping),
+    progress: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let failed = |e| Error::io(format!("writing to {}", root.display()), e);
+    let failed = |e| Error::io(format!("cannot write to {}", root.display()), e);
     fs::create_dir_all(root).map_err(failed)?;
-    let mut tree = Tree::open(root).map_err(failed)?;
-    let top = match naming {
-        OwnerMapping::Kept => Vec::new(),
-        OwnerMapping::Top(name) => name.clone(),
+    let mut dir = ConfinedDir::open(root).map_err(failed)?;
+    let top = match names {
+        NameMapping::Unchanged => Vec::new(),
+        NameMapping::RenameTop(name) => name.clone(),
     };
     let mut report = Report::default();
-    let mut waiting = vec![(options.source.path.clone(), top)];
-    while let Some((path, name)) = waiting.pop() {
+    let mut pending = vec![(options.source.path.clone(), top)];
+    while let Some((path, name)) = pending.pop() {
         let stat = guest.stat(&path).await?;
-        let steps = parts(&name);
-        let failed = |e| Error::io(format!("writing {}", String::from_utf8_lossy(&name)), e);
+        let parts = parts(&name);
+        let attributes = attributes(&stat, options.ownership);
+        let failed = |e| {
+            Error::io(
+                format!("cannot write {:?}", String::from_utf8_lossy(&name)),
+                e,
+            )
+        };
         match stat.kind {
             FileKind::Directory => {
-                tree.folder(&steps).map_err(failed)?;
-                if !steps.is_empty() {
-                    let attributes = attributes(&stat, options.ownership, 0o700);
-                    tree.finish_folder(&steps, attributes).map_err(failed)?;
+                dir.create_dir(&parts).map_err(failed)?;
+                if !parts.is_empty() {
+                    // Entries are still to be written to it.
+                    let mode = attributes.mode | 0o700;
+                    let attributes = Attributes { mode, ..attributes };
+                    dir.set_dir_attributes(&parts, attributes).map_err(failed)?;
                 }
                 for entry in guest.list_dir(&path).await? {
                     if matches!(entry.as_str(), "." | "..") {
                         continue;
                     }
-                    // The pixel says what its files are called: no way out by that.
+                    // The pixel controls the names.
                     if entry.is_empty() || entry.contains(['/', '\0']) {
-                        return Err(Error::Protocol(format!("a file called {entry:?}")));
+                        return Err(Error::Protocol(format!("invalid file name {entry:?}")));
                     }
-                    let below = super::walk::joined(&name, entry.as_bytes());
-                    waiting.push((format!("{}/{entry}", path.trim_end_matches('/')), below));
+                    let below = join(&name, entry.as_bytes());
+                    pending.push((format!("{}/{entry}", path.trim_end_matches('/')), below));
                 }
-                if waiting.len() > WAITING {
+                if pending.len() > MAX_PENDING {
                     return Err(Error::Unsupported {
-                        operation: format!("pulling {path} while the pixel is stopped"),
-                        reason: format!("there are more than {WAITING} entries side by side")
-                            .into(),
+                        operation: format!("pulling {path} from a stopped pixel"),
+                        reason: format!("there are more than {MAX_PENDING} entries").into(),
                     });
                 }
             }
             FileKind::File => {
-                let content = tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return Err(Error::Cancelled),
-                    content = whole(guest, &path, &stat) => content?,
-                };
+                let content = read_whole(guest, &path, &stat);
+                let content = unless_cancelled(cancel, content).await?;
                 let length = content.len() as u64;
-                let mut unfinished = tree.file(&steps).map_err(failed)?;
-                let attributes = attributes(&stat, options.ownership, 0);
-                let written = blocking(move || {
-                    let doing = |e| Error::io("writing a file", e);
-                    unfinished.file.write_all(&content).map_err(doing)?;
-                    unfinished.finish(attributes).map_err(doing)
-                });
-                written.await?;
-                meter.add(length);
+                let mut temp = dir.create_file(&parts).map_err(failed)?;
+                let write = move || {
+                    temp.file.write_all(&content)?;
+                    temp.persist(attributes)
+                };
+                blocking(move || Ok(write())).await?.map_err(failed)?;
+                progress.add_done(length);
                 report.files += 1;
                 report.bytes += length;
             }
             FileKind::Symlink => {
                 let target = guest.read_link(&path).await?;
-                let attributes = attributes(&stat, options.ownership, 0);
-                let made = tree.link(&steps, target.as_bytes(), attributes);
-                made.map_err(failed)?;
+                dir.create_symlink(&parts, target.as_bytes(), attributes)
+                    .map_err(failed)?;
                 report.files += 1;
             }
             FileKind::Other => report.skipped += 1,
@@ -213,41 +217,32 @@ pub async fn pull(
     Ok(report)
 }
 
-async fn whole(guest: &dyn Guest, path: &str, stat: &FileStat) -> Result<Vec<u8>> {
-    if stat.size <= LARGEST {
-        let content = guest.read_file(path, LARGEST + 1).await?;
-        if content.len() as u64 <= LARGEST {
+async fn read_whole(guest: &dyn Guest, path: &str, stat: &FileStat) -> Result<Vec<u8>> {
+    if stat.size <= MAX_FILE {
+        let content = guest.read_file(path, MAX_FILE + 1).await?;
+        if content.len() as u64 <= MAX_FILE {
             return Ok(content);
         }
     }
     Err(Error::TooLarge {
-        what: format!("{path:?}, for a pixel that is stopped or has no tar,"),
-        limit: LARGEST,
+        what: format!("{path:?} in a pixel that is stopped or has no tar"),
+        limit: MAX_FILE,
     })
 }
 
-fn attributes(stat: &FileStat, ownership: Ownership, least: u32) -> Attributes {
-    let kept = ownership == Ownership::Kept;
-    let bits = if kept { 0o7777 } else { 0o777 };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+fn attributes(stat: &FileStat, ownership: Ownership) -> Attributes {
+    let keep = ownership == Ownership::Kept;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Attributes {
-        mode: (stat.mode & bits) | least,
-        modified: Mtime::seconds(now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(0))),
-        owner: kept.then_some(stat.owner),
+        mode: stat.mode & if keep { 0o7777 } else { 0o777 },
+        mtime: Mtime::from_seconds(now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(0))),
+        owner: keep.then_some(stat.owner),
     }
 }
 
-fn optional(outcome: Result<FileStat>) -> Result<Option<FileStat>> {
-    match outcome {
-        Ok(stat) => Ok(Some(stat)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn no_text(name: &[u8]) -> Error {
+fn not_utf8(name: &[u8]) -> Error {
     Error::Unsupported {
-        operation: format!("a file called {:?}", String::from_utf8_lossy(name)),
-        reason: "only names that are UTF-8 can be transferred while the pixel is stopped".into(),
+        operation: format!("transfer of {:?}", String::from_utf8_lossy(name)),
+        reason: "a stopped pixel accepts only UTF-8 names".into(),
     }
 }

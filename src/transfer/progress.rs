@@ -1,40 +1,42 @@
-//! How far a transfer is, for whoever shows it; and whether it is to stop.
+//! Progress of a transfer, shared by the threads that transfer and the display.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[derive(Debug, Default)]
 pub struct TransferProgress {
     total: AtomicU64,
     done: AtomicU64,
-    stopped: AtomicBool,
+    cancelled: AtomicBool,
 }
 
 impl TransferProgress {
-    /// Bytes there are to transfer; 0 as long as that is not known.
+    /// Bytes to transfer. 0 while unknown.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
 
+    /// Bytes transferred.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    pub(super) fn expect(&self, bytes: u64) {
+    pub(super) fn add_total(&self, bytes: u64) {
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn add(&self, bytes: u64) {
+    pub(super) fn add_done(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Threads at work on the transfer end at their next look.
-    pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+    /// Makes [`check_cancelled`](Self::check_cancelled) fail in all threads.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn check_cancelled(&self) -> std::io::Result<()> {
-        if self.stopped.load(Ordering::Relaxed) {
-            return Err(std::io::Error::other("the transfer was ended"));
+    pub(super) fn check_cancelled(&self) -> io::Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the transfer was canceled"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! From a pixel onto this machine.
+//! Pulls files and directories from a pixel onto this machine.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,234 +7,222 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::channel_io;
-use super::confined_write::Tree;
+use super::confined_write::ConfinedDir;
+use super::guest_script::{self, IS_A_DIRECTORY, UNSUPPORTED};
 use super::push::blocking;
-use super::unpack::{OwnerMapping, UnpackTarget, unpack};
-use super::{
-    GuestPath, LocalTarget, NO_TAR, Ownership, Report, TransferProgress, explain, per_file,
-};
-use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result};
+use super::unpack::{NameMapping, UnpackOptions, unpack};
+use super::{GuestPath, LocalTarget, Ownership, Report, TransferProgress, per_file};
+use crate::model::{Error, ExecRequest, Guest, Reason, Result, unless_cancelled};
 
-pub const SCRIPT: &str = include_str!("guest/send.sh");
-/// The line before the archive.
+const SEND: &str = include_str!("guest/send.sh");
+const READ: &str = include_str!("guest/read.sh");
+/// Size limit of the line before the archive.
 const SIZE_LINE: u64 = 32;
-/// What tar ends with when files changed while it read them.
-const CHANGED: i32 = 1;
+/// Exit code of tar if files changed while tar read them.
+const TAR_FILE_CHANGED: i32 = 1;
 
-/// What is to be pulled, from one pixel.
+/// What to pull from one pixel, and where to.
 pub struct Pull {
     pub source: GuestPath,
     pub target: LocalTarget,
-    /// More is pulled to the same target: it is a folder.
+    /// Other sources are pulled to the same target, which must be a directory.
     pub several: bool,
     pub ownership: Ownership,
-    /// Ask for the size first, for whoever watches.
+    /// Measure the size first, to show progress.
     pub sized: bool,
 }
 
-/// Transfers a file or folder. A folder joins one of the same name; a file
-/// takes the place of one. Nothing is written outside the target, whatever
-/// the pixel sends. When it fails or is cancelled, there are whole files or none.
+/// Transfers a file or directory. Merges a directory into an existing one, and
+/// replaces an existing file. Writes nothing outside the target, whatever the
+/// pixel sends. After a failure or a cancellation, complete files remain.
 pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Pull,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let (root, naming) = place(options)?;
-    let how = if options.source.contents || options.source.path == "/" {
-        "contents"
-    } else {
-        "whole"
+    let (root, names) = destination(options)?;
+    let mode = match names {
+        NameMapping::Unchanged => "contents",
+        NameMapping::RenameTop(_) => "whole",
     };
     let size = if options.sized { "size" } else { "" };
-    let request = ExecRequest::root([
-        "/bin/sh",
-        "-c",
-        SCRIPT,
-        "send",
-        options.source.path.as_str(),
-        how,
-        size,
-    ]);
-    let job = Receive {
-        root: root.clone(),
-        arrival: UnpackTarget {
-            naming,
+    let path = options.source.path.as_str();
+    let request = send_request(path, mode, size);
+    let target = ArchiveTarget {
+        root,
+        unpack: UnpackOptions {
+            names,
             ownership: options.ownership,
-            times: HashMap::new(),
+            mtimes: HashMap::new(),
         },
-        path: options.source.path.clone(),
+        guest_path: path.to_owned(),
     };
-    match receive(guest, cancel, &request, tokio::io::empty(), job, meter).await? {
+    match receive_archive(
+        guest,
+        cancel,
+        &request,
+        tokio::io::empty(),
+        target,
+        progress,
+    )
+    .await?
+    {
         Some(report) => Ok(report),
-        None => per_file::pull(guest, cancel, options, &place(options)?, meter).await,
+        None => per_file::pull(guest, cancel, options, &destination(options)?, progress).await,
     }
 }
 
-/// The folder that is written to, and what the source is called in it.
-fn place(options: &Pull) -> Result<(PathBuf, OwnerMapping)> {
+/// The request that runs `send.sh` with these arguments.
+pub fn send_request(path: &str, mode: &str, size: &str) -> ExecRequest {
+    guest_script::request(SEND, &[path, mode, size])
+}
+
+/// The directory to write to, and the name of the source in it.
+fn destination(options: &Pull) -> Result<(PathBuf, NameMapping)> {
     let target = &options.target.path;
-    let is_folder = target.is_dir();
     if options.source.contents || options.source.path == "/" {
-        return Ok((target.clone(), OwnerMapping::Kept));
+        return Ok((target.clone(), NameMapping::Unchanged));
     }
-    if is_folder || options.target.directory || options.several {
+    if target.is_dir() || options.target.directory || options.several {
         let name = options.source.name().as_bytes().to_owned();
-        return Ok((target.clone(), OwnerMapping::Top(name)));
+        return Ok((target.clone(), NameMapping::RenameTop(name)));
     }
-    let name = target.file_name().ok_or_else(|| {
-        Error::Invalid(format!("{} is no name for a file or folder", target.display()).into())
-    })?;
+    let name = target
+        .file_name()
+        .ok_or_else(|| Error::Invalid(format!("{} is not a file name", target.display()).into()))?;
     let root = match target.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    Ok((root, OwnerMapping::Top(name.as_encoded_bytes().to_owned())))
+    let name = name.as_encoded_bytes().to_owned();
+    Ok((root, NameMapping::RenameTop(name)))
 }
 
-/// Where an archive goes.
-pub struct Receive {
+/// Where and how an archive is unpacked.
+pub struct ArchiveTarget {
+    /// Created if missing.
     pub root: PathBuf,
-    pub arrival: UnpackTarget,
-    /// In the pixel, for messages.
-    pub path: String,
+    pub unpack: UnpackOptions,
+    /// The path in the pixel, for messages.
+    pub guest_path: String,
 }
 
-/// Runs the script and unpacks what it sends; `None` when the pixel cannot
-/// send an archive, and nothing was touched.
-pub async fn receive(
+/// Runs `send.sh` and unpacks its archive. `None`, before anything is written,
+/// if the pixel cannot send an archive.
+pub async fn receive_archive(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     request: &ExecRequest,
-    input: impl AsyncRead + Send + Unpin + 'static,
-    job: Receive,
-    meter: &Arc<TransferProgress>,
+    stdin: impl AsyncRead + Send + Unpin + 'static,
+    target: ArchiveTarget,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
-    let (sink, reader) = channel_io::inward();
-    let path = job.path.clone();
+    let (stdout, reader) = channel_io::blocking_reader();
+    let path = target.guest_path.clone();
     let writing = {
-        let meter = Arc::clone(meter);
-        blocking(move || Ok(write_out(reader, &job, &meter)))
+        let progress = Arc::clone(progress);
+        blocking(move || Ok(write_archive(reader, &target, &progress)))
     };
-    let said = HeadBuffer::default();
-    let (_steer, control) = mpsc::channel(1);
-    let io = ExecIo {
-        stdin: Box::new(input),
-        stdout: Box::new(sink),
-        stderr: Box::new(said.clone()),
-        control,
-    };
-    // Ends the stream also when it is dropped.
-    let command = async {
+    // When this future ends, `stdout` is dropped, and the writer sees the end of
+    // the archive.
+    let script = async {
         tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                meter.stop();
+                progress.cancel();
                 Err(Error::Cancelled)
             }
-            status = guest.exec(request, io) => {
-                if !matches!(&status, Ok(status) if status.0 <= CHANGED) {
-                    // What has come so far may end anywhere.
-                    meter.stop();
+            exit = guest_script::run(guest, request, stdin, stdout) => {
+                if !matches!(&exit, Ok(exit) if exit.status <= TAR_FILE_CHANGED) {
+                    // The archive may be cut off between two files.
+                    progress.cancel();
                 }
-                status
+                exit
             }
         }
     };
-    let (status, written) = tokio::join!(command, writing);
+    let (exit, written) = tokio::join!(script, writing);
     let (written, saw_end) = written?;
-    let status = match status {
-        Ok(status) => status,
+    let exit = match exit {
+        Ok(exit) => exit,
         Err(Error::WrongState { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let said = said.take();
     match written {
-        // It was us who gave up; the pixel only saw a closed pipe.
+        // Writing failed first, and the script only saw a closed pipe.
         Err(error) if !saw_end => Err(error),
-        _ if status.0 == NO_TAR => Ok(None),
-        _ if status.0 > CHANGED => Err(explain(status.0, &said, &path, "pull")),
+        _ if exit.status == UNSUPPORTED => Ok(None),
+        _ if exit.status > TAR_FILE_CHANGED => Err(exit.into_error(&path, "pull")),
         Err(error) => Err(error),
         Ok(report) => Ok(Some(Report {
-            notes: String::from_utf8_lossy(&said).trim().to_owned(),
+            notes: exit.stderr,
             ..report
         })),
     }
 }
 
-/// Writes what comes; tells too whether it came to its end.
-fn write_out(
+/// Unpacks the archive. Also returns whether the input was read to its end.
+fn write_archive(
     reader: channel_io::Reader,
-    job: &Receive,
-    meter: &TransferProgress,
+    target: &ArchiveTarget,
+    progress: &TransferProgress,
 ) -> (Result<Report>, bool) {
     let mut reader = BufReader::with_capacity(128 * 1024, reader);
-    let written = write_archive(&mut reader, job, meter);
+    let written = unpack_to(&mut reader, target, progress);
     if written.is_ok() {
-        // Padding behind the archive; the pixel is not to see a closed pipe.
+        // Reads the padding after the archive, so that the pixel does not see a
+        // closed pipe.
         let _ = io::copy(&mut reader, &mut io::sink());
     }
     let saw_end = reader.get_ref().has_ended();
     (written, saw_end)
 }
 
-fn write_archive(
+fn unpack_to(
     reader: &mut BufReader<channel_io::Reader>,
-    job: &Receive,
-    meter: &TransferProgress,
+    target: &ArchiveTarget,
+    progress: &TransferProgress,
 ) -> Result<Report> {
-    let broken = |e| Error::io("reading the archive from the pixel", e);
     let mut line = String::new();
     let mut head = reader.by_ref().take(SIZE_LINE);
-    head.read_line(&mut line).map_err(broken)?;
+    head.read_line(&mut line)
+        .map_err(|e| Error::io("cannot read the archive from the pixel", e))?;
     let size: u64 = line
         .trim_end()
         .parse()
-        .map_err(|_| Error::Protocol("no archive came from the pixel".into()))?;
-    meter.expect(size);
-    let doing = || format!("writing to {}", job.root.display());
-    fs::create_dir_all(&job.root).map_err(|e| Error::io(doing(), e))?;
-    let mut tree = Tree::open(&job.root).map_err(|e| Error::io(doing(), e))?;
-    unpack(reader, &mut tree, &job.arrival, meter)
+        .map_err(|_| Error::Protocol("the pixel sent no archive".into()))?;
+    progress.add_total(size);
+    let failed = |e| Error::io(format!("cannot write to {}", target.root.display()), e);
+    fs::create_dir_all(&target.root).map_err(failed)?;
+    let mut dir = ConfinedDir::open(&target.root).map_err(failed)?;
+    unpack(reader, &mut dir, &target.unpack, progress)
 }
 
-/// Reads one file and passes on what is in it. A link is followed inside the
-/// pixel.
+/// Copies the content of one file to `output`. Follows links inside the pixel.
+/// Fails with [`Error::Invalid`] if the path is a directory.
 pub async fn read(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     source: &GuestPath,
     output: impl AsyncWrite + Send + Unpin + 'static,
 ) -> Result<()> {
-    let script = "[ -e \"$1\" ] || exit 96; [ ! -d \"$1\" ] || exit 99; exec cat -- \"$1\"";
     let path = source.path.as_str();
-    let request = ExecRequest::root(["/bin/sh", "-c", script, "read", path]);
-    let said = HeadBuffer::default();
-    let (_steer, control) = mpsc::channel(1);
-    let io = ExecIo {
-        stdin: Box::new(tokio::io::empty()),
-        stdout: Box::new(output),
-        stderr: Box::new(said.clone()),
-        control,
-    };
-    let status = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(Error::Cancelled),
-        status = guest.exec(&request, io) => status?,
-    };
-    match status.0 {
+    let request = guest_script::request(READ, &[path]);
+    let script = guest_script::run(guest, &request, tokio::io::empty(), output);
+    let exit = unless_cancelled(cancel, script).await?;
+    match exit.status {
         0 => Ok(()),
-        99 => Err(Error::Invalid(
-            format!(
-                "{path} is a folder: pixels exec NAME -- tar c -C {path} . makes one stream of it"
-            )
-            .into(),
-        )),
-        status => Err(explain(status, &said.take(), path, "pull")),
+        IS_A_DIRECTORY => {
+            let reason = Reason::from(format!("{path:?} in the pixel is a directory"));
+            let hint = format!(
+                "to stream its contents as an archive, run: pixels exec NAME -- tar c -C {path} ."
+            );
+            Err(Error::Invalid(reason.with_hint(hint)))
+        }
+        _ => Err(exit.into_error(path, "pull")),
     }
 }

@@ -1,306 +1,260 @@
-//! From this machine into a pixel.
+//! Pushes files and directories from this machine into a pixel.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
 use tokio_util::sync::CancellationToken;
 
-use super::channel_io;
-use super::walk::{Item, joined, walk};
+use super::guest_script::{self, INPUT_CUT_OFF, UNSUPPORTED};
+use super::walk::{Item, join, walk};
 use super::{
-    GuestPath, NO_TAR, Ownership, Report, Rules, TransferProgress, explain, pack, per_file,
-    sftp_push,
+    GuestPath, Ownership, Report, Rules, TransferProgress, channel_io, pack, per_file, sftp_push,
 };
-use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, Guest, HeadBuffer, Ids, Result};
+use crate::model::{Error, ExecRequest, Guest, Ids, Reason, Result};
 
-/// For the pixel to clean up behind a transfer that was ended.
-pub(super) const PARTING: Duration = Duration::from_secs(5);
+/// Time for the pixel to clean up after a canceled transfer.
+pub(super) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 const SCRIPT: &str = include_str!("guest/receive.sh");
+/// Directory in the archive with the entries to transfer.
+pub const ARCHIVE_ROOT: &[u8] = b"tree";
+const STREAM_BUFFER: usize = 128 * 1024;
 
-/// What is to be pushed.
+/// What to push, and where to.
 pub struct Push {
-    /// Files and folders; `dir/.` means what is in it.
+    /// Files and directories. `dir/.` is the contents of the directory.
     pub sources: Vec<PathBuf>,
     pub target: GuestPath,
     pub ownership: Ownership,
-    /// The owner of folders that are made on the way.
+    /// Owner of created parent directories.
     pub owner: Ids,
     /// A name that no other transfer uses.
     pub id: String,
 }
 
-/// Transfers files and folders. A folder joins one of the same name; a file
-/// takes the place of one. When it fails or is cancelled nothing has changed,
-/// or, in folders that were there before, some of the files have.
-pub async fn push(
-    guest: &dyn Guest,
-    cancel: &CancellationToken,
-    options: &Push,
-    meter: &Arc<TransferProgress>,
-) -> Result<Report> {
-    let (how, items) = collect_items(options, meter).await?;
-    if let [item] = &items[..]
-        && let Some(report) = sftp_push::push(guest, cancel, options, how, item, meter).await?
-    {
-        return Ok(report);
-    }
-    let running = send(guest, cancel, options, how, items.clone(), meter).await?;
-    match running {
-        Some(report) => Ok(report),
-        None => per_file::push(guest, cancel, options, &items, how.contents(), meter).await,
-    }
-}
-
-/// How the far side puts what it got into place.
+/// Where the entries of a push go. See `receive.sh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// The one entry, under the destination's name or, in a folder, its own.
-    As,
+    /// The only entry becomes the target, or goes into the target if that is a
+    /// directory.
+    Rename,
+    /// Every entry goes into the target.
     Into,
+    /// The entries of the only source are merged into the target.
     Contents,
 }
 
 impl Placement {
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
-            Self::As => "as",
+            Self::Rename => "rename",
             Self::Into => "into",
             Self::Contents => "contents",
         }
     }
+}
 
-    /// The word where the one file is filled from outside.
-    pub(super) fn filled(self) -> &'static str {
-        match self {
-            Self::As => "filled",
-            Self::Into | Self::Contents => "filled-into",
-        }
+/// Transfers files and directories. Merges a directory into an existing one, and
+/// replaces an existing file. The methods are listed in [`super`].
+///
+/// After a failure or a cancellation, nothing has changed, except that some of
+/// the files may have been transferred into directories that existed before.
+pub async fn push(
+    guest: &dyn Guest,
+    cancel: &CancellationToken,
+    options: &Push,
+    progress: &Arc<TransferProgress>,
+) -> Result<Report> {
+    let (placement, items) = collect_items(options, progress).await?;
+    if let [item] = &items[..]
+        && let Some(report) =
+            sftp_push::push(guest, cancel, options, placement, item, progress).await?
+    {
+        return Ok(report);
     }
-
-    pub fn contents(self) -> bool {
-        self == Self::Contents
+    match push_archive(guest, cancel, options, placement, items.clone(), progress).await? {
+        Some(report) => Ok(report),
+        None => per_file::push(guest, cancel, options, placement, &items, progress).await,
     }
 }
 
-/// What stands below this name in the archive is what is transferred.
-pub const TREE: &[u8] = b"tree";
-
 async fn collect_items(
     options: &Push,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<(Placement, Vec<Item>)> {
     let sources = options.sources.clone();
-    let target_is_folder = options.target.directory;
-    let meter = Arc::clone(meter);
+    let target_is_dir = options.target.directory;
+    let progress = Arc::clone(progress);
     blocking(move || {
-        let contents: Vec<bool> = sources
-            .iter()
-            .map(|source| is_contents_form(source))
-            .collect();
         let rules = Rules::default();
-        if let ([source], [true]) = (&sources[..], &contents[..]) {
-            return Ok((Placement::Contents, walk(source, TREE, &rules, &meter)?));
+        if let [source] = &sources[..]
+            && is_contents_form(source)
+        {
+            let items = walk(source, ARCHIVE_ROOT, &rules, &progress)?;
+            return Ok((Placement::Contents, items));
         }
         let mut items = Vec::new();
-        for (source, contents) in sources.iter().zip(contents) {
-            if contents {
-                let within = walk(source, TREE, &rules, &meter)?;
-                items.extend(within.into_iter().skip(1));
-                continue;
-            }
-            let resolved = || {
-                let real = source.canonicalize().ok()?;
-                real.file_name().map(ToOwned::to_owned)
-            };
-            // `..` has a name only when it is resolved.
-            let name = source.file_name().map(ToOwned::to_owned);
-            let name = name.or_else(resolved).ok_or_else(|| {
-                Error::Invalid(
-                    format!(
-                        "{0} has no name to arrive under: {0}/. means what is in it",
-                        source.display()
-                    )
-                    .into(),
-                )
-            })?;
-            let name = std::os::unix::ffi::OsStringExt::into_vec(name);
-            items.extend(walk(source, &joined(TREE, &name), &rules, &meter)?);
-        }
-        let single = sources.len() == 1 && !target_is_folder;
-        Ok((
-            if single {
-                Placement::As
+        for source in &sources {
+            if is_contents_form(source) {
+                let with_top = walk(source, ARCHIVE_ROOT, &rules, &progress)?;
+                items.extend(with_top.into_iter().skip(1));
             } else {
-                Placement::Into
-            },
-            items,
-        ))
+                let name = join(ARCHIVE_ROOT, &name_of(source)?);
+                items.extend(walk(source, &name, &rules, &progress)?);
+            }
+        }
+        let placement = match sources.len() == 1 && !target_is_dir {
+            true => Placement::Rename,
+            false => Placement::Into,
+        };
+        Ok((placement, items))
     })
     .await
 }
 
-/// `.`, `dir/.`, `..`: a folder, of which the contents are meant.
-pub fn is_contents_form(source: &std::path::Path) -> bool {
+/// Whether the path is `.` or `dir/.`: the contents of a directory.
+fn is_contents_form(source: &Path) -> bool {
     let text = source.as_os_str().as_encoded_bytes();
     text == b"." || text.ends_with(b"/.")
 }
 
-/// Sends the items as one archive; `None` when the pixel cannot take one.
-pub async fn send(
+/// The last part of the path. `..` has a name only after it is resolved.
+fn name_of(source: &Path) -> Result<Vec<u8>> {
+    let name = source.file_name().map(ToOwned::to_owned);
+    let resolved = || Some(source.canonicalize().ok()?.file_name()?.to_owned());
+    let name = name.or_else(resolved).ok_or_else(|| {
+        let source = source.display();
+        let reason = Reason::from(format!("{source} has no name"));
+        Error::Invalid(reason.with_hint(format!("to push its contents, use {source}/.")))
+    })?;
+    Ok(name.into_vec())
+}
+
+/// Sends the items as one archive. `None` if the pixel cannot receive an
+/// archive.
+pub async fn push_archive(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Push,
-    how: Placement,
+    placement: Placement,
     items: Vec<Item>,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
-    let request = request(options, how.word(), &[]);
-    let (writer, reader) = channel_io::outward();
+    let request = receive_request(options, "tar", placement, &[]);
+    let (writer, reader) = channel_io::blocking_writer();
     let packing = {
-        let (meter, ownership) = (Arc::clone(meter), options.ownership);
-        tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &meter, writer))
+        let (progress, ownership) = (Arc::clone(progress), options.ownership);
+        tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &progress, writer))
     };
-    let said = HeadBuffer::default();
-    let command = receive(guest, &request, reader, tokio::io::sink(), &said);
-    tokio::pin!(command);
-    let status = tokio::select! {
+    let script = guest_script::run(guest, &request, reader, tokio::io::sink());
+    let exit = match until_cancelled(cancel, progress, script).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            progress.cancel();
+            return match error {
+                Error::WrongState { .. } => Ok(None),
+                error => Err(error),
+            };
+        }
+    };
+    if exit.status != 0 {
+        progress.cancel();
+    }
+    let packed = packing.await.map_err(|e| Error::Protocol(e.to_string()))?;
+    match (exit.status, packed) {
+        (0, packed) => Ok(Some(Report {
+            notes: exit.stderr,
+            ..packed?
+        })),
+        (UNSUPPORTED, _) => Ok(None),
+        // Packing failed, and the script only saw the end of its input.
+        (INPUT_CUT_OFF, Err(error)) => Err(error),
+        _ => Err(exit.into_error(&options.target.path, "push")),
+    }
+}
+
+/// The result of `script`. When canceled, cancels `progress`, which ends the
+/// input of the script early, and gives the script time to clean up.
+pub(super) async fn until_cancelled<T>(
+    cancel: &CancellationToken,
+    progress: &TransferProgress,
+    script: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::pin!(script);
+    tokio::select! {
         biased;
         () = cancel.cancelled() => {
-            // The input ends before its mark, and the pixel throws it away.
-            meter.stop();
-            let _ = tokio::time::timeout(PARTING, command).await;
-            return Err(Error::Cancelled);
+            progress.cancel();
+            let _ = tokio::time::timeout(CLEANUP_TIMEOUT, script).await;
+            Err(Error::Cancelled)
         }
-        status = &mut command => status,
-    };
-    let status = match status {
-        Ok(status) => status,
-        Err(Error::WrongState { .. }) => {
-            meter.stop();
-            return Ok(None);
-        }
-        Err(error) => {
-            meter.stop();
-            return Err(error);
-        }
-    };
-    if status.success() {
-        let report = packing
-            .await
-            .map_err(|e| Error::Protocol(e.to_string()))??;
-        return Ok(Some(Report {
-            notes: String::from_utf8_lossy(&said.take()).trim().to_owned(),
-            ..report
-        }));
-    }
-    meter.stop();
-    if status.0 == NO_TAR {
-        return Ok(None);
-    }
-    // When our side failed, the pixel only saw its input end.
-    match (status.0, packing.await) {
-        (CUT_OFF, Ok(Err(error))) => Err(error),
-        _ => Err(explain(
-            status.0,
-            &said.take(),
-            &options.target.path,
-            "push",
-        )),
+        result = &mut script => result,
     }
 }
 
-pub(super) const CUT_OFF: i32 = 95;
-
-pub(super) fn request(options: &Push, how: &str, more: &[String]) -> ExecRequest {
-    let owner = format!("{}:{}", options.owner.uid, options.owner.gid);
-    let path = options.target.path.as_str();
-    let script = ["/bin/sh", "-c", SCRIPT, "receive", path, how, &options.id];
-    ExecRequest::root(
-        script
-            .into_iter()
-            .chain([owner.as_str()])
-            .chain(more.iter().map(String::as_str)),
-    )
+/// The request that runs `receive.sh` with these arguments.
+pub(super) fn receive_request(
+    options: &Push,
+    format: &str,
+    placement: Placement,
+    more: &[String],
+) -> ExecRequest {
+    let fixed = [
+        format!("dest={}", options.target.path),
+        format!("format={format}"),
+        format!("placement={}", placement.as_str()),
+        format!("id={}", options.id),
+        format!("owner={}:{}", options.owner.uid, options.owner.gid),
+    ];
+    let args: Vec<&str> = fixed.iter().chain(more).map(String::as_str).collect();
+    guest_script::request(SCRIPT, &args)
 }
 
-pub(super) async fn receive(
-    guest: &dyn Guest,
-    request: &ExecRequest,
-    input: impl AsyncRead + Send + Unpin + 'static,
-    output: impl AsyncWrite + Send + Unpin + 'static,
-    said: &HeadBuffer,
-) -> Result<ExitStatus> {
-    let (_steer, control) = mpsc::channel(1);
-    let io = ExecIo {
-        stdin: Box::new(input),
-        stdout: Box::new(output),
-        stderr: Box::new(said.clone()),
-        control,
-    };
-    guest.exec(request, io).await
-}
-
-/// Writes one file from a stream of unknown length. `wish.sources` is not
-/// looked at. When it fails or is cancelled, what was there is unchanged.
+/// Writes one file from a stream of unknown length. Ignores `options.sources`.
+/// After a failure or a cancellation, an existing file is unchanged.
 pub async fn write(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Push,
     mode: u32,
     input: impl AsyncRead + Send + Unpin + 'static,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Report> {
     if options.target.directory {
         return Err(Error::Invalid(
-            "what comes from stdin needs a file's name to arrive under".into(),
+            "stdin can only be pushed to a file name, not to a directory".into(),
         ));
     }
-    let counter = Arc::clone(meter);
-    let end = futures_util::stream::iter([Ok(bytes::Bytes::from(options.id.clone()))]);
-    let content = ReaderStream::with_capacity(input, 128 * 1024)
-        .inspect(move |chunk| counter.add(chunk.as_ref().map_or(0, |c| c.len() as u64)))
-        .chain(end)
+    let counter = Arc::clone(progress);
+    let end_mark = futures_util::stream::iter([Ok(bytes::Bytes::from(options.id.clone()))]);
+    let content = ReaderStream::with_capacity(input, STREAM_BUFFER)
+        .inspect(move |chunk| counter.add_done(chunk.as_ref().map_or(0, |c| c.len() as u64)))
+        .chain(end_mark)
         .take_until(cancel.clone().cancelled_owned());
-    let said = HeadBuffer::default();
     let input = StreamReader::new(Box::pin(content));
-    let request = request(options, "raw", &[format!("{mode:o}")]);
-    let command = receive(guest, &request, input, tokio::io::sink(), &said);
-    tokio::pin!(command);
-    let status = tokio::select! {
-        status = &mut command => status?,
-        () = async {
-            cancel.cancelled().await;
-            tokio::time::sleep(PARTING).await;
-        } => return Err(Error::Cancelled),
-    };
-    if cancel.is_cancelled() {
-        return Err(Error::Cancelled);
-    }
-    if !status.success() {
-        return Err(explain(
-            status.0,
-            &said.take(),
-            &options.target.path,
-            "push",
-        ));
+    let mode = format!("mode={mode:o}");
+    let request = receive_request(options, "stream", Placement::Rename, &[mode]);
+    let script = guest_script::run(guest, &request, input, tokio::io::sink());
+    let exit = until_cancelled(cancel, progress, script).await?;
+    if exit.status != 0 {
+        return Err(exit.into_error(&options.target.path, "push"));
     }
     Ok(Report {
         files: 1,
-        bytes: meter.done(),
+        bytes: progress.done(),
         ..Report::default()
     })
 }
 
-/// Runs what waits for files on a thread of its own.
+/// Runs `work`, which blocks on files, on a thread of its own.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| Error::Protocol(format!("a thread at work on files: {e}")))?
+        .map_err(|e| Error::Protocol(format!("a thread that accesses files failed: {e}")))?
 }

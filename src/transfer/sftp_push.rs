@@ -1,10 +1,11 @@
-//! One large file into a running pixel, by the fastest way there is: the
-//! server's own access to files, many packets at a time. A script in the pixel
-//! prepares the place, moves the file to its name when all is there, and is
-//! left to clean up when this side is gone.
+//! Pushes one large file into a running pixel by raw SFTP writes.
+//!
+//! The fastest method: the server's own file access takes many chunks at a
+//! time. `receive.sh` in the pixel prepares the file, moves it to its final name
+//! when it is complete, and cleans up if this process disappears.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -13,219 +14,211 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexS
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::guest_script::{self, INPUT_CUT_OFF, UNSUPPORTED};
 use super::mtime::Mtime;
-use super::push::{CUT_OFF, PARTING, Placement, Push, TREE, blocking, receive, request};
-use super::walk::Item;
-use super::{NO_TAR, Report, TransferProgress, explain, pack, sparse};
-use crate::model::{Error, FileKind, Guest, HeadBuffer, MAX_CHUNK, Result};
+use super::pack;
+use super::push::{ARCHIVE_ROOT, Placement, Push, blocking, receive_request, until_cancelled};
+use super::walk::{Item, below, cannot_read};
+use super::{Report, TransferProgress, sparse};
+use crate::model::{Error, FileKind, Guest, MAX_CHUNK, Result};
 
-/// Below it what there is to prepare takes longer than is won.
-const LEAST: u64 = 16 * 1024 * 1024;
-/// Chunks that are read before they can be sent.
-const AHEAD: usize = 4;
+/// Smaller files transfer faster in an archive, because the setup takes time.
+const MIN_SIZE: u64 = 16 * 1024 * 1024;
+/// Chunks read ahead of the SFTP writes.
+const READ_AHEAD: usize = 4;
+/// Size limit of lines between `receive.sh` and this process.
+const LINE_BUFFER: usize = 256;
 
-/// Sends the one file. `None`, before anything has changed, when it is not one
-/// for this way, or the pixel is not.
+/// Sends one file. `None`, before anything has changed, if the file or the pixel
+/// does not fit this method: then use an archive.
 pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Push,
-    how: Placement,
+    placement: Placement,
     item: &Item,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
-    let name = item.name.strip_prefix(TREE).unwrap_or(&item.name);
-    let name = std::str::from_utf8(name).map(|name| name.trim_start_matches('/'));
-    let (how, Ok(name)) = (how.filled(), name) else {
+    let Ok(name) = String::from_utf8(below(&item.name, ARCHIVE_ROOT)) else {
         return Ok(None);
     };
-    let Some(Source {
-        file,
-        size,
-        changed,
-    }) = open(item.clone()).await?
-    else {
+    let Some(source) = open_source(item.clone()).await? else {
         return Ok(None);
     };
-    let owner = options.ownership.of(&item.meta);
+    let owner = options.ownership.owner_in_guest(&item.meta);
     let more = [
-        format!("{:o}", item.meta.mode() & 0o7777),
-        format!("{}.{:09}", changed.seconds, changed.nanos),
-        format!("{}:{}", owner.uid, owner.gid),
-        name.to_owned(),
+        format!("mode={:o}", item.meta.mode() & 0o7777),
+        format!("mtime={}.{:09}", source.mtime.seconds, source.mtime.nanos),
+        format!("fileowner={}:{}", owner.uid, owner.gid),
+        format!("name={name}"),
     ];
-    let request = request(options, how, &more);
+    let request = receive_request(options, "sftp", placement, &more);
+    let size = source.size;
 
-    let output_head = HeadBuffer::default();
-    let (tell, input) = tokio::io::duplex(256);
-    let (output, told) = tokio::io::duplex(256);
-    let over = CancellationToken::new();
-    let command = async {
-        let status = receive(guest, &request, input, output, &output_head).await;
-        over.cancel();
-        status
+    let (to_script, stdin) = tokio::io::duplex(LINE_BUFFER);
+    let (stdout, from_script) = tokio::io::duplex(LINE_BUFFER);
+    let script_exited = CancellationToken::new();
+    let script = async {
+        let exit = guest_script::run(guest, &request, stdin, stdout).await;
+        script_exited.cancel();
+        exit
     };
     let filling = async {
         tokio::select! {
             biased;
-            filled = send_chunks(guest, file, size, (told, tell, &options.id), meter) => filled,
-            () = over.cancelled() => Ok(Filled::Not),
+            outcome = fill(guest, source, from_script, to_script, &options.id, progress) => outcome,
+            () = script_exited.cancelled() => Ok(FillOutcome::ScriptExited),
         }
     };
-    let work = async { tokio::join!(command, filling) };
-    tokio::pin!(work);
-    let (status, filled) = tokio::select! {
-        biased;
-        () = cancel.cancelled() => {
-            meter.stop();
-            let _ = tokio::time::timeout(PARTING, work).await;
-            return Err(Error::Cancelled);
-        }
-        done = &mut work => done,
+    let both = async {
+        let (exit, outcome) = tokio::join!(script, filling);
+        Ok((exit?, outcome))
     };
-    let status = match status {
-        Ok(status) => status,
+    let (exit, outcome) = match until_cancelled(cancel, progress, both).await {
+        Ok(results) => results,
         Err(Error::WrongState { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    match filled? {
-        Filled::Unseen => Ok(None),
-        Filled::Stuck(error) if status.0 == CUT_OFF => Err(match error {
-            // The place it was written at says nothing to anybody.
+    match outcome? {
+        FillOutcome::NotVisible => Ok(None),
+        FillOutcome::WriteFailed(error) if exit.status == INPUT_CUT_OFF => Err(match error {
+            // The error names the private path that was written to.
             Error::Io { source, .. } => Error::io(
-                format!("writing {} in the pixel", options.target.path),
+                format!("cannot write {:?} in the pixel", options.target.path),
                 source,
             ),
             other => other,
         }),
-        _ if status.0 == NO_TAR => Ok(None),
-        Filled::Whole if status.success() => Ok(Some(Report {
+        _ if exit.status == UNSUPPORTED => Ok(None),
+        FillOutcome::Complete if exit.status == 0 => Ok(Some(Report {
             files: 1,
             bytes: size,
-            notes: String::from_utf8_lossy(&output_head.take())
-                .trim()
-                .to_owned(),
+            notes: exit.stderr,
             ..Report::default()
         })),
-        Filled::Not if status.success() => Err(Error::Protocol(
-            "the pixel wants no more of a file that was not sent".into(),
+        FillOutcome::ScriptExited if exit.status == 0 => Err(Error::Protocol(
+            "the pixel's receive script exited before the file was sent".into(),
         )),
-        _ => Err(explain(
-            status.0,
-            &output_head.take(),
-            &options.target.path,
-            "push",
-        )),
+        _ => Err(exit.into_error(&options.target.path, "push")),
     }
 }
 
 struct Source {
     file: File,
     size: u64,
-    changed: Mtime,
+    mtime: Mtime,
 }
 
-/// `None`: small, or with holes, which an archive passes over.
-async fn open(item: Item) -> Result<Option<Source>> {
-    if !item.meta.is_file() || item.meta.len() < LEAST {
+/// `None` for small files, and for sparse files, whose holes an archive skips.
+async fn open_source(item: Item) -> Result<Option<Source>> {
+    if !item.meta.is_file() || item.meta.len() < MIN_SIZE {
         return Ok(None);
     }
     blocking(move || {
-        let opened = || {
+        let open = || {
             let file = pack::open(&item.source)?;
             let meta = file.metadata()?;
-            let whole = meta.is_file() && sparse::segments(&file, meta.len())?.is_none();
-            Ok(whole.then(|| Source {
+            let fits = meta.is_file() && sparse::segments(&file, meta.len())?.is_none();
+            Ok(fits.then(|| Source {
                 file,
                 size: meta.len(),
-                changed: Mtime::of(&meta),
+                mtime: Mtime::from_metadata(&meta),
             }))
         };
-        opened().map_err(|e| Error::io(format!("sending {}", item.source.display()), e))
+        open().map_err(|e| cannot_read(&item.source, e))
     })
     .await
 }
 
-enum Filled {
-    Whole,
-    /// The script ended first.
-    Not,
-    /// What it prepared is not there for the server's file access.
-    Unseen,
-    /// No more could be written; the script looks why.
-    Stuck(Error),
+enum FillOutcome {
+    Complete,
+    ScriptExited,
+    /// The server's file access does not see the prepared file.
+    NotVisible,
+    /// The script was told, and reports the cause if it knows one.
+    WriteFailed(Error),
 }
 
-/// Fills the file that is told of, and says so.
-async fn send_chunks(
+/// Waits for the path of the prepared file, writes the content, and reports the
+/// result to the script.
+async fn fill(
     guest: &dyn Guest,
-    file: File,
-    size: u64,
-    (told, mut tell, id): (DuplexStream, DuplexStream, &str),
-    meter: &Arc<TransferProgress>,
-) -> Result<Filled> {
-    // A session takes a while to open; the script, to begin.
-    let (place, _) = tokio::join!(read_ready_path(told), guest.stat("/"));
-    let Some(place) = place else {
-        return Ok(Filled::Not);
+    source: Source,
+    from_script: DuplexStream,
+    mut to_script: DuplexStream,
+    id: &str,
+    progress: &Arc<TransferProgress>,
+) -> Result<FillOutcome> {
+    // The stat opens the SFTP session while the script starts.
+    let (path, _) = tokio::join!(read_ready_path(from_script), guest.stat("/"));
+    let Some(path) = path else {
+        return Ok(FillOutcome::ScriptExited);
     };
-    if !matches!(guest.stat(&place).await, Ok(found) if found.kind == FileKind::File) {
-        return Ok(Filled::Unseen);
+    if !matches!(guest.stat(&path).await, Ok(found) if found.kind == FileKind::File) {
+        return Ok(FillOutcome::NotVisible);
     }
-    let (to, content) = mpsc::channel(AHEAD);
+    let size = source.size;
+    let (sender, content) = mpsc::channel(READ_AHEAD);
     let reading = {
-        let meter = Arc::clone(meter);
-        blocking(move || read(file, size, &meter, &to))
+        let progress = Arc::clone(progress);
+        blocking(move || send_chunks(source, &progress, &sender))
     };
-    let (read, filled) = tokio::join!(reading, guest.write_chunks(&place, content));
+    let (read, written) = tokio::join!(reading, guest.write_chunks(&path, content));
     read?;
-    let whole = match filled {
-        Ok(()) => guest.stat(&place).await.map(|found| found.size == size),
+    let complete = match written {
+        Ok(()) => guest.stat(&path).await.map(|found| found.size == size),
         Err(error) => Err(error),
     };
-    let (word, outcome) = match whole {
-        Ok(true) => (id, Filled::Whole),
-        Ok(false) => return Err(Error::Protocol("the file is not what was sent".into())),
-        Err(error) => ("stuck", Filled::Stuck(error)),
+    let (word, outcome) = match complete {
+        Ok(true) => (id, FillOutcome::Complete),
+        Ok(false) => {
+            return Err(Error::Protocol(
+                "the file in the pixel has another size than was sent".into(),
+            ));
+        }
+        Err(error) => ("failed", FillOutcome::WriteFailed(error)),
     };
-    // Whether it still listens, its exit code tells.
-    let _ = tell.write_all(format!("{word}\n").as_bytes()).await;
-    let _ = tell.shutdown().await;
+    // If the script no longer reads, its exit code shows that.
+    let _ = to_script.write_all(format!("{word}\n").as_bytes()).await;
+    let _ = to_script.shutdown().await;
     Ok(outcome)
 }
 
-async fn read_ready_path(told: DuplexStream) -> Option<String> {
+/// Reads the line `/proc/PID/cwd/content`. `None` for any other output: the
+/// pixel must not choose another path.
+async fn read_ready_path(from_script: DuplexStream) -> Option<String> {
     let mut line = String::new();
-    let mut told = BufReader::new(told.take(64));
-    told.read_line(&mut line).await.ok()?;
-    let process = line.strip_prefix("/proc/")?.strip_suffix("/cwd/raw\n")?;
+    let mut reader = BufReader::new(from_script.take(64));
+    reader.read_line(&mut line).await.ok()?;
+    let process = line
+        .strip_prefix("/proc/")?
+        .strip_suffix("/cwd/content\n")?;
     process.parse::<u32>().ok()?;
     Some(line.trim_end().to_owned())
 }
 
-/// Reads exactly as much as was promised.
-fn read(
-    mut file: File,
-    size: u64,
-    meter: &TransferProgress,
-    to: &mpsc::Sender<Bytes>,
+/// Sends the whole file in chunks. Fails if the file became shorter.
+fn send_chunks(
+    source: Source,
+    progress: &TransferProgress,
+    sender: &mpsc::Sender<Bytes>,
 ) -> Result<()> {
-    let mut left = size;
+    let mut file = source.file;
+    let mut left = source.size;
     while left > 0 {
-        meter.check_cancelled().map_err(|_| Error::Cancelled)?;
+        progress.check_cancelled().map_err(|_| Error::Cancelled)?;
         let length = left.min(MAX_CHUNK as u64);
         let mut chunk = Vec::with_capacity(MAX_CHUNK);
+        let failed = |e| Error::io("cannot read the file to push", e);
         let got = (&mut file).take(length).read_to_end(&mut chunk);
-        let failed = |e| Error::io("reading what is sent", e);
         if (got.map_err(failed)? as u64) < length {
-            let shorter = "it became shorter while it was read";
-            return Err(failed(io::Error::other(shorter)));
+            return Err(failed(pack::became_shorter()));
         }
-        if to.blocking_send(chunk.into()).is_err() {
-            // The other side has its own reason.
+        if sender.blocking_send(chunk.into()).is_err() {
+            // The writing side failed and reports why.
             return Ok(());
         }
-        meter.add(length);
+        progress.add_done(length);
         left -= length;
     }
     Ok(())

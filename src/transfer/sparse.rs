@@ -1,15 +1,20 @@
-//! Files with holes: where their data is, and how an archive says so.
+//! Sparse files: finds their data segments, and writes the sparse headers of a
+//! GNU tar archive.
 
 use std::fs::File;
 use std::io;
 
 use tar::{GnuExtSparseHeader, Header};
 
-/// A stretch of data.
+/// Entries of an extended sparse header block.
+const ENTRIES_PER_BLOCK: usize = 21;
+
+/// Offset and length of a data segment in bytes.
 pub type Segment = (u64, u64);
 
-/// The stretches of data in a file of this size; `None` when it has no holes,
-/// or the system cannot tell.
+/// The data segments of a file with `size` bytes. An empty segment at the end
+/// ends the list. `None` if the file is not sparse, or if the file system does
+/// not report holes.
 #[cfg(target_os = "linux")]
 pub fn segments(file: &File, size: u64) -> io::Result<Option<Vec<Segment>>> {
     use rustix::fs::{SeekFrom, seek};
@@ -18,26 +23,25 @@ pub fn segments(file: &File, size: u64) -> io::Result<Option<Vec<Segment>>> {
     if file.metadata()?.blocks().saturating_mul(512) >= size {
         return Ok(None);
     }
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let begin = match seek(file, SeekFrom::Data(at)) {
-            Ok(begin) => begin,
-            // Nothing but a hole up to the end.
+    let mut segments = Vec::new();
+    let mut offset = 0;
+    while offset < size {
+        let start = match seek(file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            // Only a hole follows.
             Err(rustix::io::Errno::NXIO) => break,
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let end = seek(file, SeekFrom::Hole(begin))?.min(size);
-        if begin >= end {
+        let end = seek(file, SeekFrom::Hole(start))?.min(size);
+        if start >= end {
             break;
         }
-        found.push((begin, end - begin));
-        at = end;
+        segments.push((start, end - start));
+        offset = end;
     }
-    // Closes the list; without data it is all there is.
-    found.push((size, 0));
-    Ok(Some(found))
+    segments.push((size, 0));
+    Ok(Some(segments))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -45,11 +49,12 @@ pub fn segments(_: &File, _: u64) -> io::Result<Option<Vec<Segment>>> {
     Ok(None)
 }
 
-/// Makes `header` one of a file with holes; returns the blocks that follow it.
-pub fn describe(header: &mut Header, size: u64, segments: &[Segment]) -> Vec<u8> {
+/// Makes `header` the header of a sparse file with `size` bytes. Returns the
+/// extended header blocks that must follow it.
+pub fn set_sparse(header: &mut Header, size: u64, segments: &[Segment]) -> Vec<u8> {
     header.set_entry_type(tar::EntryType::GNUSparse);
     header.set_size(segments.iter().map(|(_, length)| length).sum());
-    let mut more = Vec::new();
+    let mut blocks = Vec::new();
     if let Some(gnu) = header.as_gnu_mut() {
         gnu.set_real_size(size);
         let (first, rest) = segments.split_at(segments.len().min(gnu.sparse.len()));
@@ -58,16 +63,16 @@ pub fn describe(header: &mut Header, size: u64, segments: &[Segment]) -> Vec<u8>
             slot.set_length(*length);
         }
         gnu.set_is_extended(!rest.is_empty());
-        let mut blocks = rest.chunks(21).peekable();
-        while let Some(block) = blocks.next() {
+        let mut chunks = rest.chunks(ENTRIES_PER_BLOCK).peekable();
+        while let Some(chunk) = chunks.next() {
             let mut extension = GnuExtSparseHeader::new();
-            for (slot, (offset, length)) in extension.sparse_mut().iter_mut().zip(block) {
+            for (slot, (offset, length)) in extension.sparse_mut().iter_mut().zip(chunk) {
                 slot.set_offset(*offset);
                 slot.set_length(*length);
             }
-            extension.set_is_extended(blocks.peek().is_some());
-            more.extend_from_slice(extension.as_bytes());
+            extension.set_is_extended(chunks.peek().is_some());
+            blocks.extend_from_slice(extension.as_bytes());
         }
     }
-    more
+    blocks
 }

@@ -1,41 +1,43 @@
-//! One folder made like another, by transferring what differs: entries are
-//! the same when kind, size, mode and time are, or the target of a link.
+//! Makes one directory equal to another by transferring only the differences.
+//!
+//! Two entries are equal if kind and mode are equal, and also size and mtime of
+//! a file, or the target of a link.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::guest_listing::{Facts, Kind, Listing, facts, list};
-use super::pull::{Receive, receive};
-use super::push::{Placement, Push, TREE, blocking, send};
-use super::unpack::{OwnerMapping, UnpackTarget};
-use super::walk::{Item, joined, os, walk};
-use super::{GuestPath, Ownership, Report, Rules, TransferProgress, explain};
-use crate::model::{
-    Error, ExecIo, ExecRequest, Guest, HeadBuffer, Ids, Result, Subject, unless_cancelled,
-};
+use super::guest_listing::{EntryFacts, EntryKind, Listing, ignore_file_dir, list, local_facts};
+use super::pull::{ArchiveTarget, receive_archive, send_request};
+use super::push::{ARCHIVE_ROOT, Placement, Push, blocking, push_archive};
+use super::unpack::{NameMapping, UnpackOptions};
+use super::walk::{self, Item, below, join, read_ignore_file};
+use super::{GuestPath, Ownership, Report, Rules, TransferProgress, guest_script};
+use crate::model::{Error, Guest, Ids, Reason, Result, Subject, unless_cancelled};
 
-/// What both directions have in common.
+/// Options of both directions.
 pub struct Sync {
     pub local: PathBuf,
     pub guest: GuestPath,
     pub rules: Rules,
-    /// Remove what only the destination has, unless the rules leave it out.
+    /// Delete entries that only the destination has, unless the rules ignore
+    /// them.
     pub delete: bool,
-    /// Change nothing.
+    /// Change nothing, only report the changes.
     pub dry_run: bool,
     pub ownership: Ownership,
-    /// Of folders made on the way in a pixel.
+    /// Owner of created parent directories in a pixel.
     pub owner: Ids,
+    /// A name that no other transfer uses.
     pub id: String,
 }
 
-/// What a sync changed, or would.
+/// The changes of a sync. With [`Sync::dry_run`], the changes that a sync would
+/// make.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Changes {
     pub transferred: Vec<String>,
@@ -45,38 +47,38 @@ pub struct Changes {
     pub report: Report,
 }
 
-/// Makes the pixel's folder like the local one.
+/// Makes the directory in the pixel equal to the local one.
 pub async fn sync_in(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Sync,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Changes> {
-    let here = here(options, &options.rules, false).await?;
+    let items = local_items(options, &options.rules, false).await?;
     let mut rules = options.rules.clone();
-    learn(&mut rules, &here)?;
-    rules.settle();
-    let asked = list(guest, &options.guest, &mut rules);
-    let there = unless_cancelled(cancel, asked).await?.unwrap_or_default();
-    let ours = listing(&here);
-    let plan = Plan::new(&ours, &there, options.delete)?;
-    let changes = plan.changes(&ours);
+    add_ignore_files(&mut rules, &items)?;
+    rules.stop_reading_ignore_files();
+    let remote = list(guest, &options.guest, &mut rules);
+    let remote = unless_cancelled(cancel, remote).await?.unwrap_or_default();
+    let local = local_listing(&items);
+    let plan = Plan::new(&local, &remote, options.delete)?;
+    let changes = plan.changes(&local);
     if options.dry_run {
         return Ok(changes);
     }
     if !plan.remove.is_empty() {
-        let names = nul_ended(&plan.remove);
-        unless_cancelled(cancel, remove(guest, &options.guest.path, names)).await?;
+        let names = nul_separated(&plan.remove);
+        unless_cancelled(cancel, remove_in_guest(guest, &options.guest.path, names)).await?;
     }
     if plan.send.is_empty() {
         return Ok(changes);
     }
-    let items: Vec<Item> = here
+    let items: Vec<Item> = items
         .into_iter()
-        .filter(|item| plan.needs(&strip(item)))
+        .filter(|item| plan.needs(&relative(item)))
         .collect();
-    let bytes = items.iter().filter(|item| item.meta.is_file());
-    meter.expect(bytes.map(|item| item.meta.len()).sum());
+    let files = items.iter().filter(|item| item.meta.is_file());
+    progress.add_total(files.map(|item| item.meta.len()).sum());
     let push = Push {
         sources: Vec::new(),
         target: options.guest.clone(),
@@ -84,75 +86,72 @@ pub async fn sync_in(
         owner: options.owner,
         id: options.id.clone(),
     };
-    let sent = send(guest, cancel, &push, Placement::Contents, items, meter).await?;
-    let report = sent.ok_or_else(|| Error::WrongState {
-        subject: Subject::Other("the pixel".into()),
-        state: "stopped, or has no tar".into(),
-    })?;
+    let placement = Placement::Contents;
+    let report = push_archive(guest, cancel, &push, placement, items, progress).await?;
+    let report = report.ok_or_else(no_archive)?;
     Ok(Changes { report, ..changes })
 }
 
-/// Makes the local folder like the pixel's.
+/// Makes the local directory equal to the one in the pixel. Fails with
+/// [`Error::NotFound`] if the pixel does not have the directory.
 pub async fn sync_out(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Sync,
-    meter: &Arc<TransferProgress>,
+    progress: &Arc<TransferProgress>,
 ) -> Result<Changes> {
     let mut rules = options.rules.clone();
-    let asked = list(guest, &options.guest, &mut rules);
-    let there = unless_cancelled(cancel, asked).await?;
-    let missing = || {
-        Error::NotFound(Subject::Other(format!(
-            "{:?} in the pixel",
-            options.guest.path
-        )))
-    };
-    let mut there = there.ok_or_else(missing)?;
-    // Devices and the like stay where they are.
-    there.retain(|_, facts| facts.kind != Kind::Other);
-    rules.settle();
-    let here = here(options, &rules, true).await?;
-    let ours = listing(&here);
-    let plan = Plan::new(&there, &ours, options.delete)?;
-    let changes = plan.changes(&there);
+    let remote = list(guest, &options.guest, &mut rules);
+    let path = options.guest.path.as_str();
+    let mut remote = unless_cancelled(cancel, remote)
+        .await?
+        .ok_or_else(|| guest_script::not_found(path))?;
+    // Devices, sockets and pipes are not transferred.
+    remote.retain(|_, facts| facts.kind != EntryKind::Other);
+    rules.stop_reading_ignore_files();
+    let local = local_listing(&local_items(options, &rules, true).await?);
+    let plan = Plan::new(&remote, &local, options.delete)?;
+    let changes = plan.changes(&remote);
     if options.dry_run {
         return Ok(changes);
     }
-    let (top, gone) = (options.local.clone(), plan.remove.clone());
-    blocking(move || gone.iter().try_for_each(|name| remove_here(&top, name))).await?;
+    let (top, removed) = (options.local.clone(), plan.remove.clone());
+    blocking(move || removed.iter().try_for_each(|name| remove_local(&top, name))).await?;
     if plan.send.is_empty() {
         return Ok(changes);
     }
-    meter.expect(changes.bytes);
-    let names: BTreeSet<Vec<u8>> = there.keys().filter(|n| plan.needs(n)).cloned().collect();
-    let path = options.guest.path.as_str();
-    let request = ExecRequest::root(["/bin/sh", "-c", super::pull::SCRIPT, "send", path, "names"]);
-    let job = Receive {
+    progress.add_total(changes.bytes);
+    let names: BTreeSet<Vec<u8>> = remote.keys().filter(|n| plan.needs(n)).cloned().collect();
+    let names = std::io::Cursor::new(nul_separated(&names));
+    let target = ArchiveTarget {
         root: options.local.clone(),
-        arrival: UnpackTarget {
-            naming: OwnerMapping::Kept,
+        unpack: UnpackOptions {
+            names: NameMapping::Unchanged,
             ownership: options.ownership,
-            times: there
+            mtimes: remote
                 .into_iter()
-                .map(|(n, facts)| (n, facts.modified))
+                .map(|(name, facts)| (name, facts.mtime))
                 .collect(),
         },
-        path: path.to_owned(),
+        guest_path: path.to_owned(),
     };
-    let names = std::io::Cursor::new(nul_ended(&names));
-    let received = receive(guest, cancel, &request, names, job, meter).await?;
-    let report = received.ok_or_else(|| Error::WrongState {
-        subject: Subject::Other("the pixel".into()),
-        state: "stopped, or has no tar".into(),
-    })?;
+    let request = send_request(path, "names", "");
+    let report = receive_archive(guest, cancel, &request, names, target, progress).await?;
+    let report = report.ok_or_else(no_archive)?;
     Ok(Changes { report, ..changes })
 }
 
-/// What has to happen.
+fn no_archive() -> Error {
+    Error::WrongState {
+        subject: Subject::Other("the pixel".into()),
+        state: "stopped, or has no tar".into(),
+    }
+}
+
+/// Differences between two directories.
 struct Plan {
     send: BTreeSet<Vec<u8>>,
-    /// The topmost of what goes: what is below goes with it.
+    /// Without entries below other entries of the set.
     remove: BTreeSet<Vec<u8>>,
 }
 
@@ -162,59 +161,63 @@ impl Plan {
             send: BTreeSet::new(),
             remove: BTreeSet::new(),
         };
-        for (path, facts) in from.iter().filter(|(_, facts)| facts.kind != Kind::Other) {
+        for (path, facts) in from {
+            if facts.kind == EntryKind::Other {
+                continue;
+            }
             let Some(present) = to.get(path) else {
                 plan.send.insert(path.clone());
                 continue;
             };
-            if same(facts, present) {
+            if is_equal(facts, present) {
                 continue;
             }
             plan.send.insert(path.clone());
-            let folder = |facts: &Facts| facts.kind == Kind::Folder;
-            if folder(facts) != folder(present) {
-                if folder(present) && !delete {
-                    return Err(Error::Invalid(
-                        format!(
-                            "{:?} is a folder at the destination and none at the source: --delete \
-                         lets it go",
-                            String::from_utf8_lossy(path)
-                        )
-                        .into(),
+            let is_dir = |facts: &EntryFacts| facts.kind == EntryKind::Directory;
+            if is_dir(facts) != is_dir(present) {
+                if is_dir(present) && !delete {
+                    let reason = Reason::from(format!(
+                        "{:?} is a directory at the destination but not at the source",
+                        String::from_utf8_lossy(path)
                     ));
+                    let hint = "to replace the directory, pass --delete";
+                    return Err(Error::Invalid(reason.with_hint(hint)));
                 }
-                plan.drop(path);
+                plan.add_removal(path);
             }
         }
         if delete {
             for path in to.keys().filter(|path| !from.contains_key(*path)) {
-                plan.drop(path);
+                plan.add_removal(path);
             }
         }
         Ok(plan)
     }
 
-    fn drop(&mut self, path: &[u8]) {
-        if !ancestors(path).any(|above| self.remove.contains(above)) {
+    /// Called for parents before their entries.
+    fn add_removal(&mut self, path: &[u8]) {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let mut parents = ends.map(|(end, _)| &path[..end]);
+        if !parents.any(|parent| self.remove.contains(parent)) {
             self.remove.insert(path.to_owned());
         }
     }
 
-    /// Whether an entry travels: because it differs, or because something in
-    /// it does and it carries it.
+    /// Whether an entry is transferred: if it differs, or if it is a parent of
+    /// an entry that differs.
     fn needs(&self, path: &[u8]) -> bool {
         if path.is_empty() || self.send.contains(path) {
             return true;
         }
-        let inside = [path, b"/"].concat();
-        let mut after = self.send.range(inside.clone()..);
-        after.next().is_some_and(|next| next.starts_with(&inside))
+        let prefix = [path, b"/"].concat();
+        let mut after = self.send.range(prefix.clone()..);
+        after.next().is_some_and(|next| next.starts_with(&prefix))
     }
 
     fn changes(&self, from: &Listing) -> Changes {
         let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
         let size = |path: &Vec<u8>| match from.get(path) {
-            Some(facts) if facts.kind == Kind::File => facts.size,
+            Some(facts) if facts.kind == EntryKind::File => facts.size,
             _ => 0,
         };
         Changes {
@@ -226,78 +229,67 @@ impl Plan {
     }
 }
 
-fn same(a: &Facts, b: &Facts) -> bool {
+fn is_equal(a: &EntryFacts, b: &EntryFacts) -> bool {
     a.kind == b.kind
         && match a.kind {
-            Kind::File => (a.mode, a.size) == (b.mode, b.size) && a.modified.agrees(b.modified),
-            Kind::Folder => a.mode == b.mode,
-            Kind::Link => a.target == b.target,
-            Kind::Other => true,
+            EntryKind::File => (a.mode, a.size) == (b.mode, b.size) && a.mtime.matches(b.mtime),
+            EntryKind::Directory => a.mode == b.mode,
+            EntryKind::Link => a.target == b.target,
+            EntryKind::Other => true,
         }
 }
 
-fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-    ends.map(|(end, _)| &path[..end])
-}
-
-/// The local folder; an absent one is empty where that is allowed.
-async fn here(options: &Sync, rules: &Rules, may_be_absent: bool) -> Result<Vec<Item>> {
+/// The entries of the local directory. With `may_be_missing`, empty if the
+/// directory is missing.
+async fn local_items(options: &Sync, rules: &Rules, may_be_missing: bool) -> Result<Vec<Item>> {
     let (top, rules) = (options.local.clone(), rules.clone());
     blocking(move || {
-        // What there is is not yet what is transferred.
-        match walk(&top, TREE, &rules, &TransferProgress::default()) {
-            Err(error) if may_be_absent && error.is_not_found() => Ok(Vec::new()),
-            Ok(items) if items.first().is_some_and(|item| !item.meta.is_dir()) => {
-                Err(Error::Invalid(
-                    format!("sync is for folders, and {} is none", top.display()).into(),
-                ))
-            }
+        // Not all of these entries are transferred, so their sizes do not count.
+        match walk::walk(&top, ARCHIVE_ROOT, &rules, &TransferProgress::default()) {
+            Err(error) if may_be_missing && error.is_not_found() => Ok(Vec::new()),
+            Ok(items) if items.first().is_some_and(|item| !item.meta.is_dir()) => Err(
+                Error::Invalid(format!("cannot sync {}: not a directory", top.display()).into()),
+            ),
             outcome => outcome,
         }
     })
     .await
 }
 
-/// The ignore files of the source hold for the destination too: what they
-/// leave out is not removed there.
-fn learn(rules: &mut Rules, items: &[Item]) -> Result<()> {
+/// Adds the ignore files of the source, which also protect entries of the
+/// destination from deletion.
+fn add_ignore_files(rules: &mut Rules, items: &[Item]) -> Result<()> {
     if !rules.reads_ignore_files() {
         return Ok(());
     }
     for item in items {
-        let path = strip(item);
-        let name = super::ignore_rules::IGNORE_FILE.as_bytes();
-        if let Some(above) = path.strip_suffix(name)
-            && (above.is_empty() || above.ends_with(b"/"))
-        {
-            let above = above.strip_suffix(b"/").unwrap_or(above);
-            super::walk::learn(rules, above, &item.source)?;
+        if let Some(dir) = ignore_file_dir(&relative(item)) {
+            read_ignore_file(rules, dir, &item.source)?;
         }
     }
     Ok(())
 }
 
-/// What is below the top.
-fn listing(items: &[Item]) -> Listing {
-    let below = items.iter().map(|item| (strip(item), facts(item)));
-    below.filter(|(path, _)| !path.is_empty()).collect()
+/// The entries below the top.
+fn local_listing(items: &[Item]) -> Listing {
+    let entries = items.iter().map(|item| (relative(item), local_facts(item)));
+    entries.filter(|(path, _)| !path.is_empty()).collect()
 }
 
 /// The path below the top.
-fn strip(item: &Item) -> Vec<u8> {
-    let rest = item.name.strip_prefix(TREE).unwrap_or(&item.name);
-    rest.strip_prefix(b"/").unwrap_or(rest).to_owned()
+fn relative(item: &Item) -> Vec<u8> {
+    below(&item.name, ARCHIVE_ROOT)
 }
 
-fn nul_ended(names: &BTreeSet<Vec<u8>>) -> Vec<u8> {
-    let named = |name: &Vec<u8>| [&joined(b".", name)[..], b"\0"].concat();
-    names.iter().flat_map(named).collect()
+fn nul_separated(names: &BTreeSet<Vec<u8>>) -> Vec<u8> {
+    let with_nul = |name: &Vec<u8>| [&join(b".", name)[..], b"\0"].concat();
+    names.iter().flat_map(with_nul).collect()
 }
 
-fn remove_here(top: &std::path::Path, name: &[u8]) -> Result<()> {
-    let path = top.join(os(name));
-    let failed = |e| Error::io(format!("removing {}", path.display()), e);
+fn remove_local(top: &Path, name: &[u8]) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = top.join(std::ffi::OsStr::from_bytes(name));
+    let failed = |e| Error::io(format!("cannot delete {}", path.display()), e);
     let meta = fs::symlink_metadata(&path).map_err(failed)?;
     if meta.is_dir() {
         fs::remove_dir_all(&path).map_err(failed)
@@ -306,22 +298,14 @@ fn remove_here(top: &std::path::Path, name: &[u8]) -> Result<()> {
     }
 }
 
-async fn remove(guest: &dyn Guest, folder: &str, names: Vec<u8>) -> Result<()> {
-    let script = include_str!("guest/remove.sh");
-    let request = ExecRequest::root(["/bin/sh", "-c", script, "remove", folder]);
-    let said = HeadBuffer::default();
-    let (_steer, control) = mpsc::channel(1);
-    let io = ExecIo {
-        stdin: Box::new(std::io::Cursor::new(names)),
-        stdout: Box::new(tokio::io::sink()),
-        stderr: Box::new(said.clone()),
-        control,
-    };
-    let status = guest.exec(&request, io).await?;
-    if status.success() {
+async fn remove_in_guest(guest: &dyn Guest, dir: &str, names: Vec<u8>) -> Result<()> {
+    let request = guest_script::request(include_str!("guest/remove.sh"), &[dir]);
+    let names = std::io::Cursor::new(names);
+    let exit = guest_script::run(guest, &request, names, tokio::io::sink()).await?;
+    if exit.status == 0 {
         return Ok(());
     }
-    Err(explain(status.0, &said.take(), folder, "sync"))
+    Err(exit.into_error(dir, "sync"))
 }
 
 #[cfg(test)]
@@ -329,45 +313,46 @@ mod tests {
     use super::super::mtime::Mtime;
     use super::*;
 
-    fn entry(kind: Kind, size: u64) -> Facts {
-        Facts {
+    fn facts(kind: EntryKind, size: u64) -> EntryFacts {
+        EntryFacts {
             kind,
             mode: 0o644,
             size,
-            modified: Mtime::seconds(1),
+            mtime: Mtime::from_seconds(1),
             target: Vec::new(),
         }
     }
 
-    fn made_up(entries: &[(&str, Kind, u64)]) -> Listing {
-        let one = |(path, kind, size): &(&str, Kind, u64)| {
-            (path.as_bytes().to_owned(), entry(*kind, *size))
-        };
-        entries.iter().map(one).collect()
+    fn listing(entries: &[(&str, EntryKind, u64)]) -> Listing {
+        let entries = entries.iter();
+        entries
+            .map(|(path, kind, size)| (path.as_bytes().to_owned(), facts(*kind, *size)))
+            .collect()
     }
 
-    fn texts(of: &BTreeSet<Vec<u8>>) -> Vec<&str> {
-        of.iter().map(|t| std::str::from_utf8(t).unwrap()).collect()
+    fn texts(paths: &BTreeSet<Vec<u8>>) -> Vec<&str> {
+        let paths = paths.iter();
+        paths.map(|p| std::str::from_utf8(p).unwrap()).collect()
     }
 
     #[test]
-    fn only_differences_travel() {
-        use Kind::{File, Folder, Link};
-        let from = made_up(&[
-            ("a", Folder, 0),
+    fn plan_transfers_only_differences() {
+        use EntryKind::{Directory, File, Link};
+        let from = listing(&[
+            ("a", Directory, 0),
             ("a/same", File, 1),
             ("a/changed", File, 2),
             ("new", File, 1),
             ("link", Link, 0),
-            ("was-link", Folder, 0),
+            ("was-link", Directory, 0),
             ("was-link/x", File, 1),
         ]);
-        let to = made_up(&[
-            ("a", Folder, 0),
+        let to = listing(&[
+            ("a", Directory, 0),
             ("a/same", File, 1),
             ("a/changed", File, 1),
             ("link", Link, 0),
-            ("old", Folder, 0),
+            ("old", Directory, 0),
             ("old/x", File, 1),
             ("was-link", Link, 0),
         ]);
@@ -380,7 +365,7 @@ mod tests {
         assert!(plan.needs(b"a") && plan.needs(b"") && !plan.needs(b"a/same"));
         let plan = Plan::new(&from, &to, true).unwrap();
         assert_eq!(texts(&plan.remove), ["old", "was-link"]);
-        let blocked = made_up(&[("new", Folder, 0)]);
+        let blocked = listing(&[("new", Directory, 0)]);
         assert!(Plan::new(&from, &blocked, false).is_err());
         assert_eq!(
             texts(&Plan::new(&from, &blocked, true).unwrap().remove),

@@ -1,6 +1,8 @@
-//! An archive from a pixel onto this machine. Root in the pixel may have made
-//! it up: nothing in it is written outside the destination, whatever its names
-//! and links say, and it brings neither devices nor set-user-ID programs.
+//! Unpacks a tar archive from a pixel on this machine.
+//!
+//! Root in the pixel controls the archive. Nothing is written outside the
+//! destination, whatever the names and links in the archive are, and devices
+//! and set-user-ID bits are dropped (the bits are kept with `--archive`).
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,163 +11,180 @@ use std::rc::Rc;
 
 use tar::{Archive, Entry, EntryType};
 
-use super::confined_write::{Attributes, Tree};
+use super::confined_write::ConfinedDir;
 use super::mtime::Mtime;
+use super::temp_file::Attributes;
 use super::{Ownership, Report, TransferProgress};
 use crate::model::{Error, Ids, Result};
 
-/// Bytes between the contents of two files: headers, long names, lists of holes.
-const HEADERS: u64 = 16 * 1024 * 1024;
-const CHUNK: usize = 128 * 1024;
-/// Files are written around stretches of zeros of this size.
+/// Limit for the bytes between the contents of two files: headers, long names
+/// and lists of holes.
+const MAX_HEADERS: u64 = 16 * 1024 * 1024;
+const BUFFER: usize = 128 * 1024;
+/// Blocks of zeros of this size become holes in a sparse file.
 const HOLE: usize = 4096;
 
-/// How the names in an archive become names below the tree.
-pub enum OwnerMapping {
-    /// As they are.
-    Kept,
-    /// Its one entry at the top is called this here.
-    Top(Vec<u8>),
+/// How names in an archive become names below the destination.
+pub enum NameMapping {
+    Unchanged,
+    /// The first part of every name is replaced.
+    RenameTop(Vec<u8>),
 }
 
-/// What becomes of what comes.
-pub struct UnpackTarget {
-    pub naming: OwnerMapping,
-    /// Kept numbers need root; else all is ours.
+pub struct UnpackOptions {
+    pub names: NameMapping,
+    /// [`Ownership::Kept`] needs root.
     pub ownership: Ownership,
-    /// By path below the tree, where more is known than the archive tells:
-    /// its times are whole seconds.
-    pub times: HashMap<Vec<u8>, Mtime>,
+    /// Exact times by path below the destination. An archive has only whole
+    /// seconds.
+    pub mtimes: HashMap<Vec<u8>, Mtime>,
 }
 
-/// Writes all entries of the archive below `tree`.
+/// Writes all entries of the archive below `dir`. Fails with
+/// [`Error::Protocol`] if the archive is malformed or leads outside `dir`, with
+/// [`Error::Io`] if an entry cannot be written, and with [`Error::Cancelled`]
+/// when `progress` is canceled. Complete files remain then.
 pub fn unpack(
-    from: impl Read,
-    tree: &mut Tree,
-    arrival: &UnpackTarget,
-    meter: &TransferProgress,
+    archive: impl Read,
+    dir: &mut ConfinedDir,
+    options: &UnpackOptions,
+    progress: &TransferProgress,
 ) -> Result<Report> {
-    let budget = Rc::new(Cell::new(HEADERS));
-    let from = Limited {
-        from,
+    let budget = Rc::new(Cell::new(MAX_HEADERS));
+    let reader = LimitedReader {
+        inner: archive,
         budget: Rc::clone(&budget),
     };
     let mut unpacker = Unpacker {
-        tree,
-        arrival,
-        kept: arrival.ownership == Ownership::Kept,
-        meter,
+        dir,
+        options,
+        keep_owners: options.ownership == Ownership::Kept,
+        progress,
         budget,
         files: HashSet::new(),
-        folders: BTreeMap::new(),
+        dirs: BTreeMap::new(),
         report: Report::default(),
-        buffer: vec![0; CHUNK],
+        buffer: vec![0; BUFFER],
     };
-    let mut archive = Archive::new(from);
-    let entries = archive.entries().map_err(broken)?;
-    for entry in entries {
-        unpacker.add(entry.map_err(broken)?)?;
+    let mut archive = Archive::new(reader);
+    for entry in archive.entries().map_err(malformed)? {
+        unpacker.add(entry.map_err(malformed)?)?;
     }
     unpacker.finish()
 }
 
-fn broken(error: io::Error) -> Error {
-    Error::Protocol(format!("the archive from the pixel: {error}"))
+fn malformed(error: io::Error) -> Error {
+    Error::Protocol(format!("malformed archive from the pixel: {error}"))
 }
 
-/// Headers may not be endless; contents have a length that is watched.
-struct Limited<R> {
-    from: R,
+fn rejected(name: &[u8], reason: &str) -> Error {
+    let name = String::from_utf8_lossy(name);
+    Error::Protocol(format!("the archive from the pixel has {reason}: {name:?}"))
+}
+
+fn cannot_write(path: &[u8], error: io::Error) -> Error {
+    let path = String::from_utf8_lossy(path);
+    Error::io(format!("cannot write {path:?}"), error)
+}
+
+/// Fails when the budget is used up. Bounds headers, which the tar crate reads
+/// into memory. While contents are read, the budget is unlimited.
+struct LimitedReader<R> {
+    inner: R,
     budget: Rc<Cell<u64>>,
 }
 
-impl<R: Read> Read for Limited<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.from.read(buffer)?;
+        let got = self.inner.read(buffer)?;
         match self.budget.get().checked_sub(got as u64) {
             Some(left) => self.budget.set(left),
-            None => return Err(io::Error::other("too much between two files")),
+            None => return Err(io::Error::other("extension headers exceed the limit")),
         }
         Ok(got)
     }
 }
 
 struct Unpacker<'a> {
-    tree: &'a mut Tree,
-    arrival: &'a UnpackTarget,
-    kept: bool,
-    meter: &'a TransferProgress,
+    dir: &'a mut ConfinedDir,
+    options: &'a UnpackOptions,
+    keep_owners: bool,
+    progress: &'a TransferProgress,
     budget: Rc<Cell<u64>>,
-    // Both have an entry for each name, however often the archive brings it, so
-    // they are as large as what is on the disk by now.
-    /// Files of this archive, which others may be further names of.
+    // `files` and `dirs` have one element per path, however often the archive
+    // has the path, so their size is bounded by what is on the disk.
+    /// Files of this archive, which hard links may refer to.
     files: HashSet<Vec<u8>>,
-    /// Attributes of folders wait until nothing more is put in.
-    folders: BTreeMap<Vec<u8>, Attributes>,
+    /// Attributes of directories, set when the directories are complete.
+    dirs: BTreeMap<Vec<u8>, Attributes>,
     report: Report,
     buffer: Vec<u8>,
 }
 
 impl Unpacker<'_> {
     fn add<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<()> {
-        self.meter.check_cancelled().map_err(|_| Error::Cancelled)?;
-        let path = self.place(&entry.path_bytes())?;
+        self.progress
+            .check_cancelled()
+            .map_err(|_| Error::Cancelled)?;
+        let path = self.destination(&entry.path_bytes())?;
         let attributes = self.attributes(&entry, &path)?;
         let parts = parts(&path);
-        let failed = |e| Error::io(format!("writing {}", String::from_utf8_lossy(&path)), e);
+        let failed = |e| cannot_write(&path, e);
         match entry.header().entry_type() {
             EntryType::Directory => {
                 if !parts.is_empty() {
-                    self.tree.folder(&parts).map_err(failed)?;
-                    self.folders.insert(path.clone(), attributes);
+                    self.dir.create_dir(&parts).map_err(failed)?;
+                    self.dirs.insert(path.clone(), attributes);
                 }
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(&mut entry, &parts, attributes)?;
+                self.write_file(&mut entry, &path, attributes)?;
                 self.files.insert(path.clone());
                 self.report.files += 1;
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 if target.is_empty() || target.contains(&0) {
-                    return Err(refused(&path, "a link that leads to nothing"));
+                    return Err(rejected(&path, "a link without a valid target"));
                 }
-                let made = self.tree.link(&parts, &target, attributes);
-                made.map_err(failed)?;
+                self.dir
+                    .create_symlink(&parts, &target, attributes)
+                    .map_err(failed)?;
                 self.report.files += 1;
             }
             EntryType::Link => {
-                let first = self.place(&entry.link_name_bytes().unwrap_or_default())?;
-                if !self.files.contains(&first) {
-                    return Err(refused(
+                let source = self.destination(&entry.link_name_bytes().unwrap_or_default())?;
+                if !self.files.contains(&source) {
+                    return Err(rejected(
                         &path,
-                        "a further name of something it did not bring",
+                        "a hard link to a file that is not in the archive",
                     ));
                 }
-                let first = self::parts(&first);
-                self.tree.second_name(&parts, &first).map_err(failed)?;
+                let source = self::parts(&source);
+                self.dir.create_hard_link(&parts, &source).map_err(failed)?;
                 self.files.insert(path.clone());
                 self.report.files += 1;
             }
             _ => self.report.skipped += 1,
         }
-        self.budget.set(HEADERS);
+        self.budget.set(MAX_HEADERS);
         Ok(())
     }
 
-    /// The path of an entry below the tree, checked.
-    fn place(&self, name: &[u8]) -> Result<Vec<u8>> {
+    /// The path below the destination for a name in the archive. Fails if the
+    /// name leads outside.
+    fn destination(&self, name: &[u8]) -> Result<Vec<u8>> {
         if name.first() == Some(&b'/') {
-            return Err(refused(name, "an absolute name"));
+            return Err(rejected(name, "an absolute path"));
         }
         if name.contains(&0) {
-            return Err(refused(name, "a name with a NUL"));
+            return Err(rejected(name, "a path with a zero byte"));
         }
         let mut parts = parts(name);
         if parts.iter().any(|part| *part == b"..") {
-            return Err(refused(name, "a name that leads out of the destination"));
+            return Err(rejected(name, "a path with \"..\""));
         }
-        if let OwnerMapping::Top(top) = &self.arrival.naming {
+        if let NameMapping::RenameTop(top) = &self.options.names {
             match parts.first_mut() {
                 Some(first) => *first = top,
                 None => parts.push(top),
@@ -176,96 +195,96 @@ impl Unpacker<'_> {
 
     fn attributes<R: Read>(&self, entry: &Entry<'_, R>, path: &[u8]) -> Result<Attributes> {
         let header = entry.header();
-        let number = |of: io::Result<u64>| of.map_err(broken);
-        let id = |of: u64| u32::try_from(of).map_err(|e| broken(io::Error::other(e)));
-        let owner = if self.kept {
+        let id = |field: io::Result<u64>| {
+            let number = field.map_err(malformed)?;
+            u32::try_from(number).map_err(|e| malformed(io::Error::other(e)))
+        };
+        let owner = if self.keep_owners {
             Some(Ids {
-                uid: id(number(header.uid())?)?,
-                gid: id(number(header.gid())?)?,
+                uid: id(header.uid())?,
+                gid: id(header.gid())?,
             })
         } else {
             None
         };
-        let bits = if self.kept { 0o7777 } else { 0o777 };
-        let told = Mtime::seconds(i64::try_from(number(header.mtime())?).unwrap_or(0));
-        let known = self.arrival.times.get(path).copied();
+        let mode_bits = if self.keep_owners { 0o7777 } else { 0o777 };
+        let seconds = header.mtime().map_err(malformed)?;
+        let mtime = Mtime::from_seconds(i64::try_from(seconds).unwrap_or(0));
+        let exact = self.options.mtimes.get(path).copied();
         Ok(Attributes {
-            mode: header.mode().map_err(broken)? & bits,
-            modified: known.filter(|known| known.agrees(told)).unwrap_or(told),
+            mode: header.mode().map_err(malformed)? & mode_bits,
+            mtime: exact.filter(|exact| exact.matches(mtime)).unwrap_or(mtime),
             owner,
         })
     }
 
-    fn file<R: Read>(
+    fn write_file<R: Read>(
         &mut self,
         entry: &mut Entry<'_, R>,
-        parts: &[&[u8]],
+        path: &[u8],
         attributes: Attributes,
     ) -> Result<()> {
-        let name = || String::from_utf8_lossy(&parts.join(&b'/')).into_owned();
-        let failed = |e| Error::io(format!("writing {}", name()), e);
+        let failed = |e| cannot_write(path, e);
         let sparse = entry.header().entry_type() == EntryType::GNUSparse;
         let size = entry.size();
-        let mut unfinished = self.tree.file(parts).map_err(failed)?;
+        let mut temp = self.dir.create_file(&parts(path)).map_err(failed)?;
         self.budget.set(u64::MAX);
         let mut length = 0u64;
         loop {
-            self.meter.check_cancelled().map_err(|_| Error::Cancelled)?;
-            let got = entry.read(&mut self.buffer).map_err(broken)?;
+            self.progress
+                .check_cancelled()
+                .map_err(|_| Error::Cancelled)?;
+            let got = entry.read(&mut self.buffer).map_err(malformed)?;
             if got == 0 {
                 break;
             }
             length += got as u64;
             let data = &self.buffer[..got];
             if sparse {
-                around_holes(&mut unfinished.file, data).map_err(failed)?;
+                write_with_holes(&mut temp.file, data).map_err(failed)?;
             } else {
-                unfinished.file.write_all(data).map_err(failed)?;
+                temp.file.write_all(data).map_err(failed)?;
             }
-            self.meter.add(got as u64);
+            self.progress.add_done(got as u64);
         }
         if length != size {
-            return Err(broken(io::Error::other(format!(
-                "{} ends after {length} of {size} bytes",
-                name()
+            return Err(malformed(io::Error::other(format!(
+                "{:?} has {length} of {size} bytes",
+                String::from_utf8_lossy(path)
             ))));
         }
         if sparse {
-            unfinished.file.set_len(size).map_err(failed)?;
+            temp.file.set_len(size).map_err(failed)?;
         }
-        unfinished.finish(attributes).map_err(failed)?;
+        temp.persist(attributes).map_err(failed)?;
         self.report.bytes += length;
         Ok(())
     }
 
-    /// From the innermost folder out: a folder that nobody may enter must not
-    /// be in the way.
     fn finish(self) -> Result<Report> {
-        for (path, attributes) in self.folders.into_iter().rev() {
-            let done = self.tree.finish_folder(&parts(&path), attributes);
-            done.map_err(|e| Error::io(format!("writing {}", String::from_utf8_lossy(&path)), e))?;
+        // Entries before their parents: a parent may become inaccessible.
+        for (path, attributes) in self.dirs.into_iter().rev() {
+            self.dir
+                .set_dir_attributes(&parts(&path), attributes)
+                .map_err(|e| cannot_write(&path, e))?;
         }
         Ok(self.report)
     }
 }
 
-fn refused(name: &[u8], what: &str) -> Error {
-    let name = String::from_utf8_lossy(name);
-    Error::Protocol(format!("the archive from the pixel has {what}: {name:?}"))
-}
-
+/// The parts of a path, without empty parts and `.`.
 pub fn parts(path: &[u8]) -> Vec<&[u8]> {
     path.split(|&byte| byte == b'/')
         .filter(|part| !part.is_empty() && *part != b".")
         .collect()
 }
 
-fn around_holes(file: &mut std::fs::File, data: &[u8]) -> io::Result<()> {
-    for piece in data.chunks(HOLE) {
-        if piece.len() == HOLE && piece.iter().all(|&byte| byte == 0) {
+fn write_with_holes(file: &mut std::fs::File, data: &[u8]) -> io::Result<()> {
+    for block in data.chunks(HOLE) {
+        if block.len() == HOLE && block.iter().all(|&byte| byte == 0) {
             file.seek(SeekFrom::Current(HOLE as i64))?;
         } else {
-            file.write_all(piece)?;
+            file.write_all(block)?;
         }
     }
     Ok(())

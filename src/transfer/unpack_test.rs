@@ -1,4 +1,4 @@
-//! Archives that a hostile pixel may send.
+//! Archives from a hostile pixel.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,73 +8,74 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
-use super::confined_write::Tree;
-use super::unpack::{OwnerMapping, UnpackTarget, unpack};
+use super::confined_write::ConfinedDir;
+use super::unpack::{NameMapping, UnpackOptions, unpack};
 use super::{Ownership, Report, TransferProgress, pack, walk};
 use crate::model::Result;
 
-/// A destination beside something that must not be touched.
-struct Place {
+/// A destination directory beside a file that must not change.
+struct Destination {
     dir: TempDir,
-    meter: TransferProgress,
+    progress: TransferProgress,
 }
 
-impl Place {
+impl Destination {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("to")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
         fs::write(dir.path().join("outside/precious"), "mine").unwrap();
-        let meter = TransferProgress::default();
-        Self { dir, meter }
+        let progress = TransferProgress::default();
+        Self { dir, progress }
     }
 
-    fn to(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         self.dir.path().join("to")
     }
 
     fn unpack(&self, archive: &[u8]) -> Result<Report> {
-        let mut tree = Tree::open(&self.to()).unwrap();
-        let owner = Ownership::One(crate::model::Ids::ROOT);
-        let arrival = UnpackTarget {
-            naming: OwnerMapping::Kept,
-            ownership: owner,
-            times: HashMap::new(),
+        let mut dir = ConfinedDir::open(&self.path()).unwrap();
+        let options = UnpackOptions {
+            names: NameMapping::Unchanged,
+            ownership: Ownership::One(crate::model::Ids::ROOT),
+            mtimes: HashMap::new(),
         };
-        unpack(archive, &mut tree, &arrival, &self.meter)
+        unpack(archive, &mut dir, &options, &self.progress)
     }
 
-    /// What is refused leaves the rest of the machine alone, and no half file.
+    /// The archive is rejected, changes no other file, and leaves no temporary
+    /// file.
     #[track_caller]
-    fn refuses(&self, entries: &[Made<'_>]) {
+    fn rejects(&self, entries: &[TestEntry<'_>]) {
         let outcome = self.unpack(&archive(entries));
         assert!(outcome.is_err(), "{outcome:?}");
-        self.is_untouched();
+        self.assert_outside_unchanged();
     }
 
     #[track_caller]
-    fn is_untouched(&self) {
+    fn assert_outside_unchanged(&self) {
         let outside = self.dir.path().join("outside");
         let names: Vec<_> = fs::read_dir(&outside).unwrap().collect();
         assert_eq!(names.len(), 1);
         assert_eq!(fs::read(outside.join("precious")).unwrap(), b"mine");
-        let beside: Vec<_> = fs::read_dir(self.dir.path()).unwrap().collect();
-        assert_eq!(beside.len(), 2);
-        assert!(temporaries(&self.to()).is_empty());
+        let siblings: Vec<_> = fs::read_dir(self.dir.path()).unwrap().collect();
+        assert_eq!(siblings.len(), 2);
+        assert!(temporary_files(&self.path()).is_empty());
     }
 }
 
-fn temporaries(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    let named = |path: &PathBuf| path.to_string_lossy().contains(".pixels-");
-    entries.filter(named).collect()
+fn temporary_files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let is_temporary = |path: &PathBuf| path.to_string_lossy().contains(".pixels-");
+    entries.filter(is_temporary).collect()
 }
 
-/// Kind, name, link target or content.
-type Made<'a> = (EntryType, &'a str, &'a str);
+/// Kind, name, and link target or content.
+type TestEntry<'a> = (EntryType, &'a str, &'a str);
 
-/// Names go in as they are, which the builder of the crate would refuse.
-fn archive(entries: &[Made<'_>]) -> Vec<u8> {
+/// An archive with unchanged names, which the builder of the tar crate would
+/// reject.
+fn archive(entries: &[TestEntry<'_>]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (kind, name, more) in entries {
         let mut header = Header::new_gnu();
@@ -101,138 +102,145 @@ fn archive(entries: &[Made<'_>]) -> Vec<u8> {
 const FILE: EntryType = EntryType::Regular;
 const LINK: EntryType = EntryType::Symlink;
 const HARD: EntryType = EntryType::Link;
-const FOLDER: EntryType = EntryType::Directory;
+const DIR: EntryType = EntryType::Directory;
 
 #[test]
-fn names_that_lead_out_are_refused() {
-    let place = Place::new();
-    let absolute = place.dir.path().join("outside/precious");
-    place.refuses(&[(FILE, absolute.to_str().unwrap(), "theirs")]);
+fn paths_outside_the_destination_are_rejected() {
+    let destination = Destination::new();
+    let absolute = destination.dir.path().join("outside/precious");
+    destination.rejects(&[(FILE, absolute.to_str().unwrap(), "theirs")]);
     for name in [
         "../outside/precious",
         "a/../../outside/precious",
         "./../outside/x",
         "..",
     ] {
-        place.refuses(&[(FILE, name, "theirs")]);
-        place.refuses(&[(LINK, name, "x")]);
+        destination.rejects(&[(FILE, name, "theirs")]);
+        destination.rejects(&[(LINK, name, "x")]);
     }
-    place.refuses(&[(FOLDER, "../outside/new", "")]);
+    destination.rejects(&[(DIR, "../outside/new", "")]);
 }
 
 #[test]
-fn nothing_goes_through_a_link() {
+fn paths_through_links_are_rejected() {
     let outside = "../outside";
-    let place = Place::new();
-    place.refuses(&[(LINK, "a", outside), (FILE, "a/precious", "theirs")]);
-    place.refuses(&[(LINK, "b", outside), (FILE, "b/new", "theirs")]);
-    place.refuses(&[(LINK, "c", "/"), (FILE, "c/tmp/x/y", "theirs")]);
-    place.refuses(&[(LINK, "d", outside), (LINK, "d/new", "x")]);
-    place.refuses(&[
-        (FOLDER, "e", ""),
+    let destination = Destination::new();
+    destination.rejects(&[(LINK, "a", outside), (FILE, "a/precious", "theirs")]);
+    destination.rejects(&[(LINK, "b", outside), (FILE, "b/new", "theirs")]);
+    destination.rejects(&[(LINK, "c", "/"), (FILE, "c/tmp/x/y", "theirs")]);
+    destination.rejects(&[(LINK, "d", outside), (LINK, "d/new", "x")]);
+    destination.rejects(&[
+        (DIR, "e", ""),
         (LINK, "e/f", "../../outside"),
         (FILE, "e/f/x", ""),
     ]);
-    // Also not through one that was there before.
-    symlink(place.dir.path().join("outside"), place.to().join("mine")).unwrap();
-    place.refuses(&[(FILE, "mine/precious", "theirs")]);
-    assert!(place.to().join("mine").is_symlink());
+    // Neither through a link that existed before.
+    symlink(
+        destination.dir.path().join("outside"),
+        destination.path().join("mine"),
+    )
+    .unwrap();
+    destination.rejects(&[(FILE, "mine/precious", "theirs")]);
+    assert!(destination.path().join("mine").is_symlink());
 }
 
 #[test]
-fn a_link_is_replaced_and_not_written_through() {
-    let place = Place::new();
-    symlink("../outside/precious", place.to().join("before")).unwrap();
+fn existing_links_are_replaced_not_followed() {
+    let destination = Destination::new();
+    symlink("../outside/precious", destination.path().join("before")).unwrap();
     let entries = [
         (LINK, "now", "../outside/precious"),
         (FILE, "now", "theirs"),
         (FILE, "before", "theirs"),
         (LINK, "folder", "../outside"),
-        (FOLDER, "folder", ""),
+        (DIR, "folder", ""),
         (FILE, "folder/precious", "theirs"),
     ];
-    place.unpack(&archive(&entries)).unwrap();
-    place.is_untouched();
+    destination.unpack(&archive(&entries)).unwrap();
+    destination.assert_outside_unchanged();
     for name in ["now", "before", "folder/precious"] {
-        let path = place.to().join(name);
+        let path = destination.path().join(name);
         assert!(path.symlink_metadata().unwrap().is_file());
         assert_eq!(fs::read(path).unwrap(), b"theirs");
     }
 }
 
 #[test]
-fn further_names_are_only_for_what_the_archive_brought() {
-    let place = Place::new();
-    let absolute = place.dir.path().join("outside/precious");
-    place.refuses(&[(HARD, "a", absolute.to_str().unwrap())]);
-    place.refuses(&[(HARD, "a", "../outside/precious")]);
-    place.refuses(&[(LINK, "l", "../outside/precious"), (HARD, "a", "l")]);
-    place.refuses(&[(LINK, "d", "../outside"), (HARD, "a", "d/precious")]);
-    fs::write(place.to().join("present"), "mine").unwrap();
-    place.refuses(&[(HARD, "a", "present")]);
+fn hard_links_refer_only_to_files_of_the_archive() {
+    let destination = Destination::new();
+    let absolute = destination.dir.path().join("outside/precious");
+    destination.rejects(&[(HARD, "a", absolute.to_str().unwrap())]);
+    destination.rejects(&[(HARD, "a", "../outside/precious")]);
+    destination.rejects(&[(LINK, "l", "../outside/precious"), (HARD, "a", "l")]);
+    destination.rejects(&[(LINK, "d", "../outside"), (HARD, "a", "d/precious")]);
+    fs::write(destination.path().join("present"), "mine").unwrap();
+    destination.rejects(&[(HARD, "a", "present")]);
 
     let entries = [
         (FILE, "one", "x"),
         (HARD, "two", "one"),
         (HARD, "two", "one"),
     ];
-    place.unpack(&archive(&entries)).unwrap();
-    let of = |name| fs::metadata(place.to().join(name)).unwrap().ino();
-    assert_eq!(of("one"), of("two"));
-    place.is_untouched();
+    destination.unpack(&archive(&entries)).unwrap();
+    let inode = |name| fs::metadata(destination.path().join(name)).unwrap().ino();
+    assert_eq!(inode("one"), inode("two"));
+    destination.assert_outside_unchanged();
 }
 
 #[test]
-fn devices_and_powers_do_not_come_along() {
-    let place = Place::new();
+fn devices_and_setuid_bits_are_dropped() {
+    let destination = Destination::new();
     let entries = [
         (EntryType::Char, "null", ""),
         (EntryType::Block, "disk", ""),
         (EntryType::Fifo, "pipe", ""),
         (FILE, "program", "x"),
     ];
-    let report = place.unpack(&archive(&entries)).unwrap();
+    let report = destination.unpack(&archive(&entries)).unwrap();
     assert_eq!((report.files, report.skipped), (1, 3));
-    let mode = fs::metadata(place.to().join("program")).unwrap().mode();
+    let mode = fs::metadata(destination.path().join("program"))
+        .unwrap()
+        .mode();
     assert_eq!(mode & 0o7777, 0o777);
-    assert_eq!(fs::read_dir(place.to()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(destination.path()).unwrap().count(), 1);
 }
 
 #[test]
-fn a_cut_off_archive_leaves_no_half_file() {
+fn cut_off_archive_leaves_no_partial_file() {
     let content = "x".repeat(5000);
     let whole = archive(&[(FILE, "first", "x"), (FILE, "second", &content)]);
     for end in [512, 700, 1024, 1300, 1600, 2048, 4000, 6000] {
-        let place = Place::new();
-        let outcome = place.unpack(&whole[..end]);
-        let second = place.to().join("second");
+        let destination = Destination::new();
+        let outcome = destination.unpack(&whole[..end]);
+        let second = destination.path().join("second");
         assert!(!second.exists(), "{end}");
-        // Between two files it looks whole: the command's exit code tells.
+        // Cut off between two files, it looks complete: only the exit code of
+        // the command shows the failure.
         assert_eq!(outcome.is_ok(), end == 1024, "{end}: {outcome:?}");
-        place.is_untouched();
+        destination.assert_outside_unchanged();
     }
 }
 
 #[test]
-fn headers_without_end_are_refused() {
-    let place = Place::new();
+fn oversized_headers_are_rejected() {
+    let destination = Destination::new();
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::GNULongName);
     header.set_size(1 << 40);
     header.set_cksum();
-    let mut endless = header.as_bytes().to_vec();
-    endless.resize(20 * 1024 * 1024, b'a');
-    assert!(place.unpack(&endless).is_err());
-    place.is_untouched();
+    let mut oversized = header.as_bytes().to_vec();
+    oversized.resize(20 * 1024 * 1024, b'a');
+    assert!(destination.unpack(&oversized).is_err());
+    destination.assert_outside_unchanged();
     for noise in [&b"x"[..], &[0xff; 512], &[7; 4096]] {
-        assert!(place.unpack(noise).is_err());
+        assert!(destination.unpack(noise).is_err());
     }
-    assert!(place.unpack(&[0; 1024]).is_ok());
+    assert!(destination.unpack(&[0; 1024]).is_ok());
 }
 
 #[test]
-fn a_folder_that_comes_again_and_again_is_one() {
-    let place = Place::new();
+fn repeated_directory_gets_the_last_mode() {
+    let destination = Destination::new();
     let mut builder = Builder::new(Vec::new());
     for mode in [0o700, 0o711, 0o750] {
         for name in ["a", "a/b", "a-b"] {
@@ -243,24 +251,24 @@ fn a_folder_that_comes_again_and_again_is_one() {
             builder.append_data(&mut header, name, &[][..]).unwrap();
         }
     }
-    place.unpack(&builder.into_inner().unwrap()).unwrap();
+    destination.unpack(&builder.into_inner().unwrap()).unwrap();
     for name in ["a", "a/b", "a-b"] {
-        let mode = fs::metadata(place.to().join(name)).unwrap().mode();
+        let mode = fs::metadata(destination.path().join(name)).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o750, "{name}");
     }
 }
 
 #[test]
-fn what_is_packed_comes_out_the_same() {
+fn pack_then_unpack_preserves_everything() {
     use std::ffi::OsStr;
     use std::io::{Seek, SeekFrom, Write};
     use std::os::unix::ffi::OsStrExt;
 
     let from = tempfile::tempdir().unwrap();
     let top = from.path();
-    let strange = OsStr::from_bytes(b"\xff\n \\ *");
+    let not_utf8 = OsStr::from_bytes(b"\xff\n \\ *");
     fs::write(top.join("empty"), "").unwrap();
-    fs::write(top.join(strange), "strange").unwrap();
+    fs::write(top.join(not_utf8), "raw").unwrap();
     let long = "n".repeat(200);
     fs::create_dir(top.join(&long)).unwrap();
     fs::write(top.join(&long).join(&long), "long").unwrap();
@@ -276,37 +284,42 @@ fn what_is_packed_comes_out_the_same() {
     holes.set_len(100 * 1024 * 1024).unwrap();
     drop(holes);
 
-    let meter = TransferProgress::default();
-    let items = walk::walk(top, b"", &super::Rules::default(), &meter).unwrap();
+    let progress = TransferProgress::default();
+    let items = walk::walk(top, b"", &super::Rules::default(), &progress).unwrap();
     let mut packed = Vec::new();
     let owner = Ownership::Kept;
-    let sent = pack::pack(&items[1..], owner, &meter, &mut packed).unwrap();
+    let sent = pack::pack(&items[1..], owner, &progress, &mut packed).unwrap();
     assert!(
         packed.len() < 2 * 1024 * 1024,
         "holes were sent: {}",
         packed.len()
     );
-    assert_eq!(meter.done(), meter.total());
-    let place = Place::new();
-    let got = place.unpack(&packed).unwrap();
-    // The mark at the end counts as one.
+    assert_eq!(progress.done(), progress.total());
+    let destination = Destination::new();
+    let got = destination.unpack(&packed).unwrap();
+    // The end mark counts as a file.
     assert_eq!(got.files, sent.files + 1);
-    for name in [OsStr::new("empty"), strange, OsStr::new("holes")] {
-        let (a, b) = (top.join(name), place.to().join(name));
+    for name in [OsStr::new("empty"), not_utf8, OsStr::new("holes")] {
+        let (a, b) = (top.join(name), destination.path().join(name));
         assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap(), "{name:?}");
         let (a, b) = (a.metadata().unwrap(), b.metadata().unwrap());
         assert_eq!((a.mtime(), a.mode()), (b.mtime(), b.mode()), "{name:?}");
     }
-    let blocks = place.to().join("holes").metadata().unwrap().blocks();
+    let blocks = destination
+        .path()
+        .join("holes")
+        .metadata()
+        .unwrap()
+        .blocks();
     assert!(blocks * 512 < 50 * 1024 * 1024, "{blocks}");
     assert_eq!(
-        fs::read(place.to().join(&long).join(&long)).unwrap(),
+        fs::read(destination.path().join(&long).join(&long)).unwrap(),
         b"long"
     );
     for link in ["link", "slashes"] {
         let read = |top: &Path| fs::read_link(top.join(link)).unwrap();
-        assert_eq!(read(top), read(&place.to()));
+        assert_eq!(read(top), read(&destination.path()));
     }
-    let ino = |name| place.to().join(name).metadata().unwrap().ino();
+    let ino = |name| destination.path().join(name).metadata().unwrap().ino();
     assert_eq!(ino("empty"), ino("empty2"));
 }

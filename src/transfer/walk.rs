@@ -1,121 +1,127 @@
-//! What is in a local folder, without following any link in it.
+//! Lists a local directory tree without following links in it.
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::ignore_rules::{IGNORE_FILE, Rules};
 use super::progress::TransferProgress;
-use crate::model::{Error, Result};
+use crate::model::{Error, Result, Subject};
 
 /// One entry to transfer.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// Its path on the other side, relative, in bytes; empty for the top.
+    /// Path in the archive, as bytes.
     pub name: Vec<u8>,
+    /// Local path.
     pub source: PathBuf,
     pub meta: Metadata,
 }
 
 impl Item {
+    /// Whether the entry is a device, socket or pipe, which is not transferred.
     pub fn is_special(&self) -> bool {
         let kind = self.meta.file_type();
         kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device()
     }
 }
 
-/// `top` and everything below it that the rules do not leave out, parents
-/// before what is in them, in the order of names. A link at the top itself is
-/// followed: the user named it.
-pub fn walk(top: &Path, name: &[u8], rules: &Rules, meter: &TransferProgress) -> Result<Vec<Item>> {
-    let failed = |path: &Path, e| Error::io(format!("reading {}", path.display()), e);
-    let meta = fs::metadata(top).map_err(|e| missing(top, e))?;
+/// `top` and all entries below it that the rules do not ignore, sorted by name,
+/// with every directory before its entries. Names begin with `name`. If `top`
+/// is a link, the link is followed: the user named it.
+///
+/// Adds the sizes of all files to the total of `progress`. Fails with
+/// [`Error::Cancelled`] when `progress` is canceled.
+pub fn walk(
+    top: &Path,
+    name: &[u8],
+    rules: &Rules,
+    progress: &TransferProgress,
+) -> Result<Vec<Item>> {
+    let meta = fs::metadata(top).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound(Subject::Path(top.display().to_string())),
+        _ => cannot_read(top, error),
+    })?;
     let mut rules = rules.clone();
-    // The last of them comes next: what is in a folder follows it.
-    let mut waiting = vec![Item {
+    // A stack: the entries of a directory follow the directory.
+    let mut pending = vec![Item {
         name: name.to_owned(),
         source: top.to_owned(),
         meta,
     }];
-    let mut found = Vec::new();
-    while let Some(item) = waiting.pop() {
-        meter.check_cancelled().map_err(|_| Error::Cancelled)?;
+    let mut items = Vec::new();
+    while let Some(item) = pending.pop() {
+        progress.check_cancelled().map_err(|_| Error::Cancelled)?;
         if item.meta.is_file() {
-            meter.expect(item.meta.len());
+            progress.add_total(item.meta.len());
         }
         if item.meta.is_dir() {
-            let inside = below(&item.name, name);
-            let names = names(&item.source).map_err(|e| failed(&item.source, e))?;
-            if rules.reads_ignore_files() && names.iter().any(|name| name == IGNORE_FILE) {
-                learn(&mut rules, &inside, &item.source.join(IGNORE_FILE))?;
+            let dir = below(&item.name, name);
+            let entries = sorted_names(&item.source).map_err(|e| cannot_read(&item.source, e))?;
+            if rules.reads_ignore_files() && entries.iter().any(|entry| entry == IGNORE_FILE) {
+                read_ignore_file(&mut rules, &dir, &item.source.join(IGNORE_FILE))?;
             }
-            for entry in names.iter().rev() {
+            for entry in entries.iter().rev() {
                 let source = item.source.join(entry);
                 let meta = match fs::symlink_metadata(&source) {
                     Ok(meta) => meta,
-                    // Gone since the folder was read.
+                    // Deleted since the directory was read.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => return Err(failed(&source, e)),
+                    Err(e) => return Err(cannot_read(&source, e)),
                 };
-                let name = entry.as_bytes();
-                if !rules.leaves_out(&joined(&inside, name), meta.is_dir()) {
-                    let name = joined(&item.name, name);
-                    waiting.push(Item { name, source, meta });
+                let entry = entry.as_bytes();
+                if !rules.ignores(&join(&dir, entry), meta.is_dir()) {
+                    let name = join(&item.name, entry);
+                    pending.push(Item { name, source, meta });
                 }
             }
         }
-        found.push(item);
+        items.push(item);
     }
-    Ok(found)
+    Ok(items)
 }
 
-/// Takes up the ignore file of `folder`. It may have come from a pixel: a link
-/// is not followed, as git does, and its length is looked at.
-pub fn learn(rules: &mut Rules, folder: &[u8], file: &Path) -> Result<()> {
-    let failed = |e| Error::io(format!("reading {}", file.display()), e);
+/// Adds the ignore file of `dir` to the rules. The file may come from a pixel:
+/// like git, skips a link, and the size is limited.
+pub fn read_ignore_file(rules: &mut Rules, dir: &[u8], file: &Path) -> Result<()> {
+    let failed = |e| cannot_read(file, e);
     if !fs::symlink_metadata(file).map_err(failed)?.is_file() {
         return Ok(());
     }
     let mut text = Vec::new();
-    let mut from = fs::File::open(file).map_err(failed)?.take(rules.room());
-    from.read_to_end(&mut text).map_err(failed)?;
-    rules.add(folder, &text)
+    let mut reader = fs::File::open(file)
+        .map_err(failed)?
+        .take(rules.read_limit());
+    reader.read_to_end(&mut text).map_err(failed)?;
+    rules.add_file(dir, &text)
 }
 
-fn names(folder: &Path) -> io::Result<Vec<OsString>> {
-    let mut names = fs::read_dir(folder)?
+fn sorted_names(dir: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = fs::read_dir(dir)?
         .map(|entry| entry.map(|entry| entry.file_name()))
         .collect::<io::Result<Vec<_>>>()?;
     names.sort();
     Ok(names)
 }
 
-fn missing(path: &Path, error: io::Error) -> Error {
-    if error.kind() == io::ErrorKind::NotFound {
-        Error::NotFound(crate::model::Subject::Path(path.display().to_string()))
-    } else {
-        Error::io(format!("reading {}", path.display()), error)
-    }
+pub fn cannot_read(path: &Path, error: io::Error) -> Error {
+    Error::io(format!("cannot read {}", path.display()), error)
 }
 
-/// `path` without the name of the top.
-fn below(path: &[u8], top: &[u8]) -> Vec<u8> {
+/// `path` relative to `top`. Empty for `top` itself.
+pub fn below(path: &[u8], top: &[u8]) -> Vec<u8> {
     let rest = path.strip_prefix(top).unwrap_or(path);
     rest.strip_prefix(b"/").unwrap_or(rest).to_owned()
 }
 
-pub fn joined(folder: &[u8], name: &[u8]) -> Vec<u8> {
-    if folder.is_empty() {
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() {
         return name.to_owned();
     }
-    [folder, b"/", name].concat()
-}
-
-pub fn os(bytes: &[u8]) -> OsString {
-    OsString::from_vec(bytes.to_owned())
+    [dir, b"/", name].concat()
 }
 
 #[cfg(test)]
@@ -123,26 +129,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parents_come_first_and_links_are_not_followed() {
+    fn walk_lists_parents_first_and_follows_no_links() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().join("top");
         fs::create_dir_all(top.join("b/c")).unwrap();
         fs::write(top.join("b/c/file"), "12345").unwrap();
         fs::write(top.join("a"), "1").unwrap();
         std::os::unix::fs::symlink("/", top.join("root")).unwrap();
-        let meter = TransferProgress::default();
-        let found = walk(&top, b"x", &Rules::default(), &meter).unwrap();
-        let names: Vec<String> = found
+        let progress = TransferProgress::default();
+        let items = walk(&top, b"x", &Rules::default(), &progress).unwrap();
+        let names: Vec<String> = items
             .iter()
             .map(|item| String::from_utf8(item.name.clone()).unwrap())
             .collect();
         assert_eq!(names, ["x", "x/a", "x/b", "x/b/c", "x/b/c/file", "x/root"]);
-        assert_eq!(meter.total(), 6);
-        // To a file without an end, for who would follow it.
+        assert_eq!(progress.total(), 6);
+        // A link to an endless file must not be read.
         std::os::unix::fs::symlink("/dev/zero", top.join(IGNORE_FILE)).unwrap();
         let rules = Rules::new(&[], true).unwrap();
-        assert_eq!(walk(&top, b"x", &rules, &meter).unwrap().len(), 7);
-        let gone = walk(&dir.path().join("no"), b"", &Rules::default(), &meter);
-        assert!(gone.unwrap_err().is_not_found());
+        assert_eq!(walk(&top, b"x", &rules, &progress).unwrap().len(), 7);
+        let missing = walk(&dir.path().join("no"), b"", &Rules::default(), &progress);
+        assert!(missing.unwrap_err().is_not_found());
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use super::confined_write::Tree;
-use super::unpack::{OwnerMapping, UnpackTarget, unpack};
+use super::confined_write::ConfinedDir;
+use super::unpack::{NameMapping, UnpackOptions, unpack};
 use super::{GuestPath, Ownership, Rules, TransferProgress, guest_listing};
 use crate::fuzz::{fuzz, text};
 use crate::model::Ids;
@@ -54,17 +54,18 @@ fn archives() {
     fuzz("archives", 60, &words, |bytes| {
         fs::create_dir(&to).unwrap();
         let owner = Ownership::One(Ids::ROOT);
-        let mut tree = Tree::open(&to).unwrap();
+        let mut confined = ConfinedDir::open(&to).unwrap();
         let mut sound = bytes.to_vec();
         checksums(&mut sound);
         let mut outcomes = Vec::new();
         for archive in [bytes, &sound] {
-            let arrival = UnpackTarget {
-                naming: OwnerMapping::Kept,
+            let options = UnpackOptions {
+                names: NameMapping::Unchanged,
                 ownership: owner,
-                times: HashMap::new(),
+                mtimes: HashMap::new(),
             };
-            let outcome = unpack(archive, &mut tree, &arrival, &TransferProgress::default());
+            let progress = TransferProgress::default();
+            let outcome = unpack(archive, &mut confined, &options, &progress);
             let kind = outcome.map(|report| (report.files.min(3), report.skipped.min(1)));
             outcomes.push(kind.map_err(|error| text_of(&error)));
         }
@@ -128,9 +129,9 @@ fn ignore_files() {
     ];
     fuzz("ignore-files", 300, &words, |bytes| {
         let mut rules = Rules::new(&[], true).unwrap();
-        rules.add(b"sub", bytes).unwrap();
+        rules.add_file(b"sub", bytes).unwrap();
         let paths: [&[u8]; 3] = [b"sub/a", b"sub/x/node_modules", b"sub/\xff"];
-        paths.map(|path| rules.leaves_out_anywhere(path, false))
+        paths.map(|path| rules.ignores_path(path, false))
     });
 }
 

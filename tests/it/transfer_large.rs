@@ -161,7 +161,7 @@ fn large_push_refuses_replaced_directory() {
     let theirs = dir.path().join("theirs");
     fs::create_dir(&theirs).unwrap();
     fs::write(dir.path().join("victim"), "untouched").unwrap();
-    symlink(at("victim"), theirs.join("raw")).unwrap();
+    symlink(at("victim"), theirs.join("content")).unwrap();
     fs::create_dir(dir.path().join("bin")).unwrap();
     fs::create_dir(dir.path().join("w")).unwrap();
     let mkdir = format!(
@@ -172,13 +172,20 @@ fn large_push_refuses_replaced_directory() {
     fs::write(&fake, mkdir).unwrap();
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     // Their own folder, and one that looks like what was made.
-    for (mode, said) in [(0o755, "was replaced"), (0o700, "raw")] {
+    for (mode, said) in [(0o755, "was replaced"), (0o700, "content")] {
         fs::set_permissions(&theirs, fs::Permissions::from_mode(mode)).unwrap();
         let script = include_str!("../../src/transfer/guest/receive.sh");
         let target = at("w/file");
         let run = Command::new("sh")
-            .args(["-c", script, "receive", &target, "filled", ".pixels-1"])
-            .args(["0:0", "644", "1.5", "0:0", "file"])
+            .args(["-c", script, "receive", &format!("dest={target}")])
+            .args(["format=sftp", "placement=rename", "id=.pixels-1"])
+            .args([
+                "owner=0:0",
+                "mode=644",
+                "mtime=1.5",
+                "fileowner=0:0",
+                "name=file",
+            ])
             .env(
                 "PATH",
                 format!("{}:{}", at("bin"), std::env::var("PATH").unwrap()),

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Lists what is below $1: type, mode, size, time, link target and name of each,
-# two NUL-ended fields.
-# Exit codes: 96 no such path, 98 it is no directory.
+# Lists the entries below directory $1, as two NUL-terminated fields each: type,
+# mode, size, mtime and link target; path.
+# Exit codes: 96 no such path, 98 not a directory.
 [ -e "$1" ] || [ -L "$1" ] || exit 96
 cd -- "$1" || exit 98
 LC_ALL=C

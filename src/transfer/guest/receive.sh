@@ -1,25 +1,48 @@
 #!/bin/sh
-# Puts what comes on stdin into place, whole or not at all: it is unpacked
-# beside its destination under a name of its own, and moved when all is there.
+# Receives files, and moves them to their destination only when they are
+# complete: into a private directory beside the destination first.
 #
-#   $1  destination    $2  as | into | contents | raw | filled | filled-into
-#   $3  a name nobody else uses    $4  UID:GID of what is made on the way
-#   $5  for `raw` and `filled…`, the mode
+# Arguments are NAME=VALUE:
+#   dest       absolute path of the destination
+#   format     what arrives:
+#                tar     on stdin, a tar archive with the entries in tree/ and
+#                        the end mark `done`
+#                stream  on stdin, the content of one file, then the id
+#                sftp    by SFTP, the content of one file: at the path that this
+#                        script prints. Then a line on stdin with the id, or with
+#                        `failed` if the server could not write
+#   placement  rename    the one entry becomes `dest`, or goes into `dest` if
+#                        that is a directory
+#              into      every entry goes into the directory `dest`
+#              contents  tree/ is merged into the directory `dest` (tar only)
+#   id         a unique name: the private directory, and the end mark
+#   owner      UID:GID of created parent directories, and of a stream
+#   mode       file mode (stream, sftp)
+#   mtime      seconds since 1970 (sftp)
+#   fileowner  UID:GID of the file (sftp)
+#   name       name of the file in a directory (sftp)
 #
-# `filled…`: the one file is written from outside, at the place that is printed.
-# A line on stdin says that it is all there ($3), or that no more can be written
-# (`stuck`): why, only the system in here can tell.
-#
-#   $6  when it was changed, in seconds since 1970
-#   $7  its UID:GID    $8  its name in a directory
-#
-# Exit codes: 95 the input was cut off, 97 this way is none here, 1 what stderr says.
-dest=$1 how=$2 id=$3 owner=$4 mode=$5
-changed=$6 own=$7 name=$8
+# Exit codes: 95 the input was cut off, 97 the pixel cannot use this format,
+# 1 other failures, explained on stderr.
+dest='' format='' placement='' id='' owner='' mode='' mtime='' fileowner='' name=''
+for argument; do
+    value=${argument#*=}
+    case $argument in
+    dest=*) dest=$value ;;
+    format=*) format=$value ;;
+    placement=*) placement=$value ;;
+    id=*) id=$value ;;
+    owner=*) owner=$value ;;
+    mode=*) mode=$value ;;
+    mtime=*) mtime=$value ;;
+    fileowner=*) fileowner=$value ;;
+    name=*) name=$value ;;
+    esac
+done
 LC_ALL=C
 export LC_ALL
 umask 022
-# Nobody may be left to read what is said; the cleaning up comes after it.
+# When the reader of stderr is gone, cleaning up must still happen.
 trap '' PIPE
 
 fail() {
@@ -27,15 +50,15 @@ fail() {
     exit "${2:-1}"
 }
 
-# A directory with its parents; those that are made get the owner.
-make() {
+# Creates directory $1 and its missing parents with the owner.
+create_dirs() {
     if [ -z "$1" ] || [ -d "$1" ]; then
         return 0
     fi
-    make "${1%/*}" && mkdir -- "$1" && chown "$owner" "$1"
+    create_dirs "${1%/*}" && mkdir -- "$1" && chown "$owner" "$1"
 }
 
-# $1: what is ready; $2: its final name.
+# Moves the entry $1 to its final path $2. Merges directories.
 place() {
     if [ -L "$2" ] || [ ! -d "$2" ]; then
         mv -fT -- "$1" "$2"
@@ -46,102 +69,97 @@ place() {
     fi
 }
 
-unpack() {
+unpack_tar() {
     command -v tar >/dev/null || fail "no tar in the pixel" 97
-    # For GNU tar, which else reads in small pieces.
+    # Makes GNU tar read in larger pieces.
     TAR_OPTIONS=--blocking-factor=256
     export TAR_OPTIONS
     mkdir -m 700 -- "$stage" || exit 1
     tar -xpf - -C "$stage" || exit 1
-    # An archive that was cut off between two files looks whole.
+    # An archive that was cut off between two files looks complete to tar.
     [ -f "$stage/done" ] || fail "the transfer was cut off" 95
 }
 
-copy() {
-    mkdir -m 700 -- "$stage" || exit 1
-    cat >"$stage/raw" || exit 1
-    [ "$(tail -c "${#id}" "$stage/raw")" = "$id" ] || fail "the transfer was cut off" 95
-    truncate -s "-${#id}" "$stage/raw" && chmod "$mode" "$stage/raw" && chown "$owner" "$stage/raw"
-}
-
-fill() {
-    mkdir -m 700 -- "$stage" && cd -- "$stage" || exit 1
-    # Somebody may have put another directory there meanwhile. What we are in
-    # stays what it is, whatever its names come to lead to.
-    [ "$(stat -c %u:%a .)" = 0:700 ] || fail "$stage was replaced"
-    umask 077
-    set -C
-    : >raw || exit 1
-    # Not $$, which is the process that started this one.
-    read -r process word </proc/self/stat || exit 97
-    echo "/proc/$process/cwd/raw"
-    [ "$own" = 0:0 ] || chown "$own" raw || exit 1
-    word=
-    read -r word || :
-    if [ "$word" = stuck ]; then
-        head -c 1048576 /dev/zero >>raw || exit 1
-    fi
-    [ "$word" = "$id" ] || fail "the transfer was cut off" 95
-    chmod "$mode" raw || exit 1
-    # Fractions of a second are more than busybox understands.
-    touch -cd "@$changed" raw 2>/dev/null || touch -cd "@${changed%.*}" raw || exit 1
-}
-
-work() {
-    if [ -d "$dest" ]; then
-        case $how in
-        as) how=into ;;
-        filled) how=filled-into ;;
-        raw) fail "$dest is a directory in the pixel" ;;
-        esac
-        stage=${dest%/}/$id
-    elif [ "${how#filled-}" = into ]; then
-        make "$dest" || exit 1
-        stage=$dest/$id
-    else
-        make "${dest%/*}" || exit 1
-        stage=${dest%/*}/$id
-    fi
-    trap 'rm -rf -- "$stage"' EXIT
-    case $how in
-    raw)
-        copy || exit 1
-        place "$stage/raw" "$dest"
-        ;;
-    filled)
-        fill
-        place raw "$dest"
-        ;;
-    filled-into)
-        fill
-        place raw "${dest%/}/$name"
-        ;;
-    as | into)
-        unpack
-        for entry in "$stage"/tree/* "$stage"/tree/.[!.]* "$stage"/tree/..?*; do
-            if [ -e "$entry" ] || [ -L "$entry" ]; then
-                case $how in
-                as) place "$entry" "$dest" ;;
-                into) place "$entry" "${dest%/}/${entry##*/}" ;;
-                esac || exit 1
-            fi
-        done
-        ;;
-    contents)
-        unpack
+receive_tar() {
+    unpack_tar
+    if [ "$placement" = contents ]; then
         if [ -d "$dest" ]; then
-            # The directory itself stays as it is.
+            # The existing directory keeps its attributes.
             chmod "$(stat -c %a -- "$dest")" "$stage/tree"
             chown "$(stat -c %u:%g -- "$dest")" "$stage/tree"
         fi
         place "$stage/tree" "$dest"
-        ;;
-    esac || exit 1
+        return
+    fi
+    for entry in "$stage"/tree/* "$stage"/tree/.[!.]* "$stage"/tree/..?*; do
+        if [ -e "$entry" ] || [ -L "$entry" ]; then
+            case $placement in
+            rename) place "$entry" "$dest" ;;
+            into) place "$entry" "${dest%/}/${entry##*/}" ;;
+            esac || exit 1
+        fi
+    done
 }
 
-# Not in this process: it is killed when the connection ends, and then somebody
-# must be left to clean up.
+receive_stream() {
+    mkdir -m 700 -- "$stage" || exit 1
+    file=$stage/content
+    cat >"$file" || exit 1
+    [ "$(tail -c "${#id}" "$file")" = "$id" ] || fail "the transfer was cut off" 95
+    truncate -s "-${#id}" "$file" && chmod "$mode" "$file" && chown "$owner" "$file" || exit 1
+    place "$file" "$dest"
+}
+
+receive_sftp() {
+    mkdir -m 700 -- "$stage" && cd -- "$stage" || exit 1
+    # Another user of the pixel may have replaced the directory. The working
+    # directory stays the same directory, whatever its path leads to.
+    [ "$(stat -c %u:%a .)" = 0:700 ] || fail "$stage was replaced"
+    umask 077
+    set -C
+    : >content || exit 1
+    # Not $$, which is the process id of the parent shell.
+    read -r process rest </proc/self/stat || exit 97
+    echo "/proc/$process/cwd/content"
+    [ "$fileowner" = 0:0 ] || chown "$fileowner" content || exit 1
+    word=''
+    read -r word || :
+    if [ "$word" = failed ]; then
+        # Writes too, so that a full disk is reported on stderr.
+        head -c 1048576 /dev/zero >>content || exit 1
+    fi
+    [ "$word" = "$id" ] || fail "the transfer was cut off" 95
+    chmod "$mode" content || exit 1
+    # The touch of busybox accepts only whole seconds.
+    touch -cd "@$mtime" content 2>/dev/null ||
+        touch -cd "@${mtime%.*}" content || exit 1
+    case $placement in
+    rename) place content "$dest" ;;
+    *) place content "${dest%/}/$name" ;;
+    esac
+}
+
+receive() {
+    if [ -d "$dest" ]; then
+        if [ "$format" = stream ]; then
+            fail "$dest is a directory in the pixel"
+        fi
+        [ "$placement" != rename ] || placement=into
+        stage=${dest%/}/$id
+    elif [ "$placement" = into ]; then
+        create_dirs "$dest" || exit 1
+        stage=$dest/$id
+    else
+        create_dirs "${dest%/*}" || exit 1
+        stage=${dest%/*}/$id
+    fi
+    trap 'rm -rf -- "$stage"' EXIT
+    "receive_$format" || exit 1
+}
+
+# In a background process: this process is killed when the connection ends, but
+# the private directory must still be deleted.
 exec 3<&0
-(work) <&3 &
+(receive) <&3 &
 exec 3<&- </dev/null
 wait $!

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Removes the NUL-separated names on stdin, below $1.
+# Deletes the paths on stdin, NUL-separated and relative to directory $1.
 cd -- "$1" || exit 1
 exec xargs -0 -r rm -rf --

@@ -1,0 +1,74 @@
+//! Runs the scripts in `guest/` inside a pixel, and reports their failures.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result, Subject};
+
+/// Exit codes of the scripts. Other codes are failures that stderr explains.
+pub const INPUT_CUT_OFF: i32 = 95;
+pub const NO_SUCH_PATH: i32 = 96;
+/// The pixel has no tar or cannot use this method.
+pub const UNSUPPORTED: i32 = 97;
+pub const NOT_A_DIRECTORY: i32 = 98;
+pub const IS_A_DIRECTORY: i32 = 99;
+
+/// How a script exited.
+pub struct ScriptExit {
+    pub status: i32,
+    /// The beginning of stderr, trimmed.
+    pub stderr: String,
+}
+
+impl ScriptExit {
+    /// The failure as an error of `operation` on `path`, a path in the pixel.
+    pub fn into_error(self, path: &str, operation: &str) -> Error {
+        match self.status {
+            NO_SUCH_PATH => not_found(path),
+            NOT_A_DIRECTORY => {
+                Error::Invalid(format!("{path:?} in the pixel is not a directory").into())
+            }
+            UNSUPPORTED => Error::Unsupported {
+                operation: operation.to_owned(),
+                reason: "the pixel has no tar".into(),
+            },
+            status => Error::Guest {
+                command: operation.to_owned(),
+                status,
+                stderr: self.stderr,
+            },
+        }
+    }
+}
+
+pub fn not_found(path: &str) -> Error {
+    Error::NotFound(Subject::Other(format!("{path:?} in the pixel")))
+}
+
+/// A request to run `script` as root with these arguments.
+pub fn request(script: &str, args: &[&str]) -> ExecRequest {
+    // `$0` in messages of the shell.
+    let fixed = ["/bin/sh", "-c", script, "pixels-transfer"];
+    ExecRequest::root(fixed.into_iter().chain(args.iter().copied()))
+}
+
+/// Runs a script with these streams until it exits. Dropping the future kills
+/// the script.
+pub async fn run(
+    guest: &dyn Guest,
+    request: &ExecRequest,
+    stdin: impl AsyncRead + Send + Unpin + 'static,
+    stdout: impl AsyncWrite + Send + Unpin + 'static,
+) -> Result<ScriptExit> {
+    let stderr = HeadBuffer::default();
+    let (_open, control) = mpsc::channel(1);
+    let io = ExecIo {
+        stdin: Box::new(stdin),
+        stdout: Box::new(stdout),
+        stderr: Box::new(stderr.clone()),
+        control,
+    };
+    let status = guest.exec(request, io).await?.0;
+    let stderr = String::from_utf8_lossy(&stderr.take()).trim().to_owned();
+    Ok(ScriptExit { status, stderr })
+}
