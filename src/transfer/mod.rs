@@ -21,6 +21,8 @@ mod channel_io;
 mod confined_write;
 mod guest_listing;
 mod guest_script;
+#[cfg(test)]
+mod guest_script_test;
 mod ignore_rules;
 mod mtime;
 mod pack;
