@@ -1,6 +1,9 @@
-//! The near end of a connection. The pixel's streams end only with its command,
-//! so the relay tells on stderr how many bytes there were when the far side
-//! has sent its last.
+//! Ends the direction from the pixel to the local client when the server in the
+//! pixel ends it, while the other direction stays open.
+//!
+//! The stdout of a command ends only with the command. The relay therefore
+//! writes the total number of bytes to stderr when the server has sent its last
+//! byte: one line of decimal digits.
 
 use std::io;
 use std::pin::Pin;
@@ -9,63 +12,65 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// Digits of a number of bytes, and the end of the line.
-const LINE: usize = 24;
+/// Length limit of the line: 20 digits and the line break, with some reserve.
+const MAX_LINE: usize = 24;
 
-/// Two writers: what the pixel prints, and what it tells. When both have said
-/// that this is all, `to` is dropped, which ends that direction.
-pub fn ends<W: AsyncWrite + Send + Unpin>(to: W) -> (Data<W>, Word<W>) {
-    let shared = Arc::new(Mutex::new(End {
-        to: Some(to),
+/// Writers for stdout and stderr of the relay. Drops `client`, which ends its
+/// direction, when as many bytes were written as stderr announced, or when the
+/// writer for stdout is dropped.
+pub fn writers<W: AsyncWrite + Send + Unpin>(client: W) -> (DataWriter<W>, LengthWriter<W>) {
+    let shared = Arc::new(Mutex::new(Shared {
+        client: Some(client),
         written: 0,
         total: None,
     }));
-    let word = Word {
+    let length = LengthWriter {
         shared: Arc::clone(&shared),
         line: Vec::new(),
     };
-    (Data(shared), word)
+    (DataWriter(shared), length)
 }
 
-struct End<W> {
-    to: Option<W>,
+struct Shared<W> {
+    client: Option<W>,
     written: u64,
     total: Option<u64>,
 }
 
-impl<W> End<W> {
-    fn look(&mut self) {
+impl<W> Shared<W> {
+    fn close_if_complete(&mut self) {
         if self.total.is_some_and(|total| self.written >= total) {
-            self.to = None;
+            self.client = None;
         }
     }
 }
 
-fn lock<W>(shared: &Mutex<End<W>>) -> MutexGuard<'_, End<W>> {
+fn lock<W>(shared: &Mutex<Shared<W>>) -> MutexGuard<'_, Shared<W>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub struct Data<W>(Arc<Mutex<End<W>>>);
+/// Passes stdout of the relay to the client.
+pub struct DataWriter<W>(Arc<Mutex<Shared<W>>>);
 
-impl<W: AsyncWrite + Unpin> AsyncWrite for Data<W> {
+impl<W: AsyncWrite + Unpin> AsyncWrite for DataWriter<W> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut end = lock(&self.0);
-        let Some(to) = &mut end.to else {
+        let mut shared = lock(&self.0);
+        let Some(client) = &mut shared.client else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
-        let written = ready!(Pin::new(to).poll_write(cx, data))?;
-        end.written += written as u64;
-        end.look();
+        let written = ready!(Pin::new(client).poll_write(cx, data))?;
+        shared.written += written as u64;
+        shared.close_if_complete();
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut lock(&self.0).to {
-            Some(to) => Pin::new(to).poll_flush(cx),
+        match &mut lock(&self.0).client {
+            Some(client) => Pin::new(client).poll_flush(cx),
             None => Poll::Ready(Ok(())),
         }
     }
@@ -75,31 +80,31 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Data<W> {
     }
 }
 
-impl<W> Drop for Data<W> {
-    /// The command's output is over, whatever was told.
+impl<W> Drop for DataWriter<W> {
     fn drop(&mut self) {
-        lock(&self.0).to = None;
+        lock(&self.0).client = None;
     }
 }
 
-pub struct Word<W> {
-    shared: Arc<Mutex<End<W>>>,
+/// Reads the total from stderr of the relay. Ignores other output.
+pub struct LengthWriter<W> {
+    shared: Arc<Mutex<Shared<W>>>,
     line: Vec<u8>,
 }
 
-impl<W: Unpin> AsyncWrite for Word<W> {
+impl<W: Unpin> AsyncWrite for LengthWriter<W> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let room = LINE.saturating_sub(self.line.len()).min(data.len());
-        self.line.extend_from_slice(&data[..room]);
+        let accepted = MAX_LINE.saturating_sub(self.line.len()).min(data.len());
+        self.line.extend_from_slice(&data[..accepted]);
         if let Some(text) = self.line.strip_suffix(b"\n") {
             let total = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
-            let mut end = lock(&self.shared);
-            end.total = end.total.or(total);
-            end.look();
+            let mut shared = lock(&self.shared);
+            shared.total = shared.total.or(total);
+            shared.close_if_complete();
         }
         Poll::Ready(Ok(data.len()))
     }
@@ -120,17 +125,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_direction_ends_when_all_has_come() {
-        for early in [true, false] {
+    async fn client_is_closed_after_the_announced_bytes() {
+        for length_first in [true, false] {
             let (mut near, far) = tokio::io::duplex(64);
-            let (mut data, mut word) = ends(far);
+            let (mut data, mut length) = writers(far);
             data.write_all(b"he").await.unwrap();
-            if early {
-                word.write_all(b"5\n").await.unwrap();
+            if length_first {
+                length.write_all(b"5\n").await.unwrap();
             }
             data.write_all(b"llo").await.unwrap();
-            if !early {
-                word.write_all(b"5\n").await.unwrap();
+            if !length_first {
+                length.write_all(b"5\n").await.unwrap();
             }
             let mut text = String::new();
             near.read_to_string(&mut text).await.unwrap();
@@ -140,10 +145,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn noise_is_not_an_end() {
+    async fn other_stderr_output_is_ignored() {
         let (_near, far) = tokio::io::duplex(64);
-        let (mut data, mut word) = ends(far);
-        word.write_all(b"perl: warning: Setting locale failed.\n")
+        let (mut data, mut length) = writers(far);
+        length
+            .write_all(b"perl: warning: Setting locale failed.\n")
             .await
             .unwrap();
         data.write_all(b"x").await.unwrap();

@@ -1,6 +1,9 @@
-//! Ports on this machine's loopback that lead to ports on a pixel's own. Each
-//! connection is a command in the pixel: it needs no address, no route and no
-//! permission but that of running commands, and works behind any wall.
+//! Forwards local ports to ports in a pixel.
+//!
+//! Every connection is a command in the pixel that relays between its streams
+//! and the loopback interface. So a forward needs no address of the pixel, no
+//! route, and no permission except to run commands, and works under every egress
+//! policy.
 
 mod half_close;
 mod port;
@@ -12,6 +15,7 @@ mod fuzz;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -26,49 +30,59 @@ pub use port::Port;
 const RELAY: &str = include_str!("guest/relay.sh");
 const PERL: &str = include_str!("guest/relay.pl");
 const PYTHON: &str = include_str!("guest/relay.py");
+/// Exit codes of the relay.
 const REFUSED: i32 = 111;
 const NO_RELAY: i32 = 97;
-/// Connections that are being made at the same time; others wait their turn.
-const AT_ONCE: usize = 16;
+/// Connections that start a command at the same time.
+const MAX_STARTING: usize = 16;
+/// Time after which a starting command no longer counts as starting.
+const START_TIME: Duration = Duration::from_millis(20);
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A port that is listened on.
+/// A local port that accepts connections.
 #[derive(Debug)]
-pub struct Listening {
+pub struct Listener {
     listener: TcpListener,
     pub port: Port,
 }
 
-/// Listens on all ports, or on none. Where port 0 was asked for, the port that
-/// was found is in the result.
-pub async fn listen(ports: &[Port]) -> Result<Vec<Listening>> {
-    let mut all = Vec::new();
+/// Opens all local ports on 127.0.0.1. In the result, local port 0 is replaced by
+/// the free port that was chosen. If any port cannot be opened, fails with
+/// [`Error::Io`] and opens none.
+pub async fn listen(ports: &[Port]) -> Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
     for port in ports {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.local));
-        let failed = |e| Error::io(format!("listening on {address}"), e);
+        let failed = |e| Error::io(format!("cannot listen on {address}"), e);
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?.port();
-        all.push(Listening {
+        listeners.push(Listener {
             listener,
             port: Port { local, ..*port },
         });
     }
-    Ok(all)
+    Ok(listeners)
 }
 
-/// Carries connections until cancelled, or until the pixel is gone. Dropping
-/// the future ends all of them, on both sides. `failed` is told of connections
-/// that came to nothing.
+/// Forwards connections until canceled. Calls `on_failure` with the port and the
+/// cause for each connection that fails.
+///
+/// Fails with [`Error::Cancelled`] when canceled, with [`Error::NotFound`] when
+/// the pixel is deleted, and with [`Error::Unsupported`] if the pixel has no
+/// program to relay with. Dropping the future closes all connections on both
+/// sides.
 pub async fn serve(
     guest: &dyn Guest,
     cancel: &CancellationToken,
-    listening: &[Listening],
-    failed: &(dyn Fn(Port, &str) + Sync),
+    listeners: &[Listener],
+    on_failure: &(dyn Fn(Port, &str) + Sync),
 ) -> Result<()> {
-    let starting = Arc::new(Semaphore::new(AT_ONCE));
-    let (accepted, mut arrivals) = mpsc::channel(AT_ONCE);
-    let accepting: FuturesUnordered<_> = listening
+    let starting = Arc::new(Semaphore::new(MAX_STARTING));
+    let (accepted, mut connections) = mpsc::channel(MAX_STARTING);
+    let accepting: FuturesUnordered<_> = listeners
         .iter()
-        .map(|one| accept(one, accepted.clone()))
+        .map(|listener| accept(listener, accepted.clone()))
         .collect();
     let mut accepting = accepting.fuse();
     let mut open = FuturesUnordered::new();
@@ -77,78 +91,77 @@ pub async fn serve(
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
             Some(ended) = accepting.next() => ended?,
-            Some((stream, port)) = arrivals.recv() => {
+            Some((stream, port)) = connections.recv() => {
                 let starting = Arc::clone(&starting);
-                open.push(async move { (port, carry(guest, stream, port, &starting).await) });
+                open.push(async move { (port, relay(guest, stream, port, &starting).await) });
             }
             Some((port, ended)) = open.next() => match ended {
                 Ok(()) => {}
                 Err(error @ (Error::NotFound(_) | Error::Unsupported { .. })) => return Err(error),
-                Err(error) => failed(port, &error.to_string()),
+                Err(error) => on_failure(port, &error.to_string()),
             },
         }
     }
 }
 
-async fn accept(one: &Listening, accepted: mpsc::Sender<(TcpStream, Port)>) -> Result<()> {
+/// Accepts connections until the receiver is dropped.
+async fn accept(listener: &Listener, accepted: mpsc::Sender<(TcpStream, Port)>) -> Result<()> {
     loop {
-        match one.listener.accept().await {
+        match listener.listener.accept().await {
             Ok((stream, _)) => {
-                if accepted.send((stream, one.port)).await.is_err() {
+                if accepted.send((stream, listener.port)).await.is_err() {
                     return Ok(());
                 }
             }
-            // Out of file descriptors, or a client that left at once: the
-            // others go on, and this listener after a moment.
+            // No file descriptor is free, or the client has closed already.
             Err(error) => {
-                tracing::debug!(%error, "accept");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tracing::debug!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// One connection to its end.
-async fn carry(
+/// Relays one connection until both directions have ended.
+async fn relay(
     guest: &dyn Guest,
     stream: TcpStream,
     port: Port,
     starting: &Semaphore,
 ) -> Result<()> {
     let _ = stream.set_nodelay(true);
-    let (from_user, to_user) = stream.into_split();
+    let (from_client, to_client) = stream.into_split();
     let remote = port.remote.to_string();
     let request = ExecRequest::root(["/bin/sh", "-c", RELAY, "relay", &remote, PERL, PYTHON]);
-    let (_steer, control) = mpsc::channel(1);
-    let (data, word) = half_close::ends(to_user);
+    let (_open, control) = mpsc::channel(1);
+    let (data, length) = half_close::writers(to_client);
     let io = ExecIo {
-        stdin: Box::new(from_user),
+        stdin: Box::new(from_client),
         stdout: Box::new(data),
-        stderr: Box::new(word),
+        stderr: Box::new(length),
         control,
     };
-    let turn = starting.acquire().await;
+    let permit = starting.acquire().await;
     let running = guest.exec(&request, io);
     tokio::pin!(running);
-    // The pixel answers a little later; by then the next one may begin.
     let status = tokio::select! {
         status = &mut running => status,
-        () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {
-            drop(turn);
+        () = tokio::time::sleep(START_TIME) => {
+            drop(permit);
             running.await
         }
     };
     match status?.0 {
         REFUSED => Err(Error::Guest {
-            command: format!("a connection to port {remote}"),
+            command: format!("connect to port {remote}"),
             status: REFUSED,
-            stderr: "nothing listens there".into(),
+            stderr: "connection refused: no program listens on the port".into(),
         }),
         NO_RELAY => Err(Error::Unsupported {
             operation: "forward".into(),
             reason: "the pixel has none of perl, python3, socat and nc".into(),
         }),
-        // However the far side ended it, the near side has seen it end.
+        // A relay killed by a closed connection is not a failure.
         _ => Ok(()),
     }
 }
@@ -161,8 +174,8 @@ mod tests {
 
     use super::*;
 
-    /// The server ends its direction first, then hears the rest of ours.
-    fn half_closed(program: &str, script: [&str; 2]) {
+    /// The server ends its direction first, and still receives the other one.
+    fn half_close(program: &str, script: [&str; 2]) {
         if Command::new(program).arg("--version").output().is_err() {
             return;
         }
@@ -172,9 +185,9 @@ mod tests {
             let (mut stream, _) = server.accept().unwrap();
             stream.write_all(&[1; 200_000]).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
-            let mut on_event = Vec::new();
-            stream.read_to_end(&mut on_event).unwrap();
-            on_event.len()
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received.len()
         });
         let mut relay = Command::new(program)
             .args(script)
@@ -184,7 +197,7 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = [0; 7];
+        let mut length = [0; 7];
         let mut data = vec![0; 200_000];
         relay
             .stdout
@@ -196,9 +209,9 @@ mod tests {
             .stderr
             .as_mut()
             .unwrap()
-            .read_exact(&mut said)
+            .read_exact(&mut length)
             .unwrap();
-        assert_eq!(&said, b"200000\n", "{program}");
+        assert_eq!(&length, b"200000\n", "{program}");
         let mut stdin = relay.stdin.take().unwrap();
         stdin.write_all(&[2; 300_000]).unwrap();
         drop(stdin);
@@ -213,8 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn every_relay_ends_each_direction_by_itself() {
-        half_closed("perl", ["-e", PERL]);
-        half_closed("python3", ["-c", PYTHON]);
+    fn relays_close_each_direction_separately() {
+        half_close("perl", ["-e", PERL]);
+        half_close("python3", ["-c", PYTHON]);
     }
 }

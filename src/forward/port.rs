@@ -1,14 +1,14 @@
-//! `[LOCAL:]PORT`
+//! Parses `[LOCAL:]PORT`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A port here and the one it leads to.
+/// A local port, and the port in the pixel that it forwards to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
-    /// 0 takes one that is free.
+    /// 0: choose a free port.
     pub local: u16,
     pub remote: u16,
 }
@@ -27,7 +27,7 @@ impl FromStr for Port {
             None => (number(text)?, number(text)?),
         };
         if remote == 0 {
-            return Err("a port in the pixel has a number from 1 on".into());
+            return Err("the port in the pixel must not be 0".into());
         }
         Ok(Self { local, remote })
     }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_number_is_both() {
+    fn single_number_is_used_for_both_ports() {
         let parse = |text: &str| text.parse::<Port>().map(|p| (p.local, p.remote));
         assert_eq!(parse("8080"), Ok((8080, 8080)));
         assert_eq!(parse("0:80"), Ok((0, 80)));

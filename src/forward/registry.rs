@@ -1,5 +1,8 @@
-//! The forwards of this user that are in force: one file each, locked by the
-//! process that carries it, so that nobody mistakes another process for it.
+//! The running forwards of this user.
+//!
+//! Each forward has a file in one directory, and its process holds a lock on the
+//! file. A file without a lock belongs to a killed process, so another process
+//! with the same id is never taken for a forward.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,69 +15,72 @@ use serde::{Deserialize, Serialize};
 
 use super::Port;
 
-/// For a forward that was told to end.
-const ENDING: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Time for a forward to exit after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
+    /// Name of the pixel.
     pub name: String,
     pub ports: Vec<Port>,
     pub pid: u32,
     pub background: bool,
 }
 
-/// Gone from the list when dropped, or when the process ends however it does.
+/// A registered forward of this process. Dropping it, or the end of the process,
+/// removes the forward from the registry.
 #[derive(Debug)]
-pub struct Entry {
+pub struct Registration {
     path: PathBuf,
     #[expect(dead_code, reason = "closing the file releases the lock")]
     file: File,
 }
 
-impl Drop for Entry {
+impl Drop for Registration {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Puts a forward of this process on the list.
-pub fn enter(folder: &Path, forward: &Forward) -> io::Result<Entry> {
-    fs::create_dir_all(folder)?;
-    let path = folder.join(format!("{}.json", forward.pid));
-    let hidden = folder.join(format!(".{}", forward.pid));
-    let mut file = File::create(&hidden)?;
+/// Registers a forward of this process in `dir`, which is created if missing.
+pub fn register(dir: &Path, forward: &Forward) -> io::Result<Registration> {
+    fs::create_dir_all(dir)?;
+    let path = dir.join(format!("{}.json", forward.pid));
+    let temporary = dir.join(format!(".{}", forward.pid));
+    let mut file = File::create(&temporary)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     file.write_all(&serde_json::to_vec(forward)?)?;
-    fs::rename(&hidden, &path)?;
-    Ok(Entry { path, file })
+    fs::rename(&temporary, &path)?;
+    Ok(Registration { path, file })
 }
 
-/// All that are in force, by name. Files of processes that were killed are
-/// removed.
-pub fn list(folder: &Path) -> io::Result<Vec<Forward>> {
-    let entries = match fs::read_dir(folder) {
+/// All running forwards, sorted by name. Deletes files of killed processes.
+/// Empty if `dir` does not exist.
+pub fn list(dir: &Path) -> io::Result<Vec<Forward>> {
+    let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    let mut found = Vec::new();
+    let mut forwards = Vec::new();
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "json") {
-            found.extend(read(&path)?);
+            forwards.extend(read(&path)?);
         }
     }
-    found.sort_by(|a, b| (&a.name, a.pid).cmp(&(&b.name, b.pid)));
-    Ok(found)
+    forwards.sort_by(|a, b| (&a.name, a.pid).cmp(&(&b.name, b.pid)));
+    Ok(forwards)
 }
 
+/// `None` if the file is missing, malformed, or of a killed process. Deletes
+/// the file of a killed process.
 fn read(path: &Path) -> io::Result<Option<Forward>> {
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        // Nobody holds it any more.
         let _ = fs::remove_file(path);
         return Ok(None);
     }
@@ -83,23 +89,24 @@ fn read(path: &Path) -> io::Result<Option<Forward>> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
-/// Tells a forward to end and waits until it has.
-pub async fn stop(folder: &Path, forward: &Forward) -> io::Result<()> {
-    let path = folder.join(format!("{}.json", forward.pid));
-    let still = |path: &Path| Ok::<_, io::Error>(read(path)?.as_ref() == Some(forward));
-    if !still(&path)? {
+/// Sends SIGTERM to the process of a forward and waits until it has exited.
+/// Succeeds if the forward is not running. Fails with `TimedOut` after 10 s.
+pub async fn stop(dir: &Path, forward: &Forward) -> io::Result<()> {
+    let path = dir.join(format!("{}.json", forward.pid));
+    let is_running = |path: &Path| Ok::<_, io::Error>(read(path)?.as_ref() == Some(forward));
+    if !is_running(&path)? {
         return Ok(());
     }
     let pid = i32::try_from(forward.pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
     kill_process(pid, Signal::TERM)?;
-    let ended = async {
-        while still(&path)? {
-            tokio::time::sleep(LOOK_AGAIN).await;
+    let exited = async {
+        while is_running(&path)? {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     };
-    tokio::time::timeout(ENDING, ended)
+    tokio::time::timeout(STOP_TIMEOUT, exited)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -109,23 +116,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_longer_held_is_no_longer_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("forwards");
-        assert!(list(&folder).unwrap().is_empty());
+    fn list_omits_dropped_and_killed_forwards() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("forwards");
+        assert!(list(&dir).unwrap().is_empty());
         let forward = Forward {
             name: "box".into(),
             ports: vec!["1:2".parse().unwrap()],
             pid: std::process::id(),
             background: true,
         };
-        let entry = enter(&folder, &forward).unwrap();
-        assert_eq!(list(&folder).unwrap(), [forward]);
-        drop(entry);
-        assert!(list(&folder).unwrap().is_empty());
-        // As a killed process leaves it.
-        fs::write(folder.join("1.json"), "{}").unwrap();
-        assert!(list(&folder).unwrap().is_empty());
-        assert!(!folder.join("1.json").exists());
+        let registration = register(&dir, &forward).unwrap();
+        assert_eq!(list(&dir).unwrap(), [forward]);
+        drop(registration);
+        assert!(list(&dir).unwrap().is_empty());
+        // The file of a killed process has no lock.
+        fs::write(dir.join("1.json"), "{}").unwrap();
+        assert!(list(&dir).unwrap().is_empty());
+        assert!(!dir.join("1.json").exists());
     }
 }

@@ -28,10 +28,10 @@ fn relays() {
     fuzz("relays", 4000, &words, |bytes| {
         asynchronous(async {
             let (mut near, far) = tokio::io::duplex(1 << 16);
-            let (mut data, mut word) = half_close::ends(far);
-            word.write_all(bytes).await.unwrap();
+            let (mut data, mut length) = half_close::writers(far);
+            length.write_all(bytes).await.unwrap();
             let taken = data.write_all(b"hello").await.is_ok();
-            drop((data, word));
+            drop((data, length));
             let mut got = Vec::new();
             near.read_to_end(&mut got).await.unwrap();
             assert!(b"hello".starts_with(&got[..]));

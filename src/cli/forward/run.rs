@@ -28,7 +28,7 @@ pub async fn run(
     };
     let folder = folder()?;
     let doing = || format!("writing to {}", folder.display());
-    let entry = registry::enter(&folder, &record).map_err(|e| Error::io(doing(), e))?;
+    let registration = registry::register(&folder, &record).map_err(|e| Error::io(doing(), e))?;
     if detached || context.ui.json() {
         context.ui.value(&record);
     } else {
@@ -48,7 +48,7 @@ pub async fn run(
     let guest = backend.guest(name);
     let outcome = forward::serve(&*guest, context.cancel(), &listening, &failed).await;
     drop(listening);
-    drop(entry);
+    drop(registration);
     Ok(outcome?)
 }
 

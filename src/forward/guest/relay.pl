@@ -20,38 +20,41 @@ for ($sock, \*STDIN, \*STDOUT) {
     fcntl($_, F_SETFL, fcntl($_, F_GETFL, 0) | O_NONBLOCK);
 }
 
-# Each way: where from, where to, what is under way, whether more will come, and
-# how much went through.
-my @ways = ([\*STDIN, $sock, "", 1, 0], [$sock, \*STDOUT, "", 1, 0]);
+# Each direction: source, destination (undef when closed), buffered data, whether
+# the source is open, and number of bytes written.
+my @directions = ([\*STDIN, $sock, "", 1, 0], [$sock, \*STDOUT, "", 1, 0]);
 
-# The end of our output would be seen only when we are gone: how much there was
-# is told on stderr.
+# stdout ends only when this process exits, so its length is written to stderr.
 sub finish {
-    my ($way) = @_;
-    if ($way->[1] == $sock) { shutdown($sock, SHUT_WR); } else { syswrite(STDERR, "$way->[4]\n"); }
-    $way->[1] = undef;
+    my ($direction) = @_;
+    if ($direction->[1] == $sock) {
+        shutdown($sock, SHUT_WR);
+    } else {
+        syswrite(STDERR, "$direction->[4]\n");
+    }
+    $direction->[1] = undef;
 }
 
 while (1) {
     my ($r, $w) = ("", "");
-    for my $way (@ways) {
-        next unless $way->[1];
-        vec($r, fileno($way->[0]), 1) = 1 if $way->[3] && length($way->[2]) < LIMIT;
-        vec($w, fileno($way->[1]), 1) = 1 if length($way->[2]);
+    for my $direction (@directions) {
+        next unless $direction->[1];
+        vec($r, fileno($direction->[0]), 1) = 1 if $direction->[3] && length($direction->[2]) < LIMIT;
+        vec($w, fileno($direction->[1]), 1) = 1 if length($direction->[2]);
     }
     last if $r eq "" && $w eq "";
     next if select($r, $w, undef, undef) < 0;
-    for my $way (@ways) {
-        next unless $way->[1];
-        if (vec($w, fileno($way->[1]), 1)) {
-            my $n = syswrite($way->[1], $way->[2], 65536);
-            if (defined $n) { substr($way->[2], 0, $n, ""); $way->[4] += $n; }
+    for my $direction (@directions) {
+        next unless $direction->[1];
+        if (vec($w, fileno($direction->[1]), 1)) {
+            my $n = syswrite($direction->[1], $direction->[2], 65536);
+            if (defined $n) { substr($direction->[2], 0, $n, ""); $direction->[4] += $n; }
             elsif (!$!{EAGAIN} && !$!{EINTR}) { exit 0; }
         }
-        if ($way->[3] && vec($r, fileno($way->[0]), 1)) {
-            my $n = sysread($way->[0], $way->[2], 65536, length($way->[2]));
-            if (defined $n ? $n == 0 : !$!{EAGAIN} && !$!{EINTR}) { $way->[3] = 0; }
+        if ($direction->[3] && vec($r, fileno($direction->[0]), 1)) {
+            my $n = sysread($direction->[0], $direction->[2], 65536, length($direction->[2]));
+            if (defined $n ? $n == 0 : !$!{EAGAIN} && !$!{EINTR}) { $direction->[3] = 0; }
         }
-        finish($way) if !$way->[3] && !length($way->[2]);
+        finish($direction) if !$direction->[3] && !length($direction->[2]);
     }
 }

@@ -13,48 +13,48 @@ net = sock.fileno()
 for fd in (net, 0, 1):
     os.set_blocking(fd, False)
 
-# Each way: where from, where to, what is under way, whether more will come, and
-# how much went through.
-ways = [[0, net, b"", True, 0], [net, 1, b"", True, 0]]
+# Each direction: source, destination (None when closed), buffered data, whether
+# the source is open, and number of bytes written.
+directions = [[0, net, b"", True, 0], [net, 1, b"", True, 0]]
 
 
-def finish(way):
-    if way[1] == net:
+def finish(direction):
+    if direction[1] == net:
         try:
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass
     else:
-        # The end of our output would be seen only when we are gone.
-        os.write(2, b"%d\n" % way[4])
-    way[1] = None
+        # stdout ends only when this process exits.
+        os.write(2, b"%d\n" % direction[4])
+    direction[1] = None
 
 
 while True:
-    live = [way for way in ways if way[1] is not None]
-    r = [way[0] for way in live if way[3] and len(way[2]) < LIMIT]
-    w = [way[1] for way in live if way[2]]
+    live = [direction for direction in directions if direction[1] is not None]
+    r = [direction[0] for direction in live if direction[3] and len(direction[2]) < LIMIT]
+    w = [direction[1] for direction in live if direction[2]]
     if not r and not w:
         break
     r, w, _ = select.select(r, w, [])
-    for way in live:
-        if way[1] in w:
+    for direction in live:
+        if direction[1] in w:
             try:
-                sent = os.write(way[1], way[2][:65536])
-                way[2] = way[2][sent:]
-                way[4] += sent
+                sent = os.write(direction[1], direction[2][:65536])
+                direction[2] = direction[2][sent:]
+                direction[4] += sent
             except BlockingIOError:
                 pass
             except OSError:
                 os._exit(0)
-        if way[3] and way[0] in r:
+        if direction[3] and direction[0] in r:
             try:
-                data = os.read(way[0], 65536)
-                way[2] += data
-                way[3] = bool(data)
+                data = os.read(direction[0], 65536)
+                direction[2] += data
+                direction[3] = bool(data)
             except BlockingIOError:
                 pass
             except OSError:
-                way[3] = False
-        if not way[3] and not way[2]:
-            finish(way)
+                direction[3] = False
+        if not direction[3] and not direction[2]:
+            finish(direction)

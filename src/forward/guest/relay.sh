@@ -1,11 +1,13 @@
 #!/bin/sh
-# Joins stdin and stdout with a port on this machine's loopback, each direction
-# until its own end. Perl and Python tell on stderr how much came from the port
-# when that has ended; the others end then.
+# Relays between stdin and stdout and a TCP port on the loopback interface.
 #
-#   $1  the port    $2  relay.pl    $3  relay.py
+# The Perl and Python relays close each direction separately, and write the
+# number of bytes from the port to stderr when the server has closed its
+# direction. With socat and nc, the relay exits then.
 #
-# Exit codes: 111 nobody listens there, 97 there is nothing to do it with.
+#   $1  the port    $2  text of relay.pl    $3  text of relay.py
+#
+# Exit codes: 111 connection refused, 97 no program to relay with.
 if command -v perl >/dev/null; then
     exec perl -e "$2" "$1"
 elif command -v python3 >/dev/null; then
