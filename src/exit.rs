@@ -46,6 +46,7 @@ pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
         if cause.is::<Usage>()
             || cause.is::<InvalidName>()
             || cause.is::<crate::config::ConfigError>()
+            || cause.is::<crate::user_dirs::NoHome>()
         {
             return (USAGE, "usage");
         }

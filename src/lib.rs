@@ -26,6 +26,7 @@ mod signal;
 mod term;
 pub mod transfer;
 mod ui;
+pub mod user_dirs;
 
 #[cfg(test)]
 #[path = "../tests/fuzz/mod.rs"]

@@ -9,10 +9,11 @@ pub mod truenas;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{self, BackendKind, NicType, Settings};
+use crate::config::{BackendKind, NicType, Settings};
 use crate::model::{Backend, Error, Result};
 use crate::secret::Secret;
 use crate::term;
+use crate::user_dirs;
 
 use incus::{Endpoint, Incus, NicKind, Options, Placement, Remote};
 use truenas::Truenas;
@@ -64,7 +65,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
                 .filter(|s| !s.is_empty())
                 .map(PathBuf::from),
             // Without a home there is nothing to remember in.
-            known_hosts: config::config_dir(&env)
+            known_hosts: user_dirs::config_dir(&env)
                 .ok()
                 .map(|dir| dir.join("known_hosts")),
             strict: settings.ssh.strict_host_keys,

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::Context;
-use crate::config::Entry;
+use crate::config::EffectiveSetting;
 use crate::ui::Row;
 
 /// Look at the configuration
@@ -28,13 +28,13 @@ impl ConfigCommand {
     }
 }
 
-impl Row for &Entry {
+impl Row for &EffectiveSetting {
     const HEADERS: &'static [&'static str] = &["KEY", "VALUE", "ORIGIN"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.key.clone(),
-            self.value.clone(),
+            self.value.to_string(),
             self.origin.to_string(),
         ]
     }
@@ -42,7 +42,7 @@ impl Row for &Entry {
 
 impl ShowArgs {
     fn run(self, context: &Context) -> anyhow::Result<()> {
-        let entries: Vec<&Entry> = context.loaded.origins.iter().collect();
+        let entries: Vec<&EffectiveSetting> = context.loaded.effective.iter().collect();
         if context.ui.json() || self.origin {
             context.ui.rows(&entries, "No settings.");
         } else {

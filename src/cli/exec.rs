@@ -213,7 +213,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok();
     let parsed = seconds
         .map_or_else(
-            || crate::config::parse_duration(text),
+            || crate::model::parse_duration(text),
             |seconds| Duration::try_from_secs_f64(seconds).ok(),
         )
         .ok_or("expected a time such as 90s, 5m or 1h30m")?;

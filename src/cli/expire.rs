@@ -46,7 +46,7 @@ pub fn parse_lifetime(text: &str) -> Result<Duration, String> {
         .and_then(|days| days.parse::<u32>().ok());
     let time = match days {
         Some(days) => Some(Duration::from_secs(u64::from(days) * 86400)),
-        None => crate::config::parse_duration(text),
+        None => crate::model::parse_duration(text),
     };
     match time {
         Some(time) if time >= Duration::from_secs(1) => Ok(time),

@@ -105,11 +105,7 @@ pub fn options(context: &Context) -> host::Options {
 
 /// Nobody chose an image.
 pub fn image_is_default(context: &Context) -> bool {
-    context
-        .loaded
-        .origins
-        .get("defaults.image")
-        .is_none_or(|entry| matches!(entry.origin, Origin::Default))
+    context.loaded.origin("defaults.image") == Some(&Origin::Default)
 }
 
 /// Shows what will be done, asks unless told not to, and does it.

@@ -1,104 +1,114 @@
-//! The settings: where they are found, which layer wins, what they mean.
+//! The settings: their keys, their layers and their meaning.
 //!
-//! Knows files and variables, but no server and no command. It never prints
-//! and never looks at the process's own environment: the caller hands that in.
+//! [`Settings`] declares every key; `config.example.toml` documents it and has
+//! its default. This module knows no server and no command. It prints nothing
+//! and reads the environment only through the caller.
 
 mod bases;
-mod document;
-mod duration;
-mod error;
+mod choices;
 mod guest_env;
-pub mod keys;
-mod kind;
+mod interpolate;
+mod key;
 mod layer;
 mod origin;
-pub mod paths;
-mod resolve;
+mod setting;
 mod settings;
-mod source;
-mod template;
+mod settings_file;
+mod spanned_toml;
+mod value_kind;
 
 #[cfg(test)]
 mod example_test;
 #[cfg(test)]
 mod file_test;
 #[cfg(test)]
-mod guest_env_test;
-#[cfg(test)]
 mod load_test;
-#[cfg(test)]
-mod test_support;
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::LazyLock;
 
 pub use bases::{Base, Parent, Script};
-pub use duration::parse as parse_duration;
-pub use error::{ConfigError, Warning};
+pub use choices::{BackendKind, EgressMode, EgressPlacement, Multiplexer, NicType};
 pub use guest_env::{GuestEnv, GuestVariables};
-pub use layer::Flags;
-pub use origin::{Entry, Origin, Origins, Place};
-pub use paths::config_dir;
-pub use settings::{
-    BackendKind, CheckpointSettings, ConsoleSettings, Defaults, EgressMode, EgressPlacement,
-    IncusSettings, McpSettings, Multiplexer, NetworkSettings, NicType, ProvisionSettings, Settings,
-    SshSettings, TrueNasSettings,
-};
+pub use key::Key;
+use layer::Layers;
+pub use layer::{EffectiveSetting, Flags};
+pub use origin::{ConfigError, Location, Origin, Warning};
+use setting::Setting;
+pub use settings::Settings;
+use settings_file::warn_if_exposed;
+
+use crate::user_dirs::{self, Env};
 
 /// The built-in layer, and the documentation of every key.
 pub const EXAMPLE: &str = include_str!("../../config.example.toml");
 
-/// Settings with what there is to say about them.
+/// Every key, in the order of `config.example.toml`.
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let mut keys = Vec::new();
+    Settings::declare(&|key| key, &mut keys);
+    keys
+});
+
+/// Settings, and where they come from.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub settings: Settings,
-    /// In the order they were found. For the caller to show.
+    /// For the caller to print.
     pub warnings: Vec<Warning>,
-    /// Every key, its value and its layer.
-    pub origins: Origins,
-    /// Where the settings file is or would be; `None` when no home folder is known.
-    pub file: Option<PathBuf>,
+    /// Every key, in the order of `config.example.toml`.
+    pub effective: Vec<EffectiveSetting>,
 }
 
 impl Settings {
-    /// Reads all layers: defaults, then `file` or the user's own file, then
-    /// the variables of `env`, then `flags`; the later wins, key by key.
+    /// Reads all layers: defaults, then `file` or the user's settings file, then
+    /// the variables of `env`, then `flags`. The later layer wins, key by key.
     ///
-    /// A `file` that does not exist is an error; the user's own may be absent.
-    /// Nothing is skipped for being wrong: the first bad value is an error,
-    /// whichever layer has it.
-    pub fn load(
-        file: Option<&Path>,
-        env: &dyn Fn(&str) -> Option<OsString>,
-        flags: &Flags,
-    ) -> Result<Loaded, ConfigError> {
-        let mut warnings = Vec::new();
-        let example = document::parse(Path::new("config.example.toml"), EXAMPLE)?;
-        let defaults = layer::from_document(&Origin::Default, example, &mut warnings)?;
-
-        let source = source::open(file, env)?;
-        let mut layers = Vec::new();
-        if let (Some(path), Some(text)) = (&source.path, &source.text) {
-            let root = document::parse(path, text)?;
-            let layer = layer::from_document(&Origin::File(path.clone()), root, &mut warnings)?;
-            for key in layer::secrets_in(&layer) {
-                warnings.extend(source::exposed(path, key));
-            }
-            layers.push(layer);
+    /// Fails at the first bad value of any layer, and if `file` does not exist.
+    /// The user's settings file may be absent.
+    pub fn load(file: Option<&Path>, env: &Env<'_>, flags: &Flags) -> Result<Loaded, ConfigError> {
+        let mut layers = Layers {
+            keys: &KEYS,
+            env,
+            values: BTreeMap::new(),
+            warnings: Vec::new(),
+        };
+        layers.add_document(spanned_toml::parse(&Origin::Default, EXAMPLE)?)?;
+        let path = match file {
+            Some(path) => Some(path.to_owned()),
+            None => user_dirs::config_file(env).ok(),
+        };
+        if let Some(path) = &path
+            && let Some(text) = settings_file::read(path, file.is_some())?
+        {
+            layers.add_document(spanned_toml::parse(&Origin::File(path.clone()), &text)?)?;
         }
-        layers.push(layer::from_env(env)?);
-        layers.push(layer::from_flags(flags)?);
+        layers.add_env()?;
+        layers.add_flags(flags)?;
 
-        let merged = layer::Merged::new(defaults, layers);
-        let settings = resolve::settings(&merged, env, &mut warnings)?;
-        for (path, holds) in resolve::private_files(&settings) {
-            warnings.extend(source::exposed(path, holds));
+        let settings = layers.read::<Self>("")?;
+        for (file, key) in [
+            (&settings.incus.client_key, "incus.client_key"),
+            (&settings.ssh.key, "ssh.key"),
+        ] {
+            if let Some(file) = file {
+                let secret = format!("the private key of {key}");
+                layers.warnings.extend(warn_if_exposed(file, &secret));
+            }
         }
         Ok(Loaded {
-            origins: resolve::origins(&merged),
             settings,
-            warnings,
-            file: source.path,
+            effective: layers.effective(),
+            warnings: layers.warnings,
         })
+    }
+}
+
+impl Loaded {
+    /// Where the value of a key comes from.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        let setting = self.effective.iter().find(|setting| setting.key == key);
+        setting.map(|setting| &setting.origin)
     }
 }

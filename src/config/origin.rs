@@ -1,18 +1,23 @@
-//! Where a value came from, and the listing that says so for every key.
+//! Where a value comes from, and the errors and warnings about it.
+//!
+//! Each message names the file, variable or flag, the key, the bad value and the
+//! accepted values. Secrets and the values of `[env]` never appear in a message.
 
-use std::fmt;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use serde::{Serialize, Serializer};
 
-/// The layer a value was taken from, weakest first.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+use crate::user_dirs::NoHome;
+
+/// The layer of a value, weakest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// `config.example.toml`, which is part of the program.
+    /// `config.example.toml`, which is compiled into the program.
     Default,
     File(PathBuf),
-    /// The name of the variable.
-    Env(String),
+    /// The name of the environment variable.
+    Env(&'static str),
     /// The flag as users type it, such as `--egress`.
     Flag(String),
 }
@@ -29,87 +34,49 @@ impl fmt::Display for Origin {
 }
 
 impl Serialize for Origin {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// Where to look for a value, for messages: `/x/config.toml:3`,
-/// `PIXELS_BACKEND`, `--egress`.
+/// The place of a value in messages: `/x/config.toml:3:1`, `PIXELS_BACKEND`, `--egress`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     pub origin: Origin,
-    /// Counted from 1; only files have lines.
-    pub line: Option<usize>,
+    /// Line and column (in characters), counted from 1; `None` outside files.
+    pub position: Option<(usize, usize)>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
-            Origin::Default => f.write_str("built-in defaults")?,
+            Origin::Default => return f.write_str("built-in defaults"),
             Origin::File(path) => write!(f, "{}", path.display())?,
-            Origin::Env(name) | Origin::Flag(name) => f.write_str(name)?,
+            Origin::Env(name) => f.write_str(name)?,
+            Origin::Flag(name) => f.write_str(name)?,
         }
-        match self.line {
-            Some(line) => write!(f, ":{line}"),
-            None => Ok(()),
-        }
+        self.position
+            .map_or(Ok(()), |(line, column)| write!(f, ":{line}:{column}"))
     }
 }
 
-/// One key as it is in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
-    /// Dotted, such as `network.egress`, `env.EDITOR`, `mcp.bases.dev`.
-    pub key: String,
-    /// The value as TOML, as written in its layer; secrets are `"***"`. Where
-    /// entries are serialized, it is the value itself.
-    #[serde(serialize_with = "itself")]
-    pub value: String,
-    pub origin: Origin,
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    #[error("cannot read config file {}: {source}", .file.display())]
+    Unreadable { file: PathBuf, source: io::Error },
+
+    /// The file is not TOML, or a value is not what its key accepts.
+    #[error("{location}: {problem}")]
+    Invalid { location: Location, problem: String },
+
+    #[error(transparent)]
+    NoHome(#[from] NoHome),
 }
 
-fn itself<S: Serializer>(toml: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    let table: Option<toml::Table> = toml::from_str(&format!("it = {toml}")).ok();
-    match table.and_then(|mut table| table.remove("it")) {
-        Some(value) => value.serialize(serializer),
-        None => serializer.serialize_str(toml),
-    }
-}
+pub(super) type Result<T, E = ConfigError> = std::result::Result<T, E>;
 
-/// Every key with its value and layer, in the order of `config.example.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Origins(Vec<Entry>);
-
-impl Origins {
-    pub(super) fn new(entries: Vec<Entry>) -> Self {
-        Self(entries)
-    }
-
-    pub fn get(&self, key: &str) -> Option<&Entry> {
-        self.0.iter().find(|entry| entry.key == key)
-    }
-
-    pub fn iter(&self) -> std::slice::Iter<'_, Entry> {
-        self.0.iter()
-    }
-}
-
-impl IntoIterator for Origins {
-    type Item = Entry;
-    type IntoIter = std::vec::IntoIter<Entry>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
-impl<'a> IntoIterator for &'a Origins {
-    type Item = &'a Entry;
-    type IntoIter = std::slice::Iter<'a, Entry>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
-    }
-}
+/// A problem that does not prevent the use of the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Warning(pub(super) String);

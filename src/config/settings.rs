@@ -1,242 +1,202 @@
-//! The settings as the rest of the program takes them: typed, checked, with
-//! `None` for what is unset. Built by `resolve`; no defaults are in here.
+//! The settings: one row per key, in the order of `config.example.toml`. To add a
+//! key, add its row here, and its comment and default there:
+//!
+//! ```text
+//! field ["key, if named otherwise"]: Type as KIND, "PIXELS_VARIABLE", empty_is_default;
+//! ```
+//!
+//! The type says what the key accepts, for messages too; `Option` adds `""` and 0
+//! for unset. The rest is optional: `as` narrows the type, a variable lets the
+//! environment set the key, `empty_is_default` accepts `""` and 0 for the default.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bases::Base;
-use super::error::ConfigError;
+use super::choices::{BackendKind, EgressMode, EgressPlacement, Multiplexer, NicType};
 use super::guest_env::GuestEnv;
-use super::paths::{self, Env};
+use super::key::Key;
+use super::layer::Layers;
+use super::origin::Result;
+use super::setting::Setting;
+use super::spanned_toml::Node;
+use super::value_kind::{
+    CPUS, HOST_PORT, INTERFACE, MEMORY, NAME_PREFIX, SUBNET, URL, URL_PATH, ValueKind,
+};
 use crate::secret::Secret;
+use crate::user_dirs::{Env, NoHome, cache_dir};
 
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub backend: BackendKind,
-    pub incus: IncusSettings,
-    pub truenas: TrueNasSettings,
-    pub defaults: Defaults,
-    pub ssh: SshSettings,
-    pub checkpoint: CheckpointSettings,
-    pub provision: ProvisionSettings,
-    pub console: ConsoleSettings,
-    pub network: NetworkSettings,
-    pub env: GuestEnv,
-    pub mcp: McpSettings,
+macro_rules! sections {
+    ($($(#[$doc:meta])* $section:ident $prefix:literal {$(
+        $(#[$field_doc:meta])*
+        $field:ident $([$name:literal])? : $type:ty
+            $(as $kind:expr)? $(, $variable:literal)? $(, $flag:ident)?;
+    )*})*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub struct $section {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Setting for $section {
+            const KEY: Key = Key::new(ValueKind::Bases);
+
+            fn declare(_: &dyn Fn(Key) -> Key, keys: &mut Vec<Key>) {$(
+                let row = |key| Key {
+                    name: concat!($prefix, name!($field $($name)?)),
+                    $(kind: $kind,)? $(variable: Some($variable),)? $($flag: true,)?
+                    ..key
+                };
+                <$type>::declare(&row, keys);
+            )*}
+
+            fn read(_: &Node, layers: &mut Layers<'_>) -> Result<Self> {
+                Ok(Self {$(
+                    $field: layers.read(concat!($prefix, name!($field $($name)?)))?,
+                )*})
+            }
+        }
+    )*};
 }
 
-/// An enum whose variants are words in the settings.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant),+
-        }
-
-        impl $name {
-            pub const NAMES: &'static [&'static str] = &[$($word),+];
-
-            pub fn from_name(name: &str) -> Option<Self> {
-                match name {
-                    $($word => Some(Self::$variant),)+
-                    _ => None,
-                }
-            }
-
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word),+
-                }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
+macro_rules! name {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $name:literal) => {
+        $name
     };
 }
 
-words!(
-    /// The kind of server pixels live on.
-    BackendKind { Incus = "incus", TrueNas = "truenas" }
-);
-
-words!(
-    /// How a pixel's network card is attached.
-    NicType { Macvlan = "macvlan", Bridged = "bridged" }
-);
-
-words!(
-    /// What a new pixel may reach.
-    EgressMode {
-        Unrestricted = "unrestricted",
-        /// What agents need, and `network.allow`.
-        Agent = "agent",
-        /// `network.allow` alone.
-        Allowlist = "allowlist",
+sections! {
+    Settings "" {
+        backend: BackendKind, "PIXELS_BACKEND";
+        incus: IncusSettings;
+        truenas: TrueNasSettings;
+        defaults: Defaults;
+        ssh: SshSettings;
+        checkpoint: CheckpointSettings;
+        provision: ProvisionSettings;
+        console: ConsoleSettings;
+        network: NetworkSettings;
+        env: GuestEnv;
+        mcp: McpSettings;
     }
-);
 
-words!(
-    /// Where policies are enforced.
-    EgressPlacement {
-        /// By a gateway, unless the settings name a network for the pixels.
-        Auto = "auto",
-        Gateway = "gateway",
-        /// Inside each pixel, on the network it is put on.
-        Pixel = "pixel",
+    IncusSettings "incus." {
+        socket: Option<PathBuf>, "PIXELS_INCUS_SOCKET";
+        remote: Option<String>, "PIXELS_INCUS_REMOTE";
+        client_cert: Option<PathBuf>, "PIXELS_INCUS_CLIENT_CERT";
+        client_key: Option<PathBuf>, "PIXELS_INCUS_CLIENT_KEY";
+        server_cert: Option<PathBuf>, "PIXELS_INCUS_SERVER_CERT";
+        project: Option<String>, "PIXELS_INCUS_PROJECT";
+        image_server: String as URL, "PIXELS_INCUS_IMAGE_SERVER";
+        insecure: bool, "PIXELS_INCUS_INSECURE";
     }
-);
 
-words!(
-    /// What keeps the sessions of a console.
-    Multiplexer {
-        /// zmx where the pixel has it, else tmux.
-        Auto = "auto",
-        Zmx = "zmx",
-        Tmux = "tmux",
-        /// A plain shell that ends with the connection.
-        None = "none",
+    TrueNasSettings "truenas." {
+        host: Option<String>, "PIXELS_TRUENAS_HOST";
+        /// Never 0.
+        port: u16, "PIXELS_TRUENAS_PORT", empty_is_default;
+        username: String, "PIXELS_TRUENAS_USERNAME";
+        api_key: Option<Secret>, "PIXELS_TRUENAS_API_KEY";
+        server_cert: Option<PathBuf>, "PIXELS_TRUENAS_SERVER_CERT";
+        fingerprint: Option<String>, "PIXELS_TRUENAS_FINGERPRINT";
+        insecure_skip_verify: bool, "PIXELS_TRUENAS_INSECURE";
     }
-);
 
-#[derive(Debug, Clone)]
-pub struct ConsoleSettings {
-    pub multiplexer: Multiplexer,
-    /// `{arch}` stands for the pixel's architecture.
-    pub zmx_url: String,
-    pub zmx_sha256: Option<String>,
-}
+    Defaults "defaults." {
+        image: String, "PIXELS_DEFAULT_IMAGE";
+        cpu: Option<String> as CPUS, "PIXELS_DEFAULT_CPU";
+        memory_mib ["memory"]: Option<u64> as MEMORY, "PIXELS_DEFAULT_MEMORY";
+        pool: Option<String>, "PIXELS_DEFAULT_POOL";
+        nic_type: Option<NicType>;
+        parent: Option<String>;
+        network: Option<String>;
+        dns: Vec<String>;
+    }
 
-#[derive(Debug, Clone)]
-pub struct IncusSettings {
-    pub socket: Option<PathBuf>,
-    /// Wins over `socket`.
-    pub remote: Option<String>,
-    pub client_cert: Option<PathBuf>,
-    pub client_key: Option<PathBuf>,
-    pub server_cert: Option<PathBuf>,
-    pub project: Option<String>,
-    pub image_server: String,
-    /// Accept any server certificate.
-    pub insecure: bool,
-}
+    SshSettings "ssh." {
+        user: String, "PIXELS_SSH_USER";
+        /// The private key. `None` too if its default is unknown for lack of a home folder.
+        key: Option<PathBuf>, "PIXELS_SSH_KEY";
+        strict_host_keys: bool, "PIXELS_SSH_STRICT_HOST_KEYS";
+    }
 
-#[derive(Debug, Clone)]
-pub struct TrueNasSettings {
-    pub host: Option<String>,
-    /// Never 0.
-    pub port: u16,
-    pub username: String,
-    pub api_key: Option<Secret>,
-    pub server_cert: Option<PathBuf>,
-    pub fingerprint: Option<String>,
-    /// Accept any server certificate.
-    pub insecure_skip_verify: bool,
-}
+    CheckpointSettings "checkpoint." {
+        dataset_prefix: Option<String>, "PIXELS_CHECKPOINT_DATASET_PREFIX";
+    }
 
-#[derive(Debug, Clone)]
-pub struct Defaults {
-    pub image: String,
-    pub cpu: Option<String>,
-    pub memory_mib: Option<u64>,
-    pub pool: Option<String>,
-    pub nic_type: Option<NicType>,
-    pub parent: Option<String>,
-    pub network: Option<String>,
-    pub dns: Vec<String>,
-}
+    ProvisionSettings "provision." {
+        enabled: bool, "PIXELS_PROVISION_ENABLED";
+        devtools: bool, "PIXELS_PROVISION_DEVTOOLS";
+        /// Names of mise, each with an optional `@version`.
+        tools: Vec<String>;
+        installer_url: String as URL, "PIXELS_PROVISION_INSTALLER_URL";
+        ca_certs: Vec<PathBuf>;
+        script: Option<PathBuf>, "PIXELS_PROVISION_SCRIPT";
+    }
 
-#[derive(Debug, Clone)]
-pub struct SshSettings {
-    pub user: String,
-    /// The private key. `None` when set to nothing, and when the default is
-    /// in force but the home folder is not known.
-    pub key: Option<PathBuf>,
-    pub strict_host_keys: bool,
-}
+    ConsoleSettings "console." {
+        multiplexer: Multiplexer, "PIXELS_CONSOLE_MULTIPLEXER";
+        zmx_url: String as URL;
+        zmx_sha256: Option<String>;
+    }
 
-#[derive(Debug, Clone)]
-pub struct CheckpointSettings {
-    pub dataset_prefix: Option<String>,
-}
+    NetworkSettings "network." {
+        egress: EgressMode, "PIXELS_NETWORK_EGRESS";
+        allow: Vec<String>;
+        placement: EgressPlacement, "PIXELS_NETWORK_PLACEMENT";
+        /// Private networks too, for unrestricted pixels.
+        lan: bool, "PIXELS_NETWORK_LAN";
+        preset_cidrs: bool, "PIXELS_NETWORK_PRESET_CIDRS";
+        bridge: String as INTERFACE, "PIXELS_NETWORK_BRIDGE";
+        /// Of the isolated bridge, used when its gateway is created. Unset, it
+        /// is derived from the bridge.
+        subnet: Option<String> as SUBNET, "PIXELS_NETWORK_SUBNET";
+    }
 
-#[derive(Debug, Clone)]
-pub struct ProvisionSettings {
-    pub enabled: bool,
-    pub devtools: bool,
-    /// As mise names them, each with an optional `@version`.
-    pub tools: Vec<String>,
-    pub installer_url: String,
-    pub ca_certs: Vec<PathBuf>,
-    pub script: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone)]
-pub struct NetworkSettings {
-    pub egress: EgressMode,
-    pub allow: Vec<String>,
-    pub placement: EgressPlacement,
-    /// Private networks too, for pixels that are unrestricted.
-    pub lan: bool,
-    /// The preset's wide address ranges too.
-    pub preset_cidrs: bool,
-    /// The segment of the pixels behind their gateway.
-    pub bridge: String,
-    /// Of that segment; taken when its gateway is made. Unset, it goes by the bridge.
-    pub subnet: Option<String>,
-}
-
-#[derive(Debug, Clone)]
-pub struct McpSettings {
-    pub prefix: String,
-    /// Never empty.
-    pub base_prefix: String,
-    /// Unset, `defaults.image` is meant.
-    pub default_image: Option<String>,
-    pub idle_stop_after: Duration,
-    pub hard_destroy_after: Duration,
-    pub reap_interval: Duration,
-    pub exec_timeout_max: Duration,
-    /// Unset, [`McpSettings::state_path`] knows the place.
-    pub state_file: Option<PathBuf>,
-    /// Unset, [`McpSettings::pid_path`] knows the place.
-    pub pid_file: Option<PathBuf>,
-    /// `host:port`, where the host may be a name.
-    pub listen_addr: String,
-    /// A Unix socket beside it.
-    pub socket: Option<PathBuf>,
-    /// Begins with a slash.
-    pub endpoint_path: String,
-    pub auth_token: Option<Secret>,
-    pub allowed_hosts: Vec<String>,
-    pub allowed_origins: Vec<String>,
-    /// `None`: as many as the server bears.
-    pub max_sandboxes: Option<u64>,
-    /// Unset, `network.egress` is.
-    pub egress_ceiling: Option<EgressMode>,
-    pub bases: BTreeMap<String, Base>,
+    McpSettings "mcp." {
+        prefix: String as NAME_PREFIX, "PIXELS_MCP_PREFIX";
+        /// Never empty.
+        base_prefix: String as NAME_PREFIX, "PIXELS_MCP_BASE_PREFIX", empty_is_default;
+        /// Unset, `defaults.image` applies.
+        default_image: Option<String>, "PIXELS_MCP_DEFAULT_IMAGE";
+        idle_stop_after: Duration, "PIXELS_MCP_IDLE_STOP_AFTER";
+        hard_destroy_after: Duration, "PIXELS_MCP_HARD_DESTROY_AFTER";
+        reap_interval: Duration, "PIXELS_MCP_REAP_INTERVAL";
+        exec_timeout_max: Duration, "PIXELS_MCP_EXEC_TIMEOUT_MAX";
+        /// Read it by [`McpSettings::state_path`].
+        state_file: Option<PathBuf>, "PIXELS_MCP_STATE_FILE";
+        /// Read it by [`McpSettings::pid_path`].
+        pid_file: Option<PathBuf>, "PIXELS_MCP_PID_FILE";
+        listen_addr: String as HOST_PORT, "PIXELS_MCP_LISTEN_ADDR";
+        socket: Option<PathBuf>, "PIXELS_MCP_SOCKET";
+        endpoint_path: String as URL_PATH, "PIXELS_MCP_ENDPOINT_PATH";
+        auth_token: Option<Secret>, "PIXELS_MCP_AUTH_TOKEN";
+        allowed_hosts: Vec<String>;
+        allowed_origins: Vec<String>;
+        /// `None` for no limit.
+        max_sandboxes: Option<u64> as ValueKind::up_to(10_000), "PIXELS_MCP_MAX_SANDBOXES";
+        /// Unset, `network.egress` applies.
+        egress_ceiling: Option<EgressMode>, "PIXELS_MCP_EGRESS_CEILING";
+        bases: BTreeMap<String, Base>;
+    }
 }
 
 impl McpSettings {
-    /// Where sandboxes are recorded: `state_file`, or its place in the cache folder.
-    pub fn state_path(&self, env: &Env<'_>) -> Result<PathBuf, ConfigError> {
-        in_cache(self.state_file.as_ref(), "mcp-state.json", env)
+    /// The file that records sandboxes: `state_file`, or one in the cache folder.
+    pub fn state_path(&self, env: &Env<'_>) -> Result<PathBuf, NoHome> {
+        or_cached(self.state_file.as_ref(), "mcp-state.json", env)
     }
 
-    /// The pid file: `pid_file`, or its place in the cache folder.
-    pub fn pid_path(&self, env: &Env<'_>) -> Result<PathBuf, ConfigError> {
-        in_cache(self.pid_file.as_ref(), "mcp.pid", env)
+    /// The PID file: `pid_file`, or one in the cache folder.
+    pub fn pid_path(&self, env: &Env<'_>) -> Result<PathBuf, NoHome> {
+        or_cached(self.pid_file.as_ref(), "mcp.pid", env)
     }
 }
 
-fn in_cache(set: Option<&PathBuf>, name: &str, env: &Env<'_>) -> Result<PathBuf, ConfigError> {
-    match set {
-        Some(path) => Ok(path.clone()),
-        None => Ok(paths::cache_dir(env)?.join(name)),
-    }
+fn or_cached(set: Option<&PathBuf>, name: &str, env: &Env<'_>) -> Result<PathBuf, NoHome> {
+    set.map_or_else(|| Ok(cache_dir(env)?.join(name)), |path| Ok(path.clone()))
 }

@@ -7,9 +7,8 @@ use super::error::{Error, Result};
 use super::options::Options;
 use super::random;
 use super::state::{Record, Status};
-use crate::config::parse_duration;
 use crate::egress::Policy;
-use crate::model::{self, Name};
+use crate::model::{self, Name, parse_duration};
 
 const MAX_LABEL_CHARS: usize = 200;
 

@@ -4,6 +4,7 @@
 mod cancel;
 mod capture;
 mod cpus;
+mod duration;
 mod error;
 mod guest;
 mod head_buffer;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 pub use cancel::unless_cancelled;
 pub use capture::{collect, collect_up_to};
 pub use cpus::parse_cpus;
+pub use duration::parse_duration;
 pub use error::{Error, Reason, Result, STOPPED, Subject};
 pub use guest::{
     Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, MAX_CHUNK,

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{fuzz, text};
-use crate::config::parse_duration;
-use crate::model::{CloneSource, Label, Name, parse_memory};
+use crate::model::{CloneSource, Label, Name, parse_duration, parse_memory};
 
 #[test]
 fn names() {

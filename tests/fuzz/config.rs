@@ -56,7 +56,7 @@ fn files() {
 
 #[test]
 fn variables() {
-    let names: Vec<&str> = crate::config::keys::KEYS
+    let names: Vec<&str> = crate::config::KEYS
         .iter()
         .filter_map(|key| key.variable)
         .collect();

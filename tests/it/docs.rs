@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use pixels::config::keys::KEYS;
+use pixels::config::KEYS;
 
 use crate::support::env::TestEnv;
 use crate::support::tree;

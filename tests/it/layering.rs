@@ -10,7 +10,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("retry", &[]),
     ("secret", &[]),
     ("file_lock", &[]),
-    ("config", &["model", "secret"]),
+    ("user_dirs", &[]),
+    ("config", &["model", "secret", "user_dirs"]),
     ("term", &["model"]),
     ("ui", &["model"]),
     ("provision", &["egress", "model"]),
@@ -43,6 +44,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "model",
             "secret",
             "term",
+            "user_dirs",
         ],
     ),
     ("host", &["backend::incus", "file_lock", "model"]),
@@ -72,7 +74,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "secret",
         ],
     ),
-    ("exit", &["base", "config", "lifecycle", "model"]),
+    (
+        "exit",
+        &["base", "config", "lifecycle", "model", "user_dirs"],
+    ),
     ("signal", &["exit", "model", "term"]),
     (
         "cli",
@@ -93,6 +98,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "term",
             "transfer",
             "ui",
+            "user_dirs",
         ],
     ),
 ];

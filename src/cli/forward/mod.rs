@@ -10,9 +10,9 @@ use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, completions};
-use crate::config::paths;
 use crate::forward::Port;
 use crate::model::Name;
+use crate::user_dirs;
 
 /// Make ports of a pixel reachable on this machine's loopback
 ///
@@ -58,5 +58,5 @@ impl ForwardArgs {
 /// Where this user's forwards are on record.
 fn folder() -> anyhow::Result<PathBuf> {
     let env = |name: &str| std::env::var_os(name);
-    Ok(paths::state_dir(&env)?.join("forwards"))
+    Ok(user_dirs::state_dir(&env)?.join("forwards"))
 }

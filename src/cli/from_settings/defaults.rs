@@ -3,10 +3,10 @@
 use super::{network, provisioning};
 use crate::base::BaseBuilder;
 use crate::cli::{Context, setup};
-use crate::config::paths;
 use crate::host;
 use crate::lifecycle::{DefaultImage, InstanceDefaults};
 use crate::model::Limits;
+use crate::user_dirs;
 
 /// What the settings say of every pixel. Bad settings are told here, before
 /// anything is made.
@@ -47,6 +47,6 @@ pub fn base_builder(context: &Context) -> anyhow::Result<BaseBuilder> {
         defaults: defaults_from_settings(context)?,
         bases: settings.mcp.bases.clone(),
         prefix: settings.mcp.base_prefix.clone(),
-        locks: paths::cache_dir(&ours)?.join("builds"),
+        locks: user_dirs::cache_dir(&ours)?.join("builds"),
     })
 }

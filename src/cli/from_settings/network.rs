@@ -61,8 +61,7 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
 /// one of its own, unless somebody names one.
 fn bridge_name(context: &Context) -> String {
     let settings = context.settings();
-    let origin = context.loaded.origins.get("network.bridge");
-    let chosen = origin.is_some_and(|entry| entry.origin != SettingOrigin::Default);
+    let chosen = context.loaded.origin("network.bridge") != Some(&SettingOrigin::Default);
     match settings.incus.project.as_deref() {
         Some(project) if !chosen && project != "default" => {
             format!("px-{:08x}", fnv1a(project))
@@ -127,14 +126,8 @@ pub async fn policy_for_clone(
     backend: &dyn Backend,
     from: &CloneSource,
 ) -> anyhow::Result<Properties> {
-    let asked = matches!(
-        context
-            .loaded
-            .origins
-            .get("network.egress")
-            .map(|entry| &entry.origin),
-        Some(SettingOrigin::Flag(_))
-    );
+    let origin = context.loaded.origin("network.egress");
+    let asked = matches!(origin, Some(SettingOrigin::Flag(_)));
     let policy = default_policy(context)?;
     let asked = asked.then_some(&policy);
     Ok(lifecycle::clone_policy_properties(backend, asked, &policy, from).await?)

@@ -80,8 +80,7 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, Usage> {
 fn public_key(settings: &Settings, context: &Context) -> Option<String> {
     let mut path = settings.ssh.key.clone()?.into_os_string();
     path.push(".pub");
-    let origin = context.loaded.origins.get("ssh.key");
-    let named = origin.is_some_and(|entry| !matches!(entry.origin, Origin::Default));
+    let named = context.loaded.origin("ssh.key") != Some(&Origin::Default);
     match std::fs::read_to_string(&path) {
         Ok(key) => key
             .lines()

@@ -11,9 +11,10 @@ use super::{Context, from_settings};
 use crate::backend;
 use crate::base::BaseBuilder;
 use crate::cli::error_report;
-use crate::config::{EgressMode, Flags, Settings, paths};
+use crate::config::{EgressMode, Flags, Settings};
 use crate::egress::Mode;
 use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
+use crate::user_dirs;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -85,7 +86,7 @@ impl ServerSetup {
             base_builder: from_settings::base_builder(context)?,
             state_file: settings.mcp.state_path(&ours)?,
             pid_file: settings.mcp.pid_path(&ours)?,
-            token_file: paths::cache_dir(&ours)?.join("mcp-token"),
+            token_file: user_dirs::cache_dir(&ours)?.join("mcp-token"),
             settings,
         })
     }

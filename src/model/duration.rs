@@ -2,46 +2,36 @@
 
 use std::time::Duration;
 
-const NANOSECOND: u128 = 1;
-const MICROSECOND: u128 = 1_000 * NANOSECOND;
-const MILLISECOND: u128 = 1_000 * MICROSECOND;
-const SECOND: u128 = 1_000 * MILLISECOND;
-const MINUTE: u128 = 60 * SECOND;
-const HOUR: u128 = 60 * MINUTE;
-
-/// Reads a duration above zero; `None` when the text is not one. The upper
-/// bound is Go's, some 292 years.
-pub fn parse(text: &str) -> Option<Duration> {
+/// Reads a duration above zero, up to Go's maximum of 292 years. `None` if the
+/// text is not a duration.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     let mut total: u128 = 0;
     while !rest.is_empty() {
-        let (amount, after) = split_where(rest, |c| !c.is_ascii_digit() && c != '.');
-        let (unit, after) = split_where(after, |c| c.is_ascii_digit() || c == '.');
-        total = total.checked_add(part(amount, unit_of(unit)?)?)?;
+        let (amount, after) = split_at_first(rest, |c| !c.is_ascii_digit() && c != '.');
+        let (unit, after) = split_at_first(after, |c| c.is_ascii_digit() || c == '.');
+        total = total.checked_add(nanoseconds(amount, unit)?)?;
         rest = after;
     }
-    let nanoseconds = i64::try_from(total).ok().filter(|total| *total > 0)?;
-    Some(Duration::from_nanos(nanoseconds.unsigned_abs()))
+    let total = i64::try_from(total).ok().filter(|total| *total > 0)?;
+    Some(Duration::from_nanos(total.unsigned_abs()))
 }
 
-fn split_where(text: &str, ends: impl Fn(char) -> bool) -> (&str, &str) {
-    text.split_at(text.find(ends).unwrap_or(text.len()))
+fn split_at_first(text: &str, is_end: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(is_end).unwrap_or(text.len()))
 }
 
-fn unit_of(unit: &str) -> Option<u128> {
-    Some(match unit {
-        "ns" => NANOSECOND,
+fn nanoseconds(amount: &str, unit: &str) -> Option<u128> {
+    let unit: u128 = match unit {
+        "ns" => 1,
         // The micro sign and the Greek letter look the same and are both in use.
-        "us" | "\u{b5}s" | "\u{3bc}s" => MICROSECOND,
-        "ms" => MILLISECOND,
-        "s" => SECOND,
-        "m" => MINUTE,
-        "h" => HOUR,
+        "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
         _ => return None,
-    })
-}
-
-fn part(amount: &str, unit: u128) -> Option<u128> {
+    };
     let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return None;
@@ -51,14 +41,14 @@ fn part(amount: &str, unit: u128) -> Option<u128> {
     } else {
         whole.parse::<u64>().ok()?
     };
-    let mut nanoseconds = u128::from(whole).checked_mul(unit)?;
-    let mut place = unit;
+    let mut total = u128::from(whole).checked_mul(unit)?;
+    let mut digit_unit = unit;
     for digit in fraction.bytes().map(|byte| u128::from(byte - b'0')) {
-        // Digits below a nanosecond are cut off, as Go does.
-        nanoseconds += digit * place / 10;
-        place /= 10;
+        // Digits below a nanosecond are cut off, as in Go.
+        total += digit * digit_unit / 10;
+        digit_unit /= 10;
     }
-    Some(nanoseconds)
+    Some(total)
 }
 
 #[cfg(test)]
@@ -66,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn go_syntax_is_read() {
+    fn go_durations_are_read() {
         for (text, expected) in [
             ("90s", Duration::from_secs(90)),
             ("1h30m", Duration::from_secs(5400)),
@@ -82,12 +72,12 @@ mod tests {
             ("1h0m0.25s", Duration::from_millis(3_600_250)),
             ("1.000000001s", Duration::new(1, 1)),
         ] {
-            assert_eq!(parse(text), Some(expected), "{text}");
+            assert_eq!(parse_duration(text), Some(expected), "{text}");
         }
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn other_text_is_rejected() {
         for text in [
             "",
             "0",
@@ -112,7 +102,7 @@ mod tests {
             "2562048h",
             "99999999999999999999h",
         ] {
-            assert_eq!(parse(text), None, "{text:?}");
+            assert_eq!(parse_duration(text), None, "{text:?}");
         }
     }
 }

@@ -1,0 +1,56 @@
+//! References to variables in strings: `$NAME` and `${NAME}`; `$$` is a dollar.
+
+/// Replaces each reference by the result of `lookup`. A dollar that starts no
+/// reference stays. Fails with an error of `lookup`, or with one made of a
+/// problem with the text, which continues a sentence.
+pub(super) fn interpolate<E>(
+    text: &str,
+    lookup: impl Fn(&str) -> Result<String, E>,
+    malformed: impl Fn(&'static str) -> E,
+) -> Result<String, E> {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        result.push_str(before);
+        let name;
+        if let Some(braced) = after.strip_prefix('{') {
+            (name, rest) = braced
+                .split_once('}')
+                .ok_or_else(|| malformed("has ${ without }; write $$ for a dollar"))?;
+            if !is_name(name) {
+                let problem = "has an invalid variable name in ${}; write $$ for a dollar";
+                return Err(malformed(problem));
+            }
+        } else {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            (name, rest) = after.split_at(end.unwrap_or(after.len()));
+        }
+        if is_name(name) {
+            result.push_str(&lookup(name)?);
+        } else {
+            result.push('$');
+            result.push_str(name);
+            rest = rest
+                .strip_prefix('$')
+                .filter(|_| name.is_empty())
+                .unwrap_or(rest);
+        }
+    }
+    result.push_str(rest);
+    Ok(result)
+}
+
+/// Whether the text contains nothing but references, so that it contains no secret.
+pub(super) fn is_references_only(text: &str) -> bool {
+    interpolate(text, |_| Ok(String::new()), |_| ()).is_ok_and(|literal| literal.is_empty())
+}
+
+/// Whether the text is a variable name: `[A-Za-z_][A-Za-z0-9_]*`.
+pub(super) fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    text.bytes().all(allowed)
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|byte| !byte.is_ascii_digit())
+}
