@@ -1,122 +1,102 @@
-//! IP networks.
+//! IP networks of rules, and the networks that are never public.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-/// An address with the number of bits that count; the others are zero.
+use ipnet::IpNet;
+
+/// Networks that never leave a machine or its link: "this network", loopback,
+/// link-local, multicast, reserved.
+pub(super) const RESERVED: [&str; 5] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+/// Networks that the host's surroundings may use.
+pub(super) const PRIVATE: [&str; 4] = [
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+];
+
+/// An IPv4 or IPv6 network. The host bits are zero. The text form of a network
+/// with a full-length prefix is its address alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Cidr {
-    V4 { address: Ipv4Addr, prefix: u8 },
-    V6 { address: Ipv6Addr, prefix: u8 },
-}
+pub struct Cidr(IpNet);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidCidr;
 
 impl Cidr {
-    pub fn contains(self, other: IpAddr) -> bool {
-        match (self, other) {
-            (Self::V4 { .. }, IpAddr::V4(address)) => self.covers(Self::V4 {
-                address,
-                prefix: 32,
-            }),
-            (Self::V6 { .. }, IpAddr::V6(address)) => self.covers(Self::V6 {
-                address,
-                prefix: 128,
-            }),
-            _ => false,
-        }
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.0.contains(&address)
     }
 
-    /// Whether every address of `other` is one of these.
+    /// Whether every address of `other` is in this network.
     pub fn covers(self, other: Self) -> bool {
-        match (self, other) {
-            (
-                Self::V4 { address, prefix },
-                Self::V4 {
-                    address: a,
-                    prefix: p,
-                },
-            ) => prefix <= p && (address.to_bits() ^ a.to_bits()) & mask4(prefix) == 0,
-            (
-                Self::V6 { address, prefix },
-                Self::V6 {
-                    address: a,
-                    prefix: p,
-                },
-            ) => prefix <= p && (address.to_bits() ^ a.to_bits()) & mask6(prefix) == 0,
-            _ => false,
-        }
+        self.0.contains(&other.0)
     }
 
+    /// Whether the network contains all addresses of its family.
     pub fn is_everything(self) -> bool {
-        matches!(
-            self,
-            Self::V4 { prefix: 0, .. } | Self::V6 { prefix: 0, .. }
-        )
+        self.0.prefix_len() == 0
     }
 
     pub fn is_v4(self) -> bool {
-        matches!(self, Self::V4 { .. })
+        matches!(self.0, IpNet::V4(_))
     }
 }
 
-fn mask4(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
-}
-
-fn mask6(prefix: u8) -> u128 {
-    u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
+impl From<Ipv4Addr> for Cidr {
+    fn from(address: Ipv4Addr) -> Self {
+        Self(IpAddr::V4(address).into())
+    }
 }
 
 impl FromStr for Cidr {
     type Err = InvalidCidr;
 
-    /// Bits beyond the prefix are cleared.
+    /// Accepts `ADDRESS` and `ADDRESS/PREFIX`. Clears the host bits.
     fn from_str(text: &str) -> Result<Self, InvalidCidr> {
         let (address, prefix) = match text.split_once('/') {
             None => (text, None),
-            Some((address, prefix)) => {
-                if prefix.starts_with('+') {
-                    return Err(InvalidCidr);
-                }
-                (
-                    address,
-                    Some(prefix.parse::<u8>().map_err(|_| InvalidCidr)?),
-                )
+            Some((address, prefix)) => (address, Some(prefix)),
+        };
+        // The standard library's parser: `ipnet` accepts leading zeros.
+        let address: IpAddr = address.parse().map_err(|_| InvalidCidr)?;
+        let net = match prefix {
+            None => IpNet::from(address),
+            Some(prefix) if prefix.starts_with('+') => return Err(InvalidCidr),
+            Some(prefix) => {
+                let prefix = prefix.parse().map_err(|_| InvalidCidr)?;
+                IpNet::new(address, prefix).map_err(|_| InvalidCidr)?
             }
         };
-        match address.parse().map_err(|_| InvalidCidr)? {
-            IpAddr::V4(address) => {
-                let prefix = prefix.unwrap_or(32);
-                let kept = (prefix <= 32).then(|| address.to_bits() & mask4(prefix));
-                let address = Ipv4Addr::from_bits(kept.ok_or(InvalidCidr)?);
-                Ok(Self::V4 { address, prefix })
-            }
-            IpAddr::V6(address) => {
-                let prefix = prefix.unwrap_or(128);
-                let kept = (prefix <= 128).then(|| address.to_bits() & mask6(prefix));
-                let address = Ipv6Addr::from_bits(kept.ok_or(InvalidCidr)?);
-                Ok(Self::V6 { address, prefix })
-            }
-        }
+        Ok(Self(net.trunc()))
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::V4 {
-                address,
-                prefix: 32,
-            } => write!(f, "{address}"),
-            Self::V4 { address, prefix } => write!(f, "{address}/{prefix}"),
-            Self::V6 {
-                address,
-                prefix: 128,
-            } => write!(f, "{address}"),
-            Self::V6 { address, prefix } => write!(f, "{address}/{prefix}"),
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            write!(f, "{}", self.0.addr())
+        } else {
+            write!(f, "{}", self.0)
         }
     }
+}
+
+/// Whether only a rule that names the address allows it, in every mode
+/// without `lan`. IPv6 is not filtered by network, so all of it is private.
+pub(super) fn is_private(address: IpAddr) -> bool {
+    address.is_ipv6()
+        || RESERVED
+            .iter()
+            .chain(&PRIVATE)
+            .filter_map(|net| net.parse::<Cidr>().ok())
+            .any(|net| net.contains(address))
 }

@@ -1,5 +1,7 @@
-//! What a pixel was refused, and what would admit it. Wherever a policy is
-//! enforced, the same resolver and the same set of the packet filter tell.
+//! Denied connections and names, and the rules that would allow them.
+//!
+//! Both placements record them alike: dnsmasq logs denied names, and the
+//! nftables set `denied` holds destinations.
 
 use std::net::Ipv4Addr;
 
@@ -7,53 +9,54 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Rule;
+use super::nftables::DENIED_SECONDS;
 use crate::model::{Error, ExecRequest, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/denials.sh");
-/// A pixel that asks for a new name at every turn makes a long list.
-const LISTED: usize = 64 * 1024 * 1024;
-/// As in the ruleset.
-const REMEMBERED: u64 = 3600;
+/// A pixel may query any number of distinct names.
+const OUTPUT_LIMIT: usize = 64 * 1024 * 1024;
 
-/// One destination, however often it was tried.
+/// One denied destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Denial {
-    /// A name, or an address with its port where it has one.
+    /// A name, or an address with the port, if the protocol has ports.
     pub destination: String,
-    /// `dns`, `tcp`, `udp`, `icmp` or a number.
+    /// `dns`, `tcp`, `udp`, `icmp` or the protocol number.
     pub protocol: String,
     pub count: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub last: u64,
-    /// What `network allow` takes to admit it; nothing admits a protocol that
-    /// policies do not speak of.
-    pub entry: Option<String>,
+    /// The rule for `network allow`. `None` for protocols that rules cannot
+    /// allow.
+    #[serde(rename = "entry")]
+    pub rule: Option<String>,
 }
 
-/// What was refused within the last hour by what enforces policies in `guest`,
-/// the latest first: to the pixel of this address, or to everybody.
+/// Denials of the last hour recorded in `guest`, the latest first: of the pixel
+/// with this address, or of all pixels. Fails with `Error::Guest` if the
+/// records cannot be read.
 pub async fn denials(guest: &dyn Guest, pixel: Option<Ipv4Addr>) -> Result<Vec<Denial>> {
     let address = pixel.map(|address| address.to_string()).unwrap_or_default();
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "denials", &address]);
-    let output = collect_up_to(guest, &request, LISTED).await?;
+    let output = collect_up_to(guest, &request, OUTPUT_LIMIT).await?;
     if !output.status.success() {
         return Err(Error::Guest {
-            command: "reading what was refused".into(),
+            command: "reading the denied connections".into(),
             status: output.status.0,
             stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         });
     }
     parse(&String::from_utf8_lossy(&output.stdout), pixel)
-        .ok_or_else(|| Error::Protocol("what was refused".into()))
+        .ok_or_else(|| Error::Protocol("the list of denied connections".into()))
 }
 
 pub(super) fn parse(text: &str, pixel: Option<Ipv4Addr>) -> Option<Vec<Denial>> {
     let (names, rest) = text.split_once("sets ")?;
     let (now, sets) = rest.split_once('\n')?;
-    let mut found: Vec<Denial> = names.lines().filter_map(parse_name).collect();
-    found.extend(parse_destinations(sets, pixel, now.trim().parse().ok()?)?);
-    found.sort_by(|a, b| (b.last, &a.destination).cmp(&(a.last, &b.destination)));
-    Some(found)
+    let mut denials: Vec<Denial> = names.lines().filter_map(parse_name).collect();
+    denials.extend(parse_destinations(sets, pixel, now.trim().parse().ok()?)?);
+    denials.sort_by(|a, b| (b.last, &a.destination).cmp(&(a.last, &b.destination)));
+    Some(denials)
 }
 
 fn parse_name(line: &str) -> Option<Denial> {
@@ -62,7 +65,7 @@ fn parse_name(line: &str) -> Option<Denial> {
     let count = fields.next()?.parse().ok()?;
     let destination = fields.next()?.to_owned();
     Some(Denial {
-        entry: allowing_rule(&destination),
+        rule: allowing_rule(&destination),
         destination,
         protocol: "dns".into(),
         count,
@@ -70,10 +73,10 @@ fn parse_name(line: &str) -> Option<Denial> {
     })
 }
 
-/// Root may have written what an enforcer inside a pixel tells.
+/// Parsed and printed again, because root inside a pixel controls the text.
 fn allowing_rule(destination: &str) -> Option<String> {
-    let entry = destination.parse::<Rule>().ok()?;
-    Some(entry.to_string())
+    let rule = destination.parse::<Rule>().ok()?;
+    Some(rule.to_string())
 }
 
 #[derive(Deserialize)]
@@ -105,7 +108,7 @@ fn parse_destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<V
     let listing: Listing = serde_json::from_str(json).ok()?;
     let set = listing.nftables.iter().find_map(|item| item.get("set"))?;
     let elements = set.get("elem").and_then(Value::as_array);
-    let of_pixel = |element: &Value| {
+    let parse_element = |element: &Value| {
         let element: Element = serde_json::from_value(element.get("elem")?.clone()).ok()?;
         let [from, to, protocol, port] = &element.val.concat[..] else {
             return None;
@@ -125,25 +128,25 @@ fn parse_destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<V
             "0" => to.to_owned(),
             port => format!("{to}:{port}"),
         };
-        let admissible = matches!(protocol.as_str(), "tcp" | "udp" | "icmp");
+        let allowable = matches!(protocol.as_str(), "tcp" | "udp" | "icmp");
         Some(Denial {
-            entry: allowing_rule(&destination).filter(|_| admissible),
+            rule: allowing_rule(&destination).filter(|_| allowable),
             destination,
             protocol,
             count: element.counter.packets,
-            last: now.saturating_sub(REMEMBERED.saturating_sub(element.expires)),
+            last: now.saturating_sub(DENIED_SECONDS.saturating_sub(element.expires)),
         })
     };
     Some(
         elements
             .into_iter()
             .flatten()
-            .filter_map(of_pixel)
+            .filter_map(parse_element)
             .collect(),
     )
 }
 
-/// nft writes what it has a name for as a name.
+/// nft prints protocols and ports as names or as numbers.
 fn element_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -156,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_addresses_are_told_latest_first() {
+    fn parse_sorts_newest_first() {
         let text = r#"name 1000.5 3 denied.example
 name 900.1 1 -x.example
 sets 2000
@@ -165,13 +168,13 @@ sets 2000
  {"elem": {"val": {"concat": ["10.98.0.5", "192.0.2.9", "icmp", 0]}, "timeout": 3600, "expires": 2600, "counter": {"packets": 1, "bytes": 84}}},
  {"elem": {"val": {"concat": ["10.98.0.6", "192.0.2.2", 17, 53]}, "timeout": 3600, "expires": 1}}
 ]}}]}"#;
-        let found = parse(text, Some(Ipv4Addr::new(10, 98, 0, 5))).unwrap();
-        let told: Vec<_> = found
+        let denials = parse(text, Some(Ipv4Addr::new(10, 98, 0, 5))).unwrap();
+        let parsed: Vec<_> = denials
             .iter()
             .map(|d| (d.destination.as_str(), d.protocol.as_str(), d.count, d.last))
             .collect();
         assert_eq!(
-            told,
+            parsed,
             [
                 ("192.0.2.1:443", "tcp", 2, 1990),
                 ("192.0.2.9", "icmp", 1, 1000),
@@ -179,8 +182,8 @@ sets 2000
                 ("-x.example", "dns", 1, 900),
             ]
         );
-        assert_eq!(found[0].entry.as_deref(), Some("192.0.2.1:443"));
-        assert_eq!(found[3].entry, None);
+        assert_eq!(denials[0].rule.as_deref(), Some("192.0.2.1:443"));
+        assert_eq!(denials[3].rule, None);
         let empty = "sets 1\n{\"nftables\": [{\"set\": {\"name\": \"denied\"}}]}";
         assert_eq!(parse(empty, None), Some(Vec::new()));
         assert_eq!(parse("", None), None);

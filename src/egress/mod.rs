@@ -1,14 +1,20 @@
-//! What pixels may reach. A policy is a pure value; `render` turns it into
-//! what enforces it; the placements below put that into force.
+//! Egress policies: which destinations a pixel may reach.
+//!
+//! A [`Policy`] is a plain value. `nftables` and `dnsmasq` render it; `gateway`
+//! and `pixel` enforce the result, outside of the pixels or inside of each.
 
 mod cidr;
 mod denied;
+mod digest;
+mod dnsmasq;
+mod domain;
 pub mod gateway;
+mod nftables;
 pub mod pixel;
 mod policy;
 mod presets;
-mod render;
 mod rule;
+mod script;
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/egress.rs"]
@@ -16,6 +22,7 @@ mod fuzz;
 
 pub use cidr::Cidr;
 pub use denied::{Denial, denials};
-pub use policy::{ChangeError, INTERIM, KEY, Mode, Policy, ResolvedPolicy, Unreadable, Verdict};
+pub use domain::Domain;
+pub use policy::{ChangeError, INTERIM, InvalidRecord, KEY, Mode, Policy, ResolvedPolicy, Verdict};
 pub use presets::{Group, Presets, presets};
-pub use rule::{Domain, InvalidRule, Rule, Target};
+pub use rule::{InvalidRule, Rule, Target};

@@ -1,27 +1,30 @@
-//! What a pixel may reach: a mode, what the user allows on top of it, and
-//! what the user takes away from the preset.
+//! Egress policies: a mode, additional rules, and rules removed from the
+//! preset.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::cidr::is_private;
+use super::domain::Domain;
 use super::presets::Presets;
-use super::rule::{Domain, Rule, Target};
+use super::rule::{Rule, Target};
 
-/// The property that holds a pixel's policy.
+/// The instance property that holds the policy.
 pub const KEY: &str = "egress";
-/// In place of [`KEY`]'s while the pixel is being provisioned.
+/// The property that holds the policy in effect during provisioning. It takes
+/// precedence over [`KEY`].
 pub const INTERIM: &str = "egress-interim";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The internet; not the host, its other pixels, or the networks around it.
+    /// The internet, but not private networks, the host or other pixels.
     Unrestricted,
-    /// The preset, and what is allowed on top.
+    /// The preset and the additional rules.
     Agent,
-    /// Only what is allowed.
+    /// Only the additional rules.
     Allowlist,
 }
 
@@ -44,42 +47,42 @@ impl std::fmt::Display for Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     pub mode: Mode,
-    /// In the order they were given.
+    /// Additional rules, in the order in which they were added.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Rule>,
-    /// Of the preset's, those that are not to be allowed.
+    /// Rules of the preset that are not in effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<Rule>,
-    /// Private networks too, in the mode unrestricted.
+    /// In the mode unrestricted, allow private networks too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lan: bool,
-    /// The preset's wide address ranges too.
+    /// Include the preset's wide address ranges.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub preset_cidrs: bool,
 }
 
-/// Why a change of a policy makes no sense.
+/// A change that has no effect on the policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    #[error("the policy is unrestricted, which allows {0} already")]
+    #[error("the mode unrestricted already allows {0}")]
     Unrestricted(Rule),
-    #[error("the policy is unrestricted: nothing can be taken from it")]
+    #[error("cannot remove rules from the mode unrestricted")]
     NothingToDeny,
-    #[error("{entry} is not in the policy{}", did_you_mean(.nearest))]
-    NotThere { entry: Rule, nearest: Option<Rule> },
+    #[error("{rule} is not in the policy{}", did_you_mean(.nearest))]
+    NotInPolicy { rule: Rule, nearest: Option<Rule> },
 }
 
 fn did_you_mean(nearest: &Option<Rule>) -> String {
     nearest
         .as_ref()
-        .map(|entry| format!(", which has {entry}"))
+        .map(|rule| format!(", which has {rule}"))
         .unwrap_or_default()
 }
 
-/// The record of a policy cannot be read: nothing may be assumed of it.
+/// The stored policy cannot be parsed. The caller must not assume any policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the policy on record cannot be read: {0}")]
-pub struct Unreadable(String);
+#[error("cannot read the stored policy: {0}")]
+pub struct InvalidRecord(String);
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -99,28 +102,28 @@ impl Policy {
             lan: false,
             preset_cidrs: false,
         };
-        for entry in allow {
-            if !policy.allow.contains(&entry) {
-                policy.allow.push(entry);
+        for rule in allow {
+            if !policy.allow.contains(&rule) {
+                policy.allow.push(rule);
             }
         }
         policy
     }
 
-    /// The same in another mode. Of what is allowed on top, names are left
-    /// out where every name is allowed anyway.
+    /// The same policy in another mode. The mode unrestricted allows every
+    /// name, so it keeps only the rules for networks.
     pub fn in_mode(&self, mode: Mode) -> Self {
         let mut policy = self.clone();
         policy.mode = mode;
         if mode == Mode::Unrestricted {
             policy
                 .allow
-                .retain(|entry| matches!(entry.target, Target::Net(_)));
+                .retain(|rule| matches!(rule.target, Target::Net(_)));
         }
         policy
     }
 
-    /// The text that goes on record.
+    /// The value of the property.
     pub fn to_record(&self) -> String {
         let stored = Stored {
             version: VERSION,
@@ -129,86 +132,90 @@ impl Policy {
         serde_json::to_string(&stored).unwrap_or_default()
     }
 
-    /// Of a text on record. A pixel without one has the mode unrestricted.
-    pub fn from_record(text: Option<&str>) -> Result<Self, Unreadable> {
+    /// Parses the property's value. A pixel without the property has the mode
+    /// unrestricted.
+    pub fn from_record(text: Option<&str>) -> Result<Self, InvalidRecord> {
         let Some(text) = text else {
             return Ok(Self::new(Mode::Unrestricted, []));
         };
-        let stored: Stored = serde_json::from_str(text).map_err(|e| Unreadable(e.to_string()))?;
+        let stored: Stored =
+            serde_json::from_str(text).map_err(|e| InvalidRecord(e.to_string()))?;
         if stored.version != VERSION {
-            return Err(Unreadable(format!(
-                "it is of version {}, made by another version of pixels",
+            return Err(InvalidRecord(format!(
+                "it has version {}, written by another version of pixels",
                 stored.version
             )));
         }
         Ok(stored.policy)
     }
 
-    /// Adds an entry; false when it is allowed already.
-    pub fn allow(&mut self, entry: Rule, presets: &Presets) -> Result<bool, ChangeError> {
-        // An entry opens a private network also where the rest is open.
-        let opens_lan = matches!(entry.target, Target::Net(_));
+    /// Adds a rule. Returns false if the rule is already in effect.
+    pub fn allow(&mut self, rule: Rule, presets: &Presets) -> Result<bool, ChangeError> {
+        // Rules for networks open private networks in the mode unrestricted.
+        let opens_lan = matches!(rule.target, Target::Net(_));
         if self.mode == Mode::Unrestricted && !opens_lan {
-            return Err(ChangeError::Unrestricted(entry));
+            return Err(ChangeError::Unrestricted(rule));
         }
         let before = self.deny.len();
-        self.deny.retain(|denied| *denied != entry);
+        self.deny.retain(|denied| *denied != rule);
         let restored = self.deny.len() != before;
-        let there = self.rules_in_force(presets).contains(&entry);
-        if !there {
-            self.allow.push(entry);
+        let in_force = self.rules_in_force(presets).contains(&rule);
+        if !in_force {
+            self.allow.push(rule);
         }
-        Ok(restored || !there)
+        Ok(restored || !in_force)
     }
 
-    /// Takes an entry away, the preset's too.
-    pub fn deny(&mut self, entry: Rule, presets: &Presets) -> Result<(), ChangeError> {
-        if self.mode == Mode::Unrestricted && !self.allow.contains(&entry) {
+    /// Removes a rule, including rules of the preset.
+    pub fn deny(&mut self, rule: Rule, presets: &Presets) -> Result<(), ChangeError> {
+        if self.mode == Mode::Unrestricted && !self.allow.contains(&rule) {
             return Err(ChangeError::NothingToDeny);
         }
         let in_force = self.rules_in_force(presets);
-        if !in_force.contains(&entry) {
-            let nearest = nearest(&entry, &in_force);
-            return Err(ChangeError::NotThere { entry, nearest });
+        if !in_force.contains(&rule) {
+            let nearest = nearest(&rule, &in_force);
+            return Err(ChangeError::NotInPolicy { rule, nearest });
         }
-        self.allow.retain(|allowed| *allowed != entry);
+        self.allow.retain(|allowed| *allowed != rule);
         if self.mode == Mode::Agent
             && presets
-                .entries(self.preset_cidrs)
-                .any(|preset| *preset == entry)
+                .rules(self.preset_cidrs)
+                .any(|preset| *preset == rule)
         {
-            self.deny.push(entry);
+            self.deny.push(rule);
         }
         Ok(())
     }
 
-    /// Everything that is allowed by name or address, sorted.
+    /// All rules in effect: the additional ones and, in the mode agent, those of
+    /// the preset.
     pub fn rules_in_force(&self, presets: &Presets) -> BTreeSet<Rule> {
-        let mut entries: BTreeSet<Rule> = self.allow.iter().cloned().collect();
+        let mut rules: BTreeSet<Rule> = self.allow.iter().cloned().collect();
         if self.mode == Mode::Agent {
-            let preset = presets.entries(self.preset_cidrs);
-            entries.extend(preset.filter(|entry| !self.deny.contains(entry)).cloned());
+            let preset = presets.rules(self.preset_cidrs);
+            rules.extend(preset.filter(|rule| !self.deny.contains(rule)).cloned());
         }
-        entries
+        rules
     }
 
     pub fn resolve(&self, presets: &Presets) -> ResolvedPolicy {
         ResolvedPolicy {
             open: self.mode == Mode::Unrestricted,
             lan: self.lan,
-            entries: self.rules_in_force(presets),
+            rules: self.rules_in_force(presets),
         }
     }
 }
 
-/// The nearest in meaning, then in spelling.
-fn nearest(entry: &Rule, among: &BTreeSet<Rule>) -> Option<Rule> {
-    let wider = among
+/// The rule that overlaps with `rule`, or else the one with the most similar
+/// spelling.
+fn nearest(rule: &Rule, rules: &BTreeSet<Rule>) -> Option<Rule> {
+    let overlapping = rules
         .iter()
-        .find(|other| other.covers(entry) || entry.covers(other));
-    let text = entry.to_string();
-    let alike = || {
-        among
+        .find(|other| other.covers(rule) || rule.covers(other));
+    let text = rule.to_string();
+    let similar = || {
+        rules
             .iter()
             .map(|other| {
                 (
@@ -216,71 +223,68 @@ fn nearest(entry: &Rule, among: &BTreeSet<Rule>) -> Option<Rule> {
                     other,
                 )
             })
-            .filter(|(likeness, _)| *likeness > 0.6)
+            .filter(|(similarity, _)| *similarity > 0.6)
             .max_by(|(a, _), (b, _)| a.total_cmp(b))
             .map(|(_, other)| other)
     };
-    wider.or_else(alike).cloned()
+    overlapping.or_else(similar).cloned()
 }
 
-/// A policy taken apart into what is enforced. Two policies that allow the
-/// same have equal ones.
+/// A policy with the preset expanded: the input of the renderers. Policies that
+/// allow the same destinations resolve to equal values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResolvedPolicy {
-    /// Everything that is not private.
+    /// Allows all destinations that are not private.
     pub open: bool,
-    /// What is private as well; only of one that is open.
+    /// With `open`, allows private destinations too.
     pub lan: bool,
-    pub entries: BTreeSet<Rule>,
+    pub rules: BTreeSet<Rule>,
 }
 
-/// What becomes of a connection.
+/// Whether a policy allows a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Allowed {
-        /// `None`: because everything is.
+        /// The first matching rule. `None` if the mode allows everything.
         by: Option<Rule>,
     },
-    Refused,
+    Denied,
 }
 
 impl ResolvedPolicy {
-    /// Nothing at all.
+    /// A policy that allows no destination.
     pub fn deny_all() -> Self {
         Self {
             open: false,
             lan: false,
-            entries: BTreeSet::new(),
+            rules: BTreeSet::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn allowing(rules: &[&str]) -> Self {
+        Self {
+            rules: rules.iter().map(|text| text.parse().unwrap()).collect(),
+            ..Self::deny_all()
         }
     }
 
     pub fn check_host(&self, host: &Domain, port: Option<u16>) -> Verdict {
-        match self
-            .entries
-            .iter()
-            .find(|entry| entry.admits_host(host, port))
-        {
-            Some(entry) => Verdict::Allowed {
-                by: Some(entry.clone()),
-            },
-            None if self.open => Verdict::Allowed { by: None },
-            None => Verdict::Refused,
-        }
+        self.check(|rule| rule.allows_host(host, port), self.open)
     }
 
     pub fn check_address(&self, address: IpAddr, port: Option<u16>) -> Verdict {
-        match self
-            .entries
-            .iter()
-            .find(|entry| entry.admits_address(address, port))
-        {
-            Some(entry) => Verdict::Allowed {
-                by: Some(entry.clone()),
+        let open = self.open && (self.lan || !is_private(address));
+        self.check(|rule| rule.allows_address(address, port), open)
+    }
+
+    fn check(&self, allows: impl Fn(&Rule) -> bool, open: bool) -> Verdict {
+        match self.rules.iter().find(|rule| allows(rule)) {
+            Some(rule) => Verdict::Allowed {
+                by: Some(rule.clone()),
             },
-            None if self.open && (self.lan || !super::render::is_private(address)) => {
-                Verdict::Allowed { by: None }
-            }
-            None => Verdict::Refused,
+            None if open => Verdict::Allowed { by: None },
+            None => Verdict::Denied,
         }
     }
 }
@@ -290,20 +294,20 @@ mod tests {
     use super::*;
     use crate::egress::presets::presets;
 
-    fn entry(text: &str) -> Rule {
+    fn rule(text: &str) -> Rule {
         text.parse().unwrap()
     }
 
     #[test]
-    fn a_record_reads_back_and_a_broken_one_is_an_error() {
-        let mut policy = Policy::new(Mode::Agent, [entry("a.example"), entry("a.example")]);
+    fn record_roundtrips_and_invalid_record_fails() {
+        let mut policy = Policy::new(Mode::Agent, [rule("a.example"), rule("a.example")]);
         assert_eq!(policy.allow.len(), 1);
-        policy.deny.push(entry("b.example"));
+        policy.deny.push(rule("b.example"));
         let record = policy.to_record();
         assert_eq!(Policy::from_record(Some(&record)), Ok(policy));
         let open = Policy::from_record(None).unwrap();
         assert_eq!(open.mode, Mode::Unrestricted);
-        for broken in [
+        for invalid in [
             "",
             "{}",
             "unrestricted",
@@ -311,44 +315,44 @@ mod tests {
             r#"{"version":1,"mode":"open"}"#,
             r#"{"version":1,"mode":"allowlist","allow":["a;b"]}"#,
         ] {
-            assert!(Policy::from_record(Some(broken)).is_err(), "{broken}");
+            assert!(Policy::from_record(Some(invalid)).is_err(), "{invalid}");
         }
         let newer = r#"{"version":1,"mode":"allowlist","later":true}"#;
         assert!(Policy::from_record(Some(newer)).is_ok());
     }
 
     #[test]
-    fn entries_of_the_preset_are_taken_away_and_given_back() {
+    fn preset_rules_can_be_denied_and_allowed_again() {
         let presets = presets();
-        let of_preset = presets.entries(false).next().unwrap().clone();
+        let preset_rule = presets.rules(false).next().unwrap().clone();
         let mut policy = Policy::new(Mode::Agent, []);
-        policy.deny(of_preset.clone(), presets).unwrap();
-        assert!(!policy.rules_in_force(presets).contains(&of_preset));
-        assert_eq!(policy.deny, std::slice::from_ref(&of_preset));
+        policy.deny(preset_rule.clone(), presets).unwrap();
+        assert!(!policy.rules_in_force(presets).contains(&preset_rule));
+        assert_eq!(policy.deny, std::slice::from_ref(&preset_rule));
         assert!(matches!(
-            policy.deny(of_preset.clone(), presets),
-            Err(ChangeError::NotThere { .. })
+            policy.deny(preset_rule.clone(), presets),
+            Err(ChangeError::NotInPolicy { .. })
         ));
-        assert_eq!(policy.allow(of_preset.clone(), presets), Ok(true));
-        assert_eq!(policy.allow(of_preset.clone(), presets), Ok(false));
+        assert_eq!(policy.allow(preset_rule.clone(), presets), Ok(true));
+        assert_eq!(policy.allow(preset_rule.clone(), presets), Ok(false));
         assert_eq!(policy, Policy::new(Mode::Agent, []));
     }
 
     #[test]
-    fn own_entries_come_and_go() {
+    fn added_rules_can_be_removed() {
         let presets = presets();
         let mut policy = Policy::new(Mode::Allowlist, []);
-        assert_eq!(policy.allow(entry("a.example:443"), presets), Ok(true));
-        let error = policy.deny(entry("a.example"), presets).unwrap_err();
+        assert_eq!(policy.allow(rule("a.example:443"), presets), Ok(true));
+        let error = policy.deny(rule("a.example"), presets).unwrap_err();
         assert!(
             error.to_string().contains("which has a.example:443"),
             "{error}"
         );
-        policy.deny(entry("a.example:443"), presets).unwrap();
+        policy.deny(rule("a.example:443"), presets).unwrap();
         assert!(policy.rules_in_force(presets).is_empty());
         let mut open = Policy::new(Mode::Unrestricted, []);
-        assert!(open.allow(entry("a.example"), presets).is_err());
-        assert!(open.deny(entry("a.example"), presets).is_err());
-        assert_eq!(open.allow(entry("10.1.2.3:22"), presets), Ok(true));
+        assert!(open.allow(rule("a.example"), presets).is_err());
+        assert!(open.deny(rule("a.example"), presets).is_err());
+        assert_eq!(open.allow(rule("10.1.2.3:22"), presets), Ok(true));
     }
 }

@@ -1,4 +1,4 @@
-//! The preset of the mode `agent`: data, in `presets.toml`.
+//! The preset of the mode `agent`, read from `presets.toml`.
 
 use std::sync::LazyLock;
 
@@ -6,18 +6,18 @@ use serde::Deserialize;
 
 use super::rule::Rule;
 
-/// One purpose of the preset.
+/// The rules of the preset for one purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
     pub about: String,
-    pub entries: Vec<Rule>,
+    pub rules: Vec<Rule>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presets {
     pub groups: Vec<Group>,
-    /// Wide ranges, for those who ask for them.
+    /// Wide address ranges, used only with `network.preset_cidrs`.
     pub cidrs: Group,
 }
 
@@ -52,30 +52,31 @@ struct Cidrs {
 
 /// The preset of this version of pixels.
 pub fn presets() -> &'static Presets {
-    // A file of ours that cannot be read allows nothing; a test reads it.
+    // The file is part of the program, and a test parses it. If it were
+    // invalid, the preset would allow nothing.
     static PRESETS: LazyLock<Presets> =
-        LazyLock::new(|| parse(include_str!("presets.toml")).unwrap_or_else(|_| nothing()));
+        LazyLock::new(|| parse(include_str!("presets.toml")).unwrap_or_else(|_| empty()));
     &PRESETS
 }
 
 impl Presets {
-    pub fn entries(&self, with_cidrs: bool) -> impl Iterator<Item = &Rule> {
-        let cidrs = with_cidrs.then_some(&self.cidrs.entries);
+    pub fn rules(&self, with_cidrs: bool) -> impl Iterator<Item = &Rule> {
+        let cidrs = with_cidrs.then_some(&self.cidrs.rules);
         self.groups
             .iter()
-            .map(|group| &group.entries)
+            .map(|group| &group.rules)
             .chain(cidrs)
             .flatten()
     }
 }
 
-fn nothing() -> Presets {
+fn empty() -> Presets {
     Presets {
         groups: Vec::new(),
         cidrs: Group {
             name: "cidrs".into(),
             about: String::new(),
-            entries: Vec::new(),
+            rules: Vec::new(),
         },
     }
 }
@@ -84,20 +85,20 @@ fn parse(text: &str) -> Result<Presets, String> {
     let file: File = toml::from_str(text).map_err(|e| e.to_string())?;
     let mut groups = Vec::new();
     for group in file.group {
-        let mut entries = Vec::new();
+        let mut rules = Vec::new();
         for Zone { zone, hosts } in &group.zones {
             for host in hosts {
                 let name = match host.as_str() {
                     "@" => zone.clone(),
                     label => format!("{label}.{zone}"),
                 };
-                entries.push(name.parse::<Rule>().map_err(|e| e.to_string())?);
+                rules.push(name.parse::<Rule>().map_err(|e| e.to_string())?);
             }
         }
         groups.push(Group {
             name: group.name,
             about: group.about,
-            entries,
+            rules,
         });
     }
     Ok(Presets {
@@ -105,7 +106,7 @@ fn parse(text: &str) -> Result<Presets, String> {
         cidrs: Group {
             name: "cidrs".into(),
             about: file.cidrs.about,
-            entries: file.cidrs.nets,
+            rules: file.cidrs.nets,
         },
     })
 }
@@ -118,23 +119,23 @@ mod tests {
     use crate::egress::rule::Target;
 
     #[test]
-    fn the_preset_is_read_and_names_nothing_twice() {
+    fn preset_parses_without_duplicates() {
         let presets = parse(include_str!("presets.toml")).unwrap();
-        let all: Vec<&Rule> = presets.entries(true).collect();
+        let all: Vec<&Rule> = presets.rules(true).collect();
         let distinct: BTreeSet<&Rule> = all.iter().copied().collect();
         assert_eq!(all.len(), distinct.len());
         assert!(all.len() > 40);
         assert!(
             presets
-                .entries(false)
-                .all(|entry| !matches!(entry.target, Target::Net(_)))
+                .rules(false)
+                .all(|rule| !matches!(rule.target, Target::Net(_)))
         );
         assert!(presets.groups.iter().all(|group| !group.about.is_empty()));
     }
 
     #[test]
-    fn what_agents_need_is_in_it() {
-        let allowed: BTreeSet<String> = presets().entries(false).map(ToString::to_string).collect();
+    fn preset_has_hosts_that_agents_need() {
+        let allowed: BTreeSet<String> = presets().rules(false).map(ToString::to_string).collect();
         for (zone, label) in [
             ("anthropic.com", "api"),
             ("openai.com", "auth"),

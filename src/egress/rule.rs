@@ -1,5 +1,5 @@
-//! One thing a policy allows: a host, all hosts below one, or a network, each
-//! on one port or on all.
+//! One allowed destination of a policy: a host, all subdomains of a host, or a
+//! network, on one port or on all ports.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,34 +8,27 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::cidr::Cidr;
-
-/// The longest name DNS can carry, and the longest label in one.
-const NAME: usize = 253;
-const LABEL: usize = 63;
-
-/// A host name as DNS has it: lower case, punycode, no final dot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Domain(String);
+use super::domain::Domain;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// This name and no other.
+    /// Exactly this name.
     Host(Domain),
-    /// Every name below it, and not itself: `*.example.org`.
+    /// Every name below this name, but not the name itself: `*.example.org`.
     Subdomains(Domain),
     Net(Cidr),
 }
 
-/// The text form is canonical and reads back as the same entry.
+/// The text form is canonical and parses as the same rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
     pub target: Target,
-    /// `None`: all of TCP and UDP, and ping.
+    /// `None`: all TCP and UDP ports, and ping.
     pub port: Option<u16>,
 }
 
-/// Why something is no entry. The message names the text and the way out.
+/// The text is not a rule. The message quotes the text and suggests a valid one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} {reason}")]
 pub struct InvalidRule {
@@ -43,102 +36,36 @@ pub struct InvalidRule {
     pub reason: String,
 }
 
-impl Domain {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether this is `other` or a name below it.
-    pub fn is_within(&self, other: &Self) -> bool {
-        self.0
-            .strip_suffix(&other.0)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let name = text.strip_suffix('.').unwrap_or(text);
-        if name.is_empty() {
-            return Err("names no host".into());
-        }
-        if name.contains('*') {
-            return Err("has a * that is not its first label: only *.NAME is possible".into());
-        }
-        check_host_characters(name)?;
-        let name = idna::domain_to_ascii(name)
-            .map_err(|_| "is no host name: its letters cannot be written in DNS".to_owned())?;
-        // Among the letters it has another form for are full-width commas and slashes.
-        check_host_characters(&name)?;
-        if name.len() > NAME {
-            return Err(format!("is longer than {NAME} characters"));
-        }
-        for label in name.split('.') {
-            let fault = match label {
-                "" => "has an empty label between two dots",
-                _ if label.len() > LABEL => "has a label longer than 63 characters",
-                _ if label.starts_with('-') || label.ends_with('-') => {
-                    "has a label that begins or ends with -"
-                }
-                _ => continue,
-            };
-            return Err(fault.into());
-        }
-        // As an address it would never be asked of a resolver.
-        if name
-            .rsplit('.')
-            .next()
-            .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
-        {
-            return Err("is neither an IPv4 address nor a host name".into());
-        }
-        Ok(Self(name))
-    }
-}
-
-/// Of the ASCII characters, only those that host names have.
-fn check_host_characters(text: &str) -> Result<(), String> {
-    let foreign = |c: &char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._".contains(*c);
-    match text.chars().find(foreign) {
-        Some(bad) => Err(format!("has {bad:?} in it, which no host name has")),
-        None => Ok(()),
-    }
-}
-
-impl fmt::Display for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl Rule {
-    /// Whether it lets a connection to this name and port through.
-    pub fn admits_host(&self, host: &Domain, port: Option<u16>) -> bool {
-        let named = match &self.target {
+    /// Whether the rule allows connections to this name and port.
+    pub fn allows_host(&self, host: &Domain, port: Option<u16>) -> bool {
+        let matches = match &self.target {
             Target::Host(name) => host == name,
-            Target::Subdomains(below) => host != below && host.is_within(below),
+            Target::Subdomains(parent) => host != parent && host.is_within(parent),
             Target::Net(_) => false,
         };
-        named && self.admits_port(port)
+        matches && self.allows_port(port)
     }
 
-    /// Whether it lets a connection to this address through by the address alone.
-    pub fn admits_address(&self, address: IpAddr, port: Option<u16>) -> bool {
-        matches!(&self.target, Target::Net(net) if net.contains(address)) && self.admits_port(port)
+    /// Whether the rule allows connections to this address by the address alone.
+    pub fn allows_address(&self, address: IpAddr, port: Option<u16>) -> bool {
+        matches!(&self.target, Target::Net(net) if net.contains(address)) && self.allows_port(port)
     }
 
-    fn admits_port(&self, port: Option<u16>) -> bool {
+    fn allows_port(&self, port: Option<u16>) -> bool {
         self.port.is_none() || self.port == port
     }
 
-    /// Whether everything `other` lets through is let through by this too.
+    /// Whether this rule allows everything that `other` allows.
     pub fn covers(&self, other: &Self) -> bool {
         let port = self.port.is_none() || self.port == other.port;
         port && match (&self.target, &other.target) {
-            (Target::Subdomains(below), Target::Host(name)) => {
-                name != below && name.is_within(below)
+            (Target::Subdomains(parent), Target::Host(name)) => {
+                name != parent && name.is_within(parent)
             }
-            (Target::Subdomains(below), Target::Subdomains(lower)) => lower.is_within(below),
+            (Target::Subdomains(parent), Target::Subdomains(child)) => child.is_within(parent),
             (Target::Net(wide), Target::Net(narrow)) => wide.covers(*narrow),
-            (one, other) => one == other,
+            (target, other) => target == other,
         }
     }
 }
@@ -156,10 +83,12 @@ impl FromStr for Rule {
 
 fn parse(text: &str) -> Result<Rule, String> {
     if text.is_empty() {
-        return Err("is empty: expected a host, *.host, an address or a network".into());
+        return Err("is empty: expected HOST, *.HOST, an address or a network".into());
     }
-    if let Some(bad) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
-        return Err(format!("has {bad:?} in it: give each entry by itself"));
+    if let Some(c) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
+        return Err(format!(
+            "contains {c:?}: pass each rule as its own argument"
+        ));
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
@@ -170,19 +99,17 @@ fn parse(text: &str) -> Result<Rule, String> {
             "https" => ":443",
             _ => "",
         };
-        return Err(format!(
-            "is a URL, and policies go by host: use {host}{port}"
-        ));
+        return Err(format!("is a URL, but a rule is a host: use {host}{port}"));
     }
-    if let Some(entry) = network(text)? {
-        return Ok(entry);
+    if let Some(rule) = parse_network(text)? {
+        return Ok(rule);
     }
     if let Some((host, path)) = text.split_once('/') {
         return Err(
             if path.bytes().all(|b| b.is_ascii_digit()) && !path.is_empty() {
-                "is no network: expected one such as 192.0.2.0/24".into()
+                "is not a network: expected one such as 192.0.2.0/24".into()
             } else {
-                format!("has a path in it, and policies go by host: use {host}")
+                format!("contains a path, but a rule is a host: use {host}")
             },
         );
     }
@@ -191,21 +118,22 @@ fn parse(text: &str) -> Result<Rule, String> {
         Some((host, port)) => (host, Some(parse_port(port)?)),
     };
     let target = match host.strip_prefix("*.") {
-        Some(below) => Target::Subdomains(Domain::parse(below)?),
-        None if host == "*" => {
-            return Err("would allow everything: that is the mode unrestricted".into());
-        }
+        Some(parent) => Target::Subdomains(Domain::parse(parent)?),
+        None if host == "*" => return Err(EVERYTHING.into()),
         None => Target::Host(Domain::parse(host)?),
     };
     Ok(Rule { target, port })
 }
 
-/// `1.2.3.4`, `1.2.3.0/24`, `::1`, `[2001:db8::]/32`, each with `:port`, which
-/// an IPv6 one can only have behind brackets.
-fn network(text: &str) -> Result<Option<Rule>, String> {
-    let entry = |net: Cidr, port| {
+const EVERYTHING: &str = "would allow everything: use the mode unrestricted";
+
+/// Parses `1.2.3.4`, `1.2.3.0/24`, `::1` and `[2001:db8::]/32`, optionally with
+/// `:PORT`; an IPv6 address with a port needs brackets. `None` if the text is
+/// not an address.
+fn parse_network(text: &str) -> Result<Option<Rule>, String> {
+    let rule = |net: Cidr, port| {
         if net.is_everything() {
-            return Err("would allow everything: that is the mode unrestricted".to_owned());
+            return Err(EVERYTHING.to_owned());
         }
         Ok(Some(Rule {
             target: Target::Net(net),
@@ -214,21 +142,21 @@ fn network(text: &str) -> Result<Option<Rule>, String> {
     };
     if let Some(rest) = text.strip_prefix('[') {
         let Some((address, rest)) = rest.split_once(']') else {
-            return Err("has a [ and no ]".into());
+            return Err("has a [ but no ]".into());
         };
         let (prefix, port) = match rest.split_once(':') {
             None => (rest, None),
             Some((prefix, port)) => (prefix, Some(parse_port(port)?)),
         };
         let net = format!("{address}{prefix}").parse();
-        return entry(net.map_err(|_| "is no IPv6 address".to_owned())?, port);
+        return rule(net.map_err(|_| "is not an IPv6 address".to_owned())?, port);
     }
     if let Ok(net) = text.parse::<Cidr>() {
-        return entry(net, None);
+        return rule(net, None);
     }
     match text.rsplit_once(':') {
         Some((net, port)) => match net.parse::<Cidr>() {
-            Ok(net @ Cidr::V4 { .. }) => entry(net, Some(parse_port(port)?)),
+            Ok(net) if net.is_v4() => rule(net, Some(parse_port(port)?)),
             _ => Ok(None),
         },
         None => Ok(None),
@@ -239,7 +167,7 @@ fn parse_port(text: &str) -> Result<u16, String> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u16>() {
         Ok(port @ 1..) if digits => Ok(port),
-        _ => Err(format!("has {text:?} for a port: expected 1 to 65535")),
+        _ => Err(format!("has the port {text:?}: expected 1 to 65535")),
     }
 }
 
@@ -247,8 +175,8 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.target, self.port) {
             (Target::Host(name), _) => write!(f, "{name}")?,
-            (Target::Subdomains(below), _) => write!(f, "*.{below}")?,
-            (Target::Net(net @ Cidr::V6 { .. }), Some(_)) => {
+            (Target::Subdomains(parent), _) => write!(f, "*.{parent}")?,
+            (Target::Net(net), Some(_)) if !net.is_v4() => {
                 let text = net.to_string();
                 match text.split_once('/') {
                     Some((address, prefix)) => write!(f, "[{address}]/{prefix}")?,
@@ -273,8 +201,8 @@ impl TryFrom<String> for Rule {
 }
 
 impl From<Rule> for String {
-    fn from(entry: Rule) -> Self {
-        entry.to_string()
+    fn from(rule: Rule) -> Self {
+        rule.to_string()
     }
 }
 
@@ -282,12 +210,12 @@ impl From<Rule> for String {
 mod tests {
     use super::*;
 
-    fn entry(text: &str) -> Rule {
+    fn rule(text: &str) -> Rule {
         text.parse().unwrap()
     }
 
     #[test]
-    fn entries_are_made_canonical_and_read_back() {
+    fn rules_have_canonical_form() {
         for (typed, canonical) in [
             ("Example.ORG", "example.org"),
             ("example.org.", "example.org"),
@@ -305,14 +233,14 @@ mod tests {
             ("[2001:db8::]/32:443", "[2001:db8::]/32:443"),
             ("_sip.example.org", "_sip.example.org"),
         ] {
-            let parsed = entry(typed);
+            let parsed = rule(typed);
             assert_eq!(parsed.to_string(), canonical, "{typed}");
-            assert_eq!(entry(canonical), parsed, "{typed}");
+            assert_eq!(rule(canonical), parsed, "{typed}");
         }
     }
 
     #[test]
-    fn what_is_no_entry_says_why() {
+    fn invalid_rules_explain() {
         let label = "a".repeat(64);
         let name = format!("{}.example", "abcdefg.".repeat(40));
         for (text, reason) in [
@@ -325,7 +253,7 @@ mod tests {
             ("a.*.example.org", "only *.NAME"),
             ("**.example.org", "only *.NAME"),
             ("*", "unrestricted"),
-            ("*.", "names no host"),
+            ("*.", "no host name"),
             ("0.0.0.0/0", "unrestricted"),
             ("::/0", "unrestricted"),
             ("-x", "begins or ends with -"),
@@ -348,7 +276,7 @@ mod tests {
             ("a\u{ff03}1.example", "'#'"),
             ("a\u{ff1b}b.example", "';'"),
             ("192.0.2.300", "neither"),
-            ("192.0.2.0/33", "no network"),
+            ("192.0.2.0/33", "not a network"),
             ("1.2.3", "neither"),
             ("[::1", "no ]"),
             (&label, "63"),
@@ -360,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn no_hostile_text_comes_through() {
+    fn canonical_form_has_no_special_characters() {
         let pieces = [
             "a", ".", ";", "\n", "\"", "'", "`", "$", "{", "}", "#", "/", "\\", "*", "-", "\0", "é",
         ];
@@ -368,8 +296,8 @@ mod tests {
             for b in pieces {
                 for c in pieces {
                     let text = format!("x{a}{b}{c}y.example");
-                    if let Ok(entry) = text.parse::<Rule>() {
-                        let text = entry.to_string();
+                    if let Ok(rule) = text.parse::<Rule>() {
+                        let text = rule.to_string();
                         let plain = |c: char| c.is_ascii_alphanumeric() || "-._*:/[]".contains(c);
                         assert!(text.chars().all(plain), "{text}");
                     }
@@ -379,18 +307,18 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_for_what_is_below() {
+    fn wildcard_excludes_apex() {
         let domain = |text: &str| Domain::parse(text).unwrap();
-        let star = entry("*.example.org:443");
-        assert!(star.admits_host(&domain("a.example.org"), Some(443)));
-        assert!(star.admits_host(&domain("a.b.example.org"), Some(443)));
-        assert!(!star.admits_host(&domain("example.org"), Some(443)));
-        assert!(!star.admits_host(&domain("badexample.org"), Some(443)));
-        assert!(!star.admits_host(&domain("a.example.org"), Some(80)));
-        assert!(entry("*.example.org").covers(&entry("*.a.example.org:1")));
-        assert!(entry("*.example.org").covers(&entry("a.example.org")));
-        assert!(!entry("*.example.org").covers(&entry("example.org")));
-        assert!(entry("10.0.0.0/8").covers(&entry("10.1.0.0/16:22")));
-        assert!(!entry("10.0.0.0/8:22").covers(&entry("10.1.0.0/16")));
+        let wildcard = rule("*.example.org:443");
+        assert!(wildcard.allows_host(&domain("a.example.org"), Some(443)));
+        assert!(wildcard.allows_host(&domain("a.b.example.org"), Some(443)));
+        assert!(!wildcard.allows_host(&domain("example.org"), Some(443)));
+        assert!(!wildcard.allows_host(&domain("badexample.org"), Some(443)));
+        assert!(!wildcard.allows_host(&domain("a.example.org"), Some(80)));
+        assert!(rule("*.example.org").covers(&rule("*.a.example.org:1")));
+        assert!(rule("*.example.org").covers(&rule("a.example.org")));
+        assert!(!rule("*.example.org").covers(&rule("example.org")));
+        assert!(rule("10.0.0.0/8").covers(&rule("10.1.0.0/16:22")));
+        assert!(!rule("10.0.0.0/8:22").covers(&rule("10.1.0.0/16")));
     }
 }

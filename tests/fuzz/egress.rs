@@ -1,11 +1,11 @@
-//! Policies as users and records have them, what is made of them for nftables
-//! and dnsmasq, and what their enforcers tell.
+//! Parses rules, records and denials, and renders policies for nftables and
+//! dnsmasq.
 
 use std::net::Ipv4Addr;
 
 use super::gateway::{DesiredState, GatewayState, Subnet};
 use super::pixel::Files;
-use super::{Cidr, KEY, Mode, Policy, Rule, denied, presets, render};
+use super::{Cidr, KEY, Mode, Policy, Rule, denied, dnsmasq, nftables, presets};
 use crate::fuzz::{fuzz, pixel, text};
 use crate::model::{Instance, Properties};
 
@@ -30,7 +30,7 @@ const WORDS: &[&str] = &[
 ];
 
 #[test]
-fn entries() {
+fn rules() {
     fuzz("policy-entries", 1500, WORDS, |bytes| {
         let text = text(bytes);
         let _ = text.parse::<Cidr>().map(|net| {
@@ -41,14 +41,14 @@ fn entries() {
             assert!(subnet.contains(subnet.gateway()));
         });
         match text.parse::<Rule>() {
-            Ok(entry) => {
-                let written = entry.to_string();
-                assert_eq!(written.parse().as_ref(), Ok(&entry));
-                assert!(entry.covers(&entry));
-                is_rendered_safely(&Policy::new(Mode::Allowlist, [entry]));
+            Ok(rule) => {
+                let written = rule.to_string();
+                assert_eq!(written.parse().as_ref(), Ok(&rule));
+                assert!(rule.covers(&rule));
+                assert_renders_safely(&Policy::new(Mode::Allowlist, [rule]));
                 format!("{}", written.len() / 32)
             }
-            // Addresses and letters do not matter, sorts of mistakes do.
+            // By the kind of error, without addresses and letters.
             Err(error) => error.reason.chars().take(24).collect(),
         }
     });
@@ -71,24 +71,24 @@ fn records() {
         let Ok(policy) = Policy::from_record(Some(&text)) else {
             return (false, 0);
         };
-        let again = Policy::from_record(Some(&policy.to_record()));
-        assert_eq!(again.as_ref(), Ok(&policy));
-        is_rendered_safely(&policy);
+        let reparsed = Policy::from_record(Some(&policy.to_record()));
+        assert_eq!(reparsed.as_ref(), Ok(&policy));
+        assert_renders_safely(&policy);
         (true, policy.allow.len())
     });
 }
 
-/// Of both placements: lines of what these languages have, nothing quoted,
-/// nothing that ends a line early, no name that was not parsed.
-fn is_rendered_safely(policy: &Policy) {
-    let effective = policy.resolve(presets());
-    let chains = render::chains(&effective, &[]);
-    let listen = render::ResolverListen {
+/// Both renderers write only lines with the characters of their languages: no
+/// quotes, no early ends of lines, no text that was not parsed.
+fn assert_renders_safely(policy: &Policy) {
+    let resolved = policy.resolve(presets());
+    let chains = nftables::chains(&resolved, &[]);
+    let listen = dnsmasq::ResolverListen {
         address: None,
         port: 53,
         upstream: &[],
     };
-    let resolver = render::resolver(&effective, &listen);
+    let resolver = dnsmasq::config(&resolved, &listen);
     for line in chains.text.lines() {
         assert!(
             line.starts_with("add ") || line.starts_with("flush "),
@@ -96,7 +96,7 @@ fn is_rendered_safely(policy: &Policy) {
         );
         let plain = |c: char| c.is_ascii_alphanumeric() || " _@./{},;:-".contains(c);
         assert!(line.chars().all(plain), "{line:?}");
-        // The only blocks are those of sets and protocols.
+        // Blocks are only those of sets and protocols.
         let ends = line.trim_end_matches(" }");
         assert!(
             !ends.contains(';') || line.starts_with("add set "),
@@ -111,11 +111,11 @@ fn is_rendered_safely(policy: &Policy) {
             assert!(!rest.starts_with('/'), "{line:?}");
         }
     }
-    let files = Files::new(&effective, &[]);
+    let files = Files::new(&resolved, &[]);
     assert_eq!(files.id, chains.id);
 }
 
-/// All that a server has on record of pixels, as a gateway gets it.
+/// Renders the state of a gateway from arbitrary records.
 #[test]
 fn gateways() {
     let words = [
@@ -140,8 +140,8 @@ fn gateways() {
             instances: &instances,
             presets: presets(),
             dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
-            host: Vec::new(),
-            ready: GatewayState::parse(&format!("ready {text}")).unwrap_or_default(),
+            host_addresses: Vec::new(),
+            current: GatewayState::parse(&format!("ready {text}")).unwrap_or_default(),
         };
         let written = desired.state_files().unwrap().to_text();
         let plain = |c: char| c.is_ascii_graphic() || matches!(c, ' ' | '\n' | '\t');
@@ -166,7 +166,7 @@ fn instance(number: usize, fields: &[&str]) -> Instance {
     }
 }
 
-/// Where the enforcer is inside the pixel, root there writes them.
+/// Inside a pixel, root controls the records.
 #[test]
 fn denied() {
     let words = [
@@ -184,16 +184,16 @@ fn denied() {
         "--force",
     ];
     fuzz("denials", 8000, &words, |bytes| {
-        let found = denied::parse(&text(bytes), None)?;
-        for denial in &found {
-            // It is shown as what a command takes.
-            if let Some(entry) = &denial.entry {
+        let denials = denied::parse(&text(bytes), None)?;
+        for denial in &denials {
+            // The rule is shown as an argument of a command.
+            if let Some(rule) = &denial.rule {
                 assert_eq!(
-                    entry.parse::<Rule>().map(|e| e.to_string()).as_ref(),
-                    Ok(entry)
+                    rule.parse::<Rule>().map(|e| e.to_string()).as_ref(),
+                    Ok(rule)
                 );
             }
         }
-        Some(found.len())
+        Some(denials.len())
     });
 }

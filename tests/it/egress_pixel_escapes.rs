@@ -126,7 +126,7 @@ const NETWORK: &[(&str, &str)] = &[
         "the policy's folder",
         "mv /var/lib/pixels/egress /var/lib/pixels/gone",
     ),
-    ("the code", "echo x >>/usr/local/lib/pixels/egress/up"),
+    ("the code", "echo x >>/usr/local/lib/pixels/egress/load"),
     ("a tool before the tool", "touch /usr/local/bin/nft"),
     (
         "the units",
@@ -168,7 +168,7 @@ const ROOT: &[(&str, &str)] = &[
     ("tee", "echo x | sudo -n tee /etc/x"),
     (
         "a script of the policy's",
-        "sudo -n /usr/local/lib/pixels/egress/lift",
+        "sudo -n /usr/local/lib/pixels/egress/remove",
     ),
     (
         "a wrapper by another path",

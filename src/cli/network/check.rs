@@ -43,7 +43,7 @@ impl CheckArgs {
         let enforced = enforcer != Enforcer::None;
         let (allowed, by) = match &verdict {
             Verdict::Allowed { by } => (true, by.clone()),
-            Verdict::Refused => (false, None),
+            Verdict::Denied => (false, None),
         };
         let sentence = match (&verdict, enforced) {
             (_, false) => format!(
@@ -56,7 +56,7 @@ impl CheckArgs {
             (Verdict::Allowed { by: None }, _) => {
                 format!("{} is allowed: the policy is unrestricted", self.host)
             }
-            (Verdict::Refused, _) => format!("{} is refused", self.host),
+            (Verdict::Denied, _) => format!("{} is refused", self.host),
         };
         context.ui.done(
             &sentence,

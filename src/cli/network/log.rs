@@ -42,7 +42,7 @@ impl DenialRow {
         Self {
             last_at: i64::try_from(denial.last).ok().and_then(list::rfc3339),
             admit: denial
-                .entry
+                .rule
                 .as_ref()
                 .map(|entry| format!("pixels network allow {name} {entry}")),
             denial,

@@ -14,7 +14,7 @@ impl PresetsArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         let presets = presets();
         if context.ui.json() {
-            let group = |group: &Group| json!({"name": group.name, "about": group.about, "entries": group.entries});
+            let group = |group: &Group| json!({"name": group.name, "about": group.about, "entries": group.rules});
             let groups: Vec<_> = presets.groups.iter().map(group).collect();
             context.ui.value(&json!({
                 "agent": groups,
@@ -25,7 +25,7 @@ impl PresetsArgs {
         let mut text = String::new();
         for group in &presets.groups {
             text.push_str(&format!("{}: {}\n", group.name, group.about));
-            for entry in &group.entries {
+            for entry in &group.rules {
                 text.push_str(&format!("  {entry}\n"));
             }
         }
@@ -33,7 +33,7 @@ impl PresetsArgs {
             "{} (only with network.preset_cidrs): {}\n",
             presets.cidrs.name, presets.cidrs.about
         ));
-        for entry in &presets.cidrs.entries {
+        for entry in &presets.cidrs.rules {
             text.push_str(&format!("  {entry}\n"));
         }
         context.ui.text(&text);

@@ -1,5 +1,5 @@
-//! One turn at a gateway: wait for its lock, learn what it has in force, and
-//! put something else into force, in one command inside it.
+//! Applies a state to a gateway: one command inside it takes the lock, reports
+//! the present state and reads the new one.
 
 use std::time::Duration;
 
@@ -10,35 +10,36 @@ use super::state_files::StateFiles;
 use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
-/// For all who were before us, and for our own turn.
+/// Includes the wait for other holders of the lock.
 const DEADLINE: Duration = Duration::from_secs(120);
 const BUFFER: usize = 64 * 1024;
-/// Of the line that says that it is our turn.
-const LINE: u64 = 64 * 1024;
+/// Bytes of the line `ready`.
+const READY_LIMIT: u64 = 64 * 1024;
 
-/// What a gateway says when it is our turn.
+/// What a gateway reports once the lock is held.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayState {
-    /// [`Payload::id`] of what is in force; empty for nothing.
+    /// [`StateFiles::id`] of the state in force. Empty if there is none.
     pub applied: String,
-    /// The next hop of its uplink: the server's host, where that is a bridge of the server's.
+    /// The next hop of the uplink. This is the server's host if the uplink is a
+    /// bridge of the server.
     pub host: String,
-    /// Its own address on the uplink.
+    /// The gateway's address on the uplink.
     pub uplink: String,
-    /// The resolvers its uplink announced.
+    /// The name servers that the uplink announced.
     pub dns: Vec<String>,
 }
 
 impl GatewayState {
     pub(in crate::egress) fn parse(line: &str) -> Option<Self> {
-        let mut ready = Self::default();
+        let mut state = Self::default();
         for field in line.trim().strip_prefix("ready")?.split_whitespace() {
             match field.split_once('=')? {
-                ("applied", value) => ready.applied = value.to_owned(),
-                ("host", value) => ready.host = value.to_owned(),
-                ("uplink", value) => ready.uplink = value.to_owned(),
+                ("applied", value) => state.applied = value.to_owned(),
+                ("host", value) => state.host = value.to_owned(),
+                ("uplink", value) => state.uplink = value.to_owned(),
                 ("dns", value) => {
-                    ready.dns = value
+                    state.dns = value
                         .split(',')
                         .filter(|server| !server.is_empty())
                         .map(str::to_owned)
@@ -47,16 +48,20 @@ impl GatewayState {
                 _ => {}
             }
         }
-        Some(ready)
+        Some(state)
     }
 }
 
-/// Waits for the gateway's lock, asks `make` what should be in force and puts
-/// that there; nothing is changed when it is in force already.
+/// Waits for the gateway's lock, calls `desired` and applies the state that it
+/// returns. Changes nothing if that state is already in force.
 ///
-/// `make` runs while nobody else changes the gateway. When it or the gateway
-/// fails, or the future is dropped, what was in force stays.
-pub async fn apply_locked<F>(guest: &dyn Guest, make: impl FnOnce(GatewayState) -> F) -> Result<()>
+/// `desired` runs with the lock held. If it or the gateway fails, or the future
+/// is dropped, the present state remains in force. Fails with
+/// `Error::TimedOut` after two minutes.
+pub async fn apply_locked<F>(
+    guest: &dyn Guest,
+    desired: impl FnOnce(GatewayState) -> F,
+) -> Result<()>
 where
     F: Future<Output = Result<StateFiles>>,
 {
@@ -72,25 +77,25 @@ where
         control,
     };
     let script = guest.exec(&request, io);
-    // Moved in, so that dropping it closes the script's stdin: one whose turn
-    // came to nothing ends.
-    let talk = async move {
+    // Owns the script's stdin: if this future ends early, the script gets end of
+    // file and exits.
+    let dialog = async move {
         let mut lines = BufReader::new(from_script);
         let mut line = String::new();
-        let mut head = (&mut lines).take(LINE);
+        let mut head = (&mut lines).take(READY_LIMIT);
         head.read_line(&mut line).await.map_err(stream_error)?;
-        let Some(ready) = GatewayState::parse(&line) else {
-            // Why, its end and what it wrote to stderr say.
+        let Some(state) = GatewayState::parse(&line) else {
+            // The exit status and stderr of the script have the reason.
             return Ok(());
         };
-        let applied = ready.applied.clone();
-        let payload = make(ready).await?;
-        let text = if payload.id() == applied {
+        let applied = state.applied.clone();
+        let files = desired(state).await?;
+        let text = if files.id() == applied {
             StateFiles::unchanged()
         } else {
-            payload.to_text()
+            files.to_text()
         };
-        // One that has ended takes no more; its exit status tells.
+        // Fails if the script has exited, which its exit status explains.
         let _ = to_script.write_all(text.as_bytes()).await;
         let _ = to_script.shutdown().await;
         let mut rest = tokio::io::sink();
@@ -100,21 +105,21 @@ where
         Ok::<(), Error>(())
     };
     let applying = async {
-        let (status, talked) = tokio::join!(script, talk);
-        talked?;
+        let (status, dialog) = tokio::join!(script, dialog);
+        dialog?;
         status
     };
     let status = tokio::time::timeout(DEADLINE, applying)
         .await
         .map_err(|_| Error::TimedOut {
-            doing: "the gateway's turn".into(),
+            doing: "applying policies on the gateway".into(),
             after: DEADLINE,
         })??;
     if status.success() {
         return Ok(());
     }
     Err(Error::Guest {
-        command: "the gateway's rules".into(),
+        command: "applying policies on the gateway".into(),
         status: status.0,
         stderr: String::from_utf8_lossy(&output_head.take())
             .trim()
@@ -123,7 +128,7 @@ where
 }
 
 fn stream_error(error: std::io::Error) -> Error {
-    Error::Protocol(format!("the gateway's answer: {error}"))
+    Error::Protocol(format!("output of the gateway: {error}"))
 }
 
 #[cfg(test)]
@@ -131,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_fields_are_allowed() {
+    fn ready_line_may_have_empty_fields() {
         assert_eq!(
             GatewayState::parse("ready applied= host=10.0.0.1 uplink=10.0.0.9 dns=\n"),
             Some(GatewayState {

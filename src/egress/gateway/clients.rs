@@ -1,4 +1,4 @@
-//! Who is behind a gateway, as the server's own records have it.
+//! The pixels behind a gateway, according to the server's records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -6,27 +6,27 @@ use std::net::Ipv4Addr;
 use super::subnet::Subnet;
 use crate::model::{Instance, Name};
 
-/// The property that holds a pixel's address behind its gateway.
+/// The instance property that holds a pixel's address behind its gateway.
 pub const ADDRESS: &str = "address";
 
-/// A pixel that is let through, as far as its policy goes.
+/// A pixel whose packets the gateway forwards, as far as its policy allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     pub name: Name,
-    /// As `10:66:6a:01:02:03`.
+    /// Such as `10:66:6a:01:02:03`.
     pub mac: String,
     pub address: Ipv4Addr,
 }
 
-/// The address on a pixel's record.
+/// The address in the property, or `None` if it is missing or invalid.
 pub fn address_of(instance: &Instance) -> Option<Ipv4Addr> {
     instance.properties.get(ADDRESS)?.parse().ok()
 }
 
-/// The pixels of a segment that can be told from all others: each has a
-/// hardware address and an address of the subnet, and shares neither. Of
-/// several with the same address the oldest keeps it; the others, and those
-/// with a broken record, are left out, which is to say walled off.
+/// The pixels on an isolated bridge that the gateway can identify: each has a
+/// unique MAC address and a unique address of the subnet. Of pixels with the
+/// same address, only the oldest is a client. Pixels that are not clients,
+/// including those with an invalid address, have no network.
 pub fn clients(instances: &[Instance], bridge: &str, subnet: Subnet) -> Vec<Client> {
     let mut candidates: Vec<(&Instance, Client)> = instances
         .iter()
@@ -43,20 +43,20 @@ pub fn clients(instances: &[Instance], bridge: &str, subnet: Subnet) -> Vec<Clie
         .collect();
     candidates.sort_by_key(|(instance, _)| (instance.created_at, instance.name.clone()));
     let mut addresses = BTreeSet::new();
-    let mut macs = BTreeMap::<String, usize>::new();
+    let mut uses = BTreeMap::<String, usize>::new();
     for (_, client) in &candidates {
-        *macs.entry(client.mac.clone()).or_default() += 1;
+        *uses.entry(client.mac.clone()).or_default() += 1;
     }
     let mut clients: Vec<Client> = candidates
         .into_iter()
         .map(|(_, client)| client)
-        .filter(|client| macs[&client.mac] == 1 && addresses.insert(client.address))
+        .filter(|client| uses[&client.mac] == 1 && addresses.insert(client.address))
         .collect();
     clients.sort_by(|a, b| a.name.cmp(&b.name));
     clients
 }
 
-/// All addresses on record, those of left-out pixels too.
+/// The addresses of all pixels, including those that are not clients.
 pub fn allocated_addresses(instances: &[Instance]) -> BTreeSet<Ipv4Addr> {
     instances.iter().filter_map(address_of).collect()
 }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_can_be_told_from_all_others_is_let_in() {
+    fn duplicate_mac_or_address_excluded() {
         let a = pixel("a", 2, "10:66:6a:00:00:01", "10.98.0.2");
         let b = pixel("b", 1, "10:66:6a:00:00:02", "10.98.0.3");
         assert_eq!(names(&[b.clone(), a.clone()]), ["a", "b"]);
@@ -109,13 +109,13 @@ mod tests {
         assert_eq!(names(&[younger, a.clone()]), ["a"]);
         let twin = pixel("d", 9, "10:66:6a:00:00:01", "10.98.0.9");
         assert!(names(&[twin, a.clone()]).is_empty());
-        for broken in [
+        for invalid in [
             pixel("e", 1, "10:66:6a:00:00:04", "10.98.0.1"),
             pixel("e", 1, "10:66:6a:00:00:04", "10.99.0.7"),
             pixel("e", 1, "10:66:6a:00:00:04", "x; drop"),
             pixel("e", 1, "10:66:6a:00:00:04 .", "10.98.0.8"),
         ] {
-            assert!(names(&[broken]).is_empty());
+            assert!(names(&[invalid]).is_empty());
         }
         let mut elsewhere = a;
         elsewhere.isolated_bridge = Some("other0".into());

@@ -1,4 +1,4 @@
-//! What should be in force, from the server's records.
+//! The state that a gateway should have, according to the server's records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -9,12 +9,13 @@ use super::ruleset;
 use super::state_files::StateFiles;
 use super::subnet::Subnet;
 use crate::egress::cidr::Cidr;
+use crate::egress::dnsmasq::{self, ResolverListen};
+use crate::egress::nftables;
 use crate::egress::policy::{INTERIM, KEY, Policy, ResolvedPolicy};
 use crate::egress::presets::Presets;
-use crate::egress::render::{self, ResolverListen};
-use crate::model::{Error, Instance, Result};
+use crate::model::{Error, Instance, Reason, Result};
 
-/// Resolvers listen on ports from here on.
+/// The ports of the resolvers.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 20_000;
 
@@ -22,79 +23,78 @@ const PORTS: u16 = 20_000;
 pub struct DesiredState<'a> {
     pub subnet: Subnet,
     pub bridge: &'a str,
-    /// All there are; those of other segments do not count.
+    /// All instances of the server. Only those on `bridge` are used.
     pub instances: &'a [Instance],
     pub presets: &'a Presets,
-    /// Resolvers that names are asked of.
+    /// Upstream name servers.
     pub dns: Vec<Ipv4Addr>,
     /// Addresses of the host that runs the pixels.
-    pub host: Vec<Cidr>,
-    pub ready: GatewayState,
+    pub host_addresses: Vec<Cidr>,
+    pub current: GatewayState,
 }
 
 impl DesiredState<'_> {
-    /// The same records always make the same files.
+    /// The files of the state. Equal records give equal files. Fails with
+    /// `Error::Invalid` without an upstream name server.
     pub fn state_files(&self) -> Result<StateFiles> {
         if self.dns.is_empty() {
             return Err(Error::Invalid(
-                "the gateway's network announces no resolver: name one in defaults.dns".into(),
+                Reason::from("the gateway's network announces no name server")
+                    .with_hint("set defaults.dns"),
             ));
         }
         let clients = clients::clients(self.instances, self.bridge, self.subnet);
-        let mut policies: BTreeMap<ResolvedPolicy, Vec<&Client>> = BTreeMap::new();
+        let mut clients_by_policy: BTreeMap<ResolvedPolicy, Vec<&Client>> = BTreeMap::new();
         for client in &clients {
-            policies
+            clients_by_policy
                 .entry(self.policy_of(client))
                 .or_default()
                 .push(client);
         }
-        let uplink = self.ready.host.parse::<Ipv4Addr>().ok();
-        let mut forbidden = self.host.clone();
-        forbidden.extend(uplink.map(|address| Cidr::V4 {
-            address,
-            prefix: 32,
-        }));
-        let mut payload = StateFiles::default();
-        payload.file("base", ruleset::base(self.subnet, uplink));
+        let uplink = self.current.host.parse::<Ipv4Addr>().ok();
+        let mut forbidden = self.host_addresses.clone();
+        forbidden.extend(uplink.map(Cidr::from));
+        let mut files = StateFiles::default();
+        files.insert("base", ruleset::base(self.subnet, uplink));
         let mut elements = Vec::new();
         let mut ports = BTreeSet::new();
-        for (policy, of) in &policies {
-            let chains = render::chains(policy, &forbidden);
-            let port = port(chains.mark, &mut ports);
+        for (policy, clients) in &clients_by_policy {
+            let chains = nftables::chains(policy, &forbidden);
+            let port = assign_port(chains.mark, &mut ports);
             let listen = ResolverListen {
                 address: Some(self.subnet.gateway()),
                 port,
                 upstream: &self.dns,
             };
-            payload.file(
+            files.insert(
                 format!("resolvers/{}", chains.id),
-                render::resolver(policy, &listen),
+                dnsmasq::config(policy, &listen),
             );
-            for client in of {
+            for client in clients {
                 elements.push(ruleset::elements(client, &chains, port));
-                let (name, text) = ruleset::lease_element(client);
-                payload.file(format!("chains/{name}"), text);
+                let (name, text) = ruleset::lease_chain(client);
+                files.insert(format!("chains/{name}"), text);
             }
-            payload.file(format!("chains/p_{}", chains.id), chains.text);
+            files.insert(format!("chains/p_{}", chains.id), chains.text);
         }
-        payload.file("elements", sorted(&elements.concat()));
-        payload.file(
+        files.insert("elements", sorted(&elements.concat()));
+        files.insert(
             "hosts",
-            lines(&clients, |m| format!("{},{}", m.mac, m.address)),
+            lines(&clients, |c| format!("{},{}", c.mac, c.address)),
         );
-        payload.file(
+        files.insert(
             "neighbours",
-            lines(&clients, |m| {
+            lines(&clients, |c| {
                 format!(
                     "neigh replace {} lladdr {} dev eth1 nud permanent",
-                    m.address, m.mac
+                    c.address, c.mac
                 )
             }),
         );
-        Ok(payload)
+        Ok(files)
     }
 
-    /// A record that cannot be read allows nothing.
+    /// An invalid record allows nothing.
     fn policy_of(&self, client: &Client) -> ResolvedPolicy {
         let record = self
             .instances
@@ -107,7 +107,7 @@ impl DesiredState<'_> {
         match record.map(Policy::from_record) {
             Some(Ok(policy)) => policy.resolve(self.presets),
             Some(Err(error)) => {
-                tracing::warn!(%error, name = %client.name, "policy");
+                tracing::warn!(%error, name = %client.name, "invalid policy, denying all destinations");
                 ResolvedPolicy::deny_all()
             }
             None => ResolvedPolicy::deny_all(),
@@ -115,16 +115,16 @@ impl DesiredState<'_> {
     }
 }
 
-/// A port that depends on the policy alone, except where two would share one.
-fn port(mark: u32, taken: &mut BTreeSet<u16>) -> u16 {
+/// A port that depends only on the policy, unless another policy has it.
+fn assign_port(mark: u32, used: &mut BTreeSet<u16>) -> u16 {
     let first = u16::try_from(mark % u32::from(PORTS)).unwrap_or(0);
-    let free = (0..PORTS)
+    (0..PORTS)
         .map(|step| FIRST_PORT + (first + step) % PORTS)
-        .find(|port| taken.insert(*port));
-    free.unwrap_or(FIRST_PORT)
+        .find(|port| used.insert(*port))
+        .unwrap_or(FIRST_PORT)
 }
 
-/// As `comm` wants its input.
+/// Sorted, as `comm` requires.
 fn sorted(text: &str) -> String {
     let lines: BTreeSet<&str> = text.lines().collect();
     lines
@@ -132,7 +132,7 @@ fn sorted(text: &str) -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// One line a client, in an order that does not depend on anything else.
+/// One line per client, sorted.
 fn lines(clients: &[Client], line: impl Fn(&Client) -> String) -> String {
     let lines: Vec<String> = clients.iter().map(|client| line(client) + "\n").collect();
     sorted(&lines.concat())

@@ -1,6 +1,7 @@
-//! Policies enforced outside the pixels, by a gateway instance between their
-//! segment and everything else: one resolver for each distinct policy, one
-//! packet filter for all. Knows the inside of the gateway, not the server.
+//! Enforcement outside of the pixels: a gateway instance between the isolated
+//! bridge and all other networks, with one resolver per distinct policy and
+//! one packet filter. Runs commands in the gateway, and does not use the
+//! server's API.
 
 mod apply;
 mod clients;

@@ -1,28 +1,29 @@
-//! What makes an instance a gateway: packages, files, services.
-
-use ring::digest;
+//! Installs a gateway: packages, files, services.
 
 use super::ruleset;
 use super::subnet::Subnet;
-use crate::egress::render::hex;
-use crate::model::{Error, ExecRequest, Guest, GuestFile, Ids, Result};
+use crate::egress::digest::{hex, sha256};
+use crate::egress::script;
+use crate::model::{ExecRequest, Guest, GuestFile, Ids, Result};
 
 const CODE: &str = "/usr/local/lib/pixels/gateway";
 const STATE: &str = "/var/lib/pixels/gateway";
 const UNITS: &str = "/etc/systemd/system";
 const SETUP: &str = include_str!("guest/setup.sh");
-const LEARN: &str = include_str!("guest/learned.sh");
-/// Far more than resolvers ever learn.
+const SAVE_LEARNED: &str = include_str!("guest/save_learned.sh");
+/// Far more than resolvers learn.
 const LEARNED_LIMIT: u64 = 16 * 1024 * 1024;
-/// The image can never become a gateway.
-const LACKING: i32 = 90;
 
 const FILES: &[(&str, &str, &str)] = &[
     (CODE, "boot.sh", include_str!("guest/boot.sh")),
     (CODE, "load.sh", include_str!("guest/load.sh")),
     (CODE, "resolvers.sh", include_str!("guest/resolvers.sh")),
-    (CODE, "learned.sh", LEARN),
-    (CODE, "warm.sh", include_str!("guest/warm.sh")),
+    (CODE, "save_learned.sh", SAVE_LEARNED),
+    (
+        CODE,
+        "prefetch_dns.sh",
+        include_str!("guest/prefetch_dns.sh"),
+    ),
     (
         UNITS,
         "pixels-learned.service",
@@ -55,26 +56,23 @@ const FILES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Differs whenever a gateway has to be installed anew.
+/// Version of the installation. A gateway with another version must be
+/// installed again.
 pub fn version() -> String {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    let subnet: Option<Subnet> = "10.0.0.0/8".parse().ok();
-    for text in FILES
-        .iter()
-        .map(|(_, _, content)| (*content).to_owned())
-        .chain([SETUP.to_owned()])
-        .chain(subnet.map(|subnet| format!("{}{}", dhcp(subnet), ruleset::base(subnet, None))))
-    {
-        hash.update(text.as_bytes());
-    }
-    hex(&hash.finish().as_ref()[..6])
+    // Any subnet: its value is not part of the version.
+    let subnet = Subnet::for_bridge("", "");
+    let files = FILES.iter().map(|(_, _, content)| (*content).to_owned());
+    let generated = [SETUP.to_owned(), dhcp(subnet), ruleset::base(subnet, None)];
+    hex(&sha256(files.chain(generated))[..6])
 }
 
-/// Makes a running instance with the interfaces `eth0` (out) and `eth1` (the
-/// segment) the gateway of `subnet`. Until rules are put into force, nothing
-/// passes. Repeating it brings the files up to date and keeps what is in force.
+/// Installs the gateway of `subnet` in a running instance with the interfaces
+/// `eth0` (uplink) and `eth1` (isolated bridge). No packet is forwarded until
+/// policies are applied. Can be repeated to update the files.
 ///
-/// `learned`: what the resolvers of the gateway before it knew.
+/// `learned`: the addresses that the resolvers of the previous gateway learned.
+///
+/// Fails with `Error::Unsupported` if the image cannot install the packages.
 pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>) -> Result<()> {
     for dir in ["/usr/local/lib/pixels", CODE, "/var/lib/pixels", STATE] {
         guest.make_dir(dir).await?;
@@ -107,28 +105,16 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>
     guest.write_file(&file(STATE, "closed", base)).await?;
     let request = ExecRequest::root(["/bin/sh", "-c", SETUP, "gateway"]);
     let output = guest.output(&request).await?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let last: Vec<&str> = stderr.trim().lines().rev().take(5).collect();
-    let said = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-    if output.status.0 == LACKING {
-        return Err(Error::Unsupported {
-            operation: "a gateway from this image".into(),
-            reason: said.into(),
-        });
-    }
-    Err(Error::Guest {
-        command: "setting up the gateway".into(),
-        status: output.status.0,
-        stderr: said,
-    })
+    script::check(
+        "setting up the gateway",
+        "a gateway from this image",
+        &output,
+    )
 }
 
-/// What its resolvers know, for the gateway that takes its place.
+/// The addresses that the resolvers learned, for [`install`] on a new gateway.
 pub async fn learned(guest: &dyn Guest) -> Result<Vec<u8>> {
-    let request = ExecRequest::root(["/bin/sh", "-c", LEARN, "learned"]);
+    let request = ExecRequest::root(["/bin/sh", "-c", SAVE_LEARNED, "save_learned"]);
     guest.output(&request).await?;
     guest
         .read_file(&format!("{STATE}/learned"), LEARNED_LIMIT)
@@ -144,7 +130,7 @@ fn file(dir: &str, name: &str, content: String) -> GuestFile {
     }
 }
 
-/// Every pixel its address on record, and nobody any other.
+/// The DHCP server's configuration: static leases only.
 fn dhcp(subnet: Subnet) -> String {
     let gateway = subnet.gateway();
     format!(

@@ -1,28 +1,25 @@
 //! The gateway's packet filter around the chains of the policies.
 //!
-//! It comes in pieces, so that the gateway puts in what is new, takes out what
-//! is gone, and leaves everything else alone, the addresses that resolvers
-//! have learned above all: a base that hardly ever changes, chains whose names
-//! follow from their content, and elements that say which chain is whose.
+//! The filter is in parts, so that the gateway adds new parts, removes old ones
+//! and leaves all others alone, above all the learned addresses: a base that
+//! rarely changes, chains whose names follow from their content, and elements
+//! that assign each pixel to its chains.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use super::clients::Client;
 use super::subnet::Subnet;
-use crate::egress::render::Chains;
+use crate::egress::nftables::{Chains, add_chain, add_denied_set};
 
-/// Marks connections that the host opened to a pixel.
+/// Mark of connections that the host opened to a pixel.
 const INBOUND: u32 = 1;
-/// Marks connections that a new policy has cut.
-const CUT: u32 = 2;
-/// How long a refused destination stays in the log.
-const REMEMBER: &str = "1h";
-const LOG_SIZE: u32 = 65_535;
+/// Mark of connections that a new policy has reset.
+const RESET: u32 = 2;
 
-/// The table, its hooks, and sets without elements: walls without a door.
-/// `host` is the one address outside that may open connections to pixels.
-/// Loading it again keeps all elements.
+/// The default-deny base: table, hooks, and sets without elements. Loading it
+/// again keeps all elements. `host`: the only address outside that may open
+/// connections to pixels.
 pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
     let mut text = String::from(
         "add table inet pixels\n\
@@ -33,17 +30,18 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
          add map inet pixels outward { type ipv4_addr : verdict; }\n\
          add map inet pixels inward { type ipv4_addr : verdict; }\n",
     );
-    let _ = writeln!(
-        text,
-        "add set inet pixels denied {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; \
-         flags dynamic,timeout; timeout {REMEMBER}; size {LOG_SIZE}; counter; }}"
-    );
-    chains(&mut text, subnet, host);
+    add_denied_set(&mut text);
+    add_identity(&mut text);
+    add_refusal(&mut text);
+    add_forwarding(&mut text, subnet, host);
+    add_gateway_access(&mut text, subnet);
+    add_translation(&mut text, subnet);
+    text.push_str(ARP);
     text
 }
 
-/// What lets a pixel be itself, and ties it to its policy and resolver. One
-/// element a line, without the verb.
+/// The elements that accept a pixel's addresses and assign its policy and
+/// resolver. One element per line, without the verb.
 pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
     let Client { mac, address, .. } = client;
     let Chains { id, mark, .. } = policy;
@@ -64,11 +62,13 @@ fn lease_name(client: &Client) -> String {
     format!("l_{mac}_{:08x}", client.address.to_bits())
 }
 
-/// The chain, by name, that lets a pixel ask for its address: a request is the
-/// one thing that may come without one. A pixel asks for itself (`chaddr`)
-/// only, or it could decline a neighbour's address; and the answer goes nowhere
-/// else (`ciaddr`, `giaddr`), or the gateway would carry it to a neighbour.
-pub fn lease_element(client: &Client) -> (String, String) {
+/// Name and text of the chain that accepts a pixel's DHCP requests, the only
+/// packets without the pixel's source address.
+///
+/// `chaddr` must be the pixel's MAC, so that it cannot decline a neighbor's
+/// address. `ciaddr` must be its address or zero and `giaddr` zero, so that the
+/// gateway does not send the answer to a neighbor.
+pub fn lease_chain(client: &Client) -> (String, String) {
     let name = lease_name(client);
     let mut text = format!("add chain inet pixels {name}\n");
     let mac = client.mac.replace(':', "");
@@ -82,57 +82,55 @@ pub fn lease_element(client: &Client) -> (String, String) {
     (name, text)
 }
 
-fn chains(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
-    let gateway = subnet.gateway();
-    let mut chain = |name: &str, hook: &str, lines: &[String]| {
-        let _ = if hook.is_empty() {
-            writeln!(text, "add chain inet pixels {name}")
-        } else {
-            writeln!(text, "add chain inet pixels {name} {{ type {hook}; }}")
-        };
-        let _ = writeln!(text, "flush chain inet pixels {name}");
-        for line in lines {
-            let _ = writeln!(text, "add rule inet pixels {name} {line}");
-        }
-    };
-    let lines = |of: &[&str]| of.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
-
-    chain("lease", "", &lines(&["ether saddr vmap @leases", "drop"]));
-    // Who says it is a pixel must be that pixel.
-    chain(
+/// Drops packets with a source that is not the sender's, and redirects DNS to
+/// the resolver of the sender's policy.
+fn add_identity(text: &mut String) {
+    add_chain(text, "lease", "", &["ether saddr vmap @leases", "drop"]);
+    add_chain(
+        text,
         "identity",
         "filter hook prerouting priority raw; policy accept",
-        &lines(&[
+        &[
             "iifname != \"eth1\" accept",
             "meta nfproto ipv6 drop",
             "udp sport 68 udp dport 67 goto lease",
             "ether saddr . ip saddr != @pins drop",
-        ]),
+        ],
     );
-    chain(
+    add_chain(
+        text,
         "resolve",
         "nat hook prerouting priority dstnat; policy accept",
-        &lines(&[
+        &[
             "iifname \"eth1\" meta nfproto ipv4 meta l4proto { tcp, udp } th dport 53 \
-             redirect to :ip saddr map @resolvers",
-        ]),
+           redirect to :ip saddr map @resolvers",
+        ],
     );
-    chain(
+}
+
+/// Records and rejects a packet.
+fn add_refusal(text: &mut String) {
+    add_chain(
+        text,
         "refuse",
         "",
-        &lines(&[
-            // Nobody could be told, and nobody asks.
+        &[
+            // A multicast or broadcast packet gets no answer.
             "ip daddr { 224.0.0.0/4, 255.255.255.255 } drop",
             "meta l4proto { tcp, udp } \
              update @denied { ip saddr . ip daddr . meta l4proto . th dport }",
             "meta l4proto icmp update @denied { ip saddr . ip daddr . meta l4proto . 0 }",
             "meta l4proto tcp ct state established reject with tcp reset",
             "reject with icmpx admin-prohibited",
-        ]),
+        ],
     );
-    // A connection is known by the mark of the policy that allowed it: one
-    // that was allowed by an earlier policy is judged again by the present one.
-    chain(
+}
+
+/// A connection has the mark of the policy that allowed it. After a change of
+/// the policy, the new one decides on the connection again.
+fn add_forwarding(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
+    add_chain(
+        text,
         "outgoing",
         "",
         &[
@@ -146,36 +144,45 @@ fn chains(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
     let mut incoming = vec![
         "ct direction reply ct state established,related ip daddr . ct mark @live accept".into(),
         "ct direction reply ct state established,related ip daddr vmap @inward".into(),
-        // The program inside hears of the cut by the first packet that no
-        // longer belongs there.
+        // The first packet of a connection that is no longer allowed becomes a
+        // reset, so that the program in the pixel sees an error at once.
         format!(
-            "ct direction reply ct state established ct mark != {CUT:#x} \
-             tcp flags set rst ct mark set {CUT:#x} accept"
+            "ct direction reply ct state established ct mark != {RESET:#x} \
+             tcp flags set rst ct mark set {RESET:#x} accept"
         ),
         format!("ct direction original ct state established,related ct mark {INBOUND:#x} accept"),
     ];
     if let Some(host) = host {
-        // Nor does a resolver of the host's open one by its answer, should a
-        // pixel's question have reached it behind the gateway's back.
-        incoming.push(format!("ip saddr {host} udp sport 53 drop"));
-        incoming.push(format!(
-            "ct direction original ct state new ip saddr {host} ip daddr {subnet} \
-             ct mark set {INBOUND:#x} accept"
-        ));
+        incoming.extend([
+            // An answer of a resolver on the host must not open a connection,
+            // in case a pixel's query reached the resolver past the gateway.
+            format!("ip saddr {host} udp sport 53 drop"),
+            format!(
+                "ct direction original ct state new ip saddr {host} ip daddr {subnet} \
+                 ct mark set {INBOUND:#x} accept"
+            ),
+        ]);
     }
     incoming.push("drop".into());
-    chain("incoming", "", &incoming);
-    chain(
+    add_chain(text, "incoming", "", &incoming);
+    add_chain(
+        text,
         "forwarding",
         "filter hook forward priority filter; policy drop",
-        &lines(&[
+        &[
             "meta nfproto ipv6 drop",
             "iifname \"eth1\" oifname \"eth0\" jump outgoing",
             "iifname \"eth0\" oifname \"eth1\" jump incoming",
             "iifname \"eth1\" jump refuse",
-        ]),
+        ],
     );
-    chain(
+}
+
+/// Packets to the gateway itself.
+fn add_gateway_access(text: &mut String, subnet: Subnet) {
+    let gateway = subnet.gateway();
+    add_chain(
+        text,
         "to_gateway",
         "filter hook input priority filter; policy drop",
         &[
@@ -184,32 +191,36 @@ fn chains(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
             "iifname \"eth0\" meta nfproto ipv6 icmpv6 type { nd-neighbor-solicit, \
              nd-neighbor-advert, nd-router-advert } accept"
                 .into(),
-            // Its own lease.
+            // The gateway's own lease.
             "iifname \"eth0\" udp sport 67 udp dport 68 accept".into(),
             "iifname \"eth1\" ether type ip udp sport 68 udp dport 67 accept".into(),
-            // Only what was sent to port 53 and redirected.
+            // Only packets that were sent to port 53 and redirected.
             format!(
                 "iifname \"eth1\" ip daddr {gateway} ct status dnat meta l4proto {{ tcp, udp }} accept"
             ),
-            // What is said in return to a query or to the host's own connections.
+            // Replies to DNS queries and to connections of the host.
             "iifname \"eth1\" ct direction reply ct state established,related accept".into(),
             "iifname \"eth1\" jump refuse".into(),
         ],
     );
-    chain(
+}
+
+fn add_translation(text: &mut String, subnet: Subnet) {
+    let gateway = subnet.gateway();
+    add_chain(
+        text,
         "translate",
         "nat hook postrouting priority srcnat; policy accept",
         &[
             format!("oifname \"eth0\" ip saddr {subnet} masquerade"),
-            // Under the gateway's name, so that the host's own filter, which
-            // may see bridged packets too, sees another connection.
+            // With the gateway's address, so that the host's own filter, which
+            // may process bridged packets too, sees a separate connection.
             format!("oifname \"eth1\" ip saddr != {gateway} masquerade"),
         ],
     );
-    text.push_str(ARP);
 }
 
-/// Nor does the gateway listen to a pixel that speaks of another's address.
+/// The gateway ignores ARP packets of a pixel with the address of another one.
 const ARP: &str = "\
 add table arp pixels
 add set arp pixels pins { type ether_addr . ipv4_addr; }

@@ -1,106 +1,107 @@
-//! The addresses behind a gateway.
+//! The network of the pixels behind a gateway.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::str::FromStr;
 
-/// The second bytes of the subnets that nobody chose.
-const OTHERS: std::ops::Range<u32> = 128..224;
+use ipnet::Ipv4Net;
 
-/// An IPv4 network of at least eight addresses. Its first host is the gateway.
+/// Second octets of the automatically selected subnets. Neither the low nor
+/// the high numbers, which people choose.
+const AUTOMATIC: Range<u8> = 128..224;
+
+/// An IPv4 network of at least eight addresses. The first host address is the
+/// gateway's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subnet {
-    network: u32,
-    prefix: u8,
-}
+pub struct Subnet(Ipv4Net);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no IPv4 network such as 10.98.0.0/16")]
+#[error("{0:?} is not an IPv4 network such as 10.98.0.0/16")]
 pub struct InvalidSubnet(String);
 
 impl Subnet {
-    /// Of a segment for which nobody chose one: the same for everybody, and for
-    /// two segments of one host hardly ever the same.
-    pub fn for_bridge(bridge: &str, usual: &str) -> Self {
-        let second = if bridge == usual {
-            98
-        } else {
-            let sum = bridge.bytes().fold(7u32, |sum, byte| {
-                sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-            });
-            // Neither where people begin to count nor where they end.
-            OTHERS.start + sum % (OTHERS.end - OTHERS.start)
-        };
-        Self::sixteen(second)
-    }
-
-    /// Those to try in turn where that is somebody else's on the host.
-    pub fn alternatives(self) -> impl Iterator<Item = Self> {
-        let second = self.network >> 16 & 0xff;
-        (OTHERS.start..OTHERS.end)
-            .cycle()
-            .skip_while(move |other| OTHERS.contains(&second) && *other != second)
-            .filter(move |other| *other != second)
-            .take((OTHERS.end - OTHERS.start) as usize - 1)
-            .map(Self::sixteen)
-    }
-
-    fn sixteen(second: u32) -> Self {
-        Self {
-            network: 10 << 24 | second << 16,
-            prefix: 16,
+    /// The subnet of an isolated bridge without a configured one. The same for
+    /// all users, and rarely the same for two bridges of one host.
+    pub fn for_bridge(bridge: &str, default_bridge: &str) -> Self {
+        if bridge == default_bridge {
+            return Self::automatic(98);
         }
+        let hash = bridge.bytes().fold(7u32, |hash, byte| {
+            hash.wrapping_mul(31).wrapping_add(u32::from(byte))
+        });
+        let offset = hash % u32::from(AUTOMATIC.end - AUTOMATIC.start);
+        Self::automatic(AUTOMATIC.start + u8::try_from(offset).unwrap_or(0))
+    }
+
+    /// The other automatic subnets, to try in this order if the host already
+    /// uses this one.
+    pub fn alternatives(self) -> impl Iterator<Item = Self> {
+        let own = self.0.network().octets()[1];
+        AUTOMATIC
+            .cycle()
+            .skip_while(move |octet| AUTOMATIC.contains(&own) && *octet != own)
+            .filter(move |octet| *octet != own)
+            .take(AUTOMATIC.len() - 1)
+            .map(Self::automatic)
+    }
+
+    fn automatic(second_octet: u8) -> Self {
+        Self(Ipv4Net::new_assert(
+            Ipv4Addr::new(10, second_octet, 0, 0),
+            16,
+        ))
     }
 
     pub fn prefix(self) -> u8 {
-        self.prefix
+        self.0.prefix_len()
     }
 
     pub fn gateway(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.network + 1)
+        self.nth(1)
     }
 
     pub fn contains(self, address: Ipv4Addr) -> bool {
-        (address.to_bits() ^ self.network) & self.mask() == 0
+        self.0.contains(&address)
     }
 
     pub fn overlaps(self, other: Self) -> bool {
-        let mask = self.mask() & other.mask();
-        (self.network ^ other.network) & mask == 0
+        self.0.contains(&other.0) || other.0.contains(&self.0)
     }
 
-    /// An address for a pixel that is not in `taken`: the first free one from
-    /// where `seed` points to, so that callers who know nothing of each other
-    /// rarely choose the same, and an address is not soon used again.
-    pub fn free(self, taken: &BTreeSet<Ipv4Addr>, seed: u64) -> Option<Ipv4Addr> {
-        // Without the network, the gateway and the broadcast address.
-        let count = u64::from(!self.mask()) - 2;
+    /// An address for a pixel that is not in `allocated`: the first free one at
+    /// or after the position given by `seed`. With random seeds, concurrent
+    /// callers rarely choose the same address, and addresses are not reused
+    /// soon. `None` if the subnet is full.
+    pub fn free(self, allocated: &BTreeSet<Ipv4Addr>, seed: u64) -> Option<Ipv4Addr> {
+        // Without the network, gateway and broadcast addresses.
+        let count = u64::from(!self.0.netmask().to_bits()) - 2;
         let start = seed % count;
         (0..count)
             .map(|step| {
                 let offset = u32::try_from((start + step) % count).unwrap_or(0);
-                Ipv4Addr::from_bits(self.network + 2 + offset)
+                self.nth(2 + offset)
             })
-            .find(|address| !taken.contains(address))
+            .find(|address| !allocated.contains(address))
     }
 
-    fn mask(self) -> u32 {
-        u32::MAX << (32 - u32::from(self.prefix))
+    fn nth(self, offset: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.0.network().to_bits() + offset)
     }
 
     pub fn netmask(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.mask())
+        self.0.netmask()
     }
 
     pub fn network(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.network)
+        self.0.network()
     }
 }
 
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network(), self.prefix)
+        self.0.fmt(f)
     }
 }
 
@@ -108,16 +109,16 @@ impl FromStr for Subnet {
     type Err = InvalidSubnet;
 
     fn from_str(text: &str) -> Result<Self, InvalidSubnet> {
-        let bad = || InvalidSubnet(text.to_owned());
-        let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
+        let invalid = || InvalidSubnet(text.to_owned());
+        let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
+        // The standard library's parser: `ipnet` accepts leading zeros.
+        let address: Ipv4Addr = address.parse().map_err(|_| invalid())?;
+        let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
         if !(8..=29).contains(&prefix) {
-            return Err(bad());
+            return Err(invalid());
         }
-        let mut subnet = Self { network: 0, prefix };
-        subnet.network = address.to_bits() & subnet.mask();
-        Ok(subnet)
+        let net = Ipv4Net::new(address, prefix).map_err(|_| invalid())?;
+        Ok(Self(net.trunc()))
     }
 }
 
@@ -126,41 +127,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_given_out_once() {
+    fn free_returns_each_host_address_once() {
         let subnet: Subnet = "10.98.0.5/29".parse().unwrap();
         assert_eq!(subnet.to_string(), "10.98.0.0/29");
         assert_eq!(subnet.gateway(), Ipv4Addr::new(10, 98, 0, 1));
-        let mut taken = BTreeSet::new();
+        let mut allocated = BTreeSet::new();
         for _ in 0..5 {
-            let address = subnet.free(&taken, 3).unwrap();
+            let address = subnet.free(&allocated, 3).unwrap();
             assert!(subnet.contains(address));
             assert_ne!(address, subnet.gateway());
             assert_ne!(address, Ipv4Addr::new(10, 98, 0, 7));
-            assert!(taken.insert(address));
+            assert!(allocated.insert(address));
         }
-        assert_eq!(subnet.free(&taken, 3), None);
+        assert_eq!(subnet.free(&allocated, 3), None);
     }
 
     #[test]
-    fn there_is_another_one_where_that_is_taken() {
+    fn alternatives_exclude_own_subnet() {
         let first = Subnet::for_bridge("px-other", "pixels0");
-        let instead: Vec<Subnet> = first.alternatives().collect();
-        assert_eq!(instead.len(), 95);
-        assert!(!instead.contains(&first));
-        assert_ne!(instead[0], instead[1]);
-        let usual = Subnet::for_bridge("pixels0", "pixels0");
-        assert!(usual.alternatives().next().is_some());
-        assert!(!usual.alternatives().any(|other| other == usual));
+        let alternatives: Vec<Subnet> = first.alternatives().collect();
+        assert_eq!(alternatives.len(), 95);
+        assert!(!alternatives.contains(&first));
+        assert_ne!(alternatives[0], alternatives[1]);
+        let default = Subnet::for_bridge("pixels0", "pixels0");
+        assert!(default.alternatives().next().is_some());
+        assert!(!default.alternatives().any(|other| other == default));
     }
 
     #[test]
-    fn overlap_is_seen_from_both_sides() {
+    fn overlaps_is_symmetric() {
         let net = |text: &str| text.parse::<Subnet>().unwrap();
         assert!(net("10.0.0.0/8").overlaps(net("10.98.0.0/16")));
         assert!(net("10.98.0.0/16").overlaps(net("10.0.0.0/8")));
         assert!(!net("10.98.0.0/16").overlaps(net("10.99.0.0/16")));
-        for bad in ["", "10.0.0.0", "10.0.0.0/30", "10.0.0.0/7", "x/16"] {
-            assert!(bad.parse::<Subnet>().is_err());
+        for invalid in ["", "10.0.0.0", "10.0.0.0/30", "10.0.0.0/7", "x/16"] {
+            assert!(invalid.parse::<Subnet>().is_err());
         }
     }
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What was refused in the last hour to the address $1, or to everybody when that
-# is empty: a line for each name a resolver denied, "name SECONDS COUNT NAME", then the refused destinations
-# as nft has them.
+# Prints the denials of the last hour for the pixel with the address $1, or for
+# all pixels if $1 is empty: a line "name SECONDS COUNT NAME" for each denied
+# name, a line "sets NOW", and the set of denied destinations as nft's JSON.
 set -eu
 journalctl --quiet --no-pager --output=short-unix --since=-1h --unit='pixels-resolver*' |
     awk -v client="${1:+$1/}" '

@@ -1,12 +1,12 @@
-//! What is put into a pixel, as files. Pure.
+//! The files that enforce a policy inside a pixel. No I/O.
 
 use std::net::Ipv4Addr;
 
-use ring::digest;
-
 use super::ruleset;
+use crate::egress::digest::{hex, sha256};
+use crate::egress::dnsmasq::{self, ResolverListen};
+use crate::egress::nftables;
 use crate::egress::policy::ResolvedPolicy;
-use crate::egress::render::{self, ResolverListen};
 use crate::model::{GuestFile, Ids};
 
 pub(super) const CODE: &str = "/usr/local/lib/pixels/egress";
@@ -15,11 +15,12 @@ const UNITS: &str = "/etc/systemd/system";
 const BIN: &str = "/usr/local/bin";
 pub(super) const SUDOERS: &str = "/etc/sudoers.d/pixel";
 const RESOLVED: &str = "/etc/systemd/resolved.conf.d/pixels-egress.conf";
-/// The user `pixel` as it is without a policy.
+/// sudoers file of the user `pixel` without a restricted policy.
 pub const OPEN_SUDO: &str = include_str!("guest/sudoers-open");
 pub(super) const SUDO: &str = include_str!("guest/sudoers");
 
-/// All that bring a network up, each with what makes it wait for the policy.
+/// Services that configure networks. Each gets a drop-in that starts it after
+/// the packet filter.
 const NETWORKS: [&str; 6] = [
     "systemd-networkd.service",
     "networking.service",
@@ -48,7 +49,7 @@ const UNIT_FILES: [(&str, &str); 4] = [
     ),
 ];
 
-/// As `systemctl enable` would: it cannot be asked in a stopped pixel.
+/// The links that `systemctl enable` would create, which needs a running pixel.
 const ENABLED: [(&str, &str); 3] = [
     ("sysinit.target.wants", "pixels-egress.service"),
     ("multi-user.target.wants", "pixels-resolver.service"),
@@ -56,10 +57,10 @@ const ENABLED: [(&str, &str); 3] = [
 ];
 
 const SCRIPTS: [(&str, &str, &str); 8] = [
-    (CODE, "up", include_str!("guest/up.sh")),
+    (CODE, "load", include_str!("guest/load.sh")),
     (CODE, "resolver", include_str!("guest/resolver.sh")),
     (CODE, "apply", include_str!("guest/apply.sh")),
-    (CODE, "lift", include_str!("guest/lift.sh")),
+    (CODE, "remove", include_str!("guest/remove.sh")),
     (CODE, "check", include_str!("guest/check.sh")),
     (BIN, "safe-apt", include_str!("guest/safe-apt.sh")),
     (
@@ -74,22 +75,22 @@ const SCRIPTS: [(&str, &str, &str); 8] = [
     ),
 ];
 
-/// A policy, and everything that enforces it inside a pixel.
+/// The files of one policy.
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// Of the policy; what is in force is known by it.
+    /// [`nftables::Chains::id`], by which a script recognizes the policy in force.
     pub id: String,
-    /// Differs whenever anything on the disk does.
+    /// Hash of all files, including those that are the same for every policy.
     pub state: String,
     pub(super) ruleset: String,
     pub(super) resolver: String,
 }
 
 impl Files {
-    /// `dns`: resolvers that names are asked of, in place of those that the
+    /// `dns`: upstream name servers. If empty, the resolver uses those that the
     /// pixel's network announces.
     pub fn new(policy: &ResolvedPolicy, dns: &[Ipv4Addr]) -> Self {
-        let chains = render::chains(policy, &[]);
+        let chains = nftables::chains(policy, &[]);
         let listen = ResolverListen {
             address: None,
             port: ruleset::PORT,
@@ -100,21 +101,17 @@ impl Files {
             ruleset: ruleset::ruleset(&chains),
             resolver: format!(
                 "user={user}\ngroup={user}\n{}",
-                render::resolver(policy, &listen)
+                dnsmasq::config(policy, &listen)
             ),
             id: chains.id,
             state: String::new(),
         };
-        let mut hash = digest::Context::new(&digest::SHA256);
-        hash.update(&version().content);
-        for file in files.of_policy(STATE) {
-            hash.update(&file.content);
-        }
-        files.state = render::hex(&hash.finish().as_ref()[..8]);
+        let all = std::iter::once(version()).chain(files.of_policy(STATE));
+        files.state = hex(&sha256(all.map(|file| file.content))[..8]);
         files
     }
 
-    /// The two files that say what the policy is, in this directory.
+    /// The two files that depend on the policy, in this directory.
     pub(super) fn of_policy(&self, dir: &str) -> [GuestFile; 2] {
         [
             text(format!("{dir}/ruleset"), 0o644, &self.ruleset),
@@ -123,8 +120,9 @@ impl Files {
     }
 }
 
-/// The same for every policy: first what is referred to, then who refers to it.
-pub(super) fn machinery() -> Vec<GuestFile> {
+/// The files that are the same for every policy. Every file comes after the
+/// files that it refers to.
+pub(super) fn common() -> Vec<GuestFile> {
     let mut files: Vec<GuestFile> = SCRIPTS
         .iter()
         .map(|(dir, name, content)| text(format!("{dir}/{name}"), 0o755, content))
@@ -145,19 +143,17 @@ pub(super) fn machinery() -> Vec<GuestFile> {
     files
 }
 
-/// Differs whenever [`machinery`] does. Written last, so that all of it is there
-/// where this is.
+/// Holds the hash of the [`common`] files. Written last, so that its content
+/// proves that all of them are written.
 pub(super) fn version() -> GuestFile {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for file in machinery() {
-        hash.update(file.path.as_bytes());
-        hash.update(&file.content);
-    }
-    let version = render::hex(&hash.finish().as_ref()[..8]);
+    let parts = common()
+        .into_iter()
+        .flat_map(|file| [file.path.into_bytes(), file.content]);
+    let version = hex(&sha256(parts)[..8]);
     text(format!("{CODE}/version"), 0o644, &version)
 }
 
-/// Links, each with its target.
+/// Symbolic links and their targets.
 pub(super) fn links() -> Vec<(String, String)> {
     ENABLED
         .iter()
@@ -170,9 +166,10 @@ pub(super) fn links() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Everything there may be, in an order in which the pixel has either its
-/// policy or no network until the last of it is gone.
-pub(super) fn all() -> Vec<String> {
+/// The paths of all files and links, in the order of removal: after each step,
+/// the pixel boots with its policy or without a network, until the last unit is
+/// removed.
+pub(super) fn paths() -> Vec<String> {
     let mut paths: Vec<String> = drop_ins().collect();
     paths.push(RESOLVED.to_owned());
     paths.extend(links().into_iter().map(|(link, _)| link));
@@ -202,29 +199,24 @@ pub(super) fn text(path: String, mode: u32, content: &str) -> GuestFile {
 mod tests {
     use super::*;
 
-    fn files(entries: &[&str], dns: &[Ipv4Addr]) -> Files {
-        let policy = ResolvedPolicy {
-            open: false,
-            lan: false,
-            entries: entries.iter().map(|text| text.parse().unwrap()).collect(),
-        };
-        Files::new(&policy, dns)
+    fn files(rules: &[&str], dns: &[Ipv4Addr]) -> Files {
+        Files::new(&ResolvedPolicy::allowing(rules), dns)
     }
 
     #[test]
-    fn what_is_written_is_what_is_removed() {
-        let mut written: Vec<String> = machinery().into_iter().map(|file| file.path).collect();
+    fn removed_paths_equal_written_paths() {
+        let mut written: Vec<String> = common().into_iter().map(|file| file.path).collect();
         written.extend(files(&[], &[]).of_policy(STATE).map(|file| file.path));
         written.push(version().path);
         written.extend(links().into_iter().map(|(link, _)| link));
-        let mut removed = all();
+        let mut removed = paths();
         written.sort();
         removed.sort();
         assert_eq!(written, removed);
     }
 
     #[test]
-    fn links_are_those_the_units_ask_for() {
+    fn links_match_wanted_by_of_units() {
         for (target, unit) in ENABLED {
             let (_, content) = UNIT_FILES.iter().find(|(name, _)| *name == unit).unwrap();
             let wanted = format!("WantedBy={}\n", target.strip_suffix(".wants").unwrap());
@@ -233,15 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn everybody_means_the_same_resolver() {
+    fn resolver_port_and_user_agree() {
         let conf = include_str!("guest/resolved.conf");
         assert!(conf.contains(&format!("\nDNS=127.0.0.1:{}\n", ruleset::PORT)));
-        let up = include_str!("guest/up.sh");
-        assert!(up.contains(&format!("id -u {} ", ruleset::RESOLVER)));
+        let load = include_str!("guest/load.sh");
+        assert!(load.contains(&format!("id -u {} ", ruleset::RESOLVER)));
     }
 
     #[test]
-    fn servers_are_those_of_the_settings_or_left_to_the_pixel() {
+    fn upstream_is_configured_or_announced() {
         let fixed = files(&["a.example"], &[Ipv4Addr::new(192, 0, 2, 53)]);
         assert!(fixed.resolver.contains("\nserver=/a.example/192.0.2.53\n"));
         let announced = files(&["a.example"], &[]);
@@ -252,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_restricted_pixel_may_do_as_root_is_on_a_list() {
+    fn sudoers_allows_only_safe_scripts() {
         let rules: Vec<&str> = SUDO.lines().filter(|l| !l.starts_with('#')).collect();
         assert_eq!(rules.len(), 1);
         let (who, commands) = rules[0].split_once(": ").unwrap();

@@ -1,7 +1,7 @@
-//! Policies enforced inside the pixel itself, for networks without a gateway:
-//! a packet filter and a resolver that are in force before the network is up,
-//! and a `sudo` that cannot lift them. Root inside can. Knows the inside of a
-//! pixel, not the server.
+//! Enforcement inside each pixel, for networks without a gateway: a packet
+//! filter and a resolver that start before the network, and a restricted `sudo`
+//! that cannot remove them. Root in the pixel can. Works through the guest, and
+//! does not use the server's API.
 
 mod apply;
 mod files;

@@ -1,223 +1,253 @@
-//! The packet filter of one machine around the chains of its policy.
+//! The packet filter of one pixel around the chains of its policy.
 //!
-//! Everything is in one table of our own, and loading it again replaces what
-//! it says in one transaction: what resolvers have learned and connections
-//! that are still allowed stay.
+//! All rules are in one table of their own. Loading the ruleset again replaces
+//! the rules in one transaction and keeps learned addresses and the connections
+//! that are still allowed.
 
 use std::fmt::Write as _;
 
-use crate::egress::render::Chains;
+use crate::egress::nftables::{Chains, add_chain, add_denied_set};
 
-/// Privileged, so that nobody else can sit there while the resolver restarts.
+/// Port of the resolver. Privileged, so that no user's program can bind it
+/// while the resolver restarts.
 pub const PORT: u16 = 553;
-/// The one user whose queries leave the machine.
+/// User of the resolver, whose queries alone leave the pixel.
 pub const RESOLVER: &str = "pixels-dns";
-/// Marks connections that others opened to the pixel.
+/// Mark of connections to the pixel.
 const INBOUND: u32 = 1;
-/// Marks the resolver's own.
-const ASKED: u32 = 2;
-/// Marks the connection by which somebody put the policy in, which was there
-/// before it.
-const ENTERED: u32 = 3;
-/// As the log reads it.
-const REMEMBER: &str = "1h";
-const LOG_SIZE: u32 = 65_535;
-/// Opens nothing.
-const GOES_ON: &str = "tcp flags & syn == 0";
-/// Bridges of containers in the pixel. What stays on one of them goes nowhere.
+/// Mark of the resolver's queries.
+const QUERY: u32 = 2;
+/// Mark of the connection through which the policy was applied, which is older
+/// than the policy and must not be reset.
+const CONTROL: u32 = 3;
+/// Matches packets that do not open a TCP connection.
+const NOT_SYN: &str = "tcp flags & syn == 0";
+/// Matches packets that open a TCP connection.
+const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
+/// Bridges of containers in the pixel. Packets between containers of one bridge
+/// do not leave the pixel.
 const NESTED: [&str; 7] = [
     "docker*", "br-*", "podman*", "cni*", "lxdbr*", "incusbr*", "virbr*",
 ];
 
 pub fn ruleset(policy: &Chains) -> String {
     let mut text = String::from("add table inet pixels\n");
+    add_denied_set(&mut text);
     let _ = writeln!(
         text,
-        "add set inet pixels denied {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; \
-         flags dynamic,timeout; timeout {REMEMBER}; size {LOG_SIZE}; counter; }}\n\
-         add set inet pixels entered {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; \
+        "add set inet pixels entered {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; \
          flags timeout; }}\n\
          add chain inet pixels refuse"
     );
     text.push_str(&policy.text);
-    refuse(&mut text);
-    resolve(&mut text);
-    outgoing(&mut text, policy);
-    incoming(&mut text, policy);
-    forwarding(&mut text, policy);
+    add_refusal(&mut text);
+    add_dns_redirection(&mut text);
+    add_output(&mut text, policy);
+    add_input(&mut text, policy);
+    add_forwarding(&mut text, policy);
     text
 }
 
-fn chain(text: &mut String, name: &str, hook: &str, lines: &[String]) {
-    let _ = if hook.is_empty() {
-        writeln!(text, "add chain inet pixels {name}")
-    } else {
-        writeln!(text, "add chain inet pixels {name} {{ type {hook}; }}")
-    };
-    let _ = writeln!(text, "flush chain inet pixels {name}");
-    for line in lines {
-        let _ = writeln!(text, "add rule inet pixels {name} {line}");
-    }
+/// Records and rejects a packet.
+fn add_refusal(text: &mut String) {
+    add_chain(
+        text,
+        "refuse",
+        "",
+        &[
+            // A multicast or broadcast packet gets no answer.
+            "ip daddr { 224.0.0.0/4, 255.255.255.255 } drop",
+            "meta l4proto 58 drop",
+            "meta l4proto { tcp, udp } update @denied { ip saddr . ip daddr . meta l4proto . th dport }",
+            "meta l4proto icmp update @denied { ip saddr . ip daddr . meta l4proto . 0 }",
+            // Reset open connections; reject new ones with the reason.
+            "tcp flags & (syn | ack) != syn reject with tcp reset",
+            "reject with icmpx admin-prohibited",
+        ],
+    );
 }
 
-fn refuse(text: &mut String) {
-    let lines = [
-        // Nobody could be told, and nobody asks.
-        "ip daddr { 224.0.0.0/4, 255.255.255.255 } drop",
-        "meta l4proto 58 drop",
-        "meta l4proto { tcp, udp } update @denied { ip saddr . ip daddr . meta l4proto . th dport }",
-        "meta l4proto icmp update @denied { ip saddr . ip daddr . meta l4proto . 0 }",
-        // A connection that was open is cut; one that begins is told why.
-        "tcp flags & (syn | ack) != syn reject with tcp reset",
-        "reject with icmpx admin-prohibited",
-    ];
-    chain(text, "refuse", "", &lines.map(str::to_owned));
-}
-
-/// Whoever asks whatever server is answered by the policy's resolver.
-fn resolve(text: &mut String) {
-    let elsewhere = "meta nfproto ipv4 fib daddr type != local meta l4proto { tcp, udp } \
-                     th dport 53";
-    chain(
+/// Redirects DNS queries to any server to the resolver of the policy.
+fn add_dns_redirection(text: &mut String) {
+    let to_other_host = "meta nfproto ipv4 fib daddr type != local meta l4proto { tcp, udp } \
+                         th dport 53";
+    add_chain(
         text,
         "resolve_own",
         "nat hook output priority -100; policy accept",
         &[format!(
-            "meta skuid != \"{RESOLVER}\" {elsewhere} redirect to :{PORT}"
+            "meta skuid != \"{RESOLVER}\" {to_other_host} redirect to :{PORT}"
         )],
     );
-    chain(
+    add_chain(
         text,
         "resolve_nested",
         "nat hook prerouting priority dstnat; policy accept",
-        &[format!("{elsewhere} redirect to :{PORT}")],
+        &[format!("{to_other_host} redirect to :{PORT}")],
     );
 }
 
-/// A connection is known by the mark of the policy that allowed it: one that
-/// was allowed by an earlier policy is judged again by the present one.
-fn outgoing(text: &mut String, policy: &Chains) {
+/// A connection has the mark of the policy that allowed it. After a change of
+/// the policy, the new one decides on the connection again.
+fn add_output(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
-    let mut lines = vec![
+    let mut rules = vec![
         "oifname \"lo\" accept".to_owned(),
-        // Of what was redirected the interface is still the old one here.
+        // Redirected packets still have the original output interface here.
         "ip daddr 127.0.0.0/8 accept".to_owned(),
         "meta nfproto ipv6 jump refuse".to_owned(),
-        // The machine's own lease.
+        // The pixel's own lease.
         "meta skuid < 1000 udp sport 68 udp dport 67 accept".to_owned(),
     ];
-    lines.extend(NESTED.map(|bridge| format!("oifname \"{bridge}\" accept")));
-    lines.extend([
-        // What this filter itself tells a container it refuses something to.
+    rules.extend(NESTED.map(|bridge| format!("oifname \"{bridge}\" accept")));
+    rules.extend([
+        // The filter's own rejections of packets from containers.
         "ct state related icmp type destination-unreachable accept".to_owned(),
         "ct state related tcp flags & rst == rst accept".to_owned(),
-        format!("{GOES_ON} ct mark {ENTERED:#x} accept"),
+        format!("{NOT_SYN} ct mark {CONTROL:#x} accept"),
         format!(
-            "ip daddr . tcp dport . ip saddr . tcp sport @entered {GOES_ON} \
-             ct mark set {ENTERED:#x} accept"
+            "ip daddr . tcp dport . ip saddr . tcp sport @entered {NOT_SYN} \
+             ct mark set {CONTROL:#x} accept"
         ),
         format!("ct direction reply ct state established,related ct mark {INBOUND:#x} accept"),
         format!("ct direction original ct state established,related ct mark {mark:#x} accept"),
         format!(
             "meta skuid \"{RESOLVER}\" meta l4proto {{ tcp, udp }} th dport 53 \
-             ct mark set {ASKED:#x} accept"
+             ct mark set {QUERY:#x} accept"
         ),
         format!("ct direction original jump p_{id}"),
         "jump refuse".to_owned(),
     ]);
     let hook = "filter hook output priority filter; policy drop";
-    chain(text, "outgoing", hook, &lines);
+    add_chain(text, "outgoing", hook, &rules);
 }
 
-/// Others may open TCP connections to the pixel, and ping it. What comes in the
-/// middle of a connection nobody knows is none of these: it may belong to one
-/// that was open before the policy. The one by which the policy comes in is
-/// known: it is named in `entered` for a moment, in which its packets mark it.
-fn incoming(text: &mut String, policy: &Chains) {
+/// Other hosts may open TCP connections to the pixel and ping it. A packet of an
+/// unknown connection that does not open it is dropped: the connection may be
+/// older than the policy. The exception is the connection through which the
+/// policy is applied: `load.sh` adds it to the set `entered` for a minute, and
+/// its packets then get the mark.
+fn add_input(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
-    let mut lines = vec!["iifname \"lo\" accept".to_owned()];
-    // Only queries that were meant for somebody else and redirected.
-    lines.push(format!(
-        "meta l4proto {{ tcp, udp }} th dport {PORT} ct direction original ct status dnat \
-         ct mark set {INBOUND:#x} accept"
-    ));
-    lines.push(format!("meta l4proto {{ tcp, udp }} th dport {PORT} drop"));
-    lines.push("meta nfproto ipv6 drop".to_owned());
-    lines.extend(NESTED.map(|bridge| format!("iifname \"{bridge}\" accept")));
-    lines.extend([
-        "udp sport 67 udp dport 68 accept".to_owned(),
-        format!("{GOES_ON} ct mark {ENTERED:#x} accept"),
+    let mut rules = vec![
+        "iifname \"lo\" accept".to_owned(),
+        // Only queries that were sent to another host and redirected.
         format!(
-            "ip saddr . tcp sport . ip daddr . tcp dport @entered {GOES_ON} \
-             ct mark set {ENTERED:#x} accept"
+            "meta l4proto {{ tcp, udp }} th dport {PORT} ct direction original ct status dnat \
+             ct mark set {INBOUND:#x} accept"
+        ),
+        format!("meta l4proto {{ tcp, udp }} th dport {PORT} drop"),
+        "meta nfproto ipv6 drop".to_owned(),
+    ];
+    rules.extend(NESTED.map(|bridge| format!("iifname \"{bridge}\" accept")));
+    rules.extend([
+        "udp sport 67 udp dport 68 accept".to_owned(),
+        format!("{NOT_SYN} ct mark {CONTROL:#x} accept"),
+        format!(
+            "ip saddr . tcp sport . ip daddr . tcp dport @entered {NOT_SYN} \
+             ct mark set {CONTROL:#x} accept"
         ),
         format!(
-            "ct direction reply ct state established,related ct mark {{ {mark:#x}, {ASKED:#x} }} accept"
+            "ct direction reply ct state established,related ct mark {{ {mark:#x}, {QUERY:#x} }} accept"
         ),
         format!("ct direction reply ct state established,related jump r_{id}"),
         format!("ct direction original ct state established,related ct mark {INBOUND:#x} accept"),
-        format!(
-            "ct direction original ct state new tcp flags & (fin | syn | rst | ack) == syn \
-             ct mark set {INBOUND:#x} accept"
-        ),
+        format!("ct direction original ct state new {SYN} ct mark set {INBOUND:#x} accept"),
         format!(
             "ct direction original ct state new icmp type echo-request \
              ct mark set {INBOUND:#x} accept"
         ),
     ]);
     let hook = "filter hook input priority filter; policy drop";
-    chain(text, "incoming", hook, &lines);
+    add_chain(text, "incoming", hook, &rules);
 }
 
-/// Containers in the pixel are under its policy. A port of theirs that the
-/// pixel publishes can be reached like one of its own.
-fn forwarding(text: &mut String, policy: &Chains) {
+/// Containers in the pixel have its policy. Other hosts can reach a container
+/// port that the pixel publishes.
+fn add_forwarding(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
-    let mut lines = vec!["meta nfproto ipv6 jump refuse".to_owned()];
-    lines.extend(NESTED.map(|bridge| format!("iifname \"{bridge}\" oifname \"{bridge}\" accept")));
-    lines.extend([
+    let mut rules = vec!["meta nfproto ipv6 jump refuse".to_owned()];
+    rules.extend(NESTED.map(|bridge| format!("iifname \"{bridge}\" oifname \"{bridge}\" accept")));
+    rules.extend([
         format!("ct state established,related ct mark {{ {INBOUND:#x}, {mark:#x} }} accept"),
         format!(
-            "ct direction original ct state new ct status dnat \
-             tcp flags & (fin | syn | rst | ack) == syn ct mark set {INBOUND:#x} accept"
+            "ct direction original ct state new ct status dnat {SYN} \
+             ct mark set {INBOUND:#x} accept"
         ),
         format!("ct direction original jump p_{id}"),
         format!("ct direction reply ct state established,related jump r_{id}"),
         "jump refuse".to_owned(),
     ]);
     let hook = "filter hook forward priority filter; policy drop";
-    chain(text, "forwarding", hook, &lines);
+    add_chain(text, "forwarding", hook, &rules);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::egress::nftables;
     use crate::egress::policy::ResolvedPolicy;
-    use crate::egress::render;
 
-    fn text(entries: &[&str]) -> String {
-        let policy = ResolvedPolicy {
-            open: false,
-            lan: false,
-            entries: entries.iter().map(|text| text.parse().unwrap()).collect(),
-        };
-        ruleset(&render::chains(&policy, &[]))
+    fn text(rules: &[&str]) -> String {
+        ruleset(&nftables::chains(&ResolvedPolicy::allowing(rules), &[]))
     }
 
-    #[test]
-    fn every_hook_refuses_what_no_rule_speaks_of() {
-        let text = text(&["a.example"]);
-        assert_eq!(text.matches("type filter hook").count(), 3);
-        assert_eq!(text.matches("policy drop").count(), 3);
-        for end in ["outgoing jump refuse", "forwarding jump refuse"] {
-            assert!(text.contains(&format!("add rule inet pixels {end}\n")));
+    #[derive(Default)]
+    struct ParsedChain<'a> {
+        /// `TYPE hook HOOK priority PRIORITY; policy POLICY` of a base chain.
+        hook: Option<&'a str>,
+        rules: Vec<&'a str>,
+    }
+
+    fn parse(text: &str) -> BTreeMap<&str, ParsedChain<'_>> {
+        let mut chains = BTreeMap::<&str, ParsedChain<'_>>::new();
+        for line in text.lines() {
+            let (verb, object) = line.split_once(" inet pixels").unwrap();
+            let (name, rest) = object.trim().split_once(' ').unwrap_or((object.trim(), ""));
+            match verb {
+                "add chain" => {
+                    let hook = rest.strip_prefix("{ type ");
+                    let hook = hook.map(|hook| hook.strip_suffix("; }").unwrap());
+                    chains.entry(name).or_default().hook = hook;
+                }
+                "flush chain" => chains.get_mut(name).unwrap().rules.clear(),
+                "add rule" => chains.get_mut(name).unwrap().rules.push(rest),
+                "add table" | "add set" => {}
+                _ => panic!("{line}"),
+            }
         }
-        let incoming = text.lines().rfind(|line| line.contains(" incoming "));
-        assert!(incoming.unwrap().contains("echo-request"), "{incoming:?}");
+        chains
     }
 
     #[test]
-    fn only_our_own_table_is_touched() {
+    fn hooks_default_to_drop() {
+        let text = text(&["a.example"]);
+        let chains = parse(&text);
+        let filters: BTreeMap<&str, &str> = chains
+            .iter()
+            .filter_map(|(name, chain)| Some((*name, chain.hook?.strip_prefix("filter hook ")?)))
+            .collect();
+        let expected = [
+            ("forwarding", "forward priority filter; policy drop"),
+            ("incoming", "input priority filter; policy drop"),
+            ("outgoing", "output priority filter; policy drop"),
+        ];
+        assert_eq!(filters, expected.into());
+        for chain in ["outgoing", "forwarding"] {
+            assert_eq!(chains[chain].rules.last(), Some(&"jump refuse"));
+        }
+        for rule in &chains["incoming"].rules {
+            let unconditional = *rule == "accept" || rule.starts_with("jump ");
+            assert!(!unconditional, "{rule}");
+        }
+        let last = chains["incoming"].rules.last().unwrap();
+        assert!(last.contains("icmp type echo-request"), "{last}");
+    }
+
+    #[test]
+    fn only_own_table_is_changed() {
         for line in text(&["a.example", "192.0.2.0/24:22"]).lines() {
             let mut words = line.split(' ');
             let verb = words.next().unwrap();
@@ -230,17 +260,16 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_leaves_by_no_rule() {
+    fn ipv6_is_refused_before_any_other_rule() {
         let text = text(&["2001:db8::/32", "a.example"]);
         assert!(!text.contains("2001"));
-        for chain in ["outgoing", "forwarding"] {
-            let rule = format!("add rule inet pixels {chain} meta nfproto ipv6 jump refuse\n");
-            let at = text.find(&rule).unwrap();
-            assert!(
-                at < text
-                    .find(&format!("pixels {chain} ct direction"))
-                    .unwrap_or(usize::MAX)
-            );
+        let chains = parse(&text);
+        let local = ["oifname \"lo\" accept", "ip daddr 127.0.0.0/8 accept"];
+        for (chain, before) in [("outgoing", &local[..]), ("forwarding", &[])] {
+            let rules = &chains[chain].rules;
+            let refusal = "meta nfproto ipv6 jump refuse";
+            let at = rules.iter().position(|rule| *rule == refusal).unwrap();
+            assert_eq!(&rules[..at], before, "{chain}");
         }
     }
 }

@@ -75,7 +75,7 @@ async fn apply_locked(
     let own = require(backend, gateway).await?;
     let subnet = super::subnet(&own).ok_or_else(|| missing(gateway))?;
     let guest = backend.guest(&gateway.name);
-    let outcome = inside::apply_locked(&*guest, async |ready| {
+    let outcome = inside::apply_locked(&*guest, async |current| {
         let instances = match doing {
             Change::Nothing => backend.list().await?,
             Change::Admit(name) => assign_unique_address(backend, gateway, subnet, name).await?,
@@ -94,7 +94,7 @@ async fn apply_locked(
         };
         let dns = match own.properties.get(DNS) {
             Some(list) => parse_all(list.split(',')),
-            None => parse_all(ready.dns.iter().map(String::as_str)),
+            None => parse_all(current.dns.iter().map(String::as_str)),
         };
         let host = own
             .properties
@@ -107,8 +107,8 @@ async fn apply_locked(
             instances: &instances,
             presets: egress::presets(),
             dns,
-            host: parse_all(host.split(',')),
-            ready,
+            host_addresses: parse_all(host.split(',')),
+            current,
         };
         desired.state_files()
     })

@@ -177,7 +177,7 @@ impl Tools {
                         protocol: denial.protocol,
                         count: denial.count,
                         last: denial.last,
-                        entry: denial.entry,
+                        entry: denial.rule,
                     })
                     .collect(),
             }

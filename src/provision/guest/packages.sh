@@ -16,9 +16,9 @@ if command -v update-ca-certificates >/dev/null; then
     update-ca-certificates
 fi
 # A policy enforced inside leaves its user no way around it.
-if getent group sudo >/dev/null && [ ! -e /usr/local/lib/pixels/egress/up ]; then
+if getent group sudo >/dev/null && [ ! -e /usr/local/lib/pixels/egress/load ]; then
     usermod --append --groups sudo pixel
-    [ ! -e /usr/local/lib/pixels/egress/up ] || usermod --groups "" pixel
+    [ ! -e /usr/local/lib/pixels/egress/load ] || usermod --groups "" pixel
 fi
 if [ -s /root/.ssh/authorized_keys ]; then
     systemctl enable --now ssh.service

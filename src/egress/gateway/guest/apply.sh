@@ -1,10 +1,10 @@
 #!/bin/sh
-# Puts a state of the gateway into force, one caller at a time.
+# Applies a state to the gateway. One caller at a time.
 #
-# Says "ready KEY=VALUE…" once it has the lock, which the kernel gives back
-# when this process ends, however it ends. Then takes files on standard input,
-# each after a line "==> NAME" and the last followed by "==> end", and says
-# "done". Input that breaks off changes nothing.
+# Takes the lock, which the kernel releases when this process ends, and prints
+# "ready KEY=VALUE...". Then reads the new state from stdin: each file after a
+# line "==> NAME", and "==> end" after the last file. Prints "done" at the end.
+# Truncated input changes nothing.
 set -eu
 umask 077
 dir=/var/lib/pixels/gateway
@@ -12,7 +12,7 @@ state=$dir/state
 mkdir -p "$state/chains" "$state/resolvers" /run/pixels
 exec 9>"$dir/lock"
 flock 9
-# This may be its first second.
+# systemd may still be starting.
 tries=0
 until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
     tries=$((tries + 1))
@@ -20,7 +20,7 @@ until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
 done
 
 applied=$(cat "$state/applied" 2>/dev/null || :)
-# What is on record is in force only where all that enforces it is at work.
+# The stored state is in force only if all services that enforce it are active.
 units="pixels-gateway pixels-dhcp"
 for conf in "$state"/resolvers/*; do
     [ ! -e "$conf" ] || units="$units pixels-resolver@${conf##*/}"
@@ -30,7 +30,7 @@ nft list chain inet pixels forwarding >/dev/null 2>&1 || rm -f /run/pixels/loade
 if [ ! -e /run/pixels/loaded/whole ] || [ "$(systemctl is-active $units | sort -u)" != active ]; then
     applied=
 fi
-# Its own address and resolvers may still be on their way.
+# DHCP may not have set the gateway's own address and name servers yet.
 tries=0
 while :; do
     uplink=$(ip -4 -o addr show dev eth0 scope global | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1)
@@ -40,7 +40,8 @@ while :; do
         [ -z "$dns" ] || break
     done
     [ -z "$uplink" ] || [ -z "${dns:-}" ] || break
-    # One with an address and no resolver is so by its network's wish.
+    # With an address but no name server, the network probably announces none:
+    # wait for a shorter time.
     [ -z "$uplink" ] || tries=$((tries + 9))
     tries=$((tries + 1))
     [ $tries -lt 200 ] || break
@@ -68,16 +69,16 @@ if [ -e "$new/keep" ]; then
     exit 0
 fi
 
-# Cut off from here on, it is done again.
+# If this is interrupted from here on, the next caller applies its state again.
 rm -f "$state/applied"
 
-# Without the walls of its boot there is nothing to put a policy into.
+# The base ruleset must be loaded before any policy.
 for unit in pixels-gateway pixels-dhcp; do
     systemctl -q is-active "$unit" || systemctl restart "$unit"
 done
 
-# No pixel is sent to a resolver that does not answer yet, and no resolver
-# learns anything without its sets.
+# The order: sets, then resolvers that fill them, then the elements that send
+# pixels to the resolvers.
 fresh=""
 for conf in "$new"/resolvers/*; do
     [ -e "$conf" ] || continue
@@ -88,7 +89,7 @@ for conf in "$new"/resolvers/*; do
 done
 sh /usr/local/lib/pixels/gateway/load.sh "$new" "${fresh:+systemctl restart $fresh}"
 
-# Nobody can claim a neighbour's address.
+# Permanent neighbor entries, so that no pixel can claim another's address.
 ip -force -batch "$new/neighbours"
 if [ -e "$state/neighbours" ]; then
     LC_ALL=C comm -13 "$new/neighbours" "$state/neighbours" |
@@ -100,7 +101,7 @@ if [ -e "$state/neighbours" ]; then
 fi
 
 if ! cmp -s "$new/hosts" "$dir/hosts"; then
-    # Readable by dnsmasq, which has given up root by then.
+    # dnsmasq reads the file after it has dropped root.
     chmod 0644 "$new/hosts"
     cp -p "$new/hosts" "$dir/hosts.new"
     mv "$dir/hosts.new" "$dir/hosts"
@@ -112,7 +113,7 @@ for conf in "$state"/resolvers/*; do
     id=${conf##*/}
     [ -e "$new/resolvers/$id" ] || systemctl stop "pixels-resolver@$id"
 done
-# The next boot takes up either the old state or the new one.
+# After an interruption, the next boot loads either the old or the new state.
 rm -rf "$dir/old"
 mv "$state" "$dir/old"
 mv "$new" "$state"

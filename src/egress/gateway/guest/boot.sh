@@ -1,12 +1,13 @@
 #!/bin/sh
-# Brings the gateway's inner side up. Every refusal is told, so that no program
-# in a pixel waits for one. Forwarding is turned on last: as long as
-# the rules are not in force, nothing passes.
+# Loads the packet filter and configures the interface to the pixels. ICMP rate
+# limits are off, so that every rejected packet gets an answer and no program in
+# a pixel waits for a timeout. Forwarding is enabled last, after the filter is
+# loaded.
 set -eu
 dir=/var/lib/pixels/gateway
 mkdir -p /run/pixels
 sysctl -q -w net.ipv4.ip_forward=0
-# Whatever is loaded may be another version's.
+# A loaded ruleset may be that of another version.
 rm -rf /run/pixels/loaded
 mkdir -p "$dir/state/chains"
 if [ ! -e "$dir/state/base" ]; then

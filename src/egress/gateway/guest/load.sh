@@ -1,22 +1,22 @@
 #!/bin/sh
-# Brings the packet filter from what is loaded to what the directory $1 says:
-# its files `base`, `chains/NAME` (the name stands for the content) and
-# `elements` (sorted). What is in both is left alone. Cut off or refused, it
-# starts from nothing the next time; until then what was in force stays.
-# Before that, with the sets and chains there and nothing referring to those
-# that are new, it runs the command in $2.
+# Updates the packet filter to the state in the directory $1: its files `base`,
+# `chains/NAME` (the name identifies the content) and `elements` (sorted). Parts
+# that are already loaded are not touched. After an interruption or a failure,
+# the loaded rules remain in force, and the next run loads everything.
+# Runs the command $2 after it has added the new sets and chains, and before any
+# element refers to them.
 set -eu
 export LC_ALL=C
 want=$1
-meanwhile=${2-}
+before_elements=${2-}
 have=/run/pixels/loaded
-# Not in /tmp, which the boot empties while this runs.
+# Not in /tmp: the boot may empty it while this runs.
 work=$(mktemp -d -p /run/pixels)
 trap 'rm -rf "$work"' EXIT
 
-# One transaction; the kernel takes a few hundred KB at a time.
+# The kernel accepts a few hundred KB per transaction.
 LINES_AT_ONCE=1500
-put() {
+run_nft() {
     [ -s "$1" ] || return 0
     split -l "$LINES_AT_ONCE" "$1" "$work/part."
     for part in "$work"/part.*; do
@@ -25,7 +25,7 @@ put() {
     done
 }
 
-# The sets and chains that files of chains make.
+# Prints the type and name of every set and chain in the directory $1.
 names() {
     cat "$1"/chains/* 2>/dev/null |
         sed -n 's/^add \(chain\|set\) inet pixels \([a-z]_[0-9a-z_]*\).*/\1 \2/p' | sort -u
@@ -49,35 +49,35 @@ elif ! cmp -s "$want/base" "$have/base"; then
 fi
 rm -f "$have/whole"
 
-# Chains that nothing refers to yet change nothing.
+# No element refers to these chains yet.
 : >"$work/chains"
 for file in "$want"/chains/*; do
     [ -e "$file" ] || continue
     [ -e "$have/chains/${file##*/}" ] || cat "$file" >>"$work/chains"
 done
-put "$work/chains"
+run_nft "$work/chains"
 
-# After a start: what was learned before it, of the sets there still are.
+# After a boot: add the addresses learned before it, for the sets that exist.
 names "$want" >"$work/after"
 if [ ! -s "$have/elements" ] && [ -e /var/lib/pixels/gateway/learned ]; then
     sed -n 's/^set //p' "$work/after" >"$work/sets"
     grep -F -w -f "$work/sets" /var/lib/pixels/gateway/learned >"$work/learned" || :
-    put "$work/learned" || :
+    run_nft "$work/learned" || :
 fi
 
-[ -z "$meanwhile" ] || sh -c "$meanwhile"
+[ -z "$before_elements" ] || sh -c "$before_elements"
 
-# What goes comes first: a pixel whose policy changes is refused for a moment
-# rather than let through.
+# Deletions first: during a change of its policy, a pixel is denied for a moment,
+# never allowed too much.
 {
     comm -23 "$have/elements" "$want/elements" | sed 's/^/delete /'
     comm -13 "$have/elements" "$want/elements" | sed 's/^/add /'
 } >"$work/change"
 names "$have" >"$work/before"
-# A chain may refer to a set, so chains go first.
+# Chains may refer to sets, so delete chains first.
 comm -23 "$work/before" "$work/after" | sort |
     sed 's/^\(chain\|set\) \(.*\)/delete \1 inet pixels \2/' >>"$work/change"
-put "$work/change"
+run_nft "$work/change"
 
 rm -rf "$have"
 mkdir -p "$have/chains"

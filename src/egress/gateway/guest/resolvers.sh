@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts one resolver for each policy there is.
+# Starts the resolver of each policy.
 set -eu
 for conf in /var/lib/pixels/gateway/state/resolvers/*; do
     [ ! -e "$conf" ] || systemctl start "pixels-resolver@${conf##*/}"

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes a fresh instance the gateway of a segment, from the files that were
-# put beside this. Repeating it changes nothing.
+# Sets up this instance as a gateway, from the files that were written before.
+# Can be repeated. Exit status 90: cannot install the packages in this image.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
     if ! command -v apt-get >/dev/null; then
-        echo "this image has neither nft and dnsmasq nor apt-get to install them with" >&2
+        echo "the image has no nft or dnsmasq, and no apt-get to install them" >&2
         exit 90
     fi
     tries=0
@@ -17,7 +17,7 @@ if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
     apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends \
         nftables dnsmasq-base >&2
 fi
-# This may be its first second.
+# systemd may still be starting.
 tries=0
 until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
     tries=$((tries + 1))
@@ -27,7 +27,8 @@ for unit in nftables dnsmasq; do
     systemctl disable --now "$unit" 2>/dev/null || :
 done
 dir=/var/lib/pixels/gateway
-# Another version's state may not be this one's: closed until it is put in anew.
+# The state may be that of another version: forward nothing until policies are
+# applied.
 rm -rf "$dir/state"
 mkdir -p "$dir/state/resolvers"
 [ -e "$dir/hosts" ] || : >"$dir/hosts"

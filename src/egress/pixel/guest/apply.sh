@@ -1,58 +1,57 @@
 #!/bin/sh
-# Puts the policy that waits in a folder of its own into force on this running
-# machine, one caller at a time. When that fails, what was in force before is
-# again.
-# usage: apply.sh FOLDER ID
-# Exit code 90: this machine can never enforce one.
+# Applies the policy in the directory DIR to this running machine. One caller at a
+# time. On failure, restores the previous policy.
+# usage: apply.sh DIR ID
+# Exit status 90: cannot install the packages in this image.
 set -eu
 new=$1 id=$2
 dir=/var/lib/pixels/egress
 code=/usr/local/lib/pixels/egress
 exec 9>"$dir/lock"
 flock 9
-# Of callers that were killed.
+# Directories of callers that were killed.
 find "$dir" -maxdepth 1 -name 'new-*' -mmin +60 -exec rm -rf {} +
 
-put() {
-    "$code/up"
+apply() {
+    "$code/load"
     if cmp -s "$code/version" /run/pixels/egress-version; then
-        known=yes
+        units_loaded=yes
     else
-        known=
+        units_loaded=
         systemctl daemon-reload
     fi
-    # Started, not restarted: the network requires it and would go down with it.
+    # Start, not restart: a stop would stop the network, which requires this unit.
     systemctl start pixels-egress.service
     systemctl restart pixels-resolver.service
     systemctl start pixels-upstream.path
-    # Those that did without us because of us.
+    # They do not start without the packet filter.
     for network in systemd-networkd networking NetworkManager; do
         ! systemctl -q is-enabled "$network" 2>/dev/null || systemctl --no-block start "$network"
     done
-    # Answers that were given under another policy are worth nothing; whom to ask,
-    # resolved reads when it starts.
-    if [ "$known" ]; then
+    # Cached answers are those of the previous policy. resolved reads the address
+    # of its name server only when it starts.
+    if [ "$units_loaded" ]; then
         resolvectl flush-caches 2>/dev/null || :
     else
-        # However often the policy changes: services have a limit of starts.
+        # systemd limits the number of starts, and policies may change often.
         systemctl reset-failed systemd-resolved.service 2>/dev/null || :
         systemctl try-restart systemd-resolved.service 2>/dev/null || :
         cp "$code/version" /run/pixels/egress-version
     fi
 }
 
-back() {
+restore() {
     trap - EXIT
     rm -rf "$new"
     if [ -e "$dir/old/ruleset" ]; then
         mv "$dir/old/ruleset" "$dir/old/resolver" "$dir"
-        put || :
+        apply || :
     else
-        "$code/lift" || :
+        "$code/remove" || :
     fi
 }
 
-# This may be the machine's first second.
+# systemd may still be starting.
 tries=0
 until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
     tries=$((tries + 1))
@@ -63,10 +62,10 @@ mkdir "$dir/old"
 for file in ruleset resolver; do
     [ ! -e "$dir/$file" ] || cp "$dir/$file" "$dir/old/"
 done
-trap back EXIT
+trap restore EXIT
 if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
     if ! command -v apt-get >/dev/null; then
-        echo "this image has neither nft and dnsmasq nor apt-get to install them with" >&2
+        echo "the image has no nft or dnsmasq, and no apt-get to install them" >&2
         exit 90
     fi
     tries=0
@@ -80,13 +79,13 @@ if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
         nftables dnsmasq-base >&2 </dev/null
 fi
 dnsmasq --test --conf-file="$new/resolver" 2>/dev/null || {
-    echo "the resolver's configuration is refused" >&2
+    echo "dnsmasq rejects its configuration" >&2
     exit 1
 }
 mv "$new/ruleset" "$new/resolver" "$dir"
-put
+apply
 "$code/check" "$id" || {
-    echo "the policy is not in force although nothing failed" >&2
+    echo "the policy is not in force although all commands succeeded" >&2
     exit 1
 }
 mkdir -p /etc/sudoers.d

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Succeeds when the policy of this id is in force, once the machine is far
-# enough in its boot to tell.
+# Succeeds if the policy ID is in force. Waits for systemd and the packet filter
+# to start.
 # usage: check.sh ID
 set -eu
 [ -e /etc/systemd/system/pixels-egress.service ] || exit 1
@@ -11,7 +11,7 @@ until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
 done
 systemctl start pixels-egress.service
 nft -t list table inet pixels | awk -v id="$1" '
-    /hook (output|input|forward) .*policy drop;/ { walls++ }
+    /hook (output|input|forward) .*policy drop;/ { hooks++ }
     $0 ~ "jump p_" id "$" { uses++ }
-    END { exit !(walls == 3 && uses == 2) }
+    END { exit !(hooks == 3 && uses == 2) }
 '

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Writes the configuration the resolver runs with: the policy's, with the
-# servers that the network announced in place of `#`. With the argument
-# "refresh", a resolver that runs is restarted when that changes anything.
+# Writes the configuration of the resolver: that of the policy, with the name
+# servers of the network in place of `#`. With the argument "refresh", restarts
+# a running resolver if the configuration has changed.
 set -eu
 policy=/var/lib/pixels/egress/resolver
 conf=/run/pixels/resolver.conf

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Packages of the archives this machine is set up for: no options, no files, no
-# versions, no patterns; none whose programs have root's powers, and nothing of
-# what enforces the policy is removed.
+# Installs and removes packages from the configured archives. Rejects options,
+# files, versions and patterns, packages with setuid-root programs, and the
+# removal of packages that enforce the policy.
 # usage: safe-apt update|upgrade|dist-upgrade|autoremove
 #        safe-apt install|remove|purge PACKAGE…
 set -eu
@@ -14,7 +14,7 @@ refuse() {
     exit 2
 }
 
-[ $# -gt 0 ] || refuse "what to do? update, upgrade, dist-upgrade, autoremove, install, remove or purge"
+[ $# -gt 0 ] || refuse "expected a command: update, upgrade, dist-upgrade, autoremove, install, remove or purge"
 verb=$1
 shift
 case $verb in
@@ -22,27 +22,27 @@ update | upgrade | dist-upgrade | autoremove)
     [ $# -eq 0 ] || refuse "$verb takes no arguments"
     ;;
 install | remove | purge)
-    [ $# -gt 0 ] || refuse "$verb which packages?"
+    [ $# -gt 0 ] || refuse "$verb needs a package name"
     ;;
-*) refuse "only update, upgrade, dist-upgrade, autoremove, install, remove and purge are possible" ;;
+*) refuse "unknown command $verb: only update, upgrade, dist-upgrade, autoremove, install, remove and purge are allowed" ;;
 esac
 for package in "$@"; do
     case $package in
-    *[!a-z0-9.+-]* | [!a-z0-9]* | *-) refuse "no package is called that; options, files and versions are not possible" ;;
+    *[!a-z0-9.+-]* | [!a-z0-9]* | *-) refuse "invalid package name: options, files and versions are not allowed" ;;
     esac
-    # What apt does not know by this very name it would take for a pattern.
+    # apt treats an unknown name as a pattern.
     apt-cache --quiet pkgnames "$package" </dev/null | grep -Fqx -e "$package" ||
-        refuse "the archives have no package $package; safe-apt update looks again"
+        refuse "no package $package in the archives, run: sudo safe-apt update"
     [ "$verb" != install ] || continue
     case $package in
     nftables | libnftables* | libnft* | dnsmasq-base | sudo | sudo-* | systemd | systemd-* | libc6 | passwd | dash)
-        refuse "$package is part of what enforces this pixel's policy"
+        refuse "$package enforces this pixel's policy"
         ;;
     esac
 done
 
-# By the service manager, in surroundings that the caller has no part in; through
-# a pipe, so that nothing takes the output for a terminal to ask questions on.
+# Runs a command through systemd, in an environment that the caller does not
+# control. The pipe keeps programs from prompting on a terminal.
 run() {
     status=$(
         {
@@ -58,14 +58,13 @@ run() {
     return "${status:-0}"
 }
 
-# Files stay as they are where they were changed, and nobody is asked.
+# Keeps changed configuration files, and does not prompt.
 apt() {
     run apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
         -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
 }
 
-# Programs that become root for whoever calls them, of those that do so for
-# everybody and are made for it.
+# Whether a setuid-root program is one of those that are safe for all users.
 known() {
     case $1 in
     */su | */sudo | */mount | */umount | */passwd | */chfn | */chsh | */gpasswd | */newgrp | */chage | \
@@ -76,7 +75,7 @@ known() {
     esac
 }
 
-# What the archives bring, looked at before any of it is there.
+# Rejects downloaded packages with setuid-root or privileged setgid programs.
 inspect() {
     for archive in /var/cache/apt/archives/*.deb; do
         [ -e "$archive" ] || continue
@@ -87,18 +86,18 @@ inspect() {
         for path in $powers; do
             [ -u "$path" ] || known "$path" || {
                 apt clean || :
-                refuse "${archive##*/} brings a program with root's powers, $path"
+                refuse "${archive##*/} has a program that runs with root's powers: $path"
             }
         done
     done
 }
 
-# And what their own scripts made of it.
-powerful() {
+# Prints the setuid-root programs, also those that package scripts created.
+setuid_programs() {
     find /usr /bin /sbin /lib /opt -xdev -type f -perm -4000 -user root 2>/dev/null | sort
 }
 
-# What one has looked at, another must not take away.
+# One caller at a time: another one could replace the inspected packages.
 exec 9>/run/pixels/safe-apt
 flock 9
 code=0
@@ -107,9 +106,9 @@ install | upgrade | dist-upgrade)
     apt clean
     apt --download-only "$verb" "$@" || exit $?
     inspect
-    before=$(powerful)
+    before=$(setuid_programs)
     apt --no-download "$verb" "$@" || code=$?
-    for path in $(powerful); do
+    for path in $(setuid_programs); do
         printf '%s\n' "$before" | grep -Fqx -e "$path" || known "$path" || chmod u-s "$path"
     done
     apt clean || :
@@ -117,6 +116,6 @@ install | upgrade | dist-upgrade)
 update) apt update || code=$? ;;
 *) apt --no-download "$verb" "$@" || code=$? ;;
 esac
-# Whatever a package may have done to the packet filter.
-run /usr/local/lib/pixels/egress/up
+# Package scripts may have changed the packet filter.
+run /usr/local/lib/pixels/egress/load
 exit "$code"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The journal, of all or of one service.
+# Prints the journal, of all services or of one.
 # usage: safe-journalctl [-u SERVICE] [-n LINES]
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 SYSTEMD_PAGER=cat SYSTEMD_PAGERSECURE=1
@@ -12,21 +12,21 @@ refuse() {
 
 unit="" lines=200
 while [ $# -gt 0 ]; do
-    [ $# -gt 1 ] || refuse "only -u SERVICE and -n LINES are possible"
+    [ $# -gt 1 ] || refuse "only -u SERVICE and -n LINES are allowed"
     case $1 in
     -u)
         case $2 in
-        "" | *[!A-Za-z0-9:._@-]* | [!A-Za-z0-9]*) refuse "no service is called that" ;;
+        "" | *[!A-Za-z0-9:._@-]* | [!A-Za-z0-9]*) refuse "invalid service name" ;;
         esac
         unit=$2
         ;;
     -n)
         case $2 in
-        "" | *[!0-9]* | ???????*) refuse "how many lines?" ;;
+        "" | *[!0-9]* | ???????*) refuse "invalid number of lines" ;;
         esac
         lines=$2
         ;;
-    *) refuse "only -u SERVICE and -n LINES are possible" ;;
+    *) refuse "only -u SERVICE and -n LINES are allowed" ;;
     esac
     shift 2
 done

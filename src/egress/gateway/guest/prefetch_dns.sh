@@ -1,14 +1,14 @@
 #!/bin/bash
-# Asks the resolver of the policy $1 for every host that the policy names, so
-# that their addresses are known before a pixel goes on using an answer that it
-# got elsewhere. Answers are waited for, all together for a fifth of a second;
-# later ones count all the same.
+# Sends the resolver of the policy $1 a query for each host of the policy, so
+# that their addresses are learned before a pixel uses an answer that it cached
+# earlier. Waits for all answers together for at most 0.2 s; later answers are
+# learned too.
 set -u
 conf=/var/lib/pixels/gateway/state/resolvers/$1
 port=$(sed -n 's/^port=//p' "$conf")
 address=$(sed -n 's/^listen-address=//p' "$conf")
 open=()
-# shellcheck disable=SC2013 # one name a line
+# shellcheck disable=SC2013 # one name per line
 for name in $(sed -n 's|^server=/\([^*/][^/]*\)/.*|\1|p' "$conf" | sort -u); do
     question='\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00'
     IFS=.

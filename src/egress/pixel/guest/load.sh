@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts the policy on the disk into force, in one transaction. Repeating it keeps
-# what resolvers have learned. Runs before the network comes up.
+# Loads the policy on the disk into the packet filter, in one transaction. Runs
+# before the network starts. Keeps the learned addresses when repeated.
 set -eu
 dir=/var/lib/pixels/egress
 mkdir -p /run/pixels
@@ -8,23 +8,23 @@ id -u pixels-dns >/dev/null 2>&1 ||
     useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin \
         --user-group pixels-dns
 
-# Who comes last reads what is on the disk then.
+# The last of several callers loads the latest files.
 exec 8>/run/pixels/egress-lock
 flock 8
 
-# Chains and sets that nothing refers to any more go in the same transaction.
+# Unused chains and sets are deleted in the same transaction.
 wanted=/run/pixels/egress-wanted
 sed -n 's/^add \(chain\|set\) inet pixels \([prn]_[0-9a-f]*\).*/\1 \2/p' "$dir/ruleset" |
     sort -u >"$wanted"
 {
     cat "$dir/ruleset"
-    # A chain may refer to a set, so chains go first.
+    # Chains may refer to sets, so delete chains first.
     nft -t list table inet pixels 2>/dev/null |
         sed -n 's/^[[:space:]]*\(chain\|set\) \([prn]_[0-9a-f]*\) {$/\1 \2/p' |
         sort | comm -13 "$wanted" - |
         sed 's/^\(chain\|set\) \(.*\)/delete \1 inet pixels \2/'
-    # The connection by which this was asked for is not cut: as sshd tells it,
-    # the other side first.
+    # Keep the SSH connection through which this runs. The format is that of
+    # SSH_CONNECTION: client address and port, server address and port.
     case ${PIXELS_CONNECTION-} in
     "" | *[!0-9.\ ]*) ;;
     *)
@@ -36,8 +36,8 @@ sed -n 's/^add \(chain\|set\) inet pixels \([prn]_[0-9a-f]*\).*/\1 \2/p' "$dir/r
 } >/run/pixels/egress-batch
 nft -f /run/pixels/egress-batch
 
-# Frames of other machines made on our interface, by whatever means, never pass
-# the filter above. Kernels before 5.16 cannot tell.
+# Raw frames do not pass the filter above: drop those with a foreign source
+# address. Needs Linux 5.16.
 if [ -e /sys/class/net/eth0/address ]; then
     nft -f - 2>/dev/null <<EOF || :
 add table netdev pixels
@@ -47,7 +47,7 @@ add rule netdev pixels own ether saddr != $(cat /sys/class/net/eth0/address) dro
 EOF
 fi
 
-# No group makes somebody root by another door.
+# Groups such as `docker` are equivalent to root.
 if id -u pixel >/dev/null 2>&1 && [ "$(id -nG pixel)" != "$(id -gn pixel)" ]; then
     usermod --groups "" pixel
 fi

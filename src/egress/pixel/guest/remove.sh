@@ -1,10 +1,11 @@
 #!/bin/sh
-# Takes the policy out of force on this running machine: the network is open and
-# `sudo` is whole again.
+# Removes the policy from this running machine: all destinations and `sudo` for
+# all commands are allowed.
 set -eu
 code=/usr/local/lib/pixels/egress
 units=/etc/systemd/system
-# First what would take the network down with it.
+# First the links and drop-ins with which a stop of the filter would stop the
+# network.
 find "$units" -path '*.d/pixels-egress.conf' -delete
 rm -f /etc/systemd/resolved.conf.d/pixels-egress.conf
 rm -f "$units"/*.wants/pixels-egress.service "$units"/*.wants/pixels-resolver.service \
@@ -17,7 +18,7 @@ systemctl daemon-reload
 for family in inet netdev; do
     ! nft list table "$family" pixels >/dev/null 2>&1 || nft delete table "$family" pixels
 done
-# However often the policy changes: services have a limit of starts.
+# systemd limits the number of starts, and policies may change often.
 systemctl reset-failed systemd-resolved.service 2>/dev/null || :
 systemctl try-restart systemd-resolved.service 2>/dev/null || :
 if id -u pixel >/dev/null 2>&1; then

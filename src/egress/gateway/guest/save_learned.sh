@@ -1,6 +1,6 @@
 #!/bin/sh
-# Keeps what resolvers have learned over a restart: programs in pixels go on
-# using answers that they got before it.
+# Saves the learned addresses of all names, for the next boot: programs in pixels
+# use cached DNS answers across a restart of the gateway.
 set -eu
 dir=/var/lib/pixels/gateway
 nft list sets table inet pixels | tr ',' '\n' | awk '

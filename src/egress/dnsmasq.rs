@@ -1,0 +1,156 @@
+//! Renders a policy as the configuration of a dnsmasq resolver.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use super::domain::Domain;
+use super::nftables::learned_set;
+use super::policy::ResolvedPolicy;
+use super::rule::{Rule, Target};
+
+/// How long a client may cache an answer, in seconds. After a gateway lost its
+/// learned addresses, it denies the cached ones until they expire.
+const TTL_SECONDS: u32 = 30;
+
+/// The address and port of a resolver, and its upstream servers.
+#[derive(Debug, Clone)]
+pub struct ResolverListen<'a> {
+    /// `None`: all addresses of the machine.
+    pub address: Option<Ipv4Addr>,
+    pub port: u16,
+    /// If empty, upstream servers are written as `#`, a placeholder that the
+    /// start script replaces by the name servers of the machine.
+    pub upstream: &'a [Ipv4Addr],
+}
+
+/// The resolver's configuration. Names that the policy does not allow get
+/// NXDOMAIN, including subdomains of an allowed host. Every answer adds its
+/// addresses to the nftables sets of the rules that allow the name.
+pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
+    let mut text = format!(
+        "port={}\n\
+         bind-dynamic\n\
+         no-resolv\n\
+         no-hosts\n\
+         no-poll\n\
+         cache-size=0\n\
+         max-ttl={TTL_SECONDS}\n\
+         filter-AAAA\n\
+         dns-forward-max=1000\n\
+         log-queries=extra\n\
+         log-async=100\n",
+        listen.port
+    );
+    if let Some(address) = listen.address {
+        let _ = writeln!(text, "listen-address={address}");
+    }
+    let upstream: Vec<String> = match listen.upstream {
+        [] => vec!["#".to_owned()],
+        servers => servers.iter().map(ToString::to_string).collect(),
+    };
+    if policy.open {
+        for server in &upstream {
+            let _ = writeln!(text, "server={server}");
+        }
+        return text;
+    }
+    text.push_str("address=/#/\n");
+    for (name, allowed) in names(&policy.rules) {
+        for (pattern, allowed) in [
+            (name.to_string(), allowed.host),
+            (format!("*.{name}"), allowed.subdomains),
+        ] {
+            if allowed {
+                for server in &upstream {
+                    let _ = writeln!(text, "server=/{pattern}/{server}");
+                }
+            } else {
+                let _ = writeln!(text, "local=/{pattern}/");
+            }
+        }
+        let sets: BTreeSet<String> = policy
+            .rules
+            .iter()
+            .filter(|rule| match &rule.target {
+                Target::Host(host) => host == name,
+                Target::Subdomains(parent) => name.is_within(parent),
+                Target::Net(_) => false,
+            })
+            .filter_map(learned_set)
+            .map(|set| format!("4#inet#pixels#{set}"))
+            .collect();
+        let sets: Vec<String> = sets.into_iter().collect();
+        let _ = writeln!(text, "nftset=/{name}/{}", sets.join(","));
+    }
+    text
+}
+
+/// What the rules allow of a name.
+#[derive(Default)]
+struct Allowed {
+    host: bool,
+    subdomains: bool,
+}
+
+/// The names of all rules. A name's own rule may be narrower than a wildcard
+/// above it, which counts too: dnsmasq uses the most specific line only.
+fn names(rules: &BTreeSet<Rule>) -> BTreeMap<&Domain, Allowed> {
+    let mut names: BTreeMap<&Domain, Allowed> = BTreeMap::new();
+    for rule in rules {
+        match &rule.target {
+            Target::Host(name) => names.entry(name).or_default().host = true,
+            Target::Subdomains(parent) => names.entry(parent).or_default().subdomains = true,
+            Target::Net(_) => {}
+        }
+    }
+    let wildcards = || {
+        rules.iter().filter_map(|rule| match &rule.target {
+            Target::Subdomains(parent) => Some(parent),
+            _ => None,
+        })
+    };
+    for (name, allowed) in &mut names {
+        allowed.host |= wildcards().any(|parent| *name != parent && name.is_within(parent));
+        allowed.subdomains |= wildcards().any(|parent| name.is_within(parent));
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config_of(rules: &[&str]) -> String {
+        config(
+            &ResolvedPolicy::allowing(rules),
+            &ResolverListen {
+                address: Some(Ipv4Addr::new(10, 98, 0, 1)),
+                port: 20_000,
+                upstream: &[Ipv4Addr::new(192, 0, 2, 53)],
+            },
+        )
+    }
+
+    #[test]
+    fn host_rule_excludes_subdomains() {
+        let config = config_of(&["a.example", "*.b.example"]);
+        let has = |line: &str| config.lines().any(|l| l == line);
+        assert!(has("address=/#/"));
+        assert!(has("server=/a.example/192.0.2.53"));
+        assert!(has("local=/*.a.example/"));
+        assert!(has("server=/*.b.example/192.0.2.53"));
+        assert!(has("local=/b.example/"));
+    }
+
+    #[test]
+    fn host_within_wildcard_uses_both_sets() {
+        let config = config_of(&["*.b.example:443", "x.b.example:22"]);
+        let line = config
+            .lines()
+            .find(|l| l.starts_with("nftset=/x.b.example/"))
+            .unwrap();
+        assert_eq!(line.matches("n_").count(), 2);
+        assert!(config.contains("server=/*.x.b.example/192.0.2.53"));
+    }
+}

@@ -1,0 +1,194 @@
+//! Renders a policy as nftables chains and sets.
+//!
+//! Rules for names allow the addresses that the resolver learned: each name
+//! has one set, and every DNS answer adds its addresses to it, for longer than
+//! a client may cache the answer. A policy refers to the sets of its own names
+//! only, and a name keeps its set when other rules of the policy change.
+
+use std::collections::BTreeSet;
+use std::fmt::{Display, Write as _};
+
+use super::cidr::{Cidr, PRIVATE, RESERVED};
+use super::digest::{hex, sha256};
+use super::policy::ResolvedPolicy;
+use super::rule::{Rule, Target};
+
+/// How long an address may be connected to after the last DNS answer with it.
+const LEARNED_TIMEOUT: &str = "1h";
+/// Addresses in one set. Limits the memory used by a name whose addresses
+/// always change.
+const LEARNED_SIZE: u32 = 4096;
+/// How long a denied destination stays in the set `denied`, in seconds.
+pub const DENIED_SECONDS: u64 = 3600;
+const DENIED_SIZE: u32 = 65_535;
+
+/// The verdict of every rule that allows packets, until the mark is known.
+const ACCEPT: &str = "accept-marked";
+
+/// The chains of one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chains {
+    /// Names the chains: `p_ID` for outgoing packets and `r_ID` for replies.
+    /// Follows from the content. A packet that returns from a chain is not
+    /// allowed.
+    pub id: String,
+    /// Conntrack mark of the connections that this policy allowed.
+    pub mark: u32,
+    /// Adds the sets and chains to the table `inet pixels`, which must have a
+    /// chain `refuse`.
+    pub text: String,
+}
+
+/// `forbidden`: more networks that only a rule with an address opens, such as
+/// the addresses of the host.
+pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
+    let (mut sets, mut outgoing, mut replies) = (BTreeSet::new(), Vec::new(), Vec::new());
+    // Rules with an address come first: they open parts of the closed networks.
+    for rule in &policy.rules {
+        if let Target::Net(net) = &rule.target
+            && net.is_v4()
+        {
+            push_accept(&mut outgoing, &mut replies, &net.to_string(), rule.port);
+        }
+    }
+    let private = PRIVATE.iter().filter(|_| !policy.lan);
+    let mut closed: Vec<String> = RESERVED
+        .iter()
+        .chain(private)
+        .map(ToString::to_string)
+        .collect();
+    closed.extend(forbidden.iter().filter(|n| n.is_v4()).map(Cidr::to_string));
+    for net in closed {
+        outgoing.push(format!("ip daddr {net} jump refuse"));
+        replies.push(format!("ip saddr {net} drop"));
+    }
+    for rule in &policy.rules {
+        if let Some(set) = learned_set(rule) {
+            push_accept(&mut outgoing, &mut replies, &format!("@{set}"), rule.port);
+            sets.insert(set);
+        }
+    }
+    if policy.open {
+        outgoing.push(ACCEPT.into());
+        replies.push(ACCEPT.into());
+    }
+    let hash = sha256([format!("{outgoing:?} {replies:?}")]);
+    let id = hex(&hash[..6]);
+    // Low values are left to the ruleset around these chains.
+    let mark = u32::from_be_bytes([hash[6], hash[7], hash[8], hash[9]]) | 0x8000_0000;
+    let mut text = String::new();
+    for set in sets {
+        let _ = writeln!(
+            text,
+            "add set inet pixels {set} {{ type ipv4_addr; flags timeout; \
+             timeout {LEARNED_TIMEOUT}; size {LEARNED_SIZE}; }}"
+        );
+    }
+    let accept = format!("ct mark set {mark:#x} accept");
+    for (prefix, rules) in [("p", outgoing), ("r", replies)] {
+        let rules: Vec<String> = rules
+            .iter()
+            .map(|rule| rule.replace(ACCEPT, &accept))
+            .collect();
+        add_chain(&mut text, &format!("{prefix}_{id}"), "", &rules);
+    }
+    Chains { id, mark, text }
+}
+
+fn push_accept(
+    outgoing: &mut Vec<String>,
+    replies: &mut Vec<String>,
+    addresses: &str,
+    port: Option<u16>,
+) {
+    for (rules, address, port_field, icmp) in [
+        (outgoing, "daddr", "dport", "echo-request"),
+        (replies, "saddr", "sport", "echo-reply"),
+    ] {
+        let transport = format!("ip {address} {addresses} meta l4proto {{ tcp, udp }}");
+        match port {
+            Some(port) => rules.push(format!("{transport} th {port_field} {port} {ACCEPT}")),
+            None => {
+                rules.push(format!("{transport} {ACCEPT}"));
+                rules.push(format!(
+                    "ip {address} {addresses} icmp type {icmp} {ACCEPT}"
+                ));
+            }
+        }
+    }
+}
+
+/// The set with the learned addresses of a rule's name. `None` for networks.
+pub fn learned_set(rule: &Rule) -> Option<String> {
+    let name = match &rule.target {
+        Target::Host(name) => name.to_string(),
+        Target::Subdomains(parent) => format!("*.{parent}"),
+        Target::Net(_) => return None,
+    };
+    Some(format!("n_{}", hex(&sha256([name])[..6])))
+}
+
+/// Adds the set that records denied destinations.
+pub fn add_denied_set(text: &mut String) {
+    let _ = writeln!(
+        text,
+        "add set inet pixels denied {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; \
+         flags dynamic,timeout; timeout {DENIED_SECONDS}s; size {DENIED_SIZE}; counter; }}"
+    );
+}
+
+/// Adds a chain with these rules, or replaces its rules. `hook`: type, hook,
+/// priority and policy of a base chain; empty for a regular chain.
+pub fn add_chain(text: &mut String, name: &str, hook: &str, rules: &[impl Display]) {
+    let _ = if hook.is_empty() {
+        writeln!(text, "add chain inet pixels {name}")
+    } else {
+        writeln!(text, "add chain inet pixels {name} {{ type {hook}; }}")
+    };
+    let _ = writeln!(text, "flush chain inet pixels {name}");
+    for rule in rules {
+        let _ = writeln!(text, "add rule inet pixels {name} {rule}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chains_of(rules: &[&str]) -> Chains {
+        chains(&ResolvedPolicy::allowing(rules), &[])
+    }
+
+    #[test]
+    fn private_ranges_need_address_rule() {
+        let text = chains_of(&["10.1.2.3:22", "a.example"]).text;
+        let at = |part: &str| text.find(part).unwrap();
+        assert!(at("ip daddr 10.1.2.3 ") < at("ip daddr 10.0.0.0/8 jump refuse"));
+        assert!(at("ip daddr 10.0.0.0/8 jump refuse") < at("ip daddr @n_"));
+    }
+
+    #[test]
+    fn chain_id_is_content_hash() {
+        let first = chains_of(&["a.example", "b.example"]);
+        let same = chains_of(&["b.example", "a.example"]);
+        let other = chains_of(&["a.example:443", "b.example"]);
+        let forbidden = chains(
+            &ResolvedPolicy::allowing(&["a.example", "b.example"]),
+            &["192.0.2.1".parse().unwrap()],
+        );
+        assert_eq!(first, same);
+        assert_ne!(first.id, other.id);
+        assert_ne!(first.mark, other.mark);
+        assert_ne!(first.id, forbidden.id);
+        // The set of a name does not depend on other rules.
+        let set = |chains: &Chains| chains.text.lines().next().unwrap().to_owned();
+        assert_eq!(set(&first), set(&other));
+    }
+
+    #[test]
+    fn ipv6_rules_are_not_rendered() {
+        let mut policy = ResolvedPolicy::allowing(&["2001:db8::/32"]);
+        policy.open = true;
+        assert!(!chains(&policy, &[]).text.contains("2001"));
+    }
+}
