@@ -51,7 +51,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
         api_key: nas.api_key.clone().ok_or_else(|| need("truenas.api_key"))?,
         pool: defaults.pool.clone(),
         dataset_prefix: settings.checkpoint.dataset_prefix.clone(),
-        nic: truenas::NicWish {
+        nic: truenas::NicOptions {
             kind: defaults.nic_type.map(|kind| match kind {
                 NicType::Macvlan => truenas::NicKind::Macvlan,
                 NicType::Bridged => truenas::NicKind::Bridged,
@@ -69,7 +69,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
                 .ok()
                 .map(|dir| dir.join("known_hosts")),
             strict: settings.ssh.strict_host_keys,
-            ask: Arc::new(|key| {
+            ask_passphrase: Arc::new(|key| {
                 term::ask_secret(&format!("Passphrase of {}: ", key.display())).map(Secret::new)
             }),
         },

@@ -1,4 +1,4 @@
-//! A TrueNAS server's messages, and what is kept of its pixels.
+//! Parses a TrueNAS server's messages, and the properties of pixels.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,10 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::api_version::Release;
-use super::convert::Found;
-use super::error::{Failure, RpcFault};
+use super::convert::Container;
+use super::error::Failure;
+use super::fault::RpcFault;
+use super::messages::Meaning;
 use super::{nic, properties, socket, ssh, wire};
 use crate::fuzz::{fuzz, text};
 use crate::model::{Name, Subject};
@@ -38,16 +40,19 @@ const WORDS: &[&str] = &[
 fn messages() {
     fuzz("truenas-messages", 6000, WORDS, |bytes| {
         let shared = socket::Shared::default();
-        let (to, mut answer) = oneshot::channel();
-        let waiting = socket::Pending { changes: false, to };
+        let (response, mut answer) = oneshot::channel();
+        let waiting = socket::Pending {
+            writes: false,
+            response,
+        };
         let mut pending = HashMap::from([("1".to_owned(), waiting)]);
-        socket::take(&text(bytes), &mut pending, &shared);
+        socket::dispatch(&text(bytes), &mut pending, &shared);
         let Ok(Ok(answer)) = answer.try_recv() else {
             return "none".to_owned();
         };
         let result = match answer {
             Ok(result) => result,
-            Err(fault) => return refused(fault),
+            Err(fault) => return kind_of_fault(fault),
         };
         let mut kinds = String::new();
         fn reads<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
@@ -56,11 +61,16 @@ fn messages() {
         for virt in reads::<Vec<wire::Virt>>(result.get()).into_iter().flatten() {
             let _ = (virt.address(), virt.usage());
             let name: Name = "a".parse().unwrap();
-            kinds.push_str(Found::Virt(Box::new(virt)).describe(name).status.as_str());
+            kinds.push_str(
+                Container::Virt(Box::new(virt))
+                    .into_instance(name)
+                    .status
+                    .as_str(),
+            );
         }
         for lxc in reads::<Vec<wire::Lxc>>(result.get()).into_iter().flatten() {
             let name: Name = "a".parse().unwrap();
-            kinds.push_str(Found::Lxc(lxc).describe(name).status.as_str());
+            kinds.push_str(Container::Lxc(lxc).into_instance(name).status.as_str());
         }
         for snapshot in reads::<Vec<wire::Snapshot>>(result.get())
             .into_iter()
@@ -71,24 +81,24 @@ fn messages() {
         }
         let interfaces: Vec<wire::Interface> = reads(result.get()).unwrap_or_default();
         if let Some(summary) = reads::<wire::Summary>(result.get()) {
-            let chosen = nic::choose(&super::NicWish::default(), &interfaces, &summary);
+            let chosen = nic::choose(&super::NicOptions::default(), &interfaces, &summary);
             kinds.push_str(if chosen.is_ok() { "nic" } else { "no nic" });
         }
         let known = [
             reads::<wire::VirtConfig>(result.get()).is_some(),
             reads::<wire::Stat>(result.get()).is_some(),
             reads::<Vec<wire::CronJob>>(result.get()).is_some(),
-            reads::<Vec<super::job::Job>>(result.get()).is_some(),
+            reads::<Vec<super::job_events::Job>>(result.get()).is_some(),
             reads::<Value>(result.get()).is_some(),
         ];
         format!("{kinds} {known:?}")
     });
 }
 
-fn refused(fault: RpcFault) -> String {
-    let named = fault.is_about("name");
+fn kind_of_fault(fault: RpcFault) -> String {
+    let in_use = fault.means(Meaning::NameInUse);
     let error = Failure::Refused(fault).into_error_for(Subject::Network("a".into()));
-    format!("{named} {:.20}", format!("{error:?}"))
+    format!("{in_use} {:.20}", format!("{error:?}"))
 }
 
 #[test]
@@ -101,7 +111,7 @@ fn releases() {
     );
 }
 
-/// What is read is what was written, and writing it again changes nothing.
+/// Properties roundtrip, and merging them again changes nothing.
 #[test]
 fn environments() {
     let words = ["pixels_", "pixels__at_", "/1", "=", "%00", "%C3", "\u{1}"];
@@ -112,15 +122,15 @@ fn environments() {
         let mut environment = pairs.collect();
         let read = properties::read(&environment);
         if properties::merge(&mut environment, &read).is_ok() {
-            let mut again = properties::read(&environment);
-            again.retain(|_, value| !value.is_empty());
+            let mut reread = properties::read(&environment);
+            reread.retain(|_, value| !value.is_empty());
             let mut before = read.clone();
             before.retain(|_, value| !value.is_empty());
-            assert_eq!(again, before);
+            assert_eq!(reread, before);
         }
         let _ = properties::snapshot(&mut environment, "cp", &["cp"]);
-        let recalled = properties::at_checkpoint(&environment, "cp");
-        assert_eq!(recalled, Some(properties::read(&environment)));
+        let stored = properties::at_checkpoint(&environment, "cp");
+        assert_eq!(stored, Some(properties::read(&environment)));
         read.len()
     });
 }

@@ -1,28 +1,28 @@
-//! What a server of which release is asked: the one table of methods.
+//! The API methods of each TrueNAS release.
 
 use super::error::Failure;
 
-/// The part of the API that has the containers.
+/// The API namespace of the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Containers {
-    /// `virt.*`, on Incus: names are ids, and every change is a job.
+    /// `virt.*`, implemented with Incus: names are ids, every change is a job.
     Virt,
-    /// `container.*`, on LXC: numbers are ids; no addresses, no environment,
-    /// no limit of memory.
+    /// `container.*`, implemented with LXC: numbers are ids. No addresses, no
+    /// environment, no memory limit.
     Lxc,
 }
 
-/// How a copy of a container's disk is made.
+/// How the disk of a container is cloned.
 ///
-/// The API's own clone of a snapshot is not among them: it mounts what it
-/// makes, which fails for the disks of containers, and there is no way to
-/// have a container adopt the result.
+/// The API's own clone of a snapshot cannot be used: it mounts the clone, which
+/// fails for the disks of containers, and no method assigns a clone to a
+/// container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cloning {
-    /// By a command that root on the server runs once.
-    Job,
-    /// There is no documented way.
-    None,
+    /// A cron job runs a command as root on the server, once.
+    CronJob,
+    /// Not possible with documented methods.
+    Unsupported,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) struct Release {
     pub table: &'static Table,
 }
 
-/// Methods by what they do.
+/// The methods by purpose.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Table {
     pub containers: Containers,
@@ -68,7 +68,7 @@ const POOL: Snapshots = Snapshots {
 
 const VIRT: Table = Table {
     containers: Containers::Virt,
-    cloning: Cloning::Job,
+    cloning: Cloning::CronJob,
     query: "virt.instance.query",
     start: "virt.instance.start",
     stop: "virt.instance.stop",
@@ -76,13 +76,13 @@ const VIRT: Table = Table {
     snapshots: ZFS,
 };
 
-/// Each with the first release it holds for, latest first.
+/// Each table with its first release, latest release first.
 static TABLES: [((u32, u32), Table); 3] = [
     (
         (26, 0),
         Table {
             containers: Containers::Lxc,
-            cloning: Cloning::None,
+            cloning: Cloning::Unsupported,
             query: "container.query",
             start: "container.start",
             stop: "container.stop",
@@ -101,7 +101,8 @@ static TABLES: [((u32, u32), Table); 3] = [
 ];
 
 impl Release {
-    /// Of `TrueNAS-25.10.1`, `25.04-RC.1` and the like; the first two numbers count.
+    /// Parses `TrueNAS-25.10.1`, `25.04-RC.1` and similar. Only the first two
+    /// numbers matter. Fails with `Failure::Unsupported` before 25.04.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let numbers: String = text
             .trim_start_matches(|c: char| !c.is_ascii_digit())
@@ -112,11 +113,10 @@ impl Release {
         let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
             return Err(Failure::Unsupported {
                 operation: "this TrueNAS server".into(),
-                reason: format!("its version {text:?} cannot be told"),
+                reason: format!("cannot parse its version {text:?}").into(),
             });
         };
-        let found = TABLES.iter().find(|(since, _)| *since <= (major, minor));
-        match found {
+        match TABLES.iter().find(|(since, _)| *since <= (major, minor)) {
             Some((_, table)) => Ok(Self {
                 major,
                 minor,
@@ -124,22 +124,23 @@ impl Release {
             }),
             None => Err(Failure::Unsupported {
                 operation: format!("TrueNAS {major}.{minor:02}"),
-                reason: "containers came with 25.04".into(),
+                reason: "containers require TrueNAS 25.04 or later".into(),
             }),
         }
     }
 
-    /// Refuses what the API of TrueNAS 26 gives no documented way to do.
+    /// Fails with `Failure::Unsupported` if the release does not have `virt.*`.
     pub fn needs_virt(&self, operation: &str) -> Result<(), Failure> {
         match self.table.containers {
             Containers::Virt => Ok(()),
             Containers::Lxc => Err(Failure::Unsupported {
                 operation: operation.to_owned(),
                 reason: format!(
-                    "TrueNAS {}.{} replaced the API this needs by one that tells neither a \
-                     container's address nor keeps what pixels knows of it; 25.04 and 25.10 have it",
+                    "the API of TrueNAS {}.{} neither reports addresses of containers nor \
+                     stores properties of pixels; use TrueNAS 25.04 or 25.10",
                     self.major, self.minor
-                ),
+                )
+                .into(),
             }),
         }
     }
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_of_a_version_finds_its_table() {
+    fn version_strings_select_table() {
         for (text, snapshots, containers) in [
             ("TrueNAS-25.04.0", ZFS.query, Containers::Virt),
             ("25.04-RC.1", ZFS.query, Containers::Virt),

@@ -1,4 +1,4 @@
-//! The first calls on a connection: who we are, and what the server is.
+//! Logs in on a new connection and determines the server's release.
 
 use std::time::Duration;
 
@@ -7,13 +7,17 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::api_version::Release;
+use super::connect::MAX_MESSAGE;
 use super::error::Failure;
-use super::rpc::{PAUSE, Session, TRIES, decode};
-use super::socket::{Connection, Disconnected, LARGEST};
+use super::job_events::GET_JOBS;
+use super::messages::{Meaning, Message};
+use super::socket::{Connection, Disconnected, MAX_ATTEMPTS, RETRY_PAUSE};
+use super::wire::decode;
+use crate::model::Reason;
 use crate::secret::Secret;
 
-/// The server delays the answer to a login that failed.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Includes the server's delay of the response to a failed login.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub(super) struct Login {
@@ -21,55 +25,40 @@ pub(super) struct Login {
     pub key: Secret,
 }
 
-/// A login that fails is an answer like any other, not an error.
+/// A connection that is logged in.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub connection: Connection,
+    pub release: Release,
+}
+
+/// The result of `auth.login_ex`, of a failed login too.
 #[derive(Deserialize)]
-struct Outcome {
+struct LoginResult {
     response_type: String,
     #[serde(default)]
     urls: Vec<String>,
 }
 
-/// Logs in, asks for the news of jobs, and learns the server's release. A
-/// connection on which this failed is of no further use.
+/// Logs in, subscribes to job events and reads the server's release. On failure,
+/// the connection must not be used. `next_id` returns the ids of the calls.
 pub(super) async fn log_in(
     connection: Connection,
     endpoint: &str,
     login: &Login,
-    id: impl Fn() -> String,
+    next_id: impl Fn() -> String,
 ) -> Result<Session, Failure> {
-    let first = First {
+    let caller = Caller {
         connection: &connection,
         endpoint,
-        id: &id,
+        next_id,
     };
-    let work = async {
-        let params = json!([{
-            "mechanism": "API_KEY_PLAIN",
-            "username": login.user,
-            "api_key": login.key.expose(),
-            "login_options": {"user_info": false},
-        }]);
-        let outcome: Outcome = first.call("auth.login_ex", params).await?;
-        if outcome.response_type != "SUCCESS" {
-            return Err(Failure::Denied {
-                endpoint: endpoint.to_owned(),
-                reason: refusal(&outcome, &login.user),
-            });
-        }
-        let version: String = first.call("system.version", json!([])).await?;
-        let release = Release::parse(&version)?;
-        let _: Value = first
-            .call("core.subscribe", json!(["core.get_jobs"]))
-            .await?;
-        tracing::debug!(version, "logged in");
-        Ok(release)
-    };
-    let release = tokio::time::timeout(LIMIT, work)
+    let release = tokio::time::timeout(TIMEOUT, caller.log_in(login))
         .await
         .unwrap_or_else(|_| {
             Err(Failure::TimedOut {
                 doing: format!("logging in to TrueNAS at {endpoint}"),
-                after: LIMIT,
+                after: TIMEOUT,
             })
         })?;
     Ok(Session {
@@ -78,76 +67,112 @@ pub(super) async fn log_in(
     })
 }
 
-fn refusal(outcome: &Outcome, user: &str) -> String {
-    match outcome.response_type.as_str() {
-        "AUTH_ERR" => format!(
-            "the API key was refused: it is wrong, was revoked, or does not belong to the user {user:?}"
-        ),
-        "EXPIRED" => {
-            "the API key has expired, or was revoked because it once came without TLS: make a new one"
-                .into()
-        }
-        "OTP_REQUIRED" => format!(
-            "the user {user:?} needs a second factor, which an API key cannot give: use another user"
-        ),
-        "REDIRECT" => format!(
-            "this node is on standby: set truenas.host to the active one{}",
-            match outcome.urls.is_empty() {
+/// Why the login failed; `None` if it succeeded.
+fn refusal(result: &LoginResult, user: &str) -> Option<Reason> {
+    let meaning = Message::Login(&result.response_type).meaning();
+    Some(match meaning {
+        Some(Meaning::LoggedIn) => return None,
+        Some(Meaning::KeyRejected) => Reason::from(format!(
+            "the API key was refused: it is wrong, revoked, or not a key of the user {user:?}"
+        )),
+        Some(Meaning::KeyExpired) => Reason::from(
+            "the API key has expired, or TrueNAS revoked it because it was sent without TLS",
+        )
+        .with_hint("create a new API key in TrueNAS, then set truenas.api_key"),
+        Some(Meaning::SecondFactor) => Reason::from(format!(
+            "the user {user:?} needs a second factor, which an API key cannot provide"
+        ))
+        .with_hint("set truenas.username to a user without two-factor authentication"),
+        Some(Meaning::Standby) => {
+            let urls = match result.urls.is_empty() {
                 true => String::new(),
-                false => format!(" ({})", outcome.urls.join(", ")),
-            }
-        ),
-        "DENIED" => format!("the user {user:?} has no access to the API"),
-        other => format!("the login ended with {other:?}"),
-    }
+                false => format!(": {}", result.urls.join(", ")),
+            };
+            Reason::from(format!("this is the standby node of the server{urls}"))
+                .with_hint("set truenas.host to the active node")
+        }
+        Some(Meaning::NoApiAccess) => {
+            Reason::from(format!("the user {user:?} has no access to the API"))
+        }
+        _ => Reason::from(format!("the login returned {:?}", result.response_type)),
+    })
 }
 
-struct First<'a, F> {
+struct Caller<'a, F> {
     connection: &'a Connection,
     endpoint: &'a str,
-    id: &'a F,
+    next_id: F,
 }
 
-impl<F: Fn() -> String> First<'_, F> {
+impl<F: Fn() -> String> Caller<'_, F> {
+    async fn log_in(&self, login: &Login) -> Result<Release, Failure> {
+        let params = json!([{
+            "mechanism": "API_KEY_PLAIN",
+            "username": login.user,
+            "api_key": login.key.expose(),
+            "login_options": {"user_info": false},
+        }]);
+        let result: LoginResult = self.call("auth.login_ex", params).await?;
+        if let Some(reason) = refusal(&result, &login.user) {
+            return Err(self.denied(reason));
+        }
+        let version: String = self.call("system.version", json!([])).await?;
+        let release = Release::parse(&version)?;
+        let _: Value = self.call("core.subscribe", json!([GET_JOBS])).await?;
+        tracing::debug!(version, "logged in");
+        Ok(release)
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: Value,
     ) -> Result<T, Failure> {
-        let mut tries = 0;
-        let answer = loop {
-            tries += 1;
-            let id = (self.id)();
+        let mut attempts = 0;
+        let response = loop {
+            attempts += 1;
+            let id = (self.next_id)();
             let text = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
             match self.connection.call(id, text.to_string(), false).await {
-                Ok(Err(fault)) if fault.too_many() && tries < TRIES => {
-                    tokio::time::sleep(PAUSE).await;
+                Ok(Err(fault)) if fault.means(Meaning::TooManyCalls) && attempts < MAX_ATTEMPTS => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                answer => break answer,
+                response => break response,
             }
         };
-        match answer {
+        match response {
             Ok(Ok(result)) => decode(method, &result),
-            Ok(Err(fault)) if fault.is_rate_limit() => Err(Failure::Crowded {
+            Ok(Err(fault)) if fault.means(Meaning::RateLimited) => Err(Failure::RateLimited {
                 endpoint: self.endpoint.to_owned(),
             }),
-            Ok(Err(fault)) => Err(Failure::Denied {
-                endpoint: self.endpoint.to_owned(),
-                reason: format!("{method}: {fault}"),
-            }),
+            Ok(Err(fault)) => Err(self.denied(format!("{method}: {fault}").into())),
             Err(Disconnected { end, .. }) if end.too_large => Err(Failure::TooLarge {
                 endpoint: self.endpoint.to_owned(),
                 method,
-                limit: LARGEST as u64,
+                limit: MAX_MESSAGE as u64,
             }),
-            Err(Disconnected { end, .. }) if end.reason.contains("1008") => Err(Failure::Denied {
-                endpoint: self.endpoint.to_owned(),
-                reason: "its list of allowed addresses does not have this machine".into(),
-            }),
+            Err(Disconnected { end, .. })
+                if end
+                    .code
+                    .is_some_and(|code| Message::Close(code).means(Meaning::AddressNotAllowed)) =>
+            {
+                let reason = "this machine is not in the server's list of allowed addresses";
+                Err(self.denied(Reason::from(reason).with_hint(
+                    "add this machine's address to the allowed IP addresses in the general \
+                     settings of TrueNAS",
+                )))
+            }
             Err(Disconnected { end, .. }) => Err(Failure::Unreachable {
                 endpoint: self.endpoint.to_owned(),
                 reason: format!("{} while logging in", end.reason).into(),
             }),
+        }
+    }
+
+    fn denied(&self, reason: Reason) -> Failure {
+        Failure::Denied {
+            endpoint: self.endpoint.to_owned(),
+            reason,
         }
     }
 }
@@ -157,8 +182,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_says_what_to_do() {
-        let texts: Vec<String> = [
+    fn every_login_failure_has_its_own_reason() {
+        let refusal_of = |kind: &str| {
+            let result = json!({"response_type": kind, "urls": ["https://other"]});
+            refusal(&serde_json::from_value(result).unwrap(), "root")
+        };
+        assert_eq!(refusal_of("SUCCESS"), None);
+        let reasons: Vec<String> = [
             "AUTH_ERR",
             "EXPIRED",
             "OTP_REQUIRED",
@@ -167,15 +197,12 @@ mod tests {
             "X",
         ]
         .iter()
-        .map(|kind| {
-            let outcome = json!({"response_type": kind, "urls": ["https://other"]});
-            refusal(&serde_json::from_value(outcome).unwrap(), "root")
-        })
+        .map(|kind| refusal_of(kind).unwrap().to_string())
         .collect();
-        let mut different = texts.clone();
-        different.sort();
-        different.dedup();
-        assert_eq!(different.len(), texts.len());
-        assert!(texts[3].contains("https://other"));
+        let mut distinct = reasons.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), reasons.len());
+        assert!(reasons[3].contains("https://other"));
     }
 }

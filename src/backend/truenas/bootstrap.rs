@@ -1,6 +1,6 @@
-//! First contact: how a pixel that has only its image gets an SSH server that
-//! takes our key. Its files are written from outside (`files`), and a restart
-//! makes the pixel act on them.
+//! Bootstrap of a new pixel: installs an SSH server that accepts the user's key.
+//! The files are written from outside (`bootstrap_files`), and a restart runs
+//! them.
 
 use std::time::Duration;
 
@@ -14,55 +14,66 @@ use crate::model::{Error, GuestFile, Ids, Name, Result, Subject};
 
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
-const RESTART: Duration = Duration::from_secs(120);
-/// With the download of an SSH server.
-const READY: Duration = Duration::from_secs(10 * 60);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
+/// Includes the download of the SSH server.
+const SSH_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 impl Truenas {
-    /// Makes the way in where there is none yet. The pixel runs.
-    pub(super) async fn contact(&self, name: &Name) -> Result<()> {
-        let found = self.find_virt(name).await?;
-        if PropertyKey::Contact.read_properties(&found.environment) != Some(properties::PENDING) {
+    /// Makes a running pixel accessible by SSH, unless it is already.
+    pub(super) async fn bootstrap(&self, name: &Name) -> Result<()> {
+        const OPERATION: &str = "access to a pixel by SSH";
+        let virt = self.find_virt(name, OPERATION).await?;
+        if PropertyKey::Bootstrap.get(&virt.environment) != Some(properties::PENDING) {
             return Ok(());
         }
         let key = self.ssh.public_key().await?;
-        let root = self.root_fs(name, &found).await?;
-        for file in files(&key, self.script(name)) {
-            self.put_first(&root, &file).await?;
+        let root = self.root_fs(name, &virt).await?;
+        let script = self.first_boot_scripts().get(name).cloned();
+        for file in files(&key, script) {
+            self.write_into(&root, &file).await?;
         }
-        // What was written while it was being stopped went nowhere.
-        if self.find_virt(name).await?.status != "RUNNING" {
+        // Files written after the disk was unmounted are not on it.
+        if self.find_virt(name, OPERATION).await?.status != "RUNNING" {
             return Err(Error::WrongState {
                 subject: Subject::pixel(name),
-                state: "stopped by somebody before it was ready".into(),
+                state: "stopped before it was ready".into(),
             });
         }
         let params = json!([name.instance(), {"force": true}]);
         let doing = "restarting the pixel";
-        self.run_state(name, "virt.instance.restart", params, doing, RESTART)
-            .await
-            .map_err(|failure| Failure::into_error_for(failure, Subject::pixel(name)))?;
-        self.ssh.wait(|| self.host(name), READY).await?;
+        self.run_state(
+            name,
+            "virt.instance.restart",
+            params,
+            doing,
+            RESTART_TIMEOUT,
+        )
+        .await
+        .map_err(|failure| Failure::into_error_for(failure, Subject::pixel(name)))?;
+        self.ssh
+            .wait_for_session(|| self.host(name), SSH_TIMEOUT)
+            .await?;
         self.change_environment(name, |environment| {
-            PropertyKey::Contact.set(environment, properties::DONE);
+            PropertyKey::Bootstrap.set(environment, properties::DONE);
             Ok(())
         })
         .await
     }
 
-    /// Where the pixel's SSH server is, when it has an address.
+    /// The pixel's SSH server, once the pixel has an address. Fails unless the pixel
+    /// is running.
     pub(super) async fn host(&self, name: &Name) -> Result<Option<Host>> {
-        let found = self.find_virt(name).await?;
-        if found.status != "RUNNING" {
+        let virt = self.find_virt(name, "access to a pixel by SSH").await?;
+        if virt.status != "RUNNING" {
             return Err(Error::WrongState {
                 subject: Subject::pixel(name),
-                state: found.status.to_lowercase(),
+                state: virt.status.to_lowercase(),
             });
         }
-        Ok(found.address().map(|address| Host {
+        Ok(virt.address().map(|address| Host {
             instance: name.instance(),
             id: PropertyKey::Id
-                .read_properties(&found.environment)
+                .get(&virt.environment)
                 .unwrap_or("-")
                 .to_owned(),
             address,
@@ -83,7 +94,6 @@ fn files(key: &str, script: Option<String>) -> Vec<GuestFile> {
             0o600,
             &format!("{}\n", key.trim()),
         ),
-        // The environment of a command must not stand in its arguments.
         file(
             "/etc/ssh/sshd_config.d/pixels.conf".into(),
             0o644,
@@ -99,7 +109,7 @@ fn files(key: &str, script: Option<String>) -> Vec<GuestFile> {
             0o644,
             include_str!("guest/pixels-contact.service"),
         ),
-        // Links cannot be made from outside; a drop-in does what one would.
+        // A drop-in in place of a `.wants` link: links cannot be written from outside.
         file(
             format!("{UNITS}/multi-user.target.d/pixels-contact.conf"),
             0o644,

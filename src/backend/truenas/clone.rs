@@ -1,8 +1,9 @@
-//! A copy of a pixel: a new instance whose disk becomes a clone of a snapshot.
+//! Clones a pixel: creates an instance and replaces its disk by a clone of a
+//! snapshot.
 //!
-//! The API has no call for that (see `release`), so a command of root's does
-//! it once: as a cron job that is never due, run by hand and removed in all
-//! cases. Nothing inside either disk is touched from outside.
+//! The API has no method for this (see `api_version`), so root on the server
+//! runs one `zfs` command, as a disabled cron job that is run once and then
+//! deleted. The contents of the disks are not changed from outside.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -14,9 +15,9 @@ use tokio_util::task::TaskTracker;
 
 use super::Truenas;
 use super::api_version::Cloning;
-use super::convert::Found;
+use super::convert::Container;
 use super::error::Failure;
-use super::instances::InstanceSpec;
+use super::instances::{InstanceSpec, upgraded};
 use super::job::{self, JobCall};
 use super::properties::{self, PropertyKey};
 use super::rpc::Rpc;
@@ -27,31 +28,31 @@ use crate::model::{
 };
 
 const ZFS: &str = "/usr/sbin/zfs";
-/// What the server takes.
-const LONGEST: usize = 1024;
-const CLONE: Duration = Duration::from_secs(5 * 60);
-/// By it a job that was left behind is known; the time of its making follows.
+/// The server's limit of a command, in bytes.
+const MAX_COMMAND: usize = 1024;
+const CLONE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Description of the cron jobs, followed by the Unix time of creation.
 const DESCRIPTION: &str = "pixels temporary job";
-/// A job this old belongs to nobody any more.
-const STALE: i64 = 60 * 60;
+/// Age in seconds after which a cron job is a leftover of an interrupted command.
+const MAX_AGE_SECONDS: i64 = 60 * 60;
 
 impl Truenas {
     pub(super) async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
-        self.needs_virt("a copy of a pixel").await?;
+        self.needs_virt("cloning a pixel").await?;
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        if release.table.cloning == Cloning::None {
+        if release.table.cloning == Cloning::Unsupported {
             return Err(Error::Unsupported {
-                operation: "a copy of a pixel".into(),
-                reason: "this release of TrueNAS has no documented way".into(),
+                operation: "cloning a pixel".into(),
+                reason: "this release of TrueNAS does not support cloning".into(),
             });
         }
         if let Some(network) = &spec.network {
-            self.attachable(network)?;
+            self.check_attachment(network)?;
         }
         let from = &spec.from.pixel;
         let disk = self.disk(from).await?;
-        let Found::Virt(source) = &disk.found else {
-            return Err(Error::Protocol("the server changed its release".into()));
+        let Container::Virt(source) = &disk.container else {
+            return Err(upgraded());
         };
         let (label, temporary) = match &spec.from.label {
             Some(label) => {
@@ -61,16 +62,16 @@ impl Truenas {
             None => {
                 let label = Label::temporary(&self.rpc.id())
                     .map_err(|e: InvalidName| Error::Invalid(e.to_string().into()))?;
-                self.snapshot(from, &label).await?;
+                self.create_snapshot(from, &label).await?;
                 (label, true)
             }
         };
-        let then = spec.from.label.as_ref().map(Label::as_str);
-        let mut environment = properties::inherited(&source.environment, then)?;
+        let checkpoint = spec.from.label.as_ref().map(Label::as_str);
+        let mut environment = properties::inherited(&source.environment, checkpoint)?;
         properties::merge(&mut environment, &spec.properties)?;
-        self.note_birth(&mut environment, &spec.name, &spec.first_boot);
+        self.record_first_boot(&mut environment, &spec.name, &spec.first_boot);
         let image = PropertyKey::Image
-            .read_properties(&source.environment)
+            .get(&source.environment)
             .unwrap_or(&self.options.image)
             .to_owned();
         let limits = Limits {
@@ -85,135 +86,141 @@ impl Truenas {
                 device: self.device().await?,
             };
             self.create_instance(&spec.name, instance).await?;
-            let made = self.find(&spec.name).await?;
-            if made.status() != Status::Stopped {
+            let created = self.find(&spec.name).await?;
+            if created.status() != Status::Stopped {
                 return Err(Error::WrongState {
                     subject: Subject::pixel(&spec.name),
-                    state: "not stopped, so its disk cannot be exchanged".into(),
+                    state: "not stopped, so its disk cannot be replaced".into(),
                 });
             }
-            let target = self.dataset(&made).await?;
-            let command = command(&disk.dataset, &label, &target)?;
-            self.exchange(&spec.name, command).await
+            let target = self.dataset(&created).await?;
+            let command = clone_command(&disk.dataset, &label, &target)?;
+            self.replace_disk(&spec.name, command).await
         };
         let outcome = work.await;
         if temporary {
-            // Marked now, it goes with the last clone of it.
-            match self.remove_snapshot(from, &label).await {
-                Err(error) if !error.is_not_found() => tracing::debug!(%error, "snapshot"),
+            // Deferred: ZFS destroys the snapshot with its last clone.
+            match self.delete_snapshot(from, &label).await {
+                Err(error) if !error.is_not_found() => {
+                    tracing::debug!(%error, "could not delete the temporary snapshot")
+                }
                 _ => {}
             }
         }
         outcome.map(|()| InitScript::Applied)
     }
 
-    /// Has root on the server run the command.
-    async fn exchange(&self, name: &Name, command: String) -> Result<()> {
-        self.sweep().await;
+    /// Runs the command as root on the server.
+    async fn replace_disk(&self, name: &Name, command: String) -> Result<()> {
+        self.remove_stale_jobs().await;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let entry = json!([{
             "command": command,
             "user": "root",
-            // Never by the clock.
+            // Not on a schedule.
             "enabled": false,
-            // Output would be mailed, and the mail waited for.
+            // `true` discards the output. Otherwise the server mails it and waits
+            // for the mail.
             "stdout": true,
             "stderr": true,
             "description": format!("{DESCRIPTION} {now}"),
             "schedule": {"minute": "00", "hour": "00", "dom": "1", "month": "1", "dow": "1"},
         }]);
-        let about = |failure: Failure| failure.into_error_for(Subject::pixel(name));
-        let wanted = entry[0]["command"].clone();
-        let guard = match self.schedule(entry).await {
+        let error = |failure: Failure| failure.into_error_for(Subject::pixel(name));
+        let command = entry[0]["command"].clone();
+        let guard = match self.create_job(entry).await {
             Ok(guard) => guard,
             Err(failure) => {
-                // It may have been made all the same: known by its command.
-                self.remove_cron_of(&wanted).await;
-                return Err(about(failure));
+                // The job may exist: find it by its command.
+                self.remove_jobs_with(&command).await;
+                return Err(error(failure));
             }
         };
-        // Whoever undoes this waits for it.
-        self.exchanges().insert(name.clone(), guard.id);
-        let task = JobCall {
+        // `wait_idle` waits for this job.
+        self.clone_jobs().insert(name.clone(), guard.id);
+        let call = JobCall {
             method: "cronjob.run",
             params: json!([guard.id, false]),
             doing: "cloning the disk",
-            limit: CLONE,
+            limit: CLONE_TIMEOUT,
         };
-        let outcome = job::run(&self.rpc, &task).await.map(drop);
-        self.exchanges().remove(name);
+        let outcome = job::run(&self.rpc, &call).await.map(drop);
+        self.clone_jobs().remove(name);
         guard.remove().await;
         outcome.map_err(|failure| match failure {
             Failure::Refused(_) => Error::Server {
                 code: 0,
-                message: "the clone of the disk failed; it is root's zfs command on the server \
-                          that did, see its jobs there"
-                    .into(),
+                message: "the zfs command that clones the disk failed on the server; see its job \
+                          log"
+                .into(),
             },
-            other => about(other),
+            other => error(other),
         })
     }
 
-    /// Makes the job. Should its caller give up meanwhile, it is removed again.
-    async fn schedule(&self, entry: Value) -> Result<Guard, Failure> {
-        let (tell, made) = oneshot::channel();
+    /// Creates the cron job. If the caller is dropped before the response, the job
+    /// is deleted.
+    async fn create_job(&self, entry: Value) -> Result<JobGuard, Failure> {
+        let (sender, receiver) = oneshot::channel();
         let (rpc, tasks) = (Arc::clone(&self.rpc), self.tasks.clone());
         self.tasks.spawn(async move {
-            let made: Result<CronJob, _> = rpc.write("cronjob.create", entry).await;
-            let guard = made.map(|job| Guard {
+            let created: Result<CronJob, _> = rpc.write("cronjob.create", entry).await;
+            let guard = created.map(|job| JobGuard {
                 rpc,
                 tasks,
                 id: job.id,
                 armed: true,
             });
-            // What nobody takes is dropped, and so removed.
-            let _ = tell.send(guard);
+            // Without a receiver the guard is dropped, which deletes the job.
+            let _ = sender.send(guard);
         });
-        made.await
-            .unwrap_or_else(|_| Err(Failure::Protocol("the task ended early".into())))
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(Failure::Protocol("the task ended without a result".into())))
     }
 
-    fn exchanges(&self) -> MutexGuard<'_, HashMap<Name, i64>> {
-        self.exchanges
+    fn clone_jobs(&self) -> MutexGuard<'_, HashMap<Name, i64>> {
+        self.clone_jobs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The job that exchanges the disk of an instance.
-    pub(super) fn exchange_of(&self, name: &Name) -> Option<i64> {
-        self.exchanges().get(name).copied()
+    /// The cron job that replaces the disk of a pixel.
+    pub(super) fn clone_job(&self, name: &Name) -> Option<i64> {
+        self.clone_jobs().get(name).copied()
     }
 
-    async fn remove_cron_of(&self, command: &Value) {
-        let params = json!([[["command", "=", command]]]);
-        let found: Result<Vec<CronJob>, _> = self.rpc.read("cronjob.query", params).await;
-        for job in found.unwrap_or_default() {
-            remove_cron(&self.rpc, job.id).await;
+    async fn remove_jobs_with(&self, command: &Value) {
+        for job in self.jobs(json!([["command", "=", command]])).await {
+            remove_job(&self.rpc, job.id).await;
         }
     }
 
-    /// Removes what killed commands left. Best effort.
-    async fn sweep(&self) {
-        let params = json!([[["description", "^", DESCRIPTION]]]);
-        let found: Result<Vec<CronJob>, _> = self.rpc.read("cronjob.query", params).await;
+    /// Deletes the cron jobs of interrupted commands. Ignores failures.
+    async fn remove_stale_jobs(&self) {
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
-        for job in found.unwrap_or_default() {
-            let made = job.description.rsplit(' ').next();
-            let made = made.and_then(|time| time.parse::<i64>().ok()).unwrap_or(0);
-            if now - made > STALE {
-                remove_cron(&self.rpc, job.id).await;
+        for job in self.jobs(json!([["description", "^", DESCRIPTION]])).await {
+            let time = job.description.rsplit(' ').next();
+            let created_at = time.and_then(|time| time.parse::<i64>().ok()).unwrap_or(0);
+            if now - created_at > MAX_AGE_SECONDS {
+                remove_job(&self.rpc, job.id).await;
             }
         }
     }
+
+    async fn jobs(&self, filter: Value) -> Vec<CronJob> {
+        let jobs = self.rpc.read("cronjob.query", json!([filter])).await;
+        jobs.unwrap_or_default()
+    }
 }
 
-/// Once more where nothing was heard: a job that is gone counts as removed.
-async fn remove_cron(rpc: &Rpc, id: i64) {
+/// Repeats the deletion after an unknown result. A missing job counts as deleted.
+async fn remove_job(rpc: &Rpc, id: i64) {
     for _ in 0..3 {
         match rpc.write::<Value>("cronjob.delete", json!([id])).await {
             Err(failure) if failure.is_uncertain() => {}
             Err(failure) if !failure.is_not_found() => {
-                tracing::debug!(%failure, "cron job");
+                tracing::debug!(%failure, "could not delete the cron job");
                 return;
             }
             _ => return,
@@ -221,33 +228,34 @@ async fn remove_cron(rpc: &Rpc, id: i64) {
     }
 }
 
-/// Removes the job also when its command was interrupted.
-struct Guard {
+/// Deletes the cron job when dropped.
+struct JobGuard {
     rpc: Arc<Rpc>,
     tasks: TaskTracker,
     id: i64,
     armed: bool,
 }
 
-impl Guard {
+impl JobGuard {
     async fn remove(mut self) {
-        remove_cron(&self.rpc, self.id).await;
+        remove_job(&self.rpc, self.id).await;
         self.armed = false;
     }
 }
 
-impl Drop for Guard {
+impl Drop for JobGuard {
     fn drop(&mut self) {
         if self.armed {
             let (rpc, id) = (Arc::clone(&self.rpc), self.id);
-            self.tasks.spawn(async move { remove_cron(&rpc, id).await });
+            self.tasks.spawn(async move { remove_job(&rpc, id).await });
         }
     }
 }
 
-/// Exchanges a stopped instance's disk for a clone. The clone is there before
-/// the old disk goes, so that a failure leaves an instance with a disk.
-fn command(source: &str, label: &Label, target: &str) -> Result<String> {
+/// The command that replaces a stopped instance's disk by a clone. It creates the
+/// clone before it destroys the old disk, so that the instance has a disk after a
+/// failure.
+fn clone_command(source: &str, label: &Label, target: &str) -> Result<String> {
     check_dataset(source)?;
     check_dataset(target)?;
     let new = format!("{target}.pixels");
@@ -256,11 +264,9 @@ fn command(source: &str, label: &Label, target: &str) -> Result<String> {
          {ZFS} destroy -r {target} && {ZFS} rename {new} {target} || \
          {{ {ZFS} destroy {new}; false; }}"
     );
-    if command.len() > LONGEST {
-        return Err(Error::Invalid(format!(
-            "the names of the datasets {source:?} and {target:?} are too long to clone one from \
-             the other"
-        ).into()));
+    if command.len() > MAX_COMMAND {
+        let text = format!("cannot clone {source:?} to {target:?}: the dataset names are too long");
+        return Err(Error::Invalid(text.into()));
     }
     Ok(command)
 }
@@ -270,16 +276,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_is_made_of_checked_names_alone() {
+    fn command_rejects_invalid_dataset_names() {
         let label: Label = "ready".parse().unwrap();
-        let text = command("tank/.ix-virt/containers/px-a", &label, "tank/c/px-b").unwrap();
+        let text = clone_command("tank/.ix-virt/containers/px-a", &label, "tank/c/px-b").unwrap();
         assert!(text.contains("tank/.ix-virt/containers/px-a@ready tank/c/px-b.pixels &&"));
-        assert!(!text.contains('\n') && text.len() <= LONGEST);
+        assert!(!text.contains('\n') && text.len() <= MAX_COMMAND);
         for bad in ["tank/a;reboot", "tank/$(x)", "tank/a b", "-r/a"] {
-            assert!(command(bad, &label, "tank/b").is_err(), "{bad}");
-            assert!(command("tank/a", &label, bad).is_err(), "{bad}");
+            assert!(clone_command(bad, &label, "tank/b").is_err(), "{bad}");
+            assert!(clone_command("tank/a", &label, bad).is_err(), "{bad}");
         }
         let long = format!("tank/{}", "a".repeat(250));
-        assert!(command(&long, &label, &long).is_err());
+        assert!(clone_command(&long, &label, &long).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What the server says of an instance, in the boundary's terms.
+//! Converts the server's instances to the types of the backend boundary.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use super::properties::{self, PropertyKey};
 use super::wire::{Lxc, Virt};
 use crate::model::{Instance, Name, Properties, Status, Usage};
 
-/// One instance as either API has it.
+/// An instance, as either API reports it.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Container {
     Virt(Box<Virt>),
     Lxc(Lxc),
 }
 
-impl Found {
+impl Container {
     pub fn name(&self) -> &str {
         match self {
             Self::Virt(virt) => &virt.name,
@@ -23,23 +23,23 @@ impl Found {
     }
 
     pub fn status(&self) -> Status {
-        let word = match self {
+        let state = match self {
             Self::Virt(virt) => &virt.status,
             Self::Lxc(lxc) => &lxc.status.state,
         };
-        match word.as_str() {
+        match state.as_str() {
             "RUNNING" => Status::Running,
             "STOPPED" => Status::Stopped,
             "ERROR" => Status::Failed,
-            // Words of later releases too: the server is to be asked again.
+            // Also states of later releases: the caller asks again.
             _ => Status::Changing,
         }
     }
 
-    pub fn describe(self, name: Name) -> Instance {
+    pub fn into_instance(self, name: Name) -> Instance {
         let status = self.status();
         match self {
-            Self::Virt(virt) => virt.describe(name, status),
+            Self::Virt(virt) => virt.into_instance(name, status),
             Self::Lxc(lxc) => Instance {
                 name,
                 status,
@@ -59,7 +59,7 @@ impl Found {
 }
 
 impl Virt {
-    /// The address of the interface of ours; a bridge made inside has one too.
+    /// The IPv4 address of `eth0`. Bridges inside the pixel have addresses too.
     pub fn address(&self) -> Option<Ipv4Addr> {
         let state = self.raw.as_ref().and_then(|raw| raw.state.as_ref());
         let network = state.and_then(|state| state.network.as_ref());
@@ -72,43 +72,39 @@ impl Virt {
         }
         let mut all = self.aliases.iter().filter(|alias| alias.kind == "INET");
         match (all.next(), all.next()) {
-            // Of several nobody could tell which is meant.
+            // With several, it is unknown which one is that of `eth0`.
             (Some(only), None) => only.address.parse().ok(),
             _ => None,
         }
     }
 
-    /// What Incus measures; nothing where it was not asked.
+    /// What Incus measured. All zero if the query did not request it.
     pub fn usage(&self) -> Usage {
-        let amount = |of: i64| u64::try_from(of).unwrap_or(0);
+        let known = |value: i64| u64::try_from(value).unwrap_or(0);
         let Some(state) = self.raw.as_ref().and_then(|raw| raw.state.as_ref()) else {
             return Usage::default();
         };
         let interfaces = state.network.iter().flatten();
-        let others = interfaces.filter(|(name, _)| *name != "lo");
-        let (received, sent) = others.fold((0_u64, 0_u64), |(received, sent), (_, one)| {
-            let (more, out) = (one.counters.bytes_received, one.counters.bytes_sent);
-            (
-                received.saturating_add(amount(more)),
-                sent.saturating_add(amount(out)),
-            )
-        });
+        let (mut received, mut sent) = (0_u64, 0_u64);
+        for (_, interface) in interfaces.filter(|(name, _)| *name != "lo") {
+            received = received.saturating_add(known(interface.counters.bytes_received));
+            sent = sent.saturating_add(known(interface.counters.bytes_sent));
+        }
         let root = state.disk.as_ref().and_then(|disks| disks.get("root"));
         Usage {
-            cpu: Duration::from_nanos(amount(state.cpu.usage)),
-            memory: amount(state.memory.usage),
-            disk: root.map(|disk| amount(disk.usage)),
+            cpu: Duration::from_nanos(known(state.cpu.usage)),
+            memory: known(state.memory.usage),
+            disk: root.map(|disk| known(disk.usage)),
             received,
             sent,
-            processes: amount(state.processes),
+            processes: known(state.processes),
         }
     }
 
-    fn describe(self, name: Name, status: Status) -> Instance {
+    fn into_instance(self, name: Name, status: Status) -> Instance {
         let config = |key: &str| self.raw.as_ref()?.config.get(key).cloned();
         let stamp = |text: Option<&String>| text.map_or(0, |text| timestamp(text));
-        let pending =
-            PropertyKey::Contact.read_properties(&self.environment) == Some(properties::PENDING);
+        let pending = PropertyKey::Bootstrap.get(&self.environment) == Some(properties::PENDING);
         let image = self.image.description.clone().or_else(|| {
             let os = self.image.os.clone()?;
             Some(match &self.image.release {
@@ -123,7 +119,7 @@ impl Virt {
                 _ => Vec::new(),
             },
             created_at: stamp(self.raw.as_ref().map(|raw| &raw.created_at)),
-            // Before there is a way in, nobody has worked in it.
+            // Before the bootstrap, no command has run in the pixel.
             started_once: !pending && (used || self.raw.is_none()),
             privileged: self.privileged_mode.unwrap_or(false)
                 || config("security.privileged").as_deref() == Some("true"),
@@ -161,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_inside_is_not_taken_for_the_address() {
+    fn address_is_that_of_eth0() {
         let raw = json!({"raw": {"state": {"network": {
             "docker0": {"addresses": [{"family": "inet", "address": "172.17.0.1", "scope": "global"}]},
             "eth0": {"addresses": [{"family": "inet6", "address": "fe80::1", "scope": "link"},
@@ -174,21 +170,26 @@ mod tests {
     }
 
     #[test]
-    fn unknown_states_are_passing_ones() {
+    fn unknown_state_is_changing() {
         let name: Name = "a".parse().unwrap();
-        for (word, status) in [
+        for (state, status) in [
             ("RUNNING", Status::Running),
             ("STOPPED", Status::Stopped),
             ("ERROR", Status::Failed),
             ("THAWED", Status::Changing),
             ("SOMETHING", Status::Changing),
         ] {
-            let found = Found::Virt(Box::new(virt(json!({"status": word}))));
-            assert_eq!(found.describe(name.clone()).status, status, "{word}");
+            let container = Container::Virt(Box::new(virt(json!({"status": state}))));
+            let instance = container.into_instance(name.clone());
+            assert_eq!(instance.status, status, "{state}");
         }
-        let privileged = Found::Virt(Box::new(virt(json!({"privileged_mode": true}))));
-        assert!(privileged.describe(name.clone()).privileged);
+        let privileged = Container::Virt(Box::new(virt(json!({"privileged_mode": true}))));
+        assert!(privileged.into_instance(name.clone()).privileged);
         let pending = virt(json!({"environment": {"pixels__contact": "pending"}}));
-        assert!(!Found::Virt(Box::new(pending)).describe(name).started_once);
+        assert!(
+            !Container::Virt(Box::new(pending))
+                .into_instance(name)
+                .started_once
+        );
     }
 }

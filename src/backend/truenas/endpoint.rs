@@ -1,4 +1,4 @@
-//! Where the server is, and whether an API key may be sent there.
+//! The server's address, and whether an API key may be sent to it.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,16 +9,16 @@ use rustls::ClientConfig;
 use super::error::Failure;
 use crate::backend::tls;
 
-/// How the server is found and recognised.
+/// The address and the identity of the server.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// A name or an address; `wss://` and, to this machine itself, `ws://`
-    /// may stand before it.
+    /// A host name or an address, optionally after `wss://`, or after `ws://` for
+    /// a loopback address.
     pub host: String,
     pub port: u16,
-    /// PEM file with the server's own certificate or the CA that signed it.
+    /// PEM file with the server's certificate or the CA that signed it.
     pub server_cert: Option<PathBuf>,
-    /// SHA-256 of the server's certificate, in hex.
+    /// SHA-256 of the server's certificate, in hexadecimal.
     pub fingerprint: Option<String>,
     /// Accept any certificate.
     pub insecure: bool,
@@ -26,37 +26,39 @@ pub struct Server {
 
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    /// Without the brackets of an IPv6 address.
+    /// An IPv6 address has no brackets.
     pub host: String,
     pub port: u16,
-    /// With them, and with the port: for messages and the `Host` header.
+    /// Host and port, for messages and the `Host` header.
     pub authority: String,
-    /// `None` only for this machine itself.
+    /// `None` only for a loopback address.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Endpoint {
-    /// Reads and checks certificates; opens no connection.
+    /// Reads and checks the certificates. Opens no connection. Fails with
+    /// `Failure::Setup`.
     pub fn new(server: &Server) -> Result<Self, Failure> {
-        let bad =
-            |reason: &str| Failure::Setup(format!("truenas.host {:?}: {reason}", server.host));
+        let invalid = |reason: &str| {
+            Failure::Setup(format!("truenas.host {:?}: {reason}", server.host).into())
+        };
         let (plain, rest) = match server.host.split_once("://") {
             Some(("ws" | "http", rest)) => (true, rest),
             Some(("wss" | "https", rest)) => (false, rest),
-            Some(_) => return Err(bad("only wss:// may stand before the name")),
+            Some(_) => return Err(invalid("the only supported scheme is wss://")),
             None => (false, server.host.as_str()),
         };
         let host = rest
             .trim_end_matches('/')
             .trim_matches(['[', ']'])
             .to_owned();
-        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-        if host.is_empty() || !host.chars().all(sound) {
-            return Err(bad("it is no name or address of a host"));
+        let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if host.is_empty() || !host.chars().all(is_valid) {
+            return Err(invalid("not a host name or address"));
         }
         if plain && !is_loopback(&host) {
-            return Err(bad(
-                "an API key is sent over TLS alone: TrueNAS revokes one that comes without",
+            return Err(invalid(
+                "an API key requires TLS: TrueNAS revokes keys that are sent without it",
             ));
         }
         let authority = match host.contains(':') {
@@ -72,7 +74,7 @@ impl Endpoint {
                     insecure: server.insecure,
                 };
                 let config = tls::config(&options, None);
-                Some(Arc::new(config.map_err(|e| bad(&e))?))
+                Some(Arc::new(config.map_err(|e| invalid(&e))?))
             }
         };
         Ok(Self {
@@ -84,7 +86,7 @@ impl Endpoint {
     }
 }
 
-/// By address, not by name: what a name leads to is somebody else's to say.
+/// Only addresses: the result of a DNS lookup is not trusted.
 fn is_loopback(host: &str) -> bool {
     host.parse::<IpAddr>()
         .is_ok_and(|address| address.is_loopback())
@@ -105,8 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn without_tls_there_is_only_this_machine() {
-        for refused in [
+    fn tls_is_optional_for_loopback_only() {
+        for invalid in [
             "ws://nas.example",
             "http://192.0.2.1",
             "ws://localhost",
@@ -117,8 +119,8 @@ mod tests {
             "user@nas",
         ] {
             assert!(
-                matches!(Endpoint::new(&server(refused)), Err(Failure::Setup(_))),
-                "{refused}"
+                matches!(Endpoint::new(&server(invalid)), Err(Failure::Setup(_))),
+                "{invalid}"
             );
         }
         assert!(

@@ -12,8 +12,8 @@ use crate::model::{
     self, Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
 };
 
-/// One pixel's inside. A pixel that does not run has none: its files are out
-/// of reach too.
+/// Commands and files in a running pixel. A stopped pixel has no accessible
+/// files.
 pub(super) struct SshGuest<'a> {
     server: &'a Truenas,
     name: &'a Name,
@@ -25,9 +25,9 @@ impl<'a> SshGuest<'a> {
     }
 
     async fn session(&self) -> Result<Arc<Session>> {
-        self.server.needs_virt("work in a pixel").await?;
-        let place = || self.server.host(self.name);
-        self.server.ssh.session(&self.name.instance(), place).await
+        self.server.needs_virt("access to a pixel by SSH").await?;
+        let host = || self.server.host(self.name);
+        self.server.ssh.session(&self.name.instance(), host).await
     }
 }
 
@@ -55,7 +55,7 @@ impl Guest for SshGuest<'_> {
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<()> {
-        // By SFTP it would fail where something is in the way.
+        // SFTP's rename fails if the target exists.
         let request = ExecRequest::root(["mv", "-fT", "--", from, to]);
         let output = self.output(&request).await?;
         if output.status.success() {

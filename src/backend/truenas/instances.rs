@@ -1,4 +1,4 @@
-//! Instances: create, listing, what is noted on them.
+//! Creates, lists and updates instances.
 
 use std::time::Duration;
 
@@ -6,30 +6,31 @@ use serde_json::{Value, json};
 
 use super::Truenas;
 use super::api_version::Containers;
-use super::convert::Found;
+use super::convert::Container;
 use super::error::Failure;
 use super::job::{self, JobCall};
+use super::messages::{Meaning, Message};
 use super::nic;
 use super::properties::{self, Environment, PropertyKey};
 use super::wire::{Interface, Lxc, Summary, Virt, VirtConfig};
 use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, InitScript, Instance, Limits, Name, Properties,
-    Result, Subject,
+    Reason, Result, Subject,
 };
 use crate::retry::{self, Next};
 
-/// The server gives an image's download a quarter of an hour.
-const CREATE: Duration = Duration::from_secs(17 * 60);
-/// For an instance of whose creation nothing more is heard.
-const APPEARING: Duration = Duration::from_secs(15);
-const UPDATE: Duration = Duration::from_secs(120);
-const SETTLE: Duration = Duration::from_secs(60);
-/// The smallest memory the server takes.
-const LEAST: u64 = 32 << 20;
+/// The server allows 15 minutes for the download of an image.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(17 * 60);
+/// How long to look for an instance after a creation with unknown result.
+const APPEAR_TIMEOUT: Duration = Duration::from_secs(15);
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(120);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The server's minimum, in bytes.
+const MIN_MEMORY: u64 = 32 << 20;
 
 impl Truenas {
-    /// One instance; `Error::NotFound` only when the server is fit to tell.
-    pub(super) async fn find(&self, name: &Name) -> Result<Found> {
+    /// One instance. `Error::NotFound` only if the containers service is ready.
+    pub(super) async fn find(&self, name: &Name) -> Result<Container> {
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let table = release.table;
         let only = json!([["name", "=", name.instance()]]);
@@ -37,34 +38,31 @@ impl Truenas {
         match table.containers {
             Containers::Virt => {
                 let params = json!([only, {"extra": {"raw": true}}]);
-                let found: Vec<Virt> = self.read(table.query, params).await?;
-                match found.into_iter().next() {
-                    Some(found) => Ok(Found::Virt(Box::new(found))),
+                let instances: Vec<Virt> = self.read(table.query, params).await?;
+                match instances.into_iter().next() {
+                    Some(virt) => Ok(Container::Virt(Box::new(virt))),
                     None => {
-                        self.initialized().await?;
+                        self.check_service().await?;
                         Err(missing())
                     }
                 }
             }
             Containers::Lxc => {
-                let found: Vec<Lxc> = self.read(table.query, json!([only, {}])).await?;
-                found.into_iter().next().map(Found::Lxc).ok_or_else(missing)
+                let containers: Vec<Lxc> = self.read(table.query, json!([only, {}])).await?;
+                let container = containers.into_iter().next();
+                container.map(Container::Lxc).ok_or_else(missing)
             }
         }
     }
 
-    pub(super) async fn find_virt(&self, name: &Name) -> Result<Virt> {
+    /// One instance of `virt.*`, for an operation that needs it.
+    pub(super) async fn find_virt(&self, name: &Name, operation: &str) -> Result<Virt> {
         match self.find(name).await? {
-            Found::Virt(found) => Ok(*found),
-            Found::Lxc(_) => Err(self.refusal("this").await),
-        }
-    }
-
-    /// The error of what `container.*` cannot do.
-    async fn refusal(&self, operation: &str) -> Error {
-        match self.needs_virt(operation).await {
-            Err(error) => error,
-            Ok(()) => Error::Protocol("the server changed its release".into()),
+            Container::Virt(virt) => Ok(*virt),
+            Container::Lxc(_) => {
+                self.needs_virt(operation).await?;
+                Err(upgraded())
+            }
         }
     }
 
@@ -73,11 +71,12 @@ impl Truenas {
         release.needs_virt(operation).map_err(Failure::into_error)
     }
 
-    /// A service that is not up yet lists nothing, without an error.
-    async fn initialized(&self) -> Result<()> {
+    /// Fails if the containers service is not ready: it then lists no instances
+    /// instead of returning an error.
+    async fn check_service(&self) -> Result<()> {
         let config: VirtConfig = self.read("virt.global.config", json!([])).await?;
         match config.state.as_deref() {
-            Some("INITIALIZED") => Ok(()),
+            Some(state) if Message::Service(state).means(Meaning::ServiceReady) => Ok(()),
             state => Err(Error::WrongState {
                 subject: Subject::Other("the containers service of TrueNAS".into()),
                 state: state.unwrap_or("not set up").to_lowercase(),
@@ -86,16 +85,16 @@ impl Truenas {
     }
 
     pub(super) async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
-        self.needs_virt("making a pixel").await?;
-        self.attachable(&spec.network)?;
-        // Without a key there would be no way into the pixel.
+        self.needs_virt("creating a pixel").await?;
+        self.check_attachment(&spec.network)?;
+        // Fail early: without a key the pixel would not be accessible.
         self.ssh.public_key().await?;
         let device = self.device().await?;
         let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
         let mut environment = Environment::new();
         properties::merge(&mut environment, &spec.properties)?;
-        PropertyKey::Contact.set(&mut environment, properties::PENDING);
-        self.note_birth(&mut environment, &spec.name, &spec.first_boot);
+        PropertyKey::Bootstrap.set(&mut environment, properties::PENDING);
+        self.record_first_boot(&mut environment, &spec.name, &spec.first_boot);
         let instance = InstanceSpec {
             image,
             limits: &spec.limits,
@@ -106,20 +105,28 @@ impl Truenas {
         Ok(InitScript::Applied)
     }
 
-    /// What tells this instance from its source, for the script that runs at
-    /// its first boot.
-    pub(super) fn note_birth(&self, environment: &mut Environment, name: &Name, first: &FirstBoot) {
-        let id = first.variables.iter().find(|(key, _)| key == "id");
+    /// Records the instance's id and name, by which `identity.sh` recognizes a new
+    /// instance, and the script for its first boot.
+    pub(super) fn record_first_boot(
+        &self,
+        environment: &mut Environment,
+        name: &Name,
+        first_boot: &FirstBoot,
+    ) {
+        let id = first_boot.variables.iter().find(|(key, _)| key == "id");
         let id = id.map_or_else(|| self.rpc.id(), |(_, value)| value.clone());
         PropertyKey::Id.set(environment, &id);
         PropertyKey::Name.set(environment, &name.instance());
-        self.store_script(name, &first.script);
+        self.first_boot_scripts()
+            .insert(name.clone(), first_boot.script.clone());
     }
 
-    pub(super) fn attachable(&self, network: &Attachment) -> Result<()> {
+    pub(super) fn check_attachment(&self, network: &Attachment) -> Result<()> {
         match network {
             Attachment::Default => Ok(()),
-            Attachment::IsolatedBridge(_) | Attachment::Gateway { .. } => Err(no_segments()),
+            Attachment::IsolatedBridge(_) | Attachment::Gateway { .. } => {
+                Err(no_isolated_bridges())
+            }
         }
     }
 
@@ -139,7 +146,7 @@ impl Truenas {
             "name": name.instance(),
             "image": instance.image,
             "instance_type": "CONTAINER",
-            // True would start it at once.
+            // `true` would also start the instance now.
             "autostart": false,
             "environment": instance.environment,
             "devices": [instance.device],
@@ -148,9 +155,9 @@ impl Truenas {
             body["cpu"] = json!(cpu);
         }
         if let Some(memory) = instance.limits.memory {
-            if memory < LEAST {
+            if memory < MIN_MEMORY {
                 return Err(Error::Invalid(
-                    "TrueNAS takes no less than 32 MiB of memory".into(),
+                    "TrueNAS requires at least 32 MiB of memory".into(),
                 ));
             }
             body["memory"] = json!(memory);
@@ -158,24 +165,24 @@ impl Truenas {
         if let Some(pool) = &self.options.pool {
             body["storage_pool"] = json!(pool);
         }
-        let task = JobCall {
+        let call = JobCall {
             method: "virt.instance.create",
             params: json!([body]),
             doing: "creating the pixel",
-            limit: CREATE,
+            limit: CREATE_TIMEOUT,
         };
-        match job::run(&self.rpc, &task).await {
+        match job::run(&self.rpc, &call).await {
             Ok(_) => Ok(()),
-            // The rules for names are ours and kept: it can only be taken.
-            Err(Failure::Refused(fault)) if fault.is_about("virt_instance_create.name") => {
+            // The name is valid, so it must be in use.
+            Err(Failure::Refused(fault)) if fault.means(Meaning::NameInUse) => {
                 Err(Error::AlreadyExists(Subject::pixel(name)))
             }
-            Err(Failure::Refused(fault)) if fault.is_about("virt_instance_create.storage_pool") => {
+            Err(Failure::Refused(fault)) if fault.means(Meaning::PoolNotFound) => {
                 let pool = self.options.pool.clone().unwrap_or_default();
                 Err(Error::NotFound(Subject::Pool(pool)))
             }
-            // A service that started anew no longer knows the job, but what
-            // it had begun goes on.
+            // After a restart, the service no longer has the job but continues
+            // the creation.
             Err(failure) if failure.is_uncertain() => {
                 match self.appears(name, &instance.environment).await {
                     true => Ok(()),
@@ -186,12 +193,12 @@ impl Truenas {
         }
     }
 
-    /// Whether an instance turns up that carries exactly these notes, among
-    /// them an id that no other has.
-    async fn appears(&self, name: &Name, notes: &Environment) -> bool {
-        let found = retry::until(APPEARING, || async {
-            match self.find_virt(name).await {
-                Ok(found) => Next::Done(found.environment == *notes),
+    /// Waits for an instance with exactly this environment, which has a unique
+    /// id.
+    async fn appears(&self, name: &Name, environment: &Environment) -> bool {
+        let found = retry::until(APPEAR_TIMEOUT, || async {
+            match self.find_virt(name, "creating a pixel").await {
+                Ok(found) => Next::Done(found.environment == *environment),
                 Err(_) => Next::Again(()),
             }
         });
@@ -199,32 +206,33 @@ impl Truenas {
     }
 
     pub(super) async fn get(&self, name: &Name) -> Result<Instance> {
-        Ok(self.find(name).await?.describe(name.clone()))
+        Ok(self.find(name).await?.into_instance(name.clone()))
     }
 
     pub(super) async fn list(&self) -> Result<Vec<Instance>> {
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let table = release.table;
-        let ours = json!([["name", "^", "px-"]]);
-        let found: Vec<Found> = match table.containers {
+        let filter = json!([["name", "^", "px-"]]);
+        let containers: Vec<Container> = match table.containers {
             Containers::Virt => {
-                let params = json!([ours, {"extra": {"raw": true}}]);
-                let found: Vec<Virt> = self.read(table.query, params).await?;
-                if found.is_empty() {
-                    self.initialized().await?;
+                let params = json!([filter, {"extra": {"raw": true}}]);
+                let instances: Vec<Virt> = self.read(table.query, params).await?;
+                if instances.is_empty() {
+                    self.check_service().await?;
                 }
-                found.into_iter().map(Box::new).map(Found::Virt).collect()
+                let instances = instances.into_iter().map(Box::new);
+                instances.map(Container::Virt).collect()
             }
             Containers::Lxc => {
-                let found: Vec<Lxc> = self.read(table.query, json!([ours, {}])).await?;
-                found.into_iter().map(Found::Lxc).collect()
+                let containers: Vec<Lxc> = self.read(table.query, json!([filter, {}])).await?;
+                containers.into_iter().map(Container::Lxc).collect()
             }
         };
-        let mut pixels: Vec<Instance> = found
+        let mut pixels: Vec<Instance> = containers
             .into_iter()
-            .filter_map(|found| {
-                let name = Name::from_instance(found.name())?;
-                Some(found.describe(name))
+            .filter_map(|container| {
+                let name = Name::from_instance(container.name())?;
+                Some(container.into_instance(name))
             })
             .collect();
         pixels.sort_by(|a, b| a.name.cmp(&b.name));
@@ -232,38 +240,40 @@ impl Truenas {
     }
 
     pub(super) async fn change_properties(&self, name: &Name, new: &Properties) -> Result<()> {
-        // Where nothing can be kept, there is nothing to remove either.
-        if new.values().all(String::is_empty) && matches!(self.find(name).await?, Found::Lxc(_)) {
+        // `container.*` stores no properties, so removing them succeeds.
+        if new.values().all(String::is_empty) && matches!(self.find(name).await?, Container::Lxc(_))
+        {
             return Ok(());
         }
         self.change_environment(name, |environment| properties::merge(environment, new))
             .await
     }
 
-    /// The server takes the environment as a whole: changes of one process
-    /// are made one after the other.
+    /// Reads, changes and writes the environment, which the server only accepts
+    /// as a whole. Changes by this process are serialized.
     pub(super) async fn change_environment(
         &self,
         name: &Name,
         change: impl Fn(&mut Environment) -> Result<()>,
     ) -> Result<()> {
-        let _turn = self.changing.lock().await;
-        let found = self.find_virt(name).await?;
+        const OPERATION: &str = "storing properties of a pixel";
+        let _guard = self.environment_lock.lock().await;
+        let found = self.find_virt(name, OPERATION).await?;
         let mut environment = found.environment.clone();
         change(&mut environment)?;
         if environment == found.environment {
             return Ok(());
         }
-        let task = JobCall {
+        let call = JobCall {
             method: "virt.instance.update",
             params: json!([name.instance(), {"environment": environment}]),
-            doing: "noting what is known of the pixel",
-            limit: UPDATE,
+            doing: OPERATION,
+            limit: UPDATE_TIMEOUT,
         };
-        match job::run(&self.rpc, &task).await {
+        match job::run(&self.rpc, &call).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.is_uncertain() => {
-                match self.find_virt(name).await?.environment == environment {
+                match self.find_virt(name, OPERATION).await?.environment == environment {
                     true => Ok(()),
                     false => Err(failure.into_error_for(Subject::pixel(name))),
                 }
@@ -272,14 +282,15 @@ impl Truenas {
         }
     }
 
-    /// Waits until none of our calls is under way, nor any job on the pixel.
+    /// Waits until this process has no pending writes and the server no job for
+    /// the pixel.
     pub(super) async fn await_idle(&self, name: &Name) -> Result<()> {
-        let idle = retry::until(SETTLE, || async {
-            if self.rpc.changing().await > 0 {
+        let idle = retry::until(IDLE_TIMEOUT, || async {
+            if self.rpc.pending_writes().await > 0 {
                 return Next::Again(());
             }
-            let exchange = self.exchange_of(name);
-            match job::under_way(&self.rpc, &name.instance(), exchange).await {
+            let clone_job = self.clone_job(name);
+            match job::is_in_progress(&self.rpc, &name.instance(), clone_job).await {
                 Ok(false) => Next::Done(Ok(())),
                 Ok(true) => Next::Again(()),
                 Err(failure) => Next::Done(Err(failure.into_error())),
@@ -288,13 +299,13 @@ impl Truenas {
         idle.await.unwrap_or_else(|()| {
             Err(Error::TimedOut {
                 doing: format!("the server's work on {}", Subject::pixel(name)),
-                after: SETTLE,
+                after: IDLE_TIMEOUT,
             })
         })
     }
 }
 
-/// What a new instance is made of.
+/// The properties of a new instance.
 pub(super) struct InstanceSpec<'a> {
     pub image: &'a str,
     pub limits: &'a Limits,
@@ -302,11 +313,15 @@ pub(super) struct InstanceSpec<'a> {
     pub device: Value,
 }
 
-pub(super) fn no_segments() -> Error {
+pub(super) fn no_isolated_bridges() -> Error {
     Error::Unsupported {
         operation: "a gateway for pixels".into(),
-        reason: "TrueNAS makes no network without an address of its own; set network.placement \
-                 to \"pixel\""
-            .into(),
+        reason: Reason::from("TrueNAS cannot create a network without an address of the server")
+            .with_hint("set network.placement to \"pixel\""),
     }
+}
+
+/// The release changed between two calls.
+pub(super) fn upgraded() -> Error {
+    Error::Protocol("TrueNAS was upgraded during the call; retry".into())
 }

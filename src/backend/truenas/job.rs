@@ -1,123 +1,24 @@
-//! Jobs: what takes the server longer is answered with a number at once, and
-//! its end is told by an event. Events are lost with their connection, so the
-//! server is also asked.
+//! Jobs: long operations, which the server answers with a number at once. An
+//! event reports the end of a job. Events are lost with their connection, so
+//! jobs are also polled.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
-use super::error::{ExcInfo, Failure, RpcFault};
-use super::rpc::{Rpc, Session};
+use super::auth::Session;
+use super::error::Failure;
+use super::fault::RpcFault;
+use super::job_events::{GET_JOBS, Job};
+use super::messages::{Meaning, Message};
+use super::rpc::Rpc;
 
-/// How often a job is asked for that no event has told of.
-const POLL: Duration = Duration::from_secs(3);
-/// So many jobs are remembered; others on the server make jobs too.
-const REMEMBERED: usize = 256;
-/// News of a job that are longer are not kept: it is asked for instead.
-const LONGEST_NEWS: usize = 256 * 1024;
-const GET: &str = "core.get_jobs";
-/// In place of a secret.
+/// How long to wait for an event before polling the job.
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// What the server shows in place of a secret.
 const MASKED: &str = "********";
 
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Job {
-    pub id: i64,
-    pub method: String,
-    #[serde(default)]
-    pub arguments: Value,
-    pub state: String,
-    #[serde(default)]
-    message_ids: Vec<Value>,
-    error: Option<String>,
-    exc_info: Option<ExcInfo>,
-    #[serde(default)]
-    result: Value,
-}
-
-impl Job {
-    pub fn is_over(&self) -> bool {
-        matches!(self.state.as_str(), "SUCCESS" | "FAILED" | "ABORTED")
-    }
-
-    /// What it works on: the name of an instance, or a number.
-    pub fn target(&self) -> Option<String> {
-        target(&self.arguments)
-    }
-}
-
-fn target(arguments: &Value) -> Option<String> {
-    let first = arguments.get(0)?;
-    match first.get("name").unwrap_or(first) {
-        Value::String(name) => Some(name.clone()),
-        Value::Number(id) => Some(id.to_string()),
-        _ => None,
-    }
-}
-
-/// The latest news of jobs on one connection. An event may come before the
-/// answer that tells the job's number.
-#[derive(Debug, Default)]
-pub(super) struct JobTracker {
-    seen: Mutex<BTreeMap<i64, Job>>,
-    news: Notify,
-}
-
-#[derive(Deserialize)]
-struct Update {
-    collection: String,
-    fields: Option<Job>,
-}
-
-#[derive(Deserialize)]
-struct JobState {
-    collection: String,
-}
-
-impl JobTracker {
-    /// Takes the parameters of a `collection_update`.
-    pub fn note(&self, params: &str) {
-        if params.len() > LONGEST_NEWS {
-            tracing::debug!(length = params.len(), "an event that is too long");
-            return;
-        }
-        let about = serde_json::from_str::<JobState>(params);
-        if !about.is_ok_and(|headline| headline.collection == GET) {
-            return;
-        }
-        match serde_json::from_str::<Update>(params) {
-            Ok(Update {
-                fields: Some(job), ..
-            }) => {
-                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                // Late news of a job that is over say nothing new.
-                if !seen.get(&job.id).is_some_and(Job::is_over) {
-                    seen.insert(job.id, job);
-                }
-                while seen.len() > REMEMBERED {
-                    seen.pop_first();
-                }
-            }
-            Ok(update) => tracing::debug!(update.collection, "an event without fields"),
-            Err(error) => tracing::debug!(%error, "an event that cannot be read"),
-        }
-        self.wake();
-    }
-
-    pub fn wake(&self) {
-        self.news.notify_waiters();
-    }
-
-    fn get(&self, id: i64) -> Option<Job> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&id).cloned()
-    }
-}
-
-/// A method that is a job.
+/// A call of a method that is a job.
 pub(super) struct JobCall<'a> {
     pub method: &'static str,
     pub params: Value,
@@ -126,55 +27,58 @@ pub(super) struct JobCall<'a> {
     pub limit: Duration,
 }
 
-/// Submits a job and waits for its end; its result. A job whose submission
-/// was lost is found again where the server tells which is ours.
-pub(super) async fn run(rpc: &Rpc, task: &JobCall<'_>) -> Result<Value, Failure> {
+/// Submits a job, waits for its end and returns its result. If the connection
+/// was lost during the submission, finds the job again if the server reports
+/// which call submitted it. Fails with `Failure::TimedOut` after `limit`; the
+/// job then continues on the server.
+pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure> {
     let work = async {
         loop {
-            let call = rpc.id();
-            let id = match rpc.submit(task.method, &call, &task.params).await {
+            let call_id = rpc.id();
+            let id = match rpc.submit(call.method, &call_id, &call.params).await {
                 Ok(id) => id,
-                Err(failure @ Failure::Lost { .. }) => find(rpc, task, &call, failure).await?,
+                Err(failure @ Failure::Lost { .. }) => find(rpc, call, &call_id, failure).await?,
                 Err(failure) => return Err(failure),
             };
-            let job = wait(rpc, id, task).await?;
-            // A full queue is answered with the number of the last job in it.
-            if is_ours(&job, task, &call) {
+            let job = wait(rpc, id, call).await?;
+            // If its queue is full, the server returns the number of the last
+            // job in the queue instead.
+            if is_job_of(&job, call, &call_id) {
                 return outcome(job);
             }
-            tracing::debug!(task.method, "the queue was full");
+            tracing::debug!(call.method, "the queue was full");
         }
     };
-    tokio::time::timeout(task.limit, work)
+    tokio::time::timeout(call.limit, work)
         .await
         .unwrap_or_else(|_| {
             Err(Failure::TimedOut {
-                doing: task.doing.to_owned(),
-                after: task.limit,
+                doing: call.doing.to_owned(),
+                after: call.limit,
             })
         })
 }
 
-/// Whether a job does what this call asked for. Where the server tells what
-/// call a job came of, somebody else's job may still be one for the same.
-fn is_ours(job: &Job, task: &JobCall<'_>, call: &str) -> bool {
-    job.message_ids.iter().any(|id| id == call)
-        || job.method == task.method && carries(&job.arguments, &task.params)
+/// Whether a job does what the call asked for. A job that another client
+/// submitted with the same arguments counts too.
+fn is_job_of(job: &Job, call: &JobCall<'_>, call_id: &str) -> bool {
+    job.message_ids.iter().any(|id| id == call_id)
+        || job.method == call.method && includes(&job.arguments, &call.params)
 }
 
-/// Whether what the server shows of a job's arguments is what was sent. It may
-/// have added what was left out, and does not show what is secret.
-fn carries(shown: &Value, sent: &Value) -> bool {
+/// Whether the arguments that the server shows are those that were sent. The
+/// server may add defaults, and masks secrets.
+fn includes(shown: &Value, sent: &Value) -> bool {
     match (shown, sent) {
         (Value::Object(shown), Value::Object(sent)) => sent
             .iter()
-            .all(|(key, value)| shown.get(key).is_some_and(|shown| carries(shown, value))),
+            .all(|(key, value)| shown.get(key).is_some_and(|shown| includes(shown, value))),
         (Value::Array(shown), Value::Array(sent)) => {
             shown.len() >= sent.len()
                 && shown
                     .iter()
                     .zip(sent)
-                    .all(|(shown, sent)| carries(shown, sent))
+                    .all(|(shown, sent)| includes(shown, sent))
         }
         (Value::String(shown), _) if shown == MASKED => true,
         _ => shown == sent,
@@ -182,12 +86,11 @@ fn carries(shown: &Value, sent: &Value) -> bool {
 }
 
 fn outcome(job: Job) -> Result<Value, Failure> {
-    match job.state.as_str() {
-        "SUCCESS" => Ok(job.result),
-        "ABORTED" => Err(Failure::Refused(RpcFault {
-            reason: "the job was aborted on the server".into(),
-            ..RpcFault::default()
-        })),
+    match Message::Job(&job.state).meaning() {
+        Some(Meaning::JobSucceeded) => Ok(job.result),
+        Some(Meaning::JobAborted) => Err(Failure::Refused(RpcFault::from_reason(
+            "the job was aborted on the server",
+        ))),
         _ => Err(Failure::Refused(RpcFault::from_job(
             job.error.as_deref(),
             job.exc_info,
@@ -195,81 +98,73 @@ fn outcome(job: Job) -> Result<Value, Failure> {
     }
 }
 
-/// The job of a call whose answer was lost; `lost` when there is none.
-async fn find(rpc: &Rpc, task: &JobCall<'_>, call: &str, lost: Failure) -> Result<i64, Failure> {
-    let params = json!([[["method", "=", task.method]], {"order_by": ["-id"], "limit": 50}]);
-    let all: Vec<Job> = rpc.read(GET, params).await?;
-    let named = |job: &&Job| job.message_ids.iter().any(|id| id == call);
-    // 25.04 does not tell calls; arguments that only one call has do as well.
-    let same = |job: &&Job| is_unique(&task.params) && carries(&job.arguments, &task.params);
-    all.iter()
-        .find(named)
-        .or_else(|| all.iter().find(same))
+/// The job of a call whose response was lost. Fails with `lost` if not found.
+async fn find(rpc: &Rpc, call: &JobCall<'_>, call_id: &str, lost: Failure) -> Result<i64, Failure> {
+    let params = json!([[["method", "=", call.method]], {"order_by": ["-id"], "limit": 50}]);
+    let jobs: Vec<Job> = rpc.read(GET_JOBS, params).await?;
+    let by_id = |job: &&Job| job.message_ids.iter().any(|id| id == call_id);
+    // 25.04 does not report call ids: use arguments that no other call has.
+    let by_params = |job: &&Job| is_unique(&call.params) && includes(&job.arguments, &call.params);
+    jobs.iter()
+        .find(by_id)
+        .or_else(|| jobs.iter().find(by_params))
         .map(|job| job.id)
         .ok_or(lost)
 }
 
-/// A creation carries its maker's claim.
+/// Whether the arguments identify a call: the environment of a new instance has
+/// its unique id.
 fn is_unique(params: &Value) -> bool {
     params[0].get("environment").is_some_and(Value::is_object)
 }
 
-async fn wait(rpc: &Rpc, id: i64, task: &JobCall<'_>) -> Result<Job, Failure> {
+async fn wait(rpc: &Rpc, id: i64, call: &JobCall<'_>) -> Result<Job, Failure> {
     loop {
-        let open = rpc.open().await?;
-        if let Some(job) = told(&open, id).await {
+        let session = rpc.session().await?;
+        if let Some(job) = wait_for_event(&session, id).await {
             return Ok(job);
         }
         let params = json!([[["id", "=", id]], {"extra": {"raw_result": true}}]);
-        let found: Vec<Job> = rpc.read(GET, params).await?;
-        match found.into_iter().next() {
+        let jobs: Vec<Job> = rpc.read(GET_JOBS, params).await?;
+        match jobs.into_iter().next() {
             Some(job) if job.is_over() => return Ok(job),
             Some(_) => {}
             None => {
                 return Err(Failure::Lost {
                     endpoint: rpc.endpoint().to_owned(),
-                    method: task.method,
-                    reason: "the server no longer knows the job".into(),
+                    method: call.method,
+                    reason: "the server no longer has the job".into(),
                 });
             }
         }
     }
 }
 
-/// What events tell of the job's end, within [`POLL`] and as long as the
-/// connection is there.
-async fn told(open: &Arc<Session>, id: i64) -> Option<Job> {
-    let board = open.connection.jobs();
-    let watching = async {
-        loop {
-            let news = board.news.notified();
-            tokio::pin!(news);
-            news.as_mut().enable();
-            if let Some(job) = board.get(id).filter(Job::is_over) {
-                return Some(job);
-            }
-            if open.connection.is_closed() {
-                return None;
-            }
-            news.await;
-        }
-    };
-    tokio::time::timeout(POLL, watching).await.unwrap_or(None)
+/// The ended job, if an event reports it within [`POLL_INTERVAL`] and before
+/// the connection closes.
+async fn wait_for_event(session: &Session, id: i64) -> Option<Job> {
+    let connection = &session.connection;
+    let end = connection
+        .jobs()
+        .wait_for_end(id, || connection.is_closed());
+    tokio::time::timeout(POLL_INTERVAL, end)
+        .await
+        .unwrap_or(None)
 }
 
-/// Whether a job works on this instance, or the cron job of this number runs.
-pub(super) async fn under_way(
+/// Whether a job changes this instance, or this cron job is running.
+pub(super) async fn is_in_progress(
     rpc: &Rpc,
     instance: &str,
-    cron: Option<i64>,
+    cron_job: Option<i64>,
 ) -> Result<bool, Failure> {
     let params = json!([[["state", "in", ["WAITING", "RUNNING"]]]]);
-    let all: Vec<Job> = rpc.read(GET, params).await?;
-    let cron = cron.map(|id| id.to_string());
-    Ok(all.iter().any(|job| {
+    let jobs: Vec<Job> = rpc.read(GET_JOBS, params).await?;
+    let cron_job = cron_job.map(|id| id.to_string());
+    Ok(jobs.iter().any(|job| {
         let target = job.target();
         target.as_deref() == Some(instance)
-            || job.method == "cronjob.run" && cron.is_some() && target == cron
+            || job.method == "cronjob.run" && cron_job.is_some() && target == cron_job
     }))
 }
 
@@ -277,65 +172,36 @@ pub(super) async fn under_way(
 mod tests {
     use super::*;
 
-    fn event(id: i64, state: &str) -> String {
-        json!({"msg": "changed", "collection": GET, "id": id, "fields": {
-            "id": id, "method": "virt.instance.start", "arguments": ["px-a"], "state": state,
-            "error": null, "exc_info": null, "result": true}})
-        .to_string()
-    }
-
     #[test]
-    fn an_end_stays_an_end_and_old_news_make_room() {
-        let board = JobTracker::default();
-        board.note(&event(1, "RUNNING"));
-        assert!(!board.get(1).unwrap().is_over());
-        board.note(&event(1, "SUCCESS"));
-        board.note(&event(1, "RUNNING"));
-        assert!(board.get(1).unwrap().is_over());
-        assert_eq!(board.get(1).unwrap().target().as_deref(), Some("px-a"));
-        for id in 2..=i64::try_from(REMEMBERED).unwrap() + 1 {
-            board.note(&event(id, "WAITING"));
-        }
-        assert!(board.get(1).is_none() && board.get(2).is_some());
-        board.note(r#"{"msg": "changed", "collection": "interface.query", "fields": {"id": "x"}}"#);
-        board.note("nonsense");
-        let long = event(999, &"x".repeat(LONGEST_NEWS));
-        board.note(&long);
-        assert!(board.get(999).is_none());
-        board.note(&event(999, "SUCCESS"));
-        assert!(board.get(999).is_some());
-    }
-
-    #[test]
-    fn the_work_of_others_is_not_taken_for_ours() {
+    fn jobs_of_other_calls_do_not_match() {
         let sent = json!(["px-a", {"environment": {"a": "b"}}]);
-        let task = JobCall {
+        let call = JobCall {
             method: "virt.instance.update",
             params: sent.clone(),
             doing: "",
-            limit: POLL,
+            limit: POLL_INTERVAL,
         };
-        let job = |method: &str, arguments: Value, call: &str| {
+        let matches = |method: &str, arguments: Value, call_id: &str| {
             let job = json!({"id": 1, "method": method, "arguments": arguments,
-                "state": "SUCCESS", "message_ids": [call]});
-            is_ours(&serde_json::from_value(job).unwrap(), &task, "ours")
+                "state": "SUCCESS", "message_ids": [call_id]});
+            is_job_of(&serde_json::from_value(job).unwrap(), &call, "own")
         };
-        assert!(job(task.method, json!([]), "ours"));
-        assert!(job(task.method, sent.clone(), "theirs"));
+        assert!(matches(call.method, json!([]), "own"));
+        assert!(matches(call.method, sent.clone(), "other"));
         let more = json!(["px-a", {"environment": {"a": "********"}, "cpu": null}]);
-        assert!(job(task.method, more, ""));
-        assert!(!job(
-            task.method,
+        assert!(matches(call.method, more, ""));
+        assert!(!matches(
+            call.method,
             json!(["px-a", {"environment": {"a": "c"}}]),
             ""
         ));
-        assert!(!job(task.method, json!(["px-a", {"cpu": "1"}]), ""));
-        assert!(!job(task.method, json!(["px-a"]), ""));
-        assert!(!job("virt.instance.stop", sent, ""));
+        assert!(!matches(call.method, json!(["px-a", {"cpu": "1"}]), ""));
+        assert!(!matches(call.method, json!(["px-a"]), ""));
+        assert!(!matches("virt.instance.stop", sent, ""));
     }
 
     #[test]
-    fn only_a_creation_is_known_by_its_arguments() {
+    fn only_create_arguments_are_unique() {
         assert!(is_unique(
             &json!([{"name": "px-a", "environment": {"a": "b"}}])
         ));

@@ -1,18 +1,22 @@
-//! The TrueNAS backend: JSON-RPC over a WebSocket for the instances, SSH for
-//! what is inside them.
+//! The TrueNAS backend: JSON-RPC over a WebSocket manages the instances, SSH
+//! gives access to the guests.
 
 mod api_version;
 mod auth;
 mod bootstrap;
 mod bootstrap_files;
 mod clone;
+mod connect;
 mod container_api;
 mod convert;
 mod endpoint;
 mod error;
+mod fault;
 mod guest;
 mod instances;
 mod job;
+mod job_events;
+mod messages;
 mod nic;
 mod power;
 mod properties;
@@ -28,7 +32,7 @@ mod fuzz;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,8 +42,8 @@ use tokio_util::task::TaskTracker;
 
 pub use endpoint::Server;
 pub use error::Failure;
-pub use nic::{NicKind, NicOptions as NicWish};
-pub use ssh::{Ask, Settings as SshSettings};
+pub use nic::{NicKind, NicOptions};
+pub use ssh::{AskPassphrase, Settings as SshSettings};
 
 use crate::model::{
     Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, InitScript,
@@ -47,34 +51,35 @@ use crate::model::{
 };
 use crate::secret::Secret;
 use auth::Login;
-use convert::Found;
+use convert::Container;
 use endpoint::Endpoint;
-use instances::no_segments;
+use instances::no_isolated_bridges;
 use rpc::Rpc;
 use ssh::Ssh;
 
-/// What the backend needs to know of the user's settings.
+/// The settings of the backend.
 #[derive(Debug)]
 pub struct Options {
     pub server: Server,
     pub user: String,
     pub api_key: Secret,
-    /// The pool of new pixels; `None` leaves it to the server.
+    /// The pool of new pixels. `None`: the server's default.
     pub pool: Option<String>,
-    /// The dataset that holds the pixels' disks; `None`, where the server has them.
+    /// The dataset that holds the pixels' disks. `None`: the location that the
+    /// server uses.
     pub dataset_prefix: Option<String>,
-    pub nic: NicWish,
-    /// For a copy whose source does not say what it was made from.
+    pub nic: NicOptions,
+    /// The image of a clone whose source has no recorded image.
     pub image: String,
     pub ssh: SshSettings,
 }
 
-/// What is left of the options when the connections are set up.
+/// The options that are needed after the connections are set up.
 #[derive(Debug)]
 struct Config {
     pool: Option<String>,
     dataset_prefix: Option<String>,
-    nic: NicWish,
+    nic: NicOptions,
     image: String,
 }
 
@@ -84,18 +89,18 @@ pub struct Truenas {
     rpc: Arc<Rpc>,
     ssh: Ssh,
     options: Config,
-    /// What goes on when its caller gave up.
+    /// Work that continues after its caller stopped waiting.
     tasks: TaskTracker,
-    /// Held over reading and writing back what is noted on an instance.
-    changing: tokio::sync::Mutex<()>,
-    /// Cron jobs that exchange the disks of these pixels.
-    exchanges: Mutex<HashMap<Name, i64>>,
-    /// The scripts of first boots that are still to come.
-    scripts: Mutex<HashMap<Name, String>>,
+    /// Held while an instance's environment is read, changed and written.
+    environment_lock: tokio::sync::Mutex<()>,
+    /// The cron jobs that replace the disks of these pixels.
+    clone_jobs: Mutex<HashMap<Name, i64>>,
+    /// The first-boot scripts of pixels that have not booted yet.
+    first_boot_scripts: Mutex<HashMap<Name, String>>,
 }
 
 impl Truenas {
-    /// Checks the settings; nothing is sent.
+    /// Checks the settings. Opens no connection.
     pub fn new(options: Options) -> Result<Self> {
         let endpoint = Endpoint::new(&options.server).map_err(Failure::into_error)?;
         let login = Login {
@@ -114,13 +119,13 @@ impl Truenas {
                 image: options.image,
             },
             tasks,
-            changing: tokio::sync::Mutex::default(),
-            exchanges: Mutex::default(),
-            scripts: Mutex::default(),
+            environment_lock: tokio::sync::Mutex::default(),
+            clone_jobs: Mutex::default(),
+            first_boot_scripts: Mutex::default(),
         })
     }
 
-    /// A question about no particular thing.
+    /// A read without a subject.
     async fn read<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T> {
         self.rpc
             .read(method, params)
@@ -128,14 +133,10 @@ impl Truenas {
             .map_err(Failure::into_error)
     }
 
-    fn store_script(&self, name: &Name, script: &str) {
-        let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        scripts.insert(name.clone(), script.to_owned());
-    }
-
-    fn script(&self, name: &Name) -> Option<String> {
-        let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        scripts.get(name).cloned()
+    fn first_boot_scripts(&self) -> MutexGuard<'_, HashMap<Name, String>> {
+        self.first_boot_scripts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,7 +150,7 @@ impl Backend for Truenas {
         }
     }
 
-    /// The server tells of no images of its own.
+    /// The API does not list images.
     async fn has_image(&self, _: &str) -> Result<bool> {
         Ok(false)
     }
@@ -159,15 +160,15 @@ impl Backend for Truenas {
     }
 
     async fn ensure_isolated_bridge(&self, _: &str) -> Result<()> {
-        Err(no_segments())
+        Err(no_isolated_bridges())
     }
 
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        Err(no_segments())
+        Err(no_isolated_bridges())
     }
 
     async fn remove_isolated_bridge(&self, _: &str) -> Result<()> {
-        Err(no_segments())
+        Err(no_isolated_bridges())
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
@@ -181,8 +182,8 @@ impl Backend for Truenas {
     async fn start(&self, name: &Name) -> Result<()> {
         self.start(name).await?;
         match self.find(name).await? {
-            Found::Virt(_) => self.contact(name).await,
-            Found::Lxc(_) => Ok(()),
+            Container::Virt(_) => self.bootstrap(name).await,
+            Container::Lxc(_) => Ok(()),
         }
     }
 
@@ -207,13 +208,13 @@ impl Backend for Truenas {
     }
 
     async fn usage(&self, name: &Name) -> Result<Usage> {
-        Ok(self.find_virt(name).await?.usage())
+        Ok(self.find_virt(name, "usage of a pixel").await?.usage())
     }
 
     async fn watch(&self, _: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
         Err(Error::Unsupported {
-            operation: "watching what happens".into(),
-            reason: "TrueNAS does not tell who did what to an instance".into(),
+            operation: "streaming events".into(),
+            reason: "TrueNAS does not report lifecycle events of instances".into(),
         })
     }
 
@@ -221,20 +222,20 @@ impl Backend for Truenas {
         self.change_properties(name, properties).await
     }
 
-    /// No snapshot has a time to live here: one whose command died is found
-    /// and removed by `prune`.
+    /// Snapshots do not expire here: `prune` deletes those of interrupted
+    /// commands.
     async fn checkpoint(&self, name: &Name, label: &Label, _: Option<Duration>) -> Result<()> {
-        self.snapshot(name, label).await?;
-        if let Err(error) = self.note_checkpoint(name, label).await {
-            // Half a checkpoint is none.
-            let _ = self.remove_snapshot(name, label).await;
+        self.create_snapshot(name, label).await?;
+        if let Err(error) = self.record_checkpoint(name, label).await {
+            // Without its properties the checkpoint is incomplete.
+            let _ = self.delete_snapshot(name, label).await;
             return Err(error);
         }
         Ok(())
     }
 
     async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>> {
-        self.snapshots_of(name).await
+        self.list_checkpoints(name).await
     }
 
     async fn newer_checkpoints(&self, name: &Name, label: &Label) -> Result<Vec<String>> {
@@ -246,11 +247,11 @@ impl Backend for Truenas {
     }
 
     async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
-        self.remove_snapshot(name, label).await
+        self.delete_snapshot(name, label).await
     }
 
     fn has_sent_writes(&self) -> bool {
-        self.rpc.has_changed_anything()
+        self.rpc.has_sent_writes()
     }
 
     async fn wait_idle(&self, name: &Name) -> Result<()> {
@@ -262,7 +263,7 @@ impl Backend for Truenas {
             .await
             .is_err()
         {
-            tracing::debug!("left before everything had ended");
+            tracing::debug!("exiting before all background work has ended");
         }
     }
 

@@ -1,11 +1,12 @@
-//! Which interface of the server a pixel's network card is put on.
+//! The network device of a new pixel.
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use super::wire::{Interface, Summary};
-use crate::model::{Error, Result};
+use crate::model::{Error, Reason, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NicKind {
@@ -13,15 +14,16 @@ pub enum NicKind {
     Bridged,
 }
 
-/// What the settings say; what they leave open is found on the server.
+/// The configured values. Missing ones are chosen from the server's
+/// interfaces.
 #[derive(Debug, Clone, Default)]
 pub struct NicOptions {
     pub kind: Option<NicKind>,
     pub parent: Option<String>,
 }
 
-/// The device of a new instance. Its kind and its parent are always sent: the
-/// server fails without either.
+/// The device of a new instance, with kind and parent, which the server both
+/// requires. Fails with `Error::Invalid` without a parent.
 pub(super) fn choose(
     options: &NicOptions,
     interfaces: &[Interface],
@@ -29,19 +31,19 @@ pub(super) fn choose(
 ) -> Result<Value> {
     let parent = match &options.parent {
         Some(parent) => parent.as_str(),
-        None => to_gateway(summary).ok_or_else(|| {
+        None => default_route_interface(summary).ok_or_else(|| {
             Error::Invalid(
-                "no interface of the TrueNAS server leads to a default route: set \
-                 defaults.nic_type and defaults.parent"
-                    .into(),
+                Reason::from("the TrueNAS server has no interface with a default route")
+                    .with_hint("set defaults.nic_type and defaults.parent"),
             )
         })?,
     };
-    let found = interfaces.iter().find(|interface| interface.name == parent);
-    let is_bridge = found.is_some_and(|interface| interface.kind == "BRIDGE");
+    let is_bridge = interfaces
+        .iter()
+        .any(|interface| interface.name == parent && interface.kind == "BRIDGE");
     let kind = match options.kind {
         Some(kind) => kind,
-        // Over its own bridge the server itself reaches the pixel too.
+        // Unlike macvlan, a bridge also connects the server to the pixel.
         None if is_bridge => NicKind::Bridged,
         None => NicKind::Macvlan,
     };
@@ -55,25 +57,22 @@ pub(super) fn choose(
     }))
 }
 
-/// The interface on whose network the default gateway is.
-fn to_gateway(summary: &Summary) -> Option<&str> {
+/// The interface whose network contains the default gateway.
+fn default_route_interface(summary: &Summary) -> Option<&str> {
     let mut gateways = summary
         .default_routes
         .iter()
         .filter_map(|route| route.parse::<Ipv4Addr>().ok());
     gateways.find_map(|gateway| {
-        let has = |text: &String| contains(text, gateway).unwrap_or(false);
-        let found = summary.ips.iter().find(|(_, ips)| ips.v4.iter().any(has));
+        let contains_gateway = |network: &String| {
+            network
+                .parse::<Ipv4Net>()
+                .is_ok_and(|network| network.contains(&gateway))
+        };
+        let mut interfaces = summary.ips.iter();
+        let found = interfaces.find(|(_, ips)| ips.v4.iter().any(contains_gateway));
         found.map(|(name, _)| name.as_str())
     })
-}
-
-fn contains(network: &str, address: Ipv4Addr) -> Option<bool> {
-    let (own, bits) = network.split_once('/')?;
-    let own: Ipv4Addr = own.parse().ok()?;
-    let bits: u32 = bits.parse().ok().filter(|bits| *bits <= 32)?;
-    let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-    Some(own.to_bits() & mask == address.to_bits() & mask)
 }
 
 #[cfg(test)]
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interface_to_the_gateway_is_taken() {
+    fn parent_defaults_to_interface_of_default_route() {
         let (interfaces, summary) = server("PHYSICAL");
         let nic = choose(&NicOptions::default(), &interfaces, &summary).unwrap();
         assert_eq!(
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_win_each_by_itself() {
+    fn kind_and_parent_override_defaults_separately() {
         let (interfaces, summary) = server("BRIDGE");
         let options = NicOptions {
             kind: None,
@@ -130,11 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_way_out_nothing_is_guessed() {
+    fn no_default_route_is_an_error() {
         let (interfaces, mut summary) = server("BRIDGE");
         summary.default_routes.clear();
         assert!(choose(&NicOptions::default(), &interfaces, &summary).is_err());
-        assert_eq!(contains("192.0.2.1/33", Ipv4Addr::LOCALHOST), None);
-        assert_eq!(contains("0.0.0.0/0", Ipv4Addr::LOCALHOST), Some(true));
+        let (_, mut summary) = server("BRIDGE");
+        for ips in summary.ips.values_mut() {
+            ips.v4 = vec!["192.0.2.10/33".into()];
+        }
+        assert_eq!(default_route_interface(&summary), None);
     }
 }

@@ -1,11 +1,11 @@
-//! Changes of state: start, stop, delete. What was lost on the way is asked
-//! for: a change whose goal is reached counts as done.
+//! Starts, stops and deletes instances. After a failure or an unknown result, the
+//! state decides: a change whose goal is reached has succeeded.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::convert::Found;
+use super::convert::Container;
 use super::error::Failure;
 use super::job::{self, JobCall};
 use super::properties::PropertyKey;
@@ -13,11 +13,11 @@ use super::{Truenas, container_api};
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry::{self, Next};
 
-const STATE: Duration = Duration::from_secs(120);
-/// The server itself gives up a stop after five minutes.
-const LONGEST_GRACE: Duration = Duration::from_secs(240);
-/// A disk may be busy just after a stop.
-const BUSY: Duration = Duration::from_secs(20);
+const STATE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The server's own timeout of a stop is five minutes.
+const MAX_GRACE: Duration = Duration::from_secs(240);
+/// A disk may be busy for some seconds after a stop.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Truenas {
     pub(super) async fn run_state(
@@ -28,31 +28,31 @@ impl Truenas {
         doing: &str,
         limit: Duration,
     ) -> Result<(), Failure> {
-        let task = JobCall {
+        let call = JobCall {
             method,
             params,
             doing,
             limit,
         };
-        let outcome = job::run(&self.rpc, &task).await.map(drop);
-        self.ssh.forget_session(&name.instance()).await;
+        let outcome = job::run(&self.rpc, &call).await.map(drop);
+        self.ssh.close_session(&name.instance()).await;
         outcome
     }
 
-    /// Starts the instance and nothing more.
+    /// Starts the instance, without the bootstrap.
     pub(super) async fn start(&self, name: &Name) -> Result<()> {
         let found = self.find(name).await?;
         if found.status() == Status::Running {
             return Ok(());
         }
         let outcome = match &found {
-            Found::Virt(_) => {
+            Container::Virt(_) => {
                 let params = json!([name.instance()]);
                 let doing = "starting the pixel";
-                self.run_state(name, "virt.instance.start", params, doing, STATE)
+                self.run_state(name, "virt.instance.start", params, doing, STATE_TIMEOUT)
                     .await
             }
-            Found::Lxc(lxc) => container_api::start(&self.rpc, lxc).await,
+            Container::Lxc(lxc) => container_api::start(&self.rpc, lxc).await,
         };
         self.ok_if_in_state(name, outcome, Status::Running).await
     }
@@ -62,47 +62,47 @@ impl Truenas {
         if found.status() == Status::Stopped {
             return Ok(());
         }
-        let grace = grace.min(LONGEST_GRACE);
+        let grace = grace.min(MAX_GRACE);
         let outcome = match &found {
-            Found::Virt(_) => {
-                let ask = async |how: Value, limit| {
-                    let params = json!([name.instance(), how]);
+            Container::Virt(_) => {
+                let stop = async |options: Value, limit| {
+                    let params = json!([name.instance(), options]);
                     let doing = "stopping the pixel";
                     self.run_state(name, "virt.instance.stop", params, doing, limit)
                         .await
                 };
                 let force = json!({"force": true});
                 if grace.is_zero() {
-                    ask(force, STATE).await
+                    stop(force, STATE_TIMEOUT).await
                 } else {
-                    let gentle = json!({"timeout": grace.as_secs(), "force": false});
-                    match ask(gentle, grace + STATE).await {
+                    let graceful = json!({"timeout": grace.as_secs(), "force": false});
+                    match stop(graceful, grace + STATE_TIMEOUT).await {
                         Err(Failure::Refused(fault)) => {
                             tracing::debug!(%fault, "graceful stop failed, forcing");
-                            ask(force, STATE).await
+                            stop(force, STATE_TIMEOUT).await
                         }
                         other => other,
                     }
                 }
             }
-            Found::Lxc(lxc) => container_api::stop(&self.rpc, lxc, grace.is_zero()).await,
+            Container::Lxc(lxc) => container_api::stop(&self.rpc, lxc, grace.is_zero()).await,
         };
         self.ok_if_in_state(name, outcome, Status::Stopped).await
     }
 
-    /// A change that failed, or of which nothing was heard, but whose goal is
-    /// reached all the same, counts as done.
+    /// Succeeds if the change failed or has an unknown result, but the instance is
+    /// in the intended state.
     async fn ok_if_in_state(
         &self,
         name: &Name,
         outcome: Result<(), Failure>,
-        goal: Status,
+        target: Status,
     ) -> Result<()> {
         match outcome {
             Ok(()) => Ok(()),
             Err(failure) if failure.is_uncertain() || matches!(failure, Failure::Refused(_)) => {
                 match self.find(name).await {
-                    Ok(found) if found.status() == goal => Ok(()),
+                    Ok(found) if found.status() == target => Ok(()),
                     Err(error) if error.is_not_found() => Err(error),
                     _ => Err(failure.into_error_for(Subject::pixel(name))),
                 }
@@ -113,44 +113,45 @@ impl Truenas {
 
     pub(super) async fn destroy(&self, name: &Name) -> Result<()> {
         let id = match self.find(name).await? {
-            Found::Virt(virt) => PropertyKey::Id
-                .read_properties(&virt.environment)
-                .map(str::to_owned),
-            Found::Lxc(lxc) => {
+            Container::Virt(virt) => PropertyKey::Id.get(&virt.environment).map(str::to_owned),
+            Container::Lxc(lxc) => {
                 self.stop(name, Duration::ZERO).await?;
                 return container_api::delete(&self.rpc, &lxc)
                     .await
                     .map_err(|failure| failure.into_error_for(Subject::pixel(name)));
             }
         };
-        retry::until(BUSY, || async {
+        retry::until(BUSY_TIMEOUT, || async {
             if let Err(error) = self.stop(name, Duration::ZERO).await {
-                return Next::Done(self.is_gone(name, error).await);
+                return Next::Done(self.ok_if_gone(name, error).await);
             }
             let params = json!([name.instance()]);
             let method = "virt.instance.delete";
             let doing = "deleting the pixel";
-            match self.run_state(name, method, params, doing, STATE).await {
+            match self
+                .run_state(name, method, params, doing, STATE_TIMEOUT)
+                .await
+            {
                 Ok(()) => Next::Done(Ok(())),
                 Err(failure @ Failure::Refused(_)) if !failure.is_not_found() => {
                     Next::Again(failure)
                 }
                 Err(failure) => {
                     let error = failure.into_error_for(Subject::pixel(name));
-                    Next::Done(self.is_gone(name, error).await)
+                    Next::Done(self.ok_if_gone(name, error).await)
                 }
             }
         })
         .await
         .unwrap_or_else(|failure| Err(failure.into_error_for(Subject::pixel(name))))?;
         if let Some(id) = id {
-            self.ssh.forget_host(&name.instance(), &id);
+            self.ssh.remove_host_keys(&name.instance(), &id);
         }
         Ok(())
     }
 
-    /// What failed on a pixel that was there a moment ago, and is not any more.
-    async fn is_gone(&self, name: &Name, error: Error) -> Result<()> {
+    /// Succeeds if the pixel no longer exists, otherwise fails with `error`.
+    async fn ok_if_gone(&self, name: &Name, error: Error) -> Result<()> {
         match self.find(name).await {
             Err(missing) if missing.is_not_found() => Ok(()),
             _ => Err(error),

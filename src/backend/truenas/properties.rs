@@ -1,8 +1,7 @@
-//! What pixels knows about a pixel, as entries of the instance's environment:
-//! there every client sees it, one query lists it, and nobody inside can
-//! change it.
+//! Stores properties in the instance's environment: all clients read them with
+//! one query, and the guest cannot change them.
 //!
-//! Init alone inherits these entries, so they must not hold secrets.
+//! Init in the guest gets the environment, so it must not contain secrets.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +9,22 @@ use crate::model::{Error, Properties, Result};
 
 pub(super) type Environment = BTreeMap<String, String>;
 
-/// Properties begin with it; after a second `_`, what the backend keeps for itself.
+/// Prefix of properties. After `pixels__` come the backend's own variables.
 const PREFIX: &str = "pixels_";
-/// The server takes 1024 characters; a longer value goes on in `NAME/1`.
+/// The server accepts 1024 characters per variable. A longer value continues in
+/// `NAME/1`.
 const CHUNK: usize = 1000;
 
-/// What this backend itself notes on a pixel.
+/// The backend's own variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PropertyKey {
-    /// Tells this instance from all that had or will have its name.
+    /// Unique among all instances that ever have this name.
     Id,
-    /// The name its first boot gives it.
+    /// The host name that the first boot sets.
     Name,
-    /// `pending` until there is a way in.
-    Contact,
-    /// What it was made from.
+    /// `pending` until the pixel is accessible by SSH.
+    Bootstrap,
+    /// The image that the instance was created from.
     Image,
 }
 
@@ -32,75 +32,73 @@ pub(super) const PENDING: &str = "pending";
 pub(super) const DONE: &str = "done";
 
 impl PropertyKey {
-    pub fn entry(self) -> &'static str {
+    fn variable(self) -> &'static str {
         match self {
             Self::Id => "pixels__id",
             Self::Name => "pixels__name",
-            Self::Contact => "pixels__contact",
+            Self::Bootstrap => "pixels__contact",
             Self::Image => "pixels__image",
         }
     }
 
-    pub fn read_properties(self, environment: &Environment) -> Option<&str> {
-        environment.get(self.entry()).map(String::as_str)
+    pub fn get(self, environment: &Environment) -> Option<&str> {
+        environment.get(self.variable()).map(String::as_str)
     }
 
     pub fn set(self, environment: &mut Environment, value: &str) {
-        environment.insert(self.entry().to_owned(), value.to_owned());
+        environment.insert(self.variable().to_owned(), value.to_owned());
     }
 }
 
-/// What a checkpoint's pixel was when it was taken; the label in hex follows.
+/// Prefix of the properties at a checkpoint, followed by the label in hexadecimal.
 const CHECKPOINT: &str = "pixels__at_";
 
-/// Notes the properties of now as those of a checkpoint that was just taken,
-/// and drops what is noted of checkpoints that are no more.
+/// Stores the current properties as those of a new checkpoint, and removes those
+/// of all checkpoints that are not in `labels`.
 pub(super) fn snapshot(environment: &mut Environment, label: &str, labels: &[&str]) -> Result<()> {
-    let known: Vec<String> = labels.iter().map(|label| checkpoint(label)).collect();
+    let existing: Vec<String> = labels.iter().map(|label| checkpoint(label)).collect();
     environment.retain(|name, _| {
-        let head = name.split('/').next().unwrap_or(name);
-        !head.starts_with(CHECKPOINT) || known.iter().any(|known| known == head)
+        let base = name.split('/').next().unwrap_or(name);
+        !base.starts_with(CHECKPOINT) || existing.iter().any(|existing| existing == base)
     });
-    let now = read(environment);
-    let text = serde_json::to_string(&now).map_err(|e| Error::Protocol(e.to_string()))?;
-    put(environment, &checkpoint(label), &text);
+    let current = read(environment);
+    let text = serde_json::to_string(&current).map_err(|e| Error::Protocol(e.to_string()))?;
+    insert(environment, &checkpoint(label), &text);
     Ok(())
 }
 
-/// What was noted of a checkpoint.
+/// The properties at a checkpoint, if stored.
 pub(super) fn at_checkpoint(environment: &Environment, label: &str) -> Option<Properties> {
     let name = checkpoint(label);
     let first = environment.get(&name)?;
-    serde_json::from_str(&whole(environment, &name, first)).ok()
+    serde_json::from_str(&joined(environment, &name, first)).ok()
 }
 
-/// The properties go back to what they were at a checkpoint, where that is noted.
+/// Restores the properties of a checkpoint, if stored.
 pub(super) fn restore(environment: &mut Environment, label: &str) -> Result<()> {
-    let Some(then) = at_checkpoint(environment, label) else {
+    let Some(stored) = at_checkpoint(environment, label) else {
         return Ok(());
     };
-    environment.retain(|name, _| {
-        name.strip_prefix(PREFIX)
-            .is_none_or(|key| key.starts_with('_'))
-    });
-    merge(environment, &then)
+    environment.retain(|name, _| !is_property(name));
+    merge(environment, &stored)
 }
 
-/// What an instance hands down to one that is cloned from it: notes, and its
-/// properties of now or those of a checkpoint.
+/// The environment of a clone: the source's own variables, and its current
+/// properties or those of a checkpoint.
 pub(super) fn inherited(environment: &Environment, label: Option<&str>) -> Result<Environment> {
     let properties = label
         .and_then(|label| at_checkpoint(environment, label))
         .unwrap_or_else(|| read(environment));
-    let mut handed = environment.clone();
-    handed.retain(|name, _| {
-        let note = name
-            .strip_prefix(PREFIX)
-            .is_none_or(|key| key.starts_with('_'));
-        note && !name.starts_with(CHECKPOINT)
-    });
-    merge(&mut handed, &properties)?;
-    Ok(handed)
+    let mut inherited = environment.clone();
+    inherited.retain(|name, _| !is_property(name) && !name.starts_with(CHECKPOINT));
+    merge(&mut inherited, &properties)?;
+    Ok(inherited)
+}
+
+fn is_property(variable: &str) -> bool {
+    variable
+        .strip_prefix(PREFIX)
+        .is_some_and(|key| !key.starts_with('_'))
 }
 
 fn checkpoint(label: &str) -> String {
@@ -108,25 +106,25 @@ fn checkpoint(label: &str) -> String {
     format!("{CHECKPOINT}{hex}")
 }
 
-/// Writes properties over those that are there; an empty value removes.
+/// Sets properties. An empty value removes the property.
 pub(super) fn merge(environment: &mut Environment, properties: &Properties) -> Result<()> {
     for (key, value) in properties {
-        put(environment, &entry(key)?, value);
+        insert(environment, &variable(key)?, value);
     }
     Ok(())
 }
 
-/// A value in as many entries as it takes; none when it is empty.
-fn put(environment: &mut Environment, entry: &str, value: &str) {
-    let more = format!("{entry}/");
-    environment.retain(|name, _| name != entry && !name.starts_with(&more));
+/// Stores a value in as many variables as needed. Removes an empty value.
+fn insert(environment: &mut Environment, variable: &str, value: &str) {
+    let continued = format!("{variable}/");
+    environment.retain(|name, _| name != variable && !name.starts_with(&continued));
     let mut rest = escape(value);
     let mut number = 0;
     while !rest.is_empty() {
         let tail = rest.split_off(rest.len().min(CHUNK));
         let name = match number {
-            0 => entry.to_owned(),
-            n => format!("{entry}/{n}"),
+            0 => variable.to_owned(),
+            n => format!("{variable}/{n}"),
         };
         environment.insert(name, rest);
         rest = tail;
@@ -137,17 +135,15 @@ fn put(environment: &mut Environment, entry: &str, value: &str) {
 pub(super) fn read(environment: &Environment) -> Properties {
     environment
         .iter()
-        .filter(|(name, _)| !name.contains('/'))
+        .filter(|(name, _)| is_property(name) && !name.contains('/'))
         .filter_map(|(name, first)| {
-            let key = name
-                .strip_prefix(PREFIX)
-                .filter(|key| !key.starts_with('_'))?;
-            Some((key.replace('_', "-"), whole(environment, name, first)))
+            let key = name.strip_prefix(PREFIX)?;
+            Some((key.replace('_', "-"), joined(environment, name, first)))
         })
         .collect()
 }
 
-fn whole(environment: &Environment, name: &str, first: &str) -> String {
+fn joined(environment: &Environment, name: &str, first: &str) -> String {
     let mut value = first.to_owned();
     for number in 1.. {
         match environment.get(&format!("{name}/{number}")) {
@@ -158,17 +154,17 @@ fn whole(environment: &Environment, name: &str, first: &str) -> String {
     unescape(&value)
 }
 
-fn entry(key: &str) -> Result<String> {
-    let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if key.is_empty() || key.starts_with('-') || !key.chars().all(sound) {
+fn variable(key: &str) -> Result<String> {
+    let is_valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if key.is_empty() || key.starts_with('-') || !key.chars().all(is_valid) {
         return Err(Error::Invalid(
-            format!("property {key:?} has no valid name").into(),
+            format!("invalid property name {key:?}").into(),
         ));
     }
     Ok(format!("{PREFIX}{}", key.replace('-', "_")))
 }
 
-/// Printable ASCII without blanks; `%XX` for every other byte.
+/// Encodes all bytes but printable ASCII without blanks as `%XX`.
 fn escape(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for byte in value.bytes() {
@@ -200,36 +196,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_value_survives_and_is_fit_for_an_environment() {
+    fn values_roundtrip_as_short_printable_variables() {
         let long = format!("{{\"allow\":\"{}\"}}", "é 100%".repeat(900));
-        let wanted = Properties::from([
+        let properties = Properties::from([
             ("created-by".into(), "box 1-2 3\n4".into()),
             ("egress".into(), long),
             ("x".into(), "%41".into()),
         ]);
         let mut environment = Environment::from([("LANG".into(), "C".into())]);
-        PropertyKey::Contact.set(&mut environment, PENDING);
-        merge(&mut environment, &wanted).unwrap();
-        assert_eq!(read(&environment), wanted);
+        PropertyKey::Bootstrap.set(&mut environment, PENDING);
+        merge(&mut environment, &properties).unwrap();
+        assert_eq!(read(&environment), properties);
         for (name, value) in &environment {
             assert!(value.len() <= 1024 && !value.trim().is_empty(), "{name}");
             assert!(value.chars().all(|c| c.is_ascii_graphic()), "{name}");
         }
-        // A shorter value leaves nothing of the longer one.
+        // A shorter value removes the continuation of a longer one.
         let shorter =
             Properties::from([("egress".into(), "a".into()), ("x".into(), String::new())]);
         merge(&mut environment, &shorter).unwrap();
-        let now = read(&environment);
-        assert_eq!((now["egress"].as_str(), now.len()), ("a", 2));
+        let current = read(&environment);
+        assert_eq!((current["egress"].as_str(), current.len()), ("a", 2));
         assert_eq!(environment["LANG"], "C");
-        assert_eq!(
-            PropertyKey::Contact.read_properties(&environment),
-            Some(PENDING)
-        );
+        assert_eq!(PropertyKey::Bootstrap.get(&environment), Some(PENDING));
     }
 
     #[test]
-    fn a_checkpoint_keeps_what_was_known_then() {
+    fn checkpoint_keeps_its_properties() {
         let of = |value: &str| Properties::from([("egress".to_owned(), value.to_owned())]);
         let mut environment = Environment::new();
         PropertyKey::Id.set(&mut environment, "7");
@@ -239,17 +232,14 @@ mod tests {
         snapshot(&mut environment, "c", &["a.b", "c"]).unwrap();
         assert_eq!(at_checkpoint(&environment, "a.b"), Some(of("then")));
         assert_eq!(read(&environment), of("now"));
-        let handed = inherited(&environment, Some("a.b")).unwrap();
-        assert_eq!(read(&handed), of("then"));
-        assert_eq!(
-            (PropertyKey::Id.read_properties(&handed), handed.len()),
-            (Some("7"), 2)
-        );
+        let clone = inherited(&environment, Some("a.b")).unwrap();
+        assert_eq!(read(&clone), of("then"));
+        assert_eq!((PropertyKey::Id.get(&clone), clone.len()), (Some("7"), 2));
         assert_eq!(read(&inherited(&environment, None).unwrap()), of("now"));
-        let mut back = environment.clone();
-        restore(&mut back, "a.b").unwrap();
+        let mut restored = environment.clone();
+        restore(&mut restored, "a.b").unwrap();
         assert_eq!(
-            (read(&back), PropertyKey::Id.read_properties(&back)),
+            (read(&restored), PropertyKey::Id.get(&restored)),
             (of("then"), Some("7"))
         );
         snapshot(&mut environment, "d", &["c", "d"]).unwrap();
@@ -258,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_come_back_are_refused() {
+    fn invalid_property_names_rejected() {
         for bad in ["", "a_b", "A", "-a", "a/1"] {
             let properties = Properties::from([(bad.to_owned(), "x".to_owned())]);
             assert!(

@@ -1,5 +1,5 @@
-//! Calls: sent over one connection that is made on first use, logged in, and
-//! made again when it was lost.
+//! JSON-RPC calls over one connection, which is opened and logged in on first
+//! use and again after it was lost.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -14,47 +14,39 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use super::api_version::Release;
-use super::auth::{self, Login};
+use super::auth::{self, Login, Session};
+use super::connect::MAX_MESSAGE;
 use super::endpoint::Endpoint;
 use super::error::Failure;
-use super::socket::{Connection, Disconnected, LARGEST};
+use super::messages::Meaning;
+use super::socket::{Connection, Disconnected, MAX_ATTEMPTS, RETRY_PAUSE};
+use super::wire::decode;
 
-/// From asking to the answer, making the connection anew included.
-const CALL: Duration = Duration::from_secs(60);
-/// So many calls run at once on the server's side.
-const AT_ONCE: usize = 10;
-/// So often a call is sent that may be repeated.
-pub(super) const TRIES: u32 = 4;
-/// The longest request the server takes once we are logged in, in characters.
-const LONGEST: usize = 65_536;
-/// The exception to that.
-const LONGEST_FILE: usize = 2_097_152;
-pub(super) const FILE: &str = "filesystem.file_receive";
-/// Before a call is sent again that found no room, and between attempts to
-/// connect, where it doubles.
-pub(super) const PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The server counts the logins of a minute, and begins anew after it.
-const CROWDED: Duration = Duration::from_secs(65);
-const CROWDED_PAUSE: Duration = Duration::from_secs(3);
+/// From the request to the response, including a reconnection.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The server runs this many calls of a connection at once.
+const MAX_CALLS: usize = 10;
+/// The server's limit of a request after login, in characters.
+const MAX_REQUEST: usize = 65_536;
+/// The server's limit for [`FILE_RECEIVE`].
+const MAX_FILE_REQUEST: usize = 2_097_152;
+pub(super) const FILE_RECEIVE: &str = "filesystem.file_receive";
+/// The pause between attempts to connect doubles from `RETRY_PAUSE` up to this.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// The server counts logins per minute; its count restarts after a minute.
+const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(65);
+const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Rpc {
     endpoint: Endpoint,
     login: Login,
     slots: Semaphore,
-    open: Mutex<Option<Arc<Session>>>,
-    /// Tells the calls of this process from all others.
+    session: Mutex<Option<Arc<Session>>>,
+    /// Prefix of call ids, unique to this process.
     origin: String,
     serial: AtomicU32,
-    changed: AtomicBool,
-}
-
-/// A connection that is logged in.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub connection: Connection,
-    pub release: Release,
+    has_sent_writes: AtomicBool,
 }
 
 impl Rpc {
@@ -62,11 +54,11 @@ impl Rpc {
         Self {
             endpoint,
             login,
-            slots: Semaphore::new(AT_ONCE),
-            open: Mutex::new(None),
+            slots: Semaphore::new(MAX_CALLS),
+            session: Mutex::new(None),
             origin: origin(),
             serial: AtomicU32::new(0),
-            changed: AtomicBool::new(false),
+            has_sent_writes: AtomicBool::new(false),
         }
     }
 
@@ -74,11 +66,11 @@ impl Rpc {
         &self.endpoint.authority
     }
 
-    pub fn has_changed_anything(&self) -> bool {
-        self.changed.load(Ordering::Acquire)
+    pub fn has_sent_writes(&self) -> bool {
+        self.has_sent_writes.load(Ordering::Acquire)
     }
 
-    /// Asks for something; repeated when the connection was lost meanwhile.
+    /// Calls a method that changes nothing. Repeated if the connection is lost.
     pub async fn read<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -90,7 +82,8 @@ impl Rpc {
         )
     }
 
-    /// Changes something; sent again only where the server has not seen it.
+    /// Calls a method that changes something. Repeated only if the server has
+    /// not received the call.
     pub async fn write<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -99,7 +92,8 @@ impl Rpc {
         decode(method, &self.send(method, &self.id(), &params, true).await?)
     }
 
-    /// The same under an id of the caller's, for jobs.
+    /// Like [`Self::write`], for a job: with the caller's id, returns the job's
+    /// number.
     pub async fn submit(
         &self,
         method: &'static str,
@@ -109,22 +103,23 @@ impl Rpc {
         decode(method, &self.send(method, id, params, true).await?)
     }
 
-    /// An id for one call that no other call of any client has.
+    /// A globally unique id for a call.
     pub fn id(&self) -> String {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         format!("{}-{serial}", self.origin)
     }
 
     pub async fn release(&self) -> Result<Release, Failure> {
-        Ok(self.open().await?.release)
+        Ok(self.session().await?.release)
     }
 
-    /// The calls that change something and are still under way.
-    pub async fn changing(&self) -> usize {
-        let open = self.open.lock().await;
-        open.as_ref()
-            .filter(|open| !open.connection.is_closed())
-            .map_or(0, |open| open.connection.changing())
+    /// The number of writes without a response.
+    pub async fn pending_writes(&self) -> usize {
+        let session = self.session.lock().await;
+        session
+            .as_ref()
+            .filter(|session| !session.connection.is_closed())
+            .map_or(0, |session| session.connection.pending_writes())
     }
 
     async fn send(
@@ -132,73 +127,84 @@ impl Rpc {
         method: &'static str,
         id: &str,
         params: &Value,
-        changes: bool,
+        writes: bool,
     ) -> Result<Box<RawValue>, Failure> {
         let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         let text = request.to_string();
-        let longest = if method == FILE {
-            LONGEST_FILE
-        } else {
-            LONGEST
+        let limit = match method {
+            FILE_RECEIVE => MAX_FILE_REQUEST,
+            _ => MAX_REQUEST,
         };
-        if text.chars().count() > longest {
-            return Err(Failure::Setup(format!(
-                "a request of {} characters is more than TrueNAS takes for {method} ({longest})",
-                text.chars().count()
-            )));
+        let length = text.chars().count();
+        if length > limit {
+            let reason = format!(
+                "the request {method} has {length} characters, more than TrueNAS accepts ({limit})"
+            );
+            return Err(Failure::Setup(reason.into()));
         }
-        // Waiting for a login has a deadline of its own.
-        self.open().await?;
+        // The login has its own, longer timeout.
+        self.session().await?;
         let work = async {
             let _slot = self.slots.acquire().await;
-            self.until_answered(method, id, &text, changes).await
+            self.call(method, id, &text, writes).await
         };
-        tokio::time::timeout(CALL, work).await.unwrap_or_else(|_| {
-            Err(Failure::TimedOut {
-                doing: format!("{method} on {}", self.endpoint.authority),
-                after: CALL,
+        tokio::time::timeout(CALL_TIMEOUT, work)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::TimedOut {
+                    doing: format!("{method} on {}", self.endpoint.authority),
+                    after: CALL_TIMEOUT,
+                })
             })
-        })
     }
 
-    async fn until_answered(
+    async fn call(
         &self,
         method: &'static str,
         id: &str,
         text: &str,
-        changes: bool,
+        writes: bool,
     ) -> Result<Box<RawValue>, Failure> {
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            tries += 1;
-            let open = self.open().await?;
-            if changes {
-                self.changed.store(true, Ordering::Release);
+            attempts += 1;
+            let session = self.session().await?;
+            if writes {
+                self.has_sent_writes.store(true, Ordering::Release);
             }
-            let begun = Instant::now();
-            let answer = open
+            let start = Instant::now();
+            let response = session
                 .connection
-                .call(id.to_owned(), text.to_owned(), changes)
+                .call(id.to_owned(), text.to_owned(), writes)
                 .await;
-            // What is in a call or its answer may be secret.
-            tracing::debug!(method, took = ?begun.elapsed(), ok = matches!(answer, Ok(Ok(_))), "call");
-            match answer {
+            // Without parameters and result, which may be secret.
+            tracing::debug!(method, took = ?start.elapsed(), ok = matches!(response, Ok(Ok(_))), "call");
+            match response {
                 Ok(Ok(result)) => return Ok(result),
-                Ok(Err(fault)) if tries == TRIES => return Err(Failure::Refused(fault)),
-                Ok(Err(fault)) if fault.too_many() => tokio::time::sleep(PAUSE).await,
-                Ok(Err(fault)) if fault.logged_out() => open.connection.retire(),
+                Ok(Err(fault)) if fault.means(Meaning::NoMethod) => {
+                    return Err(Failure::Unsupported {
+                        operation: format!("the API method {method}"),
+                        reason: "the TrueNAS server does not have it; it may have been upgraded"
+                            .into(),
+                    });
+                }
+                Ok(Err(fault)) if attempts == MAX_ATTEMPTS => return Err(Failure::Refused(fault)),
+                Ok(Err(fault)) if fault.means(Meaning::TooManyCalls) => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Ok(Err(fault)) if fault.means(Meaning::LoggedOut) => session.connection.retire(),
                 Ok(Err(fault)) => return Err(Failure::Refused(fault)),
                 Err(Disconnected { end, .. }) if end.too_large => {
-                    open.connection.retire();
+                    session.connection.retire();
                     return Err(Failure::TooLarge {
                         endpoint: self.endpoint.authority.clone(),
                         method,
-                        limit: LARGEST as u64,
+                        limit: MAX_MESSAGE as u64,
                     });
                 }
                 Err(Disconnected { sent, end }) => {
-                    open.connection.retire();
-                    if (sent && changes) || tries == TRIES {
+                    session.connection.retire();
+                    if (sent && writes) || attempts == MAX_ATTEMPTS {
                         return Err(Failure::Lost {
                             endpoint: self.endpoint.authority.clone(),
                             method,
@@ -210,35 +216,39 @@ impl Rpc {
         }
     }
 
-    /// The connection, made when there is none. The first is tried once, so
-    /// that a server that is not there is told of at once; one that was lost
-    /// is tried again until the caller's patience ends.
-    pub async fn open(&self) -> Result<Arc<Session>, Failure> {
-        let mut slot = self.open.lock().await;
-        let lost = match &*slot {
-            Some(open) if !open.connection.is_closed() => return Ok(Arc::clone(open)),
+    /// The current session, or a new one. The first connection is tried once, so
+    /// that an unreachable server is reported at once. After a lost connection,
+    /// attempts are repeated with growing pauses, up to the caller's timeout.
+    pub async fn session(&self) -> Result<Arc<Session>, Failure> {
+        let mut slot = self.session.lock().await;
+        let was_connected = match &*slot {
+            Some(session) if !session.connection.is_closed() => return Ok(Arc::clone(session)),
             Some(_) => true,
             None => false,
         };
-        let mut pause = PAUSE;
-        let begun = Instant::now();
-        let mut crowded = CROWDED_PAUSE;
+        let start = Instant::now();
+        let mut pause = RETRY_PAUSE;
+        let mut rate_limit_pause = RATE_LIMIT_PAUSE;
         loop {
             match self.connect().await {
-                Ok(open) => {
-                    let open = Arc::new(open);
-                    *slot = Some(Arc::clone(&open));
-                    return Ok(open);
+                Ok(session) => {
+                    let session = Arc::new(session);
+                    *slot = Some(Arc::clone(&session));
+                    return Ok(session);
                 }
-                Err(failure @ Failure::Unreachable { .. }) if lost && pause < LONGEST_PAUSE => {
+                Err(failure @ Failure::Unreachable { .. })
+                    if was_connected && pause < MAX_PAUSE =>
+                {
                     tracing::debug!(%failure, "connecting again");
                     tokio::time::sleep(jittered(pause)).await;
                     pause *= 2;
                 }
-                Err(failure @ Failure::Crowded { .. }) if begun.elapsed() + crowded < CROWDED => {
+                Err(failure @ Failure::RateLimited { .. })
+                    if start.elapsed() + rate_limit_pause < RATE_LIMIT_WINDOW =>
+                {
                     tracing::debug!(%failure, "logging in again");
-                    tokio::time::sleep(jittered(crowded)).await;
-                    crowded = (crowded * 2).min(LONGEST_PAUSE);
+                    tokio::time::sleep(jittered(rate_limit_pause)).await;
+                    rate_limit_pause = (rate_limit_pause * 2).min(MAX_PAUSE);
                 }
                 Err(failure) => return Err(failure),
             }
@@ -254,14 +264,11 @@ impl Rpc {
     }
 }
 
-pub(super) fn decode<T: DeserializeOwned>(method: &str, raw: &RawValue) -> Result<T, Failure> {
-    serde_json::from_str(raw.get()).map_err(|e| Failure::Protocol(format!("{method}: {e}")))
-}
-
-/// Up to a quarter more or less, so that clients do not come back all at once.
+/// Up to a quarter longer or shorter, so that clients do not retry at the same
+/// time.
 fn jittered(pause: Duration) -> Duration {
-    let chance = RandomState::new().build_hasher().finish() % 512;
-    pause.mul_f64(0.75 + f64::from(u16::try_from(chance).unwrap_or(0)) / 1024.0)
+    let random = RandomState::new().build_hasher().finish() % 512;
+    pause.mul_f64(0.75 + f64::from(u16::try_from(random).unwrap_or(0)) / 1024.0)
 }
 
 fn origin() -> String {

@@ -1,19 +1,20 @@
-//! Checkpoints are snapshots of the dataset that is the pixel's disk.
+//! Checkpoints: ZFS snapshots of the dataset of the pixel's disk.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Truenas;
-use super::convert::Found;
+use super::convert::Container;
 use super::error::Failure;
+use super::messages::Meaning;
 use super::properties::{self, PropertyKey};
 use super::wire::Snapshot;
 use crate::model::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
 
 /// An instance, its dataset and its snapshots, oldest first.
 pub(super) struct Disk {
-    pub found: Found,
+    pub container: Container,
     pub dataset: String,
     pub snapshots: Vec<Snapshot>,
 }
@@ -26,7 +27,7 @@ impl Disk {
             .ok_or_else(|| Error::NotFound(Subject::checkpoint(name, label)))
     }
 
-    /// What a rollback to `label` destroys.
+    /// The snapshots that a rollback to `label` destroys.
     fn newer(&self, name: &Name, label: &Label) -> Result<Vec<&Snapshot>> {
         let order = self.snapshot(name, label)?.order();
         Ok(self
@@ -39,29 +40,30 @@ impl Disk {
 
 impl Truenas {
     pub(super) async fn disk(&self, name: &Name) -> Result<Disk> {
-        let found = self.find(name).await?;
-        let dataset = self.dataset(&found).await?;
+        let container = self.find(name).await?;
+        let dataset = self.dataset(&container).await?;
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let params = json!([
             [["dataset", "=", dataset]],
             {"extra": {"properties": ["creation", "referenced", "used", "defer_destroy"]}},
         ]);
         let mut snapshots: Vec<Snapshot> = self.read(release.table.snapshots.query, params).await?;
-        // As numbers: the server would order the digits as text.
+        // The server would sort the numbers as text.
         snapshots.sort_by_key(Snapshot::order);
         Ok(Disk {
-            found,
+            container,
             dataset,
             snapshots,
         })
     }
 
-    /// The settings' own place, or that of the pool the instance is in.
-    pub(super) async fn dataset(&self, found: &Found) -> Result<String> {
-        let dataset = match (&self.options.dataset_prefix, found) {
-            (Some(prefix), _) => format!("{}/{}", prefix.trim_end_matches('/'), found.name()),
-            (None, Found::Lxc(lxc)) => lxc.dataset.clone(),
-            (None, Found::Virt(virt)) => {
+    /// The dataset of the container's disk, below the configured prefix or in the
+    /// container's pool.
+    pub(super) async fn dataset(&self, container: &Container) -> Result<String> {
+        let dataset = match (&self.options.dataset_prefix, container) {
+            (Some(prefix), _) => format!("{}/{}", prefix.trim_end_matches('/'), container.name()),
+            (None, Container::Lxc(lxc)) => lxc.dataset.clone(),
+            (None, Container::Virt(virt)) => {
                 let pool = match &virt.storage_pool {
                     Some(pool) => pool.clone(),
                     None => self.default_pool().await?,
@@ -85,11 +87,10 @@ impl Truenas {
         })
     }
 
-    pub(super) async fn snapshot(&self, name: &Name, label: &Label) -> Result<()> {
+    pub(super) async fn create_snapshot(&self, name: &Name, label: &Label) -> Result<()> {
         let disk = self.disk(name).await?;
-        let taken = || Error::AlreadyExists(Subject::checkpoint(name, label));
         if disk.snapshot(name, label).is_ok() {
-            return Err(taken());
+            return Err(Error::AlreadyExists(Subject::checkpoint(name, label)));
         }
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let params = json!([{"dataset": disk.dataset, "name": label.as_str()}]);
@@ -99,7 +100,7 @@ impl Truenas {
             .await
         {
             Ok(_) => Ok(()),
-            // It was not there before: what is there now is ours.
+            // It did not exist before, so an existing one is from this call.
             Err(failure) if failure.is_uncertain() => {
                 match self.disk(name).await?.snapshot(name, label) {
                     Ok(_) => Ok(()),
@@ -110,16 +111,16 @@ impl Truenas {
         }
     }
 
-    /// Notes what goes with a checkpoint that was just taken.
-    pub(super) async fn note_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
+    /// Records the properties and the host key of a new checkpoint.
+    pub(super) async fn record_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
         let disk = self.disk(name).await?;
-        let Found::Virt(virt) = &disk.found else {
+        let Container::Virt(virt) = &disk.container else {
             return Ok(());
         };
-        if let Some(id) = PropertyKey::Id.read_properties(&virt.environment) {
-            self.ssh.host_saved(&name.instance(), id, label.as_str());
+        if let Some(id) = PropertyKey::Id.get(&virt.environment) {
+            self.ssh.save_host_key(&name.instance(), id, label.as_str());
         }
-        // A moment's checkpoint is gone before anything could change.
+        // A temporary checkpoint is deleted before properties change.
         if label.temporary_id().is_some() {
             return Ok(());
         }
@@ -134,21 +135,21 @@ impl Truenas {
         .await
     }
 
-    pub(super) async fn snapshots_of(&self, name: &Name) -> Result<Vec<Checkpoint>> {
+    pub(super) async fn list_checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>> {
         let disk = self.disk(name).await?;
-        // One that was taken by other means has those of now.
-        let properties = |label: &Label| match &disk.found {
-            Found::Virt(virt) => properties::at_checkpoint(&virt.environment, label.as_str())
+        // Snapshots of other tools have the current properties.
+        let properties = |label: &Label| match &disk.container {
+            Container::Virt(virt) => properties::at_checkpoint(&virt.environment, label.as_str())
                 .unwrap_or_else(|| properties::read(&virt.environment)),
-            Found::Lxc(_) => Properties::new(),
+            Container::Lxc(_) => Properties::new(),
         };
         Ok(disk
             .snapshots
             .iter()
-            // It goes with the last pixel that was cloned from it.
+            // Deleted already; ZFS destroys it with its last clone.
             .filter(|snapshot| snapshot.property("defer_destroy") != Some("on"))
             .filter_map(|snapshot| {
-                // Names we could not act on (made by other tools) are not offered.
+                // Other tools' snapshots may have names that are not labels.
                 let label: Label = snapshot.snapshot_name.parse().ok()?;
                 let created = snapshot.number("creation").unwrap_or(0);
                 Some(Checkpoint {
@@ -162,7 +163,8 @@ impl Truenas {
             .collect())
     }
 
-    /// Snapshots of whatever make that a restore would destroy.
+    /// The names of all snapshots that a restore would destroy, including those of
+    /// other tools.
     pub(super) async fn newer_checkpoints(
         &self,
         name: &Name,
@@ -176,89 +178,90 @@ impl Truenas {
     pub(super) async fn restore(&self, name: &Name, label: &Label) -> Result<()> {
         let disk = self.disk(name).await?;
         let target = disk.snapshot(name, label)?.id.clone();
-        let older = !disk.newer(name, label)?.is_empty();
-        let was_running = disk.found.status() != Status::Stopped;
+        let has_newer = !disk.newer(name, label)?.is_empty();
+        let was_running = disk.container.status() != Status::Stopped;
         if was_running {
-            // A shutdown would save nothing: the disk is put back anyway.
+            // The restore discards what a clean shutdown would write.
             self.stop(name, Duration::ZERO).await?;
         }
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        let params = json!([target, {"recursive": older}]);
+        let params = json!([target, {"recursive": has_newer}]);
         let method = release.table.snapshots.rollback;
         let outcome = match self.rpc.write::<Value>(method, params.clone()).await {
-            // Once more changes nothing.
+            // Repeating the rollback is harmless.
             Err(failure) if failure.is_uncertain() => self.rpc.write::<Value>(method, params).await,
             other => other,
         };
-        let mut noted = Ok(());
+        let mut restored = Ok(());
         if outcome.is_ok()
-            && let Found::Virt(virt) = &disk.found
+            && let Container::Virt(virt) = &disk.container
         {
-            if let Some(id) = PropertyKey::Id.read_properties(&virt.environment) {
-                self.ssh.host_restored(&name.instance(), id, label.as_str());
+            if let Some(id) = PropertyKey::Id.get(&virt.environment) {
+                self.ssh
+                    .restore_host_key(&name.instance(), id, label.as_str());
             }
-            // What is known of the pixel goes back with its disk.
-            let back = |environment: &mut _| properties::restore(environment, label.as_str());
-            noted = self.change_environment(name, back).await;
+            let restore = |environment: &mut _| properties::restore(environment, label.as_str());
+            restored = self.change_environment(name, restore).await;
         }
         if was_running {
             self.start(name).await?;
         }
         match outcome {
-            Ok(_) => noted,
-            Err(Failure::Refused(fault)) if older => Err(Error::Server {
+            Ok(_) => restored,
+            Err(Failure::Refused(fault)) if has_newer => Err(Error::Server {
                 code: u16::try_from(fault.errno).unwrap_or(0),
-                message: format!(
-                    "{fault} (a pixel that was cloned from a newer checkpoint keeps that one alive)"
-                ),
+                message: format!("{fault} (a checkpoint that has clones cannot be deleted)"),
             }),
             Err(failure) => Err(failure.into_error_for(Subject::checkpoint(name, label))),
         }
     }
 
-    pub(super) async fn remove_snapshot(&self, name: &Name, label: &Label) -> Result<()> {
+    pub(super) async fn delete_snapshot(&self, name: &Name, label: &Label) -> Result<()> {
         let disk = self.disk(name).await?;
         let id = disk.snapshot(name, label)?.id.clone();
-        // A temporary one goes when the last clone of it has gone.
+        // ZFS destroys a temporary snapshot with its last clone.
         let defer = label.temporary_id().is_some();
         let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let params = json!([id, {"defer": defer, "recursive": false}]);
-        let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
+        let error = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
         match self
             .rpc
             .write::<Value>(release.table.snapshots.delete, params)
             .await
         {
             Ok(_) => Ok(()),
-            Err(Failure::Refused(fault)) if fault.is_about("options.defer") || fault.is_busy() => {
+            Err(Failure::Refused(fault)) if fault.means(Meaning::HasClones) => {
                 Err(Error::WrongState {
                     subject: Subject::checkpoint(name, label),
-                    state: "what other pixels were cloned from: destroy those first".into(),
+                    state: "in use by pixels that were cloned from it".into(),
                 })
             }
             Err(failure) if failure.is_uncertain() => {
                 let disk = self.disk(name).await?;
                 match disk.snapshot(name, label) {
                     Err(_) => Ok(()),
-                    Ok(left) if left.property("defer_destroy") == Some("on") => Ok(()),
-                    Ok(_) => Err(about(failure)),
+                    Ok(snapshot) if snapshot.property("defer_destroy") == Some("on") => Ok(()),
+                    Ok(_) => Err(error(failure)),
                 }
             }
-            Err(failure) => Err(about(failure)),
+            Err(failure) => Err(error(failure)),
         }
     }
 }
 
-/// What may stand in a command of root's: a dataset the server or the
-/// settings named, and nothing else.
+/// Fails unless the text is a plain dataset name, which is safe in a command that
+/// root runs.
 pub(super) fn check_dataset(dataset: &str) -> Result<()> {
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-');
-    let good = |part: &str| !part.is_empty() && !part.starts_with('-') && part != "..";
-    if dataset.chars().all(sound) && dataset.split('/').all(good) && dataset.contains('/') {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-');
+    let is_component = |part: &str| !part.is_empty() && !part.starts_with('-') && part != "..";
+    if dataset.chars().all(is_valid)
+        && dataset.split('/').all(is_component)
+        && dataset.contains('/')
+    {
         return Ok(());
     }
     Err(Error::Invalid(
-        format!("{dataset:?} is no name of a dataset").into(),
+        format!("invalid dataset name {dataset:?}").into(),
     ))
 }
 
@@ -267,11 +270,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_datasets_are_names_of_datasets() {
-        for good in ["tank/.ix-virt/containers/px-a", "t_1/a.b-c"] {
-            assert!(check_dataset(good).is_ok(), "{good}");
+    fn check_dataset_accepts_only_plain_names() {
+        for valid in ["tank/.ix-virt/containers/px-a", "t_1/a.b-c"] {
+            assert!(check_dataset(valid).is_ok(), "{valid}");
         }
-        for bad in [
+        for invalid in [
             "",
             "tank",
             "/tank/a",
@@ -287,7 +290,7 @@ mod tests {
             "t/a'",
             "t/ä",
         ] {
-            assert!(check_dataset(bad).is_err(), "{bad:?}");
+            assert!(check_dataset(invalid).is_err(), "{invalid:?}");
         }
     }
 }

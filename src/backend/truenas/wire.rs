@@ -1,10 +1,19 @@
-//! The server's JSON, only the fields that are read.
+//! The server's JSON: only the fields that pixels uses.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
-/// An instance of `virt.*`.
+use super::error::Failure;
+
+/// Decodes the result of a call. Fails with `Failure::Protocol`.
+pub(super) fn decode<T: DeserializeOwned>(method: &str, raw: &RawValue) -> Result<T, Failure> {
+    serde_json::from_str(raw.get()).map_err(|e| Failure::Protocol(format!("{method}: {e}")))
+}
+
+/// A container of `virt.*` (25.04 and 25.10).
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Virt {
     pub name: String,
@@ -17,7 +26,7 @@ pub(super) struct Virt {
     pub aliases: Vec<Alias>,
     #[serde(default)]
     pub image: Image,
-    /// Incus's own view, where it was asked for and is known.
+    /// The state in Incus, if the query requested it.
     pub raw: Option<Raw>,
     pub privileged_mode: Option<bool>,
     pub storage_pool: Option<String>,
@@ -56,7 +65,7 @@ pub(super) struct RawState {
     pub processes: i64,
 }
 
-/// Bytes, or nanoseconds of CPUs; negative where it is not known.
+/// Bytes, or nanoseconds of CPU time. Negative if unknown.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RawUsage {
@@ -90,7 +99,7 @@ pub(super) struct VirtConfig {
     pub state: Option<String>,
 }
 
-/// A container of 26 and later.
+/// A container of `container.*` (26 and later).
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Lxc {
     pub id: i64,
@@ -98,7 +107,7 @@ pub(super) struct Lxc {
     pub status: LxcStatus,
     pub cpuset: Option<String>,
     pub dataset: String,
-    /// Absent is not privileged; null is.
+    /// Null for a privileged container. Absent means unprivileged.
     #[serde(default = "mapped")]
     pub idmap: Option<serde_json::Value>,
 }
@@ -116,7 +125,7 @@ pub(super) struct LxcStatus {
 pub(super) struct Snapshot {
     pub id: String,
     pub snapshot_name: String,
-    /// Digits; the order of creation.
+    /// A decimal number, in the order of creation.
     pub createtxg: String,
     #[serde(default)]
     pub properties: BTreeMap<String, Property>,

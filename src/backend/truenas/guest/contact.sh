@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sees to it that an SSH server runs. It is run once, at the first boot after
-# this was put in; what it lacks it tries again for some minutes.
+# Installs and starts an SSH server. Runs once, at the first boot after the
+# bootstrap. Retries the installation for some minutes.
 set -eu
 done=/var/lib/pixels/contact
 chmod 0700 /root/.ssh
@@ -8,7 +8,7 @@ tries=0
 while [ ! -x /usr/sbin/sshd ]; do
     tries=$((tries + 1))
     [ "$tries" -le 60 ] || {
-        echo "no SSH server could be installed" >&2
+        echo "cannot install an SSH server" >&2
         exit 1
     }
     [ "$tries" = 1 ] || sleep 2
@@ -17,7 +17,7 @@ while [ ! -x /usr/sbin/sshd ]; do
     apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends openssh-server || continue
 done
 systemctl enable --now ssh.service 2>/dev/null || systemctl enable --now sshd.service
-# One that ran already does not know our settings.
+# A running server has not read the new configuration.
 systemctl try-reload-or-restart ssh.service 2>/dev/null || true
 mkdir -p "${done%/*}"
 : >"$done"

@@ -1,19 +1,19 @@
 #!/bin/sh
-# Runs the script of the first boot with what the server says of this instance
-# in the environment of init. A clone is told from its source by it.
+# Runs the first-boot script with the id and name that the server set in the
+# environment of init. The id of a clone differs from that of its source.
 value() {
     tr '\0' '\n' </proc/1/environ | sed -n "s/^pixels__$1=//p" | head -n 1
 }
 id=$(value id)
 name=$(value name)
 [ -n "$id" ] || exit 0
-# There is an init already.
+# The script ends with the init command, which is not needed here.
 init=/bin/true
 export id name init
 before=$(cat /etc/machine-id 2>/dev/null) || :
 sh "${0%/*}/first-boot"
-# The journal is kept by the id it began with, and looked for by the new one.
+# journald writes to the directory of the previous machine id until it restarts.
 [ "$(cat /etc/machine-id 2>/dev/null)" = "$before" ] ||
     systemctl try-restart systemd-journald.service || :
-# Init has read the old one already.
+# Init has already set the previous host name.
 [ ! -s /etc/hostname ] || cat /etc/hostname >/proc/sys/kernel/hostname

@@ -1,39 +1,40 @@
-//! The one place where a command becomes text for the shell on the other side.
+//! Builds the command line for the shell of the pixel.
 
-use crate::model::{Error, ExecRequest, Ids, Result, shell_quote};
+use crate::model::{Error, ExecRequest, Ids, Reason, Result, shell_quote};
 
-/// Variables travel beside the command under their names with this prefix:
-/// arguments are for everybody in the pixel to read.
-pub(super) const PREFIX: &str = "PIXELS_E_";
-/// Comes first; whether it is taken tells of the others.
-pub(super) const MARK: &str = "PIXELS_E_";
-/// Begins the line that tells the command's process, on stderr or, with a
-/// terminal, on stdout. It is not passed on.
-pub(super) const PROCESS: &str = "pixels-process ";
-/// Tells what works on the pixel's network which connection it came by.
+/// Prefix of the environment variables, which are sent as SSH environment
+/// requests: arguments are visible to all users of the pixel.
+pub(super) const ENV_PREFIX: &str = "PIXELS_E_";
+/// A variable that is sent first: if the server accepts it, it accepts all.
+pub(super) const ENV_PROBE: &str = "PIXELS_E_";
+/// Begins the line with the process id of the command, on stderr or, with a
+/// terminal, on stdout. The line is not passed on.
+pub(super) const PID_LINE: &str = "pixels-process ";
+/// Passes `SSH_CONNECTION` to the scripts that change the packet filter.
 const CONNECTION: &str = "PIXELS_CONNECTION";
-/// The longest single argument Linux takes is 128 KiB.
-const LONGEST: usize = 120 * 1024;
+/// In bytes. The limit of Linux is 128 KiB for one argument.
+const MAX_COMMAND: usize = 120 * 1024;
 
-/// What sshd and PAM add for root, who is not the one the command runs as.
-const FOREIGN: &str = "SSH_CLIENT SSH_CONNECTION SSH_TTY MAIL XDG_RUNTIME_DIR XDG_SESSION_ID \
+/// Variables that sshd and PAM set for root, which the command must not get.
+const SSH_VARIABLES: &str = "SSH_CLIENT SSH_CONNECTION SSH_TTY MAIL XDG_RUNTIME_DIR XDG_SESSION_ID \
                        XDG_SESSION_TYPE XDG_SESSION_CLASS DBUS_SESSION_BUS_ADDRESS";
 
-/// The command line that runs `request` as asked for: by root's shell, which
-/// hands every argument to `execve` unchanged.
+/// The command line that runs `request`. A POSIX shell as root sets up the
+/// environment and passes every argument to `execve` unchanged. Fails with
+/// `Error::Invalid` for zero bytes, invalid variable names and long commands.
 pub(super) fn line(request: &ExecRequest) -> Result<String> {
     let mut script = match request.tty {
-        Some(_) => format!("echo \"{PROCESS}$$\"; "),
-        None => format!("echo \"{PROCESS}$$\" >&2; "),
+        Some(_) => format!("echo \"{PID_LINE}$$\"; "),
+        None => format!("echo \"{PID_LINE}$$\" >&2; "),
     };
     if request.owner == Ids::ROOT {
         script.push_str(&format!("export {CONNECTION}=\"$SSH_CONNECTION\"; "));
     }
-    script.push_str(&format!("unset {FOREIGN} {MARK}; "));
+    script.push_str(&format!("unset {SSH_VARIABLES} {ENV_PROBE}; "));
     for name in request.env.keys() {
         check_name(name)?;
         script.push_str(&format!(
-            "{name}=${PREFIX}{name}; export {name}; unset {PREFIX}{name}; "
+            "{name}=${ENV_PREFIX}{name}; export {name}; unset {ENV_PREFIX}{name}; "
         ));
     }
     if let Some(dir) = &request.cwd {
@@ -44,7 +45,7 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         script.push_str("exec \"$@\"");
     } else {
         if request.tty.is_some() {
-            // Programs open the terminal by its name.
+            // Programs open the terminal device by its path.
             script.push_str(&format!("chown {uid} \"$(tty)\"; "));
         }
         script.push_str(&format!(
@@ -59,29 +60,29 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         line.push(' ');
         line.push_str(&shell_quote(word));
     }
-    match line.len() > LONGEST {
-        true => Err(Error::Invalid(
-            format!(
-                "the command is too long ({} bytes, {LONGEST} at most): pass data on stdin",
-                line.len()
-            )
-            .into(),
-        )),
+    match line.len() > MAX_COMMAND {
+        true => {
+            let length = line.len();
+            let text = format!("the command is too long ({length} bytes, {MAX_COMMAND} at most)");
+            Err(Error::Invalid(
+                Reason::from(text).with_hint("pass the data on stdin"),
+            ))
+        }
         false => Ok(line),
     }
 }
 
-/// The command that signals another with all of its process group.
+/// The command that signals a process group, or else the process.
 pub(super) fn kill(process: u32, signal: i32) -> String {
     format!("kill -{signal} -{process} 2>/dev/null || kill -{signal} {process}")
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let sound = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    match name.chars().all(sound) && !name.starts_with(|c: char| c.is_ascii_digit()) {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    match name.chars().all(is_valid) && !name.starts_with(|c: char| c.is_ascii_digit()) {
         true if !name.is_empty() => Ok(()),
         _ => Err(Error::Invalid(
-            format!("{name:?} is no name of a variable").into(),
+            format!("invalid variable name {name:?}").into(),
         )),
     }
 }
@@ -96,7 +97,12 @@ mod tests {
         let output = Command::new(shell)
             .arg("-c")
             .arg(line(request).unwrap())
-            .envs(request.env.iter().map(|(k, v)| (format!("{PREFIX}{k}"), v)))
+            .envs(
+                request
+                    .env
+                    .iter()
+                    .map(|(k, v)| (format!("{ENV_PREFIX}{k}"), v)),
+            )
             .env("SSH_TTY", "x")
             .env("SSH_CONNECTION", "192.0.2.1 5 192.0.2.2 22")
             .output()
@@ -105,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_and_variables_arrive_as_they_are() {
+    fn arguments_and_variables_arrive_unchanged() {
         let words = [
             "a b",
             "",
@@ -135,10 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_said_is_refused() {
+    fn nul_and_oversized_arguments_rejected() {
         let mut request = ExecRequest::root(["true", "a\0b"]);
         assert!(line(&request).is_err());
-        request.argv = vec!["true".into(), "x".repeat(LONGEST)];
+        request.argv = vec!["true".into(), "x".repeat(MAX_COMMAND)];
         assert!(line(&request).is_err());
         request.argv.truncate(1);
         request.env.insert("A;reboot".into(), "x".into());
@@ -146,16 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn others_than_root_are_made_so_last() {
+    fn setpriv_runs_last() {
         let mut request = ExecRequest::root(["id"]);
         request.owner = Ids {
             uid: 1000,
             gid: 1001,
         };
         let text = line(&request).unwrap();
-        assert!(
-            text.contains("--reuid 1000 --regid 1001 --clear-groups"),
-            "{text}"
-        );
+        let script = text.strip_suffix(" sh id").unwrap();
+        let last = "exec setpriv --reuid 1000 --regid 1001 --clear-groups -- \"$@\"'";
+        assert!(script.ends_with(last), "{text}");
     }
 }

@@ -1,31 +1,29 @@
-//! Running a command on a channel of its own, to its exit status.
+//! Runs a command on its own channel and returns its exit status.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use russh::client::Msg;
-use russh::{Channel, ChannelMsg, ChannelWriteHalf, Sig};
+use russh::{Channel, ChannelMsg, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::pid_line::PidLineFilter;
+use super::signals::{self, SIGKILL, SIGPIPE};
 use super::{Session, command, lost};
 use crate::model::{Control, Error, ExecIo, ExecRequest, ExitStatus, Result};
 
 const CHUNK: usize = 32 * 1024;
-/// What a command left in the background may still be writing is waited for
-/// as long as it does, but silence no longer than this.
-const SILENCE: Duration = Duration::from_secs(1);
-/// For the server to take a signal.
-const SIGNALLING: Duration = Duration::from_secs(5);
+/// After the exit, output of background processes is read until there is none for
+/// this time.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 const END_OF_TRANSMISSION: u8 = 0x04;
-/// The stream number of standard error.
+/// The stream number of stderr in SSH.
 const STDERR: u32 = 1;
-const SIGKILL: i32 = 9;
-const SIGPIPE: i32 = 13;
 
-type Half = ChannelWriteHalf<Msg>;
+type WriteHalf = ChannelWriteHalf<Msg>;
 
 /// See `model::Guest::exec` for the contract.
 pub(super) async fn run(
@@ -34,13 +32,13 @@ pub(super) async fn run(
     request: &ExecRequest,
     io: ExecIo,
 ) -> Result<ExitStatus> {
-    let (mut from, to) = begin(session, request).await?.split();
-    let to = Arc::new(to);
+    let (mut messages, channel) = start(session, request).await?.split();
+    let channel = Arc::new(channel);
     let mut running = Running {
         session: Arc::clone(session),
         tasks: tasks.clone(),
-        to: Some(Arc::clone(&to)),
-        process: None,
+        channel: Some(Arc::clone(&channel)),
+        pid: None,
     };
     let ExecIo {
         stdin,
@@ -49,44 +47,43 @@ pub(super) async fn run(
         mut control,
     } = io;
     let tty = request.tty.is_some();
-    // The stream that begins with the command's process.
-    let mut told = PidLineFilter::default();
+    let mut filter = PidLineFilter::default();
     let mut stdout = Sink::new(stdout);
     let mut stderr = Sink::new(stderr);
-    let feeding = feed(stdin, &to, tty);
-    tokio::pin!(feeding);
-    let mut fed = false;
-    let mut steered = true;
+    let copy_stdin = copy_stdin(stdin, &channel, tty);
+    tokio::pin!(copy_stdin);
+    let mut stdin_ended = false;
+    let mut control_open = true;
     let mut status = None;
     let mut closed = false;
-    let mut on_event = Instant::now();
+    let mut last_message = Instant::now();
     loop {
-        let silence = async {
+        let drained = async {
             match status {
-                Some(_) => tokio::time::sleep_until(on_event + SILENCE).await,
+                Some(_) => tokio::time::sleep_until(last_message + DRAIN_TIMEOUT).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            message = from.wait() => {
-                on_event = Instant::now();
+            message = messages.wait() => {
+                last_message = Instant::now();
                 match message {
                     Some(ChannelMsg::Data { data }) => {
-                        let rest = if tty { told.strip(&data) } else { data.to_vec() };
-                        if stdout.pass(&rest).await {
-                            // What writing to a closed pipe would bring it.
+                        let rest = if tty { filter.strip(&data) } else { data.to_vec() };
+                        if stdout.write(&rest).await {
+                            // As if the command had written to a closed pipe.
                             running.signal(SIGPIPE);
                         }
                     }
                     Some(ChannelMsg::ExtendedData { data, ext: STDERR }) => {
-                        let rest = if tty { data.to_vec() } else { told.strip(&data) };
-                        stderr.pass(&rest).await;
+                        let rest = if tty { data.to_vec() } else { filter.strip(&data) };
+                        stderr.write(&rest).await;
                     }
                     Some(ChannelMsg::ExitStatus { exit_status }) => {
                         status = i32::try_from(exit_status).ok();
                     }
                     Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
-                        status = Some(128 + number(&signal_name));
+                        status = Some(128 + signals::number(&signal_name));
                     }
                     Some(ChannelMsg::Close) => {
                         closed = true;
@@ -95,28 +92,32 @@ pub(super) async fn run(
                     Some(_) => {}
                     None => break,
                 }
-                if running.process.is_none() && told.process.is_some() {
-                    running.process = told.process;
+                if running.pid.is_none() && filter.pid.is_some() {
+                    running.pid = filter.pid;
                     if stdout.broken {
                         running.signal(SIGPIPE);
                     }
                 }
             }
-            () = &mut feeding, if !fed => fed = true,
-            event = control.recv(), if steered => match event {
-                None => steered = false,
+            () = &mut copy_stdin, if !stdin_ended => stdin_ended = true,
+            event = control.recv(), if control_open => match event {
+                None => control_open = false,
                 Some(Control::Signal(number)) => running.signal(number),
                 Some(Control::Resize(size)) => {
                     let (columns, rows) = (u32::from(size.columns), u32::from(size.rows));
-                    let _ = to.window_change(columns, rows, 0, 0).await;
+                    let _ = channel.window_change(columns, rows, 0, 0).await;
                 }
             },
-            () = silence => break,
+            () = drained => break,
         }
     }
-    running.done().await;
-    stdout.end(if tty { told.rest() } else { Vec::new() }).await;
-    stderr.end(if tty { Vec::new() } else { told.rest() }).await;
+    running.finish().await;
+    stdout
+        .finish(if tty { filter.rest() } else { Vec::new() })
+        .await;
+    stderr
+        .finish(if tty { Vec::new() } else { filter.rest() })
+        .await;
     match status {
         Some(status) => Ok(ExitStatus(status)),
         None if closed => Err(Error::Protocol(
@@ -129,8 +130,8 @@ pub(super) async fn run(
     }
 }
 
-/// A channel on which the command has been started.
-async fn begin(session: &Session, request: &ExecRequest) -> Result<Channel<Msg>> {
+/// Starts the command on a new channel.
+async fn start(session: &Session, request: &ExecRequest) -> Result<Channel<Msg>> {
     let line = command::line(request)?;
     let mut channel = session.channel().await?;
     if let Some(size) = request.tty {
@@ -140,33 +141,38 @@ async fn begin(session: &Session, request: &ExecRequest) -> Result<Channel<Msg>>
             .request_pty(true, term, columns, rows, 0, 0, &[])
             .await
             .map_err(lost)?;
-        agreed(&mut channel, "a terminal").await?;
+        expect_success(&mut channel, "a terminal for a command").await?;
     }
     if !request.env.is_empty() {
         channel
-            .set_env(true, command::MARK, "1")
+            .set_env(true, command::ENV_PROBE, "1")
             .await
             .map_err(lost)?;
-        agreed(&mut channel, "variables (AcceptEnv PIXELS_E_*)").await?;
+        expect_success(
+            &mut channel,
+            "an environment variable (AcceptEnv PIXELS_E_*)",
+        )
+        .await?;
     }
     for (name, value) in &request.env {
-        let name = format!("{}{name}", command::PREFIX);
+        let name = format!("{}{name}", command::ENV_PREFIX);
         channel.set_env(false, name, value).await.map_err(lost)?;
     }
     channel.exec(true, line).await.map_err(lost)?;
-    agreed(&mut channel, "a command").await?;
+    expect_success(&mut channel, "running a command").await?;
     Ok(channel)
 }
 
-/// The server's word on the latest request.
-pub(super) async fn agreed(channel: &mut Channel<Msg>, what: &str) -> Result<()> {
+/// Waits for the response to the latest channel request. Fails with
+/// `Error::Unsupported` for `operation` if the server refuses the request.
+pub(super) async fn expect_success(channel: &mut Channel<Msg>, operation: &str) -> Result<()> {
     loop {
         match channel.wait().await {
             Some(ChannelMsg::Success) => return Ok(()),
             Some(ChannelMsg::Failure) => {
                 return Err(Error::Unsupported {
-                    operation: "this".into(),
-                    reason: format!("the pixel's SSH server takes no {what}").into(),
+                    operation: operation.to_owned(),
+                    reason: "the pixel's SSH server refused the request".into(),
                 });
             }
             Some(ChannelMsg::Close) | None => {
@@ -180,20 +186,20 @@ pub(super) async fn agreed(channel: &mut Channel<Msg>, what: &str) -> Result<()>
     }
 }
 
-/// Copies stdin; afterwards the command sees end of file.
-async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, to: &Half, tty: bool) {
+/// Copies stdin to its end, then sends end of file.
+async fn copy_stdin(mut stdin: Box<dyn AsyncRead + Send + Unpin>, channel: &WriteHalf, tty: bool) {
     let mut buffer = vec![0; CHUNK];
     loop {
-        match from.read(&mut buffer).await {
+        match stdin.read(&mut buffer).await {
             Ok(0) | Err(_) => {
                 let _ = match tty {
-                    true => to.data_bytes(vec![END_OF_TRANSMISSION]).await,
-                    false => to.eof().await,
+                    true => channel.data_bytes(vec![END_OF_TRANSMISSION]).await,
+                    false => channel.eof().await,
                 };
                 return;
             }
             Ok(n) => {
-                if to.data_bytes(buffer[..n].to_vec()).await.is_err() {
+                if channel.data_bytes(buffer[..n].to_vec()).await.is_err() {
                     return;
                 }
             }
@@ -201,7 +207,7 @@ async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, to: &Half, tty: bool)
     }
 }
 
-/// The near end of a stream, until it breaks.
+/// A stream of the caller, until a write to it fails.
 struct Sink {
     to: Box<dyn AsyncWrite + Send + Unpin>,
     broken: bool,
@@ -212,8 +218,8 @@ impl Sink {
         Self { to, broken: false }
     }
 
-    /// True when the stream broke just now.
-    async fn pass(&mut self, data: &[u8]) -> bool {
+    /// Returns true if this write is the first one to fail.
+    async fn write(&mut self, data: &[u8]) -> bool {
         if self.broken || self.to.write_all(data).await.is_ok() {
             return false;
         }
@@ -221,113 +227,65 @@ impl Sink {
         true
     }
 
-    async fn end(&mut self, rest: Vec<u8>) {
-        self.pass(&rest).await;
+    async fn finish(&mut self, rest: Vec<u8>) {
+        self.write(&rest).await;
         let _ = self.to.flush().await;
     }
 }
 
-/// A command under way; it is killed when nobody waits for it any more.
+/// A running command. Dropping it kills the command.
 struct Running {
     session: Arc<Session>,
     tasks: TaskTracker,
-    to: Option<Arc<Half>>,
-    process: Option<u32>,
+    channel: Option<Arc<WriteHalf>>,
+    /// Known once the command has printed it.
+    pid: Option<u32>,
 }
 
 impl Running {
-    /// The SSH server itself passes no signals on to what root runs.
+    /// Sends a signal by running `kill`: OpenSSH does not deliver signals to
+    /// commands of root.
     fn signal(&self, number: i32) {
-        let Some(process) = self.process else {
+        let Some(pid) = self.pid else {
             return;
         };
         let session = Arc::clone(&self.session);
         self.tasks
-            .spawn(async move { kill(&session, process, number).await });
+            .spawn(async move { kill(&session, pid, number).await });
     }
 
-    async fn done(mut self) {
-        if let Some(to) = self.to.take() {
-            let _ = to.close().await;
+    /// Closes the channel without killing the command.
+    async fn finish(mut self) {
+        if let Some(channel) = self.channel.take() {
+            let _ = channel.close().await;
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(to) = self.to.take() {
+        if let Some(channel) = self.channel.take() {
             self.signal(SIGKILL);
             self.tasks.spawn(async move {
-                let _ = to.close().await;
+                let _ = channel.close().await;
             });
         }
     }
 }
 
-async fn kill(session: &Session, process: u32, number: i32) {
+async fn kill(session: &Session, pid: u32, number: i32) {
     let work = async {
         let mut channel = session.channel().await?;
         channel
-            .exec(true, command::kill(process, number))
+            .exec(true, command::kill(pid, number))
             .await
             .map_err(lost)?;
         while !matches!(channel.wait().await, None | Some(ChannelMsg::Close)) {}
         Ok::<_, Error>(())
     };
-    match tokio::time::timeout(SIGNALLING, work).await {
+    match tokio::time::timeout(SIGNAL_TIMEOUT, work).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, number, "signal"),
-        Err(_) => tracing::debug!(number, "signal took too long"),
-    }
-}
-
-const SIGNALS: [(Sig, i32); 11] = [
-    (Sig::HUP, 1),
-    (Sig::INT, 2),
-    (Sig::QUIT, 3),
-    (Sig::ILL, 4),
-    (Sig::ABRT, 6),
-    (Sig::FPE, 8),
-    (Sig::KILL, 9),
-    (Sig::SEGV, 11),
-    (Sig::PIPE, 13),
-    (Sig::ALRM, 14),
-    (Sig::TERM, 15),
-];
-
-fn number(signal: &Sig) -> i32 {
-    let known = SIGNALS
-        .iter()
-        .find(|(known, _)| format!("{known:?}") == format!("{signal:?}"));
-    match (known, signal) {
-        (Some((_, number)), _) => *number,
-        (None, Sig::USR1) => 10,
-        (None, Sig::Custom(name)) => match name.as_str() {
-            "USR2" => 12,
-            "BUS" => 7,
-            "TRAP" => 5,
-            "XCPU" => 24,
-            "XFSZ" => 25,
-            "SYS" => 31,
-            _ => 0,
-        },
-        (None, _) => 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_their_usual_numbers() {
-        for (signal, n) in [
-            (Sig::KILL, 9),
-            (Sig::TERM, 15),
-            (Sig::USR1, 10),
-            (Sig::Custom("USR2".into()), 12),
-        ] {
-            assert_eq!(number(&signal), n);
-        }
+        Ok(Err(error)) => tracing::debug!(%error, number, "could not send a signal"),
+        Err(_) => tracing::debug!(number, "sending a signal timed out"),
     }
 }

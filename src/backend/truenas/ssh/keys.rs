@@ -1,4 +1,4 @@
-//! Who we are to a pixel: the key of the settings, or what an agent holds.
+//! The keys for logging in to pixels: a key file or the keys of an SSH agent.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,23 +9,24 @@ use russh::keys::agent::client::AgentClient;
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
 use tokio::sync::Mutex;
 
-use super::HostKeyVerifier;
-use crate::model::{Error, Result};
+use super::host_key::HostKeyVerifier;
+use crate::model::{Error, Reason, Result};
 use crate::secret::Secret;
 
-/// Asks for the passphrase of this key; `None` where nobody can be asked.
-pub type Ask = Arc<dyn Fn(&Path) -> Option<Secret> + Send + Sync>;
+/// Asks for the passphrase of this key file. `None` without a terminal.
+pub type AskPassphrase = Arc<dyn Fn(&Path) -> Option<Secret> + Send + Sync>;
 
-/// So often a passphrase may be mistyped.
-const TRIES: usize = 3;
-/// A server ends the connection after six keys it does not take.
-const OFFERED: usize = 4;
+/// Attempts to enter a passphrase.
+const MAX_ATTEMPTS: usize = 3;
+/// Keys of the agent that are offered. The server closes the connection after six
+/// failed attempts.
+const MAX_AGENT_KEYS: usize = 4;
 
 pub(super) struct Keys {
     pub file: Option<PathBuf>,
     pub agent: Option<PathBuf>,
-    pub ask: Ask,
-    /// Once a passphrase was asked for, it is not asked for again.
+    pub ask_passphrase: AskPassphrase,
+    /// The key file after its passphrase was entered.
     pub unlocked: Mutex<Option<Arc<PrivateKey>>>,
 }
 
@@ -38,92 +39,99 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-enum File {
-    Open(Arc<PrivateKey>),
-    Locked(PathBuf),
-    /// Of a kind that only an agent signs with.
-    Foreign(PathBuf),
-    None,
+enum KeyFile {
+    Usable(Arc<PrivateKey>),
+    Encrypted(PathBuf),
+    /// Of a type that only an agent can use.
+    AgentOnly(PathBuf),
+    Missing,
 }
 
 impl Keys {
-    /// The line that lets us in; no key that could not be used to log in.
+    /// The line for `authorized_keys`, of the key file or else of the agent's first
+    /// key. Fails with `Error::Invalid` if no key can be used to log in.
     pub async fn public(&self) -> Result<String> {
         if let Some(path) = &self.file
-            && let Some((line, key)) = public_half(path)
+            && let Some((line, key)) = public_key(path)
         {
-            if signs(key.algorithm()) {
+            if is_supported(key.algorithm()) {
                 return Ok(line);
             }
-            let held = self.held().await;
-            return match held.iter().any(|one| one.key_data() == key.key_data()) {
+            let agent_keys = self.agent_keys().await;
+            return match agent_keys.iter().any(|k| k.key_data() == key.key_data()) {
                 true => Ok(line),
-                false => Err(only_by_agent(path)),
+                false => Err(agent_required(path)),
             };
         }
-        let held = self.held().await.into_iter().next();
-        if let Some(line) = held.and_then(|key| key.to_openssh().ok()) {
+        let agent_key = self.agent_keys().await.into_iter().next();
+        if let Some(line) = agent_key.and_then(|key| key.to_openssh().ok()) {
             return Ok(line);
         }
         Err(match self.file().await? {
-            File::Foreign(path) => only_by_agent(&path),
+            KeyFile::AgentOnly(path) => agent_required(&path),
             _ => Error::Invalid(
-                "pixels on TrueNAS are worked in by SSH, and there is no key: make one with \
-                 ssh-keygen -t ed25519, or set ssh.key"
-                    .into(),
+                Reason::from("no SSH key found, which pixels on TrueNAS require")
+                    .with_hint("run: ssh-keygen -t ed25519, or set ssh.key"),
             ),
         })
     }
 
-    /// Logs in: the key file where it is not locked, then what the agent
-    /// holds, then the file with its passphrase.
+    /// Logs in with the key file if it is not encrypted, then with the agent's keys,
+    /// then with the encrypted file after asking for its passphrase.
     pub async fn log_in(&self, handle: &mut Handle<HostKeyVerifier>, user: &str) -> Result<()> {
         let file = self.file().await?;
-        if let File::Open(key) = &file
+        if let KeyFile::Usable(key) = &file
             && with_key(handle, user, key).await?
         {
             return Ok(());
         }
-        if self.by_agent(handle, user).await? {
+        if self.log_in_by_agent(handle, user).await? {
             return Ok(());
         }
-        let mut reason = "it takes none of our keys";
-        if let File::Foreign(path) = &file {
-            return Err(only_by_agent(path));
+        let mut reason = Reason::from("permission denied (publickey)");
+        if let KeyFile::AgentOnly(path) = &file {
+            return Err(agent_required(path));
         }
-        if let File::Locked(path) = file {
+        if let KeyFile::Encrypted(path) = file {
             match self.unlock(&path).await? {
                 Some(key) if with_key(handle, user, &key).await? => return Ok(()),
                 Some(_) => {}
                 None => {
-                    reason = "the key of ssh.key has a passphrase, which no agent and no terminal \
-                              is there to give";
+                    reason = Reason::from(
+                        "the key ssh.key is encrypted, and there is no agent and no terminal to \
+                         enter its passphrase",
+                    )
+                    .with_hint(format!("run: ssh-add {}", path.display()));
                 }
             }
         }
         Err(Error::Denied {
             endpoint: "the pixel's SSH server".into(),
-            reason: reason.into(),
+            reason,
         })
     }
 
-    async fn file(&self) -> Result<File> {
+    async fn file(&self) -> Result<KeyFile> {
         if let Some(key) = &*self.unlocked.lock().await {
-            return Ok(File::Open(Arc::clone(key)));
+            return Ok(KeyFile::Usable(Arc::clone(key)));
         }
         let Some(path) = &self.file else {
-            return Ok(File::None);
+            return Ok(KeyFile::Missing);
         };
         match russh::keys::load_secret_key(path, None) {
-            Ok(key) if !signs(key.algorithm()) => Ok(File::Foreign(path.clone())),
-            Ok(key) => Ok(File::Open(Arc::new(key))),
-            Err(russh::keys::Error::UnsupportedKeyType { .. }) => Ok(File::Foreign(path.clone())),
-            Err(russh::keys::Error::KeyIsEncrypted) => match public_half(path) {
-                Some((_, key)) if !signs(key.algorithm()) => Ok(File::Foreign(path.clone())),
-                _ => Ok(File::Locked(path.clone())),
+            Ok(key) if !is_supported(key.algorithm()) => Ok(KeyFile::AgentOnly(path.clone())),
+            Ok(key) => Ok(KeyFile::Usable(Arc::new(key))),
+            Err(russh::keys::Error::UnsupportedKeyType { .. }) => {
+                Ok(KeyFile::AgentOnly(path.clone()))
+            }
+            Err(russh::keys::Error::KeyIsEncrypted) => match public_key(path) {
+                Some((_, key)) if !is_supported(key.algorithm()) => {
+                    Ok(KeyFile::AgentOnly(path.clone()))
+                }
+                _ => Ok(KeyFile::Encrypted(path.clone())),
             },
             Err(russh::keys::Error::IO(e)) if e.kind() == std::io::ErrorKind::NotFound => {
-                Ok(File::None)
+                Ok(KeyFile::Missing)
             }
             Err(error) => Err(Error::Invalid(
                 format!("ssh.key {}: {error}", path.display()).into(),
@@ -136,8 +144,8 @@ impl Keys {
         if let Some(key) = &*unlocked {
             return Ok(Some(Arc::clone(key)));
         }
-        for _ in 0..TRIES {
-            let (ask, asked) = (Arc::clone(&self.ask), path.to_owned());
+        for _ in 0..MAX_ATTEMPTS {
+            let (ask, asked) = (Arc::clone(&self.ask_passphrase), path.to_owned());
             let answer = tokio::task::spawn_blocking(move || ask(&asked)).await;
             let Ok(Some(passphrase)) = answer else {
                 return Ok(None);
@@ -150,11 +158,11 @@ impl Keys {
         }
         Err(Error::Denied {
             endpoint: format!("the key {}", path.display()),
-            reason: "that is not its passphrase".into(),
+            reason: "wrong passphrase".into(),
         })
     }
 
-    async fn held(&self) -> Vec<PublicKey> {
+    async fn agent_keys(&self) -> Vec<PublicKey> {
         let Some(socket) = &self.agent else {
             return Vec::new();
         };
@@ -172,17 +180,22 @@ impl Keys {
             .collect()
     }
 
-    async fn by_agent(&self, handle: &mut Handle<HostKeyVerifier>, user: &str) -> Result<bool> {
+    async fn log_in_by_agent(
+        &self,
+        handle: &mut Handle<HostKeyVerifier>,
+        user: &str,
+    ) -> Result<bool> {
         let Some(socket) = &self.agent else {
             return Ok(false);
         };
-        let mut held = self.held().await;
-        if let Ok(ours) = self.public().await {
-            let ours = ours.parse::<PublicKey>().ok();
-            // The key that pixels are made with comes first.
-            held.sort_by_key(|key| ours.as_ref().map(PublicKey::key_data) != Some(key.key_data()));
+        let mut agent_keys = self.agent_keys().await;
+        if let Ok(line) = self.public().await {
+            let authorized = line.parse::<PublicKey>().ok();
+            let authorized = authorized.as_ref().map(PublicKey::key_data);
+            // The key that new pixels get comes first.
+            agent_keys.sort_by_key(|key| authorized != Some(key.key_data()));
         }
-        for key in held.into_iter().take(OFFERED) {
+        for key in agent_keys.into_iter().take(MAX_AGENT_KEYS) {
             let Ok(mut agent) = AgentClient::connect_uds(socket).await else {
                 return Ok(false);
             };
@@ -198,20 +211,20 @@ impl Keys {
             {
                 Ok(outcome) if outcome.success() => return Ok(true),
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "agent"),
+                Err(error) => tracing::debug!(%error, "the agent could not sign"),
             }
         }
         Ok(false)
     }
 }
 
-/// What is to be known of a key without opening it: the line beside it, or the
-/// half of the file that is not encrypted.
-fn public_half(path: &Path) -> Option<(String, PublicKey)> {
-    let mut beside = path.to_owned().into_os_string();
-    beside.push(".pub");
-    let written = std::fs::read_to_string(beside).ok();
-    let line = written.as_deref().and_then(|text| {
+/// The public key of a key file, from the `.pub` file or from the part of the key
+/// file that is not encrypted.
+fn public_key(path: &Path) -> Option<(String, PublicKey)> {
+    let mut public_path = path.to_owned().into_os_string();
+    public_path.push(".pub");
+    let public_file = std::fs::read_to_string(public_path).ok();
+    let line = public_file.as_deref().and_then(|text| {
         let mut lines = text.lines().map(str::trim);
         lines.find_map(|line| Some((line.to_owned(), line.parse().ok()?)))
     });
@@ -222,19 +235,21 @@ fn public_half(path: &Path) -> Option<(String, PublicKey)> {
     })
 }
 
-/// Whether we sign with such a key ourselves. No RSA: what there is for it can
-/// be timed by whoever sees the signatures come.
-fn signs(algorithm: Algorithm) -> bool {
+/// Whether pixels signs with keys of this type. Not RSA: the Rust implementation
+/// has a timing side channel that an observer of signatures can use.
+fn is_supported(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::Ed25519 | Algorithm::Ecdsa { .. })
 }
 
-fn only_by_agent(path: &Path) -> Error {
-    Error::Invalid(format!(
-        "the SSH key {} is of a kind that works through an agent alone (RSA, for one): hand it to \
-         one with ssh-add, or make another with ssh-keygen -t ed25519 and set ssh.key to it; \
-         as files, keys of the kinds ed25519 and ecdsa work",
-        path.display()
-    ).into())
+fn agent_required(path: &Path) -> Error {
+    let path = path.display();
+    let text = format!(
+        "pixels can use the SSH key {path} only through an agent; key files must be of the type \
+         ed25519 or ecdsa"
+    );
+    Error::Invalid(Reason::from(text).with_hint(format!(
+        "run: ssh-add {path}, or: ssh-keygen -t ed25519, then set ssh.key to the new file"
+    )))
 }
 
 async fn with_key(

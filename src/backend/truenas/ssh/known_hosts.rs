@@ -1,7 +1,6 @@
-//! The host keys of pixels as they were first seen, in a file of pixels' own.
+//! A file with the host keys of pixels, recorded at the first connection.
 //!
-//! An entry is for one instance, not for an address or a name that others
-//! will have after it.
+//! An entry belongs to one instance, because addresses and names are reused.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,17 +12,17 @@ pub(super) struct KnownHosts {
     path: Option<PathBuf>,
 }
 
-/// What is written about a host key.
+/// Whether a host key is the recorded one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     Known,
     New,
-    /// Another is on record.
+    /// Another key is recorded.
     Changed,
 }
 
 impl KnownHosts {
-    /// Without a path nothing is remembered.
+    /// Without a path, no keys are recorded.
     pub fn new(path: Option<PathBuf>) -> Self {
         Self { path }
     }
@@ -32,49 +31,48 @@ impl KnownHosts {
         self.path.as_deref()
     }
 
-    /// `key` as OpenSSH writes it, without a comment.
+    /// `key`: in the format of OpenSSH, without a comment.
     pub fn check(&self, host: &str, key: &str) -> Verdict {
-        match self.entry(host) {
+        match self.key(host) {
             None => Verdict::New,
             Some(known) if known == key => Verdict::Known,
             Some(_) => Verdict::Changed,
         }
     }
 
-    pub fn put(&self, host: &str, key: &str) -> Result<()> {
+    pub fn insert(&self, host: &str, key: &str) -> Result<()> {
         self.change(|lines| {
             lines.retain(|(name, _)| name != host);
             lines.push((host.to_owned(), key.to_owned()));
         })
     }
 
-    /// Notes that a checkpoint holds the host key of now.
+    /// Records the current host key as that of a checkpoint.
     pub fn save(&self, host: &str, label: &str) -> Result<()> {
-        match self.entry(host) {
-            Some(key) => self.put(&at(host, label), &key),
+        match self.key(host) {
+            Some(key) => self.insert(&checkpoint(host, label), &key),
             None => Ok(()),
         }
     }
 
-    /// The disk went back to a checkpoint, and the host key with it: that of
-    /// the checkpoint is expected from now on, or, where it was never seen,
-    /// the next one is taken as the first.
+    /// Restores the host key of a checkpoint. If it is not recorded, the next key is
+    /// recorded as the first one.
     pub fn restore(&self, host: &str, label: &str) -> Result<()> {
-        match self.entry(&at(host, label)) {
-            Some(key) => self.put(host, &key),
+        match self.key(&checkpoint(host, label)) {
+            Some(key) => self.insert(host, &key),
             None => self.change(|lines| lines.retain(|(name, _)| name != host)),
         }
     }
 
-    /// Of an instance that is no more, its checkpoints included.
-    pub fn forget(&self, host: &str) -> Result<()> {
+    /// Removes the keys of an instance and its checkpoints.
+    pub fn remove(&self, host: &str) -> Result<()> {
         let checkpoints = format!("{host}@");
         self.change(|lines| {
             lines.retain(|(name, _)| name != host && !name.starts_with(&checkpoints));
         })
     }
 
-    fn entry(&self, host: &str) -> Option<String> {
+    fn key(&self, host: &str) -> Option<String> {
         self.lines()
             .into_iter()
             .find(|(name, _)| name == host)
@@ -87,7 +85,7 @@ impl KnownHosts {
         parse(&text)
     }
 
-    /// In one step, so that no reader sees half a file.
+    /// Replaces the file atomically.
     fn change(&self, change: impl FnOnce(&mut Vec<(String, String)>)) -> Result<()> {
         let Some(path) = &self.path else {
             return Ok(());
@@ -118,7 +116,7 @@ pub(in super::super) fn parse(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn at(host: &str, label: &str) -> String {
+fn checkpoint(host: &str, label: &str) -> String {
     format!("{host}@{label}")
 }
 
@@ -127,23 +125,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_of_an_instance_and_follows_its_checkpoints() {
+    fn keys_belong_to_instances_and_checkpoints() {
         let dir = tempfile::tempdir().unwrap();
         let known = KnownHosts::new(Some(dir.path().join("sub/known_hosts")));
         assert_eq!(known.check("px-a/1", "k 1"), Verdict::New);
-        known.put("px-a/1", "k 1").unwrap();
-        known.put("px-a/10", "k 10").unwrap();
+        known.insert("px-a/1", "k 1").unwrap();
+        known.insert("px-a/10", "k 10").unwrap();
         known.save("px-a/1", "cp").unwrap();
         assert_eq!(known.check("px-a/1", "k 1"), Verdict::Known);
         assert_eq!(known.check("px-a/2", "k 1"), Verdict::New);
         assert_eq!(known.check("px-a/1", "k 2"), Verdict::Changed);
-        known.put("px-a/1", "k 2").unwrap();
+        known.insert("px-a/1", "k 2").unwrap();
         known.restore("px-a/1", "cp").unwrap();
         assert_eq!(known.check("px-a/1", "k 1"), Verdict::Known);
         known.restore("px-a/1", "unseen").unwrap();
         assert_eq!(known.check("px-a/1", "k 3"), Verdict::New);
-        known.forget("px-a/1").unwrap();
-        assert_eq!(known.entry("px-a/1@cp"), None);
+        known.remove("px-a/1").unwrap();
+        assert_eq!(known.key("px-a/1@cp"), None);
         assert_eq!(known.check("px-a/10", "k 10"), Verdict::Known);
     }
 }

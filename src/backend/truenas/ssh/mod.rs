@@ -1,11 +1,13 @@
-//! The way into a pixel: one SSH connection per pixel and command of ours,
-//! as root, on which everything runs on channels of its own.
+//! SSH access to pixels: one connection per pixel and process, as root. Every
+//! command has its own channel.
 
 mod command;
 mod exec;
+mod host_key;
 mod keys;
 pub(super) mod known_hosts;
 mod pid_line;
+mod signals;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -15,41 +17,41 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use russh::client::{self, Handle, Msg};
-use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, Disconnect};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-pub use keys::Ask;
+pub use keys::AskPassphrase;
 
 use crate::backend::sftp;
 use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, FileStat, GuestFile, Result};
 use crate::retry::{self, Next};
+use host_key::HostKeyVerifier;
 use keys::Keys;
-use known_hosts::{KnownHosts, Verdict};
+use known_hosts::KnownHosts;
 
 const PORT: u16 = 22;
-/// Commands run as whom they are asked for; only root can become everybody.
+/// Commands run as any user, which only root can switch to.
 const USER: &str = "root";
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Up to the end of the key exchange.
-const HANDSHAKE: Duration = Duration::from_secs(20);
-/// For a booting pixel to have an address and a server on it.
-const BOOT: Duration = Duration::from_secs(60);
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// So many unanswered ones end the connection.
-const UNANSWERED: usize = 3;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a booting pixel may take to have an address and an SSH server.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Unanswered keepalives after which the connection ends.
+const MAX_UNANSWERED: usize = 3;
 
-/// How pixels are entered.
+/// The SSH settings.
 pub struct Settings {
     pub key: Option<PathBuf>,
-    /// The socket of an agent.
+    /// The socket of an SSH agent.
     pub agent: Option<PathBuf>,
     pub known_hosts: Option<PathBuf>,
-    /// Refuse a host key that is not the one first seen.
+    /// Reject a host key that differs from the recorded one.
     pub strict: bool,
-    pub ask: Ask,
+    pub ask_passphrase: AskPassphrase,
 }
 
 impl std::fmt::Debug for Settings {
@@ -67,27 +69,28 @@ impl std::fmt::Debug for Settings {
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     pub instance: String,
-    /// Tells the instance from others that had its name.
+    /// Unique among all instances that ever have this name.
     pub id: String,
     pub address: Ipv4Addr,
 }
 
 impl Host {
     fn key(&self) -> String {
-        host(&self.instance, &self.id)
+        host_key_name(&self.instance, &self.id)
     }
 }
 
-fn host(instance: &str, id: &str) -> String {
+/// The name of an instance in the file of host keys.
+fn host_key_name(instance: &str, id: &str) -> String {
     format!("{instance}/{}", id.replace([' ', '@'], "_"))
 }
 
 pub(super) struct Ssh {
     keys: Keys,
-    known: Arc<KnownHosts>,
+    known_hosts: Arc<KnownHosts>,
     strict: bool,
     tasks: TaskTracker,
-    /// By instance; reused as long as they last.
+    /// By instance. Reused while connected.
     sessions: tokio::sync::Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -95,7 +98,7 @@ impl std::fmt::Debug for Ssh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ssh")
             .field("keys", &self.keys)
-            .field("known", &self.known)
+            .field("known_hosts", &self.known_hosts)
             .finish_non_exhaustive()
     }
 }
@@ -103,7 +106,7 @@ impl std::fmt::Debug for Ssh {
 /// A connection that is logged in.
 pub(super) struct Session {
     handle: Handle<HostKeyVerifier>,
-    files: tokio::sync::OnceCell<sftp::Files>,
+    sftp: tokio::sync::OnceCell<sftp::Files>,
 }
 
 impl Ssh {
@@ -112,43 +115,50 @@ impl Ssh {
             keys: Keys {
                 file: settings.key,
                 agent: settings.agent,
-                ask: settings.ask,
+                ask_passphrase: settings.ask_passphrase,
                 unlocked: tokio::sync::Mutex::new(None),
             },
-            known: Arc::new(KnownHosts::new(settings.known_hosts)),
+            known_hosts: Arc::new(KnownHosts::new(settings.known_hosts)),
             strict: settings.strict,
             tasks,
             sessions: tokio::sync::Mutex::default(),
         }
     }
 
+    /// The public key that new pixels get. See [`Keys::public`].
     pub async fn public_key(&self) -> Result<String> {
         self.keys.public().await
     }
 
-    /// The connection to an instance, made when there is none.
-    pub async fn session<F>(&self, instance: &str, place: impl Fn() -> F) -> Result<Arc<Session>>
+    /// The current or a new connection to an instance. `host` returns `None`
+    /// while the instance has no address.
+    pub async fn session<F>(&self, instance: &str, host: impl Fn() -> F) -> Result<Arc<Session>>
     where
         F: Future<Output = Result<Option<Host>>>,
     {
         {
             let sessions = self.sessions.lock().await;
-            if let Some(open) = sessions.get(instance)
-                && !open.handle.is_closed()
+            if let Some(session) = sessions.get(instance)
+                && !session.handle.is_closed()
             {
-                return Ok(Arc::clone(open));
+                return Ok(Arc::clone(session));
             }
         }
-        self.wait(place, BOOT).await
+        self.wait_for_session(host, BOOT_TIMEOUT).await
     }
 
-    /// Waits until the instance has an address and lets us in.
-    pub async fn wait<F>(&self, place: impl Fn() -> F, limit: Duration) -> Result<Arc<Session>>
+    /// Connects and logs in. Retries until `limit` while the instance has no
+    /// address or its SSH server cannot be reached.
+    pub async fn wait_for_session<F>(
+        &self,
+        host: impl Fn() -> F,
+        limit: Duration,
+    ) -> Result<Arc<Session>>
     where
         F: Future<Output = Result<Option<Host>>>,
     {
         let (instance, session) = retry::until(limit, || async {
-            let host = match place().await {
+            let host = match host().await {
                 Ok(Some(host)) => host,
                 Ok(None) => {
                     return Next::Again(Error::Unreachable {
@@ -160,7 +170,7 @@ impl Ssh {
             };
             match self.connect(&host).await {
                 Ok(session) => Next::Done(Ok((host.instance, Arc::new(session)))),
-                // A server that boots refuses, or hangs up.
+                // During boot, connections are refused or closed.
                 Err(error @ (Error::Unreachable { .. } | Error::TimedOut { .. })) => {
                     Next::Again(error)
                 }
@@ -180,70 +190,81 @@ impl Ssh {
             reason: reason.into(),
         };
         let tcp =
-            match tokio::time::timeout(CONNECT, TcpStream::connect((host.address, PORT))).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host.address, PORT)))
+                .await
+            {
                 Ok(Ok(tcp)) => tcp,
                 Ok(Err(error)) => return Err(unreachable(error.to_string())),
-                Err(_) => return Err(unreachable(format!("silent for {} s", CONNECT.as_secs()))),
+                Err(_) => {
+                    return Err(unreachable(format!(
+                        "no connection within {} s",
+                        CONNECT_TIMEOUT.as_secs()
+                    )));
+                }
             };
         let _ = tcp.set_nodelay(true);
-        let refusal = Arc::new(Mutex::new(None));
-        let checker = HostKeyVerifier {
-            known: Arc::clone(&self.known),
+        let rejection = Arc::new(Mutex::new(None));
+        let verifier = HostKeyVerifier {
+            known_hosts: Arc::clone(&self.known_hosts),
             host: host.key(),
             strict: self.strict,
-            refusal: Arc::clone(&refusal),
+            rejection: Arc::clone(&rejection),
         };
         let config = client::Config {
-            keepalive_interval: Some(KEEP_ALIVE),
-            keepalive_max: UNANSWERED,
+            keepalive_interval: Some(KEEPALIVE_INTERVAL),
+            keepalive_max: MAX_UNANSWERED,
             window_size: 4 << 20,
             ..client::Config::default()
         };
-        let joining = client::connect_stream(Arc::new(config), tcp, checker);
-        let mut handle = match tokio::time::timeout(HANDSHAKE, joining).await {
+        let handshake = client::connect_stream(Arc::new(config), tcp, verifier);
+        let mut handle = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(handle)) => handle,
             Ok(Err(error)) => {
-                let said = refusal
+                let rejection = rejection
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .take();
-                return Err(said.unwrap_or_else(|| unreachable(error.to_string())));
+                return Err(rejection.unwrap_or_else(|| unreachable(error.to_string())));
             }
             Err(_) => {
                 return Err(unreachable(format!(
                     "no key exchange within {} s",
-                    HANDSHAKE.as_secs()
+                    HANDSHAKE_TIMEOUT.as_secs()
                 )));
             }
         };
         self.keys.log_in(&mut handle, USER).await?;
         Ok(Session {
             handle,
-            files: tokio::sync::OnceCell::new(),
+            sftp: tokio::sync::OnceCell::new(),
         })
     }
 
-    /// The instance's connection is no good any more.
-    pub async fn forget_session(&self, instance: &str) {
-        let gone = self.sessions.lock().await.remove(instance);
-        if let Some(session) = gone {
-            let bye = session.handle.disconnect(Disconnect::ByApplication, "", "");
-            let _ = tokio::time::timeout(CONNECT, bye).await;
+    /// Closes the connection to an instance, for example after a restart.
+    pub async fn close_session(&self, instance: &str) {
+        let session = self.sessions.lock().await.remove(instance);
+        if let Some(session) = session {
+            let disconnect = session.handle.disconnect(Disconnect::ByApplication, "", "");
+            let _ = tokio::time::timeout(CONNECT_TIMEOUT, disconnect).await;
         }
     }
 
-    /// The instance is no more.
-    pub fn forget_host(&self, instance: &str, id: &str) {
-        noted(self.known.forget(&host(instance, id)));
+    /// Removes the host keys of a deleted instance.
+    pub fn remove_host_keys(&self, instance: &str, id: &str) {
+        log_failure(self.known_hosts.remove(&host_key_name(instance, id)));
     }
 
-    /// A checkpoint was taken, with the host key of now in it.
-    pub fn host_saved(&self, instance: &str, id: &str, label: &str) {
-        noted(self.known.save(&host(instance, id), label));
+    /// Records the current host key as that of a new checkpoint.
+    pub fn save_host_key(&self, instance: &str, id: &str, label: &str) {
+        log_failure(self.known_hosts.save(&host_key_name(instance, id), label));
     }
 
-    pub fn host_restored(&self, instance: &str, id: &str, label: &str) {
-        noted(self.known.restore(&host(instance, id), label));
+    /// Restores the recorded host key of a checkpoint.
+    pub fn restore_host_key(&self, instance: &str, id: &str, label: &str) {
+        log_failure(
+            self.known_hosts
+                .restore(&host_key_name(instance, id), label),
+        );
     }
 
     pub async fn exec(
@@ -256,8 +277,8 @@ impl Ssh {
     }
 }
 
-/// What is remembered is a help: the work goes on without it.
-fn noted(outcome: Result<()>) {
+/// A failure to record host keys does not fail the operation.
+fn log_failure(outcome: Result<()>) {
     if let Err(error) = outcome {
         tracing::warn!(%error, "known hosts");
     }
@@ -268,15 +289,15 @@ impl Session {
         self.handle.channel_open_session().await.map_err(lost)
     }
 
-    async fn files(&self) -> Result<&sftp::Files> {
-        self.files
+    async fn sftp(&self) -> Result<&sftp::Files> {
+        self.sftp
             .get_or_try_init(|| async {
                 let mut channel = self.channel().await?;
                 channel
                     .request_subsystem(true, "sftp")
                     .await
                     .map_err(lost)?;
-                exec::agreed(&mut channel, "file transfer (SFTP)").await?;
+                exec::expect_success(&mut channel, "file transfer by SFTP").await?;
                 sftp::Files::open(channel.into_stream())
                     .await
                     .map_err(|e| Error::Protocol(format!("sftp: {e}")))
@@ -285,89 +306,43 @@ impl Session {
     }
 
     pub async fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
-        sftp::read(self.files().await?, path, limit).await
+        sftp::read(self.sftp().await?, path, limit).await
     }
 
     pub async fn write(&self, file: &GuestFile) -> Result<()> {
-        sftp::write(self.files().await?, file).await
+        sftp::write(self.sftp().await?, file).await
     }
 
     pub async fn fill(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
-        sftp::fill(self.files().await?, path, content).await
+        sftp::fill(self.sftp().await?, path, content).await
     }
 
     pub async fn remove(&self, path: &str) -> Result<()> {
-        sftp::remove(self.files().await?, path).await
+        sftp::remove(self.sftp().await?, path).await
     }
 
     pub async fn make_dir(&self, path: &str) -> Result<()> {
-        sftp::make_dir(self.files().await?, path).await
+        sftp::make_dir(self.sftp().await?, path).await
     }
 
     pub async fn symlink(&self, path: &str, target: &str) -> Result<()> {
-        sftp::symlink(self.files().await?, path, target).await
+        sftp::symlink(self.sftp().await?, path, target).await
     }
 
     pub async fn read_link(&self, path: &str) -> Result<String> {
-        sftp::read_link(self.files().await?, path).await
+        sftp::read_link(self.sftp().await?, path).await
     }
 
     pub async fn list(&self, path: &str) -> Result<Vec<String>> {
-        sftp::list(self.files().await?, path).await
+        sftp::list(self.sftp().await?, path).await
     }
 
     pub async fn stat(&self, path: &str) -> Result<FileStat> {
-        sftp::stat(self.files().await?, path).await
+        sftp::stat(self.sftp().await?, path).await
     }
 }
 
-/// Decides on the pixel's host key.
-pub(super) struct HostKeyVerifier {
-    known: Arc<KnownHosts>,
-    host: String,
-    strict: bool,
-    refusal: Arc<Mutex<Option<Error>>>,
-}
-
-impl client::Handler for HostKeyVerifier {
-    type Error = russh::Error;
-
-    async fn check_server_key(
-        &mut self,
-        shown: &PublicKeyOrCertificate,
-    ) -> std::result::Result<bool, Self::Error> {
-        let PublicKeyOrCertificate::PublicKey { key, .. } = shown else {
-            return Ok(false);
-        };
-        let mut key = key.clone();
-        key.set_comment("");
-        let line = key.to_openssh()?.trim().to_owned();
-        match self.known.check(&self.host, &line) {
-            Verdict::Known => return Ok(true),
-            Verdict::Changed if self.strict => {
-                let file = self.known.path().map(|path| path.display().to_string());
-                let refusal = Error::Denied {
-                    endpoint: "the pixel".into(),
-                    reason: format!(
-                        "its SSH host key is not the one first seen; if you know why, remove the \
-                         line {} from {}",
-                        self.host,
-                        file.unwrap_or_default()
-                    )
-                    .into(),
-                };
-                *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
-                return Ok(false);
-            }
-            Verdict::New | Verdict::Changed => {}
-        }
-        tracing::debug!(host = self.host, "a host key seen for the first time");
-        noted(self.known.put(&self.host, &line));
-        Ok(true)
-    }
-}
-
-/// A request on a connection that is no more.
+/// The error of a request on a lost connection.
 fn lost(error: russh::Error) -> Error {
     Error::Unreachable {
         endpoint: "the pixel's SSH server".into(),

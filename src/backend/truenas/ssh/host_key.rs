@@ -1,0 +1,60 @@
+//! Verifies the host key of a pixel.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use russh::client;
+use russh::keys::PublicKeyOrCertificate;
+
+use super::known_hosts::{KnownHosts, Verdict};
+use super::log_failure;
+use crate::model::{Error, Reason};
+
+/// Accepts the recorded host key of an instance, and records the first one. With
+/// `strict`, rejects other keys; otherwise records them.
+pub(super) struct HostKeyVerifier {
+    pub known_hosts: Arc<KnownHosts>,
+    pub host: String,
+    pub strict: bool,
+    /// Why the key was rejected, which russh does not return.
+    pub rejection: Arc<Mutex<Option<Error>>>,
+}
+
+impl client::Handler for HostKeyVerifier {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        server_key: &PublicKeyOrCertificate,
+    ) -> std::result::Result<bool, Self::Error> {
+        let PublicKeyOrCertificate::PublicKey { key, .. } = server_key else {
+            return Ok(false);
+        };
+        let mut key = key.clone();
+        key.set_comment("");
+        let line = key.to_openssh()?.trim().to_owned();
+        match self.known_hosts.check(&self.host, &line) {
+            Verdict::Known => return Ok(true),
+            Verdict::Changed if self.strict => {
+                let path = self.known_hosts.path().unwrap_or("known_hosts".as_ref());
+                let hint = format!(
+                    "if you expected the change, remove the line {:?} from {}",
+                    self.host,
+                    path.display()
+                );
+                let error = Error::Denied {
+                    endpoint: "the pixel".into(),
+                    reason: Reason::from("its SSH host key has changed").with_hint(hint),
+                };
+                *self
+                    .rejection
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(error);
+                return Ok(false);
+            }
+            Verdict::New | Verdict::Changed => {}
+        }
+        tracing::debug!(host = self.host, "recording a new host key");
+        log_failure(self.known_hosts.insert(&self.host, &line));
+        Ok(true)
+    }
+}
