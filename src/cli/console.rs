@@ -9,7 +9,7 @@ use crate::exit::Usage;
 use crate::lifecycle::session::{self, Multiplexer, MultiplexerChoice};
 use crate::lifecycle::{self, ExecOptions, User, provisioning};
 use crate::model::{Backend, Guest, Instance, Name, Status};
-use crate::provision::{Overall, Report, State};
+use crate::provision::{Overall, Report, StepState};
 use crate::term;
 use crate::ui::Spinner;
 
@@ -68,22 +68,22 @@ pub async fn open(
     let guest = backend.guest(name);
     let login = User::default_for(&instance);
     let wanted = match context.settings().console.multiplexer {
-        _ if !persist => MultiplexerChoice::Nothing,
+        _ if !persist => MultiplexerChoice::None,
         config::Multiplexer::Auto => MultiplexerChoice::Auto,
         config::Multiplexer::Zmx => MultiplexerChoice::Zmx,
         config::Multiplexer::Tmux => MultiplexerChoice::Tmux,
-        config::Multiplexer::None => MultiplexerChoice::Nothing,
+        config::Multiplexer::None => MultiplexerChoice::None,
     };
     let multiplexer =
         wait_for_multiplexer(context, backend, &*guest, &instance, &login, wanted).await?;
-    if multiplexer.is_none() && wanted != MultiplexerChoice::Nothing {
+    if multiplexer.is_none() && wanted != MultiplexerChoice::None {
         context.ui.status(
             "The pixel has no session keeper (zmx or tmux): this shell ends with the connection.",
         );
     }
     let options = ExecOptions {
         argv: session::attach(multiplexer, session),
-        login,
+        user: login,
         env: Default::default(),
         cwd: None,
         tty: Some(term::size()),
@@ -104,7 +104,7 @@ async fn wait_for_multiplexer(
     let find = session::find(guest, login, wanted);
     let found = context.unless_interrupted(find).await?;
     if found.is_some()
-        || wanted == MultiplexerChoice::Nothing
+        || wanted == MultiplexerChoice::None
         || !provisioning::is_unfinished(instance)
     {
         return Ok(found);
@@ -125,7 +125,7 @@ async fn wait_for_multiplexer(
 }
 
 fn print_hint(phases: &Spinner, report: &Report) {
-    let running = report.steps.iter().find(|s| s.status == State::Running);
+    let running = report.steps.iter().find(|s| s.status == StepState::Running);
     if let Some(step) = running {
         phases.step(&format!("waiting for the session keeper ({})", step.name));
     }

@@ -9,7 +9,7 @@ use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
 use crate::model::{Backend, Name};
-use crate::provision::{self, Overall, Report, State, StepStatus};
+use crate::provision::{self, Overall, Report, StepState, StepStatus};
 use crate::ui::{Row, Ui};
 
 /// Lines of a failed step's output that are shown.
@@ -56,7 +56,7 @@ impl StatusArgs {
             let guest = backend.guest(&self.name);
             let out = Box::new(tokio::io::stderr());
             context
-                .unless_interrupted(provisioning::follow(&*guest, out))
+                .unless_interrupted(provision::follow(&*guest, out))
                 .await?;
         }
         let report = if self.wait || self.follow {
@@ -95,7 +95,7 @@ impl StatusArgs {
 pub async fn wait(context: &Context, backend: &dyn Backend, name: &Name) -> anyhow::Result<Report> {
     let phases = context.ui.phases();
     let seen = |report: &Report| {
-        let running = report.steps.iter().find(|s| s.status == State::Running);
+        let running = report.steps.iter().find(|s| s.status == StepState::Running);
         if let Some(step) = running {
             let last: String = step.last_line.chars().take(60).collect();
             phases.step(&format!("{}: {last}", step.name));

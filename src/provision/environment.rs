@@ -1,29 +1,30 @@
-//! Variables of the user's for every process of a pixel, in the two forms that
-//! reach one: `/etc/environment` (PAM: ssh, sudo, su) and the login profile.
+//! The environment variables of the settings, for all processes of a pixel. They
+//! are written twice: to `/etc/environment` for PAM (ssh, sudo, su) and to the
+//! login profile.
 
 use std::collections::BTreeMap;
 
-/// Lines for `/etc/environment`, and the names PAM cannot carry.
+/// Lines for `/etc/environment`, and the variables that cannot be written there.
 ///
-/// PAM takes a line's value as it stands, without expansion or escapes, strips
-/// one pair of quotes around it, and ends the line at the first `#`, quoted or
-/// not (Linux-PAM 1.5, observed). So a `#` and a line break cannot be written.
+/// PAM does not expand or unescape a value, strips one pair of quotes around it,
+/// and ends the line at the first `#`, quoted or not (observed with Linux-PAM
+/// 1.5). A value with `#` or a line break therefore has no representation.
 pub(super) fn pam(variables: &BTreeMap<String, String>) -> (String, Vec<String>) {
     let mut lines = String::new();
-    let mut left_out = Vec::new();
+    let mut omitted = Vec::new();
     for (key, value) in variables {
         if value.contains(['#', '\n', '\r']) {
-            left_out.push(key.clone());
+            omitted.push(key.clone());
         } else {
             lines.push_str(&format!("{key}=\"{value}\"\n"));
         }
     }
-    (lines, left_out)
+    (lines, omitted)
 }
 
-/// A profile script that exports them all.
+/// A profile script that exports all variables.
 pub(super) fn profile(variables: &BTreeMap<String, String>) -> String {
-    let mut script = String::from("# Variables of every login, written by pixels.\n");
+    let mut script = String::from("# Environment variables of the pixels settings.\n");
     for (key, value) in variables {
         let quoted = value.replace('\'', "'\\''");
         script.push_str(&format!("export {key}='{quoted}'\n"));
@@ -37,26 +38,27 @@ mod tests {
 
     use super::*;
 
-    fn variables(of: &[(&str, &str)]) -> BTreeMap<String, String> {
-        of.iter()
+    fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect()
     }
 
     #[test]
-    fn what_pam_cannot_carry_is_left_out_and_named() {
-        let (lines, left_out) = pam(&variables(&[
+    fn pam_omits_values_with_hash_or_line_break() {
+        let (lines, omitted) = pam(&variables(&[
             ("A", "two words"),
             ("B", "x#y"),
             ("C", "$HOME \"q\" 's'"),
             ("D", "a\nb"),
         ]));
         assert_eq!(lines, "A=\"two words\"\nC=\"$HOME \"q\" 's'\"\n");
-        assert_eq!(left_out, ["B", "D"]);
+        assert_eq!(omitted, ["B", "D"]);
     }
 
     #[test]
-    fn a_shell_reads_every_value_back() {
+    fn shell_reads_values_of_profile_unchanged() {
         let value = "two  words $HOME \"q\" 's' # \\ `x`\nline";
         let script = profile(&variables(&[("TRICKY", value)]));
         let output = Command::new("sh")

@@ -1,5 +1,5 @@
-//! Makes a new pixel ready to work in: a pure plan (settings to files and
-//! steps) and a thin apply over `Guest`. Knows no backend and no settings file.
+//! Provisioning: turns settings into a plan of files and steps, and applies the
+//! plan to a running pixel. Knows neither backends nor the settings file.
 
 mod environment;
 mod options;
@@ -16,66 +16,65 @@ use crate::model::{Error, ExecIo, ExecRequest, Guest, Output, Result};
 
 pub use options::{Devtools, Options, Sessions};
 pub use plan::{Plan, Step, plan};
-pub use status::{Overall, Report, State, Step as StepStatus};
+pub use status::{Overall, Report, StepState, StepStatus};
 
-/// The user a provisioned pixel's commands run as.
+/// The default user of a provisioned pixel.
 pub const USER: &str = "pixel";
 
-/// An apt-get that waits and tries again, as a program for scripts in a pixel.
+/// An apt-get wrapper that waits for locks and retries, for scripts in a pixel.
 pub const APT: &str = include_str!("guest/apt.sh");
-/// Where scripts find it.
+/// Where the wrapper is installed.
 pub const APT_PATH: &str = "/usr/local/lib/pixels/apt";
 
-/// Puts the plan into a running pixel and starts its steps; returns without
-/// waiting for them. Repeating it changes nothing, but runs steps again that
-/// failed or changed.
+/// Applies a plan to a running pixel and starts its steps, without waiting for
+/// them. Idempotent, except that failed and changed steps run again.
 ///
-/// What the image lacks is `Error::Unsupported`.
+/// Fails with `Error::Unsupported` if the image cannot be provisioned.
 pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
     let output = run(guest, "user", include_str!("guest/user.sh")).await?;
     if matches!(output.status.0, 90..=92) {
         return Err(Error::Unsupported {
             operation: "provisioning this image".into(),
             reason: format!(
-                "{}; --no-provision leaves a pixel as the image made it",
+                "{}; use --no-provision to create the pixel without provisioning",
                 String::from_utf8_lossy(&output.stderr).trim()
             )
             .into(),
         });
     }
-    checked("making the user", output)?;
+    check("creation of the user", output)?;
     for dir in directories(plan) {
         guest.make_dir(&dir).await?;
     }
     for file in &plan.files {
         guest.write_file(file).await?;
     }
-    let output = run(guest, "begin", include_str!("guest/begin.sh")).await?;
-    checked("starting the steps", output)
+    let output = run(guest, "install", include_str!("guest/install.sh")).await?;
+    check("start of the provisioning steps", output)
 }
 
-/// How far the steps are; works while the pixel boots.
+/// Reads the state of all steps. Works while the pixel boots.
 pub async fn status(guest: &dyn Guest) -> Result<Report> {
     let output = run(guest, "status", include_str!("guest/status.sh")).await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    checked("asking for the steps", output)?;
+    check("status of the provisioning steps", output)?;
     Ok(status::parse(&text))
 }
 
-/// The last `lines` lines a step has written.
+/// The last `lines` lines of a step's output.
 pub async fn log_tail(guest: &dyn Guest, step: &StepStatus, lines: u32) -> Result<String> {
     let request = ExecRequest::root(["tail", "-n", &lines.to_string(), &step.log]);
     let output = guest.output(&request).await?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Streams the output of all steps until there is no more to come.
+/// Streams the output of all steps to `to` until they have ended.
 pub async fn follow(
     guest: &dyn Guest,
     to: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
 ) -> Result<()> {
     let script = include_str!("guest/follow.sh");
-    let (_steer, control) = tokio::sync::mpsc::channel(1);
+    let (_controls, control) = tokio::sync::mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(tokio::io::empty()),
         stdout: to,
@@ -92,18 +91,18 @@ async fn run(guest: &dyn Guest, name: &str, script: &str) -> Result<Output> {
         .await
 }
 
-fn checked(doing: &str, output: Output) -> Result<()> {
+fn check(command: &str, output: Output) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
     Err(Error::Guest {
-        command: doing.to_owned(),
+        command: command.to_owned(),
         status: output.status.0,
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
 }
 
-/// The parents of all files, outer ones first.
+/// The parent directories of all files, outermost first.
 fn directories(plan: &Plan) -> BTreeSet<String> {
     let mut dirs = BTreeSet::new();
     for file in &plan.files {

@@ -1,19 +1,21 @@
-//! What is asked of a new pixel, and how the programs in it are told.
+//! The input of a plan, and the parts of it that are written for other programs.
 
 use std::collections::BTreeMap;
 
-/// What the user's settings ask of a new pixel.
+/// What to provision.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// One line, for root and pixel; an SSH server is installed for it.
+    /// One line, authorized for the users root and pixel. An SSH server is installed
+    /// if there is a key.
     pub public_key: Option<String>,
+    /// DNS servers to use instead of those that the network announces.
     pub dns: Vec<String>,
-    /// For every process of the pixel.
+    /// Environment variables of all processes.
     pub variables: BTreeMap<String, String>,
-    /// PEM texts, each with one or more certificates.
+    /// PEM texts with one or more certificates each.
     pub ca_certificates: Vec<String>,
     pub devtools: Option<Devtools>,
-    /// The user's own script, with its `#!` line.
+    /// A script to run as the last step, with its `#!` line.
     pub script: Option<Vec<u8>>,
     pub sessions: Sessions,
 }
@@ -21,11 +23,11 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub struct Devtools {
     pub installer_url: String,
-    /// `NAME` or `NAME@VERSION`, as mise takes them.
+    /// `NAME` or `NAME@VERSION` in the syntax of mise.
     pub tools: Vec<String>,
 }
 
-/// What keeps console sessions.
+/// The multiplexer of console sessions.
 #[derive(Debug, Clone, Default)]
 pub enum Sessions {
     #[default]
@@ -37,11 +39,11 @@ pub enum Sessions {
     None,
 }
 
-/// mise's own configuration file.
+/// The configuration file of mise.
 pub(super) fn mise(tools: &[String]) -> String {
     let mut text = String::from("[tools]\n");
     for tool in tools {
-        // An npm scope begins with @ too: the last one counts, unless it is first.
+        // An npm scope starts with @ too, after a colon or a slash.
         let (name, version) = match tool.rfind('@') {
             Some(at) if at > 0 && !tool[..at].ends_with([':', '/']) => {
                 (&tool[..at], &tool[at + 1..])
@@ -53,8 +55,8 @@ pub(super) fn mise(tools: &[String]) -> String {
     text
 }
 
-/// The single certificates of a PEM text: the trust store's hashing passes
-/// over files that hold several.
+/// Splits a PEM text into certificates, because `update-ca-certificates` ignores
+/// files with several.
 pub(super) fn certificates(pem: &str) -> Vec<String> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tools_become_mise_configuration() {
+    fn mise_configuration_splits_names_and_versions() {
         let tools = [
             "node@lts",
             "codex",

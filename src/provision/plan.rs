@@ -1,4 +1,4 @@
-//! The pure half: what is wanted inside, as files and steps.
+//! The plan: the files and steps of a provisioned pixel.
 
 use super::environment;
 use super::options::{Options, Sessions, certificates, mise};
@@ -8,10 +8,10 @@ use crate::model::{GuestFile, Ids};
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
 const SUDOERS: &str = "/etc/sudoers.d/pixel";
-/// Where the trust store of a Debian system stands after `update-ca-certificates`.
-const TRUST: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// Programs that do not ask the system's trust store of themselves.
-const TRUST_VARIABLES: [&str; 5] = [
+/// The trust store of a Debian system, written by `update-ca-certificates`.
+const TRUST_STORE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Variables of programs that do not use the trust store by default.
+const TRUST_STORE_VARIABLES: [&str; 5] = [
     "NODE_EXTRA_CA_CERTS",
     "REQUESTS_CA_BUNDLE",
     "SSL_CERT_FILE",
@@ -23,184 +23,135 @@ const PIXEL: Ids = Ids {
     gid: 1000,
 };
 
-/// One background step.
+/// A step that runs in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     pub name: &'static str,
-    /// Changes when what the step does changes; a step that is done under
-    /// another hash is run again.
+    /// Hash of the script and its inputs. A step that is done runs again if its
+    /// hash has changed.
     pub hash: String,
 }
 
-/// Everything that is put into a pixel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// Parent directories are made as needed.
+    /// Files to write. Missing parent directories are created.
     pub files: Vec<GuestFile>,
-    /// In the order they run; one that fails stops those behind it.
+    /// In the order they run. A failed step stops those after it.
     pub steps: Vec<Step>,
-    /// What could not be done as asked.
+    /// Which options have no full effect, and why.
     pub warnings: Vec<String>,
 }
 
 impl Plan {
-    /// For a pixel with its policy inside, whose `sudo` is part of that.
-    pub fn leave_sudo(&mut self) {
+    /// Removes the sudo rules. A policy enforced inside the pixel brings its own.
+    pub fn remove_sudo(&mut self) {
         self.files.retain(|file| file.path != SUDOERS);
     }
 }
 
-/// Settings to files and steps. The same options give the same plan.
+/// Builds a plan. Equal options give equal plans.
 pub fn plan(options: &Options) -> Plan {
-    let mut plan = Builder::default();
-    plan.access(options);
-    plan.variables(options);
-    plan.packages(options);
+    let mut plan = Plan::default();
+    plan.add_access(options);
+    plan.add_variables(options);
+    plan.add_packages(options);
     if let Sessions::Zmx { url, sha256 } = &options.sessions {
         let sum = sha256
             .as_ref()
             .map_or_else(String::new, |sum| format!("sha256={sum}\n"));
         let source = format!("url={url}\n{sum}");
-        plan.root("/etc/pixels/zmx", 0o644, source.clone());
-        plan.step("zmx", include_str!("guest/zmx.sh"), &source);
+        plan.add_step("zmx", include_str!("guest/zmx.sh"), &source);
+        plan.add_root_file("/etc/pixels/zmx", 0o644, source);
     }
     if let Some(devtools) = &options.devtools {
         let url = format!("{}\n", devtools.installer_url);
         let tools = mise(&devtools.tools);
-        plan.step(
-            "devtools",
-            include_str!("guest/devtools.sh"),
-            &format!("{url}{tools}"),
-        );
-        plan.root("/etc/pixels/installer-url", 0o644, url);
-        plan.file(
-            "/home/pixel/.config/mise/config.toml",
-            0o644,
-            PIXEL,
-            tools.into_bytes(),
-        );
+        let inputs = format!("{url}{tools}");
+        plan.add_step("devtools", include_str!("guest/devtools.sh"), &inputs);
+        plan.add_root_file("/etc/pixels/installer-url", 0o644, url);
+        plan.add_file("/home/pixel/.config/mise/config.toml", 0o644, PIXEL, tools);
     }
     if let Some(script) = &options.script {
-        plan.file(
-            &format!("{LIB}/user-script"),
-            0o755,
-            Ids::ROOT,
-            script.clone(),
-        );
-        plan.step(
-            "script",
-            include_str!("guest/script.sh"),
-            &String::from_utf8_lossy(script),
-        );
+        let inputs = String::from_utf8_lossy(script);
+        plan.add_step("script", include_str!("guest/script.sh"), &inputs);
+        plan.add_root_file(&format!("{LIB}/user-script"), 0o755, script.clone());
     }
-    plan.runner();
-    plan.0
+    plan.add_runner();
+    plan
 }
 
-struct Builder(Plan);
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self(Plan {
-            files: Vec::new(),
-            steps: Vec::new(),
-            warnings: Vec::new(),
-        })
-    }
-}
-
-impl Builder {
-    fn file(&mut self, path: &str, mode: u32, owner: Ids, content: Vec<u8>) {
-        self.0.files.push(GuestFile {
+impl Plan {
+    fn add_file(&mut self, path: &str, mode: u32, owner: Ids, content: impl Into<Vec<u8>>) {
+        self.files.push(GuestFile {
             path: path.to_owned(),
-            content,
+            content: content.into(),
             mode,
             owner,
         });
     }
 
-    fn root(&mut self, path: &str, mode: u32, content: impl Into<String>) {
-        self.file(path, mode, Ids::ROOT, content.into().into_bytes());
+    fn add_root_file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
+        self.add_file(path, mode, Ids::ROOT, content);
     }
 
-    fn access(&mut self, options: &Options) {
-        self.root(SUDOERS, 0o440, OPEN_SUDO);
+    /// A program or data file of pixels.
+    fn add_lib(&mut self, name: &str, mode: u32, content: &str) {
+        self.add_root_file(&format!("{LIB}/{name}"), mode, content);
+    }
+
+    /// sudo, SSH keys, DNS servers and CA certificates.
+    fn add_access(&mut self, options: &Options) {
+        self.add_root_file(SUDOERS, 0o440, OPEN_SUDO);
         if let Some(key) = &options.public_key {
             let line = format!("{}\n", key.trim());
-            self.root("/root/.ssh/authorized_keys", 0o600, line.clone());
-            self.file(
-                "/home/pixel/.ssh/authorized_keys",
-                0o600,
-                PIXEL,
-                line.into_bytes(),
-            );
+            self.add_root_file("/root/.ssh/authorized_keys", 0o600, line.clone());
+            self.add_file("/home/pixel/.ssh/authorized_keys", 0o600, PIXEL, line);
         }
         if !options.dns.is_empty() {
-            self.root(
-                "/etc/systemd/resolved.conf.d/pixels-dns.conf",
-                0o644,
-                format!("[Resolve]\nDNS={}\n", options.dns.join(" ")),
-            );
+            let content = format!("[Resolve]\nDNS={}\n", options.dns.join(" "));
+            let path = "/etc/systemd/resolved.conf.d/pixels-dns.conf";
+            self.add_root_file(path, 0o644, content);
         }
-        let certificates: Vec<String> = options
-            .ca_certificates
-            .iter()
-            .flat_map(|pem| certificates(pem))
-            .collect();
-        for (number, certificate) in certificates.iter().enumerate() {
-            self.root(
-                &format!(
-                    "/usr/local/share/ca-certificates/pixels-{:03}.crt",
-                    number + 1
-                ),
-                0o644,
-                certificate.clone(),
-            );
+        let pems = options.ca_certificates.iter();
+        for (index, certificate) in pems.flat_map(|pem| certificates(pem)).enumerate() {
+            let number = index + 1;
+            let path = format!("/usr/local/share/ca-certificates/pixels-{number:03}.crt");
+            self.add_root_file(&path, 0o644, certificate);
         }
     }
 
-    fn variables(&mut self, options: &Options) {
+    fn add_variables(&mut self, options: &Options) {
         let mut variables = options.variables.clone();
         if !options.ca_certificates.is_empty() {
-            for name in TRUST_VARIABLES {
+            for name in TRUST_STORE_VARIABLES {
                 variables
                     .entry(name.to_owned())
-                    .or_insert_with(|| TRUST.to_owned());
+                    .or_insert_with(|| TRUST_STORE.to_owned());
             }
         }
-        let (pam, left_out) = environment::pam(&variables);
-        if !left_out.is_empty() {
-            self.0.warnings.push(format!(
+        let (pam, omitted) = environment::pam(&variables);
+        if !omitted.is_empty() {
+            self.warnings.push(format!(
                 "{}: /etc/environment cannot hold a value with # or a line break; logins, `pixels \
                  exec` and consoles have it, commands by ssh do not",
-                left_out.join(", ")
+                omitted.join(", ")
             ));
         }
-        self.root("/etc/pixels/environment", 0o644, pam);
-        self.root(
-            "/etc/profile.d/pixels-env.sh",
-            0o644,
-            environment::profile(&variables),
-        );
-        self.root(
-            "/etc/profile.d/pixels.sh",
-            0o644,
-            include_str!("guest/profile.sh"),
-        );
+        let profile = environment::profile(&variables);
+        self.add_root_file("/etc/pixels/environment", 0o644, pam);
+        self.add_root_file("/etc/profile.d/pixels-env.sh", 0o644, profile);
+        let profile = include_str!("guest/profile.sh");
+        self.add_root_file("/etc/profile.d/pixels.sh", 0o644, profile);
     }
 
-    fn packages(&mut self, options: &Options) {
+    fn add_packages(&mut self, options: &Options) {
         let mut packages = vec!["ca-certificates", "sudo"];
         if options.public_key.is_some() {
             packages.push("openssh-server");
         }
         if matches!(options.sessions, Sessions::Tmux) {
             packages.push("tmux");
-            self.root(
-                &format!("{LIB}/tmux.conf"),
-                0o644,
-                include_str!("guest/tmux.conf"),
-            );
+            self.add_lib("tmux.conf", 0o644, include_str!("guest/tmux.conf"));
         }
         if matches!(options.sessions, Sessions::Zmx { .. }) || options.devtools.is_some() {
             packages.push("curl");
@@ -209,55 +160,37 @@ impl Builder {
             packages.extend(["build-essential", "git"]);
         }
         let list: String = packages.iter().map(|name| format!("{name}\n")).collect();
-        let certificates = options.ca_certificates.concat();
-        self.step(
-            "packages",
-            include_str!("guest/packages.sh"),
-            &format!("{list}{certificates}"),
-        );
-        self.root("/etc/pixels/packages", 0o644, list);
-        self.root(&format!("{LIB}/apt"), 0o755, super::APT);
+        let inputs = format!("{list}{}", options.ca_certificates.concat());
+        self.add_step("packages", include_str!("guest/packages.sh"), &inputs);
+        self.add_root_file("/etc/pixels/packages", 0o644, list);
+        self.add_lib("apt", 0o755, super::APT);
     }
 
-    /// `inputs` is what the script reads besides itself.
-    fn step(&mut self, name: &'static str, script: &str, inputs: &str) {
-        self.root(&format!("{LIB}/steps/{name}"), 0o755, script);
+    /// Adds a step and its unit. `inputs`: the content of the files that the
+    /// script reads.
+    fn add_step(&mut self, name: &'static str, script: &str, inputs: &str) {
+        self.add_lib(&format!("steps/{name}"), 0o755, script);
         let unit = include_str!("guest/step.service");
-        self.root(
-            &format!("{UNITS}/pixels-{name}.service"),
-            0o644,
-            format!("{}ExecStart={LIB}/step {name}\n", unit),
-        );
-        self.0.steps.push(Step {
+        let unit = format!("{unit}ExecStart={LIB}/step {name}\n");
+        self.add_root_file(&format!("{UNITS}/pixels-{name}.service"), 0o644, unit);
+        self.steps.push(Step {
             name,
             hash: hash(&[script, inputs]),
         });
     }
 
-    fn runner(&mut self) {
-        let list: String = self
-            .0
-            .steps
-            .iter()
+    /// The unit that runs the steps; called after all steps are added.
+    fn add_runner(&mut self) {
+        let steps = self.steps.iter();
+        let list: String = steps
             .map(|step| format!("{} {}\n", step.name, step.hash))
             .collect();
-        self.root("/etc/pixels/steps", 0o644, list);
-        self.root(&format!("{LIB}/step"), 0o755, include_str!("guest/step.sh"));
-        self.root(
-            &format!("{LIB}/provision"),
-            0o755,
-            include_str!("guest/provision.sh"),
-        );
-        self.root(
-            &format!("{LIB}/status"),
-            0o755,
-            include_str!("guest/status.sh"),
-        );
-        self.root(
-            &format!("{UNITS}/pixels-provision.service"),
-            0o644,
-            include_str!("guest/pixels-provision.service"),
-        );
+        self.add_root_file("/etc/pixels/steps", 0o644, list);
+        self.add_lib("step", 0o755, include_str!("guest/step.sh"));
+        self.add_lib("provision", 0o755, include_str!("guest/provision.sh"));
+        self.add_lib("status", 0o755, include_str!("guest/status.sh"));
+        let unit = include_str!("guest/pixels-provision.service");
+        self.add_root_file(&format!("{UNITS}/pixels-provision.service"), 0o644, unit);
     }
 }
 
@@ -290,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_is_a_user_with_sudo_and_sessions() {
+    fn default_plan_has_sudo_and_tmux() {
         let plan = plan(&Options::default());
         assert_eq!(names(&plan), ["packages"]);
         assert_eq!(
@@ -307,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_in_its_order() {
+    fn full_plan_has_files_of_all_options_and_a_unit_for_each_step() {
         let plan = plan(&Options {
             public_key: Some("ssh-ed25519 AAAA me\n".into()),
             dns: vec!["9.9.9.9".into(), "1.1.1.1".into()],
@@ -330,27 +263,31 @@ mod tests {
             .find(|file| file.path == "/home/pixel/.ssh/authorized_keys")
             .unwrap();
         assert_eq!((key.mode, key.owner), (0o600, PIXEL));
-        assert_eq!(
-            content(&plan, "/etc/systemd/resolved.conf.d/pixels-dns.conf"),
-            Some("[Resolve]\nDNS=9.9.9.9 1.1.1.1\n")
-        );
-        assert_eq!(
-            content(&plan, "/etc/pixels/environment"),
-            Some("FOO=\"a b\"\n")
-        );
-        assert_eq!(
-            content(&plan, "/etc/pixels/zmx"),
-            Some("url=https://zmx.sh/x\nsha256=ab\n")
-        );
-        assert!(
-            content(&plan, "/etc/systemd/system/pixels-devtools.service")
-                .unwrap()
-                .ends_with("ExecStart=/usr/local/lib/pixels/step devtools\n")
-        );
+        for (path, expected) in [
+            (
+                "/etc/systemd/resolved.conf.d/pixels-dns.conf",
+                "[Resolve]\nDNS=9.9.9.9 1.1.1.1\n",
+            ),
+            ("/etc/pixels/environment", "FOO=\"a b\"\n"),
+            ("/etc/pixels/zmx", "url=https://zmx.sh/x\nsha256=ab\n"),
+        ] {
+            assert_eq!(content(&plan, path), Some(expected));
+        }
+        for step in &plan.steps {
+            let unit = format!("/etc/systemd/system/pixels-{}.service", step.name);
+            let start = format!("ExecStart=/usr/local/lib/pixels/step {}\n", step.name);
+            assert!(content(&plan, &unit).unwrap().ends_with(&start));
+            let listed = format!("{} {}\n", step.name, step.hash);
+            assert!(
+                content(&plan, "/etc/pixels/steps")
+                    .unwrap()
+                    .contains(&listed)
+            );
+        }
     }
 
     #[test]
-    fn a_bundle_is_taken_apart_and_announced() {
+    fn certificate_bundle_is_split_and_trusted() {
         let one = "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n";
         let plan = plan(&Options {
             ca_certificates: vec![format!("# two\n{one}text\n{one}")],
@@ -366,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_run_again_only_when_it_changed() {
+    fn step_hash_follows_its_inputs_only() {
         let with = |version: &str| {
             let devtools = Devtools {
                 installer_url: "https://mise.run".into(),

@@ -1,11 +1,11 @@
-//! How far a pixel's steps are, from what the pixel itself has on record.
+//! The state of the provisioning steps, from the records inside the pixel.
 
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Its turn has not come.
+pub enum StepState {
+    /// It will run after the steps before it.
     Pending,
     Running,
     Done,
@@ -14,7 +14,7 @@ pub enum State {
     Blocked,
 }
 
-impl State {
+impl StepState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -27,21 +27,21 @@ impl State {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct StepStatus {
     pub name: String,
-    pub status: State,
+    pub status: StepState,
     pub exit_code: Option<i32>,
     /// Seconds since 1970.
     pub started_at: Option<i64>,
-    /// Seconds it took, or has taken so far.
+    /// Its run time in seconds; of a running step, until now.
     pub duration: Option<i64>,
     /// The last line of its output.
     pub last_line: String,
-    /// Where its whole output is, inside the pixel.
+    /// The path of its output inside the pixel.
     pub log: String,
 }
 
-/// All steps together.
+/// The state of all steps together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Overall {
@@ -66,63 +66,69 @@ impl Overall {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub overall: Overall,
-    pub steps: Vec<Step>,
+    pub steps: Vec<StepStatus>,
 }
 
 impl Report {
-    pub fn failed(&self) -> Option<&Step> {
-        self.steps.iter().find(|step| step.status == State::Failed)
+    /// The first failed step.
+    pub fn failed(&self) -> Option<&StepStatus> {
+        self.steps
+            .iter()
+            .find(|step| step.status == StepState::Failed)
     }
 }
 
-/// Reads what `guest/status.sh` prints. Unknown keys are passed over.
+/// Parses the output of `guest/status.sh`. Unknown keys are ignored.
 pub(super) fn parse(text: &str) -> Report {
-    let mut facts = Facts::default();
+    let mut records = Records::default();
     for line in text.lines() {
         let Some((key, value)) = line.split_once('=') else {
             continue;
         };
-        match (key, facts.steps.last_mut()) {
-            ("now", _) => facts.now = value.parse().ok(),
-            ("boot", None) => facts.boot = value.to_owned(),
-            ("runner", _) => facts.runner = active(value),
-            ("system", _) => facts.booting = matches!(value, "initializing" | "starting"),
-            ("step", _) => facts.steps.push(Raw {
+        match (key, records.steps.last_mut()) {
+            ("now", _) => records.now = value.parse().ok(),
+            ("boot", None) => records.boot = value.to_owned(),
+            ("runner", _) => records.runner = is_active(value),
+            ("system", _) => records.booting = matches!(value, "initializing" | "starting"),
+            ("step", _) => records.steps.push(StepRecord {
                 name: value.to_owned(),
-                ..Raw::default()
+                ..StepRecord::default()
             }),
             (key, Some(step)) => step.set(key, value),
             _ => {}
         }
     }
-    facts.judge()
+    records.into_report()
 }
 
 #[derive(Default)]
-struct Facts {
+struct Records {
     now: Option<i64>,
     boot: String,
-    /// The unit that starts the steps is at work.
+    /// Whether the unit that starts the steps is active.
     runner: bool,
     booting: bool,
-    steps: Vec<Raw>,
+    steps: Vec<StepRecord>,
 }
 
 #[derive(Default)]
-struct Raw {
+struct StepRecord {
     name: String,
+    /// The hash in the plan.
     wanted: String,
+    /// The hash of the last run.
     hash: String,
     boot: String,
     state: String,
     exit_code: Option<i32>,
     started: Option<i64>,
     ended: Option<i64>,
+    /// Whether its unit is active.
     unit: bool,
     last: String,
 }
 
-impl Raw {
+impl StepRecord {
     fn set(&mut self, key: &str, value: &str) {
         match key {
             "wanted" => value.clone_into(&mut self.wanted),
@@ -132,75 +138,77 @@ impl Raw {
             "exit_code" => self.exit_code = value.parse().ok(),
             "started" => self.started = value.parse().ok(),
             "ended" => self.ended = value.parse().ok(),
-            "unit" => self.unit = active(value),
+            "unit" => self.unit = is_active(value),
             "last" => value.clone_into(&mut self.last),
             _ => {}
         }
     }
 }
 
-fn active(state: &str) -> bool {
-    // Empty: systemd did not answer, which says nothing against it.
+fn is_active(state: &str) -> bool {
+    // Empty: systemd did not answer, so the unit may be active.
     matches!(
         state,
         "active" | "activating" | "reloading" | "deactivating" | ""
     )
 }
 
-impl Facts {
-    fn judge(self) -> Report {
-        let (now, at_work) = (self.now, self.runner || self.booting);
+impl Records {
+    fn into_report(self) -> Report {
+        let (now, will_run) = (self.now, self.runner || self.booting);
         let mut blocked = false;
         let mut steps = Vec::with_capacity(self.steps.len());
-        for raw in self.steps {
-            let here = raw.boot == self.boot;
-            let status = match raw.state.as_str() {
-                "done" if raw.hash == raw.wanted => State::Done,
-                "running" if raw.unit => State::Running,
-                // Cut off, and about to be started again.
-                "running" if at_work => State::Pending,
-                "running" => State::Failed,
-                "failed" if raw.hash == raw.wanted && (here || !at_work) => State::Failed,
-                _ if blocked => State::Blocked,
-                _ if at_work || raw.unit => State::Pending,
-                // Nothing is left that would start it.
-                _ => State::Failed,
+        for record in self.steps {
+            let this_boot = record.boot == self.boot;
+            let status = match record.state.as_str() {
+                "done" if record.hash == record.wanted => StepState::Done,
+                "running" if record.unit => StepState::Running,
+                // Interrupted, and about to be started again.
+                "running" if will_run => StepState::Pending,
+                "running" => StepState::Failed,
+                "failed" if record.hash == record.wanted && (this_boot || !will_run) => {
+                    StepState::Failed
+                }
+                _ if blocked => StepState::Blocked,
+                _ if will_run || record.unit => StepState::Pending,
+                // Nothing will start it.
+                _ => StepState::Failed,
             };
-            let mut last_line = raw.last;
-            if status == State::Failed {
-                match raw.state.as_str() {
+            let mut last_line = record.last;
+            if status == StepState::Failed {
+                match record.state.as_str() {
                     "failed" => {}
-                    "running" => "it was interrupted".clone_into(&mut last_line),
-                    _ => "it was never started".clone_into(&mut last_line),
+                    "running" => "the step was interrupted".clone_into(&mut last_line),
+                    _ => "the step was never started".clone_into(&mut last_line),
                 }
             }
-            blocked |= matches!(status, State::Failed);
-            let known = !matches!(status, State::Pending | State::Blocked);
-            let until = if status == State::Running {
+            blocked |= matches!(status, StepState::Failed);
+            let has_run = !matches!(status, StepState::Pending | StepState::Blocked);
+            let end = if status == StepState::Running {
                 now
             } else {
-                raw.ended
+                record.ended
             };
-            steps.push(Step {
-                log: format!("/var/log/pixels/{}.log", raw.name),
-                name: raw.name,
+            steps.push(StepStatus {
+                log: format!("/var/log/pixels/{}.log", record.name),
+                name: record.name,
                 status,
-                exit_code: raw.exit_code.filter(|_| known),
-                started_at: raw.started.filter(|_| known),
-                duration: raw
+                exit_code: record.exit_code.filter(|_| has_run),
+                started_at: record.started.filter(|_| has_run),
+                duration: record
                     .started
-                    .zip(until)
-                    .map(|(from, to)| to.saturating_sub(from).max(0))
-                    .filter(|_| known),
-                last_line: if known { last_line } else { String::new() },
+                    .zip(end)
+                    .map(|(start, end)| end.saturating_sub(start).max(0))
+                    .filter(|_| has_run),
+                last_line: if has_run { last_line } else { String::new() },
             });
         }
-        let any = |state| steps.iter().any(|step: &Step| step.status == state);
+        let any = |state| steps.iter().any(|step: &StepStatus| step.status == state);
         let overall = if steps.is_empty() {
             Overall::None
-        } else if any(State::Failed) {
+        } else if any(StepState::Failed) {
             Overall::Failed
-        } else if steps.iter().all(|step| step.status == State::Done) {
+        } else if steps.iter().all(|step| step.status == StepState::Done) {
             Overall::Done
         } else {
             Overall::Running
@@ -213,17 +221,17 @@ impl Facts {
 mod tests {
     use super::*;
 
-    fn states(report: &Report) -> Vec<State> {
+    fn states(report: &Report) -> Vec<StepState> {
         report.steps.iter().map(|step| step.status).collect()
     }
 
     #[test]
-    fn nothing_on_record_is_no_provisioning() {
+    fn empty_output_means_never_provisioned() {
         assert_eq!(parse("").overall, Overall::None);
     }
 
     #[test]
-    fn a_running_step_and_one_that_waits() {
+    fn running_step_leaves_next_pending() {
         let report = parse(
             "now=110\nboot=b\nstep=packages\nwanted=1\nhash=1\nboot=b\nstate=done\nexit_code=0\n\
              started=90\nended=99\nunit=inactive\nlast=ok\nstep=devtools\nwanted=2\nhash=2\n\
@@ -233,7 +241,7 @@ mod tests {
         assert_eq!(report.overall, Overall::Running);
         assert_eq!(
             states(&report),
-            [State::Done, State::Running, State::Pending]
+            [StepState::Done, StepState::Running, StepState::Pending]
         );
         assert_eq!(report.steps[0].duration, Some(9));
         assert_eq!(report.steps[1].duration, Some(10));
@@ -241,49 +249,49 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_blocks_what_comes_behind() {
+    fn failed_step_blocks_later_steps() {
         let report = parse(
             "now=1\nboot=b\nstep=a\nwanted=1\nhash=1\nboot=b\nstate=failed\nexit_code=7\n\
              started=1\nended=2\nunit=failed\nlast=boom\nstep=b\nwanted=2\nunit=inactive\n\
              runner=failed\n",
         );
         assert_eq!(report.overall, Overall::Failed);
-        assert_eq!(states(&report), [State::Failed, State::Blocked]);
+        assert_eq!(states(&report), [StepState::Failed, StepState::Blocked]);
         assert_eq!(report.failed().unwrap().exit_code, Some(7));
     }
 
     #[test]
-    fn a_step_cut_off_is_failed_unless_it_will_run_again() {
-        let cut = "now=1\nboot=new\nstep=a\nwanted=1\nhash=1\nboot=old\nstate=running\n\
+    fn interrupted_step_is_failed_unless_it_will_run_again() {
+        let interrupted = "now=1\nboot=new\nstep=a\nwanted=1\nhash=1\nboot=old\nstate=running\n\
                    unit=inactive\nlast=x\n";
         assert_eq!(
-            parse(&format!("{cut}runner=inactive\nsystem=running\n")).overall,
+            parse(&format!("{interrupted}runner=inactive\nsystem=running\n")).overall,
             Overall::Failed
         );
         assert_eq!(
-            parse(&format!("{cut}runner=activating\n")).overall,
+            parse(&format!("{interrupted}runner=activating\n")).overall,
             Overall::Running
         );
         assert_eq!(
-            parse(&format!("{cut}runner=inactive\nsystem=starting\n")).overall,
+            parse(&format!("{interrupted}runner=inactive\nsystem=starting\n")).overall,
             Overall::Running
         );
     }
 
     #[test]
-    fn a_step_that_nothing_will_start_is_failed() {
+    fn step_that_will_never_start_is_failed() {
         let report = parse(
             "now=1\nboot=b\nstep=a\nwanted=1\nunit=failed\nlast=\nsystem=running\nrunner=failed\n",
         );
-        assert_eq!(states(&report), [State::Failed]);
-        assert_eq!(report.steps[0].last_line, "it was never started");
+        assert_eq!(states(&report), [StepState::Failed]);
+        assert_eq!(report.steps[0].last_line, "the step was never started");
     }
 
     #[test]
-    fn a_changed_step_is_to_be_run_again() {
+    fn changed_step_is_pending() {
         let report = parse(
             "now=1\nboot=b\nstep=a\nwanted=2\nhash=1\nboot=b\nstate=done\nexit_code=0\nrunner=active\n",
         );
-        assert_eq!(states(&report), [State::Pending]);
+        assert_eq!(states(&report), [StepState::Pending]);
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# apt-get that waits for other users of the package system and repeats what a
-# bad moment of the network spoiled.
+# apt-get that waits for other users of the package system, at most 15 minutes,
+# and retries other failures, such as those of the network, 3 times.
 # usage: apt.sh ARGUMENT…
 set -u
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a
@@ -14,7 +14,7 @@ while :; do
     [ "$code" -ne 0 ] || exit 0
     [ "$(date +%s)" -lt "$deadline" ] || exit "$code"
     case $output in
-    # The image's own timers: they end.
+    # Held by the image's own timers, which end by themselves.
     *"Could not get lock"* | *"Unable to acquire"*) ;;
     *)
         tries=$((tries + 1))

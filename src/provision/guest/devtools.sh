@@ -1,6 +1,6 @@
 #!/bin/sh
-# mise, by the installer of /etc/pixels/installer-url, and the tools of the
-# user's mise configuration.
+# Installs mise with the installer of /etc/pixels/installer-url, and the tools
+# listed in the mise configuration of the user pixel.
 set -eu
 user() {
     runuser -u pixel -- env HOME=/home/pixel USER=pixel \
@@ -8,7 +8,8 @@ user() {
         MISE_YES=1 MISE_HTTP_TIMEOUT=120 "$@"
 }
 
-# Five tries; a server that answers "no" is not asked again.
+# Downloads URL to FILE: 5 attempts, except after an HTTP error (curl exit code 22).
+# usage: fetch URL FILE
 fetch() {
     tries=0
     until curl -fsSL --connect-timeout 20 --max-time 300 -o "$2" "$1"; do

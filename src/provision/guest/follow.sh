@@ -1,29 +1,29 @@
 #!/bin/sh
-# Prints the output of every step as it comes, until there is no more to come.
+# Streams the output of all steps until they have ended.
 set -u
 while read -r name hash; do
     record=/var/lib/pixels/steps/$name
     log=/var/log/pixels/$name.log
     offset=0
-    said=""
+    has_header=""
     while :; do
-        # Looked up before the output: what comes in between is not missed.
-        over=""
+        # Checked before the output is read, so that no output is missed.
+        ended=""
         if grep -qsxE 'state=(done|failed)' "$record" && grep -qsx "hash=$hash" "$record"; then
-            over=yes
+            ended=yes
         elif ! systemctl --quiet is-active pixels-provision.service &&
             [ "$(systemctl is-system-running)" != starting ]; then
-            over=yes
+            ended=yes
         fi
         size=$(stat -c %s "$log" 2>/dev/null) || size=0
         if [ "$size" -gt "$offset" ]; then
-            [ -n "$said" ] || echo "==> $name"
-            said=yes
+            [ -n "$has_header" ] || echo "==> $name"
+            has_header=yes
             tail -c "+$((offset + 1))" "$log" | head -c "$((size - offset))"
             offset=$size
             continue
         fi
-        [ -z "$over" ] || break
+        [ -z "$ended" ] || break
         sleep 0.3
     done
 done </etc/pixels/steps

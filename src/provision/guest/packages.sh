@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the packages of /etc/pixels/packages that are missing.
+# Installs the missing packages of /etc/pixels/packages and the CA certificates.
 set -eu
 missing=""
 while read -r package; do
@@ -15,7 +15,8 @@ fi
 if command -v update-ca-certificates >/dev/null; then
     update-ca-certificates
 fi
-# A policy enforced inside leaves its user no way around it.
+# The user gets full sudo, unless the pixel enforces its policy itself. A policy may
+# be applied at the same time, so check again afterwards.
 if getent group sudo >/dev/null && [ ! -e /usr/local/lib/pixels/egress/load ]; then
     usermod --append --groups sudo pixel
     [ ! -e /usr/local/lib/pixels/egress/load ] || usermod --groups "" pixel

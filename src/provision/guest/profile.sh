@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Read by login shells of a pixel.
+# Login profile of pixels: PATH, and aliases in console sessions.
 if [ -d "$HOME/.local/bin" ] || [ -d "$HOME/.local/share/mise" ]; then
     case ":$PATH:" in
     *":$HOME/.local/share/mise/shims:"*) ;;
@@ -16,7 +16,7 @@ case $- in
     fi
     if [ -n "${ZMX_SESSION:-}${TMUX:-}" ] && [ -z "${PIXELS_GREETED:-}" ]; then
         PIXELS_GREETED=1
-        echo "This session stays: leave it with Ctrl+\\ or the word detach."
+        echo "Persistent session: detach with Ctrl+\\ or the command detach."
     fi
     ;;
 esac

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the steps of /etc/pixels/steps one after the other; what is done stays
-# done. A step that fails stops those after it.
+# Runs the steps of /etc/pixels/steps in order, except those that are done. A step
+# that fails ends the run.
 set -eu
 rm -f /run/pixels/requested
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints what is known of every step, for a program: one block a step, lines
-# key=value, the last line of its output last.
+# Prints the state of all steps as lines key=value, one block for each step, which
+# begins with step= and ends with the last line of its output.
 [ -r /etc/pixels/steps ] || exit 0
 boot=$(cat /proc/sys/kernel/random/boot_id)
 echo "now=$(date +%s)"
@@ -16,7 +16,7 @@ while read -r name hash; do
 done </etc/pixels/steps
 echo "system=$(systemctl is-system-running 2>/dev/null)"
 if [ -n "$(find /run/pixels/requested -mmin -1 2>/dev/null)" ]; then
-    # Asked for, and about to begin.
+    # The run was requested and has not started yet.
     echo "runner=activating"
 else
     echo "runner=$(systemctl is-active pixels-provision.service 2>/dev/null)"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs one step and keeps a record of how it went, where it survives restarts
-# and travels with checkpoints: /var/lib/pixels/steps/NAME, one key=value a line.
+# Runs one step and records its result in /var/lib/pixels/steps/NAME as lines
+# key=value, which survive restarts and are part of checkpoints.
 # usage: step.sh NAME
 set -u
 name=$1
@@ -21,7 +21,7 @@ write() {
 
 mkdir -p /var/lib/pixels/steps /var/log/pixels
 write state=running
-# What the user set for every process of the pixel holds here too.
+# The variables of the settings apply to the steps too.
 # shellcheck source=/dev/null
 [ ! -r /etc/profile.d/pixels-env.sh ] || . /etc/profile.d/pixels-env.sh
 trap 'write state=failed exit_code=143 "ended=$(date +%s)"; exit 143' TERM

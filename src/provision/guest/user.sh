@@ -1,22 +1,22 @@
 #!/bin/sh
-# Checks that the image can be provisioned, and makes the user `pixel` with
-# uid and gid 1000, in place of the image's own `ubuntu` or `debian` user.
-# Exit codes 90 to 92 say what the image lacks.
+# Checks that the image can be provisioned, and creates the user pixel with uid
+# and gid 1000. It replaces the image's user ubuntu or debian.
+# Exit codes 90 to 92: the image does not meet a requirement, printed to stderr.
 set -eu
 
-lacks() {
+unsupported() {
     echo "$2" >&2
     exit "$1"
 }
 
 case $(readlink -f /sbin/init) in
 */systemd) ;;
-*) lacks 90 "the image does not boot with systemd" ;;
+*) unsupported 90 "the image does not boot with systemd" ;;
 esac
-command -v apt-get >/dev/null || lacks 91 "the image has no apt-get"
+command -v apt-get >/dev/null || unsupported 91 "the image has no apt-get"
 
 if id -u pixel >/dev/null 2>&1; then
-    [ "$(id -u pixel)" = 1000 ] || lacks 92 "the image has a user pixel whose uid is not 1000"
+    [ "$(id -u pixel)" = 1000 ] || unsupported 92 "the image has a user pixel whose uid is not 1000"
     exit 0
 fi
 
@@ -24,11 +24,11 @@ owner=$(getent passwd 1000 | cut -d: -f1) || true
 case $owner in
 "") ;;
 ubuntu | debian)
-    # 12: the user had no mail spool to remove.
+    # 12: the user has no mail spool.
     userdel --force --remove "$owner" 2>/dev/null || [ $? -eq 12 ]
     rm -f "/etc/sudoers.d/90-cloud-init-users"
     ;;
-*) lacks 92 "uid 1000 belongs to the image's user $owner" ;;
+*) unsupported 92 "uid 1000 belongs to the image's user $owner" ;;
 esac
 group=$(getent group 1000 | cut -d: -f1) || true
 [ -z "$group" ] || groupdel "$group"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# zmx at the version and from the address of /etc/pixels/zmx: lines url=, and
-# sha256= when the download is to be checked.
+# Installs zmx as described in /etc/pixels/zmx: a line url=, and optionally a line
+# sha256= to verify the download.
 set -eu
 url=$(sed -n 's/^url=//p' /etc/pixels/zmx)
 sum=$(sed -n 's/^sha256=//p' /etc/pixels/zmx)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes over the files that were just written, and starts the steps.
+# Activates the files of a plan, which were just written, and starts its steps.
 set -eu
 
 for dir in /home/pixel/.ssh /home/pixel/.config /root/.ssh; do
@@ -13,7 +13,7 @@ for dir in /home/pixel/.ssh /home/pixel/.config /root/.ssh; do
     esac
 done
 
-# Our lines of /etc/environment; the image's own stay.
+# Replace the lines of pixels in /etc/environment; keep those of the image.
 touch /etc/environment
 sed -i '/^# pixels begin$/,/^# pixels end$/d' /etc/environment
 if [ -s /etc/pixels/environment ]; then
@@ -24,7 +24,7 @@ if [ -s /etc/pixels/environment ]; then
     } >>/etc/environment
 fi
 
-# Just after the start, systemd may not take requests yet.
+# Right after the start, systemd may not answer yet. Wait at most 10 s.
 tries=0
 until systemctl daemon-reload 2>/dev/null; do
     tries=$((tries + 1))
@@ -36,7 +36,7 @@ until systemctl daemon-reload 2>/dev/null; do
 done
 systemctl try-restart systemd-resolved.service 2>/dev/null || true
 systemctl enable --quiet pixels-provision.service
-# What failed is to be tried again, and is no answer any more.
+# Failed steps run again, so remove their results.
 grep -lsx 'state=failed' /var/lib/pixels/steps/* | xargs -r rm -f
 mkdir -p /run/pixels
 touch /run/pixels/requested
