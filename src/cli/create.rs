@@ -10,7 +10,7 @@ use super::{Context, completions, console, expire, from_settings, status};
 use crate::config::Flags;
 use crate::egress::{self, Rule};
 use crate::exit::Usage;
-use crate::lifecycle::{self, Create, Fork, Names, Network, expiry};
+use crate::lifecycle::{self, CloneNames, CreateOptions, ForkOptions, Network, expiry};
 use crate::model::{CloneSource, Limits, Name, parse_cpus, parse_memory};
 use crate::provision::Overall;
 use crate::ui;
@@ -99,10 +99,10 @@ impl CreateArgs {
                 let mut properties =
                     from_settings::policy_for_clone(context, backend, from).await?;
                 properties.insert("from".into(), from.to_string());
-                properties.extend(expiry::record(self.ttl)?);
-                let options = Fork {
+                properties.extend(expiry::expiry_properties(self.ttl)?);
+                let options = ForkOptions {
                     from: from.clone(),
-                    names: Names::One(self.name.clone()),
+                    names: CloneNames::One(self.name.clone()),
                     limits: Limits {
                         cpu: self.cpu.clone(),
                         memory: self.memory,
@@ -128,7 +128,7 @@ impl CreateArgs {
                     );
                 }
                 if self.ttl.is_some() {
-                    properties.extend(expiry::record(self.ttl)?);
+                    properties.extend(expiry::expiry_properties(self.ttl)?);
                 }
                 let image = match &self.image {
                     Some(image) => image.clone(),
@@ -137,7 +137,7 @@ impl CreateArgs {
                 facts["image"] = json!(image);
                 provisioned = plan.is_some();
                 let defaults = &settings.defaults;
-                let options = Create {
+                let options = CreateOptions {
                     name: self.name.clone(),
                     image,
                     limits: Limits {

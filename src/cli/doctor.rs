@@ -116,7 +116,7 @@ async fn check_orphans(context: &Context) -> Vec<Check> {
         context.backend(),
         from_settings::gateway_from_settings(context),
     ) {
-        (Ok(backend), Ok(gateway_spec)) => lifecycle::find_leftovers(backend, &gateway_spec).await,
+        (Ok(backend), Ok(gateway_spec)) => lifecycle::find_orphans(backend, &gateway_spec).await,
         (Err(error), _) => Err(error),
         // Said by the check of the gateway.
         (_, Err(_)) => return Vec::new(),

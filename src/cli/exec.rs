@@ -9,7 +9,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, completions};
 use crate::exit::{ExecTimedOut, ExitWith, Usage};
-use crate::lifecycle::{self, ExecOptions, ExecResult, SignalSource, User};
+use crate::lifecycle::{self, ExecOptions, ExecResult, User};
 use crate::model::{Control, Error, Guest, Instance, Name, Precondition, Status, Subject};
 use crate::term::{self, RawMode, StdoutWriter};
 
@@ -50,7 +50,7 @@ impl ExecArgs {
         let tty = self.tty || (term::interactive() && !self.no_tty);
         let mut options = ExecOptions {
             argv: self.command,
-            login: User::expected(context.settings().provision.enabled),
+            user: User::expected(context.settings().provision.enabled),
             env,
             cwd: self.cwd,
             tty: tty.then(term::size),
@@ -59,7 +59,7 @@ impl ExecArgs {
         let pixel = context.unless_interrupted(backend.get(&self.name));
         if let Some(user) = &self.user {
             ensure_running(&pixel.await?)?;
-            options.login = context
+            options.user = context
                 .unless_interrupted(User::lookup(&*guest, user))
                 .await?;
             return attach(context, &*guest, options, None).await;
@@ -67,7 +67,7 @@ impl ExecArgs {
         // Asking costs as much as getting the command ready: both at once. One
         // that would run as somebody else than it should does not begin.
         let other = OnceLock::new();
-        let expected = options.login.clone();
+        let expected = options.user.clone();
         let admission = async {
             let pixel = pixel.await?;
             ensure_running(&pixel)?;
@@ -80,7 +80,7 @@ impl ExecArgs {
         };
         let outcome = attach(context, &*guest, options.clone(), Some(Box::pin(admission))).await;
         match other.into_inner() {
-            Some(login) => attach(context, &*guest, ExecOptions { login, ..options }, None).await,
+            Some(user) => attach(context, &*guest, ExecOptions { user, ..options }, None).await,
             None => outcome,
         }
     }
@@ -158,7 +158,7 @@ pub async fn attach(
             Box::new(stdout),
             Box::new(stderr),
         ),
-        SignalSource { events },
+        events,
     );
     let ended = tokio::select! {
         ended = running => ended,

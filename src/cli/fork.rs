@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::{Context, completions, expire, from_settings};
-use crate::lifecycle::{self, Fork, Names, expiry};
+use crate::lifecycle::{self, CloneNames, ForkOptions, expiry};
 use crate::model::{CloneSource, Limits, Name};
 
 /// Make several clones of a pixel or a checkpoint, side by side
@@ -37,11 +37,11 @@ impl ForkArgs {
         let network = from_settings::network_from_settings(context)?;
         let mut properties = from_settings::policy_for_clone(context, backend, &self.from).await?;
         properties.insert("from".into(), self.from.to_string());
-        properties.extend(expiry::record(self.ttl)?);
+        properties.extend(expiry::expiry_properties(self.ttl)?);
         let phases = context.ui.phases();
         let origin = self.from.to_string();
-        let options = Fork {
-            names: Names::Numbered {
+        let options = ForkOptions {
+            names: CloneNames::Numbered {
                 prefix,
                 count: usize::from(self.count),
             },

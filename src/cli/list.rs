@@ -58,7 +58,7 @@ impl From<Instance> for ListRow {
             },
             enforced_by: lifecycle::Enforcer::of_instance(&pixel).name(),
             no_network: None,
-            provision: provisioning::recorded(&pixel).map(str::to_owned),
+            provision: provisioning::recorded_state(&pixel).map(str::to_owned),
             from: pixel.properties.get("from").cloned(),
             created_at: rfc3339(pixel.created_at),
             expires_at: expiry::expires_at(&pixel).and_then(rfc3339),
@@ -155,7 +155,7 @@ async fn refresh_provisioning(backend: &dyn Backend, pixels: &mut [Instance]) {
         .filter(|pixel| pixel.status == Status::Running && provisioning::is_unfinished(pixel));
     join_all(unsettled.map(|pixel| async {
         match tokio::time::timeout(LOOK, provisioning::observe(backend, pixel)).await {
-            Ok(Ok(report)) => provisioning::record(pixel, &report),
+            Ok(Ok(report)) => provisioning::set_recorded_state(pixel, &report),
             // The listing stands without it.
             Ok(Err(error)) => tracing::debug!(%error, name = %pixel.name, "status"),
             Err(_) => tracing::debug!(name = %pixel.name, "status: nothing heard"),

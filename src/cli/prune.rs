@@ -38,14 +38,14 @@ impl PruneArgs {
         let backend = context.backend()?;
         let gateway_spec = from_settings::gateway_from_settings(context)?;
         let found = context
-            .unless_interrupted(lifecycle::find_leftovers(backend, &gateway_spec))
+            .unless_interrupted(lifecycle::find_orphans(backend, &gateway_spec))
             .await?;
         let mut lines = Vec::new();
         let mut failed = None;
         for leftover in found {
             let mut removed = false;
             if !self.dry_run {
-                let work = lifecycle::remove_leftover(backend, &gateway_spec, &leftover);
+                let work = lifecycle::remove_orphan(backend, &gateway_spec, &leftover);
                 match context.unless_interrupted(work).await {
                     Ok(()) => removed = true,
                     // The others are still worth removing.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, create, from_settings, setup};
-use crate::lifecycle::{self, Create, ExecOptions, Fork, Names, User};
+use crate::lifecycle::{self, CloneNames, CreateOptions, ExecOptions, ForkOptions, User};
 use crate::model::{Backend, CloneSource, Error, Label, Limits, Name, Properties};
 use crate::ui::{self, Row};
 
@@ -93,7 +93,7 @@ async fn run_tour(
     let begun = Instant::now();
     let image = create::default_image(context).await?;
     let defaults = &context.settings().defaults;
-    let options = Create {
+    let options = CreateOptions {
         network: from_settings::network_from_settings(context)?,
         name: name.clone(),
         image: image.clone(),
@@ -132,11 +132,11 @@ async fn run_tour(
         pixel: name.clone(),
         label: Some(label),
     };
-    let options = Fork {
+    let options = ForkOptions {
         network: from_settings::network_from_settings(context)?,
         properties: Properties::from([("from".into(), from.to_string())]),
         from,
-        names: Names::Numbered {
+        names: CloneNames::Numbered {
             prefix: name.to_string(),
             count: FORKS,
         },
@@ -160,7 +160,7 @@ async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     let instance = backend.get(name).await?;
     let options = ExecOptions {
         argv: ["sh", "-c", SHOW].map(str::to_owned).to_vec(),
-        login: User::default_for(&instance),
+        user: User::default_for(&instance),
         env: Default::default(),
         cwd: None,
         tty: None,
@@ -168,7 +168,7 @@ async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     };
     let output = backend
         .guest(name)
-        .output(&lifecycle::wrap(&options, "quickstart"))
+        .output(&lifecycle::exec_request(&options, "quickstart"))
         .await?;
     if !output.status.success() {
         return Err(Error::Guest {

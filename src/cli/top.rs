@@ -71,7 +71,7 @@ impl TopArgs {
                     (pixels, look)
                 }
             };
-            let lines = usage::between(&before, &after, &pixels);
+            let lines = usage::rows_between(&before, &after, &pixels);
             if !live {
                 context.ui.rows(&lines, "No pixel is running.");
                 return Ok(());

@@ -1,4 +1,4 @@
-//! A new pixel from an image.
+//! Creation of a pixel from an image.
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,25 +9,27 @@ use super::{Error, Progress, identity, provisioning};
 use crate::model::{Backend, CreateSpec, Limits, Name, Properties, unless_cancelled};
 use crate::provision::Plan;
 
-/// What the user wants made.
+/// The pixel to create.
 #[derive(Debug, Clone)]
-pub struct Create {
+pub struct CreateOptions {
     pub name: Name,
     pub image: String,
     pub limits: Limits,
     pub properties: Properties,
-    /// `None` leaves the pixel as the image made it.
+    /// `None`: the pixel is not provisioned.
     pub provision: Option<Plan>,
     pub network: Network,
 }
 
-/// Makes and starts a pixel and begins its provisioning, whose steps go on in
-/// the background. When this fails or is cancelled, nothing of it
-/// is left on the server, or the error names what is.
+/// Creates and starts a pixel under its policy, and starts its provisioning,
+/// whose steps continue in the background.
+///
+/// On failure or cancellation the pixel is deleted again, or the error lists it
+/// as a leftover.
 pub async fn create(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    options: Create,
+    options: CreateOptions,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     options.network.ensure(backend, cancel, progress).await?;
@@ -40,17 +42,17 @@ pub async fn create(
         limits: options.limits,
         properties: options.properties,
     };
-    creator.mark(&mut spec.properties);
+    creator.insert_into(&mut spec.properties);
     options.network.insert_address(&mut spec.properties);
     if options.provision.is_some() {
-        provisioning::announce(&creator, &mut spec.properties);
+        provisioning::insert_applying(&creator, &mut spec.properties);
     }
     let mut undo = Rollback::new(backend, &creator);
     undo.track_pixel(&spec.name);
     let work = async {
         progress("creating");
-        let taken = backend.create(&spec).await?;
-        identity::ensure_identity(backend, &spec.name, taken).await?;
+        let init_script = backend.create(&spec).await?;
+        identity::ensure_identity(backend, &spec.name, init_script).await?;
         options.network.prepare(backend, &spec.name, false).await?;
         progress("starting");
         options.network.start(backend, &spec.name).await?;
@@ -60,13 +62,11 @@ pub async fn create(
         }
         Ok(())
     };
-    match unless_cancelled(cancel, work).await {
-        Ok(()) => Ok(()),
-        Err(source) => {
-            progress("cleaning up");
-            let leftovers = undo.unwind().await;
-            options.network.reconcile(backend).await;
-            Err(Error { source, leftovers })
-        }
-    }
+    let Err(source) = unless_cancelled(cancel, work).await else {
+        return Ok(());
+    };
+    progress("cleaning up");
+    let leftovers = undo.unwind().await;
+    options.network.reconcile(backend).await;
+    Err(Error { source, leftovers })
 }

@@ -1,6 +1,6 @@
-//! Who is making an instance, written on the instance itself: undo touches
-//! only what its own command made, and a later command can tell whether the
-//! maker of a half-made instance is still at work.
+//! The command that creates an instance, recorded on the instance: an undo
+//! deletes only instances of its own command, and a later command can find out
+//! whether the creator of an incomplete instance is still running.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::model::{Instance, Properties};
 
-/// The property that holds the claim.
+/// The property that records the creator.
 const KEY: &str = "created-by";
 
 /// One command of one process on one boot of one machine.
@@ -18,24 +18,24 @@ pub struct Creator {
     machine: String,
     boot: String,
     pid: u32,
-    /// Start time of the process, which tells it from a later one of the same id.
+    /// Start time of the process, because process ids are reused.
     started: u64,
-    /// Tells commands of one process apart.
+    /// Distinguishes the commands of one process.
     serial: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreatorState {
-    /// Still running on this machine.
-    Alive,
-    /// Gone for certain.
-    Dead,
-    /// On another machine: cannot be told from here.
-    Elsewhere,
+    /// Running on this machine.
+    Running,
+    /// No longer running.
+    Exited,
+    /// On another machine, so it may or may not be running.
+    OtherMachine,
 }
 
 impl Creator {
-    /// A new claim of this process.
+    /// A new command of this process.
     pub fn new() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
@@ -48,57 +48,60 @@ impl Creator {
         }
     }
 
-    /// A short text that no other command shares, fit for a checkpoint's label.
-    pub fn unique(&self) -> String {
-        let place = machine_hash(&self.machine, &self.boot);
-        format!("{place:08x}-{}-{}-{}", self.pid, self.started, self.serial)
+    /// A short text unique to this command, valid in a checkpoint label.
+    pub fn id(&self) -> String {
+        let host = machine_hash(&self.machine, &self.boot);
+        format!("{host:08x}-{}-{}-{}", self.pid, self.started, self.serial)
     }
 
-    /// What became of the command whose [`Claim::unique`] text this is.
-    pub fn state_of(unique: &str) -> Option<CreatorState> {
-        let mut parts = unique.split('-');
-        let there = u32::from_str_radix(parts.next()?, 16).ok()?;
+    /// The state of the command with this [`id`](Self::id); `None` if the text is
+    /// not an id.
+    pub fn state_of_id(id: &str) -> Option<CreatorState> {
+        let mut parts = id.split('-');
+        let host = u32::from_str_radix(parts.next()?, 16).ok()?;
         let pid: u32 = parts.next()?.parse().ok()?;
-        let begun: u64 = parts.next()?.parse().ok()?;
-        if there != machine_hash(&machine(), &boot()) {
-            return Some(CreatorState::Elsewhere);
+        let started: u64 = parts.next()?.parse().ok()?;
+        if host != machine_hash(&machine(), &boot()) {
+            return Some(CreatorState::OtherMachine);
         }
-        Some(match start_time(pid) {
-            Some(started) if started == begun => CreatorState::Alive,
-            _ => CreatorState::Dead,
-        })
+        Some(process_state(pid, started))
     }
 
-    pub fn mark(&self, properties: &mut Properties) {
+    /// Records this command as the creator.
+    pub fn insert_into(&self, properties: &mut Properties) {
         properties.insert(KEY.into(), self.to_string());
     }
 
-    /// Properties that take the claim off a finished instance.
-    pub(super) fn cleared() -> Properties {
+    /// Properties that remove the record of the creator.
+    pub(super) fn cleared_properties() -> Properties {
         Properties::from([(KEY.to_owned(), String::new())])
     }
 
-    /// The claim on an instance, when it has one that can be read.
+    /// The creator recorded on an instance, if there is one that can be parsed.
     pub fn recorded_on(instance: &Instance) -> Option<Self> {
         instance.properties.get(KEY)?.parse().ok()
     }
 
-    /// The machine and the process, for people.
+    /// The machine and the process, for display.
     pub fn origin(&self) -> String {
         format!("{}, process {}", self.machine, self.pid)
     }
 
     pub fn state(&self) -> CreatorState {
         if self.machine != machine() {
-            return CreatorState::Elsewhere;
+            return CreatorState::OtherMachine;
         }
         if self.boot != boot() {
-            return CreatorState::Dead;
+            return CreatorState::Exited;
         }
-        match start_time(self.pid) {
-            Some(started) if started == self.started => CreatorState::Alive,
-            _ => CreatorState::Dead,
-        }
+        process_state(self.pid, self.started)
+    }
+}
+
+fn process_state(pid: u32, started: u64) -> CreatorState {
+    match start_time(pid) {
+        Some(found) if found == started => CreatorState::Running,
+        _ => CreatorState::Exited,
     }
 }
 
@@ -152,7 +155,7 @@ fn boot() -> String {
         .unwrap_or_else(|_| "unknown".into())
 }
 
-/// FNV-1a: the same on every build and machine.
+/// FNV-1a, which is the same in every build and on every machine.
 fn machine_hash(machine: &str, boot: &str) -> u32 {
     machine
         .bytes()
@@ -163,24 +166,24 @@ fn machine_hash(machine: &str, boot: &str) -> u32 {
         })
 }
 
-/// Field 22 of `/proc/PID/stat`, counted after the command name, which may
-/// itself contain spaces and parentheses.
+/// Field 22 of `/proc/PID/stat`. Fields are counted after the command name,
+/// which may contain spaces and parentheses. `None` if the process has ended.
 #[cfg(target_os = "linux")]
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
-    // A zombie no longer works on anything.
+    // A zombie has ended.
     if fields.next()? == "Z" {
         return None;
     }
     fields.nth(18)?.parse().ok()
 }
 
-/// Start times are not told here: whichever process has the number now counts
-/// as the maker, so that nothing is taken for left over while it is made.
+/// Start times are not available here: any process with this id counts as the
+/// creator, so that no instance counts as an orphan while it is created.
 #[cfg(not(target_os = "linux"))]
-fn started(pid: u32) -> Option<u64> {
+fn start_time(pid: u32) -> Option<u64> {
     use rustix::io::Errno;
     use rustix::process::{Pid, test_kill_process};
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
@@ -195,10 +198,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn survives_the_trip_to_the_server() {
+    fn creator_survives_the_property_format() {
         let creator = Creator::new();
         assert_eq!(creator.to_string().parse::<Creator>(), Ok(creator.clone()));
-        assert_eq!(creator.state(), CreatorState::Alive);
         assert_ne!(creator, Creator::new());
         for bad in ["", "a b c", "a b x 1 1"] {
             assert!(bad.parse::<Creator>().is_err());
@@ -206,33 +208,29 @@ mod tests {
     }
 
     #[test]
-    fn the_short_form_tells_the_same() {
+    fn state_follows_machine_boot_and_start_time() {
+        let states = |creator: &Creator| {
+            let by_id = Creator::state_of_id(&creator.id()).unwrap();
+            (creator.state(), by_id)
+        };
         let mut creator = Creator::new();
         assert_eq!(
-            Creator::state_of(&creator.unique()),
-            Some(CreatorState::Alive)
+            states(&creator),
+            (CreatorState::Running, CreatorState::Running)
         );
+        // Another process with the same id.
         creator.started += 1;
         assert_eq!(
-            Creator::state_of(&creator.unique()),
-            Some(CreatorState::Dead)
+            states(&creator),
+            (CreatorState::Exited, CreatorState::Exited)
         );
-        creator.machine = "other".into();
-        assert_eq!(
-            Creator::state_of(&creator.unique()),
-            Some(CreatorState::Elsewhere)
-        );
-        assert_eq!(Creator::state_of("x"), None);
-    }
-
-    #[test]
-    fn another_process_of_the_same_id_is_not_the_maker() {
-        let mut creator = Creator::new();
-        creator.started += 1;
-        assert_eq!(creator.state(), CreatorState::Dead);
         creator.boot = "earlier".into();
-        assert_eq!(creator.state(), CreatorState::Dead);
+        assert_eq!(creator.state(), CreatorState::Exited);
         creator.machine = "other".into();
-        assert_eq!(creator.state(), CreatorState::Elsewhere);
+        assert_eq!(
+            states(&creator),
+            (CreatorState::OtherMachine, CreatorState::OtherMachine)
+        );
+        assert_eq!(Creator::state_of_id("x"), None);
     }
 }

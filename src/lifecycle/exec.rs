@@ -1,47 +1,46 @@
-//! One command in a pixel, as a user expects it to behave: exact arguments,
-//! a login environment, signals and time-outs that reach all of its processes.
+//! Execution of a command in a pixel as a user expects it: exact arguments, a
+//! login environment, and signals and timeouts that reach all of its processes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::creator::Creator;
 use super::user::User;
 use crate::model::{
-    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Ids, Precondition, Result, TtySize,
+    Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Precondition, Result, TtySize,
 };
 
-/// The variable by which a command's processes are found again.
-pub const ID: &str = "PIXELS_EXEC_ID";
-/// Carries `-e PATH=…` past the login profile, which sets PATH itself.
-const PATH: &str = "PIXELS_EXEC_PATH";
-/// A pixel can be worked in from the moment it starts; until the script of its
-/// first boot has become init it may still show its source's identity.
-const FIRST_BOOT: &str = "pixels_n=0; while [ $pixels_n -lt 500 ] \
-    && { read -r pixels_init </proc/1/comm; } 2>/dev/null && [ \"$pixels_init\" = sh ]; \
-    do pixels_n=$((pixels_n + 1)); sleep 0.01; done; ";
-/// Between asking a command to end and killing it.
+/// The environment variable that identifies all processes of a command.
+pub const EXEC_ID: &str = "PIXELS_EXEC_ID";
+/// The PATH that `guest/login-exec.sh` sets after the profiles, which set PATH
+/// themselves.
+const EXEC_PATH: &str = "PIXELS_EXEC_PATH";
+/// Time between a request to end and SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
-/// For the server to deliver a signal, [`GRACE`] included.
-const SIGNALLING: Duration = Duration::from_secs(10);
+/// How long the server may take to deliver a signal, [`GRACE`] included.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// This many signals are delivered; the next one abandons the command.
+const MAX_SIGNALS: u32 = 2;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecResult {
     pub status: ExitStatus,
-    /// By its time limit, not by itself; the status is 124 then.
+    /// Whether the timeout ended the command; the status is then 124.
     pub timed_out: bool,
 }
 
 impl ExecResult {
-    /// As by timeout(1).
+    /// The exit status is that of timeout(1).
     const TIMED_OUT: Self = Self {
         status: ExitStatus(124),
         timed_out: true,
     };
 
-    fn uninterrupted(status: ExitStatus) -> Self {
+    fn exited(status: ExitStatus) -> Self {
         Self {
             status,
             timed_out: false,
@@ -53,118 +52,118 @@ impl ExecResult {
 #[derive(Debug, Clone)]
 pub struct ExecOptions {
     pub argv: Vec<String>,
-    pub login: User,
-    /// Over the login's environment.
+    pub user: User,
+    /// Set over the login environment.
     pub env: BTreeMap<String, String>,
-    /// The login's home when absent.
+    /// `None`: the user's home directory.
     pub cwd: Option<String>,
     pub tty: Option<TtySize>,
     pub timeout: Option<Duration>,
 }
 
-/// What reaches a running command from outside.
-pub struct SignalSource {
-    /// Signals for the command; window sizes too when it has a terminal.
-    pub events: mpsc::Receiver<Control>,
-}
+/// stdin, stdout and stderr of a command.
+pub type ExecStreams = (
+    Box<dyn AsyncRead + Send + Unpin>,
+    Box<dyn AsyncWrite + Send + Unpin>,
+    Box<dyn AsyncWrite + Send + Unpin>,
+);
 
-/// Runs the command to its end, which begins when it is admitted. The exit status is the command's own, or 124
-/// when `timeout` passed and it was ended together with all it had started.
+/// Runs a command and waits for its end. If `precondition` fails, the command is
+/// not started and its error is returned.
 ///
-/// A signal is delivered to all processes of the command; with a terminal,
-/// keys do that and signals are sent to the command alone. A second SIGINT,
-/// or SIGTERM that is not obeyed within a few seconds, kills; when that does
-/// not help either, it ends as `Error::Cancelled` without the command.
+/// The result is the command's own exit status, or 124 after `options.timeout`,
+/// which ends the command and every process it started.
+///
+/// `controls` delivers signals to the command, and window sizes if it has a
+/// terminal. Without a terminal a signal reaches all processes of the command;
+/// with one it is sent to the command alone, because keys reach the others. A
+/// second SIGINT kills the command, and so does SIGTERM after a few seconds. If
+/// the command survives that too, this fails with `Error::Cancelled` and does
+/// not wait for it.
 pub async fn exec(
     guest: &dyn Guest,
     options: &ExecOptions,
-    admission: Option<Precondition<'_>>,
-    io: (
-        Box<dyn tokio::io::AsyncRead + Send + Unpin>,
-        Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
-        Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
-    ),
-    mut interrupts: SignalSource,
+    precondition: Option<Precondition<'_>>,
+    (stdin, stdout, stderr): ExecStreams,
+    mut controls: mpsc::Receiver<Control>,
 ) -> Result<ExecResult> {
-    let id = Creator::new().unique();
-    let request = wrap(options, &id);
+    let id = Creator::new().id();
+    let request = exec_request(options, &id);
     let (to_command, control) = mpsc::channel(8);
     let io = ExecIo {
-        stdin: io.0,
-        stdout: io.1,
-        stderr: io.2,
+        stdin,
+        stdout,
+        stderr,
         control,
     };
     let command = async {
-        match admission {
-            Some(admission) => guest.exec_admitted(&request, io, admission).await,
+        match precondition {
+            Some(precondition) => guest.exec_admitted(&request, io, precondition).await,
             None => guest.exec(&request, io).await,
         }
     };
     tokio::pin!(command);
-    let limit = async {
+    let timeout = async {
         match options.timeout {
-            Some(limit) => tokio::time::sleep(limit).await,
+            Some(timeout) => tokio::time::sleep(timeout).await,
             None => std::future::pending().await,
         }
     };
-    tokio::pin!(limit);
-    let mut asked = 0u32;
+    tokio::pin!(timeout);
+    let mut signals = 0u32;
     loop {
         tokio::select! {
             biased;
-            status = &mut command => return status.map(ExecResult::uninterrupted),
-            () = &mut limit => {
-                let ending = signal(guest, &id, "TERM", Some(GRACE));
-                tokio::pin!(ending);
+            status = &mut command => return status.map(ExecResult::exited),
+            () = &mut timeout => {
+                let killing = signal(guest, &id, "TERM", Some(GRACE));
+                tokio::pin!(killing);
                 tokio::select! {
-                    // The time limit has passed: its code stands whatever the command
-                    // says, and what it left in the background ends too.
-                    status = &mut command => { status?; ending.await; }
-                    () = &mut ending => { drain(&mut command).await?; }
+                    // 124 whatever the command exits with now. Its background
+                    // processes end too.
+                    status = &mut command => { status?; killing.await; }
+                    () = &mut killing => { drain(&mut command).await?; }
                 }
                 return Ok(ExecResult::TIMED_OUT);
             }
-            Some(event) = interrupts.events.recv() => match event {
-                // The command, or the server, is beyond being asked.
-                Control::Signal(_) if asked == LAST => return Err(Error::Cancelled),
+            Some(event) = controls.recv() => match event {
+                // Neither the command nor the server reacted to the others.
+                Control::Signal(_) if signals == MAX_SIGNALS => return Err(Error::Cancelled),
                 Control::Signal(number) if options.tty.is_none() => {
-                    asked += 1;
-                    let name = if asked > 1 && number == SIGINT { "KILL" } else { signal_name(number) };
+                    signals += 1;
+                    let repeated = signals > 1 && number == SIGINT;
+                    let name = if repeated { "KILL" } else { signal_name(number) };
                     let grace = (number != SIGINT).then_some(GRACE);
                     tokio::select! {
-                        status = &mut command => return status.map(ExecResult::uninterrupted),
+                        status = &mut command => return status.map(ExecResult::exited),
                         () = signal(guest, &id, name, grace) => {}
                     }
                     if grace.is_some() {
-                        return after_kill(&mut command).await.map(ExecResult::uninterrupted);
+                        return after_kill(&mut command).await.map(ExecResult::exited);
                     }
                 }
                 other => {
-                    asked += u32::from(matches!(other, Control::Signal(_)));
-                    // A command that just ended needs no signal any more, and a
-                    // connection that takes none must not hold up the rest.
+                    signals += u32::from(matches!(other, Control::Signal(_)));
+                    // The command may have just ended, and a connection that
+                    // accepts nothing must not block the others.
                     let _ = to_command.try_send(other);
                     if other == Control::Signal(SIGTERM) {
-                        // A shell on a terminal ignores it, and leaves when that hangs up.
+                        // An interactive shell ignores SIGTERM, but not SIGHUP.
                         let hang_up = async {
                             tokio::time::sleep(GRACE).await;
                             signal(guest, &id, "HUP", Some(GRACE)).await;
                         };
                         tokio::select! {
-                            status = &mut command => return status.map(ExecResult::uninterrupted),
+                            status = &mut command => return status.map(ExecResult::exited),
                             () = hang_up => {}
                         }
-                        return after_kill(&mut command).await.map(ExecResult::uninterrupted);
+                        return after_kill(&mut command).await.map(ExecResult::exited);
                     }
                 }
             },
         }
     }
 }
-
-/// So many signals are passed on; one more ends the waiting.
-const LAST: u32 = 2;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -180,98 +179,61 @@ fn signal_name(number: i32) -> &'static str {
     }
 }
 
-/// Ends every process that runs under `id` as [`exec`] ends a command: asked
-/// first, killed after a few seconds.
-pub async fn end(guest: &dyn Guest, id: &str) {
+/// Ends every process whose [`EXEC_ID`] is `id`: SIGTERM, and SIGKILL after 3 s.
+/// Errors are only logged.
+pub async fn terminate(guest: &dyn Guest, id: &str) {
     signal(guest, id, "TERM", Some(GRACE)).await;
 }
 
-/// Signals every process of the command; with `grace`, kills what is left of
-/// them after that time. Best effort: the command's own end is what is waited for.
+/// Signals every process whose [`EXEC_ID`] is `id`; with `grace`, kills those
+/// that remain after that time. Errors are only logged, because callers wait for
+/// the command itself.
 async fn signal(guest: &dyn Guest, id: &str, name: &str, grace: Option<Duration>) {
     let script = include_str!("guest/signal-tree.sh");
     let seconds = grace.unwrap_or_default().as_secs().to_string();
-    let argv = [
-        "/bin/sh",
-        "-c",
-        script,
-        "signal-tree",
-        name,
-        id,
-        seconds.as_str(),
-    ];
-    let request = ExecRequest::root(argv);
-    match tokio::time::timeout(SIGNALLING, guest.output(&request)).await {
+    let request = ExecRequest::root(["/bin/sh", "-c", script, "signal-tree", name, id, &seconds]);
+    match tokio::time::timeout(SIGNAL_TIMEOUT, guest.output(&request)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::debug!(%error, name, "signal"),
-        Err(_) => tracing::debug!(name, "signal took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, name, "cannot send the signal"),
+        Err(_) => tracing::debug!(name, "sending the signal timed out"),
     }
 }
 
-/// The status of a command of which nothing should be left.
+/// The exit status of a killed command; `Error::Cancelled` if it does not end.
 async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result<ExitStatus> {
-    tokio::time::timeout(SIGNALLING, command)
+    tokio::time::timeout(SIGNAL_TIMEOUT, command)
         .await
         .unwrap_or(Err(Error::Cancelled))
 }
 
+/// Waits for a killed command, and gives up without an error.
 async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> {
     match tokio::time::timeout(GRACE, command).await {
         Ok(outcome) => outcome.map(drop),
-        // Killed, and still not gone: the time limit is the answer all the same.
         Err(_) => Ok(()),
     }
 }
 
-/// What `sh -l` does, with one difference: profiles ask `id -u` (Debian's
-/// twice), and root's says `mesg n`, which without a terminal only fails. Both
-/// are answered without starting a program, which would cost more than all the
-/// rest.
-fn login_profile(owner: Ids, tty: bool) -> String {
-    let mesg = if tty { "" } else { "mesg() { return 2; }; " };
-    format!(
-        "id() {{ case $* in -u) echo {} ;; *) command id \"$@\" ;; esac; }}; {mesg}\
-         [ ! -r /etc/profile ] || . /etc/profile; \
-         [ ! -r \"$HOME/.profile\" ] || . \"$HOME/.profile\"; \
-         unset -f id mesg; ",
-        owner.uid
-    )
-}
-
-/// The request that runs a command in a login environment.
-///
-/// The shell reads the login profile and then becomes the command: the
-/// arguments are passed beside the script, never through it.
-pub fn wrap(options: &ExecOptions, id: &str) -> ExecRequest {
-    let mut env = options.login.environment();
-    env.insert(ID.into(), id.to_owned());
-    let mut script = FIRST_BOOT.to_owned();
-    script.push_str(&login_profile(options.login.owner, options.tty.is_some()));
+/// The request that runs a command in a login environment. The arguments are
+/// passed beside the script that reads the profiles, never through it.
+pub fn exec_request(options: &ExecOptions, id: &str) -> ExecRequest {
+    let mut env = options.user.environment();
+    env.insert(EXEC_ID.into(), id.to_owned());
     let mut extra = options.env.clone();
     if let Some(path) = extra.remove("PATH") {
-        env.insert(PATH.into(), path);
-        script.push_str("PATH=$PIXELS_EXEC_PATH; export PATH; unset PIXELS_EXEC_PATH; ");
+        env.insert(EXEC_PATH.into(), path);
     }
     env.extend(extra);
-    let mut argv: Vec<String> = vec!["/bin/sh".into(), "-c".into()];
-    if let Some(dir) = &options.cwd {
-        // Not by the daemon, which would silently run in / when it does not exist.
-        script.push_str(
-            "cd -- \"$1\" 2>/dev/null || { echo \"pixels: no directory $1 in the pixel\" >&2; \
-             exit 125; }; shift; ",
-        );
-        script.push_str("exec \"$@\"");
-        argv.extend([script, "sh".into(), dir.clone()]);
-    } else {
-        script.push_str("exec \"$@\"");
-        argv.extend([script, "sh".into()]);
-    }
-    argv.extend(options.argv.iter().cloned());
+    let script = include_str!("guest/login-exec.sh");
+    let uid = options.user.ids.uid.to_string();
+    let tty = if options.tty.is_some() { "tty" } else { "" };
+    let cwd = options.cwd.as_deref().unwrap_or_default();
+    let argv = ["/bin/sh", "-c", script, "sh", &uid, tty, cwd].map(str::to_owned);
     ExecRequest {
-        argv,
-        owner: options.login.owner,
+        argv: argv.into_iter().chain(options.argv.clone()).collect(),
+        owner: options.user.ids,
         env,
-        cwd: Some(options.login.home.clone()),
+        cwd: Some(options.user.home.clone()),
         tty: options.tty,
     }
 }
@@ -279,42 +241,48 @@ pub fn wrap(options: &ExecOptions, id: &str) -> ExecRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Ids;
 
     #[test]
-    fn profiles_are_read_and_learn_the_user_without_a_program() {
+    fn profiles_are_read_without_starting_id_and_mesg() {
         let home = tempfile::tempdir().unwrap();
-        let profile = "A=$(id -u); B=$(id -un); export A B; mesg n || A=$A,$?\n";
+        let profile = "A=$(id -u); B=$(id -un); export A B; mesg n || A=$A,$?; PATH=/none\n";
         std::fs::write(home.path().join(".profile"), profile).unwrap();
         let options = ExecOptions {
-            argv: ["sh", "-c", "echo $A $B $1", "sh", "a  b"]
+            argv: ["sh", "-c", "echo $A $B $PWD $1", "sh", "a  b"]
                 .map(str::to_owned)
                 .to_vec(),
-            login: User {
-                user: "someone".into(),
-                owner: Ids { uid: 4711, gid: 1 },
+            user: User {
+                name: "someone".into(),
+                ids: Ids { uid: 4711, gid: 1 },
                 home: home.path().display().to_string(),
                 shell: "/bin/sh".into(),
             },
-            env: BTreeMap::new(),
-            cwd: None,
+            env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+            cwd: Some("/usr".into()),
             tty: None,
             timeout: None,
         };
-        let request = wrap(&options, "x");
-        let output = std::process::Command::new(&request.argv[0])
-            .args(&request.argv[1..])
-            .envs(&request.env)
-            .output()
-            .unwrap();
-        let real = std::process::Command::new("id")
+        let run = |options: &ExecOptions| {
+            let request = exec_request(options, "x");
+            let mut command = std::process::Command::new(&request.argv[0]);
+            command.args(&request.argv[1..]).envs(&request.env);
+            let output = command.output().unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            let status = output.status.code().unwrap();
+            (status, text(output.stdout), text(output.stderr))
+        };
+        let name = std::process::Command::new("id")
             .arg("-un")
             .output()
             .unwrap();
-        let real = String::from_utf8(real.stdout).unwrap();
-        assert_eq!(
-            String::from_utf8(output.stdout).unwrap(),
-            format!("4711,2 {} a b\n", real.trim())
-        );
-        assert!(output.stderr.is_empty());
+        let name = String::from_utf8(name.stdout).unwrap();
+        let expected = format!("4711,2 {} /usr a b\n", name.trim());
+        assert_eq!(run(&options), (0, expected, String::new()));
+
+        let cwd = Some("/no such".into());
+        let message = "pixels: no directory /no such in the pixel\n".to_owned();
+        let missing = run(&ExecOptions { cwd, ..options });
+        assert_eq!(missing, (125, String::new(), message));
     }
 }

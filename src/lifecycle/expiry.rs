@@ -1,6 +1,6 @@
-//! Pixels that are to go by themselves. The moment stands on the server, with
-//! the pixel; no process waits for it: whatever command lists pixels next
-//! removes those whose time is over.
+//! Expiry of pixels. The time of expiry is a property of the instance; no
+//! process waits for it. The next command that lists pixels deletes the expired
+//! ones.
 
 use std::time::Duration;
 
@@ -10,103 +10,94 @@ use time::format_description::well_known::Rfc3339;
 
 use super::destroy::destroy;
 use super::gateway::GatewaySpec;
+use super::optional;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result};
 
-/// The property: a moment in RFC 3339; absent or empty, never. Clones do not
-/// take it over, and going back to a checkpoint does not bring it back.
+/// The property with the time of expiry in RFC 3339. Absent or empty: never.
+/// Clones do not inherit it, and a restore does not change it.
 pub(super) const KEY: &str = "expires-at";
 
-/// When a pixel's time is over, in seconds since 1970.
+/// When a pixel expires, in seconds since 1970.
 pub fn expires_at(instance: &Instance) -> Option<i64> {
     let text = instance.properties.get(KEY)?;
-    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    Some(moment.unix_timestamp())
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(time.unix_timestamp())
 }
 
-/// How long it has still to live.
+/// The time until a pixel expires; zero if it has expired.
 pub fn remaining(instance: &Instance) -> Option<Duration> {
-    let left = expires_at(instance)? - now().unix_timestamp();
-    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+    let seconds = expires_at(instance)? - now().unix_timestamp();
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
-/// The record of a pixel that lives this long from now on; `None` is for ever.
-pub fn record(lifetime: Option<Duration>) -> Result<Properties> {
-    let text = match lifetime {
+/// Properties of a pixel that expires after `ttl` from now; `None` is never.
+pub fn expiry_properties(ttl: Option<Duration>) -> Result<Properties> {
+    let text = match ttl {
         None => String::new(),
-        Some(lifetime) => time::Duration::try_from(lifetime)
+        Some(ttl) => time::Duration::try_from(ttl)
             .ok()
-            .and_then(|lifetime| now().checked_add(lifetime))
-            .and_then(|moment| moment.replace_nanosecond(0).ok()?.format(&Rfc3339).ok())
-            .ok_or_else(|| Error::Invalid("a lifetime beyond the end of the calendar".into()))?,
+            .and_then(|ttl| now().checked_add(ttl))
+            .and_then(|time| time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok())
+            .ok_or_else(|| Error::Invalid("the expiry is too far in the future".into()))?,
     };
     Ok([(KEY.to_owned(), text)].into())
 }
 
-/// Gives a pixel another lifetime, from now on; returns when it is over.
-pub async fn set(
-    backend: &dyn Backend,
-    name: &Name,
-    lifetime: Option<Duration>,
-) -> Result<Option<i64>> {
+/// Sets or clears a pixel's expiry. Returns the time of expiry in seconds since
+/// 1970.
+pub async fn set(backend: &dyn Backend, name: &Name, ttl: Option<Duration>) -> Result<Option<i64>> {
     let mut instance = backend.get(name).await?;
-    let record = record(lifetime)?;
-    backend.set_properties(name, &record).await?;
-    instance.properties.extend(record);
+    let properties = expiry_properties(ttl)?;
+    backend.set_properties(name, &properties).await?;
+    instance.properties.extend(properties);
     Ok(expires_at(&instance))
 }
 
-/// Puts the lifetime of `before` on record again, whatever became of it.
+/// Sets the expiry that `before` has, after a restore of the pixel.
 pub async fn restore_expiry(backend: &dyn Backend, before: &Instance) -> Result<()> {
     let text = before.properties.get(KEY).cloned().unwrap_or_default();
-    let record = [(KEY.to_owned(), text)].into();
-    backend.set_properties(&before.name, &record).await
+    let properties = [(KEY.to_owned(), text)].into();
+    backend.set_properties(&before.name, &properties).await
 }
 
-/// Whether its time is over. One that is still being made is left to its maker.
+/// Whether a pixel has expired. A pixel that is still being created never has.
 pub fn is_expired(instance: &Instance) -> bool {
     instance.started_once && expires_at(instance).is_some_and(|end| end <= now().unix_timestamp())
 }
 
-/// Removes those of `pixels` whose time is over, and takes them off the list.
-/// Returns the names of what was removed, and of what could not be and why.
+/// Deletes the expired pixels among `pixels`, in parallel, and removes them from
+/// the list. Returns the outcome for each; a pixel that could not be deleted
+/// stays on the list.
 pub async fn destroy_expired(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
     pixels: &mut Vec<Instance>,
 ) -> Vec<(Name, Result<()>)> {
-    let over: Vec<Name> = pixels
-        .iter()
-        .filter(|pixel| is_expired(pixel))
-        .map(|pixel| pixel.name.clone())
-        .collect();
-    let removed = join_all(over.iter().map(|name| remove(backend, gateway_spec, name))).await;
-    let outcomes: Vec<_> = over.into_iter().zip(removed).collect();
+    let expired = pixels.iter().filter(|pixel| is_expired(pixel));
+    let outcomes = join_all(expired.map(|pixel| async {
+        let outcome = destroy_if_expired(backend, gateway_spec, &pixel.name).await;
+        (pixel.name.clone(), outcome)
+    }))
+    .await;
     pixels.retain(|pixel| {
-        let gone = |(name, outcome): &(Name, Result<()>)| *name == pixel.name && outcome.is_ok();
-        !outcomes.iter().any(gone)
+        let is_gone = |(name, outcome): &(Name, Result<()>)| *name == pixel.name && outcome.is_ok();
+        !outcomes.iter().any(is_gone)
     });
     outcomes
 }
 
-/// Removes one whose time is over. Looked at again, for somebody may have
-/// given it more meanwhile; already gone counts as done.
-pub(super) async fn remove(
+/// Deletes a pixel if it has expired according to the server now: its expiry may
+/// have changed since the pixel was listed. A missing pixel counts as deleted.
+pub(super) async fn destroy_if_expired(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
     name: &Name,
 ) -> Result<()> {
-    let outcome = async {
-        if is_expired(&backend.get(name).await?) {
-            destroy(backend, gateway_spec, name).await?;
+    match optional(backend.get(name).await)? {
+        Some(pixel) if is_expired(&pixel) => {
+            optional(destroy(backend, gateway_spec, name).await).map(drop)
         }
-        Ok(())
-    };
-    match outcome.await {
-        Err(error @ Error::NotFound(_)) => {
-            tracing::debug!(%error, "expired");
-            Ok(())
-        }
-        other => other,
+        _ => Ok(()),
     }
 }
 

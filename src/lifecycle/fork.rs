@@ -1,4 +1,4 @@
-//! Clones of a pixel or of one of its checkpoints, side by side.
+//! Clones of a pixel or of one of its checkpoints, created in parallel.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,81 +8,86 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoint::delete_temporary;
 use super::creator::Creator;
 use super::network::Network;
-use super::rollback::{Rollback, remove_checkpoint};
+use super::rollback::Rollback;
 use super::{Error, Progress, expiry, identity};
 use crate::model::{
     self, Backend, CloneSource, ForkSpec, InvalidName, Label, Limits, Name, Properties, Subject,
     unless_cancelled,
 };
 
-/// Clones made at the same time; more only queue on the server.
-const AT_ONCE: usize = 8;
-/// The server itself removes a temporary checkpoint whose command was killed.
-const TEMPORARY: Duration = Duration::from_secs(15 * 60);
+/// Clones created at the same time; the server would only queue more.
+const MAX_PARALLEL: usize = 8;
+/// After this time the server itself deletes a temporary checkpoint, in case the
+/// command was killed.
+const CHECKPOINT_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// How the clones are called.
-pub enum Names {
-    /// One clone of this very name.
+/// The names of the clones.
+pub enum CloneNames {
+    /// One clone of this name.
     One(Name),
-    /// `prefix-1`, `prefix-2`, …: taken numbers are skipped, also those that
-    /// somebody else takes meanwhile.
+    /// `prefix-1`, `prefix-2`, …. Numbers in use are skipped, including those
+    /// that other commands take at the same time.
     Numbered { prefix: String, count: usize },
 }
 
-/// What to clone, into which pixels.
-pub struct Fork {
+/// The clones to create.
+pub struct ForkOptions {
     pub from: CloneSource,
-    pub names: Names,
+    pub names: CloneNames,
     pub limits: Limits,
+    /// Set on each clone over those it inherits.
     pub properties: Properties,
     pub network: Network,
 }
 
-/// Makes and starts all clones; `ready` is told each name as it becomes
-/// usable. When one fails or the user interrupts, all of them are removed
-/// again, or the error names what is left.
+/// Creates and starts clones; calls `on_ready` with the name of each as it
+/// becomes usable.
 ///
-/// Several clones of a live pixel all show the same moment: they are taken
-/// from one temporary checkpoint, which is removed in every case.
+/// Several clones of a pixel's present state are made from one temporary
+/// checkpoint, so that they are equal; it is deleted in every case.
+///
+/// If one clone fails or the command is canceled, all clones are deleted again,
+/// or the error lists those that are left.
 pub async fn fork(
     backend: &dyn Backend,
     cancel: &CancellationToken,
-    options: Fork,
+    options: ForkOptions,
     progress: Progress<'_>,
-    ready: &(dyn Fn(&Name) + Sync),
+    on_ready: &(dyn Fn(&Name) + Sync),
 ) -> Result<(), Error> {
     options.network.ensure(backend, cancel, progress).await?;
     let creator = Creator::new();
     let undo = Mutex::new(Rollback::new(backend, &creator));
     let count = match &options.names {
-        Names::One(_) => 1,
-        Names::Numbered { count, .. } => *count,
+        CloneNames::One(_) => 1,
+        CloneNames::Numbered { count, .. } => *count,
     };
     let work = async {
-        let names = Allocator::new(backend, &options.names).await?;
+        let names = NameAllocator::new(backend, &options.names).await?;
         let mut from = options.from.clone();
         let mut temporary = None;
         if from.label.is_none() && count > 1 {
-            let label = Label::temporary(&creator.unique()).map_err(invalid)?;
+            let label = Label::temporary(&creator.id()).map_err(invalid)?;
             lock(&undo).track_checkpoint(&from.pixel, &label);
             progress("taking a checkpoint");
             backend
-                .checkpoint(&from.pixel, &label, Some(TEMPORARY))
+                .checkpoint(&from.pixel, &label, Some(CHECKPOINT_TTL))
                 .await?;
             from.label = Some(label.clone());
             temporary = Some(label);
         }
         let mut properties = options.properties.clone();
-        creator.mark(&mut properties);
-        let one = || async {
+        creator.insert_into(&mut properties);
+        // Clones do not inherit the expiry of their source.
+        properties.entry(expiry::KEY.into()).or_default();
+        let create_clone = || async {
             loop {
                 let name = names.next()?;
                 let mut properties = properties.clone();
                 options.network.insert_address(&mut properties);
-                // A clone lives as long as it was given itself.
-                properties.entry(expiry::KEY.into()).or_default();
                 let spec = ForkSpec {
                     first_boot: identity::first_boot(&creator, &name),
                     name,
@@ -92,39 +97,41 @@ pub async fn fork(
                     properties,
                 };
                 lock(&undo).track_pixel(&spec.name);
-                match clone(backend, &options.network, &spec).await {
-                    Err(model::Error::AlreadyExists(Subject::Pixel(_))) if names.numbered() => {}
+                match create_and_start(backend, &options.network, &spec).await {
+                    Err(model::Error::AlreadyExists(Subject::Pixel(_))) if names.is_numbered() => {}
                     outcome => return outcome.map(|()| spec.name),
                 }
             }
         };
         progress("cloning");
-        let mut waiting = (0..count).map(|_| one());
-        let mut running: FuturesUnordered<_> = waiting.by_ref().take(AT_ONCE).collect();
+        let mut waiting = (0..count).map(|_| create_clone());
+        let mut running: FuturesUnordered<_> = waiting.by_ref().take(MAX_PARALLEL).collect();
         while let Some(outcome) = running.next().await {
-            ready(&outcome?);
+            on_ready(&outcome?);
             running.extend(waiting.next());
         }
         match &temporary {
-            Some(label) => remove_checkpoint(backend, &options.from.pixel, label).await,
+            Some(label) => delete_temporary(backend, &options.from.pixel, label).await,
             None => Ok(()),
         }
     };
-    match unless_cancelled(cancel, work).await {
-        Ok(()) => Ok(()),
-        Err(source) => {
-            progress("cleaning up");
-            let undo = undo.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let leftovers = undo.unwind().await;
-            options.network.reconcile(backend).await;
-            Err(Error { source, leftovers })
-        }
-    }
+    let Err(source) = unless_cancelled(cancel, work).await else {
+        return Ok(());
+    };
+    progress("cleaning up");
+    let undo = undo.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let leftovers = undo.unwind().await;
+    options.network.reconcile(backend).await;
+    Err(Error { source, leftovers })
 }
 
-async fn clone(backend: &dyn Backend, network: &Network, spec: &ForkSpec) -> model::Result<()> {
-    let taken = backend.fork(spec).await?;
-    identity::ensure_identity(backend, &spec.name, taken).await?;
+async fn create_and_start(
+    backend: &dyn Backend,
+    network: &Network,
+    spec: &ForkSpec,
+) -> model::Result<()> {
+    let init_script = backend.fork(spec).await?;
+    identity::ensure_identity(backend, &spec.name, init_script).await?;
     network.prepare(backend, &spec.name, true).await?;
     network.start(backend, &spec.name).await
 }
@@ -137,44 +144,46 @@ fn invalid(error: InvalidName) -> model::Error {
     model::Error::Invalid(error.to_string().into())
 }
 
-/// Hands out names, each once.
-struct Allocator<'a> {
-    names: &'a Names,
-    taken: BTreeSet<Name>,
-    number: Mutex<usize>,
+/// Allocates each name once.
+struct NameAllocator<'a> {
+    names: &'a CloneNames,
+    in_use: BTreeSet<Name>,
+    last_number: Mutex<usize>,
 }
 
-impl<'a> Allocator<'a> {
-    async fn new(backend: &dyn Backend, names: &'a Names) -> model::Result<Self> {
-        let taken = match names {
-            Names::One(_) => BTreeSet::new(),
-            Names::Numbered { .. } => backend.list().await?.into_iter().map(|i| i.name).collect(),
+impl<'a> NameAllocator<'a> {
+    async fn new(backend: &dyn Backend, names: &'a CloneNames) -> model::Result<Self> {
+        let in_use = match names {
+            CloneNames::One(_) => BTreeSet::new(),
+            CloneNames::Numbered { .. } => {
+                backend.list().await?.into_iter().map(|i| i.name).collect()
+            }
         };
-        Ok(Self::with(names, taken))
+        Ok(Self::with(names, in_use))
     }
 
-    fn with(names: &'a Names, taken: BTreeSet<Name>) -> Self {
+    fn with(names: &'a CloneNames, in_use: BTreeSet<Name>) -> Self {
         Self {
             names,
-            taken,
-            number: Mutex::new(0),
+            in_use,
+            last_number: Mutex::new(0),
         }
     }
 
-    fn numbered(&self) -> bool {
-        matches!(self.names, Names::Numbered { .. })
+    fn is_numbered(&self) -> bool {
+        matches!(self.names, CloneNames::Numbered { .. })
     }
 
     fn next(&self) -> model::Result<Name> {
         let prefix = match self.names {
-            Names::One(name) => return Ok(name.clone()),
-            Names::Numbered { prefix, .. } => prefix,
+            CloneNames::One(name) => return Ok(name.clone()),
+            CloneNames::Numbered { prefix, .. } => prefix,
         };
-        let mut number = lock(&self.number);
+        let mut number = lock(&self.last_number);
         loop {
             *number += 1;
             let name: Name = format!("{prefix}-{number}").parse().map_err(invalid)?;
-            if !self.taken.contains(&name) {
+            if !self.in_use.contains(&name) {
                 return Ok(name);
             }
         }
@@ -185,26 +194,26 @@ impl<'a> Allocator<'a> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn taken_numbers_are_skipped() {
-        let names = Names::Numbered {
-            prefix: "a".into(),
+    fn numbered(prefix: &str) -> CloneNames {
+        CloneNames::Numbered {
+            prefix: prefix.into(),
             count: 3,
-        };
-        let taken = BTreeSet::from(["a-2".parse().unwrap(), "b-1".parse().unwrap()]);
-        let allocator = Allocator::with(&names, taken);
-        let given: Vec<String> = (0..3)
-            .map(|_| allocator.next().unwrap().to_string())
-            .collect();
-        assert_eq!(given, ["a-1", "a-3", "a-4"]);
+        }
     }
 
     #[test]
-    fn a_prefix_that_makes_no_name_is_refused() {
-        let names = Names::Numbered {
-            prefix: "a".repeat(60),
-            count: 1,
-        };
-        assert!(Allocator::with(&names, BTreeSet::new()).next().is_err());
+    fn numbers_in_use_are_skipped() {
+        let names = numbered("a");
+        let in_use = BTreeSet::from(["a-2".parse().unwrap(), "b-1".parse().unwrap()]);
+        let allocator = NameAllocator::with(&names, in_use);
+        let allocated = [(); 3].map(|()| allocator.next().unwrap().to_string());
+        assert_eq!(allocated, ["a-1", "a-3", "a-4"]);
+    }
+
+    #[test]
+    fn too_long_prefix_is_rejected() {
+        let names = numbered(&"a".repeat(60));
+        let allocator = NameAllocator::with(&names, BTreeSet::new());
+        assert!(allocator.next().is_err());
     }
 }

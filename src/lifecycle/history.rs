@@ -1,30 +1,31 @@
-//! What the server still knows of the past: it keeps no record of events, but
-//! pixels and checkpoints carry the time they were made.
+//! Past events, as far as the server knows them: it keeps no event log, but
+//! pixels and checkpoints have a creation time.
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::creator::Creator;
+use super::optional;
 use crate::model::{Backend, Event, Instance, Requestor, Result};
 
-/// Requests at the same time.
-const AT_ONCE: usize = 8;
+/// Requests sent at the same time.
+const MAX_PARALLEL: usize = 8;
 
-/// When these pixels and their checkpoints were made, oldest first.
+/// The creation events of these pixels and their checkpoints, oldest first.
 pub async fn past_events(backend: &dyn Backend, pixels: &[Instance]) -> Result<Vec<Event>> {
-    let all: Vec<Vec<(i64, Event)>> = stream::iter(pixels)
-        .map(|pixel| events(backend, pixel))
-        .buffered(AT_ONCE)
+    let events: Vec<Vec<(i64, Event)>> = stream::iter(pixels)
+        .map(|pixel| creation_events(backend, pixel))
+        .buffered(MAX_PARALLEL)
         .try_collect()
         .await?;
-    let mut all: Vec<(i64, Event)> = all.into_iter().flatten().collect();
-    // The pixel itself stands before its checkpoints of the same second.
-    all.sort_by_key(|(at, _)| *at);
-    Ok(all.into_iter().map(|(_, event)| event).collect())
+    let mut events: Vec<(i64, Event)> = events.into_iter().flatten().collect();
+    // The sort is stable: a pixel stays before its checkpoints of the same second.
+    events.sort_by_key(|(at, _)| *at);
+    Ok(events.into_iter().map(|(_, event)| event).collect())
 }
 
-async fn events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Event)>> {
+async fn creation_events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Event)>> {
     let event = |at: i64, action: &str, checkpoint: Option<String>| Event {
         at: rfc3339(at),
         pixel: pixel.name.clone(),
@@ -32,28 +33,25 @@ async fn events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Eve
         checkpoint,
         by: None,
     };
-    let mut made = event(pixel.created_at, "instance-created", None);
-    made.by = Creator::recorded_on(pixel).map(|creator| Requestor {
+    let mut created = event(pixel.created_at, "instance-created", None);
+    created.by = Creator::recorded_on(pixel).map(|creator| Requestor {
         username: "pixels".into(),
-        protocol: "claim".into(),
+        protocol: "created-by".into(),
         address: creator.origin(),
     });
-    let mut all = vec![(pixel.created_at, made)];
-    match backend.checkpoints(&pixel.name).await {
-        Ok(checkpoints) => all.extend(checkpoints.into_iter().map(|checkpoint| {
-            let label = Some(checkpoint.label.to_string());
-            let at = checkpoint.created_at;
-            (at, event(at, "instance-snapshot-created", label))
-        })),
-        // Destroyed since it was listed.
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return Err(error),
-    }
-    Ok(all)
+    // The pixel may have been deleted since it was listed.
+    let checkpoints = optional(backend.checkpoints(&pixel.name).await)?.unwrap_or_default();
+    let checkpoints = checkpoints.into_iter().map(|checkpoint| {
+        let label = Some(checkpoint.label.to_string());
+        let at = checkpoint.created_at;
+        (at, event(at, "instance-snapshot-created", label))
+    });
+    let created = (pixel.created_at, created);
+    Ok(std::iter::once(created).chain(checkpoints).collect())
 }
 
 fn rfc3339(seconds: i64) -> String {
-    let moment = OffsetDateTime::from_unix_timestamp(seconds).ok();
-    let text = moment.and_then(|moment| moment.format(&Rfc3339).ok());
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
     text.unwrap_or_default()
 }

@@ -1,6 +1,8 @@
-//! What commands and servers do to a pixel, free of any terminal: create,
-//! fork, run a command, find and remove what was left half-made.
+//! Operations on pixels, without a terminal: create, fork, start, restore,
+//! destroy, run a command, expire, and find what interrupted commands left.
 
+mod boot;
+mod checkpoint;
 mod create;
 mod creator;
 mod destroy;
@@ -29,15 +31,16 @@ mod user;
 #[path = "../../tests/fuzz/lifecycle.rs"]
 mod fuzz;
 
-pub use create::{Create, create};
+pub use boot::{BootStage, wait_for_boot};
+pub use create::{CreateOptions, create};
 pub use creator::{Creator, CreatorState};
 pub use destroy::destroy;
-pub use exec::{ExecOptions, ExecResult, ID as EXEC_ID, SignalSource, end, exec, wrap};
-pub use fork::{Fork, Names, fork};
+pub use exec::{EXEC_ID, ExecOptions, ExecResult, ExecStreams, exec, exec_request, terminate};
+pub use fork::{CloneNames, ForkOptions, fork};
 pub use guest_policy::GuestPolicy;
 pub use instance_defaults::{DefaultImage, InstanceDefaults};
 pub use network::Network;
-pub use orphans::{Orphan, find as find_leftovers, may_be_incomplete, remove as remove_leftover};
+pub use orphans::{Orphan, find_orphans, may_be_incomplete, remove_orphan};
 pub use policy::{ChangeError, Enforcer, change_policy, denials, end_interim_policy, is_enforced};
 pub use policy_properties::{clone_policy_properties, is_interim, recorded_policy, source_policy};
 pub use restore::restore;
@@ -47,16 +50,16 @@ pub use user::User;
 
 use crate::model;
 
-/// Steps of a long command, told as they begin.
+/// Called with the name of each phase of a long command as the phase begins.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 
-/// A failed command that made things on the server.
+/// Failure of a command that creates or starts instances.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct Error {
     #[source]
     pub source: model::Error,
-    /// What could not be removed again, each with the command that will.
+    /// What the cleanup could not remove, each with the command that will.
     pub leftovers: Vec<String>,
 }
 
@@ -66,5 +69,14 @@ impl From<model::Error> for Error {
             source,
             leftovers: Vec::new(),
         }
+    }
+}
+
+/// Turns [`model::Error::NotFound`] into `None`.
+pub fn optional<T>(outcome: model::Result<T>) -> model::Result<Option<T>> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
     }
 }

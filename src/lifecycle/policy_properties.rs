@@ -1,7 +1,8 @@
 //! The instance properties that record a pixel's policy.
 
+use super::checkpoint::find_checkpoint;
 use crate::egress::{INTERIM, KEY, Mode, Policy};
-use crate::model::{Backend, CloneSource, Error, Instance, Properties, Result, Subject};
+use crate::model::{Backend, CloneSource, Error, Instance, Properties, Result};
 
 /// The recorded policy of a pixel. A record that cannot be parsed is
 /// `Error::Protocol`.
@@ -90,10 +91,8 @@ pub async fn clone_policy_properties(
 pub async fn source_policy(backend: &dyn Backend, from: &CloneSource) -> Result<Policy> {
     let mut source = backend.get(&from.pixel).await?;
     if let Some(label) = &from.label {
-        let checkpoints = backend.checkpoints(&from.pixel).await?;
-        let found = checkpoints.into_iter().find(|found| found.label == *label);
-        let missing = || Error::NotFound(Subject::checkpoint(&from.pixel, label));
-        source.properties = found.ok_or_else(missing)?.properties;
+        let checkpoint = find_checkpoint(backend, &from.pixel, label).await?;
+        source.properties = checkpoint.properties;
     }
     recorded_policy(&source)
 }

@@ -1,9 +1,10 @@
 //! Restore of a checkpoint, together with the policy it was taken under.
 
+use super::checkpoint::find_checkpoint;
 use super::gateway::{self, GatewaySpec};
 use super::network::Network;
 use super::{expiry, policy_properties};
-use crate::model::{Backend, Error, Instance, Label, Name, Result, Status, Subject};
+use crate::model::{Backend, Instance, Label, Name, Result, Status};
 
 /// Restores a checkpoint and its policy. The expiry of the pixel stays as it is.
 ///
@@ -39,10 +40,7 @@ async fn restore_with_policy(
             };
         }
     };
-    let checkpoints = backend.checkpoints(name).await?;
-    let Some(checkpoint) = checkpoints.iter().find(|found| found.label == *label) else {
-        return Err(Error::NotFound(Subject::checkpoint(name, label)));
-    };
+    let checkpoint = find_checkpoint(backend, name, label).await?;
     let present = policy_properties::select(&instance.properties);
     let restored = policy_properties::select(&checkpoint.properties);
     if present == restored {

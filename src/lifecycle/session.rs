@@ -1,21 +1,21 @@
-//! Console sessions that survive the connection, kept by zmx or tmux inside
+//! Console sessions that survive a disconnect, provided by zmx or tmux inside
 //! the pixel.
 
 use serde::Serialize;
 
-use super::exec::{ExecOptions, wrap};
+use super::exec::{ExecOptions, exec_request};
 use super::user::User;
 use crate::model::{Error, Guest, Result};
 
-/// What is wanted of a console.
+/// The multiplexer that the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MultiplexerChoice {
-    /// zmx where the pixel has it, else tmux.
+    /// zmx if the pixel has it, else tmux.
     Auto,
     Zmx,
     Tmux,
     /// A plain shell that ends with the connection.
-    Nothing,
+    None,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -25,7 +25,17 @@ pub enum Multiplexer {
     Tmux,
 }
 
-/// One session of the pixel's user.
+impl Multiplexer {
+    fn from_program(program: &str) -> Option<Self> {
+        match program {
+            "zmx" => Some(Self::Zmx),
+            "tmux" => Some(Self::Tmux),
+            _ => None,
+        }
+    }
+}
+
+/// A session of the pixel's user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Session {
     pub name: String,
@@ -34,83 +44,68 @@ pub struct Session {
     pub multiplexer: Multiplexer,
 }
 
-/// Finds what can keep a session; `None` when the pixel has nothing (yet).
+/// Finds an installed multiplexer that matches `choice`.
 pub async fn find(
     guest: &dyn Guest,
-    login: &User,
-    wanted: MultiplexerChoice,
+    user: &User,
+    choice: MultiplexerChoice,
 ) -> Result<Option<Multiplexer>> {
-    let order: &[Multiplexer] = match wanted {
-        MultiplexerChoice::Nothing => return Ok(None),
+    let accepted: &[Multiplexer] = match choice {
+        MultiplexerChoice::None => return Ok(None),
         MultiplexerChoice::Auto => &[Multiplexer::Zmx, Multiplexer::Tmux],
         MultiplexerChoice::Zmx => &[Multiplexer::Zmx],
         MultiplexerChoice::Tmux => &[Multiplexer::Tmux],
     };
-    let script = "for one in zmx tmux; do command -v $one >/dev/null && echo $one; done; true";
-    let text = run(guest, login, &["sh", "-c", script]).await?;
-    let has = |multiplexer: &Multiplexer| {
-        text.lines().any(|line| match multiplexer {
-            Multiplexer::Zmx => line == "zmx",
-            Multiplexer::Tmux => line == "tmux",
-        })
-    };
-    Ok(order.iter().copied().find(has))
+    let text = run_script(guest, user, include_str!("guest/multiplexers.sh")).await?;
+    let installed: Vec<Multiplexer> = text.lines().flat_map(Multiplexer::from_program).collect();
+    Ok(accepted.iter().copied().find(|it| installed.contains(it)))
 }
 
-/// The command that opens or joins a session, on a terminal.
+/// The command that opens a session or attaches to an existing one. It needs a
+/// terminal.
 pub fn attach(multiplexer: Option<Multiplexer>, session: &str) -> Vec<String> {
-    let script = match multiplexer {
-        // bash where the pixel has it; as a login shell either reads the profile.
-        None => "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi",
-        Some(Multiplexer::Zmx) => {
-            "unset PIXELS_EXEC_ID XDG_RUNTIME_DIR; exec zmx attach \"$1\" bash -l"
-        }
-        Some(Multiplexer::Tmux) => {
-            "unset PIXELS_EXEC_ID; conf=/usr/local/lib/pixels/tmux.conf; \
-             [ -r $conf ] || conf=/dev/null; \
-             exec tmux -L pixels -f $conf new-session -A -s \"$1\" bash -l"
-        }
+    let (program, session) = match multiplexer {
+        None => ("none", session.to_owned()),
+        Some(Multiplexer::Zmx) => ("zmx", session.to_owned()),
+        // tmux replaces dots in session names.
+        Some(Multiplexer::Tmux) => ("tmux", session.replace('.', ",")),
     };
-    let session = match multiplexer {
-        Some(Multiplexer::Tmux) => session.replace('.', ","),
-        _ => session.to_owned(),
-    };
-    ["sh", "-c", script, "sh", &session]
+    let script = include_str!("guest/attach.sh");
+    ["sh", "-c", script, "sh", program, &session]
         .map(str::to_owned)
         .to_vec()
 }
 
-/// Letters, digits, dot, underscore and dash.
+/// Checks a session name. An invalid one is `Error::Invalid`.
 pub fn check_name(session: &str) -> Result<()> {
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if !session.is_empty() && !session.starts_with('-') && session.chars().all(sound) {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !session.is_empty() && !session.starts_with('-') && session.chars().all(is_allowed) {
         return Ok(());
     }
-    Err(Error::Invalid(format!(
-        "invalid session name {session:?}: letters, digits, ., _ and - are allowed, and no - at its beginning"
-    ).into()))
+    let message = format!(
+        "invalid session name {session:?}: letters, digits, ., _ and - are allowed, except - at \
+         the beginning"
+    );
+    Err(Error::Invalid(message.into()))
 }
 
-/// All sessions of the user, of either keeper.
-pub async fn list(guest: &dyn Guest, login: &User) -> Result<Vec<Session>> {
-    let text = run(
-        guest,
-        login,
-        &["sh", "-c", include_str!("guest/sessions.sh")],
-    )
-    .await?;
-    let mut found = false;
+/// All sessions of the user, sorted by name. Fails with `Error::Unsupported` if
+/// the pixel has no multiplexer.
+pub async fn list(guest: &dyn Guest, user: &User) -> Result<Vec<Session>> {
+    let text = run_script(guest, user, include_str!("guest/sessions.sh")).await?;
+    let mut installed = false;
     let mut sessions = Vec::new();
     for line in text.lines() {
-        let (multiplexer, rest) = match line.split_once('\t') {
-            Some(("zmx", rest)) => (Multiplexer::Zmx, rest),
-            Some(("tmux", rest)) => (Multiplexer::Tmux, rest),
-            _ => continue,
+        let Some((program, fields)) = line.split_once('\t') else {
+            continue;
         };
-        found = true;
-        sessions.extend(parse(multiplexer, rest));
+        let Some(multiplexer) = Multiplexer::from_program(program) else {
+            continue;
+        };
+        installed = true;
+        sessions.extend(parse(multiplexer, fields));
     }
-    if !found {
+    if !installed {
         return Err(Error::Unsupported {
             operation: "listing sessions".into(),
             reason: "the pixel has neither zmx nor tmux".into(),
@@ -120,8 +115,8 @@ pub async fn list(guest: &dyn Guest, login: &User) -> Result<Vec<Session>> {
     Ok(sessions)
 }
 
-/// A line of tab-separated `key=value`; keys changed their names between zmx
-/// releases (0.4: `session_name`, `task_ended_at`), unknown ones are passed over.
+/// Parses a line of tab-separated `key=value` fields. zmx releases differ in
+/// their keys (0.4: `session_name`, `task_ended_at`); unknown keys are skipped.
 pub(super) fn parse(multiplexer: Multiplexer, line: &str) -> Option<Session> {
     let mut name = None;
     let mut clients = None;
@@ -149,19 +144,19 @@ pub(super) fn parse(multiplexer: Multiplexer, line: &str) -> Option<Session> {
     })
 }
 
-async fn run(guest: &dyn Guest, login: &User, argv: &[&str]) -> Result<String> {
+async fn run_script(guest: &dyn Guest, user: &User, script: &str) -> Result<String> {
     let options = ExecOptions {
-        argv: argv.iter().map(|&word| word.to_owned()).collect(),
-        login: login.clone(),
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        user: user.clone(),
         env: Default::default(),
         cwd: None,
         tty: None,
         timeout: None,
     };
-    let output = guest.output(&wrap(&options, "sessions")).await?;
+    let output = guest.output(&exec_request(&options, "sessions")).await?;
     if !output.status.success() {
         return Err(Error::Guest {
-            command: argv.first().copied().unwrap_or_default().to_owned(),
+            command: "sh".into(),
             status: output.status.0,
             stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         });
@@ -173,44 +168,51 @@ async fn run(guest: &dyn Guest, login: &User, argv: &[&str]) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn zmx(line: &str) -> Option<(String, bool, Option<u32>)> {
-        parse(Multiplexer::Zmx, line).map(|s| (s.name, s.running, s.clients))
+    #[test]
+    fn zmx_sessions_of_all_releases_are_parsed() {
+        for (line, expected) in [
+            // 0.4
+            (
+                "session_name=console\tpid=12\tclients=1",
+                Some(("console", true, Some(1))),
+            ),
+            (
+                "session_name=x\tpid=12\tclients=0\ttask_ended_at=1700000000\ttask_exit_code=0",
+                Some(("x", false, Some(0))),
+            ),
+            // 0.5 to 0.7
+            (
+                "name=console\tpid=12\tclients=2\tcreated=1700000000\tstart_dir=/home/pixel",
+                Some(("console", true, Some(2))),
+            ),
+            (
+                "name=b\tpid=3\tclients=0\tcreated=1\tstart_dir=/\tended=2\texit_code=1",
+                Some(("b", false, Some(0))),
+            ),
+            // after 0.7
+            (
+                "  name=b\tpid=3\tclients=0\tcreated=1\tcwd=/x y\tnew=thing",
+                Some(("b", true, Some(0))),
+            ),
+            ("no sessions found", None),
+        ] {
+            let session = parse(Multiplexer::Zmx, line);
+            let session = session.as_ref();
+            let found = session.map(|s| (s.name.as_str(), s.running, s.clients));
+            assert_eq!(found, expected, "{line:?}");
+        }
     }
 
     #[test]
-    fn every_release_of_zmx_is_understood() {
-        // 0.4
-        assert_eq!(
-            zmx("session_name=console\tpid=12\tclients=1"),
-            Some(("console".into(), true, Some(1)))
-        );
-        assert_eq!(
-            zmx("session_name=x\tpid=12\tclients=0\ttask_ended_at=1700000000\ttask_exit_code=0"),
-            Some(("x".into(), false, Some(0)))
-        );
-        // 0.5 to 0.7
-        assert_eq!(
-            zmx("name=console\tpid=12\tclients=2\tcreated=1700000000\tstart_dir=/home/pixel"),
-            Some(("console".into(), true, Some(2)))
-        );
-        assert_eq!(
-            zmx("name=b\tpid=3\tclients=0\tcreated=1\tstart_dir=/\tended=2\texit_code=1"),
-            Some(("b".into(), false, Some(0)))
-        );
-        // after 0.7
-        assert_eq!(
-            zmx("  name=b\tpid=3\tclients=0\tcreated=1\tcwd=/x y\tnew=thing"),
-            Some(("b".into(), true, Some(0)))
-        );
-        assert_eq!(zmx("no sessions found"), None);
-    }
-
-    #[test]
-    fn names_travel_through_tmux_and_back() {
+    fn session_name_with_dot_survives_tmux() {
         let argv = attach(Some(Multiplexer::Tmux), "v1.2");
         assert_eq!(argv.last().map(String::as_str), Some("v1,2"));
-        let seen = parse(Multiplexer::Tmux, "name=v1,2\tclients=0\tcreated=1").unwrap();
-        assert_eq!(seen.name, "v1.2");
+        let session = parse(Multiplexer::Tmux, "name=v1,2\tclients=0\tcreated=1").unwrap();
+        assert_eq!(session.name, "v1.2");
+    }
+
+    #[test]
+    fn session_names_are_checked() {
         assert!(check_name("v1.2_a-b").is_ok());
         for bad in ["", "a b", "a/b", "-x", "a;b", "ä"] {
             assert!(check_name(bad).is_err(), "{bad}");

@@ -1,4 +1,4 @@
-//! A clone that is only kept to be cloned: never started, with one checkpoint.
+//! Templates: clones that are never started, with one checkpoint to clone.
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,8 +10,10 @@ use crate::model::{
     Backend, CloneSource, ForkSpec, Label, Limits, Name, Properties, unless_cancelled,
 };
 
-/// Makes `to` from `from` and takes the checkpoint `label` of it. When this
-/// fails or is cancelled, nothing of it is left, or the error names what is.
+/// Clones `from` as `to` and takes the checkpoint `label` of the clone.
+///
+/// On failure or cancellation the clone is deleted again, or the error lists it
+/// as a leftover.
 pub async fn create_template(
     backend: &dyn Backend,
     cancel: &CancellationToken,
@@ -21,8 +23,8 @@ pub async fn create_template(
     mut properties: Properties,
 ) -> Result<(), Error> {
     let creator = Creator::new();
-    creator.mark(&mut properties);
-    // It joins no network before somebody starts it.
+    creator.insert_into(&mut properties);
+    // A stopped pixel needs no address; its first start assigns one.
     properties.insert(ADDRESS.into(), String::new());
     let spec = ForkSpec {
         first_boot: identity::first_boot(&creator, to),
@@ -35,11 +37,13 @@ pub async fn create_template(
     let mut undo = Rollback::new(backend, &creator);
     undo.track_pixel(to);
     let work = async {
-        let taken = backend.fork(&spec).await?;
-        identity::ensure_identity(backend, to, taken).await?;
+        let init_script = backend.fork(&spec).await?;
+        identity::ensure_identity(backend, to, init_script).await?;
         backend.checkpoint(to, label, None).await?;
-        // A pixel that its maker never started would look half-made.
-        backend.set_properties(to, &Creator::cleared()).await
+        // With its creator recorded, a pixel that was never started counts as
+        // incomplete.
+        let cleared = Creator::cleared_properties();
+        backend.set_properties(to, &cleared).await
     };
     match unless_cancelled(cancel, work).await {
         Ok(()) => Ok(()),

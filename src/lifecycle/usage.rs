@@ -1,4 +1,4 @@
-//! What running pixels use: two looks, and what lies between them.
+//! Resource usage of running pixels, and rates between two samples.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use crate::model::{Backend, Error, Instance, Name, Result, Status, Usage};
 
-/// Requests at the same time.
-const AT_ONCE: usize = 8;
+/// Requests sent at the same time.
+const MAX_PARALLEL: usize = 8;
 
-/// One look at all of them.
+/// The usage of all running pixels at one time.
 pub type UsageSample = BTreeMap<Name, (Instant, Usage)>;
 
-/// One pixel between two looks.
+/// The usage of a pixel, with rates since the sample before.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UsageRow {
     pub name: String,
-    /// Of one CPU: two busy ones are 200.
+    /// 100 is one busy CPU.
     pub cpu_percent: f64,
     pub memory_bytes: u64,
     pub memory_limit: Option<String>,
@@ -30,41 +30,51 @@ pub struct UsageRow {
     pub processes: u64,
 }
 
-/// Looks at those of `pixels` that run. One that is just coming or going is
-/// left out.
+/// Samples the running pixels among `pixels`. Leaves out a pixel that starts or
+/// stops during the request.
 pub async fn sample(backend: &dyn Backend, pixels: &[Instance]) -> Result<UsageSample> {
     let running = pixels
         .iter()
         .filter(|pixel| pixel.status == Status::Running);
-    let asked = running.map(|pixel| async {
+    let requests = running.map(|pixel| async {
         let usage = backend.usage(&pixel.name).await;
         (pixel.name.clone(), Instant::now(), usage)
     });
-    let answers: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
-    let mut usages = UsageSample::new();
+    let answers: Vec<_> = stream::iter(requests)
+        .buffered(MAX_PARALLEL)
+        .collect()
+        .await;
+    let mut sample = UsageSample::new();
     for (name, at, usage) in answers {
         match usage {
-            Ok(usage) => drop(usages.insert(name, (at, usage))),
-            // Asked while it starts, stops or goes, the server knows no process.
+            Ok(usage) => drop(sample.insert(name, (at, usage))),
+            // The server finds no process of a pixel that starts or stops.
             Err(error @ (Error::NotFound(_) | Error::Server { .. })) => {
-                tracing::debug!(%error, %name, "usage");
+                tracing::debug!(%error, %name, "no usage");
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(usages)
+    Ok(sample)
 }
 
-/// What happened between two looks, the busiest first.
-pub fn between(before: &UsageSample, after: &UsageSample, pixels: &[Instance]) -> Vec<UsageRow> {
-    let mut lines: Vec<UsageRow> = pixels
+/// Rows with the usage in `after` and the rates between the samples, highest CPU
+/// usage first.
+pub fn rows_between(
+    before: &UsageSample,
+    after: &UsageSample,
+    pixels: &[Instance],
+) -> Vec<UsageRow> {
+    let mut rows: Vec<UsageRow> = pixels
         .iter()
         .filter_map(|pixel| {
-            let (now, usage) = after.get(&pixel.name)?;
-            let (then, earlier) = before.get(&pixel.name).copied().unwrap_or((*now, *usage));
-            let seconds = now.duration_since(then).as_secs_f64();
-            // A restart in between sets the counters back.
-            let rate = |now: u64, then: u64| per_second(now.saturating_sub(then) as f64, seconds);
+            let (at, usage) = after.get(&pixel.name)?;
+            let (earlier_at, earlier) = before.get(&pixel.name).copied().unwrap_or((*at, *usage));
+            let seconds = at.duration_since(earlier_at).as_secs_f64();
+            // A restart resets the counters.
+            let rate = |bytes: u64, earlier: u64| {
+                per_second(bytes.saturating_sub(earlier) as f64, seconds) as u64
+            };
             let cpu = usage.cpu.saturating_sub(earlier.cpu);
             Some(UsageRow {
                 name: pixel.name.to_string(),
@@ -74,17 +84,17 @@ pub fn between(before: &UsageSample, after: &UsageSample, pixels: &[Instance]) -
                 disk_bytes: usage.disk,
                 received_bytes: usage.received,
                 sent_bytes: usage.sent,
-                received_per_second: rate(usage.received, earlier.received) as u64,
-                sent_per_second: rate(usage.sent, earlier.sent) as u64,
+                received_per_second: rate(usage.received, earlier.received),
+                sent_per_second: rate(usage.sent, earlier.sent),
                 processes: usage.processes,
             })
         })
         .collect();
-    lines.sort_by(|a, b| {
-        let busier = b.cpu_percent.total_cmp(&a.cpu_percent);
-        busier.then_with(|| a.name.cmp(&b.name))
+    rows.sort_by(|a, b| {
+        let by_cpu = b.cpu_percent.total_cmp(&a.cpu_percent);
+        by_cpu.then_with(|| a.name.cmp(&b.name))
     });
-    lines
+    rows
 }
 
 fn percent(cpu: Duration, seconds: f64) -> f64 {
@@ -101,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_between_two_looks() {
+    fn rates_are_per_second_between_samples() {
         assert_eq!(percent(Duration::from_millis(1500), 1.0), 150.0);
         assert_eq!(percent(Duration::from_millis(1), 0.0), 0.0);
         assert_eq!(per_second(10.0, 2.0), 5.0);

@@ -1,19 +1,20 @@
-//! Whom commands run as inside a pixel.
+//! The user that a command in a pixel runs as.
 
 use std::collections::BTreeMap;
 
 use crate::model::{Error, Guest, Ids, Instance, Result, Subject};
 use crate::provision;
 
-/// The property that names the pixel's own user once it has one.
+/// The property with the name of the pixel's default user. Absent: root.
 pub const KEY: &str = "user";
 const PASSWD: &str = "/etc/passwd";
-const LIMIT: u64 = 1024 * 1024;
+const PASSWD_LIMIT: u64 = 1024 * 1024;
+const SHELL: &str = "/bin/sh";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    pub user: String,
-    pub owner: Ids,
+    pub name: String,
+    pub ids: Ids,
     pub home: String,
     pub shell: String,
 }
@@ -21,35 +22,37 @@ pub struct User {
 impl User {
     fn root() -> Self {
         Self {
-            user: "root".into(),
-            owner: Ids::ROOT,
+            name: "root".into(),
+            ids: Ids::ROOT,
             home: "/root".into(),
-            shell: "/bin/sh".into(),
+            shell: SHELL.into(),
         }
     }
 
-    /// The pixel's own user; root in a pixel that was never provisioned.
+    /// The default user of a pixel: `pixel`, or root in a pixel that was never
+    /// provisioned.
     pub fn default_for(instance: &Instance) -> Self {
         match instance.properties.get(KEY) {
-            Some(user) => Self::named(user),
+            Some(name) => Self::provisioned(name),
             None => Self::root(),
         }
     }
 
-    /// What [`default_for`](Self::default_for) says of most pixels of somebody
-    /// who has them provisioned, or not.
+    /// The likely result of [`default_for`](Self::default_for) for a pixel whose
+    /// properties are not known yet. `provisioned`: whether the settings enable
+    /// provisioning.
     pub fn expected(provisioned: bool) -> Self {
         match provisioned {
-            true => Self::named(provision::USER),
+            true => Self::provisioned(provision::USER),
             false => Self::root(),
         }
     }
 
-    fn named(user: &str) -> Self {
+    fn provisioned(name: &str) -> Self {
         Self {
-            home: format!("/home/{user}"),
-            user: user.to_owned(),
-            owner: Ids {
+            home: format!("/home/{name}"),
+            name: name.to_owned(),
+            ids: Ids {
                 uid: 1000,
                 gid: 1000,
             },
@@ -57,26 +60,26 @@ impl User {
         }
     }
 
-    /// `root`, a name, a number, or `UID:GID`, looked up inside the pixel.
-    pub async fn lookup(guest: &dyn Guest, wanted: &str) -> Result<Self> {
-        if wanted == "root" || wanted == "0" {
+    /// Looks up a user inside the pixel: `root`, a name, a uid, or `UID:GID`.
+    /// A uid need not exist; an unknown name is `Error::NotFound`.
+    pub async fn lookup(guest: &dyn Guest, user: &str) -> Result<Self> {
+        if user == "root" || user == "0" {
             return Ok(Self::root());
         }
-        let passwd = match guest.read_file(PASSWD, LIMIT).await {
+        let passwd = match guest.read_file(PASSWD, PASSWD_LIMIT).await {
             Ok(content) => String::from_utf8_lossy(&content).into_owned(),
             Err(error) if matches!(&error, Error::NotFound(Subject::Path(_))) => String::new(),
             Err(error) => return Err(error),
         };
-        find_in_passwd(&passwd, wanted)
-            .ok_or_else(|| Error::NotFound(Subject::User(wanted.to_owned())))
+        find_in_passwd(&passwd, user).ok_or_else(|| Error::NotFound(Subject::User(user.to_owned())))
     }
 
-    /// The variables a login sets.
+    /// The variables that a login sets.
     pub fn environment(&self) -> BTreeMap<String, String> {
         [
             ("HOME", &self.home),
-            ("USER", &self.user),
-            ("LOGNAME", &self.user),
+            ("USER", &self.name),
+            ("LOGNAME", &self.name),
             ("SHELL", &self.shell),
         ]
         .into_iter()
@@ -85,45 +88,38 @@ impl User {
     }
 }
 
-pub(super) fn find_in_passwd(passwd: &str, wanted: &str) -> Option<User> {
-    let (user, group) = match wanted.split_once(':') {
-        Some((user, group)) => (user, Some(group.parse::<u32>().ok()?)),
-        None => (wanted, None),
+pub(super) fn find_in_passwd(passwd: &str, user: &str) -> Option<User> {
+    let (name_or_uid, gid) = match user.split_once(':') {
+        Some((user, gid)) => (user, Some(gid.parse::<u32>().ok()?)),
+        None => (user, None),
     };
-    let number = user.parse::<u32>().ok();
+    let uid = name_or_uid.parse::<u32>().ok();
     let entry = passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, uid, gid, _, home, shell] = fields[..] else {
+        let [name, _, entry_uid, gid, _, home, shell] = fields[..] else {
             return None;
         };
-        let owner = Ids {
-            uid: uid.parse().ok()?,
+        let ids = Ids {
+            uid: entry_uid.parse().ok()?,
             gid: gid.parse().ok()?,
         };
-        (name == user || number == Some(owner.uid)).then(|| User {
-            user: name.to_owned(),
-            owner,
+        (name == name_or_uid || uid == Some(ids.uid)).then(|| User {
+            name: name.to_owned(),
+            ids,
             home: home.to_owned(),
-            shell: if shell.is_empty() {
-                "/bin/sh".into()
-            } else {
-                shell.to_owned()
-            },
+            shell: if shell.is_empty() { SHELL } else { shell }.to_owned(),
         })
     });
-    // A number need not have an entry.
-    let mut login = entry.or_else(|| {
-        number.map(|uid| User {
-            user: uid.to_string(),
-            owner: Ids { uid, gid: uid },
+    let mut user = entry.or_else(|| {
+        uid.map(|uid| User {
+            name: uid.to_string(),
+            ids: Ids { uid, gid: uid },
             home: "/".into(),
-            shell: "/bin/sh".into(),
+            shell: SHELL.into(),
         })
     })?;
-    if let Some(gid) = group {
-        login.owner.gid = gid;
-    }
-    Some(login)
+    user.ids.gid = gid.unwrap_or(user.ids.gid);
+    Some(user)
 }
 
 #[cfg(test)]
@@ -133,20 +129,23 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nubuntu:x:1000:1001:,,,:/home/ubuntu:\n";
 
     #[test]
-    fn names_numbers_and_pairs_are_found() {
-        let by_name = find_in_passwd(PASSWD, "ubuntu").unwrap();
+    fn user_lookup_by_name_uid_and_uid_gid() {
+        let find = |user: &str| {
+            find_in_passwd(PASSWD, user)
+                .map(|user| (user.name, user.ids.uid, user.ids.gid, user.home, user.shell))
+        };
+        let ubuntu = |gid| {
+            let (home, shell) = ("/home/ubuntu".to_owned(), "/bin/sh".to_owned());
+            Some(("ubuntu".to_owned(), 1000, gid, home, shell))
+        };
+        assert_eq!(find("ubuntu"), ubuntu(1001));
+        assert_eq!(find("1000"), ubuntu(1001));
+        assert_eq!(find("1000:5"), ubuntu(5));
         assert_eq!(
-            by_name.owner,
-            Ids {
-                uid: 1000,
-                gid: 1001
-            }
+            find("4242"),
+            Some(("4242".into(), 4242, 4242, "/".into(), "/bin/sh".into()))
         );
-        assert_eq!(by_name.shell, "/bin/sh");
-        assert_eq!(find_in_passwd(PASSWD, "1000").unwrap().user, "ubuntu");
-        assert_eq!(find_in_passwd(PASSWD, "1000:5").unwrap().owner.gid, 5);
-        assert_eq!(find_in_passwd(PASSWD, "4242").unwrap().home, "/");
-        assert_eq!(find_in_passwd(PASSWD, "nobody-here"), None);
-        assert_eq!(find_in_passwd(PASSWD, "1000:x"), None);
+        assert_eq!(find("nobody-here"), None);
+        assert_eq!(find("1000:x"), None);
     }
 }

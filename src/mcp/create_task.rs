@@ -9,7 +9,7 @@ use super::error::{Error, Result};
 use super::service::Service;
 use super::state::{Record, Status};
 use crate::egress::{self, Policy};
-use crate::lifecycle::{self, Create, Fork, Names, provisioning};
+use crate::lifecycle::{self, BootStage, CloneNames, CreateOptions, ForkOptions, provisioning};
 use crate::model::{self, CloneSource, ExecRequest, Instance, Limits, Name, Properties};
 use crate::provision::Overall;
 
@@ -166,9 +166,9 @@ impl Service {
             .await?;
             properties.extend(ownership);
             properties.insert("from".into(), from.to_string());
-            let request = Fork {
+            let request = ForkOptions {
                 from,
-                names: Names::One(pixel.clone()),
+                names: CloneNames::One(pixel.clone()),
                 limits,
                 properties,
                 network: defaults.network.clone(),
@@ -181,7 +181,7 @@ impl Service {
             .network
             .new_policy_properties(&policy, defaults.plan.is_some());
         properties.extend(ownership);
-        let request = Create {
+        let request = CreateOptions {
             name: pixel.clone(),
             image: defaults.resolve_image(backend, &record.image).await?,
             limits: Limits {
@@ -221,9 +221,8 @@ impl Service {
     /// Waits until the boot no longer deletes files in /tmp. Errors are only
     /// logged.
     async fn wait_for_boot(&self, pixel: &Name) {
-        let script = include_str!("guest/booted.sh");
-        let request = ExecRequest::root(["/bin/sh", "-c", script, "booted"]);
-        if let Err(error) = self.backend.guest(pixel).output(&request).await {
+        let guest = self.backend.guest(pixel);
+        if let Err(error) = lifecycle::wait_for_boot(&*guest, BootStage::Sysinit).await {
             tracing::debug!(sandbox = pixel.as_str(), %error, "waiting for the boot");
         }
     }
@@ -254,7 +253,7 @@ impl Service {
                 ));
             }
         }
-        if instance.properties.contains_key(egress::INTERIM) {
+        if lifecycle::is_interim(instance) {
             let gateway = &self.base_builder.defaults.gateway;
             lifecycle::end_interim_policy(backend, gateway, &instance.name).await?;
         }

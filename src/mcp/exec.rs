@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{Error, Result};
 use super::service::Service;
 use super::truncate::HeadTail;
-use crate::lifecycle::{self, ExecOptions, SignalSource, User};
+use crate::lifecycle::{self, ExecOptions, User};
 use crate::model::{self, Control, Name, Subject};
 
 const SIGTERM: i32 = 15;
@@ -76,7 +76,7 @@ impl Command {
     pub(super) fn into_options(self, login: User, timeout: Option<Duration>) -> ExecOptions {
         ExecOptions {
             argv: self.argv,
-            login,
+            user: login,
             env: self.env,
             cwd: self.cwd,
             tty: None,
@@ -116,7 +116,7 @@ impl Service {
                 Box::new(stdout.clone()),
                 Box::new(stderr.clone()),
             ),
-            SignalSource { events },
+            events,
         );
         tokio::pin!(running);
         let outcome = tokio::select! {

@@ -59,7 +59,7 @@ impl Service {
             Ok((path, stat)) => (path, stat.owner, Some(stat.mode)),
             Err(Error::Backend(model::Error::NotFound(Subject::Path(_)))) => {
                 make_parents(&*guest, &user, path).await?;
-                (path.to_owned(), user.owner, None)
+                (path.to_owned(), user.ids, None)
             }
             Err(error) => return Err(error),
         };
@@ -243,7 +243,7 @@ async fn make_parents(guest: &dyn Guest, user: &User, path: &str) -> Result<()> 
         return Ok(());
     }
     let mut stderr = String::new();
-    for owner in [user.owner, Ids::ROOT] {
+    for owner in [user.ids, Ids::ROOT] {
         let mut request = ExecRequest::root(["mkdir", "-p", "--", parent]);
         request.owner = owner;
         let output = guest.output(&request).await?;

@@ -83,7 +83,7 @@ impl Service {
                 Box::new(tokio::io::sink()),
                 Box::new(errors.clone()),
             ),
-            lifecycle::SignalSource { events },
+            events,
         )
         .await?
         .status;
@@ -132,7 +132,7 @@ impl Service {
             let stderr = String::from_utf8_lossy(&marked.stderr);
             tracing::debug!(sandbox = name, job, %stderr, "cannot mark the job as killed");
         }
-        lifecycle::end(&*guest, job).await;
+        lifecycle::terminate(&*guest, job).await;
         poll(&*guest, &user, job, start, KILL_WAIT).await
     }
 }

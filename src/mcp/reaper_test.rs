@@ -217,7 +217,7 @@ fn base_builder(locks: &std::path::Path) -> BaseBuilder {
             subnet: "10.98.0.0/24".parse().unwrap(),
             any_subnet: false,
             dns: Vec::new(),
-            built: String::new(),
+            built_image_prefix: String::new(),
             image: String::new(),
             learned: None,
         },
@@ -231,7 +231,7 @@ fn base_builder(locks: &std::path::Path) -> BaseBuilder {
         defaults,
         bases: BTreeMap::new(),
         prefix: "b-".into(),
-        locks: locks.to_owned(),
+        lock_dir: locks.to_owned(),
     }
 }
 

@@ -38,7 +38,7 @@ fn users() {
         let text = text(bytes);
         let (wanted, passwd) = text.split_once('\n').unwrap_or((&text, ""));
         let found = user::find_in_passwd(passwd, wanted);
-        found.map(|login| (login.owner.uid, login.environment().len()))
+        found.map(|user| (user.ids.uid, user.environment().len()))
     });
 }
 
@@ -58,7 +58,7 @@ fn records() {
         let over = expiry::expires_at(&pixel);
         (
             claim.is_some(),
-            Creator::state_of(&text).is_some(),
+            Creator::state_of_id(&text).is_some(),
             over.is_some(),
         )
     });

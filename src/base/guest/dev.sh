@@ -1,5 +1,5 @@
 #!/bin/sh
-# Tools that nearly every project needs.
+# Installs common development tools.
 set -eu
 apt=/usr/local/lib/pixels/apt
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Node.js 22 from NodeSource; where that cannot be reached, the one of the
-# distribution. A key that is not NodeSource's is never taken.
+# Installs Node.js 22 from NodeSource, or the distribution's Node.js if NodeSource
+# cannot be reached. Fails if the key has an unexpected fingerprint.
 set -eu
 apt=/usr/local/lib/pixels/apt
 keyring=/etc/apt/keyrings/nodesource.gpg
@@ -17,7 +17,7 @@ if curl -fsSL --retry 3 --connect-timeout 20 --max-time 120 -o "$work/key" \
     found=$(gpg --homedir "$work" --batch --with-colons --show-keys "$work/key" |
         awk -F: '$1 == "fpr" { print $10; exit }')
     [ "$found" = "$fingerprint" ] || {
-        echo "the key of NodeSource has the fingerprint $found, not $fingerprint" >&2
+        echo "the NodeSource key has fingerprint $found, expected $fingerprint" >&2
         exit 1
     }
     mkdir -p /etc/apt/keyrings
@@ -27,7 +27,7 @@ if curl -fsSL --retry 3 --connect-timeout 20 --max-time 120 -o "$work/key" \
     "$apt" update
     "$apt" install --no-install-recommends nodejs
 else
-    echo "NodeSource cannot be reached: installing the distribution's Node.js"
+    echo "cannot reach NodeSource: installing the distribution's Node.js"
     "$apt" install --no-install-recommends nodejs npm
 fi
 node --version

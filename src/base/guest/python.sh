@@ -1,5 +1,5 @@
 #!/bin/sh
-# Python with what installs further packages.
+# Installs Python with pip, venv and pipx.
 set -eu
 apt=/usr/local/lib/pixels/apt
 

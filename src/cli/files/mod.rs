@@ -52,13 +52,13 @@ fn ownership(archive: bool, owner: &User) -> Ownership {
     if archive {
         Ownership::Kept
     } else {
-        Ownership::One(owner.owner)
+        Ownership::One(owner.ids)
     }
 }
 
 /// A name that no other transfer uses, hidden from a plain `ls`.
 fn unique() -> String {
-    format!(".pixels-{}", Creator::new().unique())
+    format!(".pixels-{}", Creator::new().id())
 }
 
 fn local_target(path: PathBuf) -> LocalTarget {

@@ -63,7 +63,7 @@ impl PushArgs {
             sources,
             target: GuestPath::parse(&path, &home.home)?,
             ownership: ownership(self.archive, &owner),
-            owner: owner.owner,
+            owner: owner.ids,
             id: unique(),
         };
         let meter = Arc::new(TransferProgress::default());

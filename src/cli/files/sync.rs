@@ -74,7 +74,7 @@ impl SyncArgs {
             delete: self.delete,
             dry_run: self.dry_run,
             ownership: ownership(self.archive, &owner),
-            owner: owner.owner,
+            owner: owner.ids,
             id: unique(),
         };
         let meter = Arc::new(TransferProgress::default());

@@ -47,6 +47,6 @@ pub fn base_builder(context: &Context) -> anyhow::Result<BaseBuilder> {
         defaults: defaults_from_settings(context)?,
         bases: settings.mcp.bases.clone(),
         prefix: settings.mcp.base_prefix.clone(),
-        locks: user_dirs::cache_dir(&ours)?.join("builds"),
+        lock_dir: user_dirs::cache_dir(&ours)?.join("builds"),
     })
 }

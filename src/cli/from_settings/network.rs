@@ -50,7 +50,7 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
         any_subnet: settings.network.subnet.is_none(),
         dns: settings.defaults.dns.clone(),
         // The one that `setup` builds has everything a gateway needs in it.
-        built: host::FALLBACK_IMAGE_PREFIX.to_owned(),
+        built_image_prefix: host::FALLBACK_IMAGE_PREFIX.to_owned(),
         image: settings.defaults.image.clone(),
         learned: None,
     };

@@ -1,30 +1,34 @@
-//! Whether a gateway does its part.
+//! Health of a gateway.
 
 use std::fmt;
 
 use super::{GatewaySpec, KEY, reconcile};
-use crate::egress::gateway as inside;
+use crate::egress::gateway as egress_gateway;
+use crate::lifecycle::optional;
 use crate::model::{Backend, Error, Instance, Result, Status};
 
-/// In every case but the first, pixels behind it have no network.
+/// The health of a gateway. Pixels have a network only behind a good one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
+    /// `pixels`: number of pixels behind it, if they were counted.
     Good {
-        pixels: usize,
+        pixels: Option<usize>,
     },
     Missing,
-    Unfinished,
+    /// Its creation was interrupted or is still running.
+    Incomplete,
     Stopped,
-    /// Runs, and could not put the records into force.
+    /// It runs, but cannot apply the recorded policies, for this reason.
     Broken(String),
 }
 
 impl Health {
+    /// The word for it in JSON output and listings.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Good { .. } => "ok",
             Self::Missing => "missing",
-            Self::Unfinished => "unfinished",
+            Self::Incomplete => "unfinished",
             Self::Stopped => "stopped",
             Self::Broken(_) => "broken",
         }
@@ -34,37 +38,40 @@ impl Health {
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Good { pixels: 1 } => f.write_str("enforces the policy of 1 pixel"),
-            Self::Good { pixels } => write!(f, "enforces the policies of {pixels} pixels"),
-            Self::Missing => f.write_str("missing; it is made with the first pixel"),
-            Self::Unfinished => f.write_str("unfinished: its making was cut off or still goes on"),
-            Self::Stopped => f.write_str("stopped: no pixel behind it has a network"),
+            Self::Good { pixels: None } => f.write_str("running"),
+            Self::Good { pixels: Some(1) } => f.write_str("enforces the policy of 1 pixel"),
+            Self::Good {
+                pixels: Some(count),
+            } => write!(f, "enforces the policies of {count} pixels"),
+            Self::Missing => f.write_str("missing; created with the first pixel"),
+            Self::Incomplete => {
+                f.write_str("incomplete: its creation was interrupted or is still running")
+            }
+            Self::Stopped => f.write_str("stopped: pixels behind it have no network"),
             Self::Broken(reason) => write!(f, "broken: {reason}"),
         }
     }
 }
 
-/// What the server's records say, at the cost of one request.
+/// The health according to the server, with one request. Never
+/// [`Health::Broken`], and pixels are not counted.
 pub async fn recorded_health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Health> {
-    match backend.get(&gateway.name).await {
-        Ok(found) => Ok(recorded(&found)),
-        Err(error) if error.is_not_found() => Ok(Health::Missing),
-        Err(error) => Err(error),
-    }
+    let instance = optional(backend.get(&gateway.name).await)?;
+    Ok(instance.map_or(Health::Missing, |instance| recorded(&instance)))
 }
 
-fn recorded(found: &Instance) -> Health {
-    if !found.properties.contains_key(KEY) {
-        return Health::Unfinished;
+fn recorded(instance: &Instance) -> Health {
+    if !instance.properties.contains_key(KEY) {
+        return Health::Incomplete;
     }
-    match found.status {
-        Status::Running => Health::Good { pixels: 0 },
+    match instance.status {
+        Status::Running => Health::Good { pixels: None },
         _ => Health::Stopped,
     }
 }
 
-/// Looks at the gateway itself, and puts the records into force where they
-/// are not.
+/// Checks the gateway by applying the recorded policies, and counts the pixels
+/// behind it.
 pub async fn health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Health> {
     match recorded_health(backend, gateway).await? {
         Health::Good { .. } => {}
@@ -77,10 +84,12 @@ pub async fn health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Heal
         }
         Err(error) => return Ok(Health::Broken(error.to_string())),
     }
-    let own = backend.get(&gateway.name).await?;
+    let instance = backend.get(&gateway.name).await?;
     let instances = backend.list().await?;
-    let pixels = super::subnet(&own).map_or(0, |subnet| {
-        inside::clients(&instances, &gateway.bridge, subnet).len()
+    let pixels = super::subnet(&instance).map_or(0, |subnet| {
+        egress_gateway::clients(&instances, &gateway.bridge, subnet).len()
     });
-    Ok(Health::Good { pixels })
+    Ok(Health::Good {
+        pixels: Some(pixels),
+    })
 }

@@ -1,53 +1,56 @@
-//! The gateway of a segment, on the server: made when it is first needed,
-//! started when it is not running, and kept equal to what the server's own
-//! records say of the pixels behind it.
+//! The gateway of an isolated bridge: created when it is first needed, started
+//! when it is not running, and kept in sync with the policies recorded on the
+//! pixels behind it.
 
 mod create;
 mod health;
+mod rebuild;
 mod reconcile;
+mod remove;
 
-pub(super) use create::{ensure, is_incomplete, remove_incomplete};
-pub use create::{rebuild, remove};
+pub(super) use create::ensure;
 pub use health::{Health, health, recorded_health};
+pub use rebuild::rebuild;
 pub use reconcile::{admit, reconcile};
 pub(super) use reconcile::{change, random_address, require};
+pub use remove::remove;
+pub(super) use remove::{is_incomplete, remove_incomplete};
 
-use crate::egress::gateway::{self as inside, Subnet};
+use crate::egress::gateway::{self as egress_gateway, Subnet};
 use crate::egress::{self, Denial};
 use crate::model::{Backend, Error, Instance, Name, Result};
 
-/// Marks a finished gateway; the value is the version of what is in it.
+/// Present on a complete gateway; the value is the version of its files.
 const KEY: &str = "gateway";
 const SUBNET: &str = "subnet";
-/// The resolvers to ask, where the uplink's own are not wanted.
+/// The DNS servers to use instead of those of the uplink.
 const DNS: &str = "dns";
-/// The addresses of the server's host, which no pixel is to reach.
+/// The addresses of the server's host, which pixels must not reach.
 const HOST: &str = "host";
 
-/// The segment of those who name none.
 pub const DEFAULT_BRIDGE: &str = "pixels0";
 
-/// Which gateway, and how it is made when there is none.
+/// A gateway, and how to create it if it is missing.
 #[derive(Debug, Clone)]
 pub struct GatewaySpec {
     pub name: Name,
     pub bridge: String,
-    /// Of the pixels; taken when it is made.
+    /// The subnet of the pixels, used when the gateway is created.
     pub subnet: Subnet,
-    /// Nobody chose it: where the host has another use for it, another one does.
+    /// The user configured no subnet: if the host uses this one, try others.
     pub any_subnet: bool,
-    /// Resolvers in place of those of the uplink.
+    /// DNS servers to use instead of those of the uplink.
     pub dns: Vec<String>,
-    /// How the aliases of images begin that have all a gateway needs.
-    pub built: String,
-    /// Taken where the server has none of those.
+    /// Aliases of local images with all packages of a gateway start with this.
+    pub built_image_prefix: String,
+    /// The image to use if the server has no such image.
     pub image: String,
-    /// What the resolvers of the gateway before it knew.
+    /// Resolved addresses saved from the previous gateway.
     pub learned: Option<Vec<u8>>,
 }
 
 impl GatewaySpec {
-    /// The gateway of another segment, made like this one.
+    /// The gateway of another bridge, with the same settings.
     pub fn for_bridge(&self, bridge: &str) -> Self {
         let name = match bridge {
             DEFAULT_BRIDGE => Name::gateway(None),
@@ -61,7 +64,7 @@ impl GatewaySpec {
     }
 }
 
-/// What the gateway of a pixel has refused to it, the latest first.
+/// The connections of a pixel that its gateway denied, newest first.
 pub(super) async fn denials(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -70,13 +73,12 @@ pub(super) async fn denials(
     let Some(bridge) = &pixel.isolated_bridge else {
         return Err(Error::Unsupported {
             operation: format!("the log of pixel {:?}", pixel.name.as_str()),
-            reason: "it is on a network of its own, without a gateway that could refuse anything"
-                .into(),
+            reason: "it has no gateway".into(),
         });
     };
-    let address = inside::address_of(pixel).ok_or_else(|| {
+    let address = egress_gateway::address_of(pixel).ok_or_else(|| {
         Error::Protocol(format!(
-            "pixel {:?} has no address on record",
+            "pixel {:?} has no recorded address",
             pixel.name.as_str()
         ))
     })?;
@@ -84,12 +86,12 @@ pub(super) async fn denials(
     egress::denials(&*backend.guest(&gateway.name), Some(address)).await
 }
 
-/// Whether this is a gateway, or one in the making, and no pixel of the user's.
+/// Whether an instance is a gateway, complete or not.
 pub fn is_gateway(instance: &Instance) -> bool {
     instance.properties.contains_key(SUBNET)
 }
 
-/// The subnet on the gateway's record.
+/// The recorded subnet of a gateway.
 fn subnet(instance: &Instance) -> Option<Subnet> {
     instance.properties.get(SUBNET)?.parse().ok()
 }

@@ -1,4 +1,5 @@
-//! The gateway made equal to the server's records.
+//! Applies the policies and addresses that are recorded on the server to a
+//! gateway.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -7,57 +8,64 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{DNS, GatewaySpec, HOST};
 use crate::egress;
-use crate::egress::gateway::{self as inside, DesiredState, Subnet};
+use crate::egress::gateway::{self as egress_gateway, DesiredState, Subnet};
+use crate::lifecycle::policy_properties::select_keys;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result, Status, Subject};
 
-/// How often a pixel is given another address when somebody else has its.
+/// How often a pixel gets another address before giving up on conflicts.
 const ATTEMPTS: usize = 5;
 
-/// Reads the server's records and puts them into force, one caller at a time.
-/// Repeating it changes nothing.
+/// Reads the recorded policies and applies them, under the lock of the gateway.
+/// Idempotent.
 pub async fn reconcile(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
-    apply_locked(backend, gateway, Change::Nothing).await
+    apply_locked(backend, gateway, Action::Reconcile).await
 }
 
-/// As [`reconcile`], with a change of this pixel's record that is made while
-/// nobody else changes any: what `change` makes of the record as it is now.
-/// When that cannot be put into force, the record is as before.
+/// Like [`reconcile`], after setting the properties that `change` returns on a
+/// pixel. `change` gets the instance as it is under the lock, so that concurrent
+/// changes are not lost. If they cannot be applied, the previous properties are
+/// restored.
 pub async fn change(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
     name: &Name,
     change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
 ) -> Result<()> {
-    let before = Mutex::new(None);
-    let doing = Change::Change(name, change, &before);
-    let outcome = apply_locked(backend, gateway, doing).await;
-    let before = before.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let (Err(_), Some(before)) = (&outcome, before) {
-        backend.set_properties(name, &before).await?;
+    let previous = Mutex::new(None);
+    let action = Action::Change {
+        name,
+        change,
+        previous: &previous,
+    };
+    let outcome = apply_locked(backend, gateway, action).await;
+    let previous = previous
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let (Err(_), Some(previous)) = (&outcome, previous) {
+        backend.set_properties(name, &previous).await?;
     }
     outcome
 }
 
-/// What is done in a turn before the records are read.
-enum Change<'a> {
-    Nothing,
+/// What to do under the lock before the recorded policies are read.
+enum Action<'a> {
+    Reconcile,
     Admit(&'a Name),
-    /// The last part is told what was on record before.
-    Change(
-        &'a Name,
-        &'a (dyn Fn(&Instance) -> Result<Properties> + Sync),
-        &'a Mutex<Option<Properties>>,
-    ),
+    Change {
+        name: &'a Name,
+        change: &'a (dyn Fn(&Instance) -> Result<Properties> + Sync),
+        /// Receives the properties that were replaced.
+        previous: &'a Mutex<Option<Properties>>,
+    },
 }
 
-/// As [`reconcile`], and sees to it that this pixel has an address that no
-/// other pixel has. Until then, nothing of it is let through.
+/// Like [`reconcile`], after making sure that no other pixel has the address of
+/// this one. Until then the gateway forwards nothing of the pixel.
 pub async fn admit(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
-    apply_locked(backend, gateway, Change::Admit(name)).await
+    apply_locked(backend, gateway, Action::Admit(name)).await
 }
 
-/// An address for a new pixel. Whether another has it is found out on
-/// admission.
+/// A random address for a new pixel. [`admit`] replaces it if it is in use.
 pub fn random_address(gateway: &GatewaySpec) -> String {
     let address = gateway.subnet.free(&Default::default(), random());
     address.map(|a| a.to_string()).unwrap_or_default()
@@ -70,44 +78,41 @@ fn random() -> u64 {
 async fn apply_locked(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
-    doing: Change<'_>,
+    action: Action<'_>,
 ) -> Result<()> {
-    let own = require(backend, gateway).await?;
-    let subnet = super::subnet(&own).ok_or_else(|| missing(gateway))?;
+    let instance = require(backend, gateway).await?;
+    let subnet = super::subnet(&instance).ok_or_else(|| wrong_state(gateway, "missing"))?;
     let guest = backend.guest(&gateway.name);
-    let outcome = inside::apply_locked(&*guest, async |current| {
-        let instances = match doing {
-            Change::Nothing => backend.list().await?,
-            Change::Admit(name) => assign_unique_address(backend, gateway, subnet, name).await?,
-            Change::Change(name, change, before) => {
-                let instance = backend.get(name).await?;
-                let records = change(&instance)?;
-                let of = |key: &String| {
-                    let value = instance.properties.get(key).cloned();
-                    (key.clone(), value.unwrap_or_default())
-                };
-                *before.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(records.keys().map(of).collect());
-                backend.set_properties(name, &records).await?;
+    let outcome = egress_gateway::apply_locked(&*guest, async |current| {
+        let instances = match action {
+            Action::Reconcile => backend.list().await?,
+            Action::Admit(name) => assign_unique_address(backend, gateway, subnet, name).await?,
+            Action::Change {
+                name,
+                change,
+                previous,
+            } => {
+                let pixel = backend.get(name).await?;
+                let properties = change(&pixel)?;
+                let keys = properties.keys().map(String::as_str);
+                *previous.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(select_keys(&pixel.properties, keys));
+                backend.set_properties(name, &properties).await?;
                 backend.list().await?
             }
         };
-        let dns = match own.properties.get(DNS) {
+        let dns = match instance.properties.get(DNS) {
             Some(list) => parse_all(list.split(',')),
             None => parse_all(current.dns.iter().map(String::as_str)),
         };
-        let host = own
-            .properties
-            .get(HOST)
-            .map(String::as_str)
-            .unwrap_or_default();
+        let host = instance.properties.get(HOST).map(String::as_str);
         let desired = DesiredState {
             subnet,
             bridge: &gateway.bridge,
             instances: &instances,
             presets: egress::presets(),
             dns,
-            host_addresses: parse_all(host.split(',')),
+            host_addresses: parse_all(host.unwrap_or_default().split(',')),
             current,
         };
         desired.state_files()
@@ -116,7 +121,8 @@ async fn apply_locked(
     outcome.map_err(|error| attribute_to_gateway(gateway, error))
 }
 
-/// The server's records, once the pixel of this name is told from all others.
+/// Gives a pixel an address that no other has. Returns all instances, with that
+/// address.
 async fn assign_unique_address(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
@@ -125,23 +131,24 @@ async fn assign_unique_address(
 ) -> Result<Vec<Instance>> {
     for _ in 0..ATTEMPTS {
         let instances = backend.list().await?;
-        let members = inside::clients(&instances, &gateway.bridge, subnet);
-        if members.iter().any(|member| member.name == *name) {
+        let clients = egress_gateway::clients(&instances, &gateway.bridge, subnet);
+        if clients.iter().any(|client| client.name == *name) {
             return Ok(instances);
         }
         if !instances.iter().any(|instance| instance.name == *name) {
             return Err(Error::NotFound(Subject::pixel(name)));
         }
         let address = subnet
-            .free(&inside::allocated_addresses(&instances), random())
-            .ok_or_else(|| Error::Invalid(format!("no address is left in {subnet}").into()))?;
-        let properties = Properties::from([(inside::ADDRESS.into(), address.to_string())]);
+            .free(&egress_gateway::allocated_addresses(&instances), random())
+            .ok_or_else(|| Error::Invalid(format!("no free address in {subnet}").into()))?;
+        let properties = Properties::from([(egress_gateway::ADDRESS.into(), address.to_string())]);
         backend.set_properties(name, &properties).await?;
     }
     Err(Error::Protocol(format!(
-        "pixel {:?} gets no place behind the gateway {}",
-        name.as_str(),
-        gateway.name.instance()
+        "cannot assign a unique address of gateway {:?} to pixel {:?}: gave up after {ATTEMPTS} \
+         attempts",
+        gateway.name.instance(),
+        name.as_str()
     )))
 }
 
@@ -149,37 +156,35 @@ fn parse_all<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> 
     list.filter_map(|text| text.as_ref().parse().ok()).collect()
 }
 
-/// The gateway, which must be at work.
+/// The gateway; `Error::WrongState` if it is missing or stopped.
 pub async fn require(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Instance> {
-    let found = backend.get(&gateway.name).await;
-    let found = found.map_err(|error| attribute_to_gateway(gateway, error))?;
-    match found.status {
-        Status::Stopped => Err(wrong_state(gateway, "stopped".into())),
-        _ => Ok(found),
+    let instance = backend.get(&gateway.name).await;
+    let instance = instance.map_err(|error| attribute_to_gateway(gateway, error))?;
+    match instance.status {
+        Status::Stopped => Err(wrong_state(gateway, "stopped")),
+        _ => Ok(instance),
     }
 }
 
-/// It is no pixel of the user's that is not found.
-fn missing(gateway: &GatewaySpec) -> Error {
-    wrong_state(gateway, "missing".into())
-}
-
-fn wrong_state(gateway: &GatewaySpec, state: String) -> Error {
+fn wrong_state(gateway: &GatewaySpec, state: &str) -> Error {
     Error::WrongState {
         subject: Subject::Gateway(gateway.name.instance()),
-        state,
+        state: state.to_owned(),
     }
 }
 
-/// A gateway that does not do its part is said by name.
+/// Reports errors about the gateway's instance as errors of the gateway, not of
+/// a pixel.
 fn attribute_to_gateway(gateway: &GatewaySpec, error: Error) -> Error {
-    let is_it = |name: &String| name == gateway.name.as_str();
+    let is_gateway = |name: &String| name == gateway.name.as_str();
     match error {
-        Error::NotFound(Subject::Pixel(name)) if is_it(&name) => missing(gateway),
+        Error::NotFound(Subject::Pixel(name)) if is_gateway(&name) => {
+            wrong_state(gateway, "missing")
+        }
         Error::WrongState {
             subject: Subject::Pixel(name),
-            state: found,
-        } if is_it(&name) => wrong_state(gateway, found),
+            state,
+        } if is_gateway(&name) => wrong_state(gateway, &state),
         Error::Guest { status, stderr, .. } => Error::Guest {
             command: format!("the gateway {}", gateway.name.instance()),
             status,
@@ -194,29 +199,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_that_is_not_there_is_no_pixel_that_is_not_there() {
+    fn missing_and_stopped_gateways_are_reported_as_gateways() {
         let gateway = GatewaySpec {
             name: Name::gateway(None),
             bridge: "pixels0".into(),
             subnet: "10.98.0.0/16".parse().unwrap(),
             any_subnet: true,
             dns: Vec::new(),
-            built: String::new(),
+            built_image_prefix: String::new(),
             image: String::new(),
             learned: None,
         };
-        let about =
-            |name: &str| attribute_to_gateway(&gateway, Error::NotFound(Subject::pixel(name)));
-        assert_eq!(
-            about("gateway").to_string(),
-            "the gateway px-gateway is missing"
-        );
-        assert!(about("a").is_not_found());
+        let missing = |name: &str| Error::NotFound(Subject::pixel(name));
         let stopped = Error::WrongState {
             subject: Subject::pixel("gateway"),
             state: "stopped".into(),
         };
-        let told = attribute_to_gateway(&gateway, stopped).to_string();
-        assert_eq!(told, "the gateway px-gateway is stopped");
+        for (error, message) in [
+            (missing("gateway"), "the gateway px-gateway is missing"),
+            (stopped, "the gateway px-gateway is stopped"),
+            (missing("a"), "pixel \"a\" not found"),
+        ] {
+            let error = attribute_to_gateway(&gateway, error);
+            assert_eq!(error.to_string(), message);
+        }
     }
 }

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Gives a new pixel an identity of its own before its init starts: machine-id
-# (DHCP and the journal go by it), hostname, SSH host keys. Runs at every boot
-# and acts once per pixel; whatever fails, init is started.
-# `id` tells this pixel from its source, `name` is its hostname, `init` what to
-# become when that is not init. They are set by who starts this. Every line must be able to follow the one before it on
-# the same line.
+# Gives a new pixel its own identity before init starts: machine-id (used by DHCP
+# and the journal), hostname, SSH host keys. Runs at every boot, acts once for each
+# pixel, and starts init whatever fails.
+# Variables: id is unique to the pixel, name is its hostname, init is the program
+# to become (default /sbin/init).
+# Every line must mean the same when it follows the previous one on one line.
 id=${id-}; name=${name-};
 if [ "$(cat /etc/pixels/identity 2>/dev/null)" != "$id" ]; then
     mkdir -p /etc/pixels;

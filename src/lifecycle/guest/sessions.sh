@@ -1,6 +1,6 @@
 #!/bin/sh
-# Lists the user's sessions, each line headed by what keeps it. A line with the
-# keeper alone says that it is there, whether it has sessions or not.
+# Prints the sessions of the user, one a line, each after the name of its
+# multiplexer and a tab. A line with that name alone shows that it is installed.
 unset XDG_RUNTIME_DIR
 tab=$(printf '\t')
 if command -v zmx >/dev/null; then

@@ -1,17 +1,19 @@
 #!/bin/sh
-# Sends a signal to a command that `pixels exec` started and to every process
-# that came of it. Processes are known by the id in their environment, or as
-# descendants of such a one (sudo, for example, clears the environment).
-# With SECONDS, whatever of them is left after that time is killed.
+# Sends a signal to all processes of a command that `pixels exec` started: those
+# with the id in their environment, and their descendants (sudo, for example,
+# clears the environment).
 # usage: signal-tree.sh SIGNAL ID [SECONDS]
+# With SECONDS, kills the processes that remain after that time.
+# Exit code 1: there is no such process.
 set -u
 signal=$1
 id=$2
 seconds=${3:-0}
 
-# Extends `tree`, a list of process ids between blanks. What is in it stays in
-# it: a child that outlives its parent is known only from before.
-members() {
+# Adds the processes of the command to `tree`, a list of process ids between
+# blanks. Ids stay in the list, because a child that outlives its parent can no
+# longer be found.
+find_processes() {
     # shellcheck disable=SC2013 # numbers only
     for file in $(grep -lsxz "PIXELS_EXEC_ID=$id" /proc/[0-9]*/environ); do
         pid=${file#/proc/}
@@ -22,7 +24,7 @@ members() {
     for stat in /proc/[0-9]*/stat; do
         { read -r line <"$stat"; } 2>/dev/null || continue
         pid=${line%% *}
-        # The command's name is in parentheses and may contain anything.
+        # The program name is in parentheses and may contain any character.
         rest=${line##*) }
         rest=${rest#* }
         pairs="$pairs $pid:${rest%% *}"
@@ -46,9 +48,10 @@ add() {
     case $tree in *" $1 "*) ;; *) tree="$tree$1 " ;; esac
 }
 
-# Leaves in `tree` what still runs, and adds what was forked meanwhile.
+# Keeps the running processes in `tree` and adds those forked since.
+# Fails if there are none.
 remaining() {
-    members
+    find_processes
     known=$tree
     tree=" "
     for pid in $known; do
@@ -58,10 +61,10 @@ remaining() {
 }
 
 tree=" "
-members
+find_processes
 [ "$tree" = " " ] && exit 1
-# Parents first: a shell must not go on to its next command when only its
-# child has the signal yet.
+# Parents first: a shell must not continue with its next command after its child
+# got the signal.
 # shellcheck disable=SC2086
 tree=" $(printf '%s\n' $tree | sort -n | tr '\n' ' ')"
 # shellcheck disable=SC2086 # one word per process

@@ -1,0 +1,54 @@
+//! Removal of a gateway.
+
+use super::GatewaySpec;
+use super::create::{GatewayState, read_state};
+use crate::lifecycle::optional;
+use crate::model::{Backend, Error, Result};
+
+/// Whether the creation of the gateway was interrupted: its creator had exited
+/// both before and after the server became idle.
+pub async fn is_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<bool> {
+    let read = async || {
+        let state = read_state(backend, gateway).await?;
+        Ok(matches!(state, GatewayState::Incomplete))
+    };
+    if !read().await? {
+        return Ok(false);
+    }
+    backend.wait_idle(&gateway.name).await?;
+    read().await
+}
+
+/// Deletes the gateway if it [`is_incomplete`].
+pub async fn remove_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
+    if !is_incomplete(backend, gateway).await? {
+        return Ok(());
+    }
+    optional(backend.destroy(&gateway.name).await).map(drop)
+}
+
+/// Deletes the gateway and its bridge. Missing ones count as deleted. Fails with
+/// `Error::Invalid` if there are pixels behind it, or if another command is
+/// creating it.
+pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
+    let refuse = |reason: String| {
+        let name = gateway.name.instance();
+        let message = format!("cannot remove gateway {name:?}: {reason}");
+        Err(Error::Invalid(message.into()))
+    };
+    let pixels = backend.list().await?;
+    let clients: Vec<&str> = pixels
+        .iter()
+        .filter(|pixel| pixel.isolated_bridge.as_ref() == Some(&gateway.bridge))
+        .map(|pixel| pixel.name.as_str())
+        .collect();
+    if !clients.is_empty() {
+        return refuse(format!("in use by {}", clients.join(", ")));
+    }
+    match read_state(backend, gateway).await? {
+        GatewayState::Missing => {}
+        GatewayState::BeingCreated => return refuse("another command is creating it".into()),
+        _ => drop(optional(backend.destroy(&gateway.name).await)?),
+    }
+    backend.remove_isolated_bridge(&gateway.bridge).await
+}
