@@ -1,5 +1,5 @@
-//! Locks between processes: on a file, and gone when their holder ends,
-//! however it does.
+//! Locks between processes: flock(2) on a file, released by the kernel when the
+//! holder exits for any reason.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
@@ -10,37 +10,35 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 
-/// The first pause between two looks at a taken lock; it doubles.
-const FIRST: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_millis(160);
+/// The pause after the first attempt to take a lock. Each pause is twice the previous
+/// one, up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(160);
 
-/// Who may hold the lock at the same time.
+/// How a lock excludes others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
     Exclusive,
-    /// All who want it so.
+    /// Several holders, and no exclusive one.
     Shared,
 }
 
-/// Held until dropped, or until the process ends.
+/// A lock, held until dropped or until the process exits.
 #[derive(Debug)]
 pub struct FileLock(File);
 
 impl FileLock {
-    /// The lock of this file, which is made, with its folder, where missing.
-    /// `None` when somebody else holds it. A symbolic link is an error.
-    pub fn attempt(path: &Path, share: LockMode) -> io::Result<Option<Self>> {
-        if let Some(folder) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)?;
+    /// Takes the lock of this file; `None` if it is held. Creates the file and its
+    /// directory if they are missing. A symlink is an error.
+    pub fn try_acquire(path: &Path, mode: LockMode) -> io::Result<Option<Self>> {
+        if let Some(dir) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        // The folder may be everybody's.
+        // Others may be able to write to the directory.
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = File::from(open(path, flags, Mode::from_raw_mode(0o600))?);
-        // Not the blocking call: it could not be given up.
-        let operation = match share {
+        // The blocking call could not be canceled.
+        let operation = match mode {
             LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
             LockMode::Shared => FlockOperation::NonBlockingLockShared,
         };
@@ -51,33 +49,33 @@ impl FileLock {
         }
     }
 
-    /// Waits for the lock, however long; `waiting` is called once if it is
-    /// taken.
-    pub async fn wait(path: &Path, share: LockMode, waiting: impl FnOnce()) -> io::Result<Self> {
-        let mut waiting = Some(waiting);
-        let mut pause = FIRST;
+    /// Waits for the lock without a timeout. Calls `on_wait` once if the lock is
+    /// held.
+    pub async fn acquire(path: &Path, mode: LockMode, on_wait: impl FnOnce()) -> io::Result<Self> {
+        let mut on_wait = Some(on_wait);
+        let mut pause = FIRST_PAUSE;
         loop {
-            if let Some(lock) = Self::attempt(path, share)? {
+            if let Some(lock) = Self::try_acquire(path, mode)? {
                 return Ok(lock);
             }
-            if let Some(waiting) = waiting.take() {
-                waiting();
+            if let Some(on_wait) = on_wait.take() {
+                on_wait();
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
-    /// Leaves word in the file of who holds it.
+    /// Replaces the content of the file, which describes the holder.
     pub fn write_owner(&mut self, text: &str) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.write_all(text.as_bytes())
     }
 }
 
-/// Where the locks are that all commands of this user on this machine share;
-/// gone with the next start of the machine.
-pub fn folder() -> io::Result<PathBuf> {
+/// The directory of the locks that all commands of this user on this machine
+/// share. It is empty after a reboot.
+pub fn lock_dir() -> io::Result<PathBuf> {
     let user = rustix::process::geteuid();
     if user.is_root() && Path::new("/run/lock").is_dir() {
         return Ok("/run/lock/pixels".into());
@@ -87,24 +85,25 @@ pub fn folder() -> io::Result<PathBuf> {
     {
         return Ok(Path::new(&dir).join("pixels"));
     }
-    let folder = std::env::temp_dir().join(format!("pixels-{}", user.as_raw()));
-    ensure_private_dir(&folder, user.as_raw())?;
-    Ok(folder)
+    let dir = std::env::temp_dir().join(format!("pixels-{}", user.as_raw()));
+    ensure_private_dir(&dir, user.as_raw())?;
+    Ok(dir)
 }
 
-/// Makes a folder where anybody could have made it before.
-fn ensure_private_dir(folder: &Path, user: u32) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
+/// Creates a directory inside one that other users can write to. Fails if the
+/// directory belongs to another user or is a symlink.
+fn ensure_private_dir(dir: &Path, user: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => return other,
     }
-    let found = std::fs::symlink_metadata(folder)?;
+    let found = std::fs::symlink_metadata(dir)?;
     if found.is_dir() && found.uid() == user {
         return Ok(());
     }
     Err(io::Error::new(
         io::ErrorKind::PermissionDenied,
-        format!("{} is somebody else's", folder.display()),
+        format!("{} belongs to another user", dir.display()),
     ))
 }
 
@@ -113,57 +112,59 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_at_a_time_and_free_when_dropped() {
+    async fn exclusive_lock_excludes_others_until_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join("locks").join(name);
-        let attempt = |name: &str| FileLock::attempt(&path(name), LockMode::Exclusive).unwrap();
+        let attempt = |name: &str| FileLock::try_acquire(&path(name), LockMode::Exclusive).unwrap();
         let first = attempt("a");
         assert!(first.is_some());
         assert!(attempt("a").is_none());
         assert!(attempt("b").is_some());
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (on_wait, waited) = tokio::sync::oneshot::channel();
         let release = async {
-            told.await.unwrap();
+            waited.await.unwrap();
             drop(first);
         };
-        let waiting = || tell.send(()).unwrap();
+        let on_wait = || on_wait.send(()).unwrap();
         let path = path("a");
-        let (second, ()) =
-            tokio::join!(FileLock::wait(&path, LockMode::Exclusive, waiting), release);
+        let (second, ()) = tokio::join!(
+            FileLock::acquire(&path, LockMode::Exclusive, on_wait),
+            release
+        );
         second.unwrap();
     }
 
     #[test]
-    fn several_beside_each_other_or_one_alone() {
+    fn shared_locks_exclude_exclusive_ones() {
         let dir = tempfile::tempdir().unwrap();
-        let attempt = |share| FileLock::attempt(&dir.path().join("a"), share).unwrap();
-        let several = [attempt(LockMode::Shared), attempt(LockMode::Shared)];
-        assert!(several.iter().all(Option::is_some));
+        let attempt = |mode| FileLock::try_acquire(&dir.path().join("a"), mode).unwrap();
+        let shared = [attempt(LockMode::Shared), attempt(LockMode::Shared)];
+        assert!(shared.iter().all(Option::is_some));
         assert!(attempt(LockMode::Exclusive).is_none());
-        drop(several);
-        let alone = attempt(LockMode::Exclusive);
-        assert!(alone.is_some());
+        drop(shared);
+        let exclusive = attempt(LockMode::Exclusive);
+        assert!(exclusive.is_some());
         assert!(attempt(LockMode::Shared).is_none());
     }
 
     #[test]
-    fn a_link_is_not_followed() {
+    fn symlink_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(FileLock::attempt(&path, LockMode::Exclusive).is_err());
+        assert!(FileLock::try_acquire(&path, LockMode::Exclusive).is_err());
     }
 
     #[test]
-    fn a_folder_of_somebody_else_is_not_used() {
+    fn directory_of_another_user_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let user = rustix::process::geteuid().as_raw();
-        let folder = dir.path().join("pixels");
-        ensure_private_dir(&folder, user).unwrap();
-        ensure_private_dir(&folder, user).unwrap();
-        ensure_private_dir(&folder, user + 1).unwrap_err();
+        let private = dir.path().join("pixels");
+        ensure_private_dir(&private, user).unwrap();
+        ensure_private_dir(&private, user).unwrap();
+        ensure_private_dir(&private, user + 1).unwrap_err();
         let link = dir.path().join("link");
-        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        std::os::unix::fs::symlink(&private, &link).unwrap();
         ensure_private_dir(&link, user).unwrap_err();
     }
 }

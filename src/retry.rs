@@ -1,27 +1,29 @@
-//! Short polls with a deadline, for what announces itself by no event.
+//! Polling with a deadline, where no event announces a change.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first pause; it doubles up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(20);
-const LONGEST: Duration = Duration::from_millis(500);
+/// The pause after the first attempt. Each pause is twice the previous one, up to
+/// [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
+/// The outcome of an attempt.
 pub enum Next<T, E> {
     Done(T),
-    /// Not yet, and why.
+    /// Try again; the value is returned if the time is over.
     Again(E),
 }
 
-/// Calls `attempt` at once and then with growing pauses until it is done or
-/// `limit` has passed; then the last reason is returned.
-pub async fn until<T, E, F>(limit: Duration, attempt: impl Fn() -> F) -> Result<T, E>
+/// Calls `attempt` until it is done, first without a pause. If the next attempt
+/// would begin after `timeout`, returns the reason of the last one as the error.
+pub async fn until<T, E, F>(timeout: Duration, attempt: impl Fn() -> F) -> Result<T, E>
 where
     F: Future<Output = Next<T, E>>,
 {
-    let deadline = Instant::now() + limit;
-    let mut pause = FIRST;
+    let deadline = Instant::now() + timeout;
+    let mut pause = FIRST_PAUSE;
     loop {
         match attempt().await {
             Next::Done(value) => return Ok(value),
@@ -29,7 +31,7 @@ where
             Next::Again(_) => {}
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST);
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
@@ -40,7 +42,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn ends_with_the_value_or_the_last_reason() {
+    async fn until_returns_the_value_or_the_last_reason() {
         let calls = Cell::new(0);
         let outcome: Result<u8, u8> = until(Duration::from_secs(1), || async {
             calls.set(calls.get() + 1);

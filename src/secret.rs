@@ -1,14 +1,14 @@
-//! Text that must not reach a terminal, a log or an error message.
+//! Text that must not appear on a terminal, in logs or in error messages.
 
 use std::fmt;
 
-/// A secret value. It prints as `***` and cannot be serialised; the value
-/// itself is reached by [`Secret::expose`] alone, at the place that sends it.
+/// A secret value. It is formatted as `***` and cannot be serialized. Call
+/// [`Secret::expose`] only where the value is sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// What stands in for a secret wherever one would be shown.
+    /// Shown instead of a secret.
     pub const MASK: &'static str = "***";
 
     pub fn new(value: impl Into<String>) -> Self {
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_as_a_mask_however_it_is_asked() {
+    fn display_and_debug_show_the_mask() {
         let secret = Secret::new("1-abc");
         assert_eq!(
             format!("{secret} {secret:?} {:#?}", Some(&secret))

@@ -1,25 +1,24 @@
-//! In which order bases are built.
+//! The order in which bases are built.
 
 use std::collections::BTreeMap;
 
 use crate::config::{Base, Parent};
 
-/// The bases that `target` is made from, the outermost first, and `target`
-/// itself at the end. The settings have no circles; one that had would end
-/// where it closes.
+/// `target` and the bases it derives from, outermost parent first. The settings
+/// reject cycles; in a cycle, each base is listed once.
 pub fn build_order<'a>(bases: &'a BTreeMap<String, Base>, target: &'a str) -> Vec<&'a str> {
     let mut chain = vec![target];
-    let mut at = target;
+    let mut current = target;
     while let Some(Base {
         parent: Parent::Base(parent),
         ..
-    }) = bases.get(at)
+    }) = bases.get(current)
     {
         if chain.contains(&parent.as_str()) {
             break;
         }
         chain.push(parent);
-        at = parent;
+        current = parent;
     }
     chain.reverse();
     chain
@@ -31,21 +30,21 @@ mod tests {
     use crate::config::EgressMode;
 
     #[test]
-    fn parents_come_first_and_siblings_not_at_all() {
-        let of = |parent| Base {
+    fn build_order_has_parents_first_and_no_siblings() {
+        let base = |parent| Base {
             parent,
             setup_script: None,
             description: String::new(),
             egress: EgressMode::Agent,
         };
-        let from = |name: &str| of(Parent::Base(name.into()));
+        let derived = |parent: &str| base(Parent::Base(parent.into()));
         let bases = BTreeMap::from([
-            ("dev".to_owned(), of(Parent::Image("i".into()))),
-            ("python".to_owned(), from("dev")),
-            ("node".to_owned(), from("dev")),
-            ("ml".to_owned(), from("python")),
-            ("a".to_owned(), from("b")),
-            ("b".to_owned(), from("a")),
+            ("dev".to_owned(), base(Parent::Image("i".into()))),
+            ("python".to_owned(), derived("dev")),
+            ("node".to_owned(), derived("dev")),
+            ("ml".to_owned(), derived("python")),
+            ("a".to_owned(), derived("b")),
+            ("b".to_owned(), derived("a")),
         ]);
         assert_eq!(build_order(&bases, "ml"), ["dev", "python", "ml"]);
         assert_eq!(build_order(&bases, "dev"), ["dev"]);

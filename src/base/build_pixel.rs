@@ -1,91 +1,66 @@
-//! The pixel a base is built in: from an image as `pixels create` makes one,
-//! or a clone of the parent base.
+//! The pixel in which a base is built: created from an image like any pixel, or
+//! cloned from the parent base.
 
-use tokio_util::sync::CancellationToken;
-
-use super::build::WORK;
-use super::{BaseBuilder, BuildObserver, Error, Result};
+use super::build::{BUILD_PIXEL_KEY, Build};
+use super::{Error, Result};
 use crate::config::{Base, EgressMode, Parent};
-use crate::egress::{Mode, Policy};
-use crate::lifecycle::{self, Create, Fork, Names};
-use crate::model::{Backend, Limits, Name};
+use crate::egress::Mode;
+use crate::lifecycle::{self, CloneNames, CreateOptions, ForkOptions};
+use crate::model::{Limits, Name};
 
-impl BaseBuilder {
-    /// The pixel to build in, running.
-    pub(super) async fn create_build_pixel(
-        &self,
-        backend: &dyn Backend,
-        cancel: &CancellationToken,
-        base: &str,
-        config: &Base,
-        work: &Name,
-        watch: &BuildObserver,
-    ) -> Result<()> {
-        let failed = |source| Error::Lifecycle {
-            base: base.into(),
-            source,
-        };
-        let defaults = &self.defaults;
-        let policy = self.policy(config);
-        let mark = (WORK.to_owned(), work.to_string());
-        let progress = |phase: &str| watch.step(base, phase);
-        match &config.parent {
+impl Build<'_> {
+    /// Creates and starts the pixel.
+    pub(super) async fn create_build_pixel(&self, config: &Base, pixel: &Name) -> Result<()> {
+        let (backend, base) = (self.backend, self.base);
+        let defaults = &self.builder.defaults;
+        let failed = Error::in_base(base);
+        let policy = defaults.policy.in_mode(match config.egress {
+            EgressMode::Unrestricted => Mode::Unrestricted,
+            EgressMode::Agent => Mode::Agent,
+            EgressMode::Allowlist => Mode::Allowlist,
+        });
+        let build_property = (BUILD_PIXEL_KEY.to_owned(), pixel.to_string());
+        let progress = |phase: &str| self.phase(phase);
+        let outcome = match &config.parent {
             Parent::Image(image) => {
                 let mut properties = defaults
                     .network
                     .new_policy_properties(&policy, defaults.plan.is_some());
-                properties.extend([mark]);
-                let image = defaults
-                    .resolve_image(backend, image)
-                    .await
-                    .map_err(Error::about(base))?;
-                let options = Create {
-                    name: work.clone(),
-                    image,
+                properties.extend([build_property]);
+                let image = defaults.resolve_image(backend, image).await;
+                let options = CreateOptions {
+                    name: pixel.clone(),
+                    image: image.map_err(&failed)?,
                     limits: defaults.limits.clone(),
                     properties,
                     provision: defaults.plan.clone(),
                     network: defaults.network.clone(),
                 };
-                lifecycle::create(backend, cancel, options, &progress)
-                    .await
-                    .map_err(failed)
+                lifecycle::create(backend, self.cancel, options, &progress).await
             }
             Parent::Base(parent) => {
-                let from = self
-                    .ready_checkpoint(backend, parent)
-                    .await?
-                    .ok_or_else(|| Error::InTheWay {
-                        base: parent.clone(),
-                        pixel: self
-                            .pixel(parent)
-                            .map(|it| it.to_string())
-                            .unwrap_or_default(),
-                    })?;
-                let mut properties =
-                    lifecycle::clone_policy_properties(backend, Some(&policy), &policy, &from)
-                        .await
-                        .map_err(Error::about(base))?;
-                properties.extend([mark]);
-                let options = Fork {
+                let from = self.builder.ready_checkpoint(backend, parent).await?;
+                let from = from.ok_or_else(|| Error::NameTaken {
+                    base: parent.clone(),
+                    pixel: format!("{}{parent}", self.builder.prefix),
+                })?;
+                let properties =
+                    lifecycle::clone_policy_properties(backend, Some(&policy), &policy, &from);
+                let mut properties = properties.await.map_err(&failed)?;
+                properties.extend([build_property]);
+                let options = ForkOptions {
                     from,
-                    names: Names::One(work.clone()),
+                    names: CloneNames::One(pixel.clone()),
                     limits: Limits::default(),
                     properties,
                     network: defaults.network.clone(),
                 };
-                lifecycle::fork(backend, cancel, options, &progress, &|_| {})
-                    .await
-                    .map_err(failed)
+                lifecycle::fork(backend, self.cancel, options, &progress, &|_| {}).await
             }
-        }
-    }
-
-    fn policy(&self, config: &Base) -> Policy {
-        self.defaults.policy.in_mode(match config.egress {
-            EgressMode::Unrestricted => Mode::Unrestricted,
-            EgressMode::Agent => Mode::Agent,
-            EgressMode::Allowlist => Mode::Allowlist,
+        };
+        outcome.map_err(|source| Error::Lifecycle {
+            base: base.into(),
+            source,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Why a base could not be had.
+//! Errors of builds and of base lookups.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,28 +8,28 @@ use crate::model::{self, InvalidName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no base {base:?}; known: {}", known.join(", "))]
+    #[error("base {base:?} not found; configured bases: {}", known.join(", "))]
     Unknown { base: String, known: Vec<String> },
 
     #[error(transparent)]
     Name(InvalidName),
 
-    #[error("base {base:?} has no setup script {script:?} among those that come with pixels")]
-    NoSuchScript { base: String, script: String },
+    #[error("base {base:?} has the setup script {script:?}, which is not a built-in script")]
+    UnknownScript { base: String, script: String },
 
-    #[error("the setup script of base {base:?}: reading {}: {source}", path.display())]
-    Read {
+    #[error("cannot read {} (setup script of base {base:?}): {source}", path.display())]
+    ReadScript {
         base: String,
         path: PathBuf,
         source: io::Error,
     },
 
-    #[error("locking {}: {source}", path.display())]
+    #[error("cannot lock {}: {source}", path.display())]
     Lock { path: PathBuf, source: io::Error },
 
-    /// Nothing of the build is left.
+    /// The pixel of the build was deleted.
     #[error(
-        "the setup script of base {base:?} ended with exit code {status}; its last lines:\n{tail}"
+        "the setup script of base {base:?} failed with exit code {status}; its last lines:\n{tail}"
     )]
     Script {
         base: String,
@@ -37,22 +37,22 @@ pub enum Error {
         tail: String,
     },
 
-    /// Nothing of the build is left.
-    #[error("provisioning base {base:?} failed in the step {step:?}; its last lines:\n{tail}")]
+    /// The pixel of the build was deleted.
+    #[error("provisioning of base {base:?} failed in step {step:?}; its last lines:\n{tail}")]
     Provisioning {
         base: String,
         step: String,
         tail: String,
     },
 
-    #[error("base {base:?} is being built from another machine")]
-    Elsewhere { base: String },
+    #[error("another machine is building base {base:?}")]
+    OtherMachine { base: String },
 
     #[error(
         "cannot build base {base:?}: pixel {pixel:?} has its name, is not a build of it, and has no \
          checkpoint to clone"
     )]
-    InTheWay { base: String, pixel: String },
+    NameTaken { base: String, pixel: String },
 
     #[error("base {base:?}: {source}")]
     Lifecycle {
@@ -62,7 +62,7 @@ pub enum Error {
     },
 
     #[error("base {base:?}: {source}")]
-    Sandbox {
+    Backend {
         base: String,
         #[source]
         source: model::Error,
@@ -70,20 +70,20 @@ pub enum Error {
 }
 
 impl Error {
-    /// Gives a failure on the server the base it is about.
-    pub(super) fn about(base: &str) -> impl Fn(model::Error) -> Self {
+    /// Adds the base to an error of the backend.
+    pub(super) fn in_base(base: &str) -> impl Fn(model::Error) -> Self {
         let base = base.to_owned();
-        move |source| Self::Sandbox {
+        move |source| Self::Backend {
             base: base.clone(),
             source,
         }
     }
 
-    /// The user gave up; the build did not fail.
+    /// Whether the build was canceled, as opposed to failed.
     pub fn is_cancelled(&self) -> bool {
         matches!(
             self,
-            Self::Sandbox {
+            Self::Backend {
                 source: model::Error::Cancelled,
                 ..
             } | Self::Lifecycle {

@@ -1,11 +1,11 @@
-//! Bases: prepared pixels that others are cloned from. The settings say what
-//! each is made of; the server says which are there. The newest checkpoint of
-//! a base's pixel is what clones are made from, whoever took it.
+//! Bases: template pixels to clone. The settings describe how each is built; the
+//! server knows which exist. Clones are made from the newest checkpoint of a
+//! base's pixel, whoever took it.
 //!
-//! A base is built in a pixel of its own and takes its name only when it is
-//! finished: who clones meanwhile gets the one before, and a build that fails
-//! or is killed takes nothing away. One build of a base at a time, over all
-//! processes of this user.
+//! A base is built in a pixel of its own, which gets the name of the base only
+//! when the build has succeeded: until then clones are made from the old base,
+//! and a failed or killed build does not affect it. A lock file allows one build
+//! of a base at a time among all processes of a user.
 
 mod build;
 mod build_order;
@@ -13,6 +13,7 @@ mod build_pixel;
 mod error;
 mod log_tail;
 mod recipe;
+mod setup;
 mod status;
 
 use std::collections::BTreeMap;
@@ -28,37 +29,37 @@ use crate::model::Name;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that bases are made with.
+/// Builds bases and reports their status.
 #[derive(Debug, Clone)]
 pub struct BaseBuilder {
     pub defaults: InstanceDefaults,
     pub bases: BTreeMap<String, config::Base>,
-    /// How the names of their pixels begin.
+    /// Prefix of the names of their pixels.
     pub prefix: String,
-    /// The folder of the lock files, the same for all processes of a user.
-    pub locks: PathBuf,
+    /// The directory of the lock files, shared by all processes of a user.
+    pub lock_dir: PathBuf,
 }
 
 impl BaseBuilder {
-    fn base(&self, base: &str) -> Result<&config::Base> {
+    fn config(&self, base: &str) -> Result<&config::Base> {
         self.bases.get(base).ok_or_else(|| Error::Unknown {
             base: base.to_owned(),
             known: self.bases.keys().cloned().collect(),
         })
     }
 
-    /// The pixel that holds a base.
+    /// The name of the pixel that holds a base.
     pub fn pixel(&self, base: &str) -> Result<Name> {
-        self.base(base)?;
-        self.named(base, "")
+        self.config(base)?;
+        self.name(base, "")
     }
 
-    /// The pixel in which a base is built.
-    fn work(&self, base: &str) -> Result<Name> {
-        self.named(base, "-building")
+    /// The name of the pixel in which a base is built.
+    fn build_pixel(&self, base: &str) -> Result<Name> {
+        self.name(base, "-building")
     }
 
-    fn named(&self, base: &str, suffix: &str) -> Result<Name> {
+    fn name(&self, base: &str, suffix: &str) -> Result<Name> {
         let name = format!("{}{base}{suffix}", self.prefix);
         name.parse().map_err(Error::Name)
     }

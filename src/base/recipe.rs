@@ -1,5 +1,5 @@
-//! What a base is made of, as bytes and as a fingerprint: a base whose recipe
-//! has changed since it was built is out of date.
+//! The recipe of a base: its parent, policy and setup script. A base is outdated
+//! if the fingerprint of its recipe has changed since it was built.
 
 use ring::digest::{Context, SHA256};
 
@@ -12,27 +12,31 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("bases/python.sh", include_str!("guest/python.sh")),
 ];
 
-/// The script of a base; `None` when it is its parent under another name.
+/// The setup script of a base, if it has one.
 pub fn setup_script(name: &str, base: &Base) -> Result<Option<Vec<u8>>> {
     match &base.setup_script {
         None => Ok(None),
-        Some(Script::BuiltIn(wanted)) => BUILT_IN
+        Some(Script::BuiltIn(builtin)) => BUILT_IN
             .iter()
-            .find(|(known, _)| known == wanted)
+            .find(|(known, _)| known == builtin)
             .map(|(_, text)| Some(text.as_bytes().to_vec()))
-            .ok_or_else(|| Error::NoSuchScript {
+            .ok_or_else(|| Error::UnknownScript {
                 base: name.to_owned(),
-                script: wanted.clone(),
+                script: builtin.clone(),
             }),
-        Some(Script::File(path)) => std::fs::read(path).map(Some).map_err(|source| Error::Read {
-            base: name.to_owned(),
-            path: path.clone(),
-            source,
-        }),
+        Some(Script::File(path)) => {
+            std::fs::read(path)
+                .map(Some)
+                .map_err(|source| Error::ReadScript {
+                    base: name.to_owned(),
+                    path: path.clone(),
+                    source,
+                })
+        }
     }
 }
 
-/// Changes when what the base is made of does.
+/// A hash of parent, policy mode and setup script.
 pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
     let mut hash = Context::new(&SHA256);
     let parent = match &base.parent {
@@ -61,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_counts() {
+    fn fingerprint_covers_parent_policy_and_script() {
         let mut base = Base {
             parent: Parent::Image("a".into()),
             setup_script: None,
@@ -76,7 +80,7 @@ mod tests {
         seen.push(fingerprint(&base, None));
         base.parent = Parent::Base("a".into());
         seen.push(fingerprint(&base, None));
-        base.description = "does not".into();
+        base.description = "not part of the recipe".into();
         assert_eq!(seen.last(), Some(&fingerprint(&base, None)));
         let count = seen.len();
         seen.sort();
@@ -85,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_scripts_are_there_and_another_is_not() {
+    fn built_in_scripts_exist_and_unknown_one_fails() {
         let base = |script: &str| Base {
             parent: Parent::Image("a".into()),
             setup_script: Some(Script::BuiltIn(script.into())),

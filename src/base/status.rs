@@ -1,29 +1,31 @@
-//! What there is of a base, as the server has it.
+//! The status of a base on the server.
 
 use super::{BaseBuilder, Error, Result, recipe};
 use crate::config::Parent;
+use crate::lifecycle::optional;
 use crate::model::{Backend, Checkpoint, CloneSource, Instance, Label, Name};
 
-/// On a base's own pixel its name; clones inherit the key, but not that name.
-pub(super) const KEY: &str = "base";
-/// The fingerprint of the recipe it was built by.
-pub(super) const RECIPE: &str = "base-recipe";
-/// The checkpoint of the base it was built from.
-pub(super) const PARENT: &str = "base-parent";
+/// The property of a base's own pixel; the value is its name. Clones inherit the
+/// property, but have another name.
+pub(super) const BASE_KEY: &str = "base";
+/// The fingerprint of the recipe that the base was built from.
+pub(super) const RECIPE_KEY: &str = "base-recipe";
+/// The [`BaseBuilder::build_id`] of the parent that the base was built from.
+pub(super) const PARENT_KEY: &str = "base-parent";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseStatus {
     Missing,
-    /// By a process of this machine, this one included.
+    /// A process of this user on this machine builds it.
     Building,
     Ready {
         checkpoint: Label,
         /// Seconds since 1970.
         created_at: i64,
-        /// Why it should be built anew; empty when it need not.
+        /// Reasons to rebuild the base; empty if it is up to date.
         outdated: Vec<String>,
     },
-    /// A pixel of that name is there, and nothing to clone.
+    /// Its pixel exists, but has no checkpoint to clone.
     Unusable,
 }
 
@@ -43,14 +45,14 @@ impl BaseBuilder {
     pub async fn status(&self, backend: &dyn Backend, base: &str) -> Result<BaseStatus> {
         let pixel = self.pixel(base)?;
         let building = self.try_lock(&pixel)?.is_none();
-        let Some(instance) = get(backend, base, &pixel).await? else {
+        let Some(instance) = find_pixel(backend, base, &pixel).await? else {
             return Ok(if building {
                 BaseStatus::Building
             } else {
                 BaseStatus::Missing
             });
         };
-        match newest(backend, base, &pixel).await? {
+        match newest_checkpoint(backend, base, &pixel).await? {
             Some(checkpoint) => Ok(BaseStatus::Ready {
                 outdated: self.outdated(backend, base, &instance).await?,
                 checkpoint: checkpoint.label,
@@ -61,91 +63,86 @@ impl BaseBuilder {
         }
     }
 
-    /// What clones of a base are made from; `None` as long as there is nothing.
+    /// The checkpoint that clones of a base are made from; `None` if the base has
+    /// none.
     pub async fn ready_checkpoint(
         &self,
         backend: &dyn Backend,
         base: &str,
     ) -> Result<Option<CloneSource>> {
         let pixel = self.pixel(base)?;
-        let newest = newest(backend, base, &pixel).await?;
+        let newest = newest_checkpoint(backend, base, &pixel).await?;
         Ok(newest.map(|checkpoint| CloneSource {
             pixel,
             label: Some(checkpoint.label),
         }))
     }
 
-    /// Why a base that is there should be built anew.
+    /// Reasons to rebuild a base.
     async fn outdated(
         &self,
         backend: &dyn Backend,
         base: &str,
         instance: &Instance,
     ) -> Result<Vec<String>> {
-        // Made by hand: it is what somebody wanted it to be.
+        // The user created this pixel by other means.
         if !is_base(instance) {
             return Ok(Vec::new());
         }
         let recorded = |key: &str| instance.properties.get(key).map(String::as_str);
-        let config = self.base(base)?;
+        let config = self.config(base)?;
         let mut reasons = Vec::new();
         match recipe::setup_script(base, config) {
             Ok(script) => {
-                let now = recipe::fingerprint(config, script.as_deref());
-                if recorded(RECIPE) != Some(now.as_str()) {
+                let fingerprint = recipe::fingerprint(config, script.as_deref());
+                if recorded(RECIPE_KEY) != Some(fingerprint.as_str()) {
                     reasons.push("its recipe has changed".to_owned());
                 }
             }
             Err(error) => reasons.push(error.to_string()),
         }
         if let Parent::Base(parent) = &config.parent {
-            let now = self.lineage(backend, parent).await?;
-            if now.is_some() && now.as_deref() != recorded(PARENT) {
+            let parent_id = self.build_id(backend, parent).await?;
+            if parent_id.is_some() && parent_id.as_deref() != recorded(PARENT_KEY) {
                 reasons.push(format!("its parent {parent} is newer"));
             }
         }
         Ok(reasons)
     }
 
-    /// Tells one build of a base from the next.
-    pub(super) async fn lineage(
+    /// Identifies the present build of a base; `None` if it is missing.
+    pub(super) async fn build_id(
         &self,
         backend: &dyn Backend,
         base: &str,
     ) -> Result<Option<String>> {
         let pixel = self.pixel(base)?;
-        let newest = newest(backend, base, &pixel).await?;
-        Ok(newest.map(|it| format!("{} {}", it.label, it.created_at)))
+        let newest = newest_checkpoint(backend, base, &pixel).await?;
+        Ok(newest.map(|checkpoint| format!("{} {}", checkpoint.label, checkpoint.created_at)))
     }
 }
 
-/// Whether this is a pixel that a base was built into.
+/// Whether a base was built into this pixel.
 pub(super) fn is_base(instance: &Instance) -> bool {
-    instance.properties.get(KEY).map(String::as_str) == Some(instance.name.as_str())
+    instance.properties.get(BASE_KEY).map(String::as_str) == Some(instance.name.as_str())
 }
 
-pub(super) async fn get(
+pub(super) async fn find_pixel(
     backend: &dyn Backend,
     base: &str,
     pixel: &Name,
 ) -> Result<Option<Instance>> {
-    match backend.get(pixel).await {
-        Ok(instance) => Ok(Some(instance)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(Error::about(base)(error)),
-    }
+    optional(backend.get(pixel).await).map_err(Error::in_base(base))
 }
 
-/// The newest checkpoint; `None` also when there is no such pixel.
-pub(super) async fn newest(
+/// The newest checkpoint that is not temporary; `None` also if the pixel is
+/// missing.
+pub(super) async fn newest_checkpoint(
     backend: &dyn Backend,
     base: &str,
     pixel: &Name,
 ) -> Result<Option<Checkpoint>> {
-    let checkpoints = match backend.checkpoints(pixel).await {
-        Ok(checkpoints) => checkpoints,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(Error::about(base)(error)),
-    };
+    let checkpoints = optional(backend.checkpoints(pixel).await).map_err(Error::in_base(base))?;
+    let checkpoints = checkpoints.unwrap_or_default();
     Ok(checkpoints.into_iter().rfind(|it| !it.temporary))
 }

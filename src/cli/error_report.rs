@@ -80,7 +80,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(error) = cause.downcast_ref::<host::Error>() {
             return error.fix().map(str::to_owned);
         }
-        if let Some(base::Error::InTheWay { pixel, .. }) = cause.downcast_ref() {
+        if let Some(base::Error::NameTaken { pixel, .. }) = cause.downcast_ref() {
             return Some(format!(
                 "to use the pixel as the base, run: pixels checkpoint create {pixel}; \
                  to build the base, run: pixels destroy {pixel}"

@@ -121,10 +121,10 @@ pub async fn setup(
 
 async fn lock_setup(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock, Error> {
     let failed = |path: &Path, error| Error::file("cannot lock", path, error);
-    let folder = file_lock::folder().map_err(|e| failed(Path::new("the lock directory"), e))?;
+    let folder = file_lock::lock_dir().map_err(|e| failed(Path::new("the lock directory"), e))?;
     let path = folder.join("setup.lock");
     let waiting = || on_event(Event::Waiting(path.clone()));
-    FileLock::wait(&path, LockMode::Exclusive, waiting)
+    FileLock::acquire(&path, LockMode::Exclusive, waiting)
         .await
         .map_err(|error| failed(&path, error))
 }

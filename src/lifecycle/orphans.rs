@@ -94,8 +94,8 @@ pub fn may_be_incomplete(pixel: &Instance) -> bool {
 /// complete pixel, and another command may have created a pixel of this name.
 async fn is_incomplete(backend: &dyn Backend, name: &Name) -> Result<bool> {
     let read = async || {
-        let pixel = optional(backend.get(name).await)?;
-        Ok(pixel.filter(may_be_incomplete))
+        let pixel = optional(backend.get(name).await);
+        pixel.map(|pixel| pixel.filter(may_be_incomplete))
     };
     let Some(pixel) = read().await? else {
         return Ok(false);

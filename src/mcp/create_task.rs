@@ -10,7 +10,7 @@ use super::service::Service;
 use super::state::{Record, Status};
 use crate::egress::{self, Policy};
 use crate::lifecycle::{self, BootStage, CloneNames, CreateOptions, ForkOptions, provisioning};
-use crate::model::{self, CloneSource, ExecRequest, Instance, Limits, Name, Properties};
+use crate::model::{self, CloneSource, Instance, Limits, Name, Properties};
 use crate::provision::Overall;
 
 /// Property of a pixel: the owner id of the server whose sandbox it is.

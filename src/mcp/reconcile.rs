@@ -46,7 +46,7 @@ impl Service {
         self.tasks.spawn(async move {
             tokio::select! {
                 () = service.stopping().cancelled() => {}
-                () = service.base_builder.sweep(&*service.backend) => {}
+                () = service.base_builder.remove_interrupted_builds(&*service.backend) => {}
             }
         });
         Ok(())

@@ -222,7 +222,7 @@ async fn recover(service: &Arc<Service>, inherited: &[Record]) {
 
 fn lock(path: &Path) -> Result<FileLock, StartError> {
     let Some(mut lock) =
-        FileLock::attempt(path, LockMode::Exclusive).map_err(StartError::file(path))?
+        FileLock::try_acquire(path, LockMode::Exclusive).map_err(StartError::file(path))?
     else {
         let pid = std::fs::read_to_string(path).ok();
         return Err(StartError::Running {

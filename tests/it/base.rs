@@ -89,7 +89,7 @@ fn failed_base_build_shows_output_and_keeps_old_base() {
     );
     let failed = env.pixels(["base", "build", "second"]).expect(1);
     assert!(
-        failed.stderr.contains("ended with exit code 7"),
+        failed.stderr.contains("failed with exit code 7"),
         "{}",
         failed.stderr
     );

@@ -47,9 +47,9 @@ async fn take(
     share: LockMode,
 ) -> Result<Option<InstanceLock>, Failure> {
     let attempt = async {
-        let path = file_lock::folder()?.join(file(client, name));
+        let path = file_lock::lock_dir()?.join(file(client, name));
         let waiting = || tracing::info!(%name, "waiting for another command");
-        FileLock::wait(&path, share, waiting).await
+        FileLock::acquire(&path, share, waiting).await
     };
     match tokio::time::timeout(LIMIT, attempt).await {
         Ok(Ok(lock)) => Ok(Some(InstanceLock(lock))),

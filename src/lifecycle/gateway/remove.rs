@@ -9,8 +9,8 @@ use crate::model::{Backend, Error, Result};
 /// both before and after the server became idle.
 pub async fn is_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<bool> {
     let read = async || {
-        let state = read_state(backend, gateway).await?;
-        Ok(matches!(state, GatewayState::Incomplete))
+        let state = read_state(backend, gateway).await;
+        state.map(|state| matches!(state, GatewayState::Incomplete))
     };
     if !read().await? {
         return Ok(false);
