@@ -4,8 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-#[path = "../picture/screen.rs"]
-mod picture_screen;
 mod support;
 
 mod base;

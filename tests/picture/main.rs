@@ -1,25 +1,24 @@
-//! Records the picture in README: the commands of `session.txt`, typed into a
-//! shell on a real terminal and carried out on the real daemon of this machine,
-//! with the time they take.
+//! Records the picture in README: types the commands of `session.txt` into a
+//! shell on a terminal, runs them on this machine's Incus daemon and keeps their
+//! timing.
 //!
 //! ```text
 //! cargo run --example picture -- [BINARY]
 //! ```
 //!
-//! BINARY is the `pixels` to be seen, by default that of `cargo build`. It works
-//! in an Incus project of its own, behind a gateway of its own, both made for
-//! the occasion with the `incus` client and removed afterwards; pixels are not
-//! provisioned, so that nothing has to be downloaded.
+//! BINARY is the `pixels` binary to record, by default `target/debug/pixels`.
+//! The recording uses an Incus project and a gateway of its own. Both are created
+//! with the `incus` client and deleted afterwards. Pixels are not provisioned, so
+//! nothing is downloaded.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
-#[path = "screen.rs"]
-mod screen;
 #[path = "svg.rs"]
 mod svg;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -30,21 +29,21 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use screen::Screen;
 use svg::Recording;
 
 const SESSION: &str = include_str!("session.txt");
-const COLUMNS: usize = 88;
+const COLUMNS: NonZeroU16 = NonZeroU16::new(88).unwrap();
+const ROWS: NonZeroU16 = NonZeroU16::new(60).unwrap();
 const PROJECT: &str = "px-picture";
 const BRIDGE: &str = "pxpicture0";
-/// Taken over from the caller, who may want to see another one.
+/// Inherited from the environment of this program.
 const IMAGE: &str = "PIXELS_DEFAULT_IMAGE";
-/// Unseen, at the end of each prompt: the shell waits for a command.
+/// Invisible end of each prompt: the shell waits for a command.
 const READY: &str = "\x1b]9;ready\x07";
-/// For a command of the session.
+/// Timeout for one command of the session.
 const LIMIT: Duration = Duration::from_secs(60);
 const KEY: Duration = Duration::from_millis(35);
-/// To read what a command has said.
+/// Pause after each command, for the reader.
 const PAUSE: Duration = Duration::from_millis(900);
 
 fn main() -> ExitCode {
@@ -75,12 +74,13 @@ fn picture() -> Result<PathBuf> {
     let recording = recorded?;
     cleared?;
     let file = here.join("tests/picture/quickstart.svg");
-    let title = "A terminal in which a pixel is made, checkpointed, forked, broken and restored";
-    std::fs::write(&file, recording.svg(COLUMNS, title))?;
+    let title =
+        "Terminal recording: create a pixel, checkpoint it, fork it, break it and restore it";
+    std::fs::write(&file, recording.svg(COLUMNS.get().into(), title))?;
     Ok(file)
 }
 
-/// Where it is recorded.
+/// The environment of the recording.
 struct Stage {
     home: tempfile::TempDir,
     binary: PathBuf,
@@ -100,7 +100,7 @@ impl Stage {
             binary: binary.to_owned(),
         };
         std::os::unix::fs::symlink(binary, stage.home.path().join("pixels"))?;
-        // The gateway comes with the first pixel, before anybody looks.
+        // The first pixel also creates the gateway, which takes a while.
         for words in [&["create", "first"][..], &["destroy", "--force", "first"]] {
             if let Err(error) = finished(&mut stage.pixels(words)) {
                 let _ = stage.clear();
@@ -147,12 +147,12 @@ impl Stage {
 
 fn finished(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{command:?}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {stderr}");
     Ok(())
 }
 
-/// A shell on a terminal, and what it shows.
+/// A shell on a terminal, and its output.
 struct Shell {
     child: Child,
     keyboard: File,
@@ -169,8 +169,8 @@ impl Shell {
         tcsetwinsize(
             &master,
             Winsize {
-                ws_col: COLUMNS.try_into()?,
-                ws_row: 60,
+                ws_col: COLUMNS.get(),
+                ws_row: ROWS.get(),
                 ws_xpixel: 0,
                 ws_ypixel: 0,
             },
@@ -178,7 +178,6 @@ impl Shell {
         let mut shell = Command::new("setsid");
         shell.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]);
         stage.environment(&mut shell);
-        // Nothing is put around what is typed.
         std::fs::write(
             stage.home.path().join(".inputrc"),
             "set enable-bracketed-paste off\n",
@@ -219,7 +218,7 @@ fn record(stage: &Stage) -> Result<Recording> {
     let mut shell = Shell::start(stage)?;
     let mut film = Film {
         begun: Instant::now(),
-        screen: Screen::default(),
+        terminal: vt100::Parser::new(ROWS, COLUMNS, 0),
         recording: Recording::default(),
         tail: Vec::new(),
     };
@@ -240,14 +239,14 @@ fn record(stage: &Stage) -> Result<Recording> {
 
 struct Film {
     begun: Instant,
-    screen: Screen,
+    terminal: vt100::Parser,
     recording: Recording,
-    /// What came last, in which the mark of the prompt is looked for.
+    /// Output since the last prompt, searched for [`READY`].
     tail: Vec<u8>,
 }
 
 impl Film {
-    /// Goes on filming for a while.
+    /// Records for `time`.
     fn wait(&mut self, shell: &Shell, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while self.frame(shell, end)? {}
@@ -265,24 +264,25 @@ impl Film {
         while !ready(&self.tail) {
             if !self.frame(shell, end)? {
                 let shown = String::from_utf8_lossy(&self.tail);
-                bail!("it takes longer than {LIMIT:?}: {shown:?}");
+                bail!("timed out after {LIMIT:?}: {shown:?}");
             }
         }
         Ok(())
     }
 
-    /// The next thing shown, unless nothing is until `end`.
+    /// Records the next output. Returns false if none arrives before `end`.
     fn frame(&mut self, shell: &Shell, end: Instant) -> Result<bool> {
         let left = end.saturating_duration_since(Instant::now());
         match shell.output.recv_timeout(left) {
             Ok(bytes) => {
                 self.tail.extend_from_slice(&bytes);
-                self.screen.feed(&bytes);
-                self.recording.note(self.begun.elapsed(), &self.screen);
+                self.terminal.process(&bytes);
+                let screen = self.terminal.screen();
+                self.recording.note(self.begun.elapsed(), screen);
                 Ok(true)
             }
             Err(RecvTimeoutError::Timeout) => Ok(false),
-            Err(RecvTimeoutError::Disconnected) => bail!("the shell has ended"),
+            Err(RecvTimeoutError::Disconnected) => bail!("the shell exited"),
         }
     }
 }

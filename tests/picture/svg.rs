@@ -1,18 +1,21 @@
-//! Draws a recording: every line appears, and goes, when it did. Where nothing
-//! moves, the end of the session is shown.
+//! Draws a recording as an animated SVG. Without animation, the picture shows
+//! the end of the session.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::screen::{Row, Screen, Style};
+use vt100::{Cell, Color, Screen};
 
 const LINE: usize = 19;
 const LETTER: f64 = 8.4;
 const MARGIN: usize = 16;
-/// Room for the window's title bar.
+/// Height of the title bar.
 const TOP: usize = 38;
 
-/// A line as it was for a while.
+/// The cells of one line, without trailing blanks.
+type Row = Vec<Cell>;
+
+/// A line that was visible for some time.
 struct Moment {
     row: usize,
     text: Row,
@@ -26,27 +29,27 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Notes what is on the screen from now on.
+    /// Records the screen as visible from `at` until the next call.
     pub fn note(&mut self, at: Duration, screen: &Screen) {
-        for (row, text) in screen.rows.iter().enumerate() {
+        for (row, text) in rows(screen).into_iter().enumerate() {
             let current = self
                 .moments
                 .iter_mut()
                 .rfind(|one| one.row == row && one.until.is_none());
             match current {
-                Some(current) if current.text == *text => continue,
+                Some(current) if current.text == text => continue,
                 Some(current) => current.until = Some(at),
+                None if text.is_empty() => continue,
                 None => {}
             }
-            let from = at;
             self.moments.push(Moment {
                 row,
-                text: text.clone(),
-                from,
+                text,
+                from: at,
                 until: None,
             });
         }
-        // What was never seen need not be drawn.
+        // Lines that were never visible need not be drawn.
         self.moments.retain(|one| one.until != Some(one.from));
     }
 
@@ -67,7 +70,7 @@ impl Recording {
             );
         }
         for one in &self.moments {
-            if one.text.iter().all(|(c, _)| *c == ' ') {
+            if one.text.is_empty() {
                 continue;
             }
             let y = TOP + one.row * LINE + LINE / 2;
@@ -105,27 +108,49 @@ fill:#24292f;white-space:pre}
 </style>
 ";
 
-fn spans(row: &Row) -> String {
-    row.chunk_by(|(_, a), (_, b)| a == b)
+fn rows(screen: &Screen) -> Vec<Row> {
+    let (height, width) = screen.size();
+    let row = |y| {
+        let cells = (0..width.get()).filter_map(|x| screen.cell(y, x));
+        let mut row: Row = cells.cloned().collect();
+        let end = row.iter().rposition(|cell| !text(cell).trim().is_empty());
+        row.truncate(end.map_or(0, |end| end + 1));
+        row
+    };
+    (0..height.get()).map(row).collect()
+}
+
+fn text(cell: &Cell) -> &str {
+    match cell.contents() {
+        "" if !cell.is_wide_continuation() => " ",
+        text => text,
+    }
+}
+
+fn spans(row: &[Cell]) -> String {
+    row.chunk_by(|a, b| class(a) == class(b))
         .map(|run| {
-            let text: String = run.iter().map(|(c, _)| *c).collect();
-            match class(run[0].1) {
-                class if class.is_empty() => escaped(&text),
-                class => format!("<tspan class=\"{class}\">{}</tspan>", escaped(&text)),
+            let text = escaped(&run.iter().map(text).collect::<String>());
+            match class(&run[0]) {
+                class if class.is_empty() => text,
+                class => format!("<tspan class=\"{class}\">{text}</tspan>"),
             }
         })
         .collect()
 }
 
-fn class(style: Style) -> String {
+/// CSS classes of a cell's style, see [`LOOK`].
+fn class(cell: &Cell) -> String {
     let mut names = Vec::new();
-    if style.bold {
+    if cell.bold() {
         names.push("b".to_owned());
     }
-    if style.dim {
+    if cell.dim() {
         names.push("d".to_owned());
     }
-    names.extend(style.colour.map(|number| format!("c{number}")));
+    if let Color::Idx(color @ 1..=6) = cell.fgcolor() {
+        names.push(format!("c{}", 30 + color));
+    }
     names.join(" ")
 }
 
