@@ -29,7 +29,6 @@ mod ui;
 pub mod user_dirs;
 
 #[cfg(test)]
-#[path = "../tests/fuzz/mod.rs"]
 mod fuzz;
 
 use std::process::ExitCode;

@@ -17,7 +17,6 @@ mod rule;
 mod script;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/egress.rs"]
 mod fuzz;
 
 pub use cidr::Cidr;

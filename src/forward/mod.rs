@@ -10,7 +10,6 @@ mod port;
 pub mod registry;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/forward.rs"]
 mod fuzz;
 
 use std::net::{Ipv4Addr, SocketAddr};

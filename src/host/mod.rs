@@ -23,7 +23,6 @@ mod subid;
 mod subnet;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/host.rs"]
 mod fuzz;
 
 use std::path::{Path, PathBuf};

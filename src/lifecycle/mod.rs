@@ -28,7 +28,6 @@ pub mod usage;
 mod user;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/lifecycle.rs"]
 mod fuzz;
 
 pub use boot::{BootStage, wait_for_boot};

@@ -40,7 +40,6 @@ mod tools;
 mod truncate;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/mcp.rs"]
 mod fuzz;
 
 pub use options::Limits;

@@ -7,7 +7,6 @@ mod plan;
 mod status;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/provision.rs"]
 mod fuzz;
 
 use std::collections::BTreeSet;

@@ -40,7 +40,6 @@ mod unpack_test;
 mod walk;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/transfer.rs"]
 mod fuzz;
 
 use std::fs::Metadata;

@@ -6,7 +6,6 @@ mod spinner;
 mod table;
 
 #[cfg(test)]
-#[path = "../../tests/fuzz/ui.rs"]
 mod fuzz;
 
 use std::io::{self, BufRead, IsTerminal, Write};

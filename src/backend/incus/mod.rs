@@ -24,7 +24,6 @@ mod websocket;
 pub mod wire;
 
 #[cfg(test)]
-#[path = "../../../tests/fuzz/incus.rs"]
 mod fuzz;
 
 use std::net::Ipv4Addr;

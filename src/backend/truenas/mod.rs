@@ -27,7 +27,6 @@ mod ssh;
 mod wire;
 
 #[cfg(test)]
-#[path = "../../../tests/fuzz/truenas.rs"]
 mod fuzz;
 
 use std::collections::HashMap;

@@ -1,0 +1,359 @@
+//! Fuzz tests of parsers that read bytes from servers, pixels, clients and
+//! files.
+//!
+//! A target is a closure that must not panic, hang or allocate without bound
+//! for any bytes, and asserts what else must hold, such as that a parsed value
+//! is printed and parsed again to the same value. Targets are in the file
+//! `fuzz.rs` beside the parser, because most parsers are private.
+//!
+//! `cargo test --lib fuzz` runs every stored input of `tests/fuzz/TARGET/` and
+//! a fixed number of mutated inputs. `PIXELS_FUZZ_SECONDS=60` runs each target
+//! for that time from a new seed, `PIXELS_FUZZ_SEED=7` from this seed. A failing
+//! input is shrunk and stored, so that later runs check it first.
+
+mod boundary;
+mod config;
+
+use std::collections::HashSet;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Once;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fastrand::Rng;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::model::{Instance, Properties, Status};
+
+/// Inputs have at most four times the length of the longest stored input, and
+/// may always have this many bytes.
+const MIN_LIMIT: usize = 1024;
+/// Limit for the memory of the test process. Inputs have a few KiB.
+const MEMORY_BYTES: u64 = 4 << 30;
+const MAX_SHRINK_STEPS: usize = 2000;
+/// Limit for generated inputs of a new kind, which are mutated further.
+const MAX_KEPT: usize = 2000;
+
+/// Bytes that are special in some format.
+const BYTES: &[u8] = b"\0\n\r\t \x1b\"'\\/.:;,-+=<>{}[]()%$`#@*0\x7f\x80\xc3\xff";
+
+/// Limits of number types, and text that is almost a number.
+const NUMBERS: &[&str] = &[
+    "0",
+    "-1",
+    "+1",
+    "255",
+    "256",
+    "65535",
+    "65536",
+    "2147483648",
+    "4294967296",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "18446744073709551615",
+    "18446744073709551616",
+    "99999999999999999999999999999999999999999",
+    "1e999",
+    "1.5",
+    "0x10",
+    "007",
+    "NaN",
+];
+
+/// Text that parsers and terminals often get wrong.
+const PIECES: &[&str] = &[
+    "\u{feff}",
+    "\u{202e}",
+    "\u{e4}",
+    "\u{1f600}",
+    "\u{9b}",
+    "\x1b[2J",
+    "\x1b]0;x\x07",
+    "../",
+    "\\u0000",
+    "\\ud800",
+    "null",
+    "true",
+    "\r\n\r\n",
+    "\n\n",
+    "[[[[[[[[",
+    "{\"\":",
+    "xn--",
+];
+
+/// A few random changes. The result has at most `limit` bytes.
+fn mutate(input: &mut Vec<u8>, inputs: &[Vec<u8>], words: &[&str], limit: usize, random: &mut Rng) {
+    for _ in 0..=random.usize(..5) {
+        let at = range(input, random);
+        match random.u8(..12) {
+            0 if !input.is_empty() => {
+                let at = random.usize(..input.len());
+                input[at] ^= 1 << random.u8(..8);
+            }
+            1 => drop(input.splice(at, [BYTES[random.usize(..BYTES.len())]])),
+            2 => drop(input.drain(at)),
+            3 => input.truncate(at.start),
+            4 => drop(input.splice(at, random.choice(PIECES).unwrap().bytes())),
+            5 if !words.is_empty() => {
+                drop(input.splice(at, random.choice(words).unwrap().bytes()));
+            }
+            6 if !words.is_empty() => {
+                let word = random.choice(words).unwrap().bytes();
+                input.splice(at.start..at.start, word);
+            }
+            7 => {
+                let part = input[at.clone()].repeat(1 << random.u8(..9));
+                input.splice(at, part);
+            }
+            8 => change_decimal(input, random),
+            9 => change_integer(input, random),
+            10 => {
+                let other = &inputs[random.usize(..inputs.len())];
+                let part = range(other, random);
+                input.splice(at, other[part].iter().copied());
+            }
+            _ => {
+                let other = &inputs[random.usize(..inputs.len())];
+                input.truncate(at.start);
+                input.extend_from_slice(&other[random.usize(..=other.len())..]);
+            }
+        }
+        input.truncate(limit);
+    }
+}
+
+/// Short ranges are more likely than long ones.
+fn range(of: &[u8], random: &mut Rng) -> Range<usize> {
+    let begin = random.usize(..=of.len());
+    let most = (of.len() - begin).min(1 << random.u8(..8));
+    begin..begin + random.usize(..=most)
+}
+
+/// Replaces a decimal number.
+fn change_decimal(input: &mut Vec<u8>, random: &mut Rng) {
+    let is_digit = |at: usize| input.get(at).is_some_and(u8::is_ascii_digit);
+    let starts: Vec<usize> = (0..input.len())
+        .filter(|at| is_digit(*at) && (*at == 0 || !is_digit(at - 1)))
+        .collect();
+    let Some(&begin) = random.choice(&starts) else {
+        return;
+    };
+    let end = (begin..=input.len()).find(|at| !is_digit(*at)).unwrap();
+    input.splice(begin..end, random.choice(NUMBERS).unwrap().bytes());
+}
+
+/// Overwrites 1, 2, 4 or 8 bytes with an integer in either byte order.
+fn change_integer(input: &mut [u8], random: &mut Rng) {
+    let width = 1 << random.u8(..4);
+    if input.len() < width {
+        return;
+    }
+    let at = random.usize(..=input.len() - width);
+    let value = match random.u8(..6) {
+        0 => 0,
+        1 => u64::MAX,
+        2 => u64::MAX >> 1,
+        3 => input.len() as u64,
+        4 => 1 << random.u8(..64),
+        _ => random.u64(..),
+    };
+    let bytes = match random.bool() {
+        true => &value.to_be_bytes()[8 - width..],
+        false => &value.to_le_bytes()[..width],
+    };
+    input[at..at + width].copy_from_slice(bytes);
+}
+
+/// Removes parts as long as the input fails.
+fn shrink(mut input: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let (mut steps, mut width) = (0, input.len() / 2);
+    while width > 0 {
+        let mut at = 0;
+        while at + width <= input.len() && steps < MAX_SHRINK_STEPS {
+            let shorter = [&input[..at], &input[at + width..]].concat();
+            steps += 1;
+            match fails(&shorter) {
+                true => input = shorter,
+                false => at += width,
+            }
+        }
+        width /= 2;
+    }
+    input
+}
+
+/// Runs a target on its stored inputs and on `rounds` mutated inputs.
+///
+/// `words` are tokens of the format. `check` returns the kind of the input. A
+/// target that sees only one kind of input tests nothing, and fails.
+#[track_caller]
+pub fn fuzz<K: Hash>(target: &str, rounds: u32, words: &[&str], check: impl Fn(&[u8]) -> K) {
+    let number = |name: &str| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
+    let time = number("PIXELS_FUZZ_SECONDS").map(Duration::from_secs);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = number("PIXELS_FUZZ_SEED");
+    let seed = seed.unwrap_or_else(|| time.map_or(0, |_| now.as_nanos() as u64));
+    if time.is_some() {
+        // The test harness captures only print macros. A killed process must
+        // leave the seed.
+        let _ = writeln!(std::io::stderr(), "fuzz {target}: PIXELS_FUZZ_SEED={seed}");
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let found = run(&folder.join(target), rounds, time, seed, words, check);
+    assert!(found > 1, "fuzz {target}: all inputs are of one kind");
+}
+
+/// Returns the number of kinds. Panics with the file of the failing input.
+#[track_caller]
+fn run<K: Hash>(
+    folder: &Path,
+    rounds: u32,
+    time: Option<Duration>,
+    seed: u64,
+    words: &[&str],
+    check: impl Fn(&[u8]) -> K,
+) -> usize {
+    static LIMITED: Once = Once::new();
+    LIMITED.call_once(limit_memory);
+    let kind = |input: &[u8]| {
+        let attempt = || {
+            let mut hasher = DefaultHasher::new();
+            check(input).hash(&mut hasher);
+            hasher.finish()
+        };
+        catch_unwind(AssertUnwindSafe(attempt))
+    };
+    let mut inputs = Vec::new();
+    let mut kinds = HashSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        let input = fs::read(&file).unwrap();
+        let kind = kind(&input).unwrap_or_else(|_| panic!("fails on {}", file.display()));
+        kinds.insert(kind);
+        inputs.push(input);
+    }
+    // The same seed gives the same inputs in every directory order.
+    inputs.sort();
+    let stored = inputs.len();
+    let longest = inputs.iter().map(Vec::len).max().expect("stored inputs");
+    let limit = MIN_LIMIT.max(4 * longest);
+    let mut random = Rng::with_seed(seed);
+    let begin = Instant::now();
+    let mut round = 0;
+    while time.map_or(round < rounds, |time| begin.elapsed() < time) {
+        round += 1;
+        let mut input = inputs[random.usize(..inputs.len())].clone();
+        mutate(&mut input, &inputs, words, limit, &mut random);
+        match kind(&input) {
+            Ok(kind) => {
+                if kinds.insert(kind) && inputs.len() < stored + MAX_KEPT {
+                    inputs.push(input);
+                }
+            }
+            Err(_) => {
+                let input = shrink(input, |shorter| kind(shorter).is_err());
+                let mut hasher = DefaultHasher::new();
+                input.hash(&mut hasher);
+                let file = folder.join(format!("found-{:016x}", hasher.finish()));
+                fs::write(&file, input).unwrap();
+                panic!("fails on {}", file.display());
+            }
+        }
+    }
+    kinds.len()
+}
+
+/// An allocation beyond the limit aborts the process instead of exhausting the
+/// machine.
+fn limit_memory() {
+    let limit = Rlimit {
+        current: Some(MEMORY_BYTES),
+        maximum: getrlimit(Resource::Data).maximum,
+    };
+    setrlimit(Resource::Data, limit).unwrap();
+}
+
+/// The input as text, with replacement characters for invalid UTF-8.
+pub fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// A pixel with these properties.
+pub fn pixel(properties: Properties) -> Instance {
+    Instance {
+        name: "a".parse().unwrap(),
+        status: Status::Running,
+        addresses: Vec::new(),
+        created_at: 0,
+        started_once: true,
+        image: None,
+        cpu: None,
+        memory: None,
+        privileged: false,
+        mac: None,
+        isolated_bridge: None,
+        properties,
+    }
+}
+
+/// Runs `work` on a paused clock, so that a wait without end or deadline fails.
+pub fn asynchronous<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let outcome = runtime.block_on(async {
+        let day = Duration::from_secs(24 * 60 * 60);
+        tokio::time::timeout(day, work).await
+    });
+    outcome.expect("waits without end")
+}
+
+#[test]
+fn planted_fault_is_found_shrunk_and_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("seed"), "name=a\tclients=1").unwrap();
+    let search = |seed| {
+        let check = |input: &[u8]| {
+            let text = text(input);
+            let number = text.split("clients=").nth(1).and_then(|n| n.parse().ok());
+            assert!(!(text.contains("key=") && number == Some(u64::MAX)));
+        };
+        let run = || run(folder.path(), 50_000, None, seed, &["key="], check);
+        let message = catch_unwind(run).expect_err("the fault is found");
+        message.downcast_ref::<String>().unwrap().clone()
+    };
+    let message = search(1);
+    let file = message.strip_prefix("fails on ").unwrap();
+    let input = fs::read_to_string(file).unwrap();
+    assert_eq!(input.len(), "key=clients=18446744073709551615".len());
+    // Stored inputs are checked first.
+    assert_eq!(search(2), message);
+}
+
+#[test]
+fn stored_inputs_belong_to_a_target() {
+    fn sources(folder: &Path) -> String {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        entries
+            .map(|entry| match entry.path() {
+                path if path.is_dir() => sources(&path),
+                path if path.to_string_lossy().contains("fuzz") => {
+                    fs::read_to_string(path).unwrap()
+                }
+                _ => String::new(),
+            })
+            .collect()
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = sources(&root.join("src"));
+    for entry in fs::read_dir(root.join("tests/fuzz")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(sources.contains(&format!("\"{name}\",")), "{name}");
+    }
+}
