@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
-/// A daemon that says nothing for this long is not going to.
+/// A daemon that sends nothing for this long will not answer.
 const SILENCE: Duration = Duration::from_secs(120);
 const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
 
 /// One connection to the daemon, opened by its first request: the daemon
-/// serves nobody else while a new connection is silent.
+/// serves no other client while a new connection is silent.
 pub struct Api {
     socket: PathBuf,
     project: String,
@@ -155,7 +155,7 @@ impl Api {
             bail!("{}", envelope["error"].as_str().unwrap_or("an error"));
         }
         let metadata = envelope["metadata"].take();
-        // The end of an operation is told by its own status.
+        // The status of the operation shows its end.
         if let Some(code) = metadata["status_code"].as_i64()
             && code >= 400
         {

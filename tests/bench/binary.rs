@@ -88,7 +88,7 @@ fn build(target: Option<&str>) -> Result<PathBuf> {
         .context("cargo built no executable")
 }
 
-/// Whether it says its version in a root that holds nothing else.
+/// Whether the binary prints its version in an otherwise empty root.
 fn runs_alone(path: &Path) -> Result<bool> {
     let root = tempfile::tempdir()?;
     std::fs::copy(path, root.path().join("pixels"))?;
@@ -120,6 +120,6 @@ fn has_interpreter(path: &Path) -> Result<bool> {
             .map(|index| number(table + index * size, 4))
             .collect::<Option<Vec<_>>>()
     };
-    let headers = headers().context("the binary is no 64-bit ELF file")?;
+    let headers = headers().context("the binary is not a 64-bit ELF file")?;
     Ok(headers.contains(&(PT_INTERP as usize)))
 }

@@ -86,7 +86,7 @@ fn into(bench: &Bench<'_>, here: &Path, there: &'static str, words: Words) -> Re
             let took = run(&program, &words)?;
             inside(lab, &["rm", "-r", there])?;
             // The daemon has what came by its file access written to the disk
-            // when the client is gone, at the expense of whoever comes next.
+            // when the client is gone, at the expense of the next client.
             inside(lab, &["sync", "-f", "/root"])?;
             Ok(took)
         })

@@ -20,7 +20,7 @@ const PROJECT: &str = "px-t-bench-";
 const GATEWAY: &str = "px-gateway";
 /// Bridges belong to no project: one is called after the process of its own.
 const BRIDGE: &str = "pxb";
-/// Requests under way at the same time when many instances are made or removed.
+/// Concurrent requests when many instances are made or removed.
 const AT_ONCE: usize = 8;
 /// What the exec rows send and receive.
 pub const VOLUME: usize = 100_000_000;
@@ -205,7 +205,7 @@ impl Lab {
         Ok(begun.elapsed())
     }
 
-    /// Removes everything; says how long that took.
+    /// Removes everything; prints the time it took.
     pub fn close(mut self) -> Result<String> {
         eprintln!("removing what was made");
         let begun = Instant::now();

@@ -9,7 +9,7 @@ use crate::report::Outcome;
 use crate::rows::Bench;
 
 /// A clone behind the gateway, and one on the network of the host.
-pub fn walled(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
+pub fn isolated(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
     let lab = bench.lab()?;
     lab.base()?;
     let (name, instance) = (&lab.name("w"), &lab.instance("w"));

@@ -128,15 +128,15 @@ fn timed(mut command: Command, expect: Expect<'_>) -> Result<Duration> {
         Expect::Bytes(bytes) => count == bytes,
     };
     if !status.success() || !right {
-        let mut said = String::new();
+        let mut printed = String::new();
         if let Some(mut stderr) = child.stderr.take() {
             // Only for the message below.
-            let _ = stderr.read_to_string(&mut said);
+            let _ = stderr.read_to_string(&mut printed);
         }
         bail!(
             "{:?} ended with {status} and {count} bytes: {}",
             command.get_args().collect::<Vec<_>>(),
-            said.trim()
+            printed.trim()
         );
     }
     Ok(took)

@@ -164,7 +164,7 @@ pub const ROWS: &[Row] = &[
         measure: sandboxes::create,
     },
     Row {
-        name: "walled",
+        name: "isolated",
         case: "the same behind the gateway and without one",
         target: Target::Time {
             at_most: 1.1,
@@ -172,7 +172,7 @@ pub const ROWS: &[Row] = &[
         },
         needs_daemon: true,
         needs_client: false,
-        measure: network::walled,
+        measure: network::isolated,
     },
     Row {
         name: "policy",

@@ -29,8 +29,8 @@ pub fn create(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
         let server = Server::start(lab, path)?;
         contenders.push(Contender::new(who, move || {
             let begun = Instant::now();
-            let wish = json!({"base": "base", "wait_sec": LIMIT.as_secs()});
-            let made = server.call("create_sandbox", wish)?;
+            let arguments = json!({"base": "base", "wait_sec": LIMIT.as_secs()});
+            let made = server.call("create_sandbox", arguments)?;
             ensure!(made["status"] == "running", "{made}");
             let name = &made["name"];
             let ran = server.call("exec", json!({"name": name, "command": ["true"]}))?;
@@ -71,19 +71,19 @@ impl Server {
         program.home = home.path().to_owned();
         let mut child = program.command(&["mcp"]).spawn()?;
         let mut log = BufReader::new(child.stderr.take().context("no stderr")?);
-        let mut said = String::new();
+        let mut printed = String::new();
         let address = loop {
-            let from = said.len();
-            if log.read_line(&mut said)? == 0 {
-                bail!("it does not listen: {}", said.trim());
+            let from = printed.len();
+            if log.read_line(&mut printed)? == 0 {
+                bail!("it does not listen: {}", printed.trim());
             }
-            if let Some((_, rest)) = said[from..].split_once("Listening on http://")
+            if let Some((_, rest)) = printed[from..].split_once("Listening on http://")
                 && let Some((address, _)) = rest.split_once('/')
             {
                 break address.to_owned();
             }
         };
-        // A pipe that nobody reads would hold it up.
+        // A full pipe without a reader would block the server.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Ok(Self {
             child,
@@ -92,7 +92,7 @@ impl Server {
         })
     }
 
-    /// What a tool says, over a connection of its own.
+    /// The result of a tool, called over a new connection.
     fn call(&self, tool: &str, arguments: Value) -> Result<Value> {
         let params = json!({"name": tool, "arguments": arguments});
         let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});

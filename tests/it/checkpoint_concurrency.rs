@@ -22,8 +22,8 @@ fn concurrent_default_labels_are_unique() {
     let several: Vec<_> = (0..6).map(|_| env.spawn(args)).collect();
     for one in several {
         let output = one.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
     }
     let all = env.pixels(["checkpoint", "list", &name, "--json"]).ok();
     assert_eq!(all.json().as_array().unwrap().len(), 6);

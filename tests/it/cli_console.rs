@@ -46,7 +46,7 @@ fn console_attaches_shell_to_terminal() {
     // Its size follows ours.
     console.send(&say("$(stty size)"));
     console.expect("[24 80]");
-    // The shell tells when the new size has reached it.
+    // The shell prints a line when the new size has arrived.
     console.send("trap 'echo \"<\"$(stty size)\">\"' WINCH\r");
     console.send(&say("$((1+1))"));
     console.expect("[2]");
@@ -54,14 +54,14 @@ fn console_attaches_shell_to_terminal() {
     console.expect("<37 101>");
 
     // Ctrl-C is the command's, and the shell lives on.
-    // What says so has the terminal: the shell itself would not pass it on.
+    // A trap in the foreground process prints it: the shell would not forward the signal.
     console.send("sh -c 'echo \"<\"sleeping\">\"; exec sleep 7771'\r");
     console.expect("<sleeping>");
     console.send("\x03");
     console.send(&say("$?-$((40+2))"));
     console.expect("[130-42]");
 
-    // What is said in other scripts arrives whole.
+    // Text in other scripts arrives complete.
     console.send(&say("größe-漢字"));
     console.expect("[größe-漢字]");
 

@@ -72,7 +72,7 @@ fn empty_option_values_use_defaults() {
     let name = env.name("a");
     let empty = ["--image", "", "--cpu", "", "--memory", "0", "--egress", ""];
     let made = env.pixels([&["create", &name], &empty[..]].concat()).ok();
-    // Of walls that somebody may have meant.
+    // Of walls that a user may have set.
     let warned = "--egress is empty, so network.egress decides: unrestricted";
     assert!(made.stderr.contains(warned), "{}", made.stderr);
     let all = env.pixels(["list", "--json"]).ok().json();
@@ -103,8 +103,8 @@ fn list_with_unknown_project_fails() {
     let mut env = TestEnv::bare();
     env.set("PIXELS_INCUS_PROJECT", "no-such-project");
     let missing = env.pixels(["list", "--json"]).expect(3);
-    let said = missing.error()["message"].as_str().unwrap().to_owned();
-    assert_eq!(said, "project \"no-such-project\" not found");
+    let printed = missing.error()["message"].as_str().unwrap().to_owned();
+    assert_eq!(printed, "project \"no-such-project\" not found");
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// The first line of a child's output, by which it tells that it is ready.
+/// The first line of a child's output, which means that the child is ready.
 fn first_line(child: &mut Child) -> (String, BufReader<std::process::ChildStdout>) {
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -178,7 +178,7 @@ fn exec_streams_100_mb_unchanged() {
     let writer = std::thread::spawn(move || {
         let mut noise = Noise::new();
         let mut left = SIZE;
-        // A size that is no power of two: borders of chunks move about.
+        // A size that is not a power of two moves the borders of chunks.
         let mut chunk = vec![0; 77_777];
         while left > 0 {
             let n = left.min(chunk.len());
@@ -270,24 +270,24 @@ fn exec_ends_when_stdin_or_reader_closes() {
         .ok();
     assert_eq!((&*little.stdout, &*little.stderr), ("xxx", ""));
 
-    // Nobody ever closes our stdin.
+    // Our stdin is never closed.
     let mut open = pixel.spawn(&[], &["echo", "done"]);
     let stdin = open.stdin.take();
     assert_eq!(wait::exit_code(&mut open), 0);
     drop(stdin);
 
-    // `| head -1`: the command sees a closed pipe, and nothing is said of it.
+    // `| head -1`: the command sees a closed pipe, and nothing is printed about the pipe.
     let mut yes = pixel.spawn(&[], &["yes", "t-forever"]);
     let (line, out) = first_line(&mut yes);
     assert_eq!(line, "t-forever\n");
     drop(out);
     let code = wait::exit_code(&mut yes);
     assert!(code == 1 || code == 141, "{code}");
-    let said = rest(yes.stderr.take().unwrap());
-    assert!(!said.contains("panicked"), "{said}");
+    let printed = rest(yes.stderr.take().unwrap());
+    assert!(!printed.contains("panicked"), "{printed}");
     pixel.wait_until_gone("yes t-forever");
 
-    // What it left in the background holds its output, and holds nobody up.
+    // A background process keeps the output open without delaying the exit.
     let left = pixel.exec(&["sh", "-c", "sleep 7771 & echo done"]).ok();
     assert_eq!(left.stdout, "done\n");
     assert!(pixel.runs("sleep 7771"), "a background process is kept");
@@ -318,18 +318,18 @@ fn exec_timeout_kills_all_processes() {
         let left = pixel.exec(&["ps", "-eo", "args"]).ok().stdout;
         assert!(!left.contains("777"), "{script} left: {left}");
     }
-    // Another command at the same time is none of its business.
+    // Another command at the same time is not affected.
     let mut other = pixel.spawn(&[], &["sh", "-c", "echo ready; exec sleep 8881"]);
     let (_, _out) = first_line(&mut other);
     let silent = pixel.with(&["-q", "--timeout", "0.5"], &["sleep", "7770"]);
     assert_eq!(silent.expect(124).stderr, "");
-    let told = pixel.with(&["--json", "--timeout", "0.5"], &["sleep", "7770"]);
-    let told = told.expect(124).error();
+    let reported = pixel.with(&["--json", "--timeout", "0.5"], &["sleep", "7770"]);
+    let reported = reported.expect(124).error();
     assert_eq!(
-        (&told["kind"], &told["exit_code"]),
+        (&reported["kind"], &reported["exit_code"]),
         (&"timed_out".into(), &124.into())
     );
-    // A command's own 124 says nothing of a limit.
+    // A command's own exit code 124 is not reported as a time limit.
     let own = pixel.with(&["--timeout", "60"], &["sh", "-c", "exit 124"]);
     assert_eq!(own.expect(124).stderr, "");
     assert!(pixel.runs("sleep 8881"));
@@ -467,13 +467,13 @@ fn exec_sets_environment_directory_and_user() {
         let shown = pixel.with(&["-u", user], &who).ok();
         assert_eq!(shown.stdout, expected, "{user}: {}", shown.stderr);
     }
-    for user in ["nobody-here", "1000:x", "", "-1"] {
+    for user in ["no-such-user", "1000:x", "", "-1"] {
         let option = format!("--user={user}");
         let refused = pixel.with(&[&option], &["true"]).expect(125);
         let message = format!("user {user:?} in the pixel not found");
         assert!(refused.stderr.contains(&message), "{}", refused.stderr);
     }
-    // Whoever was expected, it runs once, and with its input.
+    // Whichever user was expected, the command runs once, and with its input.
     for provisioned in ["true", "false"] {
         pixel.env.set("PIXELS_PROVISION_ENABLED", provisioned);
         let script = [
@@ -513,7 +513,7 @@ fn exec_tty_option_works_without_terminal() {
     // The last one counts.
     let last = pixel.with(&["-t", "-T"], &["sh", "-c", tell]).ok().stdout;
     assert_eq!(last, "no\n");
-    // What is piped in arrives, and its end is told.
+    // Piped input arrives, and so does its end.
     let piped = pixel
         .env
         .pixels_with(

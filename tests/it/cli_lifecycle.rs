@@ -47,7 +47,7 @@ fn create_checkpoint_clone_restore_destroy() {
     );
 }
 
-/// Stands in for OpenSSH's, which the image need not have: writes the name of
+/// Replaces openssh's, which the image need not have: writes the name of
 /// the machine as the key.
 const KEYGEN: &str = "#!/bin/sh\n\
     file=/etc/ssh/ssh_host_ed25519_key\n\
@@ -77,7 +77,7 @@ struct Identity {
     key: String,
 }
 
-/// What tells a pixel from its source; that its names are its own is checked.
+/// The identity of a pixel, which must differ from its source's; checks its host name.
 #[track_caller]
 fn identity(env: &TestEnv, name: &str) -> Identity {
     let script = "cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key; \
@@ -237,8 +237,8 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     let mut given = std::collections::BTreeSet::new();
     for child in both {
         let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
         let text = String::from_utf8(output.stdout).unwrap();
         given.extend(text.lines().map(str::to_owned));
     }
@@ -341,7 +341,7 @@ fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     let at = |name: &str| table.find(&format!("\n{name} ")).unwrap();
     assert!(at(&a) < at(&b) && at(&b) < at(&c), "{table}");
 
-    // One that is not there keeps nobody from going.
+    // A missing pixel does not keep the others from being destroyed.
     let missing = env.name("missing");
     let gone = env
         .pixels(["destroy", "-f", &a, &missing, &px(&b)])

@@ -64,9 +64,9 @@ fn invalid_usage_fails_before_any_request() {
             vec!["checkpoint", "delete", value, "l"],
         ] {
             let refused = env.pixels(&command).expect(2);
-            let said = format!("{value:?}");
+            let printed = format!("{value:?}");
             assert!(
-                refused.stderr.contains(&said) && refused.stderr.contains(rule),
+                refused.stderr.contains(&printed) && refused.stderr.contains(rule),
                 "{command:?}: {}",
                 refused.stderr
             );
@@ -105,7 +105,7 @@ fn invalid_usage_fails_before_any_request() {
         assert_eq!(error["exit_code"], 2, "{command:?}");
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
-    // A cause is told once.
+    // A cause is printed once.
     let folder = env.pixels(["list", "--config", "/"]).expect(2).stderr;
     assert_eq!(folder.matches("Is a directory").count(), 1, "{folder}");
     // Where something is sent, this is what comes of it.
@@ -137,7 +137,7 @@ fn version_help_and_man_pages_are_complete() {
     for code in ["3 not found", "124 time limit", "130 interrupted"] {
         assert!(help.replace('\n', " ").contains(code), "{help}");
     }
-    // Alone, it asks what there is.
+    // A command group without a subcommand prints its help.
     let bare = env.pixels([""; 0]).ok();
     assert!(bare.stdout.contains("Usage: pixels"), "{}", bare.stdout);
     assert_eq!(bare.stderr, "");
@@ -157,8 +157,11 @@ fn version_help_and_man_pages_are_complete() {
     // One page for each command that help lists.
     for command in commands(&help) {
         assert!(pages.contains(&format!("pixels-{command}.1")), "{command}");
-        let told = env.pixels([&command, "--help"]).ok().stdout;
-        assert!(told.contains(&format!("Usage: pixels {command}")), "{told}");
+        let reported = env.pixels([&command, "--help"]).ok().stdout;
+        assert!(
+            reported.contains(&format!("Usage: pixels {command}")),
+            "{reported}"
+        );
     }
     let file = env.home().join("file");
     std::fs::write(&file, "").unwrap();
@@ -176,8 +179,8 @@ fn configured_ssh_key_missing_prints_warning() {
     assert!(!usual.stderr.contains("SSH key"), "{}", usual.stderr);
     env.set("PIXELS_SSH_KEY", "/nowhere/key");
     let named = env.pixels(["create", "a"]).expect(5);
-    let said = "warning: no SSH key for the pixel: reading /nowhere/key.pub";
-    assert!(named.stderr.contains(said), "{}", named.stderr);
+    let printed = "warning: no SSH key for the pixel: reading /nowhere/key.pub";
+    assert!(named.stderr.contains(printed), "{}", named.stderr);
 }
 
 fn commands(help: &str) -> Vec<String> {
@@ -396,11 +399,11 @@ fn results_go_to_stdout_and_messages_to_stderr() {
         }
         // In words, the same.
         let failed = env.pixels(&args[1..]).expect(code);
-        let said = failed
+        let printed = failed
             .stderr
             .lines()
             .any(|line| line.starts_with("Error: "));
-        assert!(said, "{}", failed.stderr);
+        assert!(printed, "{}", failed.stderr);
         assert_plain(&failed);
     }
     let which = env.pixels(["create", &missing, "--from", &format!("{a}:none")]);
@@ -418,7 +421,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
 
-    // Piped, there is neither colour nor spinner; -q leaves results only.
+    // In a pipe there is neither color nor spinner; -q leaves results only.
     let table = env.pixels(["list"]).ok();
     assert_plain(&table);
     assert_eq!(table.stderr, "");
@@ -439,7 +442,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     assert!(verbose.stderr.contains("cloning"), "{}", verbose.stderr);
     assert_plain(&verbose);
 
-    // Nobody there to ask: nothing is deleted.
+    // Without a terminal there is no prompt: nothing is deleted.
     let asked = env.pixels(["destroy", &a]).expect(2);
     assert!(
         asked
@@ -450,15 +453,15 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     );
     env.pixels(["exec", &a, "--", "true"]).ok();
 
-    // A reader that leaves early is no failure of ours.
+    // A reader that closes the pipe early is not a failure.
     let mut early = env.spawn(["list"]);
     drop(early.stdout.take());
     assert_eq!(wait::exit_code(&mut early), 0);
-    let mut said = String::new();
+    let mut printed = String::new();
     BufReader::new(early.stderr.take().unwrap())
-        .read_line(&mut said)
+        .read_line(&mut printed)
         .unwrap();
-    assert_eq!(said, "");
+    assert_eq!(printed, "");
 }
 
 #[test]
@@ -470,8 +473,8 @@ fn create_with_unknown_image_fails() {
     let refused = env
         .pixels(["create", &env.name("a"), "--image", "no/such"])
         .expect(5);
-    for said in ["https://127.0.0.1:1", "\"no/such\"", "hint: "] {
-        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    for printed in ["https://127.0.0.1:1", "\"no/such\"", "hint: "] {
+        assert!(refused.stderr.contains(printed), "{}", refused.stderr);
     }
     assert_eq!(env.remaining(), [""; 0]);
 }

@@ -1,4 +1,4 @@
-//! What becomes of results that nobody takes: a full disk is a failure, a
+//! Results that cannot be written: a full disk is a failure, a
 //! reader that has left is not.
 
 use std::fs::File;
@@ -21,9 +21,9 @@ fn to_a_full_disk(env: &TestEnv, args: &[&str]) -> Outcome {
 
 #[track_caller]
 fn assert_lost(outcome: &Outcome) {
-    let said = "writing to stdout: No space left on device";
+    let printed = "writing to stdout: No space left on device";
     assert_eq!(
-        outcome.stderr.matches(said).count(),
+        outcome.stderr.matches(printed).count(),
         1,
         "{}",
         outcome.stderr
@@ -81,8 +81,8 @@ fn exec_output_on_full_disk_fails() {
     let mut child = env.spawn(["pull", &big, "-"]);
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((output.status.code(), &*said), (Some(0), ""));
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*printed), (Some(0), ""));
 }
 
 #[test]
@@ -94,16 +94,16 @@ fn events_exit_when_reader_closes() {
     env.pixels(["create", &name]).ok();
     let mut child = env.spawn(["events", "-f", &name]);
     // It may not listen yet.
-    let (told, listening) = std::sync::mpsc::channel();
+    let (reported, listening) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(|| told.send(one_line(&mut child)));
+        scope.spawn(|| reported.send(one_line(&mut child)));
         let line = wait::until("an event", || {
             env.pixels(["expire", &name, "1h"]).ok();
             listening.try_recv().ok()
         });
         assert!(line.contains(&name), "{line}");
     });
-    wait::until("the end of what nobody reads", || {
+    wait::until("the end of a command whose output has no reader", || {
         env.pixels(["expire", &name, "2h"]).ok();
         child.try_wait().unwrap()
     });

@@ -105,8 +105,8 @@ fn gateway_blocks_denied_traffic_during_changes() {
     let args = ["exec", "-u", "root", &a, "--", "sh", "-c", install];
     env.pixels_with(args, EARLY.as_bytes()).ok();
     let tries = |pixel: &str| {
-        let said = walls.sh(pixel, "cat /run/early").stdout;
-        said.trim().parse::<u32>().unwrap_or(0)
+        let printed = walls.sh(pixel, "cat /run/early").stdout;
+        printed.trim().parse::<u32>().unwrap_or(0)
     };
     let goes_on = |pixel: &str| {
         let before = tries(pixel);
@@ -114,7 +114,7 @@ fn gateway_blocks_denied_traffic_during_changes() {
     };
     goes_on(&a);
 
-    // The pixel comes anew: restarted, cloned, restored.
+    // The pixel boots again: restarted, cloned, restored.
     env.pixels(["checkpoint", "create", &a, "--label", "ready"])
         .ok();
     let b = env.name("b");
@@ -141,10 +141,10 @@ fn gateway_blocks_denied_traffic_during_changes() {
     walls.comes_to_reach(&a, "allowed.test", 443);
     gateway(&walls, "stop");
     let listed = env.pixels(["list"]).ok().stdout;
-    let told = env.pixels(["status", &a]).ok();
-    assert!(told.stderr.contains("no network"), "{told:?}");
-    let told = env.pixels(["status", &a, "--json"]).ok().json();
-    assert_eq!(told["no_network"], "stopped");
+    let reported = env.pixels(["status", &a]).ok();
+    assert!(reported.stderr.contains("no network"), "{reported:?}");
+    let reported = env.pixels(["status", &a, "--json"]).ok().json();
+    assert_eq!(reported["no_network"], "stopped");
     assert!(listed.contains("no network: gateway stopped"), "{listed}");
     assert!(!walls.reaches(&a, "allowed.test", 443));
     goes_on(&a);
@@ -239,7 +239,7 @@ fn gateway_enforces_policy_changes() {
         .collect();
     assert_eq!(allow, [&["allowed.test"][..], &more].concat());
 
-    // What is no entry changes nothing.
+    // An invalid rule changes nothing.
     for hostile in [
         "a;b",
         "a\nb",
@@ -277,15 +277,15 @@ fn gateway_enforces_policy_changes() {
         shown
     );
 
-    // What was refused is told with the command that admits it.
+    // A denial is listed with the command that allows it.
     assert!(!walls.reaches(&a, "wanted.test", 443));
     walls.wan.name("wanted.test", &[address(12)]);
-    let told = || {
+    let reported = || {
         let log = env.pixels(["network", "log", &a, "--json"]).ok().json();
         log.as_array().unwrap().clone()
     };
     let find = |destination: &str| {
-        told()
+        reported()
             .into_iter()
             .find(|one| one["destination"] == destination)
     };
@@ -295,7 +295,7 @@ fn gateway_enforces_policy_changes() {
         found.is_some()
     });
     let admit = found.unwrap()["admit"].as_str().unwrap().to_owned();
-    assert!(find("198.51.100.20:80").is_some(), "{:?}", told());
+    assert!(find("198.51.100.20:80").is_some(), "{:?}", reported());
     let check = env
         .pixels(["network", "check", &a, "wanted.test:443"])
         .expect(1);
@@ -367,12 +367,12 @@ fn gateway_enforces_policy_changes() {
     let listen = "use Socket; socket(S,2,1,0); bind(S,pack_sockaddr_in(8000,INADDR_ANY)); listen(S,5); \
                   print qq(listening\\n); STDOUT->flush; while(accept(C,S)){syswrite C,qq(from inside\\n); close C}";
     let mut server = env.spawn(["exec", &b, "--", "perl", "-MIO::Handle", "-e", listen]);
-    let mut said = [0; 9];
+    let mut printed = [0; 9];
     server
         .stdout
         .as_mut()
         .unwrap()
-        .read_exact(&mut said)
+        .read_exact(&mut printed)
         .unwrap();
     let mut text = String::new();
     let mut inside = TcpStream::connect((place.as_str(), 8000)).unwrap();
@@ -415,7 +415,7 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
     walls.comes_to_reach(a, "api.openai.com", 443);
     env.pixels(["network", "gateway", "status"]).ok();
 
-    // Parts of it gone while it runs: put back by whoever looks next.
+    // Parts of a running gateway are gone: the next command restores them.
     for harm in [
         "nft delete table inet pixels",
         "systemctl stop pixels-dhcp 'pixels-resolver@*'",
@@ -532,7 +532,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     assert!(within(Duration::from_secs(1), || !before.trim().is_empty()));
 }
 
-/// Clients that need a gateway where there is none.
+/// Clients that need a gateway before one exists.
 #[test]
 #[ignore = "needs Incus"]
 fn concurrent_gateway_creation_succeeds() {

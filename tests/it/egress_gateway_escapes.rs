@@ -96,10 +96,10 @@ impl Host {
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 let _ = stream.set_read_timeout(Some(std::time::Duration::from_secs(1)));
-                let mut said = [0; 200];
-                let length = stream.read(&mut said).unwrap_or(0);
-                let said = String::from_utf8_lossy(&said[..length]).into_owned();
-                theirs.lock().unwrap().push_str(&said);
+                let mut printed = [0; 200];
+                let length = stream.read(&mut printed).unwrap_or(0);
+                let printed = String::from_utf8_lossy(&printed[..length]).into_owned();
+                theirs.lock().unwrap().push_str(&printed);
                 let _ = stream.write_all(b"hello from the host\n");
             }
         });
@@ -313,7 +313,7 @@ fn attempts(to: &Targets) -> Vec<Attempt> {
         false,
     );
     add(
-        "everything to everybody, by broadcast",
+        "everything to all hosts, by broadcast",
         from(BROADCAST, &own.mac, &own.address, &denied.to_string()),
         false,
     );
@@ -330,7 +330,7 @@ fn attempts(to: &Targets) -> Vec<Attempt> {
     add("multicast", "udp 239.1.1.1 4433".into(), true);
     add("multicast DNS", "udp 224.0.0.251 5353".into(), true);
 
-    // As somebody else. The neighbour may reach `denied`.
+    // With another sender's address. The neighbor may reach `denied`.
     let next = &gateway.mac;
     let target = denied.to_string();
     add(
@@ -354,7 +354,7 @@ fn attempts(to: &Targets) -> Vec<Attempt> {
         false,
     );
     add(
-        "an address nobody has",
+        "an address without a host",
         from(next, &own.mac, "10.0.0.7", &target),
         false,
     );
@@ -410,7 +410,7 @@ fn attempts(to: &Targets) -> Vec<Attempt> {
         true,
     );
     add(
-        "the same to everybody",
+        "the same by broadcast",
         format!("frame {BROADCAST} {} 88b5", own.mac),
         true,
     );
@@ -588,10 +588,10 @@ fn succeeded(
         "exec", "-u", "root", "-e", &variable, pixel, "--", "perl", "-",
     ];
     let outcome = env.pixels_with(args, script.as_bytes()).ok();
-    let told: Vec<&str> = outcome.stdout.lines().collect();
-    assert_eq!(told.len(), attempts.len(), "{outcome:?}");
+    let reported: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(reported.len(), attempts.len(), "{outcome:?}");
     let mut found = Vec::new();
-    for ((number, attempt), line) in attempts.iter().enumerate().zip(told) {
+    for ((number, attempt), line) in attempts.iter().enumerate().zip(reported) {
         let token = token(number);
         let rest = line
             .strip_prefix(token.as_str())

@@ -27,7 +27,7 @@ pub fn sh(env: &TestEnv, name: &str, script: &str) -> Outcome {
     env.pixels(["exec", name, "--", "bash", "-c", script])
 }
 
-/// What the server at this place says when it is connected to.
+/// The greeting of the server at this address.
 fn hello(env: &TestEnv, name: &str, host: &str) -> String {
     let script = format!("timeout 5 head -n 1 </dev/tcp/{host}/80 2>&1");
     sh(env, name, &script).stdout.trim().to_owned()
@@ -61,7 +61,7 @@ fn is_trying(env: &TestEnv, name: &str) -> bool {
     sh(env, name, script).stdout == "active\n"
 }
 
-/// What the record says.
+/// The policy on record.
 fn in_force(env: &TestEnv, name: &str) -> Vec<String> {
     let shown = env.pixels(["network", "show", name, "--json"]).ok().json();
     assert_eq!(shown["enforced_by"], "pixel", "{shown}");
@@ -179,7 +179,7 @@ fn address(env: &TestEnv, name: &str) -> IpAddr {
     })
 }
 
-/// Says "up" when it is connected, and "cut" when nothing comes back any more.
+/// Prints "up" when connected, and "cut" when no answer arrives any more.
 fn talk(host: &str) -> String {
     format!(
         "until exec 3<>/dev/tcp/{host}/80; do sleep 0.1; done 2>/dev/null
@@ -243,7 +243,7 @@ fn policy_change_closes_denied_connections() {
     assert!(elsewhere.unwrap().status.success());
     answers(&env, &name, "allowed.test");
 
-    // Root has taken it away: that is told, and what is set is in force again.
+    // Root removed the policy: `show` reports that, and `set` enforces it again.
     let holds = || env.pixels(["network", "show", &name, "--json"]).ok().json()["holds"].clone();
     assert_eq!(holds(), true);
     sh(
@@ -259,7 +259,7 @@ fn policy_change_closes_denied_connections() {
     assert_eq!(holds(), true);
     assert_eq!(really(&env, &name), ["allowed.test"]);
 
-    // Of several changes at once, inside is what the record says in the end.
+    // After concurrent changes, the policy inside equals the record.
     let at_once = ["a.test", "b.test", "c.test", "d.test"]
         .map(|entry| env.spawn(["network", "allow", &name, entry]));
     for change in at_once {
@@ -416,7 +416,7 @@ fn invalid_ruleset_keeps_network_down() {
     let state = "systemctl is-active pixels-egress systemd-networkd pixels-resolver; ip -4 -o addr show eth0 scope global";
     let seen = sh(&env, &name, state).stdout;
     assert_eq!(seen, "failed\ninactive\ninactive\n");
-    // Started by pixels, it is mended first.
+    // `pixels start` repairs the files first.
     env.pixels(["stop", &name]).ok();
     env.pixels(["start", &name]).ok();
     answers(&env, &name, "allowed.test");
@@ -437,13 +437,13 @@ fn policy_without_nft_is_refused() {
         "rm /usr/sbin/nft; mv /usr/bin/apt-get /usr/bin/no-apt",
     )
     .ok();
-    let told = env
+    let reported = env
         .pixels(["network", "set", &source, "agent", "--json"])
         .expect(1)
         .error();
-    let message = told["message"].as_str().unwrap();
+    let message = reported["message"].as_str().unwrap();
     assert!(message.contains("nor apt-get"), "{message}");
-    assert_eq!(told["kind"], "unsupported");
+    assert_eq!(reported["kind"], "unsupported");
     let shown = env
         .pixels(["network", "show", &source, "--json"])
         .ok()
@@ -459,13 +459,13 @@ fn policy_without_nft_is_refused() {
     .ok();
 
     let clone = env.name("clone");
-    let told = env
+    let reported = env
         .pixels(["create", &clone, "--from", &source, "--egress", "agent"])
         .expect(1);
     assert!(
-        told.stderr.contains("pixels network set"),
+        reported.stderr.contains("pixels network set"),
         "{}",
-        told.stderr
+        reported.stderr
     );
     assert_eq!(env.remaining(), std::slice::from_ref(&source));
     env.pixels(["stop", &source]).ok();

@@ -20,7 +20,7 @@ const NETWORK: &[(&str, &str)] = &[
     ("the same by TLS", "connect DENIED 443"),
     ("the same by ssh", "connect DENIED 22"),
     (
-        "the address of an allowed name before anybody asked",
+        "the address of an allowed name before a lookup",
         "connect ALLOWED 80",
     ),
     ("a denied name", "getent ahostsv4 denied.test"),
@@ -133,7 +133,7 @@ const NETWORK: &[(&str, &str)] = &[
         "touch /etc/systemd/system/pixels-egress.service.d",
     ),
     (
-        "what resolved is told",
+        "what resolved is reported",
         "echo x >>/etc/systemd/resolved.conf.d/pixels-egress.conf",
     ),
 ];
@@ -397,19 +397,19 @@ impl Pixel<'_> {
             );
         let before = self.arrived();
         let outcome = sh(&self.env, &self.name, &format!("{WORDS}\n{script}"));
-        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        let printed = format!("{}{}", outcome.stdout, outcome.stderr);
         // 125: pixels itself failed, and nothing was tried.
         if [0, 125].contains(&outcome.code) {
-            return Some(format!("it ended with {}: {said}", outcome.code));
+            return Some(format!("it ended with {}: {printed}", outcome.code));
         }
-        if said.contains("uid=0(") || outcome.stdout == "0\n" {
-            return Some(said);
+        if printed.contains("uid=0(") || outcome.stdout == "0\n" {
+            return Some(printed);
         }
         let after = self.arrived();
         (before != after).then(|| format!("{before:?} became {after:?}"))
     }
 
-    /// Packets where none may arrive, and names nobody may ask for.
+    /// Packets to forbidden addresses, and lookups of forbidden names.
     fn arrived(&self) -> (u64, Vec<String>) {
         let mut asked = self.wan.asked();
         asked.retain(|name| !["allowed.test", "other.test"].contains(&name.as_str()));
@@ -458,9 +458,9 @@ fn user_in_pixel_cannot_bypass_policy() {
 fn sudo_wrappers_refuse_unsafe_arguments() {
     lab::ready();
     let pixel = restricted("wrappers", Wan::up());
-    // All in one go: each tells how it ended, and what it said when root spoke.
+    // All in one exec: each prints its exit code, and its output if it ran as root.
     let mut script = String::from(
-        "try() { said=$(sudo -n \"$@\" </dev/null 2>&1); echo \"[$?]\"; case $said in *uid=0\\(*) echo \"$said\" ;; esac; }\n",
+        "try() { printed=$(sudo -n \"$@\" </dev/null 2>&1); echo \"[$?]\"; case $printed in *uid=0\\(*) echo \"$printed\" ;; esac; }\n",
     );
     for line in ARGUMENTS {
         let words: Vec<String> = line
@@ -470,10 +470,10 @@ fn sudo_wrappers_refuse_unsafe_arguments() {
         script.push_str(&format!("try {}\n", words.join(" ")));
     }
     let before = pixel.arrived();
-    let told = sh(&pixel.env, &pixel.name, &script).ok().stdout;
+    let reported = sh(&pixel.env, &pixel.name, &script).ok().stdout;
     assert_eq!(pixel.arrived(), before);
-    let codes: Vec<&str> = told.lines().collect();
-    assert_eq!(codes.len(), ARGUMENTS.len(), "{told}");
+    let codes: Vec<&str> = reported.lines().collect();
+    assert_eq!(codes.len(), ARGUMENTS.len(), "{reported}");
     for (line, code) in ARGUMENTS.iter().zip(codes) {
         assert!(code.starts_with('[') && code != "[0]", "{line}: {code}");
     }

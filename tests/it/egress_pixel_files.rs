@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::support::lab;
 
-/// A stopped pixel whose disk is a folder of ours. Strict: what it is not asked
+/// A stopped pixel whose disk is a local folder. Strict: what it is not asked
 /// for in the right order fails.
 struct Folder(tempfile::TempDir);
 
@@ -75,7 +75,7 @@ impl Guest for Folder {
     }
 
     async fn write_chunks(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
-        panic!("nobody needs it");
+        panic!("not needed");
     }
 
     async fn remove_file(&self, path: &str) -> Result<()> {
@@ -108,11 +108,11 @@ impl Guest for Folder {
     }
 
     async fn read_link(&self, _: &str) -> Result<String> {
-        panic!("nobody needs it");
+        panic!("not needed");
     }
 
     async fn list_dir(&self, _: &str) -> Result<Vec<String>> {
-        panic!("nobody needs it");
+        panic!("not needed");
     }
 
     async fn stat(&self, path: &str) -> Result<FileStat> {

@@ -12,7 +12,7 @@ use crate::support::env::TestEnv;
 use crate::support::server::Server;
 use crate::support::{lab, wait};
 
-/// What `list` says of a pixel.
+/// The row of a pixel in `list`.
 fn listed(env: &TestEnv, name: &str) -> Option<Value> {
     let all = env.pixels(["list", "--json"]).ok().json();
     let mut all = all.as_array().unwrap().iter();
@@ -63,7 +63,7 @@ fn expired_pixels_are_deleted() {
     env.pixels(["checkpoint", "restore", &base, "one"]).ok();
     assert_eq!(listed(&env, &base).unwrap()["expires_at"], Value::Null);
 
-    // Over: prune says it and does it; list does it as well.
+    // Expired: prune lists and deletes the pixel; so does list.
     let server = Server::shared();
     overdue(&timed);
     let dry = env.pixels(["prune", "--dry-run", "--json"]).ok().json();
@@ -75,8 +75,8 @@ fn expired_pixels_are_deleted() {
     assert!(done.as_array().unwrap().contains(&expired), "{done}");
     assert!(server.status(&timed).is_none());
     overdue(&clone);
-    let said = env.pixels(["list"]).ok();
-    assert!(said.stderr.contains(&clone) && !said.stdout.contains(&clone));
+    let printed = env.pixels(["list"]).ok();
+    assert!(printed.stderr.contains(&clone) && !printed.stdout.contains(&clone));
     assert!(server.status(&clone).is_none());
     // More time is more time.
     overdue(&base);
@@ -152,9 +152,9 @@ fn top_shows_usage_of_pixels() {
     let script = "setsid sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &";
     env.pixels(["exec", &busy, "--", "sh", "-c", script]).ok();
     let look = || {
-        let told = env.pixels(["top", "--json", &busy, &idle]).ok().json();
+        let reported = env.pixels(["top", "--json", &busy, &idle]).ok().json();
         let of = |name: &str| {
-            let mut all = told.as_array().unwrap().iter();
+            let mut all = reported.as_array().unwrap().iter();
             all.find(|one| one["name"] == name).unwrap().clone()
         };
         (of(&busy), of(&idle))

@@ -47,20 +47,20 @@ impl Bench {
 
     /// A pixel that is there and runs a command, or is not there at all.
     #[track_caller]
-    fn whole_or_absent(&self, name: &str, outcome: &Outcome, told: &str) {
+    fn whole_or_absent(&self, name: &str, outcome: &Outcome, reported: &str) {
         if outcome.code == 0 {
-            let said = self.env.pixels(["exec", name, "--", "hostname"]);
-            assert_eq!(said.stdout, format!("px-{name}\n"), "{told}");
+            let printed = self.env.pixels(["exec", name, "--", "hostname"]);
+            assert_eq!(printed.stdout, format!("px-{name}\n"), "{reported}");
             let gone = self.env.pixels(["destroy", "--force", name]);
-            assert_eq!(gone.code, 0, "{gone:?} {told}");
+            assert_eq!(gone.code, 0, "{gone:?} {reported}");
         } else {
-            assert_eq!(self.server.status(name), None, "{told}");
+            assert_eq!(self.server.status(name), None, "{reported}");
         }
     }
 }
 
 /// Cuts the connection at the first request, then at the second, and so on,
-/// until the command needs no more of them; `check` is told each outcome.
+/// until the command needs no more of them; `check` receives each outcome.
 /// In a short run only the first of the ways to cut are tried.
 #[track_caller]
 fn cut_everywhere(
@@ -143,8 +143,8 @@ fn restore_survives_connection_loss_at_any_request() {
     let args = ["checkpoint", "restore", &name, "ready"];
     cut_everywhere(&bench, &args, 1, |_, context| {
         bench.server.settle(&name);
-        let said = bench.env.pixels(["exec", &name, "--", "ls", "/root/kept"]);
-        assert_eq!(said.stdout, "/root/kept\n", "{said:?} {context}");
+        let printed = bench.env.pixels(["exec", &name, "--", "ls", "/root/kept"]);
+        assert_eq!(printed.stdout, "/root/kept\n", "{printed:?} {context}");
     });
 }
 
@@ -218,7 +218,7 @@ fn exec_with_truncated_output_fails() {
             assert!(whole.stdout.starts_with(&outcome.stdout), "{context}");
         }
     }
-    // The daemon kills a command that nobody can steer any more.
+    // The daemon kills a command without a control connection.
     bench.proxy.on("STREAM control", 0, Fault::CutStream(0));
     let outcome = bench.run(&["exec", &name, "--", "sh", "-c", long]);
     assert!(matches!(outcome.code, 125 | 137), "{outcome:?}");
@@ -348,7 +348,7 @@ fn create_failing_on_server_leaves_nothing() {
             1,
             "unexpected answer",
         ),
-        // Somebody else works on it: not a failure.
+        // Another operation on the instance is in progress: not a failure.
         ("PUT */state", Fault::Answer(400, BUSY), 0, ""),
     ];
     for (request, fault, code, text) in cases {

@@ -23,8 +23,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// What `doctor` and `prune` say of leftovers.
 #[track_caller]
 fn leftovers(env: &TestEnv) -> Vec<String> {
-    let told = env.pixels(["prune", "--dry-run", "--json"]).ok().json();
-    let names = told.as_array().unwrap().iter();
+    let reported = env.pixels(["prune", "--dry-run", "--json"]).ok().json();
+    let names = reported.as_array().unwrap().iter();
     names
         .map(|one| one["name"].as_str().unwrap().to_owned())
         .collect()
@@ -40,7 +40,7 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     env.pixels(["create", &other]).ok();
     env.pixels(["stop", "--force", &other]).ok();
 
-    // In the middle of an exec, with output under way.
+    // In the middle of an exec that prints.
     env.pixels(["start", &other]).ok();
     let talk = "echo begun; while :; do sleep 0.01; echo more; done";
     let mut child = env.spawn(["exec", &other, "--", "sh", "-c", talk]);
@@ -78,7 +78,7 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
         assert!(outcome.stderr.contains("hint:"), "{outcome:?}");
     }
 
-    // Nobody there: every command says so.
+    // Without a daemon, every command reports that.
     for args in [
         &["list"][..],
         &["create", "t-x"],
@@ -134,7 +134,7 @@ fn daemon_killed_before_start_leaves_prunable_pixel() {
     let mut daemon = PrivateDaemon::start();
     let env = daemon.env("betw");
     let (made, user) = (env.name("made"), env.name("user"));
-    // A user's own pixel that was never started is no leftover.
+    // A pixel that the user never started is not an orphan.
     let own = json!({
         "name": format!("px-{user}"),
         "source": {"type": "image", "alias": daemon.image},
@@ -152,8 +152,11 @@ fn daemon_killed_before_start_leaves_prunable_pixel() {
         Some("Running") | None => assert_eq!(leftovers(&env), [""; 0]),
         Some(_) => {
             assert_eq!(leftovers(&env), [made.as_str()]);
-            let told = env.pixels(["doctor"]).stdout;
-            assert!(told.contains(&made) && !told.contains(&user), "{told}");
+            let reported = env.pixels(["doctor"]).stdout;
+            assert!(
+                reported.contains(&made) && !reported.contains(&user),
+                "{reported}"
+            );
             env.pixels(["prune"]).ok();
             assert_eq!(daemon.server.status(&made), None);
         }
@@ -196,8 +199,8 @@ fn hanging_daemon_times_out_commands() {
     assert_eq!(daemon.server.pixels(&env.name("b")), [""; 0]);
 }
 
-/// Runs the binary as somebody without any rights.
-fn as_nobody(socket: &Path, args: &[&str]) -> Outcome {
+/// Runs the binary as an unprivileged user.
+fn as_unprivileged(socket: &Path, args: &[&str]) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let open = |path: &Path| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -227,17 +230,17 @@ fn as_nobody(socket: &Path, args: &[&str]) -> Outcome {
 fn socket_without_permission_names_group() {
     lab::ready();
     let socket = Path::new(crate::support::server::SHARED);
-    for args in [&["list"][..], &["create", "t-nobody"], &["prune"]] {
-        let outcome = as_nobody(socket, args).expect(5);
+    for args in [&["list"][..], &["create", "t-unreachable"], &["prune"]] {
+        let outcome = as_unprivileged(socket, args).expect(5);
         assert!(outcome.stderr.contains("permission denied"), "{outcome:?}");
         assert!(outcome.stderr.contains("incus-admin"), "{outcome:?}");
         assert!(!outcome.stderr.contains("left behind"), "{outcome:?}");
     }
-    let outcome = as_nobody(socket, &["list", "--json"]).expect(5);
+    let outcome = as_unprivileged(socket, &["list", "--json"]).expect(5);
     let error: Value = serde_json::from_str(&outcome.stderr).unwrap();
     assert_eq!(error["error"]["kind"], "denied", "{error}");
-    as_nobody(socket, &["exec", "t-nobody", "--", "true"]).expect(125);
-    let outcome = as_nobody(socket, &["doctor"]).expect(2);
+    as_unprivileged(socket, &["exec", "t-unreachable", "--", "true"]).expect(125);
+    let outcome = as_unprivileged(socket, &["doctor"]).expect(2);
     assert!(outcome.stdout.contains("incus-admin"), "{outcome:?}");
 }
 
@@ -258,10 +261,10 @@ fn destroy_with_lost_disk_names_directory() {
         .output();
     assert!(gone.as_ref().unwrap().status.success(), "{gone:?}");
     fs::create_dir(&disk).unwrap();
-    let told = env.pixels(["destroy", "--force", &name]).expect(1);
+    let reported = env.pixels(["destroy", "--force", &name]).expect(1);
     let way_out = format!("rm -r {}", disk.display());
-    assert!(told.stderr.contains("is lost"), "{}", told.stderr);
-    assert!(told.stderr.contains(&way_out), "{}", told.stderr);
+    assert!(reported.stderr.contains("is lost"), "{}", reported.stderr);
+    assert!(reported.stderr.contains(&way_out), "{}", reported.stderr);
     fs::remove_dir_all(&disk).unwrap();
     env.pixels(["destroy", "--force", &name]).ok();
 }

@@ -10,14 +10,14 @@ use crate::support::private_daemon::PrivateDaemon;
 fn restore_without_gateway_changes_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
-    let env = daemon.walled("gone");
+    let env = daemon.isolated("gone");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
     let policy = || env.pixels(["network", "show", &name, "--json"]).json();
     env.pixels(["checkpoint", "create", &name, "--label", "open"])
         .ok();
     env.pixels(["network", "set", &name, "allowlist"]).ok();
-    env.pixels(["checkpoint", "create", &name, "--label", "walled"])
+    env.pixels(["checkpoint", "create", &name, "--label", "isolated"])
         .ok();
     env.pixels(["exec", &name, "--", "touch", "/root/later"])
         .ok();
@@ -30,8 +30,8 @@ fn restore_without_gateway_changes_nothing() {
     let refused = |label: &str, state: &str| {
         let restore = ["checkpoint", "restore", &name, label];
         let outcome = env.pixels(restore).expect(1);
-        let told = format!("the gateway {gateway} is {state}");
-        assert!(outcome.stderr.contains(&told), "{outcome:?}");
+        let reported = format!("the gateway {gateway} is {state}");
+        assert!(outcome.stderr.contains(&reported), "{outcome:?}");
         assert!(outcome.stderr.contains("gateway rebuild"), "{outcome:?}");
         assert_eq!(policy(), before, "{label}");
         env.pixels(["exec", &name, "--", "test", "-e", "/root/later"])
@@ -39,13 +39,14 @@ fn restore_without_gateway_changes_nothing() {
     };
     // With another policy and with the same.
     refused("open", "stopped");
-    refused("walled", "stopped");
+    refused("isolated", "stopped");
     daemon.server.done("DELETE", &path, &Value::Null);
     refused("open", "missing");
-    refused("walled", "missing");
+    refused("isolated", "missing");
 
     env.pixels(["network", "gateway", "rebuild"]).ok();
-    env.pixels(["checkpoint", "restore", &name, "walled"]).ok();
+    env.pixels(["checkpoint", "restore", &name, "isolated"])
+        .ok();
     env.pixels(["exec", &name, "--", "test", "-e", "/root/later"])
         .expect(1);
     assert_eq!(policy(), before);

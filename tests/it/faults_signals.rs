@@ -61,7 +61,7 @@ impl Kind {
 
 impl<'a> Trial<'a> {
     fn new(daemon: &'a PrivateDaemon, test: &str, kind: Kind) -> Self {
-        let env = daemon.walled(test);
+        let env = daemon.isolated(test);
         let (source, made) = (env.name("s"), env.name("m"));
         if !matches!(kind, Kind::First | Kind::Create) {
             env.pixels(["create", &source]).ok();
@@ -111,9 +111,9 @@ impl<'a> Trial<'a> {
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
         signal(child.id(), number);
         let outcome = finished(child, LIMIT);
-        let told = format!("{:?} after {moment:?}: {outcome:?}", self.args);
-        assert!(!outcome.stderr.contains("panicked"), "{told}");
-        (outcome, told)
+        let reported = format!("{:?} after {moment:?}: {outcome:?}", self.args);
+        assert!(!outcome.stderr.contains("panicked"), "{reported}");
+        (outcome, reported)
     }
 
     fn count(&mut self, what: &'static str) {
@@ -125,24 +125,32 @@ impl<'a> Trial<'a> {
 
     /// Nothing of the command is on the server.
     #[track_caller]
-    fn nothing_left(&self, told: &str) {
-        assert_eq!(self.server.pixels(&self.made), [""; 0], "{told}");
-        assert_eq!(self.half_a_gateway(), None, "{told}");
-        self.no_temporary(told);
+    fn nothing_left(&self, reported: &str) {
+        assert_eq!(self.server.pixels(&self.made), [""; 0], "{reported}");
+        assert_eq!(self.half_a_gateway(), None, "{reported}");
+        self.no_temporary(reported);
     }
 
     #[track_caller]
-    fn no_temporary(&self, told: &str) {
+    fn no_temporary(&self, reported: &str) {
         if self.server.status(&self.source).is_some() {
-            assert_eq!(self.server.checkpoints(&self.source), ["ready"], "{told}");
+            assert_eq!(
+                self.server.checkpoints(&self.source),
+                ["ready"],
+                "{reported}"
+            );
         }
     }
 
-    /// The pixel is there, running, and does what it is told.
+    /// The pixel exists, is running, and runs commands.
     #[track_caller]
-    fn usable(&self, name: &str, told: &str) {
-        let said = self.env.pixels(["exec", name, "--", "hostname"]);
-        assert_eq!(said.stdout, format!("px-{name}\n"), "{said:?}, {told}");
+    fn usable(&self, name: &str, reported: &str) {
+        let printed = self.env.pixels(["exec", name, "--", "hostname"]);
+        assert_eq!(
+            printed.stdout,
+            format!("px-{name}\n"),
+            "{printed:?}, {reported}"
+        );
     }
 
     /// Removes what the command made.
@@ -183,7 +191,7 @@ impl<'a> Trial<'a> {
 fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
     let mut trial = Trial::new(daemon, test, kind);
     for _ in 0..kind.rounds(usual_rounds) {
-        let (outcome, told) = trial.cut_short(Signal::INT);
+        let (outcome, reported) = trial.cut_short(Signal::INT);
         match outcome.code {
             0 => trial.count("complete"),
             130 => trial.count("interrupted"),
@@ -191,22 +199,22 @@ fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32
             1002 => trial.count("interrupted before it began"),
             // Another daemon's interface went away at that moment.
             2 if trial.first && outcome.took_the_way_out() => trial.count("had no bridge"),
-            _ => panic!("{told}"),
+            _ => panic!("{reported}"),
         }
         if outcome.code == 0 {
-            trial.no_temporary(&told);
+            trial.no_temporary(&reported);
             for name in trial.server.pixels(&trial.made) {
-                trial.usable(&name, &told);
+                trial.usable(&name, &reported);
             }
             trial.clear();
         } else {
-            trial.nothing_left(&told);
+            trial.nothing_left(&reported);
             if trial.first {
                 trial.clear();
             }
         }
         if matches!(kind, Kind::Restore) {
-            whole(&trial, &told);
+            whole(&trial, &reported);
         }
     }
     trial.report("SIGINT");
@@ -214,24 +222,24 @@ fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32
 
 /// After a restore, begun or not, finished or not.
 #[track_caller]
-fn whole(trial: &Trial<'_>, told: &str) {
+fn whole(trial: &Trial<'_>, reported: &str) {
     assert_eq!(
         trial.server.status(&trial.source).as_deref(),
         Some("Running"),
-        "{told}"
+        "{reported}"
     );
     let read = ["exec", &trial.source, "--", "cat", "/root/kept"];
-    let said = trial.env.pixels(read);
-    assert_eq!(said.stdout, "kept\n", "{said:?} {told}");
+    let printed = trial.env.pixels(read);
+    assert_eq!(printed.stdout, "kept\n", "{printed:?} {reported}");
 }
 
 /// Kills the command instead, and lets `doctor` and `prune` clean up.
 fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
     let mut trial = Trial::new(daemon, test, kind);
     for _ in 0..kind.rounds(usual_rounds) {
-        let (outcome, told) = trial.cut_short(Signal::KILL);
+        let (outcome, reported) = trial.cut_short(Signal::KILL);
         if !matches!(outcome.code, 0 | 1009) {
-            panic!("{told}");
+            panic!("{reported}");
         }
         // What the server has been asked for it finishes by itself.
         trial.daemon.settle();
@@ -261,27 +269,27 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
             },
         );
         assert_eq!(
-            leftovers::told(&trial.env, &["prune", "--dry-run", "--json"]),
+            leftovers::reported(&trial.env, &["prune", "--dry-run", "--json"]),
             half,
-            "{told}"
+            "{reported}"
         );
         let seen = trial.env.pixels(["doctor"]);
         for one in &half {
             let name = one.split(' ').nth(1).unwrap();
-            assert!(seen.stdout.contains(name), "{name}: {seen:?} {told}");
-            assert_ne!(seen.code, 0, "{told}");
+            assert!(seen.stdout.contains(name), "{name}: {seen:?} {reported}");
+            assert_ne!(seen.code, 0, "{reported}");
         }
         assert_eq!(
-            leftovers::told(&trial.env, &["prune", "--json"]),
+            leftovers::reported(&trial.env, &["prune", "--json"]),
             half,
-            "{told}"
+            "{reported}"
         );
-        assert_eq!(running(&trial), whole_ones, "{told}");
-        assert_eq!(trial.server.pixels(&trial.made), whole_ones, "{told}");
-        assert_eq!(trial.half_a_gateway(), None, "{told}");
-        trial.no_temporary(&told);
+        assert_eq!(running(&trial), whole_ones, "{reported}");
+        assert_eq!(trial.server.pixels(&trial.made), whole_ones, "{reported}");
+        assert_eq!(trial.half_a_gateway(), None, "{reported}");
+        trial.no_temporary(&reported);
         for name in &whole_ones {
-            trial.usable(name, &told);
+            trial.usable(name, &reported);
         }
         if has_source {
             eventually("the source can be used", || {
@@ -386,9 +394,9 @@ fn signals_interrupt_waiting_create() {
     finished(child, LIMIT).expect(130);
     proxy.heal();
     server.settle(&name);
-    // Nobody was left to remove it: that is what prune is for.
-    let told = env.pixels(["prune", "--json"]).json().to_string();
-    assert!(told.contains(&name), "{told}");
+    // No process was left to remove it: prune does.
+    let reported = env.pixels(["prune", "--json"]).json().to_string();
+    assert!(reported.contains(&name), "{reported}");
     assert_eq!(server.status(&name), None);
 }
 
@@ -403,7 +411,7 @@ fn signals_interrupt_exec_on_hanging_server() {
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
 
-    // The command obeys, but its end is never told.
+    // The command exits, but the server never reports it.
     let child = held_at(&proxy, &env, WAIT, &["exec", &name, "--", "sleep", "3000"]);
     for round in 1..=2 {
         signal(child.id(), Signal::INT);

@@ -175,7 +175,7 @@ pub fn carries(served: &Served) {
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "3000000");
 
-    // Where nobody listens the connection just ends.
+    // Without a listener the connection is closed.
     assert_eq!(connect(closed).read(&mut [0; 1]).unwrap_or(0), 0);
 
     // Open connections end with the command, on both sides.
@@ -206,13 +206,13 @@ fn background_forwards_are_listed_and_stopped() {
     let listed = listed.as_array().unwrap();
     assert_eq!(listed.len(), 2);
     assert!(listed.contains(&started));
-    // A port that is taken is told at once, also from the background.
+    // A port in use is reported at once, with --background too.
     let taken = env.pixels(["forward", "--background", name, &format!("{port}:8000")]);
     assert_eq!(taken.code, 1);
     assert!(taken.stderr.contains("in use"), "{}", taken.stderr);
     let missing = env.pixels(["forward", "-b", "no-such-pixel", "0:1"]);
     assert_eq!(missing.code, 3, "{}", missing.stderr);
-    // One that was killed is no longer listed.
+    // A killed forward is no longer listed.
     front.kill().unwrap();
     front.wait().unwrap();
     let listed = env.pixels(["forward", "list", "--json"]).ok().json();

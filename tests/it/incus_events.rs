@@ -26,8 +26,8 @@ async fn event_stream_reports_checkpoint() {
             let event = events.next().await.unwrap();
             assert_eq!(event.kind, "lifecycle");
             if event.metadata["action"] == "instance-snapshot-created" {
-                let told = event.metadata["source"].as_str().unwrap_or_default();
-                if told.starts_with(&source) || told.ends_with(&format!("px-{name}")) {
+                let reported = event.metadata["source"].as_str().unwrap_or_default();
+                if reported.starts_with(&source) || reported.ends_with(&format!("px-{name}")) {
                     return;
                 }
             }

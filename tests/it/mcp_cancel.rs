@@ -50,8 +50,8 @@ fn session(client: &Client) -> String {
 fn give_up(client: &Client, session: &str) {
     let word = json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
                       "params": {"requestId": 7}});
-    let told = client.message(&word, &[("Mcp-Session-Id", session)]);
-    assert_eq!(told.unwrap().status, 202);
+    let reported = client.message(&word, &[("Mcp-Session-Id", session)]);
+    assert_eq!(reported.unwrap().status, 202);
 }
 
 /// How many processes of this command line there are.
@@ -87,9 +87,9 @@ fn canceled_exec_kills_command() {
     ends("1001");
 
     // One that reports progress is answered by a stream.
-    let mut told = sleep("1002");
-    told["_meta"] = json!({"progressToken": "p"});
-    let mut stream = begin(&client, None, &told);
+    let mut reported = sleep("1002");
+    reported["_meta"] = json!({"progressToken": "p"});
+    let mut stream = begin(&client, None, &reported);
     let mut start = [0; 15];
     stream.read_exact(&mut start).unwrap();
     assert_eq!(&start, b"HTTP/1.1 200 OK");
@@ -99,8 +99,8 @@ fn canceled_exec_kills_command() {
 
     let (mine, other) = (session(&client), session(&client));
     assert_ne!(mine, other);
-    told["arguments"] = sleep("1003")["arguments"].clone();
-    for (params, seconds) in [(told, "1003"), (sleep("1004"), "1004")] {
+    reported["arguments"] = sleep("1003")["arguments"].clone();
+    for (params, seconds) in [(reported, "1003"), (sleep("1004"), "1004")] {
         let mut stream = begin(&client, Some(&mine), &params);
         runs(seconds);
         // The ids of another client are its own.
@@ -108,7 +108,7 @@ fn canceled_exec_kills_command() {
         assert_eq!(count(&client, &name, seconds), 2);
         give_up(&client, &mine);
         ends(seconds);
-        // Whoever gave up is not answered.
+        // A canceled call gets no answer.
         client.sh(&name, "true");
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
@@ -125,13 +125,16 @@ fn canceled_exec_kills_command() {
 #[ignore = "needs Incus"]
 fn canceled_create_sandbox_leaves_no_sandbox() {
     lab::ready();
-    let mut env = environment("mcp-unmade");
+    let mut env = environment("mcp-unbuilt");
     let script = |name: &str, text: &str| {
         let path = env.home().join(name);
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         path.display().to_string()
     };
-    let until_told = script("until-told.sh", "until [ -e /var/go ]; do sleep 0.1; done");
+    let until_told = script(
+        "until-reported.sh",
+        "until [ -e /var/go ]; do sleep 0.1; done",
+    );
     let endless = script("endless.sh", "sleep infinity");
     env.config(&format!(
         "[provision]\ndevtools = false\nscript = \"{endless}\"\n\
@@ -140,8 +143,8 @@ fn canceled_create_sandbox_leaves_no_sandbox() {
     let sandboxes = format!("{}-", env.name("s"));
     let there = || Server::shared().pixels(&sandboxes);
 
-    // Waiting for its base, which is built all the same: whoever gives up
-    // after a minute finds it there the next time.
+    // Canceled while waiting for its base, whose build continues: a client that
+    // retries after a minute finds it.
     let server = McpServer::start(&env);
     let client = server.client();
     let slow = call("create_sandbox", json!({"base": "slow", "wait_sec": 600}));
@@ -163,10 +166,10 @@ fn canceled_create_sandbox_leaves_no_sandbox() {
     env.set("PIXELS_PROVISION_ENABLED", "true");
     let server = McpServer::start(&env);
     let client = server.client();
-    let (mine, wish) = (session(&client), json!({"wait_sec": 600}));
-    let wish = call("create_sandbox", wish);
+    let (mine, arguments) = (session(&client), json!({"wait_sec": 600}));
+    let arguments = call("create_sandbox", arguments);
     for gives_up in [false, true] {
-        let stream = begin(&client, Some(&mine), &wish);
+        let stream = begin(&client, Some(&mine), &arguments);
         eventually("its pixel is there", || !there().is_empty());
         match gives_up {
             true => give_up(&client, &mine),

@@ -1,5 +1,5 @@
-//! A server that is killed at any moment: the next one goes on, and what the
-//! server says is what there is.
+//! A server killed at any moment: the next one continues, and its list equals
+//! what the backend has.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ fn restarted_server_adopts_sandboxes_and_jobs() {
         client.sh(&begun, "true");
     }
 
-    // Somebody else removes one: it is told, and can be taken off the list.
+    // another client deletes a pixel: list_sandboxes reports it, and destroy_sandbox removes the record.
     let _ = env.pixels(["destroy", "--force", &name]).ok();
     assert!(client.list().contains(&(name.clone(), "failed".into())));
     client.call("destroy_sandbox", json!({"name": name}));

@@ -1,5 +1,5 @@
-//! Many clients at once: every call is answered, what was answered stays so
-//! whatever is killed meanwhile, and what the server lists is what there is.
+//! Many clients at once: every call is answered, answers stay true through
+//! kills of the server, and its list equals what the backend has.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -28,7 +28,7 @@ const SPAN: Duration = Duration::from_millis(500);
 struct Desk {
     client: Mutex<Client>,
     /// Goes up when the server is killed and when there is one again: odd
-    /// while there is none.
+    /// while no server runs.
     turn: AtomicU64,
     over: AtomicBool,
     shared: Vec<String>,
@@ -55,10 +55,10 @@ impl Desk {
     fn call(&self, tool: &str, arguments: Value) -> Option<Result<Value, String>> {
         let before = self.turn.load(Ordering::SeqCst);
         let client = self.client.lock().unwrap().clone();
-        let told = client.try_call(tool, arguments);
+        let reported = client.try_call(tool, arguments);
         let killed = before % 2 == 1 || self.turn.load(Ordering::SeqCst) != before;
-        assert!(told.is_some() || killed, "{tool} was not answered");
-        told
+        assert!(reported.is_some() || killed, "{tool} was not answered");
+        reported
     }
 
     /// Kills the server and starts another.
@@ -72,7 +72,7 @@ impl Desk {
     }
 }
 
-/// Nobody waits for what goes on no more, also when the test fails.
+/// Ends all waits, also if the test fails.
 struct Over<'a>(&'a Desk);
 
 impl Drop for Over<'_> {
@@ -89,9 +89,9 @@ struct Worker<'a> {
     /// Its sandbox, and whether the removal was asked for.
     own: Option<String>,
     leaving: bool,
-    /// It asked for a sandbox and was not told the name.
+    /// The client asked for a sandbox and did not receive its name.
     unsure: bool,
-    /// The last content of its file that it asked for, and that it was told of.
+    /// The last content that the client wrote, and the last that the server confirmed.
     tried: u64,
     written: u64,
 }
@@ -112,19 +112,19 @@ impl<'a> Worker<'a> {
 
     /// `None` when the server was killed before it answered.
     fn ask(&mut self, tool: &str, arguments: Value) -> Option<Result<Value, String>> {
-        let told = self.desk.call(tool, arguments);
-        match told {
+        let reported = self.desk.call(tool, arguments);
+        match reported {
             Some(_) => self.answered += 1,
             // Until there is another server.
             None => std::thread::sleep(Duration::from_millis(20)),
         }
-        told
+        reported
     }
 
-    /// The same for what nobody may refuse.
-    fn told(&mut self, tool: &str, arguments: Value) -> Option<Value> {
-        let told = self.ask(tool, arguments)?;
-        Some(told.unwrap_or_else(|reason| panic!("{tool}: {reason}")))
+    /// The same for calls that must not be refused.
+    fn reported(&mut self, tool: &str, arguments: Value) -> Option<Value> {
+        let reported = self.ask(tool, arguments)?;
+        Some(reported.unwrap_or_else(|reason| panic!("{tool}: {reason}")))
     }
 
     fn work(mut self) -> Self {
@@ -136,7 +136,7 @@ impl<'a> Worker<'a> {
                 5 if makes => self.remove(),
                 1 | 6 => self.write(),
                 2 | 7 => self.read(),
-                3 => drop(self.told("list_sandboxes", json!({}))),
+                3 => drop(self.reported("list_sandboxes", json!({}))),
                 _ => self.run(),
             }
             step += 1;
@@ -153,17 +153,17 @@ impl<'a> Worker<'a> {
         self.tried += 1;
         let mut file = self.place();
         file["content"] = json!(self.tried.to_string());
-        if self.told("write_file", file).is_some() {
+        if self.reported("write_file", file).is_some() {
             self.written = self.tried;
         }
     }
 
-    /// What it was told is written is there, and nothing half-written.
+    /// Confirmed content is in the file, and nothing is partially written.
     fn read(&mut self) {
         if self.written == 0 {
             return self.write();
         }
-        let Some(read) = self.told("read_file", self.place()) else {
+        let Some(read) = self.reported("read_file", self.place()) else {
             return;
         };
         let found: u64 = read["content"].as_str().unwrap().parse().unwrap();
@@ -175,7 +175,7 @@ impl<'a> Worker<'a> {
         let text = format!("{} {}", self.number, self.answered);
         let name = &self.desk.shared[self.number % SHARED];
         let command = json!({"name": name, "command": ["printf", "%s", text]});
-        if let Some(ran) = self.told("exec", command) {
+        if let Some(ran) = self.reported("exec", command) {
             assert_eq!(ran["stdout"], text, "{ran}");
         }
     }
@@ -188,8 +188,8 @@ impl<'a> Worker<'a> {
             return self.remove();
         }
         let label = self.number.to_string();
-        let wish = json!({"base": "quick", "label": label, "wait_sec": 60});
-        let Some(made) = self.told("create_sandbox", wish) else {
+        let arguments = json!({"base": "quick", "label": label, "wait_sec": 60});
+        let Some(made) = self.reported("create_sandbox", arguments) else {
             self.unsure = true;
             return;
         };
@@ -199,7 +199,7 @@ impl<'a> Worker<'a> {
 
     /// Whether what it asked for is there.
     fn find(&mut self) {
-        let Some(list) = self.told("list_sandboxes", json!({})) else {
+        let Some(list) = self.reported("list_sandboxes", json!({})) else {
             return;
         };
         let label = json!(self.number.to_string());
@@ -223,7 +223,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Once nobody kills any more: what became of what it was not told.
+    /// After the last kill: the outcome of unconfirmed calls.
     fn settle(&mut self) {
         if self.unsure {
             self.find();

@@ -168,18 +168,18 @@ fn tools_accept_only_own_sandboxes_and_allowed_egress() {
             assert!(refusal.contains("no sandbox"), "{tool} {pixel}: {refusal}");
         }
     }
-    // A clone made by other means is no sandbox, whatever it inherited.
+    // A clone created without this server is not a sandbox, whatever it inherited.
     let copy = env.name("copy");
     let _ = env.pixels(["create", &copy, "--from", &name]).ok();
     assert_eq!(client.list(), [(name.clone(), "running".to_owned())]);
     let refusal = client.refused("create_sandbox", json!({"base": "quick"}));
     assert!(refusal.contains("call destroy_sandbox first"), "{refusal}");
-    for wish in [
+    for arguments in [
         json!({"egress": "unrestricted"}),
         json!({"egress": "allowlist", "allow": ["evil.example"]}),
         json!({"allow": ["10.0.0.0/8"]}),
     ] {
-        let refusal = client.refused("create_sandbox", wish);
+        let refusal = client.refused("create_sandbox", arguments);
         assert!(refusal.contains("limits"), "{refusal}");
     }
     client.call("destroy_sandbox", json!({"name": name}));

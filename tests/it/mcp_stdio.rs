@@ -96,9 +96,9 @@ fn stdio_clients_share_server_and_take_it_over() {
     let mut params = json!({"name": "exec", "arguments": run("sleep 1234.5")});
     params["_meta"] = json!({"progressToken": "p"});
     let id = second.send("tools/call", params);
-    let told = second.read();
-    assert_eq!(told["method"], "notifications/progress", "{told}");
-    assert_eq!(told["params"]["progressToken"], "p");
+    let reported = second.read();
+    assert_eq!(reported["method"], "notifications/progress", "{reported}");
+    assert_eq!(reported["params"]["progressToken"], "p");
     second.write(
         &json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
                          "params": {"requestId": id}}),
@@ -163,8 +163,8 @@ fn stdio_reports_invalid_messages() {
         "tools/call",
         json!({"name": "write_file", "arguments": file}),
     );
-    let told = client.answer(id)["result"]["content"][0]["text"].to_string();
-    assert!(told.contains("no sandbox"), "{told:.200}");
+    let reported = client.answer(id)["result"]["content"][0]["text"].to_string();
+    assert!(reported.contains("no sandbox"), "{reported:.200}");
     let id = client.send("no/such/method", json!({}));
     assert!(client.answer(id)["error"].is_object());
     let id = client.send("tools/list", json!({}));
@@ -184,8 +184,8 @@ fn mcp_install_writes_client_configuration() {
         ("cursor", ".cursor/mcp.json", "mcpServers"),
     ] {
         let shown = env.pixels(["mcp", "install", "--client", client]).ok();
-        let told = env.pixels(["mcp", "install", "--client", client, "--json"]);
-        assert_eq!(told.ok().json()["text"], shown.stdout, "{client}");
+        let reported = env.pixels(["mcp", "install", "--client", client, "--json"]);
+        assert_eq!(reported.ok().json()["text"], shown.stdout, "{client}");
         assert!(
             shown.stdout.contains(word) && shown.stdout.contains("--stdio"),
             "{}",

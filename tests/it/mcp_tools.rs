@@ -64,8 +64,8 @@ fn tool_schemas_are_complete() {
         assert!(tool["annotations"]["readOnlyHint"].is_boolean(), "{name}");
         let fields = tool["inputSchema"]["properties"].as_object();
         for (field, schema) in fields.into_iter().flatten() {
-            let told = schema["description"].is_string() || field == "content";
-            assert!(told, "{name}: {field} is not described");
+            let reported = schema["description"].is_string() || field == "content";
+            assert!(reported, "{name}: {field} is not described");
         }
     }
     assert_eq!(server.end(), 0);
@@ -93,7 +93,7 @@ fn invalid_arguments_create_no_sandbox() {
         json!({"cpu": "two"}),
         json!({"egress": "open"}),
         json!({"egress": "agent", "allow": ["a b"]}),
-        json!({"colour": "red"}),
+        json!({"color": "red"}),
     ] {
         let _ = client.refused("create_sandbox", bad);
     }
@@ -108,9 +108,9 @@ fn tools_support_sandbox_lifecycle() {
     let env = environment("mcp-life");
     let server = McpServer::start(&env);
     let client = server.client();
-    let wish = json!({"base": "quick", "label": "mine", "ttl": "1h", "memory": "256",
+    let arguments = json!({"base": "quick", "label": "mine", "ttl": "1h", "memory": "256",
                       "egress": "allowlist", "allow": ["allowed.example"], "wait_sec": 60});
-    let made = client.call("create_sandbox", wish);
+    let made = client.call("create_sandbox", arguments);
     assert_eq!(
         (&made["status"], &made["egress"]),
         (&json!("running"), &json!("allowlist"))
@@ -119,7 +119,7 @@ fn tools_support_sandbox_lifecycle() {
     let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist", "{shown}");
 
-    // The boot, which goes on meanwhile, takes nothing away.
+    // The boot in progress removes nothing.
     let script = "echo early >/tmp/early; until systemctl is-active -q sysinit.target; do sleep 0.1; done; \
                   sleep 0.2; cat /tmp/early";
     assert_eq!(client.sh(&name, script), "early\n");
@@ -129,9 +129,12 @@ fn tools_support_sandbox_lifecycle() {
 
     let denied = "getent hosts denied.example || true";
     client.sh(&name, denied);
-    until("the refused name is told", || {
-        let told = client.call("network_denials", json!({"name": name}));
-        told.to_string().contains("denied.example").then_some(())
+    until("the refused name is reported", || {
+        let reported = client.call("network_denials", json!({"name": name}));
+        reported
+            .to_string()
+            .contains("denied.example")
+            .then_some(())
     });
 
     client.sh(&name, "echo before >$HOME/state; sync");

@@ -1,4 +1,4 @@
-//! What a release consists of, and that everybody calls it by the same names:
+//! The files of a release, under the same names everywhere:
 //! the workflow that makes it, README, and the installers that look for it.
 
 use std::collections::BTreeSet;
@@ -98,10 +98,13 @@ fn release_archive_contains_working_binary() {
         .arg("--directory")
         .arg(&unpacked));
     let inside = unpacked.join(&name);
-    let told = run(Command::new(inside.join("pixels"))
+    let reported = run(Command::new(inside.join("pixels"))
         .arg("--version")
         .env_clear());
-    assert!(told.starts_with(&format!("pixels {VERSION} (")), "{told}");
+    assert!(
+        reported.starts_with(&format!("pixels {VERSION} (")),
+        "{reported}"
+    );
     for file in ["README.md", "SECURITY.md", "LICENSE", "config.example.toml"] {
         assert_eq!(
             std::fs::read_to_string(inside.join(file)).unwrap(),
@@ -125,7 +128,7 @@ fn release_archive_contains_working_binary() {
 
     materials(&std::fs::read_to_string(dist.join(bill)).unwrap());
 
-    // Whoever builds the same again gets the same archive.
+    // The same build gives the same archive.
     let again = pack(scratch.path(), "again");
     assert_eq!(
         std::fs::read_to_string(again.join("SHA256SUMS")).unwrap(),
@@ -147,13 +150,13 @@ fn static_binary_runs_in_empty_root() {
     std::fs::write(&socket, "").unwrap();
     let script = "mount --bind \"$1\" \"$2\" && exec chroot \"$3\" /pixels list --json";
     let shared = Path::new(crate::support::server::SHARED);
-    let told = run(Command::new("unshare")
+    let reported = run(Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .args(["sh", "-c", script, "sh"])
         .args([shared, &socket, empty.path()])
         .env("PIXELS_INCUS_SOCKET", "/incus"));
-    let list: serde_json::Value = serde_json::from_str(&told).unwrap();
-    assert!(list.is_array(), "{told}");
+    let list: serde_json::Value = serde_json::from_str(&reported).unwrap();
+    assert!(list.is_array(), "{reported}");
 }
 
 /// The bill of materials has what is shipped, and only that.
@@ -186,7 +189,7 @@ fn materials(text: &str) {
         );
         assert!(
             one["licenses"][0]["expression"].is_string(),
-            "{name} has no licence"
+            "{name} has no license"
         );
         names.insert(name);
         assert!(references.insert(one["bom-ref"].as_str().unwrap()));
@@ -199,14 +202,14 @@ fn materials(text: &str) {
     for shipped in keys("dependencies") {
         assert!(names.contains(shipped), "{shipped} is missing");
     }
-    // Not even what somebody else may bring along: nothing else uses it.
+    // Not even as a dependency of another crate: nothing else uses it.
     assert!(keys("dev-dependencies").contains("rcgen") && !names.contains("rcgen"));
     // A crate of macOS alone.
     assert!(names.contains("core-foundation"), "macOS is missing");
     for one in bill["dependencies"].as_array().unwrap() {
         for on in one["dependsOn"].as_array().unwrap() {
             let on = on.as_str().unwrap();
-            assert!(references.contains(on), "{on} is no component");
+            assert!(references.contains(on), "{on} is not a component");
         }
     }
 }
@@ -253,13 +256,13 @@ fn archive_names_match_binstall_and_readme() {
             .next();
         assert!(
             targets().iter().any(|one| Some(one.as_str()) == target),
-            "README: nobody builds {target:?}"
+            "README: no job builds {target:?}"
         );
     }
 }
 
 /// mise chooses an archive by words for system and processor in its name, and
-/// takes a musl one where there is no other for Linux.
+/// takes a musl archive if it is the only Linux one.
 #[test]
 fn release_has_one_target_per_system() {
     let mut systems = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! Provisioning and sessions, on the daemon: what is inside afterwards, how it
-//! is told, and that it lasts.
+//! Provisioning and sessions, on the daemon: the result in the pixel, its
+//! report, and that both survive restarts.
 
 use std::process::Command;
 
@@ -60,30 +60,30 @@ SESSION = { value = "mine", session_only = true }
     let key = key(&env);
     let name = env.name("box");
     let made = env.pixels(["create", &name, "--wait"]).ok();
-    // What PAM cannot carry is said.
+    // Variables that PAM cannot set are reported.
     assert!(made.stderr.contains("HASH"), "{}", made.stderr);
 
-    let said = run(
+    let printed = run(
         &env,
         &name,
         "id -un; sudo -n id -u; pwd; echo \"$FOO|$HASH|$SESSION\"",
     );
     assert_eq!(
-        said,
+        printed,
         "pixel\n0\n/home/pixel\ntwo words, $HOME 'q' \"d\"|a#b|mine\n"
     );
     // The image's own user of that number has made room.
-    let said = run(
+    let printed = run(
         &env,
         &name,
         "id; getent passwd ubuntu; ls -a ~ | grep bashrc; tail -n1 /etc/environment",
     );
     assert!(
-        said.starts_with("uid=1000(pixel) gid=1000(pixel)"),
-        "{said}"
+        printed.starts_with("uid=1000(pixel) gid=1000(pixel)"),
+        "{printed}"
     );
-    assert!(!said.contains("ubuntu"), "{said}");
-    assert!(said.contains(".bashrc"), "{said}");
+    assert!(!printed.contains("ubuntu"), "{printed}");
+    assert!(printed.contains(".bashrc"), "{printed}");
 
     let status = env.pixels(["status", &name, "--json"]).ok().json();
     assert_eq!(status["overall"], "done");
@@ -221,7 +221,7 @@ fn failed_provisioning_step_is_reported() {
         "[provision]\ndevtools = false\nscript = \"~/own.sh\"\n[console]\nmultiplexer = \"none\"\n",
     );
     let script =
-        "#!/bin/sh\necho in $PWD as $(id -un)\n[ -e /root/mended ] || { echo boom >&2; exit 3; }\n";
+        "#!/bin/sh\necho in $PWD as $(id -un)\n[ -e /root/fixed ] || { echo boom >&2; exit 3; }\n";
     std::fs::write(env.home().join("own.sh"), script).unwrap();
     let name = env.name("box");
     let failed = env.pixels(["create", &name, "--wait"]).expect(1);
@@ -243,7 +243,7 @@ fn failed_provisioning_step_is_reported() {
     let line = table.lines().find(|line| line.starts_with(&name)).unwrap();
     assert!(line.contains("provisioning failed"), "{line}");
 
-    run(&env, &name, "sudo touch /root/mended");
+    run(&env, &name, "sudo touch /root/fixed");
     let done = env.pixels(["provision", &name, "--wait"]).ok();
     assert!(done.stdout.contains("Provisioned"), "{}", done.stdout);
     let status = env.pixels(["status", &name, "--follow"]).ok();
@@ -280,7 +280,7 @@ fn provisioning_installs_tools_from_mirror() {
         .filter_map(|entry| Some(entry.ok()?.path().display().to_string()))
         .filter(|path| path.ends_with(".crt"))
         .collect();
-    // The mirror is on the host, which no pixel reaches unless somebody says so.
+    // The mirror is on the host, which a pixel reaches only if a rule allows it.
     let host = server.split('/').nth(2).unwrap();
     let env = provisioning(
         "tools",

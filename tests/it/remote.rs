@@ -211,16 +211,16 @@ fn server_certificate_is_verified() {
         (&["exec", "t-x", "--", "true"], 125),
     ] {
         let refused = env.pixels_within(args, LIMIT).expect(code);
-        let told = &refused.stderr;
+        let reported = &refused.stderr;
         assert!(
-            told.contains(&print) && told.contains("other.crt"),
-            "{told}"
+            reported.contains(&print) && reported.contains("other.crt"),
+            "{reported}"
         );
-        assert!(told.contains("incus.server_cert"), "{told}");
-        assert!(!told.contains("left behind"), "{told}");
+        assert!(reported.contains("incus.server_cert"), "{reported}");
+        assert!(!reported.contains("left behind"), "{reported}");
     }
 
-    // None: the system's roots know nothing of it.
+    // None: the system's roots do not include it.
     env.set("PIXELS_INCUS_SERVER_CERT", "");
     let refused = env.pixels_within(["list"], LIMIT).expect(5);
     assert!(refused.stderr.contains(&print), "{refused:?}");
@@ -231,7 +231,7 @@ fn server_certificate_is_verified() {
     env.pixels(["list"]).ok();
     env.set("PIXELS_INCUS_INSECURE", "");
 
-    // A file that is none.
+    // A file that is not a certificate.
     let empty = remote.file("empty", "crt");
     fs::write(&empty, "").unwrap();
     for file in [&empty, &remote.file("missing", "crt")] {
@@ -315,9 +315,12 @@ fn client_certificate_is_required() {
             (&["exec", "t-x", "--", "true"], 125),
         ] {
             let refused = env.pixels_within(args, LIMIT).expect(code);
-            let told = &refused.stderr;
-            assert!(told.contains("not authorized"), "{args:?}: {told}");
-            assert!(told.contains("trust add-certificate"), "{args:?}: {told}");
+            let reported = &refused.stderr;
+            assert!(reported.contains("not authorized"), "{args:?}: {reported}");
+            assert!(
+                reported.contains("trust add-certificate"),
+                "{args:?}: {reported}"
+            );
         }
         let doctor = env.pixels_within(["doctor"], LIMIT).expect(2);
         assert!(
@@ -341,8 +344,8 @@ fn client_certificate_is_required() {
     let refused = env.pixels_within(["list"], LIMIT).expect(2);
     assert!(refused.stderr.contains("stranger.crt"), "{refused:?}");
 
-    // No TLS, no host, nobody there.
-    for (url, code, told) in [
+    // No TLS, no such host, no listener.
+    for (url, code, reported) in [
         (format!("http://127.0.0.1:{}", remote.port), 2, "https://"),
         ("https://".into(), 2, "incus remote"),
         ("127.0.0.1".into(), 2, "incus remote"),
@@ -355,7 +358,7 @@ fn client_certificate_is_required() {
         let mut env = remote.env("url");
         env.set("PIXELS_INCUS_REMOTE", &url);
         let refused = env.pixels_within(["list"], LIMIT).expect(code);
-        assert!(refused.stderr.contains(told), "{url}: {refused:?}");
+        assert!(refused.stderr.contains(reported), "{url}: {refused:?}");
     }
 }
 

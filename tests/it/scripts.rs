@@ -45,10 +45,10 @@ fn scripts_parse_and_name_their_shell() {
         let bash =
             text.starts_with("#!/bin/bash\n") || script.extension().is_some_and(|e| e == "bash");
         passes(if bash { "bash" } else { "sh" }, &["-n"], &script);
-        // What is sourced is no program.
+        // A sourced file is not a program.
         let first = ["#!/bin/sh\n", "#!/bin/bash\n", "# shellcheck shell="];
-        let told = first.iter().any(|first| text.starts_with(first));
-        assert!(told, "{} has no first line", script.display());
+        let reported = first.iter().any(|first| text.starts_with(first));
+        assert!(reported, "{} has no first line", script.display());
     }
 }
 

@@ -1,5 +1,5 @@
-//! Servers and pixels that send more than anything needs: they are left, told
-//! of, and the memory of this side is its own.
+//! Servers and pixels that send too much: pixels disconnects, reports an error,
+//! and its memory stays bounded.
 
 use std::time::Duration;
 

@@ -72,7 +72,7 @@ impl Pixel {
     }
 
     /// In front of the pixel's own tar, one that stops after a first piece,
-    /// says so by /srv/half, and goes on when there is /srv/go.
+    /// Creates /srv/half at that point, and continues when /srv/go exists.
     fn slow_tar(&self) {
         let script = "#!/bin/sh\n\
             half() { head -c 300000; touch /srv/half; \
@@ -89,12 +89,12 @@ impl Pixel {
     /// Waits until a script prints this.
     #[track_caller]
     pub fn comes_to(&self, script: &str, expected: &str) {
-        let mut told = String::new();
+        let mut reported = String::new();
         let same = wait::within(std::time::Duration::from_secs(20), || {
-            told = self.sh(script);
-            told == expected
+            reported = self.sh(script);
+            reported == expected
         });
-        assert!(same, "{script}: {told}");
+        assert!(same, "{script}: {reported}");
     }
 
     #[track_caller]
@@ -197,11 +197,11 @@ fn push_and_pull_preserve_contents() {
     }
     file.write_all(&block[..size % block.len()]).unwrap();
     drop(file);
-    let told = pixel
+    let reported = pixel
         .run(&["push", "--json", &large, &pixel.there("/srv/l")])
         .ok()
         .json();
-    assert_eq!(told["bytes"].as_u64(), Some(size as u64));
+    assert_eq!(reported["bytes"].as_u64(), Some(size as u64));
     pixel
         .run(&["pull", &pixel.there("/srv/l"), &pixel.here("l")])
         .ok();
@@ -281,13 +281,13 @@ pub fn tree_is_kept(pixel: &Pixel) {
     assert_eq!(plain.ok().json()["skipped"], 1);
     fs::remove_file(top.join("pipe")).unwrap();
 
-    let told = pixel.sh(
+    let reported = pixel.sh(
         "cd /w; stat -c '%a %U %Y' empty; stat -c %b holes; readlink absolute; \
          stat -c %h -- -rf; ls /srv/hook-ran 2>&1 | wc -l; cat /etc/passwd | head -c 5",
     );
-    let lines: Vec<&str> = told.lines().collect();
+    let lines: Vec<&str> = reported.lines().collect();
     assert_eq!(lines[0], "400 root 1000000000");
-    assert!(lines[1].parse::<u64>().unwrap() < 1000, "{told}");
+    assert!(lines[1].parse::<u64>().unwrap() < 1000, "{reported}");
     assert_eq!(lines[2..4], ["/etc/passwd", "2"]);
     pixel
         .run(&["pull", &pixel.there("/w"), &pixel.here("back")])

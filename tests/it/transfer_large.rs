@@ -79,7 +79,7 @@ pub fn arrives(pixel: &Pixel) {
     push(&["--owner", "3:7"], "/w/owned").ok();
     assert_eq!(pixel.sh("stat -c '%a %u:%g' /w/owned"), "4751 3:7\n");
 
-    // No room: that is said, and what was there is still there.
+    // A full disk is reported, and the previous file is unchanged.
     pixel.sh("mkdir /w/small; mount -t tmpfs -o size=8m none /w/small; echo old >/w/small/file");
     let full = push(&[], "/w/small/file").expect(1);
     assert!(
@@ -136,7 +136,7 @@ pub fn leaves_nothing(pixel: &Pixel) {
     for signal in [Signal::KILL, Signal::INT] {
         let mut child = pixel.env.spawn(args);
         stop_halfway(&child, &source);
-        // What is there so far has another name, and is nobody else's.
+        // The partial file has another name, and belongs to the user alone.
         let so_far = pixel.sh("cat /w/large; stat -c '%a %u' /w/.pixels-*/ /w/.pixels-*/raw");
         assert_eq!(so_far, "before\n700 0\n600 0\n");
         let process = Pid::from_child(&child);
@@ -151,8 +151,8 @@ pub fn leaves_nothing(pixel: &Pixel) {
     assert_eq!(there, format!("{sum}  -\nlarge\n"));
 }
 
-/// Whoever owns the folder can put something else in the place of what root
-/// has just made there: nothing of theirs is written to.
+/// The owner of the folder can replace what root
+/// has just created there: root must not write to the replacement.
 #[test]
 #[ignore = "needs root"]
 fn large_push_refuses_replaced_directory() {
@@ -172,7 +172,7 @@ fn large_push_refuses_replaced_directory() {
     fs::write(&fake, mkdir).unwrap();
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     // Their own folder, and one that looks like what was made.
-    for (mode, said) in [(0o755, "was replaced"), (0o700, "content")] {
+    for (mode, printed) in [(0o755, "was replaced"), (0o700, "content")] {
         fs::set_permissions(&theirs, fs::Permissions::from_mode(mode)).unwrap();
         let script = include_str!("../../src/transfer/guest/receive.sh");
         let target = at("w/file");
@@ -196,7 +196,7 @@ fn large_push_refuses_replaced_directory() {
         assert!(!run.status.success());
         assert_eq!(String::from_utf8_lossy(&run.stdout), "");
         let stderr = String::from_utf8_lossy(&run.stderr);
-        assert!(stderr.contains(said), "{stderr}");
+        assert!(stderr.contains(printed), "{stderr}");
         let victim = fs::read_to_string(dir.path().join("victim")).unwrap();
         assert_eq!(victim, "untouched");
         assert_eq!(fs::read_dir(&theirs).unwrap().count(), 1);

@@ -1,5 +1,5 @@
 //! The TrueNAS backend on a simulated server whose instances are real ones:
-//! the life of pixels, as the command line tells it.
+//! The life of pixels through the command line.
 
 use std::time::Duration;
 
@@ -99,8 +99,8 @@ fn commands(env: &TestEnv, name: &str) {
     );
     let words = ["a b", "", "'", "\"$HOME\" `id`", "*", "é\n;&"];
     let argv = ["exec", name, "--", "printf", "[%s]"];
-    let said = env.pixels(argv.into_iter().chain(words)).ok().stdout;
-    assert_eq!(said, words.map(|word| format!("[{word}]")).concat());
+    let printed = env.pixels(argv.into_iter().chain(words)).ok().stdout;
+    assert_eq!(printed, words.map(|word| format!("[{word}]")).concat());
     let both = env
         .pixels([
             "exec",
@@ -136,9 +136,9 @@ fn commands(env: &TestEnv, name: &str) {
         "exec", "-u", "root", "-w", "/etc", "-e", "A=x y", name, "--",
     ];
     let command = ["sh", "-c", "echo $(id -u) $PWD $A"];
-    let said = env.pixels(argv.into_iter().chain(command)).ok().stdout;
-    assert_eq!(said, "0 /etc x y\n");
-    // Whoever stops reading does not leave the command running for ever.
+    let printed = env.pixels(argv.into_iter().chain(command)).ok().stdout;
+    assert_eq!(printed, "0 /etc x y\n");
+    // A reader that closes the pipe does not leave the command running forever.
     let mut child = env.spawn(["exec", name, "--", "yes"]);
     drop(child.stdout.take());
     drop(child.stdin.take());
@@ -237,7 +237,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
     run(env, a, "echo third >~/file");
     env.pixels(["checkpoint", "restore", a, "two"]).ok();
     assert_eq!(run(env, a, "cat ~/file"), "second\n");
-    // To an older one: what would be lost is said, and nothing is done.
+    // To an older checkpoint: the newer ones are listed, and nothing is done.
     let asks = env.pixels(["checkpoint", "restore", a, "one"]).expect(2);
     assert!(asks.stderr.contains("two"), "{}", asks.stderr);
     assert_eq!(run(env, a, "cat ~/file"), "second\n");
@@ -247,7 +247,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
     let labels = env.pixels(["checkpoint", "list", a, "--json"]).ok().json();
     assert_eq!(labels.as_array().unwrap().len(), 1, "{labels}");
     env.pixels(["checkpoint", "restore", a, "none"]).expect(3);
-    // The host key goes back with the disk, and that is no surprise.
+    // The host key changes with the disk, and pixels accepts it.
     let renew = "rm /etc/ssh/ssh_host_*; ssh-keygen -A >/dev/null; systemctl restart ssh";
     env.pixels(["checkpoint", "create", a, "--label", "keys"])
         .ok();
@@ -278,11 +278,11 @@ fn truenas_list_does_not_wait_for_unreachable_pixels() {
         wait::eventually("sshd has ended", || {
             server.run(&instance, &["sh", "-c", script]).trim() == "inactive"
         });
-        // As when its steps were still at work when somebody last looked.
+        // As if its steps were still running at the last check.
         let record = json!({"config": {"environment.pixels_provision": "running"}});
         api.send(Method::PATCH, &format!("/1.0/instances/px-{name}"), &record);
     }
-    // Less than is waited for a pixel that somebody wants to work in.
+    // Less than the wait for a pixel in use.
     let limit = Duration::from_secs(40);
     let listed = env.pixels_within(["list", "--json"], limit).ok().json();
     for name in &names {

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(100);
 /// What is noted on a pixel once there is a way in.
 const CONTACT: &str = "\"environment.pixels__contact\":\"done\"";
 
-/// Ends with one of these codes, and says why when it failed.
+/// Exits with one of these codes, and prints the reason of a failure.
 #[track_caller]
 fn ends(outcome: &Outcome, what: &str) {
     assert!([0, 1, 5].contains(&outcome.code), "{what}: {outcome:?}");
@@ -54,8 +54,8 @@ fn asks(method: &str) -> bool {
 }
 
 /// The calls of a command that change something meet faults, each in a run of
-/// its own; in a thorough run all calls meet all faults. `again` is told what
-/// happened, says what must be true then, and puts things back.
+/// its own; in a thorough run all calls meet all faults. `again` receives what
+/// happened, checks what must be true then, and restores the state.
 fn every_call(nas: &Nas, env: &TestEnv, args: &[&str], mut again: impl FnMut(&Outcome, &str)) {
     nas.forget();
     let plain = env.pixels_within(args, LIMIT).ok();
@@ -210,7 +210,7 @@ fn truenas_busy_or_silent_is_retried_then_fails() {
         json!({"code": -32000, "message": "Maximum number of concurrent calls (20) has exceeded"});
     nas.on("virt.instance.query", 0, Fault::Refuse(full.clone()));
     env.pixels_within(["list"], LIMIT).ok();
-    // One that stays full for a while is given up, and nothing is half made.
+    // A server that stays full fails the command, and nothing is left incomplete.
     for method in ["virt.instance.query", "virt.instance.create"] {
         for _ in 0..4 {
             nas.on(method, 0, Fault::Refuse(full.clone()));
@@ -269,7 +269,7 @@ fn truenas_login_rate_limit_is_retried() {
     env.pixels_within(["list"], LIMIT).ok();
     let attempts = nas.limited();
     assert!((1..=6).contains(&attempts), "{attempts}");
-    // Another minute does not help everybody.
+    // Another minute does not help every client.
     limit.window = Duration::from_secs(600);
     limit.calls = 0;
     nas.limit_logins(limit);
@@ -300,8 +300,8 @@ fn truenas_login_failures_have_own_messages() {
     ] {
         let before = nas.logins();
         nas.answer_logins(LoginAnswer::Always(answer));
-        let said = say(&env);
-        assert!(said.contains(word), "{said}");
+        let printed = say(&env);
+        assert!(printed.contains(word), "{printed}");
         assert_eq!(nas.logins() - before, 1, "a failed login is not repeated");
     }
     nas.answer_logins(LoginAnswer::NotAllowed);
@@ -319,10 +319,10 @@ fn truenas_login_failures_have_own_messages() {
     // Trust: the certificate is our own maker's, so the system does not know it.
     let fingerprint = nas.fingerprint.clone();
     env.set("PIXELS_TRUENAS_FINGERPRINT", "");
-    let said = say(&env);
+    let printed = say(&env);
     assert!(
-        said.contains("certificate") && said.contains(&fingerprint),
-        "{said}"
+        printed.contains("certificate") && printed.contains(&fingerprint),
+        "{printed}"
     );
     env.set("PIXELS_TRUENAS_FINGERPRINT", &"0".repeat(64));
     env.set("PIXELS_TRUENAS_INSECURE", "true");

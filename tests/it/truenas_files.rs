@@ -64,7 +64,7 @@ fn streams(pixel: &Pixel) {
         .expect(3);
 }
 
-/// Files of a pixel that does not run are out of reach, and that is said.
+/// Files of a stopped pixel cannot be reached, and the error states that.
 fn stopped(pixel: &Pixel) {
     pixel.run(&["stop", &pixel.name]).ok();
     fs::write(pixel.here("a"), "a").unwrap();

@@ -23,13 +23,13 @@ fn truenas_25_10_pixels_enforce_policies() {
 }
 
 /// A pixel on a server, with a fake internet whose resolver it asks.
-struct Walled {
+struct Isolated {
     wan: &'static Wan,
     env: TestEnv,
     name: String,
 }
 
-impl Walled {
+impl Isolated {
     fn sh(&self, script: &str) -> Outcome {
         let argv = ["exec", &self.name, "--", "bash", "-c", script];
         self.env.pixels(argv)
@@ -45,7 +45,7 @@ impl Walled {
         wait::eventually(host, || self.answers(host) == expected);
     }
 
-    /// How often somebody was let in by SSH.
+    /// The number of accepted SSH logins.
     fn logins(&self) -> usize {
         let script = "journalctl -q -o cat -t sshd -t sshd-session | grep -c ^Accepted";
         self.sh(script).ok().stdout.trim().parse().unwrap()
@@ -77,14 +77,14 @@ fn enforced(version: &str) {
     let create = ["create", &a, "--egress", "allowlist"];
     let allowed = ["--allow", "allowed.test"];
     env.pixels(create.into_iter().chain(allowed)).ok();
-    let walled = Walled { wan, env, name: a };
-    refused_and_told(&walled);
-    changes(&walled);
+    let isolated = Isolated { wan, env, name: a };
+    refused_and_logged(&isolated);
+    changes(&isolated);
 
-    let Walled { env, name: a, .. } = walled;
-    env.pixels(["checkpoint", "create", &a, "--label", "walled"])
+    let Isolated { env, name: a, .. } = isolated;
+    env.pixels(["checkpoint", "create", &a, "--label", "isolated"])
         .ok();
-    env.pixels(["create", &b, "--from", &format!("{a}:walled")])
+    env.pixels(["create", &b, "--from", &format!("{a}:isolated")])
         .ok();
     assert!(rules(&env, &b).contains("reject"));
     // Another policy could not be in force before the clone runs.
@@ -99,7 +99,7 @@ fn enforced(version: &str) {
     env.pixels(["start", &a]).ok();
     assert!(!rules(&env, &a).contains("reject"));
     // The policy comes back with the disk.
-    env.pixels(["checkpoint", "restore", &a, "walled"]).ok();
+    env.pixels(["checkpoint", "restore", &a, "isolated"]).ok();
     assert!(rules(&env, &a).contains("reject"));
     let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist", "{shown}");
@@ -107,16 +107,16 @@ fn enforced(version: &str) {
     assert_eq!(nas.wrong(), [""; 0]);
 }
 
-/// What is not allowed is refused, logged, and would be admitted as is said.
-fn refused_and_told(walled: &Walled) {
-    let (wan, name) = (walled.wan, &walled.name);
-    walled.comes_to_answer("allowed.test", true);
-    walled.sh("getent hosts denied.test").expect(2);
+/// Denied traffic is refused and logged, and the logged command allows it.
+fn refused_and_logged(isolated: &Isolated) {
+    let (wan, name) = (isolated.wan, &isolated.name);
+    isolated.comes_to_answer("allowed.test", true);
+    isolated.sh("getent hosts denied.test").expect(2);
     let denied = wan.address(30);
-    let refused = walled.sh(&format!("echo </dev/tcp/{denied}/443"));
+    let refused = isolated.sh(&format!("echo </dev/tcp/{denied}/443"));
     assert!(refused.stderr.contains("No route to host"), "{refused:?}");
     assert_eq!(wan.packets_to(30), 0);
-    let log = walled.network("log", &["--json"]).ok().json();
+    let log = isolated.network("log", &["--json"]).ok().json();
     for entry in ["denied.test".to_owned(), format!("{denied}:443")] {
         let line = log.as_array().unwrap().iter().find(|l| l["entry"] == entry);
         let line = line.unwrap_or_else(|| panic!("no {entry} in {log}"));
@@ -125,38 +125,38 @@ fn refused_and_told(walled: &Walled) {
             format!("pixels network allow {name} {entry}")
         );
     }
-    let check = walled.network("check", &["denied.test", "--json"]);
+    let check = isolated.network("check", &["denied.test", "--json"]);
     let check = check.expect(1).json();
     assert_eq!(
         (&check["allowed"], &check["enforced_by"]),
         (&json!(false), &json!("pixel"))
     );
-    walled.network("check", &["allowed.test:80"]).ok();
+    isolated.network("check", &["allowed.test:80"]).ok();
 }
 
-fn changes(walled: &Walled) {
+fn changes(isolated: &Isolated) {
     let allowed = json!(["allowed.test"]);
-    assert_eq!(walled.shown(), (json!("allowlist"), allowed.clone()));
-    walled.comes_to_answer("other.test", false);
-    walled.network("allow", &["other.test:80"]).ok();
-    walled.comes_to_answer("other.test", true);
-    assert_eq!(walled.shown().1, json!(["allowed.test", "other.test:80"]));
-    walled.network("deny", &["other.test:80"]).ok();
-    assert!(!walled.answers("other.test"));
-    assert_eq!(walled.shown(), (json!("allowlist"), allowed.clone()));
+    assert_eq!(isolated.shown(), (json!("allowlist"), allowed.clone()));
+    isolated.comes_to_answer("other.test", false);
+    isolated.network("allow", &["other.test:80"]).ok();
+    isolated.comes_to_answer("other.test", true);
+    assert_eq!(isolated.shown().1, json!(["allowed.test", "other.test:80"]));
+    isolated.network("deny", &["other.test:80"]).ok();
+    assert!(!isolated.answers("other.test"));
+    assert_eq!(isolated.shown(), (json!("allowlist"), allowed.clone()));
 
-    walled.network("set", &["agent"]).ok();
-    assert_eq!(walled.shown().0, "agent");
-    assert!(!walled.answers("allowed.test"));
-    walled.network("set", &["unrestricted"]).ok();
-    assert_eq!(walled.shown().0, "unrestricted");
-    assert!(!rules(&walled.env, &walled.name).contains("reject"));
+    isolated.network("set", &["agent"]).ok();
+    assert_eq!(isolated.shown().0, "agent");
+    assert!(!isolated.answers("allowed.test"));
+    isolated.network("set", &["unrestricted"]).ok();
+    assert_eq!(isolated.shown().0, "unrestricted");
+    assert!(!rules(&isolated.env, &isolated.name).contains("reject"));
     let narrow = ["allowlist", "--allow", "allowed.test"];
-    let before = walled.logins();
-    walled.network("set", &narrow).ok();
+    let before = isolated.logins();
+    isolated.network("set", &narrow).ok();
     // One connection for the change, which did not cut it, and one to count.
-    assert_eq!(walled.logins(), before + 2);
-    assert_eq!(walled.shown(), (json!("allowlist"), allowed));
-    walled.comes_to_answer("allowed.test", true);
-    assert!(!walled.answers("other.test"));
+    assert_eq!(isolated.logins(), before + 2);
+    assert_eq!(isolated.shown(), (json!("allowlist"), allowed));
+    isolated.comes_to_answer("allowed.test", true);
+    assert!(!isolated.answers("other.test"));
 }

@@ -72,8 +72,8 @@ fn truenas_symlinks_in_pixel_are_not_followed() {
     let args = ["create", &a, "--egress", "agent", "--json"];
     let mut command = env.command(args);
     let output = command.env("PIXELS_NETWORK_PLACEMENT", "gateway").output();
-    let said = String::from_utf8(output.unwrap().stderr).unwrap();
-    assert!(said.contains("unsupported"), "{said}");
+    let printed = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(printed.contains("unsupported"), "{printed}");
     assert_eq!(env.remaining(), [""; 0]);
     // A disk that is not there is not written to.
     nas.plant(|_| {});
@@ -92,7 +92,7 @@ fn truenas_secrets_are_not_printed() {
     env.set("PIXELS_LOG", "trace")
         .set("TOKEN", "t0ken-in-our-environment");
     let (a, b) = (env.name("a"), env.name("b"));
-    let mut said = Vec::new();
+    let mut printed = Vec::new();
     let made = env.pixels(["-vv", "create", &a, "--json"]).ok();
     let script = "printf %s \"$TOKEN\" >/tmp/t; grep -alFf /tmp/t /proc/[0-9]*/cmdline; \
                   wc -c </tmp/t; rm /tmp/t";
@@ -108,13 +108,16 @@ fn truenas_secrets_are_not_printed() {
     let wrong = env.pixels(["-vv", "list"]).expect(5);
     env.set("PIXELS_TRUENAS_API_KEY", API_KEY);
     for outcome in [made, inside, failed, shown, cut, wrong] {
-        said.push(outcome.stdout);
-        said.push(outcome.stderr);
+        printed.push(outcome.stdout);
+        printed.push(outcome.stderr);
     }
-    let said = said.join("\n");
-    assert!(said.contains("virt.instance.create"), "nothing was logged");
-    assert!(!said.contains(API_KEY), "the API key");
-    assert!(!said.contains("t0ken"), "the token");
+    let printed = printed.join("\n");
+    assert!(
+        printed.contains("virt.instance.create"),
+        "nothing was logged"
+    );
+    assert!(!printed.contains(API_KEY), "the API key");
+    assert!(!printed.contains("t0ken"), "the token");
     let noted = nas.noted(&a);
     assert!(
         !noted.contains("t0ken") && !noted.contains(API_KEY),
@@ -247,10 +250,10 @@ fn truenas_rsa_key_requires_agent() {
     };
     let a = env.name("a");
     let refused = |env: &TestEnv, args: &[&str], code: i32| {
-        let said = env.pixels_within(args, LIMIT).expect(code).stderr;
-        assert!(said.contains(key.to_str().unwrap()), "{said}");
-        assert!(said.contains("ssh-keygen -t ed25519"), "{said}");
-        assert!(said.contains("ssh-add"), "{said}");
+        let printed = env.pixels_within(args, LIMIT).expect(code).stderr;
+        assert!(printed.contains(key.to_str().unwrap()), "{printed}");
+        assert!(printed.contains("ssh-keygen -t ed25519"), "{printed}");
+        assert!(printed.contains("ssh-add"), "{printed}");
     };
     // In either form, with and without the line beside it, before anything is made.
     for more in [&["-m", "PEM"][..], &[]] {
@@ -283,7 +286,7 @@ fn truenas_26_refuses_unsupported_commands() {
     let (before, mut env) = Nas::lab("25.10.1", "next");
     let a = env.name("a");
     env.pixels(["create", &a]).ok();
-    // The box is upgraded; its instances come along.
+    // The box is upgraded; its instances are kept.
     let after = Nas::start("26.0.0", &env);
     after.configure(&mut env);
     assert_eq!(env.remaining(), [&*a]);

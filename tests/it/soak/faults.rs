@@ -70,7 +70,7 @@ impl Fault {
     pub fn heal(self, daemon: &mut PrivateDaemon, env: &TestEnv) {
         match self {
             Self::DaemonKilled | Self::DaemonRestarted => daemon.resume(),
-            // As a command that lacks it says.
+            // As the error of a command without a gateway suggests.
             Self::GatewayStopped | Self::GatewayGone => {
                 daemon.settle();
                 env.pixels(["network", "gateway", "rebuild"]).ok();
@@ -92,7 +92,7 @@ impl Fault {
         }
     }
 
-    /// Nobody was left to undo what was begun, or to tell what came of it.
+    /// No process was left to roll back, or to report the outcome.
     pub fn leaves_doubt(self) -> bool {
         matches!(
             self,

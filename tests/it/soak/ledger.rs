@@ -1,4 +1,4 @@
-//! What commands said they did, and so what must be on the server.
+//! What commands reported, and so what must be on the server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -54,7 +54,7 @@ impl Task {
 pub struct Ledger {
     /// Pixels with their checkpoints, the oldest first.
     pixels: BTreeMap<String, Vec<String>>,
-    /// What may or may not have come about, because nobody was left to say.
+    /// What may or may not exist, because no process was left to report it.
     doubts: Vec<Doubt>,
     counts: BTreeMap<String, u32>,
 }
@@ -91,25 +91,25 @@ impl Ledger {
 
     /// How a command ended: as it should, or as its round's fault explains.
     #[track_caller]
-    pub fn take(&mut self, task: &Task, outcome: &Outcome, fault: Fault, told: &str) {
-        let told = format!("{task:?}: {outcome:?}, {told}");
-        assert!(!outcome.stderr.contains("panicked"), "{told}");
+    pub fn take(&mut self, task: &Task, outcome: &Outcome, fault: Fault, reported: &str) {
+        let reported = format!("{task:?}: {outcome:?}, {reported}");
+        assert!(!outcome.stderr.contains("panicked"), "{reported}");
         let expected = if task.work == Work::Exec { 7 } else { 0 };
         let name = &task.target;
         if outcome.code == expected {
             self.count(format!("{:?} done", task.work));
             match task.work {
                 Work::Create | Work::Clone => {
-                    assert!(outcome.stdout.contains(name.as_str()), "{told}");
+                    assert!(outcome.stdout.contains(name.as_str()), "{reported}");
                     self.has(name, &[]);
                 }
                 Work::Fork => {
                     let mut names: Vec<&str> = outcome.stdout.lines().collect();
                     names.sort_unstable();
-                    assert_eq!(names, [1, 2].map(|n| format!("{name}-{n}")), "{told}");
+                    assert_eq!(names, [1, 2].map(|n| format!("{name}-{n}")), "{reported}");
                     names.iter().for_each(|name| self.has(name, &[]));
                 }
-                Work::Exec => assert_eq!(outcome.stdout, "said\n", "{told}"),
+                Work::Exec => assert_eq!(outcome.stdout, "printed\n", "{reported}"),
                 Work::Checkpoint => {
                     let labels = self.pixels.get_mut(name).expect(name);
                     labels.push(task.label.clone());
@@ -119,7 +119,7 @@ impl Ledger {
             }
             return;
         }
-        assert!(fault.explains(task.client, outcome.code), "{told}");
+        assert!(fault.explains(task.client, outcome.code), "{reported}");
         self.count(format!("{:?} cut short", task.work));
         match task.work {
             // A command that could undo what it had begun has done so.
@@ -151,9 +151,9 @@ impl Ledger {
         !self.doubts.is_empty()
     }
 
-    /// A leftover is of a command nobody was left of.
+    /// A leftover belongs to a command whose process is gone.
     #[track_caller]
-    pub fn may_be_left(&mut self, leftover: &str, told: &str) {
+    pub fn may_be_left(&mut self, leftover: &str, reported: &str) {
         let mut words = leftover.split(' ');
         let (kind, name) = (words.next().unwrap(), words.next().unwrap());
         let explained = self.doubts.iter().any(|doubt| match doubt {
@@ -161,8 +161,8 @@ impl Ledger {
             Doubt::Temporary => kind == "gateway" || name.starts_with("px-tmp-"),
             _ => false,
         });
-        assert!(explained, "{leftover} is told to be left, {told}");
-        self.count(format!("{kind} left, told and pruned"));
+        assert!(explained, "{leftover} is reported to be left, {reported}");
+        self.count(format!("{kind} left, reported and pruned"));
     }
 
     /// Doubts are over: what is there counts.
@@ -190,7 +190,7 @@ impl Ledger {
     }
 
     #[track_caller]
-    pub fn equals(&self, there: &There, told: &str) {
+    pub fn equals(&self, there: &There, reported: &str) {
         let sorted = |labels: &[String]| labels.iter().cloned().collect::<BTreeSet<_>>();
         let ours: BTreeMap<_, _> = self
             .pixels
@@ -201,7 +201,7 @@ impl Ledger {
             .iter()
             .map(|(name, labels)| (name.clone(), sorted(labels)))
             .collect();
-        assert_eq!(ours, theirs, "ledger and server, {told}");
+        assert_eq!(ours, theirs, "ledger and server, {reported}");
     }
 
     /// The pixels of a task that are there.

@@ -1,8 +1,8 @@
 //! Everyday commands of several clients at once, round after round, with a
 //! fault in most rounds: a client is killed or interrupted, the daemon dies or
 //! is started again, the pool is full, the gateway is gone. What every command
-//! said goes into a ledger, and after every round the server has exactly what
-//! the ledger says.
+//! report goes into a ledger, and after every round the server has exactly what
+//! the ledger has.
 //!
 //! `PIXELS_SOAK_ROUNDS=1000` is the long run, which `PIXELS_SOAK_SECONDS` can
 //! end before; `PIXELS_TEST_SEED` brings a run back.
@@ -73,7 +73,7 @@ fn random_commands_and_faults_match_ledger() {
 impl Soak {
     fn begin() -> Self {
         let daemon = PrivateDaemon::start();
-        let clients: Vec<TestEnv> = (0..CLIENTS).map(|_| daemon.walled("soak")).collect();
+        let clients: Vec<TestEnv> = (0..CLIENTS).map(|_| daemon.isolated("soak")).collect();
         let source = clients[0].name("source");
         clients[0].pixels(["create", &source]).ok();
         let ready = ["checkpoint", "create", &source, "--label", "ready"];
@@ -99,7 +99,7 @@ impl Soak {
         let kind = kind.split('(').next().unwrap();
         self.ledger.count(format!("rounds with {kind}"));
         let tasks: Vec<Task> = self.tasks();
-        let told = format!("round {round}, {fault:?}, {tasks:?}");
+        let reported = format!("round {round}, {fault:?}, {tasks:?}");
         let moment = self.moments.within(SPAN);
         // What is to be in the way all the time is there first.
         let obstacle = fault.before(&self.daemon);
@@ -124,13 +124,13 @@ impl Soak {
         // What the server has been asked for it finishes by itself.
         self.daemon.settle();
         for (task, outcome) in tasks.iter().zip(&outcomes) {
-            self.ledger.take(task, outcome, fault, &told);
+            self.ledger.take(task, outcome, fault, &reported);
         }
-        let told = format!("{told}, {outcomes:?}");
-        self.clean_up(&told);
-        self.compare(&told);
+        let reported = format!("{reported}, {outcomes:?}");
+        self.clean_up(&reported);
+        self.compare(&reported);
         for task in &tasks {
-            self.look_at(task, &told);
+            self.look_at(task, &reported);
         }
     }
 
@@ -190,7 +190,7 @@ impl Soak {
         };
         let place = format!("{target}:/root/pushed");
         let args: Vec<&str> = match work {
-            Work::Exec => vec!["exec", &target, "--", "sh", "-c", "echo said; exit 7"],
+            Work::Exec => vec!["exec", &target, "--", "sh", "-c", "echo printed; exit 7"],
             Work::Push => vec!["push", self.file.path().to_str().unwrap(), &place],
             Work::Checkpoint => vec!["checkpoint", "create", &target, "--label", &label],
             Work::Restore => vec!["checkpoint", "restore", &target, &label],
@@ -199,36 +199,40 @@ impl Soak {
         Task::new(client, work, &target, &label, &args)
     }
 
-    /// What is half-made is told by `doctor`, and gone after `prune`; nothing
+    /// Incomplete pixels are listed by `doctor`, and gone after `prune`; nothing
     /// else is.
-    fn clean_up(&mut self, told: &str) {
+    fn clean_up(&mut self, reported: &str) {
         let env = &self.clients[0];
-        let named = leftovers::told(env, &["prune", "--dry-run", "--json"]);
+        let named = leftovers::reported(env, &["prune", "--dry-run", "--json"]);
         if !self.ledger.is_in_doubt() {
-            assert_eq!(named, [""; 0], "{told}");
+            assert_eq!(named, [""; 0], "{reported}");
             return;
         }
-        // The server may still be about to remove them; nobody is surprised by that.
+        // The server may still be removing them.
         for name in self.ledger.half_removed() {
             let again = env.pixels_within(["destroy", "--force", &name], LIMIT);
-            assert!(matches!(again.code, 0 | 3), "{again:?} {told}");
+            assert!(matches!(again.code, 0 | 3), "{again:?} {reported}");
         }
         let seen = env.pixels(["doctor"]);
         for one in &named {
             let name = one.split(' ').nth(1).unwrap();
-            assert!(seen.stdout.contains(name), "{name}: {seen:?} {told}");
-            self.ledger.may_be_left(one, told);
+            assert!(seen.stdout.contains(name), "{name}: {seen:?} {reported}");
+            self.ledger.may_be_left(one, reported);
         }
-        assert_eq!(leftovers::told(env, &["prune", "--json"]), named, "{told}");
         assert_eq!(
-            leftovers::told(env, &["prune", "--json"]),
+            leftovers::reported(env, &["prune", "--json"]),
+            named,
+            "{reported}"
+        );
+        assert_eq!(
+            leftovers::reported(env, &["prune", "--json"]),
             [""; 0],
-            "{told}"
+            "{reported}"
         );
     }
 
     /// Pixels and checkpoints, one by one.
-    fn compare(&mut self, told: &str) {
+    fn compare(&mut self, reported: &str) {
         let server = self.daemon.server.clone();
         let mut there = Vec::new();
         for name in server.pixels("t-soak-") {
@@ -236,24 +240,24 @@ impl Soak {
             there.push((name, labels));
         }
         self.ledger.settle(&there);
-        self.ledger.equals(&there, told);
+        self.ledger.equals(&there, reported);
     }
 
     /// What was worked on can be used, whatever befell it.
-    fn look_at(&self, task: &Task, told: &str) {
+    fn look_at(&self, task: &Task, reported: &str) {
         let env = &self.clients[0];
         for name in self.ledger.made_by(task) {
             if self.daemon.server.status(&name).as_deref() != Some("Running") {
                 env.pixels_within(["start", &name], LIMIT).ok();
             }
             let size = "wc -c 2>/dev/null </root/pushed || echo none";
-            let mut said = Outcome::default();
+            let mut printed = Outcome::default();
             eventually("it can be used", || {
-                said = env.pixels(["exec", &name, "--", "sh", "-c", size]);
-                said.code == 0
+                printed = env.pixels(["exec", &name, "--", "sh", "-c", size]);
+                printed.code == 0
             });
-            let whole = said.stdout == "none\n" || said.stdout == format!("{PUSHED}\n");
-            assert!(whole, "{name} has half a file: {said:?} {told}");
+            let whole = printed.stdout == "none\n" || printed.stdout == format!("{PUSHED}\n");
+            assert!(whole, "{name} has half a file: {printed:?} {reported}");
         }
     }
 
@@ -264,7 +268,7 @@ impl Soak {
         env.pixels(force.into_iter().chain(self.ledger.names()))
             .ok();
         env.pixels(["network", "gateway", "remove"]).ok();
-        assert_eq!(leftovers::told(env, &["prune", "--json"]), [""; 0]);
+        assert_eq!(leftovers::reported(env, &["prune", "--json"]), [""; 0]);
         let left = self.daemon.server.get("/1.0/instances");
         assert_eq!(left.as_array().map(Vec::len), Some(0), "{left}");
         let seen = env.pixels(["doctor", "--json"]).json();

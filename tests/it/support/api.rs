@@ -10,7 +10,7 @@ use serde_json::Value;
 const SOCKET: &str = "/var/lib/incus/unix.socket";
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Each request on a connection of its own: between two calls nobody would
+/// Each request on a new connection: between two calls nothing would
 /// notice that the daemon has closed one.
 pub struct Api {
     project: Option<String>,

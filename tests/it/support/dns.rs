@@ -27,7 +27,7 @@ fn name(query: &[u8]) -> Option<(Vec<String>, usize)> {
     }
 }
 
-/// `None`: there is no such name.
+/// `None`: the name does not exist.
 pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>) -> Vec<u8> {
     let Some((_, end)) = name(query) else {
         return Vec::new();

@@ -226,7 +226,7 @@ impl Outcome {
         }
     }
 
-    /// Does what the message says when it names an interface that is in the way
+    /// Runs the command of the hint that names an interface in the way
     /// of a bridge; see [`TestEnv::pixels`].
     #[track_caller]
     pub fn took_the_way_out(&self) -> bool {

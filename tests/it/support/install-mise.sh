@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs mise from a mirror of the npm registry, as somebody would who can
+# Installs mise from a mirror of the npm registry, as a user would who can
 # reach nothing else: node from the distribution, npm and mise from the mirror.
 set -eu
 registry="$PIXELS_TEST_REGISTRY"

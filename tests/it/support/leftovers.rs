@@ -1,12 +1,12 @@
-//! What `prune` says of what killed commands left.
+//! The rows of `prune` for leftovers of killed commands.
 
 use super::env::TestEnv;
 
 /// Such as `pixel NAME`, `gateway NAME` or `checkpoint LABEL of NAME`, sorted.
 #[track_caller]
-pub fn told(env: &TestEnv, args: &[&str]) -> Vec<String> {
-    let told = env.pixels(args).json();
-    let mut names: Vec<String> = told
+pub fn reported(env: &TestEnv, args: &[&str]) -> Vec<String> {
+    let reported = env.pixels(args).json();
+    let mut names: Vec<String> = reported
         .as_array()
         .unwrap()
         .iter()

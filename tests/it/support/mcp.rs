@@ -163,7 +163,7 @@ impl Client {
         self.send("POST", "/mcp", &all, &message.to_string())
     }
 
-    /// What a tool says, or its refusal; `None` when the connection breaks.
+    /// The result of a tool, or its refusal; `None` if the connection breaks.
     pub fn try_call(&self, tool: &str, arguments: Value) -> Option<Result<Value, String>> {
         let params = json!({"name": tool, "arguments": arguments});
         let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
@@ -179,8 +179,8 @@ impl Client {
             Some(false) => {
                 let structured = result["structuredContent"].clone();
                 // Both say the same.
-                let said: Value = serde_json::from_str(text()).unwrap();
-                assert_eq!(said, structured);
+                let printed: Value = serde_json::from_str(text()).unwrap();
+                assert_eq!(printed, structured);
                 Some(Ok(structured))
             }
             None => Some(Err(format!("no result: {}", answer.body))),

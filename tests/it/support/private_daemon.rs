@@ -61,13 +61,13 @@ impl PrivateDaemon {
 
     /// An environment whose pixels live here, on the daemon's own bridge.
     pub fn env(&self, test: &str) -> TestEnv {
-        let mut env = self.walled(test);
+        let mut env = self.isolated(test);
         env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
         env
     }
 
     /// An environment whose pixels live here, behind a gateway.
-    pub fn walled(&self, test: &str) -> TestEnv {
+    pub fn isolated(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
         // All daemons of one machine share its bridges.
         env.set("PIXELS_NETWORK_BRIDGE", &self.segment())
@@ -145,13 +145,13 @@ impl PrivateDaemon {
         }
     }
 
-    /// Tells the daemon to end; the containers run on.
+    /// Stops the daemon; the containers keep running.
     pub fn end(&mut self) {
         let Some(child) = &mut self.process else {
             return;
         };
         signal(child.id(), Signal::TERM);
-        // It waits for commands in pixels, some of which nobody ends.
+        // The daemon waits for commands in pixels, some of which never end.
         let ended = within(Duration::from_secs(10), || {
             child.try_wait().is_ok_and(|status| status.is_some())
         });
@@ -175,7 +175,7 @@ impl PrivateDaemon {
         let file = File::create(&path).unwrap();
         let (mut at, mut step) = (0, free.f_bavail * free.f_frsize);
         while step > 1 << 20 {
-            // Not all that is said to be free can be had in one piece.
+            // Not all reported free space is available in one piece.
             match fallocate(&file, FallocateFlags::empty(), at, step) {
                 Ok(()) => at += step,
                 Err(_) => step /= 2,
@@ -256,8 +256,8 @@ impl PrivateDaemon {
                 "ipv6.address": "none",
             });
             let body = json!({"name": name, "type": "bridge", "config": config});
-            // The daemon looks at every interface of the machine, and gives up
-            // when one of them goes away meanwhile.
+            // The daemon reads every interface of the machine, and fails
+            // when an interface disappears at that moment.
             let path = format!("/1.0/networks/{name}");
             eventually("the bridge is made", || {
                 let made = self.server.try_done("POST", "/1.0/networks", &body);
@@ -450,7 +450,7 @@ fn parent(pid: u32) -> Option<u32> {
     stat(pid)?.get(1)?.parse().ok()
 }
 
-/// When a process was started, which tells it from a later one of the same id.
+/// The start time of a process: with the id it identifies the process.
 fn begun(pid: u32) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
 }

@@ -1,6 +1,6 @@
 # Attempts to get something out of a machine, made as its root. Each line after
 # the end of this script is one: a token that goes with whatever is sent, a verb
-# and its arguments. For each, one line tells what came back: "TOKEN got TEXT",
+# and its arguments. For each, one line prints what came back: "TOKEN got TEXT",
 # or "TOKEN -".
 # Perl, because it is the one interpreter that every Debian has.
 use strict;
@@ -162,7 +162,7 @@ sub packet {
     return $ip . $udp;
 }
 
-# An IP packet as somebody, by way of somebody.
+# An IP packet with the given sender and next hop.
 sub spoof {
     my ($token, $next, $self, $from, $to, $port, $options) = @_;
     my $text = packet($token, $from, $to, $port, $options ? pack('H*', $options) : '');
@@ -186,14 +186,14 @@ sub arp {
     return;
 }
 
-# A DHCP message as somebody; what was offered, if anything.
+# A DHCP message with the given sender; returns the offered address, if any.
 sub dhcp {
-    my ($token, $self, $type, $chaddr, $source, $ciaddr, $giaddr, $wish) = @_;
+    my ($token, $self, $type, $chaddr, $source, $ciaddr, $giaddr, $requested) = @_;
     my $any = '0.0.0.0';
     my $text = pack 'C4N n2 a4a4a4a4 a16 x64 x128 N', 1, 1, 6, 0, 0x1234, 0, 0x8000, inet_aton($ciaddr // $any),
         inet_aton($any), inet_aton($any), inet_aton($giaddr // $any), mac($chaddr), 0x63825363;
     $text .= pack 'C3', 53, 1, $type;
-    $text .= pack 'C2a4', 50, 4, inet_aton($wish) if $wish && $wish ne $any;
+    $text .= pack 'C2a4', 50, 4, inet_aton($requested) if $requested && $requested ne $any;
     $text .= pack 'C2a4', 54, 4, inet_aton($ENV{GATEWAY}) if $type == 4 || $type == 3;
     $text .= pack('C/a', $token) =~ s/^/\x3d/r;
     $text .= "\xff";
@@ -217,7 +217,7 @@ sub sh {
     return $? == 0 && $text =~ /\S/ ? $text : undef;
 }
 
-# Tells of every frame that carries a token until it is killed.
+# Prints every frame that carries a token until killed.
 sub witness {
     my $s = link_socket('eth0') or die "no packet socket\n";
     print "witness ready\n";

@@ -55,7 +55,7 @@ struct Shared {
     open: Mutex<Vec<UnixStream>>,
     /// Connections that closed without a request on them and stayed open over
     /// a whole exchange on another. One that is given up before its request
-    /// left closes at once, and holds up nobody.
+    /// left closes at once, and delays no test.
     silent: AtomicU32,
     /// Requests so far, and the latest of them that has its answer.
     asked: AtomicUsize,
@@ -115,7 +115,7 @@ impl Proxy {
         all
     }
 
-    /// Begins the list of requests anew.
+    /// Clears the list of requests.
     pub fn forget(&self) -> &Self {
         self.shared.seen.lock().unwrap().clear();
         self
@@ -185,7 +185,7 @@ impl Shared {
     }
 }
 
-/// `*` stands for any text.
+/// `*` matches any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

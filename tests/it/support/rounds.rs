@@ -1,4 +1,4 @@
-//! Repetition with chance in it: how often, and moments that can be told again.
+//! Randomized repetition: number of rounds, and moments that a seed reproduces.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -38,7 +38,7 @@ impl Server {
         }
     }
 
-    /// The whole envelope of an answer, whatever it says.
+    /// The whole envelope of an answer, errors included.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> io::Result<Value> {
         let body = match body {
             Value::Null => String::new(),
@@ -59,13 +59,13 @@ impl Server {
 
     /// The answer's metadata; operations are waited for.
     pub fn try_done(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
-        let told = |e: io::Error| format!("{method} {path}: {e}");
-        let mut answer = self.call(method, path, body).map_err(told)?;
+        let reported = |e: io::Error| format!("{method} {path}: {e}");
+        let mut answer = self.call(method, path, body).map_err(reported)?;
         if answer["type"] == "async" {
             let operation = answer["operation"].as_str().unwrap_or_default().to_owned();
             answer = self
                 .call("GET", &format!("{operation}/wait?timeout=-1"), &Value::Null)
-                .map_err(told)?;
+                .map_err(reported)?;
             if answer["type"] != "error" && answer["metadata"]["status_code"] != 200 {
                 return Err(format!("{method} {path}: {}", answer["metadata"]["err"]));
             }
@@ -125,7 +125,7 @@ impl Server {
         eventually("the server's work ends", || !self.works_on(&begin));
     }
 
-    /// Whether there is no operation at all.
+    /// Whether the server has no operation at all.
     pub fn idle(&self) -> bool {
         !self.works_on("")
     }
@@ -161,7 +161,7 @@ impl Server {
 
     /// Copies an image of another daemon, under the same alias.
     pub fn copy_image(&self, from: &Self, alias: &str, scratch: &Path) -> Result<(), String> {
-        let told = |e: io::Error| format!("copying image {alias}: {e}");
+        let reported = |e: io::Error| format!("copying image {alias}: {e}");
         let found = from.try_done("GET", &format!("/1.0/images/aliases/{alias}"), &Value::Null)?;
         let path = format!(
             "/1.0/images/{}/export",
@@ -169,14 +169,14 @@ impl Server {
         );
         let mut export = from
             .ask("GET", &path, "", 0, &mut io::empty())
-            .map_err(told)?;
+            .map_err(reported)?;
         if export.status != 200 {
             return Err(format!("{path}: {}", export.status));
         }
-        let mut file = File::create_new(scratch).map_err(told)?;
-        io::copy(&mut export.body, &mut file).map_err(told)?;
-        let mut file = File::open(scratch).map_err(told)?;
-        let size = file.metadata().map_err(told)?.len();
+        let mut file = File::create_new(scratch).map_err(reported)?;
+        io::copy(&mut export.body, &mut file).map_err(reported)?;
+        let mut file = File::open(scratch).map_err(reported)?;
+        let size = file.metadata().map_err(reported)?.len();
         // An export is the very form that an import takes.
         let headers = format!(
             "Content-Type: {}\r\nX-Incus-aliases: alias={}\r\n",
@@ -185,11 +185,11 @@ impl Server {
         );
         let mut answer = self
             .ask("POST", "/1.0/images", &headers, size, &mut file)
-            .map_err(told)?;
+            .map_err(reported)?;
         let mut text = String::new();
-        answer.body.read_to_string(&mut text).map_err(told)?;
-        std::fs::remove_file(scratch).map_err(told)?;
-        let answer: Value = serde_json::from_str(&text).map_err(|e| told(e.into()))?;
+        answer.body.read_to_string(&mut text).map_err(reported)?;
+        std::fs::remove_file(scratch).map_err(reported)?;
+        let answer: Value = serde_json::from_str(&text).map_err(|e| reported(e.into()))?;
         let operation = answer["operation"].as_str().unwrap_or_default();
         let wait = format!("{operation}/wait?timeout=-1");
         let ended = self.try_done("GET", &wait, &Value::Null)?;

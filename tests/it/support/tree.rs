@@ -1,4 +1,4 @@
-//! The commands that the binary has, as its own help tells them.
+//! The commands of the binary, read from its own help.
 
 use super::env::TestEnv;
 

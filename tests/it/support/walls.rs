@@ -110,7 +110,7 @@ impl Walls {
         });
     }
 
-    /// The same where whoever is there does not say hello.
+    /// The same where the server sends no greeting.
     #[track_caller]
     pub fn comes_to_connect(&self, pixel: &str, host: &str, port: u16) {
         let script = format!("timeout 4 bash -c 'exec 3<>/dev/tcp/{host}/{port}'");

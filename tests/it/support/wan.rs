@@ -1,6 +1,6 @@
 //! An internet of a test's own: a network namespace behind the host, in which
-//! every address answers on every port that matters, a name server that says
-//! what it is told to say, and a witness that sees every frame.
+//! every address answers on every port that matters, a name server that returns
+//! what the test sets, and a witness that sees every frame.
 //!
 //! There is one at a time on a machine, whatever test process it belongs to.
 
@@ -27,7 +27,7 @@ const LINK: &str = "pxwan-host";
 pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// Where nobody listens but whom a test puts there.
+/// An address without a listener, except those that a test starts.
 pub const SPARE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 30);
 /// The last byte of every address on which everything answers.
 const ADDRESSES: [u8; 9] = [1, 10, 11, 12, 20, 21, 22, 53, 66];
@@ -53,12 +53,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn ip(args: &[&str]) {
     let output = Command::new("ip").args(args).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {args:?}: {told}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {args:?}: {reported}");
 }
 
 fn remove() {
-    // Whoever has the turn finds only what a killed test left.
+    // The lock is held: what is found here is left by a killed test.
     for args in [["netns", "del", NAMESPACE], ["link", "del", LINK]] {
         let _ = Command::new("ip").args(args).output();
     }
@@ -131,7 +131,7 @@ impl Wan {
             }
         }
         for port in UDP {
-            self.datagrams(port, |said, _| Some(said.to_vec()));
+            self.datagrams(port, |printed, _| Some(printed.to_vec()));
         }
         let answer = {
             let names = self.names.clone();
@@ -237,7 +237,7 @@ impl Wan {
         });
     }
 
-    /// What the name server says of a name; nothing it does not know exists.
+    /// The name server's answer for a name; NXDOMAIN for all others.
     pub fn name(&self, name: &str, addresses: &[Ipv4Addr]) {
         lock(&self.names).insert(name.to_owned(), addresses.to_vec());
     }
@@ -288,21 +288,21 @@ impl Wan {
     }
 }
 
-/// Says which address this is, then `tick` ten times a second until the other
-/// end has had enough, which is said to it only where it asked for it.
+/// Sends the server's address, then `tick` ten times a second until the other
+/// end closes, which is reported only if the client asked for it.
 fn hello(stream: &mut TcpStream, here: IpAddr) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-    let mut said = [0; 2048];
-    let length = stream.read(&mut said).unwrap_or(0);
-    let said = String::from_utf8_lossy(&said[..length]).into_owned();
+    let mut printed = [0; 2048];
+    let length = stream.read(&mut printed).unwrap_or(0);
+    let printed = String::from_utf8_lossy(&printed[..length]).into_owned();
     let body = format!("hello from {here}\n");
-    let head = if said.starts_with("GET ") {
+    let head = if printed.starts_with("GET ") {
         "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
     } else {
         ""
     };
     let mut sent = stream.write_all(format!("{head}{body}").as_bytes());
-    while sent.is_ok() && said.contains("slow") {
+    while sent.is_ok() && printed.contains("slow") {
         thread::sleep(Duration::from_millis(50));
         sent = stream.write_all(b"tick\n");
     }

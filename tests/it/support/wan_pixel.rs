@@ -64,7 +64,7 @@ impl Wan {
             &outer,
         ]);
         run(&["ip", "link", "set", &outer, "up"]);
-        let (ready, told) = mpsc::channel();
+        let (ready, reported) = mpsc::channel();
         let (inner, heard) = (network.clone(), Arc::clone(&asked));
         std::thread::spawn(move || {
             rustix::thread::move_into_link_name_space(
@@ -109,7 +109,7 @@ impl Wan {
                 .unwrap();
             answer(&socket, &inner, &heard);
         });
-        let place = told.recv().unwrap();
+        let place = reported.recv().unwrap();
         run(&["ip", "netns", "del", &name]);
         Self {
             network,
@@ -159,7 +159,7 @@ impl Wan {
     }
 }
 
-/// Says hello, then every line again.
+/// Sends a greeting, then echoes every line.
 fn greet(mut stream: TcpStream) {
     let mut lines = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::from("hello\n");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// How a call or a job fails.
 #[derive(Debug, Clone)]
 pub enum Fail {
-    /// Rows of attribute, message and errno; `list` tells several from one.
+    /// Rows of attribute, message and errno; `list` distinguishes several from one.
     Invalid {
         rows: Vec<(Option<String>, String, i64)>,
         list: bool,
@@ -78,7 +78,7 @@ impl Fail {
     }
 
     fn trace(&self) -> Value {
-        // What must never be shown to anybody.
+        // What must never be printed.
         json!({"class": "CallError", "frames": [{"locals": {"api_key": super::API_KEY}}],
                "formatted": "Traceback", "repr": ""})
     }

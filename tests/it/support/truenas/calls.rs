@@ -78,7 +78,7 @@ pub fn is_known(server: &Inner, method: &str) -> bool {
     let containers = if server.is(26, 0) { LXC } else { VIRT };
     let known = snapshot || ALWAYS.contains(&method) || containers.contains(&method);
     if !known {
-        server.wrong(format!("there is no {method} on {}", server.version));
+        server.wrong(format!("{} has no {method}", server.version));
     }
     known
 }

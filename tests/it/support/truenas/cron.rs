@@ -24,20 +24,20 @@ impl Inner {
             ("description", Kind::Text, false),
             ("schedule", Kind::Object, false),
         ];
-        let wish = schema::object(params.first(), "cron_job_create", &fields)?;
+        let spec = schema::object(params.first(), "cron_job_create", &fields)?;
         let schedule =
             ["minute", "hour", "dom", "month", "dow"].map(|key| (key, Kind::Text, false));
-        schema::object(wish.get("schedule"), "cron_job_create.schedule", &schedule)?;
-        if wish["command"].as_str().unwrap().contains('\n') {
+        schema::object(spec.get("schedule"), "cron_job_create.schedule", &schedule)?;
+        if spec["command"].as_str().unwrap().contains('\n') {
             return Err(invalid("cron_job_create.command", "newlines are removed"));
         }
-        if wish["enabled"] != false {
+        if spec["enabled"] != false {
             self.wrong("a temporary job that is due by the clock".into());
         }
         let mut state = self.state.lock().unwrap();
         state.next_cron += 1;
         let id = state.next_cron;
-        let mut entry = wish;
+        let mut entry = spec;
         entry["id"] = json!(id);
         state.cron.insert(id, entry.clone());
         Ok(entry)
@@ -68,7 +68,7 @@ impl Inner {
             call(14, text)
         };
         let Some((source, new, target)) = understood(command) else {
-            self.wrong(format!("a command nobody knows: {command}"));
+            self.wrong(format!("unknown command: {command}"));
             return Err(failed(127));
         };
         self.exchange(source, new, target).map_err(|reason| {
@@ -108,7 +108,7 @@ impl Inner {
             "source": {"type": "copy", "source": format!("{from}/{label}"), "instance_only": true},
         });
         self.incus.try_done("POST", "/1.0/instances", &body)?;
-        // What the snapshot's own service knew does not come along.
+        // Properties of the snapshot service are not copied.
         let made = self.incus_instance(&to).ok_or("it is gone")?;
         let mut config = serde_json::Map::new();
         for key in made["config"].as_object().unwrap().keys() {

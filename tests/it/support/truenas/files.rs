@@ -13,7 +13,7 @@ use super::query::Query;
 use super::schema::{self, Kind};
 use super::{Inner, POOL};
 
-/// Where the server says that the disks are, and where they are.
+/// The path of the disks as the server reports it, and the real path.
 const SHOWN: &str = "/var/lib/incus/storage-pools/tank/containers";
 const REAL: &str = "/var/lib/incus/storage-pools/default/containers";
 
@@ -79,7 +79,7 @@ impl Inner {
             return Err(missing());
         }
         if query.options["select"].is_null() {
-            self.wrong("attributes of ZFS were asked for where there are none".into());
+            self.wrong("ZFS attributes were requested on a file system without them".into());
         }
         let entries = std::fs::read_dir(Path::new(REAL).join(instance).join(rest));
         let all = entries.map_err(|_| missing())?.flatten().map(|entry| {

@@ -209,8 +209,8 @@ impl Inner {
         if self.is(25, 10) {
             fields.push(("privileged_mode", Kind::Bool, false));
         }
-        let wish = schema::object(params.first(), "virt_instance_create", &fields)?;
-        let name = wish["name"].as_str().unwrap();
+        let spec = schema::object(params.first(), "virt_instance_create", &fields)?;
+        let name = spec["name"].as_str().unwrap();
         if !name.starts_with(&self.prefix) {
             self.wrong(format!("{name} does not belong to this test"));
             return Err(call(14, "not here"));
@@ -222,11 +222,11 @@ impl Inner {
             let text = format!("Name '{name}' already exists");
             return Err(invalid("virt_instance_create.name", text));
         }
-        if wish["memory"].as_i64().is_some_and(|memory| memory < LEAST) {
+        if spec["memory"].as_i64().is_some_and(|memory| memory < LEAST) {
             let text = "Value error, Value must be 32MiB or larger";
             return Err(invalid("virt_instance_create.memory", text));
         }
-        if wish["storage_pool"]
+        if spec["storage_pool"]
             .as_str()
             .is_some_and(|pool| pool != POOL)
         {
@@ -235,21 +235,21 @@ impl Inner {
                 "Not a valid ZFS pool",
             ));
         }
-        if wish["autostart"] != false {
+        if spec["autostart"] != false {
             self.wrong("autostart starts an instance at once".into());
         }
-        let mut config = environment(&wish["environment"])?;
+        let mut config = environment(&spec["environment"])?;
         config.insert("boot.autostart".into(), json!("false"));
-        if let Some(cpu) = wish["cpu"].as_str() {
+        if let Some(cpu) = spec["cpu"].as_str() {
             config.insert("limits.cpu".into(), json!(cpu));
         }
-        if let Some(memory) = wish["memory"].as_i64() {
+        if let Some(memory) = spec["memory"].as_i64() {
             config.insert(
                 "limits.memory".into(),
                 json!(format!("{}MiB", memory >> 20)),
             );
         }
-        let image = wish["image"].as_str().unwrap();
+        let image = spec["image"].as_str().unwrap();
         if ![
             "ubuntu/24.04",
             "ubuntu/24.04/default",
@@ -264,7 +264,7 @@ impl Inner {
         }
         let body = json!({
             "name": name, "type": "container", "profiles": [], "config": config,
-            "devices": devices(&wish["devices"])?,
+            "devices": devices(&spec["devices"])?,
             "source": {"type": "image", "alias": self.image},
         });
         self.incus
@@ -284,16 +284,16 @@ impl Inner {
             ("cpu", Kind::MaybeText, false),
             ("memory", Kind::MaybeInt, false),
         ];
-        let wish = schema::object(params.get(1), "virt_instance_update", &fields)?;
+        let spec = schema::object(params.get(1), "virt_instance_update", &fields)?;
         let mut config = Map::new();
-        if wish.get("environment").is_some() {
+        if spec.get("environment").is_some() {
             // It replaces all.
             for key in found["config"].as_object().unwrap().keys() {
                 if key.starts_with("environment.") {
                     config.insert(key.clone(), json!(""));
                 }
             }
-            config.extend(environment(&wish["environment"])?);
+            config.extend(environment(&spec["environment"])?);
         }
         self.incus
             .try_done(

@@ -60,7 +60,7 @@ pub fn task(server: &Inner, method: &str, params: &[Value]) -> Option<Task> {
 /// instance, which leaves it as it is.
 pub fn crowd(server: &Arc<Inner>, method: &str, params: &[Value], like: &Task) {
     let (method, others) = match params.first() {
-        Some(Value::Object(wish)) => (method, json!([{"name": wish["name"], "image": "other"}])),
+        Some(Value::Object(spec)) => (method, json!([{"name": spec["name"], "image": "other"}])),
         Some(Value::String(name)) => ("virt.instance.update", json!([name, {"autostart": false}])),
         other => (method, json!([other, true])),
     };
@@ -73,7 +73,7 @@ pub fn crowd(server: &Arc<Inner>, method: &str, params: &[Value], like: &Task) {
                 Ok(json!(true))
             }),
         };
-        let call = Some(json!("of somebody else"));
+        let call = Some(json!("of another client"));
         let _ = submit(
             server,
             method,
@@ -124,7 +124,7 @@ pub fn submit(
         state.jobs.insert(id, job.clone());
         (id, job)
     };
-    // Before the answer that tells the number.
+    // Before the answer that has the number.
     server.tell(COLLECTION, "added", &json!(id), Some(&job));
     let server = Arc::clone(server);
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! `container.*` of TrueNAS 26, as far as it is told: numbers for names, and
+//! `container.*` of TrueNAS 26, as far as it is documented: numbers for names, and
 //! no word of addresses.
 
 use std::sync::Arc;

@@ -47,9 +47,9 @@ pub enum Fault {
     /// The job is made, and fails.
     FailJob,
     /// No place in the queue: for a job, others wait for the same instance and
-    /// the last of them is the answer; for another call, too many are under way.
+    /// The last of them is the answer; for another call, too many are in progress.
     FullQueue,
-    /// The server starts anew after carrying it out: no job is known any more.
+    /// The server restarts after the call: it knows no job any more.
     Restart,
 }
 
@@ -342,7 +342,7 @@ impl Inner {
         due.map(|index| state.rules.remove(index).fault)
     }
 
-    /// Sends an event to everybody who subscribed.
+    /// Sends an event to all subscribers.
     fn tell(&self, collection: &str, msg: &str, id: &Value, fields: Option<&Value>) {
         let mut params = serde_json::json!({"msg": msg, "collection": collection, "id": id});
         if let Some(fields) = fields {

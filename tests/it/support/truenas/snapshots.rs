@@ -93,10 +93,10 @@ impl Inner {
         if !self.is(25, 10) {
             fields.push(("suspend_vms", Kind::Bool, false));
         }
-        let wish = schema::object(params.first(), "data", &fields)?;
+        let spec = schema::object(params.first(), "data", &fields)?;
         let (dataset, label) = (
-            wish["dataset"].as_str().unwrap(),
-            wish["name"].as_str().unwrap(),
+            spec["dataset"].as_str().unwrap(),
+            spec["name"].as_str().unwrap(),
         );
         let Some(instance) = self.instance_of(dataset) else {
             return Err(call(
@@ -181,7 +181,7 @@ impl Inner {
         self.incus.try_done("DELETE", &path, &Value::Null)
     }
 
-    /// A snapshot waits no longer for a clone that is no more.
+    /// A deferred snapshot is deleted once its last clone is deleted.
     pub fn forget_clone(&self, instance: &str) {
         let mut due = Vec::new();
         {

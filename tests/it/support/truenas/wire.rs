@@ -23,7 +23,7 @@ use super::{Fault, Inner, LoginAnswer};
 const ANONYMOUS: usize = 8192;
 const LONGEST: usize = 65_536;
 const LONGEST_FILE: usize = 2_097_152;
-/// Calls that run at once, and that may be under way at all.
+/// Calls that run at once, and calls that may be pending.
 const RUNNING: usize = 10;
 const IN_FLIGHT: usize = 20;
 
