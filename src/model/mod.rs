@@ -6,6 +6,8 @@ mod capture;
 mod cpus;
 mod duration;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 mod guest;
 mod head_buffer;
 mod memory;
