@@ -2,11 +2,9 @@
 //! the case that the script fails.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
-use tokio::io::AsyncWrite;
+use crate::model::Record;
 
 /// Lines that explain a failure.
 const LINES: usize = 20;
@@ -16,11 +14,8 @@ const LENGTH: usize = 500;
 /// Takes whole lines as they come.
 pub type Sink = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// The near end of both of a script's streams.
-#[derive(Clone)]
-pub struct LogTail(Arc<Mutex<Inner>>);
-
-struct Inner {
+/// Passes a script's output on line by line and keeps the last lines.
+pub struct LogTail {
     sink: Sink,
     open: Vec<u8>,
     last: VecDeque<String>,
@@ -28,30 +23,17 @@ struct Inner {
 
 impl LogTail {
     pub fn new(sink: Sink) -> Self {
-        Self(Arc::new(Mutex::new(Inner {
+        Self {
             sink,
             open: Vec::new(),
             last: VecDeque::new(),
-        })))
-    }
-
-    /// The last lines, an unfinished one included.
-    pub fn tail(&self) -> String {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.end_line();
-        Vec::from(std::mem::take(&mut inner.last)).join("\n")
-    }
-}
-
-impl Inner {
-    fn take(&mut self, data: &[u8]) {
-        for byte in data {
-            match byte {
-                b'\n' | b'\r' => self.end_line(),
-                byte if self.open.len() < LENGTH => self.open.push(*byte),
-                _ => {}
-            }
         }
+    }
+
+    /// The last lines, an unfinished line included.
+    pub fn tail(&mut self) -> String {
+        self.end_line();
+        Vec::from(std::mem::take(&mut self.last)).join("\n")
     }
 
     fn end_line(&mut self) {
@@ -68,30 +50,22 @@ impl Inner {
     }
 }
 
-impl AsyncWrite for LogTail {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl Record for LogTail {
+    fn record(&mut self, data: &[u8]) {
+        for byte in data {
+            match byte {
+                b'\n' | b'\r' => self.end_line(),
+                byte if self.open.len() < LENGTH => self.open.push(*byte),
+                _ => {}
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -101,15 +75,13 @@ mod tests {
             let seen = seen.clone();
             Arc::new(move |line: &str| seen.lock().unwrap().push(line.to_owned()))
         };
-        let lines = LogTail::new(sink);
-        let mut inner = lines.0.lock().unwrap();
-        inner.take(b"one\ntw");
-        inner.take(b"o\r\n\n");
+        let mut lines = LogTail::new(sink);
+        lines.record(b"one\ntw");
+        lines.record(b"o\r\n\n");
         for number in 0..30 {
-            inner.take(format!("line {number}\n").as_bytes());
+            lines.record(format!("line {number}\n").as_bytes());
         }
-        inner.take(b"open");
-        drop(inner);
+        lines.record(b"open");
         assert_eq!(seen.lock().unwrap()[..2], ["one", "two"]);
         let tail = lines.tail();
         assert_eq!(tail.lines().count(), LINES);

@@ -9,7 +9,7 @@ use super::build::Build;
 use super::log_tail::LogTail;
 use super::{Error, Result};
 use crate::lifecycle::{self, BootStage, ExecOptions, User, provisioning};
-use crate::model::{ExecRequest, Guest, GuestFile, Ids, Instance, Name, unless_cancelled};
+use crate::model::{ExecRequest, Guest, GuestFile, Ids, Instance, Name, Writer, unless_cancelled};
 use crate::provision::{self, Overall};
 use crate::retry;
 
@@ -115,7 +115,7 @@ impl Build<'_> {
             tty: None,
             timeout: None,
         };
-        let output = LogTail::new(self.observer.output.clone());
+        let output = Writer::new(LogTail::new(self.observer.output.clone()));
         let streams: lifecycle::ExecStreams = (
             Box::new(tokio::io::empty()),
             Box::new(output.clone()),
@@ -129,7 +129,7 @@ impl Build<'_> {
             return Err(Error::Script {
                 base: self.base.to_owned(),
                 status: result.status.0,
-                tail: output.tail(),
+                tail: output.lock().tail(),
             });
         }
         guest.remove_file(SCRIPT).await.map_err(&failed)

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
 use super::service::Service;
-use super::truncate::HeadTail;
+use super::truncate::{self, Truncated};
 use crate::lifecycle::{self, ExecOptions, User};
 use crate::model::{self, Control, Name, Subject};
 
@@ -105,7 +105,7 @@ impl Service {
         let user = self.guest_user(&pixel).await?;
         let request = command.into_options(user, Some(timeout));
         let guest = self.backend.guest(&pixel);
-        let (stdout, stderr) = (HeadTail::default(), HeadTail::default());
+        let (stdout, stderr) = (truncate::capture(), truncate::capture());
         let (signals, events) = mpsc::channel(4);
         let running = lifecycle::exec(
             &*guest,
@@ -136,7 +136,7 @@ impl Service {
             }
             Err(error) => (125, false, Some(error.to_string())),
         };
-        let (stdout, stderr) = (stdout.take(), stderr.take());
+        let (stdout, stderr) = (Truncated::from(stdout.take()), Truncated::from(stderr.take()));
         Ok(ExecOutput {
             exit_code,
             timed_out,

@@ -10,7 +10,7 @@ use super::error::{Error, Result};
 use super::exec::Command;
 use super::random;
 use super::service::Service;
-use super::truncate::{HeadTail, unfinished};
+use super::truncate::{self, Truncated, unfinished};
 use crate::lifecycle::{self, EXEC_ID, User};
 use crate::model::{ExecRequest, Guest};
 
@@ -72,7 +72,7 @@ impl Service {
         command.env.insert(EXEC_ID.to_owned(), id.clone());
         let request = command.into_options(user, Some(START_TIMEOUT));
         let guest = self.backend.guest(&pixel);
-        let errors = HeadTail::default();
+        let errors = truncate::capture();
         let (_signals, events) = mpsc::channel(1);
         let status = lifecycle::exec(
             &*guest,
@@ -91,7 +91,7 @@ impl Service {
             return Err(Error::invalid(format!(
                 "cannot start the job: exit code {}: {}",
                 status.0,
-                errors.take().text.trim()
+                Truncated::from(errors.take()).text.trim()
             )));
         }
         Ok(id)

@@ -1,15 +1,10 @@
-//! Time that passes, as lists of sandboxes show it: by a clock of the test's
-//! own, on a server that knows which pixels there are and nothing else.
+//! Idle stop and expiry over time, by a clock that the test sets.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
 
 use super::options::{Limits, Options};
 use super::service::Service;
@@ -18,190 +13,18 @@ use crate::base::BaseBuilder;
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::gateway::{DEFAULT_BRIDGE, GatewaySpec};
 use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
-use crate::model::{
-    self, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
-    ExitStatus, FileStat, ForkSpec, Guest, GuestFile, InitScript, Instance, Label, Name, Output,
-    Properties, Result, Subject, Usage,
-};
+use crate::model::Name;
+use crate::model::fake::{Answer, FakeBackend};
 
-/// The pixels by name, and whether a long job runs in each.
-#[derive(Debug, Clone, Default)]
-struct Pixels(Arc<Mutex<BTreeMap<Name, (Instance, bool)>>>);
-
-impl Pixels {
-    fn add(&self, name: &str, has_job: bool) {
-        let name: Name = name.parse().unwrap();
-        let instance = Instance {
-            name: name.clone(),
-            status: model::Status::Running,
-            addresses: vec![Ipv4Addr::new(192, 0, 2, 1)],
-            created_at: 0,
-            started_once: true,
-            image: None,
-            cpu: None,
-            memory: None,
-            privileged: false,
-            mac: None,
-            isolated_bridge: None,
-            properties: Properties::new(),
-        };
-        self.0.lock().unwrap().insert(name, (instance, has_job));
-    }
-}
-
-/// Nobody who watches the time asks for this.
-fn never<T>() -> Result<T> {
-    Err(Error::Unsupported {
-        operation: "this".into(),
-        reason: "there are only pixels here".into(),
-    })
-}
-
-#[async_trait]
-impl Backend for Pixels {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            checkpoints: false,
-            fork: false,
-            stopped_files: false,
-        }
-    }
-
-    async fn list(&self) -> Result<Vec<Instance>> {
-        let all = self.0.lock().unwrap();
-        Ok(all.values().map(|(it, _)| it.clone()).collect())
-    }
-
-    async fn get(&self, name: &Name) -> Result<Instance> {
-        let all = self.0.lock().unwrap();
-        let found = all.get(name).map(|(it, _)| it.clone());
-        found.ok_or_else(|| Error::NotFound(Subject::pixel(name)))
-    }
-
-    async fn stop(&self, name: &Name, _: Duration) -> Result<()> {
-        let mut all = self.0.lock().unwrap();
-        let (instance, _) = all
-            .get_mut(name)
-            .ok_or_else(|| Error::NotFound(Subject::pixel(name)))?;
-        instance.status = model::Status::Stopped;
-        Ok(())
-    }
-
-    async fn destroy(&self, name: &Name) -> Result<()> {
-        let removed = self.0.lock().unwrap().remove(name);
-        removed
-            .map(drop)
-            .ok_or_else(|| Error::NotFound(Subject::pixel(name)))
-    }
-
-    fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a> {
-        let all = self.0.lock().unwrap();
-        Box::new(Jobs(all.get(name).is_some_and(|(_, has_job)| *has_job)))
-    }
-
-    async fn wait_idle(&self, _: &Name) -> Result<()> {
-        Ok(())
-    }
-
-    async fn close(&self, _: Duration) {}
-
-    async fn has_image(&self, _: &str) -> Result<bool> {
-        never()
-    }
-    async fn image_with_prefix(&self, _: &str) -> Result<Option<String>> {
-        never()
-    }
-    async fn ensure_isolated_bridge(&self, _: &str) -> Result<()> {
-        never()
-    }
-    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        never()
-    }
-    async fn remove_isolated_bridge(&self, _: &str) -> Result<()> {
-        never()
-    }
-    async fn create(&self, _: &CreateSpec) -> Result<InitScript> {
-        never()
-    }
-    async fn fork(&self, _: &ForkSpec) -> Result<InitScript> {
-        never()
-    }
-    async fn start(&self, _: &Name) -> Result<()> {
-        never()
-    }
-    async fn address(&self, _: &Name) -> Result<Option<Ipv4Addr>> {
-        never()
-    }
-    async fn usage(&self, _: &Name) -> Result<Usage> {
-        never()
-    }
-    async fn watch(&self, _: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
-        never()
-    }
-    async fn set_properties(&self, _: &Name, _: &Properties) -> Result<()> {
-        never()
-    }
-    async fn checkpoint(&self, _: &Name, _: &Label, _: Option<Duration>) -> Result<()> {
-        never()
-    }
-    async fn checkpoints(&self, _: &Name) -> Result<Vec<Checkpoint>> {
-        never()
-    }
-    async fn restore(&self, _: &Name, _: &Label) -> Result<()> {
-        never()
-    }
-    async fn delete_checkpoint(&self, _: &Name, _: &Label) -> Result<()> {
-        never()
-    }
-}
-
-/// A pixel in which one can only look for jobs.
-struct Jobs(bool);
-
-#[async_trait]
-impl Guest for Jobs {
-    async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        assert!(request.argv[2].contains("PIXELS_EXEC_ID=job-"));
-        Ok(Output {
-            status: ExitStatus(i32::from(!self.0)),
-            stdout: Vec::new(),
-            stderr: Vec::new(),
-        })
-    }
-
-    async fn exec(&self, _: &ExecRequest, _: ExecIo) -> Result<ExitStatus> {
-        never()
-    }
-    async fn read_file(&self, _: &str, _: u64) -> Result<Vec<u8>> {
-        never()
-    }
-    async fn write_file(&self, _: &GuestFile) -> Result<()> {
-        never()
-    }
-    async fn write_chunks(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
-        never()
-    }
-    async fn rename(&self, _: &str, _: &str) -> Result<()> {
-        never()
-    }
-    async fn remove_file(&self, _: &str) -> Result<()> {
-        never()
-    }
-    async fn make_dir(&self, _: &str) -> Result<()> {
-        never()
-    }
-    async fn symlink(&self, _: &str, _: &str) -> Result<()> {
-        never()
-    }
-    async fn read_link(&self, _: &str) -> Result<String> {
-        never()
-    }
-    async fn list_dir(&self, _: &str) -> Result<Vec<String>> {
-        never()
-    }
-    async fn stat(&self, _: &str) -> Result<FileStat> {
-        never()
-    }
+/// A server with these pixels, of which `job` and `timed` run a long job.
+fn backend_with(pixels: &[&str]) -> FakeBackend {
+    let backend = FakeBackend::new();
+    pixels.iter().for_each(|name| backend.add(name));
+    backend.on_exec(|command| {
+        let looks_for_jobs = command.line().contains("PIXELS_EXEC_ID=job-");
+        looks_for_jobs.then(|| Answer::exit(i32::from(!["job", "timed"].contains(&command.pixel))))
+    });
+    backend
 }
 
 fn at(seconds: u64) -> OffsetDateTime {
@@ -223,7 +46,7 @@ fn base_builder(locks: &std::path::Path) -> BaseBuilder {
         },
         policy: Policy::new(Mode::Unrestricted, []),
         plan: None,
-        limits: model::Limits::default(),
+        limits: crate::model::Limits::default(),
         image: String::new(),
         default_image: None,
     };
@@ -256,15 +79,14 @@ async fn reap(service: &Arc<Service>) {
 #[tokio::test]
 async fn lists_show_what_time_has_done() {
     let dir = tempfile::tempdir().unwrap();
-    let pixels = Pixels::default();
+    let backend = backend_with(&["idle", "job", "used", "timed"]);
     let (store, _) = Store::load(&dir.path().join("state.json"), "here").unwrap();
-    for (name, has_job, expires) in [
-        ("idle", false, None),
-        ("job", true, None),
-        ("used", false, None),
-        ("timed", true, Some(at(100))),
+    for (name, expires) in [
+        ("idle", None),
+        ("job", None),
+        ("used", None),
+        ("timed", Some(at(100))),
     ] {
-        pixels.add(name, has_job);
         assert!(store.add(record(name, expires), None));
     }
     let now = Arc::new(Mutex::new(at(0)));
@@ -283,7 +105,7 @@ async fn lists_show_what_time_has_done() {
         let now = now.clone();
         Arc::new(move || *now.lock().unwrap())
     };
-    let server = Box::new(pixels.clone());
+    let server = Box::new(backend.clone());
     let service = Service::new(server, base_builder(dir.path()), options, store, clock);
     let service = Arc::new(service);
     let mut shown = Vec::new();
@@ -322,5 +144,5 @@ async fn lists_show_what_time_has_done() {
         "600: ",
     ];
     assert_eq!(shown, expected);
-    assert!(pixels.0.lock().unwrap().is_empty());
+    assert!(backend.names().is_empty());
 }

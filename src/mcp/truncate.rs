@@ -1,46 +1,33 @@
-//! A stream of any length in little memory: its beginning and its end.
+//! Output of any length as text: its beginning and its end.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use crate::model::{Capture, Captured};
 
-use tokio::io::AsyncWrite;
-
-/// Kept of each end.
+/// Bytes kept of each end.
 pub const END: usize = 32 * 1024;
 
-/// The near end of a stream.
-#[derive(Debug, Clone, Default)]
-pub struct HeadTail(Arc<Mutex<Inner>>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
-    total: u64,
+/// The near end of a stream, of which both ends are kept.
+pub fn capture() -> Capture {
+    Capture::head_and_tail(END, END)
 }
 
-/// What came, as text.
+/// Captured output as text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Truncated {
-    /// With a mark in place of what was left out.
+    /// With a mark in place of the bytes left out.
     pub text: String,
     pub truncated: bool,
-    /// Bytes that came.
+    /// Bytes that the command printed.
     pub total: u64,
 }
 
-impl HeadTail {
-    pub fn take(&self) -> Truncated {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let head = std::mem::take(&mut inner.head);
-        let tail = Vec::from(std::mem::take(&mut inner.tail));
-        let total = inner.total;
-        let left_out = total - (head.len() + tail.len()) as u64;
-        if left_out == 0 {
+impl From<Captured> for Truncated {
+    fn from(captured: Captured) -> Self {
+        let omitted = captured.omitted();
+        let Captured { head, tail, total } = captured;
+        let tail = Vec::from(tail);
+        if omitted == 0 {
             let whole = [head, tail].concat();
-            return Truncated {
+            return Self {
                 text: String::from_utf8_lossy(&whole).into_owned(),
                 truncated: false,
                 total,
@@ -56,7 +43,7 @@ impl HeadTail {
             String::from_utf8_lossy(head),
             String::from_utf8_lossy(tail)
         );
-        Truncated {
+        Self {
             text,
             truncated: true,
             total,
@@ -80,69 +67,33 @@ pub fn unfinished(bytes: &[u8]) -> usize {
     0
 }
 
-impl AsyncWrite for HeadTail {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.total += data.len() as u64;
-        let fits = data.len().min(END - inner.head.len());
-        let (head, rest) = data.split_at(fits);
-        inner.head.extend_from_slice(head);
-        let rest = &rest[rest.len().saturating_sub(END)..];
-        let over = (inner.tail.len() + rest.len()).saturating_sub(END);
-        inner.tail.drain(..over);
-        inner.tail.extend(rest);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
-
     use super::*;
+    use crate::model::Record;
 
-    #[tokio::test]
-    async fn both_ends_are_kept_and_the_gap_is_marked() {
-        let clip = HeadTail::default();
-        let mut writer = clip.clone();
-        writer.write_all(b"all of it").await.unwrap();
-        let whole = clip.take();
+    fn truncated(text: &str) -> Truncated {
+        let capture = capture();
+        capture.lock().record(text.as_bytes());
+        capture.take().into()
+    }
+
+    #[test]
+    fn gap_between_both_ends_is_marked() {
+        let whole = truncated("all of it");
         assert_eq!((whole.text.as_str(), whole.truncated), ("all of it", false));
-
-        let clip = HeadTail::default();
-        let mut writer = clip.clone();
-        for number in 0..40_000 {
-            let line = format!("{number}\n");
-            writer.write_all(line.as_bytes()).await.unwrap();
-        }
-        let cut = clip.take();
+        let lines: String = (0..40_000).map(|number| format!("{number}\n")).collect();
+        let cut = truncated(&lines);
         assert!(cut.truncated && cut.text.starts_with("0\n1\n"));
         assert!(cut.text.ends_with("39998\n39999\n"));
         let gap = cut.total - 2 * END as u64;
-        assert!(
-            cut.text
-                .contains(&format!("[... {gap} of {} bytes", cut.total))
-        );
+        let mark = format!("[... {gap} of {} bytes", cut.total);
+        assert!(cut.text.contains(&mark));
     }
 
-    #[tokio::test]
-    async fn characters_are_not_cut_in_two() {
-        let clip = HeadTail::default();
-        let text = format!("x{}", "é".repeat(END * 2));
-        clip.clone().write_all(text.as_bytes()).await.unwrap();
-        let cut = clip.take();
+    #[test]
+    fn characters_at_the_gap_stay_whole() {
+        let cut = truncated(&format!("x{}", "é".repeat(END * 2)));
         assert!(!cut.text.contains('\u{fffd}'), "cut in a character");
     }
 

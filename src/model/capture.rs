@@ -1,6 +1,6 @@
-//! What a command in a pixel prints, in memory. The pixel decides how much
-//! that is, so there is an end to it here.
+//! Output of a command in bounded memory. The pixel decides how much it prints.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -8,80 +8,89 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Output, Result};
+use super::{Error, ExecIo, ExecRequest, Guest, Output, Result};
 
-/// Far more than our scripts have to say; a server with many calls at work
-/// holds many of these.
-const LIMIT: usize = 16 * 1024 * 1024;
-/// Of stderr.
-const SAID: usize = 256 * 1024;
+/// Bytes of stderr that an error message quotes at most.
+const QUOTED: usize = 4 * 1024;
+/// Bytes of stdout of pixels' own commands: far more than they print. A server
+/// with many calls at work holds many of these.
+const STDOUT: usize = 16 * 1024 * 1024;
+/// Bytes of stderr of pixels' own commands.
+const STDERR: usize = 256 * 1024;
 
-/// Runs a command without input and collects what it prints: the beginning of
-/// stderr, and the whole of stdout. One that prints without end is given up,
-/// with `Error::TooLarge`.
+/// Runs a command without input and collects what it prints: all of stdout and
+/// the beginning of stderr. Stops the command with `Error::TooLarge` if it
+/// prints more than any command of pixels does.
 pub async fn collect(guest: &dyn Guest, request: &ExecRequest) -> Result<Output> {
-    collect_up_to(guest, request, LIMIT).await
+    collect_up_to(guest, request, STDOUT).await
 }
 
-/// The same for a command that may print so many bytes.
+/// Like [`collect`], for a command that may print `limit` bytes.
 pub async fn collect_up_to(
     guest: &dyn Guest,
     request: &ExecRequest,
     limit: usize,
 ) -> Result<Output> {
-    let full = Arc::new(Notify::new());
-    let stdout = BoundedBuffer {
-        bytes: Arc::default(),
-        limit,
-        full: Arc::clone(&full),
-    };
-    let stderr = HeadBuffer::up_to(SAID);
-    let (_steer, control) = mpsc::channel(1);
+    let (stdout, stderr) = (Capture::head(limit), Capture::head(STDERR));
+    let (_control, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(tokio::io::empty()),
         stdout: Box::new(stdout.clone()),
         stderr: Box::new(stderr.clone()),
         control,
     };
-    tokio::select! {
-        biased;
-        () = full.notified() => Err(Error::TooLarge {
-            what: "what a command in the pixel prints".into(),
-            limit: limit as u64,
-        }),
-        status = guest.exec(request, io) => Ok(Output {
-            status: status?,
-            stdout: std::mem::take(&mut stdout.lock()),
-            stderr: stderr.take(),
-        }),
+    let too_large = || Error::TooLarge {
+        what: "the output of a command in the pixel".into(),
+        limit: limit as u64,
+    };
+    let status = tokio::select! {
+        () = stdout.overflow() => return Err(too_large()),
+        status = guest.exec(request, io) => status?,
+    };
+    let stdout = stdout.take();
+    if stdout.omitted() > 0 {
+        return Err(too_large());
+    }
+    Ok(Output {
+        status,
+        stdout: stdout.head,
+        stderr: stderr.take().head,
+    })
+}
+
+/// Receives what is written to a [`Writer`].
+pub trait Record {
+    fn record(&mut self, data: &[u8]);
+}
+
+/// The near end of a stream, which passes all bytes to a [`Record`]. Writing
+/// never waits and never fails. Clones share the record.
+#[derive(Debug, Default)]
+pub struct Writer<T>(Arc<Mutex<T>>);
+
+impl<T> Writer<T> {
+    pub fn new(record: T) -> Self {
+        Self(Arc::new(Mutex::new(record)))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[derive(Debug, Clone)]
-struct BoundedBuffer {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    limit: usize,
-    full: Arc<Notify>,
-}
-
-impl BoundedBuffer {
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+impl<T> Clone for Writer<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
-impl AsyncWrite for BoundedBuffer {
+impl<T: Record> AsyncWrite for Writer<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        let mut bytes = self.lock();
-        if bytes.len() + data.len() > self.limit {
-            self.full.notify_one();
-            return Poll::Ready(Err(std::io::ErrorKind::FileTooLarge.into()));
-        }
-        bytes.extend_from_slice(data);
+        self.lock().record(data);
         Poll::Ready(Ok(data.len()))
     }
 
@@ -94,75 +103,138 @@ impl AsyncWrite for BoundedBuffer {
     }
 }
 
+/// Keeps the beginning and the end of a stream of any length.
+pub type Capture = Writer<HeadTail>;
+
+/// The record of a [`Capture`]; by default the first 4 KiB, for an error
+/// message.
+#[derive(Debug)]
+pub struct HeadTail {
+    captured: Captured,
+    head_limit: usize,
+    tail_limit: usize,
+    overflow: Arc<Notify>,
+}
+
+/// What a [`Capture`] kept.
+#[derive(Debug, Default)]
+pub struct Captured {
+    pub head: Vec<u8>,
+    /// Follows `head`, without the bytes omitted in between.
+    pub tail: VecDeque<u8>,
+    /// Bytes written.
+    pub total: u64,
+}
+
+impl Captured {
+    /// Bytes written that are neither in `head` nor in `tail`.
+    pub fn omitted(&self) -> u64 {
+        self.total - (self.head.len() + self.tail.len()) as u64
+    }
+}
+
+impl Default for HeadTail {
+    fn default() -> Self {
+        Self {
+            captured: Captured::default(),
+            head_limit: QUOTED,
+            tail_limit: 0,
+            overflow: Arc::default(),
+        }
+    }
+}
+
+impl Record for HeadTail {
+    fn record(&mut self, data: &[u8]) {
+        let Captured { head, tail, total } = &mut self.captured;
+        *total += data.len() as u64;
+        let fits = data.len().min(self.head_limit - head.len());
+        let (first, rest) = data.split_at(fits);
+        head.extend_from_slice(first);
+        let rest = &rest[rest.len().saturating_sub(self.tail_limit)..];
+        let excess = (tail.len() + rest.len()).saturating_sub(self.tail_limit);
+        tail.drain(..excess);
+        tail.extend(rest);
+        if self.captured.omitted() > 0 {
+            self.overflow.notify_one();
+        }
+    }
+}
+
+impl Capture {
+    /// Keeps the first `limit` bytes.
+    pub fn head(limit: usize) -> Self {
+        Self::head_and_tail(limit, 0)
+    }
+
+    /// Keeps the first `head` and the last `tail` bytes.
+    pub fn head_and_tail(head: usize, tail: usize) -> Self {
+        Self::new(HeadTail {
+            head_limit: head,
+            tail_limit: tail,
+            ..HeadTail::default()
+        })
+    }
+
+    /// Returns what was kept, and begins again.
+    pub fn take(&self) -> Captured {
+        std::mem::take(&mut self.lock().captured)
+    }
+
+    /// Waits until bytes are omitted.
+    async fn overflow(&self) {
+        let overflow = Arc::clone(&self.lock().overflow);
+        overflow.notified().await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use async_trait::async_trait;
-    use bytes::Bytes;
     use tokio::io::AsyncWriteExt;
-    use tokio::sync::mpsc;
 
     use super::*;
-    use crate::model::{ExitStatus, FileStat, GuestFile};
+    use crate::model::fake::{Answer, FakeBackend};
 
-    /// Prints so many bytes and ends, or, when nobody takes them, does not.
-    struct Printer(usize);
-
-    #[async_trait]
-    impl Guest for Printer {
-        async fn exec(&self, _: &ExecRequest, mut io: ExecIo) -> Result<ExitStatus> {
-            for _ in 0..self.0 {
-                if io.stdout.write_all(b"x").await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            Ok(ExitStatus(0))
+    async fn capture(kept: &Capture, pieces: &[&[u8]]) -> Captured {
+        for piece in pieces {
+            kept.clone().write_all(piece).await.unwrap();
         }
-
-        async fn output(&self, request: &ExecRequest) -> Result<Output> {
-            collect_up_to(self, request, 100).await
-        }
-
-        async fn read_file(&self, _: &str, _: u64) -> Result<Vec<u8>> {
-            unreachable!()
-        }
-        async fn write_file(&self, _: &GuestFile) -> Result<()> {
-            unreachable!()
-        }
-        async fn write_chunks(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
-            unreachable!()
-        }
-        async fn rename(&self, _: &str, _: &str) -> Result<()> {
-            unreachable!()
-        }
-        async fn remove_file(&self, _: &str) -> Result<()> {
-            unreachable!()
-        }
-        async fn make_dir(&self, _: &str) -> Result<()> {
-            unreachable!()
-        }
-        async fn symlink(&self, _: &str, _: &str) -> Result<()> {
-            unreachable!()
-        }
-        async fn read_link(&self, _: &str) -> Result<String> {
-            unreachable!()
-        }
-        async fn list_dir(&self, _: &str) -> Result<Vec<String>> {
-            unreachable!()
-        }
-        async fn stat(&self, _: &str) -> Result<FileStat> {
-            unreachable!()
-        }
+        kept.take()
     }
 
     #[tokio::test]
-    async fn a_command_that_prints_without_end_is_given_up() {
-        let request = ExecRequest::root(["yes"]);
-        let whole = Printer(100).output(&request).await.unwrap();
+    async fn capture_keeps_both_ends() {
+        let kept = Capture::head_and_tail(3, 4);
+        let whole = capture(&kept, &[b"ab", b"cdefg"]).await;
+        assert_eq!((&whole.head[..], whole.omitted()), (&b"abc"[..], 0));
+        assert_eq!(whole.tail, *b"defg");
+        let cut = capture(&kept, &[b"a", b"bcde", b"fghijk", b"lm"]).await;
+        assert_eq!((&cut.head[..], cut.omitted()), (&b"abc"[..], 6));
+        assert_eq!((cut.tail, cut.total), (b"jklm".to_vec().into(), 13));
+    }
+
+    #[tokio::test]
+    async fn output_above_the_limit_is_too_large() {
+        let backend = FakeBackend::new();
+        backend.add("a");
+        backend.on_exec(|command| {
+            let length = command.request.argv[1].parse().unwrap();
+            Some(Answer {
+                stdout: vec![b'x'; length],
+                ..Answer::default()
+            })
+        });
+        let name = "a".parse().unwrap();
+        let guest = crate::model::Backend::guest(&backend, &name);
+        let print = |length: &str| ExecRequest::root(["print", length]);
+        let whole = collect_up_to(&*guest, &print("100"), 100).await.unwrap();
         assert_eq!(whole.stdout, [b'x'; 100]);
-        let endless = Printer(101).output(&request).await.unwrap_err();
+        let error = collect_up_to(&*guest, &print("101"), 100)
+            .await
+            .unwrap_err();
         assert!(
-            matches!(endless, Error::TooLarge { limit: 100, .. }),
-            "{endless}"
+            matches!(error, Error::TooLarge { limit: 100, .. }),
+            "{error}"
         );
     }
 }

@@ -9,7 +9,6 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod guest;
-mod head_buffer;
 mod memory;
 mod name;
 mod shell;
@@ -21,7 +20,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 pub use cancel::unless_cancelled;
-pub use capture::{collect, collect_up_to};
+pub use capture::{Capture, Captured, Record, Writer, collect, collect_up_to};
 pub use cpus::parse_cpus;
 pub use duration::parse_duration;
 pub use error::{Error, Reason, Result, STOPPED, Subject};
@@ -29,7 +28,6 @@ pub use guest::{
     Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, MAX_CHUNK,
     Output, Precondition, TtySize,
 };
-pub use head_buffer::HeadBuffer;
 pub use memory::{LEAST_MEMORY, Size, parse_memory};
 pub use name::{CloneSource, InvalidName, Label, Name};
 pub use shell::shell_quote;

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result, Subject};
+use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result, Subject};
 
 /// Exit codes of the scripts. Other codes are failures that stderr explains.
 pub const INPUT_CUT_OFF: i32 = 95;
@@ -60,7 +60,7 @@ pub async fn run(
     stdin: impl AsyncRead + Send + Unpin + 'static,
     stdout: impl AsyncWrite + Send + Unpin + 'static,
 ) -> Result<ScriptExit> {
-    let stderr = HeadBuffer::default();
+    let stderr = Capture::default();
     let (_open, control) = mpsc::channel(1);
     let io = ExecIo {
         stdin: Box::new(stdin),
@@ -69,6 +69,6 @@ pub async fn run(
         control,
     };
     let status = guest.exec(request, io).await?.0;
-    let stderr = String::from_utf8_lossy(&stderr.take()).trim().to_owned();
+    let stderr = String::from_utf8_lossy(&stderr.take().head).trim().to_owned();
     Ok(ScriptExit { status, stderr })
 }

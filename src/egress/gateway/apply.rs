@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex}
 use tokio::sync::mpsc;
 
 use super::state_files::StateFiles;
-use crate::model::{Error, ExecIo, ExecRequest, Guest, HeadBuffer, Result};
+use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
 /// Includes the wait for other holders of the lock.
@@ -67,7 +67,7 @@ where
 {
     let (mut to_script, stdin) = duplex(BUFFER);
     let (stdout, from_script) = duplex(BUFFER);
-    let output_head = HeadBuffer::default();
+    let output_head = Capture::default();
     let (_control, control) = mpsc::channel(1);
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "gateway"]);
     let io = ExecIo {
@@ -121,7 +121,7 @@ where
     Err(Error::Guest {
         command: "applying policies on the gateway".into(),
         status: status.0,
-        stderr: String::from_utf8_lossy(&output_head.take())
+        stderr: String::from_utf8_lossy(&output_head.take().head)
             .trim()
             .to_owned(),
     })
