@@ -82,7 +82,7 @@ impl GuestPolicy {
     pub async fn prepare(&self, backend: &dyn Backend, name: &Name, clone: bool) -> Result<()> {
         let instance = backend.get(name).await?;
         let guest = backend.guest(name);
-        let disk_accessible = backend.capabilities().stopped_files;
+        let disk_accessible = backend.can_access_stopped_files();
         match self.desired_files(&instance)? {
             // Opening the disk of a stopped pixel takes longer than its start.
             Some(files) if is_current(&instance, &files) => Ok(()),
@@ -113,7 +113,7 @@ impl GuestPolicy {
     /// Rewrites the policy files of a stopped pixel if this version of pixels
     /// generates other files than those on the disk.
     pub async fn refresh_files(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
-        let disk_accessible = backend.capabilities().stopped_files;
+        let disk_accessible = backend.can_access_stopped_files();
         if instance.status != Status::Stopped || !has_guest_policy(instance) || !disk_accessible {
             return Ok(());
         }

@@ -36,12 +36,13 @@ impl DefaultImage {
     /// Returns `image` if the server has it or has no fallback for it, else the
     /// alias of the fallback.
     pub async fn resolve(&self, backend: &dyn Backend) -> Result<String> {
-        if !backend.has_image(&self.image).await?
-            && let Some(fallback) = backend.image_with_prefix(&self.fallback_prefix).await?
-        {
-            return Ok(fallback);
+        let aliases = backend.image_aliases().await?;
+        if aliases.contains(&self.image) {
+            return Ok(self.image.clone());
         }
-        Ok(self.image.clone())
+        let is_fallback = |alias: &String| alias.starts_with(&self.fallback_prefix);
+        let fallback = aliases.into_iter().filter(is_fallback).max();
+        Ok(fallback.unwrap_or_else(|| self.image.clone()))
     }
 }
 

@@ -136,7 +136,10 @@ impl Service {
             }
             Err(error) => (125, false, Some(error.to_string())),
         };
-        let (stdout, stderr) = (Truncated::from(stdout.take()), Truncated::from(stderr.take()));
+        let (stdout, stderr) = (
+            Truncated::from(stdout.take()),
+            Truncated::from(stderr.take()),
+        );
         Ok(ExecOutput {
             exit_code,
             timed_out,

@@ -33,9 +33,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::{
-    Attachment, Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest,
-    ExitStatus, FileKind, FileStat, ForkSpec, Guest, GuestFile, Ids, InitScript, Instance, Label,
-    Limits, Name, Output, Properties, Result, Status, Subject, Usage, collect,
+    Attachment, Backend, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest, ExitStatus,
+    FileKind, FileStat, ForkSpec, Guest, GuestFile, Ids, InitScript, Instance, IsolatedNetwork,
+    Label, Limits, Name, Output, Properties, Result, Status, Subject, Usage, collect,
 };
 
 /// The image every new fake server holds.
@@ -543,59 +543,17 @@ fn position(stored: &Stored, name: &Name, label: &Label) -> Result<usize> {
 
 #[async_trait]
 impl Backend for FakeBackend {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            checkpoints: true,
-            fork: true,
-            stopped_files: self.lock().stopped_files,
-        }
+    fn can_access_stopped_files(&self) -> bool {
+        self.lock().stopped_files
     }
 
-    async fn has_image(&self, alias: &str) -> Result<bool> {
-        let wanted = alias.to_owned();
-        let has = move |state: &mut State| Ok(state.images.contains(&wanted));
-        self.call(format!("has_image {alias}"), has).await
+    async fn image_aliases(&self) -> Result<Vec<String>> {
+        let aliases = |state: &mut State| Ok(state.images.iter().cloned().collect());
+        self.call("image_aliases".into(), aliases).await
     }
 
-    async fn image_with_prefix(&self, prefix: &str) -> Result<Option<String>> {
-        let wanted = prefix.to_owned();
-        let last = move |state: &mut State| {
-            let mut images = state.images.iter().rev();
-            Ok(images.find(|alias| alias.starts_with(&wanted)).cloned())
-        };
-        self.call(format!("image_with_prefix {prefix}"), last).await
-    }
-
-    async fn ensure_isolated_bridge(&self, bridge: &str) -> Result<()> {
-        let line = format!("ensure_isolated_bridge {bridge}");
-        let bridge = bridge.to_owned();
-        let ensure = move |state: &mut State| {
-            state.bridges.insert(bridge);
-            Ok(())
-        };
-        self.write(line, ensure).await
-    }
-
-    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        let addresses = |state: &mut State| Ok(state.host_addresses.clone());
-        self.call("host_addresses".into(), addresses).await
-    }
-
-    async fn remove_isolated_bridge(&self, bridge: &str) -> Result<()> {
-        let line = format!("remove_isolated_bridge {bridge}");
-        let bridge = bridge.to_owned();
-        let remove = move |state: &mut State| {
-            let mut instances = state.instances.values();
-            if instances.any(|stored| stored.bridges.contains(&bridge)) {
-                return Err(Error::Server {
-                    code: 400,
-                    message: "The network is currently in use".into(),
-                });
-            }
-            state.bridges.remove(&bridge);
-            Ok(())
-        };
-        self.write(line, remove).await
+    fn isolated_network(&self) -> Result<&dyn IsolatedNetwork> {
+        Ok(self)
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
@@ -804,6 +762,41 @@ impl Backend for FakeBackend {
             backend: self,
             name,
         })
+    }
+}
+
+#[async_trait]
+impl IsolatedNetwork for FakeBackend {
+    async fn ensure_bridge(&self, bridge: &str) -> Result<()> {
+        let line = format!("ensure_bridge {bridge}");
+        let bridge = bridge.to_owned();
+        let ensure = move |state: &mut State| {
+            state.bridges.insert(bridge);
+            Ok(())
+        };
+        self.write(line, ensure).await
+    }
+
+    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let addresses = |state: &mut State| Ok(state.host_addresses.clone());
+        self.call("host_addresses".into(), addresses).await
+    }
+
+    async fn remove_bridge(&self, bridge: &str) -> Result<()> {
+        let line = format!("remove_bridge {bridge}");
+        let bridge = bridge.to_owned();
+        let remove = move |state: &mut State| {
+            let mut instances = state.instances.values();
+            if instances.any(|stored| stored.bridges.contains(&bridge)) {
+                return Err(Error::Server {
+                    code: 400,
+                    message: "The network is currently in use".into(),
+                });
+            }
+            state.bridges.remove(&bridge);
+            Ok(())
+        };
+        self.write(line, remove).await
     }
 }
 

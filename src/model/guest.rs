@@ -129,11 +129,12 @@ pub type Precondition<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>
 
 /// The inside of one pixel.
 ///
-/// File calls work on a running pixel and, where [`Capabilities::stopped_files`]
-/// says so, on a stopped one, which elsewhere is `Error::WrongState`; they never
-/// follow a link out of it. Paths are absolute.
+/// File calls work on a running pixel, and on a stopped one if
+/// [`Backend::can_access_stopped_files`]; otherwise they fail with
+/// `Error::WrongState`. They never follow a link out of the pixel. Paths are
+/// absolute.
 ///
-/// [`Capabilities::stopped_files`]: super::Capabilities::stopped_files
+/// [`Backend::can_access_stopped_files`]: super::Backend::can_access_stopped_files
 #[async_trait]
 pub trait Guest: Send + Sync {
     /// Runs a command to its end and returns how it ended.

@@ -32,8 +32,8 @@ pub use memory::{LEAST_MEMORY, Size, parse_memory};
 pub use name::{CloneSource, InvalidName, Label, Name};
 pub use shell::shell_quote;
 pub use types::{
-    Attachment, Capabilities, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript,
-    Instance, Limits, Properties, Requestor, Status, Usage,
+    Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript, Instance, Limits,
+    Properties, Requestor, Status, Usage,
 };
 
 /// All pixels of one backend.
@@ -43,26 +43,15 @@ pub use types::{
 /// gives up asks [`Backend::settle`] before it undoes anything.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync {
-    fn capabilities(&self) -> Capabilities;
+    /// Whether [`Guest`] reads and writes files of a stopped pixel.
+    fn can_access_stopped_files(&self) -> bool;
 
-    /// Whether the server itself holds an image of this alias.
-    async fn has_image(&self, alias: &str) -> Result<bool>;
+    /// The aliases of the images that the server itself holds.
+    async fn image_aliases(&self) -> Result<Vec<String>>;
 
-    /// The last of the server's own image aliases, in alphabetical order,
-    /// that begin with `prefix`.
-    async fn image_with_prefix(&self, prefix: &str) -> Result<Option<String>>;
-
-    /// Makes a segment: a network of the server's own on which the server's
-    /// host has no address, and which leads nowhere. Existing counts as done;
-    /// a network of that name that is no segment is `Error::Invalid`.
-    async fn ensure_isolated_bridge(&self, bridge: &str) -> Result<()>;
-
-    /// The IPv4 addresses of the machine that runs the pixels, as far as the
-    /// server tells.
-    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
-
-    /// Removes a segment. Missing counts as done; one in use is an error.
-    async fn remove_isolated_bridge(&self, bridge: &str) -> Result<()>;
+    /// Access to isolated bridges. A server without them is
+    /// `Error::Unsupported`.
+    fn isolated_network(&self) -> Result<&dyn IsolatedNetwork>;
 
     /// Makes a pixel from an image, with its limits, disk, network and
     /// properties in place, and does **not** start it.
@@ -144,4 +133,21 @@ pub trait Backend: Debug + Send + Sync {
     async fn close(&self, limit: std::time::Duration);
 
     fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a>;
+}
+
+/// Networks that connect pixels to their gateway and to nothing else.
+#[async_trait]
+pub trait IsolatedNetwork: Send + Sync {
+    /// Creates an isolated bridge: a network without an uplink, on which the
+    /// server's host has no address. An existing one counts as done; any other
+    /// network of that name is `Error::Invalid`. Safe to call concurrently.
+    async fn ensure_bridge(&self, bridge: &str) -> Result<()>;
+
+    /// Deletes an isolated bridge. Missing counts as done; a bridge in use is
+    /// an error.
+    async fn remove_bridge(&self, bridge: &str) -> Result<()>;
+
+    /// The IPv4 addresses of the server's host, as far as the server reports
+    /// them.
+    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
 }

@@ -138,15 +138,6 @@ pub struct ForkSpec {
     pub first_boot: FirstBoot,
 }
 
-/// What a backend can do; asked before the attempt, so a refusal is clear.
-#[derive(Debug, Clone, Copy)]
-pub struct Capabilities {
-    pub checkpoints: bool,
-    pub fork: bool,
-    /// Files of a pixel that does not run can be read and written.
-    pub stopped_files: bool,
-}
-
 /// Something that happened to a pixel, as the server tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {

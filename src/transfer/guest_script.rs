@@ -69,6 +69,8 @@ pub async fn run(
         control,
     };
     let status = guest.exec(request, io).await?.0;
-    let stderr = String::from_utf8_lossy(&stderr.take().head).trim().to_owned();
+    let stderr = String::from_utf8_lossy(&stderr.take().head)
+        .trim()
+        .to_owned();
     Ok(ScriptExit { status, stderr })
 }

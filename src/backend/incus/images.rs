@@ -15,13 +15,12 @@ pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
     }
 }
 
-pub(super) async fn with_prefix(client: &Client, prefix: &str) -> Result<Option<String>> {
+pub(super) async fn aliases(client: &Client) -> Result<Vec<String>> {
     let aliases: Vec<ImageAlias> = client
         .get("/1.0/images/aliases?recursion=1")
         .await
         .map_err(Failure::into_error)?;
-    let names = aliases.into_iter().map(|alias| alias.name);
-    Ok(names.filter(|name| name.starts_with(prefix)).max())
+    Ok(aliases.into_iter().map(|alias| alias.name).collect())
 }
 
 pub(super) fn is_fault(failure: &Failure) -> bool {

@@ -40,7 +40,7 @@ pub use operation::Running;
 pub use transport::{Endpoint, Remote};
 
 use crate::model::{
-    self, Backend, Capabilities, Checkpoint, CreateSpec, ForkSpec, Guest, InitScript, Instance,
+    self, Backend, Checkpoint, CreateSpec, ForkSpec, Guest, InitScript, Instance, IsolatedNetwork,
     Label, Name, Properties, Result, Usage,
 };
 
@@ -79,32 +79,16 @@ impl Incus {
 
 #[async_trait]
 impl Backend for Incus {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            checkpoints: true,
-            fork: true,
-            stopped_files: true,
-        }
+    fn can_access_stopped_files(&self) -> bool {
+        true
     }
 
-    async fn has_image(&self, alias: &str) -> Result<bool> {
-        images::has(&self.client, alias).await
+    async fn image_aliases(&self) -> Result<Vec<String>> {
+        images::aliases(&self.client).await
     }
 
-    async fn image_with_prefix(&self, prefix: &str) -> Result<Option<String>> {
-        images::with_prefix(&self.client, prefix).await
-    }
-
-    async fn ensure_isolated_bridge(&self, bridge: &str) -> Result<()> {
-        isolated_bridge::ensure(&self.client, bridge).await
-    }
-
-    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        isolated_bridge::host_addresses(&self.client).await
-    }
-
-    async fn remove_isolated_bridge(&self, bridge: &str) -> Result<()> {
-        isolated_bridge::remove(&self.client, bridge).await
+    fn isolated_network(&self) -> Result<&dyn IsolatedNetwork> {
+        Ok(self)
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
@@ -186,5 +170,20 @@ impl Backend for Incus {
 
     fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a> {
         Box::new(guest::IncusGuest::new(&self.client, name))
+    }
+}
+
+#[async_trait]
+impl IsolatedNetwork for Incus {
+    async fn ensure_bridge(&self, bridge: &str) -> Result<()> {
+        isolated_bridge::ensure(&self.client, bridge).await
+    }
+
+    async fn remove_bridge(&self, bridge: &str) -> Result<()> {
+        isolated_bridge::remove(&self.client, bridge).await
+    }
+
+    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        isolated_bridge::host_addresses(&self.client).await
     }
 }

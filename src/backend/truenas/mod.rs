@@ -45,8 +45,8 @@ pub use nic::{NicKind, NicOptions};
 pub use ssh::{AskPassphrase, Settings as SshSettings};
 
 use crate::model::{
-    Backend, Capabilities, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, InitScript,
-    Instance, Label, Name, Properties, Result, Usage,
+    Backend, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, InitScript, Instance,
+    IsolatedNetwork, Label, Name, Properties, Result, Usage,
 };
 use crate::secret::Secret;
 use auth::Login;
@@ -141,32 +141,16 @@ impl Truenas {
 
 #[async_trait]
 impl Backend for Truenas {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            checkpoints: true,
-            fork: true,
-            stopped_files: false,
-        }
+    fn can_access_stopped_files(&self) -> bool {
+        false
     }
 
-    /// The API does not list images.
-    async fn has_image(&self, _: &str) -> Result<bool> {
-        Ok(false)
+    /// Always empty: the API does not list images.
+    async fn image_aliases(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
-    async fn image_with_prefix(&self, _: &str) -> Result<Option<String>> {
-        Ok(None)
-    }
-
-    async fn ensure_isolated_bridge(&self, _: &str) -> Result<()> {
-        Err(no_isolated_bridges())
-    }
-
-    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        Err(no_isolated_bridges())
-    }
-
-    async fn remove_isolated_bridge(&self, _: &str) -> Result<()> {
+    fn isolated_network(&self) -> Result<&dyn IsolatedNetwork> {
         Err(no_isolated_bridges())
     }
 

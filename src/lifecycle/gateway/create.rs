@@ -168,7 +168,8 @@ async fn destroy_stopped(
 /// Creates and installs a gateway. If the host uses the subnet and any subnet is
 /// accepted, tries the others.
 async fn create(backend: &dyn Backend, gateway: &GatewaySpec, creator: &Creator) -> Result<()> {
-    backend.ensure_isolated_bridge(&gateway.bridge).await?;
+    let network = backend.isolated_network()?;
+    network.ensure_bridge(&gateway.bridge).await?;
     let mut alternatives = gateway.subnet.alternatives().filter(|_| gateway.any_subnet);
     let mut subnet = gateway.subnet;
     loop {
@@ -194,7 +195,7 @@ async fn create_and_start(
         (SUBNET.to_owned(), subnet.to_string()),
         (DNS.to_owned(), gateway.dns.join(",")),
     ]);
-    let host = backend.host_addresses().await?;
+    let host = backend.isolated_network()?.host_addresses().await?;
     let host: Vec<String> = host.iter().map(ToString::to_string).collect();
     properties.insert(HOST.to_owned(), host.join(","));
     properties.retain(|_, value| !value.is_empty());
@@ -202,12 +203,11 @@ async fn create_and_start(
     let mut first_boot = identity::first_boot(creator, &gateway.name);
     let prologue = include_str!("../guest/gateway-first-boot.sh");
     first_boot.script.insert_str(0, prologue);
-    let built = backend
-        .image_with_prefix(&gateway.built_image_prefix)
-        .await?;
+    let aliases = backend.image_aliases().await?.into_iter();
+    let built = aliases.filter(|alias| alias.starts_with(&gateway.built_image_prefix));
     let spec = CreateSpec {
         name: gateway.name.clone(),
-        image: built.unwrap_or_else(|| gateway.image.clone()),
+        image: built.max().unwrap_or_else(|| gateway.image.clone()),
         network: Attachment::Gateway {
             bridge: gateway.bridge.clone(),
             subnet: subnet.to_string(),

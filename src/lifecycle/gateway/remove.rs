@@ -50,5 +50,6 @@ pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> 
         GatewayState::BeingCreated => return refuse("another command is creating it".into()),
         _ => drop(optional(backend.destroy(&gateway.name).await)?),
     }
-    backend.remove_isolated_bridge(&gateway.bridge).await
+    let network = backend.isolated_network()?;
+    network.remove_bridge(&gateway.bridge).await
 }
