@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::Method;
-use reqwest::multipart::Form;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -16,12 +15,11 @@ use tokio_util::task::TaskTracker;
 
 use super::error::Failure;
 use super::http::{Http, Request};
-use super::operation::Running;
 use super::transport::{Endpoint, Transport};
 use super::wire::{Envelope, Operation, Server};
 
 /// For requests the daemon answers without doing long work.
-const REQUEST: Duration = Duration::from_secs(30);
+pub(super) const REQUEST: Duration = Duration::from_secs(30);
 /// A request whose answer was lost has reached the daemon by then, or never will.
 const LATE: Duration = Duration::from_secs(2);
 
@@ -112,32 +110,6 @@ impl Client {
         self.decode::<Value>(path, request).await.map(drop)
     }
 
-    /// A request that starts a server-side operation.
-    ///
-    /// The request itself is carried to its answer even when the caller is
-    /// dropped meanwhile, so that it is never unknown whether it was made.
-    pub async fn start(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<Running, Failure> {
-        let request = self.request(method, path).limit(REQUEST).json(body)?;
-        self.launch(path.to_owned(), request).await
-    }
-
-    /// Like [`Client::start`], with a multipart form, additional headers and no
-    /// time limit for the upload.
-    pub async fn start_upload(
-        &self,
-        path: &str,
-        headers: &[(&'static str, String)],
-        form: Form,
-    ) -> Result<Running, Failure> {
-        let request = self.request(Method::POST, path).upload(headers, form);
-        self.launch(path.to_owned(), request).await
-    }
-
     /// Waits for requests that went on after their callers gave up.
     pub async fn drain(&self, limit: Duration) {
         let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
@@ -188,7 +160,10 @@ impl Client {
         Request::new(method, self.scoped(path))
     }
 
-    async fn launch(&self, path: String, request: Request) -> Result<Running, Failure> {
+    /// Sends a request that starts an operation. The exchange goes on if the
+    /// caller is dropped, so the answer is never lost to a cancellation.
+    pub(super) async fn launch(&self, path: &str, request: Request) -> Result<Operation, Failure> {
+        let path = path.to_owned();
         let client = self.clone();
         let answer = self.inner.tasks.spawn(async move {
             let answer = client.decode::<Operation>(&path, request).await;
@@ -197,10 +172,9 @@ impl Client {
             }
             answer
         });
-        let operation = answer
+        answer
             .await
-            .map_err(|e| Failure::Protocol(format!("request task: {e}")))??;
-        Ok(Running::new(self.clone(), operation))
+            .map_err(|e| Failure::Protocol(format!("request task: {e}")))?
     }
 
     async fn decode<T: DeserializeOwned>(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::devices::{self, Placement};
 use super::error::Failure;
+use super::messages::Meaning;
 use super::{images, init_script, instances};
 use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Properties, Result,
@@ -70,11 +71,14 @@ pub(super) async fn create(
     }
     let first = &spec.first_boot;
     match make(client, &mut body, first, "creating the pixel", CREATE).await {
-        Err(failure) if !local && images::is_fault(&failure) => {
-            Err(images::missing(image, image_server, failure))
+        Ok(applied) => Ok(applied),
+        Err(failure) => {
+            let about_image = match local {
+                true => None,
+                false => images::download_error(image, image_server, &failure),
+            };
+            Err(about_image.unwrap_or_else(|| failure.into_error_for(Subject::pixel(&spec.name))))
         }
-        Err(failure) => Err(failure.into_error_for(Subject::pixel(&spec.name))),
-        Ok(taken) => Ok(taken),
     }
 }
 
@@ -146,52 +150,29 @@ async fn make(
 ) -> Result<InitScript, Failure> {
     body["config"][init_script::KEY] = init_script::config(first).into();
     body["config"][ISOLATED] = "true".into();
-    let mut done = InitScript::Applied;
+    let mut init_script = InitScript::Applied;
     loop {
         let outcome = match client.start(Method::POST, "/1.0/instances", body).await {
             Ok(running) => running.wait(doing, deadline).await,
             Err(failure) => Err(failure),
         };
-        let refused = match outcome {
-            Ok(_) => return Ok(done),
-            Err(Failure::Api { message, .. })
-                if body["config"].get(ISOLATED).is_some() && no_range(&message) =>
-            {
-                tracing::debug!(message, "no range of user ids of its own");
-                ISOLATED
-            }
-            Err(Failure::Api { message, .. })
-                if body["config"].get(init_script::KEY).is_some()
-                    && init_script::refused(&message) =>
-            {
-                tracing::debug!(message, "no first boot script");
-                done = InitScript::Unsupported;
-                init_script::KEY
-            }
-            Err(failure) => return Err(is_conflict(failure)),
+        let Err(failure) = outcome else {
+            return Ok(init_script);
         };
-        // Even an empty value is refused.
-        if let Some(config) = body["config"].as_object_mut() {
-            config.remove(refused);
+        let denied = match failure.meaning() {
+            Some(Meaning::NoIdRange) => ISOLATED,
+            Some(Meaning::InitScriptDenied) => init_script::KEY,
+            _ => return Err(failure),
+        };
+        // The server refuses the key with an empty value, too.
+        let config = body["config"].as_object_mut();
+        if config.is_none_or(|config| config.remove(denied).is_none()) {
+            return Err(failure);
         }
-    }
-}
-
-/// The server has no range of user ids left, or does not let us have one.
-fn no_range(message: &str) -> bool {
-    message.contains("uid/gid") || message.contains(ISOLATED)
-}
-
-/// Somebody else is making an instance of that name at this moment: the
-/// daemon calls it busy, for us the name is taken.
-fn is_conflict(failure: Failure) -> Failure {
-    match failure {
-        Failure::Api { message, .. }
-            if message.contains("creating instance record") && message.contains("is busy") =>
-        {
-            Failure::Api { code: 409, message }
+        tracing::debug!(%failure, "creating without {denied}");
+        if denied == init_script::KEY {
+            init_script = InitScript::Unsupported;
         }
-        other => other,
     }
 }
 

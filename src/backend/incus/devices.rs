@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 use super::client::{Client, encode};
 use super::error::Failure;
 use super::isolated_bridge;
-use super::wire::{Network, Pool, Profile};
+use super::wire::{Network, Pool, Profile, pairs};
 use crate::model::{Attachment, Error, Result, Subject};
 
 pub(super) type Devices = BTreeMap<String, BTreeMap<String, String>>;
@@ -236,12 +236,6 @@ fn ambiguous(subject: Subject, what: &str, key: &str, found: Vec<String>) -> Err
 
 fn is(device: &BTreeMap<String, String>, key: &str, value: &str) -> bool {
     device.get(key).is_some_and(|have| have == value)
-}
-
-pub(super) fn pairs(of: &[(&str, &str)]) -> BTreeMap<String, String> {
-    of.iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
+use super::messages::{self, Meaning, meaning};
 use crate::backend::tls;
 use crate::model::{Error, Reason, STOPPED, Size, Subject};
 
@@ -96,14 +97,33 @@ impl Failure {
     pub fn refusal(endpoint: &str, code: u16, message: String, project: Option<&str>) -> Self {
         match project {
             _ if matches!(code, 401 | 403) => Self::denied(endpoint, message),
-            Some(project)
-                if message.contains("Project not found")
-                    || message.contains("Failed to fetch project") =>
-            {
+            Some(project) if meaning(&message) == Some(Meaning::ProjectMissing) => {
                 Self::Project(project.to_owned())
             }
             _ => Self::Api { code, message },
         }
+    }
+
+    /// What the daemon's message means; `None` for any other failure.
+    pub(super) fn meaning(&self) -> Option<Meaning> {
+        match self {
+            Self::Api { message, .. } => meaning(message),
+            _ => None,
+        }
+    }
+
+    /// The thing that the daemon's message names; see [`messages::detail`].
+    pub(super) fn detail(&self) -> Option<String> {
+        match self {
+            Self::Api { message, .. } => messages::detail(message),
+            _ => None,
+        }
+    }
+
+    /// Whether another operation on the instance is the reason; see
+    /// [`Meaning::InstanceBusy`].
+    pub(super) fn is_busy(&self) -> bool {
+        self.meaning() == Some(Meaning::InstanceBusy)
     }
 
     pub fn is_not_found(&self) -> bool {
@@ -111,34 +131,26 @@ impl Failure {
     }
 
     /// The same failure in the boundary's terms, when `subject` was asked for.
-    ///
-    /// The daemon's codes are not systematic (a taken name is 500 with a raw
-    /// database message), so a few of its texts are matched as a fallback.
     pub fn into_error_for(self, subject: Subject) -> Error {
-        match self {
-            Self::Api { code, message } => match code {
-                404 => Error::NotFound(subject),
-                // Names of instances are names on their network, whatever the project.
-                _ if message.contains("already used on network") => Error::AlreadyExists(
-                    Subject::Other(format!("{subject} in another project on this network")),
-                ),
-                409 => Error::AlreadyExists(subject),
-                401 | 403 => Error::Denied {
-                    endpoint: "the Incus server".into(),
-                    reason: message.into(),
-                },
-                _ if message.contains("UNIQUE constraint failed")
-                    || message.contains("already exists") =>
-                {
-                    Error::AlreadyExists(subject)
-                }
-                400 if message.contains("is not running") => Error::WrongState {
-                    subject,
-                    state: STOPPED.into(),
-                },
-                _ => Error::Server { code, message },
+        let meaning = self.meaning();
+        let Self::Api { code, .. } = self else {
+            return self.into_error();
+        };
+        match (code, meaning) {
+            (404, _) => Error::NotFound(subject),
+            // An instance's name is its name on the network, in every project.
+            (_, Some(Meaning::NameOnNetwork)) => Error::AlreadyExists(Subject::Other(format!(
+                "{subject} in another project on this network"
+            ))),
+            (401 | 403, _) => self.into_error(),
+            (409, _) | (_, Some(Meaning::AlreadyExists | Meaning::NameBeingCreated)) => {
+                Error::AlreadyExists(subject)
+            }
+            (400, Some(Meaning::NotRunning)) => Error::WrongState {
+                subject,
+                state: STOPPED.into(),
             },
-            other => other.into_error(),
+            _ => self.into_error(),
         }
     }
 

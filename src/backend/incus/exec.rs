@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Client, encode};
 use super::error::Failure;
 use super::exec_streams::{discard, drain, feed, feed_channel, forward, forward_control, split};
+use super::messages::Meaning;
 use super::operation::Running;
 use super::websocket::{CHUNK, Receiver, SMALL, upgrade};
 use super::wire::Operation;
@@ -226,14 +227,12 @@ pub(super) fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitSta
             .and_then(|code| i32::try_from(code).ok())
             .map(ExitStatus)
             .ok_or_else(|| Failure::Protocol("the command ended without an exit code".into())),
-        // Also when the command itself exited with that code.
-        Err(Failure::Api { message, .. }) if message.contains("Command not found") => {
-            Ok(ExitStatus(127))
-        }
-        Err(Failure::Api { message, .. }) if message.contains("Command not executable") => {
-            Ok(ExitStatus(126))
-        }
-        Err(other) => Err(other),
+        Err(failure) => match failure.meaning() {
+            // Also when the command itself exited with that code.
+            Some(Meaning::CommandNotFound) => Ok(ExitStatus(127)),
+            Some(Meaning::CommandNotExecutable) => Ok(ExitStatus(126)),
+            _ => Err(failure),
+        },
     }
 }
 

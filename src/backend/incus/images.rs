@@ -2,6 +2,7 @@
 
 use super::client::{Client, encode};
 use super::error::Failure;
+use super::messages::Meaning;
 use super::wire::ImageAlias;
 use crate::model::{Error, Result, Subject};
 
@@ -23,20 +24,18 @@ pub(super) async fn aliases(client: &Client) -> Result<Vec<String>> {
     Ok(aliases.into_iter().map(|alias| alias.name).collect())
 }
 
-pub(super) fn is_fault(failure: &Failure) -> bool {
-    matches!(failure, Failure::Api { message, .. }
-        if message.contains("image") || message.contains("Image") || message.contains("simplestreams"))
-}
-
-pub(super) fn missing(image: &str, server: &str, failure: Failure) -> Error {
-    match failure {
-        Failure::Api { message, .. } if message.contains("found") => {
-            tracing::debug!(message, "image server");
-            Error::NotFound(Subject::Image(image.to_owned()))
+/// The failure of a creation from an image of the image server `server`, if it
+/// is about the image.
+pub(super) fn download_error(image: &str, server: &str, failure: &Failure) -> Option<Error> {
+    match failure.meaning()? {
+        Meaning::ImageMissing => {
+            tracing::debug!(%failure, "image server");
+            Some(Error::NotFound(Subject::Image(image.to_owned())))
         }
-        other => Error::Unreachable {
+        Meaning::ImageFailed => Some(Error::Unreachable {
             endpoint: format!("the image server {server}, which is needed for image {image:?}"),
-            reason: other.to_string().into(),
-        },
+            reason: failure.to_string().into(),
+        }),
+        _ => None,
     }
 }

@@ -23,11 +23,6 @@ pub(super) fn config(first: &FirstBoot) -> String {
     line
 }
 
-/// Whether the server refused the key itself.
-pub(super) fn refused(message: &str) -> bool {
-    message.contains(KEY) || message.contains("low-level")
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;

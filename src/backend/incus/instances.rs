@@ -11,7 +11,7 @@ use super::client::{Client, encode};
 use super::error::Failure;
 use super::instance_lock;
 use super::isolated_bridge;
-use super::power::retry_while_busy;
+use super::operation::retry_while_busy;
 use super::wire::{self, Lease, NetworkState, State};
 use crate::model::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
 

@@ -9,9 +9,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, encode};
-use super::devices::pairs;
 use super::error::Failure;
-use super::wire::{self, Network, NetworkState, Operation};
+use super::messages::{EXEC_OPERATION, Meaning};
+use super::wire::{self, Network, NetworkState, Operation, pairs};
 use crate::model::{Error, Result, Subject};
 use crate::retry;
 
@@ -21,10 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const CHANGING: Duration = Duration::from_secs(5);
 /// For a moment in which the server does nothing else.
 const CALM: Duration = Duration::from_secs(10);
-/// The state of an operation that has not ended, and what the daemon calls a
-/// command.
-const UNDER_WAY: u32 = 103;
-const EXEC: &str = "Executing command";
+/// The status code of an operation that has not ended.
+const RUNNING: u32 = 103;
 const ISOLATION: &str = "security.port_isolation";
 
 /// The access lists of a network, and what becomes of what they do not mention.
@@ -92,7 +90,7 @@ async fn step(client: &Client, bridge: &str) -> Result<bool, Step> {
                 Err(Step::Passing(failure))
             }
             // Somebody else was quicker.
-            Err(Failure::Api { message, .. }) if message.contains("already exists") => Ok(false),
+            Err(failure) if failure.meaning() == Some(Meaning::AlreadyExists) => Ok(false),
             Err(failure) => Err(told(failure)),
         };
     };
@@ -133,8 +131,8 @@ async fn wait_for_quiet_daemon(client: &Client) {
         let all = client.get::<BTreeMap<String, Vec<Operation>>>("/1.0/operations?recursion=1");
         let busy = all.await.is_ok_and(|all| {
             all.values().flatten().any(|operation| {
-                operation.status_code == UNDER_WAY
-                    && operation.description != EXEC
+                operation.status_code == RUNNING
+                    && operation.description != EXEC_OPERATION
                     && operation
                         .resources
                         .as_ref()
@@ -163,16 +161,8 @@ where
     retry::until(PATIENCE, attempt).await.unwrap_or_else(Err)
 }
 
-/// The daemon looks at all interfaces of its machine, one after the other, and
-/// gives up when one that it is about to look at is gone. And it does two
-/// things to the filter of a network at once, of which one misses the chain
-/// that the other is replacing.
 fn is_transient(failure: &Failure) -> bool {
-    let Failure::Api { message, .. } = failure else {
-        return false;
-    };
-    (message.contains("ip -d -j link show") && message.contains("does not exist"))
-        || (message.contains("nft -f -") && message.contains("No such file or directory"))
+    failure.meaning() == Some(Meaning::HostNetworkBusy)
 }
 
 /// The bridge of that name, which must be one of ours.

@@ -14,6 +14,7 @@ mod init_script;
 mod instance_lock;
 mod instances;
 mod isolated_bridge;
+mod messages;
 mod operation;
 mod power;
 mod sftp_channel;

@@ -4,11 +4,17 @@
 use std::time::Duration;
 
 use reqwest::Method;
+use reqwest::multipart::Form;
+use serde::Serialize;
 
-use super::client::Client;
+use super::client::{Client, REQUEST};
 use super::error::Failure;
+use super::http::Request;
 use super::wire::Operation;
+use crate::retry;
 
+/// How long another operation on the same instance is waited for.
+pub(super) const BUSY: Duration = Duration::from_secs(30);
 const CANCEL: Duration = Duration::from_secs(5);
 
 /// A background operation under way. Dropping it before it has ended asks the
@@ -21,15 +27,59 @@ pub struct Running {
     ended: bool,
 }
 
-impl Running {
-    pub(super) fn new(client: Client, operation: Operation) -> Self {
-        Self {
-            client,
-            operation,
-            ended: false,
-        }
+impl Client {
+    /// Sends a request that starts an operation on the server.
+    ///
+    /// The request is carried to its answer even if the caller is dropped, so
+    /// that it is always known whether the operation was started.
+    pub async fn start(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Running, Failure> {
+        let request = self.request(method, path).limit(REQUEST).json(body)?;
+        self.launch_operation(path, request).await
     }
 
+    /// Like [`Client::start`], with a multipart form, additional headers and no
+    /// time limit for the upload.
+    pub async fn start_upload(
+        &self,
+        path: &str,
+        headers: &[(&'static str, String)],
+        form: Form,
+    ) -> Result<Running, Failure> {
+        let request = self.request(Method::POST, path).upload(headers, form);
+        self.launch_operation(path, request).await
+    }
+
+    async fn launch_operation(&self, path: &str, request: Request) -> Result<Running, Failure> {
+        Ok(Running {
+            client: self.clone(),
+            operation: self.launch(path, request).await?,
+            ended: false,
+        })
+    }
+}
+
+/// Repeats `attempt` while another operation works on the instance, for at most
+/// [`BUSY`]; then fails with the last failure.
+pub(super) async fn retry_while_busy<F>(attempt: impl Fn() -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    retry::until(BUSY, || async {
+        match attempt().await {
+            Err(failure) if failure.is_busy() => retry::Next::Again(failure),
+            outcome => retry::Next::Done(outcome),
+        }
+    })
+    .await
+    .unwrap_or_else(Err)
+}
+
+impl Running {
     pub(super) fn id(&self) -> &str {
         &self.operation.id
     }

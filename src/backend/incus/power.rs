@@ -10,58 +10,19 @@ use super::client::Client;
 use super::error::Failure;
 use super::instance_lock::{self, InstanceLock};
 use super::instances;
+use super::messages::{Meaning, RESTORE_OPERATION};
+use super::operation::{BUSY, retry_while_busy};
 use super::wire::Operation;
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry;
 
 const STATE: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_secs(60);
-/// How long another operation on the same instance is waited for.
-const BUSY: Duration = Duration::from_secs(30);
 
 async fn change(client: &Client, name: &Name, body: Value, doing: &str) -> Result<(), Failure> {
     let path = format!("{}/state", instances::path(name));
     let running = client.start(Method::PUT, &path, &body).await?;
     running.wait(doing, STATE).await.map(drop)
-}
-
-/// Another operation on the instance is under way: not a failure yet.
-fn busy(failure: &Failure) -> bool {
-    matches!(failure, Failure::Api { message, .. }
-        if message.contains("is busy running")
-            || message.contains("operation is already in progress")
-            || message.contains("matching non-reusable operation")
-            || is_race(message))
-}
-
-/// What Incus 6 says of two operations on one instance that it does not keep
-/// apart: taking, removing and restoring snapshots, and starts.
-fn is_race(message: &str) -> bool {
-    // Each change ends with a look at two lists of snapshots. One that another
-    // command is taking or removing is in only one of them for a moment.
-    message.contains("doesn't match instance snapshot volume record count")
-        || message.contains("Instance snapshot record missing for")
-        // A restore stops the instance and takes its disk off, which another
-        // command starts or mounts again in between.
-        || message.contains("Failed stopping instance, status is \"Running\"")
-        || message == "In use"
-        || message.ends_with(": In use")
-        || message.contains("Failed to create mount directory") && message.ends_with("file exists")
-}
-
-/// Repeats `attempt` while the instance is busy with something else.
-pub(super) async fn retry_while_busy<F>(attempt: impl Fn() -> F) -> Result<(), Failure>
-where
-    F: Future<Output = Result<(), Failure>>,
-{
-    retry::until(BUSY, || async {
-        match attempt().await {
-            Err(failure) if busy(&failure) => retry::Next::Again(failure),
-            other => retry::Next::Done(other),
-        }
-    })
-    .await
-    .unwrap_or_else(Err)
 }
 
 pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
@@ -80,19 +41,13 @@ pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
     let body = json!({"action": "start", "timeout": -1});
     let outcome =
         retry_while_busy(|| change(client, name, body.clone(), "starting the pixel")).await;
-    if let Err(Failure::Api { message, .. }) = &outcome
-        && let Some(route) = conflicting_route(message)
+    if let Err(failure) = &outcome
+        && failure.meaning() == Some(Meaning::RouteExists)
+        && let Some(route) = failure.detail()
     {
         return Err(Error::AlreadyExists(Subject::Route(route)));
     }
     ok_if_in_state(client, name, outcome, Status::Running).await
-}
-
-/// The network of an interface's `ipv4.routes` to which the host has a route.
-fn conflicting_route(message: &str) -> Option<String> {
-    let (_, rest) = message.split_once("ip -4 route add ")?;
-    let (route, rest) = rest.split_once(' ')?;
-    rest.contains("File exists").then(|| route.to_owned())
 }
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
@@ -110,10 +65,11 @@ async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()
         ask(force).await
     } else {
         match ask(gentle).await {
-            Err(Failure::Api { code, message })
-                if code != 404 && !message.contains("already stopped") =>
+            Err(failure @ Failure::Api { .. })
+                if !failure.is_not_found()
+                    && failure.meaning() != Some(Meaning::AlreadyStopped) =>
             {
-                tracing::debug!(message, "graceful stop failed, forcing");
+                tracing::debug!(%failure, "graceful stop failed, forcing");
                 ask(force).await
             }
             other => other,
@@ -144,10 +100,8 @@ async fn ok_if_in_state(
 /// in between.
 pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
     let target = instances::path(name);
-    let again = |failure: &Failure| {
-        busy(failure)
-            || matches!(failure, Failure::Api { message, .. } if message.contains("is running"))
-    };
+    let again =
+        |failure: &Failure| failure.is_busy() || failure.meaning() == Some(Meaning::StillRunning);
     let _turn = lock_shared(client, name).await?;
     let delete = async || {
         let running = client.start(Method::DELETE, &target, &json!({})).await?;
@@ -167,26 +121,13 @@ pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
 }
 
 fn delete_error(failure: Failure, name: &Name) -> Error {
-    let lost = match &failure {
-        Failure::Api { message, .. } => lost_disk(message),
-        _ => None,
-    };
-    match lost {
-        Some(place) => Error::WrongState {
-            subject: Subject::Disk(place),
+    match (failure.meaning(), failure.detail()) {
+        (Some(Meaning::DiskLost), Some(path)) => Error::WrongState {
+            subject: Subject::Disk(path),
             state: "lost: a plain folder stands there".into(),
         },
-        None => failure.into_error_for(Subject::pixel(name)),
+        _ => failure.into_error_for(Subject::pixel(name)),
     }
-}
-
-/// Where the disk should be that the server finds no disk: what a restore
-/// leaves that met another request (see `turns`). No request removes it.
-fn lost_disk(message: &str) -> Option<String> {
-    let (_, rest) = message.split_once("Failed deleting subvolume \"")?;
-    let (path, rest) = rest.split_once('"')?;
-    rest.contains("Not a Btrfs subvolume")
-        .then(|| path.to_owned())
 }
 
 /// Waits until the server has no operation under way on the instance, nor any
@@ -204,7 +145,7 @@ pub(super) async fn wait_until_unchanged(client: &Client, name: &Name) -> Result
 /// Waits while the instance is put back to a snapshot: by another machine,
 /// whose commands know nothing of the turns of this one.
 pub(super) async fn wait_for_foreign_restore(client: &Client, name: &Name) -> Result<()> {
-    let restore = |operation: &Operation| operation.description == "Restoring snapshot";
+    let restore = |operation: &Operation| operation.description == RESTORE_OPERATION;
     wait_for_operations(client, name, &restore).await
 }
 

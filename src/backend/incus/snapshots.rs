@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::client::{Client, encode};
 use super::error::Failure;
 use super::instances::{self, label as parse_label, path, timestamp};
+use super::operation::retry_while_busy;
 use super::wire::Snapshot;
 use super::{instance_lock, power};
 use crate::model::{Checkpoint, Error, Label, Name, Result, Status, Subject};
@@ -44,7 +45,7 @@ pub(super) async fn create(
         .map_err(about)?;
     power::wait_for_foreign_restore(client, name).await?;
     let path = format!("{}/snapshots", path(name));
-    let outcome = power::retry_while_busy(|| async {
+    let outcome = retry_while_busy(|| async {
         let running = client.start(Method::POST, &path, &body).await?;
         running
             .wait("taking the checkpoint", SNAPSHOT)
@@ -97,7 +98,7 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     let body = json!({"restore": label.as_str()});
     let target = path(name);
     let attempts = AtomicU32::new(0);
-    power::retry_while_busy(|| async {
+    retry_while_busy(|| async {
         attempts.fetch_add(1, Relaxed);
         let running = client.start(Method::PUT, &target, &body).await?;
         running
@@ -123,7 +124,7 @@ pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Resul
     exists(client, name, label).await?;
     let target = snapshot_path(name, label);
     let attempts = AtomicU32::new(0);
-    power::retry_while_busy(|| async {
+    retry_while_busy(|| async {
         attempts.fetch_add(1, Relaxed);
         let running = client.start(Method::DELETE, &target, &json!({})).await?;
         running

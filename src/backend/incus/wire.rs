@@ -191,3 +191,11 @@ where
 {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
+
+/// A map of the daemon's form, for a device or its configuration.
+pub(super) fn pairs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+    entries
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}

@@ -1,0 +1,323 @@
+//! What messages of the Incus daemon mean.
+//!
+//! The daemon's error codes are not systematic: most failed operations are 400
+//! or 500, whatever the cause. So some decisions depend on the text. Every such
+//! text is a row of [`ROWS`], with a message as Incus 6.0.4 sends it; all other
+//! code matches on [`Meaning`]. A message that no row matches means nothing and
+//! is shown as it is.
+
+/// Description of the operation that restores a snapshot.
+pub(super) const RESTORE_OPERATION: &str = "Restoring snapshot";
+/// Description of the operation of a command.
+pub(super) const EXEC_OPERATION: &str = "Executing command";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Another operation works on the instance. Incus does not keep all of them
+    /// apart, and two that met fail with a message of their own. A retry helps.
+    InstanceBusy,
+    /// Another operation changed the host's interfaces or packet filter at the
+    /// same time. A retry helps.
+    HostNetworkBusy,
+    /// Another request is creating an instance of this name.
+    NameBeingCreated,
+    /// An instance of this name is on the same network, in another project.
+    NameOnNetwork,
+    AlreadyExists,
+    AlreadyStopped,
+    NotRunning,
+    /// Only a stopped instance can be deleted.
+    StillRunning,
+    /// The host has a route to the network in an interface's `ipv4.routes`.
+    /// [`detail`] is the network.
+    RouteExists,
+    /// A restore that met another request left a plain directory where the disk
+    /// of the instance should be (see `instance_lock`). [`detail`] is its path.
+    DiskLost,
+    ProjectMissing,
+    /// The server has no unused range of user ids, or does not allow its use.
+    NoIdRange,
+    /// The server does not allow `raw.lxc`.
+    InitScriptDenied,
+    CommandNotFound,
+    CommandNotExecutable,
+    /// The image server has no such image.
+    ImageMissing,
+    /// Any other failure that is about the image.
+    ImageFailed,
+}
+
+struct Row {
+    /// The message contains all of these; `: ` is put before it and a line end
+    /// after it.
+    parts: &'static [&'static str],
+    meaning: Meaning,
+    /// A message of Incus 6.0.4.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the record for the test"))]
+    sample: &'static str,
+}
+
+const fn row(parts: &'static [&'static str], meaning: Meaning, sample: &'static str) -> Row {
+    Row {
+        parts,
+        meaning,
+        sample,
+    }
+}
+
+/// The first row that matches decides.
+static ROWS: &[Row] = &[
+    row(
+        &["creating instance record", "is busy"],
+        Meaning::NameBeingCreated,
+        r#"Failed creating instance record: Instance is busy running a "create" operation"#,
+    ),
+    row(
+        &["is busy running"],
+        Meaning::InstanceBusy,
+        r#"Failed to create instance stop operation: Instance is busy running a "start" operation"#,
+    ),
+    row(
+        &["matching non-reusable operation"],
+        Meaning::InstanceBusy,
+        "A matching non-reusable operation has now succeeded",
+    ),
+    // Each change ends with a comparison of two lists of snapshots. A snapshot
+    // that another command takes or removes is in only one of them for a moment.
+    row(
+        &["doesn't match instance snapshot volume record count"],
+        Meaning::InstanceBusy,
+        "Instance snapshot record count doesn't match instance snapshot volume record count",
+    ),
+    row(
+        &["Instance snapshot record missing for"],
+        Meaning::InstanceBusy,
+        r#"Instance snapshot record missing for "ready""#,
+    ),
+    // A restore stops the instance and unmounts its disk, which another command
+    // starts or mounts in between.
+    row(
+        &["Failed stopping instance, status is \"Running\""],
+        Meaning::InstanceBusy,
+        r#"Failed stopping instance, status is "Running""#,
+    ),
+    row(&[": In use\n"], Meaning::InstanceBusy, "In use"),
+    row(
+        &["Failed to create mount directory", "file exists\n"],
+        Meaning::InstanceBusy,
+        concat!(
+            r#"Failed to create mount directory "/var/lib/incus/containers/px-a": "#,
+            "mkdir /var/lib/incus/containers/px-a: file exists"
+        ),
+    ),
+    // The daemon inspects all interfaces of the host, one after the other, and
+    // fails if an interface is gone when its turn comes.
+    row(
+        &["ip -d -j link show", "does not exist"],
+        Meaning::HostNetworkBusy,
+        concat!(
+            "Failed to run: ip -d -j link show veth6f2b1c4d: exit status 1 ",
+            r#"(Device "veth6f2b1c4d" does not exist.)"#
+        ),
+    ),
+    // Two changes of a network's packet filter run at the same time: the first
+    // misses the chain that the second replaces.
+    row(
+        &["nft -f -", "No such file or directory"],
+        Meaning::HostNetworkBusy,
+        concat!(
+            "Failed applying nftables rules: Failed to run: nft -f -: exit status 1 ",
+            "(/dev/stdin:2:1-40: Error: No such file or directory)"
+        ),
+    ),
+    row(
+        &["already used on network"],
+        Meaning::NameOnNetwork,
+        r#"Failed add validation for device "eth0": Instance DNS name "px-a" already used on network"#,
+    ),
+    row(
+        &["ip -4 route add ", "File exists"],
+        Meaning::RouteExists,
+        concat!(
+            r#"Failed to start device "eth0": Failed to run: ip -4 route add 10.98.0.0/16 "#,
+            "dev incusbr0 proto static: exit status 2 (RTNETLINK answers: File exists)"
+        ),
+    ),
+    row(
+        &["Failed deleting subvolume \"", "Not a Btrfs subvolume"],
+        Meaning::DiskLost,
+        concat!(
+            r#"Failed deleting subvolume "/var/lib/incus/storage-pools/default/containers/px-a": "#,
+            "Failed to run: btrfs subvolume delete ",
+            "/var/lib/incus/storage-pools/default/containers/px-a: exit status 1 ",
+            "(ERROR: Not a Btrfs subvolume: Invalid argument)"
+        ),
+    ),
+    row(
+        &["already stopped"],
+        Meaning::AlreadyStopped,
+        "The instance is already stopped",
+    ),
+    row(
+        &["is not running"],
+        Meaning::NotRunning,
+        "Instance is not running",
+    ),
+    row(
+        &["is running"],
+        Meaning::StillRunning,
+        "Instance is running",
+    ),
+    row(
+        &["Project not found"],
+        Meaning::ProjectMissing,
+        "Failed loading project: Project not found",
+    ),
+    row(
+        &["uid/gid"],
+        Meaning::NoIdRange,
+        "Not enough uid/gid available for the container",
+    ),
+    row(
+        &["security.idmap.isolated"],
+        Meaning::NoIdRange,
+        concat!(
+            r#"Invalid value "true" for config "security.idmap.isolated" on instance "px-a" "#,
+            r#"of project "p""#
+        ),
+    ),
+    row(
+        &["raw.lxc"],
+        Meaning::InitScriptDenied,
+        concat!(
+            r#"Use of low-level config "raw.lxc" on instance "px-a" of project "p" "#,
+            "is forbidden"
+        ),
+    ),
+    row(
+        &["Command not found"],
+        Meaning::CommandNotFound,
+        "Command not found",
+    ),
+    row(
+        &["Command not executable"],
+        Meaning::CommandNotExecutable,
+        "Command not executable",
+    ),
+    row(
+        &["creating image record"],
+        Meaning::ImageFailed,
+        concat!(
+            "Failed creating image record: Failed saving main image record: ",
+            "UNIQUE constraint failed: images.project_id, images.fingerprint"
+        ),
+    ),
+    row(
+        &["UNIQUE constraint failed"],
+        Meaning::AlreadyExists,
+        concat!(
+            "Failed creating instance record: Add instance info to the database: ",
+            r#"Failed to create "instances" entry: "#,
+            "UNIQUE constraint failed: instances.project_id, instances.name"
+        ),
+    ),
+    row(
+        &["already exists"],
+        Meaning::AlreadyExists,
+        r#"Network "pixels0" already exists"#,
+    ),
+    row(
+        &["image", "found"],
+        Meaning::ImageMissing,
+        concat!(
+            "Failed getting remote image info: Failed getting image: ",
+            "The requested image couldn't be found"
+        ),
+    ),
+    row(
+        &["image"],
+        Meaning::ImageFailed,
+        concat!(
+            "Failed getting remote image info: Failed getting image: Failed parsing stream: ",
+            r#"Get "https://192.0.2.1/streams/v1/index.json": Unable to connect to: 192.0.2.1:443"#
+        ),
+    ),
+    row(
+        &["Image", "found"],
+        Meaning::ImageMissing,
+        "Image alias not found",
+    ),
+    row(
+        &["Image"],
+        Meaning::ImageFailed,
+        "Image not provided for instance creation",
+    ),
+    row(
+        &["simplestreams"],
+        Meaning::ImageFailed,
+        "Unsupported protocol: simplestreams",
+    ),
+];
+
+/// What `message` means; `None` if no decision depends on it.
+pub(super) fn meaning(message: &str) -> Option<Meaning> {
+    first_row(message).map(|row| row.meaning)
+}
+
+fn first_row(message: &str) -> Option<&'static Row> {
+    let line = format!(": {message}\n");
+    let matches = |row: &&Row| row.parts.iter().all(|part| line.contains(part));
+    ROWS.iter().find(matches)
+}
+
+/// The thing that a message of [`Meaning::RouteExists`] or
+/// [`Meaning::DiskLost`] names.
+pub(super) fn detail(message: &str) -> Option<String> {
+    let (before, end) = match meaning(message)? {
+        Meaning::RouteExists => ("ip -4 route add ", ' '),
+        Meaning::DiskLost => ("Failed deleting subvolume \"", '"'),
+        _ => return None,
+    };
+    let (_, rest) = message.split_once(before)?;
+    let (detail, _) = rest.split_once(end)?;
+    Some(detail.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_decides_its_sample() {
+        for row in ROWS {
+            let first = first_row(row.sample).unwrap();
+            assert!(std::ptr::eq(first, row), "{}", row.sample);
+        }
+    }
+
+    #[test]
+    fn other_messages_mean_nothing() {
+        for message in [
+            "",
+            "Instance not found",
+            "The instance is already running",
+            "This operation can't be cancelled",
+        ] {
+            assert_eq!(meaning(message), None, "{message}");
+        }
+    }
+
+    #[test]
+    fn details_are_the_route_and_the_disk() {
+        let of = |wanted: Meaning| {
+            let row = ROWS.iter().find(|row| row.meaning == wanted).unwrap();
+            detail(row.sample)
+        };
+        assert_eq!(of(Meaning::RouteExists).unwrap(), "10.98.0.0/16");
+        assert_eq!(
+            of(Meaning::DiskLost).unwrap(),
+            "/var/lib/incus/storage-pools/default/containers/px-a"
+        );
+        assert_eq!(of(Meaning::InstanceBusy), None);
+    }
+}
