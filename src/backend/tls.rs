@@ -14,6 +14,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 
+use crate::model::hex;
+
 /// What the user's settings say of it.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
@@ -165,11 +167,7 @@ fn normal(fingerprint: &str) -> Result<String, String> {
 
 /// Lower-case hex SHA-256 of a certificate.
 fn digest(certificate: &CertificateDer<'_>) -> String {
-    ring::digest::digest(&ring::digest::SHA256, certificate)
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(ring::digest::digest(&ring::digest::SHA256, certificate).as_ref())
 }
 
 impl ServerCertVerifier for Trust {

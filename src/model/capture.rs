@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Error, ExecIo, ExecRequest, Guest, Output, Result};
+use super::{Error, ExecIo, ExecRequest, Guest, Output, Result, lock};
 
 /// Bytes of stderr that an error message quotes at most.
 const QUOTED: usize = 4 * 1024;
@@ -74,7 +74,7 @@ impl<T> Writer<T> {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -24,7 +24,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 use super::{
     Attachment, Backend, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest, ExitStatus,
     FileKind, FileStat, ForkSpec, Guest, GuestFile, Ids, InitScript, Instance, IsolatedNetwork,
-    Label, Limits, Name, Output, Properties, Result, Status, Subject, Usage, collect,
+    Label, Limits, Name, Output, Properties, Result, Status, Subject, Usage, collect, lock,
 };
 
 /// The image every new fake server holds.
@@ -424,7 +424,7 @@ impl FakeBackend {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Notes the call and returns the faults that are due.

@@ -13,6 +13,7 @@ mod memory;
 mod name;
 mod shell;
 mod types;
+mod util;
 
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
@@ -35,6 +36,7 @@ pub use types::{
     Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript, Instance, Limits,
     Properties, Requestor, Status, Usage,
 };
+pub use util::{fnv1a, hex, lock, random_hex};
 
 /// All pixels of one backend.
 ///

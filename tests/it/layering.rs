@@ -20,7 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("forward", &["model"]),
     // What both backends do.
     ("backend::sftp", &["model"]),
-    ("backend::tls", &[]),
+    ("backend::tls", &["model"]),
     (
         "backend::incus",
         &[

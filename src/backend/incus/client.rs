@@ -1,7 +1,8 @@
-//! The one request pipeline: build, send, deadline, status to failure, decode.
-//! Endpoints elsewhere are a few lines each.
+//! The client of the daemon's REST API. Every request takes the same path:
+//! build, send with a deadline, decode the envelope, turn errors into
+//! [`Failure`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,11 +18,13 @@ use super::error::Failure;
 use super::http::{Http, Request};
 use super::transport::{Endpoint, Transport};
 use super::wire::{Envelope, Operation, Server};
+use crate::model::lock;
 
-/// For requests the daemon answers without doing long work.
+/// Deadline of requests that the daemon answers without long work.
 pub(super) const REQUEST: Duration = Duration::from_secs(30);
-/// A request whose answer was lost has reached the daemon by then, or never will.
-const LATE: Duration = Duration::from_secs(2);
+/// A request whose answer was lost reaches the daemon within this time, or not
+/// at all.
+const LATE_ARRIVAL: Duration = Duration::from_secs(2);
 
 /// A connection to one Incus daemon and project. Cheap to clone; all clones
 /// share the connection pool. Nothing is sent before the first call.
@@ -36,18 +39,18 @@ struct Inner {
     http: Http,
     project: Option<String>,
     server: OnceCell<Server>,
-    /// Requests that must not be cut off half-way when a caller gives up.
+    /// Requests that run to their answer even if their caller is dropped.
     tasks: TaskTracker,
     /// When the answer to a request that starts an operation was last lost.
-    lost: Mutex<Option<Instant>>,
+    last_lost: Mutex<Option<Instant>>,
 }
 
 impl Client {
-    /// `project`: the Incus project every request is made in; `None` is the
-    /// server's default one.
+    /// All requests are made in `project`; `None` is the server's default
+    /// project.
     pub fn new(endpoint: &Endpoint, project: Option<String>) -> Result<Self, Failure> {
         let tasks = TaskTracker::new();
-        // Closed, it still takes tasks, and lets itself be waited for.
+        // A closed tracker still accepts tasks, and `wait` returns.
         tasks.close();
         Ok(Self {
             inner: Arc::new(Inner {
@@ -56,7 +59,7 @@ impl Client {
                 project: project.filter(|p| !p.is_empty()),
                 server: OnceCell::new(),
                 tasks,
-                lost: Mutex::new(None),
+                last_lost: Mutex::new(None),
             }),
         })
     }
@@ -70,7 +73,7 @@ impl Client {
         self.inner.project.as_deref()
     }
 
-    /// Facts about the server; asked once per client.
+    /// The server's version and extensions, requested once per client.
     pub async fn server(&self) -> Result<&Server, Failure> {
         self.inner
             .server
@@ -78,7 +81,7 @@ impl Client {
             .await
     }
 
-    /// Fails unless the server has the API extension.
+    /// Fails with `Failure::Extension` if the server lacks the API extension.
     pub async fn require(&self, extension: &'static str) -> Result<(), Failure> {
         if self.server().await?.has(extension) {
             Ok(())
@@ -87,13 +90,13 @@ impl Client {
         }
     }
 
-    /// `GET` a path and decode its metadata.
+    /// Sends `GET` and decodes the metadata of the answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let request = self.request(Method::GET, path).limit(REQUEST);
         self.decode(path, request).await
     }
 
-    /// A request with a JSON body that the server answers at once.
+    /// Sends a JSON body in a request that starts no operation.
     pub async fn send(
         &self,
         method: Method,
@@ -104,13 +107,13 @@ impl Client {
         self.decode::<Value>(path, request).await.map(drop)
     }
 
-    /// `DELETE` that the server answers at once.
+    /// Sends a `DELETE` that starts no operation.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
         let request = self.request(Method::DELETE, path).limit(REQUEST);
         self.decode::<Value>(path, request).await.map(drop)
     }
 
-    /// Waits for requests that went on after their callers gave up.
+    /// Waits, at most for `limit`, for requests whose callers were dropped.
     pub async fn drain(&self, limit: Duration) {
         let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
     }
@@ -119,15 +122,10 @@ impl Client {
         self.inner.http.has_changed_anything()
     }
 
-    /// Whether a request whose answer was lost may still begin its operation.
+    /// Whether a request whose answer was lost may still start its operation.
     pub(super) fn awaits_late_request(&self) -> bool {
-        let lost = *self.lost();
-        lost.is_some_and(|at| at.elapsed() < LATE)
-    }
-
-    fn lost(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        let lost = self.inner.lost.lock();
-        lost.unwrap_or_else(PoisonError::into_inner)
+        let last_lost = *lock(&self.inner.last_lost);
+        last_lost.is_some_and(|at| at.elapsed() < LATE_ARRIVAL)
     }
 
     pub(super) fn tasks(&self) -> &TaskTracker {
@@ -150,7 +148,7 @@ impl Client {
         }
     }
 
-    /// A `GET` without a deadline of its own, decoded as an operation.
+    /// Sends `GET` without a deadline and decodes the answer as an operation.
     pub(super) async fn wait_operation(&self, path: &str) -> Result<Operation, Failure> {
         let request = self.request(Method::GET, path);
         self.decode(path, request).await
@@ -168,7 +166,7 @@ impl Client {
         let answer = self.inner.tasks.spawn(async move {
             let answer = client.decode::<Operation>(&path, request).await;
             if !matches!(answer, Ok(_) | Err(Failure::Api { .. })) {
-                *client.lost() = Some(Instant::now());
+                *lock(&client.inner.last_lost) = Some(Instant::now());
             }
             answer
         });
@@ -189,7 +187,7 @@ impl Client {
         let body = self.execute(path, request).await?;
         let envelope: Envelope =
             serde_json::from_slice(&body).map_err(|e| Failure::Protocol(format!("{path}: {e}")))?;
-        // `wait` answers 200 for a failed operation: the body decides.
+        // The HTTP status of `wait` is 200 for a failed operation, too.
         if envelope.kind == "error" {
             let (code, message) = (envelope.error_code, envelope.error);
             return Err(Failure::refusal(
@@ -202,16 +200,16 @@ impl Client {
         Ok(envelope)
     }
 
-    /// The answer's body, whatever its status.
+    /// Sends a request and returns the body of the answer, whatever its status.
     pub(super) async fn execute(&self, path: &str, request: Request) -> Result<Bytes, Failure> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let answer = self.inner.http.send(&self.inner.transport, request).await;
         match answer {
             Ok((status, body)) => {
                 tracing::debug!(
                     path,
                     status = status.as_u16(),
-                    ms = begun.elapsed().as_millis() as u64,
+                    ms = started.elapsed().as_millis() as u64,
                     "request"
                 );
                 Ok(body)
@@ -230,7 +228,7 @@ pub(super) fn decode_metadata<T: DeserializeOwned>(
     let text = metadata.map_or("null", RawValue::get);
     serde_json::from_str(text)
         .or_else(|error| match text {
-            // The daemon writes an empty list or map as null.
+            // The daemon encodes an empty list or map as null.
             "null" => serde_json::from_str("[]")
                 .or_else(|_| serde_json::from_str("{}"))
                 .map_err(|_| error),
@@ -239,7 +237,7 @@ pub(super) fn decode_metadata<T: DeserializeOwned>(
         .map_err(|e| Failure::Protocol(e.to_string()))
 }
 
-/// One path segment or query value, percent-encoded.
+/// Percent-encodes a path segment or a query value.
 pub(super) fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -263,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn null_is_an_empty_list_or_map_and_nothing_else() {
+    fn null_decodes_as_empty_list_or_map_only() {
         assert!(decode_metadata::<Vec<u8>>(None).unwrap().is_empty());
         let map = decode_metadata::<BTreeMap<String, u8>>(None).unwrap();
         assert!(map.is_empty());
@@ -272,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_encoded_byte_by_byte() {
+    fn encode_escapes_each_byte() {
         assert_eq!(encode("a/b c+\u{e4}"), "a%2Fb%20c%2B%C3%A4");
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::error::Failure;
 use crate::file_lock::{self, FileLock, LockMode};
-use crate::model::Name;
+use crate::model::{Name, fnv1a};
 
 /// As long as the longest that somebody else may be at it.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -70,11 +70,6 @@ fn file(client: &Client, name: &Name) -> String {
         client.project().unwrap_or_default(),
         name.as_str(),
     ];
-    let sum = parts
-        .iter()
-        .flat_map(|part| part.bytes().chain([0]))
-        .fold(0_u32, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-        });
-    format!("pixel-{}.lock", sum % FILES)
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    format!("pixel-{}.lock", fnv1a(bytes) % FILES)
 }
