@@ -1,4 +1,4 @@
-//! The daemon's event stream.
+//! The event stream of the daemon (`/1.0/events`).
 
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use super::client::Client;
 use super::error::Failure;
 use super::websocket;
 
-/// One event, in the order the daemon sent it.
+/// An event of the daemon.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event {
     /// `lifecycle`, `operation` or `logging`.
@@ -19,24 +19,25 @@ pub struct Event {
     pub timestamp: String,
     #[serde(default)]
     pub project: String,
-    /// What happened, in the form of its kind.
+    /// The content, whose form depends on `kind`.
     #[serde(default)]
     pub metadata: serde_json::Value,
 }
 
-/// A subscription, from the moment [`Events::subscribe`] returned.
+/// A subscription. Events arrive in the order in which the daemon sent them.
 pub struct Events(websocket::Socket, String);
 
 impl Events {
-    /// `kinds`: some of `lifecycle`, `operation`, `logging`.
+    /// Subscribes to some of `lifecycle`, `operation` and `logging`. Events after
+    /// the return are not missed.
     pub async fn subscribe(client: &Client, kinds: &[&str]) -> Result<Self, Failure> {
         let path = client.scoped(&format!("/1.0/events?type={}", kinds.join(",")));
         let socket = websocket::open(client, &path).await?;
         Ok(Self(socket, client.endpoint().to_owned()))
     }
 
-    /// The next event. A stream that ends is `Failure::Unreachable`: the
-    /// daemon never ends it by itself.
+    /// Waits for the next event. The end of the stream is
+    /// `Failure::Unreachable`, because the daemon never ends it.
     pub async fn next(&mut self) -> Result<Event, Failure> {
         let lost = |reason: String| Failure::Unreachable {
             endpoint: self.1.clone(),

@@ -1,4 +1,4 @@
-//! Running a command: one operation, its stream sockets, and the exit code.
+//! Commands: one operation, its stream sockets, and the exit code.
 //!
 //! Protocol facts (Incus 6.0, observed): the command starts once sockets 0, 1
 //! and 2 are connected, on a terminal 0 and `control`; an empty *text* frame
@@ -28,55 +28,58 @@ use super::websocket::{CHUNK, Receiver, SMALL, upgrade};
 use super::wire::Operation;
 use crate::model::{ExecIo, ExecRequest, ExitStatus};
 
-/// The daemon gives clients five seconds to connect the sockets.
-const SOCKETS: Duration = Duration::from_secs(10);
-/// Well within those.
+/// Deadline for connecting the sockets. The daemon itself waits five seconds.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A prepared command older than this may be forgotten before its sockets are
+/// connected.
 const FRESH: Duration = Duration::from_secs(3);
-/// When output was cut off, the cause shows in the operation within this time.
+/// After truncated output, the operation shows the cause within this time.
 const CAUSE: Duration = Duration::from_secs(2);
 
-/// A command that the daemon has made ready; it begins when its streams are
-/// connected, and never when this is dropped.
+/// A command that the daemon has prepared. It starts when its streams are
+/// connected, and never if this is dropped before.
 pub(super) struct PreparedExec {
     running: Running,
     secrets: Secrets,
-    since: Instant,
+    prepared_at: Instant,
 }
 
 impl PreparedExec {
-    /// The daemon forgets a command whose streams are not connected in time.
+    /// Whether the daemon may have forgotten the command, as it does if the
+    /// streams are not connected in time.
     pub fn is_stale(&self) -> bool {
-        self.since.elapsed() > FRESH
+        self.prepared_at.elapsed() > FRESH
     }
 }
 
-/// Hands `request` over for `instance`.
+/// Sends a command for `instance` to the daemon.
 pub(super) async fn prepare(
     client: &Client,
     instance: &str,
     request: &ExecRequest,
 ) -> Result<PreparedExec, Failure> {
     let path = format!("/1.0/instances/{}/exec", encode(instance));
-    let since = Instant::now();
+    let prepared_at = Instant::now();
     let running = client.start(Method::POST, &path, &body(request)).await?;
     Ok(PreparedExec {
         secrets: Secrets::parse(running.metadata())?,
         running,
-        since,
+        prepared_at,
     })
 }
 
-/// Runs what is ready; see `model::Guest::exec` for the contract.
+/// Runs a prepared command; the contract is that of
+/// [`Guest::exec`](crate::model::Guest::exec).
 pub(super) async fn run(
     client: &Client,
-    ready: PreparedExec,
+    prepared: PreparedExec,
     io: ExecIo,
 ) -> Result<ExitStatus, Failure> {
     let PreparedExec {
         mut running,
         secrets,
         ..
-    } = ready;
+    } = prepared;
     let id = running.id().to_owned();
     let path = |secret: &str| {
         client.scoped(&format!(
@@ -111,8 +114,8 @@ pub(super) async fn run(
         let control = async {
             match (sending(&secrets.control).await, &secrets.output) {
                 (Ok(control), _) => Ok(Some(control)),
-                // Without a terminal the daemon does not wait for this socket,
-                // and refuses it once a short command has ended.
+                // Without a terminal the daemon does not wait for this socket, and
+                // rejects it if a short command has already ended.
                 (Err(Failure::Api { message, .. }), Some(_)) => {
                     tracing::debug!(message, "control");
                     Ok(None)
@@ -122,12 +125,12 @@ pub(super) async fn run(
         };
         tokio::try_join!(input, control, first)
     };
-    let (input, control, output) = match tokio::time::timeout(SOCKETS, connecting).await {
+    let (input, control, output) = match tokio::time::timeout(CONNECT, connecting).await {
         Ok(connected) => connected?,
         Err(_) => {
             return Err(Failure::TimedOut {
                 doing: "connecting the command's streams".into(),
-                after: SOCKETS,
+                after: CONNECT,
             });
         }
     };
@@ -170,7 +173,7 @@ pub(super) async fn run(
             }
         }
         None => {
-            // One socket carries both directions; its closing is shared.
+            // One socket carries both directions, so both close it.
             let (to_guest, from_user) = mpsc::channel::<Message>(4);
             let writing = forward(from_user, input_tx);
             let hang_up = to_guest.clone();
@@ -192,9 +195,9 @@ pub(super) async fn run(
     }
 }
 
-/// The exit code, once all output has been passed on. Output that was cut
-/// off is a failure at once, however long the command would go on; a failure
-/// of the operation itself says more and is preferred.
+/// Waits for all output and returns the exit code. Truncated output fails at
+/// once, even if the command continues; a failure of the operation explains more
+/// and wins if it arrives in time.
 async fn join_exit_and_output(
     wait: impl Future<Output = Result<Operation, Failure>>,
     draining: impl Future<Output = Result<(), Failure>>,
@@ -228,7 +231,7 @@ pub(super) fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitSta
             .map(ExitStatus)
             .ok_or_else(|| Failure::Protocol("the command ended without an exit code".into())),
         Err(failure) => match failure.meaning() {
-            // Also when the command itself exited with that code.
+            // Also if the command itself exited with this code.
             Some(Meaning::CommandNotFound) => Ok(ExitStatus(127)),
             Some(Meaning::CommandNotExecutable) => Ok(ExitStatus(126)),
             _ => Err(failure),
@@ -269,7 +272,7 @@ fn body(request: &ExecRequest) -> Body<'_> {
 
 pub(super) struct Secrets {
     input: String,
-    /// Absent when a terminal carries both directions on the input socket.
+    /// `None` on a terminal, whose input socket carries both directions.
     output: Option<(String, String)>,
     control: String,
 }
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_exit_code_is_never_success() {
+    fn missing_exit_code_is_a_protocol_failure() {
         assert!(matches!(
             exit_status(exit_status_of(serde_json::json!({}))),
             Err(Failure::Protocol(_))
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn shell_codes_come_back_from_operation_errors() {
+    fn operation_errors_become_exit_codes_126_and_127() {
         for (message, code) in [("Command not found", 127), ("Command not executable", 126)] {
             let error = Failure::Api {
                 code: 400,
@@ -333,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_follow_what_the_server_offers() {
+    fn secrets_without_output_mean_a_terminal() {
         let plain = Secrets::parse(&serde_json::json!({
             "fds": {"0": "a", "1": "b", "2": "c", "control": "d"}
         }))

@@ -1,4 +1,4 @@
-//! What goes to and fro on a command's sockets, frame by frame.
+//! Copies a command's streams from and to their sockets, frame by frame.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use super::error::Failure;
 use super::websocket::{CHUNK, LARGEST, Socket, is_too_large};
 use crate::model::{Control, TtySize};
 
-/// Output still under way when the command has ended arrives within this time.
+/// After the end of the command, each frame of output arrives within this time.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Less is not worth a read of its own.
+/// Smaller reads are not worth a frame.
 const LEAST: usize = CHUNK / 4;
 const END_OF_TRANSMISSION: u8 = 0x04;
 
@@ -28,8 +28,8 @@ pub(super) fn split(socket: Socket) -> (Option<Sink>, SplitStream<Socket>) {
     (Some(sink), stream)
 }
 
-/// Copies one output stream to its end. A writer that fails closes the
-/// socket, so that the guest command sees a closed pipe.
+/// Copies an output stream to its end. If the writer fails, the socket is closed
+/// and the command sees a closed pipe.
 pub(super) async fn drain(
     (sink, mut stream): (Option<Sink>, SplitStream<Socket>),
     mut to: Box<dyn AsyncWrite + Send + Unpin>,
@@ -40,7 +40,7 @@ pub(super) async fn drain(
     loop {
         let frame = tokio::select! {
             frame = stream.next() => frame,
-            () = &mut late => return Err(cut_off("it stalled after the command had ended")),
+            () = &mut late => return Err(cut_off("no data after the command had ended")),
         };
         match frame {
             Some(Ok(Message::Binary(data))) => {
@@ -62,7 +62,7 @@ pub(super) async fn drain(
             Some(Ok(_)) => {}
             Some(Err(error)) if is_too_large(&error) => {
                 return Err(Failure::TooLarge {
-                    what: "a piece of the command's output".into(),
+                    what: "a frame of the command's output".into(),
                     limit: LARGEST as u64,
                 });
             }
@@ -70,7 +70,7 @@ pub(super) async fn drain(
             None => return Err(cut_off("the connection closed")),
         }
     }
-    // A reader that went away is not our failure here either.
+    // As above: a closed reader is not a failure.
     let _ = to.flush().await;
     Ok(())
 }
@@ -87,7 +87,7 @@ fn cut_off(reason: &str) -> Failure {
     }
 }
 
-/// Copies stdin to its socket; afterwards the guest sees end of file.
+/// Copies stdin to its socket, and then sends end of file.
 pub(super) async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, mut to: Sink) {
     let mut buffer = BytesMut::new();
     loop {
@@ -101,7 +101,7 @@ pub(super) async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, mut to: Si
             }
             Ok(_) => {
                 let frame = Message::Binary(buffer.split().freeze());
-                // The command no longer reads: not an error, its exit code tells.
+                // A command that no longer reads is not a failure.
                 if to.send(frame).await.is_err() {
                     return;
                 }
@@ -110,8 +110,8 @@ pub(super) async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, mut to: Si
     }
 }
 
-/// Like [`feed`] for a terminal, where an empty text frame would stall the
-/// output: end of file is the terminal's own character for it.
+/// Like [`feed`], for a terminal: end of file is the terminal's character for
+/// end of transmission, because an empty text frame would stall the output.
 pub(super) async fn feed_channel(
     mut from: Box<dyn AsyncRead + Send + Unpin>,
     to: mpsc::Sender<Message>,
@@ -136,7 +136,7 @@ pub(super) async fn forward(mut from: mpsc::Receiver<Message>, mut to: Sink) {
     }
 }
 
-/// Sends signals and window sizes as they come.
+/// Sends signals and window sizes to the command.
 pub(super) async fn forward_control(to: Option<Sink>, mut from: mpsc::Receiver<Control>) {
     let Some(mut to) = to else { return };
     while let Some(control) = from.recv().await {
@@ -153,11 +153,11 @@ pub(super) async fn forward_control(to: Option<Sink>, mut from: mpsc::Receiver<C
             return;
         }
     }
-    // Keep the socket: closing it would kill the command.
+    // Closing the socket would kill the command.
     std::future::pending::<()>().await;
 }
 
-/// Reads a socket so that keep-alive pings are answered.
+/// Reads and ignores frames, so that pings are answered.
 pub(super) async fn discard(from: Option<SplitStream<Socket>>) {
     let Some(mut from) = from else { return };
     while let Some(Ok(_)) = from.next().await {}
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn output_is_whole_when_the_daemon_does_not_wait_for_its_ping() {
+    async fn output_is_complete_if_the_ping_cannot_be_answered() {
         use tokio_tungstenite::tungstenite::protocol::Role;
         let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
         let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
@@ -201,9 +201,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn output_in_pieces_that_are_too_large_is_not_waited_for() {
+    async fn oversized_frame_fails_at_its_header() {
         let (mut daemon, socket) = pair(64).await;
-        // The header of a frame that is one byte too long, and no frame.
+        // Only the header of a frame that is one byte too long.
         let mut header = vec![0x82, 127];
         header.extend((LARGEST as u64 + 1).to_be_bytes());
         daemon.write_all(&header).await.unwrap();
@@ -213,11 +213,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_to_pings_that_nobody_reads_do_not_pile_up() {
+    async fn unread_pongs_are_limited() {
         let (mut daemon, mut socket) = pair(1024).await;
         let mut ping = vec![0x89, 125];
         ping.extend([0; 125]);
-        // All at once: waking up is what takes time here.
+        // In one write: wake-ups would dominate the duration.
         let pings = ping.repeat(1000);
         for _ in 0..64 {
             let reading = async {

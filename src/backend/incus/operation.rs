@@ -1,5 +1,5 @@
-//! A server-side operation: waited for with a deadline, cancelled on the
-//! server when nobody waits any more.
+//! Operations: background work on the server, with a deadline here and
+//! cancellation there.
 
 use std::time::Duration;
 
@@ -15,11 +15,13 @@ use crate::retry;
 
 /// How long another operation on the same instance is waited for.
 pub(super) const BUSY: Duration = Duration::from_secs(30);
+/// Deadline of a request to cancel an operation.
 const CANCEL: Duration = Duration::from_secs(5);
 
-/// A background operation under way. Dropping it before it has ended asks the
-/// server to cancel it where the server can; most operations run on to their
-/// end (`may_cancel` is false), which `Backend::settle` waits for.
+/// An operation that runs on the server. Dropping it before its end asks the
+/// server to cancel it if the server can; most operations cannot be canceled
+/// (`may_cancel` is false) and run to their end, for which
+/// [`Backend::wait_idle`](crate::model::Backend::wait_idle) waits.
 #[derive(Debug)]
 pub struct Running {
     client: Client,
@@ -88,8 +90,8 @@ impl Running {
         &self.operation.metadata
     }
 
-    /// Waits for the end. The operation's own error is `Failure::Api`;
-    /// passing `deadline` is `Failure::TimedOut` and leaves the server at work.
+    /// Waits for the end. A failed operation is `Failure::Api`. After
+    /// `deadline` this is `Failure::TimedOut`, and the operation continues.
     pub async fn wait(mut self, doing: &str, deadline: Duration) -> Result<Operation, Failure> {
         let waited = tokio::time::timeout(deadline, self.finish()).await;
         waited.unwrap_or_else(|_| {
@@ -100,9 +102,9 @@ impl Running {
         })
     }
 
-    /// Waits for the end however long it takes.
+    /// Waits for the end without a deadline.
     pub(super) async fn finish(&mut self) -> Result<Operation, Failure> {
-        // No server-side time-out: its expiry cannot be told from a failure.
+        // The answer to an expired server-side timeout looks like a failure.
         let path = format!("/1.0/operations/{}/wait?timeout=-1", self.operation.id);
         let outcome = self.client.wait_operation(&path).await;
         self.ended = !matches!(outcome, Err(Failure::Unreachable { .. }));
