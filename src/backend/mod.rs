@@ -1,5 +1,5 @@
-//! Backends: the servers pixels live on, and the one place where settings
-//! choose between them.
+//! Backends: the servers that run pixels. [`open`] selects the backend of the
+//! settings.
 
 pub mod incus;
 mod sftp;
@@ -18,10 +18,10 @@ use crate::user_dirs;
 use incus::{Endpoint, Incus, NicKind, Options, Placement, Remote};
 use truenas::Truenas;
 
-/// Where a daemon of the distribution listens.
+/// Sockets of distribution packages, by preference.
 const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
 
-/// The backend the settings name. Nothing is sent yet.
+/// Opens the backend of the settings. Sends nothing.
 pub fn open(settings: &Settings) -> Result<Box<dyn Backend>> {
     match settings.backend {
         BackendKind::Incus => Ok(Box::new(Incus::new(incus_options(settings))?)),
@@ -35,7 +35,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
     let need = |key: &str| Error::Invalid(format!("the truenas backend needs {key}").into());
     if defaults.network.is_some() {
         return Err(Error::Invalid(
-            "defaults.network names a network of Incus; on TrueNAS set defaults.parent".into(),
+            "defaults.network is a network of Incus; on TrueNAS set defaults.parent".into(),
         ));
     }
     let env = |name: &str| std::env::var_os(name);
@@ -64,7 +64,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
             agent: env("SSH_AUTH_SOCK")
                 .filter(|s| !s.is_empty())
                 .map(PathBuf::from),
-            // Without a home there is nothing to remember in.
+            // Without a home directory, host keys are not recorded.
             known_hosts: user_dirs::config_dir(&env)
                 .ok()
                 .map(|dir| dir.join("known_hosts")),
@@ -76,7 +76,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
     })
 }
 
-/// Names the server of the settings, and the project on it.
+/// The server and the project of the settings, for messages.
 pub fn describe(settings: &Settings) -> String {
     if settings.backend == BackendKind::TrueNas {
         let nas = &settings.truenas;
@@ -93,7 +93,7 @@ pub fn describe(settings: &Settings) -> String {
     }
 }
 
-/// The Incus connection of the settings, for what prepares a server.
+/// The Incus settings, also for `pixels setup` and `pixels doctor`.
 pub fn incus_options(settings: &Settings) -> Options {
     let defaults = &settings.defaults;
     Options {
@@ -128,8 +128,8 @@ fn endpoint(settings: &Settings) -> Endpoint {
     }
 }
 
-/// As `incus` itself looks it up: the setting, `INCUS_SOCKET`, `INCUS_DIR`,
-/// then the usual places.
+/// The daemon's socket: the setting, or like the `incus` command `INCUS_SOCKET`,
+/// `INCUS_DIR`, and the sockets of distribution packages.
 fn socket(
     configured: Option<PathBuf>,
     env: &dyn Fn(&str) -> Option<std::ffi::OsString>,
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_setting_wins_over_the_usual_variables() {
+    fn socket_setting_overrides_environment() {
         let env = |name: &str| match name {
             "INCUS_DIR" => Some("/srv/incus".into()),
             _ => None,

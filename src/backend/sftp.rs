@@ -1,6 +1,6 @@
-//! Files by SFTP, version 3, as both backends have it: the one's server is the
-//! daemon's and confines itself to the root filesystem of the instance, the
-//! other's is OpenSSH's and runs inside. No path leads out of the pixel.
+//! Guest files over SFTP version 3, for both backends. The server is Incus, which
+//! confines itself to the instance's root filesystem, or OpenSSH inside a TrueNAS
+//! instance. So no path leads out of the pixel.
 
 use std::ops::Deref;
 use std::pin::Pin;
@@ -18,42 +18,44 @@ use tokio::sync::mpsc;
 
 use crate::model::{Error, FileKind, FileStat, GuestFile, Ids, Result, Subject};
 
-/// What the server may send to list one folder: some ten thousand names. How
-/// many there are is up to the pixel.
-const LISTING: u64 = 16 * 1024 * 1024;
+/// Bytes that the server may send to list a directory: some ten thousand names.
+/// The pixel controls how many names there are.
+const MAX_LISTING: u64 = 16 * 1024 * 1024;
 
+/// Deadline of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// For what is under way of a large file, also on a slow line.
-const SLOW: Duration = Duration::from_secs(120);
-/// Of one packet, with its head: the most that Incus's server takes. OpenSSH's
-/// says itself that it takes a little less.
-const LARGEST: u32 = 256 * 1024;
+/// Deadline of a request with a chunk of a large file, also on a slow line.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(120);
+/// Largest packet that the server of Incus accepts, header included. OpenSSH
+/// announces its own limit, which is a little lower.
+const MAX_PACKET: u32 = 256 * 1024;
 
-/// A session. A listing that has no end ends it; everything else that comes
-/// has a length that was asked for, or is one packet.
+/// An SFTP session. A listing above [`MAX_LISTING`] ends it. All other answers
+/// have a requested length or are one packet.
 pub struct Files {
     session: SftpSession,
-    /// Bytes that may still come.
-    left: Arc<AtomicU64>,
+    /// Bytes that the server may still send.
+    remaining: Arc<AtomicU64>,
 }
 
 impl Files {
+    /// Starts the protocol on a connection to an SFTP server.
     pub async fn open<S>(stream: S) -> Result<Self, SftpError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let left = Arc::new(AtomicU64::new(u64::MAX));
-        let stream = Counted {
+        let remaining = Arc::new(AtomicU64::new(u64::MAX));
+        let stream = LimitedStream {
             stream,
-            left: Arc::clone(&left),
+            remaining: Arc::clone(&remaining),
         };
         let config = Config {
-            max_write_packet_len: LARGEST,
+            max_write_packet_len: MAX_PACKET,
             request_timeout_secs: TIMEOUT.as_secs(),
             ..Config::default()
         };
         let session = SftpSession::new_with_config(stream, config).await?;
-        Ok(Self { session, left })
+        Ok(Self { session, remaining })
     }
 }
 
@@ -65,13 +67,13 @@ impl Deref for Files {
     }
 }
 
-/// Breaks when more comes than may.
-struct Counted<S> {
+/// A connection on which reading fails after `remaining` bytes.
+struct LimitedStream<S> {
     stream: S,
-    left: Arc<AtomicU64>,
+    remaining: Arc<AtomicU64>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for LimitedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -79,19 +81,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        let came = (buffer.filled().len() - before) as u64;
-        let less = |left: u64| Some(left.saturating_sub(came));
-        let left = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        match left {
-            Ok(left) if left > came => Poll::Ready(Ok(())),
+        let received = (buffer.filled().len() - before) as u64;
+        let subtract = |remaining: u64| Some(remaining.saturating_sub(received));
+        let previous = self
+            .remaining
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
+        match previous {
+            Ok(previous) if previous > received => Poll::Ready(Ok(())),
             _ => Poll::Ready(Err(std::io::ErrorKind::FileTooLarge.into())),
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -109,7 +111,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 }
 
-fn fault(path: &str, error: SftpError) -> Error {
+fn file_error(path: &str, error: SftpError) -> Error {
     match error {
         SftpError::Status(status) => match status.status_code {
             StatusCode::NoSuchFile => Error::NotFound(Subject::Path(path.to_owned())),
@@ -129,12 +131,13 @@ fn fault(path: &str, error: SftpError) -> Error {
     }
 }
 
-fn missing(error: &SftpError) -> bool {
+fn is_missing(error: &SftpError) -> bool {
     matches!(error, SftpError::Status(status) if status.status_code == StatusCode::NoSuchFile)
 }
 
+/// As [`Guest::read_file`](crate::model::Guest::read_file).
 pub async fn read(sftp: &Files, path: &str, limit: u64) -> Result<Vec<u8>> {
-    let mut file = sftp.open(path).await.map_err(|e| fault(path, e))?;
+    let mut file = sftp.open(path).await.map_err(|e| file_error(path, e))?;
     let mut content = Vec::new();
     (&mut file)
         .take(limit)
@@ -145,6 +148,7 @@ pub async fn read(sftp: &Files, path: &str, limit: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// As [`Guest::write_file`](crate::model::Guest::write_file).
 pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
     let path = new.path.as_str();
     let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
@@ -152,9 +156,9 @@ pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
     let mut file = sftp
         .open_with_flags(path, flags)
         .await
-        .map_err(|e| fault(path, e))?;
-    // Owner and mode before the content: it is never readable too widely. Two
-    // calls: Incus's server mixes the fields up when both come in one.
+        .map_err(|e| file_error(path, e))?;
+    // Owner and mode before the content, so nobody else can read it. In two
+    // requests, because the server of Incus confuses the fields of one.
     let owner = FileAttributes {
         uid: Some(new.owner.uid),
         gid: Some(new.owner.gid),
@@ -167,7 +171,7 @@ pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
     for attributes in [owner, mode] {
         sftp.set_metadata(path, attributes)
             .await
-            .map_err(|e| fault(path, e))?;
+            .map_err(|e| file_error(path, e))?;
     }
     if !new.content.is_empty() {
         file.write_all(&new.content).await.map_err(io)?;
@@ -175,14 +179,19 @@ pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
     file.shutdown().await.map_err(io)
 }
 
-/// Several packets are under way at a time.
-pub async fn fill(sftp: &Files, path: &str, mut content: mpsc::Receiver<Bytes>) -> Result<()> {
+/// As [`Guest::write_chunks`](crate::model::Guest::write_chunks). The session sends
+/// several packets before it waits for an answer.
+pub async fn write_chunks(
+    sftp: &Files,
+    path: &str,
+    mut content: mpsc::Receiver<Bytes>,
+) -> Result<()> {
     let io = |e| Error::io(format!("writing {path} in the pixel"), e);
     let mut file = sftp
         .open_with_flags(path, OpenFlags::WRITE)
         .await
-        .map_err(|e| fault(path, e))?;
-    sftp.set_timeout(SLOW.as_secs());
+        .map_err(|e| file_error(path, e))?;
+    sftp.set_timeout(CHUNK_TIMEOUT.as_secs());
     let written = async {
         while let Some(chunk) = content.recv().await {
             file.write_all(&chunk).await?;
@@ -194,63 +203,70 @@ pub async fn fill(sftp: &Files, path: &str, mut content: mpsc::Receiver<Bytes>) 
     written.map_err(io)
 }
 
-/// Over what is there, as the system does it. OpenSSH's server refuses that
-/// by this request.
+/// As [`Guest::rename`](crate::model::Guest::rename), on the server of Incus.
+/// OpenSSH's server fails this request if the target exists.
 pub async fn rename(sftp: &Files, from: &str, to: &str) -> Result<()> {
-    sftp.rename(from, to).await.map_err(|e| fault(to, e))
+    sftp.rename(from, to).await.map_err(|e| file_error(to, e))
 }
 
+/// As [`Guest::remove_file`](crate::model::Guest::remove_file).
 pub async fn remove(sftp: &Files, path: &str) -> Result<()> {
     match sftp.remove_file(path).await {
-        Err(error) if !missing(&error) => Err(fault(path, error)),
+        Err(error) if !is_missing(&error) => Err(file_error(path, error)),
         _ => Ok(()),
     }
 }
 
+/// As [`Guest::make_dir`](crate::model::Guest::make_dir).
 pub async fn make_dir(sftp: &Files, path: &str) -> Result<()> {
     match sftp.create_dir(path).await {
         Ok(()) => Ok(()),
         Err(error) => match sftp.metadata(path).await {
-            Ok(have) if have.is_dir() => Ok(()),
-            _ => Err(fault(path, error)),
+            Ok(existing) if existing.is_dir() => Ok(()),
+            _ => Err(file_error(path, error)),
         },
     }
 }
 
+/// As [`Guest::symlink`](crate::model::Guest::symlink).
 pub async fn symlink(sftp: &Files, path: &str, target: &str) -> Result<()> {
-    // Both servers take the two in OpenSSH's order, which is not the one of
+    // Both servers expect the arguments in OpenSSH's order, which is not that of
     // the standard.
     match sftp.symlink(target, path).await {
         Ok(()) => Ok(()),
         Err(error) => match stat(sftp, path).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(fault(path, error)),
+            Err(_) => Err(file_error(path, error)),
         },
     }
 }
 
+/// As [`Guest::read_link`](crate::model::Guest::read_link).
 pub async fn read_link(sftp: &Files, path: &str) -> Result<String> {
-    sftp.read_link(path).await.map_err(|e| fault(path, e))
+    sftp.read_link(path).await.map_err(|e| file_error(path, e))
 }
 
+/// As [`Guest::list_dir`](crate::model::Guest::list_dir). Too many names are
+/// `Error::TooLarge`.
 pub async fn list(sftp: &Files, path: &str) -> Result<Vec<String>> {
-    sftp.left.store(LISTING, Ordering::Relaxed);
+    sftp.remaining.store(MAX_LISTING, Ordering::Relaxed);
     let listed = sftp.read_dir(path).await;
-    if sftp.left.swap(u64::MAX, Ordering::Relaxed) == 0 {
+    if sftp.remaining.swap(u64::MAX, Ordering::Relaxed) == 0 {
         return Err(Error::TooLarge {
             what: format!("the listing of {path} in the pixel"),
-            limit: LISTING,
+            limit: MAX_LISTING,
         });
     }
-    let entries = listed.map_err(|e| fault(path, e))?;
+    let entries = listed.map_err(|e| file_error(path, e))?;
     Ok(entries.map(|entry| entry.file_name()).collect())
 }
 
+/// As [`Guest::stat`](crate::model::Guest::stat).
 pub async fn stat(sftp: &Files, path: &str) -> Result<FileStat> {
     let found = sftp
         .symlink_metadata(path)
         .await
-        .map_err(|e| fault(path, e))?;
+        .map_err(|e| file_error(path, e))?;
     let mode = found.permissions.unwrap_or(0);
     Ok(FileStat {
         kind: match mode & 0o170_000 {
@@ -273,8 +289,8 @@ mod tests {
     use super::*;
 
     const INIT: u8 = 1;
-    const OPEN_FOLDER: u8 = 11;
-    const READ_FOLDER: u8 = 12;
+    const OPEN_DIRECTORY: u8 = 11;
+    const READ_DIRECTORY: u8 = 12;
 
     fn packet(kind: u8, body: &[&[u8]]) -> Vec<u8> {
         let body = body.concat();
@@ -282,32 +298,32 @@ mod tests {
         [&length[..], &[kind], &body].concat()
     }
 
-    /// Has a folder of this many packets of names, and then its end.
+    /// Serves a directory whose listing has `packets` packets.
     async fn serve(mut stream: tokio::io::DuplexStream, packets: u32) -> std::io::Result<()> {
         let mut left = packets;
         loop {
             let length = stream.read_u32().await? as usize;
-            let mut asked = vec![0; length];
-            stream.read_exact(&mut asked).await?;
-            let number = &asked[1..5];
-            let answer = match asked[0] {
+            let mut request = vec![0; length];
+            stream.read_exact(&mut request).await?;
+            let number = &request[1..5];
+            let answer = match request[0] {
                 INIT => packet(2, &[&3u32.to_be_bytes()]),
-                OPEN_FOLDER => packet(102, &[number, &[0, 0, 0, 1], b"h"]),
-                READ_FOLDER if left > 0 => {
+                OPEN_DIRECTORY => packet(102, &[number, &[0, 0, 0, 1], b"h"]),
+                READ_DIRECTORY if left > 0 => {
                     left -= 1;
                     let name = vec![b'x'; 4000];
                     let long = u32::try_from(name.len()).unwrap().to_be_bytes();
                     let entry = [&long[..], &name, &[0; 4], &[0; 4]].concat();
                     packet(104, &[number, &50u32.to_be_bytes(), &entry.repeat(50)])
                 }
-                READ_FOLDER => packet(101, &[number, &[0, 0, 0, 1], &[0; 8]]),
+                READ_DIRECTORY => packet(101, &[number, &[0, 0, 0, 1], &[0; 8]]),
                 _ => packet(101, &[number, &[0; 12]]),
             };
             stream.write_all(&answer).await?;
         }
     }
 
-    async fn listed(packets: u32) -> Result<Vec<String>> {
+    async fn list_packets(packets: u32) -> Result<Vec<String>> {
         let (near, far) = tokio::io::duplex(1 << 20);
         tokio::spawn(serve(far, packets));
         let files = Files::open(near).await.unwrap();
@@ -315,9 +331,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_without_an_end_is_left() {
-        assert_eq!(listed(2).await.unwrap().len(), 100);
-        let endless = listed(200).await.unwrap_err();
+    async fn listing_stops_at_the_limit() {
+        assert_eq!(list_packets(2).await.unwrap().len(), 100);
+        let endless = list_packets(200).await.unwrap_err();
         assert!(matches!(endless, Error::TooLarge { .. }), "{endless}");
     }
 }

@@ -1,6 +1,6 @@
-//! Which certificate a server may show: one of the system's authorities, of
-//! the user's own, one certificate that is pinned by a file or by its
-//! fingerprint, or any.
+//! TLS settings: the server's certificate must be signed by an authority of the
+//! system or of the settings, or be pinned by a file or fingerprint, or any
+//! certificate is accepted.
 
 use std::fmt::Display;
 use std::io;
@@ -16,20 +16,20 @@ use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, Sig
 
 use crate::model::hex;
 
-/// What the user's settings say of it.
+/// How to verify the server's certificate.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
-    /// SHA-256 in hex, with or without colons. It is the whole of the trust,
-    /// whatever else is set.
+    /// SHA-256 in hex, with or without colons. If set, only this certificate is
+    /// accepted and the other fields are ignored.
     pub fingerprint: Option<String>,
-    /// PEM file with the server's own certificate (pinned, whatever name it
-    /// carries) or with the CA that signed it (the name is then checked).
+    /// PEM file with the server's own certificate, which is pinned and may have
+    /// any name, or with the CA that signed it; then the name is checked.
     pub server_cert: Option<PathBuf>,
-    /// Any certificate will do.
+    /// Accept any certificate.
     pub insecure: bool,
 }
 
-/// A client's own certificate, by its PEM files.
+/// The PEM files of a client certificate.
 #[derive(Debug)]
 pub struct Identity<'a> {
     pub cert: &'a Path,
@@ -45,12 +45,13 @@ impl Identity<'_> {
     }
 }
 
-/// For connections that are upgraded by HTTP/1.1. The error is for people.
+/// The TLS configuration of connections that are upgraded over HTTP/1.1. The
+/// error is a message for the user.
 pub fn config(
     options: &TlsOptions,
     identity: Option<Identity<'_>>,
 ) -> Result<ClientConfig, String> {
-    let trust: Arc<dyn ServerCertVerifier> = Arc::new(Trust::new(options)?);
+    let trust: Arc<dyn ServerCertVerifier> = Arc::new(Verifier::new(options)?);
     let builder = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
@@ -65,12 +66,12 @@ pub fn config(
         }
         None => builder.with_no_client_auth(),
     };
-    // A server may offer HTTP/2 too, over which there is no upgrade.
+    // HTTP/2 has no such upgrade.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// The certificates of a PEM file, at least one.
+/// The certificates of a PEM file. A file without certificates is an error.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bad = |e: &dyn Display| format!("certificate file {}: {e}", path.display());
     let all = CertificateDer::pem_file_iter(path)
@@ -78,13 +79,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| bad(&e))?;
     if all.is_empty() {
-        return Err(bad(&"it holds no certificate"));
+        return Err(bad(&"the file has no certificate"));
     }
     Ok(all)
 }
 
 #[derive(Debug)]
-struct Trust {
+struct Verifier {
     fingerprint: Option<String>,
     pinned: Vec<CertificateDer<'static>>,
     pinned_file: Option<PathBuf>,
@@ -93,10 +94,10 @@ struct Trust {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Trust {
+impl Verifier {
     fn new(options: &TlsOptions) -> Result<Self, String> {
         let provider = Arc::new(provider::default_provider());
-        let fingerprint = options.fingerprint.as_deref().map(normal).transpose()?;
+        let fingerprint = options.fingerprint.as_deref().map(normalize).transpose()?;
         let mut roots = RootCertStore::empty();
         let pinned = match &options.server_cert {
             Some(file) => certificates(file)?,
@@ -123,15 +124,17 @@ impl Trust {
         })
     }
 
-    fn refusal(&self, print: &str, cause: &dyn Display) -> rustls::Error {
+    fn rejection(&self, fingerprint: &str, cause: &dyn Display) -> rustls::Error {
         let text = match &self.pinned_file {
             Some(file) if self.fingerprint.is_none() => format!(
-                "the server's certificate (SHA-256 {print}) is neither the one in {} nor signed \
+                "the server's certificate (SHA-256 {fingerprint}) is neither the one in {} nor signed \
                  by it for this name ({cause})",
                 file.display()
             ),
             _ => {
-                format!("the server's certificate (SHA-256 {print}) is not trusted here ({cause})")
+                format!(
+                    "the server's certificate (SHA-256 {fingerprint}) is not trusted here ({cause})"
+                )
             }
         };
         rustls::Error::Other(OtherError(Arc::new(UntrustedCertificate(text))))
@@ -154,23 +157,23 @@ pub fn untrusted_certificate(error: &io::Error) -> Option<String> {
     }
 }
 
-/// Lower-case hex without colons.
-fn normal(fingerprint: &str) -> Result<String, String> {
+/// Converts a fingerprint to lower-case hex without colons.
+fn normalize(fingerprint: &str) -> Result<String, String> {
     let digits = fingerprint.replace(':', "").to_ascii_lowercase();
     if digits.len() == 64 && digits.chars().all(|c| c.is_ascii_hexdigit()) {
         return Ok(digits);
     }
     Err(format!(
-        "the fingerprint {fingerprint:?} is no SHA-256 in hex"
+        "the fingerprint {fingerprint:?} is not a SHA-256 in hex"
     ))
 }
 
-/// Lower-case hex SHA-256 of a certificate.
-fn digest(certificate: &CertificateDer<'_>) -> String {
+/// The SHA-256 of a certificate in lower-case hex.
+fn sha256(certificate: &CertificateDer<'_>) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, certificate).as_ref())
 }
 
-impl ServerCertVerifier for Trust {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end: &CertificateDer<'_>,
@@ -179,11 +182,13 @@ impl ServerCertVerifier for Trust {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let print = digest(end);
+        let fingerprint = sha256(end);
         if let Some(pin) = &self.fingerprint {
-            return match *pin == print {
+            return match *pin == fingerprint {
                 true => Ok(ServerCertVerified::assertion()),
-                false => Err(self.refusal(&print, &"the fingerprint in the settings is another")),
+                false => {
+                    Err(self.rejection(&fingerprint, &"the settings have another fingerprint"))
+                }
             };
         }
         if self.insecure || self.pinned.iter().any(|pin| pin == end) {
@@ -192,8 +197,11 @@ impl ServerCertVerifier for Trust {
         match &self.chain {
             Some(chain) => chain
                 .verify_server_cert(end, intermediates, name, ocsp, now)
-                .map_err(|cause| self.refusal(&print, &cause)),
-            None => Err(self.refusal(&print, &"this machine has no trusted roots")),
+                .map_err(|cause| self.rejection(&fingerprint, &cause)),
+            None => Err(self.rejection(
+                &fingerprint,
+                &"this machine has no trusted root certificates",
+            )),
         }
     }
 
@@ -225,13 +233,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fingerprints_are_read_in_the_usual_forms() {
+    fn normalize_accepts_colons_and_upper_case() {
         let plain = "ab".repeat(32);
-        assert_eq!(normal(&plain).unwrap(), plain);
+        assert_eq!(normalize(&plain).unwrap(), plain);
         let colons = vec!["AB"; 32].join(":");
-        assert_eq!(normal(&colons).unwrap(), plain);
+        assert_eq!(normalize(&colons).unwrap(), plain);
         for bad in ["", "ab", &"zz".repeat(32)] {
-            assert!(normal(bad).is_err(), "{bad}");
+            assert!(normalize(bad).is_err(), "{bad}");
         }
     }
 }

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc2822;
 
 use super::error::Error;
 use super::facts::Reachability;
-use crate::backend::incus::whole;
+use crate::backend::incus::read_body;
 
 /// A user waits for the check, so it must be short.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -37,7 +37,7 @@ pub async fn check_reachable(url: &str) -> Result<Reachability, Error> {
     if !status.is_success() {
         return Ok(Reachability::Unreachable(format!("HTTP status {status}")));
     }
-    let body = match whole(response, INDEX_LIMIT).await {
+    let body = match read_body(response, INDEX_LIMIT).await {
         Ok(Some(body)) => body,
         Ok(None) => {
             let limit = INDEX_LIMIT >> 20;

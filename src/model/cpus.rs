@@ -1,7 +1,7 @@
-//! Numbers of CPUs, as people write them.
+//! Parses numbers and sets of CPUs.
 
-/// Checks a count (`2`) or a set of CPUs by number (`0-3`, `0,2`), which
-/// servers take as they are.
+/// Checks a number of CPUs (`2`) or a set (`0-3`, `0,2`) and returns it unchanged,
+/// because servers accept this form.
 pub fn parse_cpus(text: &str) -> Result<String, String> {
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -9,18 +9,18 @@ pub fn parse_cpus(text: &str) -> Result<String, String> {
     };
     if let Some(count) = number(text) {
         return match count {
-            0 => Err("a pixel needs a CPU".into()),
+            0 => Err("a pixel needs at least 1 CPU".into()),
             _ => Ok(text.to_owned()),
         };
     }
-    let sound = |part: &str| match part.split_once('-') {
+    let is_valid = |part: &str| match part.split_once('-') {
         None => number(part).is_some(),
         Some((first, last)) => matches!(
             (number(first), number(last)),
             (Some(first), Some(last)) if first <= last
         ),
     };
-    if text.contains(['-', ',']) && text.split(',').all(sound) {
+    if text.contains(['-', ',']) && text.split(',').all(is_valid) {
         return Ok(text.to_owned());
     }
     Err("expected a count such as 2, or a set such as 0-3".into())
@@ -31,7 +31,7 @@ mod tests {
     use super::parse_cpus;
 
     #[test]
-    fn cpus_are_a_count_or_a_set() {
+    fn parse_cpus_accepts_counts_and_sets() {
         for good in ["1", "64", "0-3", "1-1", "0,2", "0-1,3"] {
             assert_eq!(parse_cpus(good), Ok(good.to_owned()));
         }

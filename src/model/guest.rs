@@ -1,4 +1,4 @@
-//! The inside of one pixel: run a command, read and write files.
+//! The guest: commands and files inside a pixel.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::error::Result;
 
-/// Numeric owner inside the pixel.
+/// Numeric user and group inside the pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
     pub uid: u32,
@@ -28,14 +28,14 @@ pub struct ExecRequest {
     pub argv: Vec<String>,
     pub owner: Ids,
     pub env: BTreeMap<String, String>,
-    /// An existing directory; a backend may fall back to `/` when it is missing.
+    /// The working directory. If it is missing, a backend may use `/`.
     pub cwd: Option<String>,
     /// Run on a pseudo-terminal of this size; stdout then carries both streams.
     pub tty: Option<TtySize>,
 }
 
 impl ExecRequest {
-    /// A plain command as root, without a terminal.
+    /// A command of root without a terminal.
     pub fn root<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
@@ -53,19 +53,18 @@ pub struct TtySize {
     pub rows: u16,
 }
 
-/// What the caller tells a running command.
+/// A message to a running command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// Deliver this signal number to the command.
+    /// Sends this signal number to the command.
     Signal(i32),
     Resize(TtySize),
 }
 
-/// The near ends of a command's streams.
+/// The caller's ends of a command's streams.
 ///
-/// A writer that fails (a reader that went away) ends the transfer of that
-/// stream, not the command: the guest sees what a closed pipe would show it.
-/// Writers are flushed once, at the end, so they must not hold bytes back.
+/// A writer that fails ends its stream and not the command, which sees a closed
+/// pipe. Writers are flushed once, at the end, so they must not delay bytes.
 pub struct ExecIo {
     pub stdin: Box<dyn AsyncRead + Send + Unpin>,
     pub stdout: Box<dyn AsyncWrite + Send + Unpin>,
@@ -73,8 +72,8 @@ pub struct ExecIo {
     pub control: mpsc::Receiver<Control>,
 }
 
-/// How a command ended: its exit code, or 128 + N when signal N killed it,
-/// 127 when it does not exist and 126 when it cannot be executed.
+/// The exit code of a command: 128 + N if signal N killed it, 127 if it was not
+/// found, 126 if it cannot be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitStatus(pub i32);
 
@@ -84,12 +83,12 @@ impl ExitStatus {
     }
 }
 
-/// What a command printed, for commands that pixels runs for itself.
+/// The output of a command that pixels runs for its own purposes.
 #[derive(Debug, Clone)]
 pub struct Output {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
-    /// Its beginning.
+    /// The beginning of stderr.
     pub stderr: Vec<u8>,
 }
 
@@ -110,21 +109,22 @@ pub enum FileKind {
     Other,
 }
 
-/// A file to be written whole.
+/// A file to write.
 #[derive(Debug, Clone)]
 pub struct GuestFile {
     /// Absolute, inside the guest.
     pub path: String,
     pub content: Vec<u8>,
-    /// Permission bits, applied also when the file exists.
+    /// Permission bits, also applied to an existing file.
     pub mode: u32,
     pub owner: Ids,
 }
 
-/// What [`Guest::fill_file`] takes at once: one packet, for each server.
+/// Largest chunk of [`Guest::write_chunks`]. It fits into one packet of every
+/// server.
 pub const MAX_CHUNK: usize = 255 * 1024;
 
-/// What has to be so before a command may begin.
+/// A check that must succeed before a command starts.
 pub type Precondition<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
 /// The inside of one pixel.
@@ -137,47 +137,47 @@ pub type Precondition<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>
 /// [`Backend::can_access_stopped_files`]: super::Backend::can_access_stopped_files
 #[async_trait]
 pub trait Guest: Send + Sync {
-    /// Runs a command to its end and returns how it ended.
+    /// Runs a command to its end and returns its exit status.
     ///
-    /// Streams are byte-exact and drained before this returns. A missing exit
+    /// Streams are byte-exact and complete when this returns. A missing exit
     /// status is `Error::Protocol`, never success. A stopped pixel is
     /// `Error::WrongState`. Dropping the future kills the command.
     async fn exec(&self, request: &ExecRequest, io: ExecIo) -> Result<ExitStatus>;
 
-    /// Like [`exec`](Self::exec), for a command that must not begin before it
-    /// is admitted: a refusal is returned in place of its status. Where the
-    /// server can, the command is made ready meanwhile.
+    /// Like [`exec`](Self::exec), for a command that must not start before
+    /// `precondition` has succeeded; otherwise its error is returned. If the
+    /// server supports it, the command is prepared at the same time.
     async fn exec_admitted(
         &self,
         request: &ExecRequest,
         io: ExecIo,
-        admission: Precondition<'_>,
+        precondition: Precondition<'_>,
     ) -> Result<ExitStatus> {
-        admission.await?;
+        precondition.await?;
         self.exec(request, io).await
     }
 
-    /// Runs a command without input and collects what it prints; what is more
-    /// than any script of ours has to say is `Error::TooLarge`.
+    /// Runs a command without input and collects its output. More output than
+    /// any command of pixels prints is `Error::TooLarge`.
     async fn output(&self, request: &ExecRequest) -> Result<Output>;
 
-    /// Reads at most `limit` bytes; a symlink in the last component is followed
-    /// inside the guest. Missing is `Error::NotFound`.
+    /// Reads the first `limit` bytes of a file. A symlink in the last component
+    /// is followed inside the guest. Missing is `Error::NotFound`.
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>>;
 
     /// Creates or replaces a file; the parent directory must exist.
     async fn write_file(&self, file: &GuestFile) -> Result<()>;
 
-    /// Writes what comes, in chunks of up to [`FILLING`] bytes, from the
-    /// beginning of a file that is there; nothing else about it changes. Missing is `Error::NotFound`. Some of it may have
-    /// been written when it fails, or when the sender is dropped early.
+    /// Writes chunks of at most [`MAX_CHUNK`] bytes from the beginning of an
+    /// existing file, and changes nothing else about it. Missing is
+    /// `Error::NotFound`. After an error, or if the sender is dropped early, some
+    /// chunks may be written.
     async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()>;
 
-    /// Gives a file another name in the same filesystem, in the place of what
-    /// is there.
+    /// Renames a file in the same filesystem and replaces an existing target.
     async fn rename(&self, from: &str, to: &str) -> Result<()>;
 
-    /// Removes one file or symlink. Missing counts as done.
+    /// Removes a file or symlink. Missing counts as done.
     async fn remove_file(&self, path: &str) -> Result<()>;
 
     /// Creates a directory with mode 0755; an existing one counts as done.
@@ -186,12 +186,12 @@ pub trait Guest: Send + Sync {
     /// Creates a symlink; an existing entry of that name counts as done.
     async fn symlink(&self, path: &str, target: &str) -> Result<()>;
 
-    /// What a symlink leads to, as it says.
+    /// The target of a symlink, unresolved.
     async fn read_link(&self, path: &str) -> Result<String>;
 
-    /// The names in a directory, in no order. Missing is `Error::NotFound`.
+    /// The names in a directory, in any order. Missing is `Error::NotFound`.
     async fn list_dir(&self, path: &str) -> Result<Vec<String>>;
 
-    /// Facts about the entry itself; links are not followed.
+    /// The metadata of a directory entry. Symlinks are not followed.
     async fn stat(&self, path: &str) -> Result<FileStat>;
 }

@@ -1,17 +1,17 @@
-//! Amounts of memory, as people write them.
+//! Parses and prints amounts of memory.
 
 use std::fmt;
 
-/// In bytes. With less, no usual system comes up.
+/// Smallest memory of a pixel in bytes. With less, no common system boots.
 pub const LEAST_MEMORY: u64 = 16 * 1024 * 1024;
 
-/// Bytes of a text in MiB, with or without a unit.
+/// Parses an amount in MiB, or with the unit MiB or GiB, to bytes.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = Some(digits)
         .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|digits| digits.parse().ok())
-        .ok_or("expected a number of MiB, or one with MiB or GiB")?;
+        .ok_or("expected a number of MiB, or a number with MiB or GiB")?;
     let unit: u64 = match &text[digits.len()..] {
         "" | "MiB" | "M" => 1024 * 1024,
         "GiB" | "G" => 1024 * 1024 * 1024,
@@ -22,11 +22,11 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
             Err("a pixel needs at least 16 MiB; for GiB, add the unit: 4GiB".into())
         }
         Some(bytes) => Ok(bytes),
-        None => Err("that is more memory than can be counted".into()),
+        None => Err("memory value out of range".into()),
     }
 }
 
-/// Bytes, in the largest unit that needs no fraction.
+/// Bytes, printed in the largest unit that needs no fraction.
 #[derive(Debug, Clone, Copy)]
 pub struct Size(pub u64);
 
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_mib_unless_a_unit_says_otherwise() {
+    fn parse_memory_defaults_to_mib() {
         assert_eq!(parse_memory("512"), Ok(512 << 20));
         assert_eq!(parse_memory("4GiB"), Ok(4 << 30));
         assert_eq!(parse_memory("16"), Ok(16 << 20));
@@ -66,10 +66,10 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_told_without_fractions() {
-        let told = [0, 1000, 3 << 10, 64 << 20, 1 << 30, (1 << 20) + 1];
+    fn size_is_printed_without_fractions() {
+        let sizes = [0, 1000, 3 << 10, 64 << 20, 1 << 30, (1 << 20) + 1];
         assert_eq!(
-            told.map(|bytes| Size(bytes).to_string()),
+            sizes.map(|bytes| Size(bytes).to_string()),
             [
                 "0 bytes",
                 "1000 bytes",

@@ -1,5 +1,5 @@
-//! The vocabulary every other part speaks: names, types, errors, and the two
-//! traits a backend implements. No sockets, processes or printing in here.
+//! The types that all other parts share: names, errors, and the traits of a
+//! backend. Nothing here opens sockets, runs processes or prints.
 
 mod cancel;
 mod capture;
@@ -38,11 +38,11 @@ pub use types::{
 };
 pub use util::{fnv1a, hex, lock, random_hex};
 
-/// All pixels of one backend.
+/// All pixels of a server.
 ///
-/// Every call is one request of the user's and may be dropped at any await:
-/// what the server has begun by then it may still finish, so a caller that
-/// gives up asks [`Backend::settle`] before it undoes anything.
+/// Every call may be dropped at any await. The server may still finish an
+/// operation that it has started by then, so a caller that gives up calls
+/// [`Backend::wait_idle`] before it reverts anything.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync {
     /// Whether [`Guest`] reads and writes files of a stopped pixel.
@@ -55,50 +55,51 @@ pub trait Backend: Debug + Send + Sync {
     /// `Error::Unsupported`.
     fn isolated_network(&self) -> Result<&dyn IsolatedNetwork>;
 
-    /// Makes a pixel from an image, with its limits, disk, network and
-    /// properties in place, and does **not** start it.
-    /// A taken name is `Error::AlreadyExists`.
+    /// Creates a pixel from an image, with its limits, disk, network and
+    /// properties, and does **not** start it. Fails with `Error::AlreadyExists`
+    /// if the name is in use.
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript>;
 
-    /// Copies a pixel's present state or one of its checkpoints and does
-    /// **not** start the copy. The source may run and is left as it is; no
-    /// snapshot stays behind. Hardware identity (MAC) is new; identity inside
-    /// (machine-id, host keys) is the business of the first boot.
+    /// Clones the current state of a pixel or one of its checkpoints, and does
+    /// **not** start the clone. The source may run and is not changed; no
+    /// snapshot remains. The clone gets a new MAC from the server; its first boot
+    /// generates a new machine-id and new host keys.
     async fn fork(&self, spec: &ForkSpec) -> Result<InitScript>;
 
     /// Starts a pixel. Already running counts as done.
     async fn start(&self, name: &Name) -> Result<()>;
 
-    /// Stops a pixel: asks it to shut down, and kills it after `grace`.
+    /// Stops a pixel: requests a shutdown, and kills it after `grace`.
     /// Already stopped counts as done.
     async fn stop(&self, name: &Name, grace: std::time::Duration) -> Result<()>;
 
-    /// Stops and deletes a pixel with all its checkpoints.
-    /// Missing is `Error::NotFound`.
+    /// Stops and deletes a pixel and its checkpoints. Fails with
+    /// `Error::NotFound` if the pixel is missing.
     async fn destroy(&self, name: &Name) -> Result<()>;
 
-    /// One pixel. Missing is `Error::NotFound`. Addresses are not filled in.
+    /// A pixel, without its addresses. Fails with `Error::NotFound` if it is
+    /// missing.
     async fn get(&self, name: &Name) -> Result<Instance>;
 
-    /// All pixels, sorted by name, in a number of requests that does not
-    /// depend on how many there are.
+    /// All pixels, sorted by name. The number of requests does not depend on the
+    /// number of pixels.
     async fn list(&self) -> Result<Vec<Instance>>;
 
-    /// The pixel's primary IPv4 address, as the pixel itself has it now.
+    /// The pixel's primary IPv4 address, as configured in the pixel.
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>>;
 
-    /// What a running pixel uses at this moment.
+    /// The current resource usage of a running pixel.
     async fn usage(&self, name: &Name) -> Result<Usage>;
 
-    /// Tells what happens to pixels from now on, until dropped; returns only
-    /// when the connection is lost.
+    /// Streams lifecycle events until dropped. Returns only if the connection is
+    /// lost.
     async fn watch(&self, on_event: &mut (dyn FnMut(Event) + Send)) -> Result<()>;
 
-    /// Merges server-side properties; an empty value removes a key.
+    /// Merges properties into those of a pixel. An empty value deletes the key.
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()>;
 
-    /// Takes a checkpoint of the disk. A taken label is `Error::AlreadyExists`.
-    /// With `expires_in`, the server removes it by itself after that time.
+    /// Takes a checkpoint of the disk. Fails with `Error::AlreadyExists` if the
+    /// label is in use. The server deletes the checkpoint after `expires_in`.
     async fn checkpoint(
         &self,
         name: &Name,
@@ -109,31 +110,33 @@ pub trait Backend: Debug + Send + Sync {
     /// The checkpoints of a pixel, oldest first.
     async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>>;
 
-    /// The checkpoints, by whomever, that [`Backend::restore`] would destroy
-    /// because they are newer; whoever restores asks first.
+    /// The labels of newer checkpoints that [`Backend::restore`] would delete,
+    /// those of other tools included. Callers confirm the loss first.
     async fn newer_checkpoints(&self, _: &Name, _: &Label) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 
-    /// Puts the disk back to a checkpoint. A running pixel is restarted, a
-    /// stopped one stays stopped.
+    /// Restores the disk and the properties of a checkpoint. A running pixel is
+    /// restarted, a stopped pixel stays stopped.
     async fn restore(&self, name: &Name, label: &Label) -> Result<()>;
 
-    /// Missing is `Error::NotFound`.
+    /// Deletes a checkpoint. Fails with `Error::NotFound` if it is missing.
     async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()>;
 
-    /// False as long as the server was only asked and never told: then there
-    /// is nothing to undo.
+    /// False if this backend has sent only requests that read, so that there is
+    /// nothing to revert.
     fn has_sent_writes(&self) -> bool {
         true
     }
 
-    /// Waits until no operation on this pixel is under way on the server.
+    /// Waits until no operation on this pixel runs on the server, including
+    /// operations started by dropped calls.
     async fn wait_idle(&self, name: &Name) -> Result<()>;
 
-    /// Waits, at most for `limit`, for requests whose callers gave up.
+    /// Waits, at most for `limit`, for requests whose callers were dropped.
     async fn close(&self, limit: std::time::Duration);
 
+    /// Access to the inside of a pixel. Sends nothing.
     fn guest<'a>(&'a self, name: &'a Name) -> Box<dyn Guest + 'a>;
 }
 

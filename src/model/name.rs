@@ -1,19 +1,19 @@
-//! Names of pixels and checkpoints: validated before any request is made.
+//! Names of pixels and labels of checkpoints, validated before any request.
 //!
-//! The server-side prefix `px-` lives here and nowhere else. Every command
-//! takes `box` or `px-box` and means the same instance.
+//! No other code knows the prefix `px-` of names on the server. Every command
+//! accepts `box` and `px-box` for the same instance.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What every instance of ours is called by on the server.
+/// Prefix of the names of pixels' instances on the server.
 const PREFIX: &str = "px-";
 const MAX_LEN: usize = 60;
-/// Kept for the machinery of pixels itself: `px-gateway`, and `px-gateway-…`
-/// for further segments, enforce network policies.
+/// Reserved: `px-gateway`, and `px-gateway-BRIDGE` for further isolated bridges,
+/// are gateways.
 const GATEWAY: &str = "gateway";
 
-/// Why a name or label was refused. The message names the value and the rule.
+/// An invalid name or label. The message has the value and the violated rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {kind} {value:?}: {rule}")]
 pub struct InvalidName {
@@ -27,7 +27,7 @@ pub struct InvalidName {
 pub struct Name(String);
 
 impl Name {
-    /// The name without the prefix, as users type and read it.
+    /// The name without the prefix, as users know it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -37,8 +37,8 @@ impl Name {
         format!("{PREFIX}{}", self.0)
     }
 
-    /// The gateway of the usual segment, or of another one. No pixel of the
-    /// user's can have this name, and no listing shows it.
+    /// The gateway of the default isolated bridge, or of `bridge`. Users cannot
+    /// give a pixel this name, and lists do not contain it.
     pub fn gateway(bridge: Option<&str>) -> Self {
         match bridge {
             None => Self(GATEWAY.into()),
@@ -46,8 +46,8 @@ impl Name {
         }
     }
 
-    /// The pixel an instance on the server stands for; `None` when the
-    /// instance is not one of ours.
+    /// The pixel of an instance on the server; `None` if the instance is not a
+    /// pixel.
     pub fn from_instance(instance: &str) -> Option<Self> {
         instance.strip_prefix(PREFIX)?;
         instance.parse().ok()
@@ -57,30 +57,30 @@ impl Name {
 impl FromStr for Name {
     type Err = InvalidName;
 
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        let bare = typed.strip_prefix(PREFIX).unwrap_or(typed);
-        let refuse = |rule| InvalidName {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bare = text.strip_prefix(PREFIX).unwrap_or(text);
+        let invalid = |rule| InvalidName {
             kind: "pixel name",
-            value: typed.to_owned(),
+            value: text.to_owned(),
             rule,
         };
-        check(bare, |c| matches!(c, 'a'..='z' | '0'..='9' | '-')).map_err(|fault| {
-            refuse(match fault {
-                Fault::Empty => "it is empty",
-                Fault::Long => "at most 60 characters are allowed",
-                Fault::Dash => "it must not begin or end with a dash",
-                Fault::Character => "only a-z, 0-9 and - are allowed",
+        check(bare, |c| matches!(c, 'a'..='z' | '0'..='9' | '-')).map_err(|violation| {
+            invalid(match violation {
+                Violation::Empty => "it is empty",
+                Violation::Long => "at most 60 characters are allowed",
+                Violation::Dash => "it must not begin or end with a dash",
+                Violation::Character => "only a-z, 0-9 and - are allowed",
             })
         })?;
-        // As it is shown it would mean another pixel.
+        // Without its prefix such a name would mean another pixel.
         if bare.starts_with(PREFIX) {
-            return Err(refuse("px- at its beginning is not part of the name"));
+            return Err(invalid("it must not begin with px-px-"));
         }
         if bare
             .strip_prefix(GATEWAY)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         {
-            return Err(refuse("the name is kept for pixels itself"));
+            return Err(invalid("it is reserved"));
         }
         Ok(Self(bare.to_owned()))
     }
@@ -96,7 +96,7 @@ impl fmt::Display for Name {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
-/// Labels of checkpoints that last for one command only.
+/// Prefix of labels of temporary checkpoints.
 const TEMPORARY: &str = "px-tmp-";
 
 impl Label {
@@ -104,12 +104,13 @@ impl Label {
         &self.0
     }
 
-    /// A label for the duration of one command; `unique` tells commands apart.
+    /// The label of a checkpoint that exists only during one command, which
+    /// `unique` identifies.
     pub fn temporary(unique: &str) -> Result<Self, InvalidName> {
         format!("{TEMPORARY}{unique}").parse()
     }
 
-    /// What [`Label::temporary`] was given; `None` for a lasting checkpoint.
+    /// The `unique` of [`Label::temporary`]; `None` for any other label.
     pub fn temporary_id(&self) -> Option<&str> {
         self.0.strip_prefix(TEMPORARY)
     }
@@ -118,29 +119,29 @@ impl Label {
 impl FromStr for Label {
     type Err = InvalidName;
 
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         check(
-            typed,
+            text,
             |c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.' | '_'),
         )
-        .map_err(|fault| InvalidName {
+        .map_err(|violation| InvalidName {
             kind: "checkpoint label",
-            value: typed.to_owned(),
-            rule: match fault {
-                Fault::Empty => "it is empty",
-                Fault::Long => "at most 60 characters are allowed",
-                Fault::Dash => "it must not begin or end with a dash",
-                Fault::Character => "only a-z, 0-9, -, . and _ are allowed",
+            value: text.to_owned(),
+            rule: match violation {
+                Violation::Empty => "it is empty",
+                Violation::Long => "at most 60 characters are allowed",
+                Violation::Dash => "it must not begin or end with a dash",
+                Violation::Character => "only a-z, 0-9, -, . and _ are allowed",
             },
         })?;
-        if typed.chars().all(|c| c == '.') {
+        if text.chars().all(|c| c == '.') {
             return Err(InvalidName {
                 kind: "checkpoint label",
-                value: typed.to_owned(),
-                rule: "it must not consist of dots alone",
+                value: text.to_owned(),
+                rule: "it must not consist of dots only",
             });
         }
-        Ok(Self(typed.to_owned()))
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -150,7 +151,7 @@ impl fmt::Display for Label {
     }
 }
 
-/// What a clone is made from: `box` (its present state) or `box:ready` (a checkpoint).
+/// The source of a clone: `box` (its current state) or `box:ready` (a checkpoint).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloneSource {
     pub pixel: Name,
@@ -160,10 +161,10 @@ pub struct CloneSource {
 impl FromStr for CloneSource {
     type Err = InvalidName;
 
-    fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        match typed.split_once(':') {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
             None => Ok(Self {
-                pixel: typed.parse()?,
+                pixel: text.parse()?,
                 label: None,
             }),
             Some((pixel, label)) => Ok(Self {
@@ -183,25 +184,25 @@ impl fmt::Display for CloneSource {
     }
 }
 
-enum Fault {
+enum Violation {
     Empty,
     Long,
     Dash,
     Character,
 }
 
-fn check(text: &str, allowed: impl Fn(char) -> bool) -> Result<(), Fault> {
+fn check(text: &str, is_allowed: impl Fn(char) -> bool) -> Result<(), Violation> {
     if text.is_empty() {
-        return Err(Fault::Empty);
+        return Err(Violation::Empty);
     }
-    if !text.chars().all(allowed) {
-        return Err(Fault::Character);
+    if !text.chars().all(is_allowed) {
+        return Err(Violation::Character);
     }
     if text.len() > MAX_LEN {
-        return Err(Fault::Long);
+        return Err(Violation::Long);
     }
     if text.starts_with('-') || text.ends_with('-') {
-        return Err(Fault::Dash);
+        return Err(Violation::Dash);
     }
     Ok(())
 }
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefix_is_optional_and_means_the_same() {
+    fn name_prefix_is_optional() {
         let bare: Name = "base-python".parse().unwrap();
         let full: Name = "px-base-python".parse().unwrap();
         assert_eq!(bare, full);
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_are_refused_with_value_and_rule() {
+    fn invalid_name_reports_value_and_rule() {
         for (bad, rule) in [
             ("", "empty"),
             ("px-", "empty"),
@@ -232,9 +233,9 @@ mod tests {
             ("a-", "dash"),
             ("ä", "a-z"),
             ("../x", "a-z"),
-            ("gateway", "kept"),
-            ("px-gateway", "kept"),
-            ("px-px-a", "not part"),
+            ("gateway", "reserved"),
+            ("px-gateway", "reserved"),
+            ("px-px-a", "px-px-"),
             (&"a".repeat(61), "60"),
         ] {
             let error = bad.parse::<Name>().unwrap_err().to_string();
@@ -254,9 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn origin_splits_at_the_first_colon_and_refuses_empty_halves() {
-        let origin: CloneSource = "px-a:ready".parse().unwrap();
-        assert_eq!(origin.to_string(), "a:ready");
+    fn clone_source_splits_at_the_first_colon() {
+        let source: CloneSource = "px-a:ready".parse().unwrap();
+        assert_eq!(source.to_string(), "a:ready");
         assert_eq!("a".parse::<CloneSource>().unwrap().label, None);
         for bad in ["a:", ":b", "a:b:c", ""] {
             assert!(bad.parse::<CloneSource>().is_err(), "{bad}");

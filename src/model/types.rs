@@ -1,4 +1,4 @@
-//! The nouns of the backend boundary.
+//! The types of the backend's API.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,17 +7,17 @@ use serde::Serialize;
 
 use super::name::{CloneSource, Label, Name};
 
-/// Server-side facts about a pixel, stored with it and inherited by clones.
+/// Records about a pixel, stored with it on the server and inherited by clones.
 ///
-/// On Incus these are the `user.pixels.*` instance keys; the key here is the
-/// part after that prefix. An empty value removes the key.
+/// On Incus these are the instance keys `user.pixels.KEY`. An empty value deletes
+/// the key.
 pub type Properties = BTreeMap<String, String>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Running,
     Stopped,
-    /// Between two states; the server is at work.
+    /// An operation on the instance runs.
     Changing,
     Failed,
 }
@@ -33,26 +33,28 @@ impl Status {
     }
 }
 
-/// One pixel as the server describes it.
+/// A pixel as the server reports it.
 #[derive(Debug, Clone)]
 pub struct Instance {
     pub name: Name,
     pub status: Status,
-    /// The primary address first. Empty when the pixel is stopped or has none yet.
+    /// The primary address comes first. Empty if the pixel is stopped or has no
+    /// address yet.
     pub addresses: Vec<Ipv4Addr>,
     /// Seconds since 1970.
     pub created_at: i64,
-    /// False until the first start: an instance whose creation was cut off.
+    /// False before the first start. Then its creation still runs or was
+    /// interrupted.
     pub started_once: bool,
     pub image: Option<String>,
     pub cpu: Option<String>,
     pub memory: Option<String>,
-    /// Runs with root's powers on the host; pixels never makes such an
-    /// instance and refuses to work with one.
+    /// The instance runs with root privileges on the host. pixels never creates
+    /// such an instance, and denies access to one.
     pub privileged: bool,
-    /// The hardware address of its first interface, once it has one.
+    /// The MAC of the first interface; `None` before the server has generated it.
     pub mac: Option<String>,
-    /// The segment it is joined to by [`Attachment::Segment`].
+    /// The bridge of [`Attachment::IsolatedBridge`].
     pub isolated_bridge: Option<String>,
     pub properties: Properties,
 }
@@ -62,53 +64,53 @@ pub struct Checkpoint {
     pub label: Label,
     /// Seconds since 1970.
     pub created_at: i64,
-    /// Bytes on disk; `None` when the storage does not tell.
+    /// Bytes on disk; `None` if the storage does not report them.
     pub size: Option<u64>,
-    /// Made by pixels for the duration of one command.
+    /// Taken by pixels for the duration of one command.
     pub temporary: bool,
-    /// Those of the pixel when it was taken.
+    /// The pixel's properties at the time of the checkpoint.
     pub properties: Properties,
 }
 
-/// Limits of a pixel; `None` keeps the default or the source's value.
+/// Limits of a pixel; `None` keeps the default, or the source's value of a clone.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// A count (`2`) or a set (`0-3`), as the backend takes it.
+    /// A number of CPUs (`2`) or a set (`0-3`).
     pub cpu: Option<String>,
     /// Bytes.
     pub memory: Option<u64>,
 }
 
-/// A script that runs as root in place of init, sets the machine up and then
-/// becomes init, or the program that `init` names. It runs at every boot and
-/// must know by itself when it is done.
+/// A script that runs as root in place of init at every boot, and then executes
+/// init. It must detect that it has nothing left to do.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
-    /// Set before the script; names and values without white space or quotes.
+    /// Shell variables of the script. Names and values have no white space or
+    /// quotes.
     pub variables: Vec<(String, String)>,
-    /// POSIX shell whose lines, comments apart, mean the same on one line.
+    /// POSIX shell that also works without comments and line breaks.
     pub script: String,
 }
 
-/// Whether the backend took the [`FirstBoot`] on; if not, it is the caller's.
+/// Whether the backend runs the [`FirstBoot`] script. If not, the caller gives the
+/// pixel its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitScript {
     Applied,
     Unsupported,
 }
 
-/// How a new instance is joined to the network.
+/// How a new instance is attached to the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
-    /// To the network of the user's settings, or what is found on the server.
+    /// To the network of the settings, by default the server's default network.
     Default,
-    /// To this segment and nothing else. The server passes no frame between
-    /// two such instances, none under a hardware address that is not the
-    /// instance's own, and no IPv6.
+    /// Only to this isolated bridge. The server drops frames between two such
+    /// instances, frames with another MAC than the instance's, and IPv6.
     IsolatedBridge(String),
-    /// To the network of the settings and, by a second interface (`eth1`), to
-    /// a segment; the server's host reaches `subnet` through it. It starts
-    /// with the server.
+    /// To the network of the settings and, with a second interface (`eth1`), to
+    /// an isolated bridge. The server's host routes `subnet` to the instance. The
+    /// instance starts with the server.
     Gateway {
         bridge: String,
         /// Such as `10.98.0.0/16`.
@@ -130,33 +132,33 @@ pub struct CreateSpec {
 pub struct ForkSpec {
     pub name: Name,
     pub from: CloneSource,
-    /// `None` keeps the source's.
+    /// `None` keeps the attachment of the source.
     pub network: Option<Attachment>,
     pub limits: Limits,
-    /// Set on the clone, over what it inherits.
+    /// Merged into the inherited properties.
     pub properties: Properties,
     pub first_boot: FirstBoot,
 }
 
-/// Something that happened to a pixel, as the server tells it.
+/// A lifecycle event of a pixel, as the server reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
     /// RFC 3339.
     pub at: String,
     #[serde(serialize_with = "as_text")]
     pub pixel: Name,
-    /// The server's word for it, such as `instance-started`.
+    /// The server's term, such as `instance-started`.
     pub action: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
     pub by: Option<Requestor>,
 }
 
-fn as_text<S: serde::Serializer>(name: &Name, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(name)
+fn as_text<S: serde::Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
 }
 
-/// Who asked for something.
+/// The user who sent a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Requestor {
     pub username: String,
@@ -165,17 +167,18 @@ pub struct Requestor {
     pub address: String,
 }
 
-/// What a running pixel uses; counters begin with its start.
+/// Resource usage of a running pixel. Counters start at zero with the pixel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Time of all CPUs together.
+    /// The sum over all CPUs.
     pub cpu: std::time::Duration,
-    /// Bytes, like all that follows.
+    /// Bytes.
     pub memory: u64,
-    /// `None` where the storage does not tell.
+    /// Bytes; `None` if the storage does not report them.
     pub disk: Option<u64>,
+    /// Bytes received by all network interfaces.
     pub received: u64,
+    /// Bytes sent by all network interfaces.
     pub sent: u64,
-    /// A number.
     pub processes: u64,
 }

@@ -46,7 +46,7 @@ fn invalid_usage_fails_before_any_request() {
         ("px-", "it is empty"),
         ("a-", "must not begin or end with a dash"),
         (&"a".repeat(61), "at most 60 characters"),
-        ("gateway", "kept for pixels itself"),
+        ("gateway", "it is reserved"),
     ] {
         for command in [
             vec!["create", value],

@@ -237,10 +237,10 @@ fn invalid_responses_are_errors() {
     lab::ready();
     let (bench, name) = with_pixel("lies");
     let cases = [
-        (502, GARBAGE, 1, "unexpected answer"),
-        (200, CUT_JSON, 1, "unexpected answer"),
-        (200, OTHER_JSON, 1, "unexpected answer"),
-        (200, "", 1, "unexpected answer"),
+        (502, GARBAGE, 1, "unexpected response"),
+        (200, CUT_JSON, 1, "unexpected response"),
+        (200, OTHER_JSON, 1, "unexpected response"),
+        (200, "", 1, "unexpected response"),
         (403, FORBIDDEN, 5, "Forbidden"),
         (500, BROKEN, 1, "disk on fire"),
     ];
@@ -315,7 +315,7 @@ fn create_failing_on_server_leaves_nothing() {
             "POST /1.0/instances",
             Fault::Instead(200, GARBAGE),
             1,
-            "unexpected answer",
+            "unexpected response",
         ),
         (
             "POST /1.0/instances",
@@ -334,7 +334,7 @@ fn create_failing_on_server_leaves_nothing() {
             WAIT,
             Fault::Instead(200, OTHER_JSON),
             1,
-            "unexpected answer",
+            "unexpected response",
         ),
         (
             "PUT */state",
@@ -346,7 +346,7 @@ fn create_failing_on_server_leaves_nothing() {
             "PUT */state",
             Fault::Answer(200, CUT_JSON),
             1,
-            "unexpected answer",
+            "unexpected response",
         ),
         // Another operation on the instance is in progress: not a failure.
         ("PUT */state", Fault::Answer(400, BUSY), 0, ""),

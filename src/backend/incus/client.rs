@@ -92,7 +92,7 @@ impl Client {
 
     /// Sends `GET` and decodes the metadata of the answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let request = self.request(Method::GET, path).limit(REQUEST);
+        let request = self.request(Method::GET, path).deadline(REQUEST);
         self.decode(path, request).await
     }
 
@@ -103,13 +103,13 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<(), Failure> {
-        let request = self.request(method, path).limit(REQUEST).json(body)?;
+        let request = self.request(method, path).deadline(REQUEST).json(body)?;
         self.decode::<Value>(path, request).await.map(drop)
     }
 
     /// Sends a `DELETE` that starts no operation.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
-        let request = self.request(Method::DELETE, path).limit(REQUEST);
+        let request = self.request(Method::DELETE, path).deadline(REQUEST);
         self.decode::<Value>(path, request).await.map(drop)
     }
 
@@ -118,8 +118,8 @@ impl Client {
         let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
     }
 
-    pub(super) fn has_changed_anything(&self) -> bool {
-        self.inner.http.has_changed_anything()
+    pub(super) fn has_sent_writes(&self) -> bool {
+        self.inner.http.has_sent_writes()
     }
 
     /// Whether a request whose answer was lost may still start its operation.

@@ -1,4 +1,4 @@
-//! New instances: from an image, and as copies of others.
+//! Creates instances from images and as copies of other instances.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::model::{
     Subject,
 };
 
-/// The extension for `security.guestapi`: without it the pixel would come up
-/// with `/dev/incus` in it.
+/// The extension for `security.guestapi=false`, without which pixels would have
+/// `/dev/incus`.
 const NO_GUEST_API: &str = "restrict_dev_incus";
-/// With a download from the image server.
+/// Deadline, which includes the download from the image server.
 const CREATE: Duration = Duration::from_secs(15 * 60);
 const COPY: Duration = Duration::from_secs(5 * 60);
-/// User ids of its own: no pixel can use up what the kernel counts per user
-/// (inotify instances, keys) for the others, or touch their files.
+/// A separate range of user ids: no pixel exhausts the kernel's limits per user
+/// (inotify instances, keys) for other pixels, or accesses their files.
 const ISOLATED: &str = "security.idmap.isolated";
-/// Processes in one pixel; a fork bomb stops here.
+/// Processes in a pixel, as a limit for fork bombs.
 const PROCESSES: &str = "8192";
 
 pub(super) async fn create(
@@ -35,7 +35,7 @@ pub(super) async fn create(
     spec: &CreateSpec,
 ) -> Result<InitScript> {
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
-    let able = async {
+    let guest_api_can_be_off = async {
         client
             .require(NO_GUEST_API)
             .await
@@ -44,7 +44,7 @@ pub(super) async fn create(
     let (devices, local, ()) = tokio::try_join!(
         devices::resolve(client, placement, &spec.network),
         images::has(client, &spec.image),
-        able
+        guest_api_can_be_off
     )?;
     let source = if local {
         json!({"type": "image", "alias": spec.image})
@@ -66,12 +66,12 @@ pub(super) async fn create(
     });
     if matches!(spec.network, Attachment::Gateway { .. }) {
         body["config"]["boot.autostart"] = "true".into();
-        // Before the pixels that need it.
+        // The gateway starts before the pixels that need it.
         body["config"]["boot.autostart.priority"] = "100".into();
     }
-    let first = &spec.first_boot;
-    match make(client, &mut body, first, "creating the pixel", CREATE).await {
-        Ok(applied) => Ok(applied),
+    let first_boot = &spec.first_boot;
+    match create_instance(client, &mut body, first_boot, "creating the pixel", CREATE).await {
+        Ok(init_script) => Ok(init_script),
         Err(failure) => {
             let about_image = match local {
                 true => None,
@@ -101,15 +101,15 @@ pub(super) async fn fork(
         let devices = devices::interfaces(client, placement, network).await?;
         body["devices"] = json!(devices);
     }
-    let first = &spec.first_boot;
-    match make(client, &mut body, first, "copying the pixel", COPY).await {
-        Ok(taken) => Ok(taken),
+    let first_boot = &spec.first_boot;
+    match create_instance(client, &mut body, first_boot, "copying the pixel", COPY).await {
+        Ok(init_script) => Ok(init_script),
         Err(failure) if failure.is_not_found() => Err(missing_source(client, spec).await),
         Err(failure) => Err(failure.into_error_for(Subject::pixel(&spec.name))),
     }
 }
 
-/// Which half of `box:ready` does not exist.
+/// Whether the source's pixel or its checkpoint is missing.
 async fn missing_source(client: &Client, spec: &ForkSpec) -> Error {
     let from = &spec.from.pixel;
     match (instances::get(client, from).await, &spec.from.label) {
@@ -119,8 +119,8 @@ async fn missing_source(client: &Client, spec: &ForkSpec) -> Error {
     }
 }
 
-/// Limits left open keep what the image or source has, except on creation,
-/// where the caller fills them in.
+/// The configuration of a new instance. A limit of `None` keeps the source's
+/// limit, or none for a new instance.
 fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> {
     let mut config: BTreeMap<String, String> = [
         ("security.privileged", "false"),
@@ -140,15 +140,17 @@ fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> 
     config
 }
 
-/// Makes an instance, with its first boot where the server allows that.
-async fn make(
+/// Sends the creation of an instance and waits for its end. Retries without a
+/// separate range of user ids, and without the init script, if the server does
+/// not allow them.
+async fn create_instance(
     client: &Client,
     body: &mut Value,
-    first: &FirstBoot,
+    first_boot: &FirstBoot,
     doing: &str,
     deadline: Duration,
 ) -> Result<InitScript, Failure> {
-    body["config"][init_script::KEY] = init_script::config(first).into();
+    body["config"][init_script::KEY] = init_script::config(first_boot).into();
     body["config"][ISOLATED] = "true".into();
     let mut init_script = InitScript::Applied;
     loop {
@@ -181,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_pixel_is_unprivileged_and_keeps_the_guest_api_shut() {
+    fn new_instance_is_unprivileged_without_guest_api() {
         let config = config(
             &Limits {
                 cpu: Some("2".into()),

@@ -1,6 +1,6 @@
-//! Where a pixel's disk and network interface come from. Both devices are
-//! always written on the instance itself, so no profile needs editing and no
-//! profile can add a host mount to a pixel unseen.
+//! The root disk and the network interfaces of new instances. They are devices
+//! of the instance itself and it has no profiles, so no profile has to be edited
+//! and none can add a host mount to a pixel.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +10,19 @@ use super::client::{Client, encode};
 use super::error::Failure;
 use super::isolated_bridge;
 use super::wire::{Network, Pool, Profile, pairs};
-use crate::model::{Attachment, Error, Result, Subject};
+use crate::model::{Attachment, Error, Reason, Result, Subject};
 
 pub(super) type Devices = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The user's wishes; what is `None` is found on the server.
+/// The pool and network from the settings; `None` is chosen on the server.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
     pub pool: Option<String>,
     /// A managed network.
     pub network: Option<String>,
-    /// A host interface, when no managed network is named.
+    /// A host interface; ignored if `network` is set.
     pub parent: Option<String>,
+    /// How the interface is attached to `parent`; by default macvlan.
     pub nic: Option<NicKind>,
 }
 
@@ -40,43 +41,43 @@ impl NicKind {
     }
 }
 
-/// The `root` and `eth0` devices of a new pixel, and `eth1` of a gateway.
+/// The devices of a new instance: `root`, `eth0`, and `eth1` of a gateway.
 pub(super) async fn resolve(
     client: &Client,
-    options: &Placement,
+    placement: &Placement,
     network: &Attachment,
 ) -> Result<Devices> {
     let profile = DefaultProfile::new(client);
     let mut root = pairs(&[("type", "disk"), ("path", "/")]);
-    root.insert("pool".into(), pool(client, options, &profile).await?);
-    let mut devices = attached(client, options, &profile, network).await?;
+    root.insert("pool".into(), pool(client, placement, &profile).await?);
+    let mut devices = network_devices(client, placement, &profile, network).await?;
     devices.insert("root".into(), root);
     Ok(devices)
 }
 
-/// Those that are not its source's in a copy, whose disk is.
+/// The devices to override on a copy: all interfaces. The root disk is inherited.
 pub(super) async fn interfaces(
     client: &Client,
-    options: &Placement,
+    placement: &Placement,
     network: &Attachment,
 ) -> Result<Devices> {
-    attached(client, options, &DefaultProfile::new(client), network).await
+    network_devices(client, placement, &DefaultProfile::new(client), network).await
 }
 
-async fn attached(
+async fn network_devices(
     client: &Client,
-    options: &Placement,
+    placement: &Placement,
     profile: &DefaultProfile<'_>,
     network: &Attachment,
 ) -> Result<Devices> {
     let mut devices = Devices::new();
     let eth0 = match network {
         Attachment::IsolatedBridge(bridge) => isolated_bridge::pixel_nic(bridge),
-        Attachment::Default => nic(client, options, profile).await?,
+        Attachment::Default => nic(client, placement, profile).await?,
         Attachment::Gateway { bridge, subnet } => {
             devices.insert("eth1".into(), isolated_bridge::gateway_nic(bridge));
-            let mut uplink = nic(client, options, profile).await?;
-            if uplink.contains_key("network") || is(&uplink, "nictype", "bridged") {
+            let mut uplink = nic(client, placement, profile).await?;
+            if uplink.contains_key("network") || has_value(&uplink, "nictype", "bridged") {
                 uplink.insert("ipv4.routes".into(), subnet.clone());
             }
             uplink
@@ -86,24 +87,24 @@ async fn attached(
     Ok(devices)
 }
 
-/// Asked for once, and only where the settings leave something open.
+/// The server's default profile, requested once and only if it is needed.
 struct DefaultProfile<'a> {
     client: &'a Client,
-    found: OnceCell<Profile>,
+    profile: OnceCell<Profile>,
 }
 
 impl<'a> DefaultProfile<'a> {
     fn new(client: &'a Client) -> Self {
         Self {
             client,
-            found: OnceCell::new(),
+            profile: OnceCell::new(),
         }
     }
 
     async fn get(&self) -> Result<&Profile> {
-        let ask = || self.client.get("/1.0/profiles/default");
-        self.found
-            .get_or_try_init(ask)
+        let request = || self.client.get("/1.0/profiles/default");
+        self.profile
+            .get_or_try_init(request)
             .await
             .map_err(Failure::into_error)
     }
@@ -111,10 +112,10 @@ impl<'a> DefaultProfile<'a> {
 
 async fn pool(
     client: &Client,
-    options: &Placement,
+    placement: &Placement,
     profile: &DefaultProfile<'_>,
 ) -> Result<String> {
-    if let Some(name) = &options.pool {
+    if let Some(name) = &placement.pool {
         return match client
             .get::<Pool>(&format!("/1.0/storage-pools/{}", encode(name)))
             .await
@@ -128,7 +129,7 @@ async fn pool(
         .await?
         .devices
         .values()
-        .find(|d| is(d, "type", "disk") && is(d, "path", "/"))
+        .find(|d| has_value(d, "type", "disk") && has_value(d, "path", "/"))
         .and_then(|d| d.get("pool"))
     {
         return Ok(name.clone());
@@ -149,7 +150,7 @@ async fn pool(
 
 async fn nic(
     client: &Client,
-    options: &Placement,
+    placement: &Placement,
     profile: &DefaultProfile<'_>,
 ) -> Result<BTreeMap<String, String>> {
     let on_network = |network: &str| {
@@ -157,35 +158,38 @@ async fn nic(
         nic.insert("network".into(), network.to_owned());
         nic
     };
-    if let Some(name) = &options.network {
+    if let Some(name) = &placement.network {
         return match client
             .get::<Network>(&format!("/1.0/networks/{}", encode(name)))
             .await
         {
             Ok(network) if network.managed => Ok(on_network(&network.name)),
-            Ok(_) => Err(Error::Invalid(
-                format!(
-                    "network {name:?} is not managed by Incus: name it in defaults.parent instead"
-                )
-                .into(),
-            )),
+            Ok(_) => {
+                let reason = format!("network {name:?} is not managed by Incus");
+                let hint = "set defaults.parent to it instead of defaults.network";
+                Err(Error::Invalid(Reason::from(reason).with_hint(hint)))
+            }
             Err(failure) => Err(failure.into_error_for(Subject::Network(name.clone()))),
         };
     }
-    if let Some(parent) = &options.parent {
+    if let Some(parent) = &placement.parent {
         let mut nic = pairs(&[("type", "nic"), ("name", "eth0")]);
-        let kind = options.nic.unwrap_or(NicKind::Macvlan);
+        let kind = placement.nic.unwrap_or(NicKind::Macvlan);
         nic.insert("nictype".into(), kind.as_str().into());
         nic.insert("parent".into(), parent.clone());
         return Ok(nic);
     }
     let profile = profile.get().await?;
-    if let Some(found) = profile.devices.values().find(|d| is(d, "type", "nic")) {
+    if let Some(found) = profile
+        .devices
+        .values()
+        .find(|d| has_value(d, "type", "nic"))
+    {
         let mut nic = found.clone();
         nic.insert("name".into(), "eth0".into());
-        // These belong to one instance, not to every pixel.
-        for own in ["hwaddr", "ipv4.address", "ipv6.address"] {
-            nic.remove(own);
+        // Each instance has its own addresses.
+        for key in ["hwaddr", "ipv4.address", "ipv6.address"] {
+            nic.remove(key);
         }
         return Ok(nic);
     }
@@ -210,9 +214,10 @@ async fn nic(
         })
 }
 
-fn choose(mut found: Vec<String>, usual: &str) -> Result<String, Vec<String>> {
-    if found.iter().any(|name| name == usual) {
-        return Ok(usual.to_owned());
+/// The preferred name if it is there, or the only name; otherwise all names.
+fn choose(mut found: Vec<String>, preferred: &str) -> Result<String, Vec<String>> {
+    if found.iter().any(|name| name == preferred) {
+        return Ok(preferred.to_owned());
     }
     match found.len() {
         1 => Ok(found.remove(0)),
@@ -224,18 +229,13 @@ fn ambiguous(subject: Subject, what: &str, key: &str, found: Vec<String>) -> Err
     if found.is_empty() {
         Error::NotFound(subject)
     } else {
-        Error::Invalid(
-            format!(
-                "the server has several {what} ({}): name one in {key}",
-                found.join(", ")
-            )
-            .into(),
-        )
+        let reason = format!("the server has several {what} ({})", found.join(", "));
+        Error::Invalid(Reason::from(reason).with_hint(format!("set {key} to one of them")))
     }
 }
 
-fn is(device: &BTreeMap<String, String>, key: &str, value: &str) -> bool {
-    device.get(key).is_some_and(|have| have == value)
+fn has_value(device: &BTreeMap<String, String>, key: &str, value: &str) -> bool {
+    device.get(key).is_some_and(|actual| actual == value)
 }
 
 #[cfg(test)]
@@ -243,8 +243,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_one_wins_then_the_only_one() {
-        let names = |of: &[&str]| of.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    fn choose_prefers_the_default_then_a_single_name() {
+        let names = |names: &[&str]| names.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         assert_eq!(
             choose(names(&["a", "default"]), "default").unwrap(),
             "default"

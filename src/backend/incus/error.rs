@@ -20,7 +20,7 @@ pub enum Failure {
     Denied { endpoint: String, reason: Reason },
     #[error("{doing} took longer than {} s", .after.as_secs())]
     TimedOut { doing: String, after: Duration },
-    #[error("unexpected answer: {0}")]
+    #[error("unexpected response: {0}")]
     Protocol(String),
     /// The daemon sends more than is taken into memory.
     #[error("{what} is larger than {}", Size(*.limit))]

@@ -104,7 +104,7 @@ fn events() {
     ];
     fuzz("incus-events", 12_000, &words, |bytes| {
         let event: Event = serde_json::from_slice(bytes).ok()?;
-        let read = watch::read(event)?;
+        let read = watch::parse(event)?;
         Some((read.checkpoint.is_some(), read.by.is_some()))
     });
 }
@@ -209,7 +209,7 @@ fn files() {
         "\r\n\r\n",
     ];
     fuzz("incus-sftp", 1500, &words, |bytes| {
-        let _ = sftp_channel::status_of(bytes);
+        let _ = sftp_channel::parse_status(bytes);
         asynchronous(async {
             let session = sftp::Files::open(in_turn(bytes).await).await;
             let Ok(session) = session else { return 0 };

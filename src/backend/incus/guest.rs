@@ -1,4 +1,4 @@
-//! `Guest` over the daemon: commands by exec sockets, files by SFTP.
+//! [`Guest`] through the daemon: commands over exec sockets, files over SFTP.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use crate::model::{
     Result, Subject,
 };
 
-/// One pixel's inside; its file session is opened on first use and kept.
+/// The guest of a pixel. The SFTP session is opened on first use and kept.
 pub(super) struct IncusGuest<'a> {
     client: &'a Client,
     name: &'a Name,
@@ -34,8 +34,8 @@ impl<'a> IncusGuest<'a> {
             .map_err(|failure| failure.into_error_for(Subject::pixel(self.name)))
     }
 
-    async fn run(&self, ready: exec::PreparedExec, io: ExecIo) -> Result<ExitStatus> {
-        exec::run(self.client, ready, io)
+    async fn run(&self, prepared: exec::PreparedExec, io: ExecIo) -> Result<ExitStatus> {
+        exec::run(self.client, prepared, io)
             .await
             .map_err(|failure| failure.into_error_for(Subject::pixel(self.name)))
     }
@@ -43,8 +43,8 @@ impl<'a> IncusGuest<'a> {
     async fn files(&self) -> Result<&sftp::Files> {
         self.files
             .get_or_try_init(|| async {
-                // The disk of a stopped pixel is mounted for it.
-                let _turn = instance_lock::lock_shared(self.client, self.name).await?;
+                // The daemon mounts the disk of a stopped instance for the session.
+                let _lock = instance_lock::lock_shared(self.client, self.name).await?;
                 sftp_channel::open(self.client, &self.name.instance()).await
             })
             .await
@@ -55,21 +55,21 @@ impl<'a> IncusGuest<'a> {
 #[async_trait]
 impl Guest for IncusGuest<'_> {
     async fn exec(&self, request: &ExecRequest, io: ExecIo) -> Result<ExitStatus> {
-        let ready = self.prepare(request).await?;
-        self.run(ready, io).await
+        let prepared = self.prepare(request).await?;
+        self.run(prepared, io).await
     }
 
     async fn exec_admitted(
         &self,
         request: &ExecRequest,
         io: ExecIo,
-        admission: Precondition<'_>,
+        precondition: Precondition<'_>,
     ) -> Result<ExitStatus> {
-        let (ready, admitted) = tokio::join!(self.prepare(request), admission);
-        admitted?;
-        match ready? {
-            ready if ready.is_stale() => self.exec(request, io).await,
-            ready => self.run(ready, io).await,
+        let (prepared, condition) = tokio::join!(self.prepare(request), precondition);
+        condition?;
+        match prepared? {
+            prepared if prepared.is_stale() => self.exec(request, io).await,
+            prepared => self.run(prepared, io).await,
         }
     }
 
@@ -86,7 +86,7 @@ impl Guest for IncusGuest<'_> {
     }
 
     async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
-        sftp::fill(self.files().await?, path, content).await
+        sftp::write_chunks(self.files().await?, path, content).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<()> {

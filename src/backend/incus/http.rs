@@ -1,4 +1,4 @@
-//! One exchange over HTTP: what is asked, its deadline, the whole answer.
+//! One HTTP exchange: a request, its deadline, and the complete answer.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,11 +13,11 @@ use serde::Serialize;
 use super::error::Failure;
 use super::transport::Transport;
 
-/// Of an answer. An instance is told with its full state in about 8 KiB, so
-/// this is a list of thousands of them.
-const ANSWER: usize = 64 * 1024 * 1024;
-/// Of a refusal, which is a sentence.
-const REFUSAL: usize = 1024 * 1024;
+/// Largest successful answer. An instance with its full state takes about
+/// 8 KiB, so this is a list of thousands.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Largest error answer, which is a sentence.
+const MAX_ERROR: usize = 1024 * 1024;
 
 #[derive(Debug)]
 enum Body {
@@ -26,31 +26,31 @@ enum Body {
     Form(Form),
 }
 
-/// One request, before it is sent.
+/// A request that is not yet sent.
 #[derive(Debug)]
 pub(super) struct Request {
     method: Method,
     path: String,
     headers: Vec<(&'static str, String)>,
     body: Body,
-    limit: Option<Duration>,
+    deadline: Option<Duration>,
 }
 
 impl Request {
-    /// `path`: with its query, and the project in it.
+    /// `path` includes the query with the project.
     pub fn new(method: Method, path: String) -> Self {
         Self {
             method,
             path,
             headers: Vec::new(),
             body: Body::Bytes(Vec::new()),
-            limit: None,
+            deadline: None,
         }
     }
 
-    /// For the whole exchange.
-    pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = Some(limit);
+    /// Limits the duration of the whole exchange.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 
@@ -69,17 +69,17 @@ impl Request {
     }
 }
 
-/// The HTTP client, made on first use.
+/// The HTTP client, created on first use.
 #[derive(Debug, Default)]
 pub(super) struct Http {
     client: OnceLock<reqwest::Client>,
-    /// Requests other than `GET` that have left, as far as we know.
-    changes: AtomicUsize,
+    /// Requests other than `GET` that may have reached the server.
+    writes: AtomicUsize,
 }
 
 impl Http {
-    /// The status and the whole body of the answer; `Failure::TooLarge` for one
-    /// that is no answer to anything.
+    /// Sends a request and returns the status and the complete body of the answer.
+    /// A body that is larger than any real answer is `Failure::TooLarge`.
     pub async fn send(
         &self,
         transport: &Transport,
@@ -92,8 +92,8 @@ impl Http {
                 self.client.get_or_init(|| made)
             }
         };
-        let changes = usize::from(request.method != Method::GET);
-        self.changes.fetch_add(changes, Ordering::Relaxed);
+        let writes = usize::from(request.method != Method::GET);
+        self.writes.fetch_add(writes, Ordering::Relaxed);
         let builder = client.request(request.method, transport.url(&request.path));
         let mut builder = match request.body {
             Body::Bytes(bytes) => builder.body(bytes),
@@ -106,13 +106,17 @@ impl Http {
         let exchange = async {
             let answer = builder.send().await.map_err(|error| {
                 if error.is_connect() {
-                    self.changes.fetch_sub(changes, Ordering::Relaxed);
+                    self.writes.fetch_sub(writes, Ordering::Relaxed);
                 }
                 broken(error)
             })?;
             let status = answer.status();
-            let limit = if status.is_success() { ANSWER } else { REFUSAL };
-            match whole(answer, limit).await.map_err(broken)? {
+            let limit = if status.is_success() {
+                MAX_ANSWER
+            } else {
+                MAX_ERROR
+            };
+            match read_body(answer, limit).await.map_err(broken)? {
                 Some(body) => Ok((status, body)),
                 None => Err(Failure::TooLarge {
                     what: format!("the answer of {} to {}", transport.name, request.path),
@@ -120,30 +124,32 @@ impl Http {
                 }),
             }
         };
-        let Some(limit) = request.limit else {
+        let Some(deadline) = request.deadline else {
             return exchange.await;
         };
-        tokio::time::timeout(limit, exchange)
+        tokio::time::timeout(deadline, exchange)
             .await
             .unwrap_or_else(|_| {
                 Err(Failure::Unreachable {
                     endpoint: transport.name.clone(),
-                    reason: format!("no answer within {} s", limit.as_secs()).into(),
+                    reason: format!("no answer within {} s", deadline.as_secs()).into(),
                 })
             })
     }
 
-    /// Whether the server may have been told to change anything.
-    pub fn has_changed_anything(&self) -> bool {
-        self.changes.load(Ordering::Relaxed) > 0
+    /// Whether a request that changes something may have reached the server.
+    pub fn has_sent_writes(&self) -> bool {
+        self.writes.load(Ordering::Relaxed) > 0
     }
 }
 
-/// The whole body of an answer. `None` for one of more than `limit` bytes, of
-/// which no more is read.
-pub async fn whole(mut answer: Response, limit: usize) -> reqwest::Result<Option<Bytes>> {
-    let told = answer.content_length();
-    if told.is_some_and(|length| length > limit as u64) {
+/// Reads the body of an answer. `None` if it has more than `limit` bytes; then
+/// the rest is not read.
+pub async fn read_body(mut answer: Response, limit: usize) -> reqwest::Result<Option<Bytes>> {
+    if answer
+        .content_length()
+        .is_some_and(|length| length > limit as u64)
+    {
         return Ok(None);
     }
     let mut body = BytesMut::new();
@@ -162,34 +168,34 @@ mod tests {
 
     use super::*;
 
-    /// What is read of this, by a reader that takes ten bytes.
+    /// Serves `answer` and reads its body with a limit of ten bytes.
     async fn read(answer: &'static [u8]) -> Option<Bytes> {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", server.local_addr().unwrap());
         let serving = tokio::spawn(async move {
             let (mut stream, _) = server.accept().await.unwrap();
-            // Whatever is asked; nothing is answered before.
+            // Wait for the request.
             stream.read_buf(&mut Vec::new()).await.unwrap();
             stream.write_all(answer).await.unwrap();
         });
         let plain = super::super::transport::plain_config().unwrap();
         let builder = reqwest::Client::builder().tls_backend_preconfigured(plain);
         let answer = builder.build().unwrap().get(url).send().await.unwrap();
-        let body = whole(answer, 10).await.unwrap();
+        let body = read_body(answer, 10).await.unwrap();
         serving.await.unwrap();
         body
     }
 
     #[tokio::test]
-    async fn a_body_is_read_up_to_its_bound() {
-        let told = read(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789").await;
-        assert_eq!(told.as_deref(), Some(&b"0123456789"[..]));
+    async fn body_above_the_limit_is_not_read() {
+        let body = read(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789").await;
+        assert_eq!(body.as_deref(), Some(&b"0123456789"[..]));
         let sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n";
         assert_eq!(read(sent).await.as_deref(), Some(&b"0123456789"[..]));
-        // One that says it is longer is not waited for, and one that says
-        // nothing is left as soon as it is.
-        let told = read(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n").await;
-        assert_eq!(told, None);
+        // A larger content length fails at once, a larger body at its first byte
+        // too many.
+        let body = read(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n").await;
+        assert_eq!(body, None);
         let sent =
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n6\r\n567890\r\n";
         assert_eq!(read(sent).await, None);

@@ -1,4 +1,4 @@
-//! Images that new instances are made from.
+//! Images of new instances.
 
 use super::client::{Client, encode};
 use super::error::Failure;
@@ -6,7 +6,7 @@ use super::messages::Meaning;
 use super::wire::ImageAlias;
 use crate::model::{Error, Result, Subject};
 
-/// Whether the server has an image of this alias itself.
+/// Whether the server itself has an image of this alias.
 pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
     let path = format!("/1.0/images/aliases/{}", encode(alias));
     match client.get::<ImageAlias>(&path).await {
@@ -16,6 +16,7 @@ pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
     }
 }
 
+/// The aliases of the server's own images.
 pub(super) async fn aliases(client: &Client) -> Result<Vec<String>> {
     let aliases: Vec<ImageAlias> = client
         .get("/1.0/images/aliases?recursion=1")
@@ -24,8 +25,8 @@ pub(super) async fn aliases(client: &Client) -> Result<Vec<String>> {
     Ok(aliases.into_iter().map(|alias| alias.name).collect())
 }
 
-/// The failure of a creation from an image of the image server `server`, if it
-/// is about the image.
+/// The error to report for a failed creation from an image of the image server
+/// `server`; `None` if the failure is not about the image.
 pub(super) fn download_error(image: &str, server: &str, failure: &Failure) -> Option<Error> {
     match failure.meaning()? {
         Meaning::ImageMissing => {
@@ -33,7 +34,7 @@ pub(super) fn download_error(image: &str, server: &str, failure: &Failure) -> Op
             Some(Error::NotFound(Subject::Image(image.to_owned())))
         }
         Meaning::ImageFailed => Some(Error::Unreachable {
-            endpoint: format!("the image server {server}, which is needed for image {image:?}"),
+            endpoint: format!("the image server {server} for image {image:?}"),
             reason: failure.to_string().into(),
         }),
         _ => None,

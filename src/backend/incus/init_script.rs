@@ -1,20 +1,21 @@
-//! A script in place of init, by the container's own configuration.
+//! A script that runs in place of init, set in the container's configuration.
 //!
-//! `lxc.init.cmd` is split at white space without regard to quotes (LXC 5 and
-//! 6, observed), so the script travels as words that the shell joins again.
+//! LXC splits `lxc.init.cmd` at white space and ignores quotes (LXC 5 and 6,
+//! observed). So the words of the script are arguments, which the shell joins
+//! and evaluates.
 
 use crate::model::FirstBoot;
 
-/// The key that carries it. Restricted projects refuse it.
+/// The configuration key. Restricted projects deny it.
 pub(super) const KEY: &str = "raw.lxc";
 
-/// The value of [`KEY`]: one line, comments left out.
-pub(super) fn config(first: &FirstBoot) -> String {
+/// The value of [`KEY`]: the script on one line, without comments.
+pub(super) fn config(first_boot: &FirstBoot) -> String {
     let mut line = String::from("lxc.init.cmd = /bin/sh -c eval${IFS}\"$*\" sh");
-    for (name, value) in &first.variables {
+    for (name, value) in &first_boot.variables {
         line.push_str(&format!(" {name}={value};"));
     }
-    for code in first.script.lines().map(str::trim) {
+    for code in first_boot.script.lines().map(str::trim) {
         if !code.is_empty() && !code.starts_with('#') {
             line.push(' ');
             line.push_str(code);
@@ -30,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_make_the_same_script_again() {
+    fn init_command_evaluates_the_script() {
         let first = FirstBoot {
             variables: vec![("a".into(), "x-1".into())],
             script: "#!/bin/sh\n# not this\nif [ \"$a\" = x-1 ]; then\n    echo \"yes  $a\";\nfi\n"

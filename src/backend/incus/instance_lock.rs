@@ -1,10 +1,10 @@
-//! Who may change an instance, among the commands of one user on this machine.
+//! Locks of instances among the commands of a user on this machine.
 //!
-//! Incus 6 takes an instance's disk off its place while it restores a
-//! snapshot, and lets other requests mount the same instance meanwhile: on
-//! btrfs that makes an empty folder in the place, the restored disk goes into
-//! it, and the instance neither starts nor lets itself be deleted any more.
-//! So a restore has the instance to itself.
+//! While Incus 6 restores a snapshot it moves the instance's disk away, and
+//! still allows other requests to mount the instance. On btrfs such a mount
+//! creates an empty directory where the disk was, the restored disk is moved
+//! into that directory, and the instance can neither be started nor deleted.
+//! So a restore takes the lock exclusively, and all other changes share it.
 
 use std::time::Duration;
 
@@ -13,58 +13,59 @@ use super::error::Failure;
 use crate::file_lock::{self, FileLock, LockMode};
 use crate::model::{Name, fnv1a};
 
-/// As long as the longest that somebody else may be at it.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
-/// Instances that share a file only wait for each other's restores.
+/// How long a lock is waited for: the deadline of a restore.
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Number of lock files. Instances with the same file wait for each other's
+/// restores.
 const FILES: u32 = 64;
 
-/// Held as long as the instance is being changed.
+/// Held during a change of the instance.
 #[derive(Debug)]
 pub(super) struct InstanceLock(
-    #[expect(dead_code, reason = "closing the file ends the turn")] FileLock,
+    #[expect(dead_code, reason = "closing the file releases the lock")] FileLock,
 );
 
-/// A change that others may be made beside.
+/// Takes the lock for a change that may overlap with others.
 pub(super) async fn lock_shared(
     client: &Client,
     name: &Name,
 ) -> Result<Option<InstanceLock>, Failure> {
-    take(client, name, LockMode::Shared).await
+    acquire(client, name, LockMode::Shared).await
 }
 
-/// A change that no other may be made beside.
+/// Takes the lock for a change that must not overlap with any other.
 pub(super) async fn lock_exclusive(
     client: &Client,
     name: &Name,
 ) -> Result<Option<InstanceLock>, Failure> {
-    take(client, name, LockMode::Exclusive).await
+    acquire(client, name, LockMode::Exclusive).await
 }
 
-/// `None` where no lock can be had: the change is made all the same.
-async fn take(
+/// `None` if locks are not available here; then the change is made without.
+async fn acquire(
     client: &Client,
     name: &Name,
-    share: LockMode,
+    mode: LockMode,
 ) -> Result<Option<InstanceLock>, Failure> {
     let attempt = async {
-        let path = file_lock::lock_dir()?.join(file(client, name));
+        let path = file_lock::lock_dir()?.join(file_name(client, name));
         let waiting = || tracing::info!(%name, "waiting for another command");
-        FileLock::acquire(&path, share, waiting).await
+        FileLock::acquire(&path, mode, waiting).await
     };
-    match tokio::time::timeout(LIMIT, attempt).await {
+    match tokio::time::timeout(TIMEOUT, attempt).await {
         Ok(Ok(lock)) => Ok(Some(InstanceLock(lock))),
         Ok(Err(error)) => {
-            tracing::warn!(%name, %error, "changes are not kept apart");
+            tracing::warn!(%name, %error, "cannot lock the instance");
             Ok(None)
         }
         Err(_) => Err(Failure::TimedOut {
             doing: "waiting for another command on the pixel".into(),
-            after: LIMIT,
+            after: TIMEOUT,
         }),
     }
 }
 
-fn file(client: &Client, name: &Name) -> String {
+fn file_name(client: &Client, name: &Name) -> String {
     let parts = [
         client.endpoint(),
         client.project().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Instances as the server has them, and what pixels keeps on record there.
+//! Reads instances and their properties.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -15,12 +15,13 @@ use super::operation::retry_while_busy;
 use super::wire::{self, Lease, NetworkState, State};
 use crate::model::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
 
-/// What pixels knows about a pixel stands in instance keys below this prefix.
+/// Prefix of the instance keys that hold a pixel's properties.
 pub(super) const PROPERTIES: &str = "user.pixels.";
 
-/// Given by the server when an instance is made.
+/// The MAC, which the server generates for each new instance, copies included.
 const MAC: &str = "volatile.eth0.hwaddr";
 
+// Status codes of instances.
 const RUNNING: u32 = 103;
 const STOPPED: u32 = 102;
 const FAILED: u32 = 112;
@@ -37,21 +38,21 @@ pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {
     Ok(instance(found, name.clone()))
 }
 
-/// One request for all instances and one per network for the addresses:
-/// asking for every instance's state costs the daemon tens of milliseconds each.
+/// Sends a request for all instances and one per network for the leases. The
+/// state of each instance would cost the daemon tens of milliseconds.
 pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     let all: Vec<wire::Instance> = client
         .get("/1.0/instances?instance-type=container&recursion=1")
         .await
         .map_err(Failure::into_error)?;
-    let ours: Vec<wire::Instance> = all
+    let pixels: Vec<wire::Instance> = all
         .into_iter()
         .filter(|i| Name::from_instance(&i.name).is_some())
         .collect();
-    if ours.is_empty() {
-        exists(client).await?;
+    if pixels.is_empty() {
+        require_project(client).await?;
     }
-    let networks: BTreeSet<&str> = ours
+    let networks: BTreeSet<&str> = pixels
         .iter()
         .filter(|i| i.status_code == RUNNING)
         .filter(|i| isolated_bridge::bridge_of(i).is_none())
@@ -63,7 +64,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
         let path = format!("/1.0/networks/{}/leases", encode(network));
         let found: Vec<Lease> = match client.get(&path).await {
             Ok(found) => found,
-            // Addresses are an extra: a network without leases still lists.
+            // A network without leases does not fail the list.
             Err(Failure::Api { code, message }) => {
                 tracing::debug!(network, code, message, "no leases");
                 continue;
@@ -76,7 +77,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
             }
         }
     }
-    let mut pixels: Vec<Instance> = ours
+    let mut pixels: Vec<Instance> = pixels
         .into_iter()
         .filter_map(|found| {
             let lease = (found.status_code == RUNNING)
@@ -94,15 +95,15 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     Ok(pixels)
 }
 
-/// A list in a project that does not exist is empty, for the server.
-async fn exists(client: &Client) -> Result<()> {
+/// Fails if the project is missing: Incus returns an empty list then.
+async fn require_project(client: &Client) -> Result<()> {
     let Some(project) = client.project() else {
         return Ok(());
     };
     let path = format!("/1.0/projects/{}", encode(project));
     match client.get::<serde_json::Value>(&path).await {
         Err(failure @ Failure::Project(_)) => Err(failure.into_error()),
-        // Who may not look at it may still have pixels in it.
+        // A user without access to the project itself may have pixels in it.
         _ => Ok(()),
     }
 }
@@ -127,26 +128,27 @@ pub(super) async fn usage(client: &Client, name: &Name) -> Result<Usage> {
 pub(super) fn usage_from(state: State) -> Usage {
     let interfaces = state.network.unwrap_or_default();
     let others = interfaces.iter().filter(|(name, _)| *name != "lo");
-    let (received, sent) = others.fold((0_u64, 0_u64), |(received, sent), (_, one)| {
-        let (more, out) = (one.counters.bytes_received, one.counters.bytes_sent);
+    let (received, sent) = others.fold((0_u64, 0_u64), |(received, sent), (_, interface)| {
+        let counters = &interface.counters;
         (
-            received.saturating_add(amount(more)),
-            sent.saturating_add(amount(out)),
+            received.saturating_add(known(counters.bytes_received)),
+            sent.saturating_add(known(counters.bytes_sent)),
         )
     });
     let disks = state.disk.unwrap_or_default();
     Usage {
-        cpu: Duration::from_nanos(amount(state.cpu.usage)),
-        memory: amount(state.memory.usage),
-        disk: disks.get("root").map(|disk| amount(disk.usage)),
+        cpu: Duration::from_nanos(known(state.cpu.usage)),
+        memory: known(state.memory.usage),
+        disk: disks.get("root").map(|disk| known(disk.usage)),
         received,
         sent,
-        processes: amount(state.processes),
+        processes: known(state.processes),
     }
 }
 
-fn amount(of: i64) -> u64 {
-    u64::try_from(of).unwrap_or(0)
+/// Unknown amounts are negative.
+fn known(amount: i64) -> u64 {
+    u64::try_from(amount).unwrap_or(0)
 }
 
 fn global_ipv4(interface: &NetworkState) -> Option<Ipv4Addr> {
@@ -171,14 +173,14 @@ pub(super) async fn set_properties(
 ) -> Result<()> {
     let body = json!({"config": with_prefix(properties)});
     let path = path(name);
-    let of_pixel = |failure: Failure| failure.into_error_for(Subject::pixel(name));
-    let _turn = instance_lock::lock_shared(client, name)
+    let about_pixel = |failure: Failure| failure.into_error_for(Subject::pixel(name));
+    let _lock = instance_lock::lock_shared(client, name)
         .await
-        .map_err(of_pixel)?;
-    // A pixel that is being started takes no change for that moment.
+        .map_err(about_pixel)?;
+    // The daemon rejects changes while the instance starts.
     retry_while_busy(|| client.send(Method::PATCH, &path, &body))
         .await
-        .map_err(of_pixel)
+        .map_err(about_pixel)
 }
 
 pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
@@ -218,7 +220,7 @@ pub(super) fn properties(config: &BTreeMap<String, String>) -> Properties {
         .collect()
 }
 
-/// Seconds since 1970 of the daemon's time stamps; an unset one is far in the past.
+/// Seconds since 1970 of a time stamp of the daemon; 0 or less if it is unset.
 pub(super) fn timestamp(text: &str) -> i64 {
     time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
         .map_or(0, time::OffsetDateTime::unix_timestamp)
@@ -233,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unset_time_stamps_are_not_a_start() {
+    fn unset_time_stamps_are_not_positive() {
         assert!(timestamp("1970-01-01T00:00:00Z") <= 0);
         assert!(timestamp("0001-01-01T00:00:00Z") <= 0);
         assert!(timestamp("2026-11-23T14:07:46.252698822Z") > 0);
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_primary_address_is_the_interface_of_ours() {
+    fn primary_address_is_the_global_ipv4() {
         let interface: NetworkState = serde_json::from_value(json!({"addresses": [
             {"family": "inet6", "address": "fe80::1", "scope": "link"},
             {"family": "inet", "address": "10.1.2.3", "scope": "global"},

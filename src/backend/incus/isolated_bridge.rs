@@ -1,5 +1,5 @@
-//! Segments: bridges without an address of the host's, and the interfaces on
-//! them.
+//! Isolated bridges: networks without an address of the host, and the interfaces
+//! on them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,62 +12,64 @@ use super::client::{Client, encode};
 use super::error::Failure;
 use super::messages::{EXEC_OPERATION, Meaning};
 use super::wire::{self, Network, NetworkState, Operation, pairs};
-use crate::model::{Error, Result, Subject};
+use crate::model::{Error, Reason, Result, Subject};
 use crate::retry;
 
-/// For a moment in which no interface of the host's goes away.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// For a bridge that somebody else is making or removing.
+/// How long a step is retried that fails because the host's network changes.
+const RETRY: Duration = Duration::from_secs(20);
+/// How long another command's creation or removal of the bridge is waited for.
 const CHANGING: Duration = Duration::from_secs(5);
-/// For a moment in which the server does nothing else.
-const CALM: Duration = Duration::from_secs(10);
+/// How long [`wait_for_quiet_daemon`] waits.
+const QUIET: Duration = Duration::from_secs(10);
 /// The status code of an operation that has not ended.
 const RUNNING: u32 = 103;
 const ISOLATION: &str = "security.port_isolation";
 
-/// The access lists of a network, and what becomes of what they do not mention.
+/// The access lists of a network.
 const ACLS: &str = "security.acls";
-const DEFAULTS: &str = "security.acls.default.";
+/// Prefix of the actions for traffic that no access list mentions.
+const ACL_DEFAULTS: &str = "security.acls.default.";
 
-fn path(bridge: &str) -> String {
+fn network_path(bridge: &str) -> String {
     format!("/1.0/networks/{}", encode(bridge))
 }
 
-/// The access list is called like its bridge.
-fn acl(bridge: &str) -> String {
+/// The access list has the name of its bridge.
+fn acl_path(bridge: &str) -> String {
     format!("/1.0/network-acls/{}", encode(bridge))
 }
 
-/// Makes the bridge and its access list, or mends the list. Of several that do
-/// so at once each returns when both are there.
+/// Creates the bridge and its access list, or repairs the list. Safe to call
+/// concurrently: each call returns when both exist.
 pub(super) async fn ensure(client: &Client, bridge: &str) -> Result<()> {
-    let plain = |failure: Failure| failure.into_error_for(subject(bridge));
-    client.require("network_bridge_acl").await.map_err(plain)?;
+    let about = |failure: Failure| failure.into_error_for(subject(bridge));
+    client.require("network_bridge_acl").await.map_err(about)?;
     let attempt = || async {
         match step(client, bridge).await {
             Ok(true) => retry::Next::Done(Ok(())),
             Ok(false) => retry::Next::Again(unfinished(bridge)),
-            Err(Step::Passing(failure)) => retry::Next::Again(plain(failure)),
-            Err(Step::Failed(error)) => retry::Next::Done(Err(error)),
+            Err(StepError::Transient(failure)) => retry::Next::Again(about(failure)),
+            Err(StepError::Failed(error)) => retry::Next::Done(Err(error)),
         }
     };
-    retry::until(PATIENCE, attempt).await.unwrap_or_else(Err)
+    retry::until(RETRY, attempt).await.unwrap_or_else(Err)
 }
 
-/// Why a step towards a bridge got nowhere.
-enum Step {
-    Passing(Failure),
+/// Why a step of [`ensure`] failed.
+enum StepError {
+    /// A retry may succeed; see [`Meaning::HostNetworkBusy`].
+    Transient(Failure),
     Failed(Error),
 }
 
-/// Whether the bridge is there; does what is next when it is not.
-async fn step(client: &Client, bridge: &str) -> Result<bool, Step> {
-    let told = |failure: Failure| match is_transient(&failure) {
-        true => Step::Passing(failure),
-        false => Step::Failed(failure.into_error_for(subject(bridge))),
+/// Takes the next step to a complete bridge. Whether it is complete now.
+async fn step(client: &Client, bridge: &str) -> Result<bool, StepError> {
+    let step_error = |failure: Failure| match is_transient(&failure) {
+        true => StepError::Transient(failure),
+        false => StepError::Failed(failure.into_error_for(subject(bridge))),
     };
-    ensure_acl(client, bridge).await.map_err(told)?;
-    let found = find(client, bridge).await.map_err(Step::Failed)?;
+    ensure_acl(client, bridge).await.map_err(step_error)?;
+    let found = find(client, bridge).await.map_err(StepError::Failed)?;
     let none = |key: &str| (key.to_owned(), json!("none"));
     let mut config: serde_json::Map<String, Value> = ["ipv4.address", "ipv6.address", "dns.mode"]
         .map(none)
@@ -78,20 +80,20 @@ async fn step(client: &Client, bridge: &str) -> Result<bool, Step> {
         let body = json!({
             "name": bridge,
             "type": "bridge",
-            "description": "pixels: leads to their gateway and nowhere else",
+            "description": "pixels: isolated bridge to their gateway",
             "config": config,
         });
         wait_for_quiet_daemon(client).await;
         return match client.send(Method::POST, "/1.0/networks", &body).await {
             Ok(()) => Ok(true),
             Err(failure) if is_transient(&failure) => {
-                // What is half there would be in the way.
-                let _ = client.delete(&path(bridge)).await;
-                Err(Step::Passing(failure))
+                // An incomplete bridge would block the retry.
+                let _ = client.delete(&network_path(bridge)).await;
+                Err(StepError::Transient(failure))
             }
-            // Somebody else was quicker.
+            // Another command has created it.
             Err(failure) if failure.meaning() == Some(Meaning::AlreadyExists) => Ok(false),
-            Err(failure) => Err(told(failure)),
+            Err(failure) => Err(step_error(failure)),
         };
     };
     if network.status == "Pending" {
@@ -106,26 +108,23 @@ async fn step(client: &Client, bridge: &str) -> Result<bool, Step> {
     }
     let body = json!({"config": config});
     client
-        .send(Method::PATCH, &path(bridge), &body)
+        .send(Method::PATCH, &network_path(bridge), &body)
         .await
-        .map_err(told)?;
+        .map_err(step_error)?;
     Ok(true)
 }
 
 fn unfinished(bridge: &str) -> Error {
-    Error::Invalid(
-        format!(
-            "network {bridge:?} on the server was never finished: \
-         `incus network delete {bridge}` makes room for a new one"
-        )
-        .into(),
-    )
+    let reason = format!("network {bridge:?} on the server is incomplete");
+    let hint = format!("run: incus network delete {bridge}");
+    Error::Invalid(Reason::from(reason).with_hint(hint))
 }
 
-/// An interface that goes away fails what the daemon does with a bridge at that
-/// moment, see [`is_passing`], and when it fails twice the bridge's own
-/// interface is left, without a record: no request removes it. So a moment is
-/// waited for in which no instance comes or goes, unless there is none.
+/// Waits, at most for [`QUIET`], until no operation on an instance runs.
+///
+/// A change of the host's interfaces makes the daemon's work on a bridge fail
+/// (see [`Meaning::HostNetworkBusy`]). If it fails twice, the interface of the
+/// bridge stays on the host without a record, and no request removes it.
 async fn wait_for_quiet_daemon(client: &Client) {
     let attempt = || async {
         let all = client.get::<BTreeMap<String, Vec<Operation>>>("/1.0/operations?recursion=1");
@@ -136,7 +135,7 @@ async fn wait_for_quiet_daemon(client: &Client) {
                     && operation
                         .resources
                         .as_ref()
-                        .is_some_and(|of| of.contains_key("instances"))
+                        .is_some_and(|resources| resources.contains_key("instances"))
             })
         });
         match busy {
@@ -144,10 +143,10 @@ async fn wait_for_quiet_daemon(client: &Client) {
             false => retry::Next::Done(()),
         }
     };
-    let _ = retry::until(CALM, attempt).await;
+    let _ = retry::until(QUIET, attempt).await;
 }
 
-/// Repeats what the daemon fails at for a reason that goes away.
+/// Repeats a request that fails because the host's network changes.
 async fn retry_transient<T, F>(request: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
@@ -158,19 +157,19 @@ where
             outcome => retry::Next::Done(outcome),
         }
     };
-    retry::until(PATIENCE, attempt).await.unwrap_or_else(Err)
+    retry::until(RETRY, attempt).await.unwrap_or_else(Err)
 }
 
 fn is_transient(failure: &Failure) -> bool {
     failure.meaning() == Some(Meaning::HostNetworkBusy)
 }
 
-/// The bridge of that name, which must be one of ours.
+/// The isolated bridge of this name. Any other network of the name is an error.
 async fn find(client: &Client, bridge: &str) -> Result<Option<Network>> {
     let attempt = || async {
-        match client.get::<Network>(&path(bridge)).await {
+        match client.get::<Network>(&network_path(bridge)).await {
             Ok(network) if is_pixels_bridge(&network) => retry::Next::Done(Ok(Some(network))),
-            // The interface is there before the record is, and after it.
+            // The interface exists before and after its record.
             Ok(network) if !network.managed => retry::Next::Again(unrecorded(bridge)),
             Ok(network) if network.status == "Pending" => retry::Next::Again(foreign(bridge)),
             Ok(_) => retry::Next::Done(Err(foreign(bridge))),
@@ -182,13 +181,9 @@ async fn find(client: &Client, bridge: &str) -> Result<Option<Network>> {
 }
 
 fn unrecorded(bridge: &str) -> Error {
-    Error::Invalid(
-        format!(
-            "the server's machine has an interface {bridge:?} that Incus has not on record: \
-         `ip link delete {bridge}` there makes room, or name another bridge in network.bridge"
-        )
-        .into(),
-    )
+    let reason = format!("the server's host has an interface {bridge:?} that is not in Incus");
+    let hint = format!("run on the host: `ip link delete {bridge}`, or set another network.bridge");
+    Error::Invalid(Reason::from(reason).with_hint(hint))
 }
 
 fn is_pixels_bridge(network: &Network) -> bool {
@@ -196,41 +191,41 @@ fn is_pixels_bridge(network: &Network) -> bool {
         && network.kind == "bridge"
         && is_isolated(network)
         && !network.config.contains_key("bridge.external_interfaces")
-        && !network.config.keys().any(|key| key.starts_with(DEFAULTS))
+        && !network
+            .config
+            .keys()
+            .any(|key| key.starts_with(ACL_DEFAULTS))
 }
 
 fn foreign(bridge: &str) -> Error {
-    Error::Invalid(
-        format!(
-            "network {bridge:?} on the server leads somewhere and cannot wall pixels in: \
-         remove it, or name another bridge in network.bridge"
-        )
-        .into(),
-    )
+    let reason = format!("network {bridge:?} on the server is not an isolated bridge");
+    let hint = "delete it, or set another network.bridge";
+    Error::Invalid(Reason::from(reason).with_hint(hint))
 }
 
-/// The host has no address there, so instances on it get none either.
+/// Whether the host has no address on the network.
 pub(super) fn is_isolated(network: &Network) -> bool {
     let none = |key: &str| network.config.get(key).is_some_and(|value| value == "none");
     none("ipv4.address") && none("ipv6.address")
 }
 
-/// A bridge is an interface of the host's, which takes what is sent to the
-/// bridge's own hardware address and, being a router, carries it on, whether it
-/// has an address there or not. The list refuses what comes **from** the bridge
-/// for anywhere else and lets in what goes **to** it: that is the traffic from
-/// port to port, where the kernel shows it to this filter at all
-/// (`bridge-nf-call-iptables`).
+/// Creates or repairs the access list of the bridge.
+///
+/// A bridge is an interface of the host. The host accepts frames to the bridge's
+/// own MAC and, as a router, forwards them even without an address there. The
+/// list denies all traffic **from** the bridge to elsewhere and allows all **to**
+/// it, which is the traffic from port to port if the kernel passes that to this
+/// filter at all (`bridge-nf-call-iptables`).
 async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
     let rules = json!({
-        "description": "pixels: from port to port, and not to the host",
+        "description": "pixels: from port to port, not to the host",
         "config": {},
         "ingress": [{"action": "allow", "state": "enabled"}],
         "egress": [],
     });
-    let path = acl(bridge);
+    let path = acl_path(bridge);
     match client.get::<Value>(&path).await {
-        // Written again it would be replaced under whoever is making the bridge.
+        // A rewrite would replace the list while another command creates the bridge.
         Ok(found)
             if ["config", "ingress", "egress"]
                 .iter()
@@ -243,7 +238,7 @@ async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
             let mut body = rules.clone();
             body["name"] = json!(bridge);
             match client.send(Method::POST, "/1.0/network-acls", &body).await {
-                // Somebody else was quicker.
+                // Another command has created it.
                 Err(Failure::Api { .. }) => {}
                 outcome => return outcome,
             }
@@ -253,8 +248,9 @@ async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
     client.send(Method::PUT, &path, &rules).await
 }
 
+/// Deletes the bridge and its access list. Missing counts as done.
 pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
-    for path in [path(bridge), acl(bridge)] {
+    for path in [network_path(bridge), acl_path(bridge)] {
         wait_for_quiet_daemon(client).await;
         match retry_transient(|| client.delete(&path)).await {
             Err(failure) if !failure.is_not_found() => {
@@ -266,7 +262,7 @@ pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
     Ok(())
 }
 
-/// The IPv4 addresses of the machine the daemon runs on, as far as it says.
+/// The IPv4 addresses of the daemon's host, as far as the daemon reports them.
 pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
     let networks: Vec<Network> = client
         .get("/1.0/networks?recursion=1")
@@ -275,7 +271,7 @@ pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
     let mut found = Vec::new();
     for network in networks.iter().filter(|network| network.kind != "loopback") {
         match client
-            .get::<NetworkState>(&format!("{}/state", path(&network.name)))
+            .get::<NetworkState>(&format!("{}/state", network_path(&network.name)))
             .await
         {
             Ok(state) => found.extend(
@@ -299,7 +295,8 @@ fn subject(bridge: &str) -> Subject {
     Subject::Network(bridge.to_owned())
 }
 
-/// The interface of a pixel on a segment.
+/// The interface of a pixel. The server drops frames between two such
+/// interfaces, frames with another MAC than the interface's, and IPv6.
 pub(super) fn pixel_nic(bridge: &str) -> BTreeMap<String, String> {
     let mut nic = gateway_nic(bridge);
     nic.extend(pairs(&[
@@ -311,14 +308,14 @@ pub(super) fn pixel_nic(bridge: &str) -> BTreeMap<String, String> {
     nic
 }
 
-/// The interface all of them may talk to.
+/// The interface of a gateway, which all pixels on the bridge reach.
 pub(super) fn gateway_nic(bridge: &str) -> BTreeMap<String, String> {
     let mut nic = pairs(&[("type", "nic"), ("name", "eth1")]);
     nic.insert("network".into(), bridge.to_owned());
     nic
 }
 
-/// The segment an instance is confined to.
+/// The isolated bridge that an instance is attached to as a pixel.
 pub(super) fn bridge_of(instance: &wire::Instance) -> Option<String> {
     let nic = instance.expanded_devices.get("eth0")?;
     let isolated = nic.get(ISOLATION).is_some_and(|value| value == "true");

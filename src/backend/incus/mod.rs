@@ -1,4 +1,4 @@
-//! The Incus backend: REST and WebSocket over the daemon's socket or TLS.
+//! The Incus backend: REST, WebSocket and SFTP over the daemon's socket or TLS.
 
 mod client;
 mod create;
@@ -36,7 +36,7 @@ pub use client::Client;
 pub use devices::{NicKind, Placement};
 pub use error::Failure;
 pub use events::{Event, Events};
-pub use http::whole;
+pub use http::read_body;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};
 
@@ -45,17 +45,17 @@ use crate::model::{
     Label, Name, Properties, Result, Usage,
 };
 
-/// What the backend needs to know of the user's settings.
+/// The settings of the backend.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub endpoint: Endpoint,
     pub project: Option<String>,
-    /// Simplestreams server asked for images that have no local alias.
+    /// The simplestreams server of images without a local alias.
     pub image_server: String,
     pub placement: Placement,
 }
 
-/// Pixels on one Incus daemon.
+/// All pixels in a project of an Incus daemon.
 #[derive(Debug)]
 pub struct Incus {
     client: Client,
@@ -64,7 +64,7 @@ pub struct Incus {
 }
 
 impl Incus {
-    /// Checks the settings; nothing is sent.
+    /// Checks the settings. Sends nothing.
     pub fn new(options: Options) -> Result<Self> {
         Ok(Self {
             client: Client::new(&options.endpoint, options.project).map_err(Failure::into_error)?,
@@ -158,7 +158,7 @@ impl Backend for Incus {
     }
 
     fn has_sent_writes(&self) -> bool {
-        self.client.has_changed_anything()
+        self.client.has_sent_writes()
     }
 
     async fn wait_idle(&self, name: &Name) -> Result<()> {

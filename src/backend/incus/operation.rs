@@ -40,7 +40,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Running, Failure> {
-        let request = self.request(method, path).limit(REQUEST).json(body)?;
+        let request = self.request(method, path).deadline(REQUEST).json(body)?;
         self.launch_operation(path, request).await
     }
 
@@ -135,7 +135,7 @@ impl Drop for Running {
             tasks.spawn_on(
                 async move {
                     let request = client.request(Method::DELETE, &path);
-                    let _ = client.execute(&path, request.limit(CANCEL)).await;
+                    let _ = client.execute(&path, request.deadline(CANCEL)).await;
                 },
                 &runtime,
             );

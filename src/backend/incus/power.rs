@@ -1,4 +1,4 @@
-//! Changes of an instance's state, one at a time for each instance.
+//! Starts, stops and deletes instances, and waits for their operations.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,17 +16,24 @@ use super::wire::Operation;
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry;
 
-const STATE: Duration = Duration::from_secs(120);
-const SETTLE: Duration = Duration::from_secs(60);
+/// Deadline of a change.
+const CHANGE: Duration = Duration::from_secs(120);
+/// How long other operations on an instance are waited for.
+const IDLE: Duration = Duration::from_secs(60);
 
-async fn change(client: &Client, name: &Name, body: Value, doing: &str) -> Result<(), Failure> {
+async fn change_state(
+    client: &Client,
+    name: &Name,
+    body: Value,
+    doing: &str,
+) -> Result<(), Failure> {
     let path = format!("{}/state", instances::path(name));
     let running = client.start(Method::PUT, &path, &body).await?;
-    running.wait(doing, STATE).await.map(drop)
+    running.wait(doing, CHANGE).await.map(drop)
 }
 
 pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
-    let _turn = lock_shared(client, name).await?;
+    let _lock = lock_shared(client, name).await?;
     start_locked(client, name).await
 }
 
@@ -36,11 +43,11 @@ async fn lock_shared(client: &Client, name: &Name) -> Result<Option<InstanceLock
         .map_err(|failure| failure.into_error_for(Subject::pixel(name)))
 }
 
-/// The same for who has the turn already.
+/// Like [`start`], for a caller that has the lock.
 pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
     let body = json!({"action": "start", "timeout": -1});
     let outcome =
-        retry_while_busy(|| change(client, name, body.clone(), "starting the pixel")).await;
+        retry_while_busy(|| change_state(client, name, body.clone(), "starting the pixel")).await;
     if let Err(failure) = &outcome
         && failure.meaning() == Some(Meaning::RouteExists)
         && let Some(route) = failure.detail()
@@ -51,26 +58,26 @@ pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
 }
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
-    let _turn = lock_shared(client, name).await?;
+    let _lock = lock_shared(client, name).await?;
     stop_locked(client, name, grace).await
 }
 
 async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()> {
-    let gentle = json!({"action": "stop", "timeout": grace.as_secs()});
+    let graceful = json!({"action": "stop", "timeout": grace.as_secs()});
     let force = json!({"action": "stop", "timeout": -1, "force": true});
-    let ask = |body: Value| {
-        retry_while_busy(move || change(client, name, body.clone(), "stopping the pixel"))
+    let stop = |body: Value| {
+        retry_while_busy(move || change_state(client, name, body.clone(), "stopping the pixel"))
     };
     let outcome = if grace.is_zero() {
-        ask(force).await
+        stop(force).await
     } else {
-        match ask(gentle).await {
+        match stop(graceful).await {
             Err(failure @ Failure::Api { .. })
                 if !failure.is_not_found()
                     && failure.meaning() != Some(Meaning::AlreadyStopped) =>
             {
                 tracing::debug!(%failure, "graceful stop failed, forcing");
-                ask(force).await
+                stop(force).await
             }
             other => other,
         }
@@ -78,7 +85,7 @@ async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()
     ok_if_in_state(client, name, outcome, Status::Stopped).await
 }
 
-/// A failed state change whose goal is reached all the same counts as done.
+/// A failed change counts as done if the instance is in the state `goal`.
 async fn ok_if_in_state(
     client: &Client,
     name: &Name,
@@ -96,23 +103,23 @@ async fn ok_if_in_state(
     }
 }
 
-/// Stopped, and then deleted: again when it was busy or had been started
-/// in between.
+/// Stops and deletes the instance. Retries if another operation runs or has
+/// started the instance in between.
 pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
     let target = instances::path(name);
-    let again =
+    let can_retry =
         |failure: &Failure| failure.is_busy() || failure.meaning() == Some(Meaning::StillRunning);
-    let _turn = lock_shared(client, name).await?;
+    let _lock = lock_shared(client, name).await?;
     let delete = async || {
         let running = client.start(Method::DELETE, &target, &json!({})).await?;
-        running.wait("deleting the pixel", STATE).await.map(drop)
+        running.wait("deleting the pixel", CHANGE).await.map(drop)
     };
     retry::until(BUSY, || async {
         if let Err(error) = stop_locked(client, name, Duration::ZERO).await {
             return retry::Next::Done(Err(error));
         }
         match delete().await {
-            Err(failure) if again(&failure) => retry::Next::Again(failure),
+            Err(failure) if can_retry(&failure) => retry::Next::Again(failure),
             outcome => retry::Next::Done(outcome.map_err(|failure| delete_error(failure, name))),
         }
     })
@@ -124,26 +131,26 @@ fn delete_error(failure: Failure, name: &Name) -> Error {
     match (failure.meaning(), failure.detail()) {
         (Some(Meaning::DiskLost), Some(path)) => Error::WrongState {
             subject: Subject::Disk(path),
-            state: "lost: a plain folder stands there".into(),
+            state: "lost: a plain directory is in its place".into(),
         },
         _ => failure.into_error_for(Subject::pixel(name)),
     }
 }
 
-/// Waits until the server has no operation under way on the instance, nor any
-/// of our requests on its way to it.
+/// Waits until no operation on the instance runs on the server, and until no
+/// request of this process that may start one is on its way.
 pub(super) async fn wait_idle(client: &Client, name: &Name) -> Result<()> {
-    client.drain(SETTLE).await;
+    client.drain(IDLE).await;
     wait_for_operations(client, name, &|_| true).await
 }
 
-/// Waits until nobody changes the instance; commands in it may go on.
+/// Waits until no operation changes the instance. Commands in it may run.
 pub(super) async fn wait_until_unchanged(client: &Client, name: &Name) -> Result<()> {
     wait_for_operations(client, name, &|operation| operation.class != "websocket").await
 }
 
-/// Waits while the instance is put back to a snapshot: by another machine,
-/// whose commands know nothing of the turns of this one.
+/// Waits while a snapshot is restored by a command on another machine, which
+/// does not share this machine's lock files.
 pub(super) async fn wait_for_foreign_restore(client: &Client, name: &Name) -> Result<()> {
     let restore = |operation: &Operation| operation.description == RESTORE_OPERATION;
     wait_for_operations(client, name, &restore).await
@@ -152,11 +159,11 @@ pub(super) async fn wait_for_foreign_restore(client: &Client, name: &Name) -> Re
 async fn wait_for_operations(
     client: &Client,
     name: &Name,
-    counts: &(dyn Fn(&Operation) -> bool + Sync),
+    is_relevant: &(dyn Fn(&Operation) -> bool + Sync),
 ) -> Result<()> {
     let target = instances::path(name);
-    let idle = retry::until(SETTLE, || async {
-        match under_way(client, &target, counts).await {
+    let idle = retry::until(IDLE, || async {
+        match running_operation(client, &target, is_relevant).await {
             Ok(None) if client.awaits_late_request() => retry::Next::Again(()),
             Ok(None) => retry::Next::Done(Ok(())),
             Ok(Some(id)) => {
@@ -169,23 +176,24 @@ async fn wait_for_operations(
     });
     idle.await.unwrap_or_else(|()| {
         Err(Error::TimedOut {
-            doing: format!("the server's work on {}", Subject::pixel(name)),
-            after: SETTLE,
+            doing: format!("waiting for operations on {}", Subject::pixel(name)),
+            after: IDLE,
         })
     })
 }
 
-async fn under_way(
+/// The id of a relevant operation on the instance at `target`.
+async fn running_operation(
     client: &Client,
     target: &str,
-    counts: &(dyn Fn(&Operation) -> bool + Sync),
+    is_relevant: &(dyn Fn(&Operation) -> bool + Sync),
 ) -> Result<Option<String>, Failure> {
     let all: BTreeMap<String, Vec<Operation>> = client.get("/1.0/operations?recursion=1").await?;
     let snapshots = format!("{target}/");
     Ok(all
         .into_values()
         .flatten()
-        .filter(|operation| operation.status_code < 200 && counts(operation))
+        .filter(|operation| operation.status_code < 200 && is_relevant(operation))
         .find(|operation| {
             operation
                 .resources

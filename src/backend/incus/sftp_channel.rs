@@ -1,5 +1,5 @@
-//! An SFTP session over the daemon's upgraded connection, for the files of a
-//! running or a stopped instance.
+//! Opens SFTP sessions to running and stopped instances, over an upgraded
+//! connection of the daemon.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::client::{Client, encode};
 use super::error::Failure;
 use crate::backend::sftp::Files;
 
-/// For the daemon to mount the instance's disk and start its file server.
+/// Deadline: the daemon mounts the instance's disk and starts a file server.
 const OPENING: Duration = Duration::from_secs(30);
 const HEADER_LIMIT: usize = 16 * 1024;
 
-/// Opens a session; `Failure::Api` 404 when the instance is missing.
+/// Opens a session. A missing instance is `Failure::Api` with code 404.
 pub(super) async fn open(client: &Client, instance: &str) -> Result<Files, Failure> {
     let attempt = async {
         let transport = client.transport();
@@ -30,14 +30,16 @@ pub(super) async fn open(client: &Client, instance: &str) -> Result<Files, Failu
             .map_err(|e| lost(&e))?;
         stream.flush().await.map_err(|e| lost(&e))?;
         let mut header = Vec::new();
-        // Byte by byte: what follows the header belongs to SFTP.
+        // Byte by byte: the bytes after the header belong to SFTP.
         while !header.ends_with(b"\r\n\r\n") {
             if header.len() > HEADER_LIMIT {
-                return Err(Failure::Protocol("endless answer header".into()));
+                return Err(Failure::Protocol(
+                    "the header of the answer is too long".into(),
+                ));
             }
             header.push(stream.read_u8().await.map_err(|e| lost(&e))?);
         }
-        let status = status_of(&header)?;
+        let status = parse_status(&header)?;
         if status != 101 {
             let mut rest = Vec::new();
             let _ = tokio::time::timeout(Duration::from_secs(1), stream.read_buf(&mut rest)).await;
@@ -62,10 +64,10 @@ pub(super) async fn open(client: &Client, instance: &str) -> Result<Files, Failu
         })
 }
 
-pub(super) fn status_of(header: &[u8]) -> Result<u16, Failure> {
+pub(super) fn parse_status(header: &[u8]) -> Result<u16, Failure> {
     std::str::from_utf8(header)
         .ok()
         .and_then(|text| text.split_whitespace().nth(1))
         .and_then(|code| code.parse().ok())
-        .ok_or_else(|| Failure::Protocol("no HTTP status line".into()))
+        .ok_or_else(|| Failure::Protocol("the answer has no HTTP status".into()))
 }

@@ -1,4 +1,4 @@
-//! Checkpoints are instance snapshots.
+//! Checkpoints, which are instance snapshots.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,8 +16,9 @@ use super::wire::Snapshot;
 use super::{instance_lock, power};
 use crate::model::{Checkpoint, Error, Label, Name, Result, Status, Subject};
 
+/// Deadline to take or delete a snapshot.
 const SNAPSHOT: Duration = Duration::from_secs(5 * 60);
-/// Stops, rolls back and starts again.
+/// Deadline of a restore: stop, roll back, start.
 const RESTORE: Duration = Duration::from_secs(10 * 60);
 
 fn snapshot_path(name: &Name, label: &Label) -> String {
@@ -32,15 +33,15 @@ pub(super) async fn create(
 ) -> Result<()> {
     let mut body = json!({"name": label.as_str(), "stateful": false});
     if let Some(lifetime) = expires_in {
-        let able = client.require("snapshot_expiry_creation").await;
-        able.map_err(Failure::into_error)?;
+        let supported = client.require("snapshot_expiry_creation").await;
+        supported.map_err(Failure::into_error)?;
         let until = (OffsetDateTime::now_utc() + lifetime)
             .format(&Rfc3339)
             .map_err(|e| Error::Invalid(e.to_string().into()))?;
         body["expires_at"] = json!(until);
     }
     let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
-    let _turn = instance_lock::lock_shared(client, name)
+    let _lock = instance_lock::lock_shared(client, name)
         .await
         .map_err(about)?;
     power::wait_for_foreign_restore(client, name).await?;
@@ -67,7 +68,7 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
     let mut checkpoints: Vec<(String, Checkpoint)> = found
         .into_iter()
         .filter_map(|snapshot| {
-            // Names we could not act on (made by other tools) are not offered.
+            // Other tools create names that are not valid labels.
             let label = parse_label(&snapshot.name)?;
             Some((
                 snapshot.created_at.clone(),
@@ -81,19 +82,19 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
             ))
         })
         .collect();
-    // The time stamps carry nanoseconds and are all UTC.
+    // The time stamps have nanoseconds and are in UTC, so texts compare.
     checkpoints.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(checkpoints.into_iter().map(|(_, c)| c).collect())
 }
 
 pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Result<()> {
     let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
-    let _turn = instance_lock::lock_exclusive(client, name)
+    let _lock = instance_lock::lock_exclusive(client, name)
         .await
         .map_err(about)?;
-    // Others than those with turns are at least not met on purpose.
+    // Changes from other machines do not take the lock.
     power::wait_until_unchanged(client, name).await?;
-    exists(client, name, label).await?;
+    require_snapshot(client, name, label).await?;
     let before = instances::get(client, name).await?.status;
     let body = json!({"restore": label.as_str()});
     let target = path(name);
@@ -108,7 +109,7 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     })
     .await
     .map_err(about)?;
-    // What was cut short had stopped the pixel; who repeats it finds it so.
+    // A failed attempt has stopped the pixel, so the next one leaves it stopped.
     if before == Status::Running && attempts.load(Relaxed) > 1 {
         power::start_locked(client, name).await?;
     }
@@ -117,11 +118,11 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
 
 pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Result<()> {
     let about = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
-    let _turn = instance_lock::lock_shared(client, name)
+    let _lock = instance_lock::lock_shared(client, name)
         .await
         .map_err(about)?;
     power::wait_for_foreign_restore(client, name).await?;
-    exists(client, name, label).await?;
+    require_snapshot(client, name, label).await?;
     let target = snapshot_path(name, label);
     let attempts = AtomicU32::new(0);
     retry_while_busy(|| async {
@@ -134,15 +135,15 @@ pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Resul
     })
     .await
     .or_else(|failure| match failure {
-        // The attempt before removed it and failed at what comes after.
+        // An earlier attempt deleted the snapshot and failed after that.
         failure if failure.is_not_found() && attempts.load(Relaxed) > 1 => Ok(()),
         failure => Err(about(failure)),
     })
 }
 
-/// The daemon answers a missing snapshot of some calls like a missing
-/// instance: look first, so that the error names the right thing.
-async fn exists(client: &Client, name: &Name, label: &Label) -> Result<()> {
+/// Fails if the snapshot is missing. Some calls report a missing snapshot like a
+/// missing instance, so this check comes first.
+async fn require_snapshot(client: &Client, name: &Name, label: &Label) -> Result<()> {
     match client.get::<Snapshot>(&snapshot_path(name, label)).await {
         Ok(_) => Ok(()),
         Err(failure) if failure.is_not_found() => {

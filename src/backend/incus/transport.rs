@@ -1,6 +1,6 @@
-//! How bytes reach the daemon: a Unix socket, or TLS with a client
-//! certificate. HTTP and upgraded connections (WebSocket, SFTP) use the same
-//! settings, so what is verified for one is verified for the other.
+//! Connections to the daemon: a Unix socket, or TLS with a client certificate.
+//! HTTP and upgraded connections (WebSocket, SFTP) use the same settings, so both
+//! verify the server in the same way.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,15 +18,16 @@ use url::Url;
 use super::error::Failure;
 use crate::backend::tls;
 
-/// A daemon that accepts no connection within this time is not there.
+/// Deadline for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A remote peer that vanished without closing is given up after this silence
-/// and this many unanswered probes.
-const SILENCE: Duration = Duration::from_secs(15);
-const PROBES: u32 = 3;
-const BETWEEN_PROBES: Duration = Duration::from_secs(5);
+/// TCP keep-alive to a remote server: the silence before the first probe, the
+/// pause between probes, and the number of unanswered probes that end the
+/// connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
 
-/// Where the daemon is and how it is authenticated.
+/// The address of the daemon and the credentials.
 #[derive(Debug, Clone)]
 pub enum Endpoint {
     /// The local daemon's socket.
@@ -38,11 +39,11 @@ pub enum Endpoint {
 pub struct Remote {
     /// Such as `https://box:8443`.
     pub url: String,
-    /// PEM files; both or none.
+    /// PEM files: both or none.
     pub client_cert: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
-    /// PEM file with the server's own certificate (pinned, whatever name it
-    /// carries) or with the CA that signed it (the name is then checked).
+    /// PEM file with the server's own certificate, which is pinned and may have
+    /// any name, or with the CA that signed it; then the name is checked.
     pub server_cert: Option<PathBuf>,
     /// Accept any server certificate.
     pub insecure: bool,
@@ -65,14 +66,14 @@ enum Kind {
         /// Without the brackets of an IPv6 address.
         host: String,
         port: u16,
-        /// With them, and with the port.
+        /// With the brackets and the port.
         authority: String,
         tls: Arc<ClientConfig>,
     },
 }
 
 impl Transport {
-    /// Reads and checks certificates; opens no connection.
+    /// Reads and checks certificates. Opens no connection.
     pub fn new(endpoint: &Endpoint) -> Result<Self, Failure> {
         match endpoint {
             Endpoint::Unix(path) => Ok(Self {
@@ -87,9 +88,7 @@ impl Transport {
                 if url.scheme() != "https" {
                     return Err(bad("only https:// URLs are accepted".into()));
                 }
-                let name = url
-                    .host_str()
-                    .ok_or_else(|| bad("it names no host".into()))?;
+                let name = url.host_str().ok_or_else(|| bad("it has no host".into()))?;
                 let port = url.port().unwrap_or(443);
                 Ok(Self {
                     name: remote.url.trim_end_matches('/').to_owned(),
@@ -120,33 +119,33 @@ impl Transport {
         }
     }
 
+    /// A new HTTP client.
     pub fn http(&self) -> Result<reqwest::Client, Failure> {
         let builder = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT);
         let builder = match &self.kind {
-            // No connection is kept for reuse: a pool opens one ahead and
-            // leaves it silent when another becomes free first, and the daemon
-            // serves nobody until a silent connection speaks or closes (see
-            // `connect`). The TLS part is never used here; an empty one saves
-            // reading the system's roots in every command.
+            // No connection pool: it may open a connection in advance and leave it
+            // silent, which blocks the daemon (see `connect`). TLS is not used
+            // here; the empty configuration saves every command from reading the
+            // system's root certificates.
             Kind::Unix(path) => builder
                 .unix_socket(path.clone())
                 .pool_max_idle_per_host(0)
                 .tls_backend_preconfigured(plain_config()?),
             Kind::Https { tls, .. } => builder
-                .tcp_keepalive(SILENCE)
-                .tcp_keepalive_interval(BETWEEN_PROBES)
-                .tcp_keepalive_retries(PROBES)
+                .tcp_keepalive(KEEPALIVE_IDLE)
+                .tcp_keepalive_interval(KEEPALIVE_INTERVAL)
+                .tcp_keepalive_retries(KEEPALIVE_PROBES)
                 .tls_backend_preconfigured((**tls).clone()),
         };
         builder.build().map_err(|e| Failure::Setup(e.to_string()))
     }
 
-    /// A fresh connection on which the caller must send at once: the daemon
-    /// reads the first bytes inside its accept loop, so a silent connection
-    /// holds up every other client.
+    /// Opens a connection, on which the caller must send at once: the daemon reads
+    /// the first bytes inside its accept loop, so a silent connection blocks all
+    /// other clients.
     pub async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
         let attempt = async {
             match &self.kind {
@@ -159,7 +158,7 @@ impl Transport {
                 } => {
                     let tcp = TcpStream::connect((host.as_str(), *port)).await?;
                     tcp.set_nodelay(true)?;
-                    keep_alive(&tcp)?;
+                    enable_keepalive(&tcp)?;
                     let name = ServerName::try_from(host.clone())
                         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
                     let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls))
@@ -180,14 +179,15 @@ impl Transport {
     }
 }
 
-fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+fn enable_keepalive(tcp: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, SILENCE)?;
-    sockopt::set_tcp_keepintvl(tcp, BETWEEN_PROBES)?;
-    sockopt::set_tcp_keepcnt(tcp, PROBES)?;
+    sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_PROBES)?;
     Ok(())
 }
 
+/// TLS settings that trust no server.
 pub(super) fn plain_config() -> Result<ClientConfig, Failure> {
     let provider = Arc::new(provider::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)

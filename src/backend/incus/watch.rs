@@ -1,4 +1,4 @@
-//! What the daemon tells of instances, for those that are pixels.
+//! Lifecycle events of pixels.
 
 use serde::Deserialize;
 
@@ -15,11 +15,11 @@ struct Lifecycle {
     #[serde(default)]
     source: String,
     #[serde(default)]
-    requestor: Option<Who>,
+    requestor: Option<WireRequestor>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Who {
+struct WireRequestor {
     #[serde(default)]
     username: String,
     #[serde(default)]
@@ -33,16 +33,16 @@ pub(super) async fn watch(client: &Client, on_event: &mut (dyn FnMut(Event) + Se
     let mut events = subscribed.map_err(Failure::into_error)?;
     loop {
         let event = events.next().await.map_err(Failure::into_error)?;
-        if let Some(event) = read(event) {
+        if let Some(event) = parse(event) {
             on_event(event);
         }
     }
 }
 
-/// `None` for what is about no pixel.
-pub(super) fn read(event: events::Event) -> Option<Event> {
-    let told: Lifecycle = serde_json::from_value(event.metadata).ok()?;
-    let path = told.source.split('?').next()?;
+/// `None` for an event that is not about a pixel.
+pub(super) fn parse(event: events::Event) -> Option<Event> {
+    let lifecycle: Lifecycle = serde_json::from_value(event.metadata).ok()?;
+    let path = lifecycle.source.split('?').next()?;
     let mut steps = path.strip_prefix("/1.0/instances/")?.split('/');
     let pixel = Name::from_instance(steps.next()?)?;
     let checkpoint = match (steps.next(), steps.next()) {
@@ -52,9 +52,9 @@ pub(super) fn read(event: events::Event) -> Option<Event> {
     Some(Event {
         at: event.timestamp,
         pixel,
-        action: told.action,
+        action: lifecycle.action,
         checkpoint,
-        by: told.requestor.map(|who| Requestor {
+        by: lifecycle.requestor.map(|who| Requestor {
             username: who.username,
             protocol: who.protocol,
             address: who.address,
@@ -76,11 +76,11 @@ mod tests {
                 "requestor": {"username": "root", "protocol": "unix", "address": "@"},
             },
         });
-        read(serde_json::from_value(event).unwrap())
+        parse(serde_json::from_value(event).unwrap())
     }
 
     #[test]
-    fn only_pixels_are_told_of() {
+    fn events_of_other_instances_are_ignored() {
         let event = event_from("/1.0/instances/px-a/snapshots/b?project=p").unwrap();
         assert_eq!(event.pixel.as_str(), "a");
         assert_eq!(event.checkpoint.as_deref(), Some("b"));

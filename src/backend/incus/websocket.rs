@@ -1,4 +1,4 @@
-//! WebSockets on connections of their own.
+//! WebSockets, each on its own connection.
 
 use std::io;
 use std::pin::Pin;
@@ -16,20 +16,22 @@ use super::transport::ByteStream;
 
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
+/// Read buffer of a socket that receives output; also the largest frame sent.
 pub(super) const CHUNK: usize = 128 * 1024;
-/// Of a frame and of a message; the daemon's frames of output are below a MiB.
-/// Room is made for a frame as soon as its length is told, whatever that says.
+/// Largest frame and message. The daemon's frames of output are below a MiB. The
+/// WebSocket library allocates a frame when it has read its length.
 pub(super) const LARGEST: usize = 16 * 1024 * 1024;
-/// What waits to be sent: answers to pings pile up where nobody reads them.
+/// Largest write buffer. Answers to pings stay in it if the daemon does not read.
 const UNSENT: usize = 4 * 1024 * 1024;
-/// For sockets on which the daemon sends hardly anything.
+/// Read buffer of a socket on which the daemon sends almost nothing.
 pub(super) const SMALL: usize = 4 * 1024;
 
-/// Opens a WebSocket on a fresh connection.
+/// Opens a WebSocket on a new connection.
 pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
     upgrade(client, client.transport().connect().await?, path, CHUNK).await
 }
 
+/// Upgrades a new connection to a WebSocket with a read buffer of `buffer` bytes.
 pub(super) async fn upgrade(
     client: &Client,
     stream: Box<dyn ByteStream>,
@@ -44,7 +46,10 @@ pub(super) async fn upgrade(
         Err(WsError::Io(error)) => Err(Failure::connection(client.endpoint(), &error)),
         Err(WsError::Http(answer)) => Err(Failure::Api {
             code: answer.status().as_u16(),
-            message: format!("no WebSocket at {}", path.split('?').next().unwrap_or(path)),
+            message: format!(
+                "cannot open a WebSocket at {}",
+                path.split('?').next().unwrap_or(path)
+            ),
         }),
         Err(other) => Err(Failure::Unreachable {
             endpoint: client.endpoint().to_owned(),
@@ -61,14 +66,14 @@ pub(super) fn config(buffer: usize) -> WebSocketConfig {
         .max_write_buffer_size(UNSENT)
 }
 
-/// Whether the daemon wanted to send more than [`LARGEST`] at once.
+/// Whether the daemon sent a frame or message above [`LARGEST`].
 pub(super) fn is_too_large(error: &WsError) -> bool {
     matches!(error, WsError::Capacity(_))
 }
 
-/// A connection whose failing writes are ignored: the answer to a ping may come
-/// too late for the daemon, and must not hide the output that is still unread.
-/// Reading tells when the connection is really lost.
+/// A connection that ignores failed writes: the daemon may close before the answer
+/// to its ping, and output that is still unread must not be lost. If the
+/// connection is broken, reads fail.
 pub(super) struct Receiver(pub Box<dyn ByteStream>);
 
 impl AsyncRead for Receiver {

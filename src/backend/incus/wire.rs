@@ -1,4 +1,4 @@
-//! The daemon's JSON, only the fields that are read.
+//! The daemon's JSON, with the fields that pixels reads.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub struct Envelope {
     pub error_code: u16,
     #[serde(default)]
     pub error: String,
-    /// Decoded once, into what the caller asked for.
+    /// Decoded by the caller.
     #[serde(default)]
     pub metadata: Option<Box<RawValue>>,
 }
@@ -23,7 +23,7 @@ pub struct Envelope {
 pub struct Server {
     #[serde(default)]
     pub api_extensions: Vec<String>,
-    /// `trusted` when the daemon knows our certificate or socket.
+    /// `trusted` if the daemon trusts this client.
     #[serde(default)]
     pub auth: String,
     #[serde(default)]
@@ -32,7 +32,7 @@ pub struct Server {
 
 impl Server {
     pub fn has(&self, extension: &str) -> bool {
-        self.api_extensions.iter().any(|have| have == extension)
+        self.api_extensions.iter().any(|known| known == extension)
     }
 }
 
@@ -51,7 +51,7 @@ pub struct Operation {
     pub id: String,
     #[serde(default)]
     pub description: String,
-    /// `task` for what changes something, `websocket` for commands.
+    /// `task` for changes, `websocket` for commands.
     #[serde(default)]
     pub class: String,
     #[serde(default)]
@@ -110,7 +110,7 @@ pub struct State {
     pub processes: i64,
 }
 
-/// Bytes of a disk or of memory, nanoseconds of a CPU; below zero when unknown.
+/// Bytes of a disk or of memory, or nanoseconds of a CPU; negative if unknown.
 #[derive(Debug, Default, Deserialize)]
 pub struct Amount {
     #[serde(default)]
@@ -170,7 +170,7 @@ pub struct Network {
     pub kind: String,
     #[serde(default)]
     pub managed: bool,
-    /// `Pending` until the interface is there.
+    /// `Pending` until the interface exists.
     #[serde(default)]
     pub status: String,
     #[serde(default)]
@@ -183,7 +183,7 @@ pub struct ImageAlias {
     pub target: String,
 }
 
-/// An empty list comes as null.
+/// The daemon encodes an empty list as null.
 fn null_as_none<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -192,7 +192,7 @@ where
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A map of the daemon's form, for a device or its configuration.
+/// A device or configuration in the daemon's form.
 pub(super) fn pairs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
     entries
         .iter()

@@ -230,7 +230,7 @@ impl Outcome {
     /// of a bridge; see [`TestEnv::pixels`].
     #[track_caller]
     pub fn took_the_way_out(&self) -> bool {
-        let Some((_, rest)) = self.stderr.split_once("not on record: `ip link delete ") else {
+        let Some((_, rest)) = self.stderr.split_once("run on the host: `ip link delete ") else {
             return false;
         };
         let interface = rest.split('`').next().unwrap();

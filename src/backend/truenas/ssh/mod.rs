@@ -314,7 +314,7 @@ impl Session {
     }
 
     pub async fn fill(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
-        sftp::fill(self.sftp().await?, path, content).await
+        sftp::write_chunks(self.sftp().await?, path, content).await
     }
 
     pub async fn remove(&self, path: &str) -> Result<()> {
