@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::destroy::destroy;
 use super::gateway::GatewaySpec;
 use super::optional;
-use crate::model::{Backend, Error, Instance, Name, Properties, Result};
+use crate::model::{Backend, Error, Instance, Name, Properties, Result, parse_rfc3339, rfc3339};
 
 /// The property with the time of expiry in RFC 3339. Absent or empty: never.
 /// Clones do not inherit it, and a restore does not change it.
@@ -19,14 +18,12 @@ pub(super) const KEY: &str = "expires-at";
 
 /// When a pixel expires, in seconds since 1970.
 pub fn expires_at(instance: &Instance) -> Option<i64> {
-    let text = instance.properties.get(KEY)?;
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    Some(time.unix_timestamp())
+    parse_rfc3339(instance.properties.get(KEY)?)
 }
 
 /// The time until a pixel expires; zero if it has expired.
 pub fn remaining(instance: &Instance) -> Option<Duration> {
-    let seconds = expires_at(instance)? - now().unix_timestamp();
+    let seconds = expires_at(instance)? - now();
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
@@ -34,10 +31,10 @@ pub fn remaining(instance: &Instance) -> Option<Duration> {
 pub fn expiry_properties(ttl: Option<Duration>) -> Result<Properties> {
     let text = match ttl {
         None => String::new(),
-        Some(ttl) => time::Duration::try_from(ttl)
+        Some(ttl) => i64::try_from(ttl.as_secs())
             .ok()
-            .and_then(|ttl| now().checked_add(ttl))
-            .and_then(|time| time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok())
+            .and_then(|seconds| now().checked_add(seconds))
+            .and_then(rfc3339)
             .ok_or_else(|| Error::Invalid("the expiry is too far in the future".into()))?,
     };
     Ok([(KEY.to_owned(), text)].into())
@@ -62,7 +59,7 @@ pub async fn restore_expiry(backend: &dyn Backend, before: &Instance) -> Result<
 
 /// Whether a pixel has expired. A pixel that is still being created never has.
 pub fn is_expired(instance: &Instance) -> bool {
-    instance.started_once && expires_at(instance).is_some_and(|end| end <= now().unix_timestamp())
+    instance.started_once && expires_at(instance).is_some_and(|end| end <= now())
 }
 
 /// Deletes the expired pixels among `pixels`, in parallel, and removes them from
@@ -101,6 +98,7 @@ pub(super) async fn destroy_if_expired(
     }
 }
 
-fn now() -> OffsetDateTime {
-    OffsetDateTime::now_utc()
+/// Seconds since 1970.
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }

@@ -2,12 +2,10 @@
 //! pixels and checkpoints have a creation time.
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::creator::Creator;
 use super::optional;
-use crate::model::{Backend, Event, Instance, Requestor, Result};
+use crate::model::{Backend, Event, Instance, Requestor, Result, rfc3339};
 
 /// Requests sent at the same time.
 const MAX_PARALLEL: usize = 8;
@@ -27,7 +25,7 @@ pub async fn past_events(backend: &dyn Backend, pixels: &[Instance]) -> Result<V
 
 async fn creation_events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<(i64, Event)>> {
     let event = |at: i64, action: &str, checkpoint: Option<String>| Event {
-        at: rfc3339(at),
+        at: rfc3339(at).unwrap_or_default(),
         pixel: pixel.name.clone(),
         action: action.to_owned(),
         checkpoint,
@@ -48,10 +46,4 @@ async fn creation_events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<
     });
     let created = (pixel.created_at, created);
     Ok(std::iter::once(created).chain(checkpoints).collect())
-}
-
-fn rfc3339(seconds: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
-    let text = time.and_then(|time| time.format(&Rfc3339).ok());
-    text.unwrap_or_default()
 }

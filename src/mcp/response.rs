@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::options::Limits;
 use super::state::{Record, Status};
@@ -57,8 +56,7 @@ impl SandboxView {
 }
 
 fn rfc3339(at: OffsetDateTime) -> String {
-    let seconds = at.replace_nanosecond(0).unwrap_or(at);
-    seconds.format(&Rfc3339).unwrap_or_default()
+    crate::model::rfc3339(at.unix_timestamp()).unwrap_or_default()
 }
 
 /// Whole seconds, such as `1h2m3s`.

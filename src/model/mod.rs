@@ -5,6 +5,7 @@ mod cancel;
 mod capture;
 mod cpus;
 mod duration;
+mod env_name;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -12,6 +13,7 @@ mod guest;
 mod memory;
 mod name;
 mod shell;
+mod timestamp;
 mod types;
 mod util;
 
@@ -24,6 +26,7 @@ pub use cancel::unless_cancelled;
 pub use capture::{Capture, Captured, Record, Writer, collect, collect_up_to};
 pub use cpus::parse_cpus;
 pub use duration::parse_duration;
+pub use env_name::is_env_name;
 pub use error::{Error, Reason, Result, STOPPED, Subject};
 pub use guest::{
     Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, MAX_CHUNK,
@@ -32,6 +35,7 @@ pub use guest::{
 pub use memory::{LEAST_MEMORY, Size, parse_memory};
 pub use name::{CloneSource, InvalidName, Label, Name};
 pub use shell::shell_quote;
+pub use timestamp::{parse_rfc3339, rfc3339};
 pub use types::{
     Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript, Instance, Limits,
     Properties, Requestor, Status, Usage,

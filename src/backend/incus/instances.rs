@@ -222,8 +222,7 @@ pub(super) fn properties(config: &BTreeMap<String, String>) -> Properties {
 
 /// Seconds since 1970 of a time stamp of the daemon; 0 or less if it is unset.
 pub(super) fn timestamp(text: &str) -> i64 {
-    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
-        .map_or(0, time::OffsetDateTime::unix_timestamp)
+    crate::model::parse_rfc3339(text).unwrap_or_default()
 }
 
 pub(super) fn label(text: &str) -> Option<Label> {

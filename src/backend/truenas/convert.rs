@@ -136,8 +136,7 @@ impl Virt {
 }
 
 fn timestamp(text: &str) -> i64 {
-    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
-        .map_or(0, time::OffsetDateTime::unix_timestamp)
+    crate::model::parse_rfc3339(text).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Builds the command line for the shell of the pixel.
 
-use crate::model::{Error, ExecRequest, Ids, Reason, Result, shell_quote};
+use crate::model::{Error, ExecRequest, Ids, Reason, Result, is_env_name, shell_quote};
 
 /// Prefix of the environment variables, which are sent as SSH environment
 /// requests: arguments are visible to all users of the pixel.
@@ -78,10 +78,9 @@ pub(super) fn kill(process: u32, signal: i32) -> String {
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let is_valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    match name.chars().all(is_valid) && !name.starts_with(|c: char| c.is_ascii_digit()) {
-        true if !name.is_empty() => Ok(()),
-        _ => Err(Error::Invalid(
+    match is_env_name(name) {
+        true => Ok(()),
+        false => Err(Error::Invalid(
             format!("invalid variable name {name:?}").into(),
         )),
     }
