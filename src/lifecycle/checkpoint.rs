@@ -1,7 +1,79 @@
-//! Lookup and removal of checkpoints.
+//! Creating, finding, restoring and deleting checkpoints.
 
-use super::optional;
-use crate::model::{Backend, Checkpoint, Error, Label, Name, Result, Subject};
+use time::OffsetDateTime;
+use time::macros::format_description;
+use tokio_util::sync::CancellationToken;
+
+use super::gateway::GatewaySpec;
+use super::{Progress, expiry, optional, restore};
+use crate::model::{
+    Backend, Checkpoint, Error, InvalidName, Label, Name, Result, Subject, unless_cancelled,
+};
+
+/// Default labels tried for the checkpoints of one second.
+const MAX_PER_SECOND: u32 = 100;
+
+/// Takes a checkpoint and returns its label; without `label`, the local time.
+///
+/// Fails with [`Error::AlreadyExists`] if the label is in use. Default labels of
+/// the same second are numbered.
+pub async fn create_checkpoint(
+    backend: &dyn Backend,
+    name: &Name,
+    label: Option<Label>,
+) -> Result<Label> {
+    if let Some(label) = label {
+        backend.checkpoint(name, &label, None).await?;
+        return Ok(label);
+    }
+    let mut number = 1;
+    loop {
+        let label = label_of_now(number)?;
+        match backend.checkpoint(name, &label, None).await {
+            Err(Error::AlreadyExists(_)) if number <= MAX_PER_SECOND => number += 1,
+            outcome => return outcome.map(|()| label),
+        }
+    }
+}
+
+/// Label number `number` of the present second, counted from 1.
+fn label_of_now(number: u32) -> Result<Label> {
+    let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
+    let format = format_description!("px-[year][month][day]-[hour][minute][second]");
+    let second = now
+        .format(format)
+        .map_err(|e| Error::Invalid(e.to_string().into()))?;
+    let label = match number {
+        1 => second,
+        number => format!("{second}-{number}"),
+    };
+    label
+        .parse()
+        .map_err(|e: InvalidName| Error::Invalid(e.to_string().into()))
+}
+
+/// Restores a checkpoint as [`restore`] does. When cancelled, waits until the
+/// server has finished, so that the pixel is whole, and fails with
+/// [`Error::Cancelled`].
+pub async fn restore_or_wait(
+    backend: &dyn Backend,
+    cancel: &CancellationToken,
+    gateway_spec: &GatewaySpec,
+    name: &Name,
+    label: &Label,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let before = unless_cancelled(cancel, backend.get(name)).await?;
+    progress("restoring");
+    let restoring = restore(backend, gateway_spec, name, label);
+    let outcome = unless_cancelled(cancel, restoring).await;
+    if matches!(outcome, Err(Error::Cancelled)) {
+        progress("waiting for the server to finish the restore");
+        backend.wait_idle(name).await?;
+        expiry::restore_expiry(backend, &before).await?;
+    }
+    outcome
+}
 
 /// Finds a checkpoint of a pixel; `Error::NotFound` if either is missing.
 pub(super) async fn find_checkpoint(

@@ -1,23 +1,30 @@
 //! Operations on pixels, without a terminal: create, fork, start, restore,
 //! destroy, run a command, expire, and find what interrupted commands left.
 
+mod address;
+mod assumed_user;
 mod boot;
 mod checkpoint;
+mod console;
 mod create;
 mod creator;
 mod destroy;
 mod exec;
 pub mod expiry;
+mod finish_provisioning;
 mod fork;
 pub mod gateway;
 mod guest_policy;
 pub mod history;
 mod identity;
 mod instance_defaults;
+mod listing;
 mod network;
 mod orphans;
+mod pixel_request;
 mod policy;
 mod policy_properties;
+mod preconditions;
 pub mod provisioning;
 mod restore;
 mod rollback;
@@ -30,18 +37,26 @@ mod user;
 #[cfg(test)]
 mod fuzz;
 
+pub use address::wait_for_address;
+pub use assumed_user::AssumedUser;
 pub use boot::{BootStage, wait_for_boot};
+pub use checkpoint::{create_checkpoint, restore_or_wait};
+pub use console::wait_for_multiplexer;
 pub use create::{CreateOptions, create};
 pub use creator::{Creator, CreatorState};
 pub use destroy::destroy;
 pub use exec::{EXEC_ID, ExecOptions, ExecResult, ExecStreams, exec, exec_request, terminate};
+pub use finish_provisioning::finish_provisioning;
 pub use fork::{CloneNames, ForkOptions, fork};
 pub use guest_policy::GuestPolicy;
 pub use instance_defaults::{DefaultImage, InstanceDefaults};
+pub use listing::{add_gateway_addresses, refresh_provisioning};
 pub use network::Network;
 pub use orphans::{Orphan, find_orphans, may_be_incomplete, remove_orphan};
+pub use pixel_request::{PixelRequest, PixelSource};
 pub use policy::{ChangeError, Enforcer, change_policy, denials, end_interim_policy, is_enforced};
 pub use policy_properties::{clone_policy_properties, is_interim, recorded_policy, source_policy};
+pub use preconditions::{ensure_running, ensure_unprivileged};
 pub use restore::restore;
 pub use start::start;
 pub use template::create_template;

@@ -11,7 +11,7 @@ use super::error::{Error, Result};
 use super::service::Service;
 use super::truncate::{self, Truncated};
 use crate::lifecycle::{self, ExecOptions, User};
-use crate::model::{self, Control, Name, Subject};
+use crate::model::{self, Control, Name};
 
 const SIGTERM: i32 = 15;
 
@@ -61,10 +61,7 @@ impl Command {
             ));
         }
         for key in self.env.keys() {
-            let valid = !key.is_empty()
-                && !key.starts_with(|c: char| c.is_ascii_digit())
-                && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if !valid || key.starts_with("PIXELS_EXEC_") {
+            if !model::is_env_name(key) || key.starts_with("PIXELS_EXEC_") {
                 return Err(Error::invalid(format!(
                     "env {key:?}: use a name of letters, digits and _"
                 )));
@@ -157,13 +154,7 @@ impl Service {
     /// a privileged pixel.
     pub(super) async fn guest_user(&self, pixel: &Name) -> Result<User> {
         let instance = self.backend.get(pixel).await?;
-        if instance.privileged {
-            return Err(model::Error::Unsupported {
-                operation: format!("work in {}", Subject::pixel(pixel)),
-                reason: "it is privileged: root in it is root on the server".into(),
-            }
-            .into());
-        }
+        lifecycle::ensure_unprivileged(&instance)?;
         Ok(User::default_for(&instance))
     }
 
