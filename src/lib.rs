@@ -53,7 +53,7 @@ pub fn run() -> ExitCode {
     if let Some(outcome) = cli.command.standalone(&ui) {
         return finish(&ui, outcome, false, None);
     }
-    let own_codes = cli.command.ends_like_its_command();
+    let own_codes = cli.command.exits_with_guest_status();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -67,7 +67,7 @@ pub fn run() -> ExitCode {
             Err(error) => return (Err(error.into()), None),
         };
         let outcome = dispatch(cli, ui, signals.clone()).await;
-        (outcome, signals.code())
+        (outcome, signals.exit_code())
     });
     // A read from stdin may still be waiting; it must not hold us up.
     runtime.shutdown_background();

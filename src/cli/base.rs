@@ -8,41 +8,62 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Context, completions, from_settings, list};
+use super::{Context, completions, from_settings};
 use crate::base::{BaseBuilder, BaseStatus, BuildObserver};
 use crate::config::Parent;
+use crate::model::{Error, rfc3339};
 use crate::ui::{self, Row};
 
-/// Prepared pixels that others are cloned from
+/// Build and list bases, which are prepared pixels for clones
 #[derive(Debug, Subcommand)]
+#[command(after_help = examples!(
+    "pixels base list"
+    "pixels base build python"
+    "pixels create work --from base-python"
+))]
 pub enum BaseCommand {
-    /// List the bases of the configuration and what there is of them
-    #[command(visible_alias = "ls")]
+    /// List the configured bases and their status
+    #[command(visible_alias = "ls", after_help = examples!(
+        "pixels base list"
+        "pixels base list --json"
+    ))]
     List,
     Build(BuildArgs),
     Rebuild(RebuildArgs),
-    /// List the bases whose recipe or parent has changed since they were built
+    /// List bases whose script or parent has changed since their build
+    #[command(after_help = examples!(
+        "pixels base outdated"
+        "pixels base outdated --json"
+    ))]
     Outdated,
 }
 
-/// Build a base, and the bases it is made from, where they are missing
+/// Build missing bases and their missing parents
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels base build python"
+    "pixels base build python node"
+))]
 pub struct BuildArgs {
-    /// Names of bases, as pixels base list shows them
+    /// Names of bases, as shown by: pixels base list
     #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(completions::bases))]
     bases: Vec<String>,
 }
 
-/// Build a base anew; the one before stays until the new one is finished
+/// Rebuild bases; an old base is kept until the new one is finished
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels base rebuild python"
+    "pixels base rebuild dev python"
+))]
 pub struct RebuildArgs {
-    /// Names of bases, as pixels base list shows them
+    /// Names of bases, as shown by: pixels base list
     #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(completions::bases))]
     bases: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct Line {
+struct BaseRow {
     name: String,
     status: &'static str,
     from: String,
@@ -53,13 +74,13 @@ struct Line {
     description: String,
 }
 
-impl Row for Line {
+impl Row for BaseRow {
     const HEADERS: &'static [&'static str] =
         &["NAME", "STATUS", "FROM", "CHECKPOINT", "DESCRIPTION"];
 
     fn cells(&self) -> Vec<String> {
         let checkpoint = self.checkpoint.as_deref();
-        let about = match self.outdated.is_empty() {
+        let description = match self.outdated.is_empty() {
             true => self.description.clone(),
             false => self.outdated.join("; "),
         };
@@ -68,51 +89,49 @@ impl Row for Line {
             self.status.to_owned(),
             self.from.clone(),
             checkpoint.map_or_else(|| "—".into(), |label| format!("{}:{label}", self.pixel)),
-            about,
+            description,
         ]
     }
 }
 
 impl BaseCommand {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let base_builder = from_settings::base_builder(context)?;
+        let builder = from_settings::base_builder(context)?;
         match self {
             Self::List => {
-                let lines = lines(context, &base_builder).await?;
-                context.ui.rows(&lines, "No bases are configured.");
+                let rows = rows(context, &builder).await?;
+                context.ui.rows(&rows, "No bases are configured.");
                 Ok(())
             }
             Self::Outdated => {
-                let mut lines = lines(context, &base_builder).await?;
-                lines.retain(|line| !line.outdated.is_empty());
-                context.ui.rows(&lines, "No base is out of date.");
+                let mut rows = rows(context, &builder).await?;
+                rows.retain(|row| !row.outdated.is_empty());
+                context.ui.rows(&rows, "No base is outdated.");
                 Ok(())
             }
-            Self::Build(args) => build(context, &base_builder, &args.bases, false).await,
-            Self::Rebuild(args) => build(context, &base_builder, &args.bases, true).await,
+            Self::Build(args) => build(context, &builder, &args.bases, false).await,
+            Self::Rebuild(args) => build(context, &builder, &args.bases, true).await,
         }
     }
 }
 
-async fn lines(context: &Context, base_builder: &BaseBuilder) -> anyhow::Result<Vec<Line>> {
+async fn rows(context: &Context, builder: &BaseBuilder) -> anyhow::Result<Vec<BaseRow>> {
     let backend = context.backend()?;
-    let mut lines = Vec::new();
-    for (name, base) in &base_builder.bases {
-        let state = tokio::select! {
+    let mut rows = Vec::new();
+    for (name, base) in &builder.bases {
+        let status = tokio::select! {
             biased;
-            () = context.cancel().cancelled() => {
-                return Err(crate::model::Error::Cancelled.into());
-            }
-            state = base_builder.status(backend, name) => state?,
+            () = context.cancel().cancelled() => return Err(Error::Cancelled.into()),
+            status = builder.status(backend, name) => status?,
         };
-        let mut line = Line {
+        let mut row = BaseRow {
             name: name.clone(),
-            status: state.as_str(),
+            status: status.as_str(),
             from: match &base.parent {
                 Parent::Image(image) => image.clone(),
                 Parent::Base(parent) => parent.clone(),
             },
-            pixel: base_builder.pixel(name)?.to_string(),
+            pixel: builder.pixel(name)?.to_string(),
             checkpoint: None,
             created_at: None,
             outdated: Vec::new(),
@@ -122,44 +141,44 @@ async fn lines(context: &Context, base_builder: &BaseBuilder) -> anyhow::Result<
             checkpoint,
             created_at,
             outdated,
-        } = state
+        } = status
         {
-            line.checkpoint = Some(checkpoint.to_string());
-            line.created_at = list::rfc3339(created_at);
-            line.outdated = outdated;
+            row.checkpoint = Some(checkpoint.to_string());
+            row.created_at = rfc3339(created_at);
+            row.outdated = outdated;
         }
-        lines.push(line);
+        rows.push(row);
     }
-    Ok(lines)
+    Ok(rows)
 }
 
 async fn build(
     context: &Context,
-    base_builder: &BaseBuilder,
+    builder: &BaseBuilder,
     bases: &[String],
-    anew: bool,
+    rebuild: bool,
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
     let ui = context.ui;
-    let watch = BuildObserver {
+    let observer = BuildObserver {
         phase: Arc::new(move |phase| ui.status(phase)),
         output: Arc::new(move |line| ui.status(&format!("  {line}"))),
     };
     for base in bases {
-        let begun = Instant::now();
-        let origin = base_builder
-            .build(backend, context.cancel(), base, anew, &watch)
+        let started = Instant::now();
+        let source = builder
+            .build(backend, context.cancel(), base, rebuild, &observer)
             .await?;
-        let took = begun.elapsed();
+        let elapsed = started.elapsed();
         ui.done(
             &format!(
-                "Base {base} is ready after {}: pixels create NAME --from {origin}",
-                ui::elapsed(took)
+                "Base {base} is ready after {}\n  Clone: pixels create NAME --from {source}",
+                ui::elapsed(elapsed)
             ),
             &json!({
                 "name": base,
-                "from": origin.to_string(),
-                "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                "from": source.to_string(),
+                "elapsed_ms": ui::milliseconds(elapsed),
             }),
         );
     }

@@ -6,17 +6,23 @@ use clap::{Args, Subcommand};
 use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 use serde::Serialize;
 use serde_json::json;
-use time::OffsetDateTime;
-use time::macros::format_description;
 
-use super::{Context, completions, from_settings, list};
+use super::{Context, completions, from_settings};
 use crate::exit::Usage;
 use crate::lifecycle;
-use crate::model::{Checkpoint, Error, Label, Name};
+use crate::model::{Checkpoint, Label, Name, rfc3339};
 use crate::ui::{self, Row};
 
-/// Take, list, restore and delete checkpoints of a pixel's disk
+/// Create, list, restore and delete checkpoints
+///
+/// A checkpoint is a snapshot of a pixel's disk, without memory.
 #[derive(Debug, Subcommand)]
+#[command(after_help = examples!(
+    "pixels checkpoint create box --label ready"
+    "pixels checkpoint list box"
+    "pixels checkpoint restore box ready"
+    "pixels create try --from box:ready"
+))]
 pub enum CheckpointCommand {
     Create(CreateArgs),
     #[command(visible_alias = "ls")]
@@ -26,43 +32,63 @@ pub enum CheckpointCommand {
     Delete(DeleteArgs),
 }
 
-/// Take a checkpoint; the pixel runs on
+/// Create a checkpoint; the pixel keeps running
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels checkpoint create box"
+    "pixels checkpoint create box --label ready"
+))]
 pub struct CreateArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
-    /// Label of the checkpoint, by default the time
+    /// Label of the checkpoint [default: date and time]
     #[arg(long)]
     label: Option<String>,
 }
 
 /// List the checkpoints of a pixel, oldest first
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels checkpoint list box"
+    "pixels checkpoint list box --json"
+))]
 pub struct ListArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
 }
 
-/// Put a pixel's disk back to a checkpoint; what came after is lost
+/// Restore a pixel's disk; discards all changes since the checkpoint
+///
+/// A running pixel is restarted, and your other commands that change the pixel wait.
+/// The egress policy is restored too, the expiry is not. On ZFS and TrueNAS, a
+/// restore deletes newer checkpoints: it lists them and asks.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels checkpoint restore box ready"
+    "pixels checkpoint restore --force box ready"
+))]
 pub struct RestoreArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Label of the checkpoint
     #[arg(add = ArgValueCompleter::new(completions::labels))]
     label: Label,
-    /// Do not ask where newer checkpoints would be lost
+    /// Delete newer checkpoints without asking
     #[arg(short, long)]
     force: bool,
 }
 
 /// Delete a checkpoint
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels checkpoint delete box ready"
+    "pixels cp rm box ready"
+))]
 pub struct DeleteArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// Label of the checkpoint
@@ -83,25 +109,11 @@ impl CheckpointCommand {
 
 impl CreateArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        // Empty is what an unset variable of a script leaves.
-        let given = self.label.filter(|label| !label.is_empty());
-        let given: Option<Label> = given.map(|label| label.parse()).transpose()?;
-        let backend = context.backend()?;
-        let mut taken = 0;
-        let label = loop {
-            let label = match &given {
-                Some(label) => label.clone(),
-                None => label_of_now(taken)?,
-            };
-            let work = backend.checkpoint(&self.name, &label, None);
-            match context.unless_interrupted(work).await {
-                Err(Error::AlreadyExists(_)) if given.is_none() && taken < CROWD => taken += 1,
-                outcome => {
-                    outcome?;
-                    break label;
-                }
-            }
-        };
+        // A script may pass an empty string for "default".
+        let label = self.label.filter(|label| !label.is_empty());
+        let label: Option<Label> = label.map(|label| label.parse()).transpose()?;
+        let work = lifecycle::create_checkpoint(context.backend()?, &self.name, label);
+        let label = context.unless_interrupted(work).await?;
         context.ui.done(
             &format!("Checkpoint \"{label}\" created for {}", self.name),
             &json!({"name": self.name.as_str(), "label": label.as_str()}),
@@ -110,43 +122,25 @@ impl CreateArgs {
     }
 }
 
-/// So many labels are tried for one second.
-const CROWD: u32 = 100;
-
-/// The present second, which `taken` checkpoints have already.
-fn label_of_now(taken: u32) -> Result<Label, Error> {
-    let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
-    let format = format_description!("px-[year][month][day]-[hour][minute][second]");
-    let second = now
-        .format(format)
-        .map_err(|e| Error::Invalid(e.to_string().into()))?;
-    match taken {
-        0 => second,
-        taken => format!("{second}-{}", taken + 1),
-    }
-    .parse()
-    .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string().into()))
-}
-
 #[derive(Serialize)]
-struct Line {
+struct CheckpointRow {
     label: String,
-    /// Bytes.
+    /// In bytes.
     size: Option<u64>,
     created_at: Option<String>,
 }
 
-impl From<Checkpoint> for Line {
+impl From<Checkpoint> for CheckpointRow {
     fn from(checkpoint: Checkpoint) -> Self {
         Self {
             label: checkpoint.label.to_string(),
             size: checkpoint.size,
-            created_at: list::rfc3339(checkpoint.created_at),
+            created_at: rfc3339(checkpoint.created_at),
         }
     }
 }
 
-impl Row for Line {
+impl Row for CheckpointRow {
     const HEADERS: &'static [&'static str] = &["LABEL", "SIZE", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
@@ -161,25 +155,24 @@ impl Row for Line {
 impl ListArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let all = context
+        let checkpoints = context
             .unless_interrupted(backend.checkpoints(&self.name))
             .await?;
-        let lines: Vec<Line> = all
+        let rows: Vec<CheckpointRow> = checkpoints
             .into_iter()
             .filter(|checkpoint| !checkpoint.temporary)
-            .map(Line::from)
+            .map(CheckpointRow::from)
             .collect();
         context
             .ui
-            .rows(&lines, &format!("No checkpoints for {}.", self.name));
+            .rows(&rows, &format!("No checkpoints for {}.", self.name));
         Ok(())
     }
 }
 
 impl RestoreArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let backend = context.backend()?;
+        let started = Instant::now();
         if !self.force && !self.confirm_newer_deleted(context).await? {
             context.ui.status("Aborted.");
             return Ok(());
@@ -187,62 +180,52 @@ impl RestoreArgs {
         context
             .ui
             .status(&format!("Restoring {} to \"{}\"...", self.name, self.label));
-        let phases = context.ui.phases();
-        phases.step("restoring");
-        let before = context.unless_interrupted(backend.get(&self.name)).await?;
-        let outcome = context
-            .unless_interrupted(lifecycle::restore(
-                backend,
-                &from_settings::gateway_from_settings(context)?,
-                &self.name,
-                &self.label,
-            ))
-            .await;
-        if matches!(outcome, Err(Error::Cancelled)) {
-            // The server goes on by itself; the pixel is whole when it is done.
-            phases.step("waiting for the server to finish the restore");
-            backend.wait_idle(&self.name).await?;
-            lifecycle::expiry::restore_expiry(backend, &before).await?;
-        }
-        outcome?;
-        drop(phases);
-        let took = begun.elapsed();
+        let spinner = context.ui.spinner();
+        lifecycle::restore_or_wait(
+            context.backend()?,
+            context.cancel(),
+            &from_settings::gateway_from_settings(context)?,
+            &self.name,
+            &self.label,
+            &|phase| spinner.step(phase),
+        )
+        .await?;
+        drop(spinner);
+        let elapsed = started.elapsed();
         context.ui.done(
             &format!(
                 "Restored {} to \"{}\" in {}",
                 self.name,
                 self.label,
-                ui::elapsed(took)
+                ui::elapsed(elapsed)
             ),
             &json!({
                 "name": self.name.as_str(),
                 "label": self.label.as_str(),
-                "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                "elapsed_ms": ui::milliseconds(elapsed),
             }),
         );
         Ok(())
     }
-}
 
-impl RestoreArgs {
-    /// Asks where the server keeps no checkpoint that is newer.
+    /// Asks if the restore would delete newer checkpoints. Fails without a terminal.
     async fn confirm_newer_deleted(&self, context: &Context) -> anyhow::Result<bool> {
         let Self { name, label, .. } = self;
-        let asking = context.backend()?.newer_checkpoints(name, label);
-        let lost = context.unless_interrupted(asking).await?;
-        if lost.is_empty() {
+        let newer = context.backend()?.newer_checkpoints(name, label);
+        let newer = context.unless_interrupted(newer).await?.join(", ");
+        if newer.is_empty() {
             return Ok(true);
         }
-        let lost = lost.join(", ");
         let question = format!(
-            "Restoring {name} to \"{label}\" destroys its newer checkpoints: {lost}. Go on?"
+            "Restoring {name} to \"{label}\" deletes its newer checkpoints: {newer}. Continue?"
         );
         let answer = context.confirm(&question).await?;
         answer.ok_or_else(|| {
             Usage(format!(
-                "a restore to {label:?} destroys the newer checkpoints {lost}, and there is no \
-                 terminal to ask on: pixels checkpoint restore --force {name} {label}",
-                label = label.as_str()
+                "restoring {:?} deletes the newer checkpoints {newer}, and cannot ask for \
+                 confirmation without a terminal; run: \
+                 pixels checkpoint restore --force {name} {label}",
+                label.as_str()
             ))
             .into()
         })

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# bash splits words at colons: NAME:LABEL is put together before it is
-# completed, and what stands before the colon is taken off the answers.
+# bash splits words at colons. Joins NAME:LABEL before it is completed, and
+# removes the text before the colon from the candidates.
 _pixels_with_colons() {
     local -a words=()
     local i count=0 current=0 glued=""

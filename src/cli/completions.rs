@@ -1,4 +1,4 @@
-//! `pixels completions`, and the names that completion offers.
+//! `pixels completions`, and the candidates that completion offers.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -12,15 +12,20 @@ use crate::model::{Backend, Name};
 use crate::ui::Ui;
 use crate::{backend, exit};
 
-/// Nobody waits for a completion longer than this.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Completion offers nothing if the server takes longer.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Print the completion script for a shell
+/// Print a shell completion script
 ///
-/// bash: add to ~/.bashrc:  source <(pixels completions bash)
+/// To enable completion in bash, add to ~/.bashrc:  source <(pixels completions bash)
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels completions bash > ~/.local/share/bash-completion/completions/pixels"
+    "pixels completions zsh > _pixels"
+    "pixels completions fish > ~/.config/fish/completions/pixels.fish"
+))]
 pub struct CompletionsArgs {
-    /// The shell to complete in
+    /// The shell
     shell: Shell,
 }
 
@@ -58,56 +63,51 @@ impl CompletionsArgs {
 
 /// Names of pixels.
 pub fn pixels() -> Vec<CompletionCandidate> {
-    let found: Option<Vec<String>> = ask(async |backend| {
-        let all = backend.list().await.ok()?;
-        Some(
-            all.into_iter()
-                .map(|pixel| pixel.name.to_string())
-                .collect(),
-        )
-    });
-    candidates(found.unwrap_or_default())
+    candidates(pixel_names(""))
 }
 
-/// Files and folders here, and `name:` for a path in each pixel.
-pub fn places(current: &OsStr) -> Vec<CompletionCandidate> {
+/// Local files and folders, and `NAME:` for a path in each pixel.
+pub fn paths(current: &OsStr) -> Vec<CompletionCandidate> {
     let mut all = PathCompleter::any().complete(current);
     let typed = current.to_string_lossy();
-    // With a slash before the colon it is a path here.
+    // A word with a slash before the colon is a local path.
     if !typed.contains('/') {
-        let begins =
-            |one: &CompletionCandidate| one.get_value().to_string_lossy().starts_with(&*typed);
-        all.extend(inside().into_iter().filter(begins));
+        let mut names = pixel_names(":");
+        names.retain(|name| name.starts_with(&*typed));
+        all.extend(candidates(names));
     }
     all
 }
 
-fn inside() -> Vec<CompletionCandidate> {
-    let found: Option<Vec<String>> = ask(async |backend| {
+fn pixel_names(suffix: &str) -> Vec<String> {
+    let names = ask(async |backend| {
         let all = backend.list().await.ok()?;
-        Some(all.iter().map(|pixel| format!("{}:", pixel.name)).collect())
+        let names = all.iter().map(|pixel| format!("{}{suffix}", pixel.name));
+        Some(names.collect())
     });
-    candidates(found.unwrap_or_default())
+    names.unwrap_or_default()
 }
 
-/// Names of pixels, and `name:label` for each of their checkpoints.
-pub fn origins() -> Vec<CompletionCandidate> {
-    let found: Option<Vec<String>> = ask(async |backend| {
+/// Names of pixels, and `NAME:LABEL` for each of their checkpoints.
+pub fn clone_sources() -> Vec<CompletionCandidate> {
+    let sources = ask(async |backend| {
         let mut all = Vec::new();
         for pixel in backend.list().await.ok()? {
-            for checkpoint in backend.checkpoints(&pixel.name).await.unwrap_or_default() {
-                if !checkpoint.temporary {
-                    all.push(format!("{}:{}", pixel.name, checkpoint.label));
-                }
+            for label in checkpoint_labels(backend, &pixel.name)
+                .await
+                .unwrap_or_default()
+            {
+                all.push(format!("{}:{label}", pixel.name));
             }
             all.push(pixel.name.to_string());
         }
         Some(all)
     });
-    candidates(found.unwrap_or_default())
+    candidates(sources.unwrap_or_default())
 }
 
-/// Labels of the pixel named before, which the shell gives only as text.
+/// Labels of the pixel that precedes the label in the command line. clap does not
+/// pass it, so it is read from the words of the shell.
 pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let typed = current.to_string_lossy().into_owned();
     let pixel = std::env::args_os()
@@ -119,57 +119,51 @@ pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(pixel) = pixel else {
         return Vec::new();
     };
-    let found: Option<Vec<String>> = ask(async |backend| {
-        let all = backend.checkpoints(&pixel).await.ok()?;
-        Some(
-            all.into_iter()
-                .filter(|checkpoint| !checkpoint.temporary)
-                .map(|checkpoint| checkpoint.label.to_string())
-                .collect(),
-        )
-    });
-    let mut found = found.unwrap_or_default();
-    found.retain(|label| label.starts_with(&typed));
-    candidates(found)
+    let labels = ask(async |backend| checkpoint_labels(backend, &pixel).await);
+    let mut labels = labels.unwrap_or_default();
+    labels.retain(|label| label.starts_with(&typed));
+    candidates(labels)
 }
 
-/// What a pixel may reach, in a word.
+async fn checkpoint_labels(backend: &dyn Backend, pixel: &Name) -> Option<Vec<String>> {
+    let checkpoints = backend.checkpoints(pixel).await.ok()?;
+    let labels = checkpoints
+        .into_iter()
+        .filter(|checkpoint| !checkpoint.temporary)
+        .map(|checkpoint| checkpoint.label.to_string());
+    Some(labels.collect())
+}
+
+/// Egress modes.
 pub fn modes() -> Vec<CompletionCandidate> {
-    candidates(
-        EgressMode::NAMES
-            .iter()
-            .map(|&name| name.to_owned())
-            .collect(),
-    )
+    candidates(EgressMode::NAMES.iter().map(|&name| name.to_owned()))
 }
 
-/// Names of bases, which the settings have.
+/// Names of bases in the settings.
 pub fn bases() -> Vec<CompletionCandidate> {
+    let settings = load_settings();
+    candidates(settings.map_or_else(Vec::new, |it| it.mcp.bases.into_keys().collect()))
+}
+
+fn candidates(values: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
+    values.into_iter().map(CompletionCandidate::new).collect()
+}
+
+fn load_settings() -> Option<Settings> {
     let env = |name: &str| std::env::var_os(name);
-    let loaded = Settings::load(None, &env, &Flags::default());
-    candidates(loaded.map_or_else(
-        |_| Vec::new(),
-        |loaded| loaded.settings.mcp.bases.into_keys().collect(),
-    ))
+    let loaded = Settings::load(None, &env, &Flags::default()).ok()?;
+    Some(loaded.settings)
 }
 
-fn candidates(of: Vec<String>) -> Vec<CompletionCandidate> {
-    of.into_iter().map(CompletionCandidate::new).collect()
-}
-
-/// Asks the server; a completion that cannot be had is no completion.
-fn ask<T>(question: impl AsyncFnOnce(&dyn Backend) -> Option<T>) -> Option<T> {
+/// Asks the server of the settings; `None` on any error.
+fn ask<T>(query: impl AsyncFnOnce(&dyn Backend) -> Option<T>) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .ok()?;
     let answer = runtime.block_on(async {
-        let env = |name: &str| std::env::var_os(name);
-        let loaded = Settings::load(None, &env, &Flags::default()).ok()?;
-        let backend = backend::open(&loaded.settings).ok()?;
-        tokio::time::timeout(PATIENCE, question(&*backend))
-            .await
-            .ok()?
+        let backend = backend::open(&load_settings()?).ok()?;
+        tokio::time::timeout(TIMEOUT, query(&*backend)).await.ok()?
     });
     runtime.shutdown_background();
     answer

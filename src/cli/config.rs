@@ -6,16 +6,25 @@ use super::Context;
 use crate::config::EffectiveSetting;
 use crate::ui::Row;
 
-/// Look at the configuration
+/// Show the configuration
 #[derive(Debug, Subcommand)]
+#[command(after_help = examples!(
+    "pixels config show"
+    "pixels config show --origin"
+))]
 pub enum ConfigCommand {
     Show(ShowArgs),
 }
 
-/// Print the resolved settings, secrets masked
+/// Print the effective settings; secrets are masked
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels config show --origin"
+    "pixels config show --json"
+    "pixels --config test.toml config show"
+))]
 pub struct ShowArgs {
-    /// Also print where each value comes from
+    /// Also print the source of each value: default, file, variable or flag
     #[arg(long)]
     origin: bool,
 }

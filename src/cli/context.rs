@@ -1,5 +1,4 @@
-//! What every command is handed: settings, output, signals, and the backend,
-//! which is opened on first use.
+//! The arguments of every command: settings, output, signals, and the backend.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,8 +11,8 @@ use crate::model::{Backend, Result, unless_cancelled};
 use crate::signal::Signals;
 use crate::ui::Ui;
 
-/// For requests that go on after their command was interrupted.
-const CLOSING: Duration = Duration::from_secs(5);
+/// Time for requests that continue after their command was interrupted.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Context {
@@ -37,35 +36,39 @@ impl Context {
         &self.loaded.settings
     }
 
+    /// Canceled by the first signal.
     pub fn cancel(&self) -> &CancellationToken {
         self.signals.token()
     }
 
+    /// The backend of the settings, opened by the first call.
     pub fn backend(&self) -> Result<&dyn Backend> {
-        if let Some(open) = self.backend.get() {
-            return Ok(&**open);
+        if let Some(backend) = self.backend.get() {
+            return Ok(&**backend);
         }
-        let opened = backend::open(self.settings())?;
-        Ok(&**self.backend.get_or_init(|| opened))
+        let backend = backend::open(self.settings())?;
+        Ok(&**self.backend.get_or_init(|| backend))
     }
 
-    /// Runs a step that changes nothing half-way; a signal ends the wait.
+    /// Waits for `work`; a signal drops it and fails with `Error::Cancelled`. Use it
+    /// only for work that needs no cleanup.
     pub async fn unless_interrupted<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         unless_cancelled(self.cancel(), work).await
     }
 
-    /// Asks on the terminal; `None` when there is nobody to ask. A signal ends
-    /// the asking.
+    /// Asks a yes-or-no question; `None` without a terminal. A signal ends the wait
+    /// for the answer.
     pub async fn confirm(&self, question: &str) -> Result<Option<bool>> {
-        let (ui, asked) = (self.ui, question.to_owned());
-        let asking = tokio::task::spawn_blocking(move || ui.confirm(&asked));
+        let (ui, question) = (self.ui, question.to_owned());
+        let asking = tokio::task::spawn_blocking(move || ui.confirm(&question));
         let answer = self.unless_interrupted(async { Ok(asking.await.unwrap_or_default()) });
         answer.await.inspect_err(|_| ui.status(""))
     }
 
+    /// Closes the backend, if open.
     pub async fn close(&self) {
         if let Some(backend) = self.backend.get() {
-            backend.close(CLOSING).await;
+            backend.close(CLOSE_TIMEOUT).await;
         }
     }
 }

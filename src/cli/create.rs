@@ -6,49 +6,58 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, console, expire, from_settings, status};
+use super::{
+    Context, completions, console_session, duration_arg, from_settings, provisioning_report,
+};
 use crate::config::Flags;
-use crate::egress::{self, Rule};
+use crate::egress::{Mode, Rule};
 use crate::exit::Usage;
-use crate::lifecycle::{self, CloneNames, CreateOptions, ForkOptions, Network, expiry};
-use crate::model::{CloneSource, Limits, Name, parse_cpus, parse_memory};
+use crate::lifecycle::{InstanceDefaults, Network, PixelRequest, PixelSource, expiry};
+use crate::model::{CloneSource, Limits, Name, Properties, parse_cpus, parse_memory};
 use crate::provision::Overall;
 use crate::ui;
 
-/// Create a pixel from an image, or from another pixel with --from
+/// Create a pixel from an image, or clone a pixel
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels create box"
+    "pixels create box --image pixels/debian-12 --cpu 2 --memory 4GiB --wait"
+    "pixels create box --egress allowlist --allow github.com --allow '*.pypi.org:443'"
+    "pixels create try --from box:ready --ttl 2h"
+    "pixels create work --from base-python --console"
+))]
 pub struct CreateArgs {
     /// Name of the new pixel (a-z, 0-9 and -)
     name: Name,
-    /// Image to start from, such as ubuntu/24.04; by default defaults.image
+    /// Image, such as ubuntu/24.04 [default: setting defaults.image]
     #[arg(long, conflicts_with = "from")]
     image: Option<String>,
-    /// CPUs, as a count or a set such as 0-3; by default defaults.cpu
-    #[arg(long, allow_negative_numbers = true, value_parser = unless_empty)]
+    /// Number of CPUs, or a set such as 0-3 [default: setting defaults.cpu]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_cpus_or_empty)]
     cpu: Option<String>,
-    /// Memory in MiB, or with a unit such as 4GiB; by default defaults.memory
-    #[arg(long, allow_negative_numbers = true, value_parser = unless_zero)]
+    /// Memory in MiB, or with a unit such as 4GiB [default: setting defaults.memory]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_memory_or_zero)]
     memory: Option<u64>,
-    /// Clone another pixel's present state, or one of its checkpoints
-    #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::origins))]
+    /// Clone this pixel or checkpoint
+    #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::clone_sources))]
     from: Option<CloneSource>,
-    /// Let it expire after this time, such as 90m, 2h or 7d; a clone takes over no other's
-    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::parse_lifetime)]
+    /// Delete the pixel after this time, such as 90m, 2h or 7d; not inherited by clones
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = duration_arg::parse_duration_arg)]
     ttl: Option<Duration>,
-    /// Leave the pixel as the image made it
+    /// Skip provisioning
     #[arg(long)]
     no_provision: bool,
-    /// Return when provisioning is over, with exit code 1 when it failed
+    /// Wait for provisioning; exit with 1 if a step fails
     #[arg(short, long)]
     wait: bool,
-    /// Open a console when it is ready
+    /// Wait for provisioning, then open a console
     #[arg(long)]
     console: bool,
-    /// What it may reach: unrestricted, agent or allowlist; by default network.egress
+    /// Egress policy: unrestricted, agent or allowlist [default: setting network.egress]
     #[arg(long, value_name = "MODE", add = ArgValueCandidates::new(completions::modes))]
     egress: Option<String>,
-    /// Allow this as well: a host, *.host, an address or a network, with an optional :port
-    #[arg(long, value_name = "ENTRY", requires = "egress")]
+    /// Also allow a host, *.host, address or CIDR, with an optional :port; repeatable
+    #[arg(long, value_name = "RULE", requires = "egress")]
     allow: Vec<Rule>,
 }
 
@@ -59,8 +68,8 @@ impl CreateArgs {
             flags.set("network.egress", mode.clone(), "--egress");
         }
         if !self.allow.is_empty() {
-            let entries: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
-            flags.set("network.allow", entries, "--allow");
+            let rules: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
+            flags.set("network.allow", rules, "--allow");
         }
         if self.no_provision {
             flags.set("provision.enabled", false, "--no-provision");
@@ -68,158 +77,118 @@ impl CreateArgs {
         flags
     }
 
-    pub async fn run(mut self, context: &Context) -> anyhow::Result<()> {
-        // Empty is what an unset variable of a script leaves: nothing was asked for.
-        self.image = self.image.filter(|image| !image.is_empty());
-        self.cpu = self.cpu.filter(|cpu| !cpu.is_empty());
-        self.memory = self.memory.filter(|memory| *memory > 0);
-        let begun = Instant::now();
-        let settings = context.settings();
+    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let started = Instant::now();
         if self.egress.as_deref() == Some("") {
-            // Nobody shall take a pixel for walled that is not.
+            // The user may believe that the pixel has the policy of an unset variable.
             context.ui.warn(&format!(
-                "--egress is empty, so network.egress decides: {}",
-                settings.network.egress
+                "--egress is empty: the pixel gets network.egress, which is {}",
+                context.settings().network.egress
             ));
         }
         if self.console && !crate::term::interactive() {
             return Err(Usage("--console needs a terminal".into()).into());
         }
         let backend = context.backend()?;
-        let network = from_settings::network_from_settings(context)?;
-        let gateway_spec = from_settings::gateway_from_settings(context)?;
-        let phases = context.ui.phases();
-        let progress = |phase: &str| phases.step(phase);
-        let mut provisioned = false;
-        let mut interim = false;
-        let mut facts = json!({"name": self.name.as_str(), "instance": self.name.instance()});
-        match &self.from {
+        let plan = match &self.from {
+            Some(_) => None,
+            None => from_settings::plan_from_settings(context)?,
+        };
+        let defaults = from_settings::instance_defaults(context, plan)?;
+        let mut json = json!({"name": self.name.as_str(), "instance": self.name.instance()});
+        let source = match &self.from {
             Some(from) => {
-                facts["from"] = json!(from.to_string());
-                let mut properties =
-                    from_settings::policy_for_clone(context, backend, from).await?;
-                properties.insert("from".into(), from.to_string());
-                properties.extend(expiry::expiry_properties(self.ttl)?);
-                let options = ForkOptions {
-                    from: from.clone(),
-                    names: CloneNames::One(self.name.clone()),
-                    limits: Limits {
-                        cpu: self.cpu.clone(),
-                        memory: self.memory,
-                    },
-                    properties,
-                    network,
-                };
-                lifecycle::fork(backend, context.cancel(), options, &progress, &|_| {}).await?;
+                json["from"] = json!(from.to_string());
+                PixelSource::Clone(from.clone())
             }
             None => {
-                // Bad settings are told before anything is made.
-                let plan = from_settings::plan_from_settings(context)?;
-                let mut properties =
-                    from_settings::policy_for_new(context, &network, plan.is_some())?;
-                interim = properties.contains_key(egress::INTERIM);
-                if matches!(network, Network::External(_))
-                    && plan.is_none()
-                    && !properties.is_empty()
-                {
-                    context.ui.warn(
-                        "without provisioning, commands run as root in this pixel, and root can \
-                         lift the policy inside it",
-                    );
-                }
-                if self.ttl.is_some() {
-                    properties.extend(expiry::expiry_properties(self.ttl)?);
-                }
-                let image = match &self.image {
+                warn_if_root_can_change_policy(context, &defaults);
+                let image = match self.image.as_ref().filter(|image| !image.is_empty()) {
                     Some(image) => image.clone(),
-                    None => default_image(context).await?,
+                    None => from_settings::resolve_default_image(context).await?,
                 };
-                facts["image"] = json!(image);
-                provisioned = plan.is_some();
-                let defaults = &settings.defaults;
-                let options = CreateOptions {
-                    name: self.name.clone(),
-                    image,
-                    limits: Limits {
-                        cpu: self.cpu.clone().or_else(|| defaults.cpu.clone()),
-                        memory: self
-                            .memory
-                            .or_else(|| defaults.memory_mib.map(|mib| mib * 1024 * 1024)),
-                    },
-                    properties,
-                    network,
-                    provision: plan,
-                };
-                lifecycle::create(backend, context.cancel(), options, &progress).await?;
+                json["image"] = json!(image);
+                PixelSource::Image(image)
             }
-        }
-        drop(phases);
-        let took = begun.elapsed();
-        facts["status"] = json!("RUNNING");
-        facts["elapsed_ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        };
+        let request = PixelRequest {
+            name: self.name.clone(),
+            source,
+            // A script may pass an empty string or 0 for "default".
+            limits: Limits {
+                cpu: self.cpu.clone().filter(|cpu| !cpu.is_empty()),
+                memory: self.memory.filter(|memory| *memory > 0),
+            },
+            policy: from_settings::requested_policy(context)?,
+            properties: match self.ttl {
+                Some(ttl) => expiry::expiry_properties(Some(ttl))?,
+                None => Properties::new(),
+            },
+        };
+        let spinner = context.ui.spinner();
+        let progress = |phase: &str| spinner.step(phase);
+        let interim = defaults
+            .create_pixel(backend, context.cancel(), request, &progress)
+            .await?;
+        drop(spinner);
+        let elapsed = started.elapsed();
+        json["status"] = json!("RUNNING");
+        json["elapsed_ms"] = json!(ui::milliseconds(elapsed));
         let mut sentence = format!(
             "Created {} in {}\n  Hostname: {}\n  Console:  pixels console {}",
             self.name.instance(),
-            ui::elapsed(took),
+            ui::elapsed(elapsed),
             self.name.instance(),
             self.name,
         );
-        if provisioned && !self.console && !self.wait {
+        if defaults.plan.is_some() && !self.console && !self.wait {
             sentence.push_str(&format!("\n  Status:   pixels status {}", self.name));
         }
         if !self.wait && !self.console && !interim {
-            context.ui.done(&sentence, &facts);
+            context.ui.done(&sentence, &json);
             return Ok(());
         }
-        let report = status::wait(context, backend, &self.name).await;
-        if interim {
-            // Whatever came of the waiting, an interrupt included.
-            lifecycle::end_interim_policy(backend, &gateway_spec, &self.name).await?;
-        }
-        let report = report?;
+        let report =
+            provisioning_report::finish_provisioning(context, &defaults.gateway, &self.name)
+                .await?;
         if report.overall != Overall::None {
-            facts["provision"] = json!(report.overall);
+            json["provision"] = json!(report.overall);
         }
-        context.ui.done(&sentence, &facts);
-        let outcome = status::report_failure(context, &self.name, &report).await;
-        match (self.console, outcome) {
-            // A pixel half-ready is best looked at from inside.
-            (true, Err(failed)) => context.ui.warn(&failed.to_string()),
-            (true, Ok(())) => {}
-            (false, outcome) => return outcome,
+        context.ui.done(&sentence, &json);
+        let outcome = provisioning_report::ensure_succeeded(context, &self.name, &report).await;
+        if !self.console {
+            return outcome;
         }
-        console::open(context, &self.name, console::SESSION, true).await
+        // The console helps to find out why a step failed.
+        if let Err(error) = outcome {
+            context.ui.warn(&error.to_string());
+        }
+        console_session::open(context, &self.name, console_session::DEFAULT_NAME, true).await
     }
 }
 
-fn unless_empty(cpus: &str) -> Result<String, String> {
+fn warn_if_root_can_change_policy(context: &Context, defaults: &InstanceDefaults) {
+    if matches!(defaults.network, Network::External(_))
+        && defaults.plan.is_none()
+        && defaults.policy.mode != Mode::Unrestricted
+    {
+        context.ui.warn(
+            "without provisioning, commands run as root in this pixel, and root can remove the \
+             policy inside it",
+        );
+    }
+}
+
+fn parse_cpus_or_empty(cpus: &str) -> Result<String, String> {
     match cpus {
         "" => Ok(String::new()),
         cpus => parse_cpus(cpus),
     }
 }
 
-fn unless_zero(memory: &str) -> Result<u64, String> {
+fn parse_memory_or_zero(memory: &str) -> Result<u64, String> {
     match memory {
         "0" => Ok(0),
         memory => parse_memory(memory),
     }
-}
-
-/// The image for a pixel created without `--image`. If nobody configured an
-/// image and the server lacks the default one, this is the image that
-/// `pixels setup` built.
-pub async fn default_image(context: &Context) -> anyhow::Result<String> {
-    let configured = &context.settings().defaults.image;
-    let Some(default) = from_settings::default_image_from_settings(context) else {
-        return Ok(configured.clone());
-    };
-    let work = default.resolve(context.backend()?);
-    let image = context.unless_interrupted(work).await?;
-    if image != *configured {
-        context.ui.status(&format!(
-            "No image {configured} on this server: using {image}, which pixels setup built"
-        ));
-    }
-    Ok(image)
 }

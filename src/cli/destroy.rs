@@ -12,13 +12,17 @@ use crate::exit::Usage;
 use crate::lifecycle;
 use crate::model::Name;
 
-/// Delete pixels with everything in them, checkpoints included
+/// Delete pixels with their data and checkpoints
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels destroy box"
+    "pixels destroy --force box try"
+))]
 pub struct DestroyArgs {
     /// Names of the pixels
     #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(completions::pixels))]
     names: Vec<Name>,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(short, long)]
     force: bool,
 }
@@ -26,55 +30,58 @@ pub struct DestroyArgs {
 impl DestroyArgs {
     pub async fn run(mut self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        // `box` and `px-box` are one.
+        // `box` and `px-box` name the same pixel.
         let mut seen = BTreeSet::new();
         self.names.retain(|name| seen.insert(name.clone()));
-        for name in &self.names {
-            if !self.force {
-                // Ask about what is there, not about a slip of the finger.
-                context.unless_interrupted(backend.get(name)).await?;
-                let question = format!("Destroy {name} with all its data and checkpoints?");
-                match context.confirm(&question).await? {
-                    Some(true) => {}
-                    Some(false) => {
-                        context.ui.status("Aborted.");
-                        return Ok(());
-                    }
-                    None => {
-                        return Err(Usage(format!(
-                            "destroy asks before it deletes, and there is no terminal to ask on: \
-                             pixels destroy --force {name}"
-                        ))
-                        .into());
-                    }
-                }
-            }
+        if !self.force && !self.confirm(context).await? {
+            context.ui.status("Aborted.");
+            return Ok(());
         }
-        let phases = context.ui.phases();
-        phases.step("destroying");
+        let spinner = context.ui.spinner();
+        spinner.step("deleting");
         let gateway_spec = from_settings::gateway_from_settings(context)?;
-        let all = join_all(
+        let deleting = join_all(
             self.names
                 .iter()
                 .map(|name| lifecycle::destroy(backend, &gateway_spec, name)),
         );
-        let outcomes = context.unless_interrupted(async { Ok(all.await) }).await?;
-        drop(phases);
-        // Every one that went is told of, also when another failed.
-        let mut failed = None;
+        let outcomes = context
+            .unless_interrupted(async { Ok(deleting.await) })
+            .await?;
+        drop(spinner);
+        // Report all outcomes before failing with the first error.
+        let mut first_error = None;
         for (name, outcome) in self.names.iter().zip(outcomes) {
             match outcome {
                 Ok(()) => context.ui.done(
                     &format!("Destroyed {name}"),
                     &json!({"name": name.as_str(), "destroyed": true}),
                 ),
-                Err(error) if failed.is_none() => failed = Some(error),
+                Err(error) if first_error.is_none() => first_error = Some(error),
                 Err(error) => context.ui.warn(&error.to_string()),
             }
         }
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
+        first_error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Asks for each pixel. Fails if a pixel does not exist or there is no terminal.
+    async fn confirm(&self, context: &Context) -> anyhow::Result<bool> {
+        for name in &self.names {
+            let pixel = context.backend()?.get(name);
+            context.unless_interrupted(pixel).await?;
+            let question = format!("Destroy {name} with all its data and checkpoints?");
+            match context.confirm(&question).await? {
+                Some(true) => {}
+                Some(false) => return Ok(false),
+                None => {
+                    return Err(Usage(format!(
+                        "cannot ask for confirmation without a terminal; run: \
+                         pixels destroy --force {name}"
+                    ))
+                    .into());
+                }
+            }
         }
+        Ok(true)
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Context, from_settings, setup};
+use super::{Context, from_settings};
 use crate::config::BackendKind;
 use crate::exit::ExitWith;
 use crate::host::{self, Check, Status};
@@ -10,10 +10,14 @@ use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, Network};
 use crate::ui::Row;
 
-/// Look for what is wrong, and say what mends it
+/// Diagnose the host and suggest a fix for each problem
 ///
-/// Exit code: 0 all well, 1 warnings, 2 problems.
+/// Exit codes: 0 no problems, 1 warnings, 2 problems.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels doctor"
+    "pixels doctor --json"
+))]
 pub struct DoctorArgs {}
 
 impl Row for Check {
@@ -38,16 +42,15 @@ impl Row for Check {
 impl DoctorArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let work = async {
-            let mut extra = Vec::new();
             let incus = context.settings().backend == BackendKind::Incus;
-            extra.extend(match incus {
+            let mut checks = vec![match incus {
                 true => check_gateway(context).await,
-                false => vec![check_connection(context).await],
-            });
-            extra.extend(check_orphans(context).await);
+                false => check_connection(context).await,
+            }];
+            checks.extend(check_orphans(context).await);
             Ok(match incus {
-                true => host::doctor(&setup::options(context), extra).await,
-                false => extra,
+                true => host::doctor(&from_settings::host_options(context), checks).await,
+                false => checks,
             })
         };
         let checks = context.unless_interrupted(work).await?;
@@ -59,25 +62,23 @@ impl DoctorArgs {
     }
 }
 
-/// Whether a TrueNAS server lets us in and has a containers service.
+/// Checks that the TrueNAS server accepts the API key and runs containers.
 async fn check_connection(context: &Context) -> Check {
     const ID: &str = "truenas";
-    const TITLE: &str = "TrueNAS answers";
-    let listed = match context.backend() {
+    const TITLE: &str = "connection to TrueNAS";
+    let pixels = match context.backend() {
         Ok(backend) => backend.list().await,
         Err(error) => Err(error),
     };
-    match listed {
+    match pixels {
         Ok(pixels) => Check::new(ID, TITLE, Status::Ok, format!("{} pixels", pixels.len())),
         Err(error) => Check::new(ID, TITLE, Status::Problem, error.to_string()),
     }
 }
 
-/// Whether the gateway of the settings does its part, where there is one.
-async fn check_gateway(context: &Context) -> Vec<Check> {
-    const ID: &str = "gateway";
-    const TITLE: &str = "gateway of the pixels";
-    let found = |status, detail: String| Check::new(ID, TITLE, status, detail);
+/// Checks that the gateway of the settings, if any, enforces all policies.
+async fn check_gateway(context: &Context) -> Check {
+    let check = |status, detail: String| Check::new("gateway", "egress gateway", status, detail);
     let health = match (
         context.backend(),
         from_settings::network_from_settings(context),
@@ -86,46 +87,44 @@ async fn check_gateway(context: &Context) -> Vec<Check> {
             gateway::health(backend, &gateway_spec).await
         }
         (Ok(_), Ok(Network::External(_))) => {
-            return vec![found(
-                Status::Skipped,
-                "the settings put pixels on a network without one, where each enforces its own policy"
-                    .into(),
-            )];
+            let detail = "not used: with these settings, each pixel enforces its own policy";
+            return check(Status::Skipped, detail.into());
         }
         (Err(error), _) => Err(error),
-        (_, Err(error)) => return vec![found(Status::Problem, error.to_string())],
+        (_, Err(error)) => return check(Status::Problem, error.to_string()),
     };
-    vec![match health {
-        Ok(health @ Health::Good { .. }) => found(Status::Ok, health.to_string()),
-        Ok(health @ Health::Missing) => found(Status::Skipped, health.to_string()),
-        Ok(health @ Health::Stopped) => {
-            found(Status::Problem, health.to_string()).fix("pixels start NAME, or create another")
-        }
+    match health {
+        Ok(health @ Health::Good { .. }) => check(Status::Ok, health.to_string()),
+        Ok(health @ Health::Missing) => check(Status::Skipped, health.to_string()),
+        Ok(health @ Health::Stopped) => check(Status::Problem, health.to_string())
+            .fix("pixels start NAME, or create another pixel"),
         Ok(health) => {
-            found(Status::Problem, health.to_string()).fix("pixels network gateway rebuild")
+            check(Status::Problem, health.to_string()).fix("pixels network gateway rebuild")
         }
-        Err(error) => found(Status::Skipped, error.to_string()),
-    }]
+        Err(error) => check(Status::Skipped, error.to_string()),
+    }
 }
 
-/// What killed commands left on the server, one check each.
+/// One check for each leftover of an interrupted command.
 async fn check_orphans(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
-    const TITLE: &str = "nothing half-made is left";
-    let found = match (
+    const TITLE: &str = "leftovers of interrupted commands";
+    let orphans = match (
         context.backend(),
         from_settings::gateway_from_settings(context),
     ) {
         (Ok(backend), Ok(gateway_spec)) => lifecycle::find_orphans(backend, &gateway_spec).await,
         (Err(error), _) => Err(error),
-        // Said by the check of the gateway.
+        // The gateway check reports invalid settings.
         (_, Err(_)) => return Vec::new(),
     };
-    match found {
-        Ok(found) if found.is_empty() => vec![Check::new(ID, TITLE, Status::Ok, "nothing found")],
-        Ok(found) => found
+    match orphans {
+        Ok(orphans) if orphans.is_empty() => vec![Check::new(ID, TITLE, Status::Ok, "none")],
+        Ok(orphans) => orphans
             .into_iter()
-            .map(|one| Check::new(ID, TITLE, Status::Warning, one.to_string()).fix("pixels prune"))
+            .map(|orphan| {
+                Check::new(ID, TITLE, Status::Warning, orphan.to_string()).fix("pixels prune")
+            })
             .collect(),
         Err(error) => vec![Check::new(ID, TITLE, Status::Skipped, error.to_string())],
     }

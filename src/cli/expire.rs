@@ -1,5 +1,4 @@
-//! `pixels expire`, and what every command does that lists pixels: it removes
-//! those whose time is over.
+//! `pixels expire`
 
 use std::time::Duration;
 
@@ -7,50 +6,39 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, from_settings, list};
+use super::{Context, completions, duration_arg};
 use crate::lifecycle::expiry;
-use crate::model::{Instance, Name};
+use crate::model::{Name, rfc3339};
 use crate::ui;
 
-/// Let a pixel go by itself after a time, or never
+/// Set or clear a pixel's expiry
 ///
-/// Nothing waits for that moment: the next command that lists pixels (list,
-/// top, prune) after it removes the pixel.
+/// The next list, top or prune by any user deletes expired pixels, running or not.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels expire box 2h"
+    "pixels expire box 7d"
+    "pixels expire box never"
+))]
 pub struct ExpireArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
-    /// From now on, such as 90m, 2h or 7d; or never
+    /// Time from now, such as 90m, 2h or 7d, or never
     #[arg(value_name = "DURATION|never", allow_negative_numbers = true, value_parser = parse_expiry)]
-    after: After,
+    after: Expiry,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum After {
+enum Expiry {
     Never,
-    Time(Duration),
+    After(Duration),
 }
 
-fn parse_expiry(text: &str) -> Result<After, String> {
+fn parse_expiry(text: &str) -> Result<Expiry, String> {
     match text {
-        "never" => Ok(After::Never),
-        _ => parse_lifetime(text).map(After::Time),
-    }
-}
-
-/// `90m`, `1h30m`, and whole days: `7d`.
-pub fn parse_lifetime(text: &str) -> Result<Duration, String> {
-    let days = text
-        .strip_suffix('d')
-        .and_then(|days| days.parse::<u32>().ok());
-    let time = match days {
-        Some(days) => Some(Duration::from_secs(u64::from(days) * 86400)),
-        None => crate::model::parse_duration(text),
-    };
-    match time {
-        Some(time) if time >= Duration::from_secs(1) => Ok(time),
-        _ => Err("expected a time of at least a second, such as 90m, 2h or 7d".into()),
+        "never" => Ok(Expiry::Never),
+        _ => duration_arg::parse_duration_arg(text).map(Expiry::After),
     }
 }
 
@@ -58,43 +46,21 @@ impl ExpireArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let (after, sentence) = match self.after {
-            After::Never => (None, format!("{} does not expire", self.name)),
-            After::Time(time) => {
-                let lasting = ui::human_duration(time);
-                (Some(time), format!("{} expires in {lasting}", self.name))
+            Expiry::Never => (None, format!("{} does not expire", self.name)),
+            Expiry::After(time) => {
+                let text = ui::human_duration(time);
+                (Some(time), format!("{} expires in {text}", self.name))
             }
         };
         let setting = expiry::set(backend, &self.name, after);
-        let end = context.unless_interrupted(setting).await?;
-        let facts = json!({
+        let expires_at = context.unless_interrupted(setting).await?;
+        let json = json!({
             "name": self.name.as_str(),
-            "expires_at": end.and_then(list::rfc3339),
+            "expires_at": expires_at.and_then(rfc3339),
         });
-        context.ui.done(&sentence, &facts);
+        context.ui.done(&sentence, &json);
         Ok(())
     }
-}
-
-/// Removes those whose time is over, and says so.
-pub async fn destroy_expired(context: &Context, pixels: &mut Vec<Instance>) -> anyhow::Result<()> {
-    if !pixels.iter().any(expiry::is_expired) {
-        return Ok(());
-    }
-    let backend = context.backend()?;
-    let gateway_spec = from_settings::gateway_from_settings(context)?;
-    let work = expiry::destroy_expired(backend, &gateway_spec, pixels);
-    let outcomes = context.unless_interrupted(async { Ok(work.await) }).await?;
-    for (name, outcome) in outcomes {
-        match outcome {
-            Ok(()) => context
-                .ui
-                .status(&format!("Removed {name}: its time was over")),
-            Err(error) => context.ui.warn(&format!(
-                "{name} has expired and could not be removed: {error}"
-            )),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -102,12 +68,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_known_and_moments_are_no_lifetimes() {
-        assert_eq!(parse_lifetime("7d"), Ok(Duration::from_secs(7 * 86400)));
-        assert_eq!(parse_lifetime("1h30m"), Ok(Duration::from_secs(5400)));
-        for bad in ["", "0s", "1ms", "0d", "-1d", "d", "tomorrow", "never", "90"] {
-            assert!(parse_lifetime(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_expiry("never"), Ok(After::Never));
+    fn parse_expiry_never_clears_expiry() {
+        assert_eq!(parse_expiry("never"), Ok(Expiry::Never));
+        let hour = Expiry::After(Duration::from_secs(3600));
+        assert_eq!(parse_expiry("1h"), Ok(hour));
     }
 }

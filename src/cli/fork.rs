@@ -6,40 +6,44 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, expire, from_settings};
+use super::{Context, completions, duration_arg, from_settings};
 use crate::lifecycle::{self, CloneNames, ForkOptions, expiry};
 use crate::model::{CloneSource, Limits, Name};
 
-/// Make several clones of a pixel or a checkpoint, side by side
+/// Create several clones of a pixel or a checkpoint
 ///
-/// They are called PREFIX-1, PREFIX-2 and so on; taken numbers are skipped.
-/// Each name is printed as soon as that clone can be used.
+/// Creates PREFIX-1, PREFIX-2 and so on in parallel; numbers in use are skipped.
+/// Prints each name as soon as that clone is ready. If a clone fails, all clones of
+/// the command are deleted.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels fork box -n 4"
+    "pixels fork box:ready -n 2 --prefix worker --ttl 1h"
+))]
 pub struct ForkArgs {
-    /// The pixel to clone as it is now, or one of its checkpoints
-    #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::origins))]
+    /// Pixel or checkpoint to clone
+    #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::clone_sources))]
     from: CloneSource,
-    /// How many clones
+    /// Number of clones, 1 to 1000
     #[arg(short = 'n', long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     count: u16,
-    /// What the names begin with, by default the source's name
+    /// Name prefix of the clones [default: NAME]
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<Name>,
-    /// Let them expire after this time, such as 90m, 2h or 7d
-    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = expire::parse_lifetime)]
+    /// Delete the clones after this time, such as 90m, 2h or 7d
+    #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = duration_arg::parse_duration_arg)]
     ttl: Option<Duration>,
 }
 
 impl ForkArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
+        let source = self.from.to_string();
         let backend = context.backend()?;
         let network = from_settings::network_from_settings(context)?;
         let mut properties = from_settings::policy_for_clone(context, backend, &self.from).await?;
-        properties.insert("from".into(), self.from.to_string());
+        properties.insert("from".into(), source.clone());
         properties.extend(expiry::expiry_properties(self.ttl)?);
-        let phases = context.ui.phases();
-        let origin = self.from.to_string();
         let options = ForkOptions {
             names: CloneNames::Numbered {
                 prefix,
@@ -51,23 +55,18 @@ impl ForkArgs {
             network,
         };
         let ui = context.ui;
-        let ready = |name: &Name| {
-            phases.above(|| {
+        let spinner = ui.spinner();
+        let on_ready = |name: &Name| {
+            spinner.suspend(|| {
                 if ui.json() {
-                    ui.value(&json!({"name": name.as_str(), "from": origin}));
+                    ui.value(&json!({"name": name.as_str(), "from": source}));
                 } else {
                     ui.text(&format!("{name}\n"));
                 }
             });
         };
-        lifecycle::fork(
-            backend,
-            context.cancel(),
-            options,
-            &|phase| phases.step(phase),
-            &ready,
-        )
-        .await?;
+        let progress = |phase: &str| spinner.step(phase);
+        lifecycle::fork(backend, context.cancel(), options, &progress, &on_ready).await?;
         Ok(())
     }
 }

@@ -8,10 +8,14 @@ use clap::{Args, CommandFactory};
 use super::Cli;
 use crate::ui::Ui;
 
-/// Print the manual page, or write all pages to a directory
+/// Print the manual page, or write all manual pages to a folder
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels man | man -l -"
+    "pixels man --dir ~/.local/share/man/man1"
+))]
 pub struct ManArgs {
-    /// Write pixels.1, pixels-create.1 and so on here
+    /// Write pixels.1, pixels-create.1 and so on to this folder
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -21,9 +25,9 @@ impl ManArgs {
         match &self.dir {
             Some(dir) => {
                 std::fs::create_dir_all(dir)
-                    .with_context(|| format!("creating {}", dir.display()))?;
+                    .with_context(|| format!("cannot create {}", dir.display()))?;
                 clap_mangen::generate_to(Cli::command(), dir)
-                    .with_context(|| format!("writing manual pages to {}", dir.display()))?;
+                    .with_context(|| format!("cannot write manual pages to {}", dir.display()))?;
             }
             None => {
                 let mut page = Vec::new();

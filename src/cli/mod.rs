@@ -1,15 +1,26 @@
-//! The command line: one file per command, each with its arguments and one
-//! function that makes a call or two and shows the result.
+//! The command line.
+//!
+//! Each command is a file (or a folder, for a command with subcommands) with its
+//! arguments, its table rows and a `run` function that calls one or two functions of
+//! the library and prints the result. No command uses the file of another: shared
+//! code is in `attach`, `console_session`, `context`, `duration_arg`,
+//! `from_settings`, `pixel_list`, `prepare_host` and `provisioning_report`.
 
+#[macro_use]
+mod help;
+
+mod attach;
 mod base;
 mod checkpoint;
 mod completions;
 mod config;
 mod console;
+mod console_session;
 mod context;
 mod create;
 mod destroy;
 mod doctor;
+mod duration_arg;
 pub mod error_report;
 mod events;
 mod exec;
@@ -22,13 +33,14 @@ mod list;
 mod man;
 mod mcp;
 mod network;
-
+mod pixel_list;
+mod prepare_host;
 mod provision;
+mod provisioning_report;
 mod prune;
 mod quickstart;
 mod sessions;
 mod setup;
-
 mod start;
 mod status;
 mod stop;
@@ -45,15 +57,10 @@ use crate::ui;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PIXELS_COMMIT"), ")");
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 not found, \
-4 already exists, 5 server not reachable or not authorised, 130 interrupted. \
-exec and console end with the command's own code; 124 time limit, 125 failure \
-of pixels itself, 126 not executable, 127 no such command, 128+N killed by signal N.";
-
 /// Disposable Linux machines for AI coding agents, on your own Incus
 #[derive(Debug, Parser)]
-#[command(name = "pixels", version = VERSION, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "pixels", version = VERSION, arg_required_else_help = true)]
+#[command(help_template = help::main_template(), after_help = help::MAIN_EXAMPLES)]
 #[command(disable_help_subcommand = false, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
@@ -65,26 +72,25 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Print results as a table or as JSON
+    /// Output format
     #[arg(
         short,
         long,
         global = true,
         value_name = "FORMAT",
-        default_value = "table",
-        hide_default_value = true
+        default_value = "table"
     )]
     output: Output,
-    /// Short for --output json
+    /// Same as --output json
     #[arg(long, global = true)]
     json: bool,
-    /// Print results only
+    /// Print no progress and no success messages
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Say what is done; twice for every request
+    /// Print each step; -vv also logs every request
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Read this configuration file instead of the usual one
+    /// Configuration file to read instead of the default file
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -154,7 +160,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Settings given on the command line.
+    /// The settings that flags of the command override.
     pub fn flags(&self) -> Flags {
         match self {
             Self::Create(args) => args.flags(),
@@ -163,17 +169,17 @@ impl Command {
         }
     }
 
-    /// A server tells what it does even when nobody asked.
+    /// Whether the command is a server, which logs without `-v`.
     pub fn is_server(&self) -> bool {
         matches!(self, Self::Mcp(args) if args.is_server())
     }
 
-    /// `exec` and `console` end with codes of their own.
-    pub fn ends_like_its_command(&self) -> bool {
+    /// Whether the command exits with the status of a command in a pixel.
+    pub fn exits_with_guest_status(&self) -> bool {
         matches!(self, Self::Exec(_) | Self::Console(_))
     }
 
-    /// Works without configuration or server.
+    /// Runs a command that needs neither settings nor a server.
     pub fn standalone(&self, ui: &ui::Ui) -> Option<anyhow::Result<()>> {
         match self {
             Self::Completions(args) => Some(args.run(ui)),
@@ -217,46 +223,4 @@ impl Command {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_tree_is_sound() {
-        super::Cli::command().debug_assert();
-    }
-
-    /// Calls `look` with every command below `command`, and with its name.
-    fn visit(command: &clap::Command, name: &str, look: &mut dyn FnMut(&clap::Command, &str)) {
-        for below in command.get_subcommands() {
-            let name = format!("{name} {}", below.get_name());
-            look(below, &name);
-            visit(below, &name, look);
-        }
-    }
-
-    #[test]
-    fn every_argument_is_explained() {
-        let mut bare = Vec::new();
-        visit(&super::Cli::command(), "pixels", &mut |command, name| {
-            let arguments = command.get_arguments().filter(|arg| !arg.is_hide_set());
-            let unexplained = arguments.filter(|arg| arg.get_help().is_none());
-            bare.extend(unexplained.map(|arg| format!("{name} {}", arg.get_id())));
-        });
-        assert_eq!(bare, [""; 0]);
-    }
-
-    #[test]
-    fn what_every_command_takes_stands_apart_in_its_help() {
-        let mut tree = super::Cli::command();
-        tree.build();
-        let mut seen = 0;
-        visit(&tree, "pixels", &mut |command, name| {
-            let Some(json) = command.get_arguments().find(|arg| arg.get_id() == "json") else {
-                return;
-            };
-            seen += 1;
-            assert_eq!(json.get_help_heading(), Some("Global options"), "{name}");
-        });
-        assert!(seen > 30, "{seen}");
-    }
-}
+mod help_test;

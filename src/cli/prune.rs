@@ -7,10 +7,14 @@ use super::{Context, from_settings};
 use crate::lifecycle::{self, Orphan};
 use crate::ui::Row;
 
-/// Remove what killed commands left half-made and what has expired, and nothing else
+/// Delete expired pixels and leftovers of interrupted commands
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels prune --dry-run"
+    "pixels prune"
+))]
 pub struct PruneArgs {
-    /// Only say what would be removed
+    /// Print what would be deleted, and delete nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -18,16 +22,16 @@ pub struct PruneArgs {
 #[derive(Serialize)]
 struct PruneRow {
     #[serde(flatten)]
-    leftover: Orphan,
+    orphan: Orphan,
     removed: bool,
 }
 
 impl Row for PruneRow {
-    const HEADERS: &'static [&'static str] = &["LEFTOVER", "REMOVED"];
+    const HEADERS: &'static [&'static str] = &["LEFTOVER", "DELETED"];
 
     fn cells(&self) -> Vec<String> {
         vec![
-            self.leftover.to_string(),
+            self.orphan.to_string(),
             if self.removed { "yes" } else { "no" }.into(),
         ]
     }
@@ -37,27 +41,24 @@ impl PruneArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let gateway_spec = from_settings::gateway_from_settings(context)?;
-        let found = context
+        let orphans = context
             .unless_interrupted(lifecycle::find_orphans(backend, &gateway_spec))
             .await?;
-        let mut lines = Vec::new();
-        let mut failed = None;
-        for leftover in found {
+        let mut rows = Vec::new();
+        let mut last_error = None;
+        for orphan in orphans {
             let mut removed = false;
             if !self.dry_run {
-                let work = lifecycle::remove_orphan(backend, &gateway_spec, &leftover);
+                let work = lifecycle::remove_orphan(backend, &gateway_spec, &orphan);
                 match context.unless_interrupted(work).await {
                     Ok(()) => removed = true,
-                    // The others are still worth removing.
-                    Err(error) => failed = Some(error),
+                    // Continue with the other leftovers.
+                    Err(error) => last_error = Some(error),
                 }
             }
-            lines.push(PruneRow { leftover, removed });
+            rows.push(PruneRow { orphan, removed });
         }
-        context.ui.rows(&lines, "Nothing to prune.");
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
-        }
+        context.ui.rows(&rows, "Nothing to prune.");
+        last_error.map_or(Ok(()), |error| Err(error.into()))
     }
 }

@@ -7,22 +7,29 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, create, from_settings, setup};
+use super::{Context, from_settings, prepare_host};
 use crate::lifecycle::{self, CloneNames, CreateOptions, ExecOptions, ForkOptions, User};
-use crate::model::{Backend, CloneSource, Error, Label, Limits, Name, Properties};
-use crate::ui::{self, Row};
+use crate::model::{Backend, CloneSource, Error, InvalidName, Label, Limits, Name, Properties};
+use crate::ui::{self, Row, Spinner};
 
-const FORKS: usize = 2;
-const SHOW: &str =
+const CLONES: usize = 2;
+const GREETING: &str =
     ". /etc/os-release; echo \"Hello from $(hostname), $PRETTY_NAME, kernel $(uname -r)\"";
 
-/// See it work: prepare the host if needed, then create, checkpoint and fork a pixel
+/// Set up the host and run a short demo
+///
+/// Sets up the host if necessary, then creates, checkpoints and forks a pixel and
+/// prints the time of each step.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels quickstart"
+    "pixels quickstart --yes --clean"
+))]
 pub struct QuickstartArgs {
-    /// Do not ask before preparing the host
+    /// Set up the host without asking
     #[arg(short, long)]
     yes: bool,
-    /// Remove the pixels again at the end
+    /// Delete the pixels at the end
     #[arg(long)]
     clean: bool,
 }
@@ -32,6 +39,16 @@ struct StepRow {
     step: &'static str,
     elapsed_ms: u64,
     result: String,
+}
+
+impl StepRow {
+    fn new(step: &'static str, started: Instant, result: String) -> Self {
+        Self {
+            step,
+            elapsed_ms: ui::milliseconds(started.elapsed()),
+            result,
+        }
+    }
 }
 
 impl Row for StepRow {
@@ -49,117 +66,148 @@ impl Row for StepRow {
 
 impl QuickstartArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        setup::only_incus(context, "quickstart")?;
-        let mut lines = Vec::new();
-        let begun = Instant::now();
-        let report = setup::prepare(context, &setup::options(context), self.yes).await?;
+        prepare_host::require_incus(context, "quickstart")?;
+        let mut rows = Vec::new();
+        let started = Instant::now();
+        let options = from_settings::host_options(context);
+        let report = prepare_host::run(context, &options, self.yes).await?;
         let result = match report.done.len() {
             0 => "was ready".to_owned(),
             1 => "1 step".to_owned(),
             steps => format!("{steps} steps"),
         };
-        lines.push(row("setup", begun, result));
+        rows.push(StepRow::new("setup", started, result));
 
         let backend = context.backend()?;
-        let made = run_tour(context, backend, &mut lines).await?;
-        context.ui.rows(&lines, "");
+        let pixels = run_demo(context, backend, &mut rows).await?;
+        context.ui.rows(&rows, "");
         if self.clean {
-            let removed = futures_util::future::join_all(made.iter().map(|n| backend.destroy(n)));
-            for outcome in removed.await {
+            let deleting = pixels.iter().map(|name| backend.destroy(name));
+            for outcome in futures_util::future::join_all(deleting).await {
                 outcome?;
             }
             return Ok(());
         }
-        if let [first, .., last] = made.as_slice() {
+        if let [first, .., last] = pixels.as_slice() {
             context.ui.status(&format!(
-                "\nYours to play with:\n  pixels console {first}\n  pixels exec {last} -- uname -a\n  \
+                "\nNext steps:\n  pixels console {first}\n  pixels exec {last} -- uname -a\n  \
                  pixels checkpoint list {first}\n  pixels destroy --force {}",
-                made.iter().map(Name::as_str).collect::<Vec<_>>().join(" ")
+                pixels
+                    .iter()
+                    .map(Name::as_str)
+                    .collect::<Vec<_>>()
+                    .join(" ")
             ));
         }
         Ok(())
     }
 }
 
-async fn run_tour(
+/// Creates a pixel, checkpoints and forks it; returns the names of all pixels.
+async fn run_demo(
     context: &Context,
     backend: &dyn Backend,
-    lines: &mut Vec<StepRow>,
+    rows: &mut Vec<StepRow>,
 ) -> anyhow::Result<Vec<Name>> {
-    let phases = context.ui.phases();
-    let progress = |phase: &str| phases.step(phase);
+    let spinner = context.ui.spinner();
     let name = free_name(backend).await?;
 
-    let begun = Instant::now();
-    let image = create::default_image(context).await?;
-    let defaults = &context.settings().defaults;
-    let options = CreateOptions {
-        network: from_settings::network_from_settings(context)?,
-        name: name.clone(),
-        image: image.clone(),
-        limits: Limits {
-            cpu: defaults.cpu.clone(),
-            memory: defaults.memory_mib.map(|mib| mib * 1024 * 1024),
-        },
-        properties: Properties::new(),
-        provision: None,
-    };
-    lifecycle::create(backend, context.cancel(), options, &progress).await?;
-    lines.push(row("create", begun, format!("{name}, from {image}")));
+    let started = Instant::now();
+    let image = create_demo(context, &name, &spinner).await?;
+    rows.push(StepRow::new(
+        "create",
+        started,
+        format!("{name}, from {image}"),
+    ));
 
-    let begun = Instant::now();
-    let said = context.unless_interrupted(greet(backend, &name)).await?;
-    lines.push(row("exec", begun, said));
+    let started = Instant::now();
+    let greeting = context.unless_interrupted(greet(backend, &name)).await?;
+    rows.push(StepRow::new("exec", started, greeting));
 
-    let begun = Instant::now();
-    let label: Label = "ready"
-        .parse()
-        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string().into()))?;
-    progress("taking a checkpoint");
+    let started = Instant::now();
+    let label: Label = "ready".parse().map_err(invalid)?;
+    spinner.step("creating a checkpoint");
     context
         .unless_interrupted(backend.checkpoint(&name, &label, None))
         .await?;
-    lines.push(row("checkpoint", begun, format!("{name}:{label}")));
+    rows.push(StepRow::new(
+        "checkpoint",
+        started,
+        format!("{name}:{label}"),
+    ));
 
-    let begun = Instant::now();
-    let forked = Mutex::new(vec![name.clone()]);
-    let ready = |fork: &Name| {
-        if let Ok(mut forked) = forked.lock() {
-            forked.push(fork.clone());
-        }
-    };
-    let from = CloneSource {
+    let started = Instant::now();
+    let source = CloneSource {
         pixel: name.clone(),
         label: Some(label),
     };
-    let options = ForkOptions {
-        network: from_settings::network_from_settings(context)?,
-        properties: Properties::from([("from".into(), from.to_string())]),
-        from,
-        names: CloneNames::Numbered {
-            prefix: name.to_string(),
-            count: FORKS,
-        },
-        limits: Limits::default(),
-    };
-    lifecycle::fork(backend, context.cancel(), options, &progress, &ready).await?;
-    let made = forked.into_inner().unwrap_or_default();
-    let names: Vec<&str> = made.iter().skip(1).map(Name::as_str).collect();
-    lines.push(row("fork", begun, names.join(", ")));
+    let clones = fork_demo(context, source, &spinner).await?;
+    let names: Vec<&str> = clones.iter().map(Name::as_str).collect();
+    rows.push(StepRow::new("fork", started, names.join(", ")));
 
-    if let Some(last) = made.last() {
-        let begun = Instant::now();
-        let said = context.unless_interrupted(greet(backend, last)).await?;
-        lines.push(row("exec", begun, said));
+    if let Some(last) = clones.last() {
+        let started = Instant::now();
+        let greeting = context.unless_interrupted(greet(backend, last)).await?;
+        rows.push(StepRow::new("exec", started, greeting));
     }
-    Ok(made)
+    Ok([name].into_iter().chain(clones).collect())
 }
 
-/// Runs the greeting in a pixel.
+/// Creates a pixel without provisioning; returns its image.
+async fn create_demo(context: &Context, name: &Name, spinner: &Spinner) -> anyhow::Result<String> {
+    let image = from_settings::resolve_default_image(context).await?;
+    let defaults = from_settings::instance_defaults(context, None)?;
+    let options = CreateOptions {
+        network: defaults.network,
+        name: name.clone(),
+        image: image.clone(),
+        limits: defaults.limits,
+        properties: Properties::new(),
+        provision: None,
+    };
+    let progress = |phase: &str| spinner.step(phase);
+    lifecycle::create(context.backend()?, context.cancel(), options, &progress).await?;
+    Ok(image)
+}
+
+async fn fork_demo(
+    context: &Context,
+    source: CloneSource,
+    spinner: &Spinner,
+) -> anyhow::Result<Vec<Name>> {
+    let options = ForkOptions {
+        network: from_settings::network_from_settings(context)?,
+        properties: Properties::from([("from".into(), source.to_string())]),
+        names: CloneNames::Numbered {
+            prefix: source.pixel.to_string(),
+            count: CLONES,
+        },
+        from: source,
+        limits: Limits::default(),
+    };
+    let clones = Mutex::new(Vec::new());
+    let on_ready = |clone: &Name| {
+        if let Ok(mut clones) = clones.lock() {
+            clones.push(clone.clone());
+        }
+    };
+    let progress = |phase: &str| spinner.step(phase);
+    lifecycle::fork(
+        context.backend()?,
+        context.cancel(),
+        options,
+        &progress,
+        &on_ready,
+    )
+    .await?;
+    Ok(clones.into_inner().unwrap_or_default())
+}
+
+/// Runs a greeting in a pixel and returns its output.
 async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     let instance = backend.get(name).await?;
     let options = ExecOptions {
-        argv: ["sh", "-c", SHOW].map(str::to_owned).to_vec(),
+        argv: ["sh", "-c", GREETING].map(str::to_owned).to_vec(),
         user: User::default_for(&instance),
         env: Default::default(),
         cwd: None,
@@ -180,28 +228,19 @@ async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// `demo`, or the next free one after it.
+/// `demo`, `demo2`, `demo3` …: the first name that is not in use.
 async fn free_name(backend: &dyn Backend) -> Result<Name, Error> {
-    let taken: BTreeSet<String> = backend
-        .list()
-        .await?
-        .into_iter()
-        .map(|pixel| pixel.name.to_string())
-        .collect();
+    let pixels = backend.list().await?;
+    let used: BTreeSet<String> = pixels.iter().map(|pixel| pixel.name.to_string()).collect();
     let mut name = "demo".to_owned();
     let mut number = 1;
-    while taken.contains(&name) {
+    while used.contains(&name) {
         number += 1;
         name = format!("demo{number}");
     }
-    name.parse()
-        .map_err(|e: crate::model::InvalidName| Error::Invalid(e.to_string().into()))
+    name.parse().map_err(invalid)
 }
 
-fn row(step: &'static str, begun: Instant, result: String) -> StepRow {
-    StepRow {
-        step,
-        elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-        result,
-    }
+fn invalid(error: InvalidName) -> Error {
+    Error::Invalid(error.to_string().into())
 }

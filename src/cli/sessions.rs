@@ -3,15 +3,19 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, completions, exec};
-use crate::lifecycle::{User, session};
+use super::{Context, completions};
+use crate::lifecycle::{self, User, session};
 use crate::model::Name;
 use crate::ui::Row;
 
 /// List the console sessions of a pixel
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels sessions box"
+    "pixels console box --session build"
+))]
 pub struct SessionsArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
 }
@@ -32,13 +36,13 @@ impl SessionsArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let instance = context.unless_interrupted(backend.get(&self.name)).await?;
-        exec::ensure_running(&instance)?;
+        lifecycle::ensure_running(&instance)?;
         let guest = backend.guest(&self.name);
-        let login = User::default_for(&instance);
+        let user = User::default_for(&instance);
         let sessions = context
-            .unless_interrupted(session::list(&*guest, &login))
+            .unless_interrupted(session::list(&*guest, &user))
             .await?;
-        context.ui.rows(&sessions, "No sessions");
+        context.ui.rows(&sessions, "No sessions.");
         Ok(())
     }
 }

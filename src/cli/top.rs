@@ -5,25 +5,30 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, completions, events, expire};
+use super::{Context, completions, duration_arg, pixel_list};
 use crate::lifecycle::usage::{self, UsageRow, UsageSample};
 use crate::model::{Instance, Name};
 use crate::ui::{self, Row};
 
-/// Show what running pixels use: CPU, memory, disk and network
+/// Show CPU, memory, disk and network usage of running pixels
 ///
-/// On a terminal it goes on until interrupted; elsewhere, and as JSON, it looks
-/// twice, a second apart, and ends.
+/// On a terminal, refreshes until interrupted. Otherwise, and with --json, prints
+/// the usage of one interval and exits.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels top"
+    "pixels top box try --interval 5s"
+    "pixels top --json"
+))]
 pub struct TopArgs {
-    /// Only these
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
+    /// Only these pixels
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completions::pixels))]
     names: Vec<Name>,
-    /// Look only twice on a terminal as well
+    /// Print the usage of one interval and exit
     #[arg(long)]
     once: bool,
-    /// Time between two looks
-    #[arg(long, value_name = "DURATION", default_value = "1s", allow_negative_numbers = true, value_parser = expire::parse_lifetime)]
+    /// Time between two samples
+    #[arg(long, value_name = "DURATION", default_value = "1s", allow_negative_numbers = true, value_parser = duration_arg::parse_duration_arg)]
     interval: Duration,
 }
 
@@ -63,31 +68,29 @@ impl TopArgs {
             context.unless_interrupted(pause).await?;
             let after;
             (pixels, after) = match live {
-                // Others come and go.
+                // Pixels may have been created or destroyed.
                 true => self.sample(context).await?,
                 false => {
-                    let again = usage::sample(context.backend()?, &pixels);
-                    let look = context.unless_interrupted(again).await?;
-                    (pixels, look)
+                    let sampling = usage::sample(context.backend()?, &pixels);
+                    let sample = context.unless_interrupted(sampling).await?;
+                    (pixels, sample)
                 }
             };
-            let lines = usage::rows_between(&before, &after, &pixels);
+            let rows = usage::rows_between(&before, &after, &pixels);
             if !live {
-                context.ui.rows(&lines, "No pixel is running.");
+                context.ui.rows(&rows, "No pixel is running.");
                 return Ok(());
             }
-            context.ui.screen(&lines);
+            context.ui.screen(&rows);
             before = after;
         }
     }
 
     async fn sample(&self, context: &Context) -> anyhow::Result<(Vec<Instance>, UsageSample)> {
-        let backend = context.backend()?;
-        let mut pixels = context.unless_interrupted(backend.list()).await?;
-        expire::destroy_expired(context, &mut pixels).await?;
-        events::keep_named(&mut pixels, &self.names)?;
-        let looking = usage::sample(backend, &pixels);
-        let look = context.unless_interrupted(looking).await?;
-        Ok((pixels, look))
+        let mut pixels = pixel_list::list_unexpired(context).await?;
+        pixel_list::keep_named(&mut pixels, &self.names)?;
+        let sampling = usage::sample(context.backend()?, &pixels);
+        let sample = context.unless_interrupted(sampling).await?;
+        Ok((pixels, sample))
     }
 }

@@ -1,5 +1,4 @@
-//! The user's terminal: raw mode that is always undone, and its size; our
-//! output streams.
+//! The user's terminal: raw mode, size, hidden input, and the output streams.
 
 mod stdout_writer;
 
@@ -13,15 +12,16 @@ pub use stdout_writer::StdoutWriter;
 
 use crate::model::TtySize;
 
-/// The settings to go back to; set while the terminal is raw.
+/// The settings to restore at exit; `None` while the terminal has its own settings.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The terminal passes every key through while this lives.
+/// Raw mode, in which the terminal passes every key on. Dropping it restores the
+/// terminal.
 #[derive(Debug)]
 pub struct RawMode(());
 
 impl RawMode {
-    /// Needs stdin to be a terminal.
+    /// Fails if stdin is not a terminal.
     pub fn enter() -> std::io::Result<Self> {
         let saved = termios::tcgetattr(std::io::stdin())?;
         let mut raw = saved.clone();
@@ -38,7 +38,7 @@ impl Drop for RawMode {
     }
 }
 
-/// Undoes raw mode, from wherever the program is about to end.
+/// Restores the terminal before the program exits.
 pub fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(saved) = saved {
@@ -46,8 +46,8 @@ pub fn restore() {
     }
 }
 
-/// Asks a question whose answer is not shown, also while the terminal is raw;
-/// `None` without a terminal.
+/// Asks a question and hides the answer, also in raw mode. `None` without a terminal
+/// or at the end of input.
 pub fn ask_secret(question: &str) -> Option<String> {
     let mut terminal = File::options()
         .read(true)
@@ -55,14 +55,14 @@ pub fn ask_secret(question: &str) -> Option<String> {
         .open("/dev/tty")
         .ok()?;
     let before = termios::tcgetattr(&terminal).ok()?;
-    let mut silent = before.clone();
-    silent.input_modes |= InputModes::ICRNL;
-    silent.local_modes.remove(LocalModes::ECHO);
-    silent.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
-    termios::tcsetattr(&terminal, OptionalActions::Flush, &silent).ok()?;
+    let mut hidden = before.clone();
+    hidden.input_modes |= InputModes::ICRNL;
+    hidden.local_modes.remove(LocalModes::ECHO);
+    hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
+    termios::tcsetattr(&terminal, OptionalActions::Flush, &hidden).ok()?;
     let answer = {
-        // In case we are ended meanwhile.
-        let _undo = Silence::begin(&before);
+        // A signal that ends the program restores the terminal.
+        let _saved = SavedSettings::save(&before);
         terminal.write_all(question.as_bytes()).ok().and_then(|()| {
             let mut line = String::new();
             BufReader::new(&terminal).read_line(&mut line).ok()?;
@@ -70,37 +70,37 @@ pub fn ask_secret(question: &str) -> Option<String> {
         })
     };
     let _ = termios::tcsetattr(&terminal, OptionalActions::Drain, &before);
-    // At end of input nothing was answered.
+    // The end of input is not an answer.
     let answer = answer?;
     let line = answer.strip_suffix('\n')?;
     Some(line.trim_end_matches('\r').to_owned())
 }
 
-/// Settings to go back to, where there are none already.
-struct Silence {
-    ours: bool,
+/// Registers settings in [`SAVED`] unless raw mode has, and removes them when dropped.
+struct SavedSettings {
+    registered: bool,
 }
 
-impl Silence {
-    fn begin(before: &Termios) -> Self {
+impl SavedSettings {
+    fn save(settings: &Termios) -> Self {
         let mut saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = saved.is_none();
-        if ours {
-            *saved = Some(before.clone());
+        let registered = saved.is_none();
+        if registered {
+            *saved = Some(settings.clone());
         }
-        Self { ours }
+        Self { registered }
     }
 }
 
-impl Drop for Silence {
+impl Drop for SavedSettings {
     fn drop(&mut self) {
-        if self.ours {
+        if self.registered {
             SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 }
 
-/// As many open files as we may have: connections take several each.
+/// Raises the limit of open files as far as allowed: a connection needs several.
 pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -109,20 +109,20 @@ pub fn raise_open_files() {
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, "open files");
+        tracing::debug!(%error, "cannot raise the limit of open files");
     }
 }
 
-/// Whether a person sits at both ends.
+/// Whether stdin and stdout are terminals.
 pub fn interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// The window's size; 80 by 24 when the terminal does not say.
+/// The size of the terminal window; 80 by 24 if unknown.
 pub fn size() -> TtySize {
-    let told = termios::tcgetwinsize(std::io::stdout())
+    let size = termios::tcgetwinsize(std::io::stdout())
         .or_else(|_| termios::tcgetwinsize(std::io::stdin()));
-    match told {
+    match size {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => TtySize {
             columns: size.ws_col,
             rows: size.ws_row,

@@ -1,9 +1,8 @@
-//! Our stdout and stderr for a command's output.
+//! Asynchronous stdout and stderr for the output of a command.
 //!
-//! They may be pipes or files that we share with others, so they stay
-//! blocking, and a thread does the writing. While it writes, what arrives is
-//! gathered and goes out in one piece: the next one is received meanwhile.
-//! Nothing is held back for a full line or buffer.
+//! Other processes may share the file descriptors, so they stay blocking and a
+//! thread writes to them. While it writes, new output is collected and then written
+//! at once. Output is never held back for a full line or buffer.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,24 +15,24 @@ use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 
-/// A reader this far behind makes the sender wait.
+/// Bytes to collect before the sender must wait.
 const LIMIT: usize = 1024 * 1024;
 
-/// How long a dropped outlet waits for its reader.
-const PARTING: Duration = Duration::from_millis(500);
+/// How long dropping a writer waits until its output is written.
+const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Tells what became of an outlet's output, also when the outlet is gone.
+/// The outcome of a writer's output, also after the writer was dropped.
 #[derive(Debug)]
 pub struct WriteOutcome(Arc<Shared>);
 
 impl WriteOutcome {
-    /// Why output was lost. A reader that went away is `BrokenPipe`.
-    pub fn loss(&self) -> Option<io::Error> {
-        self.0.lock().error.map(IoErrorCopy::error)
+    /// Why output was lost. A reader that closed its pipe is `BrokenPipe`.
+    pub fn error(&self) -> Option<io::Error> {
+        self.0.lock().error.map(IoErrorCopy::to_error)
     }
 }
 
-/// An I/O error that can be told more than once.
+/// An I/O error that can be returned more than once.
 #[derive(Debug, Clone, Copy)]
 struct IoErrorCopy {
     kind: io::ErrorKind,
@@ -41,62 +40,62 @@ struct IoErrorCopy {
 }
 
 impl IoErrorCopy {
-    fn of(error: &io::Error) -> Self {
+    fn new(error: &io::Error) -> Self {
         Self {
             kind: error.kind(),
             code: error.raw_os_error(),
         }
     }
 
-    fn error(self) -> io::Error {
+    fn to_error(self) -> io::Error {
         self.code
             .map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
     }
 }
 
-/// One of our streams. Flushing waits until all is written.
+/// Writes to stdout or stderr. Flushing waits until everything is written.
 #[derive(Debug)]
 pub struct StdoutWriter {
     shared: Arc<Shared>,
-    /// Until the first byte, when the thread takes it.
+    /// Passed to the thread, which starts with the first byte.
     file: Option<File>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Tells the thread of data, or that there will be no more.
-    news: Condvar,
-    /// Tells an outlet that is being dropped that something was written.
-    done: Condvar,
+    /// Notifies the thread of data, or of the end of data.
+    data_or_closed: Condvar,
+    /// Notifies a writer that is being dropped of progress.
+    progress: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: Vec<u8>,
+    pending: Vec<u8>,
     writing: bool,
-    /// The thread has nothing to do and must be told of data.
+    /// The thread waits for `data_or_closed`.
     idle: bool,
     error: Option<IoErrorCopy>,
     closed: bool,
-    /// Waits for room, or for all to be written.
+    /// Waits for room, or until everything is written.
     waker: Option<Waker>,
 }
 
 impl StdoutWriter {
     pub fn stdout() -> io::Result<Self> {
-        Self::of(io::stdout().as_fd())
+        Self::new(io::stdout().as_fd())
     }
 
     pub fn stderr() -> io::Result<Self> {
-        Self::of(io::stderr().as_fd())
+        Self::new(io::stderr().as_fd())
     }
 
-    pub fn fate(&self) -> WriteOutcome {
+    pub fn outcome(&self) -> WriteOutcome {
         WriteOutcome(Arc::clone(&self.shared))
     }
 
-    fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
+    fn new(stream: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self {
             shared: Arc::default(),
             file: Some(stream.try_clone_to_owned()?.into()),
@@ -113,44 +112,44 @@ impl Shared {
         let mut data = Vec::new();
         let mut state = self.lock();
         loop {
-            while state.waiting.is_empty() {
+            while state.pending.is_empty() {
                 if state.closed {
                     return;
                 }
                 state.idle = true;
                 state = self
-                    .news
+                    .data_or_closed
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
                 state.idle = false;
             }
-            std::mem::swap(&mut data, &mut state.waiting);
+            std::mem::swap(&mut data, &mut state.pending);
             state.writing = true;
-            // The sender fills the next piece while this one is written.
-            self.tell(&mut state);
+            // The sender can fill the buffer while this data is written.
+            self.notify(&mut state);
             drop(state);
             let written = file.write_all(&data);
             data.clear();
             state = self.lock();
             state.writing = false;
             if let Err(error) = &written {
-                state.error = Some(IoErrorCopy::of(error));
-                state.waiting = Vec::new();
+                state.error = Some(IoErrorCopy::new(error));
+                state.pending = Vec::new();
             }
-            self.tell(&mut state);
+            self.notify(&mut state);
             if written.is_err() {
                 return;
             }
         }
     }
 
-    /// Something changed for whoever writes to the outlet or drops it.
-    fn tell(&self, state: &mut State) {
+    /// Wakes a writer that waits in `poll_write`, `poll_flush` or `drop`.
+    fn notify(&self, state: &mut State) {
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
         if state.closed {
-            self.done.notify_one();
+            self.progress.notify_one();
         }
     }
 }
@@ -167,33 +166,33 @@ impl AsyncWrite for StdoutWriter {
                 .name("output".into())
                 .spawn(move || shared.write_out(file));
             if let Err(error) = started {
-                self.shared.lock().error = Some(IoErrorCopy::of(&error));
+                self.shared.lock().error = Some(IoErrorCopy::new(&error));
                 return Poll::Ready(Err(error));
             }
         }
         let mut state = self.shared.lock();
-        if let Some(loss) = state.error {
-            return Poll::Ready(Err(loss.error()));
+        if let Some(error) = state.error {
+            return Poll::Ready(Err(error.to_error()));
         }
-        let room = LIMIT.saturating_sub(state.waiting.len());
+        let room = LIMIT.saturating_sub(state.pending.len());
         if room == 0 {
             state.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let taken = room.min(data.len());
-        state.waiting.extend_from_slice(&data[..taken]);
+        let length = room.min(data.len());
+        state.pending.extend_from_slice(&data[..length]);
         if state.idle {
-            self.shared.news.notify_one();
+            self.shared.data_or_closed.notify_one();
         }
-        Poll::Ready(Ok(taken))
+        Poll::Ready(Ok(length))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
-        if let Some(loss) = state.error {
-            return Poll::Ready(Err(loss.error()));
+        if let Some(error) = state.error {
+            return Poll::Ready(Err(error.to_error()));
         }
-        if state.waiting.is_empty() && !state.writing {
+        if state.pending.is_empty() && !state.writing {
             return Poll::Ready(Ok(()));
         }
         state.waker = Some(cx.waker().clone());
@@ -206,16 +205,20 @@ impl AsyncWrite for StdoutWriter {
 }
 
 impl Drop for StdoutWriter {
-    /// After an error or a time-out nobody flushed: what was received still
-    /// goes out, unless its reader makes us wait.
+    /// Without a flush, as after an error, waits up to [`DROP_TIMEOUT`] until the
+    /// output is written.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closed = true;
-        self.shared.news.notify_one();
+        self.shared.data_or_closed.notify_one();
         let busy = |state: &mut State| {
-            state.error.is_none() && (state.writing || !state.waiting.is_empty())
+            state.error.is_none() && (state.writing || !state.pending.is_empty())
         };
-        drop(self.shared.done.wait_timeout_while(state, PARTING, busy));
+        drop(
+            self.shared
+                .progress
+                .wait_timeout_while(state, DROP_TIMEOUT, busy),
+        );
     }
 }
 
@@ -229,13 +232,13 @@ mod tests {
 
     fn pipe() -> (File, StdoutWriter) {
         let (read, write) = io::pipe().unwrap();
-        let outlet = StdoutWriter::of(write.as_fd()).unwrap();
-        (File::from(std::os::fd::OwnedFd::from(read)), outlet)
+        let writer = StdoutWriter::new(write.as_fd()).unwrap();
+        (File::from(std::os::fd::OwnedFd::from(read)), writer)
     }
 
     #[tokio::test]
-    async fn all_bytes_come_out_in_order() {
-        let (mut read, mut outlet) = pipe();
+    async fn write_large_output_kept_in_order() {
+        let (mut read, mut writer) = pipe();
         let reader = thread::spawn(move || {
             let mut all = Vec::new();
             read.read_to_end(&mut all).unwrap();
@@ -243,29 +246,29 @@ mod tests {
         });
         let sent: Vec<u8> = (0..5_000_000u32).map(|i| (i / 7) as u8).collect();
         for piece in sent.chunks(70_001) {
-            outlet.write_all(piece).await.unwrap();
+            writer.write_all(piece).await.unwrap();
         }
-        outlet.flush().await.unwrap();
-        drop(outlet);
+        writer.flush().await.unwrap();
+        drop(writer);
         assert!(reader.join().unwrap() == sent);
     }
 
     #[tokio::test]
-    async fn a_few_bytes_are_not_held_back() {
-        let (mut read, mut outlet) = pipe();
-        outlet.write_all(b"a").await.unwrap();
+    async fn write_few_bytes_not_held_back() {
+        let (mut read, mut writer) = pipe();
+        writer.write_all(b"a").await.unwrap();
         let mut one = [0];
         read.read_exact(&mut one).unwrap();
         assert_eq!(&one, b"a");
     }
 
     #[tokio::test]
-    async fn a_reader_that_left_is_an_error_for_the_writer() {
-        let (read, mut outlet) = pipe();
+    async fn write_after_reader_closed_fails() {
+        let (read, mut writer) = pipe();
         drop(read);
-        let _ = outlet.write_all(b"a").await;
-        let error = outlet.flush().await.unwrap_err();
+        let _ = writer.write_all(b"a").await;
+        let error = writer.flush().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        assert!(outlet.write_all(b"b").await.is_err());
+        assert!(writer.write_all(b"b").await.is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The one owner of stdout and stderr: results on stdout, talk on stderr.
+//! The output of commands: results go to stdout, messages to stderr.
 
 mod progress_bar;
 mod sanitize;
@@ -10,15 +10,19 @@ mod fuzz;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde::Serialize;
 
 pub use progress_bar::ProgressBar;
 use sanitize::sanitize;
 pub use spinner::Spinner;
-pub use table::{Row, bytes, elapsed, human_duration, table};
+pub use table::{Row, bytes, elapsed, human_duration, milliseconds, table};
 
 use crate::model::Error;
+
+/// Progress is drawn after this time, so that fast commands do not flicker.
+const DRAW_DELAY: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -27,7 +31,7 @@ pub enum Format {
     Json,
 }
 
-/// How this run talks.
+/// The output options of the command line.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ui {
     pub format: Format,
@@ -40,8 +44,8 @@ impl Ui {
         self.format == Format::Json
     }
 
-    /// Rows as a table, or as one JSON array. `empty` is said on stderr when
-    /// there are none, so that scripts read an empty result.
+    /// Prints rows as a table or as one JSON array. Without rows, prints the message
+    /// `empty` to stderr, so that scripts read an empty result.
     pub fn rows<T: Row>(&self, rows: &[T], empty: &str) {
         if self.json() {
             self.value(&rows);
@@ -52,17 +56,17 @@ impl Ui {
         }
     }
 
-    /// The result of a command that changed something: a sentence for people,
-    /// the facts for programs.
-    pub fn done(&self, sentence: &str, facts: &impl Serialize) {
+    /// Prints the result of a command that changed something: `sentence`, or `json`
+    /// as one JSON document.
+    pub fn done(&self, sentence: &str, json: &impl Serialize) {
         if self.json() {
-            self.value(facts);
+            self.value(json);
         } else if !self.quiet {
             stdout(&format!("{}\n", sanitize(sentence)));
         }
     }
 
-    /// One JSON document on a line of its own.
+    /// Prints a JSON document on one line, whatever the format.
     pub fn value(&self, value: &impl Serialize) {
         match serde_json::to_string(value) {
             Ok(text) => stdout(&format!("{text}\n")),
@@ -70,40 +74,40 @@ impl Ui {
         }
     }
 
-    /// Text as it is, whatever the format.
+    /// Prints text unchanged, whatever the format.
     pub fn text(&self, text: &str) {
         stdout(text);
     }
 
-    /// Whether results are looked at by a person.
+    /// Whether tables are printed to a terminal.
     pub fn is_interactive(&self) -> bool {
         !self.json() && io::stdout().is_terminal()
     }
 
-    /// Whether results still arrive: what goes on telling them ends otherwise.
+    /// Whether all results could be written so far. Commands that stream results
+    /// end when this is false.
     pub fn has_reader(&self) -> bool {
-        LOST.get().is_none()
+        WRITE_ERROR.get().is_none()
     }
 
-    /// Rows in the place of those shown before, on a terminal.
+    /// Clears the terminal and prints rows as a table.
     pub fn screen<T: Row>(&self, rows: &[T]) {
         stdout(&format!("\x1b[H\x1b[J{}", table(rows)));
     }
 
-    /// Talk: what happens and what to do next.
+    /// Prints a message, unless the output is quiet or JSON.
     pub fn status(&self, line: &str) {
         if !self.quiet && !self.json() {
             stderr(&format!("{}\n", sanitize(line)));
         }
     }
 
-    /// What a process of ours said on its stderr, as it is.
+    /// Prints the stderr of a child process unchanged.
     pub fn relay(&self, text: &str) {
         stderr(text);
     }
 
-    /// Said whatever the format: something is not as the user thinks.
-    /// `HEAD MESSAGE` on stderr, even when quiet: the command failed.
+    /// Prints the message of an error, also if the output is quiet.
     pub fn error(&self, message: &str) {
         stderr(&format!(
             "{} {}\n",
@@ -112,23 +116,24 @@ impl Ui {
         ));
     }
 
-    /// A line below an error.
+    /// Prints a line below an error.
     pub fn error_detail(&self, line: &str) {
         stderr(&format!("  {}\n", sanitize(line)));
     }
 
-    /// What to do about an error.
+    /// Prints what to do about an error.
     pub fn hint(&self, hint: &str) {
         stderr(&format!("{} {}\n", paint("hint:", "36"), sanitize(hint)));
     }
 
-    /// An error as one JSON document on stderr.
+    /// Prints an error as one JSON document to stderr.
     pub fn error_document(&self, document: &impl Serialize) {
         if let Ok(text) = serde_json::to_string(document) {
             stderr(&format!("{text}\n"));
         }
     }
 
+    /// Prints a warning, also if the output is quiet or JSON.
     pub fn warn(&self, line: &str) {
         if self.json() {
             stderr(&format!("{}\n", serde_json::json!({"warning": line})));
@@ -138,18 +143,18 @@ impl Ui {
         stderr(&format!("{head} {}\n", sanitize(line)));
     }
 
-    /// A progress line on a terminal; lines with `-v`; nothing else.
-    pub fn phases(&self) -> Spinner {
+    /// A progress line on a terminal, or one line for each step with `-v`.
+    pub fn spinner(&self) -> Spinner {
         Spinner::new(self.verbose, self.quiet || self.json())
     }
 
-    /// A bar with rate and remaining time on a terminal; nothing else.
-    /// `look` tells what is done and what there is to do, 0 while unknown.
-    pub fn bar(&self, look: impl Fn() -> (u64, u64) + Send + 'static) -> ProgressBar {
-        ProgressBar::new(!self.quiet && !self.json(), look)
+    /// A progress bar on a terminal. `progress` returns the bytes done and the total,
+    /// which is 0 while unknown.
+    pub fn progress_bar(&self, progress: impl Fn() -> (u64, u64) + Send + 'static) -> ProgressBar {
+        ProgressBar::new(!self.quiet && !self.json(), progress)
     }
 
-    /// Asks on the terminal; `None` when there is nobody to ask.
+    /// Asks a yes-or-no question; `None` without a terminal.
     pub fn confirm(&self, question: &str) -> Option<bool> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
@@ -167,8 +172,8 @@ impl Ui {
     }
 }
 
-/// Why results were lost, the first time that happened.
-static LOST: OnceLock<io::Error> = OnceLock::new();
+/// The first error of writing results.
+static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
 
 fn stdout(text: &str) {
     let mut stdout = io::stdout().lock();
@@ -176,26 +181,26 @@ fn stdout(text: &str) {
     record_write(written.and_then(|()| stdout.flush()));
 }
 
-/// Notes how writing results went.
+/// Records the outcome of writing results, for [`write_error`].
 pub fn record_write(written: io::Result<()>) {
     if let Err(error) = written {
-        let _ = LOST.set(error);
+        let _ = WRITE_ERROR.set(error);
     }
 }
 
-/// Why results could not be written, as on a full disk. A reader that went
-/// away (`| head -1`) has what it wanted.
+/// The first error of writing results, such as a full disk. A closed pipe is not an
+/// error: its reader (`| head -1`) wants no more.
 pub fn write_error() -> Option<Error> {
-    let error = LOST.get()?;
-    let told = io::Error::new(error.kind(), error.to_string());
-    (error.kind() != io::ErrorKind::BrokenPipe).then(|| Error::io("writing to stdout", told))
+    let first = WRITE_ERROR.get()?;
+    let error = io::Error::new(first.kind(), first.to_string());
+    (first.kind() != io::ErrorKind::BrokenPipe).then(|| Error::io("writing to stdout", error))
 }
 
 fn stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Colour on a terminal that wants it.
+/// Colors text for stderr, unless stderr is not a terminal or `NO_COLOR` is set.
 fn paint(text: &str, code: &str) -> String {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
         || std::env::var_os("TERM").is_some_and(|v| v == "dumb")

@@ -1,5 +1,4 @@
-//! How far a transfer is: a bar with rate and remaining time on a terminal,
-//! nothing anywhere else.
+//! The progress of a transfer: a bar with rate and remaining time on a terminal.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -7,54 +6,59 @@ use std::time::Duration;
 use indicatif::{ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
-/// Short transfers finish before anything flickers.
-const QUIET_FOR: Duration = Duration::from_millis(250);
-const TICK: Duration = Duration::from_millis(100);
-const KNOWN: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
-const UNKNOWN: &str = "{spinner} {bytes}  {bytes_per_sec}  {elapsed}";
+use super::DRAW_DELAY;
 
-/// Gone from the screen when it is dropped.
+const TICK: Duration = Duration::from_millis(100);
+const KNOWN_TOTAL: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+const UNKNOWN_TOTAL: &str = "{spinner} {bytes}  {bytes_per_sec}  {elapsed}";
+
+/// Removed from the screen when dropped.
 pub struct ProgressBar {
     shown: Option<(indicatif::ProgressBar, JoinHandle<()>)>,
 }
 
 impl ProgressBar {
-    /// Needs the runtime.
-    pub(super) fn new(wanted: bool, look: impl Fn() -> (u64, u64) + Send + 'static) -> Self {
-        if !wanted || !std::io::stderr().is_terminal() {
+    /// Shows nothing if not `enabled` or without a terminal. Must be called inside the
+    /// runtime.
+    pub(super) fn new(enabled: bool, progress: impl Fn() -> (u64, u64) + Send + 'static) -> Self {
+        if !enabled || !std::io::stderr().is_terminal() {
             return Self { shown: None };
         }
         let bar = indicatif::ProgressBar::hidden();
-        let ours = bar.clone();
-        let watching = tokio::spawn(async move {
-            tokio::time::sleep(QUIET_FOR).await;
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-            let mut style = "";
+        let drawn = bar.clone();
+        let drawing = tokio::spawn(async move {
+            tokio::time::sleep(DRAW_DELAY).await;
+            drawn.set_draw_target(ProgressDrawTarget::stderr());
+            let mut template = "";
             loop {
-                let (done, total) = look();
-                let wanted = if total > 0 { KNOWN } else { UNKNOWN };
-                if style != wanted
-                    && let Ok(made) = ProgressStyle::with_template(wanted)
+                let (done, total) = progress();
+                let wanted = if total > 0 {
+                    KNOWN_TOTAL
+                } else {
+                    UNKNOWN_TOTAL
+                };
+                if template != wanted
+                    && let Ok(style) = ProgressStyle::with_template(wanted)
                 {
-                    style = wanted;
-                    bar.set_style(made.progress_chars("=> "));
+                    template = wanted;
+                    drawn.set_style(style.progress_chars("=> "));
                 }
-                bar.set_length(total.max(done));
-                bar.set_position(done);
-                bar.tick();
+                drawn.set_length(total.max(done));
+                drawn.set_position(done);
+                drawn.tick();
                 tokio::time::sleep(TICK).await;
             }
         });
         Self {
-            shown: Some((ours, watching)),
+            shown: Some((bar, drawing)),
         }
     }
 }
 
 impl Drop for ProgressBar {
     fn drop(&mut self) {
-        if let Some((bar, watching)) = &self.shown {
-            watching.abort();
+        if let Some((bar, drawing)) = &self.shown {
+            drawing.abort();
             bar.finish_and_clear();
         }
     }

@@ -1,20 +1,21 @@
-//! Text that others have a say in, for a terminal, which obeys more than
-//! letters: servers, pixels and files must not move its cursor or name it.
+//! Removes control characters from text of servers, pixels and files, which could
+//! move the cursor of a terminal or change its title.
 
 use std::borrow::Cow;
 
-/// The same text with lines in it, and no other control characters.
+/// `text` with line feeds as the only control characters: a tab becomes a space,
+/// others U+FFFD.
 pub fn sanitize(text: &str) -> Cow<'_, str> {
-    let commands = |c: char| c.is_control() && c != '\n';
-    if !text.contains(commands) {
+    let is_unsafe = |c: char| c.is_control() && c != '\n';
+    if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
-    let shown = |c: char| match c {
+    let replace = |c: char| match c {
         '\t' => ' ',
-        c if commands(c) => char::REPLACEMENT_CHARACTER,
+        c if is_unsafe(c) => char::REPLACEMENT_CHARACTER,
         c => c,
     };
-    Cow::Owned(text.chars().map(shown).collect())
+    Cow::Owned(text.chars().map(replace).collect())
 }
 
 #[cfg(test)]
@@ -22,7 +23,7 @@ mod tests {
     use super::sanitize;
 
     #[test]
-    fn terminals_are_told_nothing_but_text() {
+    fn sanitize_control_characters_replaced() {
         assert_eq!(sanitize("b\u{fc}cher\n-> x"), "b\u{fc}cher\n-> x");
         assert_eq!(
             sanitize("a\tb\x1b[2J\u{9b}1m\r"),

@@ -1,23 +1,20 @@
-//! What a longer command is doing: a spinner on a terminal, plain lines with
-//! `-v`, silence otherwise.
+//! The present step of a command: a spinner on a terminal, or lines with `-v`.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Fast commands finish before anything flickers.
-const QUIET_FOR: Duration = Duration::from_millis(250);
+use super::DRAW_DELAY;
 
+/// Removed from the screen when dropped.
 pub struct Spinner {
     verbose: bool,
     bar: Option<ProgressBar>,
-    last: Mutex<String>,
 }
 
 impl Spinner {
+    /// Must be called inside the runtime.
     pub(super) fn new(verbose: bool, silent: bool) -> Self {
         let bar = (!verbose && !silent && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::hidden();
@@ -29,31 +26,26 @@ impl Spinner {
         if let Some(bar) = &bar {
             let bar = bar.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(QUIET_FOR).await;
+                tokio::time::sleep(DRAW_DELAY).await;
                 if !bar.is_finished() {
-                    bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
                     bar.enable_steady_tick(Duration::from_millis(100));
                 }
             });
         }
-        Self {
-            verbose,
-            bar,
-            last: Mutex::default(),
-        }
+        Self { verbose, bar }
     }
 
-    pub fn step(&self, phase: &str) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = phase.to_owned();
+    pub fn step(&self, step: &str) {
         match &self.bar {
-            Some(bar) => bar.set_message(phase.to_owned()),
-            None if self.verbose => super::stderr(&format!("{phase}...\n")),
+            Some(bar) => bar.set_message(step.to_owned()),
+            None if self.verbose => super::stderr(&format!("{step}...\n")),
             None => {}
         }
     }
 
-    /// Prints something while the progress line is out of the way.
-    pub fn above(&self, print: impl FnOnce()) {
+    /// Hides the spinner while `print` writes to the terminal.
+    pub fn suspend(&self, print: impl FnOnce()) {
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

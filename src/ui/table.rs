@@ -8,33 +8,33 @@ use tabled::settings::{Padding, Style};
 
 use super::sanitize;
 
-/// Something that is shown as a line of a table and as a JSON object.
+/// A row of a table, and a JSON object.
 pub trait Row: Serialize {
     const HEADERS: &'static [&'static str];
     fn cells(&self) -> Vec<String>;
 }
 
-/// Left-aligned columns, two spaces apart, a header line first.
+/// Formats rows as left-aligned columns, two spaces apart, below a header line.
 pub fn table<T: Row>(rows: &[T]) -> String {
     let mut builder = Builder::default();
     builder.push_record(T::HEADERS.iter().copied());
     for row in rows {
         builder.push_record(row.cells().iter().map(|cell| sanitize(cell)));
     }
-    let drawn = builder
+    let aligned = builder
         .build()
         .with(Style::empty())
         .with(Padding::new(0, 2, 0, 0))
         .to_string();
-    let mut text = String::with_capacity(drawn.len());
-    for line in drawn.lines() {
+    let mut text = String::with_capacity(aligned.len());
+    for line in aligned.lines() {
         text.push_str(line.trim_end());
         text.push('\n');
     }
     text
 }
 
-/// `12.3s`, `1m2.3s`: cut to tenths.
+/// Formats a duration as `12.3s` or `1m2.3s`, rounded down.
 pub fn elapsed(time: Duration) -> String {
     let tenths = time.as_millis() / 100;
     let (minutes, tenths) = (tenths / 600, tenths % 600);
@@ -46,7 +46,8 @@ pub fn elapsed(time: Duration) -> String {
     }
 }
 
-/// `2d 3h`, `1h 59m`, `59m`, `20s`: the two largest units, cut.
+/// Formats a duration in its two largest units, rounded down: `2d 3h`, `1h 59m`,
+/// `59m`, `20s`.
 pub fn human_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -58,7 +59,12 @@ pub fn human_duration(time: Duration) -> String {
     }
 }
 
-/// `512 B`, `1.5 GiB`, `42 MiB`.
+/// Whole milliseconds, for JSON.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Formats a size as `512 B`, `1.5 GiB` or `42 MiB`.
 pub fn bytes(size: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = size as f64;
@@ -89,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_two_spaces_apart_and_lines_end_clean() {
+    fn table_columns_aligned_without_trailing_spaces() {
         let text = table(&[Pair("a", "RUNNING"), Pair("longer-name", "STOPPED")]);
         assert_eq!(
             text,
@@ -98,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn short_forms() {
+    fn durations_and_sizes_formatted() {
         assert_eq!(elapsed(Duration::from_millis(12_399)), "12.3s");
         assert_eq!(elapsed(Duration::from_millis(62_300)), "1m2.3s");
         assert_eq!(human_duration(Duration::from_secs(59)), "59s");

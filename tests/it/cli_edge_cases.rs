@@ -72,8 +72,8 @@ fn empty_option_values_use_defaults() {
     let name = env.name("a");
     let empty = ["--image", "", "--cpu", "", "--memory", "0", "--egress", ""];
     let made = env.pixels([&["create", &name], &empty[..]].concat()).ok();
-    // Of walls that a user may have set.
-    let warned = "--egress is empty, so network.egress decides: unrestricted";
+    // The user may have meant a restricted policy.
+    let warned = "--egress is empty: the pixel gets network.egress, which is unrestricted";
     assert!(made.stderr.contains(warned), "{}", made.stderr);
     let all = env.pixels(["list", "--json"]).ok().json();
     let all = all.as_array().unwrap();

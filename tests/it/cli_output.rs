@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::env::{BINARY, Outcome, TestEnv};
 use crate::support::pty::Pty;
-use crate::support::{lab, wait};
+use crate::support::{lab, tree, wait};
 
 /// An environment whose server does not exist: whatever is sent fails with 5.
 fn nowhere() -> TestEnv {
@@ -134,7 +134,7 @@ fn version_help_and_man_pages_are_complete() {
         "{version}"
     );
     let help = env.pixels(["--help"]).ok().stdout;
-    for code in ["3 not found", "124 time limit", "130 interrupted"] {
+    for code in ["3 not found", "124 timed out", "130 and 143 interrupted"] {
         assert!(help.replace('\n', " ").contains(code), "{help}");
     }
     // A command group without a subcommand prints its help.
@@ -155,7 +155,7 @@ fn version_help_and_man_pages_are_complete() {
         assert!(pages.contains(page), "{pages:?}");
     }
     // One page for each command that help lists.
-    for command in commands(&help) {
+    for command in tree::listed(&help) {
         assert!(pages.contains(&format!("pixels-{command}.1")), "{command}");
         let reported = env.pixels([&command, "--help"]).ok().stdout;
         assert!(
@@ -179,19 +179,8 @@ fn configured_ssh_key_missing_prints_warning() {
     assert!(!usual.stderr.contains("SSH key"), "{}", usual.stderr);
     env.set("PIXELS_SSH_KEY", "/nowhere/key");
     let named = env.pixels(["create", "a"]).expect(5);
-    let printed = "warning: no SSH key for the pixel: reading /nowhere/key.pub";
+    let printed = "warning: no SSH key for the pixel: cannot read /nowhere/key.pub";
     assert!(named.stderr.contains(printed), "{}", named.stderr);
-}
-
-fn commands(help: &str) -> Vec<String> {
-    let list = help.split("Commands:\n").nth(1).unwrap();
-    list.lines()
-        .take_while(|line| !line.is_empty())
-        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| *name != "help")
-        .map(str::to_owned)
-        .collect()
 }
 
 #[test]

@@ -48,7 +48,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("host", &["backend::incus", "file_lock", "model"]),
-    ("lifecycle", &["egress", "provision", "model"]),
+    ("lifecycle", &["egress", "provision", "retry", "model"]),
     (
         "base",
         &[
@@ -92,7 +92,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "lifecycle",
             "mcp",
             "provision",
-            "retry",
             "model",
             "signal",
             "term",

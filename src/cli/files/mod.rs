@@ -1,4 +1,4 @@
-//! `pixels push`, `pull` and `sync`: what the three have in common.
+//! `pixels push`, `pull` and `sync`: the code that they share.
 
 mod path_arg;
 mod pull;
@@ -15,49 +15,58 @@ pub use pull::PullArgs;
 pub use push::PushArgs;
 pub use sync::SyncArgs;
 
-use super::{Context, exec};
-use crate::lifecycle::{Creator, User};
+use super::Context;
+use crate::lifecycle::{self, Creator, User};
 use crate::model::{Error, Guest, Instance, Name};
 use crate::transfer::{LocalTarget, Ownership, Report, TransferProgress};
 use crate::ui::{self, ProgressBar};
 
-/// The pixel, once it is known to be one that files can be exchanged with.
-async fn running_or_stopped(context: &Context, name: &Name) -> Result<Instance, Error> {
+/// The record of a pixel. Fails for a privileged pixel.
+async fn get_unprivileged(context: &Context, name: &Name) -> Result<Instance, Error> {
     let backend = context.backend()?;
     let instance = context.unless_interrupted(backend.get(name)).await?;
-    exec::ensure_unprivileged(&instance)?;
+    lifecycle::ensure_unprivileged(&instance)?;
     Ok(instance)
 }
 
-/// Whose the files are in the pixel, and where its relative paths begin.
-async fn login(
-    context: &Context,
-    guest: &dyn Guest,
-    instance: &Instance,
-    owner: Option<&str>,
-) -> Result<(User, User), Error> {
-    let home = User::default_for(instance);
-    let owner = match owner {
-        Some(owner) => {
-            context
-                .unless_interrupted(User::lookup(guest, owner))
-                .await?
-        }
-        None => home.clone(),
-    };
-    Ok((home, owner))
+struct TransferUsers {
+    /// Relative paths in the pixel start at the home of this user.
+    default: User,
+    /// Owner of transferred files in the pixel.
+    owner: User,
 }
 
-fn ownership(archive: bool, owner: &User) -> Ownership {
-    if archive {
-        Ownership::Kept
-    } else {
-        Ownership::One(owner.ids)
+impl TransferUsers {
+    /// `owner`: the value of `--owner`, else the pixel's default user.
+    async fn lookup(
+        context: &Context,
+        guest: &dyn Guest,
+        instance: &Instance,
+        owner: Option<&str>,
+    ) -> Result<Self, Error> {
+        let default = User::default_for(instance);
+        let owner = match owner {
+            Some(owner) => {
+                context
+                    .unless_interrupted(User::lookup(guest, owner))
+                    .await?
+            }
+            None => default.clone(),
+        };
+        Ok(Self { default, owner })
+    }
+
+    fn ownership(&self, archive: bool) -> Ownership {
+        if archive {
+            Ownership::Kept
+        } else {
+            Ownership::One(self.owner.ids)
+        }
     }
 }
 
-/// A name that no other transfer uses, hidden from a plain `ls`.
-fn unique() -> String {
+/// A unique name for temporary files of a transfer, hidden from a plain `ls`.
+fn transfer_id() -> String {
     format!(".pixels-{}", Creator::new().id())
 }
 
@@ -69,15 +78,17 @@ fn local_target(path: PathBuf) -> LocalTarget {
     }
 }
 
-fn progress_bar(context: &Context, meter: &Arc<TransferProgress>) -> ProgressBar {
-    let meter = Arc::clone(meter);
-    context.ui.bar(move || (meter.done(), meter.total()))
+fn progress_bar(context: &Context, progress: &Arc<TransferProgress>) -> ProgressBar {
+    let progress = Arc::clone(progress);
+    context
+        .ui
+        .progress_bar(move || (progress.done(), progress.total()))
 }
 
-/// Tells what came of it.
-fn report_transfer(context: &Context, verb: &str, to: &str, report: &Report, begun: Instant) {
-    warn(context, report);
-    let took = begun.elapsed();
+/// Prints the result of a `push` or `pull`.
+fn print_report(context: &Context, verb: &str, to: &str, report: &Report, started: Instant) {
+    print_warnings(context, report);
+    let elapsed = started.elapsed();
     let files = match report.files {
         1 => "1 file".to_owned(),
         count => format!("{count} files"),
@@ -86,25 +97,25 @@ fn report_transfer(context: &Context, verb: &str, to: &str, report: &Report, beg
         &format!(
             "{verb} {files}, {}, to {to} in {}",
             ui::bytes(report.bytes),
-            ui::elapsed(took)
+            ui::elapsed(elapsed)
         ),
         &json!({
             "to": to,
             "files": report.files,
             "bytes": report.bytes,
             "skipped": report.skipped,
-            "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "elapsed_ms": ui::milliseconds(elapsed),
         }),
     );
 }
 
-fn warn(context: &Context, report: &Report) {
+fn print_warnings(context: &Context, report: &Report) {
     for line in report.notes.lines() {
         context.ui.warn(line);
     }
     if report.skipped > 0 {
         context.ui.warn(&format!(
-            "{} devices, sockets or pipes were left out",
+            "skipped {} devices, sockets or pipes",
             report.skipped
         ));
     }

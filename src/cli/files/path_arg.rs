@@ -1,4 +1,4 @@
-//! Where something is: here, in a pixel, or on our own streams.
+//! A path on the command line: local, in a pixel, or a standard stream.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::model::Name;
 pub enum PathArg {
     /// `-`
     Stream,
-    Here(PathBuf),
+    Local(PathBuf),
     /// `NAME:PATH`
     Pixel {
         name: Name,
@@ -21,8 +21,8 @@ pub enum PathArg {
 }
 
 impl PathArg {
-    /// What stands before the first colon makes it a pixel when it can be the
-    /// name of one; `./a:b` is always a file here.
+    /// Parses `-`, `NAME:PATH`, or a local path. Text before the first colon that
+    /// can be a pixel name is one, so `./a:b` names a local file.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         if text == "-" {
             return Ok(Self::Stream);
@@ -33,7 +33,7 @@ impl PathArg {
             Some((name.parse::<Name>().ok()?, at))
         });
         match name {
-            None => Ok(Self::Here(text.into())),
+            None => Ok(Self::Local(text.into())),
             Some((name, at)) => Ok(Self::Pixel {
                 name,
                 path: std::str::from_utf8(&bytes[at + 1..])
@@ -43,21 +43,24 @@ impl PathArg {
         }
     }
 
-    pub fn into_local(self, what: &str) -> Result<PathBuf, Usage> {
+    /// `role` names the argument in the error.
+    pub fn into_local(self, role: &str) -> Result<PathBuf, Usage> {
         match self {
-            Self::Here(path) => Ok(path),
-            Self::Stream => Err(Usage(format!("{what}: - stands for one file alone"))),
+            Self::Local(path) => Ok(path),
+            Self::Stream => Err(Usage(format!("{role} cannot be -"))),
             Self::Pixel { name, path } => Err(Usage(format!(
-                "{what}: {name}:{path} is in a pixel; a file here with a colon is ./{name}:{path}"
+                "{role} {name}:{path} is in a pixel; for a local file with a colon write \
+                 ./{name}:{path}"
             ))),
         }
     }
 
-    pub fn into_pixel(self, what: &str) -> Result<(Name, String), Usage> {
+    /// `role` names the argument in the error.
+    pub fn into_pixel(self, role: &str) -> Result<(Name, String), Usage> {
         match self {
             Self::Pixel { name, path } => Ok((name, path)),
             _ => Err(Usage(format!(
-                "{what} must be NAME:PATH, a path in a pixel"
+                "{role} must be NAME:PATH, a path in a pixel"
             ))),
         }
     }
@@ -83,9 +86,12 @@ impl TypedValueParser for PathArgParser {
         _: Option<&clap::Arg>,
         value: &OsStr,
     ) -> Result<PathArg, clap::Error> {
-        PathArg::parse(value).map_err(|why| {
-            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{why}\n"))
-                .with_cmd(command)
+        PathArg::parse(value).map_err(|error| {
+            clap::Error::raw(
+                clap::error::ErrorKind::ValueValidation,
+                format!("{error}\n"),
+            )
+            .with_cmd(command)
         })
     }
 }
@@ -97,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_and_a_colon_make_it_a_pixel() {
+    fn parse_pixel_needs_name_before_colon() {
         let parse = |text: &str| PathArg::parse(OsStr::new(text)).unwrap();
         assert_eq!(parse("-"), PathArg::Stream);
         assert_eq!(
@@ -107,11 +113,11 @@ mod tests {
                 path: "/a:b".into()
             }
         );
-        for here in ["box", "./box:x", "/a:b", "A:b", ":x", "..", "a b:c"] {
-            assert_eq!(parse(here), PathArg::Here(here.into()), "{here}");
+        for local in ["box", "./box:x", "/a:b", "A:b", ":x", "..", "a b:c"] {
+            assert_eq!(parse(local), PathArg::Local(local.into()), "{local}");
         }
         let raw = OsStr::from_bytes(b"a\xff");
-        assert_eq!(PathArg::parse(raw), Ok(PathArg::Here(raw.into())));
+        assert_eq!(PathArg::parse(raw), Ok(PathArg::Local(raw.into())));
         assert!(PathArg::parse(OsStr::from_bytes(b"a:\xff")).is_err());
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::path_arg::PathArg;
-use super::{local_target, login, ownership, progress_bar, report_transfer, running_or_stopped};
+use super::{TransferUsers, get_unprivileged, local_target, print_report, progress_bar};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::model::Error;
@@ -17,50 +17,54 @@ use crate::transfer::{self, GuestPath, Pull, Report, TransferProgress};
 
 /// Copy files and folders out of a pixel
 ///
-/// Like cp -r: into DEST when it is a folder or ends with /, else as DEST.
-/// PATH/. means what is in the folder PATH; a relative PATH begins at the home
-/// of the pixel's user. Links are copied as links, and nothing is ever written
-/// outside DEST. A file is either there whole or not at all.
+/// Works like cp -r: into DEST if DEST is a folder or ends with /, else to that
+/// name. PATH/. means the contents of the folder PATH; a relative PATH starts at the
+/// home of the pixel's user. Links are copied as links, and nothing is written
+/// outside DEST. An interrupted pull leaves the old file or no file.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels pull box:work/notes.txt copy.txt"
+    "pixels pull box:work/src box:work/docs ."
+    "pixels pull box:/etc/os-release - | head -n 1"
+))]
 pub struct PullArgs {
     /// Files and folders in a pixel
-    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::places))]
+    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::paths))]
     sources: Vec<PathArg>,
-    /// Where to, here; - writes one file to stdout
-    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::places))]
+    /// Local destination; - writes a single file to stdout
+    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::paths))]
     target: PathArg,
-    /// Keep the numbers of owner and group, and set-user-ID bits (as root)
+    /// Preserve numeric owner and group, and setuid bits (as root)
     #[arg(short, long)]
     archive: bool,
 }
 
 impl PullArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let several = self.sources.len() > 1;
         let mut sources = Vec::new();
         for source in self.sources {
-            sources.push(source.into_pixel("a source")?);
+            sources.push(source.into_pixel("the source")?);
         }
         if self.target == PathArg::Stream && several {
-            return Err(Usage("- takes one file".into()).into());
+            return Err(Usage("only a single file can be pulled to -".into()).into());
         }
-        let meter = Arc::new(TransferProgress::default());
+        let progress = Arc::new(TransferProgress::default());
         let mut total = Report::default();
         for (name, path) in sources {
-            let instance = running_or_stopped(context, &name).await?;
+            let instance = get_unprivileged(context, &name).await?;
             let guest = context.backend()?.guest(&name);
-            let (home, owner) = login(context, &*guest, &instance, None).await?;
-            let source = GuestPath::parse(&path, &home.home)?;
+            let users = TransferUsers::lookup(context, &*guest, &instance, None).await?;
+            let source = GuestPath::parse(&path, &users.default.home)?;
             if self.target == PathArg::Stream {
-                let stdout =
-                    StdoutWriter::stdout().map_err(|e| Error::io("opening our output", e))?;
-                let fate = stdout.fate();
+                let stdout = StdoutWriter::stdout().map_err(|e| Error::io("opening stdout", e))?;
+                let outcome = stdout.outcome();
                 let read = transfer::read(&*guest, context.cancel(), &source, stdout).await;
-                return match fate.loss() {
-                    // What the reader wanted, it has.
+                return match outcome.error() {
+                    // A reader that closed its pipe wants no more output.
                     Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-                    // The pixel only saw a closed pipe.
+                    // `read` reports only a closed pipe in the pixel.
                     Some(error) => Err(Error::io("writing to stdout", error).into()),
                     None => Ok(read?),
                 };
@@ -69,11 +73,11 @@ impl PullArgs {
                 source,
                 target: local_target(self.target.clone().into_local("the destination")?),
                 several,
-                ownership: ownership(self.archive, &owner),
+                ownership: users.ownership(self.archive),
                 sized: std::io::stderr().is_terminal(),
             };
-            let bar = progress_bar(context, &meter);
-            let report = transfer::pull(&*guest, context.cancel(), &options, &meter).await;
+            let bar = progress_bar(context, &progress);
+            let report = transfer::pull(&*guest, context.cancel(), &options, &progress).await;
             drop(bar);
             total.add(report?);
         }
@@ -82,7 +86,7 @@ impl PullArgs {
             .into_local("the destination")?
             .display()
             .to_string();
-        report_transfer(context, "Pulled", &to, &total, begun);
+        print_report(context, "Pulled", &to, &total, started);
         Ok(())
     }
 }

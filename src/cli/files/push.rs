@@ -7,37 +7,42 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::path_arg::PathArg;
-use super::{login, ownership, progress_bar, report_transfer, running_or_stopped, unique};
+use super::{TransferUsers, get_unprivileged, print_report, progress_bar, transfer_id};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::transfer::{self, GuestPath, Push, TransferProgress};
 
 /// Copy files and folders into a pixel
 ///
-/// Like cp -r: into PATH when it is a folder or ends with /, else as PATH.
-/// SRC/. means what is in the folder SRC; a relative PATH begins at the home of
-/// the pixel's user. Links are copied as links. A file is either there whole or
-/// not at all.
+/// Works like cp -r: into PATH if PATH is a folder or ends with /, else to that
+/// name. SRC/. means the contents of the folder SRC; a relative PATH starts at the
+/// home of the pixel's user. Links are copied as links. An interrupted push leaves
+/// the old file or no file.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels push notes.txt src box:work/"
+    "pixels push . box:work"
+    "echo hello | pixels push - box:hello.txt --mode 600"
+))]
 pub struct PushArgs {
-    /// Files and folders here; - for what comes from stdin
-    #[arg(required = true, value_name = "SRC", add = ArgValueCompleter::new(completions::places))]
+    /// Local files and folders; - reads a single file from stdin
+    #[arg(required = true, value_name = "SRC", add = ArgValueCompleter::new(completions::paths))]
     sources: Vec<PathArg>,
-    /// Where to
-    #[arg(value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::places))]
+    /// Destination in a pixel
+    #[arg(value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::paths))]
     target: PathArg,
-    /// User name, number or UID:GID the files belong to, by default the pixel's own user
+    /// Owner of the files: user name, UID or UID:GID [default: the pixel's user]
     #[arg(long, value_name = "USER", conflicts_with = "archive")]
     owner: Option<String>,
-    /// Keep the numbers of owner and group
+    /// Preserve numeric owner and group
     #[arg(short, long)]
     archive: bool,
-    /// Mode of what comes from stdin
-    #[arg(long, value_name = "OCTAL", default_value = "644", value_parser = mode)]
+    /// Mode of a file from stdin
+    #[arg(long, value_name = "OCTAL", default_value = "644", value_parser = parse_mode)]
     mode: u32,
 }
 
-fn mode(text: &str) -> Result<u32, String> {
+fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
         _ => Err("expected an octal mode such as 755".into()),
@@ -46,45 +51,39 @@ fn mode(text: &str) -> Result<u32, String> {
 
 impl PushArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let (name, path) = self.target.into_pixel("the destination")?;
         let from_stdin = self.sources.contains(&PathArg::Stream);
         if from_stdin && self.sources.len() > 1 {
-            return Err(Usage("- cannot be pushed together with files".into()).into());
+            return Err(Usage("- cannot be combined with other sources".into()).into());
         }
         let sources = self.sources.into_iter().filter(|_| !from_stdin);
         let sources = sources
-            .map(|source| source.into_local("a source"))
+            .map(|source| source.into_local("the source"))
             .collect::<Result<_, _>>()?;
-        let instance = running_or_stopped(context, &name).await?;
+        let instance = get_unprivileged(context, &name).await?;
         let guest = context.backend()?.guest(&name);
-        let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
+        let owner = self.owner.as_deref();
+        let users = TransferUsers::lookup(context, &*guest, &instance, owner).await?;
         let options = Push {
             sources,
-            target: GuestPath::parse(&path, &home.home)?,
-            ownership: ownership(self.archive, &owner),
-            owner: owner.ids,
-            id: unique(),
+            target: GuestPath::parse(&path, &users.default.home)?,
+            ownership: users.ownership(self.archive),
+            owner: users.owner.ids,
+            id: transfer_id(),
         };
-        let meter = Arc::new(TransferProgress::default());
-        let bar = progress_bar(context, &meter);
+        let progress = Arc::new(TransferProgress::default());
+        let bar = progress_bar(context, &progress);
         let cancel = context.cancel();
         let report = if from_stdin {
-            transfer::write(
-                &*guest,
-                cancel,
-                &options,
-                self.mode,
-                tokio::io::stdin(),
-                &meter,
-            )
-            .await
+            let stdin = tokio::io::stdin();
+            transfer::write(&*guest, cancel, &options, self.mode, stdin, &progress).await
         } else {
-            transfer::push(&*guest, cancel, &options, &meter).await
+            transfer::push(&*guest, cancel, &options, &progress).await
         };
         drop(bar);
         let to = format!("{name}:{}", options.target.path);
-        report_transfer(context, "Pushed", &to, &report?, begun);
+        print_report(context, "Pushed", &to, &report?, started);
         Ok(())
     }
 }

@@ -8,109 +8,115 @@ use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
 use super::path_arg::PathArg;
-use super::{login, ownership, progress_bar, running_or_stopped, unique, warn};
+use super::{TransferUsers, get_unprivileged, print_warnings, progress_bar, transfer_id};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
+use crate::lifecycle;
 use crate::transfer::{self, Changes, GuestPath, Rules, Sync, TransferProgress};
 use crate::ui;
 
-/// Make one folder like another, between here and a pixel, by copying what differs
+/// Copy the differences between a local folder and a pixel
 ///
-/// What is in SRC comes to be in DEST, in either direction. Files differ when
-/// their kind, size, mode or time of change (in seconds) do.
+/// Makes DEST equal to SRC, in either direction. Files differ if their type, size,
+/// mode or modification time (in seconds) differs.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels sync . box:work"
+    "pixels sync --gitignore --delete . box:work"
+    "pixels sync --exclude '*.o' box:work back"
+    "pixels sync --dry-run . box:work"
+))]
 pub struct SyncArgs {
-    /// A folder here, or NAME:PATH
-    #[arg(value_name = "SRC", add = ArgValueCompleter::new(completions::places))]
+    /// Source: a local folder, or NAME:PATH
+    #[arg(value_name = "SRC", add = ArgValueCompleter::new(completions::paths))]
     source: PathArg,
-    /// NAME:PATH, or a folder here
-    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::places))]
+    /// Destination: NAME:PATH, or a local folder
+    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::paths))]
     target: PathArg,
-    /// Remove what is in DEST and not in SRC
+    /// Delete files in DEST that are not in SRC
     #[arg(long)]
     delete: bool,
-    /// Leave out, and never remove, what this pattern matches, as in .gitignore
+    /// Neither copy nor delete files that match this .gitignore pattern; repeatable
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
-    /// Leave out what the .gitignore files in SRC name
+    /// Skip files that the .gitignore files in SRC match
     #[arg(long)]
     gitignore: bool,
-    /// Only say what would be copied and removed
+    /// Print what would be copied and deleted, and change nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// User name, number or UID:GID the files belong to in the pixel, by default its own user
+    /// Owner of the files in the pixel: user name, UID or UID:GID [default: the pixel's user]
     #[arg(long, value_name = "USER", conflicts_with = "archive")]
     owner: Option<String>,
-    /// Keep the numbers of owner and group
+    /// Preserve numeric owner and group
     #[arg(short, long)]
     archive: bool,
 }
 
 impl SyncArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let inward = matches!(self.target, PathArg::Pixel { .. });
-        let (local, remote) = if inward {
-            (self.source, self.target)
-        } else {
-            (self.target, self.source)
+        let started = Instant::now();
+        let (local, remote, to_pixel) = match (self.source, self.target) {
+            (PathArg::Local(local), PathArg::Pixel { name, path }) => (local, (name, path), true),
+            (PathArg::Pixel { name, path }, PathArg::Local(local)) => (local, (name, path), false),
+            _ => {
+                return Err(Usage(
+                    "sync needs one local folder and one NAME:PATH in a pixel".into(),
+                )
+                .into());
+            }
         };
-        if matches!(local, PathArg::Pixel { .. }) || matches!(remote, PathArg::Here(_)) {
-            return Err(
-                Usage("sync is between a folder here and NAME:PATH in a pixel".into()).into(),
-            );
-        }
-        let local = local.into_local("the folder here")?;
-        let (name, path) = remote.into_pixel("the other side")?;
+        let (name, path) = remote;
         let rules = Rules::new(&self.exclude, self.gitignore)?;
-        let instance = running_or_stopped(context, &name).await?;
-        crate::cli::exec::ensure_running(&instance)?;
+        let instance = get_unprivileged(context, &name).await?;
+        lifecycle::ensure_running(&instance)?;
         let guest = context.backend()?.guest(&name);
-        let (home, owner) = login(context, &*guest, &instance, self.owner.as_deref()).await?;
+        let owner = self.owner.as_deref();
+        let users = TransferUsers::lookup(context, &*guest, &instance, owner).await?;
         let options = Sync {
             local,
-            guest: GuestPath::parse(&path, &home.home)?,
+            guest: GuestPath::parse(&path, &users.default.home)?,
             rules,
             delete: self.delete,
             dry_run: self.dry_run,
-            ownership: ownership(self.archive, &owner),
-            owner: owner.ids,
-            id: unique(),
+            ownership: users.ownership(self.archive),
+            owner: users.owner.ids,
+            id: transfer_id(),
         };
-        let meter = Arc::new(TransferProgress::default());
-        let bar = progress_bar(context, &meter);
-        let changes = if inward {
-            transfer::sync_in(&*guest, context.cancel(), &options, &meter).await
+        let progress = Arc::new(TransferProgress::default());
+        let bar = progress_bar(context, &progress);
+        let changes = if to_pixel {
+            transfer::sync_in(&*guest, context.cancel(), &options, &progress).await
         } else {
-            transfer::sync_out(&*guest, context.cancel(), &options, &meter).await
+            transfer::sync_out(&*guest, context.cancel(), &options, &progress).await
         };
         drop(bar);
-        report_changes(context, &changes?, self.dry_run, begun);
+        print_changes(context, &changes?, self.dry_run, started);
         Ok(())
     }
 }
 
-fn report_changes(context: &Context, changes: &Changes, dry_run: bool, begun: Instant) {
-    warn(context, &changes.report);
+fn print_changes(context: &Context, changes: &Changes, dry_run: bool, started: Instant) {
+    print_warnings(context, &changes.report);
     if dry_run && !context.ui.json() {
         for path in &changes.removed {
-            context.ui.text(&format!("remove  {path}\n"));
+            context.ui.text(&format!("delete  {path}\n"));
         }
         for path in &changes.transferred {
             context.ui.text(&format!("copy    {path}\n"));
         }
         return;
     }
-    let took = begun.elapsed();
-    let mut facts = json!(changes);
-    facts["dry_run"] = json!(dry_run);
-    facts["elapsed_ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    let elapsed = started.elapsed();
+    let mut json = json!(changes);
+    json["dry_run"] = json!(dry_run);
+    json["elapsed_ms"] = json!(ui::milliseconds(elapsed));
     let sentence = format!(
-        "Copied {} ({}), removed {}, in {}",
+        "Copied {} ({}), deleted {}, in {}",
         changes.transferred.len(),
         ui::bytes(changes.bytes),
         changes.removed.len(),
-        ui::elapsed(took)
+        ui::elapsed(elapsed)
     );
-    context.ui.done(&sentence, &facts);
+    context.ui.done(&sentence, &json);
 }

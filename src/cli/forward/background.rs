@@ -1,5 +1,4 @@
-//! `pixels forward --background`: starts the process that carries it, and
-//! returns when its ports are open.
+//! `pixels forward --background`: starts the process that forwards.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -7,65 +6,68 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use super::run::description;
+use super::description;
 use crate::cli::Context;
 use crate::exit::ExitWith;
 use crate::forward::registry::Forward;
 use crate::model::{Error, Name};
 
+/// Starts the background process and returns when its ports are open. If it exits
+/// before, prints its errors and exits with its code.
 pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
-    let doing = |e| Error::io("starting the background process", e);
-    let mut child = Command::new(std::env::current_exe().map_err(doing)?)
-        .args(arguments(std::env::args_os().skip(1)))
+    let failed = |e| Error::io("starting the background process", e);
+    let mut child = Command::new(std::env::current_exe().map_err(failed)?)
+        .args(background_args(std::env::args_os().skip(1)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Keys pressed on our terminal are not meant for it.
+        // Ctrl-C on this terminal must not reach it.
         .process_group(0)
         .spawn()
-        .map_err(doing)?;
+        .map_err(failed)?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         let mut stdout = BufReader::new(stdout);
         let ready = async {
             let read = stdout.read_line(&mut line).await;
-            read.map(drop).map_err(doing)
+            read.map(drop).map_err(failed)
         };
         if let Err(error) = context.unless_interrupted(ready).await {
             let _ = child.start_kill();
             return Err(error.into());
         }
     }
-    if let Ok(record) = serde_json::from_str::<Forward>(&line) {
-        let more = format!("  Stop:  pixels forward stop {name}");
-        let sentence = format!("{}{more}", description(&record));
-        context.ui.done(&sentence, &record);
+    if let Ok(forward) = serde_json::from_str::<Forward>(&line) {
+        let sentence = format!(
+            "{}  Stop:  pixels forward stop {name}",
+            description(&forward)
+        );
+        context.ui.done(&sentence, &forward);
         return Ok(());
     }
-    // It has said what is wrong, in the form that was asked for.
-    let mut said = String::new();
+    // The child has formatted its error as this command would.
+    let mut errors = String::new();
     if let Some(mut stderr) = child.stderr.take() {
-        let _ = stderr.read_to_string(&mut said).await;
+        let _ = stderr.read_to_string(&mut errors).await;
     }
-    let status = child.wait().await.map_err(doing)?;
-    context.ui.relay(&said);
+    let status = child.wait().await.map_err(failed)?;
+    context.ui.relay(&errors);
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Err(ExitWith(code.unwrap_or(crate::exit::FAILURE)).into())
 }
 
-/// Our own arguments, for the process that does not go to the background
-/// again.
-fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut all: Vec<OsString> = given
-        .filter_map(|word| match word.to_str() {
+/// The arguments of this process with `--detached` instead of `--background`.
+fn background_args(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = args
+        .filter_map(|arg| match arg.to_str() {
             Some("--background" | "-b") => None,
-            // -b among other short flags.
+            // -b combined with other short flags.
             Some(text) if text.starts_with('-') && !text.starts_with("--") => {
                 Some(text.replacen('b', "", 1).into())
             }
-            _ => Some(word),
+            _ => Some(arg),
         })
-        .filter(|word| word != "-")
+        .filter(|arg| arg != "-")
         .collect();
     all.push("--detached".into());
     all
@@ -76,9 +78,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_flag_is_taken_away() {
-        let given = ["-vb", "forward", "-b", "box", "--background", "8080:80"];
-        let all = arguments(given.iter().map(OsString::from));
+    fn background_args_replace_only_the_flag() {
+        let args = ["-vb", "forward", "-b", "box", "--background", "8080:80"];
+        let all = background_args(args.iter().map(OsString::from));
         assert_eq!(all, ["-v", "forward", "box", "8080:80", "--detached"]);
     }
 }

@@ -1,8 +1,8 @@
 //! `pixels forward`
 
 mod background;
-mod list;
-mod run;
+mod foreground;
+mod manage;
 
 use std::path::PathBuf;
 
@@ -11,36 +11,44 @@ use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, completions};
 use crate::forward::Port;
+use crate::forward::registry::Forward;
 use crate::model::Name;
 use crate::user_dirs;
 
-/// Make ports of a pixel reachable on this machine's loopback
+/// Forward local ports to ports of a pixel
 ///
-/// Works for every pixel, whatever its network and wherever its server. Ends
-/// with Ctrl-C, or, in the background, with: pixels forward stop NAME
+/// Connections go through the Incus API: they need no network in the pixel and work
+/// with a remote server. Forwarding ends with Ctrl-C or, in the background, with:
+/// pixels forward stop NAME
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = examples!(
+    "pixels forward box 8080"
+    "pixels forward box 8000:80 5432"
+    "pixels forward box 0:80 --background"
+    "pixels forward stop box"
+))]
 pub struct ForwardArgs {
     #[command(subcommand)]
     command: Option<ForwardCommand>,
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(required = true, add = ArgValueCandidates::new(completions::pixels))]
     name: Option<Name>,
-    /// A port in the pixel, with the port here before it where that differs; 0 takes a free one
+    /// Port of the pixel, and the local port if it differs; 0 picks a free local port
     #[arg(required = true, value_name = "[LOCAL:]PORT")]
     ports: Vec<Port>,
-    /// Return when the ports are open, and go on without a terminal
+    /// Return when the ports are open, and forward in the background
     #[arg(short, long)]
     background: bool,
-    /// We are the process in the background
+    /// This is the background process
     #[arg(long, hide = true, conflicts_with = "background")]
     detached: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum ForwardCommand {
-    List(list::ListArgs),
-    Stop(list::StopArgs),
+    List(manage::ListArgs),
+    Stop(manage::StopArgs),
 }
 
 impl ForwardArgs {
@@ -49,14 +57,25 @@ impl ForwardArgs {
             (Some(ForwardCommand::List(args)), _) => args.run(context),
             (Some(ForwardCommand::Stop(args)), _) => args.run(context).await,
             (None, Some(name)) if self.background => background::run(context, &name).await,
-            (None, Some(name)) => run::run(context, &name, &self.ports, self.detached).await,
+            (None, Some(name)) => foreground::run(context, &name, &self.ports, self.detached).await,
             (None, None) => Ok(()),
         }
     }
 }
 
-/// Where this user's forwards are on record.
-fn folder() -> anyhow::Result<PathBuf> {
+/// The directory of this user's forward records.
+fn registry_dir() -> anyhow::Result<PathBuf> {
     let env = |name: &str| std::env::var_os(name);
     Ok(user_dirs::state_dir(&env)?.join("forwards"))
+}
+
+/// One line for each forwarded port.
+fn description(forward: &Forward) -> String {
+    let lines = forward.ports.iter().map(|port| {
+        format!(
+            "Forwarding 127.0.0.1:{} to port {} of {}\n",
+            port.local, port.remote, forward.name
+        )
+    });
+    lines.collect()
 }

@@ -1,13 +1,17 @@
-//! Turns settings into what the library functions take: the network of new
-//! pixels, their defaults, and the provisioning plan.
+//! Turns settings into the arguments of library functions: the network, image,
+//! policy and provisioning plan of new pixels, and the options of a host.
 
-mod defaults;
+mod host;
+mod image;
+mod instance_defaults;
 mod network;
 mod provisioning;
 
-pub use defaults::{base_builder, default_image_from_settings};
+pub use host::host_options;
+pub use image::resolve_default_image;
+pub use instance_defaults::{base_builder, instance_defaults};
 pub use network::{
-    default_policy_in_mode, gateway_from_settings, network_from_settings, policy_for_clone,
-    policy_for_new,
+    default_policy_in_mode, egress_mode, gateway_from_settings, network_from_settings,
+    policy_for_clone, requested_policy,
 };
 pub use provisioning::plan_from_settings;

@@ -1,4 +1,4 @@
-//! Settings to what provisioning is asked to do; reads the files they name.
+//! The provisioning plan, with the files that the settings name.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,7 +8,10 @@ use crate::config::{Multiplexer, Origin, Settings};
 use crate::exit::Usage;
 use crate::provision::{self, Devtools, Options, Plan, Sessions};
 
-/// The plan for new pixels; `None` when provisioning is switched off.
+/// The plan of new pixels; `None` if provisioning is disabled. Prints the warnings
+/// of the plan.
+///
+/// Fails if a file of the settings cannot be read or has the wrong content.
 pub fn plan_from_settings(context: &Context) -> anyhow::Result<Option<Plan>> {
     let settings = context.settings();
     if !settings.provision.enabled {
@@ -23,13 +26,13 @@ pub fn plan_from_settings(context: &Context) -> anyhow::Result<Option<Plan>> {
 
 fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
     let options = &settings.provision;
-    let ours = |name: &str| std::env::var_os(name);
+    let local_env = |name: &str| std::env::var_os(name);
     let mut ca_certificates = Vec::new();
     for path in &options.ca_certs {
         let pem = String::from_utf8_lossy(&read("provision.ca_certs", path)?).into_owned();
         if !pem.contains("-----BEGIN CERTIFICATE-----") {
             return Err(Usage(format!(
-                "provision.ca_certs: {} holds no PEM certificate",
+                "provision.ca_certs: {} contains no PEM certificate",
                 path.display()
             ))
             .into());
@@ -42,7 +45,7 @@ fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
             let script = read("provision.script", path)?;
             if !script.starts_with(b"#!") {
                 return Err(Usage(format!(
-                    "provision.script: {} does not begin with #!, such as #!/bin/sh",
+                    "provision.script: {} must start with #!, such as #!/bin/sh",
                     path.display()
                 ))
                 .into());
@@ -53,7 +56,7 @@ fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
     Ok(Options {
         public_key: public_key(settings, context),
         dns: settings.defaults.dns.clone(),
-        variables: settings.env.resolve(&ours)?.image,
+        variables: settings.env.resolve(&local_env)?.image,
         ca_certificates,
         devtools: options.devtools.then(|| Devtools {
             installer_url: options.installer_url.clone(),
@@ -72,25 +75,25 @@ fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
 }
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, Usage> {
-    std::fs::read(path).map_err(|e| Usage(format!("{key}: reading {}: {e}", path.display())))
+    std::fs::read(path).map_err(|e| Usage(format!("{key}: cannot read {}: {e}", path.display())))
 }
 
-/// `<ssh.key>.pub`. That nobody has the usual key is no error; one that was
-/// named was meant to be there.
+/// The first key of `<ssh.key>.pub`. Warns if the file cannot be read, except if
+/// the default file does not exist.
 fn public_key(settings: &Settings, context: &Context) -> Option<String> {
     let mut path = settings.ssh.key.clone()?.into_os_string();
     path.push(".pub");
-    let named = context.loaded.origin("ssh.key") != Some(&Origin::Default);
+    let named_by_user = context.loaded.origin("ssh.key") != Some(&Origin::Default);
     match std::fs::read_to_string(&path) {
         Ok(key) => key
             .lines()
             .map(str::trim)
             .find(|line| !line.is_empty() && !line.starts_with('#'))
             .map(str::to_owned),
-        Err(error) if error.kind() == ErrorKind::NotFound && !named => None,
+        Err(error) if error.kind() == ErrorKind::NotFound && !named_by_user => None,
         Err(error) => {
             context.ui.warn(&format!(
-                "no SSH key for the pixel: reading {}: {error}",
+                "no SSH key for the pixel: cannot read {}: {error}",
                 Path::new(&path).display()
             ));
             None

@@ -1,4 +1,4 @@
-//! `pixels mcp`: sandboxes for AI agents
+//! `pixels mcp`
 
 mod install;
 mod serve;
@@ -9,8 +9,16 @@ use super::{Context, from_settings};
 use crate::config::Flags;
 
 /// Serve sandboxes to AI agents over the Model Context Protocol
+///
+/// Without flags, serves HTTP on the setting mcp.listen_addr and a Unix socket until
+/// interrupted. A sandbox is a pixel: all other commands work on sandboxes too.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = examples!(
+    "pixels mcp install --client claude --write"
+    "pixels mcp --stdio"
+    "pixels mcp --listen-addr 127.0.0.1:8765"
+))]
 pub struct McpArgs {
     #[command(subcommand)]
     command: Option<McpCommand>,
@@ -28,7 +36,7 @@ impl McpArgs {
         self.serve.flags()
     }
 
-    /// Tells what it does even when nobody asked.
+    /// Whether the command is a server, which logs without `-v`.
     pub fn is_server(&self) -> bool {
         self.command.is_none()
     }

@@ -1,4 +1,4 @@
-//! The server itself: on an address, or for one client on our own streams.
+//! The MCP server: on an address and sockets, or for one client on stdin and stdout.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,24 +11,22 @@ use super::{Context, from_settings};
 use crate::backend;
 use crate::base::BaseBuilder;
 use crate::cli::error_report;
-use crate::config::{EgressMode, Flags, Settings};
-use crate::egress::Mode;
+use crate::config::{Flags, Settings};
 use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
 use crate::user_dirs;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Serve one client on standard input and output, together with all others
-    /// of this user
+    /// Serve one client on stdin and stdout; all stdio clients of a user share a server
     #[arg(long, conflicts_with = "listen_addr")]
     stdio: bool,
-    /// Listen here, host:port
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address to listen on [default: setting mcp.listen_addr]
+    #[arg(long, value_name = "HOST:PORT")]
     listen_addr: Option<String>,
-    /// Keep the record of the sandboxes in this file
+    /// File that stores the sandboxes [default: setting mcp.state_file]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     state_file: Option<String>,
-    /// Lock this file, so that nobody else serves the same sandboxes
+    /// File whose lock prevents a second server [default: setting mcp.pid_file]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pid_file: Option<String>,
 }
@@ -36,7 +34,7 @@ pub struct ServeArgs {
 impl ServeArgs {
     pub fn flags(&self) -> Flags {
         let mut flags = Flags::default();
-        // Empty is what an unset variable of a script leaves.
+        // A script may pass an empty string for "default".
         if let Some(address) = self.listen_addr.as_ref().filter(|it| !it.is_empty()) {
             flags.set("mcp.listen_addr", address.clone(), "--listen-addr");
         }
@@ -52,24 +50,24 @@ impl ServeArgs {
     }
 
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let creator = ServerSetup::from_settings(context)?;
+        let setup = ServerSetup::from_settings(context)?;
         if self.stdio {
-            return serve_client(context, creator).await;
+            return serve_client(context, setup).await;
         }
-        let server = creator.server()?;
+        let server = setup.server()?;
         let ui = context.ui;
-        let ready = |places: &[String]| {
-            for place in places {
-                ui.status(&format!("Listening on {place}"));
+        let on_listening = |addresses: &[String]| {
+            for address in addresses {
+                ui.status(&format!("Listening on {address}"));
             }
         };
-        let listen = creator.everywhere();
-        server.serve(listen, context.cancel(), ready).await?;
+        let listen = setup.listen_everywhere();
+        server.serve(listen, context.cancel(), on_listening).await?;
         Ok(())
     }
 }
 
-/// What makes the one server of a state file.
+/// The settings of the server of a state file.
 struct ServerSetup {
     settings: Settings,
     base_builder: BaseBuilder,
@@ -81,12 +79,12 @@ struct ServerSetup {
 impl ServerSetup {
     fn from_settings(context: &Context) -> anyhow::Result<Self> {
         let settings = context.settings().clone();
-        let ours = |name: &str| std::env::var_os(name);
+        let env = |name: &str| std::env::var_os(name);
         Ok(Self {
             base_builder: from_settings::base_builder(context)?,
-            state_file: settings.mcp.state_path(&ours)?,
-            pid_file: settings.mcp.pid_path(&ours)?,
-            token_file: user_dirs::cache_dir(&ours)?.join("mcp-token"),
+            state_file: settings.mcp.state_path(&env)?,
+            pid_file: settings.mcp.pid_path(&env)?,
+            token_file: user_dirs::cache_dir(&env)?.join("mcp-token"),
             settings,
         })
     }
@@ -103,11 +101,7 @@ impl ServerSetup {
             reap_interval: mcp.reap_interval,
             exec_timeout_max: mcp.exec_timeout_max,
             max_sandboxes: mcp.max_sandboxes,
-            ceiling: match ceiling {
-                EgressMode::Unrestricted => Mode::Unrestricted,
-                EgressMode::Agent => Mode::Agent,
-                EgressMode::Allowlist => Mode::Allowlist,
-            },
+            ceiling: from_settings::egress_mode(ceiling),
             state_file: self.state_file.clone(),
             pid_file: self.pid_file.clone(),
             server: backend::describe(&self.settings),
@@ -116,12 +110,12 @@ impl ServerSetup {
         Ok(Server::open(config, self.base_builder.clone(), backend)?)
     }
 
-    /// Where clients on our own streams reach the server.
+    /// The socket to which stdio clients connect.
     fn socket(&self) -> PathBuf {
         self.state_file.with_extension("sock")
     }
 
-    fn locally(&self) -> Listen {
+    fn listen_locally(&self) -> Listen {
         Listen {
             address: None,
             sockets: vec![self.socket()],
@@ -133,9 +127,9 @@ impl ServerSetup {
         }
     }
 
-    fn everywhere(&self) -> Listen {
+    fn listen_everywhere(&self) -> Listen {
         let mcp = &self.settings.mcp;
-        let mut listen = self.locally();
+        let mut listen = self.listen_locally();
         listen.address = Some(mcp.listen_addr.clone());
         listen.sockets.extend(mcp.socket.clone());
         listen.token = mcp.auth_token.clone();
@@ -145,30 +139,30 @@ impl ServerSetup {
     }
 }
 
-/// Our own server, once we have one: it ends with us.
+/// The server that a stdio client starts if none runs. It ends with the client.
 #[derive(Clone)]
 struct LocalServer {
-    creator: Arc<ServerSetup>,
+    setup: Arc<ServerSetup>,
     stop: CancellationToken,
     running: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl LocalServer {
-    /// Unless it runs, or somebody else's does.
+    /// Starts the server unless it runs or another process serves.
     fn start(&self) -> anyhow::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.as_ref().is_some_and(|it| !it.is_finished()) {
             return Ok(());
         }
-        let server = match self.creator.server() {
+        let server = match self.setup.server() {
             Ok(server) => server,
-            // It listens in a moment, or has just ended.
+            // The other process is about to listen, or has just ended.
             Err(error) if matches!(error.downcast_ref(), Some(StartError::Running { .. })) => {
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let (listen, stop) = (self.creator.locally(), self.stop.clone());
+        let (listen, stop) = (self.setup.listen_locally(), self.stop.clone());
         *running = Some(tokio::spawn(async move {
             if let Err(error) = server.serve(listen, &stop, |_| {}).await {
                 tracing::error!(%error, "serving");
@@ -178,16 +172,17 @@ impl LocalServer {
     }
 }
 
-async fn serve_client(context: &Context, creator: ServerSetup) -> anyhow::Result<()> {
-    let (socket, path) = (creator.socket(), creator.settings.mcp.endpoint_path.clone());
-    let own = LocalServer {
-        creator: Arc::new(creator),
+/// Connects stdin and stdout to the server of this user, until the client ends.
+async fn serve_client(context: &Context, setup: ServerSetup) -> anyhow::Result<()> {
+    let (socket, path) = (setup.socket(), setup.settings.mcp.endpoint_path.clone());
+    let server = LocalServer {
+        setup: Arc::new(setup),
         stop: context.cancel().child_token(),
         running: Arc::default(),
     };
-    // What is wrong with the settings is told before the client says anything.
-    own.start()?;
-    let launcher = own.clone();
+    // Reports bad settings before the first request.
+    server.start()?;
+    let launcher = server.clone();
     let start_server = move || {
         launcher
             .start()
@@ -204,8 +199,8 @@ async fn serve_client(context: &Context, creator: ServerSetup) -> anyhow::Result
         outcome = bridge => outcome,
         () = context.cancel().cancelled() => Ok(()),
     };
-    own.stop.cancel();
-    let running = own
+    server.stop.cancel();
+    let running = server
         .running
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

@@ -8,14 +8,20 @@ use serde_json::json;
 
 use crate::cli::{Context, completions};
 use crate::egress::{Rule, Target, Verdict, presets};
-use crate::exit::{ExitWith, Usage};
+use crate::exit::{self, ExitWith, Usage};
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
 
-/// Tell whether a pixel may reach a host, and by which entry; exit code 1 when not
+/// Check whether a pixel may reach a host, and which rule allows it
+///
+/// Exits with 1 if the host is denied.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network check box github.com"
+    "pixels network check box 192.0.2.7:443"
+))]
 pub struct CheckArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
     /// A host or an address
@@ -25,56 +31,49 @@ pub struct CheckArgs {
 
 impl CheckArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Self { name, host } = self;
         let backend = context.backend()?;
-        let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
+        let pixel = context.unless_interrupted(backend.get(&name)).await?;
         let policy = lifecycle::recorded_policy(&pixel)?.resolve(presets());
-        let port = self.host.port;
-        let verdict = match &self.host.target {
-            Target::Host(host) => policy.check_host(host, port),
-            Target::Net(net) => match net.to_string().parse::<IpAddr>() {
-                Ok(address) => policy.check_address(address, port),
-                Err(_) => return Err(Usage(format!("{net} is many addresses: check one")).into()),
-            },
-            Target::Subdomains(_) => {
-                return Err(Usage(format!("{} is many hosts: check one", self.host)).into());
+        let several = || Usage(format!("expected one host or address, not {host}"));
+        let verdict = match &host.target {
+            Target::Host(name) => policy.check_host(name, host.port),
+            Target::Net(net) => {
+                let address: IpAddr = net.to_string().parse().map_err(|_| several())?;
+                policy.check_address(address, host.port)
             }
+            Target::Subdomains(_) => return Err(several().into()),
         };
         let enforcer = Enforcer::of_instance(&pixel);
-        let enforced = enforcer != Enforcer::None;
-        let (allowed, by) = match &verdict {
-            Verdict::Allowed { by } => (true, by.clone()),
+        let (permitted, by) = match verdict {
+            Verdict::Allowed { by } => (true, by),
             Verdict::Denied => (false, None),
         };
-        let sentence = match (&verdict, enforced) {
-            (_, false) => format!(
-                "{} is allowed: nothing enforces a policy on this pixel's network",
-                self.host
-            ),
-            (Verdict::Allowed { by: Some(entry) }, _) => {
-                format!("{} is allowed by {entry}", self.host)
+        let allowed = permitted || enforcer == Enforcer::None;
+        let sentence = match &by {
+            _ if enforcer == Enforcer::None => {
+                format!("{host} is allowed: no policy is enforced on this pixel's network")
             }
-            (Verdict::Allowed { by: None }, _) => {
-                format!("{} is allowed: the policy is unrestricted", self.host)
-            }
-            (Verdict::Denied, _) => format!("{} is refused", self.host),
+            _ if !permitted => format!("{host} is denied"),
+            Some(rule) => format!("{host} is allowed by {rule}"),
+            None => format!("{host} is allowed: the policy is unrestricted"),
         };
         context.ui.done(
             &sentence,
             &json!({
-                "name": self.name.as_str(),
-                "host": self.host,
-                "allowed": allowed || !enforced,
+                "name": name.as_str(),
+                "host": host,
+                "allowed": allowed,
                 "by": by,
                 "enforced_by": enforcer.name(),
             }),
         );
-        if allowed || !enforced {
+        if allowed {
             return Ok(());
         }
         context.ui.status(&format!(
-            "Allow it with: pixels network allow {} {}",
-            self.name, self.host
+            "Allow it with: pixels network allow {name} {host}"
         ));
-        Err(ExitWith(1).into())
+        Err(ExitWith(exit::FAILURE).into())
     }
 }

@@ -5,27 +5,47 @@ use serde_json::json;
 
 use crate::cli::Context;
 use crate::cli::from_settings;
-use crate::exit::ExitWith;
+use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
 
-/// What stands between pixels and the network
+/// Manage the gateway, which enforces egress policies
+///
+/// The first pixel creates the gateway and its isolated bridge.
 #[derive(Debug, Subcommand)]
+#[command(after_help = examples!(
+    "pixels network gateway status"
+    "pixels network gateway rebuild"
+))]
 pub enum GatewayCommand {
     Status(StatusArgs),
     Rebuild(RebuildArgs),
     Remove(RemoveArgs),
 }
 
-/// Tell whether the gateway enforces what is on record; exit code 1 when not
+/// Check that the gateway enforces all policies
+///
+/// Exits with 1 if it does not.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network gateway status"
+    "pixels network gateway status --json"
+))]
 pub struct StatusArgs {}
 
-/// Make the gateway anew; pixels behind it have no network meanwhile
+/// Rebuild the gateway; its pixels have no network until then
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network gateway rebuild"
+    "pixels network gateway rebuild --verbose"
+))]
 pub struct RebuildArgs {}
 
-/// Remove the gateway and its bridge, which no pixel may need any more
+/// Remove the gateway and its bridge; fails while pixels use it
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network gateway remove"
+    "pixels network gateway remove --json"
+))]
 pub struct RemoveArgs {}
 
 impl GatewayCommand {
@@ -45,23 +65,19 @@ impl StatusArgs {
         let health = context
             .unless_interrupted(gateway::health(backend, &gateway_spec))
             .await?;
-        let facts = json!({
-            "gateway": gateway_spec.name.instance(),
-            "bridge": gateway_spec.bridge,
-            "state": health.name(),
-            "detail": health.to_string(),
-        });
+        let name = gateway_spec.name.instance();
         context.ui.done(
-            &format!(
-                "{} on {}: {health}",
-                gateway_spec.name.instance(),
-                gateway_spec.bridge
-            ),
-            &facts,
+            &format!("{name} on {}: {health}", gateway_spec.bridge),
+            &json!({
+                "gateway": name,
+                "bridge": gateway_spec.bridge,
+                "state": health.name(),
+                "detail": health.to_string(),
+            }),
         );
         match health {
             Health::Good { .. } => Ok(()),
-            _ => Err(ExitWith(1).into()),
+            _ => Err(ExitWith(exit::FAILURE).into()),
         }
     }
 }
@@ -70,13 +86,14 @@ impl RebuildArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let gateway_spec = from_settings::gateway_from_settings(context)?;
-        let phases = context.ui.phases();
-        let progress = |phase: &str| phases.step(phase);
+        let spinner = context.ui.spinner();
+        let progress = |phase: &str| spinner.step(phase);
         gateway::rebuild(backend, context.cancel(), &gateway_spec, &progress).await?;
-        drop(phases);
+        drop(spinner);
+        let name = gateway_spec.name.instance();
         context.ui.done(
-            &format!("Rebuilt {}", gateway_spec.name.instance()),
-            &json!({"gateway": gateway_spec.name.instance(), "rebuilt": true}),
+            &format!("Rebuilt {name}"),
+            &json!({"gateway": name, "rebuilt": true}),
         );
         Ok(())
     }
@@ -89,13 +106,10 @@ impl RemoveArgs {
         context
             .unless_interrupted(gateway::remove(backend, &gateway_spec))
             .await?;
+        let (name, bridge) = (gateway_spec.name.instance(), &gateway_spec.bridge);
         context.ui.done(
-            &format!(
-                "Removed {} and {}",
-                gateway_spec.name.instance(),
-                gateway_spec.bridge
-            ),
-            &json!({"gateway": gateway_spec.name.instance(), "bridge": gateway_spec.bridge, "removed": true}),
+            &format!("Removed {name} and {bridge}"),
+            &json!({"gateway": name, "bridge": bridge, "removed": true}),
         );
         Ok(())
     }

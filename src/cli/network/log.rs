@@ -8,22 +8,27 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
 use crate::cli::from_settings;
-use crate::cli::{Context, completions, list};
+use crate::cli::{Context, completions};
 use crate::egress::Denial;
 use crate::lifecycle;
-use crate::model::Name;
+use crate::model::{Name, rfc3339};
 use crate::ui::Row;
 
-/// Between two looks with --follow.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Show what a pixel was refused within the last hour, and what would admit it
+/// Show denied connections, with the command that allows each
+///
+/// Shows the connections and DNS queries of the last hour.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network log box"
+    "pixels network log box --follow"
+))]
 pub struct LogArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
-    /// Go on showing what is refused
+    /// Stream new denied connections until interrupted
     #[arg(short, long)]
     follow: bool,
 }
@@ -33,25 +38,25 @@ struct DenialRow {
     #[serde(flatten)]
     denial: Denial,
     last_at: Option<String>,
-    /// The command that admits it.
+    /// The command that allows the connection.
     admit: Option<String>,
 }
 
 impl DenialRow {
     fn new(name: &Name, denial: Denial) -> Self {
         Self {
-            last_at: i64::try_from(denial.last).ok().and_then(list::rfc3339),
+            last_at: i64::try_from(denial.last).ok().and_then(rfc3339),
             admit: denial
                 .rule
                 .as_ref()
-                .map(|entry| format!("pixels network allow {name} {entry}")),
+                .map(|rule| format!("pixels network allow {name} {rule}")),
             denial,
         }
     }
 }
 
 impl Row for DenialRow {
-    const HEADERS: &'static [&'static str] = &["LAST", "REFUSED", "BY", "TIMES", "ALLOW WITH"];
+    const HEADERS: &'static [&'static str] = &["LAST", "DENIED", "BY", "COUNT", "ALLOW WITH"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -69,42 +74,42 @@ impl LogArgs {
         let backend = context.backend()?;
         let gateway_spec = from_settings::gateway_from_settings(context)?;
         let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
-        let look =
+        let read_log =
             || context.unless_interrupted(lifecycle::denials(backend, &gateway_spec, &pixel));
         if !self.follow {
-            let lines: Vec<DenialRow> = look()
+            let rows: Vec<DenialRow> = read_log()
                 .await?
                 .into_iter()
                 .map(|denial| DenialRow::new(&self.name, denial))
                 .collect();
-            let empty = format!("Nothing was refused to {} within the last hour.", self.name);
-            context.ui.rows(&lines, &empty);
+            let empty = format!("Nothing was denied to {} in the last hour.", self.name);
+            context.ui.rows(&rows, &empty);
             return Ok(());
         }
-        let mut seen: BTreeMap<(String, String), u64> = BTreeMap::new();
+        // The last printed count of each destination and protocol.
+        let mut printed: BTreeMap<(String, String), u64> = BTreeMap::new();
         loop {
-            let mut listed = BTreeMap::new();
+            let mut counts = BTreeMap::new();
             // Oldest first, as a log is read.
-            for denial in look().await?.into_iter().rev() {
+            for denial in read_log().await?.into_iter().rev() {
                 let key = (denial.destination.clone(), denial.protocol.clone());
-                let before = seen.get(&key).copied();
-                listed.insert(key, denial.count);
-                if before == Some(denial.count) {
+                let previous = printed.get(&key).copied();
+                counts.insert(key, denial.count);
+                if previous == Some(denial.count) {
                     continue;
                 }
-                let line = DenialRow::new(&self.name, denial);
+                let row = DenialRow::new(&self.name, denial);
                 if context.ui.json() {
-                    context.ui.value(&line);
+                    context.ui.value(&row);
                 } else {
-                    context.ui.text(&format!("{}\n", line.cells().join("  ")));
+                    context.ui.text(&format!("{}\n", row.cells().join("  ")));
                 }
             }
             if !context.ui.has_reader() {
                 return Ok(());
             }
-            // What is no longer listed is forgotten: a pixel can be refused
-            // another name at every turn.
-            seen = listed;
+            // Bounds memory: destinations that left the log are forgotten.
+            printed = counts;
             let pause = async {
                 tokio::time::sleep(POLL).await;
                 Ok(())

@@ -1,4 +1,4 @@
-//! `pixels network`: what pixels may reach, and what keeps them to it
+//! `pixels network`: egress policies and the gateway
 
 mod check;
 mod gateway;
@@ -11,8 +11,17 @@ use clap::Subcommand;
 
 use super::Context;
 
-/// What pixels may reach
+/// Show and change egress policies and the gateway
+///
+/// A policy is a mode (unrestricted, agent or allowlist) and rules. A rule is a host,
+/// *.host for all subdomains, an address or a CIDR, each with an optional :port.
 #[derive(Debug, Subcommand)]
+#[command(after_help = examples!(
+    "pixels network show box"
+    "pixels network set box allowlist --allow github.com"
+    "pixels network allow box '*.pypi.org:443'"
+    "pixels network log box"
+))]
 pub enum NetworkCommand {
     Show(show::ShowArgs),
     Set(set_allow_deny::SetArgs),

@@ -6,8 +6,12 @@ use serde_json::json;
 use crate::cli::Context;
 use crate::egress::{Group, presets};
 
-/// Show what the mode agent allows
+/// Print the rules of the mode agent
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network presets"
+    "pixels network presets --json"
+))]
 pub struct PresetsArgs {}
 
 impl PresetsArgs {
@@ -23,19 +27,16 @@ impl PresetsArgs {
             return Ok(());
         }
         let mut text = String::new();
-        for group in &presets.groups {
-            text.push_str(&format!("{}: {}\n", group.name, group.about));
-            for entry in &group.rules {
-                text.push_str(&format!("  {entry}\n"));
+        let mut add_group = |group: &Group, condition: &str| {
+            text.push_str(&format!("{}{condition}: {}\n", group.name, group.about));
+            for rule in &group.rules {
+                text.push_str(&format!("  {rule}\n"));
             }
+        };
+        for group in &presets.groups {
+            add_group(group, "");
         }
-        text.push_str(&format!(
-            "{} (only with network.preset_cidrs): {}\n",
-            presets.cidrs.name, presets.cidrs.about
-        ));
-        for entry in &presets.cidrs.rules {
-            text.push_str(&format!("  {entry}\n"));
-        }
+        add_group(&presets.cidrs, " (only with network.preset_cidrs)");
         context.ui.text(&text);
         Ok(())
     }

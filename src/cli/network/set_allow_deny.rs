@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
@@ -15,43 +15,66 @@ use crate::exit::Usage;
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
 
-/// Give a pixel another policy: a mode, and what network.allow adds to it
+/// Set the egress policy of a pixel, replacing its mode and rules
+///
+/// The new policy has the rules of the setting network.allow and those of --allow.
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network set box agent"
+    "pixels network set box allowlist --allow github.com --allow '*.pypi.org:443'"
+    "pixels network set box unrestricted"
+))]
 pub struct SetArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
-    /// Everything, what agents need (pixels network presets), or only what is allowed
-    #[arg(value_parser = PossibleValuesParser::new(EgressMode::NAMES))]
-    mode: String,
-    /// Allow this as well: a host, *.host, an address or a network, with an optional :port
-    #[arg(long, value_name = "ENTRY")]
+    /// unrestricted: the internet; agent: rules for coding agents, as shown by
+    /// pixels network presets; allowlist: only the rules
+    #[arg(value_parser = PossibleValuesParser::new(EgressMode::NAMES).try_map(parse_mode))]
+    mode: Mode,
+    /// Also allow a host, *.host, address or CIDR, with an optional :port; repeatable
+    #[arg(long, value_name = "RULE")]
     allow: Vec<Rule>,
 }
 
-/// Allow hosts, *.hosts, addresses or networks, each with an optional :port
+/// Add rules to the egress policy of a pixel
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network allow box example.org '*.cdn.example.org:443'"
+    "pixels network allow box 192.0.2.0/24"
+))]
 pub struct AllowArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
-    /// A host, *.host, an address or a network, with an optional :port
-    #[arg(required = true, value_name = "ENTRY")]
-    entries: Vec<Rule>,
+    /// A host, *.host, address or CIDR, with an optional :port
+    #[arg(required = true, value_name = "RULE")]
+    rules: Vec<Rule>,
 }
 
-/// Take entries away again, those of the preset too
+/// Remove rules, preset rules included, from the policy of a pixel
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network deny box gitlab.com"
+    "pixels network deny box '*.cdn.example.org:443' 192.0.2.0/24"
+))]
 pub struct DenyArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
-    /// A host, *.host, an address or a network, with an optional :port
-    #[arg(required = true, value_name = "ENTRY")]
-    entries: Vec<Rule>,
+    /// A host, *.host, address or CIDR, with an optional :port
+    #[arg(required = true, value_name = "RULE")]
+    rules: Vec<Rule>,
 }
 
-async fn apply(
+fn parse_mode(name: String) -> Result<Mode, String> {
+    EgressMode::from_name(&name)
+        .map(from_settings::egress_mode)
+        .ok_or(name)
+}
+
+/// Changes the policy of a pixel. Warns if root inside can undo the change.
+async fn change_policy(
     context: &Context,
     name: &Name,
     change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
@@ -64,7 +87,9 @@ async fn apply(
         Err(lifecycle::ChangeError::Policy(error)) => {
             let mut text = error.to_string();
             if let egress::ChangeError::Unrestricted(_) = error {
-                text.push_str(&format!(": pixels network set {name} allowlist narrows it"));
+                text.push_str(&format!(
+                    "; to restrict it, run: pixels network set {name} allowlist"
+                ));
             }
             return Err(Usage(text).into());
         }
@@ -74,40 +99,35 @@ async fn apply(
         let after = context.unless_interrupted(backend.get(name)).await?;
         if lifecycle::recorded_policy(&after)?.mode != Mode::Unrestricted {
             context.ui.warn(
-                "root inside can lift this policy, and the pixel's user could be root until now: \
-                 better make a pixel with its policy",
+                "root inside can remove this policy, and the pixel's user could become root \
+                 before; create a new pixel with --egress",
             );
         }
     }
     Ok(())
 }
 
-fn join_rules(entries: &[Rule]) -> String {
-    let all: Vec<String> = entries.iter().map(ToString::to_string).collect();
+fn join_rules(rules: &[Rule]) -> String {
+    let all: Vec<String> = rules.iter().map(ToString::to_string).collect();
     all.join(", ")
 }
 
 impl SetArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let mode = match EgressMode::from_name(&self.mode) {
-            Some(EgressMode::Agent) => Mode::Agent,
-            Some(EgressMode::Allowlist) => Mode::Allowlist,
-            Some(EgressMode::Unrestricted) | None => Mode::Unrestricted,
-        };
-        let mut policy = from_settings::default_policy_in_mode(context, mode)?;
-        for entry in self.allow {
+        let mut policy = from_settings::default_policy_in_mode(context, self.mode)?;
+        for rule in self.allow {
             policy
-                .allow(entry, presets())
+                .allow(rule, presets())
                 .map_err(|e| Usage(e.to_string()))?;
         }
         let replace = |present: &mut Policy| {
             *present = policy.clone();
             Ok(())
         };
-        apply(context, &self.name, &replace).await?;
+        change_policy(context, &self.name, &replace).await?;
         context.ui.done(
-            &format!("Egress set to {mode} for {}", self.name),
-            &json!({"name": self.name.as_str(), "mode": mode, "allow": policy.allow}),
+            &format!("Egress set to {} for {}", self.mode, self.name),
+            &json!({"name": self.name.as_str(), "mode": self.mode, "allow": policy.allow}),
         );
         Ok(())
     }
@@ -117,19 +137,19 @@ impl AllowArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let changed = AtomicBool::new(false);
         let allow = |policy: &mut Policy| {
-            for entry in &self.entries {
-                if policy.allow(entry.clone(), presets())? {
+            for rule in &self.rules {
+                if policy.allow(rule.clone(), presets())? {
                     changed.store(true, Ordering::Relaxed);
                 }
             }
-            // Said again, it is put into force again.
+            // An unchanged policy is applied again too.
             Ok(())
         };
-        apply(context, &self.name, &allow).await?;
+        change_policy(context, &self.name, &allow).await?;
         let changed = changed.load(Ordering::Relaxed);
         context.ui.done(
-            &format!("Allowed {} for {}", join_rules(&self.entries), self.name),
-            &json!({"name": self.name.as_str(), "allowed": self.entries, "changed": changed}),
+            &format!("Allowed {} for {}", join_rules(&self.rules), self.name),
+            &json!({"name": self.name.as_str(), "allowed": self.rules, "changed": changed}),
         );
         Ok(())
     }
@@ -138,13 +158,13 @@ impl AllowArgs {
 impl DenyArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let deny = |policy: &mut Policy| {
-            let mut entries = self.entries.iter();
-            entries.try_for_each(|entry| policy.deny(entry.clone(), presets()))
+            let mut rules = self.rules.iter();
+            rules.try_for_each(|rule| policy.deny(rule.clone(), presets()))
         };
-        apply(context, &self.name, &deny).await?;
+        change_policy(context, &self.name, &deny).await?;
         context.ui.done(
-            &format!("Denied {} for {}", join_rules(&self.entries), self.name),
-            &json!({"name": self.name.as_str(), "denied": self.entries}),
+            &format!("Denied {} for {}", join_rules(&self.rules), self.name),
+            &json!({"name": self.name.as_str(), "denied": self.rules}),
         );
         Ok(())
     }

@@ -6,17 +6,22 @@ use serde::Serialize;
 
 use crate::cli::from_settings;
 use crate::cli::{Context, completions};
-use crate::egress::{Mode, Rule, presets};
+use crate::egress::{Mode, Policy, Rule, presets};
 use crate::lifecycle::{self, Enforcer};
 use crate::model::Name;
 
-/// Show what a pixel may reach
+/// Show the egress policy of a pixel
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "pixels network show box"
+    "pixels network show box --all"
+    "pixels network show box --json"
+))]
 pub struct ShowArgs {
-    /// Name of the pixel; px-NAME is the same
+    /// Name of the pixel
     #[arg(add = ArgValueCandidates::new(completions::pixels))]
     name: Name,
-    /// Every entry in force, those of the preset included
+    /// Show all rules, preset rules included
     #[arg(short, long)]
     all: bool,
 }
@@ -29,12 +34,12 @@ struct PolicyView<'a> {
     deny: &'a [Rule],
     lan: bool,
     preset_cidrs: bool,
-    /// Everything allowed by name or address.
-    in_force: Vec<Rule>,
+    /// All rules that allow a destination, preset rules included.
+    in_force: &'a [Rule],
     enforced: bool,
     /// `gateway` or `pixel`.
     enforced_by: Option<&'static str>,
-    /// Of a running pixel that enforces it itself: whether it does.
+    /// For a running pixel that enforces its policy itself: whether it does.
     holds: Option<bool>,
     interim: bool,
 }
@@ -48,8 +53,8 @@ impl ShowArgs {
         let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of_instance(&pixel);
         let gateway_spec = from_settings::gateway_from_settings(context)?;
-        let look = lifecycle::is_enforced(backend, &gateway_spec, &pixel);
-        let holds = context.unless_interrupted(look).await?;
+        let enforced = lifecycle::is_enforced(backend, &gateway_spec, &pixel);
+        let holds = context.unless_interrupted(enforced).await?;
         if context.ui.json() {
             context.ui.value(&PolicyView {
                 name: self.name.as_str(),
@@ -58,7 +63,7 @@ impl ShowArgs {
                 deny: &policy.deny,
                 lan: policy.lan,
                 preset_cidrs: policy.preset_cidrs,
-                in_force,
+                in_force: &in_force,
                 enforced: enforcer != Enforcer::None,
                 enforced_by: enforcer.name(),
                 holds,
@@ -66,45 +71,49 @@ impl ShowArgs {
             });
             return Ok(());
         }
-        let mut text = format!("Mode: {}\n", policy.mode);
-        let mut list = |title: &str, entries: &[Rule]| {
-            if !entries.is_empty() {
-                text.push_str(&format!("{title}:\n"));
-                for entry in entries {
-                    text.push_str(&format!("  {entry}\n"));
-                }
-            }
-        };
-        if self.all {
-            list("Domains", &in_force);
-        } else {
-            list("Domains", &policy.allow);
-            list("Without", &policy.deny);
-        }
-        context.ui.text(&text);
+        context.ui.text(&self.policy_as_text(&policy, &in_force));
         if policy.mode == Mode::Agent && !self.all {
             context
                 .ui
-                .status("and the preset: pixels network presets, or --all");
+                .status("Preset rules are allowed too; show them with --all.");
         }
         if interim {
             context
                 .ui
-                .warn("what provisioning needs is allowed as well, until it is over");
+                .warn("until provisioning ends, what it needs is allowed too");
         }
         match enforcer {
             Enforcer::Gateway => {}
             Enforcer::Pixel if holds == Some(false) => context.ui.warn(&format!(
-                "what is in force inside is not this: pixels network set {} puts it back",
-                self.name
+                "the pixel does not enforce this policy; run: pixels network set {} {}",
+                self.name, policy.mode
             )),
             Enforcer::Pixel => context
                 .ui
-                .status("enforced inside the pixel: its user cannot lift that, its root can"),
+                .status("The policy is enforced inside the pixel: only root inside can remove it."),
             Enforcer::None => context
                 .ui
-                .warn("this pixel is on a network of its own: nothing enforces a policy"),
+                .warn("no policy is enforced on this pixel's network"),
         }
         Ok(())
+    }
+
+    fn policy_as_text(&self, policy: &Policy, in_force: &[Rule]) -> String {
+        let mut text = format!("Mode: {}\n", policy.mode);
+        let mut add_rules = |title: &str, rules: &[Rule]| {
+            if !rules.is_empty() {
+                text.push_str(&format!("{title}:\n"));
+                for rule in rules {
+                    text.push_str(&format!("  {rule}\n"));
+                }
+            }
+        };
+        if self.all {
+            add_rules("Allowed", in_force);
+        } else {
+            add_rules("Allowed", &policy.allow);
+            add_rules("Denied", &policy.deny);
+        }
+        text
     }
 }

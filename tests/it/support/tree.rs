@@ -2,7 +2,7 @@
 
 use super::env::TestEnv;
 
-/// `pixels`, and every command below it, as they are typed.
+/// `pixels` and all of its subcommands, with all words of each.
 pub fn commands() -> Vec<String> {
     let env = TestEnv::bare();
     let mut all = vec!["pixels".to_owned()];
@@ -10,19 +10,24 @@ pub fn commands() -> Vec<String> {
     while next < all.len() {
         let words: Vec<&str> = all[next].split(' ').skip(1).chain(["-h"]).collect();
         let help = env.pixels(&words).ok().stdout;
-        let found: Vec<String> = help
-            .lines()
-            .skip_while(|line| *line != "Commands:")
-            .skip(1)
-            .take_while(|line| !line.is_empty())
-            .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
-            .filter_map(|line| line.split_whitespace().next())
-            .filter(|name| *name != "help")
+        let subcommands: Vec<String> = listed(&help)
+            .iter()
             .map(|name| format!("{} {name}", all[next]))
             .collect();
-        all.extend(found);
+        all.extend(subcommands);
         next += 1;
     }
     assert!(all.iter().any(|one| one == "pixels network gateway status"));
     all
+}
+
+/// The commands that a help page lists, in one or several groups.
+pub fn listed(help: &str) -> Vec<String> {
+    help.lines()
+        .take_while(|line| !matches!(*line, "Arguments:" | "Options:"))
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
 }

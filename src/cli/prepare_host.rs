@@ -1,0 +1,103 @@
+//! Host setup with plan, confirmation and progress, for `setup` and `quickstart`.
+
+use super::Context;
+use crate::config::BackendKind;
+use crate::exit::{ExitWith, Usage};
+use crate::host::{self, Event, Options, Plan, Report};
+use crate::model::Error;
+use crate::ui;
+
+/// Fails for TrueNAS, which is set up in its web interface.
+pub fn require_incus(context: &Context, command: &str) -> Result<(), Usage> {
+    match context.settings().backend {
+        BackendKind::Incus => Ok(()),
+        BackendKind::TrueNas => Err(Usage(format!(
+            "pixels {command} needs an Incus server, but the settings name a TrueNAS server; \
+             choose a pool for containers and create an API key in the TrueNAS web interface"
+        ))),
+    }
+}
+
+/// Inspects the host and plans the missing steps.
+pub async fn plan(context: &Context, options: &Options) -> anyhow::Result<Plan> {
+    let inspecting = async { Ok(host::inspect(options).await?) };
+    let facts = interruptible(context, inspecting).await?;
+    Ok(host::plan(&facts, options))
+}
+
+/// Every step with its reason and its exact commands.
+pub fn plan_as_text(plan: &Plan) -> String {
+    let mut text = String::new();
+    for (index, step) in plan.steps.iter().enumerate() {
+        text.push_str(&format!(
+            "{}. {} ({})\n",
+            index + 1,
+            step.title,
+            step.reason
+        ));
+        for line in step.action.preview() {
+            text.push_str(&format!("     {line}\n"));
+        }
+    }
+    for warning in &plan.warnings {
+        text.push_str(&format!("note: {warning}\n"));
+    }
+    text
+}
+
+/// Runs the missing steps; without `yes`, prints them and asks first.
+///
+/// Fails if the user declines, or if there are steps and no terminal to ask on.
+pub async fn run(context: &Context, options: &Options, yes: bool) -> anyhow::Result<Report> {
+    if !yes {
+        confirm(context, options).await?;
+    }
+    let spinner = context.ui.spinner();
+    let ui = context.ui;
+    let mut on_event = |event: Event| match event {
+        Event::Waiting(lock) => {
+            spinner.step(&format!("waiting for another setup ({})", lock.display()));
+        }
+        Event::Started(step) => spinner.step(&step.title),
+        Event::Output(line) if ui.verbose => spinner.suspend(|| ui.status(&format!("  {line}"))),
+        Event::Finished { id, took } if ui.verbose => {
+            spinner.suspend(|| ui.status(&format!("  {id}: {}", ui::elapsed(took))));
+        }
+        Event::Warning(text) => spinner.suspend(|| ui.warn(&text)),
+        Event::Planned(_) | Event::Output(_) | Event::Finished { .. } => {}
+    };
+    let setting_up = host::setup(options, &mut on_event);
+    interruptible(context, async { Ok(setting_up.await?) }).await
+}
+
+async fn confirm(context: &Context, options: &Options) -> anyhow::Result<()> {
+    let plan = plan(context, options).await?;
+    if plan.is_empty() || plan.blocked().is_some() {
+        return Ok(());
+    }
+    context.ui.status(plan_as_text(&plan).trim_end());
+    match context.confirm("Run these steps?").await? {
+        Some(true) => Ok(()),
+        Some(false) => {
+            context.ui.status("Aborted.");
+            Err(ExitWith(crate::exit::FAILURE).into())
+        }
+        None => Err(Usage(
+            "cannot ask for confirmation without a terminal; run: pixels setup --yes, or \
+             pixels setup --dry-run to print the steps"
+                .into(),
+        )
+        .into()),
+    }
+}
+
+async fn interruptible<T>(
+    context: &Context,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        biased;
+        () = context.cancel().cancelled() => Err(Error::Cancelled.into()),
+        outcome = work => outcome,
+    }
+}

@@ -1,0 +1,70 @@
+//! Waiting for provisioning with a progress line, and the report of a failed step.
+
+use super::Context;
+use crate::lifecycle::gateway::GatewaySpec;
+use crate::lifecycle::{self, provisioning};
+use crate::model::Name;
+use crate::provision::{self, Report, StepState};
+use crate::ui::Spinner;
+
+/// Printed lines of a failed step's output.
+const TAIL_LINES: u32 = 15;
+
+/// Characters of a step's output in the progress line.
+const OUTPUT_CHARS: usize = 60;
+
+/// Waits until no provisioning step is left to run.
+pub async fn wait(context: &Context, name: &Name) -> anyhow::Result<Report> {
+    let spinner = context.ui.spinner();
+    let on_report = |report: &Report| show_progress(&spinner, report);
+    let waiting = provisioning::wait(context.backend()?, name, &on_report);
+    Ok(context.unless_interrupted(waiting).await?)
+}
+
+/// Like [`wait`], and ends the interim policy, also when interrupted.
+pub async fn finish_provisioning(
+    context: &Context,
+    gateway_spec: &GatewaySpec,
+    name: &Name,
+) -> anyhow::Result<Report> {
+    let spinner = context.ui.spinner();
+    let on_report = |report: &Report| show_progress(&spinner, report);
+    let backend = context.backend()?;
+    let report =
+        lifecycle::finish_provisioning(backend, context.cancel(), gateway_spec, name, &on_report);
+    Ok(report.await?)
+}
+
+fn show_progress(spinner: &Spinner, report: &Report) {
+    if let Some(step) = report.steps.iter().find(|s| s.status == StepState::Running) {
+        let output: String = step.last_line.chars().take(OUTPUT_CHARS).collect();
+        spinner.step(&format!("{}: {output}", step.name));
+    }
+}
+
+/// Fails if a step failed; prints the end of the step's output first.
+pub async fn ensure_succeeded(
+    context: &Context,
+    name: &Name,
+    report: &Report,
+) -> anyhow::Result<()> {
+    let Some(step) = report.failed() else {
+        return Ok(());
+    };
+    let guest = context.backend()?.guest(name);
+    let tail = context
+        .unless_interrupted(provision::log_tail(&*guest, step, TAIL_LINES))
+        .await?;
+    for line in tail.lines() {
+        context.ui.status(&format!("  {line}"));
+    }
+    let exit_code = step
+        .exit_code
+        .map_or_else(|| "unknown".into(), |code| code.to_string());
+    Err(anyhow::anyhow!(
+        "provisioning step {:?} of {name} failed with exit code {exit_code}; its log is {} in the \
+         pixel, and `pixels provision {name}` runs it again",
+        step.name,
+        step.log
+    ))
+}
