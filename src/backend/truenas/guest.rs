@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::Truenas;
 use super::ssh::Session;
+use crate::backend::sftp;
 use crate::model::{
     self, Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
 };
@@ -43,15 +44,18 @@ impl Guest for SshGuest<'_> {
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
-        self.session().await?.read(path, limit).await
+        let session = self.session().await?;
+        sftp::read(session.sftp().await?, path, limit).await
     }
 
     async fn write_file(&self, file: &GuestFile) -> Result<()> {
-        self.session().await?.write(file).await
+        let session = self.session().await?;
+        sftp::write(session.sftp().await?, file).await
     }
 
     async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
-        self.session().await?.fill(path, content).await
+        let session = self.session().await?;
+        sftp::write_chunks(session.sftp().await?, path, content).await
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -69,26 +73,32 @@ impl Guest for SshGuest<'_> {
     }
 
     async fn read_link(&self, path: &str) -> Result<String> {
-        self.session().await?.read_link(path).await
+        let session = self.session().await?;
+        sftp::read_link(session.sftp().await?, path).await
     }
 
     async fn remove_file(&self, path: &str) -> Result<()> {
-        self.session().await?.remove(path).await
+        let session = self.session().await?;
+        sftp::remove(session.sftp().await?, path).await
     }
 
     async fn make_dir(&self, path: &str) -> Result<()> {
-        self.session().await?.make_dir(path).await
+        let session = self.session().await?;
+        sftp::make_dir(session.sftp().await?, path).await
     }
 
     async fn symlink(&self, path: &str, target: &str) -> Result<()> {
-        self.session().await?.symlink(path, target).await
+        let session = self.session().await?;
+        sftp::symlink(session.sftp().await?, path, target).await
     }
 
     async fn list_dir(&self, path: &str) -> Result<Vec<String>> {
-        self.session().await?.list(path).await
+        let session = self.session().await?;
+        sftp::list(session.sftp().await?, path).await
     }
 
     async fn stat(&self, path: &str) -> Result<FileStat> {
-        self.session().await?.stat(path).await
+        let session = self.session().await?;
+        sftp::stat(session.sftp().await?, path).await
     }
 }

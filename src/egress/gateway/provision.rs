@@ -14,46 +14,25 @@ const SAVE_LEARNED: &str = include_str!("guest/save_learned.sh");
 /// Far more than resolvers learn.
 const LEARNED_LIMIT: u64 = 16 * 1024 * 1024;
 
+/// Directory, name and content of a file in `guest/`.
+macro_rules! guest_file {
+    ($dir:expr, $name:literal) => {
+        ($dir, $name, include_str!(concat!("guest/", $name)))
+    };
+}
+
 const FILES: &[(&str, &str, &str)] = &[
-    (CODE, "boot.sh", include_str!("guest/boot.sh")),
-    (CODE, "load.sh", include_str!("guest/load.sh")),
-    (CODE, "resolvers.sh", include_str!("guest/resolvers.sh")),
-    (CODE, "save_learned.sh", SAVE_LEARNED),
-    (
-        CODE,
-        "prefetch_dns.sh",
-        include_str!("guest/prefetch_dns.sh"),
-    ),
-    (
-        UNITS,
-        "pixels-learned.service",
-        include_str!("guest/pixels-learned.service"),
-    ),
-    (
-        UNITS,
-        "pixels-learned.timer",
-        include_str!("guest/pixels-learned.timer"),
-    ),
-    (
-        UNITS,
-        "pixels-gateway.service",
-        include_str!("guest/pixels-gateway.service"),
-    ),
-    (
-        UNITS,
-        "pixels-dhcp.service",
-        include_str!("guest/pixels-dhcp.service"),
-    ),
-    (
-        UNITS,
-        "pixels-resolvers.service",
-        include_str!("guest/pixels-resolvers.service"),
-    ),
-    (
-        UNITS,
-        "pixels-resolver@.service",
-        include_str!("guest/pixels-resolver@.service"),
-    ),
+    guest_file!(CODE, "boot.sh"),
+    guest_file!(CODE, "load.sh"),
+    guest_file!(CODE, "resolvers.sh"),
+    guest_file!(CODE, "save_learned.sh"),
+    guest_file!(CODE, "prefetch_dns.sh"),
+    guest_file!(UNITS, "pixels-learned.service"),
+    guest_file!(UNITS, "pixels-learned.timer"),
+    guest_file!(UNITS, "pixels-gateway.service"),
+    guest_file!(UNITS, "pixels-dhcp.service"),
+    guest_file!(UNITS, "pixels-resolvers.service"),
+    guest_file!(UNITS, "pixels-resolver@.service"),
 ];
 
 /// Version of the installation. A gateway with another version must be

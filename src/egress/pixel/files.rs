@@ -30,23 +30,18 @@ const NETWORKS: [&str; 6] = [
     "connman.service",
 ];
 
+/// Name and content of a file in `guest/`.
+macro_rules! guest_file {
+    ($name:literal, $suffix:literal) => {
+        ($name, include_str!(concat!("guest/", $name, $suffix)))
+    };
+}
+
 const UNIT_FILES: [(&str, &str); 4] = [
-    (
-        "pixels-egress.service",
-        include_str!("guest/pixels-egress.service"),
-    ),
-    (
-        "pixels-resolver.service",
-        include_str!("guest/pixels-resolver.service"),
-    ),
-    (
-        "pixels-upstream.path",
-        include_str!("guest/pixels-upstream.path"),
-    ),
-    (
-        "pixels-upstream.service",
-        include_str!("guest/pixels-upstream.service"),
-    ),
+    guest_file!("pixels-egress.service", ""),
+    guest_file!("pixels-resolver.service", ""),
+    guest_file!("pixels-upstream.path", ""),
+    guest_file!("pixels-upstream.service", ""),
 ];
 
 /// The links that `systemctl enable` would create, which needs a running pixel.
@@ -56,24 +51,27 @@ const ENABLED: [(&str, &str); 3] = [
     ("multi-user.target.wants", "pixels-upstream.path"),
 ];
 
-const SCRIPTS: [(&str, &str, &str); 8] = [
-    (CODE, "load", include_str!("guest/load.sh")),
-    (CODE, "resolver", include_str!("guest/resolver.sh")),
-    (CODE, "apply", include_str!("guest/apply.sh")),
-    (CODE, "remove", include_str!("guest/remove.sh")),
-    (CODE, "check", include_str!("guest/check.sh")),
-    (BIN, "safe-apt", include_str!("guest/safe-apt.sh")),
-    (
-        BIN,
-        "safe-systemctl",
-        include_str!("guest/safe-systemctl.sh"),
-    ),
-    (
-        BIN,
-        "safe-journalctl",
-        include_str!("guest/safe-journalctl.sh"),
-    ),
+const SCRIPTS: [(&str, &str); 5] = [
+    guest_file!("load", ".sh"),
+    guest_file!("resolver", ".sh"),
+    guest_file!("apply", ".sh"),
+    guest_file!("remove", ".sh"),
+    guest_file!("check", ".sh"),
 ];
+
+/// The commands that [`SUDO`] allows.
+const SAFE_COMMANDS: [(&str, &str); 3] = [
+    guest_file!("safe-apt", ".sh"),
+    guest_file!("safe-systemctl", ".sh"),
+    guest_file!("safe-journalctl", ".sh"),
+];
+
+/// The paths and contents of all programs.
+fn programs() -> impl Iterator<Item = (String, &'static str)> {
+    let scripts = SCRIPTS.map(|(name, content)| (format!("{CODE}/{name}"), content));
+    let commands = SAFE_COMMANDS.map(|(name, content)| (format!("{BIN}/{name}"), content));
+    scripts.into_iter().chain(commands)
+}
 
 /// The files of one policy.
 #[derive(Debug, Clone)]
@@ -123,9 +121,8 @@ impl Files {
 /// The files that are the same for every policy. Every file comes after the
 /// files that it refers to.
 pub(super) fn common() -> Vec<GuestFile> {
-    let mut files: Vec<GuestFile> = SCRIPTS
-        .iter()
-        .map(|(dir, name, content)| text(format!("{dir}/{name}"), 0o755, content))
+    let mut files: Vec<GuestFile> = programs()
+        .map(|(path, content)| text(path, 0o755, content))
         .collect();
     files.push(text(format!("{CODE}/sudoers"), 0o440, SUDO));
     files.push(text(format!("{CODE}/sudoers-open"), 0o440, OPEN_SUDO));
@@ -176,7 +173,7 @@ pub(super) fn paths() -> Vec<String> {
     paths.extend(UNIT_FILES.map(|(name, _)| format!("{UNITS}/{name}")));
     paths.extend(["ruleset", "resolver"].map(|name| format!("{STATE}/{name}")));
     paths.extend(["version", "sudoers", "sudoers-open"].map(|name| format!("{CODE}/{name}")));
-    paths.extend(SCRIPTS.map(|(dir, name, _)| format!("{dir}/{name}")));
+    paths.extend(programs().map(|(path, _)| path));
     paths
 }
 
@@ -249,12 +246,8 @@ mod tests {
         assert_eq!(rules.len(), 1);
         let (who, commands) = rules[0].split_once(": ").unwrap();
         assert_eq!(who, "pixel ALL=(root) NOPASSWD");
-        for command in commands.split(", ") {
-            let name = command.strip_prefix("/usr/local/bin/").unwrap();
-            assert!(
-                SCRIPTS.iter().any(|(_, script, _)| *script == name),
-                "{command}"
-            );
-        }
+        let allowed: Vec<String> = commands.split(", ").map(str::to_owned).collect();
+        let safe = SAFE_COMMANDS.map(|(name, _)| format!("/usr/local/bin/{name}"));
+        assert_eq!(allowed, safe);
     }
 }

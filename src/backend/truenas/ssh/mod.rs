@@ -15,17 +15,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use russh::client::{self, Handle, Msg};
 use russh::{Channel, Disconnect};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use keys::AskPassphrase;
 
 use crate::backend::sftp;
-use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, FileStat, GuestFile, Result};
+use crate::model::{Error, ExecIo, ExecRequest, ExitStatus, Result};
 use crate::retry::{self, Next};
 use host_key::HostKeyVerifier;
 use keys::Keys;
@@ -289,7 +287,8 @@ impl Session {
         self.handle.channel_open_session().await.map_err(lost)
     }
 
-    async fn sftp(&self) -> Result<&sftp::Files> {
+    /// The SFTP client, opened on first use.
+    pub async fn sftp(&self) -> Result<&sftp::Files> {
         self.sftp
             .get_or_try_init(|| async {
                 let mut channel = self.channel().await?;
@@ -303,42 +302,6 @@ impl Session {
                     .map_err(|e| Error::Protocol(format!("sftp: {e}")))
             })
             .await
-    }
-
-    pub async fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
-        sftp::read(self.sftp().await?, path, limit).await
-    }
-
-    pub async fn write(&self, file: &GuestFile) -> Result<()> {
-        sftp::write(self.sftp().await?, file).await
-    }
-
-    pub async fn fill(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()> {
-        sftp::write_chunks(self.sftp().await?, path, content).await
-    }
-
-    pub async fn remove(&self, path: &str) -> Result<()> {
-        sftp::remove(self.sftp().await?, path).await
-    }
-
-    pub async fn make_dir(&self, path: &str) -> Result<()> {
-        sftp::make_dir(self.sftp().await?, path).await
-    }
-
-    pub async fn symlink(&self, path: &str, target: &str) -> Result<()> {
-        sftp::symlink(self.sftp().await?, path, target).await
-    }
-
-    pub async fn read_link(&self, path: &str) -> Result<String> {
-        sftp::read_link(self.sftp().await?, path).await
-    }
-
-    pub async fn list(&self, path: &str) -> Result<Vec<String>> {
-        sftp::list(self.sftp().await?, path).await
-    }
-
-    pub async fn stat(&self, path: &str) -> Result<FileStat> {
-        sftp::stat(self.sftp().await?, path).await
     }
 }
 
