@@ -3,7 +3,7 @@
 
 pub mod incus;
 mod sftp;
-mod tls;
+pub(crate) mod tls;
 pub mod truenas;
 
 use std::path::PathBuf;

@@ -1,16 +1,15 @@
 //! Checks whether the simplestreams image server can be reached over HTTPS.
 
 use std::error::Error as StdError;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConfig, RootCertStore};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use super::error::Error;
 use super::facts::Reachability;
 use crate::backend::incus::read_body;
+use crate::backend::tls::{self, TlsOptions};
 
 /// A user waits for the check, so it must be short.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -59,14 +58,7 @@ fn client() -> Result<reqwest::Client, Error> {
         let source = std::io::Error::other(text);
         Error::io("cannot create an HTTPS client", source)
     };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| failed(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = tls::config(&TlsOptions::default(), None).map_err(failed)?;
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .build()

@@ -19,74 +19,57 @@ pub const PROGRAM_DIRS: &[&str] = &[
 ];
 
 pub const INCUS: &str = "incus-base";
-pub const CLIENT: &str = "incus-client";
-pub const BTRFS: &str = "btrfs-progs";
-/// Needed to run instances.
-const RUNTIME: &[&str] = &[
-    INCUS,
-    "nftables",
-    "dnsmasq-base",
-    "iproute2",
-    "uidmap",
-    "attr",
-    "rsync",
-    "squashfs-tools",
-    "xz-utils",
-    "lxcfs",
-];
-pub const BRIDGE: &[&str] = &["nftables", "dnsmasq-base", "iproute2"];
-pub const BUILD: &[&str] = &["debootstrap", "squashfs-tools", "xz-utils"];
 
-/// Package name and a program of the package.
-const PROGRAMS: &[(&str, &str)] = &[
-    (INCUS, "incusd"),
-    (CLIENT, "incus"),
-    (BTRFS, "mkfs.btrfs"),
-    ("nftables", "nft"),
-    ("dnsmasq-base", "dnsmasq"),
-    ("iproute2", "ip"),
-    ("uidmap", "newuidmap"),
-    ("attr", "setfattr"),
-    ("rsync", "rsync"),
-    ("squashfs-tools", "mksquashfs"),
-    ("xz-utils", "xz"),
-    ("lxcfs", "lxcfs"),
-    ("debootstrap", "debootstrap"),
-];
-
-/// What packages are needed for.
-#[derive(Debug, Clone, Copy)]
-pub struct Purpose {
-    /// To run the Incus daemon and instances.
-    pub daemon: bool,
-    pub client: bool,
-    pub pool: bool,
-    pub bridge: bool,
-    pub image: bool,
+/// What a package is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The Incus daemon and running instances.
+    Daemon,
+    /// The `incus` command.
+    Client,
+    /// A btrfs storage pool.
+    Pool,
+    Bridge,
+    /// Building an image.
+    Image,
 }
 
-/// The packages that `purpose` needs and `present` lacks, in a fixed order.
-pub fn missing(present: &BTreeSet<&'static str>, purpose: Purpose) -> Vec<&'static str> {
-    let wanted = |package: &str| {
-        purpose.daemon && RUNTIME.contains(&package)
-            || purpose.client && package == CLIENT
-            || purpose.pool && package == BTRFS
-            || purpose.bridge && BRIDGE.contains(&package)
-            || purpose.image && BUILD.contains(&package)
-    };
-    PROGRAMS
+use Purpose::{Bridge, Client, Daemon, Image, Pool};
+
+/// Name of a package, a program of the package, and its purposes.
+const PACKAGES: &[(&str, &str, &[Purpose])] = &[
+    (INCUS, "incusd", &[Daemon]),
+    ("incus-client", "incus", &[Client]),
+    ("btrfs-progs", "mkfs.btrfs", &[Pool]),
+    ("nftables", "nft", &[Daemon, Bridge]),
+    ("dnsmasq-base", "dnsmasq", &[Daemon, Bridge]),
+    ("iproute2", "ip", &[Daemon, Bridge]),
+    ("uidmap", "newuidmap", &[Daemon]),
+    ("attr", "setfattr", &[Daemon]),
+    ("rsync", "rsync", &[Daemon]),
+    ("squashfs-tools", "mksquashfs", &[Daemon, Image]),
+    ("xz-utils", "xz", &[Daemon, Image]),
+    ("lxcfs", "lxcfs", &[Daemon]),
+    ("debootstrap", "debootstrap", &[Image]),
+];
+
+/// The packages that any of the purposes needs and `present` lacks, in a fixed
+/// order.
+pub fn missing(present: &BTreeSet<&'static str>, purposes: &[Purpose]) -> Vec<&'static str> {
+    PACKAGES
         .iter()
-        .map(|(package, _)| *package)
-        .filter(|package| wanted(package) && !present.contains(package))
+        .filter(|(_, _, needed_for)| needed_for.iter().any(|p| purposes.contains(p)))
+        .map(|(package, _, _)| *package)
+        .filter(|package| !present.contains(package))
         .collect()
 }
 
 /// The packages whose program is found by `find`.
 pub fn present(find: impl Fn(&str) -> Option<PathBuf>) -> BTreeSet<&'static str> {
-    PROGRAMS
+    PACKAGES
         .iter()
-        .filter(|(_, program)| find(program).is_some())
-        .map(|(package, _)| *package)
+        .filter(|(_, program, _)| find(program).is_some())
+        .map(|(package, _, _)| *package)
         .collect()
 }
 
@@ -120,37 +103,18 @@ pub fn unfinished(status: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const NO_PURPOSE: Purpose = Purpose {
-        daemon: false,
-        client: false,
-        pool: false,
-        bridge: false,
-        image: false,
-    };
-
     #[test]
     fn missing_lists_what_the_purpose_needs_and_the_host_lacks() {
         let none = BTreeSet::new();
-        assert!(missing(&none, NO_PURPOSE).is_empty());
-        let image = Purpose {
-            image: true,
-            ..NO_PURPOSE
-        };
+        assert!(missing(&none, &[]).is_empty());
         assert_eq!(
-            missing(&none, image),
+            missing(&none, &[Image]),
             ["squashfs-tools", "xz-utils", "debootstrap"]
         );
         assert_eq!(
-            missing(&BTreeSet::from(["xz-utils", "debootstrap"]), image),
+            missing(&BTreeSet::from(["xz-utils", "debootstrap"]), &[Image]),
             ["squashfs-tools"]
         );
-    }
-
-    #[test]
-    fn every_package_has_a_known_program() {
-        for package in RUNTIME.iter().chain(BRIDGE).chain(BUILD) {
-            assert!(PROGRAMS.iter().any(|(p, _)| p == package), "{package}");
-        }
     }
 
     #[test]

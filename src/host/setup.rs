@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::command;
 use super::daemon;
 use super::error::Error;
-use super::facts::{HostFacts, Reachability, ServerState};
+use super::facts::{HostFacts, Reachability};
 use super::image;
 use super::plan::{Action, ImageState, Plan, Step, StepId, image_state, needs_image_server, plan};
 use super::read_file::read_or_empty;
@@ -237,13 +237,6 @@ fn append_line(path: &Path, line: &str) -> Result<(), Error> {
         .open(path)
         .map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)
-}
-
-impl HostFacts {
-    /// The Incus daemon answers and allows access.
-    pub fn has_server(&self) -> bool {
-        matches!(self.server, ServerState::Ready(_))
-    }
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ async fn plan_without_daemon_installs_it() {
     options.image_server = "https://127.0.0.1:1".into();
     let facts = host::inspect(&options).await.unwrap();
     let plan = host::plan(&facts, &options);
-    assert!(!facts.has_server());
+    assert!(facts.server.facts().is_none());
     assert!(
         plan.steps
             .iter()

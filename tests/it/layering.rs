@@ -47,7 +47,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "user_dirs",
         ],
     ),
-    ("host", &["backend::incus", "file_lock", "model"]),
+    (
+        "host",
+        &["backend::incus", "backend::tls", "file_lock", "model"],
+    ),
     ("lifecycle", &["egress", "provision", "retry", "model"]),
     (
         "base",

@@ -35,16 +35,23 @@ pub fn plan(facts: &HostFacts, options: &Options) -> Plan {
     let builds_image = image == ImageState::Missing && image::can_build_fallback(facts, options);
 
     if let Some(local) = &facts.local {
-        let missing = packages::missing(
-            &local.packages,
-            Purpose {
-                daemon: server.is_none() && local.daemon_pid.is_none(),
-                client: options.with_client,
-                pool: needs_pool && local.btrfs,
-                bridge: needs_network,
-                image: builds_image && recipe::recipe(local).is_ok(),
-            },
-        );
+        let purposes: Vec<Purpose> = [
+            (
+                Purpose::Daemon,
+                server.is_none() && local.daemon_pid.is_none(),
+            ),
+            (Purpose::Client, options.with_client),
+            (Purpose::Pool, needs_pool && local.btrfs),
+            (Purpose::Bridge, needs_network),
+            (
+                Purpose::Image,
+                builds_image && recipe::recipe(local).is_ok(),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(purpose, needed)| needed.then_some(purpose))
+        .collect();
+        let missing = packages::missing(&local.packages, &purposes);
         local::add_packages(&mut plan, local, &missing);
         local::add_subids(&mut plan, local, server.is_some());
         local::add_inotify(&mut plan, local);
