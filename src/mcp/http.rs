@@ -67,7 +67,7 @@ pub fn app(service: &Arc<Service>, path: &str, authenticator: Authenticator) -> 
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_max_request_body_bytes(MAX_MESSAGE)
-        // Tells the end of the server from a cancellation by the client.
+        // Distinguishes the end of the server from a cancellation by the client.
         .with_cancellation_token(service.stopping().clone())
         // The authenticator is stricter and checks every path.
         .disable_allowed_hosts();

@@ -38,9 +38,9 @@ pub struct Setup {
 
 #[derive(Debug)]
 enum Content {
-    /// A value for the key [`NAME`] of a top-level object.
+    /// The value of the key `pixels` in the object `table` of the document.
     Json { table: &'static str, value: Value },
-    /// A table with its header.
+    /// A TOML table with its header.
     Toml(String),
 }
 
@@ -58,7 +58,7 @@ pub enum Error {
     #[error("cannot edit {}: {reason}; add the entry by hand", path.display())]
     Unreadable { path: PathBuf, reason: String },
     #[error("{} has a different server named {NAME}; edit the entry by hand", path.display())]
-    Taken { path: PathBuf },
+    OtherEntry { path: PathBuf },
 }
 
 impl Setup {
@@ -100,12 +100,9 @@ impl Setup {
             path: self.file.clone(),
             source,
         };
-        let (old, permissions) = match std::fs::read_to_string(&self.file) {
-            Ok(text) => (
-                text,
-                Some(std::fs::metadata(&self.file).map_err(io)?.permissions()),
-            ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), None),
+        let old = match std::fs::read_to_string(&self.file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(io(error)),
         };
         let new = match &self.content {
@@ -115,14 +112,12 @@ impl Setup {
         let Some(new) = new else {
             return Ok(Written::Unchanged);
         };
+        let metadata = std::fs::metadata(&self.file);
         // Keeps a symbolic link at the path of the file.
-        let file = match std::fs::canonicalize(&self.file) {
-            Ok(file) => file,
-            Err(_) => self.file.clone(),
-        };
+        let file = std::fs::canonicalize(&self.file).unwrap_or_else(|_| self.file.clone());
         replace_file(&file, new.as_bytes()).map_err(io)?;
-        if let Some(permissions) = permissions {
-            std::fs::set_permissions(&file, permissions).map_err(io)?;
+        if let Ok(metadata) = metadata {
+            std::fs::set_permissions(&file, metadata.permissions()).map_err(io)?;
         }
         Ok(Written::Added)
     }
@@ -147,7 +142,7 @@ impl Setup {
             .ok_or_else(|| unreadable(format!("{table} is not a JSON object")))?;
         match servers.get(NAME) {
             Some(existing) if existing == value => return Ok(None),
-            Some(_) => return Err(self.name_taken()),
+            Some(_) => return Err(self.other_entry()),
             None => servers.insert(NAME.into(), value.clone()),
         };
         let text =
@@ -165,7 +160,7 @@ impl Setup {
         let server = |table: &toml::Table| table.get("mcp_servers")?.get(NAME).cloned();
         match server(&document) {
             existing @ Some(_) if existing == server(&addition) => return Ok(None),
-            Some(_) => return Err(self.name_taken()),
+            Some(_) => return Err(self.other_entry()),
             None => {}
         }
         let gap = if old.trim().is_empty() { "" } else { "\n" };
@@ -177,8 +172,8 @@ impl Setup {
         Ok(Some(format!("{old}{end}{gap}{text}")))
     }
 
-    fn name_taken(&self) -> Error {
-        Error::Taken {
+    fn other_entry(&self) -> Error {
+        Error::OtherEntry {
             path: self.file.clone(),
         }
     }
@@ -206,12 +201,13 @@ fn opencode(transport: &Transport) -> Content {
         Transport::Stdio { program } => {
             json!({"type": "local", "command": [program, "mcp", "--stdio"], "enabled": true})
         }
-        Transport::Http { url, token } => {
-            let mut value = json!({"type": "remote", "url": url, "enabled": true});
-            if *token {
-                value["headers"] = json!({"Authorization": format!("Bearer {{env:{TOKEN}}}")});
-            }
-            value
+        Transport::Http { url, token: false } => {
+            json!({"type": "remote", "url": url, "enabled": true})
+        }
+        Transport::Http { url, token: true } => {
+            let authorization = format!("Bearer {{env:{TOKEN}}}");
+            json!({"type": "remote", "url": url, "enabled": true,
+                   "headers": {"Authorization": authorization}})
         }
     };
     Content::Json {
@@ -221,20 +217,12 @@ fn opencode(transport: &Transport) -> Content {
 }
 
 fn codex(transport: &Transport) -> Content {
-    let mut server = toml::Table::new();
-    match transport {
-        Transport::Stdio { program } => {
-            server.insert("command".into(), program.clone().into());
-            let args = ["mcp", "--stdio"].map(toml::Value::from).to_vec();
-            server.insert("args".into(), args.into());
-        }
-        Transport::Http { url, token } => {
-            server.insert("url".into(), url.clone().into());
-            if *token {
-                server.insert("bearer_token_env_var".into(), TOKEN.into());
-            }
-        }
-    }
+    let server = match transport {
+        Transport::Stdio { program } => json!({"command": program, "args": ["mcp", "--stdio"]}),
+        Transport::Http { url, token: false } => json!({"url": url}),
+        Transport::Http { url, token: true } => json!({"url": url, "bearer_token_env_var": TOKEN}),
+    };
+    let server = toml::to_string(&server).unwrap_or_default();
     Content::Toml(format!("[mcp_servers.{NAME}]\n{server}"))
 }
 
@@ -266,7 +254,7 @@ mod tests {
             assert_eq!(text, setup.text());
             assert_eq!(setup.write().unwrap(), Written::Unchanged);
             let other = Setup::for_client(client, &http, home.path());
-            assert!(matches!(other.write(), Err(Error::Taken { .. })));
+            assert!(matches!(other.write(), Err(Error::OtherEntry { .. })));
             assert_eq!(std::fs::read_to_string(&setup.file).unwrap(), text);
 
             let own = match client {
