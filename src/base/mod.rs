@@ -24,6 +24,7 @@ pub use error::Error;
 pub use status::BaseStatus;
 
 use crate::config;
+pub use crate::config::Parent;
 use crate::lifecycle::InstanceDefaults;
 use crate::model::Name;
 

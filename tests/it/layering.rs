@@ -68,7 +68,6 @@ const EDGES: &[(&str, &[&str])] = &[
         "mcp",
         &[
             "base",
-            "config",
             "egress",
             "file_lock",
             "lifecycle",

@@ -6,8 +6,7 @@ use rmcp::{RoleServer, tool, tool_router};
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Tools, bare_name, done, to_result};
-use crate::base::BaseStatus;
-use crate::config::Parent;
+use crate::base::{BaseStatus, Parent};
 use crate::mcp::create_request::CreateRequest;
 use crate::mcp::error::Result;
 use crate::mcp::response::SandboxView;
