@@ -4,9 +4,8 @@
 //! be a symbolic link. Files and links are created under a temporary name and
 //! renamed when they are complete: see [`temp_file`](super::temp_file).
 //!
-//! `cap-std` is no replacement: it follows links that stay inside its
-//! directory, and it creates neither files without a name nor links with an
-//! owner.
+//! `cap-std` cannot replace this code: it follows links that stay inside its
+//! directory, and cannot create files without a name or set the owner of a link.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

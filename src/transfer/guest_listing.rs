@@ -1,7 +1,6 @@
 //! Lists a directory in a pixel with the pixel's own `find`.
 //!
-//! The listing is not trusted: it is only compared, and never decides where
-//! something is written.
+//! The listing is not trusted: it is only compared with the local directory.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;

@@ -10,7 +10,7 @@
 //! | tar archive | [`push`](mod@push) with [`pack`] | everything else, into a running pixel with `tar` |
 //! | one file at a time | [`per_file`] | a stopped pixel, or a pixel without `tar` |
 //!
-//! [`push()`] tries the methods in this order. `push -` ([`write`]) sends stdin to
+//! [`push()`] tries the methods in this order. `push -` ([`write()`]) sends stdin to
 //! a script, [`pull()`] unpacks a tar archive from the pixel, or else copies one
 //! file at a time, and a sync always uses tar archives.
 //!

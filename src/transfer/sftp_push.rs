@@ -135,7 +135,7 @@ enum FillOutcome {
     ScriptExited,
     /// The server's file access does not see the prepared file.
     NotVisible,
-    /// The script was told, and reports the cause if it knows one.
+    /// The script was notified. Its stderr may explain the cause.
     WriteFailed(Error),
 }
 
