@@ -26,7 +26,7 @@ pub struct LocalFacts {
     pub machine: String,
     pub systemd: bool,
     pub apt: bool,
-    /// The packages of [`packages`](super::packages) that are installed.
+    /// The installed packages among those that pixels needs.
     pub packages: BTreeSet<&'static str>,
     /// Packages with an interrupted installation.
     pub unfinished: Vec<String>,

@@ -1,7 +1,7 @@
 //! Prepares a host (`pixels setup`) and checks it (`pixels doctor`).
 //!
-//! [`inspect`] gathers facts, [`plan`] decides from the facts alone, and
-//! [`setup`] does one step of the plan at a time and inspects the host again
+//! [`inspect`] gathers facts, [`plan()`] decides from the facts alone, and
+//! [`setup()`] does one step of the plan at a time and inspects the host again
 //! after each. Setup changes nothing that exists. This part knows the Incus API
 //! and the local machine, but not instances, egress or the command line.
 

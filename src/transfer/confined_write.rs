@@ -2,7 +2,7 @@
 //!
 //! Every path is resolved part by part from an open directory, and no part may
 //! be a symbolic link. Files and links are created under a temporary name and
-//! renamed when they are complete: see [`temp_file`](super::temp_file).
+//! renamed when they are complete: see `temp_file`.
 //!
 //! `cap-std` cannot replace this code: it follows links that stay inside its
 //! directory, and cannot create files without a name or set the owner of a link.

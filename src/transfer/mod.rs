@@ -6,16 +6,16 @@
 //!
 //! | method | module | used for |
 //! | --- | --- | --- |
-//! | raw SFTP writes | [`sftp_push`] | one file of at least 16 MiB without holes, into a running pixel |
-//! | tar archive | [`push`](mod@push) with [`pack`] | everything else, into a running pixel with `tar` |
-//! | one file at a time | [`per_file`] | a stopped pixel, or a pixel without `tar` |
+//! | raw SFTP writes | `sftp_push` | one file of at least 16 MiB without holes, into a running pixel |
+//! | tar archive | `push`, `pack` | everything else, into a running pixel with `tar` |
+//! | one file at a time | `per_file` | a stopped pixel, or a pixel without `tar` |
 //!
 //! [`push()`] tries the methods in this order. `push -` ([`write()`]) sends stdin to
 //! a script, [`pull()`] unpacks a tar archive from the pixel, or else copies one
 //! file at a time, and a sync always uses tar archives.
 //!
 //! In both directions a file gets its final name only when it is complete. What
-//! a pixel sends is not trusted: see [`unpack`] and [`confined_write`].
+//! a pixel sends is not trusted: see `unpack` and `confined_write`.
 
 mod channel_io;
 mod confined_write;

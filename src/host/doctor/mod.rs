@@ -1,6 +1,6 @@
 //! Checks a host and suggests a fix for each problem.
 //!
-//! This file gathers the facts. [`remote`] and [`local`] judge them and are pure.
+//! This file gathers the facts. `remote` and `local` judge them and are pure.
 
 mod local;
 mod remote;
