@@ -601,7 +601,7 @@ pub fn leaves_nothing_half(pixel: &mut Pixel) {
         let mut child = pixel.env.spawn(["push", "-", &pixel.there("/w/2")]);
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(&two).unwrap();
-        pixel.wait_for("/w/.pixels-*/raw");
+        pixel.wait_for("/w/.pixels-*/content");
         kill_process(Pid::from_child(&child), signal).unwrap();
         wait::exit_code(&mut child);
         drop(stdin);

@@ -137,7 +137,7 @@ pub fn leaves_nothing(pixel: &Pixel) {
         let mut child = pixel.env.spawn(args);
         stop_halfway(&child, &source);
         // The partial file has another name, and belongs to the user alone.
-        let so_far = pixel.sh("cat /w/large; stat -c '%a %u' /w/.pixels-*/ /w/.pixels-*/raw");
+        let so_far = pixel.sh("cat /w/large; stat -c '%a %u' /w/.pixels-*/ /w/.pixels-*/content");
         assert_eq!(so_far, "before\n700 0\n600 0\n");
         let process = Pid::from_child(&child);
         kill_process(process, signal).unwrap();
