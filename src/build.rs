@@ -1,4 +1,4 @@
-//! Stamps the commit into the binary, where there is one to be told.
+//! Compiles the commit into the binary: `PIXELS_COMMIT`, else the checkout's.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-env-changed=PIXELS_COMMIT");
     println!("cargo:rerun-if-changed=src/build.rs");
-    // Asked for, since in a second work tree they are not in .git; a file that
-    // does not exist would have everything built anew each time.
+    // git knows the paths in a second work tree. Cargo rebuilds at every run if a
+    // watched file does not exist.
     for file in ["HEAD", "refs/heads", "packed-refs"] {
         if let Some(path) = git(&["rev-parse", "--git-path", file])
             && Path::new(&path).exists()

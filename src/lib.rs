@@ -1,9 +1,94 @@
 //! pixels: disposable Linux machines for AI coding agents.
 //!
-//! Layers, each using only those before it: `sandbox` (the vocabulary),
-//! `config`, `ui`, `term`, `transfer`, `forward`, `host` and `backend::incus`;
-//! `backend` (settings to backend); `lifecycle` (what is done to a pixel);
-//! `base`; `mcp`; `cli`.
+//! This page is the guide to the source. `cargo doc --open --document-private-items`
+//! renders it with links; `.github/CONTRIBUTING.md` has the rules for changes.
+//!
+//! # Layers
+//!
+//! A part uses only parts above it in this table. `tests/it/layering.rs` holds the
+//! exact edges, and fails on an edge that is not listed and on one that is unused.
+//!
+//! | part | what it holds |
+//! |---|---|
+//! | [`model`] | names, types, errors, and the traits `Backend` (all pixels of one server) and `Guest` (inside of one pixel) |
+//! | [`retry`], [`file_lock`], [`secret`], `term`, `ui` | helpers without knowledge of pixels |
+//! | [`config`] | settings from defaults, file, `PIXELS_*` variables and flags |
+//! | [`egress`] | policies, and what they become: nftables rules and dnsmasq configuration, for the gateway and for the inside of a pixel |
+//! | [`provision`] | plan of users, files and steps in a new pixel, applied through `Guest` |
+//! | [`transfer`], [`forward`] | files in and out, ports, through `Guest` |
+//! | `backend::incus`, `backend::truenas` | the two implementations of `Backend`; they know nothing of provisioning and egress |
+//! | [`host`] | `setup` and `doctor`: facts about the host, a plan of steps, checks |
+//! | [`lifecycle`] | what commands and servers do to pixels: create, start, fork, restore, exec, policy, expiry, clean-up |
+//! | [`base`] | building prepared pixels |
+//! | [`mcp`] | the MCP server: sandboxes for agents |
+//! | `cli`, `exit`, `signal` | the command tree, exit codes, signals; one file per command |
+//!
+//! A command travels `cli` → `lifecycle` → `Backend` → server. `Backend` methods are
+//! single requests; everything with an order, a rollback or a policy is in
+//! `lifecycle`, so that both backends and both front ends (`cli`, `mcp`) share it.
+//!
+//! # Where is …
+//!
+//! | question | file | function |
+//! |---|---|---|
+//! | the exit code of a timed-out `exec`, and of every other failure | `exit.rs` | `classify` |
+//! | the MAC address of a clone | `backend/incus/create.rs` | `fork` |
+//! | the preset of the mode `agent` | `egress/presets.toml` | |
+//! | the DHCP reservation of a pixel | `egress/gateway/dhcp.rs` | `reservations` |
+//! | what Ctrl-C does to a `fork` | `lifecycle/fork.rs`, `lifecycle/rollback.rs` | `Rollback::unwind` |
+//! | the idle stop of an MCP sandbox | `mcp/reaper.rs` | `decide` |
+//! | the lock that a restore takes | `backend/incus/instance_lock.rs` | `lock_exclusive` |
+//! | how a large file is pushed | `transfer/sftp_push.rs` | `push` |
+//! | which server messages are retried | `backend/incus/messages.rs`, `backend/incus/power.rs` | `retry_while_busy` |
+//! | how TrueNAS clones | `backend/truenas/clone.rs` | `fork` |
+//! | where the MCP token is checked | `mcp/auth.rs` | `Authenticator::check` |
+//! | where hints come from | `cli/error_report.rs` | `hint` |
+//!
+//! # How to add …
+//!
+//! **A command**: a file in `cli/` with a clap `Args` struct, a help text with
+//! examples and a `run` of a call or two; a variant of `cli::Command` and a row in
+//! its group. Loops and decisions go to `lifecycle`. Run the tests once with
+//! `INSTA_UPDATE=always` to record the help page, and read it.
+//!
+//! **A setting**: one row in `config` and the line with its default in
+//! `config.example.toml`; a test compares the two. Commands read settings in
+//! `cli/from_settings/`, never deeper.
+//!
+//! **An MCP tool**: a method with `#[tool]` and its argument struct in `mcp/tools/`,
+//! the work in a method of `mcp::service::Service`. Field comments become the
+//! schema. README's table of tools lists it, which a test checks.
+//!
+//! **A backend**: a folder in `backend/` that implements [`model::Backend`] and
+//! [`model::Guest`]; contracts are on the trait methods. Map all of the server's
+//! errors to [`model::Error`] in one place, list its decisive messages with recorded
+//! samples in `messages.rs`, and open it in [`backend::open`].
+//!
+//! **A server message that decides something**: a row in the backend's
+//! `messages.rs` with the text as the server sent it.
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! |---|---|
+//! | pixel | a disposable instance that pixels manages, `px-NAME` on the server |
+//! | instance | what Incus or TrueNAS calls it |
+//! | backend | the server behind `Backend`: Incus or TrueNAS |
+//! | guest | the inside of an instance |
+//! | base | a template pixel for clones |
+//! | checkpoint | a snapshot with a label |
+//! | clone, fork | a copy of a pixel or checkpoint; N clones at once |
+//! | gateway | the instance that enforces egress policies |
+//! | isolated bridge | the network between pixels and gateway, without an address of the host |
+//! | egress policy | a mode and rules |
+//! | rule | a host, wildcard or CIDR, with an optional port |
+//! | guest policy | an egress policy that the pixel enforces itself, where there is no gateway |
+//! | sandbox | MCP's word for one pixel |
+//! | provisioning step | a systemd unit in the pixel that installs something |
+//! | session | a console that survives the connection, kept by tmux or zmx |
+//! | expiry | the time after which a pixel is deleted |
+//! | creator | the process that creates a pixel, recorded on it until it is complete |
+//! | orphan | an incomplete pixel or temporary checkpoint whose creator no longer runs |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -40,8 +125,8 @@ use config::Settings;
 use signal::Signals;
 use ui::Ui;
 
-/// The whole program: parses the command line, runs the command, reports, and
-/// returns the exit code.
+/// Parses the command line, runs the command, prints its failure, and returns the
+/// exit code.
 pub fn run() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = match Cli::try_parse() {
@@ -69,7 +154,7 @@ pub fn run() -> ExitCode {
         let outcome = dispatch(cli, ui, signals.clone()).await;
         (outcome, signals.exit_code())
     });
-    // A read from stdin may still be waiting; it must not hold us up.
+    // A read from stdin may never return: exit without waiting for its thread.
     runtime.shutdown_background();
     finish(&ui, outcome, own_codes, signal)
 }
@@ -105,10 +190,10 @@ fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<
     ExitCode::from(code)
 }
 
-/// What clap says: help and versions on stdout, mistakes on stderr, as JSON
-/// when that was asked for.
+/// Prints clap's outcome: help and versions to stdout, usage errors to stderr (as
+/// JSON if the arguments ask for JSON).
 fn usage(error: &clap::Error) -> ExitCode {
-    // `pixels` or `pixels checkpoint` alone asks what there is.
+    // `pixels` or `pixels checkpoint` without a subcommand prints the help.
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         Ui::default().text(&format!("{}", error.render()));
         return finish(&Ui::default(), Ok(()), false, None);
@@ -143,8 +228,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
 }
 
-/// `-vv` logs every request, a server what happens to its sandboxes;
-/// `PIXELS_LOG` takes a filter of its own.
+/// Starts logging to stderr: `-vv` logs every request, a server its sandboxes'
+/// changes; `PIXELS_LOG` is a filter in the syntax of tracing-subscriber.
 fn trace(verbosity: u8, server: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = match std::env::var("PIXELS_LOG") {

@@ -1,0 +1,178 @@
+//! The language of everything a person reads: words and phrases that a docker
+//! or Incus user would have to translate do not come back.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Phrases that are not used in source files, scripts, settings and documents.
+/// A plain word beside each says what to write instead.
+const BANNED: &[(&str, &str)] = &[
+    ("told", "printed, reported, returned"),
+    ("tells", "prints, reports, shows"),
+    ("said", "printed, reported"),
+    ("says", "prints, states, reports"),
+    ("is no", "is not a"),
+    ("are no", "has no, no X found"),
+    ("are none", "no X found"),
+    ("is none", "no X found"),
+    ("nothing of it", "nothing, none of its NOUN"),
+    ("anew", "again"),
+    ("mend", "fix"),
+    ("mends", "fixes"),
+    ("mended", "fixed"),
+    ("makes good", "repairs"),
+    ("made good", "repaired"),
+    ("makes room", "run: COMMAND"),
+    ("unmade", "deleted"),
+    ("half made", "incomplete"),
+    ("whoever", "the user, the process, the client"),
+    ("whomever", "the user, the process, the client"),
+    ("somebody", "another user, another process"),
+    ("anybody", "any user, any process"),
+    ("everybody", "all users, all processes"),
+    ("nobody", "no user, no process"),
+    ("meanwhile", "during NOUN"),
+    ("stands for", "means"),
+    ("stands in", "replaces"),
+    ("stand for", "mean"),
+    ("stand in", "replace"),
+    ("of ours", "our NOUN, or the name of the thing"),
+    ("of yours", "your NOUN"),
+    ("of theirs", "their NOUN"),
+    ("lifts", "removes"),
+    ("lets in", "allows"),
+    ("let in", "allow"),
+    ("comes along", "is copied"),
+    ("come along", "are copied"),
+    ("goes by itself", "expires, exits"),
+    ("go by themselves", "expire, exit"),
+    ("by itself after", "after TIME"),
+    ("gives up", "stops, cancels, times out"),
+    ("gave up", "stopped, canceled, timed out"),
+    ("wish", "options, request, spec"),
+    ("shall", "must, or the present tense"),
+    ("what there is", "the name of the things"),
+    ("is at it", "is running"),
+    ("under way", "in progress, running"),
+    ("walled", "isolated"),
+    ("authorised", "authorized"),
+    ("licence", "license"),
+    ("behaviour", "behavior"),
+    ("colour", "color"),
+    ("initialise", "initialize"),
+    ("recognise", "recognize"),
+    ("honour", "honor"),
+];
+
+/// Names of tests begin with their subject.
+const BANNED_TEST_STARTS: &[&str] = &[
+    "it_", "its_", "what_", "that_", "those_", "they_", "who_", "whatever_",
+];
+
+#[test]
+fn texts_avoid_banned_phrases() {
+    let banned: Vec<(Vec<&str>, &str)> = BANNED
+        .iter()
+        .map(|(phrase, instead)| (phrase.split(' ').collect(), *instead))
+        .collect();
+    let mut found = String::new();
+    for file in files() {
+        let text = std::fs::read_to_string(root().join(&file)).unwrap();
+        let words = words(&text);
+        for at in 0..words.len() {
+            for (phrase, instead) in &banned {
+                let here = words[at..].iter().map(|(_, word)| word);
+                if here.take(phrase.len()).eq(phrase.iter()) {
+                    let (line, phrase) = (words[at].0, phrase.join(" "));
+                    writeln!(found, "{}:{line}: {phrase:?}: {instead}", file.display()).unwrap();
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "write in plain English:\n{found}");
+}
+
+#[test]
+fn test_names_begin_with_their_subject() {
+    let mut found = String::new();
+    for file in files().filter(|file| file.extension().is_some_and(|e| e == "rs")) {
+        let text = std::fs::read_to_string(root().join(&file)).unwrap();
+        let mut lines = text.lines().enumerate();
+        while let Some((_, line)) = lines.next() {
+            if !line.trim_start().starts_with("#[test]") && !line.contains("#[tokio::test") {
+                continue;
+            }
+            let Some((at, line)) = lines.find(|(_, line)| line.contains("fn ")) else {
+                break;
+            };
+            let name = line.split("fn ").nth(1).unwrap_or_default();
+            let name = name.split('(').next().unwrap_or_default();
+            let phrase = name.replace('_', " ");
+            let hidden = BANNED_TEST_STARTS.iter().any(|start| name.starts_with(start));
+            let banned = BANNED
+                .iter()
+                .any(|(banned, _)| format!(" {phrase} ").contains(&format!(" {banned} ")));
+            if hidden || banned {
+                writeln!(found, "{}:{}: {name}", file.display(), at + 1).unwrap();
+            }
+        }
+    }
+    assert!(found.is_empty(), "name the subject, the condition, the result:\n{found}");
+}
+
+/// The words of a text in lower case, each with its line. Comment marks and the
+/// ends of lines do not interrupt a phrase; punctuation does.
+fn words(text: &str) -> Vec<(usize, String)> {
+    let mut found: Vec<(usize, String)> = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim_start().trim_start_matches(['/', '!', '#', '*', ' ']);
+        let mut word = String::new();
+        for c in line.chars().chain([' ']) {
+            if c.is_alphanumeric() || c == '_' || c == '\'' {
+                word.extend(c.to_lowercase());
+                continue;
+            }
+            if !word.is_empty() {
+                found.push((at + 1, std::mem::take(&mut word)));
+            }
+            if !c.is_whitespace() {
+                found.push((at + 1, c.to_string()));
+            }
+        }
+    }
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What is written by hand and read by a person, this list excepted.
+fn files() -> impl Iterator<Item = PathBuf> {
+    let output = std::process::Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git ls-files: {output:?}");
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let files: Vec<PathBuf> = listed
+        .lines()
+        .filter(|file| !file.contains("/corpus/") && *file != "tests/it/prose.rs")
+        .filter(|file| {
+            let name = file.rsplit('/').next().unwrap_or_default();
+            matches!(name.rsplit('.').next(), Some("rs" | "md" | "sh" | "toml" | "yml" | "py" | "pl" | "service" | "timer" | "path" | "conf" | "snap"))
+                || !name.contains('.')
+        })
+        .filter(|file| *file != "LICENSE" && *file != "Cargo.lock")
+        .map(PathBuf::from)
+        .collect();
+    assert!(files.len() > 100, "{files:?}");
+    files.into_iter()
+}
+
+#[test]
+fn words_are_compared_across_line_breaks() {
+    let words: Vec<String> = words("/// The user is\n/// Told. \"x\"").into_iter().map(|(_, word)| word).collect();
+    assert_eq!(words.join(" "), "the user is told . \" x \"");
+}
