@@ -30,7 +30,7 @@ trap 'rm -rf -- "$work"' EXIT
 guide=
 for binary in "$built"/*/pixels; do
     install -m 755 -- "$binary" "$work/guide"
-    if told=$("$work/guide" --version 2>/dev/null); then
+    if printed=$("$work/guide" --version 2>/dev/null); then
         guide=$work/guide
         break
     fi
@@ -39,10 +39,10 @@ if [ -z "$guide" ]; then
     echo "$0: no binary in $built runs here" >&2
     exit 1
 fi
-case $told in
+case $printed in
 "pixels $version "*) ;;
 *)
-    echo "$0: the binary is $told, and Cargo.toml says $version" >&2
+    echo "$0: the binary is $printed, but the version in Cargo.toml is $version" >&2
     exit 1
     ;;
 esac

@@ -1,6 +1,6 @@
 //! Bases: template pixels to clone. The settings describe how each is built; the
 //! server knows which exist. Clones are made from the newest checkpoint of a
-//! base's pixel, whoever took it.
+//! base's pixel, taken by a build or by a user.
 //!
 //! A base is built in a pixel of its own, which gets the name of the base only
 //! when the build has succeeded: until then clones are made from the old base,

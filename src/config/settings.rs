@@ -5,7 +5,7 @@
 //! field ["key, if named otherwise"]: Type as KIND, "PIXELS_VARIABLE", empty_is_default;
 //! ```
 //!
-//! The type says what the key accepts, for messages too; `Option` adds `""` and 0
+//! The type defines what the key accepts, for messages too; `Option` adds `""` and 0
 //! for unset. The rest is optional: `as` narrows the type, a variable lets the
 //! environment set the key, `empty_is_default` accepts `""` and 0 for the default.
 

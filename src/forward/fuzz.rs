@@ -20,8 +20,7 @@ fn ports() {
     });
 }
 
-/// What the relay tells of the end of a direction ends it there, and nowhere
-/// before.
+/// A direction ends at the length that the relay reports, and not before.
 #[test]
 fn relays() {
     let words = ["5\n", "0\n", "\n", "18446744073709551615\n"];
@@ -55,12 +54,12 @@ fn list() {
     fuzz("forwards", 1500, &words, |bytes| {
         let path = dir.path().join("1.json");
         fs::write(&path, bytes).unwrap();
-        // Somebody carries it.
+        // A process holds the lock.
         let file = File::open(&path).unwrap();
         flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
         let known = registry::list(dir.path()).unwrap().len();
         drop(file);
-        // And then nobody does.
+        // No process holds the lock.
         assert_eq!(registry::list(dir.path()).unwrap(), []);
         assert!(!path.exists());
         known

@@ -79,7 +79,7 @@ fn variables() {
             name if name == chosen => Some(OsString::from_vec(value.to_vec())),
             _ => None,
         };
-        // Without a home of ours, no file of the user's is read.
+        // With a home that does not exist, no settings file is read.
         match Settings::load(None, &env, &Flags::default()) {
             Ok(loaded) => (chosen, loaded.warnings.len()),
             Err(error) => (chosen, usize::MAX - error.to_string().len()),

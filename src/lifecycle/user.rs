@@ -145,7 +145,7 @@ mod tests {
             find("4242"),
             Some(("4242".into(), 4242, 4242, "/".into(), "/bin/sh".into()))
         );
-        assert_eq!(find("nobody-here"), None);
+        assert_eq!(find("no-such-user"), None);
         assert_eq!(find("1000:x"), None);
     }
 }

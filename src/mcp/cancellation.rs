@@ -2,7 +2,7 @@
 //!
 //! The notification is a request of its own, and ids of calls are unique only
 //! within one client. So the response to `initialize` has a session id, which
-//! only tells clients apart: no session is stored, and any id that a client
+//! only distinguishes clients: no session is stored, and any id that a client
 //! sends is accepted, including one from before a restart.
 
 use std::borrow::Cow;

@@ -162,7 +162,7 @@ async fn write(
 
 impl Bridge {
     async fn send(&self, message: Value) {
-        // Fails when the client has closed our output: nobody reads the message.
+        // Fails when the client has closed our output: the message has no reader.
         let _ = self.to_client.send(message).await;
     }
 

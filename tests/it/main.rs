@@ -40,6 +40,7 @@ mod mcp_security;
 mod mcp_stdio;
 mod mcp_tools;
 mod packaging;
+mod prose;
 mod provision;
 mod readme;
 mod remote;

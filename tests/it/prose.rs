@@ -47,8 +47,6 @@ const BANNED: &[(&str, &str)] = &[
     ("goes by itself", "expires, exits"),
     ("go by themselves", "expire, exit"),
     ("by itself after", "after TIME"),
-    ("gives up", "stops, cancels, times out"),
-    ("gave up", "stopped, canceled, timed out"),
     ("wish", "options, request, spec"),
     ("shall", "must, or the present tense"),
     ("what there is", "the name of the things"),
@@ -66,7 +64,14 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Names of tests begin with their subject.
 const BANNED_TEST_STARTS: &[&str] = &[
-    "it_", "its_", "what_", "that_", "those_", "they_", "who_", "whatever_",
+    "it_",
+    "its_",
+    "what_",
+    "that_",
+    "those_",
+    "they_",
+    "who_",
+    "whatever_",
 ];
 
 #[test]
@@ -82,7 +87,7 @@ fn texts_avoid_banned_phrases() {
         for at in 0..words.len() {
             for (phrase, instead) in &banned {
                 let here = words[at..].iter().map(|(_, word)| word);
-                if here.take(phrase.len()).eq(phrase.iter()) {
+                if here.take(phrase.len()).eq(phrase.iter()) && !is_plain(&words, at, phrase) {
                     let (line, phrase) = (words[at].0, phrase.join(" "));
                     writeln!(found, "{}:{line}: {phrase:?}: {instead}", file.display()).unwrap();
                 }
@@ -108,7 +113,9 @@ fn test_names_begin_with_their_subject() {
             let name = line.split("fn ").nth(1).unwrap_or_default();
             let name = name.split('(').next().unwrap_or_default();
             let phrase = name.replace('_', " ");
-            let hidden = BANNED_TEST_STARTS.iter().any(|start| name.starts_with(start));
+            let hidden = BANNED_TEST_STARTS
+                .iter()
+                .any(|start| name.starts_with(start));
             let banned = BANNED
                 .iter()
                 .any(|(banned, _)| format!(" {phrase} ").contains(&format!(" {banned} ")));
@@ -117,7 +124,18 @@ fn test_names_begin_with_their_subject() {
             }
         }
     }
-    assert!(found.is_empty(), "name the subject, the condition, the result:\n{found}");
+    assert!(
+        found.is_empty(),
+        "name the subject, the condition, the result:\n{found}"
+    );
+}
+
+/// "There is no gateway" and "is no longer" are plain English; "is no gateway" is not.
+fn is_plain(words: &[(usize, String)], at: usize, phrase: &[&str]) -> bool {
+    let negation = matches!(phrase, ["is" | "are", "no" | "none"]);
+    let before = at.checked_sub(1).map(|before| words[before].1.as_str());
+    let after = words.get(at + phrase.len()).map(|(_, word)| word.as_str());
+    negation && (before == Some("there") || after == Some("longer"))
 }
 
 /// The words of a text in lower case, each with its line. Comment marks and the
@@ -125,7 +143,9 @@ fn test_names_begin_with_their_subject() {
 fn words(text: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     for (at, line) in text.lines().enumerate() {
-        let line = line.trim_start().trim_start_matches(['/', '!', '#', '*', ' ']);
+        let line = line
+            .trim_start()
+            .trim_start_matches(['/', '!', '#', '*', ' ']);
         let mut word = String::new();
         for c in line.chars().chain([' ']) {
             if c.is_alphanumeric() || c == '_' || c == '\'' {
@@ -158,11 +178,25 @@ fn files() -> impl Iterator<Item = PathBuf> {
     let listed = String::from_utf8(output.stdout).unwrap();
     let files: Vec<PathBuf> = listed
         .lines()
-        .filter(|file| !file.contains("/corpus/") && *file != "tests/it/prose.rs")
+        .filter(|file| !file.starts_with("tests/fuzz/") && *file != "tests/it/prose.rs")
         .filter(|file| {
             let name = file.rsplit('/').next().unwrap_or_default();
-            matches!(name.rsplit('.').next(), Some("rs" | "md" | "sh" | "toml" | "yml" | "py" | "pl" | "service" | "timer" | "path" | "conf" | "snap"))
-                || !name.contains('.')
+            matches!(
+                name.rsplit('.').next(),
+                Some(
+                    "rs" | "md"
+                        | "sh"
+                        | "toml"
+                        | "yml"
+                        | "py"
+                        | "pl"
+                        | "service"
+                        | "timer"
+                        | "path"
+                        | "conf"
+                        | "snap"
+                )
+            ) || !name.contains('.')
         })
         .filter(|file| *file != "LICENSE" && *file != "Cargo.lock")
         .map(PathBuf::from)
@@ -173,6 +207,9 @@ fn files() -> impl Iterator<Item = PathBuf> {
 
 #[test]
 fn words_are_compared_across_line_breaks() {
-    let words: Vec<String> = words("/// The user is\n/// Told. \"x\"").into_iter().map(|(_, word)| word).collect();
+    let words: Vec<String> = words("/// The user is\n/// Told. \"x\"")
+        .into_iter()
+        .map(|(_, word)| word)
+        .collect();
     assert_eq!(words.join(" "), "the user is told . \" x \"");
 }

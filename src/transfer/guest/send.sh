@@ -4,7 +4,7 @@
 #   $1  the path
 #   $2  whole: the path itself. contents: what is in the directory. names: only
 #       the NUL-separated paths on stdin, relative to the directory
-#   $3  `size`: measure the size. Else the line says 0
+#   $3  `size`: measure the size. Else the line is 0
 #
 # Exit codes: 96 no such path, 97 no tar, 98 not a directory. Else those of tar.
 path=$1 mode=$2 size=0
