@@ -119,7 +119,7 @@ fn failed_base_build_shows_output_and_keeps_old_base() {
     assert_eq!(status(&env, "first")["status"], "ready");
     let unknown = env.pixels(["base", "build", "nothing"]).expect(3);
     assert!(
-        unknown.stderr.contains("known: dev, first"),
+        unknown.stderr.contains("configured bases: dev, first"),
         "{}",
         unknown.stderr
     );
