@@ -1,6 +1,5 @@
-//! The `[mcp.bases]` table: template pixels, each built from an image or from
-//! another base. Every base that is read has exactly one parent; the parents
-//! form no cycle.
+//! The `[mcp.bases]` table: template pixels, each built from an image or another
+//! base. Every base has exactly one parent, and the parents form no cycle.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

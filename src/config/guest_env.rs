@@ -1,7 +1,5 @@
-//! The `[env]` table: variables for the pixels, with literal values or values
-//! from the caller's environment.
-//!
-//! Values may be secrets, so no message shows them.
+//! The `[env]` table: variables for the pixels, literal or from the caller's
+//! environment. Values may be secrets, so no message shows them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -14,12 +14,12 @@ pub(super) fn interpolate<E>(
         result.push_str(before);
         let name;
         if let Some(braced) = after.strip_prefix('{') {
-            (name, rest) = braced
-                .split_once('}')
-                .ok_or_else(|| malformed("has ${ without }; write $$ for a dollar"))?;
+            let unclosed = || malformed("has ${ without }; write $$ for a dollar");
+            (name, rest) = braced.split_once('}').ok_or_else(unclosed)?;
             if !is_name(name) {
-                let problem = "has an invalid variable name in ${}; write $$ for a dollar";
-                return Err(malformed(problem));
+                return Err(malformed(
+                    "has an invalid name in ${}; write $$ for a dollar",
+                ));
             }
         } else {
             let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -30,10 +30,9 @@ pub(super) fn interpolate<E>(
         } else {
             result.push('$');
             result.push_str(name);
-            rest = rest
-                .strip_prefix('$')
-                .filter(|_| name.is_empty())
-                .unwrap_or(rest);
+            if name.is_empty() {
+                rest = rest.strip_prefix('$').unwrap_or(rest);
+            }
         }
     }
     result.push_str(rest);
@@ -48,9 +47,6 @@ pub(super) fn is_references_only(text: &str) -> bool {
 /// Whether the text is a variable name: `[A-Za-z_][A-Za-z0-9_]*`.
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    text.bytes().all(allowed)
-        && text
-            .bytes()
-            .next()
-            .is_some_and(|byte| !byte.is_ascii_digit())
+    let starts_with_digit = text.starts_with(|c: char| c.is_ascii_digit());
+    !text.is_empty() && !starts_with_digit && text.bytes().all(allowed)
 }

@@ -1,8 +1,6 @@
-//! The settings: their keys, their layers and their meaning.
-//!
-//! [`Settings`] declares every key; `config.example.toml` documents it and has
-//! its default. This module knows no server and no command. It prints nothing
-//! and reads the environment only through the caller.
+//! The settings. [`Settings`] declares every key; `config.example.toml` documents
+//! it and has its default. This module knows no server and no command, prints
+//! nothing, and reads the environment only through the caller.
 
 mod bases;
 mod choices;
@@ -19,8 +17,6 @@ mod value_kind;
 
 #[cfg(test)]
 mod example_test;
-#[cfg(test)]
-mod file_test;
 #[cfg(test)]
 mod load_test;
 

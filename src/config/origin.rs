@@ -61,7 +61,6 @@ impl fmt::Display for Location {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ConfigError {
     #[error("cannot read config file {}: {source}", .file.display())]
     Unreadable { file: PathBuf, source: io::Error },

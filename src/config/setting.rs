@@ -44,8 +44,8 @@ pub(super) use setting;
 
 setting! {
     bool: Key::new(ValueKind::Bool), Value::as_bool;
-    u16: Key::new(ValueKind::up_to(u16::MAX as i64)), |value| value.as_integer()?.try_into().ok();
-    u64: Key::new(ValueKind::up_to(i64::MAX)), |value| value.as_integer()?.try_into().ok();
+    u16: Key::new(ValueKind::Integer(0, u16::MAX as i64, "")), |value| value.as_integer()?.try_into().ok();
+    u64: Key::new(ValueKind::Integer(0, i64::MAX, "")), |value| value.as_integer()?.try_into().ok();
     String: Key::new(value_kind::NON_EMPTY), |value| value.as_str().map(str::to_owned);
     Secret: Key::new(ValueKind::Secret), |value| value.as_str().map(Secret::new);
     Duration: Key::new(value_kind::DURATION), |value| parse_duration(value.as_str()?);
@@ -65,10 +65,9 @@ impl<T: Setting> Setting for Option<T> {
         match T::read(node, layers) {
             // The user did not ask for this path, so everything else works without it.
             Err(ConfigError::NoHome(_)) if node.location.origin == Origin::Default => {
-                let problem = "is unset, because HOME is not an absolute path; its default is";
-                layers
-                    .warnings
-                    .push(node.warning(format!("{problem} {}", node.value)));
+                let default = format!("is unset instead of {}", node.value);
+                let problem = format!("{default}, because HOME is not an absolute path");
+                layers.warnings.push(node.warning(problem));
                 Ok(None)
             }
             value => value.map(Some),

@@ -131,7 +131,6 @@ sections! {
     ProvisionSettings "provision." {
         enabled: bool, "PIXELS_PROVISION_ENABLED";
         devtools: bool, "PIXELS_PROVISION_DEVTOOLS";
-        /// Names of mise, each with an optional `@version`.
         tools: Vec<String>;
         installer_url: String as URL, "PIXELS_PROVISION_INSTALLER_URL";
         ca_certs: Vec<PathBuf>;
@@ -148,12 +147,9 @@ sections! {
         egress: EgressMode, "PIXELS_NETWORK_EGRESS";
         allow: Vec<String>;
         placement: EgressPlacement, "PIXELS_NETWORK_PLACEMENT";
-        /// Private networks too, for unrestricted pixels.
         lan: bool, "PIXELS_NETWORK_LAN";
         preset_cidrs: bool, "PIXELS_NETWORK_PRESET_CIDRS";
         bridge: String as INTERFACE, "PIXELS_NETWORK_BRIDGE";
-        /// Of the isolated bridge, used when its gateway is created. Unset, it
-        /// is derived from the bridge.
         subnet: Option<String> as SUBNET, "PIXELS_NETWORK_SUBNET";
     }
 
@@ -161,7 +157,6 @@ sections! {
         prefix: String as NAME_PREFIX, "PIXELS_MCP_PREFIX";
         /// Never empty.
         base_prefix: String as NAME_PREFIX, "PIXELS_MCP_BASE_PREFIX", empty_is_default;
-        /// Unset, `defaults.image` applies.
         default_image: Option<String>, "PIXELS_MCP_DEFAULT_IMAGE";
         idle_stop_after: Duration, "PIXELS_MCP_IDLE_STOP_AFTER";
         hard_destroy_after: Duration, "PIXELS_MCP_HARD_DESTROY_AFTER";
@@ -177,9 +172,7 @@ sections! {
         auth_token: Option<Secret>, "PIXELS_MCP_AUTH_TOKEN";
         allowed_hosts: Vec<String>;
         allowed_origins: Vec<String>;
-        /// `None` for no limit.
-        max_sandboxes: Option<u64> as ValueKind::up_to(10_000), "PIXELS_MCP_MAX_SANDBOXES";
-        /// Unset, `network.egress` applies.
+        max_sandboxes: Option<u64> as ValueKind::Integer(0, 10_000, ""), "PIXELS_MCP_MAX_SANDBOXES";
         egress_ceiling: Option<EgressMode>, "PIXELS_MCP_EGRESS_CEILING";
         bases: BTreeMap<String, Base>;
     }

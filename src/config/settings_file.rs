@@ -48,10 +48,8 @@ pub(super) fn warn_if_exposed(file: &Path, secret: &str) -> Option<Warning> {
         return None;
     }
     let path = file.display().to_string();
-    let argument = shell_quote(&path);
+    let command = format!("chmod {:o} {}", mode & 0o700, shell_quote(&path));
     Some(Warning(format!(
-        "{path} contains {secret} and other users can read it (mode {mode:04o}); \
-         run: chmod {:o} {argument}",
-        mode & 0o700
+        "{path} contains {secret} and other users can read it (mode {mode:04o}); run: {command}"
     )))
 }

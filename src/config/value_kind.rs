@@ -68,7 +68,7 @@ texts! {
     };
 }
 
-/// Memory of which the server can count the bytes.
+/// Memory, up to what the server can count in bytes.
 pub const MEMORY: ValueKind = ValueKind::Integer(
     (LEAST_MEMORY >> 20).cast_signed(),
     i64::MAX >> 20,
@@ -76,10 +76,6 @@ pub const MEMORY: ValueKind = ValueKind::Integer(
 );
 
 impl ValueKind {
-    pub const fn up_to(max: i64) -> Self {
-        Self::Integer(0, max, "")
-    }
-
     /// Whether the entries of the value are keys of their own.
     pub fn is_table(self) -> bool {
         matches!(self, Self::Env | Self::Bases)
