@@ -74,8 +74,8 @@ impl<'a> Trial<'a> {
         let args: Vec<&str> = match kind {
             Kind::First | Kind::Create => vec!["create", &made],
             Kind::CreateFrom => vec!["create", &made, "--from", &ready],
-            Kind::ForkCheckpoint => vec!["fork", &ready, "-n", "8", "--prefix", &made],
-            Kind::ForkLive => vec!["fork", &source, "-n", "8", "--prefix", &made],
+            Kind::ForkCheckpoint => vec!["fork", &ready, "-n", "4", "--prefix", &made],
+            Kind::ForkLive => vec!["fork", &source, "-n", "4", "--prefix", &made],
             Kind::Restore => vec!["checkpoint", "restore", &source, "ready"],
         };
         let args = args.into_iter().map(str::to_owned).collect();
@@ -91,9 +91,11 @@ impl<'a> Trial<'a> {
             usual: Duration::ZERO,
             ledger: Vec::new(),
         };
-        // The first time, the image is still to be unpacked.
-        this.env.pixels(&this.args).ok();
-        this.clear();
+        if this.first {
+            // The daemon's first create also unpacks the image.
+            this.env.pixels(&this.args).ok();
+            this.clear();
+        }
         let begun = Instant::now();
         this.env.pixels(&this.args).ok();
         this.usual = begun.elapsed();
@@ -101,10 +103,11 @@ impl<'a> Trial<'a> {
         this
     }
 
-    /// Runs the command and sends it `number` at some moment.
-    fn cut_short(&mut self, number: Signal) -> (Outcome, String) {
-        // A little beyond, so that the last moments are met too.
-        let moment = self.moments.within(self.usual * 11 / 10);
+    /// Runs the command and sends it `number` in part `round` of its duration.
+    fn cut_short(&mut self, number: Signal, round: u32, rounds: u32) -> (Outcome, String) {
+        // A little longer, so that the end of the command is met as well.
+        let span = self.usual * 11 / 10;
+        let moment = self.moments.in_part(span, round, rounds);
         let mut child = self.env.spawn(&self.args);
         drop(child.stdin.take());
         let until = Instant::now() + moment;
@@ -190,8 +193,9 @@ impl<'a> Trial<'a> {
 
 fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
     let mut trial = Trial::new(daemon, test, kind);
-    for _ in 0..kind.rounds(usual_rounds) {
-        let (outcome, reported) = trial.cut_short(Signal::INT);
+    let rounds = kind.rounds(usual_rounds);
+    for round in 0..rounds {
+        let (outcome, reported) = trial.cut_short(Signal::INT, round, rounds);
         match outcome.code {
             0 => trial.count("complete"),
             130 => trial.count("interrupted"),
@@ -236,8 +240,9 @@ fn whole(trial: &Trial<'_>, reported: &str) {
 /// Kills the command instead, and lets `doctor` and `prune` clean up.
 fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
     let mut trial = Trial::new(daemon, test, kind);
-    for _ in 0..kind.rounds(usual_rounds) {
-        let (outcome, reported) = trial.cut_short(Signal::KILL);
+    let rounds = kind.rounds(usual_rounds);
+    for round in 0..rounds {
+        let (outcome, reported) = trial.cut_short(Signal::KILL, round, rounds);
         if !matches!(outcome.code, 0 | 1009) {
             panic!("{reported}");
         }
@@ -313,10 +318,10 @@ fn running(trial: &Trial<'_>) -> Vec<String> {
 fn interrupted_create_and_restore_leave_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
-    interrupted(&daemon, "intg", Kind::First, 4);
-    interrupted(&daemon, "intc", Kind::Create, 12);
-    interrupted(&daemon, "intf", Kind::CreateFrom, 12);
-    interrupted(&daemon, "intr", Kind::Restore, 8);
+    interrupted(&daemon, "intg", Kind::First, 3);
+    interrupted(&daemon, "intc", Kind::Create, 6);
+    interrupted(&daemon, "intf", Kind::CreateFrom, 6);
+    interrupted(&daemon, "intr", Kind::Restore, 4);
 }
 
 #[test]
@@ -333,10 +338,10 @@ fn interrupted_fork_leaves_nothing() {
 fn killed_create_and_restore_are_pruned() {
     lab::ready();
     let daemon = PrivateDaemon::start();
-    killed(&daemon, "kilg", Kind::First, 4);
-    killed(&daemon, "kilc", Kind::Create, 12);
-    killed(&daemon, "kilf", Kind::CreateFrom, 12);
-    killed(&daemon, "kilr", Kind::Restore, 8);
+    killed(&daemon, "kilg", Kind::First, 3);
+    killed(&daemon, "kilc", Kind::Create, 6);
+    killed(&daemon, "kilf", Kind::CreateFrom, 6);
+    killed(&daemon, "kilr", Kind::Restore, 4);
 }
 
 #[test]

@@ -5,17 +5,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const ROUNDS: &str = "PIXELS_TEST_ROUNDS";
 const SEED: &str = "PIXELS_TEST_SEED";
 
-/// How often to repeat what is repeated `usual` times in a short run.
+/// `PIXELS_TEST_ROUNDS`, or `usual` if it is not set.
 pub fn rounds(usual: u32) -> u32 {
     asked(ROUNDS).map_or(usual, |n| u32::try_from(n).unwrap())
 }
 
-/// The long run was asked for.
+/// Whether `PIXELS_TEST_ROUNDS` is at least 100.
 pub fn thorough() -> bool {
     asked(ROUNDS).is_some_and(|rounds| rounds >= 100)
 }
 
-/// The number a variable holds, where it is set.
+/// The number in an environment variable. `None` if it is not set or empty.
 pub fn asked(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(
@@ -24,8 +24,8 @@ pub fn asked(name: &str) -> Option<u64> {
     )
 }
 
-/// Random moments; the seed is printed when the test fails, and
-/// `PIXELS_TEST_SEED` brings the same ones back.
+/// Random moments. A failing test prints the seed, and `PIXELS_TEST_SEED`
+/// repeats them.
 pub struct Moments {
     seed: u64,
     state: u64,
@@ -42,12 +42,19 @@ impl Moments {
         self.seed
     }
 
-    /// Anywhere in the first `span`.
+    /// A moment in part `part` of `span` cut into `parts` equal parts. One moment
+    /// in each part meets every phase of a command in fewer rounds.
+    pub fn in_part(&mut self, span: Duration, part: u32, parts: u32) -> Duration {
+        let length = span / parts;
+        length * part + self.within(length)
+    }
+
+    /// A moment in the first `span`.
     pub fn within(&mut self, span: Duration) -> Duration {
         span * u32::try_from(self.next() >> 44).unwrap() / (1 << 20)
     }
 
-    /// One of so many.
+    /// A number below `count`.
     pub fn below(&mut self, count: usize) -> usize {
         usize::try_from(self.next() % count as u64).unwrap()
     }
