@@ -2,7 +2,7 @@
 //! build, and a failed build is not retried for some minutes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
 use crate::base::{BaseBuilder, BuildObserver};
-use crate::model::{Backend, CloneSource};
+use crate::model::{Backend, CloneSource, lock};
 
 /// How long a failed build is not retried.
 const RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -34,14 +34,14 @@ impl BaseBuilds {
         if let Some(ready) = base_builder.ready_checkpoint(backend, base).await? {
             return Ok(ready);
         }
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let build_lock = {
+            let mut locks = lock(&self.locks);
             locks.entry(base.to_owned()).or_default().clone()
         };
         let _guard = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Interrupted("waiting for the base")),
-            guard = lock.lock() => guard,
+            guard = build_lock.lock() => guard,
         };
         if let Some(ready) = base_builder.ready_checkpoint(backend, base).await? {
             return Ok(ready);
@@ -65,7 +65,7 @@ impl BaseBuilds {
             && !error.is_cancelled()
         {
             tracing::warn!(base, %error, "cannot build");
-            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut failures = lock(&self.failures);
             failures.insert(base.to_owned(), (Instant::now(), error.to_string()));
         }
         Ok(built?)
@@ -73,7 +73,7 @@ impl BaseBuilds {
 
     /// Returns the error of the last build if it failed recently.
     pub fn recent_failure(&self, base: &str) -> Option<String> {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = lock(&self.failures);
         failures.retain(|_, (at, _)| at.elapsed() < RETRY_AFTER);
         failures.get(base).map(|(_, error)| error.clone())
     }

@@ -8,14 +8,14 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::random;
+use crate::model::{lock, random_hex};
 
 pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
@@ -95,11 +95,7 @@ impl Drop for CallGuard {
 
 /// Returns a random session id for a client.
 pub fn new_session() -> Option<HeaderValue> {
-    HeaderValue::try_from(random::hex::<16>().ok()?).ok()
-}
-
-fn lock(tokens: &Tokens) -> MutexGuard<'_, HashMap<Key, CancellationToken>> {
-    tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    HeaderValue::try_from(random_hex(16).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@ use time::OffsetDateTime;
 
 use super::error::{Error, Result};
 use super::options::Options;
-use super::random;
 use super::state::{Record, Status};
 use crate::egress::Policy;
-use crate::model::{self, Name, parse_duration};
+use crate::model::{self, Name, parse_duration, random_hex};
 
 const MAX_LABEL_CHARS: usize = 200;
 
@@ -74,7 +73,7 @@ impl CreateRequest {
         if let Some(cpu) = &self.cpu {
             model::parse_cpus(cpu).map_err(|e| Error::invalid(format!("cpu {cpu:?}: {e}")))?;
         }
-        let random = random::hex::<4>().map_err(Error::Random)?;
+        let random = random_hex(4).map_err(Error::Random)?;
         let name: Name = format!("{}{random}", options.prefix).parse()?;
         Ok(Record {
             name: name.to_string(),

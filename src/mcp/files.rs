@@ -5,10 +5,11 @@ use super::encoding::{
     FileContent, Listing, MAX_ENTRIES, encode_content, parse_listing, replace_text,
 };
 use super::error::{Error, Result};
-use super::random;
 use super::service::Service;
 use crate::lifecycle::User;
-use crate::model::{self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Ids, Subject};
+use crate::model::{
+    self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Ids, Subject, random_hex,
+};
 
 /// Bytes that `read_file` returns by default.
 const DEFAULT_READ: u64 = 1024 * 1024;
@@ -215,7 +216,7 @@ async fn replace(guest: &dyn Guest, file: GuestFile) -> Result<()> {
         return Ok(guest.write_file(&file).await?);
     }
     let dir = file.path.rfind('/').map_or("", |at| &file.path[..at]);
-    let random = random::hex::<4>().map_err(Error::Random)?;
+    let random = random_hex(4).map_err(Error::Random)?;
     let new = GuestFile {
         path: format!("{dir}/.pixels-{random}"),
         ..file

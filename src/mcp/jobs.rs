@@ -8,11 +8,10 @@ use tokio::sync::mpsc;
 
 use super::error::{Error, Result};
 use super::exec::Command;
-use super::random;
 use super::service::Service;
 use super::truncate::{self, Truncated, unfinished};
 use crate::lifecycle::{self, EXEC_ID, User};
-use crate::model::{ExecRequest, Guest};
+use crate::model::{ExecRequest, Guest, random_hex};
 
 /// Maximum bytes of each stream in one response.
 const CHUNK: u64 = 64 * 1024;
@@ -61,7 +60,7 @@ impl Service {
     pub async fn exec_start(&self, name: &str, mut command: Command) -> Result<String> {
         command.check()?;
         let (pixel, _guard) = self.lock_running(name).await?;
-        let id = format!("job-{}", random::hex::<4>().map_err(Error::Random)?);
+        let id = format!("job-{}", random_hex(4).map_err(Error::Random)?);
         let user = self.guest_user(&pixel).await?;
         let script = include_str!("guest/job.sh");
         let mut argv = ["/bin/sh", "-c", script, "job"].map(str::to_owned).to_vec();

@@ -3,10 +3,12 @@
 //! interrupt the work first.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::sync::CancellationToken;
+
+use crate::model::lock;
 
 #[derive(Debug, Default)]
 pub struct SandboxLocks(Mutex<HashMap<String, Arc<SandboxLock>>>);
@@ -22,14 +24,12 @@ pub type WriteGuard = OwnedRwLockWriteGuard<()>;
 
 impl SandboxLocks {
     pub fn get(&self, name: &str) -> Arc<SandboxLock> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.entry(name.to_owned()).or_default().clone()
+        lock(&self.0).entry(name.to_owned()).or_default().clone()
     }
 
     /// Removes the lock of a sandbox that no longer exists.
     pub fn remove(&self, name: &str) {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.remove(name);
+        lock(&self.0).remove(name);
     }
 }
 
@@ -37,19 +37,12 @@ impl SandboxLock {
     /// Returns a token that the next [`Self::interrupt`] cancels. Get it before
     /// the read lock, so that no interruption is missed.
     pub fn token(&self) -> CancellationToken {
-        self.interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.interrupt).clone()
     }
 
     /// Cancels all tokens returned so far.
     pub fn interrupt(&self) {
-        let mut token = self
-            .interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *token).cancel();
+        std::mem::take(&mut *lock(&self.interrupt)).cancel();
     }
 
     pub async fn read(&self) -> ReadGuard {

@@ -24,7 +24,6 @@ pub mod install;
 mod jobs;
 mod locks;
 mod options;
-mod random;
 mod reaper;
 #[cfg(test)]
 mod reaper_test;

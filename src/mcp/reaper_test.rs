@@ -16,13 +16,13 @@ use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
 use crate::model::Name;
 use crate::model::fake::{Answer, FakeBackend};
 
-/// A server with these pixels, of which `job` and `timed` run a long job.
+/// A backend with these pixels; jobs run in `job` and `timed`.
 fn backend_with(pixels: &[&str]) -> FakeBackend {
     let backend = FakeBackend::new();
     pixels.iter().for_each(|name| backend.add(name));
     backend.on_exec(|command| {
-        let looks_for_jobs = command.line().contains("PIXELS_EXEC_ID=job-");
-        looks_for_jobs.then(|| Answer::exit(i32::from(!["job", "timed"].contains(&command.pixel))))
+        let is_job_check = command.line().contains("PIXELS_EXEC_ID=job-");
+        is_job_check.then(|| Answer::exit(i32::from(!["job", "timed"].contains(&command.pixel))))
     });
     backend
 }
@@ -68,7 +68,7 @@ fn record(name: &str, expires_at: Option<OffsetDateTime>) -> Record {
     record
 }
 
-/// Looks at the sandboxes once, and waits for what follows from that.
+/// Runs the reaper once and waits for the tasks it starts.
 async fn reap(service: &Arc<Service>) {
     service.reap().await;
     service.tasks.close();
@@ -77,7 +77,7 @@ async fn reap(service: &Arc<Service>) {
 }
 
 #[tokio::test]
-async fn lists_show_what_time_has_done() {
+async fn idle_and_expired_sandboxes_are_reaped_over_time() {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend_with(&["idle", "job", "used", "timed"]);
     let (store, _) = Store::load(&dir.path().join("state.json"), "here").unwrap();
@@ -115,9 +115,9 @@ async fn lists_show_what_time_has_done() {
         let all = service.list().await.unwrap();
         let line: Vec<String> = all
             .iter()
-            .map(|one| match one.status {
-                Status::Stopped => format!("({} {})", one.name, one.idle_for),
-                _ => format!("{} {}", one.name, one.idle_for),
+            .map(|view| match view.status {
+                Status::Stopped => format!("({} {})", view.name, view.idle_for),
+                _ => format!("{} {}", view.name, view.idle_for),
             })
             .collect();
         shown.push(format!("{seconds}: {}", line.join(", ")));
@@ -134,7 +134,7 @@ async fn lists_show_what_time_has_done() {
         // A job counts as use.
         "60: (idle 1m0s), job 0s, timed 0s, used 10s",
         "99: (idle 1m39s), job 39s, timed 39s, used 49s",
-        // A time to live that is over does not.
+        // A job does not keep an expired sandbox.
         "100: (idle 1m40s), job 40s, used 50s",
         "109: (idle 1m49s), job 49s, used 59s",
         "110: (idle 1m50s), job 50s, (used 1m0s)",

@@ -22,7 +22,7 @@ use super::{http, reaper, token_file};
 use crate::base::BaseBuilder;
 use crate::egress::Mode;
 use crate::file_lock::{FileLock, LockMode};
-use crate::model::Backend;
+use crate::model::{Backend, hex};
 use crate::secret::Secret;
 
 /// How long tasks may take to clean up when the server stops.
@@ -245,8 +245,5 @@ fn owner_id(state_file: &Path) -> String {
     let path = std::path::absolute(state_file).unwrap_or_else(|_| state_file.to_owned());
     let text = format!("{}\n{user}\n{}", machine.trim(), path.display());
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    digest.as_ref()[..12]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&digest.as_ref()[..12])
 }

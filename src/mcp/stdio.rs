@@ -7,7 +7,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -29,7 +29,7 @@ use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::http::{BUSY, MAX_CALLS, MAX_MESSAGE};
-use crate::model::Size;
+use crate::model::{Size, lock};
 
 // Error codes of JSON-RPC 2.0; SERVER_ERROR is in the range for servers.
 const PARSE_ERROR: i32 = -32700;
@@ -212,7 +212,7 @@ impl Bridge {
             .header(HOST, "pixels")
             .header(ACCEPT, "application/json, text/event-stream")
             .header(CONTENT_TYPE, "application/json");
-        let version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = lock(&self.version);
         if let Some(version) = &*version {
             request = request.header(VERSION, version);
         }
@@ -240,8 +240,7 @@ impl Bridge {
             return Err(format!("the server answered {status}: {text}"));
         };
         if initialize && let Some(version) = message["result"]["protocolVersion"].as_str() {
-            let mut negotiated = self.version.lock().unwrap_or_else(PoisonError::into_inner);
-            *negotiated = Some(version.to_owned());
+            *lock(&self.version) = Some(version.to_owned());
         }
         self.send(message).await;
         Ok(())

@@ -4,8 +4,8 @@
 use std::io;
 use std::path::Path;
 
-use super::random;
 use super::replace_file::replace_file;
+use crate::model::random_hex;
 use crate::secret::Secret;
 
 /// Reads the token from the file. Generates one if the file is missing or
@@ -17,7 +17,7 @@ pub fn read_or_create(path: &Path) -> io::Result<Secret> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let token = random::hex::<32>()?;
+    let token = random_hex(32)?;
     replace_file(path, format!("{token}\n").as_bytes())?;
     Ok(Secret::new(token))
 }
