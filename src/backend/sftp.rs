@@ -157,7 +157,7 @@ pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
         .open_with_flags(path, flags)
         .await
         .map_err(|e| file_error(path, e))?;
-    // Owner and mode before the content, so nobody else can read it. In two
+    // Owner and mode before the content, so no other user can read it. In two
     // requests, because the server of Incus confuses the fields of one.
     let owner = FileAttributes {
         uid: Some(new.owner.uid),

@@ -88,8 +88,8 @@ async fn write_hostname(guest: &dyn Guest, host: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the line of `/etc/hosts` for the machine's own name; `None` if there
-/// is none.
+/// Replaces the line of `/etc/hosts` for the machine's own name. `None` if
+/// `content` has no such line.
 fn replace_own_host(content: &str, host: &str) -> Option<String> {
     let is_own = |line: &str| line.split_whitespace().next() == Some("127.0.1.1");
     content.lines().any(is_own).then(|| {

@@ -215,7 +215,7 @@ fn causes<'a>(
     std::iter::successors(Some(error), |&cause| cause.source())
 }
 
-/// The innermost cause, which says what really happened.
+/// The innermost cause, the most specific one.
 fn deepest(error: &(dyn StdError + 'static)) -> String {
     let mut current = error;
     while let Some(inner) = current.source().or_else(|| {

@@ -131,8 +131,8 @@ impl AsyncWrite for Count<'_> {
     }
 }
 
-/// The far end of a connection says this and hangs up.
-async fn said(bytes: &[u8]) -> Box<dyn ByteStream> {
+/// A connection whose far end sends this and closes.
+async fn far_end(bytes: &[u8]) -> Box<dyn ByteStream> {
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let bytes = bytes.to_vec();
     tokio::spawn(async move {
@@ -154,7 +154,7 @@ fn frames() {
     let words = ["\u{1}", "\x02\x00", "\x7e\x7f", "\0\0\0\0\0\0\0\0"];
     fuzz("incus-frames", 3000, &words, |bytes| {
         asynchronous(async {
-            let stream = said(bytes).await;
+            let stream = far_end(bytes).await;
             let config = websocket::config(4096);
             let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
             let (to, mut from) = tokio::io::duplex(1024);
@@ -182,10 +182,12 @@ async fn in_turn(bytes: &[u8]) -> Box<dyn ByteStream> {
             let length = far.read_u32().await? as usize;
             let mut asked = vec![0; length];
             far.read_exact(&mut asked).await?;
-            let told = rest
+            let length = rest
                 .first_chunk()
                 .map(|head| u32::from_be_bytes(*head) as usize);
-            let end = told.map_or(rest.len(), |told| told.saturating_add(4).min(rest.len()));
+            let end = length.map_or(rest.len(), |length| {
+                length.saturating_add(4).min(rest.len())
+            });
             let mut packet: Vec<u8> = rest.drain(..end).collect();
             // The first is about versions and has none.
             if let (Some(to), Some(number), true) =

@@ -4,7 +4,7 @@ use super::client::{Client, encode};
 use super::error::Failure;
 use super::messages::Meaning;
 use super::wire::ImageAlias;
-use crate::model::{Error, Result, Subject};
+use crate::model::{Error, Reason, Result, Subject};
 
 /// Whether the server itself has an image of this alias.
 pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
@@ -35,7 +35,8 @@ pub(super) fn download_error(image: &str, server: &str, failure: &Failure) -> Op
         }
         Meaning::ImageFailed => Some(Error::Unreachable {
             endpoint: format!("the image server {server} for image {image:?}"),
-            reason: failure.to_string().into(),
+            reason: Reason::from(failure.to_string())
+                .with_hint("to build an image without the image server, run: pixels setup"),
         }),
         _ => None,
     }

@@ -2,9 +2,15 @@
 //!
 //! The daemon's error codes are not systematic: most failed operations are 400
 //! or 500, whatever the cause. So some decisions depend on the text. Every such
-//! text is a row of [`ROWS`], with a message as Incus 6.0.4 sends it; all other
-//! code matches on [`Meaning`]. A message that no row matches means nothing and
-//! is shown as it is.
+//! text is a row of [`ROWS`] with a sample message; all other code matches on
+//! [`Meaning`]. A message that no row matches means nothing and is shown as it
+//! is.
+//!
+//! The version is Incus 6.0.4 for all rows. These samples were recorded from a
+//! running daemon: UNIQUE constraint, already stopped, not running, is running,
+//! command not found and not executable, network already exists, project not
+//! found, and the failed connection to an image server. The others are composed
+//! after the format strings of the source.
 
 /// Description of the operation that restores a snapshot.
 pub(super) const RESTORE_OPERATION: &str = "Restoring snapshot";
@@ -52,7 +58,7 @@ struct Row {
     /// after it.
     parts: &'static [&'static str],
     meaning: Meaning,
-    /// A message of Incus 6.0.4.
+    /// A message of Incus 6.0.4, recorded or composed: see the module.
     #[cfg_attr(not(test), expect(dead_code, reason = "the record for the test"))]
     sample: &'static str,
 }
