@@ -52,7 +52,7 @@ fn label_of_now(number: u32) -> Result<Label> {
         .map_err(|e: InvalidName| Error::Invalid(e.to_string().into()))
 }
 
-/// Restores a checkpoint as [`restore`] does. When cancelled, waits until the
+/// Restores a checkpoint as [`restore`](super::restore()) does. When cancelled, waits until the
 /// server has finished, so that the pixel is whole, and fails with
 /// [`Error::Cancelled`].
 pub async fn restore_or_wait(

@@ -36,7 +36,7 @@ impl InstanceDefaults {
     /// Creates and starts a pixel, as [`create()`] or [`fork()`] do.
     ///
     /// Returns whether the pixel has an interim policy, which
-    /// [`finish_provisioning`](super::finish_provisioning) ends.
+    /// [`finish_provisioning`](super::finish_provisioning()) ends.
     pub async fn create_pixel(
         &self,
         backend: &dyn Backend,

@@ -299,7 +299,7 @@ fn gateway_enforces_policy_changes() {
     let check = env
         .pixels(["network", "check", &a, "wanted.test:443"])
         .expect(1);
-    assert!(check.stdout.contains("refused"), "{check:?}");
+    assert!(check.stdout.contains("is denied"), "{check:?}");
     env.pixels(admit.split(' ').skip(1)).ok();
     assert!(walls.reaches(&a, "wanted.test", 443));
     let check = env.pixels(["network", "check", &a, "wanted.test:443"]).ok();
