@@ -34,12 +34,12 @@
 //! | the exit code of a timed-out `exec`, and of every other failure | `exit.rs` | `classify` |
 //! | the MAC address of a clone | `backend/incus/create.rs` | `fork` |
 //! | the preset of the mode `agent` | `egress/presets.toml` | |
-//! | the DHCP reservation of a pixel | `egress/gateway/dhcp.rs` | `reservations` |
+//! | the DHCP reservation of a pixel | `egress/gateway/dhcp.rs` | `reservation` |
 //! | what Ctrl-C does to a `fork` | `lifecycle/fork.rs`, `lifecycle/rollback.rs` | `Rollback::unwind` |
 //! | the idle stop of an MCP sandbox | `mcp/reaper.rs` | `decide` |
 //! | the lock that a restore takes | `backend/incus/instance_lock.rs` | `lock_exclusive` |
 //! | how a large file is pushed | `transfer/sftp_push.rs` | `push` |
-//! | which server messages are retried | `backend/incus/messages.rs`, `backend/incus/power.rs` | `retry_while_busy` |
+//! | which server messages are retried | `backend/incus/messages.rs`, `backend/incus/operation.rs` | `retry_while_busy` |
 //! | how TrueNAS clones | `backend/truenas/clone.rs` | `fork` |
 //! | where the MCP token is checked | `mcp/auth.rs` | `Authenticator::check` |
 //! | where hints come from | `cli/error_report.rs` | `hint` |

@@ -2,6 +2,7 @@
 //! system or of the settings, or be pinned by a file or fingerprint, or any
 //! certificate is accepted.
 
+use std::error::Error as StdError;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -147,14 +148,17 @@ impl Verifier {
 struct UntrustedCertificate(String);
 
 /// Why the server's certificate is not trusted, where that made the connection fail.
-pub fn untrusted_certificate(error: &io::Error) -> Option<String> {
-    match error.get_ref()?.downcast_ref()? {
-        rustls::Error::Other(OtherError(cause)) => {
-            let refusal = cause.downcast_ref::<UntrustedCertificate>()?;
-            Some(refusal.to_string())
-        }
-        _ => None,
+pub fn untrusted_certificate(error: &(dyn StdError + 'static)) -> Option<String> {
+    if let Some(rustls::Error::Other(OtherError(cause))) = error.downcast_ref() {
+        let refusal = cause.downcast_ref::<UntrustedCertificate>()?;
+        return Some(refusal.to_string());
     }
+    // The source of an I/O error is its inner error's source, not the inner error.
+    let inner = error.downcast_ref().and_then(io::Error::get_ref);
+    untrusted_certificate(match inner {
+        Some(inner) => inner,
+        None => error.source()?,
+    })
 }
 
 /// Converts a fingerprint to lower-case hex without colons.

@@ -82,7 +82,7 @@ fn invalid_arguments_create_no_sandbox() {
     assert!(refusal.contains("list_sandboxes"), "{refusal}");
     let refusal = client.refused("create_sandbox", json!({"base": "none"}));
     assert!(
-        refusal.contains("known: dev, node, python, quick"),
+        refusal.contains("configured bases: dev, node, python, quick"),
         "{refusal}"
     );
     let refusal = client.refused("create_sandbox", json!({"base": "dev", "image": "x"}));

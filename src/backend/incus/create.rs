@@ -82,6 +82,8 @@ pub(super) async fn create(
     }
 }
 
+/// Copies a pixel or a checkpoint. The server gives the copy a new MAC address:
+/// the request leaves out `volatile.eth0.hwaddr`.
 pub(super) async fn fork(
     client: &Client,
     placement: &Placement,

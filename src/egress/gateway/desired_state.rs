@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 
 use super::apply::GatewayState;
 use super::clients::{self, Client};
-use super::ruleset;
 use super::state_files::StateFiles;
 use super::subnet::Subnet;
+use super::{dhcp, ruleset};
 use crate::egress::cidr::Cidr;
 use crate::egress::dnsmasq::{self, ResolverListen};
 use crate::egress::nftables;
@@ -78,10 +78,7 @@ impl DesiredState<'_> {
             files.insert(format!("chains/p_{}", chains.id), chains.text);
         }
         files.insert("elements", sorted(&elements.concat()));
-        files.insert(
-            "hosts",
-            lines(&clients, |c| format!("{},{}", c.mac, c.address)),
-        );
+        files.insert("hosts", lines(&clients, dhcp::reservation));
         files.insert(
             "neighbours",
             lines(&clients, |c| {

@@ -6,6 +6,7 @@
 mod apply;
 mod clients;
 mod desired_state;
+mod dhcp;
 mod provision;
 mod ruleset;
 mod state_files;

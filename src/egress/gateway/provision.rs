@@ -1,13 +1,13 @@
 //! Installs a gateway: packages, files, services.
 
-use super::ruleset;
 use super::subnet::Subnet;
+use super::{dhcp, ruleset};
 use crate::egress::digest::{hex, sha256};
 use crate::egress::script;
 use crate::model::{ExecRequest, Guest, GuestFile, Ids, Result};
 
 const CODE: &str = "/usr/local/lib/pixels/gateway";
-const STATE: &str = "/var/lib/pixels/gateway";
+pub(super) const STATE: &str = "/var/lib/pixels/gateway";
 const UNITS: &str = "/etc/systemd/system";
 const SETUP: &str = include_str!("guest/setup.sh");
 const SAVE_LEARNED: &str = include_str!("guest/save_learned.sh");
@@ -41,7 +41,11 @@ pub fn version() -> String {
     // Any subnet: its value is not part of the version.
     let subnet = Subnet::for_bridge("", "");
     let files = FILES.iter().map(|(_, _, content)| (*content).to_owned());
-    let generated = [SETUP.to_owned(), dhcp(subnet), ruleset::base(subnet, None)];
+    let generated = [
+        SETUP.to_owned(),
+        dhcp::config(subnet),
+        ruleset::base(subnet, None),
+    ];
     hex(&sha256(files.chain(generated))[..6])
 }
 
@@ -68,7 +72,7 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>
     );
     guest.write_file(&file(STATE, "settings", settings)).await?;
     guest
-        .write_file(&file(STATE, "dhcp.conf", dhcp(subnet)))
+        .write_file(&file(STATE, "dhcp.conf", dhcp::config(subnet)))
         .await?;
     if let Some(content) = learned {
         let path = format!("{STATE}/learned");
@@ -107,26 +111,4 @@ fn file(dir: &str, name: &str, content: String) -> GuestFile {
         mode: 0o644,
         owner: Ids::ROOT,
     }
-}
-
-/// The DHCP server's configuration: static leases only.
-fn dhcp(subnet: Subnet) -> String {
-    let gateway = subnet.gateway();
-    format!(
-        "port=0\n\
-         interface=eth1\n\
-         bind-dynamic\n\
-         except-interface=lo\n\
-         no-ping\n\
-         dhcp-authoritative\n\
-         dhcp-rapid-commit\n\
-         dhcp-range={network},static,{netmask},10m\n\
-         dhcp-option=option:router,{gateway}\n\
-         dhcp-option=option:dns-server,{gateway}\n\
-         dhcp-hostsfile={STATE}/hosts\n\
-         dhcp-leasefile=/run/pixels/leases\n\
-         quiet-dhcp\n",
-        network = subnet.network(),
-        netmask = subnet.netmask(),
-    )
 }
