@@ -36,6 +36,8 @@ mod user;
 
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod lifecycle_test;
 
 pub use address::wait_for_address;
 pub use assumed_user::AssumedUser;
