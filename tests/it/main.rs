@@ -22,6 +22,7 @@ mod egress_git;
 mod egress_pixel;
 mod egress_pixel_escapes;
 mod egress_pixel_files;
+mod error_messages;
 mod expiry_events_top;
 mod faults_connection;
 mod faults_daemon;
