@@ -4,13 +4,13 @@ mod stdout_writer;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
 
 pub use stdout_writer::StdoutWriter;
 
-use crate::model::TtySize;
+use crate::model::{TtySize, lock};
 
 /// The settings to restore at exit; `None` while the terminal has its own settings.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -27,7 +27,7 @@ impl RawMode {
         let mut raw = saved.clone();
         raw.make_raw();
         termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &raw)?;
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        *lock(&SAVED) = Some(saved);
         Ok(Self(()))
     }
 }
@@ -40,7 +40,7 @@ impl Drop for RawMode {
 
 /// Restores the terminal before the program exits.
 pub fn restore() {
-    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let saved = lock(&SAVED).take();
     if let Some(saved) = saved {
         let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &saved);
     }
@@ -60,44 +60,25 @@ pub fn ask_secret(question: &str) -> Option<String> {
     hidden.local_modes.remove(LocalModes::ECHO);
     hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
     termios::tcsetattr(&terminal, OptionalActions::Flush, &hidden).ok()?;
-    let answer = {
-        // A signal that ends the program restores the terminal.
-        let _saved = SavedSettings::save(&before);
-        terminal.write_all(question.as_bytes()).ok().and_then(|()| {
-            let mut line = String::new();
-            BufReader::new(&terminal).read_line(&mut line).ok()?;
-            Some(line)
-        })
-    };
+    // A signal that ends the program restores the terminal. In raw mode, it restores
+    // the settings before raw mode.
+    let mut saved = lock(&SAVED);
+    let registered = saved.is_none();
+    saved.get_or_insert_with(|| before.clone());
+    drop(saved);
+    let answer = terminal.write_all(question.as_bytes()).and_then(|()| {
+        let mut line = String::new();
+        BufReader::new(&terminal).read_line(&mut line)?;
+        Ok(line)
+    });
+    if registered {
+        lock(&SAVED).take();
+    }
     let _ = termios::tcsetattr(&terminal, OptionalActions::Drain, &before);
     // The end of input is not an answer.
-    let answer = answer?;
+    let answer = answer.ok()?;
     let line = answer.strip_suffix('\n')?;
     Some(line.trim_end_matches('\r').to_owned())
-}
-
-/// Registers settings in [`SAVED`] unless raw mode has, and removes them when dropped.
-struct SavedSettings {
-    registered: bool,
-}
-
-impl SavedSettings {
-    fn save(settings: &Termios) -> Self {
-        let mut saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner);
-        let registered = saved.is_none();
-        if registered {
-            *saved = Some(settings.clone());
-        }
-        Self { registered }
-    }
-}
-
-impl Drop for SavedSettings {
-    fn drop(&mut self) {
-        if self.registered {
-            SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
-        }
-    }
 }
 
 /// Raises the limit of open files as far as allowed: a connection needs several.

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 
+use crate::model::lock;
+
 /// Bytes to collect before the sender must wait.
 const LIMIT: usize = 1024 * 1024;
 
@@ -28,28 +30,7 @@ pub struct WriteOutcome(Arc<Shared>);
 impl WriteOutcome {
     /// Why output was lost. A reader that closed its pipe is `BrokenPipe`.
     pub fn error(&self) -> Option<io::Error> {
-        self.0.lock().error.map(IoErrorCopy::to_error)
-    }
-}
-
-/// An I/O error that can be returned more than once.
-#[derive(Debug, Clone, Copy)]
-struct IoErrorCopy {
-    kind: io::ErrorKind,
-    code: Option<i32>,
-}
-
-impl IoErrorCopy {
-    fn new(error: &io::Error) -> Self {
-        Self {
-            kind: error.kind(),
-            code: error.raw_os_error(),
-        }
-    }
-
-    fn to_error(self) -> io::Error {
-        self.code
-            .map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
+        self.0.lock().error()
     }
 }
 
@@ -64,22 +45,32 @@ pub struct StdoutWriter {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Notifies the thread of data, or of the end of data.
-    data_or_closed: Condvar,
-    /// Notifies a writer that is being dropped of progress.
-    progress: Condvar,
+    /// Notifies the thread of data or of the end of data, and a writer that is
+    /// being dropped of progress.
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     pending: Vec<u8>,
     writing: bool,
-    /// The thread waits for `data_or_closed`.
+    /// The thread waits for data.
     idle: bool,
-    error: Option<IoErrorCopy>,
+    error: Option<io::Error>,
     closed: bool,
     /// Waits for room, or until everything is written.
     waker: Option<Waker>,
+}
+
+impl State {
+    /// A copy of the error.
+    fn error(&self) -> Option<io::Error> {
+        let error = self.error.as_ref()?;
+        Some(match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => error.kind().into(),
+        })
+    }
 }
 
 impl StdoutWriter {
@@ -105,23 +96,20 @@ impl StdoutWriter {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn write_out(&self, mut file: File) {
         let mut data = Vec::new();
         let mut state = self.lock();
         loop {
-            while state.pending.is_empty() {
-                if state.closed {
-                    return;
-                }
-                state.idle = true;
-                state = self
-                    .data_or_closed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-                state.idle = false;
+            state.idle = true;
+            let no_data = |state: &mut State| state.pending.is_empty() && !state.closed;
+            let woken = self.changed.wait_while(state, no_data);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+            state.idle = false;
+            if state.pending.is_empty() {
+                return;
             }
             std::mem::swap(&mut data, &mut state.pending);
             state.writing = true;
@@ -132,14 +120,13 @@ impl Shared {
             data.clear();
             state = self.lock();
             state.writing = false;
-            if let Err(error) = &written {
-                state.error = Some(IoErrorCopy::new(error));
+            if let Err(error) = written {
+                state.error = Some(error);
                 state.pending = Vec::new();
-            }
-            self.notify(&mut state);
-            if written.is_err() {
+                self.notify(&mut state);
                 return;
             }
+            self.notify(&mut state);
         }
     }
 
@@ -149,7 +136,7 @@ impl Shared {
             waker.wake();
         }
         if state.closed {
-            self.progress.notify_one();
+            self.changed.notify_one();
         }
     }
 }
@@ -166,13 +153,12 @@ impl AsyncWrite for StdoutWriter {
                 .name("output".into())
                 .spawn(move || shared.write_out(file));
             if let Err(error) = started {
-                self.shared.lock().error = Some(IoErrorCopy::new(&error));
-                return Poll::Ready(Err(error));
+                self.shared.lock().error = Some(error);
             }
         }
         let mut state = self.shared.lock();
-        if let Some(error) = state.error {
-            return Poll::Ready(Err(error.to_error()));
+        if let Some(error) = state.error() {
+            return Poll::Ready(Err(error));
         }
         let room = LIMIT.saturating_sub(state.pending.len());
         if room == 0 {
@@ -182,15 +168,15 @@ impl AsyncWrite for StdoutWriter {
         let length = room.min(data.len());
         state.pending.extend_from_slice(&data[..length]);
         if state.idle {
-            self.shared.data_or_closed.notify_one();
+            self.shared.changed.notify_one();
         }
         Poll::Ready(Ok(length))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
-        if let Some(error) = state.error {
-            return Poll::Ready(Err(error.to_error()));
+        if let Some(error) = state.error() {
+            return Poll::Ready(Err(error));
         }
         if state.pending.is_empty() && !state.writing {
             return Poll::Ready(Ok(()));
@@ -210,13 +196,13 @@ impl Drop for StdoutWriter {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closed = true;
-        self.shared.data_or_closed.notify_one();
+        self.shared.changed.notify_one();
         let busy = |state: &mut State| {
             state.error.is_none() && (state.writing || !state.pending.is_empty())
         };
         drop(
             self.shared
-                .progress
+                .changed
                 .wait_timeout_while(state, DROP_TIMEOUT, busy),
         );
     }
