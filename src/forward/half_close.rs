@@ -7,10 +7,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
+
+use crate::model::{Record, Writer};
 
 /// Length limit of the line: 20 digits and the line break, with some reserve.
 const MAX_LINE: usize = 24;
@@ -18,26 +19,25 @@ const MAX_LINE: usize = 24;
 /// Writers for stdout and stderr of the relay. Drops `client`, which ends its
 /// direction, when as many bytes were written as stderr announced, or when the
 /// writer for stdout is dropped.
-pub fn writers<W: AsyncWrite + Send + Unpin>(client: W) -> (DataWriter<W>, LengthWriter<W>) {
-    let shared = Arc::new(Mutex::new(Shared {
+pub fn writers<W: AsyncWrite>(client: W) -> (DataWriter<W>, Writer<Direction<W>>) {
+    let direction = Writer::new(Direction {
         client: Some(client),
         written: 0,
-        total: None,
-    }));
-    let length = LengthWriter {
-        shared: Arc::clone(&shared),
         line: Vec::new(),
-    };
-    (DataWriter(shared), length)
+        total: None,
+    });
+    (DataWriter(direction.clone()), direction)
 }
 
-struct Shared<W> {
+pub struct Direction<W> {
     client: Option<W>,
     written: u64,
+    /// The beginning of stderr.
+    line: Vec<u8>,
     total: Option<u64>,
 }
 
-impl<W> Shared<W> {
+impl<W> Direction<W> {
     fn close_if_complete(&mut self) {
         if self.total.is_some_and(|total| self.written >= total) {
             self.client = None;
@@ -45,12 +45,21 @@ impl<W> Shared<W> {
     }
 }
 
-fn lock<W>(shared: &Mutex<Shared<W>>) -> MutexGuard<'_, Shared<W>> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+/// Reads the total from stderr of the relay. Ignores other output.
+impl<W> Record for Direction<W> {
+    fn record(&mut self, data: &[u8]) {
+        let accepted = MAX_LINE.saturating_sub(self.line.len()).min(data.len());
+        self.line.extend_from_slice(&data[..accepted]);
+        if let Some(text) = self.line.strip_suffix(b"\n") {
+            let total = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
+            self.total = self.total.or(total);
+            self.close_if_complete();
+        }
+    }
 }
 
 /// Passes stdout of the relay to the client.
-pub struct DataWriter<W>(Arc<Mutex<Shared<W>>>);
+pub struct DataWriter<W>(Writer<Direction<W>>);
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for DataWriter<W> {
     fn poll_write(
@@ -58,18 +67,18 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for DataWriter<W> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut shared = lock(&self.0);
-        let Some(client) = &mut shared.client else {
+        let mut direction = self.0.lock();
+        let Some(client) = &mut direction.client else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         let written = ready!(Pin::new(client).poll_write(cx, data))?;
-        shared.written += written as u64;
-        shared.close_if_complete();
+        direction.written += written as u64;
+        direction.close_if_complete();
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut lock(&self.0).client {
+        match &mut self.0.lock().client {
             Some(client) => Pin::new(client).poll_flush(cx),
             None => Poll::Ready(Ok(())),
         }
@@ -82,39 +91,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for DataWriter<W> {
 
 impl<W> Drop for DataWriter<W> {
     fn drop(&mut self) {
-        lock(&self.0).client = None;
-    }
-}
-
-/// Reads the total from stderr of the relay. Ignores other output.
-pub struct LengthWriter<W> {
-    shared: Arc<Mutex<Shared<W>>>,
-    line: Vec<u8>,
-}
-
-impl<W: Unpin> AsyncWrite for LengthWriter<W> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let accepted = MAX_LINE.saturating_sub(self.line.len()).min(data.len());
-        self.line.extend_from_slice(&data[..accepted]);
-        if let Some(text) = self.line.strip_suffix(b"\n") {
-            let total = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
-            let mut shared = lock(&self.shared);
-            shared.total = shared.total.or(total);
-            shared.close_if_complete();
-        }
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        self.0.lock().client = None;
     }
 }
 

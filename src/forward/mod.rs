@@ -196,20 +196,10 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut length = [0; 7];
-        let mut data = vec![0; 200_000];
-        relay
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut data)
-            .unwrap();
-        relay
-            .stderr
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut length)
-            .unwrap();
+        let mut stdout = relay.stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 200_000]).unwrap();
+        let (mut stderr, mut length) = (relay.stderr.take().unwrap(), [0; 7]);
+        stderr.read_exact(&mut length).unwrap();
         assert_eq!(&length, b"200000\n", "{program}");
         let mut stdin = relay.stdin.take().unwrap();
         stdin.write_all(&[2; 300_000]).unwrap();
