@@ -6,8 +6,8 @@ use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::env::TestEnv;
 use crate::support::{lab, wait};
+use crate::transfer::Pixel;
 
 /// Answers a request with its path, `UPGRADE` with an echo, and `COUNT` with
 /// how much came before the end.
@@ -32,47 +32,26 @@ while (1) {
 }
 "#;
 
-pub struct Served {
-    pub env: TestEnv,
-    name: String,
-}
+pub struct Served(Pixel);
 
 impl Served {
-    fn new(test: &str) -> Self {
-        Self::on(TestEnv::new(test))
-    }
-
-    /// On whatever server this environment works on.
-    pub fn on(env: TestEnv) -> Self {
-        let name = env.name("a");
-        env.pixels(["create", &name]).ok();
-        let to = format!("{name}:/srv/server.pl");
-        env.pixels_with(["push", "-", &to], SERVER.as_bytes()).ok();
-        let served = Self { env, name };
-        served.sh("setsid perl /srv/server.pl >/dev/null 2>&1 </dev/null &");
-        wait::eventually("the server listens", || {
-            served.sh("[ -e /srv/up ] && echo yes; true") == "yes\n"
-        });
-        served
-    }
-
-    #[track_caller]
-    fn sh(&self, script: &str) -> String {
-        let args = ["exec", &self.name, "--", "sh", "-c", script];
-        self.env.pixels(args).ok().stdout
+    pub fn new(pixel: Pixel) -> Self {
+        let args = ["push", "-", &pixel.there("/srv/server.pl")];
+        pixel.env.pixels_with(args, SERVER.as_bytes()).ok();
+        pixel.sh("setsid perl /srv/server.pl >/dev/null 2>&1 </dev/null &");
+        pixel.wait_for("/srv/up");
+        Self(pixel)
     }
 
     /// Relays in the pixel.
     fn relays(&self) -> usize {
-        self.sh("ps -eo args | grep -c '^perl -e'; true")
-            .trim()
-            .parse()
-            .unwrap()
+        let processes = self.0.sh("ps -eo args | grep -c '^perl -e'; true");
+        processes.trim().parse().unwrap()
     }
 
     fn forward(&self, ports: &[&str]) -> (Child, Vec<u16>) {
-        let args = ["forward", "--json", &self.name];
-        let mut child = self.env.spawn(args.iter().chain(ports));
+        let args = ["forward", "--json", &self.0.name];
+        let mut child = self.0.env.spawn(args.iter().chain(ports));
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
@@ -121,7 +100,7 @@ fn upgraded(port: u16) -> (TcpStream, BufReader<TcpStream>) {
 #[ignore = "needs Incus"]
 fn forward_relays_connections_until_it_exits() {
     lab::ready();
-    carries(&Served::new("forward"));
+    carries(&Served::new(Pixel::new("forward")));
 }
 
 pub fn carries(served: &Served) {
@@ -193,8 +172,8 @@ pub fn carries(served: &Served) {
 #[ignore = "needs Incus"]
 fn background_forwards_are_listed_and_stopped() {
     lab::ready();
-    let served = Served::new("background");
-    let (env, name) = (&served.env, served.name.as_str());
+    let served = Served::new(Pixel::new("background"));
+    let (env, name) = (&served.0.env, served.0.name.as_str());
     let started = env
         .pixels(["forward", name, "-b", "--json", "0:8000"])
         .ok()

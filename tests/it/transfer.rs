@@ -1,5 +1,6 @@
 //! Files and folders into pixels and out of them, on the real daemon.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
@@ -64,6 +65,17 @@ impl Pixel {
         self.env.pixels(args)
     }
 
+    /// Pushes a path on this side to a path inside.
+    #[must_use]
+    pub fn push(&self, from: &str, to: &str) -> Outcome {
+        self.run(&["push", &self.here(from), &self.there(to)])
+    }
+
+    #[must_use]
+    pub fn pull(&self, from: &str, to: &str) -> Outcome {
+        self.run(&["pull", &self.there(from), &self.here(to)])
+    }
+
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {
         self.run(&["exec", &self.name, "--", "sh", "-c", script])
@@ -98,7 +110,7 @@ impl Pixel {
     }
 
     #[track_caller]
-    fn wait_for(&self, path: &str) {
+    pub fn wait_for(&self, path: &str) {
         let script = format!("[ -e {path} ]");
         wait::eventually(path, || {
             self.run(&["exec", &self.name, "--", "sh", "-c", &script])
@@ -110,55 +122,47 @@ impl Pixel {
 
 /// Bytes that neither repeat nor compress.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }
 
-/// Everything below a folder: name, mode, time, size or link target, content.
-fn tree(top: &Path) -> Vec<(PathBuf, u32, i64, PathBuf, Vec<u8>)> {
-    fn below(top: &Path, at: &Path, all: &mut Vec<(PathBuf, u32, i64, PathBuf, Vec<u8>)>) {
-        let mut entries: Vec<_> = fs::read_dir(at)
-            .unwrap()
-            .map(|e| e.unwrap().path())
-            .collect();
-        entries.sort();
-        for path in entries {
+/// Attributes (mode, time, link target) and content by name.
+type Tree = BTreeMap<PathBuf, ((u32, i64, PathBuf), Vec<u8>)>;
+
+/// Everything below a folder.
+fn tree(top: &Path) -> Tree {
+    let mut all = Tree::new();
+    let mut folders = vec![top.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
             let meta = path.symlink_metadata().unwrap();
             let target = fs::read_link(&path).unwrap_or_default();
-            let content = if meta.is_file() {
-                fs::read(&path).unwrap()
-            } else {
-                Vec::new()
-            };
+            let mut content = Vec::new();
+            if meta.is_file() {
+                content = fs::read(&path).unwrap();
+            }
             let name = path.strip_prefix(top).unwrap().to_owned();
-            all.push((name, meta.mode(), meta.mtime(), target, content));
+            all.insert(name, ((meta.mode(), meta.mtime(), target), content));
             if meta.is_dir() {
-                below(top, &path, all);
+                folders.push(path);
             }
         }
     }
-    let mut all = Vec::new();
-    below(top, top, &mut all);
     all
 }
 
 #[track_caller]
 fn same(a: &str, b: &str) {
     let (a, b) = (tree(Path::new(a)), tree(Path::new(b)));
-    let names = |of: &[(PathBuf, u32, i64, PathBuf, Vec<u8>)]| {
-        of.iter()
-            .map(|e| (e.0.clone(), e.1, e.2, e.3.clone()))
-            .collect::<Vec<_>>()
+    let attributes = |tree: &Tree| -> Vec<_> {
+        let entries = tree.iter();
+        entries
+            .map(|(name, entry)| (name.clone(), entry.0.clone()))
+            .collect()
     };
-    assert_eq!(names(&a), names(&b));
+    assert_eq!(attributes(&a), attributes(&b));
     assert!(a == b, "contents differ");
 }
 
@@ -176,16 +180,12 @@ fn push_and_pull_preserve_contents() {
             fs::write(folder_path.join(format!("f{file}")), content).unwrap();
         }
     }
-    pixel.run(&["push", &small, &pixel.there("/srv/")]).ok();
-    pixel
-        .run(&["pull", &pixel.there("/srv/small"), &pixel.here("back")])
-        .ok();
+    pixel.push("small", "/srv/").ok();
+    pixel.pull("/srv/small", "back").ok();
     same(&small, &pixel.here("back"));
     // Once more, over what is there.
-    pixel.run(&["push", &small, &pixel.there("/srv")]).ok();
-    pixel
-        .run(&["pull", &pixel.there("/srv/small/."), &pixel.here("back")])
-        .ok();
+    pixel.push("small", "/srv").ok();
+    pixel.pull("/srv/small/.", "back").ok();
     same(&small, &pixel.here("back"));
 
     let size = std::env::var(LARGE_VARIABLE).map_or(LARGE, |text| text.parse().unwrap());
@@ -202,9 +202,7 @@ fn push_and_pull_preserve_contents() {
         .ok()
         .json();
     assert_eq!(reported["bytes"].as_u64(), Some(size as u64));
-    pixel
-        .run(&["pull", &pixel.there("/srv/l"), &pixel.here("l")])
-        .ok();
+    pixel.pull("/srv/l", "l").ok();
     assert!(fs::read(&large).unwrap() == fs::read(pixel.here("l")).unwrap());
     let left = pixel.sh("ls -a /srv | grep pixels; true");
     assert_eq!(left, "");
@@ -272,12 +270,8 @@ pub fn tree_is_kept(pixel: &Pixel) {
         0,
     )
     .unwrap();
-    let plain = pixel.run(&[
-        "push",
-        "--json",
-        &format!("{}/.", top.display()),
-        &pixel.there("/w"),
-    ]);
+    let contents = pixel.here("top/.");
+    let plain = pixel.run(&["push", "--json", &contents, &pixel.there("/w")]);
     assert_eq!(plain.ok().json()["skipped"], 1);
     fs::remove_file(top.join("pipe")).unwrap();
 
@@ -289,10 +283,8 @@ pub fn tree_is_kept(pixel: &Pixel) {
     assert_eq!(lines[0], "400 root 1000000000");
     assert!(lines[1].parse::<u64>().unwrap() < 1000, "{reported}");
     assert_eq!(lines[2..4], ["/etc/passwd", "2"]);
-    pixel
-        .run(&["pull", &pixel.there("/w"), &pixel.here("back")])
-        .ok();
-    same(&top.display().to_string(), &pixel.here("back"));
+    pixel.pull("/w", "back").ok();
+    same(&pixel.here("top"), &pixel.here("back"));
     let back = PathBuf::from(pixel.here("back"));
     assert!(back.join("holes").metadata().unwrap().blocks() < 1000);
     let ino = |name: &str| back.join(name).metadata().unwrap().ino();
@@ -301,7 +293,7 @@ pub fn tree_is_kept(pixel: &Pixel) {
 
     // A link in the pixel where a folder is to come is not followed.
     pixel.sh("rm -rf /w; mkdir /w /victim; ln -s /victim /w/folder");
-    pixel.run(&["push", &format!("{}/.", top.display()), &pixel.there("/w")]);
+    let _ = pixel.push("top/.", "/w");
     assert_eq!(pixel.sh("ls /victim"), "");
 }
 
@@ -314,44 +306,27 @@ fn push_resolves_targets_streams_and_owners() {
         fs::write(pixel.here(name), name).unwrap();
     }
     // As cp does it: into a folder, else under the name; parents are made.
-    pixel
-        .run(&["push", &pixel.here("a"), &pixel.there("/x/new/name")])
-        .ok();
-    pixel
-        .run(&["push", &pixel.here("a"), &pixel.there("/x")])
-        .ok();
-    pixel
-        .run(&[
-            "push",
-            &pixel.here("a"),
-            &pixel.here("b"),
-            &pixel.there("/x/two"),
-        ])
-        .ok();
-    pixel
-        .run(&["push", &pixel.here("a"), &pixel.there("rel")])
-        .ok();
+    pixel.push("a", "/x/new/name").ok();
+    pixel.push("a", "/x").ok();
+    let (a, b) = (pixel.here("a"), pixel.here("b"));
+    pixel.run(&["push", &a, &b, &pixel.there("/x/two")]).ok();
+    pixel.push("a", "rel").ok();
     let found = pixel.sh("cat /x/new/name /x/a /x/two/a /x/two/b /root/rel");
     assert_eq!(found, "aaaba");
-    let onto = pixel.run(&["push", &pixel.here("a"), &pixel.there("/x/two/a/")]);
-    assert_eq!(onto.code, 1, "{}", onto.stderr);
+    pixel.push("a", "/x/two/a/").expect(1);
 
     pixel.sh("mkdir /x/cold; ln -s /etc/passwd /x/cold/link");
 
     // Streams are binary and whole.
     let bytes = noise(3_000_000, 5);
     let to = pixel.there("/x/stream");
-    pixel
-        .env
-        .pixels_with(["push", "--mode", "600", "-", &to], &bytes)
-        .ok();
+    let args = ["push", "--mode", "600", "-", &to];
+    pixel.env.pixels_with(args, &bytes).ok();
     assert_eq!(pixel.sh("stat -c '%a %s' /x/stream"), "600 3000000\n");
     let out = pixel.env.command(["pull", &to, "-"]).output().unwrap();
     assert!(out.stdout == bytes && out.status.success());
-    pixel
-        .env
-        .pixels_with(["push", "-", &pixel.there("/x/none")], b"")
-        .ok();
+    let none = pixel.there("/x/none");
+    pixel.env.pixels_with(["push", "-", &none], b"").ok();
     assert_eq!(pixel.sh("stat -c '%a %s' /x/none"), "644 0\n");
 
     // Owners: the pixel's own user, once it has one, or the one that is named.
@@ -359,37 +334,25 @@ fn push_resolves_targets_streams_and_owners() {
     let path = format!("/1.0/instances/px-{}", pixel.name);
     let user = json!({"config": {"user.pixels.user": "ubuntu"}});
     api.send(Method::PATCH, &path, &user);
-    pixel
-        .run(&["push", &pixel.here("a"), &pixel.there("deep/er/")])
-        .ok();
-    pixel
-        .run(&[
-            "push",
-            "--owner",
-            "0:7",
-            &pixel.here("b"),
-            &pixel.there("b"),
-        ])
-        .ok();
+    pixel.push("a", "deep/er/").ok();
+    let to = pixel.there("b");
+    pixel.run(&["push", "--owner", "0:7", &b, &to]).ok();
     let owners = "cd /home/ubuntu; stat -c %u:%g deep deep/er deep/er/a b | tr '\\n' ' '";
     assert_eq!(pixel.sh(owners), "1000:1000 1000:1000 1000:1000 0:7 ");
-    pixel
-        .run(&["push", "--archive", &pixel.here("a"), &pixel.there("kept")])
-        .ok();
+    let to = pixel.there("kept");
+    pixel.run(&["push", "--archive", &a, &to]).ok();
     assert_eq!(pixel.sh("stat -c %u /home/ubuntu/kept"), "0\n");
     let mine = rustix::process::geteuid().as_raw();
-    pixel
-        .run(&["pull", &pixel.there("deep"), &pixel.here("deep")])
-        .ok();
+    pixel.pull("deep", "deep").ok();
     assert_eq!(fs::metadata(pixel.here("deep/er/a")).unwrap().uid(), mine);
 
     for (args, code) in [
         (["pull", &pixel.there("/nope"), "x"], 3),
         (["push", &pixel.here("nope"), &pixel.there("/x")], 3),
-        (["push", &pixel.here("a"), "no-such-pixel:/x"], 3),
-        (["push", &pixel.here("a"), &pixel.here("b")], 2),
-        (["pull", &pixel.here("a"), &pixel.here("b")], 2),
-        (["sync", &pixel.here("a"), &pixel.here("b")], 2),
+        (["push", &a, "no-such-pixel:/x"], 3),
+        (["push", &a, &b], 2),
+        (["pull", &a, &b], 2),
+        (["sync", &a, &b], 2),
         (["sync", &pixel.there("a"), &pixel.there("b")], 2),
         (["pull", &pixel.there("/x"), "-"], 2),
     ] {
@@ -398,12 +361,8 @@ fn push_resolves_targets_streams_and_owners() {
 
     // A stopped pixel gives and takes as well.
     pixel.run(&["stop", &pixel.name]).ok();
-    pixel
-        .run(&["push", &pixel.here("a"), &pixel.there("/x/cold/a")])
-        .ok();
-    pixel
-        .run(&["pull", &pixel.there("/x/cold"), &pixel.here("cold")])
-        .ok();
+    pixel.push("a", "/x/cold/a").ok();
+    pixel.pull("/x/cold", "cold").ok();
     assert_eq!(fs::read(pixel.here("cold/a")).unwrap(), b"a");
     let link = fs::read_link(pixel.here("cold/link")).unwrap();
     assert_eq!(link, Path::new("/etc/passwd"));
@@ -468,8 +427,10 @@ pub fn syncs(pixel: &Pixel) {
     // And back.
     let back = pixel.here("back");
     sync(&["--gitignore"], &to, &back);
-    let names: Vec<_> = tree(Path::new(&back)).into_iter().map(|e| e.0).collect();
-    let names: Vec<&str> = names.iter().map(|n| n.to_str().unwrap()).collect();
+    let names = tree(Path::new(&back))
+        .into_keys()
+        .map(PathBuf::into_os_string);
+    let names: Vec<_> = names.collect();
     assert_eq!(names, [".gitignore", "a", "secret", "sub", "sub/b"]);
     pixel.sh("cd /w; echo new >sub/c; rm secret");
     fs::write(Path::new(&back).join("x.log"), "mine").unwrap();
@@ -528,12 +489,8 @@ fn pushed_repository_runs_no_hooks() {
     let before = tree(&repo);
 
     let there = pixel.there("work");
-    let push = pixel
-        .env
-        .command(["push", ".", &there])
-        .current_dir(&repo)
-        .output();
-    assert!(push.unwrap().status.success());
+    let mut push = pixel.env.command(["push", ".", &there]);
+    assert!(push.current_dir(&repo).status().unwrap().success());
     assert_eq!(
         pixel.sh("cat work/.git/HEAD work/code"),
         "ref: refs/heads/main\ntwo\n"
@@ -588,11 +545,7 @@ pub fn leaves_nothing_half(pixel: &mut Pixel) {
     for signal in [Signal::KILL, Signal::INT] {
         // Into a folder that is there, and as one that is not.
         for to in ["/w", "/new/tree"] {
-            let source = if to == "/w" {
-                format!("{from}/.")
-            } else {
-                from.clone()
-            };
+            let source = pixel.here(if to == "/w" { "src/." } else { "src" });
             halfway(&["push", &source, &pixel.there(to)], signal);
             let clean = "/new:\n\n/w:\n2\nbefore\n";
             pixel.comes_to("ls -A /w /new; cat /w/2", clean);
@@ -609,7 +562,7 @@ pub fn leaves_nothing_half(pixel: &mut Pixel) {
     }
 
     pixel.sh("touch /srv/go; rm -rf /w");
-    pixel.run(&["push", &from, &pixel.there("/w")]).ok();
+    pixel.push("src", "/w").ok();
     for signal in [Signal::KILL, Signal::INT] {
         let to = TempDir::new().unwrap();
         fs::write(to.path().join("2"), "before").unwrap();

@@ -40,7 +40,7 @@ fn carried(version: &str) {
     stopped(&pixel);
     let Pixel { env, name, .. } = pixel;
     env.pixels(["destroy", "-f", &name]).ok();
-    forward::carries(&Served::on(env));
+    forward::carries(&Served::new(Pixel::on(env)));
     assert_eq!(nas.wrong(), [""; 0]);
 }
 
