@@ -21,7 +21,6 @@ use std::io::Write;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
@@ -85,43 +84,33 @@ const PIECES: &[&str] = &[
     "xn--",
 ];
 
-/// A few random changes. The result has at most `limit` bytes.
+/// Replaces a few random ranges. The result has at most `limit` bytes.
 fn mutate(input: &mut Vec<u8>, inputs: &[Vec<u8>], words: &[&str], limit: usize, random: &mut Rng) {
     for _ in 0..=random.usize(..5) {
-        let at = range(input, random);
-        match random.u8(..12) {
-            0 if !input.is_empty() => {
-                let at = random.usize(..input.len());
-                input[at] ^= 1 << random.u8(..8);
-            }
-            1 => drop(input.splice(at, [BYTES[random.usize(..BYTES.len())]])),
-            2 => drop(input.drain(at)),
-            3 => input.truncate(at.start),
-            4 => drop(input.splice(at, random.choice(PIECES).unwrap().bytes())),
-            5 if !words.is_empty() => {
-                drop(input.splice(at, random.choice(words).unwrap().bytes()));
-            }
-            6 if !words.is_empty() => {
-                let word = random.choice(words).unwrap().bytes();
-                input.splice(at.start..at.start, word);
+        let other = random.choice(inputs).unwrap();
+        let mut at = range(input, random);
+        let new = match random.u8(..10) {
+            0 => Vec::new(),
+            1 => vec![*random.choice(BYTES).unwrap()],
+            2 => random.choice(PIECES).unwrap().as_bytes().to_vec(),
+            3 | 4 => random.choice(words).unwrap_or(&"").as_bytes().to_vec(),
+            5 => input[at.clone()].repeat(1 << random.u8(..9)),
+            6 => {
+                at = decimal(input, random).unwrap_or(at);
+                random.choice(NUMBERS).unwrap().as_bytes().to_vec()
             }
             7 => {
-                let part = input[at.clone()].repeat(1 << random.u8(..9));
-                input.splice(at, part);
+                let bytes = integer(input.len(), random);
+                at.end = input.len().min(at.start + bytes.len());
+                bytes
             }
-            8 => change_decimal(input, random),
-            9 => change_integer(input, random),
-            10 => {
-                let other = &inputs[random.usize(..inputs.len())];
-                let part = range(other, random);
-                input.splice(at, other[part].iter().copied());
-            }
+            8 => other[range(other, random)].to_vec(),
             _ => {
-                let other = &inputs[random.usize(..inputs.len())];
-                input.truncate(at.start);
-                input.extend_from_slice(&other[random.usize(..=other.len())..]);
+                at.end = input.len();
+                other[random.usize(..=other.len())..].to_vec()
             }
-        }
+        };
+        input.splice(at, new);
         input.truncate(limit);
     }
 }
@@ -133,39 +122,30 @@ fn range(of: &[u8], random: &mut Rng) -> Range<usize> {
     begin..begin + random.usize(..=most)
 }
 
-/// Replaces a decimal number.
-fn change_decimal(input: &mut Vec<u8>, random: &mut Rng) {
+/// The range of a decimal number.
+fn decimal(input: &[u8], random: &mut Rng) -> Option<Range<usize>> {
     let is_digit = |at: usize| input.get(at).is_some_and(u8::is_ascii_digit);
     let starts: Vec<usize> = (0..input.len())
         .filter(|at| is_digit(*at) && (*at == 0 || !is_digit(at - 1)))
         .collect();
-    let Some(&begin) = random.choice(&starts) else {
-        return;
-    };
-    let end = (begin..=input.len()).find(|at| !is_digit(*at)).unwrap();
-    input.splice(begin..end, random.choice(NUMBERS).unwrap().bytes());
+    let begin = *random.choice(&starts)?;
+    let end = (begin..=input.len()).find(|at| !is_digit(*at))?;
+    Some(begin..end)
 }
 
-/// Overwrites 1, 2, 4 or 8 bytes with an integer in either byte order.
-fn change_integer(input: &mut [u8], random: &mut Rng) {
-    let width = 1 << random.u8(..4);
-    if input.len() < width {
-        return;
-    }
-    let at = random.usize(..=input.len() - width);
-    let value = match random.u8(..6) {
-        0 => 0,
-        1 => u64::MAX,
-        2 => u64::MAX >> 1,
-        3 => input.len() as u64,
+/// 1, 2, 4 or 8 bytes of an integer in either byte order.
+fn integer(length: usize, random: &mut Rng) -> Vec<u8> {
+    let special = [0, u64::MAX, u64::MAX >> 1, length as u64];
+    let value = match random.usize(..6) {
         4 => 1 << random.u8(..64),
-        _ => random.u64(..),
+        5 => random.u64(..),
+        index => special[index],
     };
-    let bytes = match random.bool() {
-        true => &value.to_be_bytes()[8 - width..],
-        false => &value.to_le_bytes()[..width],
-    };
-    input[at..at + width].copy_from_slice(bytes);
+    let mut bytes = value.to_le_bytes()[..1 << random.u8(..4)].to_vec();
+    if random.bool() {
+        bytes.reverse();
+    }
+    bytes
 }
 
 /// Removes parts as long as the input fails.
@@ -217,8 +197,13 @@ fn run<K: Hash>(
     words: &[&str],
     check: impl Fn(&[u8]) -> K,
 ) -> usize {
-    static LIMITED: Once = Once::new();
-    LIMITED.call_once(limit_memory);
+    // An allocation beyond the limit aborts the process instead of exhausting the
+    // machine.
+    let limit = Rlimit {
+        current: Some(MEMORY_BYTES),
+        maximum: getrlimit(Resource::Data).maximum,
+    };
+    setrlimit(Resource::Data, limit).unwrap();
     let kind = |input: &[u8]| {
         let attempt = || {
             let mut hasher = DefaultHasher::new();
@@ -265,16 +250,6 @@ fn run<K: Hash>(
         }
     }
     kinds.len()
-}
-
-/// An allocation beyond the limit aborts the process instead of exhausting the
-/// machine.
-fn limit_memory() {
-    let limit = Rlimit {
-        current: Some(MEMORY_BYTES),
-        maximum: getrlimit(Resource::Data).maximum,
-    };
-    setrlimit(Resource::Data, limit).unwrap();
 }
 
 /// The input as text, with replacement characters for invalid UTF-8.
