@@ -4,6 +4,7 @@
 //! links. The last entry is an end mark: an archive without it was cut off.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -16,14 +17,12 @@ use tar::{Builder, EntryType, Header};
 use super::mtime::Mtime;
 use super::walk::Item;
 use super::{Ownership, Report, TransferProgress, sparse};
-use crate::model::{Error, Result};
+use crate::model::{Error, FileKind, Result};
 
 /// Name of the end mark. `receive.sh` checks that it exists.
 const END_MARK: &[u8] = b"done";
-/// Size of the name and link target fields of a header.
-const NAME_FIELD: usize = 100;
-const BLOCK: usize = 512;
-const BUFFER: usize = 128 * 1024;
+/// Size of the link target field of a header.
+const LINK_FIELD: usize = 100;
 
 /// Writes an archive of the items under their names. Skips devices, sockets and
 /// pipes.
@@ -38,11 +37,10 @@ pub fn pack(
         ownership,
         progress,
         hard_links: HashMap::new(),
-        buffer: vec![0; BUFFER],
         report: Report::default(),
     };
     for item in items {
-        progress.check_cancelled().map_err(|_| Error::Cancelled)?;
+        progress.check_cancelled()?;
         packer
             .add(item)
             .map_err(|e| Error::io(format!("cannot send {}", item.source.display()), e))?;
@@ -58,67 +56,58 @@ struct Packer<'a, W: Write> {
     progress: &'a TransferProgress,
     /// The first name of each file with several links, by device and inode.
     hard_links: HashMap<(u64, u64), Vec<u8>>,
-    buffer: Vec<u8>,
     report: Report,
 }
 
 impl<W: Write> Packer<'_, W> {
     fn add(&mut self, item: &Item) -> io::Result<()> {
         let meta = &item.meta;
-        if item.is_special() {
-            self.report.skipped += 1;
-            return Ok(());
+        match item.kind() {
+            FileKind::Other => {
+                self.report.skipped += 1;
+                return Ok(());
+            }
+            FileKind::Directory => {
+                let header = self.header(meta, EntryType::Directory);
+                return self.append(header, &item.name, io::empty());
+            }
+            FileKind::Symlink | FileKind::File => self.report.files += 1,
         }
-        if meta.is_dir() {
-            let mut header = self.header(meta, EntryType::Directory);
-            return self.write_entry(&mut header, &item.name, &mut io::empty());
-        }
-        self.report.files += 1;
         if meta.is_symlink() {
             let target = std::fs::read_link(&item.source)?;
-            let mut header = self.header(meta, EntryType::Symlink);
-            return self.write_link(&mut header, &item.name, target.as_os_str().as_bytes());
+            let header = self.header(meta, EntryType::Symlink);
+            return self.append_link(header, &item.name, target.as_os_str().as_bytes());
         }
         if meta.nlink() > 1 {
             let first = self.hard_links.entry((meta.dev(), meta.ino()));
             let first = first.or_insert_with(|| item.name.clone()).clone();
             if first != item.name {
                 self.progress.add_done(meta.len());
-                let mut header = self.header(meta, EntryType::Link);
-                return self.write_link(&mut header, &item.name, &first);
+                let header = self.header(meta, EntryType::Link);
+                return self.append_link(header, &item.name, &first);
             }
         }
-        self.write_file(item)
+        self.append_file(item)
     }
 
-    fn write_file(&mut self, item: &Item) -> io::Result<()> {
-        let mut file = open(&item.source)?;
+    fn append_file(&mut self, item: &Item) -> io::Result<()> {
+        let file = open(&item.source)?;
         let meta = file.metadata()?;
         let size = meta.len();
         let mut header = self.header(&meta, EntryType::Regular);
-        let sparse_segments = sparse::segments(&file, size)?;
-        let whole_file = [(0, size)];
-        let (blocks, segments) = match &sparse_segments {
-            Some(segments) => (
-                sparse::set_sparse(&mut header, size, segments),
-                &segments[..],
-            ),
-            None => {
-                header.set_size(size);
-                (Vec::new(), &whole_file[..])
-            }
+        header.set_size(size);
+        let (blocks, segments) = match sparse::segments(&file, size)? {
+            Some(segments) => (sparse::set_sparse(&mut header, size, &segments), segments),
+            None => (Vec::new(), vec![(0, size)]),
         };
-        file.seek(SeekFrom::Start(0))?;
-        let mut data = SegmentReader {
+        let data = SegmentReader {
             file,
-            segments,
-            index: 0,
+            segments: segments.iter(),
             remaining: 0,
             progress: self.progress,
         };
-        data.seek_to(0)?;
-        self.write_mtime_fraction(Mtime::from_metadata(&meta))?;
-        self.write_entry(&mut header, &item.name, &mut blocks.chain(&mut data))?;
+        self.append_mtime_fraction(Mtime::from_metadata(&meta))?;
+        self.append(header, &item.name, blocks.chain(data))?;
         self.report.bytes += size;
         let sent: u64 = segments.iter().map(|(_, length)| length).sum();
         self.progress.add_done(size.saturating_sub(sent));
@@ -134,47 +123,28 @@ impl<W: Write> Packer<'_, W> {
         header
     }
 
-    fn write_link(&mut self, header: &mut Header, name: &[u8], target: &[u8]) -> io::Result<()> {
-        if target.len() > NAME_FIELD {
-            self.write_long_name(EntryType::GNULongLink, target)?;
-        }
-        let short = &target[..target.len().min(NAME_FIELD)];
-        header.as_old_mut().linkname[..short.len()].copy_from_slice(short);
-        self.write_entry(header, name, &mut io::empty())
+    fn append(&mut self, mut header: Header, name: &[u8], data: impl Read) -> io::Result<()> {
+        self.archive
+            .append_data(&mut header, OsStr::from_bytes(name), data)
     }
 
-    /// Like `Builder::append`, with a larger buffer.
-    fn write_entry(
-        &mut self,
-        header: &mut Header,
-        name: &[u8],
-        data: &mut dyn Read,
-    ) -> io::Result<()> {
-        if name.len() > NAME_FIELD {
-            self.write_long_name(EntryType::GNULongName, name)?;
+    /// `Builder::append_link` would change the target: `a//b/` to `a/b`.
+    fn append_link(&mut self, mut header: Header, name: &[u8], target: &[u8]) -> io::Result<()> {
+        if target.len() > LINK_FIELD {
+            const NAME: &[u8] = b"././@LongLink";
+            let mut long = new_header(EntryType::GNULongLink, 0o644);
+            long.as_old_mut().name[..NAME.len()].copy_from_slice(NAME);
+            long.set_size(target.len() as u64 + 1);
+            long.set_cksum();
+            self.archive.append(&long, target.chain(&[0][..]))?;
         }
-        let short = &name[..name.len().min(NAME_FIELD)];
-        header.as_old_mut().name[..short.len()].copy_from_slice(short);
-        header.set_cksum();
-        let out = self.archive.get_mut();
-        out.write_all(header.as_bytes())?;
-        let mut length = 0;
-        loop {
-            match data.read(&mut self.buffer)? {
-                0 => break,
-                got => {
-                    out.write_all(&self.buffer[..got])?;
-                    length += got;
-                }
-            }
-        }
-        let padding = length.next_multiple_of(BLOCK) - length;
-        out.write_all(&[0; BLOCK][..padding])
+        header.set_link_name_literal(&target[..target.len().min(LINK_FIELD)])?;
+        self.append(header, name, io::empty())
     }
 
-    /// Writes a pax extension with the nanoseconds of the next entry's mtime. A
+    /// Appends a pax extension with the nanoseconds of the next entry's mtime. A
     /// header holds only seconds.
-    fn write_mtime_fraction(&mut self, mtime: Mtime) -> io::Result<()> {
+    fn append_mtime_fraction(&mut self, mtime: Mtime) -> io::Result<()> {
         let Mtime { seconds, nanos } = mtime;
         if nanos == 0 || seconds < 0 {
             return Ok(());
@@ -184,27 +154,16 @@ impl<W: Write> Packer<'_, W> {
         self.archive.append_pax_extensions(extensions)
     }
 
-    /// Writes a GNU entry with the long name or long link target of the next
-    /// entry.
-    fn write_long_name(&mut self, kind: EntryType, text: &[u8]) -> io::Result<()> {
-        const NAME: &[u8] = b"././@LongLink";
-        let mut header = new_header(kind, 0o644);
-        header.as_old_mut().name[..NAME.len()].copy_from_slice(NAME);
-        header.set_size(text.len() as u64 + 1);
-        header.set_cksum();
-        self.archive.append(&header, text.chain(&[0][..]))
-    }
-
     fn finish(mut self) -> io::Result<Report> {
-        let mut header = new_header(EntryType::Regular, 0o600);
-        self.write_entry(&mut header, END_MARK, &mut io::empty())?;
+        let header = new_header(EntryType::Regular, 0o600);
+        self.append(header, END_MARK, io::empty())?;
         self.archive.into_inner()?.flush()?;
         Ok(self.report)
     }
 }
 
 /// A header of an empty entry of root from 1970.
-fn new_header(kind: EntryType, mode: u32) -> Header {
+pub(super) fn new_header(kind: EntryType, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
@@ -231,36 +190,23 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 /// became shorter.
 struct SegmentReader<'a> {
     file: File,
-    segments: &'a [sparse::Segment],
-    index: usize,
+    segments: std::slice::Iter<'a, sparse::Segment>,
     /// Bytes left in the current segment.
     remaining: u64,
     progress: &'a TransferProgress,
 }
 
-impl SegmentReader<'_> {
-    fn seek_to(&mut self, index: usize) -> io::Result<()> {
-        self.index = index;
-        if let Some((offset, length)) = self.segments.get(index) {
-            self.remaining = *length;
-            self.file.seek(SeekFrom::Start(*offset))?;
-        }
-        Ok(())
-    }
-}
-
 impl Read for SegmentReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.progress.check_cancelled()?;
+        self.progress.check_cancelled().map_err(io::Error::other)?;
         while self.remaining == 0 {
-            if self.index + 1 >= self.segments.len() {
+            let Some((offset, length)) = self.segments.next() else {
                 return Ok(0);
-            }
-            self.seek_to(self.index + 1)?;
+            };
+            self.file.seek(SeekFrom::Start(*offset))?;
+            self.remaining = *length;
         }
-        let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-        let wanted = wanted.min(buffer.len());
-        let got = self.file.read(&mut buffer[..wanted])?;
+        let got = (&mut self.file).take(self.remaining).read(buffer)?;
         if got == 0 {
             return Err(became_shorter());
         }

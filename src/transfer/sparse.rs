@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 
-use tar::{GnuExtSparseHeader, Header};
+use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
 /// Entries of an extended sparse header block.
 const ENTRIES_PER_BLOCK: usize = 21;
@@ -54,25 +54,27 @@ pub fn segments(_: &File, _: u64) -> io::Result<Option<Vec<Segment>>> {
 pub fn set_sparse(header: &mut Header, size: u64, segments: &[Segment]) -> Vec<u8> {
     header.set_entry_type(tar::EntryType::GNUSparse);
     header.set_size(segments.iter().map(|(_, length)| length).sum());
+    let Some(gnu) = header.as_gnu_mut() else {
+        return Vec::new();
+    };
+    gnu.set_real_size(size);
+    let (first, rest) = segments.split_at(segments.len().min(gnu.sparse.len()));
+    fill(&mut gnu.sparse, first);
+    gnu.set_is_extended(!rest.is_empty());
     let mut blocks = Vec::new();
-    if let Some(gnu) = header.as_gnu_mut() {
-        gnu.set_real_size(size);
-        let (first, rest) = segments.split_at(segments.len().min(gnu.sparse.len()));
-        for (slot, (offset, length)) in gnu.sparse.iter_mut().zip(first) {
-            slot.set_offset(*offset);
-            slot.set_length(*length);
-        }
-        gnu.set_is_extended(!rest.is_empty());
-        let mut chunks = rest.chunks(ENTRIES_PER_BLOCK).peekable();
-        while let Some(chunk) = chunks.next() {
-            let mut extension = GnuExtSparseHeader::new();
-            for (slot, (offset, length)) in extension.sparse_mut().iter_mut().zip(chunk) {
-                slot.set_offset(*offset);
-                slot.set_length(*length);
-            }
-            extension.set_is_extended(chunks.peek().is_some());
-            blocks.extend_from_slice(extension.as_bytes());
-        }
+    let mut chunks = rest.chunks(ENTRIES_PER_BLOCK).peekable();
+    while let Some(chunk) = chunks.next() {
+        let mut extension = GnuExtSparseHeader::new();
+        fill(&mut extension.sparse, chunk);
+        extension.set_is_extended(chunks.peek().is_some());
+        blocks.extend_from_slice(extension.as_bytes());
     }
     blocks
+}
+
+fn fill(slots: &mut [GnuSparseHeader], segments: &[Segment]) {
+    for (slot, (offset, length)) in slots.iter_mut().zip(segments) {
+        slot.set_offset(*offset);
+        slot.set_length(*length);
+    }
 }
