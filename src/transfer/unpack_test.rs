@@ -1,73 +1,67 @@
 //! Archives from a hostile pixel.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
-use super::confined_write::ConfinedDir;
-use super::unpack::{NameMapping, UnpackOptions, unpack};
-use super::{Ownership, Report, TransferProgress, pack, walk};
+use super::unpack::{UnpackOptions, unpack};
+use super::{Ownership, Report, Rules, TransferProgress, pack, walk};
 use crate::model::Result;
 
 /// A destination directory beside a file that must not change.
-struct Destination {
+pub struct Destination {
     dir: TempDir,
-    progress: TransferProgress,
 }
 
 impl Destination {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("to")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
         fs::write(dir.path().join("outside/precious"), "mine").unwrap();
-        let progress = TransferProgress::default();
-        Self { dir, progress }
+        Self { dir }
     }
 
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("to")
+    fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join("to").join(name)
     }
 
-    fn unpack(&self, archive: &[u8]) -> Result<Report> {
-        let mut dir = ConfinedDir::open(&self.path()).unwrap();
+    pub fn unpack(&self, archive: &[u8]) -> Result<Report> {
         let options = UnpackOptions {
-            names: NameMapping::Unchanged,
+            root: self.at(""),
+            top: None,
             ownership: Ownership::One(crate::model::Ids::ROOT),
             mtimes: HashMap::new(),
         };
-        unpack(archive, &mut dir, &options, &self.progress)
+        unpack(archive, &options, &TransferProgress::default())
     }
 
     /// The archive is rejected, changes no other file, and leaves no temporary
     /// file.
-    #[track_caller]
     fn rejects(&self, entries: &[TestEntry<'_>]) {
         let outcome = self.unpack(&archive(entries));
-        assert!(outcome.is_err(), "{outcome:?}");
-        self.assert_outside_unchanged();
+        assert!(outcome.is_err(), "{entries:?}: {outcome:?}");
+        self.assert_no_leftovers();
     }
 
-    #[track_caller]
-    fn assert_outside_unchanged(&self) {
+    /// Nothing beside the destination has changed, and no temporary file is left.
+    pub fn assert_no_leftovers(&self) {
         let outside = self.dir.path().join("outside");
-        let names: Vec<_> = fs::read_dir(&outside).unwrap().collect();
-        assert_eq!(names.len(), 1);
         assert_eq!(fs::read(outside.join("precious")).unwrap(), b"mine");
-        let siblings: Vec<_> = fs::read_dir(self.dir.path()).unwrap().collect();
-        assert_eq!(siblings.len(), 2);
-        assert!(temporary_files(&self.path()).is_empty());
+        let count = |dir: &Path| fs::read_dir(dir).unwrap().count();
+        assert_eq!((count(&outside), count(self.dir.path())), (1, 2));
+        let (mut rules, progress) = (Rules::default(), TransferProgress::default());
+        for item in walk::walk(&self.at(""), b"", &mut rules, &progress).unwrap() {
+            let name = String::from_utf8_lossy(&item.name);
+            assert!(!name.contains(".pixels-"), "{name}");
+        }
     }
-}
-
-fn temporary_files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
-    let is_temporary = |path: &PathBuf| path.to_string_lossy().contains(".pixels-");
-    entries.filter(is_temporary).collect()
 }
 
 /// Kind, name, and link target or content.
@@ -78,12 +72,7 @@ type TestEntry<'a> = (EntryType, &'a str, &'a str);
 fn archive(entries: &[TestEntry<'_>]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (kind, name, more) in entries {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(*kind);
-        header.set_mode(0o6777);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1_700_000_000);
+        let mut header = pack::new_header(*kind, 0o6777);
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         let content = match kind {
             EntryType::Regular => more.as_bytes(),
@@ -105,49 +94,68 @@ const HARD: EntryType = EntryType::Link;
 const DIR: EntryType = EntryType::Directory;
 
 #[test]
-fn paths_outside_the_destination_are_rejected() {
+fn archives_that_lead_outside_are_rejected() {
     let destination = Destination::new();
-    let absolute = destination.dir.path().join("outside/precious");
-    destination.rejects(&[(FILE, absolute.to_str().unwrap(), "theirs")]);
-    for name in [
-        "../outside/precious",
-        "a/../../outside/precious",
-        "./../outside/x",
-        "..",
-    ] {
-        destination.rejects(&[(FILE, name, "theirs")]);
-        destination.rejects(&[(LINK, name, "x")]);
+    let outside = destination.dir.path().join("outside");
+    let absolute = outside.join("precious").display().to_string();
+    symlink(outside, destination.at("mine")).unwrap();
+    fs::write(destination.at("present"), "mine").unwrap();
+    let up = "../outside";
+    let entries: &[&[TestEntry<'_>]] = &[
+        // By the path.
+        &[(FILE, &absolute, "theirs")],
+        &[(FILE, "../outside/precious", "theirs")],
+        &[(LINK, "../outside/precious", "x")],
+        &[(FILE, "a/../../outside/precious", "theirs")],
+        &[(LINK, "a/../../outside/precious", "x")],
+        &[(FILE, "./../outside/x", "theirs")],
+        &[(LINK, "./../outside/x", "x")],
+        &[(FILE, "..", "theirs")],
+        &[(LINK, "..", "x")],
+        &[(DIR, "../outside/new", "")],
+        // Through a link of the archive.
+        &[(LINK, "a", up), (FILE, "a/precious", "theirs")],
+        &[(LINK, "b", up), (FILE, "b/new", "theirs")],
+        &[(LINK, "c", "/"), (FILE, "c/tmp/x/y", "theirs")],
+        &[(LINK, "d", up), (LINK, "d/new", "x")],
+        &[
+            (DIR, "e", ""),
+            (LINK, "e/f", "../../outside"),
+            (FILE, "e/f/x", ""),
+        ],
+        // Through a link that existed before.
+        &[(FILE, "mine/precious", "theirs")],
+        // By a hard link to a file that is not in the archive.
+        &[(HARD, "a", &absolute)],
+        &[(HARD, "a", "../outside/precious")],
+        &[(LINK, "l", "../outside/precious"), (HARD, "a", "l")],
+        &[(LINK, "d", up), (HARD, "a", "d/precious")],
+        &[(HARD, "a", "present")],
+    ];
+    for entries in entries {
+        destination.rejects(entries);
     }
-    destination.rejects(&[(DIR, "../outside/new", "")]);
+    assert!(destination.at("mine").is_symlink());
 }
 
 #[test]
-fn paths_through_links_are_rejected() {
-    let outside = "../outside";
+fn hard_links_refer_to_files_of_the_archive() {
     let destination = Destination::new();
-    destination.rejects(&[(LINK, "a", outside), (FILE, "a/precious", "theirs")]);
-    destination.rejects(&[(LINK, "b", outside), (FILE, "b/new", "theirs")]);
-    destination.rejects(&[(LINK, "c", "/"), (FILE, "c/tmp/x/y", "theirs")]);
-    destination.rejects(&[(LINK, "d", outside), (LINK, "d/new", "x")]);
-    destination.rejects(&[
-        (DIR, "e", ""),
-        (LINK, "e/f", "../../outside"),
-        (FILE, "e/f/x", ""),
-    ]);
-    // Neither through a link that existed before.
-    symlink(
-        destination.dir.path().join("outside"),
-        destination.path().join("mine"),
-    )
-    .unwrap();
-    destination.rejects(&[(FILE, "mine/precious", "theirs")]);
-    assert!(destination.path().join("mine").is_symlink());
+    let entries = [
+        (FILE, "one", "x"),
+        (HARD, "two", "one"),
+        (HARD, "two", "one"),
+    ];
+    destination.unpack(&archive(&entries)).unwrap();
+    let inode = |name| fs::metadata(destination.at(name)).unwrap().ino();
+    assert_eq!(inode("one"), inode("two"));
+    destination.assert_no_leftovers();
 }
 
 #[test]
 fn existing_links_are_replaced_not_followed() {
     let destination = Destination::new();
-    symlink("../outside/precious", destination.path().join("before")).unwrap();
+    symlink("../outside/precious", destination.at("before")).unwrap();
     let entries = [
         (LINK, "now", "../outside/precious"),
         (FILE, "now", "theirs"),
@@ -157,34 +165,12 @@ fn existing_links_are_replaced_not_followed() {
         (FILE, "folder/precious", "theirs"),
     ];
     destination.unpack(&archive(&entries)).unwrap();
-    destination.assert_outside_unchanged();
+    destination.assert_no_leftovers();
     for name in ["now", "before", "folder/precious"] {
-        let path = destination.path().join(name);
+        let path = destination.at(name);
         assert!(path.symlink_metadata().unwrap().is_file());
         assert_eq!(fs::read(path).unwrap(), b"theirs");
     }
-}
-
-#[test]
-fn hard_links_refer_only_to_files_of_the_archive() {
-    let destination = Destination::new();
-    let absolute = destination.dir.path().join("outside/precious");
-    destination.rejects(&[(HARD, "a", absolute.to_str().unwrap())]);
-    destination.rejects(&[(HARD, "a", "../outside/precious")]);
-    destination.rejects(&[(LINK, "l", "../outside/precious"), (HARD, "a", "l")]);
-    destination.rejects(&[(LINK, "d", "../outside"), (HARD, "a", "d/precious")]);
-    fs::write(destination.path().join("present"), "mine").unwrap();
-    destination.rejects(&[(HARD, "a", "present")]);
-
-    let entries = [
-        (FILE, "one", "x"),
-        (HARD, "two", "one"),
-        (HARD, "two", "one"),
-    ];
-    destination.unpack(&archive(&entries)).unwrap();
-    let inode = |name| fs::metadata(destination.path().join(name)).unwrap().ino();
-    assert_eq!(inode("one"), inode("two"));
-    destination.assert_outside_unchanged();
 }
 
 #[test]
@@ -198,11 +184,9 @@ fn devices_and_setuid_bits_are_dropped() {
     ];
     let report = destination.unpack(&archive(&entries)).unwrap();
     assert_eq!((report.files, report.skipped), (1, 3));
-    let mode = fs::metadata(destination.path().join("program"))
-        .unwrap()
-        .mode();
-    assert_eq!(mode & 0o7777, 0o777);
-    assert_eq!(fs::read_dir(destination.path()).unwrap().count(), 1);
+    let program = fs::metadata(destination.at("program")).unwrap();
+    assert_eq!(program.mode() & 0o7777, 0o777);
+    assert_eq!(fs::read_dir(destination.at("")).unwrap().count(), 1);
 }
 
 #[test]
@@ -212,12 +196,11 @@ fn cut_off_archive_leaves_no_partial_file() {
     for end in [512, 700, 1024, 1300, 1600, 2048, 4000, 6000] {
         let destination = Destination::new();
         let outcome = destination.unpack(&whole[..end]);
-        let second = destination.path().join("second");
-        assert!(!second.exists(), "{end}");
+        assert!(!destination.at("second").exists(), "{end}");
         // Cut off between two files, it looks complete: only the exit code of
         // the command shows the failure.
         assert_eq!(outcome.is_ok(), end == 1024, "{end}: {outcome:?}");
-        destination.assert_outside_unchanged();
+        destination.assert_no_leftovers();
     }
 }
 
@@ -231,7 +214,7 @@ fn oversized_headers_are_rejected() {
     let mut oversized = header.as_bytes().to_vec();
     oversized.resize(20 * 1024 * 1024, b'a');
     assert!(destination.unpack(&oversized).is_err());
-    destination.assert_outside_unchanged();
+    destination.assert_no_leftovers();
     for noise in [&b"x"[..], &[0xff; 512], &[7; 4096]] {
         assert!(destination.unpack(noise).is_err());
     }
@@ -244,25 +227,20 @@ fn repeated_directory_gets_the_last_mode() {
     let mut builder = Builder::new(Vec::new());
     for mode in [0o700, 0o711, 0o750] {
         for name in ["a", "a/b", "a-b"] {
-            let mut header = Header::new_gnu();
-            header.set_entry_type(EntryType::Directory);
-            header.set_mode(mode);
-            header.set_size(0);
+            let mut header = pack::new_header(EntryType::Directory, mode);
             builder.append_data(&mut header, name, &[][..]).unwrap();
         }
     }
     destination.unpack(&builder.into_inner().unwrap()).unwrap();
     for name in ["a", "a/b", "a-b"] {
-        let mode = fs::metadata(destination.path().join(name)).unwrap().mode();
+        let mode = fs::metadata(destination.at(name)).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o750, "{name}");
     }
 }
 
 #[test]
 fn pack_then_unpack_preserves_everything() {
-    use std::ffi::OsStr;
     use std::io::{Seek, SeekFrom, Write};
-    use std::os::unix::ffi::OsStrExt;
 
     let from = tempfile::tempdir().unwrap();
     let top = from.path();
@@ -285,7 +263,7 @@ fn pack_then_unpack_preserves_everything() {
     drop(holes);
 
     let progress = TransferProgress::default();
-    let items = walk::walk(top, b"", &super::Rules::default(), &progress).unwrap();
+    let items = walk::walk(top, b"", &mut Rules::default(), &progress).unwrap();
     let mut packed = Vec::new();
     let owner = Ownership::Kept;
     let sent = pack::pack(&items[1..], owner, &progress, &mut packed).unwrap();
@@ -299,27 +277,20 @@ fn pack_then_unpack_preserves_everything() {
     let got = destination.unpack(&packed).unwrap();
     // The end mark counts as a file.
     assert_eq!(got.files, sent.files + 1);
-    for name in [OsStr::new("empty"), not_utf8, OsStr::new("holes")] {
-        let (a, b) = (top.join(name), destination.path().join(name));
-        assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap(), "{name:?}");
-        let (a, b) = (a.metadata().unwrap(), b.metadata().unwrap());
-        assert_eq!((a.mtime(), a.mode()), (b.mtime(), b.mode()), "{name:?}");
+    for item in &items[1..] {
+        let unpacked = destination.at(OsStr::from_bytes(&item.name));
+        let (a, b) = (&item.meta, unpacked.symlink_metadata().unwrap());
+        assert_eq!((a.mtime(), a.mode()), (b.mtime(), b.mode()), "{unpacked:?}");
+        if a.is_symlink() {
+            let target = fs::read_link(&item.source).unwrap();
+            assert_eq!(fs::read_link(unpacked).unwrap(), target);
+        } else if a.is_file() {
+            let content = fs::read(&item.source).unwrap();
+            assert!(fs::read(&unpacked).unwrap() == content, "{unpacked:?}");
+        }
     }
-    let blocks = destination
-        .path()
-        .join("holes")
-        .metadata()
-        .unwrap()
-        .blocks();
+    let blocks = destination.at("holes").metadata().unwrap().blocks();
     assert!(blocks * 512 < 50 * 1024 * 1024, "{blocks}");
-    assert_eq!(
-        fs::read(destination.path().join(&long).join(&long)).unwrap(),
-        b"long"
-    );
-    for link in ["link", "slashes"] {
-        let read = |top: &Path| fs::read_link(top.join(link)).unwrap();
-        assert_eq!(read(top), read(&destination.path()));
-    }
-    let ino = |name| destination.path().join(name).metadata().unwrap().ino();
+    let ino = |name| destination.at(name).metadata().unwrap().ino();
     assert_eq!(ino("empty"), ino("empty2"));
 }
