@@ -17,6 +17,7 @@ use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::temp_file::{self, Attributes, TempFile, set_attributes};
+use crate::model::{Error, Result};
 
 /// A directory, and the operations below it.
 pub struct ConfinedDir {
@@ -34,12 +35,15 @@ const DIRECTORY: OFlags = OFlags::DIRECTORY
     .union(OFlags::CLOEXEC);
 
 impl ConfinedDir {
-    /// Opens an existing directory. Follows links in `root`, which is the user's
-    /// own argument.
-    pub fn open(root: &Path) -> io::Result<Self> {
+    /// Opens a directory, which is created if missing. Follows links in `root`,
+    /// which is the user's own argument.
+    pub fn open(root: &Path) -> Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened =
+            std::fs::create_dir_all(root).and_then(|()| Ok(sys::open(root, flags, Mode::empty())?));
+        let failed = |e| Error::io(format!("cannot write to {}", root.display()), e);
         Ok(Self {
-            root: sys::open(root, flags, Mode::empty())?,
+            root: opened.map_err(failed)?,
             open: Vec::new(),
         })
     }

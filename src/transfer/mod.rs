@@ -17,7 +17,7 @@
 //! In both directions a file gets its final name only when it is complete. What
 //! a pixel sends is not trusted: see `unpack` and `confined_write`.
 
-mod channel_io;
+mod blocking_pipe;
 mod confined_write;
 mod guest_listing;
 mod guest_script;
@@ -44,7 +44,6 @@ mod fuzz;
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use crate::model::{Error, Ids, Result};
 
@@ -124,14 +123,6 @@ impl GuestPath {
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or("")
     }
-}
-
-/// A local destination path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalTarget {
-    pub path: PathBuf,
-    /// The user wrote a directory: `a/`.
-    pub directory: bool,
 }
 
 /// Owners of the files at the destination.

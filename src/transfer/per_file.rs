@@ -7,8 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
@@ -18,7 +17,7 @@ use super::mtime::Mtime;
 use super::pull::Pull;
 use super::push::{ARCHIVE_ROOT, Placement, Push, blocking};
 use super::temp_file::Attributes;
-use super::unpack::{NameMapping, parts};
+use super::unpack::{cannot_write, parts};
 use super::walk::{Item, cannot_read, join};
 use super::{Ownership, Report, TransferProgress};
 use crate::model::{Error, FileKind, FileStat, Guest, GuestFile, Result, unless_cancelled};
@@ -35,7 +34,7 @@ pub async fn push(
     options: &Push,
     placement: Placement,
     items: &[Item],
-    progress: &Arc<TransferProgress>,
+    progress: &TransferProgress,
 ) -> Result<Report> {
     let target = options.target.path.as_str();
     let target_is_dir = match guest.stat(target).await {
@@ -80,35 +79,35 @@ async fn push_item(
 ) -> Result<()> {
     let meta = &item.meta;
     let failed = |e| cannot_read(&item.source, e);
-    if item.is_special() {
-        report.skipped += 1;
-    } else if meta.is_dir() {
-        guest.make_dir(path).await?;
-    } else if meta.is_symlink() {
-        let target = fs::read_link(&item.source).map_err(failed)?;
-        let target = target
-            .to_str()
-            .ok_or_else(|| not_utf8(target.as_os_str().as_bytes()))?;
-        guest.remove_file(path).await?;
-        guest.symlink(path, target).await?;
-        report.files += 1;
-    } else {
-        let temporary = temporary_path(path);
-        let file = GuestFile {
-            path: temporary.clone(),
-            content: fs::read(&item.source).map_err(failed)?,
-            mode: meta.mode() & 0o7777,
-            owner: ownership.owner_in_guest(meta),
-        };
-        report.bytes += file.content.len() as u64;
-        report.files += 1;
-        let written = async {
-            guest.write_file(&file).await?;
-            guest.rename(&temporary, path).await
-        };
-        if let Err(error) = written.await {
-            let _ = guest.remove_file(&temporary).await;
-            return Err(error);
+    match item.kind() {
+        FileKind::Other => report.skipped += 1,
+        FileKind::Directory => guest.make_dir(path).await?,
+        FileKind::Symlink => {
+            let target = fs::read_link(&item.source).map_err(failed)?;
+            let target = target.as_os_str().as_bytes();
+            let target = std::str::from_utf8(target).map_err(|_| not_utf8(target))?;
+            guest.remove_file(path).await?;
+            guest.symlink(path, target).await?;
+            report.files += 1;
+        }
+        FileKind::File => {
+            let temporary = temporary_path(path);
+            let file = GuestFile {
+                path: temporary.clone(),
+                content: fs::read(&item.source).map_err(failed)?,
+                mode: meta.mode() & 0o7777,
+                owner: ownership.owner_in_guest(meta),
+            };
+            report.bytes += file.content.len() as u64;
+            report.files += 1;
+            let written = async {
+                guest.write_file(&file).await?;
+                guest.rename(&temporary, path).await
+            };
+            if let Err(error) = written.await {
+                let _ = guest.remove_file(&temporary).await;
+                return Err(error);
+            }
         }
     }
     Ok(())
@@ -142,28 +141,18 @@ pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Pull,
-    (root, names): &(PathBuf, NameMapping),
-    progress: &Arc<TransferProgress>,
+    root: &Path,
+    top: Vec<u8>,
+    progress: &TransferProgress,
 ) -> Result<Report> {
-    let failed = |e| Error::io(format!("cannot write to {}", root.display()), e);
-    fs::create_dir_all(root).map_err(failed)?;
-    let mut dir = ConfinedDir::open(root).map_err(failed)?;
-    let top = match names {
-        NameMapping::Unchanged => Vec::new(),
-        NameMapping::RenameTop(name) => name.clone(),
-    };
+    let mut dir = ConfinedDir::open(root)?;
     let mut report = Report::default();
     let mut pending = vec![(options.source.path.clone(), top)];
     while let Some((path, name)) = pending.pop() {
         let stat = guest.stat(&path).await?;
         let parts = parts(&name);
         let attributes = attributes(&stat, options.ownership);
-        let failed = |e| {
-            Error::io(
-                format!("cannot write {:?}", String::from_utf8_lossy(&name)),
-                e,
-            )
-        };
+        let failed = |e| cannot_write(&name, e);
         match stat.kind {
             FileKind::Directory => {
                 dir.create_dir(&parts).map_err(failed)?;

@@ -1,7 +1,8 @@
 //! Progress of a transfer, shared by the threads that transfer and the display.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::model::{Error, Result};
 
 #[derive(Debug, Default)]
 pub struct TransferProgress {
@@ -34,10 +35,10 @@ impl TransferProgress {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn check_cancelled(&self) -> io::Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the transfer was canceled"));
+    pub(super) fn check_cancelled(&self) -> Result<()> {
+        match self.cancelled.load(Ordering::Relaxed) {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
         }
-        Ok(())
     }
 }

@@ -1,7 +1,6 @@
 //! Pulls files and directories from a pixel onto this machine.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,12 +8,11 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::channel_io;
-use super::confined_write::ConfinedDir;
+use super::blocking_pipe::{BlockingPipe, blocking_pipe};
 use super::guest_script::{self, IS_A_DIRECTORY, UNSUPPORTED};
 use super::push::blocking;
-use super::unpack::{NameMapping, UnpackOptions, unpack};
-use super::{GuestPath, LocalTarget, Ownership, Report, TransferProgress, per_file};
+use super::unpack::{UnpackOptions, unpack};
+use super::{GuestPath, Ownership, Report, TransferProgress, per_file};
 use crate::model::{Error, ExecRequest, Guest, Reason, Result, unless_cancelled};
 
 const SEND: &str = include_str!("guest/send.sh");
@@ -27,9 +25,9 @@ const TAR_FILE_CHANGED: i32 = 1;
 /// What to pull from one pixel, and where to.
 pub struct Pull {
     pub source: GuestPath,
-    pub target: LocalTarget,
-    /// Other sources are pulled to the same target, which must be a directory.
-    pub several: bool,
+    pub target: PathBuf,
+    /// The target is a directory, which is created if missing.
+    pub into: bool,
     pub ownership: Ownership,
     /// Measure the size first, to show progress.
     pub sized: bool,
@@ -44,35 +42,24 @@ pub async fn pull(
     options: &Pull,
     progress: &Arc<TransferProgress>,
 ) -> Result<Report> {
-    let (root, names) = destination(options)?;
-    let mode = match names {
-        NameMapping::Unchanged => "contents",
-        NameMapping::RenameTop(_) => "whole",
-    };
+    let (root, top) = destination(options)?;
+    let mode = if top.is_none() { "contents" } else { "whole" };
     let size = if options.sized { "size" } else { "" };
     let path = options.source.path.as_str();
     let request = send_request(path, mode, size);
-    let target = ArchiveTarget {
-        root,
-        unpack: UnpackOptions {
-            names,
-            ownership: options.ownership,
-            mtimes: HashMap::new(),
-        },
-        guest_path: path.to_owned(),
+    let unpack = UnpackOptions {
+        root: root.clone(),
+        top: top.clone(),
+        ownership: options.ownership,
+        mtimes: HashMap::new(),
     };
-    match receive_archive(
-        guest,
-        cancel,
-        &request,
-        tokio::io::empty(),
-        target,
-        progress,
-    )
-    .await?
-    {
+    let no_input = tokio::io::empty();
+    match receive_archive(guest, cancel, path, &request, no_input, unpack, progress).await? {
         Some(report) => Ok(report),
-        None => per_file::pull(guest, cancel, options, &destination(options)?, progress).await,
+        None => {
+            let top = top.unwrap_or_default();
+            per_file::pull(guest, cancel, options, &root, top, progress).await
+        }
     }
 }
 
@@ -81,15 +68,16 @@ pub fn send_request(path: &str, mode: &str, size: &str) -> ExecRequest {
     guest_script::request(SEND, &[path, mode, size])
 }
 
-/// The directory to write to, and the name of the source in it.
-fn destination(options: &Pull) -> Result<(PathBuf, NameMapping)> {
-    let target = &options.target.path;
+/// The directory to write to, and the name of the source in it. `None`: the
+/// contents of the source go into the directory.
+fn destination(options: &Pull) -> Result<(PathBuf, Option<Vec<u8>>)> {
+    let target = &options.target;
     if options.source.contents || options.source.path == "/" {
-        return Ok((target.clone(), NameMapping::Unchanged));
+        return Ok((target.clone(), None));
     }
-    if target.is_dir() || options.target.directory || options.several {
+    if target.is_dir() || options.into {
         let name = options.source.name().as_bytes().to_owned();
-        return Ok((target.clone(), NameMapping::RenameTop(name)));
+        return Ok((target.clone(), Some(name)));
     }
     let name = target
         .file_name()
@@ -98,52 +86,35 @@ fn destination(options: &Pull) -> Result<(PathBuf, NameMapping)> {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let name = name.as_encoded_bytes().to_owned();
-    Ok((root, NameMapping::RenameTop(name)))
-}
-
-/// Where and how an archive is unpacked.
-pub struct ArchiveTarget {
-    /// Created if missing.
-    pub root: PathBuf,
-    pub unpack: UnpackOptions,
-    /// The path in the pixel, for messages.
-    pub guest_path: String,
+    Ok((root, Some(name.as_encoded_bytes().to_owned())))
 }
 
 /// Runs `send.sh` and unpacks its archive. `None`, before anything is written,
-/// if the pixel cannot send an archive.
+/// if the pixel cannot send an archive. `path` in the pixel is for messages.
 pub async fn receive_archive(
     guest: &dyn Guest,
     cancel: &CancellationToken,
+    path: &str,
     request: &ExecRequest,
     stdin: impl AsyncRead + Send + Unpin + 'static,
-    target: ArchiveTarget,
+    options: UnpackOptions,
     progress: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
-    let (stdout, reader) = channel_io::blocking_reader();
-    let path = target.guest_path.clone();
+    let (reader, stdout) = blocking_pipe();
     let writing = {
         let progress = Arc::clone(progress);
-        blocking(move || Ok(write_archive(reader, &target, &progress)))
+        blocking(move || Ok(write_archive(reader, &options, &progress)))
     };
     // When this future ends, `stdout` is dropped, and the writer sees the end of
     // the archive.
     let script = async {
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => {
-                progress.cancel();
-                Err(Error::Cancelled)
-            }
-            exit = guest_script::run(guest, request, stdin, stdout) => {
-                if !matches!(&exit, Ok(exit) if exit.status <= TAR_FILE_CHANGED) {
-                    // The archive may be cut off between two files.
-                    progress.cancel();
-                }
-                exit
-            }
+        let script = guest_script::run(guest, request, stdin, stdout);
+        let exit = unless_cancelled(cancel, script).await;
+        if !matches!(&exit, Ok(exit) if exit.status <= TAR_FILE_CHANGED) {
+            // The archive may be cut off between two files.
+            progress.cancel();
         }
+        exit
     };
     let (exit, written) = tokio::join!(script, writing);
     let (written, saw_end) = written?;
@@ -156,7 +127,7 @@ pub async fn receive_archive(
         // Writing failed first, and the script only saw a closed pipe.
         Err(error) if !saw_end => Err(error),
         _ if exit.status == UNSUPPORTED => Ok(None),
-        _ if exit.status > TAR_FILE_CHANGED => Err(exit.into_error(&path, "pull")),
+        _ if exit.status > TAR_FILE_CHANGED => Err(exit.into_error(path, "pull")),
         Err(error) => Err(error),
         Ok(report) => Ok(Some(Report {
             notes: exit.stderr,
@@ -167,24 +138,24 @@ pub async fn receive_archive(
 
 /// Unpacks the archive. Also returns whether the input was read to its end.
 fn write_archive(
-    reader: channel_io::Reader,
-    target: &ArchiveTarget,
+    reader: BlockingPipe,
+    options: &UnpackOptions,
     progress: &TransferProgress,
 ) -> (Result<Report>, bool) {
     let mut reader = BufReader::with_capacity(128 * 1024, reader);
-    let written = unpack_to(&mut reader, target, progress);
+    let written = unpack_to(&mut reader, options, progress);
     if written.is_ok() {
         // Reads the padding after the archive, so that the pixel does not see a
         // closed pipe.
         let _ = io::copy(&mut reader, &mut io::sink());
     }
-    let saw_end = reader.get_ref().has_ended();
+    let saw_end = matches!(reader.read(&mut [0]), Ok(0));
     (written, saw_end)
 }
 
 fn unpack_to(
-    reader: &mut BufReader<channel_io::Reader>,
-    target: &ArchiveTarget,
+    reader: &mut BufReader<BlockingPipe>,
+    options: &UnpackOptions,
     progress: &TransferProgress,
 ) -> Result<Report> {
     let mut line = String::new();
@@ -196,10 +167,7 @@ fn unpack_to(
         .parse()
         .map_err(|_| Error::Protocol("the pixel sent no archive".into()))?;
     progress.add_total(size);
-    let failed = |e| Error::io(format!("cannot write to {}", target.root.display()), e);
-    fs::create_dir_all(&target.root).map_err(failed)?;
-    let mut dir = ConfinedDir::open(&target.root).map_err(failed)?;
-    unpack(reader, &mut dir, &target.unpack, progress)
+    unpack(reader, options, progress)
 }
 
 /// Copies the content of one file to `output`. Follows links inside the pixel.

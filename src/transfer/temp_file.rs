@@ -134,17 +134,13 @@ pub(super) fn create_hard_link(
         &temporary,
         AtFlags::empty(),
     )?;
-    let mut entry = TempEntry::new(parent, temporary, name);
-    entry.rename_keeping_temporary()?;
-    // If both names are of the same file, the rename did nothing, and dropping
-    // the entry removes the temporary name.
-    Ok(())
+    TempEntry::new(parent, temporary, name).rename()
 }
 
 /// An entry of `parent` under a temporary name. Dropping it removes the entry.
 struct TempEntry {
     parent: OwnedFd,
-    /// `None`: a file without a name, or already renamed.
+    /// `None`: a file without a name.
     temporary: Option<OsString>,
     name: OsString,
 }
@@ -158,13 +154,9 @@ impl TempEntry {
         }
     }
 
-    fn rename(mut self) -> io::Result<()> {
-        self.rename_keeping_temporary()?;
-        self.temporary = None;
-        Ok(())
-    }
-
-    fn rename_keeping_temporary(&mut self) -> io::Result<()> {
+    /// Does nothing if both names are of the same file. Then dropping `self`
+    /// removes the temporary name.
+    fn rename(self) -> io::Result<()> {
         let Some(temporary) = &self.temporary else {
             return Ok(());
         };

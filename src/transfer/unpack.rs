@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use tar::{Archive, Entry, EntryType};
@@ -24,29 +25,24 @@ const BUFFER: usize = 128 * 1024;
 /// Blocks of zeros of this size become holes in a sparse file.
 const HOLE: usize = 4096;
 
-/// How names in an archive become names below the destination.
-pub enum NameMapping {
-    Unchanged,
-    /// The first part of every name is replaced.
-    RenameTop(Vec<u8>),
-}
-
 pub struct UnpackOptions {
-    pub names: NameMapping,
+    /// The destination. Created if missing.
+    pub root: PathBuf,
+    /// Replaces the first part of every name in the archive.
+    pub top: Option<Vec<u8>>,
     /// [`Ownership::Kept`] needs root.
     pub ownership: Ownership,
-    /// Exact times by path below the destination. An archive has only whole
+    /// Exact times by path below `root`. An archive has only whole
     /// seconds.
     pub mtimes: HashMap<Vec<u8>, Mtime>,
 }
 
-/// Writes all entries of the archive below `dir`. Fails with
-/// [`Error::Protocol`] if the archive is malformed or leads outside `dir`, with
+/// Writes all entries of the archive below `options.root`. Fails with
+/// [`Error::Protocol`] if the archive is malformed or leads outside, with
 /// [`Error::Io`] if an entry cannot be written, and with [`Error::Cancelled`]
 /// when `progress` is canceled. Complete files remain then.
 pub fn unpack(
     archive: impl Read,
-    dir: &mut ConfinedDir,
     options: &UnpackOptions,
     progress: &TransferProgress,
 ) -> Result<Report> {
@@ -56,9 +52,8 @@ pub fn unpack(
         budget: Rc::clone(&budget),
     };
     let mut unpacker = Unpacker {
-        dir,
+        dir: ConfinedDir::open(&options.root)?,
         options,
-        keep_owners: options.ownership == Ownership::Kept,
         progress,
         budget,
         files: HashSet::new(),
@@ -82,7 +77,7 @@ fn rejected(name: &[u8], reason: &str) -> Error {
     Error::Protocol(format!("the archive from the pixel has {reason}: {name:?}"))
 }
 
-fn cannot_write(path: &[u8], error: io::Error) -> Error {
+pub(super) fn cannot_write(path: &[u8], error: io::Error) -> Error {
     let path = String::from_utf8_lossy(path);
     Error::io(format!("cannot write {path:?}"), error)
 }
@@ -106,9 +101,8 @@ impl<R: Read> Read for LimitedReader<R> {
 }
 
 struct Unpacker<'a> {
-    dir: &'a mut ConfinedDir,
+    dir: ConfinedDir,
     options: &'a UnpackOptions,
-    keep_owners: bool,
     progress: &'a TransferProgress,
     budget: Rc<Cell<u64>>,
     // `files` and `dirs` have one element per path, however often the archive
@@ -123,9 +117,7 @@ struct Unpacker<'a> {
 
 impl Unpacker<'_> {
     fn add<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<()> {
-        self.progress
-            .check_cancelled()
-            .map_err(|_| Error::Cancelled)?;
+        self.progress.check_cancelled()?;
         let path = self.destination(&entry.path_bytes())?;
         let attributes = self.attributes(&entry, &path)?;
         let parts = parts(&path);
@@ -184,7 +176,7 @@ impl Unpacker<'_> {
         if parts.iter().any(|part| *part == b"..") {
             return Err(rejected(name, "a path with \"..\""));
         }
-        if let NameMapping::RenameTop(top) = &self.options.names {
+        if let Some(top) = &self.options.top {
             match parts.first_mut() {
                 Some(first) => *first = top,
                 None => parts.push(top),
@@ -199,15 +191,13 @@ impl Unpacker<'_> {
             let number = field.map_err(malformed)?;
             u32::try_from(number).map_err(|e| malformed(io::Error::other(e)))
         };
-        let owner = if self.keep_owners {
-            Some(Ids {
-                uid: id(header.uid())?,
-                gid: id(header.gid())?,
-            })
-        } else {
-            None
+        let (owner, mode_bits) = match self.options.ownership {
+            Ownership::Kept => {
+                let (uid, gid) = (id(header.uid())?, id(header.gid())?);
+                (Some(Ids { uid, gid }), 0o7777)
+            }
+            Ownership::One(_) => (None, 0o777),
         };
-        let mode_bits = if self.keep_owners { 0o7777 } else { 0o777 };
         let seconds = header.mtime().map_err(malformed)?;
         let mtime = Mtime::from_seconds(i64::try_from(seconds).unwrap_or(0));
         let exact = self.options.mtimes.get(path).copied();
@@ -231,9 +221,7 @@ impl Unpacker<'_> {
         self.budget.set(u64::MAX);
         let mut length = 0u64;
         loop {
-            self.progress
-                .check_cancelled()
-                .map_err(|_| Error::Cancelled)?;
+            self.progress.check_cancelled()?;
             let got = entry.read(&mut self.buffer).map_err(malformed)?;
             if got == 0 {
                 break;
@@ -261,7 +249,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Report> {
+    fn finish(mut self) -> Result<Report> {
         // Entries before their parents: a parent may become inaccessible.
         for (path, attributes) in self.dirs.into_iter().rev() {
             self.dir

@@ -5,7 +5,7 @@ mod pull;
 mod push;
 mod sync;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ pub use sync::SyncArgs;
 use super::Context;
 use crate::lifecycle::{self, Creator, User};
 use crate::model::{Error, Guest, Instance, Name};
-use crate::transfer::{LocalTarget, Ownership, Report, TransferProgress};
+use crate::transfer::{Ownership, Report, TransferProgress};
 use crate::ui::{self, ProgressBar};
 
 /// The record of a pixel. Fails for a privileged pixel.
@@ -70,12 +70,10 @@ fn transfer_id() -> String {
     format!(".pixels-{}", Creator::new().id())
 }
 
-fn local_target(path: PathBuf) -> LocalTarget {
+/// Whether the user wrote a directory: `a/`.
+fn is_directory_form(path: &Path) -> bool {
     let text = path.as_os_str().as_encoded_bytes();
-    LocalTarget {
-        directory: text.ends_with(b"/") || text.ends_with(b"/.") || text == b".",
-        path,
-    }
+    text.ends_with(b"/") || text.ends_with(b"/.") || text == b"."
 }
 
 fn progress_bar(context: &Context, progress: &Arc<TransferProgress>) -> ProgressBar {

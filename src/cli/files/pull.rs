@@ -8,7 +8,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::path_arg::PathArg;
-use super::{TransferUsers, get_unprivileged, local_target, print_report, progress_bar};
+use super::{TransferUsers, get_unprivileged, is_directory_form, print_report, progress_bar};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::model::Error;
@@ -69,10 +69,11 @@ impl PullArgs {
                     None => Ok(read?),
                 };
             }
+            let target = self.target.clone().into_local("the destination")?;
             let options = Pull {
                 source,
-                target: local_target(self.target.clone().into_local("the destination")?),
-                several,
+                into: several || is_directory_form(&target),
+                target,
                 ownership: users.ownership(self.archive),
                 sized: std::io::stderr().is_terminal(),
             };
