@@ -3,7 +3,7 @@
 //! The listing is not trusted: it is only compared with the local directory.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 
 use super::guest_script::{self, NO_SUCH_PATH, ScriptExit};
@@ -11,7 +11,7 @@ use super::ignore_rules::{IGNORE_FILE, Rules};
 use super::mtime::Mtime;
 use super::unpack::parts;
 use super::{GuestPath, walk};
-use crate::model::{Error, Guest, Result, collect_up_to};
+use crate::model::{Error, FileKind, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/list.sh");
 /// Exit codes if `find` is missing or has no `-printf`.
@@ -21,18 +21,10 @@ const NO_FIND: [i32; 2] = [1, 127];
 const MAX_OUTPUT: usize = 256 * 1024 * 1024;
 const MAX_ENTRIES: usize = 2_000_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    File,
-    Directory,
-    Link,
-    Other,
-}
-
 /// The properties by which two entries are compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryFacts {
-    pub kind: EntryKind,
+    pub kind: FileKind,
     pub mode: u32,
     pub size: u64,
     pub mtime: Mtime,
@@ -67,11 +59,11 @@ pub async fn list(
         }
         status => return Err(ScriptExit { status, stderr }.into_error(path, "sync")),
     }
-    let mut listing = parse(&output.stdout)?;
+    let mut listing = parse(&output.stdout, MAX_ENTRIES)?;
     if rules.reads_ignore_files() {
         let ignore_files = listing
             .iter()
-            .filter(|(_, facts)| facts.kind == EntryKind::File)
+            .filter(|(_, facts)| facts.kind == FileKind::File)
             .filter_map(|(file, _)| Some((file, ignore_file_dir(file)?)));
         for (file, file_dir) in ignore_files {
             let Ok(text) = std::str::from_utf8(file) else {
@@ -82,7 +74,7 @@ pub async fn list(
             rules.add_file(file_dir, &content)?;
         }
     }
-    listing.retain(|path, facts| !rules.ignores_path(path, facts.kind == EntryKind::Directory));
+    listing.retain(|path, facts| !rules.ignores_path(path, facts.kind == FileKind::Directory));
     Ok(Some(listing))
 }
 
@@ -102,12 +94,8 @@ fn unsupported(reason: String) -> Error {
 }
 
 /// Parses pairs of NUL-terminated fields: properties and path. Fails with
-/// [`Error::Protocol`] if a field is malformed or a path leads outside.
-pub(super) fn parse(text: &[u8]) -> Result<Listing> {
-    parse_up_to(text, MAX_ENTRIES)
-}
-
-fn parse_up_to(text: &[u8], max_entries: usize) -> Result<Listing> {
+/// [`Error::Unsupported`] beyond `max_entries`, and with [`Error::Protocol`] if a field is malformed or a path leads outside.
+pub(super) fn parse(text: &[u8], max_entries: usize) -> Result<Listing> {
     let malformed = |field: &[u8]| {
         Error::Protocol(format!(
             "malformed listing from the pixel: {:?}",
@@ -142,10 +130,10 @@ fn parse_up_to(text: &[u8], max_entries: usize) -> Result<Listing> {
 fn parse_facts(text: &[u8]) -> Option<EntryFacts> {
     let mut fields = text.splitn(5, |&byte| byte == b' ');
     let kind = match fields.next()? {
-        b"f" => EntryKind::File,
-        b"d" => EntryKind::Directory,
-        b"l" => EntryKind::Link,
-        _ => EntryKind::Other,
+        b"f" => FileKind::File,
+        b"d" => FileKind::Directory,
+        b"l" => FileKind::Symlink,
+        _ => FileKind::Other,
     };
     let mut next_text = || std::str::from_utf8(fields.next()?).ok();
     Some(EntryFacts {
@@ -160,25 +148,16 @@ fn parse_facts(text: &[u8]) -> Option<EntryFacts> {
 /// The properties of a local entry.
 pub fn local_facts(item: &walk::Item) -> EntryFacts {
     let meta = &item.meta;
-    let kind = if meta.is_file() {
-        EntryKind::File
-    } else if meta.is_dir() {
-        EntryKind::Directory
-    } else if meta.is_symlink() {
-        EntryKind::Link
-    } else {
-        EntryKind::Other
-    };
-    let target = match kind {
-        EntryKind::Link => std::fs::read_link(&item.source).ok(),
+    let target = match item.kind() {
+        FileKind::Symlink => std::fs::read_link(&item.source).ok(),
         _ => None,
     };
     EntryFacts {
-        kind,
+        kind: item.kind(),
         mode: meta.mode() & 0o7777,
         size: meta.len(),
         mtime: Mtime::from_metadata(meta),
-        target: target.map_or_else(Vec::new, |target| target.as_os_str().as_bytes().to_owned()),
+        target: target.map_or_else(Vec::new, |target| target.into_os_string().into_vec()),
     }
 }
 
@@ -189,7 +168,7 @@ mod tests {
     #[test]
     fn parse_rejects_malformed_fields_and_paths() {
         let text = b"f 644 12 1700000000.5 \0a/b c\0l 777 3 1.0 x y\0l\0d 755 0 1.0 \0a\0";
-        let listing = parse(text).unwrap();
+        let listing = parse(text, 3).unwrap();
         assert_eq!(listing[&b"a/b c"[..]].size, 12);
         let time = Mtime {
             seconds: 1_700_000_000,
@@ -197,8 +176,8 @@ mod tests {
         };
         assert_eq!(listing[&b"a/b c"[..]].mtime, time);
         assert_eq!(listing[&b"l"[..]].target, b"x y");
-        assert_eq!(listing[&b"a"[..]].kind, EntryKind::Directory);
-        assert!(parse(b"").unwrap().is_empty());
+        assert_eq!(listing[&b"a"[..]].kind, FileKind::Directory);
+        assert!(parse(b"", 0).unwrap().is_empty());
         for bad in [
             &b"f 644 12 1.0 \0../a\0"[..],
             b"f 644 12 1.0 \0/a\0",
@@ -209,15 +188,15 @@ mod tests {
             b"f 644\0a\0",
             b"f 644 12 1.0 ",
         ] {
-            assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+            assert!(parse(bad, 1).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
     }
 
     #[test]
     fn parse_stops_at_the_entry_limit() {
         let text = b"f 644 1 1.0 \0a\0f 644 1 1.0 \0b\0f 644 1 1.0 \0c\0";
-        assert_eq!(parse_up_to(text, 3).unwrap().len(), 3);
-        let rejected = parse_up_to(text, 2).unwrap_err();
+        assert_eq!(parse(text, 3).unwrap().len(), 3);
+        let rejected = parse(text, 2).unwrap_err();
         assert!(rejected.to_string().contains("more than 2 entries"));
     }
 

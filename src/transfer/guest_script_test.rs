@@ -56,7 +56,7 @@ fn archive(files: &[&str]) -> Vec<u8> {
         fs::write(dir.path().join(file), file).unwrap();
     }
     let progress = TransferProgress::default();
-    let items = walk::walk(dir.path(), b"tree", &Rules::default(), &progress).unwrap();
+    let items = walk::walk(dir.path(), b"tree", &mut Rules::default(), &progress).unwrap();
     let mut archive = Vec::new();
     pack::pack(&items, Ownership::One(ids()), &progress, &mut archive).unwrap();
     archive

@@ -1,5 +1,6 @@
 //! Pushes files and directories from this machine into a pixel.
 
+use std::io::BufWriter;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +11,10 @@ use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
 use tokio_util::sync::CancellationToken;
 
+use super::blocking_pipe::blocking_pipe;
 use super::guest_script::{self, INPUT_CUT_OFF, UNSUPPORTED};
 use super::walk::{Item, join, walk};
-use super::{
-    GuestPath, Ownership, Report, Rules, TransferProgress, channel_io, pack, per_file, sftp_push,
-};
+use super::{GuestPath, Ownership, Report, Rules, TransferProgress, pack, per_file, sftp_push};
 use crate::model::{Error, ExecRequest, Guest, Ids, Reason, Result};
 
 /// Time for the pixel to clean up after a canceled transfer.
@@ -90,27 +90,23 @@ async fn collect_items(
     let target_is_dir = options.target.directory;
     let progress = Arc::clone(progress);
     blocking(move || {
-        let rules = Rules::default();
-        if let [source] = &sources[..]
-            && is_contents_form(source)
-        {
-            let items = walk(source, ARCHIVE_ROOT, &rules, &progress)?;
-            return Ok((Placement::Contents, items));
-        }
+        let placement = match &sources[..] {
+            [source] if is_contents_form(source) => Placement::Contents,
+            [_] if !target_is_dir => Placement::Rename,
+            _ => Placement::Into,
+        };
+        let mut rules = Rules::default();
         let mut items = Vec::new();
         for source in &sources {
             if is_contents_form(source) {
-                let with_top = walk(source, ARCHIVE_ROOT, &rules, &progress)?;
-                items.extend(with_top.into_iter().skip(1));
+                let all = walk(source, ARCHIVE_ROOT, &mut rules, &progress)?;
+                let without_top = usize::from(placement != Placement::Contents);
+                items.extend(all.into_iter().skip(without_top));
             } else {
                 let name = join(ARCHIVE_ROOT, &name_of(source)?);
-                items.extend(walk(source, &name, &rules, &progress)?);
+                items.extend(walk(source, &name, &mut rules, &progress)?);
             }
         }
-        let placement = match sources.len() == 1 && !target_is_dir {
-            true => Placement::Rename,
-            false => Placement::Into,
-        };
         Ok((placement, items))
     })
     .await
@@ -145,7 +141,8 @@ pub async fn push_archive(
     progress: &Arc<TransferProgress>,
 ) -> Result<Option<Report>> {
     let request = receive_request(options, "tar", placement, &[]);
-    let (writer, reader) = channel_io::blocking_writer();
+    let (writer, reader) = blocking_pipe();
+    let writer = BufWriter::with_capacity(STREAM_BUFFER, writer);
     let packing = {
         let (progress, ownership) = (Arc::clone(progress), options.ownership);
         tokio::task::spawn_blocking(move || pack::pack(&items, ownership, &progress, writer))

@@ -4,7 +4,7 @@
 //! time. `receive.sh` in the pixel prepares the file, moves it to its final name
 //! when it is complete, and cleans up if this process disappears.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -42,18 +42,18 @@ pub async fn push(
     let Ok(name) = String::from_utf8(below(&item.name, ARCHIVE_ROOT)) else {
         return Ok(None);
     };
-    let Some(source) = open_source(item.clone()).await? else {
+    let Some((file, meta)) = open_source(item.clone()).await? else {
         return Ok(None);
     };
+    let (size, mtime) = (meta.len(), Mtime::from_metadata(&meta));
     let owner = options.ownership.owner_in_guest(&item.meta);
     let more = [
         format!("mode={:o}", item.meta.mode() & 0o7777),
-        format!("mtime={}.{:09}", source.mtime.seconds, source.mtime.nanos),
+        format!("mtime={}.{:09}", mtime.seconds, mtime.nanos),
         format!("fileowner={}:{}", owner.uid, owner.gid),
         format!("name={name}"),
     ];
     let request = receive_request(options, "sftp", placement, &more);
-    let size = source.size;
 
     let (to_script, stdin) = tokio::io::duplex(LINE_BUFFER);
     let (stdout, from_script) = tokio::io::duplex(LINE_BUFFER);
@@ -66,7 +66,7 @@ pub async fn push(
     let filling = async {
         tokio::select! {
             biased;
-            outcome = fill(guest, source, from_script, to_script, &options.id, progress) => outcome,
+            outcome = fill(guest, (file, size), from_script, to_script, &options.id, progress) => outcome,
             () = script_exited.cancelled() => Ok(FillOutcome::ScriptExited),
         }
     };
@@ -103,14 +103,8 @@ pub async fn push(
     }
 }
 
-struct Source {
-    file: File,
-    size: u64,
-    mtime: Mtime,
-}
-
 /// `None` for small files, and for sparse files, whose holes an archive skips.
-async fn open_source(item: Item) -> Result<Option<Source>> {
+async fn open_source(item: Item) -> Result<Option<(File, Metadata)>> {
     if !item.meta.is_file() || item.meta.len() < MIN_SIZE {
         return Ok(None);
     }
@@ -119,11 +113,7 @@ async fn open_source(item: Item) -> Result<Option<Source>> {
             let file = pack::open(&item.source)?;
             let meta = file.metadata()?;
             let fits = meta.is_file() && sparse::segments(&file, meta.len())?.is_none();
-            Ok(fits.then(|| Source {
-                file,
-                size: meta.len(),
-                mtime: Mtime::from_metadata(&meta),
-            }))
+            Ok(fits.then_some((file, meta)))
         };
         open().map_err(|e| cannot_read(&item.source, e))
     })
@@ -143,7 +133,7 @@ enum FillOutcome {
 /// result to the script.
 async fn fill(
     guest: &dyn Guest,
-    source: Source,
+    (file, size): (File, u64),
     from_script: DuplexStream,
     mut to_script: DuplexStream,
     id: &str,
@@ -157,11 +147,10 @@ async fn fill(
     if !matches!(guest.stat(&path).await, Ok(found) if found.kind == FileKind::File) {
         return Ok(FillOutcome::NotVisible);
     }
-    let size = source.size;
     let (sender, content) = mpsc::channel(READ_AHEAD);
     let reading = {
         let progress = Arc::clone(progress);
-        blocking(move || send_chunks(source, &progress, &sender))
+        blocking(move || send_chunks(file, size, &progress, &sender))
     };
     let (read, written) = tokio::join!(reading, guest.write_chunks(&path, content));
     read?;
@@ -199,14 +188,13 @@ async fn read_ready_path(from_script: DuplexStream) -> Option<String> {
 
 /// Sends the whole file in chunks. Fails if the file became shorter.
 fn send_chunks(
-    source: Source,
+    mut file: File,
+    mut left: u64,
     progress: &TransferProgress,
     sender: &mpsc::Sender<Bytes>,
 ) -> Result<()> {
-    let mut file = source.file;
-    let mut left = source.size;
     while left > 0 {
-        progress.check_cancelled().map_err(|_| Error::Cancelled)?;
+        progress.check_cancelled()?;
         let length = left.min(MAX_CHUNK as u64);
         let mut chunk = Vec::with_capacity(MAX_CHUNK);
         let failed = |e| Error::io("cannot read the file to push", e);

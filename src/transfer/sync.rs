@@ -11,13 +11,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::guest_listing::{EntryFacts, EntryKind, Listing, ignore_file_dir, list, local_facts};
-use super::pull::{ArchiveTarget, receive_archive, send_request};
+use super::guest_listing::{EntryFacts, Listing, list, local_facts};
+use super::pull::{receive_archive, send_request};
 use super::push::{ARCHIVE_ROOT, Placement, Push, blocking, push_archive};
-use super::unpack::{NameMapping, UnpackOptions};
-use super::walk::{self, Item, below, join, read_ignore_file};
+use super::unpack::UnpackOptions;
+use super::walk::{self, Item, below, join};
 use super::{GuestPath, Ownership, Report, Rules, TransferProgress, guest_script};
-use crate::model::{Error, Guest, Ids, Reason, Result, Subject, unless_cancelled};
+use crate::model::{Error, FileKind, Guest, Ids, Reason, Result, Subject, unless_cancelled};
 
 /// Options of both directions.
 pub struct Sync {
@@ -54,9 +54,8 @@ pub async fn sync_in(
     options: &Sync,
     progress: &Arc<TransferProgress>,
 ) -> Result<Changes> {
-    let items = local_items(options, &options.rules, false).await?;
-    let mut rules = options.rules.clone();
-    add_ignore_files(&mut rules, &items)?;
+    // The ignore files of the source also protect entries of the destination.
+    let (mut rules, items) = local_items(options, options.rules.clone(), false).await?;
     rules.stop_reading_ignore_files();
     let remote = list(guest, &options.guest, &mut rules);
     let remote = unless_cancelled(cancel, remote).await?.unwrap_or_default();
@@ -107,9 +106,10 @@ pub async fn sync_out(
         .await?
         .ok_or_else(|| guest_script::not_found(path))?;
     // Devices, sockets and pipes are not transferred.
-    remote.retain(|_, facts| facts.kind != EntryKind::Other);
+    remote.retain(|_, facts| facts.kind != FileKind::Other);
     rules.stop_reading_ignore_files();
-    let local = local_listing(&local_items(options, &rules, true).await?);
+    let (_, items) = local_items(options, rules, true).await?;
+    let local = local_listing(&items);
     let plan = Plan::new(&remote, &local, options.delete)?;
     let changes = plan.changes(&remote);
     if options.dry_run {
@@ -123,20 +123,15 @@ pub async fn sync_out(
     progress.add_total(changes.bytes);
     let names: BTreeSet<Vec<u8>> = remote.keys().filter(|n| plan.needs(n)).cloned().collect();
     let names = std::io::Cursor::new(nul_separated(&names));
-    let target = ArchiveTarget {
+    let mtimes = remote.into_iter().map(|(name, facts)| (name, facts.mtime));
+    let unpack = UnpackOptions {
         root: options.local.clone(),
-        unpack: UnpackOptions {
-            names: NameMapping::Unchanged,
-            ownership: options.ownership,
-            mtimes: remote
-                .into_iter()
-                .map(|(name, facts)| (name, facts.mtime))
-                .collect(),
-        },
-        guest_path: path.to_owned(),
+        top: None,
+        ownership: options.ownership,
+        mtimes: mtimes.collect(),
     };
     let request = send_request(path, "names", "");
-    let report = receive_archive(guest, cancel, &request, names, target, progress).await?;
+    let report = receive_archive(guest, cancel, path, &request, names, unpack, progress).await?;
     let report = report.ok_or_else(no_archive)?;
     Ok(Changes { report, ..changes })
 }
@@ -149,6 +144,7 @@ fn no_archive() -> Error {
 }
 
 /// Differences between two directories.
+#[derive(Default)]
 struct Plan {
     send: BTreeSet<Vec<u8>>,
     /// Without entries below other entries of the set.
@@ -157,24 +153,18 @@ struct Plan {
 
 impl Plan {
     fn new(from: &Listing, to: &Listing, delete: bool) -> Result<Self> {
-        let mut plan = Self {
-            send: BTreeSet::new(),
-            remove: BTreeSet::new(),
-        };
+        let mut plan = Self::default();
+        let is_dir = |facts: &EntryFacts| facts.kind == FileKind::Directory;
         for (path, facts) in from {
-            if facts.kind == EntryKind::Other {
-                continue;
-            }
-            let Some(present) = to.get(path) else {
-                plan.send.insert(path.clone());
-                continue;
-            };
-            if is_equal(facts, present) {
+            let present = to.get(path);
+            let equal = present.is_some_and(|present| is_equal(facts, present));
+            if equal || facts.kind == FileKind::Other {
                 continue;
             }
             plan.send.insert(path.clone());
-            let is_dir = |facts: &EntryFacts| facts.kind == EntryKind::Directory;
-            if is_dir(facts) != is_dir(present) {
+            if let Some(present) = present
+                && is_dir(facts) != is_dir(present)
+            {
                 if is_dir(present) && !delete {
                     let reason = Reason::from(format!(
                         "{:?} is a directory at the destination but not at the source",
@@ -217,7 +207,7 @@ impl Plan {
     fn changes(&self, from: &Listing) -> Changes {
         let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
         let size = |path: &Vec<u8>| match from.get(path) {
-            Some(facts) if facts.kind == EntryKind::File => facts.size,
+            Some(facts) if facts.kind == FileKind::File => facts.size,
             _ => 0,
         };
         Changes {
@@ -232,42 +222,33 @@ impl Plan {
 fn is_equal(a: &EntryFacts, b: &EntryFacts) -> bool {
     a.kind == b.kind
         && match a.kind {
-            EntryKind::File => (a.mode, a.size) == (b.mode, b.size) && a.mtime.matches(b.mtime),
-            EntryKind::Directory => a.mode == b.mode,
-            EntryKind::Link => a.target == b.target,
-            EntryKind::Other => true,
+            FileKind::File => (a.mode, a.size) == (b.mode, b.size) && a.mtime.matches(b.mtime),
+            FileKind::Directory => a.mode == b.mode,
+            FileKind::Symlink => a.target == b.target,
+            FileKind::Other => true,
         }
 }
 
-/// The entries of the local directory. With `may_be_missing`, empty if the
-/// directory is missing.
-async fn local_items(options: &Sync, rules: &Rules, may_be_missing: bool) -> Result<Vec<Item>> {
-    let (top, rules) = (options.local.clone(), rules.clone());
+/// The entries of the local directory, and the rules with its ignore files. With
+/// `may_be_missing`, empty if the directory is missing.
+async fn local_items(
+    options: &Sync,
+    mut rules: Rules,
+    may_be_missing: bool,
+) -> Result<(Rules, Vec<Item>)> {
+    let top = options.local.clone();
     blocking(move || {
         // Not all of these entries are transferred, so their sizes do not count.
-        match walk::walk(&top, ARCHIVE_ROOT, &rules, &TransferProgress::default()) {
-            Err(error) if may_be_missing && error.is_not_found() => Ok(Vec::new()),
+        let sizes = TransferProgress::default();
+        match walk::walk(&top, ARCHIVE_ROOT, &mut rules, &sizes) {
+            Err(error) if may_be_missing && error.is_not_found() => Ok((rules, Vec::new())),
             Ok(items) if items.first().is_some_and(|item| !item.meta.is_dir()) => Err(
                 Error::Invalid(format!("cannot sync {}: not a directory", top.display()).into()),
             ),
-            outcome => outcome,
+            outcome => Ok((rules, outcome?)),
         }
     })
     .await
-}
-
-/// Adds the ignore files of the source, which also protect entries of the
-/// destination from deletion.
-fn add_ignore_files(rules: &mut Rules, items: &[Item]) -> Result<()> {
-    if !rules.reads_ignore_files() {
-        return Ok(());
-    }
-    for item in items {
-        if let Some(dir) = ignore_file_dir(&relative(item)) {
-            read_ignore_file(rules, dir, &item.source)?;
-        }
-    }
-    Ok(())
 }
 
 /// The entries below the top.
@@ -313,7 +294,7 @@ mod tests {
     use super::super::mtime::Mtime;
     use super::*;
 
-    fn facts(kind: EntryKind, size: u64) -> EntryFacts {
+    fn facts(kind: FileKind, size: u64) -> EntryFacts {
         EntryFacts {
             kind,
             mode: 0o644,
@@ -323,7 +304,7 @@ mod tests {
         }
     }
 
-    fn listing(entries: &[(&str, EntryKind, u64)]) -> Listing {
+    fn listing(entries: &[(&str, FileKind, u64)]) -> Listing {
         let entries = entries.iter();
         entries
             .map(|(path, kind, size)| (path.as_bytes().to_owned(), facts(*kind, *size)))
@@ -337,13 +318,13 @@ mod tests {
 
     #[test]
     fn plan_transfers_only_differences() {
-        use EntryKind::{Directory, File, Link};
+        use FileKind::{Directory, File, Symlink};
         let from = listing(&[
             ("a", Directory, 0),
             ("a/same", File, 1),
             ("a/changed", File, 2),
             ("new", File, 1),
-            ("link", Link, 0),
+            ("link", Symlink, 0),
             ("was-link", Directory, 0),
             ("was-link/x", File, 1),
         ]);
@@ -351,10 +332,10 @@ mod tests {
             ("a", Directory, 0),
             ("a/same", File, 1),
             ("a/changed", File, 1),
-            ("link", Link, 0),
+            ("link", Symlink, 0),
             ("old", Directory, 0),
             ("old/x", File, 1),
-            ("was-link", Link, 0),
+            ("was-link", Symlink, 0),
         ]);
         let plan = Plan::new(&from, &to, false).unwrap();
         assert_eq!(

@@ -4,12 +4,11 @@ use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::ignore_rules::{IGNORE_FILE, Rules};
 use super::progress::TransferProgress;
-use crate::model::{Error, Result, Subject};
+use crate::model::{Error, FileKind, Result, Subject};
 
 /// One entry to transfer.
 #[derive(Debug, Clone)]
@@ -22,30 +21,36 @@ pub struct Item {
 }
 
 impl Item {
-    /// Whether the entry is a device, socket or pipe, which is not transferred.
-    pub fn is_special(&self) -> bool {
-        let kind = self.meta.file_type();
-        kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device()
+    pub fn kind(&self) -> FileKind {
+        if self.meta.is_file() {
+            FileKind::File
+        } else if self.meta.is_dir() {
+            FileKind::Directory
+        } else if self.meta.is_symlink() {
+            FileKind::Symlink
+        } else {
+            FileKind::Other
+        }
     }
 }
 
 /// `top` and all entries below it that the rules do not ignore, sorted by name,
 /// with every directory before its entries. Names begin with `name`. If `top`
-/// is a link, the link is followed: the user named it.
+/// is a link, the link is followed: the user named it. Adds the ignore files to
+/// the rules.
 ///
 /// Adds the sizes of all files to the total of `progress`. Fails with
 /// [`Error::Cancelled`] when `progress` is canceled.
 pub fn walk(
     top: &Path,
     name: &[u8],
-    rules: &Rules,
+    rules: &mut Rules,
     progress: &TransferProgress,
 ) -> Result<Vec<Item>> {
     let meta = fs::metadata(top).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NotFound(Subject::Path(top.display().to_string())),
         _ => cannot_read(top, error),
     })?;
-    let mut rules = rules.clone();
     // A stack: the entries of a directory follow the directory.
     let mut pending = vec![Item {
         name: name.to_owned(),
@@ -54,7 +59,7 @@ pub fn walk(
     }];
     let mut items = Vec::new();
     while let Some(item) = pending.pop() {
-        progress.check_cancelled().map_err(|_| Error::Cancelled)?;
+        progress.check_cancelled()?;
         if item.meta.is_file() {
             progress.add_total(item.meta.len());
         }
@@ -62,7 +67,7 @@ pub fn walk(
             let dir = below(&item.name, name);
             let entries = sorted_names(&item.source).map_err(|e| cannot_read(&item.source, e))?;
             if rules.reads_ignore_files() && entries.iter().any(|entry| entry == IGNORE_FILE) {
-                read_ignore_file(&mut rules, &dir, &item.source.join(IGNORE_FILE))?;
+                read_ignore_file(rules, &dir, &item.source.join(IGNORE_FILE))?;
             }
             for entry in entries.iter().rev() {
                 let source = item.source.join(entry);
@@ -86,7 +91,7 @@ pub fn walk(
 
 /// Adds the ignore file of `dir` to the rules. The file may come from a pixel:
 /// like git, skips a link, and the size is limited.
-pub fn read_ignore_file(rules: &mut Rules, dir: &[u8], file: &Path) -> Result<()> {
+fn read_ignore_file(rules: &mut Rules, dir: &[u8], file: &Path) -> Result<()> {
     let failed = |e| cannot_read(file, e);
     if !fs::symlink_metadata(file).map_err(failed)?.is_file() {
         return Ok(());
@@ -137,7 +142,7 @@ mod tests {
         fs::write(top.join("a"), "1").unwrap();
         std::os::unix::fs::symlink("/", top.join("root")).unwrap();
         let progress = TransferProgress::default();
-        let items = walk(&top, b"x", &Rules::default(), &progress).unwrap();
+        let items = walk(&top, b"x", &mut Rules::default(), &progress).unwrap();
         let names: Vec<String> = items
             .iter()
             .map(|item| String::from_utf8(item.name.clone()).unwrap())
@@ -146,9 +151,14 @@ mod tests {
         assert_eq!(progress.total(), 6);
         // A link to an endless file must not be read.
         std::os::unix::fs::symlink("/dev/zero", top.join(IGNORE_FILE)).unwrap();
-        let rules = Rules::new(&[], true).unwrap();
-        assert_eq!(walk(&top, b"x", &rules, &progress).unwrap().len(), 7);
-        let missing = walk(&dir.path().join("no"), b"", &Rules::default(), &progress);
+        let mut rules = Rules::new(&[], true).unwrap();
+        assert_eq!(walk(&top, b"x", &mut rules, &progress).unwrap().len(), 7);
+        let missing = walk(
+            &dir.path().join("no"),
+            b"",
+            &mut Rules::default(),
+            &progress,
+        );
         assert!(missing.unwrap_err().is_not_found());
     }
 }
