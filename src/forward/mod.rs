@@ -13,11 +13,10 @@ pub mod registry;
 mod fuzz;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesUnordered, repeat, select_all};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -77,22 +76,19 @@ pub async fn serve(
     listeners: &[Listener],
     on_failure: &(dyn Fn(Port, &str) + Sync),
 ) -> Result<()> {
-    let starting = Arc::new(Semaphore::new(MAX_STARTING));
-    let (accepted, mut connections) = mpsc::channel(MAX_STARTING);
-    let accepting: FuturesUnordered<_> = listeners
+    let starting = Semaphore::new(MAX_STARTING);
+    let accepting = listeners
         .iter()
-        .map(|listener| accept(listener, accepted.clone()))
-        .collect();
-    let mut accepting = accepting.fuse();
+        .map(|listener| repeat(listener).then(accept));
+    let mut accepted = select_all(accepting.map(Box::pin));
     let mut open = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            Some(ended) = accepting.next() => ended?,
-            Some((stream, port)) = connections.recv() => {
-                let starting = Arc::clone(&starting);
-                open.push(async move { (port, relay(guest, stream, port, &starting).await) });
+            Some((stream, port)) = accepted.next() => {
+                let starting = &starting;
+                open.push(async move { (port, relay(guest, stream, port, starting).await) });
             }
             Some((port, ended)) = open.next() => match ended {
                 Ok(()) => {}
@@ -103,15 +99,11 @@ pub async fn serve(
     }
 }
 
-/// Accepts connections until the receiver is dropped.
-async fn accept(listener: &Listener, accepted: mpsc::Sender<(TcpStream, Port)>) -> Result<()> {
+/// Accepts one connection.
+async fn accept(listener: &Listener) -> (TcpStream, Port) {
     loop {
         match listener.listener.accept().await {
-            Ok((stream, _)) => {
-                if accepted.send((stream, listener.port)).await.is_err() {
-                    return Ok(());
-                }
-            }
+            Ok((stream, _)) => return (stream, listener.port),
             // No file descriptor is free, or the client has closed already.
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a connection");
