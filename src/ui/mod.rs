@@ -109,11 +109,7 @@ impl Ui {
 
     /// Prints the message of an error, also if the output is quiet.
     pub fn error(&self, message: &str) {
-        stderr(&format!(
-            "{} {}\n",
-            paint("Error:", "31"),
-            sanitize(message)
-        ));
+        labeled("Error:", "31", message);
     }
 
     /// Prints a line below an error.
@@ -123,7 +119,7 @@ impl Ui {
 
     /// Prints what to do about an error.
     pub fn hint(&self, hint: &str) {
-        stderr(&format!("{} {}\n", paint("hint:", "36"), sanitize(hint)));
+        labeled("hint:", "36", hint);
     }
 
     /// Prints an error as one JSON document to stderr.
@@ -137,10 +133,9 @@ impl Ui {
     pub fn warn(&self, line: &str) {
         if self.json() {
             stderr(&format!("{}\n", serde_json::json!({"warning": line})));
-            return;
+        } else {
+            labeled("warning:", "33", line);
         }
-        let head = paint("warning:", "33");
-        stderr(&format!("{head} {}\n", sanitize(line)));
     }
 
     /// A progress line on a terminal, or one line for each step with `-v`.
@@ -200,14 +195,16 @@ fn stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Colors text for stderr, unless stderr is not a terminal or `NO_COLOR` is set.
-fn paint(text: &str, code: &str) -> String {
+/// Prints a line to stderr. Its label has a color, unless stderr is not a terminal
+/// or `NO_COLOR` is set.
+fn labeled(label: &str, color: &str, line: &str) {
+    let line = sanitize(line);
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
         || std::env::var_os("TERM").is_some_and(|v| v == "dumb")
         || !io::stderr().is_terminal();
     if plain {
-        text.to_owned()
+        stderr(&format!("{label} {line}\n"));
     } else {
-        format!("\x1b[{code}m{text}\x1b[0m")
+        stderr(&format!("\x1b[{color}m{label}\x1b[0m {line}\n"));
     }
 }

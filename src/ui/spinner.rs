@@ -16,15 +16,12 @@ pub struct Spinner {
 impl Spinner {
     /// Must be called inside the runtime.
     pub(super) fn new(verbose: bool, silent: bool) -> Self {
-        let bar = (!verbose && !silent && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::hidden();
+        let shown = !verbose && !silent && std::io::stderr().is_terminal();
+        let bar = shown.then(ProgressBar::hidden);
+        if let Some(bar) = bar.clone() {
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}") {
                 bar.set_style(style);
             }
-            bar
-        });
-        if let Some(bar) = &bar {
-            let bar = bar.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(DRAW_DELAY).await;
                 if !bar.is_finished() {
