@@ -57,22 +57,17 @@ pub async fn push(
 
     let (to_script, stdin) = tokio::io::duplex(LINE_BUFFER);
     let (stdout, from_script) = tokio::io::duplex(LINE_BUFFER);
-    let script_exited = CancellationToken::new();
-    let script = async {
-        let exit = guest_script::run(guest, &request, stdin, stdout).await;
-        script_exited.cancel();
-        exit
-    };
-    let filling = async {
+    let source = (file, size);
+    let both = async {
+        let script = guest_script::run(guest, &request, stdin, stdout);
+        tokio::pin!(script);
         tokio::select! {
             biased;
-            outcome = fill(guest, (file, size), from_script, to_script, &options.id, progress) => outcome,
-            () = script_exited.cancelled() => Ok(FillOutcome::ScriptExited),
+            outcome = fill(guest, source, from_script, to_script, &options.id, progress) => {
+                Ok((script.await?, outcome))
+            }
+            exit = &mut script => Ok((exit?, Ok(FillOutcome::ScriptExited))),
         }
-    };
-    let both = async {
-        let (exit, outcome) = tokio::join!(script, filling);
-        Ok((exit?, outcome))
     };
     let (exit, outcome) = match until_cancelled(cancel, progress, both).await {
         Ok(results) => results,
