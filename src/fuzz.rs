@@ -204,14 +204,7 @@ fn run<K: Hash>(
         maximum: getrlimit(Resource::Data).maximum,
     };
     setrlimit(Resource::Data, limit).unwrap();
-    let kind = |input: &[u8]| {
-        let attempt = || {
-            let mut hasher = DefaultHasher::new();
-            check(input).hash(&mut hasher);
-            hasher.finish()
-        };
-        catch_unwind(AssertUnwindSafe(attempt))
-    };
+    let kind = |input: &[u8]| catch_unwind(AssertUnwindSafe(|| hash(check(input))));
     let mut inputs = Vec::new();
     let mut kinds = HashSet::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -241,15 +234,19 @@ fn run<K: Hash>(
             }
             Err(_) => {
                 let input = shrink(input, |shorter| kind(shorter).is_err());
-                let mut hasher = DefaultHasher::new();
-                input.hash(&mut hasher);
-                let file = folder.join(format!("found-{:016x}", hasher.finish()));
+                let file = folder.join(format!("found-{:016x}", hash(&input)));
                 fs::write(&file, input).unwrap();
                 panic!("fails on {}", file.display());
             }
         }
     }
     kinds.len()
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The input as text, with replacement characters for invalid UTF-8.
