@@ -59,30 +59,22 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bare = text.strip_prefix(PREFIX).unwrap_or(text);
-        let invalid = |rule| InvalidName {
+        let is_allowed = |c| matches!(c, 'a'..='z' | '0'..='9' | '-');
+        let reserved = bare.strip_prefix(GATEWAY);
+        let rule = match check(bare, is_allowed, "only a-z, 0-9 and - are allowed") {
+            Err(rule) => rule,
+            // Without its prefix such a name would mean another pixel.
+            Ok(()) if bare.starts_with(PREFIX) => "it must not begin with px-px-",
+            Ok(()) if reserved.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) => {
+                "it is reserved"
+            }
+            Ok(()) => return Ok(Self(bare.to_owned())),
+        };
+        Err(InvalidName {
             kind: "pixel name",
             value: text.to_owned(),
             rule,
-        };
-        check(bare, |c| matches!(c, 'a'..='z' | '0'..='9' | '-')).map_err(|violation| {
-            invalid(match violation {
-                Violation::Empty => "it is empty",
-                Violation::Long => "at most 60 characters are allowed",
-                Violation::Dash => "it must not begin or end with a dash",
-                Violation::Character => "only a-z, 0-9 and - are allowed",
-            })
-        })?;
-        // Without its prefix such a name would mean another pixel.
-        if bare.starts_with(PREFIX) {
-            return Err(invalid("it must not begin with px-px-"));
-        }
-        if bare
-            .strip_prefix(GATEWAY)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        {
-            return Err(invalid("it is reserved"));
-        }
-        Ok(Self(bare.to_owned()))
+        })
     }
 }
 
@@ -120,28 +112,17 @@ impl FromStr for Label {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        check(
-            text,
-            |c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.' | '_'),
-        )
-        .map_err(|violation| InvalidName {
+        let is_allowed = |c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.' | '_');
+        let rule = match check(text, is_allowed, "only a-z, 0-9, -, . and _ are allowed") {
+            Err(rule) => rule,
+            Ok(()) if text.chars().all(|c| c == '.') => "it must not consist of dots only",
+            Ok(()) => return Ok(Self(text.to_owned())),
+        };
+        Err(InvalidName {
             kind: "checkpoint label",
             value: text.to_owned(),
-            rule: match violation {
-                Violation::Empty => "it is empty",
-                Violation::Long => "at most 60 characters are allowed",
-                Violation::Dash => "it must not begin or end with a dash",
-                Violation::Character => "only a-z, 0-9, -, . and _ are allowed",
-            },
-        })?;
-        if text.chars().all(|c| c == '.') {
-            return Err(InvalidName {
-                kind: "checkpoint label",
-                value: text.to_owned(),
-                rule: "it must not consist of dots only",
-            });
-        }
-        Ok(Self(text.to_owned()))
+            rule,
+        })
     }
 }
 
@@ -162,16 +143,14 @@ impl FromStr for CloneSource {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':') {
-            None => Ok(Self {
-                pixel: text.parse()?,
-                label: None,
-            }),
-            Some((pixel, label)) => Ok(Self {
-                pixel: pixel.parse()?,
-                label: Some(label.parse()?),
-            }),
-        }
+        let (pixel, label) = match text.split_once(':') {
+            None => (text, None),
+            Some((pixel, label)) => (pixel, Some(label)),
+        };
+        Ok(Self {
+            pixel: pixel.parse()?,
+            label: label.map(str::parse).transpose()?,
+        })
     }
 }
 
@@ -184,25 +163,24 @@ impl fmt::Display for CloneSource {
     }
 }
 
-enum Violation {
-    Empty,
-    Long,
-    Dash,
-    Character,
-}
-
-fn check(text: &str, is_allowed: impl Fn(char) -> bool) -> Result<(), Violation> {
+/// Checks what names and labels have in common. The error is the violated rule,
+/// which is `characters` for a character that is not allowed.
+fn check(
+    text: &str,
+    is_allowed: impl Fn(char) -> bool,
+    characters: &'static str,
+) -> Result<(), &'static str> {
     if text.is_empty() {
-        return Err(Violation::Empty);
+        return Err("it is empty");
     }
     if !text.chars().all(is_allowed) {
-        return Err(Violation::Character);
+        return Err(characters);
     }
     if text.len() > MAX_LEN {
-        return Err(Violation::Long);
+        return Err("at most 60 characters are allowed");
     }
     if text.starts_with('-') || text.ends_with('-') {
-        return Err(Violation::Dash);
+        return Err("it must not begin or end with a dash");
     }
     Ok(())
 }
