@@ -53,62 +53,49 @@ pub(super) enum Meaning {
     ImageFailed,
 }
 
-struct Row {
-    /// The message contains all of these; `: ` is put before it and a line end
-    /// after it.
-    parts: &'static [&'static str],
-    meaning: Meaning,
-    /// A message of Incus 6.0.4, recorded or composed: see the module.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the record for the test"))]
-    sample: &'static str,
-}
-
-const fn row(parts: &'static [&'static str], meaning: Meaning, sample: &'static str) -> Row {
-    Row {
-        parts,
-        meaning,
-        sample,
-    }
-}
+/// All of the parts that a message contains, with `: ` before it and a line end
+/// after it; its meaning; and a message of Incus 6.0.4, recorded or composed: see
+/// the module.
+type Row = (&'static [&'static str], Meaning, &'static str);
 
 /// The first row that matches decides.
 static ROWS: &[Row] = &[
-    row(
+    (
         &["creating instance record", "is busy"],
         Meaning::NameBeingCreated,
         r#"Failed creating instance record: Instance is busy running a "create" operation"#,
     ),
-    row(
+    (
         &["is busy running"],
         Meaning::InstanceBusy,
         r#"Failed to create instance stop operation: Instance is busy running a "start" operation"#,
     ),
-    row(
+    (
         &["matching non-reusable operation"],
         Meaning::InstanceBusy,
         "A matching non-reusable operation has now succeeded",
     ),
     // Each change ends with a comparison of two lists of snapshots. A snapshot
     // that another command takes or removes is in only one of them for a moment.
-    row(
+    (
         &["doesn't match instance snapshot volume record count"],
         Meaning::InstanceBusy,
         "Instance snapshot record count doesn't match instance snapshot volume record count",
     ),
-    row(
+    (
         &["Instance snapshot record missing for"],
         Meaning::InstanceBusy,
         r#"Instance snapshot record missing for "ready""#,
     ),
     // A restore stops the instance and unmounts its disk, which another command
     // starts or mounts in between.
-    row(
+    (
         &["Failed stopping instance, status is \"Running\""],
         Meaning::InstanceBusy,
         r#"Failed stopping instance, status is "Running""#,
     ),
-    row(&[": In use\n"], Meaning::InstanceBusy, "In use"),
-    row(
+    (&[": In use\n"], Meaning::InstanceBusy, "In use"),
+    (
         &["Failed to create mount directory", "file exists\n"],
         Meaning::InstanceBusy,
         concat!(
@@ -118,7 +105,7 @@ static ROWS: &[Row] = &[
     ),
     // The daemon inspects all interfaces of the host, one after the other, and
     // fails if an interface is gone when its turn comes.
-    row(
+    (
         &["ip -d -j link show", "does not exist"],
         Meaning::HostNetworkBusy,
         concat!(
@@ -128,7 +115,7 @@ static ROWS: &[Row] = &[
     ),
     // Two changes of a network's packet filter run at the same time: the first
     // misses the chain that the second replaces.
-    row(
+    (
         &["nft -f -", "No such file or directory"],
         Meaning::HostNetworkBusy,
         concat!(
@@ -136,12 +123,12 @@ static ROWS: &[Row] = &[
             "(/dev/stdin:2:1-40: Error: No such file or directory)"
         ),
     ),
-    row(
+    (
         &["already used on network"],
         Meaning::NameOnNetwork,
         r#"Failed add validation for device "eth0": Instance DNS name "px-a" already used on network"#,
     ),
-    row(
+    (
         &["ip -4 route add ", "File exists"],
         Meaning::RouteExists,
         concat!(
@@ -149,7 +136,7 @@ static ROWS: &[Row] = &[
             "dev incusbr0 proto static: exit status 2 (RTNETLINK answers: File exists)"
         ),
     ),
-    row(
+    (
         &["Failed deleting subvolume \"", "Not a Btrfs subvolume"],
         Meaning::DiskLost,
         concat!(
@@ -159,32 +146,32 @@ static ROWS: &[Row] = &[
             "(ERROR: Not a Btrfs subvolume: Invalid argument)"
         ),
     ),
-    row(
+    (
         &["already stopped"],
         Meaning::AlreadyStopped,
         "The instance is already stopped",
     ),
-    row(
+    (
         &["is not running"],
         Meaning::NotRunning,
         "Instance is not running",
     ),
-    row(
+    (
         &["is running"],
         Meaning::StillRunning,
         "Instance is running",
     ),
-    row(
+    (
         &["Project not found"],
         Meaning::ProjectMissing,
         "Failed loading project: Project not found",
     ),
-    row(
+    (
         &["uid/gid"],
         Meaning::NoIdRange,
         "Not enough uid/gid available for the container",
     ),
-    row(
+    (
         &["security.idmap.isolated"],
         Meaning::NoIdRange,
         concat!(
@@ -192,7 +179,7 @@ static ROWS: &[Row] = &[
             r#"of project "p""#
         ),
     ),
-    row(
+    (
         &["raw.lxc"],
         Meaning::InitScriptDenied,
         concat!(
@@ -200,17 +187,17 @@ static ROWS: &[Row] = &[
             "is forbidden"
         ),
     ),
-    row(
+    (
         &["Command not found"],
         Meaning::CommandNotFound,
         "Command not found",
     ),
-    row(
+    (
         &["Command not executable"],
         Meaning::CommandNotExecutable,
         "Command not executable",
     ),
-    row(
+    (
         &["creating image record"],
         Meaning::ImageFailed,
         concat!(
@@ -218,7 +205,7 @@ static ROWS: &[Row] = &[
             "UNIQUE constraint failed: images.project_id, images.fingerprint"
         ),
     ),
-    row(
+    (
         &["UNIQUE constraint failed"],
         Meaning::AlreadyExists,
         concat!(
@@ -227,12 +214,12 @@ static ROWS: &[Row] = &[
             "UNIQUE constraint failed: instances.project_id, instances.name"
         ),
     ),
-    row(
+    (
         &["already exists"],
         Meaning::AlreadyExists,
         r#"Network "pixels0" already exists"#,
     ),
-    row(
+    (
         &["image", "found"],
         Meaning::ImageMissing,
         concat!(
@@ -240,7 +227,7 @@ static ROWS: &[Row] = &[
             "The requested image couldn't be found"
         ),
     ),
-    row(
+    (
         &["image"],
         Meaning::ImageFailed,
         concat!(
@@ -248,17 +235,17 @@ static ROWS: &[Row] = &[
             r#"Get "https://192.0.2.1/streams/v1/index.json": Unable to connect to: 192.0.2.1:443"#
         ),
     ),
-    row(
+    (
         &["Image", "found"],
         Meaning::ImageMissing,
         "Image alias not found",
     ),
-    row(
+    (
         &["Image"],
         Meaning::ImageFailed,
         "Image not provided for instance creation",
     ),
-    row(
+    (
         &["simplestreams"],
         Meaning::ImageFailed,
         "Unsupported protocol: simplestreams",
@@ -267,13 +254,13 @@ static ROWS: &[Row] = &[
 
 /// What `message` means; `None` if no decision depends on it.
 pub(super) fn meaning(message: &str) -> Option<Meaning> {
-    first_row(message).map(|row| row.meaning)
+    first_row(message).map(|(_, meaning, _)| *meaning)
 }
 
 fn first_row(message: &str) -> Option<&'static Row> {
     let line = format!(": {message}\n");
-    let matches = |row: &&Row| row.parts.iter().all(|part| line.contains(part));
-    ROWS.iter().find(matches)
+    ROWS.iter()
+        .find(|(parts, ..)| parts.iter().all(|part| line.contains(part)))
 }
 
 /// The thing that a message of [`Meaning::RouteExists`] or
@@ -295,9 +282,8 @@ mod tests {
 
     #[test]
     fn each_row_decides_its_sample() {
-        for row in ROWS {
-            let first = first_row(row.sample).unwrap();
-            assert!(std::ptr::eq(first, row), "{}", row.sample);
+        for row @ (.., sample) in ROWS {
+            assert!(std::ptr::eq(first_row(sample).unwrap(), row), "{sample}");
         }
     }
 
@@ -316,8 +302,8 @@ mod tests {
     #[test]
     fn details_are_the_route_and_the_disk() {
         let of = |wanted: Meaning| {
-            let row = ROWS.iter().find(|row| row.meaning == wanted).unwrap();
-            detail(row.sample)
+            let row = ROWS.iter().find(|(_, meaning, _)| *meaning == wanted);
+            detail(row.unwrap().2)
         };
         assert_eq!(of(Meaning::RouteExists).unwrap(), "10.98.0.0/16");
         assert_eq!(
