@@ -3,18 +3,15 @@
 //! instance. So no path leads out of the pixel.
 
 use std::ops::Deref;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::{Config, SftpSession};
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+use tokio_util::io::InspectReader;
 
 use crate::model::{Error, FileKind, FileStat, GuestFile, Ids, Result, Subject};
 
@@ -30,12 +27,12 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(120);
 /// announces its own limit, which is a little lower.
 const MAX_PACKET: u32 = 256 * 1024;
 
-/// An SFTP session. A listing above [`MAX_LISTING`] ends it. All other answers
-/// have a requested length or are one packet.
+/// An SFTP session. All answers but listings have a requested length or are one
+/// packet.
 pub struct Files {
     session: SftpSession,
-    /// Bytes that the server may still send.
-    remaining: Arc<AtomicU64>,
+    /// Bytes that the server has sent.
+    received: watch::Sender<u64>,
 }
 
 impl Files {
@@ -44,18 +41,18 @@ impl Files {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let remaining = Arc::new(AtomicU64::new(u64::MAX));
-        let stream = LimitedStream {
-            stream,
-            remaining: Arc::clone(&remaining),
-        };
+        let received = watch::Sender::new(0);
+        let counter = received.clone();
+        let stream = InspectReader::new(stream, move |data: &[u8]| {
+            counter.send_modify(|received| *received += data.len() as u64);
+        });
         let config = Config {
             max_write_packet_len: MAX_PACKET,
             request_timeout_secs: TIMEOUT.as_secs(),
             ..Config::default()
         };
         let session = SftpSession::new_with_config(stream, config).await?;
-        Ok(Self { session, remaining })
+        Ok(Self { session, received })
     }
 }
 
@@ -64,50 +61,6 @@ impl Deref for Files {
 
     fn deref(&self) -> &SftpSession {
         &self.session
-    }
-}
-
-/// A connection on which reading fails after `remaining` bytes.
-struct LimitedStream<S> {
-    stream: S,
-    remaining: Arc<AtomicU64>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for LimitedStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        let received = (buffer.filled().len() - before) as u64;
-        let subtract = |remaining: u64| Some(remaining.saturating_sub(received));
-        let previous = self
-            .remaining
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
-        match previous {
-            Ok(previous) if previous > received => Poll::Ready(Ok(())),
-            _ => Poll::Ready(Err(std::io::ErrorKind::FileTooLarge.into())),
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -249,14 +202,18 @@ pub async fn read_link(sftp: &Files, path: &str) -> Result<String> {
 /// As [`Guest::list_dir`](crate::model::Guest::list_dir). Too many names are
 /// `Error::TooLarge`.
 pub async fn list(sftp: &Files, path: &str) -> Result<Vec<String>> {
-    sftp.remaining.store(MAX_LISTING, Ordering::Relaxed);
-    let listed = sftp.read_dir(path).await;
-    if sftp.remaining.swap(u64::MAX, Ordering::Relaxed) == 0 {
-        return Err(Error::TooLarge {
-            what: format!("the listing of {path} in the pixel"),
-            limit: MAX_LISTING,
-        });
-    }
+    let mut received = sftp.received.subscribe();
+    let limit = *received.borrow() + MAX_LISTING;
+    let listed = tokio::select! {
+        biased;
+        _ = received.wait_for(|received| *received > limit) => {
+            return Err(Error::TooLarge {
+                what: format!("the listing of {path} in the pixel"),
+                limit: MAX_LISTING,
+            });
+        }
+        listed = sftp.read_dir(path) => listed,
+    };
     let entries = listed.map_err(|e| file_error(path, e))?;
     Ok(entries.map(|entry| entry.file_name()).collect())
 }
