@@ -11,7 +11,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::json;
 
-use crate::support::env::{TestEnv, finished};
+use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
 use crate::support::private_daemon::PrivateDaemon;
 use crate::support::proxy::Wire;
@@ -116,6 +116,16 @@ fn set(env: &mut TestEnv, name: &str, path: &Path) {
     env.set(name, path.to_str().unwrap());
 }
 
+/// Runs pixels, which fails with this exit code and a message with these words.
+#[track_caller]
+fn refused(env: &TestEnv, args: &[&str], code: i32, words: &[&str]) -> Outcome {
+    let outcome = env.pixels_within(args, LIMIT).expect(code);
+    for word in words {
+        assert!(outcome.stderr.contains(word), "{args:?}: {outcome:?}");
+    }
+    outcome
+}
+
 #[test]
 #[ignore = "needs Incus"]
 fn https_remote_supports_lifecycle_files_and_forward() {
@@ -210,21 +220,14 @@ fn server_certificate_is_verified() {
         (&["create", "t-x"], 5),
         (&["exec", "t-x", "--", "true"], 125),
     ] {
-        let refused = env.pixels_within(args, LIMIT).expect(code);
-        let reported = &refused.stderr;
-        assert!(
-            reported.contains(&print) && reported.contains("other.crt"),
-            "{reported}"
-        );
-        assert!(reported.contains("incus.server_cert"), "{reported}");
+        let words = [print.as_str(), "other.crt", "incus.server_cert"];
+        let reported = refused(&env, args, code, &words).stderr;
         assert!(!reported.contains("left behind"), "{reported}");
     }
 
     // None: the system's roots do not include it.
     env.set("PIXELS_INCUS_SERVER_CERT", "");
-    let refused = env.pixels_within(["list"], LIMIT).expect(5);
-    assert!(refused.stderr.contains(&print), "{refused:?}");
-    assert!(refused.stderr.contains("not trusted"), "{refused:?}");
+    refused(&env, &["list"], 5, &[&print, "not trusted"]);
 
     // Whatever it shows, when that is asked for.
     env.set("PIXELS_INCUS_INSECURE", "true");
@@ -236,11 +239,7 @@ fn server_certificate_is_verified() {
     fs::write(&empty, "").unwrap();
     for file in [&empty, &remote.file("missing", "crt")] {
         set(&mut env, "PIXELS_INCUS_SERVER_CERT", file);
-        let refused = env.pixels_within(["list"], LIMIT).expect(2);
-        assert!(
-            refused.stderr.contains(file.to_str().unwrap()),
-            "{refused:?}"
-        );
+        refused(&env, &["list"], 2, &[file.to_str().unwrap()]);
     }
 
     // A certificate signed by a CA, for this very address.
@@ -269,8 +268,7 @@ fn server_certificate_is_verified() {
     // The name counts when a CA vouches, and not for a pinned certificate.
     serve_as(&mut remote, "elsewhere.test");
     set(&mut env, "PIXELS_INCUS_SERVER_CERT", &ca_file);
-    let refused = env.pixels_within(["list"], LIMIT).expect(5);
-    assert!(refused.stderr.contains("ca.crt"), "{refused:?}");
+    refused(&env, &["list"], 5, &["ca.crt"]);
     let own = remote.daemon.server_certificate();
     set(&mut env, "PIXELS_INCUS_SERVER_CERT", &own);
     env.pixels(["list"]).ok();
@@ -288,8 +286,7 @@ fn fingerprint(certificate: &Path) -> String {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let der = CertificateDer::from_pem_file(certificate).unwrap();
-    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    pixels::model::hex(ring::digest::digest(&ring::digest::SHA256, &der).as_ref())
 }
 
 #[test]
@@ -314,12 +311,11 @@ fn client_certificate_is_required() {
             (&["prune"], 5),
             (&["exec", "t-x", "--", "true"], 125),
         ] {
-            let refused = env.pixels_within(args, LIMIT).expect(code);
-            let reported = &refused.stderr;
-            assert!(reported.contains("not authorized"), "{args:?}: {reported}");
-            assert!(
-                reported.contains("trust add-certificate"),
-                "{args:?}: {reported}"
+            refused(
+                &env,
+                args,
+                code,
+                &["not authorized", "trust add-certificate"],
             );
         }
         let doctor = env.pixels_within(["doctor"], LIMIT).expect(2);
@@ -331,18 +327,15 @@ fn client_certificate_is_required() {
 
     // Half of the settings.
     set(&mut env, known[0], &stranger);
-    let refused = env.pixels_within(["list"], LIMIT).expect(2);
-    assert!(refused.stderr.contains("incus.client_key"), "{refused:?}");
+    refused(&env, &["list"], 2, &["incus.client_key"]);
     env.set(known[0], "");
     set(&mut env, known[1], &strange_key);
-    let refused = env.pixels_within(["list"], LIMIT).expect(2);
-    assert!(refused.stderr.contains("incus.client_cert"), "{refused:?}");
+    refused(&env, &["list"], 2, &["incus.client_cert"]);
     // A key that is not the certificate's.
     let (_, other_key) = remote.certificate("other");
     set(&mut env, known[0], &stranger);
     set(&mut env, known[1], &other_key);
-    let refused = env.pixels_within(["list"], LIMIT).expect(2);
-    assert!(refused.stderr.contains("stranger.crt"), "{refused:?}");
+    refused(&env, &["list"], 2, &["stranger.crt"]);
 
     // No TLS, no such host, no listener.
     for (url, code, reported) in [
@@ -357,8 +350,7 @@ fn client_certificate_is_required() {
     ] {
         let mut env = remote.env("url");
         env.set("PIXELS_INCUS_REMOTE", &url);
-        let refused = env.pixels_within(["list"], LIMIT).expect(code);
-        assert!(refused.stderr.contains(reported), "{url}: {refused:?}");
+        refused(&env, &["list"], code, &[reported]);
     }
 }
 
