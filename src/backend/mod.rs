@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{BackendKind, NicType, Settings};
-use crate::model::{Backend, Error, Result};
+use crate::model::{Backend, Error, NicKind, Result};
 use crate::secret::Secret;
 use crate::term;
 use crate::user_dirs;
 
-use incus::{Endpoint, Incus, NicKind, Options, Placement, Remote};
+use incus::{Endpoint, Incus, Options, Placement, Remote};
+use tls::TlsOptions;
 use truenas::Truenas;
 
 /// Sockets of distribution packages, by preference.
@@ -52,10 +53,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
         pool: defaults.pool.clone(),
         dataset_prefix: settings.checkpoint.dataset_prefix.clone(),
         nic: truenas::NicOptions {
-            kind: defaults.nic_type.map(|kind| match kind {
-                NicType::Macvlan => truenas::NicKind::Macvlan,
-                NicType::Bridged => truenas::NicKind::Bridged,
-            }),
+            kind: defaults.nic_type.map(nic_kind),
             parent: defaults.parent.clone(),
         },
         image: defaults.image.clone(),
@@ -104,11 +102,15 @@ pub fn incus_options(settings: &Settings) -> Options {
             pool: defaults.pool.clone(),
             network: defaults.network.clone(),
             parent: defaults.parent.clone(),
-            nic: defaults.nic_type.map(|kind| match kind {
-                NicType::Macvlan => NicKind::Macvlan,
-                NicType::Bridged => NicKind::Bridged,
-            }),
+            nic: defaults.nic_type.map(nic_kind),
         },
+    }
+}
+
+fn nic_kind(kind: NicType) -> NicKind {
+    match kind {
+        NicType::Macvlan => NicKind::Macvlan,
+        NicType::Bridged => NicKind::Bridged,
     }
 }
 
@@ -119,8 +121,11 @@ fn endpoint(settings: &Settings) -> Endpoint {
             url: url.clone(),
             client_cert: incus.client_cert.clone(),
             client_key: incus.client_key.clone(),
-            server_cert: incus.server_cert.clone(),
-            insecure: incus.insecure,
+            trust: TlsOptions {
+                server_cert: incus.server_cert.clone(),
+                insecure: incus.insecure,
+                fingerprint: None,
+            },
         }),
         None => Endpoint::Unix(socket(incus.socket.clone(), &|name| {
             std::env::var_os(name).filter(|value| !value.is_empty())

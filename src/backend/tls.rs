@@ -15,7 +15,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
 use crate::model::hex;
+
+/// A connection, with or without TLS.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// How to verify the server's certificate.
 #[derive(Debug, Clone, Default)]
@@ -37,15 +43,6 @@ pub struct Identity<'a> {
     pub key: &'a Path,
 }
 
-impl Identity<'_> {
-    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
-        let chain = certificates(self.cert)?;
-        let key = PrivateKeyDer::from_pem_file(self.key)
-            .map_err(|e| format!("client key {}: {e}", self.key.display()))?;
-        Ok((chain, key))
-    }
-}
-
 /// The TLS configuration of connections that are upgraded over HTTP/1.1. The
 /// error is a message for the user.
 pub fn config(
@@ -59,11 +56,13 @@ pub fn config(
         .dangerous()
         .with_custom_certificate_verifier(trust);
     let mut config = match identity {
-        Some(identity) => {
-            let (chain, key) = identity.read()?;
+        Some(Identity { cert, key }) => {
+            let chain = certificates(cert)?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|e| format!("client key {}: {e}", key.display()))?;
             builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|e| format!("client certificate {}: {e}", identity.cert.display()))?
+                .map_err(|e| format!("client certificate {}: {e}", cert.display()))?
         }
         None => builder.with_no_client_auth(),
     };
@@ -87,11 +86,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 #[derive(Debug)]
 struct Verifier {
-    fingerprint: Option<String>,
+    /// With a [`normalize`]d fingerprint.
+    options: TlsOptions,
     pinned: Vec<CertificateDer<'static>>,
-    pinned_file: Option<PathBuf>,
     chain: Option<Arc<WebPkiServerVerifier>>,
-    insecure: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -108,26 +106,25 @@ impl Verifier {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         roots.add_parsable_certificates(pinned.iter().cloned());
-        let chain = if roots.is_empty() {
-            None
-        } else {
+        // Without roots, this is an error.
+        let chain =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                 .build()
-                .ok()
-        };
+                .ok();
         Ok(Self {
-            fingerprint,
+            options: TlsOptions {
+                fingerprint,
+                ..options.clone()
+            },
             pinned,
-            pinned_file: options.server_cert.clone(),
             chain,
-            insecure: options.insecure,
             algorithms: provider.signature_verification_algorithms,
         })
     }
 
     fn rejection(&self, fingerprint: &str, cause: &dyn Display) -> rustls::Error {
-        let text = match &self.pinned_file {
-            Some(file) if self.fingerprint.is_none() => format!(
+        let text = match &self.options.server_cert {
+            Some(file) if self.options.fingerprint.is_none() => format!(
                 "the server's certificate (SHA-256 {fingerprint}) is neither the one in {} nor signed \
                  by it for this name ({cause})",
                 file.display()
@@ -187,7 +184,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let fingerprint = sha256(end);
-        if let Some(pin) = &self.fingerprint {
+        if let Some(pin) = &self.options.fingerprint {
             return match *pin == fingerprint {
                 true => Ok(ServerCertVerified::assertion()),
                 false => {
@@ -195,7 +192,7 @@ impl ServerCertVerifier for Verifier {
                 }
             };
         }
-        if self.insecure || self.pinned.iter().any(|pin| pin == end) {
+        if self.options.insecure || self.pinned.iter().any(|pin| pin == end) {
             return Ok(ServerCertVerified::assertion());
         }
         match &self.chain {

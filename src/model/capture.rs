@@ -14,20 +14,13 @@ use super::{Error, ExecIo, ExecRequest, Guest, Output, Result, lock};
 const QUOTED: usize = 4 * 1024;
 /// Bytes of stdout of pixels' own commands: far more than they print. A server
 /// with many calls at work holds many of these.
-const STDOUT: usize = 16 * 1024 * 1024;
+pub(super) const STDOUT: usize = 16 * 1024 * 1024;
 /// Bytes of stderr of pixels' own commands.
 const STDERR: usize = 256 * 1024;
 
-/// Runs a command without input and collects what it prints: all of stdout and
-/// the beginning of stderr. Stops the command with `Error::TooLarge` if it
-/// prints more than any command of pixels does.
-pub async fn collect(guest: &dyn Guest, request: &ExecRequest) -> Result<Output> {
-    collect_up_to(guest, request, STDOUT).await
-}
-
-/// Like [`collect`], for a command that may print `limit` bytes.
-pub async fn collect_up_to(
-    guest: &dyn Guest,
+/// Like [`Guest::output`], for a command that may print `limit` bytes.
+pub async fn collect_up_to<G: Guest + ?Sized>(
+    guest: &G,
     request: &ExecRequest,
     limit: usize,
 ) -> Result<Output> {

@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 use super::{
     Attachment, Backend, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest, ExitStatus,
     FileKind, FileStat, ForkSpec, Guest, GuestFile, Ids, InitScript, Instance, IsolatedNetwork,
-    Label, Limits, Name, Output, Properties, Result, Status, Subject, Usage, collect, lock,
+    Label, Limits, Name, Properties, Result, Status, Subject, Usage, lock,
 };
 
 /// The image every new fake server holds.
@@ -886,10 +886,6 @@ impl Guest for FakeGuest<'_> {
         // The writer's own failures end the streams, not the command.
         drop((written, flushed));
         Ok(ExitStatus(answer.status))
-    }
-
-    async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        collect(self, request).await
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {

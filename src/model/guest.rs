@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use super::capture::{STDOUT, collect_up_to};
 use super::error::Result;
 
 /// Numeric user and group inside the pixel.
@@ -157,9 +158,12 @@ pub trait Guest: Send + Sync {
         self.exec(request, io).await
     }
 
-    /// Runs a command without input and collects its output. More output than
-    /// any command of pixels prints is `Error::TooLarge`.
-    async fn output(&self, request: &ExecRequest) -> Result<Output>;
+    /// Runs a command without input and collects all of stdout and the beginning
+    /// of stderr. Stops the command with `Error::TooLarge` if it prints more than
+    /// any command of pixels does.
+    async fn output(&self, request: &ExecRequest) -> Result<Output> {
+        collect_up_to(self, request, STDOUT).await
+    }
 
     /// Reads the first `limit` bytes of a file. A symlink in the last component
     /// is followed inside the guest. Missing is `Error::NotFound`.

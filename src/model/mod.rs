@@ -23,7 +23,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 pub use cancel::unless_cancelled;
-pub use capture::{Capture, Captured, Record, Writer, collect, collect_up_to};
+pub use capture::{Capture, Captured, Record, Writer, collect_up_to};
 pub use cpus::parse_cpus;
 pub use duration::parse_duration;
 pub use env_name::is_env_name;
@@ -38,7 +38,7 @@ pub use shell::shell_quote;
 pub use timestamp::{parse_rfc3339, rfc3339};
 pub use types::{
     Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript, Instance, Limits,
-    Properties, Requestor, Status, Usage,
+    NicKind, Properties, Requestor, Status, Usage,
 };
 pub use util::{fnv1a, hex, lock, random_hex};
 

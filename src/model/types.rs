@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::name::{CloneSource, Label, Name};
 
@@ -118,6 +118,13 @@ pub enum Attachment {
     },
 }
 
+/// How an interface of an instance is attached to an interface of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NicKind {
+    Macvlan,
+    Bridged,
+}
+
 #[derive(Debug, Clone)]
 pub struct CreateSpec {
     pub name: Name,
@@ -159,7 +166,8 @@ fn as_text<S: serde::Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S:
 }
 
 /// The user who sent a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Requestor {
     pub username: String,
     /// Such as `unix` or `tls`.

@@ -31,7 +31,6 @@ mod faults_signals;
 mod forward;
 mod host;
 mod incus_connections;
-mod incus_events;
 mod layering;
 mod mcp_cancel;
 mod mcp_clients;

@@ -5,20 +5,21 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
+use url::Position;
 
 use super::error::Failure;
-use super::http::{Http, Request};
+use super::http::Http;
+use super::operation::Running;
 use super::transport::{Endpoint, Transport};
 use super::wire::{Envelope, Operation, Server};
-use crate::model::lock;
+use crate::model::{Error, lock};
 
 /// Deadline of requests that the daemon answers without long work.
 pub(super) const REQUEST: Duration = Duration::from_secs(30);
@@ -48,7 +49,7 @@ struct Inner {
 impl Client {
     /// All requests are made in `project`; `None` is the server's default
     /// project.
-    pub fn new(endpoint: &Endpoint, project: Option<String>) -> Result<Self, Failure> {
+    pub fn new(endpoint: &Endpoint, project: Option<String>) -> Result<Self, Error> {
         let tasks = TaskTracker::new();
         // A closed tracker still accepts tasks, and `wait` returns.
         tasks.close();
@@ -81,19 +82,21 @@ impl Client {
             .await
     }
 
-    /// Fails with `Failure::Extension` if the server lacks the API extension.
-    pub async fn require(&self, extension: &'static str) -> Result<(), Failure> {
+    /// Fails with `Error::Unsupported` if the server lacks the API extension.
+    pub async fn require(&self, extension: &str) -> Result<(), Error> {
         if self.server().await?.has(extension) {
-            Ok(())
-        } else {
-            Err(Failure::Extension(extension))
+            return Ok(());
         }
+        Err(Error::Unsupported {
+            operation: "this".into(),
+            reason: format!("the Incus server lacks the API extension {extension:?}").into(),
+        })
     }
 
     /// Sends `GET` and decodes the metadata of the answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let request = self.request(Method::GET, path).deadline(REQUEST);
-        self.decode(path, request).await
+        let request = self.request(Method::GET, path)?;
+        self.decode(request.timeout(REQUEST)).await
     }
 
     /// Sends a JSON body in a request that starts no operation.
@@ -103,14 +106,14 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<(), Failure> {
-        let request = self.request(method, path).deadline(REQUEST).json(body)?;
-        self.decode::<Value>(path, request).await.map(drop)
+        let request = self.request(method, path)?.timeout(REQUEST).json(body);
+        self.decode::<Value>(request).await.map(drop)
     }
 
     /// Sends a `DELETE` that starts no operation.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
-        let request = self.request(Method::DELETE, path).deadline(REQUEST);
-        self.decode::<Value>(path, request).await.map(drop)
+        let request = self.request(Method::DELETE, path)?.timeout(REQUEST);
+        self.decode::<Value>(request).await.map(drop)
     }
 
     /// Waits, at most for `limit`, for requests whose callers were dropped.
@@ -150,75 +153,63 @@ impl Client {
 
     /// Sends `GET` without a deadline and decodes the answer as an operation.
     pub(super) async fn wait_operation(&self, path: &str) -> Result<Operation, Failure> {
-        let request = self.request(Method::GET, path);
-        self.decode(path, request).await
+        self.decode(self.request(Method::GET, path)?).await
     }
 
-    pub(super) fn request(&self, method: Method, path: &str) -> Request {
-        Request::new(method, self.scoped(path))
+    pub(super) fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
+        let inner = &self.inner;
+        let path = self.scoped(path);
+        inner.http.request(&inner.transport, method, &path)
     }
 
     /// Sends a request that starts an operation. The exchange goes on if the
     /// caller is dropped, so the answer is never lost to a cancellation.
-    pub(super) async fn launch(&self, path: &str, request: Request) -> Result<Operation, Failure> {
-        let path = path.to_owned();
+    pub(super) async fn launch(&self, request: RequestBuilder) -> Result<Running, Failure> {
         let client = self.clone();
         let answer = self.inner.tasks.spawn(async move {
-            let answer = client.decode::<Operation>(&path, request).await;
+            let answer = client.decode(request).await;
             if !matches!(answer, Ok(_) | Err(Failure::Api { .. })) {
                 *lock(&client.inner.last_lost) = Some(Instant::now());
             }
             answer
         });
-        answer
+        let operation = answer
             .await
-            .map_err(|e| Failure::Protocol(format!("request task: {e}")))?
+            .map_err(|e| Failure::protocol(format!("request task: {e}")))??;
+        Ok(Running::new(self.clone(), operation))
     }
 
-    async fn decode<T: DeserializeOwned>(
+    /// Sends a request and decodes the metadata of the answer.
+    pub(super) async fn decode<T: DeserializeOwned>(
         &self,
-        path: &str,
-        request: Request,
+        request: RequestBuilder,
     ) -> Result<T, Failure> {
-        decode_metadata(self.envelope(path, request).await?.metadata.as_deref())
-    }
-
-    async fn envelope(&self, path: &str, request: Request) -> Result<Envelope, Failure> {
-        let body = self.execute(path, request).await?;
-        let envelope: Envelope =
-            serde_json::from_slice(&body).map_err(|e| Failure::Protocol(format!("{path}: {e}")))?;
-        // The HTTP status of `wait` is 200 for a failed operation, too.
-        if envelope.kind == "error" {
-            let (code, message) = (envelope.error_code, envelope.error);
-            return Err(Failure::refusal(
-                self.endpoint(),
-                code,
-                message,
-                self.project(),
-            ));
-        }
-        Ok(envelope)
-    }
-
-    /// Sends a request and returns the body of the answer, whatever its status.
-    pub(super) async fn execute(&self, path: &str, request: Request) -> Result<Bytes, Failure> {
         let started = Instant::now();
-        let answer = self.inner.http.send(&self.inner.transport, request).await;
-        match answer {
-            Ok((status, body)) => {
-                tracing::debug!(
-                    path,
-                    status = status.as_u16(),
-                    ms = started.elapsed().as_millis() as u64,
-                    "request"
-                );
-                Ok(body)
-            }
-            Err(error) => {
-                tracing::debug!(path, %error, "request failed");
-                Err(error)
-            }
+        let (client, request) = request.build_split();
+        let request = request.map_err(|error| Failure::http(self.endpoint(), &error))?;
+        let path = request.url()[Position::BeforePath..].to_owned();
+        let exchange = self
+            .inner
+            .http
+            .send(self.endpoint(), &path, &client, request);
+        let (status, body) = exchange
+            .await
+            .inspect_err(|error| tracing::debug!(path, %error, "request failed"))?;
+        tracing::debug!(
+            path,
+            status = status.as_u16(),
+            ms = started.elapsed().as_millis() as u64,
+            "request"
+        );
+        let answer: Envelope =
+            serde_json::from_slice(&body).map_err(|e| Failure::protocol(format!("{path}: {e}")))?;
+        // The HTTP status of `wait` is 200 for a failed operation, too.
+        if answer.kind == "error" {
+            let (code, message) = (answer.error_code, answer.error);
+            let endpoint = self.endpoint();
+            return Err(Failure::refusal(endpoint, code, message, self.project()));
         }
+        decode_metadata(answer.metadata.as_deref())
     }
 }
 
@@ -234,7 +225,7 @@ pub(super) fn decode_metadata<T: DeserializeOwned>(
                 .map_err(|_| error),
             _ => Err(error),
         })
-        .map_err(|e| Failure::Protocol(e.to_string()))
+        .map_err(|e| Failure::protocol(e.to_string()))
 }
 
 /// Percent-encodes a path segment or a query value.

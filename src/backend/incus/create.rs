@@ -7,9 +7,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::devices::{self, Placement};
+use super::devices::{Placement, Resolver};
 use super::error::Failure;
 use super::messages::Meaning;
+use super::wire::pairs;
 use super::{images, init_script, instances};
 use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Properties, Result,
@@ -35,16 +36,11 @@ pub(super) async fn create(
     spec: &CreateSpec,
 ) -> Result<InitScript> {
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
-    let guest_api_can_be_off = async {
-        client
-            .require(NO_GUEST_API)
-            .await
-            .map_err(Failure::into_error)
-    };
+    let resolver = Resolver::new(client, placement);
     let (devices, local, ()) = tokio::try_join!(
-        devices::resolve(client, placement, &spec.network),
+        resolver.all(&spec.network),
         images::has(client, &spec.image),
-        guest_api_can_be_off
+        client.require(NO_GUEST_API)
     )?;
     let source = if local {
         json!({"type": "image", "alias": spec.image})
@@ -70,16 +66,15 @@ pub(super) async fn create(
         body["config"]["boot.autostart.priority"] = "100".into();
     }
     let first_boot = &spec.first_boot;
-    match create_instance(client, &mut body, first_boot, "creating the pixel", CREATE).await {
-        Ok(init_script) => Ok(init_script),
-        Err(failure) => {
+    create_instance(client, &mut body, first_boot, "creating the pixel", CREATE)
+        .await
+        .map_err(|failure| {
             let about_image = match local {
                 true => None,
                 false => images::download_error(image, image_server, &failure),
             };
-            Err(about_image.unwrap_or_else(|| failure.into_error_for(Subject::pixel(&spec.name))))
-        }
-    }
+            about_image.unwrap_or_else(|| failure.into_error_for(Subject::pixel(&spec.name)))
+        })
 }
 
 /// Copies a pixel or a checkpoint. The server gives the copy a new MAC address:
@@ -100,8 +95,8 @@ pub(super) async fn fork(
         "source": {"type": "copy", "source": source, "instance_only": true},
     });
     if let Some(network) = &spec.network {
-        let devices = devices::interfaces(client, placement, network).await?;
-        body["devices"] = json!(devices);
+        let resolver = Resolver::new(client, placement);
+        body["devices"] = json!(resolver.interfaces(network).await?);
     }
     let first_boot = &spec.first_boot;
     match create_instance(client, &mut body, first_boot, "copying the pixel", COPY).await {
@@ -124,14 +119,12 @@ async fn missing_source(client: &Client, spec: &ForkSpec) -> Error {
 /// The configuration of a new instance. A limit of `None` keeps the source's
 /// limit, or none for a new instance.
 fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> {
-    let mut config: BTreeMap<String, String> = [
+    let mut config = pairs(&[
         ("security.privileged", "false"),
         ("security.guestapi", "false"),
         ("security.nesting", "false"),
         ("limits.processes", PROCESSES),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
+    ]);
     if let Some(cpu) = &limits.cpu {
         config.insert("limits.cpu".into(), cpu.clone());
     }
@@ -156,11 +149,8 @@ async fn create_instance(
     body["config"][ISOLATED] = "true".into();
     let mut init_script = InitScript::Applied;
     loop {
-        let outcome = match client.start(Method::POST, "/1.0/instances", body).await {
-            Ok(running) => running.wait(doing, deadline).await,
-            Err(failure) => Err(failure),
-        };
-        let Err(failure) = outcome else {
+        let created = client.run(Method::POST, "/1.0/instances", body, doing, deadline);
+        let Err(failure) = created.await else {
             return Ok(init_script);
         };
         let denied = match failure.meaning() {

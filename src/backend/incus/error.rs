@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::messages::{self, Meaning, meaning};
 use crate::backend::tls;
-use crate::model::{Error, Reason, STOPPED, Size, Subject};
+use crate::model::{Error, Reason, STOPPED, Subject};
 
 /// A failed exchange with the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -14,26 +14,8 @@ pub enum Failure {
     /// The daemon's own error: an HTTP status or the code of an operation.
     #[error("{message}")]
     Api { code: u16, message: String },
-    #[error("cannot reach {endpoint}: {reason}")]
-    Unreachable { endpoint: String, reason: Reason },
-    #[error("not authorized by {endpoint}: {reason}")]
-    Denied { endpoint: String, reason: Reason },
-    #[error("{doing} took longer than {} s", .after.as_secs())]
-    TimedOut { doing: String, after: Duration },
-    #[error("unexpected response: {0}")]
-    Protocol(String),
-    /// The daemon sends more than is taken into memory.
-    #[error("{what} is larger than {}", Size(*.limit))]
-    TooLarge { what: String, limit: u64 },
-    /// The server has no such project.
-    #[error("project {0:?} not found")]
-    Project(String),
-    /// The connection's settings are unusable.
-    #[error("{0}")]
-    Setup(String),
-    /// The daemon lacks an API extension.
-    #[error("this Incus server has no {0:?}")]
-    Extension(&'static str),
+    #[error(transparent)]
+    Other(#[from] Error),
 }
 
 impl Failure {
@@ -43,36 +25,39 @@ impl Failure {
         if let Some(reason) = tls::untrusted_certificate(error) {
             let hint = "compare the fingerprint on the server, then set incus.server_cert to the \
                         server's certificate";
-            return Self::Unreachable {
-                endpoint: endpoint.to_owned(),
-                reason: Reason::from(reason).with_hint(hint),
-            };
+            return Self::unreachable(endpoint, Reason::from(reason).with_hint(hint));
         }
-        match error.kind() {
+        let reason = match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                Self::denied(endpoint, "permission denied on the socket".into())
+                return Self::denied(endpoint, "permission denied on the socket".into());
             }
-            io::ErrorKind::NotFound => {
-                Self::unreachable(endpoint, "the socket does not exist".into())
-            }
-            _ => Self::unreachable(endpoint, deepest(error)),
-        }
+            io::ErrorKind::NotFound => "the socket does not exist".into(),
+            _ => deepest(error),
+        };
+        Self::no_connection(endpoint, reason)
     }
 
-    fn unreachable(endpoint: &str, reason: String) -> Self {
+    fn no_connection(endpoint: &str, reason: String) -> Self {
         let reason = Reason::from(reason);
-        Self::Unreachable {
-            endpoint: endpoint.to_owned(),
-            reason: match is_socket(endpoint) {
+        Self::unreachable(
+            endpoint,
+            match is_socket(endpoint) {
                 true => reason.with_hint("run: pixels doctor, or to install Incus: pixels setup"),
                 false => reason,
             },
-        }
+        )
+    }
+
+    pub fn unreachable(endpoint: &str, reason: impl Into<Reason>) -> Self {
+        Self::Other(Error::Unreachable {
+            endpoint: format!("Incus at {endpoint}"),
+            reason: reason.into(),
+        })
     }
 
     fn denied(endpoint: &str, reason: String) -> Self {
-        Self::Denied {
-            endpoint: endpoint.to_owned(),
+        Self::Other(Error::Denied {
+            endpoint: format!("Incus at {endpoint}"),
             reason: Reason::from(reason).with_hint(match is_socket(endpoint) {
                 true => "join the group incus-admin and log in again, or run as root",
                 false => {
@@ -80,15 +65,26 @@ impl Failure {
                      client certificate"
                 }
             }),
-        }
+        })
+    }
+
+    pub fn protocol(text: impl Into<String>) -> Self {
+        Self::Other(Error::Protocol(text.into()))
+    }
+
+    pub fn timed_out(doing: &str, after: Duration) -> Self {
+        Self::Other(Error::TimedOut {
+            doing: doing.to_owned(),
+            after,
+        })
     }
 
     /// A request that got no whole answer.
     pub fn http(endpoint: &str, error: &reqwest::Error) -> Self {
         match find_io(error) {
             Some(io) if error.is_connect() => Self::connection(endpoint, io),
-            None if invalid_response(error) => Self::Protocol(deepest(error)),
-            _ => Self::unreachable(endpoint, deepest(error)),
+            None if invalid_response(error) => Self::protocol(deepest(error)),
+            _ => Self::no_connection(endpoint, deepest(error)),
         }
     }
 
@@ -98,7 +94,7 @@ impl Failure {
         match project {
             _ if matches!(code, 401 | 403) => Self::denied(endpoint, message),
             Some(project) if meaning(&message) == Some(Meaning::ProjectMissing) => {
-                Self::Project(project.to_owned())
+                Self::Other(Error::NotFound(Subject::Project(project.to_owned())))
             }
             _ => Self::Api { code, message },
         }
@@ -134,7 +130,7 @@ impl Failure {
     pub fn into_error_for(self, subject: Subject) -> Error {
         let meaning = self.meaning();
         let Self::Api { code, .. } = self else {
-            return self.into_error();
+            return self.into();
         };
         match (code, meaning) {
             (404, _) => Error::NotFound(subject),
@@ -142,7 +138,7 @@ impl Failure {
             (_, Some(Meaning::NameOnNetwork)) => Error::AlreadyExists(Subject::Other(format!(
                 "{subject} in another project on this network"
             ))),
-            (401 | 403, _) => self.into_error(),
+            (401 | 403, _) => self.into(),
             (409, _) | (_, Some(Meaning::AlreadyExists | Meaning::NameBeingCreated)) => {
                 Error::AlreadyExists(subject)
             }
@@ -150,44 +146,24 @@ impl Failure {
                 subject,
                 state: STOPPED.into(),
             },
-            _ => self.into_error(),
-        }
-    }
-
-    /// The same failure when it is about no particular thing.
-    pub fn into_error(self) -> Error {
-        match self {
-            Self::Api { code, message } => match code {
-                401 | 403 => Error::Denied {
-                    endpoint: "the Incus server".into(),
-                    reason: message.into(),
-                },
-                _ => Error::Server { code, message },
-            },
-            Self::Unreachable { endpoint, reason } => Error::Unreachable {
-                endpoint: format!("Incus at {endpoint}"),
-                reason,
-            },
-            Self::Denied { endpoint, reason } => Error::Denied {
-                endpoint: format!("Incus at {endpoint}"),
-                reason,
-            },
-            Self::TimedOut { doing, after } => Error::TimedOut { doing, after },
-            Self::Protocol(text) => Error::Protocol(text),
-            Self::TooLarge { what, limit } => Error::TooLarge { what, limit },
-            Self::Project(name) => Error::NotFound(Subject::Project(name)),
-            Self::Setup(text) => Error::Invalid(text.into()),
-            Self::Extension(name) => Error::Unsupported {
-                operation: "this".into(),
-                reason: format!("the Incus server lacks the API extension {name:?}").into(),
-            },
+            _ => self.into(),
         }
     }
 }
 
+/// The failure of a request that is about no particular thing.
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        failure.into_error()
+        match failure {
+            Failure::Other(error) => error,
+            Failure::Api { code, message } => match code {
+                401 | 403 => Self::Denied {
+                    endpoint: "the Incus server".into(),
+                    reason: message.into(),
+                },
+                _ => Self::Server { code, message },
+            },
+        }
     }
 }
 
@@ -263,7 +239,7 @@ mod tests {
     fn a_missing_project_is_not_a_missing_pixel() {
         let failure = Failure::refusal("/s", 404, "Project not found".into(), Some("x"));
         assert!(!failure.is_not_found());
-        assert_eq!(failure.into_error().to_string(), "project \"x\" not found");
+        assert_eq!(Error::from(failure).to_string(), "project \"x\" not found");
         assert!(Failure::refusal("/s", 404, "Instance not found".into(), Some("x")).is_not_found());
     }
 
@@ -271,8 +247,8 @@ mod tests {
     fn a_socket_without_permission_is_denied() {
         let error = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(matches!(
-            Failure::connection("/s", &error).into_error(),
-            Error::Denied { .. }
+            Failure::connection("/s", &error),
+            Failure::Other(Error::Denied { .. })
         ));
     }
 }

@@ -8,12 +8,12 @@
 //! socket is sent a ping, and one whose stream has ended is closed without
 //! waiting for the answer.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
-use serde::Serialize;
-use tokio::sync::mpsc;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -21,11 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, encode};
 use super::error::Failure;
-use super::exec_streams::{discard, drain, feed, feed_channel, forward, forward_control, split};
+use super::exec_streams::{discard, drain, feed, forward_control, split};
 use super::messages::Meaning;
 use super::operation::Running;
 use super::websocket::{CHUNK, Receiver, SMALL, upgrade};
 use super::wire::Operation;
+use crate::backend::tls::ByteStream;
 use crate::model::{ExecIo, ExecRequest, ExitStatus};
 
 /// Deadline for connecting the sockets. The daemon itself waits five seconds.
@@ -62,7 +63,7 @@ pub(super) async fn prepare(
     let prepared_at = Instant::now();
     let running = client.start(Method::POST, &path, &body(request)).await?;
     Ok(PreparedExec {
-        secrets: Secrets::parse(running.metadata())?,
+        secrets: Secrets::parse(&running.operation.metadata)?,
         running,
         prepared_at,
     })
@@ -80,118 +81,91 @@ pub(super) async fn run(
         secrets,
         ..
     } = prepared;
-    let id = running.id().to_owned();
+    let is_terminal = secrets.output.is_none();
     let path = |secret: &str| {
-        client.scoped(&format!(
-            "/1.0/operations/{id}/websocket?secret={}",
-            encode(secret)
-        ))
+        let id = &running.operation.id;
+        let secret = encode(secret);
+        client.scoped(&format!("/1.0/operations/{id}/websocket?secret={secret}"))
     };
-    let sending = async |secret: &str| {
+    let open = async |secret: &str, has_output: bool| {
         let stream = client.transport().connect().await?;
-        upgrade(client, stream, &path(secret), SMALL).await
-    };
-    let receiving = async |secret: &str| {
-        let stream = Box::new(Receiver(client.transport().connect().await?));
-        upgrade(client, stream, &path(secret), CHUNK).await
+        let (stream, buffer): (Box<dyn ByteStream>, _) = match has_output {
+            true => (Box::new(Receiver(stream)), CHUNK),
+            false => (stream, SMALL),
+        };
+        upgrade(client, stream, &path(secret), buffer).await
     };
     let connecting = async {
-        let first = async {
+        let output = async {
             match &secrets.output {
                 None => Ok(None),
-                Some((out, err)) => {
-                    let (out, err) = tokio::try_join!(receiving(out), receiving(err))?;
-                    Ok(Some((out, err)))
-                }
-            }
-        };
-        let input = async {
-            match &secrets.output {
-                None => receiving(&secrets.input).await,
-                Some(_) => sending(&secrets.input).await,
+                Some((out, err)) => tokio::try_join!(open(out, true), open(err, true)).map(Some),
             }
         };
         let control = async {
-            match (sending(&secrets.control).await, &secrets.output) {
-                (Ok(control), _) => Ok(Some(control)),
+            match open(&secrets.control, false).await {
+                Ok(control) => Ok(Some(control)),
                 // Without a terminal the daemon does not wait for this socket, and
                 // rejects it if a short command has already ended.
-                (Err(Failure::Api { message, .. }), Some(_)) => {
+                Err(Failure::Api { message, .. }) if !is_terminal => {
                     tracing::debug!(message, "control");
                     Ok(None)
                 }
-                (Err(failure), _) => Err(failure),
+                Err(failure) => Err(failure),
             }
         };
-        tokio::try_join!(input, control, first)
+        tokio::try_join!(open(&secrets.input, is_terminal), control, output)
     };
-    let (input, control, output) = match tokio::time::timeout(CONNECT, connecting).await {
-        Ok(connected) => connected?,
-        Err(_) => {
-            return Err(Failure::TimedOut {
-                doing: "connecting the command's streams".into(),
-                after: CONNECT,
-            });
-        }
-    };
+    let connected = tokio::time::timeout(CONNECT, connecting).await;
+    let doing = "connecting the command's streams";
+    let (input, control, output) =
+        connected.unwrap_or_else(|_| Err(Failure::timed_out(doing, CONNECT)))?;
+    let (mut input, input_rx) = input.split();
+    let (control_tx, control_rx) = control.map(WebSocketStream::split).unzip();
     let ended = CancellationToken::new();
     let wait = async {
         let outcome = running.finish().await;
         ended.cancel();
         outcome
     };
-    let (input_tx, input_rx) = input.split();
-    let (control_tx, control_rx) = control.map(WebSocketStream::split).unzip();
-    let ExecIo {
-        stdin,
-        stdout,
-        stderr,
-        control: commands,
-    } = io;
-    let steering = async {
-        tokio::join!(forward_control(control_tx, commands), discard(control_rx));
-        std::future::pending::<()>().await;
+    let (output, errors, unused) = match output {
+        Some((out, err)) => (split(out), Some(split(err)), Some(input_rx)),
+        // One socket carries both directions, so both close it.
+        None => ((None, input_rx), None, None),
     };
-
-    match output {
-        Some((out, err)) => {
-            let feeding = async {
-                tokio::join!(feed(stdin, input_tx), discard(Some(input_rx)));
-                std::future::pending::<()>().await;
-            };
-            let draining = async {
-                tokio::try_join!(
-                    drain(split(out), stdout, &ended),
-                    drain(split(err), stderr, &ended)
-                )
-                .map(drop)
-            };
-            tokio::select! {
-                status = join_exit_and_output(wait, draining) => status,
-                () = feeding => unreachable!("feeding never ends by itself"),
-                () = steering => unreachable!("steering never ends by itself"),
+    let hang_up = CancellationToken::new();
+    let draining = async {
+        let errors = async {
+            match errors {
+                Some(errors) => drain(errors, io.stderr, &ended).await,
+                None => Ok(()),
             }
+        };
+        let outcome = tokio::try_join!(drain(output, io.stdout, &ended), errors);
+        if is_terminal {
+            hang_up.cancel();
         }
-        None => {
-            // One socket carries both directions, so both close it.
-            let (to_guest, from_user) = mpsc::channel::<Message>(4);
-            let writing = forward(from_user, input_tx);
-            let hang_up = to_guest.clone();
-            let feeding = feed_channel(stdin, to_guest);
-            let draining = async {
-                let end = drain((None, input_rx), stdout, &ended).await;
-                let _ = hang_up.send(Message::Close(None)).await;
-                end
-            };
-            tokio::select! {
-                status = join_exit_and_output(wait, draining) => status,
-                ((), ()) = async {
-                    tokio::join!(feeding, writing);
-                    std::future::pending().await
-                } => unreachable!("feeding never ends by itself"),
-                () = steering => unreachable!("steering never ends by itself"),
-            }
+        outcome.map(drop)
+    };
+    let feeding = async {
+        tokio::select! {
+            () = feed(io.stdin, &mut input, is_terminal) => hang_up.cancelled().await,
+            () = hang_up.cancelled() => {}
         }
+        let _ = input.send(Message::Close(None)).await;
+    };
+    let background = async {
+        tokio::join!(
+            feeding,
+            discard(unused),
+            forward_control(control_tx, io.control),
+            discard(control_rx)
+        );
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        status = join_exit_and_output(wait, draining) => status,
+        never = background => match never {},
     }
 }
 
@@ -226,10 +200,10 @@ pub(super) fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitSta
         Ok(operation) => operation
             .metadata
             .get("return")
-            .and_then(serde_json::Value::as_i64)
+            .and_then(Value::as_i64)
             .and_then(|code| i32::try_from(code).ok())
             .map(ExitStatus)
-            .ok_or_else(|| Failure::Protocol("the command ended without an exit code".into())),
+            .ok_or_else(|| Failure::protocol("the command ended without an exit code")),
         Err(failure) => match failure.meaning() {
             // Also if the command itself exited with this code.
             Some(Meaning::CommandNotFound) => Ok(ExitStatus(127)),
@@ -239,35 +213,18 @@ pub(super) fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitSta
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Body<'a> {
-    command: &'a [String],
-    wait_for_websocket: bool,
-    interactive: bool,
-    environment: &'a std::collections::BTreeMap<String, String>,
-    user: u32,
-    group: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cwd: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    width: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    height: Option<u16>,
-}
-
-fn body(request: &ExecRequest) -> Body<'_> {
-    Body {
-        command: &request.argv,
-        wait_for_websocket: true,
-        interactive: request.tty.is_some(),
-        environment: &request.env,
-        user: request.owner.uid,
-        group: request.owner.gid,
-        cwd: request.cwd.as_deref(),
-        width: request.tty.map(|size| size.columns),
-        height: request.tty.map(|size| size.rows),
-    }
+fn body(request: &ExecRequest) -> Value {
+    json!({
+        "command": request.argv,
+        "wait-for-websocket": true,
+        "interactive": request.tty.is_some(),
+        "environment": request.env,
+        "user": request.owner.uid,
+        "group": request.owner.gid,
+        "cwd": request.cwd,
+        "width": request.tty.map(|size| size.columns),
+        "height": request.tty.map(|size| size.rows),
+    })
 }
 
 pub(super) struct Secrets {
@@ -278,16 +235,16 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    pub fn parse(metadata: &serde_json::Value) -> Result<Self, Failure> {
+    pub fn parse(metadata: &Value) -> Result<Self, Failure> {
         let fd = |name: &str| {
             metadata
                 .get("fds")
                 .and_then(|fds| fds.get(name))
-                .and_then(serde_json::Value::as_str)
+                .and_then(Value::as_str)
                 .map(str::to_owned)
         };
         let need = |name: &str| {
-            fd(name).ok_or_else(|| Failure::Protocol(format!("exec offers no stream {name:?}")))
+            fd(name).ok_or_else(|| Failure::protocol(format!("exec offers no stream {name:?}")))
         };
         Ok(Self {
             input: need("0")?,
@@ -300,28 +257,19 @@ impl Secrets {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn exit_status_of(metadata: serde_json::Value) -> Result<Operation, Failure> {
-        Ok(serde_json::from_value(serde_json::json!({
-            "id": "x", "status_code": 200, "metadata": metadata
-        }))
-        .unwrap())
-    }
+    use crate::model::Error;
 
     #[test]
     fn missing_exit_code_is_a_protocol_failure() {
-        assert!(matches!(
-            exit_status(exit_status_of(serde_json::json!({}))),
-            Err(Failure::Protocol(_))
-        ));
-        assert!(matches!(
-            exit_status(exit_status_of(serde_json::json!({"return": null}))),
-            Err(Failure::Protocol(_))
-        ));
-        assert_eq!(
-            exit_status(exit_status_of(serde_json::json!({"return": 7}))).unwrap(),
-            ExitStatus(7)
-        );
+        let status = |metadata: Value| {
+            let operation = json!({"id": "x", "status_code": 200, "metadata": metadata});
+            exit_status(Ok(serde_json::from_value(operation).unwrap()))
+        };
+        for missing in [json!({}), json!({"return": null})] {
+            let outcome = status(missing);
+            assert!(matches!(outcome, Err(Failure::Other(Error::Protocol(_)))));
+        }
+        assert_eq!(status(json!({"return": 7})).unwrap(), ExitStatus(7));
     }
 
     #[test]
@@ -337,13 +285,11 @@ mod tests {
 
     #[test]
     fn secrets_without_output_mean_a_terminal() {
-        let plain = Secrets::parse(&serde_json::json!({
-            "fds": {"0": "a", "1": "b", "2": "c", "control": "d"}
-        }))
-        .unwrap();
-        assert!(plain.output.is_some());
-        let tty = Secrets::parse(&serde_json::json!({"fds": {"0": "a", "control": "d"}})).unwrap();
-        assert!(tty.output.is_none());
-        assert!(Secrets::parse(&serde_json::json!({"fds": {"0": "a"}})).is_err());
+        let parse = |streams: Value| Secrets::parse(&json!({"fds": streams}));
+        let plain = parse(json!({"0": "a", "1": "b", "2": "c", "control": "d"}));
+        assert!(plain.unwrap().output.is_some());
+        let terminal = parse(json!({"0": "a", "control": "d"}));
+        assert!(terminal.unwrap().output.is_none());
+        assert!(parse(json!({"0": "a"})).is_err());
     }
 }

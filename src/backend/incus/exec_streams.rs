@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
 use super::error::Failure;
-use super::websocket::{CHUNK, LARGEST, Socket, is_too_large};
+use super::websocket::{self, CHUNK, Socket};
 use crate::model::{Control, TtySize};
 
 /// After the end of the command, each frame of output arrives within this time.
@@ -60,11 +60,8 @@ pub(super) async fn drain(
                 _ => break,
             },
             Some(Ok(_)) => {}
-            Some(Err(error)) if is_too_large(&error) => {
-                return Err(Failure::TooLarge {
-                    what: "a frame of the command's output".into(),
-                    limit: LARGEST as u64,
-                });
+            Some(Err(error)) if websocket::is_too_large(&error) => {
+                return Err(websocket::too_large("a frame of the command's output"));
             }
             Some(Err(error)) => return Err(cut_off(&error.to_string())),
             None => return Err(cut_off("the connection closed")),
@@ -81,56 +78,30 @@ async fn output_timeout(ended: &CancellationToken) {
 }
 
 fn cut_off(reason: &str) -> Failure {
-    Failure::Unreachable {
-        endpoint: "the command's output".into(),
-        reason: reason.to_owned().into(),
-    }
+    Failure::unreachable("the command's output", reason)
 }
 
-/// Copies stdin to its socket, and then sends end of file.
-pub(super) async fn feed(mut from: Box<dyn AsyncRead + Send + Unpin>, mut to: Sink) {
+/// Copies stdin to its socket, and then sends end of file. On a terminal that is
+/// the terminal's character for end of transmission, because an empty text frame
+/// would stall the output.
+pub(super) async fn feed(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    to: &mut Sink,
+    is_terminal: bool,
+) {
     let mut buffer = BytesMut::new();
     loop {
         if buffer.capacity() < LEAST {
             buffer.reserve(CHUNK);
         }
-        match from.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => {
-                let _ = to.send(Message::text("")).await;
-                return;
-            }
-            Ok(_) => {
-                let frame = Message::Binary(buffer.split().freeze());
-                // A command that no longer reads is not a failure.
-                if to.send(frame).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Like [`feed`], for a terminal: end of file is the terminal's character for
-/// end of transmission, because an empty text frame would stall the output.
-pub(super) async fn feed_channel(
-    mut from: Box<dyn AsyncRead + Send + Unpin>,
-    to: mpsc::Sender<Message>,
-) {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let (data, last) = match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => (Bytes::from_static(&[END_OF_TRANSMISSION]), true),
-            Ok(n) => (Bytes::copy_from_slice(&buffer[..n]), false),
+        let is_last = !matches!(from.read_buf(&mut buffer).await, Ok(1..));
+        let frame = match is_last {
+            false => Message::Binary(buffer.split().freeze()),
+            true if is_terminal => Message::binary(&[END_OF_TRANSMISSION][..]),
+            true => Message::text(""),
         };
-        if to.send(Message::Binary(data)).await.is_err() || last {
-            return;
-        }
-    }
-}
-
-pub(super) async fn forward(mut from: mpsc::Receiver<Message>, mut to: Sink) {
-    while let Some(message) = from.recv().await {
-        if to.send(message).await.is_err() {
+        // A command that no longer reads is not a failure.
+        if to.send(frame).await.is_err() || is_last {
             return;
         }
     }
@@ -166,22 +137,28 @@ pub(super) async fn discard(from: Option<SplitStream<Socket>>) {
 #[cfg(test)]
 mod tests {
     use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
 
-    use super::super::transport::ByteStream;
-    use super::super::websocket::{Receiver, SMALL};
+    use super::super::websocket::{LARGEST, Receiver, SMALL};
     use super::*;
+    use crate::backend::tls::ByteStream;
+    use crate::model::Error;
+
+    async fn client(stream: impl ByteStream + 'static) -> Socket {
+        let stream: Box<dyn ByteStream> = Box::new(stream);
+        let config = Some(websocket::config(SMALL));
+        WebSocketStream::from_raw_socket(stream, Role::Client, config).await
+    }
 
     #[tokio::test]
     async fn output_is_complete_if_the_ping_cannot_be_answered() {
-        use tokio_tungstenite::tungstenite::protocol::Role;
         let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
         let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
         daemon.send(Message::Ping("x".into())).await.unwrap();
         daemon.send(Message::binary(&b"hi"[..])).await.unwrap();
         daemon.send(Message::text("")).await.unwrap();
         drop(daemon);
-        let stream: Box<dyn ByteStream> = Box::new(Receiver(Box::new(ours)));
-        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let socket = client(Receiver(Box::new(ours))).await;
         let (mut near, far) = tokio::io::duplex(64);
         drain(split(socket), Box::new(far), &CancellationToken::new())
             .await
@@ -191,30 +168,24 @@ mod tests {
         assert_eq!(output, "hi");
     }
 
-    async fn pair(room: usize) -> (tokio::io::DuplexStream, Socket) {
-        use tokio_tungstenite::tungstenite::protocol::Role;
-        let (near, far) = tokio::io::duplex(room);
-        let near: Box<dyn ByteStream> = Box::new(near);
-        let config = Some(super::super::websocket::config(SMALL));
-        let socket = WebSocketStream::from_raw_socket(near, Role::Client, config).await;
-        (far, socket)
-    }
-
     #[tokio::test]
     async fn oversized_frame_fails_at_its_header() {
-        let (mut daemon, socket) = pair(64).await;
+        let (near, mut daemon) = tokio::io::duplex(64);
         // Only the header of a frame that is one byte too long.
         let mut header = vec![0x82, 127];
         header.extend((LARGEST as u64 + 1).to_be_bytes());
         daemon.write_all(&header).await.unwrap();
         let nowhere = Box::new(tokio::io::sink());
+        let socket = client(near).await;
         let cut = drain(split(socket), nowhere, &CancellationToken::new()).await;
-        assert!(matches!(cut, Err(Failure::TooLarge { .. })), "{cut:?}");
+        let too_large = matches!(cut, Err(Failure::Other(Error::TooLarge { .. })));
+        assert!(too_large, "{cut:?}");
     }
 
     #[tokio::test]
     async fn unread_pongs_are_limited() {
-        let (mut daemon, mut socket) = pair(1024).await;
+        let (near, mut daemon) = tokio::io::duplex(1024);
+        let mut socket = client(near).await;
         let mut ping = vec![0x89, 125];
         ping.extend([0; 125]);
         // In one write: wake-ups would dominate the duration.

@@ -1,20 +1,17 @@
 //! A daemon's answers, events, streams and files.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::client::decode_metadata;
-use super::transport::ByteStream;
-use super::{Event, Failure, exec, exec_streams, instances, sftp_channel, watch, websocket, wire};
+use super::{Failure, exec, exec_streams, instances, sftp_channel, watch, websocket, wire};
 use crate::backend::sftp;
+use crate::backend::tls::ByteStream;
 use crate::fuzz::{asynchronous, fuzz};
-use crate::model::{Name, Subject};
+use crate::model::{Capture, Name, Subject};
 
 const WORDS: &[&str] = &[
     "\"type\":\"error\"",
@@ -66,7 +63,7 @@ fn answers() {
             }
         }
         if let Some(state) = reads::<wire::State>(metadata) {
-            let usage = instances::usage_from(state);
+            let usage = instances::usage(state);
             kinds.push_str(if usage.received > 0 { "state" } else { "empty" });
         }
         let operation: Option<wire::Operation> = reads(metadata);
@@ -103,50 +100,10 @@ fn events() {
         "\"timestamp\":",
     ];
     fuzz("incus-events", 12_000, &words, |bytes| {
-        let event: Event = serde_json::from_slice(bytes).ok()?;
+        let event: watch::Event = serde_json::from_slice(bytes).ok()?;
         let read = watch::parse(event)?;
         Some((read.checkpoint.is_some(), read.by.is_some()))
     });
-}
-
-/// Takes everything and keeps nothing.
-struct Count<'a>(&'a mut u64);
-
-impl AsyncWrite for Count<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        *self.0 += data.len() as u64;
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// A connection whose far end sends this and closes.
-async fn far_end(bytes: &[u8]) -> Box<dyn ByteStream> {
-    let (near, mut far) = tokio::io::duplex(64 * 1024);
-    let bytes = bytes.to_vec();
-    tokio::spawn(async move {
-        let (mut from, mut to) = tokio::io::split(&mut far);
-        // What is asked is not looked at.
-        let mut sink = tokio::io::sink();
-        let reading = tokio::io::copy(&mut from, &mut sink);
-        let writing = async {
-            let _ = to.write_all(&bytes).await;
-            let _ = to.shutdown().await;
-        };
-        tokio::join!(writing, reading).0
-    });
-    Box::new(near)
 }
 
 #[test]
@@ -154,18 +111,16 @@ fn frames() {
     let words = ["\u{1}", "\x02\x00", "\x7e\x7f", "\0\0\0\0\0\0\0\0"];
     fuzz("incus-frames", 3000, &words, |bytes| {
         asynchronous(async {
-            let stream = far_end(bytes).await;
+            // The far end sends this and closes.
+            let sent = std::io::Cursor::new(bytes.to_vec());
+            let stream: Box<dyn ByteStream> = Box::new(tokio::io::join(sent, tokio::io::sink()));
             let config = websocket::config(4096);
             let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
-            let (to, mut from) = tokio::io::duplex(1024);
+            let output = Capture::head(0);
             let ended = CancellationToken::new();
-            let counting = async {
-                let mut count = 0;
-                let _ = tokio::io::copy(&mut from, &mut Count(&mut count)).await;
-                count
-            };
-            let draining = exec_streams::drain(exec_streams::split(socket), Box::new(to), &ended);
-            let (outcome, count) = tokio::join!(draining, counting);
+            let split = exec_streams::split(socket);
+            let outcome = exec_streams::drain(split, Box::new(output.clone()), &ended).await;
+            let count = output.take().total;
             assert!(count <= bytes.len() as u64);
             (outcome.is_ok(), count > 0)
         })
@@ -174,7 +129,7 @@ fn frames() {
 
 /// A server that gives one packet for each it gets, under the number that was
 /// asked with.
-async fn in_turn(bytes: &[u8]) -> Box<dyn ByteStream> {
+fn in_turn(bytes: &[u8]) -> DuplexStream {
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let mut rest = bytes.to_vec();
     tokio::spawn(async move {
@@ -199,7 +154,7 @@ async fn in_turn(bytes: &[u8]) -> Box<dyn ByteStream> {
         }
         Ok::<(), std::io::Error>(())
     });
-    Box::new(near)
+    near
 }
 
 #[test]
@@ -213,7 +168,7 @@ fn files() {
     fuzz("incus-sftp", 1500, &words, |bytes| {
         let _ = sftp_channel::parse_status(bytes);
         asynchronous(async {
-            let session = sftp::Files::open(in_turn(bytes).await).await;
+            let session = sftp::Files::open(in_turn(bytes)).await;
             let Ok(session) = session else { return 0 };
             let listed = sftp::list(&session, "/").await;
             let stat = sftp::stat(&session, "/a").await;

@@ -7,9 +7,10 @@ use tokio::sync::{OnceCell, mpsc};
 use super::client::Client;
 use super::{exec, instance_lock, sftp_channel};
 use crate::backend::sftp;
+use crate::file_lock::LockMode;
 use crate::model::{
-    self, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Precondition,
-    Result, Subject,
+    ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Precondition, Result,
+    Subject,
 };
 
 /// The guest of a pixel. The SFTP session is opened on first use and kept.
@@ -44,7 +45,7 @@ impl<'a> IncusGuest<'a> {
         self.files
             .get_or_try_init(|| async {
                 // The daemon mounts the disk of a stopped instance for the session.
-                let _lock = instance_lock::lock_shared(self.client, self.name).await?;
+                let _lock = instance_lock::lock(self.client, self.name, LockMode::Shared).await?;
                 sftp_channel::open(self.client, &self.name.instance()).await
             })
             .await
@@ -71,10 +72,6 @@ impl Guest for IncusGuest<'_> {
             prepared if prepared.is_stale() => self.exec(request, io).await,
             prepared => self.run(prepared, io).await,
         }
-    }
-
-    async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        model::collect(self, request).await
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {

@@ -2,72 +2,19 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::multipart::Form;
-use reqwest::{Method, Response, StatusCode};
-use serde::Serialize;
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode};
 
 use super::error::Failure;
 use super::transport::Transport;
+use crate::model::Error;
 
 /// Largest successful answer. An instance with its full state takes about
 /// 8 KiB, so this is a list of thousands.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Largest error answer, which is a sentence.
 const MAX_ERROR: usize = 1024 * 1024;
-
-#[derive(Debug)]
-enum Body {
-    Bytes(Vec<u8>),
-    /// Sets the content type and length headers of the request.
-    Form(Form),
-}
-
-/// A request that is not yet sent.
-#[derive(Debug)]
-pub(super) struct Request {
-    method: Method,
-    path: String,
-    headers: Vec<(&'static str, String)>,
-    body: Body,
-    deadline: Option<Duration>,
-}
-
-impl Request {
-    /// `path` includes the query with the project.
-    pub fn new(method: Method, path: String) -> Self {
-        Self {
-            method,
-            path,
-            headers: Vec::new(),
-            body: Body::Bytes(Vec::new()),
-            deadline: None,
-        }
-    }
-
-    /// Limits the duration of the whole exchange.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-
-    pub fn json(mut self, body: &impl Serialize) -> Result<Self, Failure> {
-        let body = serde_json::to_vec(body).map_err(|e| Failure::Protocol(e.to_string()))?;
-        let kind = CONTENT_TYPE.as_str();
-        self.headers.push((kind, "application/json".into()));
-        self.body = Body::Bytes(body);
-        Ok(self)
-    }
-
-    pub fn upload(mut self, headers: &[(&'static str, String)], form: Form) -> Self {
-        self.headers.extend_from_slice(headers);
-        self.body = Body::Form(form);
-        self
-    }
-}
 
 /// The HTTP client, created on first use.
 #[derive(Debug, Default)]
@@ -78,13 +25,14 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// Sends a request and returns the status and the complete body of the answer.
-    /// A body that is larger than any real answer is `Failure::TooLarge`.
-    pub async fn send(
+    /// A request without a body or a deadline. `path` includes the query with the
+    /// project.
+    pub fn request(
         &self,
         transport: &Transport,
-        request: Request,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+        method: Method,
+        path: &str,
+    ) -> Result<RequestBuilder, Failure> {
         let client = match self.client.get() {
             Some(client) => client,
             None => {
@@ -92,19 +40,26 @@ impl Http {
                 self.client.get_or_init(|| made)
             }
         };
-        let writes = usize::from(request.method != Method::GET);
+        Ok(client.request(method, transport.url(path)))
+    }
+
+    /// Sends a request and returns the status and the complete body of the answer.
+    /// A body that is larger than any real answer is `Error::TooLarge`. The
+    /// request's timeout limits the duration of the whole exchange.
+    pub async fn send(
+        &self,
+        endpoint: &str,
+        path: &str,
+        client: &reqwest::Client,
+        mut request: Request,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        // Not left to reqwest, whose error has no duration.
+        let deadline = request.timeout_mut().take();
+        let writes = usize::from(request.method() != Method::GET);
         self.writes.fetch_add(writes, Ordering::Relaxed);
-        let builder = client.request(request.method, transport.url(&request.path));
-        let mut builder = match request.body {
-            Body::Bytes(bytes) => builder.body(bytes),
-            Body::Form(form) => builder.multipart(form),
-        };
-        for (name, value) in request.headers {
-            builder = builder.header(name, value);
-        }
-        let broken = |error| Failure::http(&transport.name, &error);
+        let broken = |error| Failure::http(endpoint, &error);
         let exchange = async {
-            let answer = builder.send().await.map_err(|error| {
+            let answer = client.execute(request).await.map_err(|error| {
                 if error.is_connect() {
                     self.writes.fetch_sub(writes, Ordering::Relaxed);
                 }
@@ -118,22 +73,20 @@ impl Http {
             };
             match read_body(answer, limit).await.map_err(broken)? {
                 Some(body) => Ok((status, body)),
-                None => Err(Failure::TooLarge {
-                    what: format!("the answer of {} to {}", transport.name, request.path),
+                None => Err(Failure::Other(Error::TooLarge {
+                    what: format!("the answer of {endpoint} to {path}"),
                     limit: limit as u64,
-                }),
+                })),
             }
         };
-        let Some(deadline) = request.deadline else {
+        let Some(deadline) = deadline else {
             return exchange.await;
         };
         tokio::time::timeout(deadline, exchange)
             .await
             .unwrap_or_else(|_| {
-                Err(Failure::Unreachable {
-                    endpoint: transport.name.clone(),
-                    reason: format!("no answer within {} s", deadline.as_secs()).into(),
-                })
+                let reason = format!("no answer within {} s", deadline.as_secs());
+                Err(Failure::unreachable(endpoint, reason))
             })
     }
 
@@ -169,14 +122,14 @@ mod tests {
     use super::*;
 
     /// Serves `answer` and reads its body with a limit of ten bytes.
-    async fn read(answer: &'static [u8]) -> Option<Bytes> {
+    async fn read(answer: String) -> Option<Bytes> {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", server.local_addr().unwrap());
         let serving = tokio::spawn(async move {
             let (mut stream, _) = server.accept().await.unwrap();
             // Wait for the request.
             stream.read_buf(&mut Vec::new()).await.unwrap();
-            stream.write_all(answer).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
         });
         let plain = super::super::transport::plain_config().unwrap();
         let builder = reqwest::Client::builder().tls_backend_preconfigured(plain);
@@ -188,16 +141,18 @@ mod tests {
 
     #[tokio::test]
     async fn body_above_the_limit_is_not_read() {
-        let body = read(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789").await;
-        assert_eq!(body.as_deref(), Some(&b"0123456789"[..]));
-        let sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n";
-        assert_eq!(read(sent).await.as_deref(), Some(&b"0123456789"[..]));
-        // A larger content length fails at once, a larger body at its first byte
-        // too many.
-        let body = read(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n").await;
-        assert_eq!(body, None);
-        let sent =
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n6\r\n567890\r\n";
-        assert_eq!(read(sent).await, None);
+        let chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n";
+        for (sent, expected) in [
+            ("Content-Length: 10\r\n\r\n0123456789", true),
+            (&format!("{chunked}5\r\n56789\r\n0\r\n\r\n"), true),
+            // A larger content length fails at once, a larger body at its first
+            // byte too many.
+            ("Content-Length: 11\r\n\r\n", false),
+            (&format!("{chunked}6\r\n567890\r\n"), false),
+        ] {
+            let body = read(format!("HTTP/1.1 200 OK\r\n{sent}")).await;
+            let expected = expected.then_some(&b"0123456789"[..]);
+            assert_eq!(body.as_deref(), expected, "{sent}");
+        }
     }
 }

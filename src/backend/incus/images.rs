@@ -12,16 +12,13 @@ pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
     match client.get::<ImageAlias>(&path).await {
         Ok(_) => Ok(true),
         Err(failure) if failure.is_not_found() => Ok(false),
-        Err(failure) => Err(failure.into_error()),
+        Err(failure) => Err(failure.into()),
     }
 }
 
 /// The aliases of the server's own images.
 pub(super) async fn aliases(client: &Client) -> Result<Vec<String>> {
-    let aliases: Vec<ImageAlias> = client
-        .get("/1.0/images/aliases?recursion=1")
-        .await
-        .map_err(Failure::into_error)?;
+    let aliases: Vec<ImageAlias> = client.get("/1.0/images/aliases?recursion=1").await?;
     Ok(aliases.into_iter().map(|alias| alias.name).collect())
 }
 

@@ -9,9 +9,8 @@
 use std::time::Duration;
 
 use super::client::Client;
-use super::error::Failure;
 use crate::file_lock::{self, FileLock, LockMode};
-use crate::model::{Name, fnv1a};
+use crate::model::{Error, Name, Result, fnv1a};
 
 /// How long a lock is waited for: the deadline of a restore.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -19,46 +18,22 @@ const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// restores.
 const FILES: u32 = 64;
 
-/// Held during a change of the instance.
-#[derive(Debug)]
-pub(super) struct InstanceLock(
-    #[expect(dead_code, reason = "closing the file releases the lock")] FileLock,
-);
-
-/// Takes the lock for a change that may overlap with others.
-pub(super) async fn lock_shared(
-    client: &Client,
-    name: &Name,
-) -> Result<Option<InstanceLock>, Failure> {
-    acquire(client, name, LockMode::Shared).await
-}
-
-/// Takes the lock for a change that must not overlap with any other.
-pub(super) async fn lock_exclusive(
-    client: &Client,
-    name: &Name,
-) -> Result<Option<InstanceLock>, Failure> {
-    acquire(client, name, LockMode::Exclusive).await
-}
-
-/// `None` if locks are not available here; then the change is made without.
-async fn acquire(
-    client: &Client,
-    name: &Name,
-    mode: LockMode,
-) -> Result<Option<InstanceLock>, Failure> {
+/// Takes the lock: [`LockMode::Exclusive`] for a change that must not overlap with
+/// any other. `None` if locks are not available here; then the change is made
+/// without.
+pub(super) async fn lock(client: &Client, name: &Name, mode: LockMode) -> Result<Option<FileLock>> {
     let attempt = async {
         let path = file_lock::lock_dir()?.join(file_name(client, name));
         let waiting = || tracing::info!(%name, "waiting for another command");
         FileLock::acquire(&path, mode, waiting).await
     };
     match tokio::time::timeout(TIMEOUT, attempt).await {
-        Ok(Ok(lock)) => Ok(Some(InstanceLock(lock))),
+        Ok(Ok(lock)) => Ok(Some(lock)),
         Ok(Err(error)) => {
             tracing::warn!(%name, %error, "cannot lock the instance");
             Ok(None)
         }
-        Err(_) => Err(Failure::TimedOut {
+        Err(_) => Err(Error::TimedOut {
             doing: "waiting for another command on the pixel".into(),
             after: TIMEOUT,
         }),

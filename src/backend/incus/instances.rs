@@ -12,8 +12,11 @@ use super::error::Failure;
 use super::instance_lock;
 use super::isolated_bridge;
 use super::operation::retry_while_busy;
-use super::wire::{self, Lease, NetworkState, State};
-use crate::model::{Instance, Label, Name, Properties, Result, Status, Subject, Usage};
+use super::wire::{self, Counters, Lease, NetworkState, State};
+use crate::file_lock::LockMode;
+use crate::model::{
+    Error, Instance, Name, Properties, Result, Status, Subject, Usage, parse_rfc3339,
+};
 
 /// Prefix of the instance keys that hold a pixel's properties.
 pub(super) const PROPERTIES: &str = "user.pixels.";
@@ -41,14 +44,10 @@ pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {
 /// Sends a request for all instances and one per network for the leases. The
 /// state of each instance would cost the daemon tens of milliseconds.
 pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
-    let all: Vec<wire::Instance> = client
+    let mut pixels: Vec<wire::Instance> = client
         .get("/1.0/instances?instance-type=container&recursion=1")
-        .await
-        .map_err(Failure::into_error)?;
-    let pixels: Vec<wire::Instance> = all
-        .into_iter()
-        .filter(|i| Name::from_instance(&i.name).is_some())
-        .collect();
+        .await?;
+    pixels.retain(|found| Name::from_instance(&found.name).is_some());
     if pixels.is_empty() {
         require_project(client).await?;
     }
@@ -69,7 +68,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
                 tracing::debug!(network, code, message, "no leases");
                 continue;
             }
-            Err(failure) => return Err(failure.into_error()),
+            Err(failure) => return Err(failure.into()),
         };
         for lease in found {
             if let Ok(address) = lease.address.parse() {
@@ -102,46 +101,39 @@ async fn require_project(client: &Client) -> Result<()> {
     };
     let path = format!("/1.0/projects/{}", encode(project));
     match client.get::<serde_json::Value>(&path).await {
-        Err(failure @ Failure::Project(_)) => Err(failure.into_error()),
+        Err(Failure::Other(error @ Error::NotFound(_))) => Err(error),
         // A user without access to the project itself may have pixels in it.
         _ => Ok(()),
     }
 }
 
-pub(super) async fn address(client: &Client, name: &Name) -> Result<Option<Ipv4Addr>> {
-    let state: State = client
-        .get(&format!("{}/state", path(name)))
-        .await
-        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
-    let interfaces = state.network.unwrap_or_default();
-    Ok(interfaces.get("eth0").and_then(global_ipv4))
+/// The state, which has the addresses and the usage.
+pub(super) async fn state(client: &Client, name: &Name) -> Result<State> {
+    let path = format!("{}/state", path(name));
+    let state = client.get(&path).await;
+    state.map_err(|failure: Failure| failure.into_error_for(Subject::pixel(name)))
 }
 
-pub(super) async fn usage(client: &Client, name: &Name) -> Result<Usage> {
-    let state: State = client
-        .get(&format!("{}/state", path(name)))
-        .await
-        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
-    Ok(usage_from(state))
+pub(super) fn address(state: State) -> Option<Ipv4Addr> {
+    let interfaces = state.network.unwrap_or_default();
+    interfaces.get("eth0").and_then(global_ipv4)
 }
 
-pub(super) fn usage_from(state: State) -> Usage {
+pub(super) fn usage(state: State) -> Usage {
     let interfaces = state.network.unwrap_or_default();
-    let others = interfaces.iter().filter(|(name, _)| *name != "lo");
-    let (received, sent) = others.fold((0_u64, 0_u64), |(received, sent), (_, interface)| {
-        let counters = &interface.counters;
-        (
-            received.saturating_add(known(counters.bytes_received)),
-            sent.saturating_add(known(counters.bytes_sent)),
-        )
-    });
+    let total = |count: fn(&Counters) -> i64| {
+        let others = interfaces.iter().filter(|(name, _)| *name != "lo");
+        others
+            .map(|(_, interface)| known(count(&interface.counters)))
+            .fold(0, u64::saturating_add)
+    };
     let disks = state.disk.unwrap_or_default();
     Usage {
         cpu: Duration::from_nanos(known(state.cpu.usage)),
         memory: known(state.memory.usage),
         disk: disks.get("root").map(|disk| known(disk.usage)),
-        received,
-        sent,
+        received: total(|counters| counters.bytes_received),
+        sent: total(|counters| counters.bytes_sent),
         processes: known(state.processes),
     }
 }
@@ -173,14 +165,11 @@ pub(super) async fn set_properties(
 ) -> Result<()> {
     let body = json!({"config": with_prefix(properties)});
     let path = path(name);
-    let about_pixel = |failure: Failure| failure.into_error_for(Subject::pixel(name));
-    let _lock = instance_lock::lock_shared(client, name)
-        .await
-        .map_err(about_pixel)?;
+    let _lock = instance_lock::lock(client, name, LockMode::Shared).await?;
     // The daemon rejects changes while the instance starts.
     retry_while_busy(|| client.send(Method::PATCH, &path, &body))
         .await
-        .map_err(about_pixel)
+        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))
 }
 
 pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
@@ -222,11 +211,7 @@ pub(super) fn properties(config: &BTreeMap<String, String>) -> Properties {
 
 /// Seconds since 1970 of a time stamp of the daemon; 0 or less if it is unset.
 pub(super) fn timestamp(text: &str) -> i64 {
-    crate::model::parse_rfc3339(text).unwrap_or_default()
-}
-
-pub(super) fn label(text: &str) -> Option<Label> {
-    text.parse().ok()
+    parse_rfc3339(text).unwrap_or_default()
 }
 
 #[cfg(test)]

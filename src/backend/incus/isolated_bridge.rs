@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, encode};
 use super::error::Failure;
 use super::messages::{EXEC_OPERATION, Meaning};
+use super::operation::retry_while;
 use super::wire::{self, Network, NetworkState, Operation, pairs};
 use crate::model::{Error, Reason, Result, Subject};
 use crate::retry;
@@ -42,40 +43,34 @@ fn acl_path(bridge: &str) -> String {
 /// Creates the bridge and its access list, or repairs the list. Safe to call
 /// concurrently: each call returns when both exist.
 pub(super) async fn ensure(client: &Client, bridge: &str) -> Result<()> {
-    let about = |failure: Failure| failure.into_error_for(subject(bridge));
-    client.require("network_bridge_acl").await.map_err(about)?;
+    client.require("network_bridge_acl").await?;
     let attempt = || async {
         match step(client, bridge).await {
             Ok(true) => retry::Next::Done(Ok(())),
             Ok(false) => retry::Next::Again(unfinished(bridge)),
-            Err(StepError::Transient(failure)) => retry::Next::Again(about(failure)),
-            Err(StepError::Failed(error)) => retry::Next::Done(Err(error)),
+            Err(failure) => {
+                let is_transient = is_transient(&failure);
+                let error = failure.into_error_for(subject(bridge));
+                match is_transient {
+                    true => retry::Next::Again(error),
+                    false => retry::Next::Done(Err(error)),
+                }
+            }
         }
     };
     retry::until(RETRY, attempt).await.unwrap_or_else(Err)
 }
 
-/// Why a step of [`ensure`] failed.
-enum StepError {
-    /// A retry may succeed; see [`Meaning::HostNetworkBusy`].
-    Transient(Failure),
-    Failed(Error),
-}
-
 /// Takes the next step to a complete bridge. Whether it is complete now.
-async fn step(client: &Client, bridge: &str) -> Result<bool, StepError> {
-    let step_error = |failure: Failure| match is_transient(&failure) {
-        true => StepError::Transient(failure),
-        false => StepError::Failed(failure.into_error_for(subject(bridge))),
-    };
-    ensure_acl(client, bridge).await.map_err(step_error)?;
-    let found = find(client, bridge).await.map_err(StepError::Failed)?;
-    let none = |key: &str| (key.to_owned(), json!("none"));
-    let mut config: serde_json::Map<String, Value> = ["ipv4.address", "ipv6.address", "dns.mode"]
-        .map(none)
-        .into_iter()
-        .collect();
-    config.insert(ACLS.into(), json!(bridge));
+async fn step(client: &Client, bridge: &str) -> Result<bool, Failure> {
+    ensure_acl(client, bridge).await?;
+    let found = find(client, bridge).await?;
+    let config = json!({
+        "ipv4.address": "none",
+        "ipv6.address": "none",
+        "dns.mode": "none",
+        (ACLS): bridge,
+    });
     let Some(network) = found else {
         let body = json!({
             "name": bridge,
@@ -89,11 +84,11 @@ async fn step(client: &Client, bridge: &str) -> Result<bool, StepError> {
             Err(failure) if is_transient(&failure) => {
                 // An incomplete bridge would block the retry.
                 let _ = client.delete(&network_path(bridge)).await;
-                Err(StepError::Transient(failure))
+                Err(failure)
             }
             // Another command has created it.
             Err(failure) if failure.meaning() == Some(Meaning::AlreadyExists) => Ok(false),
-            Err(failure) => Err(step_error(failure)),
+            Err(failure) => Err(failure),
         };
     };
     if network.status == "Pending" {
@@ -107,10 +102,8 @@ async fn step(client: &Client, bridge: &str) -> Result<bool, StepError> {
         return Ok(true);
     }
     let body = json!({"config": config});
-    client
-        .send(Method::PATCH, &network_path(bridge), &body)
-        .await
-        .map_err(step_error)?;
+    let path = network_path(bridge);
+    client.send(Method::PATCH, &path, &body).await?;
     Ok(true)
 }
 
@@ -144,20 +137,6 @@ async fn wait_for_quiet_daemon(client: &Client) {
         }
     };
     let _ = retry::until(QUIET, attempt).await;
-}
-
-/// Repeats a request that fails because the host's network changes.
-async fn retry_transient<T, F>(request: impl Fn() -> F) -> Result<T, Failure>
-where
-    F: Future<Output = Result<T, Failure>>,
-{
-    let attempt = || async {
-        match request().await {
-            Err(failure) if is_transient(&failure) => retry::Next::Again(failure),
-            outcome => retry::Next::Done(outcome),
-        }
-    };
-    retry::until(RETRY, attempt).await.unwrap_or_else(Err)
 }
 
 fn is_transient(failure: &Failure) -> bool {
@@ -252,7 +231,7 @@ async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
 pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
     for path in [network_path(bridge), acl_path(bridge)] {
         wait_for_quiet_daemon(client).await;
-        match retry_transient(|| client.delete(&path)).await {
+        match retry_while(is_transient, RETRY, || client.delete(&path)).await {
             Err(failure) if !failure.is_not_found() => {
                 return Err(failure.into_error_for(subject(bridge)));
             }
@@ -264,16 +243,11 @@ pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
 
 /// The IPv4 addresses of the daemon's host, as far as the daemon reports them.
 pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
-    let networks: Vec<Network> = client
-        .get("/1.0/networks?recursion=1")
-        .await
-        .map_err(Failure::into_error)?;
+    let networks: Vec<Network> = client.get("/1.0/networks?recursion=1").await?;
     let mut found = Vec::new();
     for network in networks.iter().filter(|network| network.kind != "loopback") {
-        match client
-            .get::<NetworkState>(&format!("{}/state", network_path(&network.name)))
-            .await
-        {
+        let path = format!("{}/state", network_path(&network.name));
+        match client.get::<NetworkState>(&path).await {
             Ok(state) => found.extend(
                 state
                     .addresses
@@ -283,7 +257,7 @@ pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
             ),
             // A network without an interface has no state.
             Err(Failure::Api { .. }) => {}
-            Err(failure) => return Err(failure.into_error()),
+            Err(failure) => return Err(failure.into()),
         }
     }
     found.sort_unstable();

@@ -4,7 +4,6 @@ mod client;
 mod create;
 mod devices;
 mod error;
-mod events;
 mod exec;
 mod exec_streams;
 mod guest;
@@ -22,7 +21,7 @@ mod snapshots;
 mod transport;
 mod watch;
 mod websocket;
-pub mod wire;
+mod wire;
 
 #[cfg(test)]
 mod fuzz;
@@ -33,9 +32,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use client::Client;
-pub use devices::{NicKind, Placement};
+pub use devices::Placement;
 pub use error::Failure;
-pub use events::{Event, Events};
 pub use http::read_body;
 pub use operation::Running;
 pub use transport::{Endpoint, Remote};
@@ -67,7 +65,7 @@ impl Incus {
     /// Checks the settings. Sends nothing.
     pub fn new(options: Options) -> Result<Self> {
         Ok(Self {
-            client: Client::new(&options.endpoint, options.project).map_err(Failure::into_error)?,
+            client: Client::new(&options.endpoint, options.project)?,
             image_server: options.image_server,
             placement: options.placement,
         })
@@ -121,11 +119,15 @@ impl Backend for Incus {
     }
 
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {
-        instances::address(&self.client, name).await
+        Ok(instances::address(
+            instances::state(&self.client, name).await?,
+        ))
     }
 
     async fn usage(&self, name: &Name) -> Result<Usage> {
-        instances::usage(&self.client, name).await
+        Ok(instances::usage(
+            instances::state(&self.client, name).await?,
+        ))
     }
 
     async fn watch(&self, on_event: &mut (dyn FnMut(model::Event) + Send)) -> Result<()> {

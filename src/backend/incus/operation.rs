@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::client::{Client, REQUEST};
 use super::error::Failure;
-use super::http::Request;
 use super::wire::Operation;
+use crate::model::Error;
 use crate::retry;
 
 /// How long another operation on the same instance is waited for.
@@ -25,7 +25,7 @@ const CANCEL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Running {
     client: Client,
-    operation: Operation,
+    pub(super) operation: Operation,
     ended: bool,
 }
 
@@ -40,8 +40,21 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Running, Failure> {
-        let request = self.request(method, path).deadline(REQUEST).json(body)?;
-        self.launch_operation(path, request).await
+        let request = self.request(method, path)?.timeout(REQUEST).json(body);
+        self.launch(request).await
+    }
+
+    /// Starts an operation and waits for its end, as [`Running::wait`].
+    pub(super) async fn run(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        doing: &str,
+        deadline: Duration,
+    ) -> Result<(), Failure> {
+        let running = self.start(method, path, body).await?;
+        running.wait(doing, deadline).await.map(drop)
     }
 
     /// Like [`Client::start`], with a multipart form, additional headers and no
@@ -52,28 +65,35 @@ impl Client {
         headers: &[(&'static str, String)],
         form: Form,
     ) -> Result<Running, Failure> {
-        let request = self.request(Method::POST, path).upload(headers, form);
-        self.launch_operation(path, request).await
-    }
-
-    async fn launch_operation(&self, path: &str, request: Request) -> Result<Running, Failure> {
-        Ok(Running {
-            client: self.clone(),
-            operation: self.launch(path, request).await?,
-            ended: false,
-        })
+        let mut request = self.request(Method::POST, path)?.multipart(form);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        self.launch(request).await
     }
 }
 
-/// Repeats `attempt` while another operation works on the instance, for at most
-/// [`BUSY`]; then fails with the last failure.
+/// Repeats `attempt` while another operation works on the instance.
 pub(super) async fn retry_while_busy<F>(attempt: impl Fn() -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    retry::until(BUSY, || async {
+    retry_while(Failure::is_busy, BUSY, attempt).await
+}
+
+/// Repeats `attempt` while its failure is temporary, for at most `limit`; then
+/// fails with the last failure.
+pub(super) async fn retry_while<F>(
+    is_temporary: impl Fn(&Failure) -> bool,
+    limit: Duration,
+    attempt: impl Fn() -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    retry::until(limit, || async {
         match attempt().await {
-            Err(failure) if failure.is_busy() => retry::Next::Again(failure),
+            Err(failure) if is_temporary(&failure) => retry::Next::Again(failure),
             outcome => retry::Next::Done(outcome),
         }
     })
@@ -82,24 +102,20 @@ where
 }
 
 impl Running {
-    pub(super) fn id(&self) -> &str {
-        &self.operation.id
-    }
-
-    pub(super) fn metadata(&self) -> &serde_json::Value {
-        &self.operation.metadata
+    pub(super) fn new(client: Client, operation: Operation) -> Self {
+        Self {
+            client,
+            operation,
+            ended: false,
+        }
     }
 
     /// Waits for the end. A failed operation is `Failure::Api`. After
-    /// `deadline` this is `Failure::TimedOut`, and the operation continues.
+    /// `deadline` this is `Error::TimedOut`, and the operation continues.
     pub async fn wait(mut self, doing: &str, deadline: Duration) -> Result<Operation, Failure> {
-        let waited = tokio::time::timeout(deadline, self.finish()).await;
-        waited.unwrap_or_else(|_| {
-            Err(Failure::TimedOut {
-                doing: doing.to_owned(),
-                after: deadline,
-            })
-        })
+        tokio::time::timeout(deadline, self.finish())
+            .await
+            .unwrap_or_else(|_| Err(Failure::timed_out(doing, deadline)))
     }
 
     /// Waits for the end without a deadline.
@@ -107,7 +123,7 @@ impl Running {
         // The answer to an expired server-side timeout looks like a failure.
         let path = format!("/1.0/operations/{}/wait?timeout=-1", self.operation.id);
         let outcome = self.client.wait_operation(&path).await;
-        self.ended = !matches!(outcome, Err(Failure::Unreachable { .. }));
+        self.ended = !matches!(outcome, Err(Failure::Other(Error::Unreachable { .. })));
         let operation = outcome?;
         match operation.status_code {
             200 => Ok(operation),
@@ -128,17 +144,15 @@ impl Drop for Running {
         if self.ended || !self.operation.may_cancel {
             return;
         }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         let client = self.client.clone();
         let path = format!("/1.0/operations/{}", self.operation.id);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let tasks = self.client.tasks().clone();
-            tasks.spawn_on(
-                async move {
-                    let request = client.request(Method::DELETE, &path);
-                    let _ = client.execute(&path, request.deadline(CANCEL)).await;
-                },
-                &runtime,
-            );
-        }
+        let cancel = async move {
+            let request = client.request(Method::DELETE, &path)?.timeout(CANCEL);
+            client.decode::<serde_json::Value>(request).await
+        };
+        self.client.tasks().spawn_on(cancel, &runtime);
     }
 }

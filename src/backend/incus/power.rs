@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::error::Failure;
-use super::instance_lock::{self, InstanceLock};
-use super::instances;
 use super::messages::{Meaning, RESTORE_OPERATION};
-use super::operation::{BUSY, retry_while_busy};
+use super::operation::{BUSY, retry_while, retry_while_busy};
 use super::wire::Operation;
+use super::{instance_lock, instances};
+use crate::file_lock::LockMode;
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry;
 
@@ -28,19 +28,12 @@ async fn change_state(
     doing: &str,
 ) -> Result<(), Failure> {
     let path = format!("{}/state", instances::path(name));
-    let running = client.start(Method::PUT, &path, &body).await?;
-    running.wait(doing, CHANGE).await.map(drop)
+    client.run(Method::PUT, &path, &body, doing, CHANGE).await
 }
 
 pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
-    let _lock = lock_shared(client, name).await?;
+    let _lock = instance_lock::lock(client, name, LockMode::Shared).await?;
     start_locked(client, name).await
-}
-
-async fn lock_shared(client: &Client, name: &Name) -> Result<Option<InstanceLock>> {
-    instance_lock::lock_shared(client, name)
-        .await
-        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))
 }
 
 /// Like [`start`], for a caller that has the lock.
@@ -58,7 +51,7 @@ pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
 }
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
-    let _lock = lock_shared(client, name).await?;
+    let _lock = instance_lock::lock(client, name, LockMode::Shared).await?;
     stop_locked(client, name, grace).await
 }
 
@@ -92,15 +85,14 @@ async fn ok_if_in_state(
     outcome: Result<(), Failure>,
     goal: Status,
 ) -> Result<()> {
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(failure @ Failure::Api { .. }) => match instances::get(client, name).await {
-            Ok(instance) if instance.status == goal => Ok(()),
-            Ok(_) => Err(failure.into_error_for(Subject::pixel(name))),
-            Err(error) => Err(error),
-        },
-        Err(failure) => Err(failure.into_error_for(Subject::pixel(name))),
+    let Err(failure) = outcome else {
+        return Ok(());
+    };
+    let is_refusal = matches!(failure, Failure::Api { .. });
+    if is_refusal && instances::get(client, name).await?.status == goal {
+        return Ok(());
     }
+    Err(failure.into_error_for(Subject::pixel(name)))
 }
 
 /// Stops and deletes the instance. Retries if another operation runs or has
@@ -109,22 +101,17 @@ pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
     let target = instances::path(name);
     let can_retry =
         |failure: &Failure| failure.is_busy() || failure.meaning() == Some(Meaning::StillRunning);
-    let _lock = lock_shared(client, name).await?;
-    let delete = async || {
-        let running = client.start(Method::DELETE, &target, &json!({})).await?;
-        running.wait("deleting the pixel", CHANGE).await.map(drop)
+    let _lock = instance_lock::lock(client, name, LockMode::Shared).await?;
+    let (body, doing) = (json!({}), "deleting the pixel");
+    let attempt = || async {
+        stop_locked(client, name, Duration::ZERO).await?;
+        client
+            .run(Method::DELETE, &target, &body, doing, CHANGE)
+            .await
     };
-    retry::until(BUSY, || async {
-        if let Err(error) = stop_locked(client, name, Duration::ZERO).await {
-            return retry::Next::Done(Err(error));
-        }
-        match delete().await {
-            Err(failure) if can_retry(&failure) => retry::Next::Again(failure),
-            outcome => retry::Next::Done(outcome.map_err(|failure| delete_error(failure, name))),
-        }
-    })
-    .await
-    .unwrap_or_else(|failure| Err(failure.into_error_for(Subject::pixel(name))))
+    retry_while(can_retry, BUSY, attempt)
+        .await
+        .map_err(|failure| delete_error(failure, name))
 }
 
 fn delete_error(failure: Failure, name: &Name) -> Error {
@@ -171,7 +158,7 @@ async fn wait_for_operations(
                 let _ = client.wait_operation(&wait).await;
                 retry::Next::Again(())
             }
-            Err(failure) => retry::Next::Done(Err(failure.into_error())),
+            Err(failure) => retry::Next::Done(Err(failure.into())),
         }
     });
     idle.await.unwrap_or_else(|()| {

@@ -18,26 +18,22 @@ pub(super) async fn open(client: &Client, instance: &str) -> Result<Files, Failu
     let attempt = async {
         let transport = client.transport();
         let mut stream = transport.connect().await?;
-        let lost = |e: &std::io::Error| Failure::connection(client.endpoint(), e);
+        let lost = |e: std::io::Error| Failure::connection(client.endpoint(), &e);
         let path = client.scoped(&format!("/1.0/instances/{}/sftp", encode(instance)));
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: sftp\r\nConnection: Upgrade\r\n\r\n",
             transport.host()
         );
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .map_err(|e| lost(&e))?;
-        stream.flush().await.map_err(|e| lost(&e))?;
+        let sent = stream.write_all(request.as_bytes()).await;
+        sent.map_err(lost)?;
+        stream.flush().await.map_err(lost)?;
         let mut header = Vec::new();
         // Byte by byte: the bytes after the header belong to SFTP.
         while !header.ends_with(b"\r\n\r\n") {
             if header.len() > HEADER_LIMIT {
-                return Err(Failure::Protocol(
-                    "the header of the answer is too long".into(),
-                ));
+                return Err(Failure::protocol("the header of the answer is too long"));
             }
-            header.push(stream.read_u8().await.map_err(|e| lost(&e))?);
+            header.push(stream.read_u8().await.map_err(lost)?);
         }
         let status = parse_status(&header)?;
         if status != 101 {
@@ -52,16 +48,11 @@ pub(super) async fn open(client: &Client, instance: &str) -> Result<Files, Failu
         }
         Files::open(stream)
             .await
-            .map_err(|e| Failure::Protocol(format!("sftp: {e}")))
+            .map_err(|e| Failure::protocol(format!("sftp: {e}")))
     };
     tokio::time::timeout(OPENING, attempt)
         .await
-        .unwrap_or_else(|_| {
-            Err(Failure::TimedOut {
-                doing: "opening the pixel's files".into(),
-                after: OPENING,
-            })
-        })
+        .unwrap_or_else(|_| Err(Failure::timed_out("opening the pixel's files", OPENING)))
 }
 
 pub(super) fn parse_status(header: &[u8]) -> Result<u16, Failure> {
@@ -69,5 +60,5 @@ pub(super) fn parse_status(header: &[u8]) -> Result<u16, Failure> {
         .ok()
         .and_then(|text| text.split_whitespace().nth(1))
         .and_then(|code| code.parse().ok())
-        .ok_or_else(|| Failure::Protocol("the answer has no HTTP status".into()))
+        .ok_or_else(|| Failure::protocol("the answer has no HTTP status"))
 }

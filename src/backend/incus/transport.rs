@@ -11,12 +11,12 @@ use rustix::net::sockopt;
 use rustls::crypto::ring as provider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use url::Url;
 
 use super::error::Failure;
-use crate::backend::tls;
+use crate::backend::tls::{self, ByteStream, TlsOptions};
+use crate::model::{Error, Result};
 
 /// Deadline for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -35,22 +35,15 @@ pub enum Endpoint {
     Https(Remote),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Remote {
     /// Such as `https://box:8443`.
     pub url: String,
     /// PEM files: both or none.
     pub client_cert: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
-    /// PEM file with the server's own certificate, which is pinned and may have
-    /// any name, or with the CA that signed it; then the name is checked.
-    pub server_cert: Option<PathBuf>,
-    /// Accept any server certificate.
-    pub insecure: bool,
+    pub trust: TlsOptions,
 }
-
-pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 #[derive(Debug)]
 pub(super) struct Transport {
@@ -74,7 +67,7 @@ enum Kind {
 
 impl Transport {
     /// Reads and checks certificates. Opens no connection.
-    pub fn new(endpoint: &Endpoint) -> Result<Self, Failure> {
+    pub fn new(endpoint: &Endpoint) -> Result<Self> {
         match endpoint {
             Endpoint::Unix(path) => Ok(Self {
                 name: path.display().to_string(),
@@ -82,7 +75,7 @@ impl Transport {
             }),
             Endpoint::Https(remote) => {
                 let bad = |reason: String| {
-                    Failure::Setup(format!("incus remote {:?}: {reason}", remote.url))
+                    Error::Invalid(format!("incus remote {:?}: {reason}", remote.url).into())
                 };
                 let url = Url::parse(&remote.url).map_err(|e| bad(e.to_string()))?;
                 if url.scheme() != "https" {
@@ -120,7 +113,7 @@ impl Transport {
     }
 
     /// A new HTTP client.
-    pub fn http(&self) -> Result<reqwest::Client, Failure> {
+    pub fn http(&self) -> Result<reqwest::Client> {
         let builder = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -140,7 +133,7 @@ impl Transport {
                 .tcp_keepalive_retries(KEEPALIVE_PROBES)
                 .tls_backend_preconfigured((**tls).clone()),
         };
-        builder.build().map_err(|e| Failure::Setup(e.to_string()))
+        builder.build().map_err(setup_error)
     }
 
     /// Opens a connection, on which the caller must send at once: the daemon reads
@@ -148,11 +141,8 @@ impl Transport {
     /// other clients.
     pub async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
         let attempt = async {
-            match &self.kind {
-                Kind::Unix(path) => {
-                    let stream = UnixStream::connect(path).await?;
-                    Ok(Box::new(stream) as Box<dyn ByteStream>)
-                }
+            let stream: Box<dyn ByteStream> = match &self.kind {
+                Kind::Unix(path) => Box::new(UnixStream::connect(path).await?),
                 Kind::Https {
                     host, port, tls, ..
                 } => {
@@ -161,20 +151,19 @@ impl Transport {
                     enable_keepalive(&tcp)?;
                     let name = ServerName::try_from(host.clone())
                         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-                    let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls))
-                        .connect(name, tcp)
-                        .await?;
-                    Ok(Box::new(stream) as Box<dyn ByteStream>)
+                    let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls));
+                    Box::new(connector.connect(name, tcp).await?)
                 }
-            }
+            };
+            Ok(stream)
         };
         match tokio::time::timeout(CONNECT, attempt).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(Failure::connection(&self.name, &error)),
-            Err(_) => Err(Failure::Unreachable {
-                endpoint: self.name.clone(),
-                reason: format!("no connection within {} s", CONNECT.as_secs()).into(),
-            }),
+            Err(_) => {
+                let reason = format!("no connection within {} s", CONNECT.as_secs());
+                Err(Failure::unreachable(&self.name, reason))
+            }
         }
     }
 }
@@ -188,34 +177,33 @@ fn enable_keepalive(tcp: &TcpStream) -> io::Result<()> {
 }
 
 /// TLS settings that trust no server.
-pub(super) fn plain_config() -> Result<ClientConfig, Failure> {
+pub(super) fn plain_config() -> Result<ClientConfig> {
     let provider = Arc::new(provider::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|e| Failure::Setup(e.to_string()))?
+        .map_err(setup_error)?
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth())
 }
 
-fn tls_config(remote: &Remote) -> Result<ClientConfig, Failure> {
+/// The settings of the connection are unusable.
+fn setup_error(error: impl ToString) -> Error {
+    Error::Invalid(error.to_string().into())
+}
+
+fn tls_config(remote: &Remote) -> Result<ClientConfig> {
     let identity = match (&remote.client_cert, &remote.client_key) {
         (Some(cert), Some(key)) => Some(tls::Identity { cert, key }),
         (None, None) => None,
-        (Some(_), None) => {
-            return Err(Failure::Setup(
-                "incus.client_cert is set, but incus.client_key is not".into(),
-            ));
-        }
-        (None, Some(_)) => {
-            return Err(Failure::Setup(
-                "incus.client_key is set, but incus.client_cert is not".into(),
-            ));
+        (cert, _) => {
+            let (set, missing) = match cert {
+                Some(_) => ("cert", "key"),
+                None => ("key", "cert"),
+            };
+            return Err(setup_error(format!(
+                "incus.client_{set} is set, but incus.client_{missing} is not"
+            )));
         }
     };
-    let options = tls::TlsOptions {
-        fingerprint: None,
-        server_cert: remote.server_cert.clone(),
-        insecure: remote.insecure,
-    };
-    tls::config(&options, identity).map_err(Failure::Setup)
+    tls::config(&remote.trust, identity).map_err(setup_error)
 }

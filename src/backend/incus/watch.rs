@@ -1,11 +1,25 @@
-//! Lifecycle events of pixels.
+//! Lifecycle events of pixels, from the daemon's event stream.
 
+use futures_util::StreamExt;
 use serde::Deserialize;
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::client::Client;
 use super::error::Failure;
-use super::events::{self, Events};
-use crate::model::{Event, Name, Requestor, Result};
+use super::websocket;
+use crate::model::{self, Name, Requestor, Result};
+
+/// An event of the daemon.
+#[derive(Debug, Deserialize)]
+pub(super) struct Event {
+    /// RFC 3339.
+    #[serde(default)]
+    timestamp: String,
+    /// [`Lifecycle`], if the event is of that type.
+    #[serde(default)]
+    metadata: Value,
+}
 
 #[derive(Debug, Deserialize)]
 struct Lifecycle {
@@ -15,24 +29,35 @@ struct Lifecycle {
     #[serde(default)]
     source: String,
     #[serde(default)]
-    requestor: Option<WireRequestor>,
+    requestor: Option<Requestor>,
 }
 
-#[derive(Debug, Deserialize)]
-struct WireRequestor {
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    protocol: String,
-    #[serde(default)]
-    address: String,
-}
-
-pub(super) async fn watch(client: &Client, on_event: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
-    let subscribed = Events::subscribe(client, &["lifecycle"]).await;
-    let mut events = subscribed.map_err(Failure::into_error)?;
+/// The end of the stream is `Error::Unreachable`, because the daemon never ends
+/// it.
+pub(super) async fn watch(
+    client: &Client,
+    on_event: &mut (dyn FnMut(model::Event) + Send),
+) -> Result<()> {
+    let path = client.scoped("/1.0/events?type=lifecycle");
+    let stream = client.transport().connect().await?;
+    let mut socket = websocket::upgrade(client, stream, &path, websocket::CHUNK).await?;
+    let endpoint = client.endpoint();
     loop {
-        let event = events.next().await.map_err(Failure::into_error)?;
+        let text = match socket.next().await {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(_))) | None => {
+                return Err(Failure::unreachable(endpoint, "the event stream ended").into());
+            }
+            Some(Ok(_)) => continue,
+            Some(Err(error)) if websocket::is_too_large(&error) => {
+                return Err(websocket::too_large(format!("an event of {endpoint}")).into());
+            }
+            Some(Err(error)) => {
+                return Err(Failure::unreachable(endpoint, error.to_string()).into());
+            }
+        };
+        let event =
+            serde_json::from_str(&text).map_err(|e| Failure::protocol(format!("event: {e}")))?;
         if let Some(event) = parse(event) {
             on_event(event);
         }
@@ -40,7 +65,7 @@ pub(super) async fn watch(client: &Client, on_event: &mut (dyn FnMut(Event) + Se
 }
 
 /// `None` for an event that is not about a pixel.
-pub(super) fn parse(event: events::Event) -> Option<Event> {
+pub(super) fn parse(event: Event) -> Option<model::Event> {
     let lifecycle: Lifecycle = serde_json::from_value(event.metadata).ok()?;
     let path = lifecycle.source.split('?').next()?;
     let mut steps = path.strip_prefix("/1.0/instances/")?.split('/');
@@ -49,16 +74,12 @@ pub(super) fn parse(event: events::Event) -> Option<Event> {
         (Some("snapshots"), Some(label)) => Some(label.to_owned()),
         _ => None,
     };
-    Some(Event {
+    Some(model::Event {
         at: event.timestamp,
         pixel,
         action: lifecycle.action,
         checkpoint,
-        by: lifecycle.requestor.map(|who| Requestor {
-            username: who.username,
-            protocol: who.protocol,
-            address: who.address,
-        }),
+        by: lifecycle.requestor,
     })
 }
 
@@ -66,9 +87,8 @@ pub(super) fn parse(event: events::Event) -> Option<Event> {
 mod tests {
     use super::*;
 
-    fn event_from(source: &str) -> Option<Event> {
+    fn event_from(source: &str) -> Option<model::Event> {
         let event = serde_json::json!({
-            "type": "lifecycle",
             "timestamp": "2026-11-24T06:00:00Z",
             "metadata": {
                 "action": "x",
@@ -85,12 +105,8 @@ mod tests {
         assert_eq!(event.pixel.as_str(), "a");
         assert_eq!(event.checkpoint.as_deref(), Some("b"));
         assert_eq!(event.by.unwrap().protocol, "unix");
-        assert!(
-            event_from("/1.0/instances/px-a")
-                .unwrap()
-                .checkpoint
-                .is_none()
-        );
+        let event = event_from("/1.0/instances/px-a").unwrap();
+        assert_eq!(event.checkpoint, None);
         for other in [
             "/1.0/instances/a",
             "/1.0/images/px-a",

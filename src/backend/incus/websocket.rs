@@ -12,7 +12,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::client::Client;
 use super::error::Failure;
-use super::transport::ByteStream;
+use crate::backend::tls::ByteStream;
+use crate::model::Error;
 
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
@@ -26,11 +27,6 @@ const UNSENT: usize = 4 * 1024 * 1024;
 /// Read buffer of a socket on which the daemon sends almost nothing.
 pub(super) const SMALL: usize = 4 * 1024;
 
-/// Opens a WebSocket on a new connection.
-pub(super) async fn open(client: &Client, path: &str) -> Result<Socket, Failure> {
-    upgrade(client, client.transport().connect().await?, path, CHUNK).await
-}
-
 /// Upgrades a new connection to a WebSocket with a read buffer of `buffer` bytes.
 pub(super) async fn upgrade(
     client: &Client,
@@ -40,7 +36,7 @@ pub(super) async fn upgrade(
 ) -> Result<Socket, Failure> {
     let request = format!("ws://{}{path}", client.transport().host())
         .into_client_request()
-        .map_err(|e| Failure::Protocol(e.to_string()))?;
+        .map_err(|e| Failure::protocol(e.to_string()))?;
     match tokio_tungstenite::client_async_with_config(request, stream, Some(config(buffer))).await {
         Ok((socket, _)) => Ok(socket),
         Err(WsError::Io(error)) => Err(Failure::connection(client.endpoint(), &error)),
@@ -51,10 +47,7 @@ pub(super) async fn upgrade(
                 path.split('?').next().unwrap_or(path)
             ),
         }),
-        Err(other) => Err(Failure::Unreachable {
-            endpoint: client.endpoint().to_owned(),
-            reason: other.to_string().into(),
-        }),
+        Err(other) => Err(Failure::unreachable(client.endpoint(), other.to_string())),
     }
 }
 
@@ -69,6 +62,13 @@ pub(super) fn config(buffer: usize) -> WebSocketConfig {
 /// Whether the daemon sent a frame or message above [`LARGEST`].
 pub(super) fn is_too_large(error: &WsError) -> bool {
     matches!(error, WsError::Capacity(_))
+}
+
+pub(super) fn too_large(what: impl Into<String>) -> Failure {
+    Failure::Other(Error::TooLarge {
+        what: what.into(),
+        limit: LARGEST as u64,
+    })
 }
 
 /// A connection that ignores failed writes: the daemon may close before the answer

@@ -23,27 +23,12 @@ pub struct Envelope {
 pub struct Server {
     #[serde(default)]
     pub api_extensions: Vec<String>,
-    /// `trusted` if the daemon trusts this client.
-    #[serde(default)]
-    pub auth: String,
-    #[serde(default)]
-    pub environment: Environment,
 }
 
 impl Server {
     pub fn has(&self, extension: &str) -> bool {
         self.api_extensions.iter().any(|known| known == extension)
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub struct Environment {
-    #[serde(default)]
-    pub server_version: String,
-    #[serde(default)]
-    pub server_name: String,
-    #[serde(default)]
-    pub kernel_architecture: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -96,17 +81,13 @@ pub struct Snapshot {
     pub config: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct State {
-    #[serde(default)]
     pub network: Option<BTreeMap<String, NetworkState>>,
-    #[serde(default)]
     pub disk: Option<BTreeMap<String, Amount>>,
-    #[serde(default)]
     pub cpu: Amount,
-    #[serde(default)]
     pub memory: Amount,
-    #[serde(default)]
     pub processes: i64,
 }
 
@@ -126,10 +107,9 @@ pub struct NetworkState {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Counters {
-    #[serde(default)]
     pub bytes_received: i64,
-    #[serde(default)]
     pub bytes_sent: i64,
 }
 
@@ -142,7 +122,6 @@ pub struct Address {
 
 #[derive(Debug, Deserialize)]
 pub struct Lease {
-    pub hostname: String,
     #[serde(default)]
     pub hwaddr: String,
     pub address: String,
@@ -157,10 +136,6 @@ pub struct Profile {
 #[derive(Debug, Deserialize)]
 pub struct Pool {
     pub name: String,
-    #[serde(default)]
-    pub driver: String,
-    #[serde(default)]
-    pub config: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -180,7 +155,6 @@ pub struct Network {
 #[derive(Debug, Deserialize)]
 pub struct ImageAlias {
     pub name: String,
-    pub target: String,
 }
 
 /// The daemon encodes an empty list as null.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
@@ -12,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::endpoint::Endpoint;
 use super::error::Failure;
-use crate::backend::tls;
+use crate::backend::tls::{self, ByteStream};
 use crate::model::Reason;
 
 /// TCP, TLS and the upgrade together.
@@ -22,9 +21,6 @@ pub(super) const MAX_MESSAGE: usize = 64 << 20;
 /// Limit of unsent bytes: more than the largest request, of which one is sent
 /// at a time, and pongs.
 const MAX_UNSENT: usize = 16 << 20;
-
-pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 

@@ -10,7 +10,7 @@ use super::Truenas;
 use super::ssh::Session;
 use crate::backend::sftp;
 use crate::model::{
-    self, Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Output, Result,
+    Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Result,
 };
 
 /// Commands and files in a running pixel. A stopped pixel has no accessible
@@ -37,10 +37,6 @@ impl Guest for SshGuest<'_> {
     async fn exec(&self, request: &ExecRequest, io: ExecIo) -> Result<ExitStatus> {
         let session = self.session().await?;
         self.server.ssh.exec(&session, request, io).await
-    }
-
-    async fn output(&self, request: &ExecRequest) -> Result<Output> {
-        model::collect(self, request).await
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {

@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 
 pub use endpoint::Server;
 pub use error::Failure;
-pub use nic::{NicKind, NicOptions};
+pub use nic::NicOptions;
 pub use ssh::{AskPassphrase, Settings as SshSettings};
 
 use crate::model::{

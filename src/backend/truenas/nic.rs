@@ -6,13 +6,7 @@ use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use super::wire::{Interface, Summary};
-use crate::model::{Error, Reason, Result};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NicKind {
-    Macvlan,
-    Bridged,
-}
+use crate::model::{Error, NicKind, Reason, Result};
 
 /// The configured values. Missing ones are chosen from the server's
 /// interfaces.

@@ -317,8 +317,9 @@ mod tests {
     use tokio_tungstenite::WebSocketStream;
     use tokio_tungstenite::tungstenite::protocol::Role;
 
-    use super::super::connect::{ByteStream, MAX_MESSAGE, config};
+    use super::super::connect::{MAX_MESSAGE, config};
     use super::*;
+    use crate::backend::tls::ByteStream;
 
     #[tokio::test]
     async fn oversized_response_fails_all_calls() {

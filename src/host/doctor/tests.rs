@@ -199,10 +199,7 @@ fn remote_server_skips_checks_of_the_machine() {
     let mut options = options();
     options.endpoint = Endpoint::Https(Remote {
         url: "https://box.test:8443".into(),
-        client_cert: None,
-        client_key: None,
-        server_cert: None,
-        insecure: false,
+        ..Remote::default()
     });
     let checks = judge(&facts, &options);
     assert_eq!(exit_code(&checks), 0);

@@ -74,10 +74,7 @@ fn remote_server_gets_no_local_steps() {
     let mut options = options();
     options.endpoint = Endpoint::Https(Remote {
         url: "https://box.test:8443".into(),
-        client_cert: None,
-        client_key: None,
-        server_cert: None,
-        insecure: false,
+        ..Remote::default()
     });
     let mut server = ready();
     server.pools.clear();
