@@ -76,8 +76,7 @@ fn checkpoint_create_waits_for_restore_of_other_client() {
     lab::ready();
     static PIXEL: OnceLock<String> = OnceLock::new();
     let proxy = Proxy::start();
-    let mut env = TestEnv::new("elsewhere");
-    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let env = proxy.env("elsewhere");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
     PIXEL.set(format!("/1.0/instances/px-{name}")).unwrap();
@@ -109,8 +108,7 @@ fn checkpoint_create_waits_for_restore_of_other_client() {
 fn checkpoint_delete_failing_after_removal_succeeds() {
     lab::ready();
     let proxy = Proxy::start();
-    let mut env = TestEnv::new("went");
-    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let env = proxy.env("went");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
     env.pixels(["checkpoint", "create", &name, "--label", "old"])

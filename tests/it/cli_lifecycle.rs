@@ -1,7 +1,7 @@
 //! create, checkpoint, fork, restore, destroy: the main job, on the daemon.
 
-use crate::support::api::Api;
 use crate::support::env::TestEnv;
+use crate::support::project::Project;
 use crate::support::server::Server;
 use crate::support::{lab, wait};
 
@@ -250,7 +250,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     env.pixels(["fork", &format!("{a}:none"), "-n", "3"])
         .expect(3);
     assert_eq!(env.remaining().len(), before);
-    let snapshots = Api::new().get(&format!("/1.0/instances/px-{a}/snapshots"));
+    let snapshots = Server::shared().get(&format!("/1.0/instances/px-{a}/snapshots"));
     let kept = format!("/1.0/instances/px-{a}/snapshots/cp");
     assert_eq!(snapshots, serde_json::json!([kept]));
 }
@@ -361,17 +361,17 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
     lab::ready();
     let env = TestEnv::new("hard");
     let (a, b, p) = (env.name("a"), env.name("b"), env.name("p"));
-    let api = Api::new();
+    let server = Server::shared();
     env.pixels(["create", &a]).ok();
     // Whatever became of the source, a clone is hardened again.
     let path = format!("/1.0/instances/px-{a}");
     let open = serde_json::json!({"config": {"security.guestapi": "true"}});
-    api.send(reqwest::Method::PATCH, &path, &open);
+    server.done("PATCH", &path, &open);
     env.pixels(["create", &b, "--from", &a]).ok();
     let open = serde_json::json!({"config": {"security.guestapi": "false"}});
-    api.send(reqwest::Method::PATCH, &path, &open);
+    server.done("PATCH", &path, &open);
     for name in [&a, &b] {
-        let instance = api.instance(name);
+        let instance = server.get(&format!("/1.0/instances/px-{name}"));
         let config = &instance["config"];
         for (key, value) in [
             ("security.privileged", "false"),
@@ -402,7 +402,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
         "config": {"security.privileged": "true"},
         "source": {"type": "copy", "source": format!("px-{a}"), "instance_only": true},
     });
-    api.operate(reqwest::Method::POST, "/1.0/instances", &body);
+    server.done("POST", "/1.0/instances", &body);
     for state in ["stopped", "running"] {
         let refused = env
             .pixels(["exec", &p, "--", "touch", "/begun"])
@@ -415,11 +415,10 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
         if state == "stopped" {
             let body = serde_json::json!({"action": "start"});
             let path = format!("/1.0/instances/px-{p}/state");
-            api.operate(reqwest::Method::PUT, &path, &body);
+            server.done("PUT", &path, &body);
         }
     }
     // What was made ready while it was looked at has not begun, and is gone.
-    let server = Server::shared();
     server.settle(&p);
     let instance = format!("px-{p}");
     let script = "ls /begun 2>/dev/null || echo never";
@@ -428,70 +427,24 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
     env.pixels(["destroy", "-f", &p]).ok();
 }
 
-/// A project whose users may not set what runs first in a container.
-struct Restricted {
-    api: Api,
-    name: String,
-}
-
-impl Restricted {
-    const PREFIX: &str = "px-t-restricted-";
-
-    fn new() -> Self {
-        let api = Api::new();
-        // Those of runs that were killed.
-        for url in api.get("/1.0/projects").as_array().unwrap() {
-            let name = url.as_str().unwrap().rsplit('/').next().unwrap();
-            let pid = name.strip_prefix(Self::PREFIX);
-            if pid.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
-                Self::remove(&api, name);
-            }
-        }
-        let name = format!("{}{}", Self::PREFIX, std::process::id());
-        let body = serde_json::json!({
-            "name": name,
-            "config": {
-                "features.images": "false",
-                "features.profiles": "true",
-                "features.networks": "false",
-                "features.storage.volumes": "true",
-                "restricted": "true",
-                "restricted.containers.lowlevel": "block",
-                "restricted.devices.nic": "managed",
-                "restricted.devices.disk": "managed",
-                "restricted.snapshots": "allow",
-            },
-        });
-        api.send(reqwest::Method::POST, "/1.0/projects", &body);
-        Self { api, name }
-    }
-
-    fn remove(api: &Api, name: &str) {
-        let mut env = TestEnv::bare();
-        env.set("PIXELS_INCUS_PROJECT", name);
-        let all = env.pixels(["list", "--json"]);
-        let all: Vec<serde_json::Value> = serde_json::from_str(&all.stdout).unwrap_or_default();
-        for pixel in all.iter().filter_map(|pixel| pixel["name"].as_str()) {
-            let _ = env.pixels(["destroy", "--force", pixel]);
-        }
-        if let Err(error) = api.try_delete(&format!("/1.0/projects/{name}")) {
-            eprintln!("project {name}: {error}");
-        }
-    }
-}
-
-impl Drop for Restricted {
-    fn drop(&mut self) {
-        Self::remove(&self.api, &self.name);
-    }
-}
-
 #[test]
 #[ignore = "needs Incus"]
 fn restricted_project_supports_lifecycle() {
     lab::ready();
-    let project = Restricted::new();
-    let api = Api::in_project(Some(&project.name));
+    // Its users may not set what runs first in a container.
+    let config = serde_json::json!({
+        "features.images": "false",
+        "features.profiles": "true",
+        "features.networks": "false",
+        "features.storage.volumes": "true",
+        "restricted": "true",
+        "restricted.containers.lowlevel": "block",
+        "restricted.devices.nic": "managed",
+        "restricted.devices.disk": "managed",
+        "restricted.snapshots": "allow",
+    });
+    let project = Project::new("limits", &config);
+    let get = |path: &str| Server::shared().get(&format!("{path}?project={}", project.name));
     let mut env = TestEnv::new("project");
     // It may not make the bridge that a gateway needs.
     env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
@@ -505,8 +458,9 @@ fn restricted_project_supports_lifecycle() {
     assert!(taken.stderr.contains("another project"), "{}", taken.stderr);
     assert_eq!(env.remaining(), [""; 0]);
     env.pixels(["create", &a]).ok();
-    let low_level = |name: &str| api.instance(name)["config"]["raw.lxc"].clone();
-    assert!(low_level(&a).as_str().unwrap_or_default().is_empty());
+    let instance = get(&format!("/1.0/instances/px-{a}"));
+    let low_level = &instance["config"]["raw.lxc"];
+    assert!(low_level.as_str().unwrap_or_default().is_empty());
 
     plant(&env, &a, "/usr/bin/ssh-keygen", "755", KEYGEN);
     plant(&env, &a, KEY, "600", "old\n");
@@ -554,7 +508,7 @@ fn restricted_project_supports_lifecycle() {
     all.push(settled(&a));
     assert_eq!(all.last(), Some(&source));
     assert_all_differ(&all);
-    let snapshots = api.get(&format!("/1.0/instances/px-{a}/snapshots"));
+    let snapshots = get(&format!("/1.0/instances/px-{a}/snapshots"));
     assert_eq!(snapshots.as_array().unwrap().len(), 1, "{snapshots}");
 
     destroy(&env, env.remaining());

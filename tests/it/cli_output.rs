@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::support::env::{BINARY, Outcome, TestEnv};
 use crate::support::pty::Pty;
@@ -530,22 +530,12 @@ fn bash(env: &TestEnv, words: &[&str]) -> BTreeSet<String> {
         "$function" pixels "$current" "${COMP_WORDS[COMP_CWORD-1]}" 2>/dev/null
         printf '%s\n' "${COMPREPLY[@]}"
     "#;
-    let plain = env.command([""; 0]);
-    let mut command = Command::new("bash");
-    command.args(["-c", script, "bash"]).args(words).env_clear();
-    for (key, value) in plain.get_envs() {
-        if let Some(value) = value {
-            command.env(key, value);
-        }
-    }
+    let mut command = env.program("bash", ["-c", script, "bash"]);
+    command.args(words);
     let mut path = folder.as_os_str().to_owned();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
-    let output = command
-        .env("PATH", path)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = command.env("PATH", path).output().unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
     let typed = words.last().unwrap();
     shown

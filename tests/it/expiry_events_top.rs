@@ -3,11 +3,9 @@
 
 use std::io::{BufRead, BufReader};
 
-use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::api::Api;
 use crate::support::env::TestEnv;
 use crate::support::server::Server;
 use crate::support::{lab, wait};
@@ -23,7 +21,7 @@ fn listed(env: &TestEnv, name: &str) -> Option<Value> {
 fn overdue(name: &str) {
     let path = format!("/1.0/instances/px-{name}");
     let config = json!({"config": {"user.pixels.expires-at": "2020-01-01T00:00:00Z"}});
-    Api::new().send(Method::PATCH, &path, &config);
+    Server::shared().done("PATCH", &path, &config);
 }
 
 #[test]

@@ -24,9 +24,8 @@ struct Bench {
 impl Bench {
     fn new(test: &str) -> Self {
         let proxy = Proxy::start();
-        let mut env = TestEnv::new(test);
+        let mut env = proxy.env(test);
         env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
-        env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
         Self {
             env,
             proxy,
@@ -37,11 +36,16 @@ impl Bench {
     #[track_caller]
     fn run(&self, args: &[&str]) -> Outcome {
         let outcome = self.env.pixels_within(args, LIMIT);
-        assert!(
-            !outcome.stderr.contains("panicked"),
-            "{args:?}: {}",
-            outcome.stderr
-        );
+        assert!(!outcome.stderr.contains("panicked"), "{args:?} {outcome:?}");
+        outcome
+    }
+
+    /// Runs a command, whose first request that matches `pattern` meets the fault.
+    #[track_caller]
+    fn run_with(&self, pattern: &str, fault: Fault, args: &[&str]) -> Outcome {
+        self.proxy.forget().on(pattern, 0, fault);
+        let outcome = self.run(args);
+        assert!(self.proxy.heal(), "no request {pattern}");
         outcome
     }
 
@@ -60,13 +64,13 @@ impl Bench {
 }
 
 /// Cuts the connection at the first request, then at the second, and so on,
-/// until the command needs no more of them; `check` receives each outcome.
-/// In a short run only the first of the ways to cut are tried.
+/// until the command needs no more of them and exits with `done`; `check` receives
+/// each outcome. In a short run only the first of the ways to cut are tried.
 #[track_caller]
 fn cut_everywhere(
     bench: &Bench,
     args: &[&str],
-    modes: usize,
+    (modes, done): (usize, i32),
     mut check: impl FnMut(&Outcome, &str),
 ) {
     let cuts = [
@@ -86,15 +90,20 @@ fn cut_everywhere(
             );
             check(&outcome, &context);
             if !all {
-                assert_eq!(outcome.code, 0, "{context}");
+                assert_eq!(outcome.code, done, "{context}");
                 break;
             }
-            // A request that was never sent is sent again by itself.
-            assert!(matches!(outcome.code, 0 | 5), "{context}");
             assert!(spared < 60, "it never ends: {context}");
         }
     }
     assert_eq!(bench.proxy.silent_connections(), 0);
+}
+
+/// A request that was never sent is sent again by itself, so a command is done or
+/// has lost the server.
+#[track_caller]
+fn done_or_lost(outcome: &Outcome, context: &str) {
+    assert!(matches!(outcome.code, 0 | 5), "{context}");
 }
 
 #[test]
@@ -103,7 +112,8 @@ fn create_survives_connection_loss_at_any_request() {
     lab::ready();
     let bench = Bench::new("cutc");
     let name = bench.env.name("a");
-    cut_everywhere(&bench, &["create", &name], 3, |outcome, context| {
+    cut_everywhere(&bench, &["create", &name], (3, 0), |outcome, context| {
+        done_or_lost(outcome, context);
         bench.whole_or_absent(&name, outcome, context);
     });
 }
@@ -113,10 +123,10 @@ fn create_survives_connection_loss_at_any_request() {
 fn clone_survives_connection_loss_at_any_request() {
     lab::ready();
     let bench = Bench::new("cutf");
-    let (source, clones) = (bench.env.name("s"), bench.env.name("c"));
-    bench.run(&["create", &source]).ok();
+    let (source, clones) = (bench.env.create("s"), bench.env.name("c"));
     let args = ["fork", &source, "-n", "2", "--prefix", &clones];
-    cut_everywhere(&bench, &args, 1, |outcome, context| {
+    cut_everywhere(&bench, &args, (1, 0), |outcome, context| {
+        done_or_lost(outcome, context);
         let made = bench.server.pixels(&clones);
         let expected = if outcome.code == 0 { 2 } else { 0 };
         assert_eq!(made.len(), expected, "{made:?} {context}");
@@ -131,28 +141,31 @@ fn clone_survives_connection_loss_at_any_request() {
 #[ignore = "needs Incus"]
 fn restore_survives_connection_loss_at_any_request() {
     lab::ready();
-    let bench = Bench::new("cutr");
-    let name = bench.env.name("a");
-    bench.run(&["create", &name]).ok();
-    bench
-        .run(&["exec", &name, "--", "touch", "/root/kept"])
-        .ok();
-    bench
-        .run(&["checkpoint", "create", &name, "--label", "ready"])
-        .ok();
+    let (bench, name) = with_pixel("cutr");
+    let keep = ["exec", &name, "--", "touch", "/root/kept"];
+    bench.run(&keep).ok();
+    let checkpoint = ["checkpoint", "create", &name, "--label", "ready"];
+    bench.run(&checkpoint).ok();
     let args = ["checkpoint", "restore", &name, "ready"];
-    cut_everywhere(&bench, &args, 1, |_, context| {
+    cut_everywhere(&bench, &args, (1, 0), |outcome, context| {
+        done_or_lost(outcome, context);
         bench.server.settle(&name);
         let printed = bench.env.pixels(["exec", &name, "--", "ls", "/root/kept"]);
         assert_eq!(printed.stdout, "/root/kept\n", "{printed:?} {context}");
     });
 }
 
-/// A pixel to run commands in, shared by the cases of one test.
+/// A pixel to run commands in or to clone, used by several tests.
+fn with_shared_pixel(test: &str) -> (Bench, String) {
+    let mut bench = Bench::new(test);
+    let name = bench.env.shared_pixel();
+    (bench, name)
+}
+
+/// A pixel of its own for a test that changes it.
 fn with_pixel(test: &str) -> (Bench, String) {
     let bench = Bench::new(test);
-    let name = bench.env.name("e");
-    bench.run(&["create", &name]).ok();
+    let name = bench.env.create("e");
     (bench, name)
 }
 
@@ -160,60 +173,43 @@ fn with_pixel(test: &str) -> (Bench, String) {
 #[ignore = "needs Incus"]
 fn exec_survives_connection_loss_at_any_request() {
     lab::ready();
-    let (bench, name) = with_pixel("cute");
+    let (bench, name) = with_shared_pixel("cute");
     let args = ["exec", &name, "--", "sh", "-c", "echo out; exit 7"];
-    for fault in [
-        Fault::CutBefore,
-        Fault::CutAfterRequest,
-        Fault::CutAfterHeader,
-    ] {
-        for spared in 0.. {
-            bench.proxy.forget().on("*", spared, fault);
-            let outcome = bench.run(&args);
-            let all = bench.proxy.heal();
-            let context = format!("after {spared}: {outcome:?}\n{:#?}", bench.proxy.seen());
-            match outcome.code {
-                7 => assert_eq!(outcome.stdout, "out\n", "{context}"),
-                125 => assert!(outcome.stderr.contains("cannot reach"), "{context}"),
-                _ => panic!("{context}"),
-            }
-            if !all {
-                assert_eq!(outcome.code, 7, "{context}");
-                break;
-            }
+    cut_everywhere(&bench, &args, (3, 7), |outcome, context| {
+        match outcome.code {
+            7 => assert_eq!(outcome.stdout, "out\n", "{context}"),
+            125 => assert!(outcome.stderr.contains("cannot reach"), "{context}"),
+            _ => panic!("{context}"),
         }
-    }
-    assert_eq!(bench.proxy.silent_connections(), 0);
+    });
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn exec_with_truncated_output_fails() {
     lab::ready();
-    let (bench, name) = with_pixel("drop");
+    let (bench, name) = with_shared_pixel("drop");
     let many = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
     let long = "echo hello; sleep 3000";
-    let cases: [(&str, usize, &str); 6] = [
+    // All of the output but the mark of its end.
+    let hello = 2 + "hello\n".len() as u64;
+    let cases = [
         ("STREAM 1", 50_000, many),
         ("STREAM 1", 0, many),
-        // All of the output but the mark of its end.
-        ("STREAM 1", 2 + "hello\n".len(), "echo hello"),
-        ("STREAM 2", 2 + "hello\n".len(), "echo hello >&2"),
+        ("STREAM 1", hello, "echo hello"),
+        ("STREAM 2", hello, "echo hello >&2"),
         // The command would go on.
         ("STREAM 1", 4, long),
         ("STREAM 2", 0, "echo hello >&2; sleep 3000"),
     ];
     let whole = bench.run(&["exec", &name, "--", "sh", "-c", many]).ok();
     for (stream, bytes, script) in cases {
-        bench.proxy.forget().on(stream, 0, Fault::CutStream(bytes));
-        let outcome = bench.run(&["exec", &name, "--", "sh", "-c", script]);
-        assert!(bench.proxy.heal(), "{stream} was not opened");
-        let context = format!(
-            "{stream} after {bytes}: {} {}",
-            outcome.code, outcome.stderr
-        );
-        assert_eq!(outcome.code, 125, "{context}");
-        assert!(outcome.stderr.contains("the command's output"), "{context}");
+        let args = ["exec", &name, "--", "sh", "-c", script];
+        let outcome = bench.run_with(stream, Fault::CutStream(bytes), &args);
+        let (code, stderr) = (outcome.code, &outcome.stderr);
+        let context = format!("{stream} after {bytes}: {code} {stderr}");
+        assert_eq!(code, 125, "{context}");
+        assert!(stderr.contains("the command's output"), "{context}");
         if script == many {
             assert!(whole.stdout.starts_with(&outcome.stdout), "{context}");
         }
@@ -226,7 +222,7 @@ fn exec_with_truncated_output_fails() {
 
 const GARBAGE: &str = "<html>502 Bad Gateway</html>";
 const CUT_JSON: &str = r#"{"type":"sync","status":"Success","metadata":["#;
-const OTHER_JSON: &str = r#"{"hello":"world"}"#;
+const OTHER: &str = r#"{"hello":"world"}"#;
 const FORBIDDEN: &str = r#"{"type":"error","error":"Forbidden","error_code":403}"#;
 const BROKEN: &str = r#"{"type":"error","error":"disk on fire","error_code":500}"#;
 const BUSY: &str = r#"{"type":"error","error":"Instance is busy running a \"update\" operation","error_code":400}"#;
@@ -239,7 +235,7 @@ fn invalid_responses_are_errors() {
     let cases = [
         (502, GARBAGE, 1, "unexpected response"),
         (200, CUT_JSON, 1, "unexpected response"),
-        (200, OTHER_JSON, 1, "unexpected response"),
+        (200, OTHER, 1, "unexpected response"),
         (200, "", 1, "unexpected response"),
         (403, FORBIDDEN, 5, "Forbidden"),
         (500, BROKEN, 1, "disk on fire"),
@@ -251,22 +247,16 @@ fn invalid_responses_are_errors() {
             &["checkpoint", "list", &name],
             &["destroy", "--force", &name],
         ] {
-            bench.proxy.forget().on("*", 0, Fault::Answer(status, body));
-            let outcome = bench.run(args);
-            assert!(bench.proxy.heal());
+            let outcome = bench.run_with("*", Fault::Answer(status, body), args);
             assert_eq!(outcome.code, code, "{args:?} {body}: {outcome:?}");
-            assert!(outcome.stderr.contains(text), "{args:?}: {outcome:?}");
+            outcome.reports(text);
         }
         // Whichever request of an exec it hits.
         for request in ["GET /1.0/instances/*", "POST *exec*", WAIT] {
-            bench
-                .proxy
-                .forget()
-                .on(request, 0, Fault::Instead(status, body));
-            let outcome = bench.run(&["exec", &name, "--", "sleep", "0.2"]);
-            assert!(bench.proxy.heal(), "no {request}");
+            let args = ["exec", &name, "--", "sleep", "0.2"];
+            let outcome = bench.run_with(request, Fault::Instead(status, body), &args);
             assert_eq!(outcome.code, 125, "{request} {body}: {outcome:?}");
-            assert!(outcome.stderr.contains(text), "{request}: {outcome:?}");
+            outcome.reports(text);
         }
     }
     assert_eq!(bench.server.pixels(&bench.env.name("x")), [""; 0]);
@@ -277,26 +267,19 @@ fn invalid_responses_are_errors() {
 #[ignore = "needs Incus"]
 fn exec_without_exit_code_fails() {
     lab::ready();
-    let (bench, name) = with_pixel("nort");
+    let (bench, name) = with_shared_pixel("nort");
+    fn result(answer: &mut Value) -> &mut Value {
+        &mut answer["metadata"]["metadata"]
+    }
     let changes: [fn(&mut Value); 4] = [
-        |answer| {
-            drop(
-                answer["metadata"]["metadata"]
-                    .as_object_mut()
-                    .unwrap()
-                    .remove("return"),
-            )
-        },
-        |answer| answer["metadata"]["metadata"]["return"] = Value::Null,
-        |answer| answer["metadata"]["metadata"]["return"] = "0".into(),
-        |answer| answer["metadata"]["metadata"] = Value::Null,
+        |answer| drop(result(answer).as_object_mut().unwrap().remove("return")),
+        |answer| result(answer)["return"] = Value::Null,
+        |answer| result(answer)["return"] = "0".into(),
+        |answer| *result(answer) = Value::Null,
     ];
     for change in changes {
-        bench.proxy.forget().on(WAIT, 0, Fault::Change(change));
-        let outcome = bench.run(&["exec", &name, "--", "true"]);
-        assert!(bench.proxy.heal());
-        assert_eq!(outcome.code, 125, "{outcome:?}");
-        assert!(outcome.stderr.contains("exit code"), "{outcome:?}");
+        let outcome = bench.run_with(WAIT, Fault::Change(change), &["exec", &name, "--", "true"]);
+        outcome.expect(125).reports("exit code");
     }
 }
 
@@ -310,55 +293,24 @@ fn create_failing_on_server_leaves_nothing() {
         answer["metadata"]["status_code"] = 400.into();
         answer["metadata"]["err"] = "no space left on device".into();
     };
+    let (post, put) = ("POST /1.0/instances", "PUT */state");
     let cases = [
-        (
-            "POST /1.0/instances",
-            Fault::Instead(200, GARBAGE),
-            1,
-            "unexpected response",
-        ),
-        (
-            "POST /1.0/instances",
-            Fault::Instead(500, BROKEN),
-            1,
-            "disk on fire",
-        ),
-        (
-            "POST /1.0/instances",
-            Fault::Instead(403, FORBIDDEN),
-            5,
-            "Forbidden",
-        ),
+        (post, Fault::Instead(200, GARBAGE), 1, "unexpected response"),
+        (post, Fault::Instead(500, BROKEN), 1, "disk on fire"),
+        (post, Fault::Instead(403, FORBIDDEN), 5, "Forbidden"),
         (WAIT, Fault::Change(failed), 1, "no space left"),
-        (
-            WAIT,
-            Fault::Instead(200, OTHER_JSON),
-            1,
-            "unexpected response",
-        ),
-        (
-            "PUT */state",
-            Fault::Instead(500, BROKEN),
-            1,
-            "disk on fire",
-        ),
-        (
-            "PUT */state",
-            Fault::Answer(200, CUT_JSON),
-            1,
-            "unexpected response",
-        ),
+        (WAIT, Fault::Instead(200, OTHER), 1, "unexpected response"),
+        (put, Fault::Instead(500, BROKEN), 1, "disk on fire"),
+        (put, Fault::Answer(200, CUT_JSON), 1, "unexpected response"),
         // Another operation on the instance is in progress: not a failure.
-        ("PUT */state", Fault::Answer(400, BUSY), 0, ""),
+        (put, Fault::Answer(400, BUSY), 0, ""),
     ];
     for (request, fault, code, text) in cases {
         for args in [
             &["create", &name, "--from", &source][..],
             &["create", &name],
         ] {
-            bench.proxy.forget().on(request, 0, fault);
-            let outcome = bench.run(args);
-            assert!(bench.proxy.heal(), "no {request}");
+            let outcome = bench.run_with(request, fault, args);
             let context = format!("{args:?} {request}: {outcome:?}\n{:#?}", bench.proxy.seen());
             // A failed start is not one when the pixel runs all the same.
             if outcome.code != 0 || !request.starts_with("PUT") {
@@ -374,16 +326,14 @@ fn create_failing_on_server_leaves_nothing() {
 #[ignore = "needs Incus"]
 fn silent_server_times_out() {
     lab::ready();
-    let (bench, name) = with_pixel("stal");
+    let (bench, name) = with_shared_pixel("stal");
     bench.proxy.on("GET /1.0/instances?*", 0, Fault::Stall);
     let listing = bench.env.spawn(["list"]);
     // Streams of a command have a shorter limit.
     bench.proxy.on("STREAM 1", 0, Fault::Stall);
     let outcome = bench.run(&["exec", &name, "--", "true"]);
-    assert_eq!(outcome.code, 125, "{outcome:?}");
-    assert!(outcome.stderr.contains("did not finish"), "{outcome:?}");
+    outcome.expect(125).reports("did not finish");
     let outcome = finished(listing, LIMIT);
-    assert_eq!(outcome.code, 5, "{outcome:?}");
-    assert!(outcome.stderr.contains("no answer within"), "{outcome:?}");
+    outcome.expect(5).reports("no answer within");
     assert!(bench.proxy.heal());
 }

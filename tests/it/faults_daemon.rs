@@ -5,13 +5,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::env::{BINARY, Outcome, TestEnv, finished};
+use crate::support::env::{BINARY, Outcome, finished, spawn};
 use crate::support::lab;
 use crate::support::private_daemon::PrivateDaemon;
+use crate::support::programs;
 use crate::support::wait::eventually;
 
 /// Against a hang.
@@ -19,16 +20,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// An error about a daemon that is gone must not take longer. It takes
 /// milliseconds; the rest is for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
-
-/// What `doctor` and `prune` say of leftovers.
-#[track_caller]
-fn leftovers(env: &TestEnv) -> Vec<String> {
-    let reported = env.pixels(["prune", "--dry-run", "--json"]).ok().json();
-    let names = reported.as_array().unwrap().iter();
-    names
-        .map(|one| one["name"].as_str().unwrap().to_owned())
-        .collect()
-}
 
 #[test]
 #[ignore = "needs Incus"]
@@ -47,11 +38,9 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     let mut begun = [0; 6];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut begun).unwrap();
     assert_eq!(&begun, b"begun\n");
-    let at = Instant::now();
     daemon.kill();
-    let outcome = finished(child, LIMIT).expect(125);
-    assert!(at.elapsed() < SOON, "{:?}", at.elapsed());
-    assert!(outcome.stderr.contains("cannot reach"), "{outcome:?}");
+    let outcome = finished(child, SOON).expect(125);
+    outcome.reports("cannot reach");
     daemon.resume();
 
     // In the middle of a silent one.
@@ -67,15 +56,12 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     // In the middle of a create: as soon as it is on the server at all.
     let child = env.spawn(["create", &made]);
     eventually("it is being made", || daemon.server.status(&made).is_some());
-    let at = Instant::now();
     daemon.kill();
-    let outcome = finished(child, LIMIT);
-    assert!(at.elapsed() < SOON, "{:?}", at.elapsed());
+    let outcome = finished(child, SOON);
     // It may have been quicker than we were.
     assert!(matches!(outcome.code, 0 | 5), "{outcome:?}");
     if outcome.code == 5 {
-        assert!(outcome.stderr.contains(&made), "{outcome:?}");
-        assert!(outcome.stderr.contains("hint:"), "{outcome:?}");
+        outcome.reports(&made).reports("hint:");
     }
 
     // Without a daemon, every command reports that.
@@ -91,13 +77,14 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
         &["prune"],
     ] {
         let outcome = env.pixels_within(args, SOON).expect(5);
-        assert!(outcome.stderr.contains("cannot reach Incus"), "{outcome:?}");
-        assert!(outcome.stderr.contains("pixels doctor"), "{outcome:?}");
+        let outcome = outcome
+            .reports("cannot reach Incus")
+            .reports("pixels doctor");
         // Nothing was sent, so nothing can be left.
         assert!(!outcome.stderr.contains("left behind"), "{outcome:?}");
     }
-    let outcome = env.pixels_within(["exec", &other, "--", "true"], SOON);
-    assert_eq!(outcome.code, 125, "{outcome:?}");
+    let exec = ["exec", &other, "--", "true"];
+    env.pixels_within(exec, SOON).expect(125);
     let outcome = env.pixels_within(["doctor", "--json"], SOON).expect(2);
     assert!(outcome.stdout.contains("access"), "{outcome:?}");
 
@@ -107,16 +94,12 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
         .server
         .status(&made)
         .is_some_and(|status| status != "Running");
-    let expected = if half_made {
-        vec![made.clone()]
-    } else {
-        vec![]
-    };
-    assert_eq!(leftovers(&env), expected);
+    let expected = half_made.then(|| format!("pixel {made}"));
+    assert_eq!(env.prune(&["--dry-run"]), Vec::from_iter(expected));
     let doctor = env.pixels(["doctor"]);
     assert_eq!(doctor.stdout.contains(&made), half_made, "{doctor:?}");
     env.pixels(["prune"]).ok();
-    assert_eq!(leftovers(&env), [""; 0]);
+    assert_eq!(env.prune(&["--dry-run"]), [""; 0]);
     env.pixels(["exec", &other, "--", "true"]).ok();
     if half_made {
         assert_eq!(daemon.server.status(&made), None);
@@ -149,9 +132,9 @@ fn daemon_killed_before_start_leaves_prunable_pixel() {
     let _ = finished(child, SOON);
     daemon.resume();
     match daemon.server.status(&made).as_deref() {
-        Some("Running") | None => assert_eq!(leftovers(&env), [""; 0]),
+        Some("Running") | None => assert_eq!(env.prune(&["--dry-run"]), [""; 0]),
         Some(_) => {
-            assert_eq!(leftovers(&env), [made.as_str()]);
+            assert_eq!(env.prune(&["--dry-run"]), [format!("pixel {made}")]);
             let reported = env.pixels(["doctor"]).stdout;
             assert!(
                 reported.contains(&made) && !reported.contains(&user),
@@ -170,19 +153,9 @@ fn hanging_daemon_times_out_commands() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.env("hang");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
-    let timed = [
-        "exec",
-        "--timeout",
-        "1s",
-        &name,
-        "--",
-        "sh",
-        "-c",
-        "echo up; sleep 3000",
-    ];
-    let mut child = env.spawn(timed);
+    let name = env.create("a");
+    let timed = ["exec", "--timeout", "1s", &name, "--"];
+    let mut child = env.spawn(timed.into_iter().chain(["sh", "-c", "echo up; sleep 3000"]));
     let mut up = [0; 3];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
     let frozen = daemon.freeze();
@@ -191,7 +164,7 @@ fn hanging_daemon_times_out_commands() {
     finished(child, LIMIT).expect(124);
     for stuck in [listing, making] {
         let outcome = finished(stuck, LIMIT).expect(5);
-        assert!(outcome.stderr.contains("no answer within"), "{outcome:?}");
+        outcome.reports("no answer within");
     }
     drop(frozen);
     // It was slow, not dead.
@@ -202,14 +175,13 @@ fn hanging_daemon_times_out_commands() {
 /// Runs the binary as an unprivileged user.
 fn as_unprivileged(socket: &Path, args: &[&str]) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
-    let open = |path: &Path| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    open(dir.path());
     let binary = dir.path().join("pixels");
-    std::fs::copy(BINARY, &binary).unwrap();
-    open(&binary);
-    let child = Command::new("setpriv")
+    fs::copy(BINARY, &binary).unwrap();
+    for path in [dir.path(), &binary] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&binary)
         .args(args)
@@ -217,12 +189,8 @@ fn as_unprivileged(socket: &Path, args: &[&str]) -> Outcome {
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", dir.path())
         .env("PIXELS_INCUS_SOCKET", socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    finished(child, LIMIT)
+        .stdin(Stdio::null());
+    finished(spawn(&mut command), LIMIT)
 }
 
 #[test]
@@ -232,13 +200,11 @@ fn socket_without_permission_names_group() {
     let socket = Path::new(crate::support::server::SHARED);
     for args in [&["list"][..], &["create", "t-unreachable"], &["prune"]] {
         let outcome = as_unprivileged(socket, args).expect(5);
-        assert!(outcome.stderr.contains("permission denied"), "{outcome:?}");
-        assert!(outcome.stderr.contains("incus-admin"), "{outcome:?}");
+        let outcome = outcome.reports("permission denied").reports("incus-admin");
         assert!(!outcome.stderr.contains("left behind"), "{outcome:?}");
     }
     let outcome = as_unprivileged(socket, &["list", "--json"]).expect(5);
-    let error: Value = serde_json::from_str(&outcome.stderr).unwrap();
-    assert_eq!(error["error"]["kind"], "denied", "{error}");
+    assert_eq!(outcome.error()["kind"], "denied", "{outcome:?}");
     as_unprivileged(socket, &["exec", "t-unreachable", "--", "true"]).expect(125);
     let outcome = as_unprivileged(socket, &["doctor"]).expect(2);
     assert!(outcome.stdout.contains("incus-admin"), "{outcome:?}");
@@ -251,20 +217,15 @@ fn destroy_with_lost_disk_names_directory() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.env("lost");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     env.pixels(["stop", "--force", &name]).ok();
     let disk = daemon.disk(&name);
-    let gone = Command::new("btrfs")
-        .args(["subvolume", "delete"])
-        .arg(&disk)
-        .output();
-    assert!(gone.as_ref().unwrap().status.success(), "{gone:?}");
+    let mut delete = Command::new("btrfs");
+    programs::output_of(delete.args(["subvolume", "delete"]).arg(&disk));
     fs::create_dir(&disk).unwrap();
     let reported = env.pixels(["destroy", "--force", &name]).expect(1);
     let way_out = format!("rm -r {}", disk.display());
-    assert!(reported.stderr.contains("is lost"), "{}", reported.stderr);
-    assert!(reported.stderr.contains(&way_out), "{}", reported.stderr);
+    reported.reports("is lost").reports(&way_out);
     fs::remove_dir_all(&disk).unwrap();
     env.pixels(["destroy", "--force", &name]).ok();
 }
@@ -315,10 +276,7 @@ fn full_pool_fails_create_and_leaves_nothing() {
             assert_eq!(made, [""; 0], "{outcome:?}");
         }
         assert_eq!(daemon.server.checkpoints(&name), [""; 0], "{outcome:?}");
-        if !made.is_empty() {
-            let force = ["destroy".to_owned(), "--force".to_owned()];
-            env.pixels(force.into_iter().chain(made)).ok();
-        }
+        env.destroy(made).ok();
     }
     env.pixels_within(["destroy", "--force", &name], LIMIT).ok();
 }

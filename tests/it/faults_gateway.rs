@@ -1,7 +1,5 @@
 //! A gateway that is gone when a command needs it.
 
-use serde_json::{Value, json};
-
 use crate::support::lab;
 use crate::support::private_daemon::PrivateDaemon;
 
@@ -11,8 +9,7 @@ fn restore_without_gateway_changes_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let env = daemon.isolated("gone");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     let policy = || env.pixels(["network", "show", &name, "--json"]).json();
     env.pixels(["checkpoint", "create", &name, "--label", "open"])
         .ok();
@@ -23,16 +20,13 @@ fn restore_without_gateway_changes_nothing() {
         .ok();
     let before = policy();
 
-    let gateway = format!("px-gateway-{}", daemon.segment());
-    let path = format!("/1.0/instances/{gateway}");
-    let stop = json!({"action": "stop", "force": true, "timeout": 30});
-    daemon.server.done("PUT", &format!("{path}/state"), &stop);
+    let gateway = daemon.gateway();
+    daemon.stop_gateway();
     let refused = |label: &str, state: &str| {
         let restore = ["checkpoint", "restore", &name, label];
         let outcome = env.pixels(restore).expect(1);
         let reported = format!("the gateway {gateway} is {state}");
-        assert!(outcome.stderr.contains(&reported), "{outcome:?}");
-        assert!(outcome.stderr.contains("gateway rebuild"), "{outcome:?}");
+        outcome.reports(&reported).reports("gateway rebuild");
         assert_eq!(policy(), before, "{label}");
         env.pixels(["exec", &name, "--", "test", "-e", "/root/later"])
             .ok();
@@ -40,7 +34,7 @@ fn restore_without_gateway_changes_nothing() {
     // With another policy and with the same.
     refused("open", "stopped");
     refused("isolated", "stopped");
-    daemon.server.done("DELETE", &path, &Value::Null);
+    daemon.delete_gateway();
     refused("open", "missing");
     refused("isolated", "missing");
 

@@ -1,6 +1,7 @@
 //! Commands interrupted and killed at random moments: what is left on the
 //! server, and what `doctor` and `prune` make of it.
 
+use std::collections::BTreeMap;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,6 @@ use rustix::process::Signal;
 
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
-use crate::support::leftovers;
 use crate::support::private_daemon::{PrivateDaemon, signal};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::rounds::{Moments, rounds};
@@ -17,6 +17,7 @@ use crate::support::wait::eventually;
 
 /// Against a hang.
 const LIMIT: Duration = Duration::from_secs(120);
+const WAIT: &str = "GET /1.0/operations/*/wait*";
 
 /// One kind of command that is cut short again and again, on a daemon of its
 /// own: `prune` looks at a whole server.
@@ -29,34 +30,23 @@ struct Trial<'a> {
     source: String,
     /// What the command makes is called so, or begins so.
     made: String,
-    /// Every round begins without a gateway.
-    first: bool,
+    kind: Kind,
     args: Vec<String>,
     moments: Moments,
     /// How long it takes when it is left alone.
     usual: Duration,
-    ledger: Vec<(&'static str, u32)>,
+    ledger: BTreeMap<&'static str, u32>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// With the gateway to be made first.
+    /// Every round begins without a gateway.
     First,
     Create,
     CreateFrom,
     ForkCheckpoint,
     ForkLive,
     Restore,
-}
-
-impl Kind {
-    fn rounds(self, usual: u32) -> u32 {
-        match self {
-            // Two kinds of the same command share a long run.
-            Self::ForkCheckpoint | Self::ForkLive => rounds(usual * 2) / 2,
-            _ => rounds(usual),
-        }
-    }
 }
 
 impl<'a> Trial<'a> {
@@ -85,13 +75,13 @@ impl<'a> Trial<'a> {
             server: daemon.server.clone(),
             source,
             made,
-            first: matches!(kind, Kind::First),
+            kind,
             args,
             moments: Moments::new(),
             usual: Duration::ZERO,
-            ledger: Vec::new(),
+            ledger: BTreeMap::new(),
         };
-        if this.first {
+        if kind == Kind::First {
             // The daemon's first create also unpacks the image.
             this.env.pixels(&this.args).ok();
             this.clear();
@@ -108,8 +98,7 @@ impl<'a> Trial<'a> {
         // A little longer, so that the end of the command is met as well.
         let span = self.usual * 11 / 10;
         let moment = self.moments.in_part(span, round, rounds);
-        let mut child = self.env.spawn(&self.args);
-        drop(child.stdin.take());
+        let child = self.env.start(&self.args);
         let until = Instant::now() + moment;
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
         signal(child.id(), number);
@@ -120,10 +109,7 @@ impl<'a> Trial<'a> {
     }
 
     fn count(&mut self, what: &'static str) {
-        match self.ledger.iter_mut().find(|(name, _)| *name == what) {
-            Some((_, count)) => *count += 1,
-            None => self.ledger.push((what, 1)),
-        }
+        *self.ledger.entry(what).or_default() += 1;
     }
 
     /// Nothing of the command is on the server.
@@ -137,11 +123,8 @@ impl<'a> Trial<'a> {
     #[track_caller]
     fn no_temporary(&self, reported: &str) {
         if self.server.status(&self.source).is_some() {
-            assert_eq!(
-                self.server.checkpoints(&self.source),
-                ["ready"],
-                "{reported}"
-            );
+            let labels = self.server.checkpoints(&self.source);
+            assert_eq!(labels, ["ready"], "{reported}");
         }
     }
 
@@ -149,28 +132,21 @@ impl<'a> Trial<'a> {
     #[track_caller]
     fn usable(&self, name: &str, reported: &str) {
         let printed = self.env.pixels(["exec", name, "--", "hostname"]);
-        assert_eq!(
-            printed.stdout,
-            format!("px-{name}\n"),
-            "{printed:?}, {reported}"
-        );
+        let hostname = format!("px-{name}\n");
+        assert_eq!(printed.stdout, hostname, "{printed:?}, {reported}");
     }
 
     /// Removes what the command made.
     fn clear(&self) {
-        let made = self.server.pixels(&self.made);
-        if !made.is_empty() {
-            let force = ["destroy", "--force"].map(str::to_owned);
-            self.env.pixels(force.into_iter().chain(made)).ok();
-        }
-        if self.first {
+        self.env.destroy(self.server.pixels(&self.made)).ok();
+        if self.kind == Kind::First {
             self.env.pixels(["network", "gateway", "remove"]).ok();
         }
     }
 
     /// Whether a gateway is there that was never finished.
     fn half_a_gateway(&self) -> Option<String> {
-        let name = format!("px-gateway-{}", self.daemon.segment());
+        let name = self.daemon.gateway();
         let path = format!("/1.0/instances/{name}");
         let found = self
             .server
@@ -181,19 +157,12 @@ impl<'a> Trial<'a> {
     }
 
     fn report(&self, how: &str) {
-        let ledger: Vec<String> = self
-            .ledger
-            .iter()
-            .map(|(what, count)| format!("{count} {what}"))
-            .collect();
-        let (verb, usual) = (&self.args.join(" "), self.usual);
-        eprintln!("{how}: {verb}: {} (usually {usual:?})", ledger.join(", "));
+        let (verb, ledger, usual) = (self.args.join(" "), &self.ledger, self.usual);
+        eprintln!("{how}: {verb}: {ledger:?} (usually {usual:?})");
     }
 }
 
-fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
-    let mut trial = Trial::new(daemon, test, kind);
-    let rounds = kind.rounds(usual_rounds);
+fn interrupted(mut trial: Trial<'_>, rounds: u32) {
     for round in 0..rounds {
         let (outcome, reported) = trial.cut_short(Signal::INT, round, rounds);
         match outcome.code {
@@ -202,7 +171,9 @@ fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32
             // Before the program has begun to listen: nothing was sent yet.
             1002 => trial.count("interrupted before it began"),
             // Another daemon's interface went away at that moment.
-            2 if trial.first && outcome.took_the_way_out() => trial.count("had no bridge"),
+            2 if trial.kind == Kind::First && outcome.deletes_named_interface() => {
+                trial.count("had no bridge")
+            }
             _ => panic!("{reported}"),
         }
         if outcome.code == 0 {
@@ -210,14 +181,11 @@ fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32
             for name in trial.server.pixels(&trial.made) {
                 trial.usable(&name, &reported);
             }
-            trial.clear();
         } else {
             trial.nothing_left(&reported);
-            if trial.first {
-                trial.clear();
-            }
         }
-        if matches!(kind, Kind::Restore) {
+        trial.clear();
+        if trial.kind == Kind::Restore {
             whole(&trial, &reported);
         }
     }
@@ -227,34 +195,25 @@ fn interrupted(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32
 /// After a restore, begun or not, finished or not.
 #[track_caller]
 fn whole(trial: &Trial<'_>, reported: &str) {
-    assert_eq!(
-        trial.server.status(&trial.source).as_deref(),
-        Some("Running"),
-        "{reported}"
-    );
+    let status = trial.server.status(&trial.source);
+    assert_eq!(status.as_deref(), Some("Running"), "{reported}");
     let read = ["exec", &trial.source, "--", "cat", "/root/kept"];
     let printed = trial.env.pixels(read);
     assert_eq!(printed.stdout, "kept\n", "{printed:?} {reported}");
 }
 
 /// Kills the command instead, and lets `doctor` and `prune` clean up.
-fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
-    let mut trial = Trial::new(daemon, test, kind);
-    let rounds = kind.rounds(usual_rounds);
+fn killed(mut trial: Trial<'_>, rounds: u32) {
     for round in 0..rounds {
         let (outcome, reported) = trial.cut_short(Signal::KILL, round, rounds);
-        if !matches!(outcome.code, 0 | 1009) {
-            panic!("{reported}");
-        }
+        assert!(matches!(outcome.code, 0 | 1009), "{reported}");
         // What the server has been asked for it finishes by itself.
         trial.daemon.settle();
-        let mut half: Vec<String> = trial
-            .server
-            .pixels(&trial.made)
-            .into_iter()
-            .filter(|name| trial.server.status(name).as_deref() != Some("Running"))
-            .map(|name| format!("pixel {name}"))
-            .collect();
+        let whole_ones = running(&trial);
+        let mut half = trial.server.pixels(&trial.made);
+        half.retain(|name| !whole_ones.contains(name));
+        half.iter_mut()
+            .for_each(|name| name.insert_str(0, "pixel "));
         let has_source = trial.server.status(&trial.source).is_some();
         if has_source {
             let labels = trial.server.checkpoints(&trial.source);
@@ -264,7 +223,6 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
         let gateway = trial.half_a_gateway();
         half.extend(gateway.map(|name| format!("gateway {name}")));
         half.sort();
-        let whole_ones = running(&trial);
         trial.count(
             match (outcome.code, half.is_empty(), whole_ones.is_empty()) {
                 (0, _, _) => "complete",
@@ -273,22 +231,15 @@ fn killed(daemon: &PrivateDaemon, test: &str, kind: Kind, usual_rounds: u32) {
                 (_, true, false) => "killed, only whole pixels",
             },
         );
-        assert_eq!(
-            leftovers::reported(&trial.env, &["prune", "--dry-run", "--json"]),
-            half,
-            "{reported}"
-        );
+        let named = trial.env.prune(&["--dry-run"]);
+        assert_eq!(named, half, "{reported}");
         let seen = trial.env.pixels(["doctor"]);
         for one in &half {
             let name = one.split(' ').nth(1).unwrap();
             assert!(seen.stdout.contains(name), "{name}: {seen:?} {reported}");
             assert_ne!(seen.code, 0, "{reported}");
         }
-        assert_eq!(
-            leftovers::reported(&trial.env, &["prune", "--json"]),
-            half,
-            "{reported}"
-        );
+        assert_eq!(trial.env.prune(&[]), half, "{reported}");
         assert_eq!(running(&trial), whole_ones, "{reported}");
         assert_eq!(trial.server.pixels(&trial.made), whole_ones, "{reported}");
         assert_eq!(trial.half_a_gateway(), None, "{reported}");
@@ -313,51 +264,62 @@ fn running(trial: &Trial<'_>) -> Vec<String> {
     all
 }
 
+type Check = fn(Trial<'_>, u32);
+
+fn check_creates_and_restores(check: Check, test: &str) {
+    let daemon = PrivateDaemon::start();
+    for (kind, letter, usual) in [
+        (Kind::First, 'g', 3),
+        (Kind::Create, 'c', 6),
+        (Kind::CreateFrom, 'f', 6),
+        (Kind::Restore, 'r', 4),
+    ] {
+        let trial = Trial::new(&daemon, &format!("{test}{letter}"), kind);
+        check(trial, rounds(usual));
+    }
+}
+
+fn check_forks(check: Check, test: &str) {
+    let daemon = PrivateDaemon::start();
+    for (kind, letter) in [(Kind::ForkCheckpoint, 'k'), (Kind::ForkLive, 'l')] {
+        let trial = Trial::new(&daemon, &format!("{test}{letter}"), kind);
+        // Two kinds of the same command share a long run.
+        check(trial, rounds(8) / 2);
+    }
+}
+
 #[test]
 #[ignore = "needs Incus"]
 fn interrupted_create_and_restore_leave_nothing() {
     lab::ready();
-    let daemon = PrivateDaemon::start();
-    interrupted(&daemon, "intg", Kind::First, 3);
-    interrupted(&daemon, "intc", Kind::Create, 6);
-    interrupted(&daemon, "intf", Kind::CreateFrom, 6);
-    interrupted(&daemon, "intr", Kind::Restore, 4);
+    check_creates_and_restores(interrupted, "int");
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn interrupted_fork_leaves_nothing() {
     lab::ready();
-    let daemon = PrivateDaemon::start();
-    interrupted(&daemon, "intk", Kind::ForkCheckpoint, 4);
-    interrupted(&daemon, "intl", Kind::ForkLive, 4);
+    check_forks(interrupted, "int");
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn killed_create_and_restore_are_pruned() {
     lab::ready();
-    let daemon = PrivateDaemon::start();
-    killed(&daemon, "kilg", Kind::First, 3);
-    killed(&daemon, "kilc", Kind::Create, 6);
-    killed(&daemon, "kilf", Kind::CreateFrom, 6);
-    killed(&daemon, "kilr", Kind::Restore, 4);
+    check_creates_and_restores(killed, "kil");
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn killed_fork_is_pruned() {
     lab::ready();
-    let daemon = PrivateDaemon::start();
-    killed(&daemon, "kilk", Kind::ForkCheckpoint, 4);
-    killed(&daemon, "kill", Kind::ForkLive, 4);
+    check_forks(killed, "kil");
 }
 
 /// A command that meets `pattern` stalled, at which it is interrupted.
 fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child {
     proxy.forget().on(pattern, 0, Fault::Stall);
-    let mut child = env.spawn(args);
-    drop(child.stdin.take());
+    let child = env.start(args);
     eventually("the command is held", || proxy.saw(pattern));
     child
 }
@@ -366,10 +328,8 @@ fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child 
 #[ignore = "needs Incus"]
 fn signals_interrupt_waiting_create() {
     lab::ready();
-    const WAIT: &str = "GET /1.0/operations/*/wait*";
     let proxy = Proxy::start();
-    let mut env = TestEnv::new("held");
-    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let env = proxy.env("held");
     let server = Server::shared();
     let name = env.name("a");
 
@@ -381,8 +341,7 @@ fn signals_interrupt_waiting_create() {
         ] {
             let child = held_at(&proxy, &env, pattern, &["create", &name]);
             signal(child.id(), number);
-            let outcome = finished(child, LIMIT).expect(code);
-            assert!(outcome.stderr.contains("interrupted"), "{outcome:?}");
+            let outcome = finished(child, LIMIT).expect(code).reports("interrupted");
             assert_eq!(server.status(&name), None, "{outcome:?}");
         }
     }
@@ -400,8 +359,7 @@ fn signals_interrupt_waiting_create() {
     proxy.heal();
     server.settle(&name);
     // No process was left to remove it: prune does.
-    let reported = env.pixels(["prune", "--json"]).json().to_string();
-    assert!(reported.contains(&name), "{reported}");
+    assert!(env.prune(&[]).contains(&format!("pixel {name}")));
     assert_eq!(server.status(&name), None);
 }
 
@@ -409,30 +367,25 @@ fn signals_interrupt_waiting_create() {
 #[ignore = "needs Incus"]
 fn signals_interrupt_exec_on_hanging_server() {
     lab::ready();
-    const WAIT: &str = "GET /1.0/operations/*/wait*";
     let proxy = Proxy::start();
-    let mut env = TestEnv::new("hung");
-    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let env = proxy.env("hung");
+    let name = env.create("a");
 
     // The command exits, but the server never reports it.
-    let child = held_at(&proxy, &env, WAIT, &["exec", &name, "--", "sleep", "3000"]);
+    let sleep = ["exec", &name, "--", "sleep", "3000"];
+    let child = held_at(&proxy, &env, WAIT, &sleep);
     for round in 1..=2 {
         signal(child.id(), Signal::INT);
         eventually("the signal is passed on", || {
-            let passed = proxy.seen();
-            passed
-                .iter()
-                .filter(|seen| seen.starts_with("POST ") && seen.ends_with("/exec"))
-                .count()
-                > round
+            let mut requests = proxy.seen();
+            requests.retain(|seen| seen.starts_with("POST ") && seen.ends_with("/exec"));
+            requests.len() > round
         });
     }
     signal(child.id(), Signal::INT);
     finished(child, LIMIT).expect(130);
 
-    let child = held_at(&proxy, &env, WAIT, &["exec", &name, "--", "sleep", "3000"]);
+    let child = held_at(&proxy, &env, WAIT, &sleep);
     signal(child.id(), Signal::TERM);
     finished(child, LIMIT).expect(143);
 

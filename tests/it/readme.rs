@@ -3,50 +3,43 @@
 //! The line before a block can be a comment: `<!-- not run: REASON -->` skips the
 //! block, `<!-- ends with 0 or 1: REASON -->` also accepts the exit code 1.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use crate::support::env::{BINARY, TestEnv};
+use crate::support::env::{BINARY, Outcome};
 use crate::support::lab;
-use crate::support::server::Server;
+use crate::support::project::Project;
+use crate::support::repository::read;
 
 #[derive(Debug, PartialEq)]
-enum Expected {
-    Success,
-    SuccessOrOne,
-}
-
-#[derive(Debug)]
 struct Block {
     line: usize,
     text: String,
-    /// `None` if the block is not run.
-    expected: Option<Expected>,
+    /// Empty if the block is not run.
+    expected: &'static [i32],
 }
 
 /// The shell blocks of a document.
 fn blocks(document: &str) -> Vec<Block> {
     let lines: Vec<&str> = document.lines().collect();
     let mut found = Vec::new();
-    for (at, line) in lines.iter().enumerate() {
-        if *line != "```sh" {
-            continue;
-        }
+    for (at, _) in lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| **line == "```sh")
+    {
         let text = lines[at + 1..].iter().take_while(|line| **line != "```");
         let before = at.checked_sub(1).map_or("", |before| lines[before]);
-        let reason = |mark: &str| {
-            let reason = before.strip_prefix(mark)?.strip_suffix(" -->")?;
-            (!reason.is_empty()).then_some(())
+        let has_reason = |mark: &str| {
+            let reason = before.strip_prefix(mark);
+            reason.is_some_and(|reason| reason.len() > " -->".len() && reason.ends_with(" -->"))
         };
-        let expected = if reason("<!-- not run: ").is_some() {
-            None
-        } else if reason("<!-- ends with 0 or 1: ").is_some() {
-            Some(Expected::SuccessOrOne)
+        let expected: &[i32] = if has_reason("<!-- not run: ") {
+            &[]
+        } else if has_reason("<!-- ends with 0 or 1: ") {
+            &[0, 1]
         } else {
             assert!(!before.starts_with("<!--"), "{before}");
-            Some(Expected::Success)
+            &[0]
         };
         found.push(Block {
             line: at + 2,
@@ -57,72 +50,19 @@ fn blocks(document: &str) -> Vec<Block> {
     found
 }
 
-/// A separate Incus project with its own gateway, because the pixels of README
-/// have names that other pixels of the server may have.
-struct Project {
-    name: String,
-    env: TestEnv,
-}
-
-impl Project {
-    const PREFIX: &str = "px-t-readme-";
-
-    fn new() -> Self {
-        let server = Server::shared();
-        for url in server.get("/1.0/projects").as_array().unwrap() {
-            let name = url.as_str().unwrap().rsplit('/').next().unwrap();
-            let creator = name.strip_prefix(Self::PREFIX);
-            if creator.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                drop(Self::existing(name));
-            }
-        }
-        let name = format!("{}{}", Self::PREFIX, std::process::id());
-        let config = json!({
-            "features.images": "false",
-            "features.profiles": "false",
-            "features.storage.volumes": "false",
-            "features.storage.buckets": "false",
-        });
-        let body = json!({"name": name, "config": config});
-        server.try_done("POST", "/1.0/projects", &body).unwrap();
-        Self::existing(&name)
-    }
-
-    fn existing(name: &str) -> Self {
-        let mut env = TestEnv::bare();
-        let creator = name.strip_prefix(Self::PREFIX).unwrap();
-        env.set("PIXELS_INCUS_PROJECT", name)
-            .set("PIXELS_NETWORK_BRIDGE", &format!("pxr{creator}"))
-            .set("TERM", "dumb");
-        Self {
-            name: name.to_owned(),
-            env,
-        }
-    }
-}
-
-impl Drop for Project {
-    fn drop(&mut self) {
-        let remaining: Vec<Value> =
-            serde_json::from_str(&self.env.pixels(["list", "--json"]).stdout).unwrap_or_default();
-        let names = remaining.iter().filter_map(|pixel| pixel["name"].as_str());
-        let words: Vec<&str> = ["destroy", "--force"].into_iter().chain(names).collect();
-        if words.len() > 2 {
-            let _ = self.env.pixels(&words);
-        }
-        let _ = self.env.pixels(["network", "gateway", "remove"]);
-        let path = format!("/1.0/projects/{}", self.name);
-        if let Err(error) = Server::shared().try_done("DELETE", &path, &Value::Null) {
-            eprintln!("project {}: {error}", self.name);
-        }
-    }
-}
-
 #[test]
 #[ignore = "needs Incus"]
 fn readme_examples_succeed() {
     lab::ready();
-    let project = Project::new();
+    // The pixels of README have names that other pixels of the server may have.
+    let config = json!({
+        "features.images": "false",
+        "features.profiles": "false",
+        "features.storage.volumes": "false",
+        "features.storage.buckets": "false",
+    });
+    let mut project = Project::new("readme", &config);
+    project.env.set("TERM", "dumb");
     let home = project.env.home();
     let bin = home.join("bin");
     let work = home.join("project");
@@ -137,49 +77,25 @@ fn readme_examples_succeed() {
     ] {
         std::fs::write(work.join(file), text).unwrap();
     }
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", bin.display());
     let mut run = 0;
-    for block in blocks(&std::fs::read_to_string(readme).unwrap()) {
-        let Some(expected) = &block.expected else {
+    for block in blocks(&read("README.md")) {
+        if block.expected.is_empty() {
             continue;
-        };
-        let path = std::env::var("PATH").unwrap();
-        let output = Command::new("bash")
-            .args(["-euo", "pipefail", "-c", &block.text])
-            .env_clear()
-            .envs(
-                project
-                    .env
-                    .command(["list"])
-                    .get_envs()
-                    .filter_map(|(key, value)| Some((key, value?))),
-            )
-            .env("PATH", format!("{}:{path}", bin.display()))
-            .current_dir(&work)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let passed = match expected {
-            Expected::Success => output.status.success(),
-            Expected::SuccessOrOne => matches!(output.status.code(), Some(0 | 1)),
-        };
-        assert!(
-            passed,
-            "README, line {}: {}\n{}\n{}{}",
-            block.line,
-            output.status,
-            block.text,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        }
+        let options = ["-euo", "pipefail", "-c", &block.text];
+        let mut bash = project.env.program("bash", options);
+        bash.env("PATH", &path).current_dir(&work);
+        let outcome = Outcome::from(bash.output().unwrap());
+        let (line, text) = (block.line, &block.text);
+        let passed = block.expected.contains(&outcome.code);
+        assert!(passed, "README, line {line}: {outcome:?}\n{text}");
         run += 1;
     }
     assert!(run > 10, "only {run} blocks were run");
     // Results that README describes.
-    assert_eq!(
-        std::fs::read_to_string(work.join("copy.txt")).unwrap(),
-        "a note\n"
-    );
+    assert_eq!(read(work.join("copy.txt")), "a note\n");
     assert!(work.join("man/pixels-create.1").exists());
     assert!(work.join("back/src/main.c").exists());
 }
@@ -188,18 +104,15 @@ fn readme_examples_succeed() {
 fn blocks_are_classified_by_comment() {
     let text = "```sh\na\nb\n```\n<!-- not run: c -->\n```sh\nc\n```\n```toml\nd\n```\n\
                 <!-- ends with 0 or 1: e -->\n```sh\ne\n```\n";
-    let found = blocks(text);
-    let classified: Vec<(&str, &Option<Expected>)> = found
-        .iter()
-        .map(|b| (b.text.as_str(), &b.expected))
-        .collect();
-    assert_eq!(
-        classified,
-        [
-            ("a\nb", &Some(Expected::Success)),
-            ("c", &None),
-            ("e", &Some(Expected::SuccessOrOne))
-        ]
-    );
-    assert_eq!(found[0].line, 2);
+    let block = |line, text: &str, expected| Block {
+        line,
+        text: text.to_owned(),
+        expected,
+    };
+    let expected: [Block; 3] = [
+        block(2, "a\nb", &[0]),
+        block(7, "c", &[]),
+        block(14, "e", &[0, 1]),
+    ];
+    assert_eq!(blocks(text), expected);
 }

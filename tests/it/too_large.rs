@@ -10,28 +10,29 @@ use crate::support::proxy::{Fault, Proxy};
 /// Against a hang: what has no end is left within a few seconds.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The message of a command that must fail for the size of an answer.
+#[track_caller]
+fn too_large(env: &TestEnv, args: &[&str]) -> String {
+    let error = env.pixels_within(args, LIMIT).expect(1).error();
+    assert_eq!(error["kind"], "too_large", "{args:?} {error}");
+    error["message"].as_str().unwrap().to_owned()
+}
+
 #[test]
 #[ignore = "needs Incus"]
 fn endless_responses_fail_with_too_large() {
     lab::ready();
     let proxy = Proxy::start();
-    let mut env = TestEnv::new("endless");
-    env.set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+    let env = proxy.env("endless");
     for (status, bound) in [(200, "64 MiB"), (500, "1 MiB")] {
         proxy.on("GET /1.0/instances?*", 0, Fault::Endless(status));
-        let outcome = env.pixels_within(["list", "--json"], LIMIT);
+        let message = too_large(&env, &["list", "--json"]);
         assert!(proxy.heal());
-        assert_eq!(outcome.code, 1, "{outcome:?}");
-        let error = &outcome.error();
-        assert_eq!(error["kind"], "too_large", "{error}");
-        let message = error["message"].as_str().unwrap();
         let socket = proxy.socket();
         let whose = format!("the answer of {} to /1.0/instances?", socket.display());
         assert!(message.contains(&whose), "{message}");
-        assert!(
-            message.ends_with(&format!("is larger than {bound}")),
-            "{message}"
-        );
+        let size = format!("is larger than {bound}");
+        assert!(message.ends_with(&size), "{message}");
     }
 }
 
@@ -41,8 +42,7 @@ fn endless_responses_fail_with_too_large() {
 fn endless_output_of_pixel_fails_with_too_large() {
     lab::ready();
     let env = TestEnv::new("hostile");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     let script = "truncate -s 2G /root/huge && mkdir /root/folder && \
         printf '#!/bin/bash\\nexec yes\\n' >/bin/endless && chmod +x /bin/endless && \
         ln -sf endless /bin/sh";
@@ -55,19 +55,12 @@ fn endless_output_of_pixel_fails_with_too_large() {
         (&["sync", &folder, &there, "--json"], "256 MiB"),
     ];
     for (args, bound) in asked {
-        let outcome = env.pixels_within(args, LIMIT);
-        assert_eq!(outcome.code, 1, "{args:?} {outcome:?}");
-        let error = &outcome.error();
-        assert_eq!(error["kind"], "too_large", "{args:?} {error}");
-        let message = error["message"].as_str().unwrap();
-        assert!(message.contains(bound), "{args:?} {error}");
+        let message = too_large(&env, args);
+        assert!(message.contains(bound), "{args:?} {message}");
     }
     env.pixels(["stop", &name]).ok();
     let huge = format!("{name}:/root/huge");
-    let outcome = env.pixels_within(["pull", &huge, &there, "--json"], LIMIT);
-    assert_eq!(outcome.code, 1, "{outcome:?}");
-    let error = &outcome.error();
-    assert_eq!(error["kind"], "too_large", "{error}");
+    too_large(&env, &["pull", &huge, &there, "--json"]);
     assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 0);
     env.pixels(["destroy", "--force", &name]).ok();
 }

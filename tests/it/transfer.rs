@@ -9,15 +9,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::api::Api;
 use crate::support::env::{Outcome, TestEnv};
 use crate::support::git::git;
 use crate::support::pty::Pty;
+use crate::support::server::Server;
 use crate::support::{lab, wait};
 
 /// Bytes of the large file.
@@ -330,10 +329,9 @@ fn push_resolves_targets_streams_and_owners() {
     assert_eq!(pixel.sh("stat -c '%a %s' /x/none"), "644 0\n");
 
     // Owners: the pixel's own user, once it has one, or the one that is named.
-    let api = Api::new();
     let path = format!("/1.0/instances/px-{}", pixel.name);
     let user = json!({"config": {"user.pixels.user": "ubuntu"}});
-    api.send(Method::PATCH, &path, &user);
+    Server::shared().done("PATCH", &path, &user);
     pixel.push("a", "deep/er/").ok();
     let to = pixel.there("b");
     pixel.run(&["push", "--owner", "0:7", &b, &to]).ok();

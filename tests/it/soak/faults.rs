@@ -3,7 +3,6 @@
 use std::process::Child;
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
 
 use super::CLIENTS;
 use crate::support::env::TestEnv;
@@ -56,13 +55,11 @@ impl Fault {
             Self::Interrupted(client) => signal(children[client].id(), Signal::INT),
             Self::DaemonKilled => daemon.kill(),
             Self::DaemonRestarted => daemon.end(),
-            Self::GatewayStopped => stop_gateway(daemon),
+            Self::GatewayStopped => daemon.stop_gateway(),
             Self::GatewayGone => {
-                stop_gateway(daemon);
+                daemon.stop_gateway();
                 // A command may be starting it again.
-                let _ = daemon
-                    .server
-                    .try_done("DELETE", &gateway(daemon), &Value::Null);
+                daemon.delete_gateway();
             }
         }
     }
@@ -99,15 +96,4 @@ impl Fault {
             Self::Killed(_) | Self::DaemonKilled | Self::DaemonRestarted
         )
     }
-}
-
-fn gateway(daemon: &PrivateDaemon) -> String {
-    format!("/1.0/instances/px-gateway-{}", daemon.segment())
-}
-
-/// It may be stopped already, or on its way.
-fn stop_gateway(daemon: &PrivateDaemon) {
-    let body = json!({"action": "stop", "force": true, "timeout": 30});
-    let path = format!("{}/state", gateway(daemon));
-    let _ = daemon.server.try_done("PUT", &path, &body);
 }

@@ -1,6 +1,6 @@
 //! What commands reported, and so what must be on the server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::faults::Fault;
@@ -19,11 +19,7 @@ pub enum Work {
 }
 
 impl Work {
-    pub fn is_about_one_there(self) -> bool {
-        !self.makes_pixels()
-    }
-
-    fn makes_pixels(self) -> bool {
+    pub fn makes_pixels(self) -> bool {
         matches!(self, Self::Create | Self::Clone | Self::Fork)
     }
 }
@@ -52,8 +48,7 @@ impl Task {
 
 #[derive(Default)]
 pub struct Ledger {
-    /// Pixels with their checkpoints, the oldest first.
-    pixels: BTreeMap<String, Vec<String>>,
+    pixels: Pixels,
     /// What may or may not exist, because no process was left to report it.
     doubts: Vec<Doubt>,
     counts: BTreeMap<String, u32>,
@@ -68,8 +63,8 @@ enum Doubt {
     Temporary,
 }
 
-/// What is on the server: pixels with their checkpoints.
-pub type There = [(String, Vec<String>)];
+/// Pixels with their checkpoints, the oldest first.
+pub type Pixels = BTreeMap<String, Vec<String>>;
 
 impl Ledger {
     pub fn has(&mut self, name: &str, labels: &[&str]) {
@@ -139,8 +134,7 @@ impl Ledger {
 
     /// Pixels whose removal was cut short.
     pub fn half_removed(&self) -> Vec<String> {
-        let doubts = self.doubts.iter();
-        let removed = doubts.filter_map(|doubt| match doubt {
+        let removed = self.doubts.iter().filter_map(|doubt| match doubt {
             Doubt::Removed(name) => Some(name.clone()),
             _ => None,
         });
@@ -166,20 +160,20 @@ impl Ledger {
     }
 
     /// Doubts are over: what is there counts.
-    pub fn settle(&mut self, there: &There) {
-        let names: BTreeSet<&str> = there.iter().map(|(name, _)| name.as_str()).collect();
+    pub fn settle(&mut self, there: &Pixels) {
         for doubt in std::mem::take(&mut self.doubts) {
             match doubt {
                 Doubt::Made(of) => {
-                    for name in names.iter().filter(|name| is_of(name, &of)) {
+                    for name in there.keys().filter(|name| is_of(name, &of)) {
                         self.count("whole pixel of a command cut short".into());
                         self.has(name, &[]);
                     }
                 }
                 Doubt::Removed(name) => drop(self.pixels.remove(&name)),
                 Doubt::Checkpoint(name, label) => {
-                    let found = there.iter().find(|(other, _)| *other == name);
-                    let taken = found.is_some_and(|(_, labels)| labels.contains(&label));
+                    let taken = there
+                        .get(&name)
+                        .is_some_and(|labels| labels.contains(&label));
                     if let Some(labels) = self.pixels.get_mut(&name).filter(|_| taken) {
                         labels.push(label);
                     }
@@ -190,17 +184,13 @@ impl Ledger {
     }
 
     #[track_caller]
-    pub fn equals(&self, there: &There, reported: &str) {
-        let sorted = |labels: &[String]| labels.iter().cloned().collect::<BTreeSet<_>>();
-        let ours: BTreeMap<_, _> = self
-            .pixels
-            .iter()
-            .map(|(name, labels)| (name.clone(), sorted(labels)))
-            .collect();
-        let theirs: BTreeMap<_, _> = there
-            .iter()
-            .map(|(name, labels)| (name.clone(), sorted(labels)))
-            .collect();
+    pub fn equals(&self, there: &Pixels, reported: &str) {
+        let sorted = |pixels: &Pixels| {
+            let mut pixels = pixels.clone();
+            pixels.values_mut().for_each(|labels| labels.sort());
+            pixels
+        };
+        let (ours, theirs) = (sorted(&self.pixels), sorted(there));
         assert_eq!(ours, theirs, "ledger and server, {reported}");
     }
 
@@ -229,14 +219,14 @@ impl fmt::Display for Ledger {
 fn ledger_reports_missing_and_unexpected_pixels() {
     let mut ledger = Ledger::default();
     ledger.has("a", &["c1"]);
-    let there = |names: &[(&str, &[&str])]| -> Vec<(String, Vec<String>)> {
+    let there = |names: &[(&str, &[&str])]| -> Pixels {
         let owned = |labels: &[&str]| labels.iter().map(|&label| label.to_owned()).collect();
         let names = names.iter();
         names
             .map(|(name, labels)| ((*name).to_owned(), owned(labels)))
             .collect()
     };
-    let differs = |there: &There| {
+    let differs = |there: &Pixels| {
         let equal = std::panic::AssertUnwindSafe(|| ledger.equals(there, "a test"));
         std::panic::catch_unwind(equal).is_err()
     };

@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
-use crate::support::leftovers;
 use crate::support::private_daemon::PrivateDaemon;
 use crate::support::rounds::{Moments, asked};
 use crate::support::wait::eventually;
 
 use faults::Fault;
-use ledger::{Ledger, Task, Work};
+use ledger::{Ledger, Pixels, Task, Work};
 
 const ROUNDS: &str = "PIXELS_SOAK_ROUNDS";
 const SECONDS: &str = "PIXELS_SOAK_SECONDS";
@@ -62,7 +61,7 @@ fn random_commands_and_faults_match_ledger() {
             eprintln!("{round} rounds so far: {}", soak.ledger);
         }
     }
-    let (seed, took) = (soak.moments.seed(), begun.elapsed().as_secs());
+    let (seed, took) = (soak.moments.seed, begun.elapsed().as_secs());
     soak.end();
     eprintln!(
         "soak of {round} rounds, seed {seed}, {took} s: {}; nothing is left",
@@ -95,9 +94,9 @@ impl Soak {
 
     fn round(&mut self, round: u64) {
         let fault = Fault::of_round(round, &mut self.moments);
-        let kind = format!("{fault:?}");
-        let kind = kind.split('(').next().unwrap();
-        self.ledger.count(format!("rounds with {kind}"));
+        let kind = format!("rounds with {fault:?}");
+        self.ledger
+            .count(kind.split('(').next().unwrap().to_owned());
         let tasks: Vec<Task> = self.tasks();
         let reported = format!("round {round}, {fault:?}, {tasks:?}");
         let moment = self.moments.within(SPAN);
@@ -105,11 +104,7 @@ impl Soak {
         let obstacle = fault.before(&self.daemon);
         let children: Vec<Child> = tasks
             .iter()
-            .map(|task| {
-                let mut child = self.clients[task.client].spawn(&task.args);
-                drop(child.stdin.take());
-                child
-            })
+            .map(|task| self.clients[task.client].start(&task.args))
             .collect();
         if fault.strikes() {
             std::thread::sleep(moment);
@@ -152,11 +147,8 @@ impl Soak {
                     13..15 => Work::Restore,
                     _ => Work::Destroy,
                 };
-                let target = match work.is_about_one_there() {
-                    true if free.is_empty() => None,
-                    true => Some(free.swap_remove(self.moments.below(free.len()))),
-                    false => None,
-                };
+                let target = (!work.makes_pixels() && !free.is_empty())
+                    .then(|| free.swap_remove(self.moments.below(free.len())));
                 self.task(client, work, target)
             })
             .collect()
@@ -203,7 +195,7 @@ impl Soak {
     /// else is.
     fn clean_up(&mut self, reported: &str) {
         let env = &self.clients[0];
-        let named = leftovers::reported(env, &["prune", "--dry-run", "--json"]);
+        let named = env.prune(&["--dry-run"]);
         if !self.ledger.is_in_doubt() {
             assert_eq!(named, [""; 0], "{reported}");
             return;
@@ -219,26 +211,18 @@ impl Soak {
             assert!(seen.stdout.contains(name), "{name}: {seen:?} {reported}");
             self.ledger.may_be_left(one, reported);
         }
-        assert_eq!(
-            leftovers::reported(env, &["prune", "--json"]),
-            named,
-            "{reported}"
-        );
-        assert_eq!(
-            leftovers::reported(env, &["prune", "--json"]),
-            [""; 0],
-            "{reported}"
-        );
+        assert_eq!(env.prune(&[]), named, "{reported}");
+        assert_eq!(env.prune(&[]), [""; 0], "{reported}");
     }
 
     /// Pixels and checkpoints, one by one.
     fn compare(&mut self, reported: &str) {
-        let server = self.daemon.server.clone();
-        let mut there = Vec::new();
-        for name in server.pixels("t-soak-") {
-            let labels = server.checkpoints(&name);
-            there.push((name, labels));
-        }
+        let server = &self.daemon.server;
+        let there: Pixels = server
+            .pixels("t-soak-")
+            .into_iter()
+            .map(|name| (name.clone(), server.checkpoints(&name)))
+            .collect();
         self.ledger.settle(&there);
         self.ledger.equals(&there, reported);
     }
@@ -264,11 +248,9 @@ impl Soak {
     /// Nothing is left of all that.
     fn end(&mut self) {
         let env = &self.clients[0];
-        let force = ["destroy", "--force"].map(str::to_owned);
-        env.pixels(force.into_iter().chain(self.ledger.names()))
-            .ok();
+        env.destroy(self.ledger.names()).ok();
         env.pixels(["network", "gateway", "remove"]).ok();
-        assert_eq!(leftovers::reported(env, &["prune", "--json"]), [""; 0]);
+        assert_eq!(env.prune(&[]), [""; 0]);
         let left = self.daemon.server.get("/1.0/instances");
         assert_eq!(left.as_array().map(Vec::len), Some(0), "{left}");
         let seen = env.pixels(["doctor", "--json"]).json();

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-
-use super::wait::within;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_pixels");
 
@@ -20,6 +20,8 @@ pub struct TestEnv {
     /// Pixels of this test begin with it.
     prefix: String,
     vars: BTreeMap<String, String>,
+    /// The environment of the shared pixel, kept while this test uses that.
+    shared: Option<Arc<TestEnv>>,
 }
 
 /// What one run of the binary did.
@@ -46,13 +48,37 @@ impl TestEnv {
             home: tempfile::tempdir().unwrap(),
             prefix: String::new(),
             vars: BTreeMap::new(),
+            shared: None,
         }
+    }
+
+    /// The name of a running pixel that several tests use at the same time, to save
+    /// boots. They run commands in it and change nothing that others could notice. The
+    /// last of them deletes it.
+    pub fn shared_pixel(&mut self) -> String {
+        static SHARED: Mutex<Weak<TestEnv>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = shared.upgrade().unwrap_or_else(|| {
+            let owner = Self::new("shared");
+            owner.create("a");
+            Arc::new(owner)
+        });
+        *shared = Arc::downgrade(&owner);
+        self.shared.insert(owner).name("a")
     }
 
     /// A pixel's name that no other test uses.
     pub fn name(&self, short: &str) -> String {
         assert!(!self.prefix.is_empty(), "this environment makes no pixels");
         format!("{}-{short}", self.prefix)
+    }
+
+    /// Creates a pixel of such a name.
+    #[track_caller]
+    pub fn create(&self, short: &str) -> String {
+        let name = self.name(short);
+        self.pixels(["create", &name]).ok();
+        name
     }
 
     pub fn home(&self) -> PathBuf {
@@ -73,7 +99,16 @@ impl TestEnv {
     }
 
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(BINARY);
+        self.program(BINARY, args)
+    }
+
+    /// Another program with the same environment variables.
+    pub fn program<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(program);
         command.args(args).env_clear();
         // Two versions of pixels that are tested side by side on one daemon
         // each need a gateway of their own.
@@ -98,15 +133,14 @@ impl TestEnv {
     #[must_use]
     pub fn pixels<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
         let mut command = self.command(args);
-        let outcome = Outcome::of(command.output().unwrap());
-        if !outcome.took_the_way_out() {
+        let outcome = Outcome::from(command.output().unwrap());
+        if !outcome.deletes_named_interface() {
             return outcome;
         }
-        Outcome::of(command.output().unwrap())
+        Outcome::from(command.output().unwrap())
     }
 
-    /// Runs to the end without input; a run that takes longer than `limit`
-    /// hangs, and fails the test.
+    /// Runs to the end without input, in at most `limit`.
     #[track_caller]
     #[must_use]
     pub fn pixels_within<S: AsRef<OsStr>>(
@@ -114,9 +148,7 @@ impl TestEnv {
         args: impl IntoIterator<Item = S>,
         limit: Duration,
     ) -> Outcome {
-        let mut child = self.spawn(args);
-        drop(child.stdin.take());
-        finished(child, limit)
+        finished(self.start(args), limit)
     }
 
     /// Runs to the end with `input` on stdin.
@@ -135,101 +167,116 @@ impl TestEnv {
         });
         let output = child.wait_with_output().unwrap();
         writer.join().unwrap();
-        Outcome::of(output)
+        Outcome::from(output)
     }
 
     /// Starts it with all three streams piped.
     pub fn spawn<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
-        self.command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+        spawn(self.command(args).stdin(Stdio::piped()))
     }
 
-    /// Names on the server that belong to this test.
-    pub fn remaining(&self) -> Vec<String> {
+    /// Starts it without input.
+    pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
+        spawn(&mut self.command(args))
+    }
+
+    /// Names of all pixels on the server. Empty if the server does not answer.
+    pub fn list(&self) -> Vec<String> {
         let outcome = self.pixels(["list", "--json"]);
         let pixels: Vec<serde_json::Value> =
             serde_json::from_str(&outcome.stdout).unwrap_or_default();
         pixels
             .iter()
             .filter_map(|pixel| pixel["name"].as_str())
-            .filter(|name| name.starts_with(&self.prefix))
             .map(str::to_owned)
             .collect()
+    }
+
+    /// Names on the server that belong to this test.
+    pub fn remaining(&self) -> Vec<String> {
+        let mut names = self.list();
+        names.retain(|name| name.starts_with(&self.prefix));
+        names
+    }
+
+    /// What `prune` deletes or lists, sorted, such as `pixel NAME`, `gateway NAME` or
+    /// `checkpoint LABEL of NAME`.
+    #[track_caller]
+    #[must_use]
+    pub fn prune(&self, options: &[&str]) -> Vec<String> {
+        let args = [&["prune", "--json"], options].concat();
+        let rows = self.pixels(args).ok().json();
+        let rows = rows.as_array().unwrap().iter().map(|row| {
+            let name = row["name"].as_str().unwrap();
+            match row["kind"].as_str() {
+                Some(kind @ ("pixel" | "gateway")) => format!("{kind} {name}"),
+                _ => format!("checkpoint {} of {name}", row["label"].as_str().unwrap()),
+            }
+        });
+        let mut names: Vec<String> = rows.collect();
+        names.sort();
+        names
+    }
+
+    /// Destroys pixels, if there are any, without asking.
+    #[must_use]
+    pub fn destroy(&self, names: Vec<String>) -> Outcome {
+        if names.is_empty() {
+            return Outcome::default();
+        }
+        let command = ["destroy", "--force"].map(str::to_owned);
+        self.pixels(command.into_iter().chain(names))
     }
 }
 
 impl Drop for TestEnv {
     fn drop(&mut self) {
-        if self.prefix.is_empty() {
-            return;
-        }
-        let names = self.remaining();
-        if !names.is_empty() {
-            let args = ["destroy".to_owned(), "--force".to_owned()];
-            let _ = self.pixels(args.into_iter().chain(names));
+        if !self.prefix.is_empty() {
+            let _ = self.destroy(self.remaining());
         }
     }
 }
 
-/// Waits for a started run, which must not take longer than `limit`.
+/// Starts a command with its outputs piped.
+pub fn spawn(command: &mut Command) -> Child {
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits for a started run, whose input ends now. A run that takes longer than
+/// `limit` hangs, and fails the test.
 #[track_caller]
 #[must_use]
-pub fn finished(mut child: Child, limit: Duration) -> Outcome {
-    let mut stdout = child.stdout.take().unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    let reading = [
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = stdout.read_to_end(&mut bytes);
-            bytes
-        }),
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = stderr.read_to_end(&mut bytes);
-            bytes
-        }),
-    ];
-    let mut status = None;
-    let ended = within(limit, || {
-        status = child.try_wait().unwrap();
-        status.is_some()
-    });
-    if !ended {
-        let _ = child.kill();
-        let _ = child.wait();
+pub fn finished(child: Child, limit: Duration) -> Outcome {
+    let pid = Pid::from_child(&child);
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output().unwrap()));
+    if let Ok(output) = receive.recv_timeout(limit) {
+        return Outcome::from(output);
     }
-    let [stdout, stderr] = reading.map(|reader| reader.join().unwrap());
-    let Some(status) = status else {
-        panic!(
-            "still running after {limit:?}; stdout: {}; stderr: {}",
-            String::from_utf8_lossy(&stdout),
-            String::from_utf8_lossy(&stderr)
-        );
-    };
-    Outcome::of(Output {
-        status,
-        stdout,
-        stderr,
-    })
+    let _ = kill_process(pid, Signal::KILL);
+    let outcome = Outcome::from(receive.recv().unwrap());
+    panic!("still running after {limit:?}: {outcome:?}");
 }
 
-impl Outcome {
-    fn of(output: Output) -> Self {
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
         Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             code: super::wait::code(output.status),
         }
     }
+}
 
-    /// Runs the command of the hint that names an interface in the way
-    /// of a bridge; see [`TestEnv::pixels`].
+impl Outcome {
+    /// Runs the command of the hint, if it names an interface that is in the way of a
+    /// bridge; see [`TestEnv::pixels`].
     #[track_caller]
-    pub fn took_the_way_out(&self) -> bool {
+    pub fn deletes_named_interface(&self) -> bool {
         let Some((_, rest)) = self.stderr.split_once("run on the host: `ip link delete ") else {
             return false;
         };
@@ -255,6 +302,13 @@ impl Outcome {
     #[track_caller]
     pub fn ok(self) -> Self {
         self.expect(0)
+    }
+
+    /// Fails the test unless the errors contain `text`.
+    #[track_caller]
+    pub fn reports(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "no {text:?} in {self:?}");
+        self
     }
 
     #[track_caller]

@@ -43,16 +43,9 @@ fn bring_up() -> Result<(), String> {
 /// test processes are kept.
 fn delete_leftovers() {
     let env = super::env::TestEnv::bare();
-    let outcome = env.pixels(["list", "--json"]);
-    let pixels: Vec<serde_json::Value> = serde_json::from_str(&outcome.stdout).unwrap_or_default();
-    let names: Vec<&str> = pixels
-        .iter()
-        .filter_map(|pixel| pixel["name"].as_str())
-        .filter(|name| name.starts_with("t-") && !creator_runs(name))
-        .collect();
-    if !names.is_empty() {
-        let _ = env.pixels(["destroy", "--force"].into_iter().chain(names));
-    }
+    let mut names = env.list();
+    names.retain(|name| name.starts_with("t-") && !creator_runs(name));
+    let _ = env.destroy(names);
 }
 
 /// Whether the test process whose id is part of the pixel's name is running.

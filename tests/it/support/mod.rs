@@ -1,17 +1,18 @@
-//! What the tests stand on: the built binary in an environment of its own,
-//! the real daemon, a second one that may be broken, and connections that may.
+//! The built binary in an environment of its own, the real daemon, private daemons
+//! and connections that fail on purpose.
 
-pub mod api;
 pub mod dns;
 pub mod env;
 pub mod git;
+pub mod http;
 pub mod lab;
-pub mod leftovers;
 pub mod mcp;
 pub mod private_daemon;
 pub mod programs;
+pub mod project;
 pub mod proxy;
 pub mod pty;
+pub mod repository;
 pub mod rounds;
 pub mod server;
 pub mod tree;

@@ -4,7 +4,6 @@
 //! or by a later run when the test was killed.
 
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
@@ -79,6 +78,23 @@ impl PrivateDaemon {
     /// The bridge of pixels behind a gateway.
     pub fn segment(&self) -> String {
         segment(&self.dir)
+    }
+
+    /// The instance that enforces the egress policies of those.
+    pub fn gateway(&self) -> String {
+        format!("px-gateway-{}", self.segment())
+    }
+
+    /// Stops the gateway, which may be stopped already or not exist.
+    pub fn stop_gateway(&self) {
+        let body = json!({"action": "stop", "force": true, "timeout": 30});
+        let path = format!("/1.0/instances/{}/state", self.gateway());
+        let _ = self.server.try_done("PUT", &path, &body);
+    }
+
+    pub fn delete_gateway(&self) {
+        let path = format!("/1.0/instances/{}", self.gateway());
+        let _ = self.server.try_done("DELETE", &path, &Value::Null);
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -189,14 +205,13 @@ impl PrivateDaemon {
     #[track_caller]
     pub fn settle(&self) {
         let socket = format!(" {}", self.socket().display());
+        // The state 01 is the socket itself; others are connections, also those that
+        // are not accepted yet.
+        let is_connection =
+            |line: &str| line.ends_with(&socket) && line.split_whitespace().nth(5) != Some("01");
         let idle = || {
             let all = fs::read_to_string("/proc/net/unix").unwrap();
-            let open = all.lines().filter(|line| line.ends_with(&socket));
-            // The state 01 is the socket itself; others are connections, also
-            // those that are not accepted yet.
-            open.filter(|line| line.split_whitespace().nth(5) != Some("01"))
-                .count()
-                == 0
+            !all.lines().any(is_connection)
         };
         eventually("the private daemon is idle", || {
             // An operation begins before its request is answered.
@@ -217,21 +232,15 @@ impl PrivateDaemon {
     /// What the daemon and its containers complained of.
     fn show_logs(&self) {
         let mut files = vec![self.dir.join("incusd.log")];
-        for entry in fs::read_dir(self.dir.join("logs"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        let logs = fs::read_dir(self.dir.join("logs"));
+        for entry in logs.into_iter().flatten().flatten() {
             files.extend(["forkexec.log", "lxc.log"].map(|name| entry.path().join(name)));
         }
         for file in files {
             let text = fs::read_to_string(&file).unwrap_or_default();
-            for line in text
-                .lines()
-                .filter(|line| line.to_lowercase().contains("error"))
-            {
-                eprintln!("{}: {line}", file.display());
-            }
+            let mut lines = text.lines().collect::<Vec<_>>();
+            lines.retain(|line| line.to_lowercase().contains("error"));
+            eprintln!("{}: {}", file.display(), lines.join("\n"));
         }
     }
 
@@ -243,15 +252,13 @@ impl PrivateDaemon {
         let taken = String::from_utf8(taken.unwrap().stdout).unwrap();
         let name = bridge(&self.dir);
         // Those that start at the same time begin to look at different places.
-        let digits = name.chars().filter(char::is_ascii_digit);
-        let begin = digits.fold(0, |sum, digit| (sum * 7 + u32::from(digit)) % 256);
-        for number in (0..256).map(|step| (begin + step) % 256) {
-            let address = Ipv4Addr::new(10, 231, u8::try_from(number).unwrap(), 1);
+        let begin = fastrand::u8(..);
+        for number in (0..=255).map(|step| begin.wrapping_add(step)) {
             if taken.contains(&format!(" 10.231.{number}.")) {
                 continue;
             }
             let config = json!({
-                "ipv4.address": format!("{address}/24"),
+                "ipv4.address": format!("10.231.{number}.1/24"),
                 "ipv4.nat": "false",
                 "ipv6.address": "none",
             });
@@ -274,10 +281,8 @@ impl PrivateDaemon {
     fn take_image(&mut self) {
         let shared = Server::shared();
         let aliases = shared.get("/1.0/images/aliases?recursion=1");
-        let image = aliases
-            .as_array()
-            .unwrap()
-            .iter()
+        let names = aliases.as_array().unwrap().iter();
+        let image = names
             .filter_map(|alias| alias["name"].as_str())
             .filter(|name| name.starts_with(IMAGE_PREFIX))
             .max()
@@ -348,32 +353,32 @@ fn segment(dir: &Path) -> String {
 
 /// Everything of a daemon, from the outside: it may be dead or beyond talking to.
 fn remove(dir: &Path) {
+    let is_daemon = |(_, line): &&(u32, String)| line.contains(" --logfile ");
+    let is_monitor = |(_, line): &&(u32, String)| line.starts_with("[lxc monitor]");
+    let kill = |pid: u32| signal(pid, Signal::KILL);
     let mine = processes(dir);
-    for process in mine.iter().filter(|process| process.daemon) {
-        signal(process.pid, Signal::KILL);
-    }
+    mine.iter()
+        .filter(is_daemon)
+        .for_each(|(pid, _)| kill(*pid));
     // A container's monitor tidies up after its init has died.
     let all = numbers("/proc");
-    for process in mine.iter().filter(|process| process.monitor) {
-        for pid in all.iter().filter(|pid| parent(**pid) == Some(process.pid)) {
-            signal(*pid, Signal::KILL);
-        }
+    for (monitor, _) in mine.iter().filter(is_monitor) {
+        let children = all.iter().filter(|pid| parent(**pid) == Some(*monitor));
+        children.for_each(|pid| kill(*pid));
     }
     let _ = within(Duration::from_secs(10), || {
-        !processes(dir).iter().any(|process| process.monitor)
+        processes(dir).iter().find(is_monitor).is_none()
     });
-    for process in processes(dir) {
-        signal(process.pid, Signal::KILL);
-    }
+    processes(dir).iter().for_each(|(pid, _)| kill(*pid));
     for bridge in [bridge(dir), segment(dir)] {
-        let _ = quiet("ip", &["link", "delete", &bridge]);
+        run_quietly("ip", &["link", "delete", &bridge]);
         for chain in ["pstrt", "fwd", "in", "out"] {
             let chain = format!("{chain}.{bridge}");
-            let _ = quiet("nft", &["delete", "chain", "inet", "incus", &chain]);
+            run_quietly("nft", &["delete", "chain", "inet", "incus", &chain]);
         }
     }
     for mount in mounts(dir).iter().rev() {
-        let _ = quiet("umount", &["--lazy", mount]);
+        run_quietly("umount", &["--lazy", mount]);
     }
     // Container root file systems hold files that only root's own ids may see.
     if let Err(error) = fs::remove_dir_all(dir) {
@@ -381,41 +386,22 @@ fn remove(dir: &Path) {
     }
 }
 
-fn quiet(program: &str, args: &[&str]) -> bool {
-    Command::new(program)
-        .args(args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+fn run_quietly(program: &str, args: &[&str]) {
+    let _ = Command::new(program).args(args).output();
 }
 
-struct Process {
-    pid: u32,
-    daemon: bool,
-    monitor: bool,
-}
-
-/// Processes of the daemon in `dir`: it names files in there to all of them.
-fn processes(dir: &Path) -> Vec<Process> {
+/// Processes of the daemon in `dir`, by their ids and command lines: it names files
+/// in there to all of them.
+fn processes(dir: &Path) -> Vec<(u32, String)> {
     let inside = format!("{}/", dir.display());
-    numbers("/proc")
-        .into_iter()
-        .filter_map(|pid| {
-            let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-            let program = program.file_name()?.to_str()?.to_owned();
-            if program != "incusd" && program != "dnsmasq" {
-                return None;
-            }
-            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(&inside).then(|| Process {
-                pid,
-                daemon: line.contains(" --logfile "),
-                monitor: line.starts_with("[lxc monitor]"),
-            })
-        })
-        .collect()
+    let all = numbers("/proc").into_iter().filter_map(|pid| {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_ours = program.ends_with("incusd") || program.ends_with("dnsmasq");
+        (is_ours && line.contains(&inside)).then_some((pid, line))
+    });
+    all.collect()
 }
 
 fn numbers(dir: &str) -> Vec<u32> {

@@ -12,30 +12,29 @@ pub struct Program {
     packages: &'static [&'static str],
 }
 
-pub const JQ: Program = Program {
-    check: &["jq", "--version"],
-    packages: &["jq"],
-};
-pub const NPM: Program = Program {
-    check: &["npm", "--version"],
-    packages: &["npm"],
-};
-pub const PYTHON: Program = Program {
-    check: &["python3", "-c", "import ensurepip, venv"],
-    packages: &["python3", "python3-venv"],
-};
-pub const SHELLCHECK: Program = Program {
-    check: &["shellcheck", "--version"],
-    packages: &["shellcheck"],
-};
-pub const SSH: Program = Program {
-    check: &["ssh", "-V"],
-    packages: &["openssh-client"],
-};
-pub const STRIP: Program = Program {
-    check: &["strip", "--version"],
-    packages: &["binutils"],
-};
+pub const JQ: Program = program(&["jq", "--version"], &["jq"]);
+pub const NPM: Program = program(&["npm", "--version"], &["npm"]);
+pub const PYTHON: Program = program(
+    &["python3", "-c", "import ensurepip, venv"],
+    &["python3", "python3-venv"],
+);
+pub const SHELLCHECK: Program = program(&["shellcheck", "--version"], &["shellcheck"]);
+pub const SSH: Program = program(&["ssh", "-V"], &["openssh-client"]);
+pub const STRIP: Program = program(&["strip", "--version"], &["binutils"]);
+
+const fn program(check: &'static [&'static str], packages: &'static [&'static str]) -> Program {
+    Program { check, packages }
+}
+
+/// Runs a command, which must succeed. Returns its standard output.
+#[track_caller]
+pub fn output_of(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}:\n{stdout}{stderr}");
+    stdout
+}
 
 /// First line of every test that needs programs other than Incus. Such a test
 /// carries `#[ignore = "needs PROGRAM"]`.

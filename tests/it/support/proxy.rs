@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::env::TestEnv;
+use super::http;
 use super::server::SHARED;
 
 /// What happens to one request.
@@ -34,7 +36,7 @@ pub enum Fault {
     /// The server gets it; its answer is changed.
     Change(fn(&mut Value)),
     /// For upgraded connections: cut after this many bytes from the server.
-    CutStream(usize),
+    CutStream(u64),
 }
 
 struct Rule {
@@ -95,6 +97,13 @@ impl Proxy {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("proxy.socket")
+    }
+
+    /// An environment whose requests pass through here.
+    pub fn env(&self, test: &str) -> TestEnv {
+        let mut env = TestEnv::new(test);
+        env.set("PIXELS_INCUS_SOCKET", self.socket().to_str().unwrap());
+        env
     }
 
     /// The first request that matches, after `spared` others that do, meets the fault.
@@ -187,90 +196,13 @@ impl Shared {
 
 /// `*` matches any text.
 fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == text;
     };
-    let mut last = first;
-    let mut star = false;
-    for part in parts {
-        star = true;
-        let Some(at) = rest.find(part) else {
-            return false;
-        };
-        rest = &rest[at + part.len()..];
-        last = part;
-    }
-    rest.is_empty() || star && (last.is_empty() || text.ends_with(last))
-}
-
-/// One message as it came, and what was read of it.
-struct Message {
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Message {
-    fn field(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-
-    /// `None` when the other side has closed.
-    fn head(from: &mut impl Read) -> io::Result<Option<Self>> {
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") {
-            if from.read(&mut byte)? == 0 {
-                return Ok(None);
-            }
-            head.push(byte[0]);
-        }
-        Ok(Some(Self {
-            head: String::from_utf8_lossy(&head).into_owned(),
-            body: Vec::new(),
-        }))
-    }
-
-    /// The body as it is framed, and its content.
-    fn body(&mut self, from: &mut impl Read) -> io::Result<Vec<u8>> {
-        if let Some(length) = self.field("content-length") {
-            let length = length.parse().map_err(io::Error::other)?;
-            self.body.resize(length, 0);
-            from.read_exact(&mut self.body)?;
-            return Ok(self.body.clone());
-        }
-        let mut content = Vec::new();
-        if self.field("transfer-encoding") == Some("chunked") {
-            loop {
-                let mut line = Vec::new();
-                let mut byte = [0];
-                while !line.ends_with(b"\r\n") {
-                    from.read_exact(&mut byte)?;
-                    line.push(byte[0]);
-                }
-                let size = String::from_utf8_lossy(&line);
-                let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
-                let mut chunk = vec![0; size + 2];
-                from.read_exact(&mut chunk)?;
-                content.extend_from_slice(&chunk[..size]);
-                self.body.extend(line);
-                self.body.extend(chunk);
-                if size == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(content)
-    }
-
-    fn send(&self, mut to: &UnixStream) -> io::Result<()> {
-        to.write_all(self.head.as_bytes())?;
-        to.write_all(&self.body)
-    }
+    text.strip_prefix(first).is_some_and(|text| {
+        let mut ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+        ends.any(|at| matches(rest, &text[at..]))
+    })
 }
 
 fn answer(status: u16, body: &str, mut to: &UnixStream) -> io::Result<()> {
@@ -295,7 +227,7 @@ fn endless(status: u16, mut to: &UnixStream) -> io::Result<()> {
     }
 }
 
-fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
+fn serve(mut client: &UnixStream, shared: &Shared) -> io::Result<()> {
     let mut from_client = BufReader::new(client.try_clone()?);
     // The daemon must never be left with a silent connection, so this waits
     // for the first request.
@@ -304,13 +236,12 @@ fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
     if from_client.fill_buf()?.is_empty() && shared.answered.load(Ordering::SeqCst) > asked {
         shared.silent.fetch_add(1, Ordering::Relaxed);
     }
-    while let Some(mut request) = Message::head(&mut from_client)? {
-        request.body(&mut from_client)?;
+    while let Some(head) = http::head(&mut from_client)? {
+        let mut request = head.clone().into_bytes();
+        http::body(&head, &mut from_client, &mut request)?;
         let number = shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut words = request.head.split(' ');
-        let method = words.next().unwrap_or_default().to_owned();
-        let name = format!("{method} {}", words.next().unwrap_or_default());
-        let fault = shared.fault(&name);
+        let words: Vec<&str> = head.split(' ').take(2).collect();
+        let fault = shared.fault(&words.join(" "));
         match fault {
             Some(Fault::CutBefore) => return Ok(()),
             Some(Fault::Stall) => {
@@ -333,29 +264,29 @@ fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
                 none.insert((to, from))
             }
         };
-        request.send(to)?;
+        to.write_all(&request)?;
         if matches!(fault, Some(Fault::CutAfterRequest)) {
             client.shutdown(Shutdown::Both)?;
         }
-        let Some(mut reply) = Message::head(from)? else {
+        let Some(head) = http::head(from)? else {
             return Ok(());
         };
-        if reply.head.starts_with("HTTP/1.1 101") {
-            reply.send(client)?;
+        if head.starts_with("HTTP/1.1 101") {
+            client.write_all(head.as_bytes())?;
             let limit = match fault {
                 Some(Fault::CutStream(bytes)) => bytes,
-                _ => usize::MAX,
+                _ => u64::MAX,
             };
             return relay(client, from_client, to, from, limit);
         }
         if matches!(fault, Some(Fault::CutAfterHeader)) {
-            reply.send(client)?;
+            client.write_all(head.as_bytes())?;
             client.shutdown(Shutdown::Both)?;
         }
-        let content = if method == "HEAD" {
-            Vec::new()
-        } else {
-            reply.body(from)?
+        let mut reply = head.clone().into_bytes();
+        let content = match words[0] {
+            "HEAD" => Vec::new(),
+            _ => http::body(&head, from, &mut reply)?,
         };
         let parsed: Option<Value> = serde_json::from_slice(&content).ok();
         if let Some(parsed) = &parsed {
@@ -368,7 +299,7 @@ fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
                 change(&mut parsed);
                 answer(200, &parsed.to_string(), client)?;
             }
-            _ => reply.send(client)?,
+            _ => client.write_all(&reply)?,
         }
         shared.answered.fetch_max(number, Ordering::SeqCst);
     }
@@ -377,20 +308,18 @@ fn serve(client: &UnixStream, shared: &Shared) -> io::Result<()> {
 
 /// Bytes in both directions, at most `limit` of the server's.
 fn relay(
-    client: &UnixStream,
+    mut client: &UnixStream,
     mut from_client: BufReader<UnixStream>,
     server: &UnixStream,
     from_server: &mut BufReader<UnixStream>,
-    limit: usize,
+    limit: u64,
 ) -> io::Result<()> {
     let mut to_server = server.try_clone()?;
     std::thread::spawn(move || {
         let _ = io::copy(&mut from_client, &mut to_server);
         let _ = to_server.shutdown(Shutdown::Both);
     });
-    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
-    let mut to_client = client.try_clone()?;
-    let copied = io::copy(&mut from_server.take(limit), &mut to_client);
+    let copied = io::copy(&mut from_server.take(limit), &mut client);
     let _ = server.shutdown(Shutdown::Both);
     copied.map(drop)
 }

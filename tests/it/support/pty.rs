@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{Mode, OFlags};
@@ -30,20 +30,9 @@ impl Pty {
         env: &TestEnv,
         args: impl IntoIterator<Item = S>,
     ) -> Self {
-        let plain = env.command(args);
         // It makes the terminal the controlling one and becomes the program.
-        let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(BINARY).args(plain.get_args());
-        command.env_clear();
-        for (key, value) in plain.get_envs() {
-            if let Some(value) = value {
-                command.env(key, value);
-            }
-        }
-        Self::run(command)
-    }
-
-    fn run(mut command: Command) -> Self {
+        let mut command = env.program("setsid", ["--ctty", BINARY]);
+        command.args(args);
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();

@@ -1,6 +1,6 @@
 //! Randomized repetition: number of rounds, and moments that a seed reproduces.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 const ROUNDS: &str = "PIXELS_TEST_ROUNDS";
 const SEED: &str = "PIXELS_TEST_SEED";
@@ -27,19 +27,15 @@ pub fn asked(name: &str) -> Option<u64> {
 /// Random moments. A failing test prints the seed, and `PIXELS_TEST_SEED`
 /// repeats them.
 pub struct Moments {
-    seed: u64,
-    state: u64,
+    pub seed: u64,
+    random: fastrand::Rng,
 }
 
 impl Moments {
     pub fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let seed = asked(SEED).unwrap_or(u64::from(now.subsec_nanos()) ^ now.as_secs());
-        Self { seed, state: seed }
-    }
-
-    pub fn seed(&self) -> u64 {
-        self.seed
+        let seed = asked(SEED).unwrap_or_else(|| fastrand::u64(..));
+        let random = fastrand::Rng::with_seed(seed);
+        Self { seed, random }
     }
 
     /// A moment in part `part` of `span` cut into `parts` equal parts. One moment
@@ -51,21 +47,12 @@ impl Moments {
 
     /// A moment in the first `span`.
     pub fn within(&mut self, span: Duration) -> Duration {
-        span * u32::try_from(self.next() >> 44).unwrap() / (1 << 20)
+        span.mul_f64(self.random.f64())
     }
 
     /// A number below `count`.
     pub fn below(&mut self, count: usize) -> usize {
-        usize::try_from(self.next() % count as u64).unwrap()
-    }
-
-    fn next(&mut self) -> u64 {
-        // splitmix64
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.random.usize(..count)
     }
 }
 

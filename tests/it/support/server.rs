@@ -2,13 +2,14 @@
 //! and what a test prepares there. One connection per request.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::http;
 use super::wait::eventually;
 
 /// Where the daemon of this machine listens.
@@ -19,12 +20,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Server {
     socket: PathBuf,
-}
-
-struct Answer {
-    status: u16,
-    content_type: String,
-    body: BufReader<UnixStream>,
 }
 
 impl Server {
@@ -44,23 +39,32 @@ impl Server {
             Value::Null => String::new(),
             other => other.to_string(),
         };
-        let mut answer = self.ask(
-            method,
-            path,
-            "Content-Type: application/json\r\n",
-            body.len() as u64,
-            &mut body.as_bytes(),
-        )?;
-        let mut text = String::new();
-        answer.body.read_to_string(&mut text)?;
-        serde_json::from_str(&text)
-            .map_err(|e| io::Error::other(format!("{method} {path}: {}: {e}", answer.status)))
+        let (size, mut body) = (body.len() as u64, body.as_bytes());
+        self.send(method, path, "application/json\r\n", size, &mut body)
+    }
+
+    /// `headers` begins with the content type.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        size: u64,
+        body: &mut dyn Read,
+    ) -> io::Result<Value> {
+        let (head, answer) = self.ask(method, path, headers, size, body)?;
+        serde_json::from_reader(answer)
+            .map_err(|e| io::Error::other(format!("{method} {path}: {head}{e}")))
     }
 
     /// The answer's metadata; operations are waited for.
     pub fn try_done(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        self.end_of(method, path, self.call(method, path, body))
+    }
+
+    fn end_of(&self, method: &str, path: &str, answer: io::Result<Value>) -> Result<Value, String> {
         let reported = |e: io::Error| format!("{method} {path}: {e}");
-        let mut answer = self.call(method, path, body).map_err(reported)?;
+        let mut answer = answer.map_err(reported)?;
         if answer["type"] == "async" {
             let operation = answer["operation"].as_str().unwrap_or_default().to_owned();
             answer = self
@@ -152,9 +156,9 @@ impl Server {
         });
         let ended = self.done("POST", &format!("/1.0/instances/{instance}/exec"), &body);
         let log = ended["metadata"]["output"]["1"].as_str().unwrap();
-        let mut answer = self.ask("GET", log, "", 0, &mut io::empty()).unwrap();
+        let (_, mut answer) = self.ask("GET", log, "", 0, &mut io::empty()).unwrap();
         let mut text = String::new();
-        answer.body.read_to_string(&mut text).unwrap();
+        answer.read_to_string(&mut text).unwrap();
         let _ = self.call("DELETE", log, &Value::Null);
         text
     }
@@ -163,42 +167,30 @@ impl Server {
     pub fn copy_image(&self, from: &Self, alias: &str, scratch: &Path) -> Result<(), String> {
         let reported = |e: io::Error| format!("copying image {alias}: {e}");
         let found = from.try_done("GET", &format!("/1.0/images/aliases/{alias}"), &Value::Null)?;
-        let path = format!(
-            "/1.0/images/{}/export",
-            found["target"].as_str().unwrap_or_default()
-        );
-        let mut export = from
+        let target = found["target"].as_str().unwrap_or_default();
+        let path = format!("/1.0/images/{target}/export");
+        let (head, mut export) = from
             .ask("GET", &path, "", 0, &mut io::empty())
             .map_err(reported)?;
-        if export.status != 200 {
-            return Err(format!("{path}: {}", export.status));
+        if !head.contains(" 200 ") {
+            return Err(format!("{path}: {head}"));
         }
         let mut file = File::create_new(scratch).map_err(reported)?;
-        io::copy(&mut export.body, &mut file).map_err(reported)?;
+        let size = io::copy(&mut export, &mut file).map_err(reported)?;
         let mut file = File::open(scratch).map_err(reported)?;
-        let size = file.metadata().map_err(reported)?.len();
         // An export is the very form that an import takes.
         let headers = format!(
-            "Content-Type: {}\r\nX-Incus-aliases: alias={}\r\n",
-            export.content_type,
+            "{}\r\nX-Incus-aliases: alias={}\r\n",
+            http::field(&head, "content-type").unwrap_or_default(),
             alias.replace('/', "%2F")
         );
-        let mut answer = self
-            .ask("POST", "/1.0/images", &headers, size, &mut file)
-            .map_err(reported)?;
-        let mut text = String::new();
-        answer.body.read_to_string(&mut text).map_err(reported)?;
-        std::fs::remove_file(scratch).map_err(reported)?;
-        let answer: Value = serde_json::from_str(&text).map_err(|e| reported(e.into()))?;
-        let operation = answer["operation"].as_str().unwrap_or_default();
-        let wait = format!("{operation}/wait?timeout=-1");
-        let ended = self.try_done("GET", &wait, &Value::Null)?;
-        match ended["status_code"].as_u64() {
-            Some(200) => Ok(()),
-            _ => Err(format!("importing image {alias}: {ended}")),
-        }
+        let answer = self.send("POST", "/1.0/images", &headers, size, &mut file);
+        self.end_of("POST", "/1.0/images", answer)?;
+        std::fs::remove_file(scratch).map_err(reported)
     }
 
+    /// The head of an answer, and a reader of its body. `headers` begins with the
+    /// content type of the request.
     fn ask(
         &self,
         method: &str,
@@ -206,36 +198,20 @@ impl Server {
         headers: &str,
         size: u64,
         body: &mut dyn Read,
-    ) -> io::Result<Answer> {
+    ) -> io::Result<(String, impl Read + use<>)> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
         // HTTP/1.0, so that the answer comes in one piece and ends with the connection.
         write!(
             stream,
-            "{method} {path} HTTP/1.0\r\nHost: incus\r\nContent-Length: {size}\r\n{headers}\r\n"
+            "{method} {path} HTTP/1.0\r\nHost: incus\r\nContent-Length: {size}\r\n\
+             Content-Type: {headers}\r\n"
         )?;
         io::copy(body, &mut stream)?;
         stream.flush()?;
-        let mut answer = Answer {
-            status: 0,
-            content_type: String::new(),
-            body: BufReader::new(stream),
-        };
-        let mut line = String::new();
-        answer.body.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-        answer.status = status.ok_or_else(|| io::Error::other("no answer"))?;
-        loop {
-            line.clear();
-            answer.body.read_line(&mut line)?;
-            let Some((key, value)) = line.trim_end().split_once(": ") else {
-                break;
-            };
-            if key.eq_ignore_ascii_case("content-type") {
-                answer.content_type = value.to_owned();
-            }
-        }
-        Ok(answer)
+        let mut answer = BufReader::new(stream);
+        let head = http::head(&mut answer)?.ok_or_else(|| io::Error::other("no answer"))?;
+        Ok((head, answer))
     }
 }

@@ -22,28 +22,24 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 /// Whether it comes to be so before `limit` has passed.
 #[must_use]
 pub fn within(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + limit;
-    loop {
-        if is_so() {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(PAUSE);
-    }
+    poll(limit, || is_so().then_some(())).is_some()
 }
 
 /// The same with a message that is made when there was none.
 #[track_caller]
-pub fn until_or<T>(mut ask: impl FnMut() -> Option<T>, message: impl FnOnce() -> String) -> T {
-    let deadline = Instant::now() + LIMIT;
+pub fn until_or<T>(ask: impl FnMut() -> Option<T>, message: impl FnOnce() -> String) -> T {
+    let Some(answer) = poll(LIMIT, ask) else {
+        panic!("{}", message());
+    };
+    answer
+}
+
+fn poll<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
     loop {
-        if let Some(answer) = ask() {
+        let answer = ask();
+        if answer.is_some() || Instant::now() > deadline {
             return answer;
-        }
-        if Instant::now() > deadline {
-            panic!("{}", message());
         }
         std::thread::sleep(PAUSE);
     }
@@ -53,18 +49,12 @@ pub fn until_or<T>(mut ask: impl FnMut() -> Option<T>, message: impl FnOnce() ->
 /// is killed and fails the test.
 #[track_caller]
 pub fn exit_code(child: &mut Child) -> i32 {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return code(status);
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("it hangs");
-        }
-        std::thread::sleep(PAUSE);
-    }
+    let Some(status) = poll(LIMIT, || child.try_wait().unwrap()) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("it hangs");
+    };
+    code(status)
 }
 
 pub fn code(status: ExitStatus) -> i32 {

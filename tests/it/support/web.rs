@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use super::api::Api;
+use super::server::Server;
 
 /// Answers every request with `body`; returns the address to ask.
 pub fn serve_on_bridge(bridge: &str, body: String) -> String {
-    let network = Api::new().get(&format!("/1.0/networks/{bridge}"));
+    let network = Server::shared().get(&format!("/1.0/networks/{bridge}"));
     let address = network["config"]["ipv4.address"].as_str().unwrap();
     let address = address.split('/').next().unwrap();
     let listener = TcpListener::bind((address, 0)).unwrap();
