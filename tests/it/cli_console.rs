@@ -17,8 +17,7 @@ fn say(what: &str) -> String {
 fn console_attaches_shell_to_terminal() {
     lab::ready();
     let mut env = TestEnv::new("console");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     env.pixels(["stop", "--force", &name]).ok();
     env.set("TERM", "screen-256color");
 
@@ -91,12 +90,7 @@ fn console_attaches_shell_to_terminal() {
     missing.expect("not found");
     assert_eq!(missing.exit_code(), 125);
     let no_terminal = env.pixels(["console", &name]).expect(2);
-    let instead = format!("pixels exec {name} -- COMMAND");
-    assert!(
-        no_terminal.stderr.contains(&instead),
-        "{}",
-        no_terminal.stderr
-    );
+    no_terminal.reports(&format!("pixels exec {name} -- COMMAND"));
 }
 
 /// What a user would notice of a terminal's settings.
@@ -111,9 +105,8 @@ fn modes(settings: &rustix::termios::Termios) -> String {
 #[ignore = "needs Incus"]
 fn exec_on_terminal_allocates_tty() {
     lab::ready();
-    let mut env = TestEnv::new("exec-tty");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let mut env = TestEnv::bare();
+    let name = env.shared_pixel();
     env.set("TERM", "vt220");
     let tell = "test -t 0 && test -t 1 && echo \"yes $TERM $(stty size)\" || echo no terminal";
 
@@ -160,8 +153,7 @@ fn exec_on_terminal_allocates_tty() {
 fn destroy_on_terminal_asks_for_confirmation() {
     lab::ready();
     let env = TestEnv::new("asks");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     for (answer, code, gone) in [
         ("n\r", 0, false),
         ("\r", 0, false),
