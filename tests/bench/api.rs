@@ -1,7 +1,7 @@
 //! The daemon's API with as little between as can be: one kept connection for
 //! requests, blocking reads and writes, sockets upgraded by hand.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Message, WebSocket};
+
+use crate::http;
 
 /// A daemon that sends nothing for this long will not answer.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -20,7 +22,7 @@ const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socke
 pub struct Api {
     socket: PathBuf,
     project: String,
-    stream: Option<UnixStream>,
+    stream: Option<BufReader<UnixStream>>,
 }
 
 /// Where `incus` itself looks.
@@ -90,14 +92,12 @@ impl Api {
                 .with_context(|| format!("no stream {name}"))?;
             let path = self.scoped(&format!("/1.0/operations/{id}/websocket?secret={secret}"));
             let mut stream = self.connect()?;
-            stream.write_all(
-                format!(
-                    "GET {path} HTTP/1.1\r\nHost: incus\r\nConnection: Upgrade\r\n\
-                     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-                )
-                .as_bytes(),
-            )?;
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: incus\r\nConnection: Upgrade\r\n\
+                 Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            stream.get_mut().write_all(request.as_bytes())?;
             anyhow::Ok(stream)
         };
         // The daemon does not wait for this one: it may come too late for a
@@ -107,10 +107,11 @@ impl Api {
         self.ask("GET", &wait(&operation)?, None)?;
         let mut sockets = Vec::new();
         for mut stream in streams {
-            let (head, rest) = head(&mut stream)?;
+            let head = http::head(&mut stream)?.unwrap_or_default();
             ensure!(head.contains(" 101 "), "no WebSocket: {head}");
+            let rest = stream.buffer().to_vec();
             sockets.push(WebSocket::from_partially_read(
-                Listener(stream),
+                Listener(stream.into_inner()),
                 rest,
                 Role::Client,
                 None,
@@ -143,13 +144,14 @@ impl Api {
             self.stream = Some(self.connect()?);
         }
         let stream = self.stream.as_mut().context("no connection")?;
-        stream.write_all(text.as_bytes())?;
+        stream.get_mut().write_all(text.as_bytes())?;
         Ok(())
     }
 
     fn answer(&mut self) -> Result<Value> {
         let stream = self.stream.as_mut().context("no connection")?;
-        let body = body(stream)?;
+        let head = http::head(stream)?.context("the daemon closed the connection")?;
+        let body = http::body(&head, stream, &mut Vec::new())?;
         let mut envelope: Value = serde_json::from_slice(&body)?;
         if envelope["type"] == "error" {
             bail!("{}", envelope["error"].as_str().unwrap_or("an error"));
@@ -164,11 +166,11 @@ impl Api {
         Ok(metadata)
     }
 
-    fn connect(&self) -> Result<UnixStream> {
+    fn connect(&self) -> Result<BufReader<UnixStream>> {
         let stream =
             UnixStream::connect(&self.socket).with_context(|| self.socket.display().to_string())?;
         stream.set_read_timeout(Some(SILENCE))?;
-        Ok(stream)
+        Ok(BufReader::with_capacity(64 * 1024, stream))
     }
 
     fn scoped(&self, path: &str) -> String {
@@ -202,70 +204,4 @@ fn wait(operation: &Value) -> Result<String> {
         .as_str()
         .context("an operation without id")?;
     Ok(format!("/1.0/operations/{id}/wait?timeout=-1"))
-}
-
-/// The head of an answer, and what was read beyond it.
-fn head(stream: &mut UnixStream) -> Result<(String, Vec<u8>)> {
-    let mut read = Vec::with_capacity(16 * 1024);
-    let end = loop {
-        more(stream, &mut read)?;
-        if let Some(at) = find(&read, b"\r\n\r\n") {
-            break at;
-        }
-    };
-    let rest = read.split_off(end + 4);
-    Ok((String::from_utf8(read)?, rest))
-}
-
-fn body(stream: &mut UnixStream) -> Result<Vec<u8>> {
-    let (head, mut body) = head(stream)?;
-    let header = |name: &str| {
-        head.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name)
-                .then(|| value.trim().to_owned())
-        })
-    };
-    if let Some(length) = header("content-length") {
-        let length: usize = length.parse()?;
-        while body.len() < length {
-            more(stream, &mut body)?;
-        }
-        return Ok(body);
-    }
-    ensure!(
-        header("transfer-encoding").as_deref() == Some("chunked"),
-        "an answer of unknown length: {head}"
-    );
-    let (mut whole, mut at) = (Vec::new(), 0);
-    loop {
-        let line = loop {
-            match find(&body[at..], b"\r\n") {
-                Some(length) => break length,
-                None => more(stream, &mut body)?,
-            }
-        };
-        let size = usize::from_str_radix(std::str::from_utf8(&body[at..at + line])?, 16)?;
-        at += line + 2;
-        while body.len() < at + size + 2 {
-            more(stream, &mut body)?;
-        }
-        whole.extend_from_slice(&body[at..at + size]);
-        at += size + 2;
-        if size == 0 {
-            return Ok(whole);
-        }
-    }
-}
-
-fn more(stream: &mut UnixStream, into: &mut Vec<u8>) -> Result<()> {
-    let mut buffer = [0; 64 * 1024];
-    let n = stream.read(&mut buffer)?;
-    ensure!(n > 0, "the daemon closed the connection");
-    into.extend_from_slice(&buffer[..n]);
-    Ok(())
-}
-
-fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
-    text.windows(needle.len()).position(|part| part == needle)
 }

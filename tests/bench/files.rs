@@ -2,71 +2,76 @@
 //! removed, outside the timed part.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::lab::{Lab, VOLUME};
-use crate::measure::{Contender, Who};
-use crate::process::Program;
+use crate::measure::Who;
 use crate::report::Outcome;
 use crate::rows::Bench;
 
 const SMALL: usize = 2000;
 const SMALL_BYTES: usize = 2048;
 
-/// The words of a transfer, for each program.
-type Words = fn(who: Who, name: &str, here: &str) -> Vec<String>;
-
-pub fn push(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let file = bench.lab()?.file()?;
-    let inside = "/root/file";
-    into(bench, &file, inside, |who, name, here| match who {
-        Who::Incus => words(&["file", "push", here, &format!("{name}/root/file")]),
-        _ => words(&["push", here, &format!("{name}:/root/file")]),
-    })
+/// The arguments of a transfer of `HERE`, for a pixel that the program calls `NAME`.
+struct Words {
+    pixels: &'static str,
+    incus: &'static str,
 }
 
-pub fn push_small(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let folder = small(bench.lab()?)?;
-    into(bench, &folder, "/root/small", |who, name, here| match who {
-        Who::Incus => words(&["file", "push", "-r", here, &format!("{name}/root/")]),
-        _ => words(&["push", here, &format!("{name}:/root/")]),
-    })
+impl Words {
+    fn fill(&self, lab: &Lab, who: Who, here: &str) -> Vec<String> {
+        let (name, words) = (
+            lab.called(who, "base"),
+            match who {
+                Who::Incus => self.incus,
+                _ => self.pixels,
+            },
+        );
+        let words = words.split(' ');
+        words
+            .map(|word| word.replace("NAME", &name).replace("HERE", here))
+            .collect()
+    }
 }
 
-pub fn pull(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
+pub fn push(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
+    let words = Words {
+        pixels: "push HERE NAME:/root/file",
+        incus: "file push HERE NAME/root/file",
+    };
+    into(bench, lab, &lab.file()?, "/root/file", &words)
+}
+
+pub fn push_small(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
+    let words = Words {
+        pixels: "push HERE NAME:/root/",
+        incus: "file push -r HERE NAME/root/",
+    };
+    into(bench, lab, &small(lab)?, "/root/small", &words)
+}
+
+pub fn pull(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     let make = format!("head -c {VOLUME} /dev/urandom >/root/large");
     inside(lab, &["sh", "-c", &make])?;
-    out(bench, |who, name, here| match who {
-        Who::Incus => words(&["file", "pull", &format!("{name}/root/large"), here]),
-        _ => words(&["pull", &format!("{name}:/root/large"), here]),
-    })
+    let words = Words {
+        pixels: "pull NAME:/root/large HERE",
+        incus: "file pull NAME/root/large HERE",
+    };
+    out(bench, lab, &words)
 }
 
-pub fn pull_small(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
+pub fn pull_small(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     let make = format!(
         "mkdir -p /root/many && cd /root/many && head -c {} /dev/urandom | split -b {SMALL_BYTES} -a 4",
         SMALL * SMALL_BYTES
     );
     inside(lab, &["sh", "-c", &make])?;
-    out(bench, |who, name, here| match who {
-        Who::Incus => words(&["file", "pull", "-r", &format!("{name}/root/many"), here]),
-        _ => words(&["pull", &format!("{name}:/root/many"), here]),
-    })
-}
-
-fn words(of: &[&str]) -> Vec<String> {
-    of.iter().map(|&word| word.to_owned()).collect()
-}
-
-fn run(program: &Program, words: &[String]) -> Result<Duration> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    program.run(&words)
+    let words = Words {
+        pixels: "pull NAME:/root/many HERE",
+        incus: "file pull -r NAME/root/many HERE",
+    };
+    out(bench, lab, &words)
 }
 
 fn inside(lab: &Lab, command: &[&str]) -> Result<()> {
@@ -76,40 +81,35 @@ fn inside(lab: &Lab, command: &[&str]) -> Result<()> {
 }
 
 /// Sends what is `here`; it arrives as `there`.
-fn into(bench: &Bench<'_>, here: &Path, there: &'static str, words: Words) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
-    let contenders = bench.programs().map(|(who, path)| {
-        let program = lab.program(path);
-        let words = words(who, &lab.called(who, "base"), &here.display().to_string());
-        Contender::new(who, move || {
-            let took = run(&program, &words)?;
+fn into(bench: &Bench<'_>, lab: &Lab, here: &Path, there: &str, words: &Words) -> Result<Outcome> {
+    let here = here.display().to_string();
+    bench.compare(bench.contenders(lab, |who, program| {
+        let words = words.fill(lab, who, &here);
+        move || {
+            let took = program.run(&words)?;
             inside(lab, &["rm", "-r", there])?;
             // The daemon has what came by its file access written to the disk
             // when the client is gone, at the expense of the next client.
             inside(lab, &["sync", "-f", "/root"])?;
             Ok(took)
-        })
-    });
-    bench.compare(contenders.collect())
+        }
+    }))
 }
 
 /// Fetches to a place of its own.
-fn out(bench: &Bench<'_>, words: Words) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    let contenders = bench.programs().map(|(who, path)| {
-        let program = lab.program(path);
-        Contender::new(who, move || {
+fn out(bench: &Bench<'_>, lab: &Lab, words: &Words) -> Result<Outcome> {
+    bench.compare(bench.contenders(lab, |who, program| {
+        move || {
             let folder = scratch()?;
-            let here = folder.path().join("here").display().to_string();
-            if matches!(words(who, "", "").get(2).map(String::as_str), Some("-r")) {
+            let here = folder.path().join("here");
+            let words = words.fill(lab, who, &here.display().to_string());
+            if words.iter().any(|word| word == "-r") {
                 // The client wants the folder to be there.
                 std::fs::create_dir(&here)?;
             }
-            run(&program, &words(who, &lab.called(who, "base"), &here))
-        })
-    });
-    bench.compare(contenders.collect())
+            program.run(&words)
+        }
+    }))
 }
 
 /// In memory where that can be: a disk that is still giving back the blocks of

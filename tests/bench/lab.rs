@@ -1,10 +1,10 @@
 //! What the rows are measured on: an Incus project of its own with a base
 //! pixel in it, both removed at the end.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -44,21 +44,14 @@ impl Lab {
         }
         let project = format!("{PROJECT}{}", std::process::id());
         let home = tempfile::tempdir()?;
-        let shared = [
-            "features.images",
-            "features.profiles",
-            "features.storage.buckets",
-            "features.storage.volumes",
-        ];
-        let config: serde_json::Map<String, Value> = shared
-            .map(|feature| (feature.to_owned(), "false".into()))
-            .into_iter()
-            .collect();
-        api.call(
-            "POST",
-            "/1.0/projects",
-            Some(&json!({"name": project, "config": config})),
-        )?;
+        let config = json!({
+            "features.images": "false",
+            "features.profiles": "false",
+            "features.storage.buckets": "false",
+            "features.storage.volumes": "false",
+        });
+        let body = json!({"name": project, "config": config});
+        api.call("POST", "/1.0/projects", Some(&body))?;
         Ok(Self {
             pixels: Program {
                 path: pixels.to_owned(),
@@ -165,11 +158,8 @@ impl Lab {
         self.pixels
             .run(&["fork", &ready, "-n", &number, "--prefix", &self.name("run")])?;
         let mut api = self.api();
-        let base = api.call(
-            "GET",
-            &format!("/1.0/instances/{}", self.instance("base")),
-            None,
-        )?;
+        let base = format!("/1.0/instances/{}", self.instance("base"));
+        let base = api.call("GET", &base, None)?;
         let mut config = base["config"].clone();
         if let Some(config) = config.as_object_mut() {
             config.retain(|key, _| !key.starts_with("volatile."));
@@ -186,8 +176,10 @@ impl Lab {
         let snapshots = format!("/1.0/instances/{tiny}/snapshots");
         api.operate("POST", &snapshots, &json!({"name": "tiny"}))?;
         let there = pixels(&mut api)?.len();
-        let names = (there..count).map(|index| self.instance(&format!("{index:03}")));
-        let failed = side_by_side(names.collect(), || {
+        let names: Vec<String> = (there..count)
+            .map(|index| self.instance(&format!("{index:03}")))
+            .collect();
+        let failed = side_by_side(&names, || {
             let (mut api, tiny) = (self.api(), &tiny);
             move |name: &str| {
                 go_on()?;
@@ -276,8 +268,7 @@ fn names_of(urls: &Value) -> Vec<String> {
 fn remove_project(socket: &Path, project: &str) -> Result<usize> {
     let mut api = Api::new(socket, project);
     let names = instances(&mut api)?;
-    let count = names.len();
-    let failed = side_by_side(names, || {
+    let failed = side_by_side(&names, || {
         let mut api = Api::new(socket, project);
         move |name: &str| api.remove(name)
     });
@@ -290,36 +281,30 @@ fn remove_project(socket: &Path, project: &str) -> Result<usize> {
     }
     api.call("DELETE", &format!("/1.0/projects/{project}"), None)
         .with_context(|| format!("removing project {project}"))?;
-    Ok(count)
+    Ok(names.len())
 }
 
 /// Does one thing to many names, several at a time, each worker with what
 /// `worker` makes for it. Returns the failures.
-fn side_by_side<W>(names: Vec<String>, worker: impl Fn() -> W + Sync) -> Vec<String>
+fn side_by_side<W>(names: &[String], worker: impl Fn() -> W + Sync) -> Vec<String>
 where
     W: FnMut(&str) -> Result<()>,
 {
-    let names = Mutex::new(VecDeque::from(names));
-    let failed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                let mut work = worker();
-                loop {
-                    let next = names
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .pop_front();
-                    let Some(name) = next else { return };
-                    if let Err(error) = work(&name) {
-                        failed
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(format!("{name}: {error:#}"));
-                    }
-                }
-            });
+    let next = AtomicUsize::new(0);
+    let work_off = || {
+        let (mut work, mut failed) = (worker(), Vec::new());
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = work(name) {
+                failed.push(format!("{name}: {error:#}"));
+            }
         }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+        failed
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work_off)).collect();
+        let failed = workers.into_iter().map(|worker| worker.join());
+        failed
+            .flat_map(|failed| failed.expect("a worker"))
+            .collect()
+    })
 }

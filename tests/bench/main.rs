@@ -32,6 +32,8 @@ mod api;
 mod args;
 mod binary;
 mod files;
+#[path = "../it/support/http.rs"]
+mod http;
 mod lab;
 mod measure;
 mod network;
@@ -40,6 +42,7 @@ mod report;
 mod rows;
 mod sandboxes;
 
+use std::cell::RefCell;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -47,7 +50,7 @@ use anyhow::{Context as _, Result, bail};
 
 use args::Args;
 use lab::Lab;
-use report::{Outcome, Report};
+use report::Report;
 use rows::{Bench, ROWS};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -75,7 +78,7 @@ fn run(args: &Args) -> Result<()> {
     watch_signals()?;
     let binary = binary::under_test(args)?;
     let incus = process::find("incus");
-    let lab = if chosen.iter().any(|row| row.needs_daemon) {
+    let lab = if chosen.iter().any(|row| row.needs_daemon()) {
         Lab::open(&binary.path).map_err(|error| format!("{error:#}"))
     } else {
         Err("no row needs it".to_owned())
@@ -87,17 +90,12 @@ fn run(args: &Args) -> Result<()> {
         earlier: args.earlier.as_deref(),
         incus: incus.as_deref(),
         lab: lab.as_ref(),
+        notes: RefCell::default(),
     };
     for row in chosen {
-        let outcome = match bench.missing(row) {
-            Some(reason) => Outcome::NotMeasured(reason),
-            None => {
-                eprintln!("{}: {}", row.name, row.case);
-                (row.measure)(&bench, &mut report.notes).with_context(|| row.name)?
-            }
-        };
-        report.add(row, outcome);
+        report.rows.push((row, bench.measure(row)?));
     }
+    report.notes = bench.notes.into_inner();
     if let Ok(lab) = lab {
         report.notes.push(lab.close()?);
     }
@@ -122,13 +120,10 @@ fn watch_signals() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (mut interrupt, mut terminate) = {
-        let _inside = runtime.enter();
-        (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        )
-    };
+    let inside = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    drop(inside);
     std::thread::spawn(move || {
         runtime.block_on(async {
             loop {

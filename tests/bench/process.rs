@@ -1,12 +1,13 @@
 //! Whole processes, spawned and timed.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// A program on the PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
@@ -17,7 +18,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// A program with the same environment in every run and none of the user's.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Program {
     pub path: PathBuf,
     pub home: PathBuf,
@@ -30,7 +31,7 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new(&self.path);
         command
             .env_clear()
@@ -63,19 +64,16 @@ impl Program {
     }
 
     /// Runs to the end, without input and without anyone to read the output.
-    pub fn run(&self, words: &[&str]) -> Result<Duration> {
-        timed(self.command(words), Expect::Success)
+    pub fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Duration> {
+        let (took, _, _) = timed(self.command(words))?;
+        Ok(took)
     }
 
     /// What it prints.
     pub fn output(&self, words: &[&str]) -> Result<String> {
         let output = self.command(words).stdout(Stdio::piped()).output()?;
-        if !output.status.success() {
-            bail!(
-                "{words:?}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{words:?}: {}", stderr.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -83,24 +81,24 @@ impl Program {
     pub fn fed(&self, words: &[&str], file: &Path, expected: &str) -> Result<Duration> {
         let mut command = self.command(words);
         command.stdin(File::open(file)?).stdout(Stdio::piped());
-        timed(command, Expect::Text(expected))
+        let (took, _, printed) = timed(command)?;
+        ensure!(printed.trim() == expected, "{words:?} printed {printed}");
+        Ok(took)
     }
 
     /// Runs and drains its output, which must be `bytes` long.
     pub fn drained(&self, words: &[&str], bytes: usize) -> Result<Duration> {
         let mut command = self.command(words);
         command.stdout(Stdio::piped());
-        timed(command, Expect::Bytes(bytes))
+        let (took, count, _) = timed(command)?;
+        ensure!(count == bytes, "{words:?} printed {count} bytes");
+        Ok(took)
     }
 }
 
-enum Expect<'a> {
-    Success,
-    Text(&'a str),
-    Bytes(usize),
-}
-
-fn timed(mut command: Command, expect: Expect<'_>) -> Result<Duration> {
+/// Returns the time from before the command is spawned until it has ended, the
+/// bytes of its output, and the beginning of that.
+fn timed(mut command: Command) -> Result<(Duration, usize, String)> {
     let begun = Instant::now();
     let mut child = command
         .spawn()
@@ -122,22 +120,13 @@ fn timed(mut command: Command, expect: Expect<'_>) -> Result<Duration> {
     }
     let status = child.wait()?;
     let took = begun.elapsed();
-    let right = match expect {
-        Expect::Success => true,
-        Expect::Text(text) => String::from_utf8_lossy(&start).trim() == text,
-        Expect::Bytes(bytes) => count == bytes,
-    };
-    if !status.success() || !right {
+    if !status.success() {
         let mut printed = String::new();
         if let Some(mut stderr) = child.stderr.take() {
             // Only for the message below.
             let _ = stderr.read_to_string(&mut printed);
         }
-        bail!(
-            "{:?} ended with {status} and {count} bytes: {}",
-            command.get_args().collect::<Vec<_>>(),
-            printed.trim()
-        );
+        bail!("{command:?} ended with {status}: {}", printed.trim());
     }
-    Ok(took)
+    Ok((took, count, String::from_utf8_lossy(&start).into_owned()))
 }

@@ -24,7 +24,7 @@ pub struct Report {
     server: Value,
     runs: usize,
     earlier: bool,
-    rows: Vec<(&'static Row, Outcome)>,
+    pub rows: Vec<(&'static Row, Outcome)>,
     pub notes: Vec<String>,
 }
 
@@ -46,10 +46,6 @@ impl Report {
             rows: Vec::new(),
             notes: Vec::new(),
         }
-    }
-
-    pub fn add(&mut self, row: &'static Row, outcome: Outcome) {
-        self.rows.push((row, outcome));
     }
 
     pub fn json(&self) -> String {
@@ -107,19 +103,19 @@ fn line(row: &Row, outcome: &Outcome) -> Value {
 /// The figure that is judged, and whether it meets the target.
 fn verdict(row: &Row, outcome: &Outcome) -> Option<(f64, bool)> {
     match (row.target, outcome) {
-        (Target::Time { at_most, of }, Outcome::Times(times)) => {
+        (Target::Time(at_most, of), Outcome::Times(times)) => {
             let ratio = median(times, Who::Pixels)? / median(times, of)?;
             Some((ratio, ratio <= at_most))
         }
-        (Target::Throughput { at_least, of }, Outcome::Times(times)) => {
+        (Target::Throughput(at_least, of), Outcome::Times(times)) => {
             let ratio = median(times, of)? / median(times, Who::Pixels)?;
             Some((ratio, ratio >= at_least))
         }
-        (Target::Within { at_most }, Outcome::Times(times)) => {
+        (Target::Within(at_most), Outcome::Times(times)) => {
             let ratio = median(times, Who::Pixels)? * 1e3 / at_most;
             Some((ratio, ratio <= 1.0))
         }
-        (Target::Bytes { at_most }, Outcome::Size { bytes, is_static }) => Some((
+        (Target::Bytes(at_most), Outcome::Size { bytes, is_static }) => Some((
             *bytes as f64 / at_most as f64,
             *is_static && *bytes <= at_most,
         )),
@@ -139,12 +135,12 @@ fn millis(time: Duration) -> f64 {
 impl Target {
     fn words(self) -> String {
         match self {
-            Self::Time { at_most, of } => format!("<= {at_most} x {}", of.title()),
-            Self::Throughput { at_least, of } => {
+            Self::Time(at_most, of) => format!("<= {at_most} x {}", of.title()),
+            Self::Throughput(at_least, of) => {
                 format!(">= {at_least:.1} x {}, throughput", of.title())
             }
-            Self::Within { at_most } => format!("<= {at_most} ms"),
-            Self::Bytes { at_most } => format!("<= {} MB, static", at_most / 1_000_000),
+            Self::Within(at_most) => format!("<= {at_most} ms"),
+            Self::Bytes(at_most) => format!("<= {} MB, static", at_most / 1_000_000),
         }
     }
 }
@@ -195,17 +191,13 @@ impl fmt::Display for Report {
         for line in drawn.lines() {
             writeln!(f, "{}", line.trim_end())?;
         }
-        writeln!(f)?;
+        let (runs, built) = (self.runs, self.binary["built"].as_str().unwrap_or_default());
         writeln!(
             f,
-            "medians of {} or more runs, taken in turns; binary: {}",
-            self.runs,
-            self.binary["built"].as_str().unwrap_or_default()
+            "\nmedians of {runs} or more runs, taken in turns; binary: {built}"
         )?;
-        if let (Some(version), Some(storage)) = (
-            self.server["incus"].as_str(),
-            self.server["storage"].as_str(),
-        ) {
+        let server = |key: &str| self.server[key].as_str();
+        if let (Some(version), Some(storage)) = (server("incus"), server("storage")) {
             writeln!(f, "daemon: Incus {version}, {storage}")?;
         }
         for (row, outcome) in &self.rows {
@@ -223,7 +215,7 @@ impl fmt::Display for Report {
 fn cell(row: &Row, outcome: &Outcome, who: Who) -> String {
     match outcome {
         Outcome::Times(times) => match median(times, who) {
-            Some(seconds) if matches!(row.target, Target::Throughput { .. }) => {
+            Some(seconds) if matches!(row.target, Target::Throughput(..)) => {
                 format!("{:.0} MB/s", VOLUME as f64 / 1e6 / seconds)
             }
             Some(seconds) => format!("{:.1} ms", seconds * 1e3),

@@ -1,9 +1,10 @@
 //! What is measured, and the target of each.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::binary::Binary;
@@ -19,181 +20,136 @@ pub struct Row {
     pub name: &'static str,
     pub case: &'static str,
     pub target: Target,
-    pub needs_daemon: bool,
-    /// The reference is the `incus` client, which is not everywhere.
-    pub needs_client: bool,
-    pub measure: fn(&Bench<'_>, &mut Vec<String>) -> Result<Outcome>,
+    measure: Measure,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub enum Target {
-    /// Time, as a share of what `Who` takes.
-    Time { at_most: f64, of: Who },
-    /// Throughput, as a multiple of that of `Who`.
-    Throughput { at_least: f64, of: Who },
-    /// Time, in milliseconds.
-    Within { at_most: f64 },
-    /// A static binary of this size.
-    Bytes { at_most: u64 },
+    /// At most this share of the time of `Who`.
+    Time(f64, Who),
+    /// At least this multiple of the throughput of `Who`.
+    Throughput(f64, Who),
+    /// At most so many milliseconds.
+    Within(f64),
+    /// A static binary of at most so many bytes.
+    Bytes(u64),
+}
+
+#[derive(Clone, Copy)]
+enum Measure {
+    /// Without a daemon.
+    Alone(fn(&Bench<'_>) -> Result<Outcome>),
+    /// In a lab with the base pixel.
+    InLab(fn(&Bench<'_>, &Lab) -> Result<Outcome>),
 }
 
 pub const ROWS: &[Row] = &[
-    Row {
-        name: "version",
-        case: "--version",
-        target: Target::Time {
-            at_most: 0.2,
-            of: Who::Incus,
-        },
-        needs_daemon: false,
-        needs_client: true,
-        measure: version,
-    },
-    Row {
-        name: "size",
-        case: "size of the static binary",
-        target: Target::Bytes {
-            at_most: 12_000_000,
-        },
-        needs_daemon: false,
-        needs_client: false,
-        measure: |bench, _| {
-            Ok(Outcome::Size {
-                bytes: bench.binary.bytes,
-                is_static: bench.binary.is_static,
-            })
-        },
-    },
-    Row {
-        name: "exec",
-        case: "exec -- true",
-        target: Target::Time {
-            at_most: 0.4,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: exec,
-    },
-    Row {
-        name: "exec-stdout",
-        case: "100 MB out of exec",
-        target: Target::Throughput {
-            at_least: 1.0,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: exec_stdout,
-    },
-    Row {
-        name: "exec-stdin",
-        case: "100 MB into exec",
-        target: Target::Throughput {
-            at_least: 1.0,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: exec_stdin,
-    },
-    Row {
-        name: "push",
-        case: "push of 100 MB",
-        target: Target::Throughput {
-            at_least: 1.5,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: files::push,
-    },
-    Row {
-        name: "pull",
-        case: "pull of 100 MB",
-        target: Target::Throughput {
-            at_least: 2.0,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: files::pull,
-    },
-    Row {
-        name: "push-small",
-        case: "push of 2,000 files of 2 KiB",
-        target: Target::Time {
-            at_most: 0.1,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: files::push_small,
-    },
-    Row {
-        name: "pull-small",
-        case: "pull of 2,000 files of 2 KiB",
-        target: Target::Time {
-            at_most: 0.1,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: files::pull_small,
-    },
-    Row {
-        name: "clone",
-        case: "create --from base:ready, first exec",
-        target: Target::Time {
-            at_most: 1.15,
-            of: Who::Api,
-        },
-        needs_daemon: true,
-        needs_client: false,
-        measure: clone,
-    },
-    Row {
-        name: "sandbox",
-        case: "create_sandbox of a base, first exec",
-        target: Target::Time {
-            at_most: 1.3,
-            of: Who::Api,
-        },
-        needs_daemon: true,
-        needs_client: false,
-        measure: sandboxes::create,
-    },
-    Row {
-        name: "isolated",
-        case: "the same behind the gateway and without one",
-        target: Target::Time {
-            at_most: 1.1,
-            of: Who::Open,
-        },
-        needs_daemon: true,
-        needs_client: false,
-        measure: network::isolated,
-    },
-    Row {
-        name: "policy",
-        case: "network set of a running pixel",
-        target: Target::Within { at_most: 300.0 },
-        needs_daemon: true,
-        needs_client: false,
-        measure: network::policy,
-    },
-    Row {
-        name: "list",
-        case: "list of 200",
-        target: Target::Time {
-            at_most: 0.1,
-            of: Who::Incus,
-        },
-        needs_daemon: true,
-        needs_client: true,
-        measure: list,
-    },
+    Row::new(
+        "version",
+        "--version",
+        Target::Time(0.2, Who::Incus),
+        Measure::Alone(version),
+    ),
+    Row::new(
+        "size",
+        "size of the static binary",
+        Target::Bytes(12_000_000),
+        Measure::Alone(size),
+    ),
+    Row::new(
+        "exec",
+        "exec -- true",
+        Target::Time(0.4, Who::Incus),
+        Measure::InLab(exec),
+    ),
+    Row::new(
+        "exec-stdout",
+        "100 MB out of exec",
+        Target::Throughput(1.0, Who::Incus),
+        Measure::InLab(exec_stdout),
+    ),
+    Row::new(
+        "exec-stdin",
+        "100 MB into exec",
+        Target::Throughput(1.0, Who::Incus),
+        Measure::InLab(exec_stdin),
+    ),
+    Row::new(
+        "push",
+        "push of 100 MB",
+        Target::Throughput(1.5, Who::Incus),
+        Measure::InLab(files::push),
+    ),
+    Row::new(
+        "pull",
+        "pull of 100 MB",
+        Target::Throughput(2.0, Who::Incus),
+        Measure::InLab(files::pull),
+    ),
+    Row::new(
+        "push-small",
+        "push of 2,000 files of 2 KiB",
+        Target::Time(0.1, Who::Incus),
+        Measure::InLab(files::push_small),
+    ),
+    Row::new(
+        "pull-small",
+        "pull of 2,000 files of 2 KiB",
+        Target::Time(0.1, Who::Incus),
+        Measure::InLab(files::pull_small),
+    ),
+    Row::new(
+        "clone",
+        "create --from base:ready, first exec",
+        Target::Time(1.15, Who::Api),
+        Measure::InLab(clone),
+    ),
+    Row::new(
+        "sandbox",
+        "create_sandbox of a base, first exec",
+        Target::Time(1.3, Who::Api),
+        Measure::InLab(sandboxes::create),
+    ),
+    Row::new(
+        "isolated",
+        "the same behind the gateway and without one",
+        Target::Time(1.1, Who::Open),
+        Measure::InLab(network::isolated),
+    ),
+    Row::new(
+        "policy",
+        "network set of a running pixel",
+        Target::Within(300.0),
+        Measure::InLab(network::policy),
+    ),
+    Row::new(
+        "list",
+        "list of 200",
+        Target::Time(0.1, Who::Incus),
+        Measure::InLab(list),
+    ),
 ];
+
+impl Row {
+    const fn new(name: &'static str, case: &'static str, target: Target, measure: Measure) -> Self {
+        Self {
+            name,
+            case,
+            target,
+            measure,
+        }
+    }
+
+    pub fn needs_daemon(&self) -> bool {
+        matches!(self.measure, Measure::InLab(_))
+    }
+
+    /// The reference is the `incus` client, which is not everywhere.
+    fn needs_client(&self) -> bool {
+        use Target::{Throughput, Time};
+        matches!(self.target, Time(_, Who::Incus) | Throughput(_, Who::Incus))
+    }
+}
 
 const CROWD: usize = 200;
 const RUNNING: usize = 4;
@@ -205,24 +161,24 @@ pub struct Bench<'a> {
     pub earlier: Option<&'a Path>,
     pub incus: Option<&'a Path>,
     pub lab: Result<&'a Lab, &'a String>,
+    /// For the end of the report.
+    pub notes: RefCell<Vec<String>>,
 }
 
 impl<'a> Bench<'a> {
-    /// Why a row cannot be measured here.
-    pub fn missing(&self, row: &Row) -> Option<String> {
-        if row.needs_client && self.incus.is_none() {
-            return Some(
+    pub fn measure(&self, row: &Row) -> Result<Outcome> {
+        if row.needs_client() && self.incus.is_none() {
+            return Ok(Outcome::NotMeasured(
                 "the incus client is not installed (pixels setup --with-client does that)".into(),
-            );
+            ));
         }
-        match self.lab {
-            Err(reason) if row.needs_daemon => Some(reason.clone()),
-            _ => None,
-        }
-    }
-
-    pub fn lab(&self) -> Result<&'a Lab> {
-        self.lab.map_err(|reason| anyhow::anyhow!(reason.clone()))
+        eprintln!("{}: {}", row.name, row.case);
+        let outcome = match (row.measure, self.lab) {
+            (Measure::Alone(measure), _) => measure(self),
+            (Measure::InLab(_), Err(reason)) => Ok(Outcome::NotMeasured(reason.clone())),
+            (Measure::InLab(measure), Ok(lab)) => lab.base().and_then(|()| measure(self, lab)),
+        };
+        outcome.context(row.name)
     }
 
     /// The pixels binaries of this run.
@@ -233,14 +189,25 @@ impl<'a> Bench<'a> {
             .chain(earlier)
     }
 
-    /// The `incus` client, where it is installed.
-    fn client(&self) -> impl Iterator<Item = (Who, &'a Path)> + use<'a> {
-        self.incus.map(|path| (Who::Incus, path)).into_iter()
+    /// Everything that is run as a process: also the `incus` client, where it is
+    /// installed.
+    fn programs(&self) -> impl Iterator<Item = (Who, &'a Path)> + use<'a> {
+        self.pixels()
+            .chain(self.incus.map(|path| (Who::Incus, path)))
     }
 
-    /// Everything that is run as a process.
-    pub fn programs(&self) -> impl Iterator<Item = (Who, &'a Path)> + use<'a> {
-        self.pixels().chain(self.client())
+    /// One contender for each program.
+    pub fn contenders<'c, Run>(
+        &self,
+        lab: &Lab,
+        run: impl Fn(Who, Program) -> Run,
+    ) -> Vec<Contender<'c>>
+    where
+        Run: FnMut() -> Result<Duration> + 'c,
+    {
+        self.programs()
+            .map(|(who, path)| Contender::new(who, run(who, lab.program(path))))
+            .collect()
     }
 
     pub fn compare(&self, contenders: Vec<Contender<'_>>) -> Result<Outcome> {
@@ -252,19 +219,13 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn base(lab: &Lab, who: Who) -> String {
-    lab.called(who, "base")
-}
-
-fn version(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
+fn version(bench: &Bench<'_>) -> Result<Outcome> {
     let home = tempfile::tempdir()?;
-    let contenders = bench.pixels().chain(bench.client()).map(|(who, path)| {
+    let contenders = bench.programs().map(|(who, path)| {
         let program = Program {
             path: path.to_owned(),
             home: home.path().to_owned(),
-            project: None,
-            bridge: None,
-            placement: None,
+            ..Program::default()
         };
         Contender::new(who, move || program.run(&["--version"]))
     });
@@ -272,112 +233,103 @@ fn version(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
     bench.compare_n(contenders.collect(), bench.runs * 5)
 }
 
-fn exec(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
-    let contenders = bench.pixels().chain(bench.client()).map(|(who, path)| {
-        let program = lab.program(path);
-        let name = base(lab, who);
-        Contender::new(who, move || program.run(&["exec", &name, "--", "true"]))
+fn size(bench: &Bench<'_>) -> Result<Outcome> {
+    Ok(Outcome::Size {
+        bytes: bench.binary.bytes,
+        is_static: bench.binary.is_static,
+    })
+}
+
+fn exec(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
+    let mut contenders = bench.contenders(lab, |who, program| {
+        let name = lab.called(who, "base");
+        move || program.run(&["exec", &name, "--", "true"])
     });
-    let raw = Contender::new(Who::Api, || {
+    contenders.push(Contender::new(Who::Api, || {
         let begun = Instant::now();
         let code = lab.api().exec(&lab.instance("base"), &["true"])?;
         ensure!(code == 0, "true ended with {code}");
         Ok(begun.elapsed())
-    });
-    bench.compare_n(contenders.chain([raw]).collect(), bench.runs * 2)
+    }));
+    bench.compare_n(contenders, bench.runs * 2)
 }
 
-fn exec_stdout(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
-    let bytes = VOLUME.to_string();
-    let contenders = bench.pixels().chain(bench.client()).map(|(who, path)| {
-        let program = lab.program(path);
-        let (name, bytes) = (base(lab, who), bytes.clone());
-        Contender::new(who, move || {
-            let words = ["exec", &name, "--", "head", "-c", &bytes, "/dev/zero"];
+fn exec_stdout(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
+    let bytes = &VOLUME.to_string();
+    bench.compare(bench.contenders(lab, |who, program| {
+        let name = lab.called(who, "base");
+        move || {
+            let words = ["exec", &name, "--", "head", "-c", bytes, "/dev/zero"];
             program.drained(&words, VOLUME)
-        })
-    });
-    bench.compare(contenders.collect())
+        }
+    }))
 }
 
-fn exec_stdin(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
-    let file = lab.file()?;
-    let bytes = VOLUME.to_string();
-    let contenders = bench.pixels().chain(bench.client()).map(|(who, path)| {
-        let program = lab.program(path);
-        let (name, bytes, file) = (base(lab, who), &bytes, &file);
-        Contender::new(who, move || {
-            program.fed(&["exec", &name, "--", "wc", "-c"], file, bytes)
-        })
-    });
-    bench.compare(contenders.collect())
+fn exec_stdin(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
+    let (file, bytes) = (&lab.file()?, &VOLUME.to_string());
+    bench.compare(bench.contenders(lab, |who, program| {
+        let name = lab.called(who, "base");
+        move || program.fed(&["exec", &name, "--", "wc", "-c"], file, bytes)
+    }))
 }
 
-fn clone(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
-    let (name, instance) = (&lab.name("w"), &lab.instance("w"));
-    let ready = &format!("{}:ready", lab.name("base"));
-    let pixels = bench.pixels().map(|(who, path)| {
-        let program = lab.program(path);
-        Contender::new(who, move || {
-            let begun = Instant::now();
-            program.run(&["create", name, "--from", ready])?;
-            program.run(&["exec", name, "--", "true"])?;
-            let took = begun.elapsed();
-            lab.api().remove(instance)?;
-            Ok(took)
-        })
+fn clone(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
+    let mut contenders = bench.contenders(lab, |who, program| {
+        move || match who {
+            Who::Incus => timed_clone(lab, |instance| {
+                let source = format!("{}/ready", lab.instance("base"));
+                program.run(&["copy", &source, instance])?;
+                program.run(&["start", instance])?;
+                program.run(&["exec", instance, "--", "true"])
+            }),
+            _ => timed_create(lab, &program),
+        }
     });
-    let client = bench.client().map(|(who, path)| {
-        let program = lab.program(path);
-        Contender::new(who, move || {
-            let source = format!("{}/ready", lab.instance("base"));
-            let begun = Instant::now();
-            program.run(&["copy", &source, instance])?;
-            program.run(&["start", instance])?;
-            program.run(&["exec", instance, "--", "true"])?;
-            let took = begun.elapsed();
-            lab.api().remove(instance)?;
-            Ok(took)
-        })
-    });
-    let raw = Contender::new(Who::Api, || {
-        let took = raw_clone(lab, instance)?;
-        lab.api().remove(instance)?;
-        Ok(took)
-    });
-    bench.compare(pixels.chain(client).chain([raw]).collect())
+    contenders.push(raw_clone(lab));
+    bench.compare(contenders)
+}
+
+/// A clone of the base by pixels, and the first command in it.
+pub fn timed_create(lab: &Lab, program: &Program) -> Result<Duration> {
+    let (name, ready) = (lab.name("w"), format!("{}:ready", lab.name("base")));
+    timed_clone(lab, |_| {
+        program.run(&["create", &name, "--from", &ready])?;
+        program.run(&["exec", &name, "--", "true"])
+    })
+}
+
+/// Times `work`, which makes the instance it is given. Then removes that.
+fn timed_clone<T>(lab: &Lab, work: impl FnOnce(&str) -> Result<T>) -> Result<Duration> {
+    let instance = lab.instance("w");
+    let begun = Instant::now();
+    work(&instance)?;
+    let took = begun.elapsed();
+    lab.api().remove(&instance)?;
+    Ok(took)
 }
 
 /// Copy, wait, start, wait, and a command with its streams.
-pub fn raw_clone(lab: &Lab, instance: &str) -> Result<Duration> {
-    let begun = Instant::now();
-    let mut api = lab.api();
-    let source = format!("{}/ready", lab.instance("base"));
-    let body = json!({
-        "name": instance,
-        "source": {"type": "copy", "source": source, "instance_only": true},
-    });
-    api.operate("POST", "/1.0/instances", &body)?;
-    api.state(instance, "start", false)?;
-    let code = api.exec(instance, &["true"])?;
-    ensure!(code == 0, "true ended with {code}");
-    Ok(begun.elapsed())
+pub fn raw_clone(lab: &Lab) -> Contender<'_> {
+    let clone = move |instance: &str| {
+        let mut api = lab.api();
+        let source = format!("{}/ready", lab.instance("base"));
+        let body = json!({
+            "name": instance,
+            "source": {"type": "copy", "source": source, "instance_only": true},
+        });
+        api.operate("POST", "/1.0/instances", &body)?;
+        api.state(instance, "start", false)?;
+        let code = api.exec(instance, &["true"])?;
+        ensure!(code == 0, "true ended with {code}");
+        Ok(())
+    };
+    Contender::new(Who::Api, move || timed_clone(lab, clone))
 }
 
-fn list(bench: &Bench<'_>, notes: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
+fn list(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     eprintln!("making {CROWD} pixels");
     let took = lab.crowd(CROWD, RUNNING)?;
-    notes.push(format!(
+    bench.notes.borrow_mut().push(format!(
         "making the {CROWD} pixels of the list, {} of them running, took {:.1} s",
         RUNNING + 1,
         took.as_secs_f64()
@@ -387,22 +339,20 @@ fn list(bench: &Bench<'_>, notes: &mut Vec<String>) -> Result<Outcome> {
         let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
         ensure!(listed.len() == CROWD, "a list of {}", listed.len());
     }
-    let pixels = bench.pixels().map(|(who, path)| {
-        let program = lab.program(path);
-        Contender::new(who, move || program.run(&["list"]))
-    });
-    let client = bench.client().map(|(who, path)| {
-        let program = lab.program(path);
-        Contender::new(who, move || program.run(&["list", "-f", "csv"]))
+    let mut contenders = bench.contenders(lab, |who, program| {
+        move || match who {
+            Who::Incus => program.run(&["list", "-f", "csv"]),
+            _ => program.run(&["list"]),
+        }
     });
     let gateway = format!("/1.0/instances/{}", lab.gateway());
-    let raw = Contender::new(Who::Api, || {
+    contenders.push(Contender::new(Who::Api, move || {
         let begun = Instant::now();
         let mut api = lab.api();
         api.call("GET", "/1.0/instances?recursion=1", None)?;
         // Where the addresses of pixels behind a gateway stand, and its state.
         api.call("GET", &gateway, None)?;
         Ok(begun.elapsed())
-    });
-    bench.compare(pixels.chain(client).chain([raw]).collect())
+    }));
+    bench.compare(contenders)
 }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
-use crate::measure::{Contender, Who};
+use crate::measure::Contender;
 use crate::report::Outcome;
 use crate::rows::{Bench, raw_clone};
 
@@ -20,10 +20,7 @@ use crate::rows::{Bench, raw_clone};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A sandbox of a base that is there, and the first command in it.
-pub fn create(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
-    let lab = bench.lab()?;
-    lab.base()?;
-    let instance = &lab.instance("w");
+pub fn create(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     let mut contenders = Vec::new();
     for (who, path) in bench.pixels() {
         let server = Server::start(lab, path)?;
@@ -40,11 +37,7 @@ pub fn create(bench: &Bench<'_>, _: &mut Vec<String>) -> Result<Outcome> {
             Ok(took)
         }));
     }
-    contenders.push(Contender::new(Who::Api, || {
-        let took = raw_clone(lab, instance)?;
-        lab.api().remove(instance)?;
-        Ok(took)
-    }));
+    contenders.push(raw_clone(lab));
     bench.compare(contenders)
 }
 
