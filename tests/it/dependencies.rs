@@ -1,11 +1,13 @@
 //! Licenses and sources of the dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
+
+use crate::support::programs::output_of;
+use crate::support::repository::{read, release_targets, root};
 
 /// Licenses that permit to ship the binary under MIT.
 const ALLOWED: &[&str] = &[
@@ -21,42 +23,24 @@ const ALLOWED: &[&str] = &[
     "Zlib",
 ];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// License of each crate, by name and version, for all targets of a release.
 fn crates() -> BTreeMap<String, Option<String>> {
-    let workflow = std::fs::read_to_string(root().join(".github/workflows/release.yml")).unwrap();
     let mut found = BTreeMap::new();
-    for target in workflow
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- target: "))
-    {
-        let output = Command::new(env!("CARGO"))
+    for target in release_targets() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
             .args(["metadata", "--locked", "--format-version", "1"])
-            .args(["--filter-platform", target])
-            .current_dir(root())
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{target}: {stderr}");
-        let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+            .args(["--filter-platform", &target])
+            .current_dir(root());
+        let metadata: Value = serde_json::from_str(&output_of(&mut cargo)).unwrap();
         // Crates that this target does not use are not resolved.
-        let used: BTreeSet<&str> = metadata["resolve"]["nodes"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|node| node["id"].as_str().unwrap())
-            .collect();
+        let nodes = metadata["resolve"]["nodes"].as_array().unwrap().iter();
+        let used: BTreeSet<&str> = nodes.map(|node| node["id"].as_str().unwrap()).collect();
         for one in metadata["packages"].as_array().unwrap() {
-            if used.contains(one["id"].as_str().unwrap()) {
-                let name = format!(
-                    "{} {}",
-                    one["name"].as_str().unwrap(),
-                    one["version"].as_str().unwrap()
-                );
-                found.insert(name, one["license"].as_str().map(str::to_owned));
+            let text = |key: &str| one[key].as_str().unwrap();
+            if used.contains(text("id")) {
+                let license = one["license"].as_str().map(str::to_owned);
+                found.insert(format!("{} {}", text("name"), text("version")), license);
             }
         }
     }
@@ -84,17 +68,16 @@ fn licenses_of_dependencies_are_allowed() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Every dependency comes from one registry with a checksum. Git repositories,
-/// paths and replacements are not allowed.
+/// Every dependency comes from one registry with a checksum. In Cargo.lock, a Git
+/// repository has another source, a path has none, and replacements have tables.
 #[test]
 fn dependencies_come_from_one_registry() {
-    let read = |file: &str| -> toml::Table {
-        toml::from_str(&std::fs::read_to_string(root().join(file)).unwrap()).unwrap()
-    };
-    let lock = read("Cargo.lock");
+    let lock: toml::Table = toml::from_str(&read("Cargo.lock")).unwrap();
+    assert_eq!(lock.keys().collect::<Vec<_>>(), ["package", "version"]);
     let mut sources = BTreeSet::new();
     for one in lock["package"].as_array().unwrap() {
         let name = one["name"].as_str().unwrap();
+        assert!(one.get("replace").is_none(), "{name} is replaced");
         if name == "pixels" {
             continue;
         }
@@ -105,19 +88,4 @@ fn dependencies_come_from_one_registry() {
         sources.insert(source);
     }
     assert_eq!(sources.len(), 1, "{sources:?}");
-
-    let manifest = read("Cargo.toml");
-    for replaced in ["patch", "replace"] {
-        assert!(!manifest.contains_key(replaced), "Cargo.toml: {replaced}");
-    }
-    for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
-        let Some(table) = manifest.get(table).and_then(toml::Value::as_table) else {
-            continue;
-        };
-        for (name, dependency) in table {
-            for elsewhere in ["git", "path", "registry"] {
-                assert!(dependency.get(elsewhere).is_none(), "{name}: {elsewhere}");
-            }
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! The direction of dependencies: which part of the library may name which.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::support::repository::{files, has_extension, read};
 
 /// Every part and the parts it uses. An edge that is not in here fails, and so
 /// does one that no longer exists.
@@ -109,11 +111,13 @@ const TOP: &[&str] = &["lib", "main", "build"];
 
 #[test]
 fn modules_use_only_allowed_modules() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for file in files(&source) {
-        let inside = file.strip_prefix(&source).unwrap();
+    for file in files("src")
+        .iter()
+        .filter(|file| has_extension(file, &["rs"]))
+    {
+        let inside = file.strip_prefix("src").unwrap();
         let part = part_of(inside);
         // Fuzz tests may use every module.
         let is_fuzz = part == "fuzz" || inside.ends_with("fuzz.rs");
@@ -125,7 +129,7 @@ fn modules_use_only_allowed_modules() {
             continue;
         };
         let used = found.entry(part.clone()).or_default();
-        for target in uses(&std::fs::read_to_string(&file).unwrap(), &part) {
+        for target in uses(&read(file), &part) {
             if target == part {
                 continue;
             }
@@ -143,19 +147,6 @@ fn modules_use_only_allowed_modules() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-fn files(below: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(below).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(files(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            all.push(path);
-        }
-    }
-    all
 }
 
 /// `cli/list.rs` is part of `cli`; every backend is a part of its own.

@@ -6,66 +6,32 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::env::BINARY;
-use crate::support::{programs, tree};
+use crate::support::programs::{self, output_of};
+use crate::support::repository::{read, release_targets, root};
+use crate::support::tree;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(file: &str) -> String {
-    std::fs::read_to_string(root().join(file)).unwrap()
-}
-
 /// What this test's own binary was built for.
 fn host() -> String {
-    let libc = if cfg!(target_env = "musl") {
-        "musl"
-    } else {
-        "gnu"
-    };
-    format!("{}-unknown-linux-{libc}", std::env::consts::ARCH)
-}
-
-/// The targets that the release workflow builds.
-fn targets() -> Vec<String> {
-    let found: Vec<String> = read(".github/workflows/release.yml")
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- target: "))
-        .map(str::to_owned)
-        .collect();
-    assert!(!found.is_empty());
-    found
-}
-
-#[track_caller]
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}:\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
+    let (arch, is_musl) = (std::env::consts::ARCH, cfg!(target_env = "musl"));
+    format!(
+        "{arch}-unknown-linux-{}",
+        if is_musl { "musl" } else { "gnu" }
+    )
 }
 
 /// Packs this test's binary, for the host's target.
 fn pack(scratch: &Path, dist: &str) -> PathBuf {
-    let built = scratch.join("built").join(host());
-    if !built.exists() {
-        std::fs::create_dir_all(&built).unwrap();
-        let small = built.join("pixels");
-        run(Command::new("strip")
-            .args(["--strip-all", "-o"])
-            .arg(&small)
-            .arg(BINARY));
+    let (built, dist) = (scratch.join("built"), scratch.join(dist));
+    let binary = built.join(host()).join("pixels");
+    if !binary.exists() {
+        std::fs::create_dir_all(built.join(host())).unwrap();
+        let strip = ["--strip-all", BINARY, "-o"];
+        output_of(Command::new("strip").args(strip).arg(&binary));
     }
-    let dist = scratch.join(dist);
-    run(Command::new(root().join(".github/package.sh"))
-        .arg(scratch.join("built"))
-        .arg(&dist));
+    let mut package = Command::new(root().join(".github/package.sh"));
+    output_of(package.args([&built, &dist]));
     dist
 }
 
@@ -84,56 +50,39 @@ fn release_archive_contains_working_binary() {
     let expected = [format!("{name}.tar.gz"), bill.clone(), "SHA256SUMS".into()];
     assert_eq!(made, expected.into());
 
-    let sums = std::fs::read_to_string(dist.join("SHA256SUMS")).unwrap();
+    let sums = read(dist.join("SHA256SUMS"));
     assert_eq!(sums.lines().count(), 2, "{sums}");
-    run(Command::new("sha256sum")
-        .args(["--check", "--strict", "SHA256SUMS"])
-        .current_dir(&dist));
+    let check = ["--check", "--strict", "SHA256SUMS"];
+    output_of(Command::new("sha256sum").args(check).current_dir(&dist));
 
-    let unpacked = scratch.path().join("unpacked");
-    std::fs::create_dir(&unpacked).unwrap();
-    run(Command::new("tar")
-        .arg("xzf")
-        .arg(dist.join(format!("{name}.tar.gz")))
-        .arg("--directory")
-        .arg(&unpacked));
-    let inside = unpacked.join(&name);
-    let reported = run(Command::new(inside.join("pixels"))
-        .arg("--version")
-        .env_clear());
-    assert!(
-        reported.starts_with(&format!("pixels {VERSION} (")),
-        "{reported}"
-    );
+    let archive = dist.join(format!("{name}.tar.gz"));
+    let mut unpack = Command::new("tar");
+    output_of(unpack.arg("xzf").arg(archive).current_dir(scratch.path()));
+    let inside = scratch.path().join(&name);
+    let mut version = Command::new(inside.join("pixels"));
+    let reported = output_of(version.arg("--version").env_clear());
+    let expected = format!("pixels {VERSION} (");
+    assert!(reported.starts_with(&expected), "{reported}");
     for file in ["README.md", "SECURITY.md", "LICENSE", "config.example.toml"] {
-        assert_eq!(
-            std::fs::read_to_string(inside.join(file)).unwrap(),
-            read(file)
-        );
+        assert_eq!(read(inside.join(file)), read(file));
     }
     for command in tree::commands() {
         let page = inside.join(format!("man/{}.1", command.replace(' ', "-")));
-        let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{page:?}: {e}"));
-        assert!(text.contains(".SH SYNOPSIS"), "{page:?}");
+        assert!(read(&page).contains(".SH SYNOPSIS"), "{page:?}");
     }
-    for (file, shell) in [("pixels.bash", "bash"), ("_pixels", "zsh")] {
-        let script = inside.join("completions").join(file);
-        let text = std::fs::read_to_string(&script).unwrap();
-        assert!(text.contains("pixels"), "{file}");
-        if shell == "bash" {
-            run(Command::new("bash").arg("-n").arg(&script));
-        }
+    let completions = inside.join("completions");
+    for file in ["pixels.bash", "_pixels"] {
+        assert!(read(completions.join(file)).contains("pixels"), "{file}");
     }
-    assert!(inside.join("completions/pixels.fish").exists());
+    let script = completions.join("pixels.bash");
+    output_of(Command::new("bash").arg("-n").arg(script));
+    assert!(completions.join("pixels.fish").exists());
 
-    materials(&std::fs::read_to_string(dist.join(bill)).unwrap());
+    materials(&read(dist.join(bill)));
 
     // The same build gives the same archive.
     let again = pack(scratch.path(), "again");
-    assert_eq!(
-        std::fs::read_to_string(again.join("SHA256SUMS")).unwrap(),
-        sums
-    );
+    assert_eq!(read(again.join("SHA256SUMS")), sums);
 }
 
 /// In a root that holds the binary and the daemon's socket: no libc, no
@@ -150,11 +99,13 @@ fn static_binary_runs_in_empty_root() {
     std::fs::write(&socket, "").unwrap();
     let script = "mount --bind \"$1\" \"$2\" && exec chroot \"$3\" /pixels list --json";
     let shared = Path::new(crate::support::server::SHARED);
-    let reported = run(Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .args(["sh", "-c", script, "sh"])
-        .args([shared, &socket, empty.path()])
-        .env("PIXELS_INCUS_SOCKET", "/incus"));
+    let reported = output_of(
+        Command::new("unshare")
+            .args(["--mount", "--propagation", "private"])
+            .args(["sh", "-c", script, "sh"])
+            .args([shared, &socket, empty.path()])
+            .env("PIXELS_INCUS_SOCKET", "/incus"),
+    );
     let list: serde_json::Value = serde_json::from_str(&reported).unwrap();
     assert!(list.is_array(), "{reported}");
 }
@@ -165,34 +116,22 @@ fn materials(text: &str) {
     assert_eq!(bill["bomFormat"], "CycloneDX");
     assert_eq!(bill["metadata"]["component"]["version"], VERSION);
     let lock: toml::Table = toml::from_str(&read("Cargo.lock")).unwrap();
-    let locked: BTreeSet<(&str, &str)> = lock["package"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| {
-            (
-                one["name"].as_str().unwrap(),
-                one["version"].as_str().unwrap(),
-            )
-        })
+    let packages = lock["package"].as_array().unwrap().iter();
+    let locked: BTreeSet<(&str, &str)> = packages
+        .map(|one| (&one["name"], &one["version"]))
+        .map(|(name, version)| (name.as_str().unwrap(), version.as_str().unwrap()))
         .collect();
     let mut names = BTreeSet::new();
     let mut references = BTreeSet::new();
     for one in bill["components"].as_array().unwrap() {
-        let (name, version) = (
-            one["name"].as_str().unwrap(),
-            one["version"].as_str().unwrap(),
-        );
-        assert!(
-            locked.contains(&(name, version)),
-            "{name} {version} is not locked"
-        );
-        assert!(
-            one["licenses"][0]["expression"].is_string(),
-            "{name} has no license"
-        );
+        let text = |key: &str| one[key].as_str().unwrap();
+        let (name, version) = (text("name"), text("version"));
+        let is_locked = locked.contains(&(name, version));
+        assert!(is_locked, "{name} {version} is not locked");
+        let license = &one["licenses"][0]["expression"];
+        assert!(license.is_string(), "{name} has no license");
         names.insert(name);
-        assert!(references.insert(one["bom-ref"].as_str().unwrap()));
+        assert!(references.insert(text("bom-ref")));
     }
     let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
     let keys = |table: &str| -> BTreeSet<&str> {
@@ -219,24 +158,22 @@ fn archive_names_match_binstall_and_readme() {
     let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
     let binstall = &manifest["package"]["metadata"]["binstall"];
     let rendered = |key: &str, target: &str| -> String {
-        let text = [
+        let mut text = binstall[key].as_str().unwrap().to_owned();
+        for (key, value) in [
             ("repo", "REPOSITORY"),
             ("name", "pixels"),
             ("version", VERSION),
             ("target", target),
             ("bin", "pixels"),
             ("binary-ext", ""),
-        ]
-        .iter()
-        .fold(
-            binstall[key].as_str().unwrap().to_owned(),
-            |text, (key, value)| text.replace(&format!("{{ {key} }}"), value),
-        );
+        ] {
+            text = text.replace(&format!("{{ {key} }}"), value);
+        }
         assert!(!text.contains('{'), "{key}: {text}");
         text
     };
     let readme = read("README.md");
-    for target in targets() {
+    for target in release_targets() {
         let name = format!("pixels-{VERSION}-{target}");
         assert_eq!(
             rendered("pkg-url", &target),
@@ -251,13 +188,10 @@ fn archive_names_match_binstall_and_readme() {
     }
     // And none that is not made.
     for (at, _) in readme.match_indices("pixels-VERSION-") {
-        let target = readme[at..]["pixels-VERSION-".len()..]
-            .split(".tar.gz")
-            .next();
-        assert!(
-            targets().iter().any(|one| Some(one.as_str()) == target),
-            "README: no job builds {target:?}"
-        );
+        let shown = &readme[at + "pixels-VERSION-".len()..];
+        let target = shown.split(".tar.gz").next().unwrap().to_owned();
+        let is_built = release_targets().contains(&target);
+        assert!(is_built, "README: no job builds {target:?}");
     }
 }
 
@@ -266,19 +200,15 @@ fn archive_names_match_binstall_and_readme() {
 #[test]
 fn release_has_one_target_per_system() {
     let mut systems = BTreeSet::new();
-    for target in targets() {
+    for target in release_targets() {
         let words: Vec<&str> = target.split('-').collect();
         let system = ["linux", "darwin"].iter().find(|one| words.contains(one));
         let processor = ["x86_64", "aarch64"].iter().find(|one| words[0] == **one);
         assert!(system.is_some() && processor.is_some(), "{target}");
-        assert!(
-            !target.contains("linux") || words.contains(&"musl"),
-            "{target}"
-        );
-        assert!(
-            systems.insert((system, processor)),
-            "{target} is the second"
-        );
+        let is_musl = words.contains(&"musl");
+        assert!(!target.contains("linux") || is_musl, "{target}");
+        let is_first = systems.insert((system, processor));
+        assert!(is_first, "{target} is the second");
     }
     assert_eq!(systems.len(), 4);
 }

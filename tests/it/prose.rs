@@ -2,7 +2,9 @@
 //! or Incus user would have to translate do not come back.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::support::repository::{files, has_extension, read};
 
 /// Phrases that are not used in source files, scripts, settings and documents.
 /// A plain word beside each says what to write instead.
@@ -81,8 +83,8 @@ fn texts_avoid_banned_phrases() {
         .map(|(phrase, instead)| (phrase.split(' ').collect(), *instead))
         .collect();
     let mut found = String::new();
-    for file in files() {
-        let text = std::fs::read_to_string(root().join(&file)).unwrap();
+    for file in texts() {
+        let text = read(&file);
         let words = words(&text);
         for at in 0..words.len() {
             for (phrase, instead) in &banned {
@@ -100,27 +102,17 @@ fn texts_avoid_banned_phrases() {
 #[test]
 fn test_names_begin_with_their_subject() {
     let mut found = String::new();
-    for file in files().filter(|file| file.extension().is_some_and(|e| e == "rs")) {
-        let text = std::fs::read_to_string(root().join(&file)).unwrap();
-        let mut lines = text.lines().enumerate();
-        while let Some((_, line)) = lines.next() {
-            if !line.trim_start().starts_with("#[test]") && !line.contains("#[tokio::test") {
-                continue;
-            }
-            let Some((at, line)) = lines.find(|(_, line)| line.contains("fn ")) else {
-                break;
-            };
-            let name = line.split("fn ").nth(1).unwrap_or_default();
+    for file in texts().filter(|file| has_extension(file, &["rs"])) {
+        let text = read(&file).replace("#[tokio::test", "#[test]");
+        for test in text.split("#[test]").skip(1) {
+            let name = test.split("fn ").nth(1).unwrap_or_default();
             let name = name.split('(').next().unwrap_or_default();
-            let phrase = name.replace('_', " ");
-            let hidden = BANNED_TEST_STARTS
-                .iter()
-                .any(|start| name.starts_with(start));
-            let banned = BANNED
-                .iter()
-                .any(|(banned, _)| format!(" {phrase} ").contains(&format!(" {banned} ")));
-            if hidden || banned {
-                writeln!(found, "{}:{}: {name}", file.display(), at + 1).unwrap();
+            let phrase = format!(" {} ", name.replace('_', " "));
+            let mut starts = BANNED_TEST_STARTS.iter();
+            let is_hidden = starts.any(|start| name.starts_with(start));
+            let mut banned = BANNED.iter().map(|(banned, _)| format!(" {banned} "));
+            if is_hidden || banned.any(|banned| phrase.contains(&banned)) {
+                writeln!(found, "{}: {name}", file.display()).unwrap();
             }
         }
     }
@@ -163,46 +155,21 @@ fn words(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// What is written by hand and read by a person, this list excepted.
-fn files() -> impl Iterator<Item = PathBuf> {
-    let output = std::process::Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "git ls-files: {output:?}");
-    let listed = String::from_utf8(output.stdout).unwrap();
-    let files: Vec<PathBuf> = listed
-        .lines()
-        .filter(|file| !file.starts_with("tests/fuzz/") && *file != "tests/it/prose.rs")
-        .filter(|file| {
-            let name = file.rsplit('/').next().unwrap_or_default();
-            matches!(
-                name.rsplit('.').next(),
-                Some(
-                    "rs" | "md"
-                        | "sh"
-                        | "toml"
-                        | "yml"
-                        | "py"
-                        | "pl"
-                        | "service"
-                        | "timer"
-                        | "path"
-                        | "conf"
-                        | "snap"
-                )
-            ) || !name.contains('.')
-        })
-        .filter(|file| *file != "LICENSE" && *file != "Cargo.lock")
-        .map(PathBuf::from)
-        .collect();
-    assert!(files.len() > 100, "{files:?}");
-    files.into_iter()
+fn texts() -> impl Iterator<Item = PathBuf> {
+    const EXTENSIONS: &[&str] = &[
+        "rs", "md", "sh", "toml", "yml", "py", "pl", "service", "timer", "path", "conf", "snap",
+    ];
+    let mut texts = files("");
+    texts.retain(|file| {
+        let is_fuzz_input = file.starts_with("tests/fuzz");
+        let name = file.file_name().unwrap().to_str().unwrap();
+        (has_extension(file, EXTENSIONS) || !name.contains('.'))
+            && !is_fuzz_input
+            && !["LICENSE", "prose.rs"].contains(&name)
+    });
+    assert!(texts.len() > 100, "{texts:?}");
+    texts.into_iter()
 }
 
 #[test]

@@ -1,38 +1,17 @@
 //! Rules of the test suite itself.
 
-use std::path::{Path, PathBuf};
-
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")
-}
-
-/// Source files of test modules, without the support code.
-fn test_files() -> Vec<(String, String)> {
-    ["", "soak"]
-        .iter()
-        .flat_map(|below| std::fs::read_dir(directory().join(below)).unwrap())
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
-        .map(|path| {
-            let name = path
-                .strip_prefix(directory())
-                .unwrap()
-                .display()
-                .to_string();
-            (name, std::fs::read_to_string(path).unwrap())
-        })
-        .collect()
-}
+use crate::support::repository::{files, has_extension, read};
 
 #[test]
 fn test_modules_are_listed_in_main() {
-    let main = std::fs::read_to_string(directory().join("main.rs")).unwrap();
-    for entry in std::fs::read_dir(directory()).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let stem = name.trim_end_matches(".rs");
+    let main = read("tests/it/main.rs");
+    for file in files("tests/it") {
+        let path = file.strip_prefix("tests/it").unwrap();
+        let first = path.iter().next().unwrap().to_str().unwrap();
+        let stem = first.trim_end_matches(".rs");
         assert!(
             stem == "main" || main.contains(&format!("mod {stem};")),
-            "{name} is not listed in main.rs"
+            "{first} is not listed in main.rs"
         );
     }
 }
@@ -45,9 +24,11 @@ fn tests_with_requirements_are_ignored_by_default() {
     let requirements = [concat!("lab::", "ready("), concat!("programs::", "ready(")];
     let mut found = 0;
     let mut wrong = Vec::new();
-    for (file, text) in test_files() {
+    let mut tests = files("tests/it");
+    tests.retain(|file| has_extension(file, &["rs"]) && !file.starts_with("tests/it/support"));
+    for file in tests {
         let mut ignored = false;
-        for (index, line) in text.lines().enumerate() {
+        for (index, line) in read(&file).lines().enumerate() {
             match line {
                 // The end of a top-level item.
                 "}" => ignored = false,
@@ -55,7 +36,7 @@ fn tests_with_requirements_are_ignored_by_default() {
                 _ if requirements.iter().any(|call| line.contains(call)) => {
                     found += 1;
                     if !ignored {
-                        wrong.push(format!("{file}:{}: {}", index + 1, line.trim()));
+                        wrong.push(format!("{}:{}: {}", file.display(), index + 1, line.trim()));
                     }
                 }
                 _ => {}
