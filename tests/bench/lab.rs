@@ -1,10 +1,9 @@
 //! What the rows are measured on: an Incus project of its own with a base
 //! pixel in it, both removed at the end.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -84,12 +83,8 @@ impl Lab {
     /// The daemon's version and the storage driver of the base's pool.
     pub fn server(&self) -> Result<(String, String)> {
         let server = self.api().call("GET", "/1.0", None)?;
-        let text = |key: &str| {
-            server["environment"][key]
-                .as_str()
-                .unwrap_or("?")
-                .to_owned()
-        };
+        let environment = &server["environment"];
+        let text = |key: &str| environment[key].as_str().unwrap_or("?").to_owned();
         Ok((text("server_version"), text("storage")))
     }
 
@@ -140,11 +135,8 @@ impl Lab {
     pub fn file(&self) -> Result<PathBuf> {
         let path = self.home.path().join("volume");
         if !path.exists() {
-            let mut file = std::fs::File::create(&path)?;
             let block: Vec<u8> = (0..VOLUME / 100).map(|i| (i * 31 / 7) as u8).collect();
-            for _ in 0..100 {
-                file.write_all(&block)?;
-            }
+            std::fs::write(&path, block.repeat(100))?;
         }
         Ok(path)
     }
@@ -179,19 +171,17 @@ impl Lab {
         let names: Vec<String> = (there..count)
             .map(|index| self.instance(&format!("{index:03}")))
             .collect();
-        let failed = side_by_side(&names, || {
-            let (mut api, tiny) = (self.api(), &tiny);
-            move |name: &str| {
-                go_on()?;
-                let source = format!("{tiny}/tiny");
-                let body = json!({
-                    "name": name,
-                    "source": {"type": "copy", "source": source, "instance_only": true},
-                });
-                api.operate("POST", "/1.0/instances", &body).map(drop)
-            }
-        });
-        ensure!(failed.is_empty(), "cloning: {}", failed.join("; "));
+        let source = format!("{tiny}/tiny");
+        side_by_side(&names, |name| {
+            go_on()?;
+            let body = json!({
+                "name": name,
+                "source": {"type": "copy", "source": source, "instance_only": true},
+            });
+            let mut api = self.api();
+            api.operate("POST", "/1.0/instances", &body).map(drop)
+        })
+        .context("cloning")?;
         let there = pixels(&mut api)?.len();
         ensure!(there == count, "{there} instances where {count} were made");
         Ok(begun.elapsed())
@@ -227,15 +217,12 @@ impl Drop for Lab {
 /// Projects of runs whose process is gone.
 fn left_behind(api: &mut Api) -> Result<Vec<String>> {
     let projects = api.call("GET", "/1.0/projects", None)?;
-    Ok(names_of(&projects)
-        .into_iter()
-        .filter(|name| {
-            let pid = name
-                .strip_prefix(PROJECT)
-                .and_then(|pid| pid.parse::<u32>().ok());
-            pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-        })
-        .collect())
+    let mut names = names_of(&projects);
+    names.retain(|name| {
+        let pid = name.strip_prefix(PROJECT).map(str::parse::<u32>);
+        pid.is_some_and(|pid| pid.is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()))
+    });
+    Ok(names)
 }
 
 /// The pixels of a project.
@@ -268,11 +255,7 @@ fn names_of(urls: &Value) -> Vec<String> {
 fn remove_project(socket: &Path, project: &str) -> Result<usize> {
     let mut api = Api::new(socket, project);
     let names = instances(&mut api)?;
-    let failed = side_by_side(&names, || {
-        let mut api = Api::new(socket, project);
-        move |name: &str| api.remove(name)
-    });
-    ensure!(failed.is_empty(), "removing: {}", failed.join("; "));
+    side_by_side(&names, |name| Api::new(socket, project).remove(name)).context("removing")?;
     if let Some(bridge) = bridge(project) {
         for kind in ["networks", "network-acls"] {
             // There only when anything was put behind a gateway.
@@ -284,27 +267,22 @@ fn remove_project(socket: &Path, project: &str) -> Result<usize> {
     Ok(names.len())
 }
 
-/// Does one thing to many names, several at a time, each worker with what
-/// `worker` makes for it. Returns the failures.
-fn side_by_side<W>(names: &[String], worker: impl Fn() -> W + Sync) -> Vec<String>
-where
-    W: FnMut(&str) -> Result<()>,
-{
-    let next = AtomicUsize::new(0);
-    let work_off = || {
-        let (mut work, mut failed) = (worker(), Vec::new());
-        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = work(name) {
-                failed.push(format!("{name}: {error:#}"));
-            }
-        }
-        failed
-    };
+/// Does one thing to many names, several at a time. Fails with all failures.
+fn side_by_side(names: &[String], work: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(String::new()));
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work_off)).collect();
-        let failed = workers.into_iter().map(|worker| worker.join());
-        failed
-            .flat_map(|failed| failed.expect("a worker"))
-            .collect()
-    })
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = work(name) {
+                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        failed.push_str(&format!("{name}: {error:#}; "));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ensure!(failed.is_empty(), "{failed}");
+    Ok(())
 }
