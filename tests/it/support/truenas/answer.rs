@@ -1,50 +1,49 @@
-//! Errors in the server's own form.
+//! Parameters, and errors in the server's own form.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// How a call or a job fails.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Fail {
-    /// Rows of attribute, message and errno; `list` distinguishes several from one.
-    Invalid {
-        rows: Vec<(Option<String>, String, i64)>,
-        list: bool,
-    },
-    Call {
-        errno: i64,
-        reason: String,
-    },
-    Missing,
+    /// One row of a validation error: an attribute and what is wrong with it.
+    /// Without an attribute, something does not exist.
+    Invalid(Option<String>, String),
+    /// Errno and reason.
+    Call(i64, String),
+    NoMethod,
 }
 
 pub type Outcome = Result<Value, Fail>;
 
-pub fn invalid(attribute: &str, message: impl Into<String>) -> Fail {
-    Fail::Invalid {
-        rows: vec![(Some(attribute.to_owned()), message.into(), 22)],
-        list: true,
+/// The daemon's own errors.
+impl From<String> for Fail {
+    fn from(reason: String) -> Self {
+        call(14, reason)
     }
+}
+
+/// A call's arguments, strictly: as many as there are fields, of these types and
+/// without unknown keys.
+pub fn args<T: DeserializeOwned>(params: &[Value]) -> Result<T, Fail> {
+    serde_json::from_value(json!(params)).map_err(|e| invalid("params", e.to_string()))
+}
+
+pub fn invalid(attribute: &str, message: impl Into<String>) -> Fail {
+    Fail::Invalid(Some(attribute.to_owned()), message.into())
 }
 
 pub fn not_found(word: &str, id: &str) -> Fail {
-    Fail::Invalid {
-        rows: vec![(None, format!("{word} {id} does not exist"), 2)],
-        list: false,
-    }
+    Fail::Invalid(None, format!("{word} {id} does not exist"))
 }
 
 pub fn call(errno: i64, reason: impl Into<String>) -> Fail {
-    Fail::Call {
-        errno,
-        reason: reason.into(),
-    }
+    Fail::Call(errno, reason.into())
 }
 
 fn name(errno: i64) -> &'static str {
     match errno {
-        1 => "EPERM",
         2 => "ENOENT",
-        13 => "EACCES",
         14 => "EFAULT",
         16 => "EBUSY",
         17 => "EEXIST",
@@ -57,63 +56,44 @@ fn name(errno: i64) -> &'static str {
 impl Fail {
     fn rows(&self) -> Value {
         match self {
-            Self::Invalid { rows, .. } => json!(rows),
+            Self::Invalid(Some(attribute), message) => json!([[attribute, message, 22]]),
+            Self::Invalid(None, message) => json!([[null, message, 2]]),
             _ => Value::Null,
         }
     }
 
     fn text(&self) -> String {
         match self {
-            Self::Invalid { rows, list } => rows
-                .iter()
-                .map(|(attribute, message, errno)| {
-                    let attribute = attribute.as_deref().unwrap_or("None");
-                    let end = if *list { "\n" } else { "" };
-                    format!("[{}] {attribute}: {message}{end}", name(*errno))
-                })
-                .collect(),
-            Self::Call { errno, reason } => format!("[{}] {reason}", name(*errno)),
-            Self::Missing => String::new(),
+            Self::Invalid(Some(attribute), message) => format!("[EINVAL] {attribute}: {message}\n"),
+            Self::Invalid(None, message) => format!("[ENOENT] None: {message}"),
+            Self::Call(errno, reason) => format!("[{}] {reason}", name(*errno)),
+            Self::NoMethod => "Method does not exist".into(),
         }
-    }
-
-    fn trace(&self) -> Value {
-        // What must never be printed.
-        json!({"class": "CallError", "frames": [{"locals": {"api_key": super::API_KEY}}],
-               "formatted": "Traceback", "repr": ""})
     }
 
     /// The `error` member of an answer.
     pub fn of_call(&self) -> Value {
-        let text = self.text();
-        match self {
-            Self::Missing => json!({"code": -32601, "message": "Method does not exist"}),
-            Self::Invalid { .. } => json!({
-                "code": -32602, "message": "Invalid params",
-                "data": {"error": 22, "errname": "EINVAL", "reason": text,
-                         "trace": self.trace(), "extra": self.rows()},
-            }),
-            Self::Call { errno, .. } => json!({
-                "code": -32001, "message": "Method call error",
-                "data": {"error": errno, "errname": name(*errno), "reason": text,
-                         "trace": self.trace(), "extra": null},
-            }),
-        }
+        let (code, message, errno) = match self {
+            Self::NoMethod => return json!({"code": -32601, "message": self.text()}),
+            Self::Invalid(..) => (-32602, "Invalid params", 22),
+            Self::Call(errno, _) => (-32001, "Method call error", *errno),
+        };
+        // What must never be printed.
+        let trace = json!({"frames": [{"locals": {"api_key": super::API_KEY}}]});
+        json!({"code": code, "message": message, "data": {
+            "error": errno, "errname": name(errno), "reason": self.text(),
+            "trace": trace, "extra": self.rows()}})
     }
 
     /// `error` and `exc_info` of a job.
     pub fn of_job(&self) -> (Value, Value) {
-        let info = match self {
-            Self::Invalid { rows, list } => json!({
-                "repr": "ValidationErrors(...)", "type": "VALIDATION",
-                "errno": if *list { Value::Null } else { json!(rows[0].2) },
-                "extra": self.rows(),
-            }),
-            Self::Call { errno, .. } => {
-                json!({"repr": "CallError(...)", "type": "CallError", "errno": errno, "extra": null})
-            }
-            Self::Missing => json!({"repr": "", "type": "Exception", "errno": null, "extra": null}),
+        let (kind, errno) = match self {
+            Self::Invalid(Some(_), _) => ("VALIDATION", None),
+            Self::Invalid(None, _) => ("VALIDATION", Some(2)),
+            Self::Call(errno, _) => ("CallError", Some(*errno)),
+            Self::NoMethod => ("Exception", None),
         };
+        let info = json!({"repr": "", "type": kind, "errno": errno, "extra": self.rows()});
         (json!(self.text()), info)
     }
 }

@@ -5,96 +5,38 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::answer::{Outcome, call, invalid};
+use super::answer::{Fail, Outcome, args, call, invalid};
 use super::query::Query;
-use super::schema::{self, Kind};
 use super::wire::Peer;
-use super::{API_KEY, Fault, Inner, LoginAnswer, jobs};
+use super::{API_KEY, Fault, Inner, LoginAnswer, POOL, jobs};
 
-const ALWAYS: &[&str] = &[
-    "auth.login_ex",
-    "core.ping",
-    "core.subscribe",
-    "core.unsubscribe",
-    "core.set_options",
-    "core.get_jobs",
-    "core.job_abort",
-    "system.version",
-    "system.version_short",
-    "interface.query",
-    "network.general.summary",
-    "filesystem.stat",
-    "filesystem.listdir",
-    "filesystem.file_receive",
-    "cronjob.create",
-    "cronjob.query",
-    "cronjob.get_instance",
-    "cronjob.run",
-    "cronjob.delete",
-];
+/// The one method that is allowed before login.
+pub const LOGIN: &str = "auth.login_ex";
 
-const VIRT: &[&str] = &[
-    "virt.global.config",
-    "virt.instance.query",
-    "virt.instance.get_instance",
-    "virt.instance.create",
-    "virt.instance.update",
-    "virt.instance.start",
-    "virt.instance.stop",
-    "virt.instance.restart",
-    "virt.instance.delete",
-];
-
-const LXC: &[&str] = &[
-    "container.query",
-    "container.get_instance",
-    "container.create",
-    "container.start",
-    "container.stop",
-    "container.delete",
-    "lxc.config",
-];
-
-const SNAPSHOTS: &[&str] = &[
-    "query",
-    "get_instance",
-    "create",
-    "delete",
-    "rollback",
-    "clone",
-];
-
-/// Allowed before login.
-pub fn is_open(method: &str) -> bool {
-    ["auth.login_ex", "core.ping", "core.set_options"].contains(&method)
-}
-
-pub fn is_known(server: &Inner, method: &str) -> bool {
-    let space = if server.is(25, 10) { "pool." } else { "zfs." };
-    let snapshot = method
-        .strip_prefix(space)
-        .and_then(|rest| rest.strip_prefix("snapshot."))
-        .is_some_and(|verb| SNAPSHOTS.contains(&verb));
-    let containers = if server.is(26, 0) { LXC } else { VIRT };
-    let known = snapshot || ALWAYS.contains(&method) || containers.contains(&method);
-    if !known {
-        server.wrong(format!("{} has no {method}", server.version));
+/// Whether this release has the namespace.
+fn has(server: &Inner, method: &str) -> bool {
+    match method.split_once('.') {
+        Some(("virt", _)) => !server.is(26, 0),
+        Some(("container", _)) => server.is(26, 0),
+        Some(("zfs", _)) => !server.is(25, 10),
+        Some(("pool", _)) => server.is(25, 10),
+        _ => true,
     }
-    known
 }
 
 pub fn run(
     server: &Arc<Inner>,
-    peer: &Arc<Peer>,
+    peer: &Peer,
     method: &str,
     params: &[Value],
-    id: Option<Value>,
+    id: &str,
     fault: Option<Fault>,
 ) -> Outcome {
-    if let Some((_, verb)) = method.split_once(".snapshot.") {
-        return server.snapshot_call(verb, params);
+    if !has(server, method) {
+        server.wrong(format!("{} has no {method}", server.version));
+        return Err(Fail::NoMethod);
     }
-    if let Some(task) = jobs::task(server, method, params) {
+    if let Some(task) = jobs::task(method, params) {
         if matches!(fault, Some(Fault::FullQueue)) {
             jobs::crowd(server, method, params, &task);
         }
@@ -102,83 +44,66 @@ pub fn run(
         return jobs::submit(server, method, params, id, task, fails);
     }
     match method {
-        "auth.login_ex" => log_in(server, peer, params),
-        "core.ping" => Ok(json!("pong")),
-        "core.set_options" => Ok(Value::Null),
+        LOGIN => log_in(server, peer, params),
         "core.subscribe" => {
-            schema::count(params, 1, 1)?;
-            peer.subscribe(schema::text(params, 0, "event")?);
-            Ok(json!(format!(
-                "00000000-0000-4000-8000-{:012}",
-                server.unique()
-            )))
+            let (event,): (String,) = args(params)?;
+            if event == jobs::COLLECTION {
+                peer.subscribed.store(true, Ordering::SeqCst);
+            }
+            Ok(json!("00000000-0000-4000-8000-000000000000"))
         }
-        "core.unsubscribe" | "core.job_abort" => Ok(Value::Null),
-        "core.get_jobs" => jobs::query(server, params),
+        jobs::COLLECTION => jobs::query(server, params),
         "system.version" => {
-            schema::count(params, 0, 0)?;
+            let []: [Value; 0] = args(params)?;
             Ok(json!(format!("TrueNAS-{}", server.version)))
         }
-        "system.version_short" => Ok(json!(server.version)),
-        "interface.query" => interfaces(server, params),
-        "network.general.summary" => Ok(json!({
-            "ips": {"incusbr0": {"IPV4": [bridge(server)]}, "lo": {}},
-            "default_routes": [gateway(server)], "nameservers": ["192.0.2.1"],
-        })),
-        "filesystem.stat" => {
-            schema::count(params, 1, 1)?;
-            server.stat(schema::text(params, 0, "path")?)
+        "interface.query" => args::<Query>(params)?.answer(
+            [("eno1", "PHYSICAL"), ("incusbr0", "BRIDGE")]
+                .map(|(name, kind)| json!({"name": name, "type": kind, "a_later_field": true})),
+        ),
+        "network.general.summary" => {
+            let found = server.incus.get("/1.0/networks/incusbr0");
+            let bridge = found["config"]["ipv4.address"].as_str().unwrap();
+            // Some other address of the bridge's network.
+            let (network, _) = bridge.rsplit_once('.').unwrap();
+            Ok(json!({"ips": {"incusbr0": {"IPV4": [bridge]}, "lo": {}},
+                "default_routes": [format!("{network}.254")], "nameservers": ["192.0.2.1"]}))
         }
+        "filesystem.stat" => server.stat(params),
         "filesystem.listdir" => server.listdir(params),
         "filesystem.file_receive" => server.file_receive(params),
         "virt.global.config" => {
-            let bridge = bridge(server);
             let state = server.service.lock().unwrap().clone();
-            Ok(
-                json!({"id": 1, "pool": super::POOL, "dataset": "tank/.ix-virt",
-                "storage_pools": [super::POOL], "bridge": null, "v4_network": bridge,
-                "v6_network": null, "state": state}),
-            )
+            Ok(json!({"id": 1, "pool": POOL, "v6_network": null, "state": state}))
         }
         "virt.instance.query" => server.virt_query(params),
-        "virt.instance.get_instance" => server.virt_get(params),
         "container.query" => server.container_query(params),
         "container.start" => server.container_start(params),
-        "lxc.config" => Ok(json!({"id": 1, "preferred_pool": super::POOL, "bridge": null})),
         "cronjob.create" => server.cron_create(params),
         "cronjob.query" => server.cron_query(params),
         "cronjob.delete" => server.cron_delete(params),
+        "zfs.snapshot.query" | "pool.snapshot.query" => server.snapshot_query(params),
+        "zfs.snapshot.create" | "pool.snapshot.create" => server.snapshot_create(params),
+        "zfs.snapshot.delete" | "pool.snapshot.delete" => server.snapshot_delete(params),
+        "zfs.snapshot.rollback" | "pool.snapshot.rollback" => server.snapshot_rollback(params),
         other => {
             server.wrong(format!("the simulator has no {other}"));
-            Err(call(22, "not simulated"))
+            Err(Fail::NoMethod)
         }
     }
 }
 
 fn log_in(server: &Inner, peer: &Peer, params: &[Value]) -> Outcome {
-    schema::count(params, 1, 1)?;
     server.state.lock().unwrap().logins += 1;
     if peer.spoilt.load(Ordering::SeqCst) {
         server.wrong("a second login on a connection whose first failed".into());
-        return Err(call(
-            14,
-            "AUTH: unexpected authenticator run state. Expected: START",
-        ));
+        return Err(call(14, "AUTH: unexpected authenticator run state"));
     }
-    let fields = [
-        ("mechanism", Kind::Text, true),
-        ("username", Kind::Text, true),
-        ("api_key", Kind::Text, true),
-        ("login_options", Kind::Object, false),
-    ];
-    let given = schema::object(params.first(), "login_data", &fields)?;
-    let options = schema::object(
-        given.get("login_options"),
-        "login_data.login_options",
-        &[("user_info", Kind::Bool, false)],
-    )?;
-    if given["mechanism"] != "API_KEY_PLAIN" || options["user_info"] != false {
-        return Err(invalid("login_data.mechanism", "Input should be another"));
+    let (given,): (Value,) = args(params)?;
+    let expected = json!({"mechanism": "API_KEY_PLAIN", "username": given["username"],
+        "api_key": given["api_key"], "login_options": {"user_info": false}});
+    if given != expected {
+        return Err(invalid("login_data", "Input should be another"));
     }
     if let LoginAnswer::Always(answer) = &*server.login.lock().unwrap() {
         peer.spoilt.store(true, Ordering::SeqCst);
@@ -192,42 +117,4 @@ fn log_in(server: &Inner, peer: &Peer, params: &[Value]) -> Outcome {
     }
     peer.spoilt.store(true, Ordering::SeqCst);
     Ok(json!({"response_type": "AUTH_ERR"}))
-}
-
-fn bridge(server: &Inner) -> String {
-    let found = server.incus.get("/1.0/networks/incusbr0");
-    found["config"]["ipv4.address"].as_str().unwrap().to_owned()
-}
-
-/// Some other address of the bridge's network.
-fn gateway(server: &Inner) -> String {
-    let bridge = bridge(server);
-    let (address, _) = bridge.split_once('/').unwrap();
-    let (network, _) = address.rsplit_once('.').unwrap();
-    format!("{network}.254")
-}
-
-fn interfaces(server: &Inner, params: &[Value]) -> Outcome {
-    let live = bridge(server);
-    let (address, bits) = live.split_once('/').unwrap();
-    let bits: u32 = bits.parse().unwrap();
-    let entry = |name: &str, kind: &str, aliases: Value| {
-        json!({"id": name, "name": name, "fake": false, "type": kind,
-            // Static addresses alone; those by DHCP are in the state.
-            "aliases": [], "ipv4_dhcp": true, "ipv6_auto": false, "description": "", "mtu": null,
-            "state": {"name": name, "link_state": "LINK_STATE_UP", "aliases": aliases},
-            "a_later_field": true})
-    };
-    Query::of(params)?.answer(vec![
-        entry(
-            "eno1",
-            "PHYSICAL",
-            json!([{"type": "LINK", "address": "00:00:5e:00:53:01"}]),
-        ),
-        entry(
-            "incusbr0",
-            "BRIDGE",
-            json!([{"type": "INET", "address": address, "netmask": bits}]),
-        ),
-    ])
 }

@@ -1,65 +1,70 @@
 //! Root's cron jobs. No shell runs: the one command that is known acts on the
 //! daemon, every other one is not found.
 
-use std::sync::Arc;
-
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Inner;
-use super::answer::{Outcome, call, invalid, not_found};
+use super::answer::{Outcome, args, call, invalid, not_found};
 use super::query::Query;
-use super::schema::{self, Kind};
 
 const ZFS: &str = "/usr/sbin/zfs";
+/// Characters.
+const LONGEST_COMMAND: usize = 1024;
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    command: String,
+    user: String,
+    enabled: bool,
+    stdout: bool,
+    stderr: bool,
+    description: String,
+    schedule: Schedule,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Schedule {
+    minute: String,
+    hour: String,
+    dom: String,
+    month: String,
+    dow: String,
+}
 
 impl Inner {
     pub fn cron_create(&self, params: &[Value]) -> Outcome {
-        schema::count(params, 1, 1)?;
-        let fields = [
-            ("command", Kind::Text, true),
-            ("user", Kind::Text, true),
-            ("enabled", Kind::Bool, false),
-            ("stdout", Kind::Bool, false),
-            ("stderr", Kind::Bool, false),
-            ("description", Kind::Text, false),
-            ("schedule", Kind::Object, false),
-        ];
-        let spec = schema::object(params.first(), "cron_job_create", &fields)?;
-        let schedule =
-            ["minute", "hour", "dom", "month", "dow"].map(|key| (key, Kind::Text, false));
-        schema::object(spec.get("schedule"), "cron_job_create.schedule", &schedule)?;
-        if spec["command"].as_str().unwrap().contains('\n') {
-            return Err(invalid("cron_job_create.command", "newlines are removed"));
+        let (spec,): (Entry,) = args(params)?;
+        if spec.command.contains('\n') || spec.command.chars().count() > LONGEST_COMMAND {
+            return Err(invalid("cron_job_create.command", "too long, or newlines"));
         }
-        if spec["enabled"] != false {
+        if spec.enabled {
             self.wrong("a temporary job that is due by the clock".into());
         }
         let mut state = self.state.lock().unwrap();
         state.next_cron += 1;
         let id = state.next_cron;
-        let mut entry = spec;
+        let mut entry = json!(spec);
         entry["id"] = json!(id);
         state.cron.insert(id, entry.clone());
         Ok(entry)
     }
 
     pub fn cron_query(&self, params: &[Value]) -> Outcome {
-        let all = self.state.lock().unwrap().cron.values().cloned().collect();
-        Query::of(params)?.answer(all)
+        let all: Vec<Value> = self.state.lock().unwrap().cron.values().cloned().collect();
+        args::<Query>(params)?.answer(all)
     }
 
     pub fn cron_delete(&self, params: &[Value]) -> Outcome {
-        schema::count(params, 1, 1)?;
-        let id = schema::int(params, 0, "id")?;
-        match self.state.lock().unwrap().cron.remove(&id) {
-            Some(_) => Ok(json!(true)),
-            None => Err(not_found("CronJob", &id.to_string())),
-        }
+        let (id,): (i64,) = args(params)?;
+        let removed = self.state.lock().unwrap().cron.remove(&id);
+        removed.ok_or_else(|| not_found("CronJob", &id.to_string()))
     }
 
-    pub fn cron_run(self: &Arc<Self>, params: &[Value]) -> Outcome {
-        schema::count(params, 1, 2)?;
-        let id = schema::int(params, 0, "id")?;
+    pub fn cron_run(&self, params: &[Value]) -> Outcome {
+        let (id, skip_disabled): (i64, bool) = args(params)?;
         let found = self.state.lock().unwrap().cron.get(&id).cloned();
         let entry = found.ok_or_else(|| not_found("CronJob", &id.to_string()))?;
         let command = entry["command"].as_str().unwrap();
@@ -67,6 +72,9 @@ impl Inner {
             let text = format!("CronTask \"{command}\" exited with {code} (non-zero) exit status.");
             call(14, text)
         };
+        if skip_disabled {
+            self.wrong("a disabled job that is to be skipped".into());
+        }
         let Some((source, new, target)) = understood(command) else {
             self.wrong(format!("unknown command: {command}"));
             return Err(failed(127));
@@ -84,12 +92,11 @@ impl Inner {
             return Err(format!("{new} is not beside {target}"));
         }
         let (dataset, label) = source.split_once('@').ok_or("no snapshot")?;
-        let from = self
-            .instance_of(dataset)
-            .ok_or(format!("{dataset} does not exist"))?;
-        let to = self
-            .instance_of(target)
-            .ok_or(format!("{target} does not exist"))?;
+        let instance_of = |dataset: &str| {
+            self.instance_of(dataset)
+                .ok_or(format!("{dataset} does not exist"))
+        };
+        let (from, to) = (instance_of(dataset)?, instance_of(target)?);
         let old = self.incus_instance(&to).ok_or("it is gone")?;
         if old["status"] != "Stopped" {
             self.wrong(format!("the disk of {to} is exchanged while it runs"));
@@ -110,14 +117,8 @@ impl Inner {
         self.incus.try_done("POST", "/1.0/instances", &body)?;
         // Properties of the snapshot service are not copied.
         let made = self.incus_instance(&to).ok_or("it is gone")?;
-        let mut config = serde_json::Map::new();
-        for key in made["config"].as_object().unwrap().keys() {
-            if key.starts_with("environment.") && old["config"].get(key).is_none() {
-                config.insert(key.clone(), json!(""));
-            }
-        }
-        self.incus
-            .try_done("PATCH", &path, &json!({"config": config}))?;
+        self.set_environment(&to, &made, &old)
+            .map_err(|fail| format!("{fail:?}"))?;
         let mut state = self.state.lock().unwrap();
         state.clones.entry(source.to_owned()).or_default().push(to);
         Ok(())

@@ -1,87 +1,65 @@
 //! The job machine: numbers, locks, queues, and the events in their order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Inner;
-use super::answer::{Fail, Outcome, call};
+use super::answer::{Outcome, args, call};
 use super::query::Query;
 
-const COLLECTION: &str = "core.get_jobs";
-/// So many may wait for one lock.
-const QUEUE: usize = 5;
-
-type Work = Box<dyn FnOnce(&Arc<Inner>) -> Outcome + Send>;
+pub const COLLECTION: &str = "core.get_jobs";
 
 pub struct Task {
     lock: String,
+    /// So many may wait for the lock.
     queue: usize,
-    work: Work,
+    work: Box<dyn FnOnce(&Inner) -> Outcome + Send>,
 }
 
 /// What a method does that is a job; `None` for the others. Its parameters
 /// are looked at by the job, not by the call.
-pub fn task(server: &Inner, method: &str, params: &[Value]) -> Option<Task> {
-    let verb = method
-        .strip_prefix("virt.instance.")
-        .filter(|verb| ["create", "update", "start", "stop", "restart", "delete"].contains(verb));
-    let params = params.to_vec();
-    if let Some(verb) = verb {
-        let first = params.first().cloned().unwrap_or_default();
-        let name = first.as_str().or_else(|| first["name"].as_str());
-        let verb = verb.to_owned();
-        return Some(Task {
-            lock: format!("instance_action_{}", name.unwrap_or_default()),
-            queue: QUEUE,
-            work: Box::new(move |server| server.virt_job(&verb, &params)),
-        });
-    }
-    match method {
-        "cronjob.run" => Some(Task {
-            lock: format!("cron_job_run_{}", params.first().unwrap_or(&Value::Null)),
-            queue: 1,
-            work: Box::new(move |server| server.cron_run(&params)),
-        }),
-        "container.stop" | "container.delete" => {
-            let verb = method.to_owned();
-            let _ = server;
-            Some(Task {
-                lock: format!("container_{}", params.first().unwrap_or(&Value::Null)),
-                queue: QUEUE,
-                work: Box::new(move |server| server.container_job(&verb, &params)),
-            })
-        }
-        _ => None,
-    }
+pub fn task(method: &str, params: &[Value]) -> Option<Task> {
+    let work: fn(&Inner, &str, &[Value]) -> Outcome = match method {
+        "virt.instance.query" => return None,
+        "cronjob.run" => |server, _, params| server.cron_run(params),
+        "container.stop" | "container.delete" => Inner::container_job,
+        _ if method.starts_with("virt.instance.") => Inner::virt_job,
+        _ => return None,
+    };
+    let (space, verb) = method.rsplit_once('.')?;
+    let first = params.first().unwrap_or(&Value::Null);
+    let target = first.get("name").unwrap_or(first);
+    let (verb, params) = (verb.to_owned(), params.to_vec());
+    Some(Task {
+        lock: format!("{space} {target}"),
+        queue: if method == "cronjob.run" { 1 } else { 5 },
+        work: Box::new(move |server| work(server, &verb, &params)),
+    })
 }
 
 /// Fills the queue that the task would wait in, with work of others on the same
 /// instance, which leaves it as it is.
 pub fn crowd(server: &Arc<Inner>, method: &str, params: &[Value], like: &Task) {
     let (method, others) = match params.first() {
-        Some(Value::Object(spec)) => (method, json!([{"name": spec["name"], "image": "other"}])),
-        Some(Value::String(name)) => ("virt.instance.update", json!([name, {"autostart": false}])),
-        other => (method, json!([other, true])),
+        Some(Value::Object(spec)) => (method, vec![json!({"name": spec["name"], "image": "o"})]),
+        Some(Value::String(name)) => (
+            "virt.instance.update",
+            vec![json!(name), json!({"autostart": false})],
+        ),
+        other => (method, vec![json!(other), json!(true)]),
     };
     for _ in 0..=like.queue {
         let task = Task {
             lock: like.lock.clone(),
             queue: like.queue,
             work: Box::new(|_| {
-                std::thread::sleep(std::time::Duration::from_millis(100));
+                std::thread::sleep(Duration::from_millis(100));
                 Ok(json!(true))
             }),
         };
-        let call = Some(json!("of another client"));
-        let _ = submit(
-            server,
-            method,
-            others.as_array().unwrap(),
-            call,
-            task,
-            false,
-        );
+        let _ = submit(server, method, &others, "of another client", task, false);
     }
 }
 
@@ -89,7 +67,7 @@ pub fn submit(
     server: &Arc<Inner>,
     method: &str,
     params: &[Value],
-    message: Option<Value>,
+    call_id: &str,
     task: Task,
     fails: bool,
 ) -> Outcome {
@@ -110,34 +88,40 @@ pub fn submit(
             argument.insert("a_default".into(), Value::Null);
         }
         let mut job = json!({
-            "id": id, "method": method, "arguments": shown, "transient": false,
-            "description": null, "abortable": false, "logs_path": null, "logs_excerpt": null,
-            "progress": {"percent": 0, "description": "", "extra": null},
-            "result": null, "result_encoding_error": null, "error": null, "exception": null,
-            "exc_info": null, "state": "WAITING", "time_started": {"$date": 1},
-            "time_finished": null, "credentials": {"type": "API_KEY", "data": {"username": "root"}},
-            "a_later_field": {"x": 1},
+            "id": id, "method": method, "arguments": shown, "result": null, "error": null,
+            "exc_info": null, "state": "WAITING", "a_later_field": {"x": 1},
         });
         if server.is(25, 10) {
-            job["message_ids"] = json!(message.into_iter().collect::<Vec<_>>());
+            job["message_ids"] = json!([call_id]);
         }
         state.jobs.insert(id, job.clone());
         (id, job)
     };
     // Before the answer that has the number.
-    server.tell(COLLECTION, "added", &json!(id), Some(&job));
+    server.tell("added", &job);
     let server = Arc::clone(server);
     std::thread::spawn(move || {
         let turn = || server.state.lock().unwrap().queues[&lock].front() == Some(&id);
         while !turn() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        update(&server, id, &[("state", json!("RUNNING"))]);
+        update(&server, id, json!({"state": "RUNNING"}));
         let outcome = match fails {
             true => Err(call(14, "it was made to fail")),
             false => work(&server),
         };
-        end(&server, id, outcome);
+        match outcome {
+            Ok(result) => {
+                update(&server, id, json!({"state": "SUCCESS", "result": result}));
+                // Once more, when it is wrapped up.
+                update(&server, id, json!({"logs_excerpt": ""}));
+            }
+            Err(fail) => {
+                let (error, info) = fail.of_job();
+                let failure = json!({"state": "FAILED", "error": error, "exc_info": info});
+                update(&server, id, failure);
+            }
+        }
         let mut state = server.state.lock().unwrap();
         if let Some(queue) = state.queues.get_mut(&lock) {
             queue.retain(|waiting| *waiting != id);
@@ -146,51 +130,23 @@ pub fn submit(
     Ok(json!(id))
 }
 
-fn end(server: &Inner, id: i64, outcome: Result<Value, Fail>) {
-    let done = ("time_finished", json!({"$date": 2}));
-    match outcome {
-        Ok(result) => {
-            let progress = json!({"percent": 100, "description": "", "extra": null});
-            let success = [
-                ("state", json!("SUCCESS")),
-                ("result", result),
-                ("progress", progress),
-            ];
-            update(server, id, &success);
-            // Once more, when it is wrapped up.
-            update(server, id, &[("logs_excerpt", json!("")), done]);
-        }
-        Err(fail) => {
-            let (error, info) = fail.of_job();
-            let failure = [
-                ("state", json!("FAILED")),
-                ("error", error),
-                ("exception", json!("Traceback")),
-                ("exc_info", info),
-                done,
-            ];
-            update(server, id, &failure);
-        }
-    }
-}
-
-fn update(server: &Inner, id: i64, fields: &[(&str, Value)]) {
+fn update(server: &Inner, id: i64, fields: Value) {
     let job = {
         let mut state = server.state.lock().unwrap();
         // Not after a restart.
         let Some(job) = state.jobs.get_mut(&id) else {
             return;
         };
-        for (key, value) in fields {
-            job[*key] = value.clone();
+        for (key, value) in fields.as_object().unwrap() {
+            job[key] = value.clone();
         }
         job.clone()
     };
-    server.tell(COLLECTION, "changed", &json!(id), Some(&job));
+    server.tell("changed", &job);
 }
 
 pub fn query(server: &Inner, params: &[Value]) -> Outcome {
-    let query = Query::of(params)?;
+    let query: Query = args(params)?;
     let mut all: Vec<Value> = server
         .state
         .lock()
@@ -199,7 +155,7 @@ pub fn query(server: &Inner, params: &[Value]) -> Outcome {
         .values()
         .cloned()
         .collect();
-    if query.extra("raw_result") != &json!(true) {
+    if query.options.extra["raw_result"] != true {
         for job in &mut all {
             job["result"] = json!("********");
         }

@@ -11,19 +11,18 @@ mod instances;
 mod jobs;
 mod lxc;
 mod query;
-mod schema;
 mod snapshots;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use tempfile::TempDir;
+use serde_json::{Value, json};
 
 use super::env::TestEnv;
+use super::lab;
 use super::server::Server;
 
 pub const API_KEY: &str = "7-Qv3xSECRETjH8sSECRETpW2nSECRETkL9mSECRETtR4yGu1";
@@ -53,8 +52,8 @@ pub enum Fault {
     Restart,
 }
 
-/// How many calls of a method an address may make before login in a window of
-/// time; the first too many is answered after a pause.
+/// How many logins an address may try in a window of time; the first too many is
+/// answered after a pause.
 #[derive(Debug, Clone, Copy)]
 pub struct RateLimit {
     pub calls: u32,
@@ -85,7 +84,7 @@ pub enum LoginAnswer {
 struct State {
     rules: Vec<Rule>,
     seen: Vec<String>,
-    /// What a correct client never does.
+    /// What a correct client never does, which fails the test when it ends.
     wrong: Vec<String>,
     jobs: BTreeMap<i64, Value>,
     next_job: i64,
@@ -99,8 +98,8 @@ struct State {
     deferred: Vec<String>,
     logins: u32,
     limit: Option<RateLimit>,
-    /// Of the methods called before login: when the window began, and how often.
-    early: BTreeMap<String, (Instant, u32)>,
+    /// When the current window began, and the logins since then.
+    window: Option<(Instant, u32)>,
     limited: u32,
 }
 
@@ -112,8 +111,6 @@ pub struct Inner {
     prefix: String,
     incus: Server,
     image: String,
-    /// Where files go that are written to a disk that is not mounted.
-    hidden: TempDir,
     state: Mutex<State>,
     connections: Mutex<Vec<Arc<wire::Peer>>>,
     login: Mutex<LoginAnswer>,
@@ -123,9 +120,6 @@ pub struct Inner {
     planted: Mutex<Option<Plant>>,
     /// No disk is shown as mounted.
     hides_disks: AtomicBool,
-    ended: AtomicBool,
-    serial: AtomicU32,
-    runtime: tokio::runtime::Handle,
 }
 
 pub struct Nas {
@@ -160,18 +154,14 @@ impl Nas {
             prefix: format!("px-{}", env.name("")),
             image: image.to_owned(),
             incus,
-            hidden: tempfile::tempdir().unwrap(),
             state: Mutex::default(),
             connections: Mutex::default(),
             login: Mutex::new(LoginAnswer::ByKey),
             service: Mutex::new("INITIALIZED".into()),
             planted: Mutex::default(),
             hides_disks: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            serial: AtomicU32::new(0),
-            runtime: runtime.handle().clone(),
         });
-        let (port, certificate, fingerprint) = wire::listen(&inner);
+        let (port, certificate, fingerprint) = wire::listen(&inner, runtime.handle());
         Self {
             inner,
             port,
@@ -183,6 +173,7 @@ impl Nas {
 
     /// A server, and an environment that works on it and has a key of its own.
     pub fn lab(version: &str, test: &str) -> (Self, TestEnv) {
+        lab::ready();
         let mut env = TestEnv::new(&format!("{test}{}", version.replace('.', "")));
         let nas = Self::start(version, &env);
         nas.configure(&mut env);
@@ -238,11 +229,6 @@ impl Nas {
         self.inner.state.lock().unwrap().logins
     }
 
-    /// What was done that a correct client never does.
-    pub fn wrong(&self) -> Vec<String> {
-        self.inner.state.lock().unwrap().wrong.clone()
-    }
-
     /// The labels on the server, hidden ones too.
     pub fn snapshots_of(&self, pixel: &str) -> Vec<String> {
         self.inner.incus.checkpoints(pixel)
@@ -263,7 +249,7 @@ impl Nas {
     pub fn limit_logins(&self, limit: RateLimit) {
         let mut state = self.inner.state.lock().unwrap();
         state.limit = Some(limit);
-        state.early.clear();
+        state.window = None;
     }
 
     /// How many calls were over the limit.
@@ -291,9 +277,15 @@ impl Nas {
 
 impl Drop for Nas {
     fn drop(&mut self) {
-        self.inner.ended.store(true, Ordering::Relaxed);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+        if !std::thread::panicking() {
+            let wrong = &self.inner.state.lock().unwrap().wrong;
+            assert!(
+                wrong.is_empty(),
+                "a correct client never does this: {wrong:?}"
+            );
         }
     }
 }
@@ -307,17 +299,16 @@ impl Inner {
         self.release >= (major, minor)
     }
 
-    /// How long a call before login waits for its refusal when it is one too many.
-    fn over_limit(&self, method: &str) -> Option<Duration> {
+    /// How long a login waits for its refusal when it is one too many.
+    fn over_limit(&self) -> Option<Duration> {
         let mut state = self.state.lock().unwrap();
         let limit = state.limit?;
-        let now = Instant::now();
-        let (begun, calls) = state.early.entry(method.to_owned()).or_insert((now, 0));
-        if begun.elapsed() >= limit.window {
-            (*begun, *calls) = (now, 0);
-        }
-        *calls += 1;
-        if *calls <= limit.calls {
+        let window = state
+            .window
+            .filter(|(begun, _)| begun.elapsed() < limit.window);
+        let (begun, before) = window.unwrap_or_else(|| (Instant::now(), 0));
+        state.window = Some((begun, before + 1));
+        if before < limit.calls {
             return None;
         }
         state.limited += 1;
@@ -342,22 +333,15 @@ impl Inner {
         due.map(|index| state.rules.remove(index).fault)
     }
 
-    /// Sends an event to all subscribers.
-    fn tell(&self, collection: &str, msg: &str, id: &Value, fields: Option<&Value>) {
-        let mut params = serde_json::json!({"msg": msg, "collection": collection, "id": id});
-        if let Some(fields) = fields {
-            params["fields"] = fields.clone();
-        }
-        let text = serde_json::json!({
-            "jsonrpc": "2.0", "method": "collection_update", "params": params,
-        })
-        .to_string();
+    /// Sends an event about a job to all subscribers.
+    fn tell(&self, msg: &str, job: &Value) {
+        let params = json!({"msg": msg, "collection": jobs::COLLECTION, "id": job["id"],
+            "fields": job});
+        let event = json!({"jsonrpc": "2.0", "method": "collection_update", "params": params});
         for peer in self.connections.lock().unwrap().iter() {
-            peer.event(collection, &text);
+            if peer.subscribed.load(Ordering::SeqCst) {
+                peer.say(event.to_string());
+            }
         }
-    }
-
-    fn unique(&self) -> u32 {
-        self.serial.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -1,22 +1,24 @@
 //! TLS, the upgrade, frames, and the rules of the envelope.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_rustls::server::TlsStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
-use super::answer::{Fail, call};
+use super::answer::call;
+use super::calls::{self, LOGIN};
 use super::{Fault, Inner, LoginAnswer};
 
 /// Characters: before login, after it, and for the one call with a file in it.
@@ -27,17 +29,11 @@ const LONGEST_FILE: usize = 2_097_152;
 const RUNNING: usize = 10;
 const IN_FLIGHT: usize = 20;
 
-enum Out {
-    Text(String),
-    Close(u16, &'static str),
-    /// The connection ends without a word.
-    Cut,
-}
-
 /// One client.
 pub struct Peer {
-    out: UnboundedSender<Out>,
-    subscribed: Mutex<HashSet<String>>,
+    /// `None` ends the connection without a word.
+    out: UnboundedSender<Option<String>>,
+    pub subscribed: AtomicBool,
     pub logged_in: AtomicBool,
     /// A login has failed on it: no other can succeed.
     pub spoilt: AtomicBool,
@@ -47,26 +43,17 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn event(&self, collection: &str, text: &str) {
-        if self.subscribed.lock().unwrap().contains(collection) {
-            let _ = self.out.send(Out::Text(text.to_owned()));
-        }
+    pub fn say(&self, text: String) {
+        let _ = self.out.send(Some(text));
     }
 
-    pub fn subscribe(&self, collection: &str) {
-        self.subscribed
-            .lock()
-            .unwrap()
-            .insert(collection.to_owned());
-    }
-
-    pub fn cut(&self) {
-        let _ = self.out.send(Out::Cut);
+    fn cut(&self) {
+        let _ = self.out.send(None);
     }
 }
 
 /// Takes connections until the server ends; its port, certificate and print.
-pub fn listen(inner: &Arc<Inner>) -> (u16, String, String) {
+pub fn listen(server: &Arc<Inner>, runtime: &Handle) -> (u16, String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["nas.test".to_owned()]).unwrap();
     let der = made.cert.der().clone();
     let print: String = ring::digest::digest(&ring::digest::SHA256, &der)
@@ -88,8 +75,8 @@ pub fn listen(inner: &Arc<Inner>) -> (u16, String, String) {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let server = Arc::clone(inner);
-    inner.runtime.spawn(async move {
+    let server = Arc::clone(server);
+    runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         while let Ok((tcp, _)) = listener.accept().await {
             let (server, acceptor) = (Arc::clone(&server), acceptor.clone());
@@ -103,48 +90,27 @@ pub fn listen(inner: &Arc<Inner>) -> (u16, String, String) {
     (port, made.cert.pem(), print)
 }
 
-async fn serve(mut stream: TlsStream<TcpStream>, server: Arc<Inner>) {
+#[allow(clippy::result_large_err, reason = "the type of the callback")]
+async fn serve(stream: TlsStream<TcpStream>, server: Arc<Inner>) {
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         server.wrong("HTTP/2 was offered".into());
         return;
     }
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") && head.len() < 16_384 {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => return,
-        }
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let path = head.split(' ').nth(1).unwrap_or_default();
-    let field = |name: &str| {
-        head.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name)
-                .then(|| value.trim().to_owned())
-        })
-    };
     let login = server.login.lock().unwrap().clone();
-    let accept = field("sec-websocket-key").map(|key| derive_accept_key(key.as_bytes()));
-    let reply = match (path, accept, &login) {
-        (_, _, LoginAnswer::NoApi) => "HTTP/1.1 302 Found\r\nLocation: /ui/\r\n".to_owned(),
-        ("/api/current", Some(accept), _) => format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n\r\n"
-        ),
-        _ => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n".to_owned(),
+    let upgrade = |request: &Request, response: Response| {
+        let status = match (&login, request.uri().path()) {
+            (LoginAnswer::NoApi, _) => StatusCode::FOUND,
+            (_, "/api/current") => return Ok(response),
+            _ => StatusCode::NOT_FOUND,
+        };
+        let mut refusal = ErrorResponse::new(None);
+        *refusal.status_mut() = status;
+        Err(refusal)
     };
-    let upgraded = reply.starts_with("HTTP/1.1 101");
-    let end = if upgraded { "" } else { "\r\n" };
-    let sent = stream.write_all(format!("{reply}{end}").as_bytes()).await;
-    if sent.is_err() || !upgraded {
-        let _ = stream.flush().await;
+    let Ok(mut socket) = accept_hdr_async(stream, upgrade).await else {
         return;
-    }
-    let _ = stream.flush().await;
-    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+    };
     if matches!(login, LoginAnswer::NotAllowed) {
-        let mut socket = socket;
         let frame = CloseFrame {
             code: 1008.into(),
             reason: "You are not allowed to access this resource".into(),
@@ -155,11 +121,11 @@ async fn serve(mut stream: TlsStream<TcpStream>, server: Arc<Inner>) {
     converse(socket, server).await;
 }
 
-async fn converse(socket: WebSocketStream<TlsStream<TcpStream>>, server: Arc<Inner>) {
+async fn converse(mut socket: WebSocketStream<TlsStream<TcpStream>>, server: Arc<Inner>) {
     let (out, mut queue) = unbounded_channel();
     let peer = Arc::new(Peer {
         out,
-        subscribed: Mutex::default(),
+        subscribed: AtomicBool::new(false),
         logged_in: AtomicBool::new(false),
         spoilt: AtomicBool::new(false),
         silent: AtomicBool::new(false),
@@ -167,7 +133,6 @@ async fn converse(socket: WebSocketStream<TlsStream<TcpStream>>, server: Arc<Inn
         slots: tokio::sync::Semaphore::new(RUNNING),
     });
     server.connections.lock().unwrap().push(Arc::clone(&peer));
-    let (mut sink, mut stream) = socket.split();
     loop {
         if peer.silent.load(Ordering::Relaxed) {
             // Neither reads nor writes, and does not close either.
@@ -176,24 +141,17 @@ async fn converse(socket: WebSocketStream<TlsStream<TcpStream>>, server: Arc<Inn
         }
         tokio::select! {
             biased;
-            out = queue.recv() => match out {
-                Some(Out::Text(text)) => {
-                    if sink.send(Message::text(text)).await.is_err() { break }
-                }
-                Some(Out::Close(code, reason)) => {
-                    let frame = CloseFrame { code: code.into(), reason: reason.into() };
-                    let _ = sink.send(Message::Close(Some(frame))).await;
-                    break;
-                }
-                Some(Out::Cut) | None => break,
+            out = queue.recv() => match out.flatten() {
+                Some(text) => if socket.send(Message::text(text)).await.is_err() { break },
+                None => break,
             },
-            frame = stream.next() => match frame {
-                Some(Ok(Message::Text(text))) => take(text.to_string(), &peer, &server),
+            frame = socket.next() => match frame {
+                Some(Ok(Message::Text(text))) => take(&text, &peer, &server),
                 Some(Ok(Message::Binary(_))) => {
                     server.wrong("a binary frame".into());
-                    let _ = peer.out.send(Out::Close(1003, ""));
+                    break;
                 }
-                Some(Ok(Message::Ping(_))) => { let _ = sink.flush().await; }
+                Some(Ok(Message::Ping(_))) => { let _ = socket.flush().await; }
                 Some(Ok(Message::Close(_))) | Some(Err(_)) | None => break,
                 Some(Ok(_)) => {}
             },
@@ -203,88 +161,61 @@ async fn converse(socket: WebSocketStream<TlsStream<TcpStream>>, server: Arc<Inn
     all.retain(|one| !Arc::ptr_eq(one, &peer));
 }
 
-fn envelope(code: i64, message: &str, id: &Value) -> String {
-    json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": id}).to_string()
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    jsonrpc: String,
+    id: String,
+    method: String,
+    params: Vec<Value>,
 }
 
-fn take(text: String, peer: &Arc<Peer>, server: &Arc<Inner>) {
-    let say = |text: String| {
-        let _ = peer.out.send(Out::Text(text));
+/// Starts the call. Ends the connection if the server would refuse the request
+/// unread.
+fn take(text: &str, peer: &Arc<Peer>, server: &Arc<Inner>) {
+    let refuse = |what: String| {
+        server.wrong(what);
+        peer.cut();
     };
+    let request: Envelope = match serde_json::from_str(text) {
+        Ok(request) => request,
+        Err(error) => return refuse(format!("a bad envelope: {error}")),
+    };
+    if request.jsonrpc != "2.0" {
+        return refuse(format!("a bad version: {}", request.jsonrpc));
+    }
     let length = text.chars().count();
-    let logged_in = peer.logged_in.load(Ordering::SeqCst);
-    if !logged_in && length > ANONYMOUS {
-        server.wrong(format!("{length} characters before login"));
-        let reason = "Anonymous connection max message length is 8 kB";
-        let _ = peer.out.send(Out::Close(1007, reason));
-        return;
-    }
-    let Ok(request) = serde_json::from_str::<Value>(&text) else {
-        server.wrong("no JSON".into());
-        return say(envelope(-32700, "Expecting value", &Value::Null));
-    };
-    if request.is_array() {
-        server.wrong("a batch".into());
-        let text = "Batch messages are not supported at this time";
-        return say(envelope(-32700, text, &Value::Null));
-    }
-    let method = request["method"].as_str().unwrap_or_default().to_owned();
-    let longest = match method.as_str() {
+    let longest = match request.method.as_str() {
+        _ if !peer.logged_in.load(Ordering::SeqCst) => ANONYMOUS,
         "filesystem.file_receive" => LONGEST_FILE,
         _ => LONGEST,
     };
     if length > longest {
-        server.wrong(format!("{length} characters for {method}"));
-        let _ = peer
-            .out
-            .send(Out::Close(1009, "Max message length is 64 kB"));
-        return;
+        return refuse(format!("{length} characters for {}", request.method));
     }
-    let id = request.get("id").cloned();
-    let sound = request["jsonrpc"] == "2.0"
-        && !method.is_empty()
-        && request.get("params").is_none_or(Value::is_array)
-        && id
-            .as_ref()
-            .is_none_or(|id| id.is_string() || id.is_i64() || id.is_null());
-    if !sound {
-        server.wrong(format!("a bad envelope for {method}"));
-        if let Some(id) = id {
-            say(envelope(-32600, "Invalid message format", &id));
-        }
-        return;
-    }
-    let params = request["params"].as_array().cloned().unwrap_or_default();
     if peer.in_flight.fetch_add(1, Ordering::SeqCst) >= IN_FLIGHT {
-        peer.in_flight.fetch_sub(1, Ordering::SeqCst);
-        server.wrong("more than 20 calls in flight".into());
-        let text = "Maximum number of concurrent calls (20) has exceeded";
-        return say(envelope(-32000, text, &id.unwrap_or(Value::Null)));
+        return refuse("more than 20 calls in flight".into());
     }
     let (peer, server) = (Arc::clone(peer), Arc::clone(server));
     tokio::spawn(async move {
         let slot = peer.slots.acquire().await;
-        run(&peer, &server, &method, params, id).await;
+        run(&peer, &server, request).await;
         drop(slot);
         peer.in_flight.fetch_sub(1, Ordering::SeqCst);
     });
 }
 
-async fn run(
-    peer: &Arc<Peer>,
-    server: &Arc<Inner>,
-    method: &str,
-    params: Vec<Value>,
-    id: Option<Value>,
-) {
-    let fault = server.fault(method);
+async fn run(peer: &Arc<Peer>, server: &Arc<Inner>, request: Envelope) {
+    let Envelope {
+        id, method, params, ..
+    } = request;
+    let fault = server.fault(&method);
     let reply = |outcome: Result<Value, Value>| {
-        let Some(id) = &id else { return };
         let text = match outcome {
             Ok(result) => json!({"jsonrpc": "2.0", "result": result, "id": id}),
             Err(error) => json!({"jsonrpc": "2.0", "error": error, "id": id}),
         };
-        let _ = peer.out.send(Out::Text(text.to_string()));
+        peer.say(text.to_string());
     };
     match &fault {
         Some(Fault::CutBefore) => return peer.cut(),
@@ -292,33 +223,28 @@ async fn run(
         Some(Fault::Silence) => {
             peer.silent.store(true, Ordering::Relaxed);
             // Wakes the one who writes.
-            let _ = peer.out.send(Out::Text("{}".into()));
-            return;
+            return peer.say("{}".into());
         }
         Some(Fault::Refuse(error)) => return reply(Err(error.clone())),
-        Some(Fault::FullQueue) if super::jobs::task(server, method, &params).is_none() => {
+        Some(Fault::FullQueue) if super::jobs::task(&method, &params).is_none() => {
             let text = "Maximum number of concurrent calls (20) has exceeded";
             return reply(Err(json!({"code": -32000, "message": text})));
         }
         _ => {}
     }
-    let known = super::calls::is_known(server, method);
     let logged_in = peer.logged_in.load(Ordering::SeqCst);
-    let early = !logged_in && super::calls::is_open(method) && method != "core.set_options";
-    let limited = early.then(|| server.over_limit(method)).flatten();
+    let limited = (!logged_in).then(|| server.over_limit()).flatten();
     let outcome = if let Some(pause) = limited {
         tokio::time::sleep(pause).await;
         Err(call(16, "Rate Limit Exceeded"))
-    } else if !known {
-        Err(Fail::Missing)
-    } else if !logged_in && !super::calls::is_open(method) {
+    } else if !logged_in && method != LOGIN {
         server.wrong(format!("{method} before login"));
         Err(call(207, "Not authenticated"))
     } else {
-        let (theirs, peer, method) = (Arc::clone(server), Arc::clone(peer), method.to_owned());
-        let (fault, call_id) = (fault.clone(), id.clone());
+        let (theirs, peer, fault) = (Arc::clone(server), Arc::clone(peer), fault.clone());
+        let id = id.clone();
         tokio::task::spawn_blocking(move || {
-            super::calls::run(&theirs, &peer, &method, &params, call_id, fault)
+            calls::run(&theirs, &peer, &method, &params, &id, fault)
         })
         .await
         .unwrap_or_else(|_| Err(call(22, "the simulator failed")))
