@@ -87,39 +87,23 @@ mod tests {
     }
 
     #[test]
-    fn parent_defaults_to_interface_of_default_route() {
-        let (interfaces, summary) = server("PHYSICAL");
-        let nic = choose(&NicOptions::default(), &interfaces, &summary).unwrap();
-        assert_eq!(
-            (&nic["nic_type"], &nic["parent"]),
-            (&json!("MACVLAN"), &json!("eno1"))
-        );
-        let (interfaces, summary) = server("BRIDGE");
-        let nic = choose(&NicOptions::default(), &interfaces, &summary).unwrap();
-        assert_eq!(nic["nic_type"], "BRIDGED");
-    }
-
-    #[test]
     fn kind_and_parent_override_defaults_separately() {
-        let (interfaces, summary) = server("BRIDGE");
-        let options = NicOptions {
-            kind: None,
-            parent: Some("eno2".into()),
-        };
-        let nic = choose(&options, &interfaces, &summary).unwrap();
-        assert_eq!(
-            (&nic["nic_type"], &nic["parent"]),
-            (&json!("MACVLAN"), &json!("eno2"))
-        );
-        let options = NicOptions {
-            kind: Some(NicKind::Macvlan),
-            parent: None,
-        };
-        let nic = choose(&options, &interfaces, &summary).unwrap();
-        assert_eq!(
-            (&nic["nic_type"], &nic["parent"]),
-            (&json!("MACVLAN"), &json!("eno1"))
-        );
+        for (interface, kind, parent, expected) in [
+            ("PHYSICAL", None, None, ("MACVLAN", "eno1")),
+            ("BRIDGE", None, None, ("BRIDGED", "eno1")),
+            ("BRIDGE", None, Some("eno2"), ("MACVLAN", "eno2")),
+            ("BRIDGE", Some(NicKind::Macvlan), None, ("MACVLAN", "eno1")),
+        ] {
+            let (interfaces, summary) = server(interface);
+            let parent = parent.map(str::to_owned);
+            let options = NicOptions { kind, parent };
+            let nic = choose(&options, &interfaces, &summary).unwrap();
+            let (kind, parent) = expected;
+            assert_eq!(
+                (&nic["nic_type"], &nic["parent"]),
+                (&json!(kind), &json!(parent))
+            );
+        }
     }
 
     #[test]
