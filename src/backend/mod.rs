@@ -48,15 +48,19 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
             fingerprint: nas.fingerprint.clone(),
             insecure: nas.insecure_skip_verify,
         },
-        user: nas.username.clone(),
-        api_key: nas.api_key.clone().ok_or_else(|| need("truenas.api_key"))?,
-        pool: defaults.pool.clone(),
-        dataset_prefix: settings.checkpoint.dataset_prefix.clone(),
-        nic: truenas::NicOptions {
-            kind: defaults.nic_type.map(nic_kind),
-            parent: defaults.parent.clone(),
+        login: truenas::Login {
+            user: nas.username.clone(),
+            key: nas.api_key.clone().ok_or_else(|| need("truenas.api_key"))?,
         },
-        image: defaults.image.clone(),
+        placement: truenas::Placement {
+            pool: defaults.pool.clone(),
+            dataset_prefix: settings.checkpoint.dataset_prefix.clone(),
+            nic: truenas::NicOptions {
+                kind: defaults.nic_type.map(nic_kind),
+                parent: defaults.parent.clone(),
+            },
+            image: defaults.image.clone(),
+        },
         ssh: truenas::SshSettings {
             key: settings.ssh.key.clone(),
             agent: env("SSH_AUTH_SOCK")

@@ -10,7 +10,8 @@ use super::api_version::Release;
 use super::connect::MAX_MESSAGE;
 use super::error::Failure;
 use super::job_events::GET_JOBS;
-use super::messages::{Meaning, Message};
+use super::messages::Meaning;
+use super::rpc::Rpc;
 use super::socket::{Connection, Disconnected, MAX_ATTEMPTS, RETRY_PAUSE};
 use super::wire::decode;
 use crate::model::Reason;
@@ -18,9 +19,12 @@ use crate::secret::Secret;
 
 /// Includes the server's delay of the response to a failed login.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The code of the close frame for a client whose address is not in the allow list
+/// of the web UI.
+const ADDRESS_NOT_ALLOWED: u16 = 1008;
 
-#[derive(Debug, Clone)]
-pub(super) struct Login {
+#[derive(Debug)]
+pub struct Login {
     pub user: String,
     pub key: Secret,
 }
@@ -40,50 +44,22 @@ struct LoginResult {
     urls: Vec<String>,
 }
 
-/// Logs in, subscribes to job events and reads the server's release. On failure,
-/// the connection must not be used. `next_id` returns the ids of the calls.
-pub(super) async fn log_in(
-    connection: Connection,
-    endpoint: &str,
-    login: &Login,
-    next_id: impl Fn() -> String,
-) -> Result<Session, Failure> {
-    let caller = Caller {
-        connection: &connection,
-        endpoint,
-        next_id,
-    };
-    let release = tokio::time::timeout(TIMEOUT, caller.log_in(login))
-        .await
-        .unwrap_or_else(|_| {
-            Err(Failure::TimedOut {
-                doing: format!("logging in to TrueNAS at {endpoint}"),
-                after: TIMEOUT,
-            })
-        })?;
-    Ok(Session {
-        connection,
-        release,
-    })
-}
-
 /// Why the login failed; `None` if it succeeded.
 fn refusal(result: &LoginResult, user: &str) -> Option<Reason> {
-    let meaning = Message::Login(&result.response_type).meaning();
-    Some(match meaning {
-        Some(Meaning::LoggedIn) => return None,
-        Some(Meaning::KeyRejected) => Reason::from(format!(
+    Some(match result.response_type.as_str() {
+        "SUCCESS" => return None,
+        "AUTH_ERR" => Reason::from(format!(
             "the API key was refused: it is wrong, revoked, or not a key of the user {user:?}"
         )),
-        Some(Meaning::KeyExpired) => Reason::from(
+        "EXPIRED" => Reason::from(
             "the API key has expired, or TrueNAS revoked it because it was sent without TLS",
         )
         .with_hint("create a new API key in TrueNAS, then set truenas.api_key"),
-        Some(Meaning::SecondFactor) => Reason::from(format!(
+        "OTP_REQUIRED" => Reason::from(format!(
             "the user {user:?} needs a second factor, which an API key cannot provide"
         ))
         .with_hint("set truenas.username to a user without two-factor authentication"),
-        Some(Meaning::Standby) => {
+        "REDIRECT" => {
             let urls = match result.urls.is_empty() {
                 true => String::new(),
                 false => format!(": {}", result.urls.join(", ")),
@@ -91,89 +67,87 @@ fn refusal(result: &LoginResult, user: &str) -> Option<Reason> {
             Reason::from(format!("this is the standby node of the server{urls}"))
                 .with_hint("set truenas.host to the active node")
         }
-        Some(Meaning::NoApiAccess) => {
-            Reason::from(format!("the user {user:?} has no access to the API"))
-        }
-        _ => Reason::from(format!("the login returned {:?}", result.response_type)),
+        "DENIED" => Reason::from(format!("the user {user:?} has no access to the API")),
+        other => Reason::from(format!("the login returned {other:?}")),
     })
 }
 
-struct Caller<'a, F> {
-    connection: &'a Connection,
-    endpoint: &'a str,
-    next_id: F,
-}
+impl Rpc {
+    /// Logs in, subscribes to job events and reads the server's release. On failure,
+    /// the connection must not be used.
+    pub(super) async fn log_in(&self, connection: Connection) -> Result<Session, Failure> {
+        let release = tokio::time::timeout(TIMEOUT, self.begin(&connection))
+            .await
+            .unwrap_or_else(|_| {
+                let doing = format!("logging in to TrueNAS at {}", self.endpoint());
+                Err(Failure::timed_out(doing, TIMEOUT))
+            })?;
+        Ok(Session {
+            connection,
+            release,
+        })
+    }
 
-impl<F: Fn() -> String> Caller<'_, F> {
-    async fn log_in(&self, login: &Login) -> Result<Release, Failure> {
+    async fn begin(&self, connection: &Connection) -> Result<Release, Failure> {
+        let Login { user, key } = &self.login;
         let params = json!([{
             "mechanism": "API_KEY_PLAIN",
-            "username": login.user,
-            "api_key": login.key.expose(),
+            "username": user,
+            "api_key": key.expose(),
             "login_options": {"user_info": false},
         }]);
-        let result: LoginResult = self.call("auth.login_ex", params).await?;
-        if let Some(reason) = refusal(&result, &login.user) {
-            return Err(self.denied(reason));
+        let result: LoginResult = self.call_early(connection, "auth.login_ex", params).await?;
+        if let Some(reason) = refusal(&result, user) {
+            return Err(Failure::denied(self.endpoint(), reason));
         }
-        let version: String = self.call("system.version", json!([])).await?;
+        let version: String = self
+            .call_early(connection, "system.version", json!([]))
+            .await?;
         let release = Release::parse(&version)?;
-        let _: Value = self.call("core.subscribe", json!([GET_JOBS])).await?;
+        let _: Value = self
+            .call_early(connection, "core.subscribe", json!([GET_JOBS]))
+            .await?;
         tracing::debug!(version, "logged in");
         Ok(release)
     }
 
-    async fn call<T: DeserializeOwned>(
+    /// A call of the login, which must not log in itself.
+    async fn call_early<T: DeserializeOwned>(
         &self,
+        connection: &Connection,
         method: &'static str,
         params: Value,
     ) -> Result<T, Failure> {
         let mut attempts = 0;
         let response = loop {
             attempts += 1;
-            let id = (self.next_id)();
+            let id = self.id();
             let text = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
-            match self.connection.call(id, text.to_string(), false).await {
+            match connection.call(id, text.to_string(), false).await {
                 Ok(Err(fault)) if fault.means(Meaning::TooManyCalls) && attempts < MAX_ATTEMPTS => {
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 response => break response,
             }
         };
-        match response {
-            Ok(Ok(result)) => decode(method, &result),
-            Ok(Err(fault)) if fault.means(Meaning::RateLimited) => Err(Failure::RateLimited {
-                endpoint: self.endpoint.to_owned(),
-            }),
-            Ok(Err(fault)) => Err(self.denied(format!("{method}: {fault}").into())),
-            Err(Disconnected { end, .. }) if end.too_large => Err(Failure::TooLarge {
-                endpoint: self.endpoint.to_owned(),
-                method,
-                limit: MAX_MESSAGE as u64,
-            }),
-            Err(Disconnected { end, .. })
-                if end
-                    .code
-                    .is_some_and(|code| Message::Close(code).means(Meaning::AddressNotAllowed)) =>
-            {
-                let reason = "this machine is not in the server's list of allowed addresses";
-                Err(self.denied(Reason::from(reason).with_hint(
-                    "add this machine's address to the allowed IP addresses in the general \
-                     settings of TrueNAS",
-                )))
+        let endpoint = self.endpoint();
+        Err(match response {
+            Ok(Ok(result)) => return Ok(decode(method, &result)?),
+            Ok(Err(fault)) if fault.means(Meaning::RateLimited) => Failure::rate_limited(endpoint),
+            Ok(Err(fault)) => Failure::denied(endpoint, format!("{method}: {fault}")),
+            Err(Disconnected { end, .. }) if end.too_large => {
+                Failure::too_large(endpoint, method, MAX_MESSAGE)
             }
-            Err(Disconnected { end, .. }) => Err(Failure::Unreachable {
-                endpoint: self.endpoint.to_owned(),
-                reason: format!("{} while logging in", end.reason).into(),
-            }),
-        }
-    }
-
-    fn denied(&self, reason: Reason) -> Failure {
-        Failure::Denied {
-            endpoint: self.endpoint.to_owned(),
-            reason,
-        }
+            Err(Disconnected { end, .. }) if end.code == Some(ADDRESS_NOT_ALLOWED) => {
+                let reason = "this machine is not in the server's list of allowed addresses";
+                let hint = "add this machine's address to the allowed IP addresses in the general \
+                            settings of TrueNAS";
+                Failure::denied(endpoint, Reason::from(reason).with_hint(hint))
+            }
+            Err(Disconnected { end, .. }) => {
+                Failure::unreachable(endpoint, format!("{} while logging in", end.reason))
+            }
+        })
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Truenas;
-use super::error::Failure;
 use super::properties::{self, PropertyKey};
 use super::ssh::Host;
 use crate::model::{Error, GuestFile, Ids, Name, Result, Subject};
@@ -49,7 +48,7 @@ impl Truenas {
             RESTART_TIMEOUT,
         )
         .await
-        .map_err(|failure| Failure::into_error_for(failure, Subject::pixel(name)))?;
+        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
         self.ssh
             .wait_for_session(|| self.host(name), SSH_TIMEOUT)
             .await?;

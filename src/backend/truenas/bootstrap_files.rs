@@ -12,7 +12,6 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::Truenas;
-use super::error::Failure;
 use super::rpc::FILE_RECEIVE;
 use super::wire::{Stat, Virt};
 use crate::model::{Error, GuestFile, Name, Result, Subject};
@@ -115,7 +114,7 @@ impl Truenas {
         #[derive(serde::Deserialize)]
         struct Entry {}
         let params = json!([dir, [["name", "=", name]], {"select": ["name"]}]);
-        let entries: Vec<Entry> = self.read("filesystem.listdir", params).await?;
+        let entries: Vec<Entry> = self.rpc.read("filesystem.listdir", params).await?;
         Ok(!entries.is_empty())
     }
 
@@ -124,7 +123,7 @@ impl Truenas {
         match self.rpc.read("filesystem.stat", json!([path])).await {
             Ok(stat) => Ok(Some(stat)),
             Err(failure) if failure.is_not_found() => Ok(None),
-            Err(failure) => Err(Failure::into_error(failure)),
+            Err(failure) => Err(failure.into()),
         }
     }
 }

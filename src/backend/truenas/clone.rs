@@ -1,9 +1,11 @@
 //! Clones a pixel: creates an instance and replaces its disk by a clone of a
 //! snapshot.
 //!
-//! The API has no method for this (see `api_version`), so root on the server
-//! runs one `zfs` command, as a disabled cron job that is run once and then
-//! deleted. The contents of the disks are not changed from outside.
+//! The API has no method for this: its own clone of a snapshot mounts the clone,
+//! which fails for the disks of containers, and no method assigns a clone to a
+//! container. So root on the server runs one `zfs` command, as a disabled cron job
+//! that is run once and then deleted. The contents of the disks are not changed from
+//! outside.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -14,7 +16,6 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::Truenas;
-use super::api_version::Cloning;
 use super::convert::Container;
 use super::error::Failure;
 use super::instances::{InstanceSpec, upgraded};
@@ -39,13 +40,6 @@ const MAX_AGE_SECONDS: i64 = 60 * 60;
 impl Truenas {
     pub(super) async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
         self.needs_virt("cloning a pixel").await?;
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        if release.table.cloning == Cloning::Unsupported {
-            return Err(Error::Unsupported {
-                operation: "cloning a pixel".into(),
-                reason: "this release of TrueNAS does not support cloning".into(),
-            });
-        }
         if let Some(network) = &spec.network {
             self.check_attachment(network)?;
         }
@@ -72,7 +66,7 @@ impl Truenas {
         self.record_first_boot(&mut environment, &spec.name, &spec.first_boot);
         let image = PropertyKey::Image
             .get(&source.environment)
-            .unwrap_or(&self.options.image)
+            .unwrap_or(&self.placement.image)
             .to_owned();
         let limits = Limits {
             cpu: spec.limits.cpu.clone().or_else(|| source.cpu.clone()),
@@ -174,9 +168,9 @@ impl Truenas {
             // Without a receiver the guard is dropped, which deletes the job.
             let _ = sender.send(guard);
         });
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(Failure::Protocol("the task ended without a result".into())))
+        receiver.await.unwrap_or_else(|_| {
+            Err(Error::Protocol("the task ended without a result".into()).into())
+        })
     }
 
     fn clone_jobs(&self) -> MutexGuard<'_, HashMap<Name, i64>> {

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use super::endpoint::Endpoint;
 use super::error::Failure;
 use crate::backend::tls::{self, ByteStream};
-use crate::model::Reason;
+use crate::model::{Error, Reason};
 
 /// TCP, TLS and the upgrade together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,18 +29,14 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
     tokio::time::timeout(CONNECT_TIMEOUT, open(endpoint))
         .await
         .unwrap_or_else(|_| {
-            Err(Failure::Unreachable {
-                endpoint: endpoint.authority.clone(),
-                reason: format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()).into(),
-            })
+            let reason = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
+            Err(Failure::unreachable(&endpoint.authority, reason))
         })
 }
 
 async fn open(endpoint: &Endpoint) -> Result<Socket, Failure> {
-    let unreachable = |reason: Reason| Failure::Unreachable {
-        endpoint: endpoint.authority.clone(),
-        reason,
-    };
+    let unreachable = |reason: Reason| Failure::unreachable(&endpoint.authority, reason);
+    let invalid = |error: String| Error::Invalid(format!("truenas.host: {error}").into());
     let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
         .await
         .map_err(|e| unreachable(e.to_string().into()))?;
@@ -49,7 +45,7 @@ async fn open(endpoint: &Endpoint) -> Result<Socket, Failure> {
         None => Box::new(tcp),
         Some(tls) => {
             let name = rustls::pki_types::ServerName::try_from(endpoint.host.clone())
-                .map_err(|e| Failure::Setup(format!("truenas.host: {e}").into()))?;
+                .map_err(|e| invalid(e.to_string()))?;
             let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls));
             let stream = connector.connect(name, tcp).await;
             Box::new(stream.map_err(|e| unreachable(tls_reason(&e)))?)
@@ -58,7 +54,7 @@ async fn open(endpoint: &Endpoint) -> Result<Socket, Failure> {
     // The stream already has TLS. The scheme must be one that the parser accepts.
     let request = format!("ws://{}/api/current", endpoint.authority)
         .into_client_request()
-        .map_err(|e| Failure::Setup(format!("truenas.host: {e}").into()))?;
+        .map_err(|e| invalid(e.to_string()))?;
     let no_api = |cause: String| {
         let text = format!("the server does not have the API of TrueNAS 25.04 or later ({cause})");
         unreachable(text.into())

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::properties::{self, PropertyKey};
-use super::wire::{Lxc, Virt};
+use super::wire::{Lxc, Raw, Virt};
 use crate::model::{Instance, Name, Properties, Status, Usage};
 
 /// An instance, as either API reports it.
@@ -12,6 +12,12 @@ use crate::model::{Instance, Name, Properties, Status, Usage};
 pub(super) enum Container {
     Virt(Box<Virt>),
     Lxc(Lxc),
+}
+
+impl From<Virt> for Container {
+    fn from(virt: Virt) -> Self {
+        Self::Virt(Box::new(virt))
+    }
 }
 
 impl Container {
@@ -103,7 +109,10 @@ impl Virt {
 
     fn into_instance(self, name: Name, status: Status) -> Instance {
         let config = |key: &str| self.raw.as_ref()?.config.get(key).cloned();
-        let stamp = |text: Option<&String>| text.map_or(0, |text| timestamp(text));
+        let time = |of: fn(&Raw) -> &String| {
+            let text = self.raw.as_ref().map(of)?;
+            crate::model::parse_rfc3339(text)
+        };
         let pending = PropertyKey::Bootstrap.get(&self.environment) == Some(properties::PENDING);
         let image = self.image.description.clone().or_else(|| {
             let os = self.image.os.clone()?;
@@ -112,13 +121,13 @@ impl Virt {
                 None => os,
             })
         });
-        let used = stamp(self.raw.as_ref().map(|raw| &raw.last_used_at)) > 0;
+        let used = time(|raw| &raw.last_used_at).is_some_and(|time| time > 0);
         Instance {
             addresses: match status {
                 Status::Running => self.address().into_iter().collect(),
                 _ => Vec::new(),
             },
-            created_at: stamp(self.raw.as_ref().map(|raw| &raw.created_at)),
+            created_at: time(|raw| &raw.created_at).unwrap_or(0),
             // Before the bootstrap, no command has run in the pixel.
             started_once: !pending && (used || self.raw.is_none()),
             privileged: self.privileged_mode.unwrap_or(false)
@@ -133,10 +142,6 @@ impl Virt {
             name,
         }
     }
-}
-
-fn timestamp(text: &str) -> i64 {
-    crate::model::parse_rfc3339(text).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -170,7 +175,7 @@ mod tests {
 
     #[test]
     fn unknown_state_is_changing() {
-        let name: Name = "a".parse().unwrap();
+        let instance = |more| Container::from(virt(more)).into_instance("a".parse().unwrap());
         for (state, status) in [
             ("RUNNING", Status::Running),
             ("STOPPED", Status::Stopped),
@@ -178,17 +183,10 @@ mod tests {
             ("THAWED", Status::Changing),
             ("SOMETHING", Status::Changing),
         ] {
-            let container = Container::Virt(Box::new(virt(json!({"status": state}))));
-            let instance = container.into_instance(name.clone());
-            assert_eq!(instance.status, status, "{state}");
+            assert_eq!(instance(json!({"status": state})).status, status, "{state}");
         }
-        let privileged = Container::Virt(Box::new(virt(json!({"privileged_mode": true}))));
-        assert!(privileged.into_instance(name.clone()).privileged);
-        let pending = virt(json!({"environment": {"pixels__contact": "pending"}}));
-        assert!(
-            !Container::Virt(Box::new(pending))
-                .into_instance(name)
-                .started_once
-        );
+        assert!(instance(json!({"privileged_mode": true})).privileged);
+        let pending = json!({"environment": {"pixels__contact": "pending"}});
+        assert!(!instance(pending).started_once);
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::error::Failure;
 use crate::backend::tls;
+use crate::model::{Error, Result};
 
 /// The address and the identity of the server.
 #[derive(Debug, Clone)]
@@ -37,10 +37,10 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// Reads and checks the certificates. Opens no connection. Fails with
-    /// `Failure::Setup`.
-    pub fn new(server: &Server) -> Result<Self, Failure> {
+    /// `Error::Invalid`.
+    pub fn new(server: &Server) -> Result<Self> {
         let invalid = |reason: &str| {
-            Failure::Setup(format!("truenas.host {:?}: {reason}", server.host).into())
+            Error::Invalid(format!("truenas.host {:?}: {reason}", server.host).into())
         };
         let (plain, rest) = match server.host.split_once("://") {
             Some(("ws" | "http", rest)) => (true, rest),
@@ -119,7 +119,7 @@ mod tests {
             "user@nas",
         ] {
             assert!(
-                matches!(Endpoint::new(&server(invalid)), Err(Failure::Setup(_))),
+                matches!(Endpoint::new(&server(invalid)), Err(Error::Invalid(_))),
                 "{invalid}"
             );
         }

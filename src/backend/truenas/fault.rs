@@ -5,8 +5,6 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::messages::{Meaning, Message};
-
 /// The errno of a failed job that reports none.
 const EFAULT: i64 = 14;
 
@@ -14,11 +12,11 @@ const EFAULT: i64 = 14;
 #[derive(Debug, Clone, Default)]
 pub struct RpcFault {
     /// The code of JSON-RPC; 0 for a job.
-    code: i64,
+    pub(super) code: i64,
     pub errno: i64,
     pub reason: String,
     /// Attribute and errno of every row of a validation error.
-    rows: Vec<(String, i64)>,
+    pub(super) rows: Vec<(String, i64)>,
 }
 
 impl fmt::Display for RpcFault {
@@ -86,15 +84,6 @@ impl RpcFault {
             ..Self::default()
         }
     }
-
-    pub(super) fn means(&self, meaning: Meaning) -> bool {
-        let message = Message::Fault {
-            code: self.code,
-            errno: self.errno,
-            rows: &self.rows,
-        };
-        message.means(meaning)
-    }
 }
 
 fn rows(extra: &Value) -> Vec<(String, i64)> {
@@ -132,6 +121,7 @@ fn without_error_names(reason: &str) -> String {
 mod tests {
     use serde_json::json;
 
+    use super::super::messages::Meaning;
     use super::*;
 
     #[test]

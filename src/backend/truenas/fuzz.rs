@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -12,7 +13,7 @@ use super::fault::RpcFault;
 use super::messages::Meaning;
 use super::{nic, properties, socket, ssh, wire};
 use crate::fuzz::{fuzz, text};
-use crate::model::{Name, Subject};
+use crate::model::Subject;
 
 const WORDS: &[&str] = &[
     "\"id\":\"1\"",
@@ -54,42 +55,36 @@ fn messages() {
             Ok(result) => result,
             Err(fault) => return kind_of_fault(fault),
         };
-        let mut kinds = String::new();
-        fn reads<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+        fn read<T: DeserializeOwned>(text: &str) -> Option<T> {
             serde_json::from_str(text).ok()
         }
-        for virt in reads::<Vec<wire::Virt>>(result.get()).into_iter().flatten() {
+        fn read_all<T: DeserializeOwned>(text: &str) -> Vec<T> {
+            read(text).unwrap_or_default()
+        }
+        let text = result.get();
+        let mut kinds = String::new();
+        let virts = read_all(text).into_iter().map(|virt: wire::Virt| {
             let _ = (virt.address(), virt.usage());
-            let name: Name = "a".parse().unwrap();
-            kinds.push_str(
-                Container::Virt(Box::new(virt))
-                    .into_instance(name)
-                    .status
-                    .as_str(),
-            );
+            Container::from(virt)
+        });
+        for container in virts.chain(read_all(text).into_iter().map(Container::Lxc)) {
+            let instance = container.into_instance("a".parse().unwrap());
+            kinds.push_str(instance.status.as_str());
         }
-        for lxc in reads::<Vec<wire::Lxc>>(result.get()).into_iter().flatten() {
-            let name: Name = "a".parse().unwrap();
-            kinds.push_str(Container::Lxc(lxc).into_instance(name).status.as_str());
-        }
-        for snapshot in reads::<Vec<wire::Snapshot>>(result.get())
-            .into_iter()
-            .flatten()
-        {
+        for snapshot in read_all::<wire::Snapshot>(text) {
             let _ = (snapshot.order(), snapshot.number("used"));
             kinds.push('s');
         }
-        let interfaces: Vec<wire::Interface> = reads(result.get()).unwrap_or_default();
-        if let Some(summary) = reads::<wire::Summary>(result.get()) {
-            let chosen = nic::choose(&super::NicOptions::default(), &interfaces, &summary);
+        if let Some(summary) = read(text) {
+            let chosen = nic::choose(&super::NicOptions::default(), &read_all(text), &summary);
             kinds.push_str(if chosen.is_ok() { "nic" } else { "no nic" });
         }
         let known = [
-            reads::<wire::VirtConfig>(result.get()).is_some(),
-            reads::<wire::Stat>(result.get()).is_some(),
-            reads::<Vec<wire::CronJob>>(result.get()).is_some(),
-            reads::<Vec<super::job_events::Job>>(result.get()).is_some(),
-            reads::<Value>(result.get()).is_some(),
+            read::<wire::VirtConfig>(text).is_some(),
+            read::<wire::Stat>(text).is_some(),
+            read::<Vec<wire::CronJob>>(text).is_some(),
+            read::<Vec<super::job_events::Job>>(text).is_some(),
+            read::<Value>(text).is_some(),
         ];
         format!("{kinds} {known:?}")
     });

@@ -5,11 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Truenas;
-use super::api_version::Containers;
 use super::convert::Container;
-use super::error::Failure;
+use super::error::{Failure, settle};
 use super::job::{self, JobCall};
-use super::messages::{Meaning, Message};
+use super::messages::Meaning;
 use super::nic;
 use super::properties::{self, Environment, PropertyKey};
 use super::wire::{Interface, Lxc, Summary, Virt, VirtConfig};
@@ -29,30 +28,27 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MIN_MEMORY: u64 = 32 << 20;
 
 impl Truenas {
-    /// One instance. `Error::NotFound` only if the containers service is ready.
-    pub(super) async fn find(&self, name: &Name) -> Result<Container> {
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        let table = release.table;
-        let only = json!([["name", "=", name.instance()]]);
-        let missing = || Error::NotFound(Subject::pixel(name));
-        match table.containers {
-            Containers::Virt => {
-                let params = json!([only, {"extra": {"raw": true}}]);
-                let instances: Vec<Virt> = self.read(table.query, params).await?;
-                match instances.into_iter().next() {
-                    Some(virt) => Ok(Container::Virt(Box::new(virt))),
-                    None => {
-                        self.check_service().await?;
-                        Err(missing())
-                    }
-                }
+    /// The instances that match a filter. Fails if the containers service is not
+    /// ready: it then lists none instead of returning an error.
+    async fn query(&self, filter: Value) -> Result<Vec<Container>> {
+        if self.rpc.release().await?.has_virt() {
+            let params = json!([filter, {"extra": {"raw": true}}]);
+            let found: Vec<Virt> = self.rpc.read("virt.instance.query", params).await?;
+            if found.is_empty() {
+                self.check_service().await?;
             }
-            Containers::Lxc => {
-                let containers: Vec<Lxc> = self.read(table.query, json!([only, {}])).await?;
-                let container = containers.into_iter().next();
-                container.map(Container::Lxc).ok_or_else(missing)
-            }
+            Ok(found.into_iter().map(Container::from).collect())
+        } else {
+            let params = json!([filter, {}]);
+            let found: Vec<Lxc> = self.rpc.read("container.query", params).await?;
+            Ok(found.into_iter().map(Container::Lxc).collect())
         }
+    }
+
+    pub(super) async fn find(&self, name: &Name) -> Result<Container> {
+        let found = self.query(json!([["name", "=", name.instance()]])).await?;
+        let first = found.into_iter().next();
+        first.ok_or_else(|| Error::NotFound(Subject::pixel(name)))
     }
 
     /// One instance of `virt.*`, for an operation that needs it.
@@ -67,16 +63,13 @@ impl Truenas {
     }
 
     pub(super) async fn needs_virt(&self, operation: &str) -> Result<()> {
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        release.needs_virt(operation).map_err(Failure::into_error)
+        self.rpc.release().await?.needs_virt(operation)
     }
 
-    /// Fails if the containers service is not ready: it then lists no instances
-    /// instead of returning an error.
     async fn check_service(&self) -> Result<()> {
-        let config: VirtConfig = self.read("virt.global.config", json!([])).await?;
+        let config: VirtConfig = self.rpc.read("virt.global.config", json!([])).await?;
         match config.state.as_deref() {
-            Some(state) if Message::Service(state).means(Meaning::ServiceReady) => Ok(()),
+            Some("INITIALIZED") => Ok(()),
             state => Err(Error::WrongState {
                 subject: Subject::Other("the containers service of TrueNAS".into()),
                 state: state.unwrap_or("not set up").to_lowercase(),
@@ -131,9 +124,9 @@ impl Truenas {
     }
 
     pub(super) async fn device(&self) -> Result<Value> {
-        let interfaces: Vec<Interface> = self.read("interface.query", json!([])).await?;
-        let summary: Summary = self.read("network.general.summary", json!([])).await?;
-        nic::choose(&self.options.nic, &interfaces, &summary)
+        let interfaces: Vec<Interface> = self.rpc.read("interface.query", json!([])).await?;
+        let summary: Summary = self.rpc.read("network.general.summary", json!([])).await?;
+        nic::choose(&self.placement.nic, &interfaces, &summary)
     }
 
     pub(super) async fn create_instance(
@@ -162,7 +155,7 @@ impl Truenas {
             }
             body["memory"] = json!(memory);
         }
-        if let Some(pool) = &self.options.pool {
+        if let Some(pool) = &self.placement.pool {
             body["storage_pool"] = json!(pool);
         }
         let call = JobCall {
@@ -172,24 +165,20 @@ impl Truenas {
             limit: CREATE_TIMEOUT,
         };
         match job::run(&self.rpc, &call).await {
-            Ok(_) => Ok(()),
             // The name is valid, so it must be in use.
             Err(Failure::Refused(fault)) if fault.means(Meaning::NameInUse) => {
                 Err(Error::AlreadyExists(Subject::pixel(name)))
             }
             Err(Failure::Refused(fault)) if fault.means(Meaning::PoolNotFound) => {
-                let pool = self.options.pool.clone().unwrap_or_default();
+                let pool = self.placement.pool.clone().unwrap_or_default();
                 Err(Error::NotFound(Subject::Pool(pool)))
             }
             // After a restart, the service no longer has the job but continues
             // the creation.
-            Err(failure) if failure.is_uncertain() => {
-                match self.appears(name, &instance.environment).await {
-                    true => Ok(()),
-                    false => Err(failure.into_error_for(Subject::pixel(name))),
-                }
+            outcome => {
+                let appears = async { Ok(self.appears(name, &instance.environment).await) };
+                settle(outcome, Subject::pixel(name), appears).await
             }
-            Err(failure) => Err(failure.into_error_for(Subject::pixel(name))),
         }
     }
 
@@ -210,31 +199,12 @@ impl Truenas {
     }
 
     pub(super) async fn list(&self) -> Result<Vec<Instance>> {
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
-        let table = release.table;
-        let filter = json!([["name", "^", "px-"]]);
-        let containers: Vec<Container> = match table.containers {
-            Containers::Virt => {
-                let params = json!([filter, {"extra": {"raw": true}}]);
-                let instances: Vec<Virt> = self.read(table.query, params).await?;
-                if instances.is_empty() {
-                    self.check_service().await?;
-                }
-                let instances = instances.into_iter().map(Box::new);
-                instances.map(Container::Virt).collect()
-            }
-            Containers::Lxc => {
-                let containers: Vec<Lxc> = self.read(table.query, json!([filter, {}])).await?;
-                containers.into_iter().map(Container::Lxc).collect()
-            }
-        };
-        let mut pixels: Vec<Instance> = containers
-            .into_iter()
-            .filter_map(|container| {
-                let name = Name::from_instance(container.name())?;
-                Some(container.into_instance(name))
-            })
-            .collect();
+        let found = self.query(json!([["name", "^", "px-"]])).await?;
+        let pixels = found.into_iter().filter_map(|container| {
+            let name = Name::from_instance(container.name())?;
+            Some(container.into_instance(name))
+        });
+        let mut pixels: Vec<Instance> = pixels.collect();
         pixels.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(pixels)
     }
@@ -270,16 +240,10 @@ impl Truenas {
             doing: OPERATION,
             limit: UPDATE_TIMEOUT,
         };
-        match job::run(&self.rpc, &call).await {
-            Ok(_) => Ok(()),
-            Err(failure) if failure.is_uncertain() => {
-                match self.find_virt(name, OPERATION).await?.environment == environment {
-                    true => Ok(()),
-                    false => Err(failure.into_error_for(Subject::pixel(name))),
-                }
-            }
-            Err(failure) => Err(failure.into_error_for(Subject::pixel(name))),
-        }
+        let outcome = job::run(&self.rpc, &call).await;
+        let is_stored =
+            async { Ok(self.find_virt(name, OPERATION).await?.environment == environment) };
+        settle(outcome, Subject::pixel(name), is_stored).await
     }
 
     /// Waits until this process has no pending writes and the server no job for
@@ -293,7 +257,7 @@ impl Truenas {
             match job::is_in_progress(&self.rpc, &name.instance(), clone_job).await {
                 Ok(false) => Next::Done(Ok(())),
                 Ok(true) => Next::Again(()),
-                Err(failure) => Next::Done(Err(failure.into_error())),
+                Err(failure) => Next::Done(Err(failure.into())),
             }
         });
         idle.await.unwrap_or_else(|()| {

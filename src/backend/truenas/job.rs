@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::auth::Session;
 use super::error::Failure;
 use super::fault::RpcFault;
 use super::job_events::{GET_JOBS, Job};
-use super::messages::{Meaning, Message};
 use super::rpc::Rpc;
 
 /// How long to wait for an event before polling the job.
@@ -29,15 +27,16 @@ pub(super) struct JobCall<'a> {
 
 /// Submits a job, waits for its end and returns its result. If the connection
 /// was lost during the submission, finds the job again if the server reports
-/// which call submitted it. Fails with `Failure::TimedOut` after `limit`; the
+/// which call submitted it. Fails with `Error::TimedOut` after `limit`; the
 /// job then continues on the server.
 pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure> {
     let work = async {
         loop {
             let call_id = rpc.id();
-            let id = match rpc.submit(call.method, &call_id, &call.params).await {
+            // The response is the job's number.
+            let id = match rpc.send(call.method, &call_id, &call.params, true).await {
                 Ok(id) => id,
-                Err(failure @ Failure::Lost { .. }) => find(rpc, call, &call_id, failure).await?,
+                Err(failure @ Failure::Lost(_)) => find(rpc, call, &call_id, failure).await?,
                 Err(failure) => return Err(failure),
             };
             let job = wait(rpc, id, call).await?;
@@ -51,12 +50,7 @@ pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure>
     };
     tokio::time::timeout(call.limit, work)
         .await
-        .unwrap_or_else(|_| {
-            Err(Failure::TimedOut {
-                doing: call.doing.to_owned(),
-                after: call.limit,
-            })
-        })
+        .unwrap_or_else(|_| Err(Failure::timed_out(call.doing, call.limit)))
 }
 
 /// Whether a job does what the call asked for. A job that another client
@@ -86,9 +80,9 @@ fn includes(shown: &Value, sent: &Value) -> bool {
 }
 
 fn outcome(job: Job) -> Result<Value, Failure> {
-    match Message::Job(&job.state).meaning() {
-        Some(Meaning::JobSucceeded) => Ok(job.result),
-        Some(Meaning::JobAborted) => Err(Failure::Refused(RpcFault::from_reason(
+    match job.state.as_str() {
+        "SUCCESS" => Ok(job.result),
+        "ABORTED" => Err(Failure::Refused(RpcFault::from_reason(
             "the job was aborted on the server",
         ))),
         _ => Err(Failure::Refused(RpcFault::from_job(
@@ -121,7 +115,11 @@ fn is_unique(params: &Value) -> bool {
 async fn wait(rpc: &Rpc, id: i64, call: &JobCall<'_>) -> Result<Job, Failure> {
     loop {
         let session = rpc.session().await?;
-        if let Some(job) = wait_for_event(&session, id).await {
+        let connection = &session.connection;
+        let end = connection
+            .jobs()
+            .wait_for_end(id, || connection.is_closed());
+        if let Ok(Some(job)) = tokio::time::timeout(POLL_INTERVAL, end).await {
             return Ok(job);
         }
         let params = json!([[["id", "=", id]], {"extra": {"raw_result": true}}]);
@@ -130,26 +128,11 @@ async fn wait(rpc: &Rpc, id: i64, call: &JobCall<'_>) -> Result<Job, Failure> {
             Some(job) if job.is_over() => return Ok(job),
             Some(_) => {}
             None => {
-                return Err(Failure::Lost {
-                    endpoint: rpc.endpoint().to_owned(),
-                    method: call.method,
-                    reason: "the server no longer has the job".into(),
-                });
+                let reason = "the server no longer has the job";
+                return Err(Failure::lost(rpc.endpoint(), call.method, reason));
             }
         }
     }
-}
-
-/// The ended job, if an event reports it within [`POLL_INTERVAL`] and before
-/// the connection closes.
-async fn wait_for_event(session: &Session, id: i64) -> Option<Job> {
-    let connection = &session.connection;
-    let end = connection
-        .jobs()
-        .wait_for_end(id, || connection.is_closed());
-    tokio::time::timeout(POLL_INTERVAL, end)
-        .await
-        .unwrap_or(None)
 }
 
 /// Whether a job changes this instance, or this cron job is running.

@@ -5,10 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use super::fault::ExcInfo;
-use super::messages::Message;
 
 pub(super) const GET_JOBS: &str = "core.get_jobs";
 /// Jobs that are kept per connection, other clients' jobs included.
@@ -34,7 +34,7 @@ pub(super) struct Job {
 
 impl Job {
     pub fn is_over(&self) -> bool {
-        Message::Job(&self.state).meaning().is_some()
+        matches!(self.state.as_str(), "SUCCESS" | "FAILED" | "ABORTED")
     }
 
     /// The name of the instance or the number of the object that the job
@@ -59,15 +59,10 @@ pub(super) struct JobTracker {
 
 /// The parameters of a `collection_update`.
 #[derive(Deserialize)]
-struct Event {
+struct Event<'a> {
     collection: String,
-    fields: Option<Job>,
-}
-
-/// The same, when the fields are those of another collection.
-#[derive(Deserialize)]
-struct EventHeader {
-    collection: String,
+    #[serde(borrow)]
+    fields: Option<&'a RawValue>,
 }
 
 impl JobTracker {
@@ -77,14 +72,12 @@ impl JobTracker {
             tracing::debug!(length = params.len(), "event too long");
             return;
         }
-        let header = serde_json::from_str::<EventHeader>(params);
-        if !header.is_ok_and(|header| header.collection == GET_JOBS) {
-            return;
-        }
-        match serde_json::from_str::<Event>(params) {
-            Ok(Event {
-                fields: Some(job), ..
-            }) => {
+        let fields = match serde_json::from_str::<Event<'_>>(params) {
+            Ok(event) if event.collection == GET_JOBS => event.fields,
+            _ => return,
+        };
+        match serde_json::from_str::<Job>(fields.unwrap_or(RawValue::NULL).get()) {
+            Ok(job) => {
                 let mut jobs = self.jobs();
                 // Events may arrive out of order.
                 if !jobs.get(&job.id).is_some_and(Job::is_over) {
@@ -94,7 +87,6 @@ impl JobTracker {
                     jobs.pop_first();
                 }
             }
-            Ok(event) => tracing::debug!(event.collection, "event without fields"),
             Err(error) => tracing::debug!(%error, "invalid event"),
         }
         self.wake();

@@ -35,12 +35,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
+pub use auth::Login;
 pub use endpoint::Server;
-pub use error::Failure;
 pub use nic::NicOptions;
 pub use ssh::{AskPassphrase, Settings as SshSettings};
 
@@ -48,8 +46,6 @@ use crate::model::{
     Backend, Checkpoint, CreateSpec, Error, Event, ForkSpec, Guest, InitScript, Instance,
     IsolatedNetwork, Label, Name, Properties, Result, Usage,
 };
-use crate::secret::Secret;
-use auth::Login;
 use convert::Container;
 use endpoint::Endpoint;
 use instances::no_isolated_bridges;
@@ -57,12 +53,17 @@ use rpc::Rpc;
 use ssh::Ssh;
 
 /// The settings of the backend.
-#[derive(Debug)]
 pub struct Options {
     pub server: Server,
-    pub user: String,
-    pub api_key: Secret,
-    /// The pool of new pixels. `None`: the server's default.
+    pub login: Login,
+    pub placement: Placement,
+    pub ssh: SshSettings,
+}
+
+/// The settings of new pixels.
+#[derive(Debug)]
+pub struct Placement {
+    /// `None`: the server's default.
     pub pool: Option<String>,
     /// The dataset that holds the pixels' disks. `None`: the location that the
     /// server uses.
@@ -70,16 +71,6 @@ pub struct Options {
     pub nic: NicOptions,
     /// The image of a clone whose source has no recorded image.
     pub image: String,
-    pub ssh: SshSettings,
-}
-
-/// The options that are needed after the connections are set up.
-#[derive(Debug)]
-struct Config {
-    pool: Option<String>,
-    dataset_prefix: Option<String>,
-    nic: NicOptions,
-    image: String,
 }
 
 /// Pixels on one TrueNAS server.
@@ -87,7 +78,7 @@ struct Config {
 pub struct Truenas {
     rpc: Arc<Rpc>,
     ssh: Ssh,
-    options: Config,
+    placement: Placement,
     /// Work that continues after its caller stopped waiting.
     tasks: TaskTracker,
     /// Held while an instance's environment is read, changed and written.
@@ -101,35 +92,17 @@ pub struct Truenas {
 impl Truenas {
     /// Checks the settings. Opens no connection.
     pub fn new(options: Options) -> Result<Self> {
-        let endpoint = Endpoint::new(&options.server).map_err(Failure::into_error)?;
-        let login = Login {
-            user: options.user,
-            key: options.api_key,
-        };
         let tasks = TaskTracker::new();
         tasks.close();
         Ok(Self {
-            rpc: Arc::new(Rpc::new(endpoint, login)),
+            rpc: Arc::new(Rpc::new(Endpoint::new(&options.server)?, options.login)),
             ssh: Ssh::new(options.ssh, tasks.clone()),
-            options: Config {
-                pool: options.pool,
-                dataset_prefix: options.dataset_prefix,
-                nic: options.nic,
-                image: options.image,
-            },
+            placement: options.placement,
             tasks,
             environment_lock: tokio::sync::Mutex::default(),
             clone_jobs: Mutex::default(),
             first_boot_scripts: Mutex::default(),
         })
-    }
-
-    /// A read without a subject.
-    async fn read<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T> {
-        self.rpc
-            .read(method, params)
-            .await
-            .map_err(Failure::into_error)
     }
 
     fn first_boot_scripts(&self) -> MutexGuard<'_, HashMap<Name, String>> {

@@ -14,13 +14,14 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use super::api_version::Release;
-use super::auth::{self, Login, Session};
+use super::auth::{Login, Session};
 use super::connect::MAX_MESSAGE;
 use super::endpoint::Endpoint;
 use super::error::Failure;
 use super::messages::Meaning;
 use super::socket::{Connection, Disconnected, MAX_ATTEMPTS, RETRY_PAUSE};
 use super::wire::decode;
+use crate::model::Error;
 
 /// From the request to the response, including a reconnection.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Rpc {
     endpoint: Endpoint,
-    login: Login,
+    pub login: Login,
     slots: Semaphore,
     session: Mutex<Option<Arc<Session>>>,
     /// Prefix of call ids, unique to this process.
@@ -76,10 +77,7 @@ impl Rpc {
         method: &'static str,
         params: Value,
     ) -> Result<T, Failure> {
-        decode(
-            method,
-            &self.send(method, &self.id(), &params, false).await?,
-        )
+        self.send(method, &self.id(), &params, false).await
     }
 
     /// Calls a method that changes something. Repeated only if the server has
@@ -89,18 +87,7 @@ impl Rpc {
         method: &'static str,
         params: Value,
     ) -> Result<T, Failure> {
-        decode(method, &self.send(method, &self.id(), &params, true).await?)
-    }
-
-    /// Like [`Self::write`], for a job: with the caller's id, returns the job's
-    /// number.
-    pub async fn submit(
-        &self,
-        method: &'static str,
-        id: &str,
-        params: &Value,
-    ) -> Result<i64, Failure> {
-        decode(method, &self.send(method, id, params, true).await?)
+        self.send(method, &self.id(), &params, true).await
     }
 
     /// A globally unique id for a call.
@@ -122,13 +109,14 @@ impl Rpc {
             .map_or(0, |session| session.connection.pending_writes())
     }
 
-    async fn send(
+    /// Like [`Self::read`] or [`Self::write`], with the caller's id.
+    pub async fn send<T: DeserializeOwned>(
         &self,
         method: &'static str,
         id: &str,
         params: &Value,
         writes: bool,
-    ) -> Result<Box<RawValue>, Failure> {
+    ) -> Result<T, Failure> {
         let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         let text = request.to_string();
         let limit = match method {
@@ -140,7 +128,7 @@ impl Rpc {
             let reason = format!(
                 "the request {method} has {length} characters, more than TrueNAS accepts ({limit})"
             );
-            return Err(Failure::Setup(reason.into()));
+            return Err(Error::Invalid(reason.into()).into());
         }
         // The login has its own, longer timeout.
         self.session().await?;
@@ -148,14 +136,13 @@ impl Rpc {
             let _slot = self.slots.acquire().await;
             self.call(method, id, &text, writes).await
         };
-        tokio::time::timeout(CALL_TIMEOUT, work)
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::TimedOut {
-                    doing: format!("{method} on {}", self.endpoint.authority),
-                    after: CALL_TIMEOUT,
-                })
-            })
+        match tokio::time::timeout(CALL_TIMEOUT, work).await {
+            Ok(result) => Ok(decode(method, &result?)?),
+            Err(_) => {
+                let doing = format!("{method} on {}", self.endpoint());
+                Err(Failure::timed_out(doing, CALL_TIMEOUT))
+            }
+        }
     }
 
     async fn call(
@@ -182,11 +169,12 @@ impl Rpc {
             match response {
                 Ok(Ok(result)) => return Ok(result),
                 Ok(Err(fault)) if fault.means(Meaning::NoMethod) => {
-                    return Err(Failure::Unsupported {
+                    let error = Error::Unsupported {
                         operation: format!("the API method {method}"),
                         reason: "the TrueNAS server does not have it; it may have been upgraded"
                             .into(),
-                    });
+                    };
+                    return Err(error.into());
                 }
                 Ok(Err(fault)) if attempts == MAX_ATTEMPTS => return Err(Failure::Refused(fault)),
                 Ok(Err(fault)) if fault.means(Meaning::TooManyCalls) => {
@@ -196,20 +184,12 @@ impl Rpc {
                 Ok(Err(fault)) => return Err(Failure::Refused(fault)),
                 Err(Disconnected { end, .. }) if end.too_large => {
                     session.connection.retire();
-                    return Err(Failure::TooLarge {
-                        endpoint: self.endpoint.authority.clone(),
-                        method,
-                        limit: MAX_MESSAGE as u64,
-                    });
+                    return Err(Failure::too_large(self.endpoint(), method, MAX_MESSAGE));
                 }
                 Err(Disconnected { sent, end }) => {
                     session.connection.retire();
                     if (sent && writes) || attempts == MAX_ATTEMPTS {
-                        return Err(Failure::Lost {
-                            endpoint: self.endpoint.authority.clone(),
-                            method,
-                            reason: end.reason,
-                        });
+                        return Err(Failure::lost(self.endpoint(), method, &end.reason));
                     }
                 }
             }
@@ -236,14 +216,12 @@ impl Rpc {
                     *slot = Some(Arc::clone(&session));
                     return Ok(session);
                 }
-                Err(failure @ Failure::Unreachable { .. })
-                    if was_connected && pause < MAX_PAUSE =>
-                {
+                Err(failure @ Failure::Unreachable(_)) if was_connected && pause < MAX_PAUSE => {
                     tracing::debug!(%failure, "connecting again");
                     tokio::time::sleep(jittered(pause)).await;
                     pause *= 2;
                 }
-                Err(failure @ Failure::RateLimited { .. })
+                Err(failure @ Failure::RateLimited(_))
                     if start.elapsed() + rate_limit_pause < RATE_LIMIT_WINDOW =>
                 {
                     tracing::debug!(%failure, "logging in again");
@@ -256,11 +234,7 @@ impl Rpc {
     }
 
     async fn connect(&self) -> Result<Session, Failure> {
-        let connection = Connection::open(&self.endpoint).await?;
-        auth::log_in(connection, &self.endpoint.authority, &self.login, || {
-            self.id()
-        })
-        .await
+        self.log_in(Connection::open(&self.endpoint).await?).await
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Truenas;
 use super::convert::Container;
-use super::error::Failure;
+use super::error::{Failure, settle};
 use super::messages::Meaning;
 use super::properties::{self, PropertyKey};
 use super::wire::Snapshot;
@@ -42,12 +42,12 @@ impl Truenas {
     pub(super) async fn disk(&self, name: &Name) -> Result<Disk> {
         let container = self.find(name).await?;
         let dataset = self.dataset(&container).await?;
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let params = json!([
             [["dataset", "=", dataset]],
             {"extra": {"properties": ["creation", "referenced", "used", "defer_destroy"]}},
         ]);
-        let mut snapshots: Vec<Snapshot> = self.read(release.table.snapshots.query, params).await?;
+        let method = self.rpc.release().await?.snapshots().query;
+        let mut snapshots: Vec<Snapshot> = self.rpc.read(method, params).await?;
         // The server would sort the numbers as text.
         snapshots.sort_by_key(Snapshot::order);
         Ok(Disk {
@@ -60,7 +60,7 @@ impl Truenas {
     /// The dataset of the container's disk, below the configured prefix or in the
     /// container's pool.
     pub(super) async fn dataset(&self, container: &Container) -> Result<String> {
-        let dataset = match (&self.options.dataset_prefix, container) {
+        let dataset = match (&self.placement.dataset_prefix, container) {
             (Some(prefix), _) => format!("{}/{}", prefix.trim_end_matches('/'), container.name()),
             (None, Container::Lxc(lxc)) => lxc.dataset.clone(),
             (None, Container::Virt(virt)) => {
@@ -80,7 +80,7 @@ impl Truenas {
         struct Pool {
             pool: Option<String>,
         }
-        let config: Pool = self.read("virt.global.config", json!([])).await?;
+        let config: Pool = self.rpc.read("virt.global.config", json!([])).await?;
         config.pool.ok_or_else(|| Error::WrongState {
             subject: Subject::Other("the containers service of TrueNAS".into()),
             state: "without a pool".into(),
@@ -92,23 +92,12 @@ impl Truenas {
         if disk.snapshot(name, label).is_ok() {
             return Err(Error::AlreadyExists(Subject::checkpoint(name, label)));
         }
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let params = json!([{"dataset": disk.dataset, "name": label.as_str()}]);
-        match self
-            .rpc
-            .write::<Value>(release.table.snapshots.create, params)
-            .await
-        {
-            Ok(_) => Ok(()),
-            // It did not exist before, so an existing one is from this call.
-            Err(failure) if failure.is_uncertain() => {
-                match self.disk(name).await?.snapshot(name, label) {
-                    Ok(_) => Ok(()),
-                    Err(_) => Err(failure.into_error_for(Subject::checkpoint(name, label))),
-                }
-            }
-            Err(failure) => Err(failure.into_error_for(Subject::checkpoint(name, label))),
-        }
+        let method = self.rpc.release().await?.snapshots().create;
+        let outcome = self.rpc.write::<Value>(method, params).await;
+        // It did not exist before, so an existing one is from this call.
+        let exists = async { Ok(self.disk(name).await?.snapshot(name, label).is_ok()) };
+        settle(outcome, Subject::checkpoint(name, label), exists).await
     }
 
     /// Records the properties and the host key of a new checkpoint.
@@ -146,8 +135,7 @@ impl Truenas {
         Ok(disk
             .snapshots
             .iter()
-            // Deleted already; ZFS destroys it with its last clone.
-            .filter(|snapshot| snapshot.property("defer_destroy") != Some("on"))
+            .filter(|snapshot| !snapshot.is_deferred())
             .filter_map(|snapshot| {
                 // Other tools' snapshots may have names that are not labels.
                 let label: Label = snapshot.snapshot_name.parse().ok()?;
@@ -184,9 +172,8 @@ impl Truenas {
             // The restore discards what a clean shutdown would write.
             self.stop(name, Duration::ZERO).await?;
         }
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let params = json!([target, {"recursive": has_newer}]);
-        let method = release.table.snapshots.rollback;
+        let method = self.rpc.release().await?.snapshots().rollback;
         let outcome = match self.rpc.write::<Value>(method, params.clone()).await {
             // Repeating the rollback is harmless.
             Err(failure) if failure.is_uncertain() => self.rpc.write::<Value>(method, params).await,
@@ -221,30 +208,25 @@ impl Truenas {
         let id = disk.snapshot(name, label)?.id.clone();
         // ZFS destroys a temporary snapshot with its last clone.
         let defer = label.temporary_id().is_some();
-        let release = self.rpc.release().await.map_err(Failure::into_error)?;
         let params = json!([id, {"defer": defer, "recursive": false}]);
-        let error = |failure: Failure| failure.into_error_for(Subject::checkpoint(name, label));
-        match self
-            .rpc
-            .write::<Value>(release.table.snapshots.delete, params)
-            .await
-        {
-            Ok(_) => Ok(()),
+        let method = self.rpc.release().await?.snapshots().delete;
+        let subject = Subject::checkpoint(name, label);
+        match self.rpc.write::<Value>(method, params).await {
             Err(Failure::Refused(fault)) if fault.means(Meaning::HasClones) => {
                 Err(Error::WrongState {
-                    subject: Subject::checkpoint(name, label),
+                    subject,
                     state: "in use by pixels that were cloned from it".into(),
                 })
             }
-            Err(failure) if failure.is_uncertain() => {
-                let disk = self.disk(name).await?;
-                match disk.snapshot(name, label) {
-                    Err(_) => Ok(()),
-                    Ok(snapshot) if snapshot.property("defer_destroy") == Some("on") => Ok(()),
-                    Ok(_) => Err(error(failure)),
-                }
+            outcome => {
+                let is_gone = async {
+                    let disk = self.disk(name).await?;
+                    Ok(disk
+                        .snapshot(name, label)
+                        .map_or(true, Snapshot::is_deferred))
+                };
+                settle(outcome, subject, is_gone).await
             }
-            Err(failure) => Err(error(failure)),
         }
     }
 }

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::error::Failure;
+use crate::model::{Error, Result};
 
-/// Decodes the result of a call. Fails with `Failure::Protocol`.
-pub(super) fn decode<T: DeserializeOwned>(method: &str, raw: &RawValue) -> Result<T, Failure> {
-    serde_json::from_str(raw.get()).map_err(|e| Failure::Protocol(format!("{method}: {e}")))
+/// Decodes the result of a call. Fails with `Error::Protocol`.
+pub(super) fn decode<T: DeserializeOwned>(method: &str, raw: &RawValue) -> Result<T> {
+    serde_json::from_str(raw.get()).map_err(|e| Error::Protocol(format!("{method}: {e}")))
 }
 
 /// A container of `virt.*` (25.04 and 25.10).
@@ -141,12 +141,17 @@ impl Snapshot {
         self.createtxg.parse().unwrap_or(0)
     }
 
-    pub fn property(&self, name: &str) -> Option<&str> {
+    fn property(&self, name: &str) -> Option<&str> {
         self.properties.get(name)?.rawvalue.as_deref()
     }
 
     pub fn number(&self, name: &str) -> Option<u64> {
         self.property(name)?.parse().ok()
+    }
+
+    /// Deleted already; ZFS destroys it with its last clone.
+    pub fn is_deferred(&self) -> bool {
+        self.property("defer_destroy") == Some("on")
     }
 }
 
