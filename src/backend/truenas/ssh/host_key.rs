@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use russh::client;
 use russh::keys::PublicKeyOrCertificate;
 
-use super::known_hosts::{KnownHosts, Verdict};
+use super::known_hosts::KnownHosts;
 use super::log_failure;
 use crate::model::{Error, Reason};
 
@@ -32,26 +32,26 @@ impl client::Handler for HostKeyVerifier {
         let mut key = key.clone();
         key.set_comment("");
         let line = key.to_openssh()?.trim().to_owned();
-        match self.known_hosts.check(&self.host, &line) {
-            Verdict::Known => return Ok(true),
-            Verdict::Changed if self.strict => {
-                let path = self.known_hosts.path().unwrap_or("known_hosts".as_ref());
-                let hint = format!(
-                    "if you expected the change, remove the line {:?} from {}",
-                    self.host,
-                    path.display()
-                );
-                let error = Error::Denied {
-                    endpoint: "the pixel".into(),
-                    reason: Reason::from("its SSH host key has changed").with_hint(hint),
-                };
-                *self
-                    .rejection
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(error);
-                return Ok(false);
-            }
-            Verdict::New | Verdict::Changed => {}
+        let recorded = self.known_hosts.key(&self.host);
+        if recorded.as_ref() == Some(&line) {
+            return Ok(true);
+        }
+        if recorded.is_some() && self.strict {
+            let path = self.known_hosts.path.as_deref();
+            let hint = format!(
+                "if you expected the change, remove the line {:?} from {}",
+                self.host,
+                path.unwrap_or("known_hosts".as_ref()).display()
+            );
+            let error = Error::Denied {
+                endpoint: "the pixel".into(),
+                reason: Reason::from("its SSH host key has changed").with_hint(hint),
+            };
+            *self
+                .rejection
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(error);
+            return Ok(false);
         }
         tracing::debug!(host = self.host, "recording a new host key");
         log_failure(self.known_hosts.insert(&self.host, &line));

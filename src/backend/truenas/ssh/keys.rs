@@ -30,15 +30,6 @@ pub(super) struct Keys {
     pub unlocked: Mutex<Option<Arc<PrivateKey>>>,
 }
 
-impl std::fmt::Debug for Keys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keys")
-            .field("file", &self.file)
-            .field("agent", &self.agent)
-            .finish_non_exhaustive()
-    }
-}
-
 enum KeyFile {
     Usable(Arc<PrivateKey>),
     Encrypted(PathBuf),
@@ -257,13 +248,7 @@ async fn with_key(
     user: &str,
     key: &Arc<PrivateKey>,
 ) -> Result<bool> {
-    let hash = handle
-        .best_supported_rsa_hash()
-        .await
-        .ok()
-        .flatten()
-        .flatten();
-    let key = PrivateKeyWithHashAlg::new(Arc::clone(key), hash);
+    let key = PrivateKeyWithHashAlg::new(Arc::clone(key), None);
     match handle.authenticate_publickey(user, key).await {
         Ok(AuthResult::Success) => Ok(true),
         Ok(_) => Ok(false),

@@ -52,17 +52,6 @@ pub struct Settings {
     pub ask_passphrase: AskPassphrase,
 }
 
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings")
-            .field("key", &self.key)
-            .field("agent", &self.agent)
-            .field("known_hosts", &self.known_hosts)
-            .field("strict", &self.strict)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A pixel's SSH server.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
@@ -94,10 +83,7 @@ pub(super) struct Ssh {
 
 impl std::fmt::Debug for Ssh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ssh")
-            .field("keys", &self.keys)
-            .field("known_hosts", &self.known_hosts)
-            .finish_non_exhaustive()
+        f.debug_struct("Ssh").finish_non_exhaustive()
     }
 }
 
@@ -116,7 +102,9 @@ impl Ssh {
                 ask_passphrase: settings.ask_passphrase,
                 unlocked: tokio::sync::Mutex::new(None),
             },
-            known_hosts: Arc::new(KnownHosts::new(settings.known_hosts)),
+            known_hosts: Arc::new(KnownHosts {
+                path: settings.known_hosts,
+            }),
             strict: settings.strict,
             tasks,
             sessions: tokio::sync::Mutex::default(),
@@ -289,19 +277,15 @@ impl Session {
 
     /// The SFTP client, opened on first use.
     pub async fn sftp(&self) -> Result<&sftp::Files> {
-        self.sftp
-            .get_or_try_init(|| async {
-                let mut channel = self.channel().await?;
-                channel
-                    .request_subsystem(true, "sftp")
-                    .await
-                    .map_err(lost)?;
-                exec::expect_success(&mut channel, "file transfer by SFTP").await?;
-                sftp::Files::open(channel.into_stream())
-                    .await
-                    .map_err(|e| Error::Protocol(format!("sftp: {e}")))
-            })
-            .await
+        let open = || async {
+            let mut channel = self.channel().await?;
+            let request = channel.request_subsystem(true, "sftp").await;
+            request.map_err(lost)?;
+            exec::expect_success(&mut channel, "file transfer by SFTP").await?;
+            let files = sftp::Files::open(channel.into_stream()).await;
+            files.map_err(|e| Error::Protocol(format!("sftp: {e}")))
+        };
+        self.sftp.get_or_try_init(open).await
     }
 }
 
