@@ -109,26 +109,7 @@ fn refused_and_logged(isolated: &Isolated) {
     let (wan, name) = (isolated.wan, &isolated.name);
     isolated.comes_to_answer("allowed.test", true);
     isolated.sh("getent hosts denied.test").expect(2);
-    let denied = wan.address(30);
-    let refused = isolated.sh(&format!("echo </dev/tcp/{denied}/443"));
-    assert!(refused.stderr.contains("No route to host"), "{refused:?}");
-    assert_eq!(wan.packets_to(30), 0);
-    let log = isolated.network("log", &["--json"]).ok().json();
-    for entry in ["denied.test".to_owned(), format!("{denied}:443")] {
-        let line = log.as_array().unwrap().iter().find(|l| l["entry"] == entry);
-        let line = line.unwrap_or_else(|| panic!("no {entry} in {log}"));
-        assert_eq!(
-            line["admit"],
-            format!("pixels network allow {name} {entry}")
-        );
-    }
-    let check = isolated.network("check", &["denied.test", "--json"]);
-    let check = check.expect(1).json();
-    assert_eq!(
-        (&check["allowed"], &check["enforced_by"]),
-        (&json!(false), &json!("pixel"))
-    );
-    isolated.network("check", &["allowed.test:80"]).ok();
+    wan.refuses_and_logs(&isolated.env, name);
 }
 
 fn changes(isolated: &Isolated) {

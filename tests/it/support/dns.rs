@@ -4,8 +4,6 @@ use std::net::Ipv4Addr;
 
 const HEADER: usize = 12;
 const A: u16 = 1;
-/// Of every answer, in seconds: longer than a resolver should pass on.
-const TTL: u32 = 3600;
 
 /// The name asked for, in lower case.
 pub fn question(query: &[u8]) -> Option<String> {
@@ -28,7 +26,7 @@ fn name(query: &[u8]) -> Option<(Vec<String>, usize)> {
 }
 
 /// `None`: the name does not exist.
-pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>) -> Vec<u8> {
+pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>, ttl_seconds: u32) -> Vec<u8> {
     let Some((_, end)) = name(query) else {
         return Vec::new();
     };
@@ -39,15 +37,16 @@ pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>) -> Vec<u8> {
         (Some(addresses), Some(A)) => addresses,
         _ => &[],
     };
-    let refusal = if addresses.is_some() { 0 } else { 3 };
+    // Recursion available, and either success or NXDOMAIN.
+    let status = if addresses.is_some() { 0x80 } else { 0x83 };
     let mut text = query[..2].to_vec();
-    text.extend([0x84, refusal, 0, 1]);
+    text.extend([0x84, status, 0, 1]);
     text.extend(u16::try_from(found.len()).unwrap().to_be_bytes());
     text.extend([0; 4]);
     text.extend(&query[HEADER..(end + 4).min(query.len())]);
     for address in found {
         text.extend([0xc0, 12, 0, 1, 0, 1]);
-        text.extend(TTL.to_be_bytes());
+        text.extend(ttl_seconds.to_be_bytes());
         text.extend([0, 4]);
         text.extend(address.octets());
     }

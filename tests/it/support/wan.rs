@@ -16,7 +16,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::dns;
@@ -29,6 +30,8 @@ pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// An address without a listener, except those that a test starts.
 pub const SPARE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 30);
+/// Of every name: longer than a resolver should pass on.
+const TTL_SECONDS: u32 = 3600;
 /// The last byte of every address on which everything answers.
 const ADDRESSES: [u8; 9] = [1, 10, 11, 12, 20, 21, 22, 53, 66];
 /// 53 is the name server's.
@@ -51,10 +54,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn ip(args: &[&str]) {
-    let output = Command::new("ip").args(args).output().unwrap();
+/// Runs a command of `ip`.
+#[track_caller]
+pub fn ip(args: &str) {
+    let output = Command::new("ip").args(args.split(' ')).output().unwrap();
     let reported = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {args:?}: {reported}");
+    assert!(output.status.success(), "ip {args}: {reported}");
+}
+
+/// Moves this thread, and what it starts from now on, into a network namespace.
+pub fn enter(namespace: &File) {
+    let kind = Some(LinkNameSpaceType::Network);
+    move_into_link_name_space(namespace.as_fd(), kind).unwrap();
 }
 
 fn remove() {
@@ -69,37 +80,22 @@ impl Wan {
         let turn = File::create(std::env::temp_dir().join("pixels-test-wan.lock")).unwrap();
         flock(&turn, FlockOperation::LockExclusive).unwrap();
         remove();
-        ip(&["netns", "add", NAMESPACE]);
-        ip(&[
-            "link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", NAMESPACE,
-        ]);
-        ip(&["addr", "add", &format!("{HOST}/24"), "dev", LINK]);
-        ip(&["link", "set", LINK, "up"]);
-        let inside = |args: &[&str]| ip(&[&["-n", NAMESPACE], args].concat());
-        inside(&["link", "set", "lo", "up"]);
-        inside(&["link", "set", "eth0", "up"]);
-        for last in ADDRESSES {
-            inside(&[
-                "addr",
-                "add",
-                &format!("{}/24", address(last)),
-                "dev",
-                "eth0",
-            ]);
+        ip(&format!("netns add {NAMESPACE}"));
+        ip(&format!(
+            "link add {LINK} type veth peer name eth0 netns {NAMESPACE}"
+        ));
+        ip(&format!("addr add {HOST}/24 dev {LINK}"));
+        ip(&format!("link set {LINK} up"));
+        let inside = |args: &str| ip(&format!("-n {NAMESPACE} {args}"));
+        inside("link set lo up");
+        inside("link set eth0 up");
+        for address in ADDRESSES.map(address).into_iter().chain([SPARE]) {
+            inside(&format!("addr add {address}/24 dev eth0"));
         }
-        inside(&["addr", "add", &format!("{SPARE}/24"), "dev", "eth0"]);
-        inside(&["addr", "add", &format!("{METADATA}/32"), "dev", "eth0"]);
-        inside(&["route", "add", "default", "via", &HOST.to_string()]);
-        let via = address(1).to_string();
-        ip(&[
-            "route",
-            "add",
-            &METADATA.to_string(),
-            "via",
-            &via,
-            "dev",
-            LINK,
-        ]);
+        inside(&format!("addr add {METADATA}/32 dev eth0"));
+        inside(&format!("route add default via {HOST}"));
+        let via = address(1);
+        ip(&format!("route add {METADATA} via {via} dev {LINK}"));
 
         let wan = Self {
             names: Arc::default(),
@@ -114,13 +110,11 @@ impl Wan {
     /// Runs in the namespace; what is opened there stays there.
     fn inside<T: Send>(&self, work: impl FnOnce(&Self) -> T + Send) -> T {
         thread::scope(|scope| {
-            let enter = || {
-                let namespace = File::open(format!("/run/netns/{NAMESPACE}")).unwrap();
-                let kind = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+            let enter_and_work = || {
+                enter(&File::open(format!("/run/netns/{NAMESPACE}")).unwrap());
                 work(self)
             };
-            scope.spawn(enter).join().unwrap()
+            scope.spawn(enter_and_work).join().unwrap()
         })
     }
 
@@ -138,7 +132,7 @@ impl Wan {
             move |query: &[u8]| {
                 let name = dns::question(query)?;
                 let addresses = lock(&names).get(&name).cloned();
-                Some(dns::answer(query, addresses.as_deref()))
+                Some(dns::answer(query, addresses.as_deref(), TTL_SECONDS))
             }
         };
         let udp = answer.clone();
@@ -173,9 +167,8 @@ impl Wan {
                 let talk = talk.clone();
                 thread::spawn(move || {
                     let mut stream = stream;
-                    let local = stream.local_addr().map(|address| address.ip());
-                    if let Ok(local) = local {
-                        talk(&mut stream, local);
+                    if let Ok(local) = stream.local_addr() {
+                        talk(&mut stream, local.ip());
                     }
                 });
             }
@@ -209,28 +202,15 @@ impl Wan {
 
     /// Everything that arrives, whatever it is.
     fn watch(&self) {
-        let every = Some(eth::ALL);
-        let socket = rustix::net::socket_with(
-            AddressFamily::PACKET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            every,
-        )
-        .unwrap();
+        let (every, close) = (Some(eth::ALL), SocketFlags::CLOEXEC);
+        let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, close, every).unwrap();
         let timeout = Some(Duration::from_millis(200));
-        rustix::net::sockopt::set_socket_timeout(
-            &socket,
-            rustix::net::sockopt::Timeout::Recv,
-            timeout,
-        )
-        .unwrap();
+        set_socket_timeout(&socket, Timeout::Recv, timeout).unwrap();
         let (seen, over) = (self.seen.clone(), self.over.clone());
         thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !over.load(Ordering::Relaxed) {
-                if let Ok((length, _)) =
-                    rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())
-                {
+                if let Ok((length, _)) = recv(&socket, &mut buffer[..], RecvFlags::empty()) {
                     lock(&seen).extend_from_slice(&buffer[..length]);
                 }
             }
@@ -295,13 +275,11 @@ fn hello(stream: &mut TcpStream, here: IpAddr) {
     let mut printed = [0; 2048];
     let length = stream.read(&mut printed).unwrap_or(0);
     let printed = String::from_utf8_lossy(&printed[..length]).into_owned();
-    let body = format!("hello from {here}\n");
-    let head = if printed.starts_with("GET ") {
-        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
-    } else {
-        ""
+    let head = match printed.starts_with("GET ") {
+        true => "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+        false => "",
     };
-    let mut sent = stream.write_all(format!("{head}{body}").as_bytes());
+    let mut sent = stream.write_all(format!("{head}hello from {here}\n").as_bytes());
     while sent.is_ok() && printed.contains("slow") {
         thread::sleep(Duration::from_millis(50));
         sent = stream.write_all(b"tick\n");

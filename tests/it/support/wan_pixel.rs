@@ -4,12 +4,15 @@
 //!
 //! The namespace lives as long as the thread that serves it, and no longer.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
+
+use super::dns;
+use super::env::TestEnv;
+use super::wan::{enter, ip};
 
 /// Names the resolver knows, each with the last number of its address.
 pub const NAMES: [(&str, u8); 3] = [
@@ -18,6 +21,7 @@ pub const NAMES: [(&str, u8); 3] = [
     ("denied.test", 20),
 ];
 const RESOLVER: u8 = 53;
+const TTL_SECONDS: u32 = 5;
 const ADDRESSES: [u8; 5] = [10, 11, 20, 30, RESOLVER];
 const PORTS: [u16; 5] = [22, 53, 80, 443, 853];
 
@@ -46,53 +50,27 @@ impl Wan {
 
     fn make() -> Self {
         let pid = std::process::id();
-        let (name, outer) = (format!("pxw{pid}"), format!("pxw{pid}"));
+        let name = format!("pxw{pid}");
         // Of the range for measurements between networks; nobody's otherwise.
         let network = format!("198.18.{}", pid % 250);
         let asked = Arc::new(Mutex::new(Vec::new()));
-        run(&["ip", "netns", "add", &name]);
+        ip(&format!("netns add {name}"));
         let namespace = File::open(format!("/run/netns/{name}")).unwrap();
-        run(&[
-            "ip", "link", "add", &outer, "type", "veth", "peer", "name", "wan0", "netns", &name,
-        ]);
-        run(&[
-            "ip",
-            "addr",
-            "add",
-            &format!("{network}.1/24"),
-            "dev",
-            &outer,
-        ]);
-        run(&["ip", "link", "set", &outer, "up"]);
+        ip(&format!(
+            "link add {name} type veth peer name wan0 netns {name}"
+        ));
+        ip(&format!("addr add {network}.1/24 dev {name}"));
+        ip(&format!("link set {name} up"));
         let (ready, reported) = mpsc::channel();
         let (inner, heard) = (network.clone(), Arc::clone(&asked));
         std::thread::spawn(move || {
-            rustix::thread::move_into_link_name_space(
-                std::os::fd::AsFd::as_fd(&namespace),
-                Some(rustix::thread::LinkNameSpaceType::Network),
-            )
-            .unwrap();
-            // Everything this thread starts is in there too.
-            run(&["ip", "link", "set", "lo", "up"]);
-            run(&["ip", "link", "set", "wan0", "up"]);
+            enter(&namespace);
+            ip("link set lo up");
+            ip("link set wan0 up");
             for host in ADDRESSES {
-                run(&[
-                    "ip",
-                    "addr",
-                    "add",
-                    &format!("{inner}.{host}/24"),
-                    "dev",
-                    "wan0",
-                ]);
+                ip(&format!("addr add {inner}.{host}/24 dev wan0"));
             }
-            run(&[
-                "ip",
-                "route",
-                "add",
-                "default",
-                "via",
-                &format!("{inner}.1"),
-            ]);
+            ip(&format!("route add default via {inner}.1"));
             run(&["nft", COUNTING]);
             for port in PORTS {
                 let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
@@ -110,7 +88,7 @@ impl Wan {
             answer(&socket, &inner, &heard);
         });
         let place = reported.recv().unwrap();
-        run(&["ip", "netns", "del", &name]);
+        ip(&format!("netns del {name}"));
         Self {
             network,
             place,
@@ -129,28 +107,40 @@ impl Wan {
 
     /// How many packets have come for that address, of whatever kind.
     pub fn packets_to(&self, host: u8) -> u64 {
-        self.account()
-            .get(&self.address(host))
-            .copied()
-            .unwrap_or(0)
-    }
-
-    fn account(&self) -> BTreeMap<String, u64> {
         let place = format!("--net={}", self.place);
-        let listing = run(&[
-            "nsenter", &place, "nft", "list", "set", "inet", "account", "seen",
-        ]);
+        let listing = run(&["nsenter", &place, "nft", "list set inet account seen"]);
         let words: Vec<&str> = listing.split_whitespace().collect();
+        let address = self.address(host);
         words
             .windows(4)
-            .filter(|w| w[1] == "counter" && w[2] == "packets")
-            .map(|w| {
-                (
-                    w[0].trim_start_matches('{').to_owned(),
-                    w[3].parse().unwrap(),
-                )
-            })
-            .collect()
+            .find(|w| w[0].trim_start_matches('{') == address && w[1..3] == ["counter", "packets"])
+            .map_or(0, |w| w[3].parse().unwrap())
+    }
+
+    /// Checks that a pixel refuses connections to an address that is not allowed,
+    /// and logs them, and an earlier lookup of `denied.test`, with the command that
+    /// allows each.
+    #[track_caller]
+    pub fn refuses_and_logs(&self, env: &TestEnv, pixel: &str) {
+        let denied = self.address(30);
+        let connect = format!("echo </dev/tcp/{denied}/443");
+        let refused = env.pixels(["exec", pixel, "--", "bash", "-c", &connect]);
+        assert!(refused.stderr.contains("No route to host"), "{refused:?}");
+        assert_eq!(self.packets_to(30), 0);
+
+        let network = |verb: &str, more: &str| env.pixels(["network", verb, pixel, more]);
+        let log = network("log", "--json").ok().json();
+        for entry in ["denied.test".to_owned(), format!("{denied}:443")] {
+            let line = log.as_array().unwrap().iter().find(|l| l["entry"] == entry);
+            let line = line.unwrap_or_else(|| panic!("no {entry} in {log}"));
+            let allow = format!("pixels network allow {pixel} {entry}");
+            assert_eq!(line["admit"], allow);
+        }
+        let check = env.pixels(["network", "check", pixel, "denied.test", "--json"]);
+        let check = check.expect(1).json();
+        assert_eq!(check["allowed"], false);
+        assert_eq!(check["enforced_by"], "pixel");
+        network("check", "allowed.test:80").ok();
     }
 
     /// Every name the resolver was ever asked for.
@@ -176,40 +166,15 @@ fn answer(socket: &UdpSocket, network: &str, asked: &Mutex<Vec<String>>) {
     let mut packet = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut packet) {
         let query = &packet[..length];
-        let Some((name, end)) = question(query) else {
+        let Some(name) = dns::question(query) else {
             continue;
         };
-        asked.lock().unwrap().push(name.clone());
-        let of_a = query[end - 4..end] == [0, 1, 0, 1];
         let host = NAMES.iter().find(|(known, _)| *known == name);
-        let mut reply = query[..end].to_vec();
-        reply[2..4].copy_from_slice(&[0x81, if host.is_some() { 0x80 } else { 0x83 }]);
-        reply[6..12].fill(0);
-        if let (Some((_, host)), true) = (host, of_a) {
-            reply[7] = 1;
-            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
-            let address: std::net::Ipv4Addr = format!("{network}.{host}").parse().unwrap();
-            reply.extend(address.octets());
-        }
-        let _ = socket.send_to(&reply, from);
+        let address = host.map(|(_, host)| format!("{network}.{host}").parse().unwrap());
+        asked.lock().unwrap().push(name);
+        let addresses = address.as_ref().map(std::slice::from_ref);
+        let _ = socket.send_to(&dns::answer(query, addresses, TTL_SECONDS), from);
     }
-}
-
-/// The name a query is for, and where the question ends.
-fn question(query: &[u8]) -> Option<(String, usize)> {
-    let mut labels = Vec::new();
-    let mut at = 12;
-    loop {
-        let length = usize::from(*query.get(at)?);
-        at += 1;
-        if length == 0 {
-            break;
-        }
-        labels.push(String::from_utf8_lossy(query.get(at..at + length)?).to_lowercase());
-        at += length;
-    }
-    query.get(at..at + 4)?;
-    Some((labels.join("."), at + 4))
 }
 
 #[track_caller]
