@@ -6,7 +6,7 @@ use std::net::{IpAddr, TcpStream};
 use std::process::{Child, ChildStdout};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::server::Server;
@@ -27,20 +27,96 @@ pub fn sh(env: &TestEnv, name: &str, script: &str) -> Outcome {
     env.pixels(["exec", name, "--", "bash", "-c", script])
 }
 
-/// The greeting of the server at this address.
-fn hello(env: &TestEnv, name: &str, host: &str) -> String {
-    let script = format!("timeout 5 head -n 1 </dev/tcp/{host}/80 2>&1");
-    sh(env, name, &script).stdout.trim().to_owned()
+/// A pixel that enforces its policy itself.
+struct Pixel<'a> {
+    env: &'a TestEnv,
+    name: String,
 }
 
-fn answers(env: &TestEnv, name: &str, host: &str) {
-    wait::eventually("an allowed name answers", || {
-        hello(env, name, host) == "hello"
-    });
+impl<'a> Pixel<'a> {
+    /// Creates a pixel with an allowlist.
+    fn create(env: &'a TestEnv, short: &str, allow: &[&str]) -> Self {
+        let name = env.name(short);
+        let mut args = vec!["create", &name, "--egress", "allowlist"];
+        args.extend(allow.iter().flat_map(|entry| ["--allow", *entry]));
+        env.pixels(args).ok();
+        Self { env, name }
+    }
+
+    fn sh(&self, script: &str) -> Outcome {
+        sh(self.env, &self.name, script)
+    }
+
+    fn network(&self, verb: &str, more: &[&str]) -> Outcome {
+        let args = [&["network", verb, &self.name], more].concat();
+        self.env.pixels(args)
+    }
+
+    fn show(&self) -> Value {
+        self.network("show", &["--json"]).ok().json()
+    }
+
+    /// Sets an allowlist with one entry.
+    fn allow_only(&self, entry: &str) {
+        self.network("set", &["allowlist", "--allow", entry]).ok();
+    }
+
+    fn restart(&self) {
+        self.env.pixels(["stop", &self.name]).ok();
+        self.env.pixels(["start", &self.name]).ok();
+    }
+
+    /// Waits for the greeting of the server at this address.
+    #[track_caller]
+    fn answers(&self, host: &str) {
+        let script = format!("timeout 5 head -n 1 </dev/tcp/{host}/80 2>&1");
+        wait::eventually("an allowed name answers", || {
+            self.sh(&script).stdout.trim() == "hello"
+        });
+    }
+
+    /// The policy on record.
+    #[track_caller]
+    fn in_force(&self) -> Value {
+        let shown = self.show();
+        assert_eq!(shown["enforced_by"], "pixel", "{shown}");
+        shown["in_force"].clone()
+    }
+
+    /// What the packet filter and the resolver inside really let through.
+    #[track_caller]
+    fn really(&self) -> Value {
+        let script = "until systemctl list-jobs; do sleep 0.1; done >/dev/null 2>&1
+                      systemctl start pixels-resolver
+                      sed -n 's,^server=/\\([a-z].*\\)/.*,\\1,p' /run/pixels/resolver.conf | sort -u
+                      systemctl -q is-active pixels-resolver pixels-egress && nft -t list chain inet pixels outgoing";
+        let stdout = self.sh(script).ok().stdout;
+        assert!(stdout.contains("policy drop"), "{stdout}");
+        let names = stdout.lines().take_while(|line| !line.starts_with("table"));
+        names.collect()
+    }
+
+    /// A command in the pixel that goes on, and ends with the test.
+    fn background(&self, script: &str) -> Background {
+        let argv = ["exec", &self.name, "--", "bash", "-c", script];
+        let mut child = self.env.spawn(argv);
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Background { child, lines }
+    }
+
+    fn address(&self) -> IpAddr {
+        wait::until("the pixel has an address", || {
+            let all = self.env.pixels(["list", "--json"]).ok().json();
+            let mut all = all.as_array()?.iter();
+            let pixel = all.find(|p| p["name"] == self.name.as_str())?;
+            assert_eq!(pixel["enforced_by"], "pixel");
+            pixel["ip"].as_str()?.parse().ok()
+        })
+    }
 }
 
 /// Tries from the first moment of every boot on, and never stops.
-fn try_early(env: &TestEnv, name: &str, wan: &Wan) {
+fn try_early(pixel: &Pixel<'_>, wan: &Wan) {
     let script = format!(
         "cat >/etc/systemd/system/early.service <<'EOF'
 [Unit]
@@ -53,41 +129,12 @@ EOF
 systemctl -q enable --now early",
         denied = wan.address(20)
     );
-    sh(env, name, &script).ok();
+    pixel.sh(&script).ok();
 }
 
-fn is_trying(env: &TestEnv, name: &str) -> bool {
+fn is_trying(pixel: &Pixel<'_>) -> bool {
     let script = "systemctl is-active early && [ -s /proc/net/route ]";
-    sh(env, name, script).stdout == "active\n"
-}
-
-/// The policy on record.
-fn in_force(env: &TestEnv, name: &str) -> Vec<String> {
-    let shown = env.pixels(["network", "show", name, "--json"]).ok().json();
-    assert_eq!(shown["enforced_by"], "pixel", "{shown}");
-    let entries = shown["in_force"].as_array().unwrap();
-    let entries = entries
-        .iter()
-        .map(|entry| entry.as_str().unwrap().to_owned());
-    entries.collect()
-}
-
-/// What the packet filter and the resolver inside really let through.
-fn really(env: &TestEnv, name: &str) -> Vec<String> {
-    let script = "until systemctl list-jobs; do sleep 0.1; done >/dev/null 2>&1
-                  systemctl start pixels-resolver
-                  sed -n 's,^server=/\\([a-z].*\\)/.*,\\1,p' /run/pixels/resolver.conf | sort -u
-                  systemctl -q is-active pixels-resolver pixels-egress && nft -t list chain inet pixels outgoing";
-    let stdout = sh(env, name, script).ok().stdout;
-    assert!(stdout.contains("policy drop"), "{stdout}");
-    let names = stdout.lines().take_while(|line| !line.starts_with("table"));
-    names.map(str::to_owned).collect()
-}
-
-fn create(env: &TestEnv, name: &str, allow: &[&str]) {
-    let mut args = vec!["create", name, "--egress", "allowlist"];
-    args.extend(allow.iter().flat_map(|entry| ["--allow", *entry]));
-    env.pixels(args).ok();
+    pixel.sh(script).stdout == "active\n"
 }
 
 #[test]
@@ -96,39 +143,17 @@ fn allowed_hosts_answer_and_denied_hosts_are_logged() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel", wan, "");
-    let name = env.name("box");
-    create(&env, &name, &["allowed.test"]);
-    assert_eq!(in_force(&env, &name), ["allowed.test"]);
-    answers(&env, &name, "allowed.test");
-    let unknown = sh(&env, &name, "getent hosts denied.test").expect(2);
+    let pixel = Pixel::create(&env, "box", &["allowed.test"]);
+    assert_eq!(pixel.in_force(), json!(["allowed.test"]));
+    pixel.answers("allowed.test");
+    let unknown = pixel.sh("getent hosts denied.test").expect(2);
     assert_eq!(unknown.stdout, "");
-    let denied = wan.address(30);
-    let refused = sh(&env, &name, &format!("echo </dev/tcp/{denied}/443"));
-    assert!(refused.stderr.contains("No route to host"), "{refused:?}");
-    assert_eq!(wan.packets_to(30), 0);
-
-    let log = env.pixels(["network", "log", &name, "--json"]).ok().json();
-    for entry in ["denied.test".to_owned(), format!("{denied}:443")] {
-        let line = log.as_array().unwrap().iter().find(|l| l["entry"] == entry);
-        let line = line.unwrap_or_else(|| panic!("no {entry} in {log}"));
-        assert_eq!(
-            line["admit"],
-            format!("pixels network allow {name} {entry}")
-        );
-    }
-    let check = ["network", "check", &name, "denied.test", "--json"];
-    let check = env.pixels(check).expect(1).json();
-    assert_eq!(
-        (&check["allowed"], &check["enforced_by"]),
-        (&json!(false), &json!("pixel"))
-    );
-    env.pixels(["network", "check", &name, "allowed.test:80"])
-        .ok();
+    wan.refuses_and_logs(&env, &pixel.name);
 
     // Others reach it as before.
-    let mut server = background(&env, &name, SERVER);
+    let mut server = pixel.background(SERVER);
     assert_eq!(server.line(), "ready");
-    let address = address(&env, &name);
+    let address = pixel.address();
     let mut from_outside = TcpStream::connect((address, 8022)).unwrap();
     from_outside.write_all(b"x\n").unwrap();
     let mut line = String::new();
@@ -145,16 +170,9 @@ const SERVER: &str = "exec perl -MSocket -e '
     bind(S, sockaddr_in(8022, INADDR_ANY)) and listen(S, 5) or die; $| = 1; print \"ready\\n\";
     while (accept(C, S)) { sysread(C, $line, 100); syswrite(C, \"served\\n\"); close C }'";
 
-/// A command in a pixel that goes on, and ends with the test.
 struct Background {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-}
-
-fn background(env: &TestEnv, name: &str, script: &str) -> Background {
-    let mut child = env.spawn(["exec", name, "--", "bash", "-c", script]);
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    Background { child, lines }
 }
 
 impl Background {
@@ -168,15 +186,6 @@ impl Drop for Background {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn address(env: &TestEnv, name: &str) -> IpAddr {
-    wait::until("the pixel has an address", || {
-        let all = env.pixels(["list", "--json"]).ok().json();
-        let pixel = all.as_array()?.iter().find(|p| p["name"] == name)?.clone();
-        assert_eq!(pixel["enforced_by"], "pixel");
-        pixel["ip"].as_str()?.parse().ok()
-    })
 }
 
 /// Prints "up" when connected, and "cut" when no answer arrives any more.
@@ -195,105 +204,73 @@ fn policy_change_closes_denied_connections() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-cut", wan, "");
-    let name = env.name("box");
-    create(&env, &name, &["allowed.test", "other.test"]);
-    let mut kept = background(&env, &name, &talk("allowed.test"));
-    let mut lost = background(&env, &name, &talk("other.test"));
+    let pixel = Pixel::create(&env, "box", &["allowed.test", "other.test"]);
+    let allowed = json!(["allowed.test"]);
+    let mut kept = pixel.background(&talk("allowed.test"));
+    let mut lost = pixel.background(&talk("other.test"));
     assert_eq!((kept.line(), lost.line()), ("up".into(), "up".into()));
-    env.pixels(["network", "deny", &name, "other.test"]).ok();
+    pixel.network("deny", &["other.test"]).ok();
     assert_eq!(lost.line(), "cut");
-    assert_eq!(in_force(&env, &name), ["allowed.test"]);
-    assert_eq!(really(&env, &name), ["allowed.test"]);
+    assert_eq!(pixel.in_force(), allowed);
+    assert_eq!(pixel.really(), allowed);
     assert!(kept.child.try_wait().unwrap().is_none());
 
     // Lifted, and put back: what was open before there was a policy is cut too.
-    env.pixels(["network", "set", &name, "unrestricted"]).ok();
-    answers(&env, &name, &wan.address(11));
-    let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
-    assert_eq!(
-        (&shown["enforced"], &shown["enforced_by"]),
-        (&json!(false), &json!(null))
-    );
-    sh(&env, &name, "nft list table inet pixels").expect(1);
-    let mut open = background(&env, &name, &talk(&wan.address(11)));
+    pixel.network("set", &["unrestricted"]).ok();
+    pixel.answers(&wan.address(11));
+    let shown = pixel.show();
+    assert_eq!(shown["enforced"], false);
+    assert_eq!(shown["enforced_by"], json!(null));
+    pixel.sh("nft list table inet pixels").expect(1);
+    let mut open = pixel.background(&talk(&wan.address(11)));
     assert_eq!(open.line(), "up");
-    env.pixels([
-        "network",
-        "set",
-        &name,
-        "allowlist",
-        "--allow",
-        "allowed.test",
-    ])
-    .ok();
+    pixel.allow_only("allowed.test");
     assert_eq!(open.line(), "cut");
     // However often: a service of the pixel may start so many times in a while.
     for _ in 0..4 {
-        env.pixels(["network", "set", &name, "unrestricted"]).ok();
-        let set = ["network", "set", &name, "allowlist"];
-        let entry = ["--allow", "allowed.test"];
-        env.pixels([&set[..], &entry].concat()).ok();
+        pixel.network("set", &["unrestricted"]).ok();
+        pixel.allow_only("allowed.test");
     }
-    sh(&env, &name, "systemctl is-active systemd-resolved").ok();
-    answers(&env, &name, "allowed.test");
+    pixel.sh("systemctl is-active systemd-resolved").ok();
+    pixel.answers("allowed.test");
 
     // Another client has other settings: the pixel keeps its resolvers.
-    let allow = ["network", "allow", &name, "allowed.test"];
+    let allow = ["network", "allow", &pixel.name, "allowed.test"];
     let elsewhere = env.command(allow).env("HOME", "/nonexistent").output();
     assert!(elsewhere.unwrap().status.success());
-    answers(&env, &name, "allowed.test");
+    pixel.answers("allowed.test");
 
     // Root removed the policy: `show` reports that, and `set` enforces it again.
-    let holds = || env.pixels(["network", "show", &name, "--json"]).ok().json()["holds"].clone();
-    assert_eq!(holds(), true);
-    sh(
-        &env,
-        &name,
-        "nft delete table inet pixels; rm /etc/systemd/system/pixels-*; systemctl daemon-reload",
-    )
-    .ok();
-    assert_eq!(holds(), false);
-    let status = env.pixels(["status", &name]).ok().stderr;
+    assert_eq!(pixel.show()["holds"], true);
+    let remove =
+        "nft delete table inet pixels; rm /etc/systemd/system/pixels-*; systemctl daemon-reload";
+    pixel.sh(remove).ok();
+    assert_eq!(pixel.show()["holds"], false);
+    let status = env.pixels(["status", &pixel.name]).ok().stderr;
     assert!(status.contains("does not enforce its policy"), "{status}");
-    env.pixels(["network", "allow", &name, "allowed.test"]).ok();
-    assert_eq!(holds(), true);
-    assert_eq!(really(&env, &name), ["allowed.test"]);
+    pixel.network("allow", &["allowed.test"]).ok();
+    assert_eq!(pixel.show()["holds"], true);
+    assert_eq!(pixel.really(), allowed);
 
     // After concurrent changes, the policy inside equals the record.
     let at_once = ["a.test", "b.test", "c.test", "d.test"]
-        .map(|entry| env.spawn(["network", "allow", &name, entry]));
+        .map(|entry| env.spawn(["network", "allow", &pixel.name, entry]));
     for change in at_once {
         finished(change, Duration::from_secs(60)).ok();
     }
-    assert_eq!(really(&env, &name), in_force(&env, &name));
-    env.pixels([
-        "network",
-        "set",
-        &name,
-        "allowlist",
-        "--allow",
-        "allowed.test",
-    ])
-    .ok();
+    assert_eq!(pixel.really(), pixel.in_force());
+    pixel.allow_only("allowed.test");
 
     // A change that fails changes nothing.
-    sh(
-        &env,
-        &name,
-        "mv /usr/sbin/dnsmasq /usr/sbin/was-dnsmasq; ln -s /bin/false /usr/sbin/dnsmasq",
-    )
-    .ok();
-    env.pixels(["network", "allow", &name, "other.test"])
-        .expect(1);
-    assert_eq!(in_force(&env, &name), ["allowed.test"]);
-    sh(
-        &env,
-        &name,
-        "mv -f /usr/sbin/was-dnsmasq /usr/sbin/dnsmasq; systemctl restart pixels-resolver",
-    )
-    .ok();
-    assert_eq!(really(&env, &name), ["allowed.test"]);
-    answers(&env, &name, "allowed.test");
+    let hide = "mv /usr/sbin/dnsmasq /usr/sbin/was-dnsmasq; ln -s /bin/false /usr/sbin/dnsmasq";
+    pixel.sh(hide).ok();
+    pixel.network("allow", &["other.test"]).expect(1);
+    assert_eq!(pixel.in_force(), allowed);
+    let restore =
+        "mv -f /usr/sbin/was-dnsmasq /usr/sbin/dnsmasq; systemctl restart pixels-resolver";
+    pixel.sh(restore).ok();
+    assert_eq!(pixel.really(), allowed);
+    pixel.answers("allowed.test");
 }
 
 #[test]
@@ -302,97 +279,64 @@ fn policy_survives_restart_clone_and_restore() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-boot", wan, "");
-    let name = env.name("box");
-    create(&env, &name, &["allowed.test"]);
-    try_early(&env, &name, wan);
-    let holds = |name: &str, allowed: &str| {
-        wait::eventually("it has booted and tries", || is_trying(&env, name));
-        assert_eq!(in_force(&env, name), [allowed]);
-        assert_eq!(really(&env, name), [allowed]);
-        answers(&env, name, allowed);
+    let pixel = Pixel::create(&env, "box", &["allowed.test"]);
+    let name = &pixel.name;
+    try_early(&pixel, wan);
+    let holds = |pixel: &Pixel<'_>, allowed: &str| {
+        wait::eventually("it has booted and tries", || is_trying(pixel));
+        assert_eq!(pixel.in_force(), json!([allowed]));
+        assert_eq!(pixel.really(), json!([allowed]));
+        pixel.answers(allowed);
         assert_eq!(wan.packets_to(20), 0);
     };
-    holds(&name, "allowed.test");
-    sh(&env, &name, "touch /run/before; systemctl reboot");
+    holds(&pixel, "allowed.test");
+    let _ = pixel.sh("touch /run/before; systemctl reboot");
     wait::eventually("it boots again", || {
-        sh(&env, &name, "[ ! -e /run/before ]").code == 0
+        pixel.sh("[ ! -e /run/before ]").code == 0
     });
-    holds(&name, "allowed.test");
-    env.pixels(["stop", &name]).ok();
-    env.pixels(["start", &name]).ok();
-    holds(&name, "allowed.test");
+    holds(&pixel, "allowed.test");
+    pixel.restart();
+    holds(&pixel, "allowed.test");
 
     // A clone has what its source has, or what was asked for.
-    env.pixels(["checkpoint", "create", &name, "--label", "first"])
-        .ok();
-    let clone = env.name("clone");
-    env.pixels(["create", &clone, "--from", &name]).ok();
-    holds(&clone, "allowed.test");
-    let other = env.name("other");
+    let first = ["checkpoint", "create", name, "--label", "first"];
+    env.pixels(first).ok();
+    let clone = |short: &str, from: &str, more: &[&str]| {
+        let name = env.name(short);
+        let create = [&["create", &name, "--from", from], more].concat();
+        env.pixels(create).ok();
+        Pixel { env: &env, name }
+    };
+    holds(&clone("clone", name, &[]), "allowed.test");
     let origin = format!("{name}:first");
-    env.pixels([
-        "create",
-        &other,
-        "--from",
-        &origin,
-        "--egress",
-        "allowlist",
-        "--allow",
-        "other.test",
-    ])
-    .ok();
-    holds(&other, "other.test");
+    let other = ["--egress", "allowlist", "--allow", "other.test"];
+    holds(&clone("other", &origin, &other), "other.test");
 
     // A checkpoint brings its own policy back, to a pixel that runs or does not.
-    env.pixels([
-        "network",
-        "set",
-        &name,
-        "allowlist",
-        "--allow",
-        "other.test",
-    ])
-    .ok();
-    holds(&name, "other.test");
-    env.pixels(["checkpoint", "restore", &name, "first"]).ok();
-    holds(&name, "allowed.test");
-    env.pixels(["stop", &name]).ok();
-    env.pixels([
-        "network",
-        "set",
-        &name,
-        "allowlist",
-        "--allow",
-        "other.test",
-    ])
-    .ok();
-    env.pixels(["start", &name]).ok();
-    holds(&name, "other.test");
-    env.pixels(["stop", &name]).ok();
-    env.pixels(["checkpoint", "restore", &name, "first"]).ok();
-    env.pixels(["start", &name]).ok();
-    holds(&name, "allowed.test");
+    let restore = ["checkpoint", "restore", name, "first"];
+    pixel.allow_only("other.test");
+    holds(&pixel, "other.test");
+    env.pixels(restore).ok();
+    holds(&pixel, "allowed.test");
+    env.pixels(["stop", name]).ok();
+    pixel.allow_only("other.test");
+    env.pixels(["start", name]).ok();
+    holds(&pixel, "other.test");
+    env.pixels(["stop", name]).ok();
+    env.pixels(restore).ok();
+    env.pixels(["start", name]).ok();
+    holds(&pixel, "allowed.test");
 
     // Behind a gateway, the gateway is all there is.
-    let behind = env.name("behind");
-    let args = ["create", &behind, "--from", &origin];
-    let made = env
-        .command(args)
-        .env("PIXELS_NETWORK_PLACEMENT", "gateway")
-        .output();
-    assert!(made.unwrap().status.success());
-    let shown = env
-        .pixels(["network", "show", &behind, "--json"])
-        .ok()
-        .json();
-    assert_eq!(shown["enforced_by"], "gateway");
-    sh(&env, &behind, "nft list table inet pixels").expect(1);
-    sh(
-        &env,
-        &behind,
-        "ls /etc/systemd/system/pixels-egress.service",
-    )
-    .expect(2);
+    let name = env.name("behind");
+    let mut create = env.command(["create", &name, "--from", &origin]);
+    create.env("PIXELS_NETWORK_PLACEMENT", "gateway");
+    assert!(create.output().unwrap().status.success());
+    let behind = Pixel { env: &env, name };
+    assert_eq!(behind.show()["enforced_by"], "gateway");
+    behind.sh("nft list table inet pixels").expect(1);
+    let unit = "ls /etc/systemd/system/pixels-egress.service";
+    behind.sh(unit).expect(2);
 }
 
 #[test]
@@ -401,26 +345,24 @@ fn invalid_ruleset_keeps_network_down() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-closed", wan, "");
-    let name = env.name("box");
-    create(&env, &name, &["allowed.test"]);
-    answers(&env, &name, "allowed.test");
-    sh(&env, &name, "echo no rule >>/var/lib/pixels/egress/ruleset").ok();
+    let pixel = Pixel::create(&env, "box", &["allowed.test"]);
+    pixel.answers("allowed.test");
+    let damage = "echo no rule >>/var/lib/pixels/egress/ruleset";
+    pixel.sh(damage).ok();
     // By the daemon, as after a boot of the host.
     let restart = json!({"action": "restart", "force": true, "timeout": 30});
-    let state = format!("/1.0/instances/px-{name}/state");
+    let state = format!("/1.0/instances/px-{}/state", pixel.name);
     Server::shared().done("PUT", &state, &restart);
     wait::eventually("it has booted", || {
-        let state = sh(&env, &name, "systemctl is-system-running");
+        let state = pixel.sh("systemctl is-system-running");
         ["degraded\n", "running\n"].contains(&state.stdout.as_str())
     });
     let state = "systemctl is-active pixels-egress systemd-networkd pixels-resolver; ip -4 -o addr show eth0 scope global";
-    let seen = sh(&env, &name, state).stdout;
-    assert_eq!(seen, "failed\ninactive\ninactive\n");
+    assert_eq!(pixel.sh(state).stdout, "failed\ninactive\ninactive\n");
     // `pixels start` repairs the files first.
-    env.pixels(["stop", &name]).ok();
-    env.pixels(["start", &name]).ok();
-    answers(&env, &name, "allowed.test");
-    assert_eq!(really(&env, &name), ["allowed.test"]);
+    pixel.restart();
+    pixel.answers("allowed.test");
+    assert_eq!(pixel.really(), json!(["allowed.test"]));
 }
 
 #[test]
@@ -429,51 +371,32 @@ fn policy_without_nft_is_refused() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-unable", wan, "");
-    let source = env.name("source");
-    env.pixels(["create", &source]).ok();
-    sh(
-        &env,
-        &source,
-        "rm /usr/sbin/nft; mv /usr/bin/apt-get /usr/bin/no-apt",
-    )
-    .ok();
-    let reported = env
-        .pixels(["network", "set", &source, "agent", "--json"])
-        .expect(1)
-        .error();
+    let name = env.name("source");
+    env.pixels(["create", &name]).ok();
+    let source = Pixel { env: &env, name };
+    let name = &source.name;
+    let disable = "rm /usr/sbin/nft; mv /usr/bin/apt-get /usr/bin/no-apt";
+    source.sh(disable).ok();
+    let reported = source.network("set", &["agent", "--json"]);
+    let reported = reported.expect(1).error();
     let message = reported["message"].as_str().unwrap();
     assert!(message.contains("no apt-get"), "{message}");
     assert_eq!(reported["kind"], "unsupported");
-    let shown = env
-        .pixels(["network", "show", &source, "--json"])
-        .ok()
-        .json();
+    let shown = source.show();
     assert_eq!(shown["mode"], "unrestricted");
     assert_eq!(shown["enforced_by"], json!(null));
     // Nothing of the attempt keeps the network from coming up.
-    sh(
-        &env,
-        &source,
-        "systemctl restart systemd-networkd && [ ! -e /etc/systemd/system/pixels-egress.service ]",
-    )
-    .ok();
+    let restart =
+        "systemctl restart systemd-networkd && [ ! -e /etc/systemd/system/pixels-egress.service ]";
+    source.sh(restart).ok();
 
     let clone = env.name("clone");
-    let reported = env
-        .pixels(["create", &clone, "--from", &source, "--egress", "agent"])
-        .expect(1);
-    assert!(
-        reported.stderr.contains("pixels network set"),
-        "{}",
-        reported.stderr
-    );
-    assert_eq!(env.remaining(), std::slice::from_ref(&source));
-    env.pixels(["stop", &source]).ok();
-    env.pixels(["network", "set", &source, "agent"]).expect(1);
-    env.pixels(["start", &source]).ok();
-    let shown = env
-        .pixels(["network", "show", &source, "--json"])
-        .ok()
-        .json();
-    assert_eq!(shown["mode"], "unrestricted");
+    let create = ["create", &clone, "--from", name, "--egress", "agent"];
+    let stderr = env.pixels(create).expect(1).stderr;
+    assert!(stderr.contains("pixels network set"), "{stderr}");
+    assert_eq!(env.remaining(), std::slice::from_ref(name));
+    env.pixels(["stop", name]).ok();
+    source.network("set", &["agent"]).expect(1);
+    env.pixels(["start", name]).ok();
+    assert_eq!(source.show()["mode"], "unrestricted");
 }
