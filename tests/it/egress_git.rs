@@ -45,12 +45,9 @@ fn answer(stream: &mut (impl Read + Write), root: &Path) -> std::io::Result<()> 
         .nth(1)
         .unwrap_or("/")
         .trim_start_matches('/');
-    let found = std::fs::read(root.join(path))
-        .ok()
-        .filter(|_| !path.contains(".."));
-    let (status, body) = match found {
-        Some(body) => ("200 OK", body),
-        None => ("404 Not Found", Vec::new()),
+    let (status, body) = match std::fs::read(root.join(path)) {
+        Ok(body) if !path.contains("..") => ("200 OK", body),
+        _ => ("404 Not Found", Vec::new()),
     };
     let length = body.len();
     write!(
@@ -68,6 +65,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let walls = Walls::new("git");
     walls.wan.name(HOST, &[SPARE]);
     let files = tempfile::tempdir().unwrap();
+    let work = files.path().join("work");
     let bare = repository(files.path());
 
     // Somebody's server: a pixel that is on the internet by way of the host.
@@ -98,18 +96,14 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let fetch = open
         .program("git", ["-c", "protocol.ext.allow=always", "fetch", "-q"])
         .args([&url, "HEAD:agent"])
-        .current_dir(files.path().join("work"))
+        .current_dir(&work)
         .output()
         .unwrap();
     assert!(fetch.status.success(), "{fetch:?}");
-    git(
-        &files.path().join("work"),
-        &["diff", "--exit-code", "HEAD", "agent"],
-    );
+    git(&work, &["diff", "--exit-code", "HEAD", "agent"]);
 
-    walls
-        .wan
-        .forward((SPARE, 22).into(), SocketAddr::new(address, 22));
+    let ssh = SocketAddr::new(address, 22);
+    walls.wan.forward((SPARE, 22).into(), ssh);
 
     // And its web server, by a certificate of its own.
     let key = KeyPair::generate().unwrap();
@@ -143,47 +137,22 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     // The one who clones is a clone of that machine, behind the walls.
     let pixel = walls.env.name("c");
     let from = format!("{server}:ready");
-    walls
-        .env
-        .pixels([
-            "create",
-            &pixel,
-            "--from",
-            &from,
-            "--egress",
-            "allowlist",
-            "--allow",
-            "git.test:22",
-        ])
-        .ok();
-    assert_eq!(
-        walls.server.get(&format!("/1.0/instances/px-{pixel}"))["devices"]["eth0"]["network"],
-        BRIDGE
-    );
+    let policy = ["--egress", "allowlist", "--allow", "git.test:22"];
+    let create = [&["create", &pixel, "--from", &from], &policy[..]].concat();
+    walls.env.pixels(create).ok();
+    let instance = walls.server.get(&format!("/1.0/instances/px-{pixel}"));
+    assert_eq!(instance["devices"]["eth0"]["network"], BRIDGE);
     walls.comes_to_connect(&pixel, HOST, 22);
     let ssh = "GIT_SSH_COMMAND='ssh -i /root/.ssh/id -o StrictHostKeyChecking=no' \
                git clone -q root@git.test:/srv/repo.git /root/by-ssh && cat /root/by-ssh/file";
     assert_eq!(walls.sh(&pixel, ssh).ok().stdout, "from afar\n");
-    let args = [
-        "exec",
-        "-u",
-        "root",
-        &pixel,
-        "--",
-        "sh",
-        "-c",
-        "cat >/root/ca.pem",
-    ];
-    walls
-        .env
-        .pixels_with(args, certificate.pem().as_bytes())
-        .ok();
+    let args = ["exec", "-u", "root", &pixel, "--", "tee", "/root/ca.pem"];
+    let certificate = certificate.pem();
+    walls.env.pixels_with(args, certificate.as_bytes()).ok();
     let https = "rm -rf /root/by-https; timeout 20 git -c http.sslCAInfo=/root/ca.pem \
                  clone -q https://git.test/repo.git /root/by-https && cat /root/by-https/file";
     assert_ne!(walls.sh(&pixel, https).code, 0);
-    walls
-        .env
-        .pixels(["network", "allow", &pixel, "git.test:443"])
-        .ok();
+    let allow = ["network", "allow", &pixel, "git.test:443"];
+    walls.env.pixels(allow).ok();
     assert_eq!(walls.sh(&pixel, https).ok().stdout, "from afar\n");
 }
