@@ -102,15 +102,12 @@ enum Overwrite {
 /// Writes the files that are the same for every policy.
 async fn write_common(guest: &dyn Guest, overwrite: Overwrite) -> Result<()> {
     let (common, links) = (files::common(), files::links());
+    let paths = common.iter().map(|file| &file.path);
+    let paths = paths.chain(links.iter().map(|(link, _)| link));
+    let parents = paths.filter_map(|path| Some(path.rsplit_once('/')?.0));
     let mut dirs = vec!["/usr/local/lib/pixels", "/var/lib/pixels", STATE];
-    for path in common
-        .iter()
-        .map(|file| &file.path)
-        .chain(links.iter().map(|(link, _)| link))
-    {
-        if let Some((dir, _)) = path.rsplit_once('/')
-            && !dirs.contains(&dir)
-        {
+    for dir in parents {
+        if !dirs.contains(&dir) {
             dirs.push(dir);
         }
     }
@@ -138,4 +135,72 @@ async fn run(guest: &dyn Guest, script: &str, args: &[&str]) -> Result<Output> {
     let path = format!("{CODE}/{script}");
     let argv = std::iter::once(path.as_str()).chain(args.iter().copied());
     guest.output(&ExecRequest::root(argv)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::egress::{Mode, Policy, presets};
+    use crate::model::fake::FakeBackend;
+    use crate::model::{Backend, FileKind, Ids, Status};
+
+    fn policy(mode: Mode, allow: &[&str]) -> Files {
+        let rules = allow.iter().map(|rule| rule.parse().unwrap());
+        Files::new(&Policy::new(mode, rules).resolve(presets()), &[])
+    }
+
+    /// The paths of all calls with one of these verbs.
+    fn paths(calls: &[String], verbs: &[&str]) -> BTreeSet<String> {
+        let parts = calls.iter().map(|call| call.splitn(3, ' ').collect());
+        let matching = parts.filter(|parts: &Vec<&str>| verbs.contains(&parts[0]));
+        matching.map(|parts| parts[2].to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn policy_removal_deletes_all_written_files() {
+        let backend = FakeBackend::new();
+        backend.add("a");
+        backend.edit("a", |instance| instance.status = Status::Stopped);
+        // As images have them.
+        for directory in ["/etc/systemd/system", "/usr/local/bin", "/usr/local/lib"] {
+            backend.put_file("a", &format!("{directory}/any"), "");
+        }
+        let name = "a".parse().unwrap();
+        let guest = backend.guest(&name);
+        let guest = guest.as_ref();
+        assert!(!has_packages(guest).await.unwrap());
+        for program in PROGRAMS {
+            backend.put_file("a", program, "");
+        }
+        assert!(has_packages(guest).await.unwrap());
+
+        backend.take_calls();
+        write(guest, &policy(Mode::Agent, &["*.example.org:443"]))
+            .await
+            .unwrap();
+        let sudo = || String::from_utf8(backend.file("a", SUDOERS).unwrap()).unwrap();
+        assert!(!sudo().contains("NOPASSWD: ALL"));
+        let mut written = paths(&backend.take_calls(), &["write_file", "symlink"]);
+        write(guest, &policy(Mode::Allowlist, &[])).await.unwrap();
+        let calls = backend.take_calls();
+        assert_eq!(paths(&calls, &["write_file", "symlink"]), written);
+        for path in &written {
+            let stat = guest.stat(path).await.unwrap();
+            assert_eq!(stat.owner, Ids::ROOT, "{path}");
+            if stat.kind == FileKind::Symlink {
+                let target = guest.read_link(path).await.unwrap();
+                assert!(written.contains(&target), "{path}");
+            }
+        }
+
+        backend.take_calls();
+        remove(guest).await.unwrap();
+        assert!(sudo().contains("NOPASSWD: ALL"));
+        assert!(written.remove(SUDOERS));
+        assert_eq!(paths(&backend.take_calls(), &["remove_file"]), written);
+        // Repeated, and where nothing ever was.
+        remove(guest).await.unwrap();
+    }
 }

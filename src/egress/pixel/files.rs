@@ -110,7 +110,7 @@ impl Files {
     }
 
     /// The two files that depend on the policy, in this directory.
-    pub(super) fn of_policy(&self, dir: &str) -> [GuestFile; 2] {
+    pub fn of_policy(&self, dir: &str) -> [GuestFile; 2] {
         [
             text(format!("{dir}/ruleset"), 0o644, &self.ruleset),
             text(format!("{dir}/resolver"), 0o644, &self.resolver),
