@@ -1,12 +1,13 @@
 //! The facts about a host that plans and checks are made from. Pure data.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use serde::Deserialize;
 
 use super::apt_sources::Source;
+use super::plan::BRIDGE_NAME;
+pub use crate::backend::incus::wire::{Network, Pool};
 
 #[derive(Debug, Clone)]
 pub struct HostFacts {
@@ -159,9 +160,8 @@ impl ServerFacts {
         match named {
             Some(name) => usable.find(|pool| pool.name == name),
             None => {
-                let all: Vec<&Pool> = usable.collect();
-                let default = all.iter().find(|pool| pool.name == "default");
-                default.or(all.first()).copied()
+                let first = usable.clone().next();
+                usable.find(|pool| pool.name == "default").or(first)
             }
         }
     }
@@ -173,58 +173,24 @@ impl ServerFacts {
         match named {
             Some(name) => self.networks.iter().find(|network| network.name == name),
             None => {
-                let bridges = || {
-                    self.networks
-                        .iter()
-                        .filter(|n| n.managed && n.kind == "bridge" && n.has_address())
-                };
-                bridges()
-                    .find(|network| network.name == super::plan::BRIDGE_NAME)
-                    .or_else(|| bridges().next())
+                let is_usable = |n: &&Network| n.managed && n.kind == "bridge" && has_address(n);
+                let mut bridges = self.networks.iter().filter(is_usable);
+                let first = bridges.clone().next();
+                bridges.find(|n| n.name == BRIDGE_NAME).or(first)
             }
         }
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct Pool {
-    pub name: String,
-    #[serde(default)]
-    pub driver: String,
-    #[serde(default)]
-    pub status: String,
-    #[serde(default)]
-    pub config: BTreeMap<String, String>,
+/// Whether a bridge has an IPv4 address, without which it has no DHCP.
+fn has_address(network: &Network) -> bool {
+    let address = network.config.get("ipv4.address");
+    address.is_some_and(|address| address != "none" && !address.is_empty())
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct Network {
-    pub name: String,
-    #[serde(rename = "type", default)]
-    pub kind: String,
-    #[serde(default)]
-    pub managed: bool,
-    #[serde(default)]
-    pub status: String,
-    #[serde(default)]
-    pub config: BTreeMap<String, String>,
-}
-
-impl Network {
-    /// Whether the bridge has an IPv4 address, without which it has no DHCP.
-    pub fn has_address(&self) -> bool {
-        self.config
-            .get("ipv4.address")
-            .is_some_and(|address| address != "none" && !address.is_empty())
-    }
-
-    pub fn has_dhcp(&self) -> bool {
-        self.has_address()
-            && self
-                .config
-                .get("ipv4.dhcp")
-                .is_none_or(|dhcp| dhcp != "false")
-    }
+pub fn has_dhcp(network: &Network) -> bool {
+    let dhcp = network.config.get("ipv4.dhcp");
+    has_address(network) && dhcp.is_none_or(|dhcp| dhcp != "false")
 }
 
 #[cfg(test)]

@@ -1,53 +1,13 @@
 //! Reads the facts about an Incus server from its API.
 
-use ipnet::Ipv4Net;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
-use super::facts::{Network, Pool, ServerFacts, ServerState};
+use super::facts::{ServerFacts, ServerState};
 use super::subnet;
 use crate::backend::incus::Client;
+use crate::backend::incus::wire::{ImageAlias, Network, NetworkState, Server};
 use crate::model;
-
-#[derive(Debug, Deserialize)]
-struct Server {
-    #[serde(default)]
-    auth: String,
-    #[serde(default)]
-    api_extensions: Vec<String>,
-    #[serde(default)]
-    environment: Environment,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Environment {
-    #[serde(default)]
-    server_version: String,
-    #[serde(default)]
-    server_clustered: bool,
-    #[serde(default)]
-    storage_supported_drivers: Vec<Driver>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Driver {
-    #[serde(rename = "Name")]
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct NetworkState {
-    #[serde(default)]
-    addresses: Option<Vec<Address>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Address {
-    family: String,
-    address: String,
-    netmask: String,
-}
 
 /// Reads the facts about the server. A server that does not answer or denies
 /// access is a result, not an error. With `remote`, also reads the networks of
@@ -82,35 +42,33 @@ pub async fn read(client: &Client, remote: bool) -> Result<ServerState, Error> {
 }
 
 async fn details(client: &Client, server: Server, remote: bool) -> model::Result<ServerFacts> {
-    let pools: Vec<Pool> = list(client, "/1.0/storage-pools?recursion=1").await?;
+    let pools = list(client, "/1.0/storage-pools?recursion=1").await?;
     let networks: Vec<Network> = list(client, "/1.0/networks?recursion=1").await?;
     let aliases = image_aliases(client).await?;
     let mut addresses = Vec::new();
     if remote {
         for network in &networks {
             let path = format!("/1.0/networks/{}/state", network.name);
-            match client
-                .get::<NetworkState>(&path)
-                .await
-                .map_err(model::Error::from)
-            {
-                Ok(state) => addresses.extend(ipv4_networks(state)),
+            let state = client.get::<NetworkState>(&path).await;
+            match state.map_err(model::Error::from) {
+                Ok(state) => {
+                    let ipv4 = state.addresses.iter().filter(|a| a.family == "inet");
+                    addresses.extend(ipv4.filter_map(|address| {
+                        subnet::parse(&format!("{}/{}", address.address, address.netmask))
+                    }));
+                }
                 // Networks without an interface have no state.
                 Err(model::Error::Server { .. } | model::Error::Denied { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
     }
+    let drivers = server.environment.storage_supported_drivers.into_iter();
     Ok(ServerFacts {
         version: server.environment.server_version,
         extensions: server.api_extensions,
         clustered: server.environment.server_clustered,
-        drivers: server
-            .environment
-            .storage_supported_drivers
-            .into_iter()
-            .map(|driver| driver.name)
-            .collect(),
+        drivers: drivers.map(|driver| driver.name).collect(),
         pools,
         networks,
         addresses,
@@ -120,11 +78,7 @@ async fn details(client: &Client, server: Server, remote: bool) -> model::Result
 
 /// The aliases of all images on the server. Sends one request.
 pub async fn image_aliases(client: &Client) -> model::Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Alias {
-        name: String,
-    }
-    let aliases: Vec<Alias> = list(client, "/1.0/images/aliases?recursion=1").await?;
+    let aliases: Vec<ImageAlias> = list(client, "/1.0/images/aliases?recursion=1").await?;
     Ok(aliases.into_iter().map(|alias| alias.name).collect())
 }
 
@@ -132,12 +86,4 @@ pub async fn image_aliases(client: &Client) -> model::Result<Vec<String>> {
 async fn list<T: DeserializeOwned>(client: &Client, path: &str) -> model::Result<Vec<T>> {
     let list: Option<Vec<T>> = client.get(path).await?;
     Ok(list.unwrap_or_default())
-}
-
-fn ipv4_networks(state: NetworkState) -> Vec<Ipv4Net> {
-    let all = state.addresses.unwrap_or_default();
-    all.iter()
-        .filter(|address| address.family == "inet")
-        .filter_map(|a| subnet::parse(&format!("{}/{}", a.address, a.netmask)))
-        .collect()
 }

@@ -23,12 +23,33 @@ pub struct Envelope {
 pub struct Server {
     #[serde(default)]
     pub api_extensions: Vec<String>,
+    /// `trusted` if the daemon trusts this client.
+    #[serde(default)]
+    pub auth: String,
+    #[serde(default)]
+    pub environment: Environment,
 }
 
 impl Server {
     pub fn has(&self, extension: &str) -> bool {
         self.api_extensions.iter().any(|known| known == extension)
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Environment {
+    #[serde(default)]
+    pub server_version: String,
+    #[serde(default)]
+    pub server_clustered: bool,
+    #[serde(default)]
+    pub storage_supported_drivers: Vec<Driver>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Driver {
+    #[serde(rename = "Name")]
+    pub name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -117,6 +138,9 @@ pub struct Counters {
 pub struct Address {
     pub family: String,
     pub address: String,
+    /// Number of leading bits.
+    #[serde(default)]
+    pub netmask: String,
     pub scope: String,
 }
 
@@ -133,12 +157,18 @@ pub struct Profile {
     pub devices: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Pool {
     pub name: String,
+    #[serde(default)]
+    pub driver: String,
+    #[serde(default)]
+    pub status: String,
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Network {
     pub name: String,
     #[serde(rename = "type", default)]

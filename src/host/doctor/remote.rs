@@ -5,7 +5,7 @@ use super::{
 };
 use crate::backend::incus::Endpoint;
 use crate::host::Options;
-use crate::host::facts::{Reachability, ServerFacts, ServerState};
+use crate::host::facts::{Reachability, ServerFacts, ServerState, has_dhcp};
 use crate::host::plan::{ImageState, can_build_fallback, image_state};
 
 const SETUP: &str = "sudo pixels setup";
@@ -196,7 +196,7 @@ fn network(server: &ServerFacts, options: &Options) -> Verdict {
             format!("incus network info {name}"),
         );
     }
-    if network.kind == "bridge" && !network.has_dhcp() {
+    if network.kind == "bridge" && !has_dhcp(network) {
         return problem(
             format!("{name} assigns no IPv4 addresses"),
             format!("incus network set {name} ipv4.address=auto ipv4.dhcp=true"),
