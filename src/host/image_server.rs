@@ -22,11 +22,17 @@ const INDEX_LIMIT: usize = 16 * 1024 * 1024;
 /// 4 s. Fails only if no HTTPS client can be created.
 pub async fn check_reachable(url: &str) -> Result<Reachability, Error> {
     let index = format!("{}/streams/v1/index.json", url.trim_end_matches('/'));
-    let http = client()?;
-    let response = match http.get(&index).timeout(TIMEOUT).send().await {
-        Ok(response) => response,
-        Err(error) => return Ok(Reachability::Unreachable(describe(&error))),
+    let reachability = match read_index(&client()?, &index).await {
+        Ok(clock_ahead) => Reachability::Reachable { clock_ahead },
+        Err(reason) => Reachability::Unreachable(reason),
     };
+    Ok(reachability)
+}
+
+/// Returns [`clock_ahead`] of the answer.
+async fn read_index(http: &reqwest::Client, index: &str) -> Result<Option<i64>, String> {
+    let response = http.get(index).timeout(TIMEOUT).send().await;
+    let response = response.map_err(describe)?;
     let clock_ahead = response
         .headers()
         .get(reqwest::header::DATE)
@@ -34,22 +40,14 @@ pub async fn check_reachable(url: &str) -> Result<Reachability, Error> {
         .and_then(clock_ahead);
     let status = response.status();
     if !status.is_success() {
-        return Ok(Reachability::Unreachable(format!("HTTP status {status}")));
+        return Err(format!("HTTP status {status}"));
     }
-    let body = match read_body(response, INDEX_LIMIT).await {
-        Ok(Some(body)) => body,
-        Ok(None) => {
-            let limit = INDEX_LIMIT >> 20;
-            let reason = format!("{index} is larger than {limit} MiB");
-            return Ok(Reachability::Unreachable(reason));
-        }
-        Err(error) => return Ok(Reachability::Unreachable(describe(&error))),
-    };
+    let body = read_body(response, INDEX_LIMIT).await.map_err(describe)?;
+    let too_large = || format!("{index} is larger than {} MiB", INDEX_LIMIT >> 20);
+    let body = body.ok_or_else(too_large)?;
     match serde_json::from_slice::<serde_json::Value>(&body) {
-        Ok(json) if json["index"].is_object() => Ok(Reachability::Reachable { clock_ahead }),
-        _ => Ok(Reachability::Unreachable(format!(
-            "{index} is not an image index"
-        ))),
+        Ok(json) if json["index"].is_object() => Ok(clock_ahead),
+        _ => Err(format!("{index} is not an image index")),
     }
 }
 
@@ -73,11 +71,11 @@ fn clock_ahead(date: &str) -> Option<i64> {
     Some((OffsetDateTime::now_utc() - server_time).whole_seconds())
 }
 
-fn describe(error: &reqwest::Error) -> String {
+fn describe(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("no answer within {} s", TIMEOUT.as_secs());
     }
-    let mut root_cause: &dyn StdError = error;
+    let mut root_cause: &dyn StdError = &error;
     while let Some(inner) = root_cause.source() {
         root_cause = inner;
     }
