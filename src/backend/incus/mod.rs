@@ -21,7 +21,7 @@ mod snapshots;
 mod transport;
 mod watch;
 mod websocket;
-mod wire;
+pub mod wire;
 
 #[cfg(test)]
 mod fuzz;

@@ -1,38 +1,14 @@
-use std::collections::BTreeMap;
-
 use super::*;
-use crate::backend::incus::Remote;
-use crate::host::facts::{LocalFacts, Network, Pool, ServerState};
+use crate::host::facts::{LocalFacts, ServerState};
+use crate::host::plan::tests::{options, ready, remote_options};
 
 const GIB: u64 = 1 << 30;
 
-fn options() -> Options {
-    Options::new(
-        Endpoint::Unix("/var/lib/incus/unix.socket".into()),
-        "ubuntu/24.04",
-        "https://images.test",
-    )
-}
-
 fn server() -> ServerFacts {
     ServerFacts {
-        version: "6.0.4".into(),
         extensions: remote::EXTENSIONS.iter().map(|&e| e.into()).collect(),
-        pools: vec![Pool {
-            name: "default".into(),
-            driver: "btrfs".into(),
-            status: "Created".into(),
-            config: BTreeMap::new(),
-        }],
-        networks: vec![Network {
-            name: "incusbr0".into(),
-            kind: "bridge".into(),
-            managed: true,
-            status: "Created".into(),
-            config: BTreeMap::from([("ipv4.address".into(), "10.9.8.1/24".into())]),
-        }],
         aliases: vec!["ubuntu/24.04".into()],
-        ..ServerFacts::default()
+        ..ready()
     }
 }
 
@@ -196,12 +172,7 @@ fn remote_server_skips_checks_of_the_machine() {
     let mut facts = healthy();
     facts.host.local = None;
     facts.machine = None;
-    let mut options = options();
-    options.endpoint = Endpoint::Https(Remote {
-        url: "https://box.test:8443".into(),
-        ..Remote::default()
-    });
-    let checks = judge(&facts, &options);
+    let checks = judge(&facts, &remote_options());
     assert_eq!(exit_code(&checks), 0);
     for id in ["subids", "namespaces", "forwarding", "bridge-filter"] {
         assert_eq!(find(&checks, id).status, Status::Skipped);

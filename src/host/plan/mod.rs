@@ -9,7 +9,7 @@ mod recipe;
 mod server;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::Options;
 use super::facts::{HostFacts, ServerState};

@@ -89,9 +89,7 @@ fn missing_root_blocks_before_the_first_step_that_needs_root() {
 
 #[test]
 fn starting_daemon_is_awaited() {
-    let mut facts = bare();
-    facts.local.as_mut().unwrap().daemon_pid = Some(42);
-    let plan = plan(&facts, &options());
+    let plan = plan_with(|local| local.daemon_pid = Some(42));
     assert_eq!(preview(&plan, Daemon), "wait until process 42 is ready");
     assert!(!ids(&plan).contains(&Backports), "{:?}", ids(&plan));
 }
@@ -99,13 +97,12 @@ fn starting_daemon_is_awaited() {
 #[test]
 fn unsupported_systems_are_blocked_with_a_fix() {
     let on = |id: &str, version: &str, change: &dyn Fn(&mut LocalFacts)| {
-        let mut facts = bare();
-        let local = facts.local.as_mut().unwrap();
-        local.os.id = id.into();
-        local.os.version_id = version.into();
-        local.os.codename = "other".into();
-        change(local);
-        plan(&facts, &options())
+        plan_with(|local| {
+            local.os.id = id.into();
+            local.os.version_id = version.into();
+            local.os.codename = "other".into();
+            change(local);
+        })
     };
     let fedora = on("fedora", "42", &|local| local.apt = false);
     assert!(preview(&fedora, Packages).contains("package manager"));
@@ -124,21 +121,18 @@ fn unsupported_systems_are_blocked_with_a_fix() {
 
 #[test]
 fn interrupted_installation_is_finished_first() {
-    let mut facts = bare();
-    facts.local.as_mut().unwrap().unfinished = vec!["lxcfs".into()];
-    let plan = plan(&facts, &options());
+    let plan = plan_with(|local| local.unfinished = vec!["lxcfs".into()]);
     assert_eq!(ids(&plan)[..3], [Backports, Repair, Packages]);
     assert!(preview(&plan, Repair).contains("dpkg --configure -a"));
 }
 
 #[test]
 fn configured_backports_are_not_added_again() {
-    let mut facts = bare();
-    let local = facts.local.as_mut().unwrap();
-    let mut own = local.sources[0].clone();
-    own.suites = vec!["bookworm-backports".into()];
-    local.sources.push(own);
-    let plan = plan(&facts, &options());
+    let plan = plan_with(|local| {
+        let mut own = local.sources[0].clone();
+        own.suites = vec!["bookworm-backports".into()];
+        local.sources.push(own);
+    });
     assert_eq!(ids(&plan)[0], Packages);
     assert!(preview(&plan, Packages).contains("-t bookworm-backports"));
 }

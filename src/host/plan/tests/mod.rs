@@ -24,7 +24,7 @@ Suites: bookworm-security
 Components: main
 ";
 
-fn options() -> Options {
+pub fn options() -> Options {
     Options::new(
         Endpoint::Unix("/var/lib/incus/unix.socket".into()),
         "ubuntu/24.04",
@@ -32,6 +32,17 @@ fn options() -> Options {
     )
 }
 
+/// Options for a server on another machine.
+pub fn remote_options() -> Options {
+    let mut options = options();
+    options.endpoint = Endpoint::Https(Remote {
+        url: "https://box.test:8443".into(),
+        ..Remote::default()
+    });
+    options
+}
+
+/// A machine without Incus.
 fn bare() -> HostFacts {
     HostFacts {
         local: Some(LocalFacts {
@@ -62,7 +73,8 @@ fn bare() -> HostFacts {
     }
 }
 
-fn ready() -> ServerFacts {
+/// A server that needs no step.
+pub fn ready() -> ServerFacts {
     ServerFacts {
         version: "6.0.4".into(),
         drivers: vec!["dir".into(), "btrfs".into()],
@@ -82,6 +94,13 @@ fn ready() -> ServerFacts {
         aliases: vec!["pixels/debian-12".into()],
         ..ServerFacts::default()
     }
+}
+
+/// The plan for a machine without Incus and with this change.
+fn plan_with(change: impl FnOnce(&mut LocalFacts)) -> Plan {
+    let mut facts = bare();
+    change(facts.local.as_mut().unwrap());
+    plan(&facts, &options())
 }
 
 fn answering(server: ServerFacts) -> HostFacts {

@@ -71,11 +71,7 @@ fn access_denied_blocks_all_steps() {
 
 #[test]
 fn remote_server_gets_no_local_steps() {
-    let mut options = options();
-    options.endpoint = Endpoint::Https(Remote {
-        url: "https://box.test:8443".into(),
-        ..Remote::default()
-    });
+    let options = remote_options();
     let mut server = ready();
     server.pools.clear();
     server.networks.clear();
@@ -96,9 +92,7 @@ fn remote_server_gets_no_local_steps() {
 
 #[test]
 fn without_btrfs_pool_uses_directories_with_a_warning() {
-    let mut facts = bare();
-    facts.local.as_mut().unwrap().btrfs = false;
-    let plan = plan(&facts, &options());
+    let plan = plan_with(|local| local.btrfs = false);
     assert!(preview(&plan, Pool).contains(r#""driver":"dir""#));
     assert!(plan.warnings[0].contains("no btrfs"));
     assert!(!preview(&plan, Packages).contains("btrfs-progs"));
@@ -106,11 +100,7 @@ fn without_btrfs_pool_uses_directories_with_a_warning() {
 
 #[test]
 fn pool_size_depends_on_free_space() {
-    let size = |free: u64| {
-        let mut facts = bare();
-        facts.local.as_mut().unwrap().free_disk = free * GIB;
-        preview(&plan(&facts, &options()), Pool)
-    };
+    let size = |free| preview(&plan_with(|local| local.free_disk = free * GIB), Pool);
     assert!(size(10).contains(r#""size":"8GiB""#), "{}", size(10));
     assert!(size(4).contains(r#""size":"4GiB""#));
     assert!(size(3).contains("not possible"));
@@ -133,9 +123,6 @@ fn configured_pool_and_bridge_keep_their_names() {
 
 #[test]
 fn bridge_name_in_use_is_skipped() {
-    let mut facts = bare();
-    let local = facts.local.as_mut().unwrap();
-    local.interfaces.push("incusbr0".into());
-    let plan = plan(&facts, &options());
+    let plan = plan_with(|local| local.interfaces.push("incusbr0".into()));
     assert!(preview(&plan, Network).contains(r#""name":"incusbr1""#));
 }
