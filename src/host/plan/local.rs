@@ -135,18 +135,9 @@ pub fn add_packages(plan: &mut Plan, local: &LocalFacts, missing: &[&'static str
 }
 
 fn apt_get<'a>(args: impl IntoIterator<Item = &'a str>) -> CommandLine {
-    let quiet = [
-        "-q",
-        "-o",
-        "Dpkg::Use-Pty=0",
-        "-o",
-        "DPkg::Lock::Timeout=600",
-        "-o",
-        "Dpkg::Options::=--force-confdef",
-        "-o",
-        "Dpkg::Options::=--force-confold",
-    ];
-    CommandLine::new("apt-get", quiet.into_iter().chain(args))
+    let quiet = "-q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 \
+                 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold";
+    CommandLine::new("apt-get", quiet.split(' ').chain(args))
         .env("DEBIAN_FRONTEND", "noninteractive")
         .finish_when_dropped()
 }
