@@ -5,50 +5,44 @@ use std::process::Command;
 
 use pixels::backend::incus::{Client, Endpoint};
 use pixels::host::{self, Event, Options, Status};
-use pixels::model::{Error, Result};
+use pixels::model::Error;
 use serde_json::Value;
 
 use crate::support::lab;
-
-const SOCKET: &str = "/var/lib/incus/unix.socket";
+use crate::support::server::{SHARED, Server};
 
 fn options() -> Options {
     Options::new(
-        Endpoint::Unix(SOCKET.into()),
+        Endpoint::Unix(SHARED.into()),
         "ubuntu/24.04",
         "https://127.0.0.1:1",
     )
 }
 
 fn client() -> Client {
-    Client::new(&Endpoint::Unix(SOCKET.into()), None).unwrap()
+    Client::new(&Endpoint::Unix(SHARED.into()), None).unwrap()
 }
 
-fn is_not_found(error: &Error) -> bool {
-    matches!(error, Error::Server { code: 404, .. })
-}
-
-async fn target(client: &Client, alias: &str) -> Result<String> {
-    let found: Value = client.get(&format!("/1.0/images/aliases/{alias}")).await?;
-    Ok(found["target"].as_str().unwrap().to_owned())
+/// The fingerprint of the image with this alias, if there is one.
+fn target(alias: &str) -> Option<String> {
+    let path = format!("/1.0/images/aliases/{alias}");
+    let answer = Server::shared().call("GET", &path, &Value::Null).unwrap();
+    if answer["error_code"] == 404 {
+        return None;
+    }
+    Some(answer["metadata"]["target"].as_str().unwrap().to_owned())
 }
 
 /// Deletes what an earlier run has left behind.
-async fn sweep(client: &Client, alias: &str) {
-    match target(client, alias).await {
-        Ok(fingerprint) => delete(client, &fingerprint).await,
-        Err(error) => assert!(is_not_found(&error), "{error}"),
+fn sweep(alias: &str) {
+    if let Some(fingerprint) = target(alias) {
+        delete(&fingerprint);
     }
 }
 
-async fn delete(client: &Client, fingerprint: &str) {
+fn delete(fingerprint: &str) {
     let path = format!("/1.0/images/{fingerprint}");
-    let running = client
-        .start(reqwest::Method::DELETE, &path, &Value::Null)
-        .await
-        .unwrap();
-    let limit = std::time::Duration::from_secs(60);
-    running.wait("deleting an image", limit).await.unwrap();
+    Server::shared().done("DELETE", &path, &Value::Null);
 }
 
 fn run(program: &str, args: &[&str], dir: &Path) {
@@ -70,18 +64,9 @@ fn tiny_image(dir: &Path, salt: &str) {
                 properties: {os: Debian, release: tiny, description: a test}\n";
     std::fs::write(dir.join("metadata.yaml"), meta).unwrap();
     run("tar", &["-cJf", "metadata.tar.xz", "metadata.yaml"], dir);
-    run(
-        "mksquashfs",
-        &[
-            "root",
-            "rootfs.squashfs",
-            "-comp",
-            "zstd",
-            "-noappend",
-            "-quiet",
-        ],
-        dir,
-    );
+    let compress = ["-comp", "zstd", "-noappend", "-quiet"];
+    let squash = [&["root", "rootfs.squashfs"], &compress[..]].concat();
+    run("mksquashfs", &squash, dir);
 }
 
 #[tokio::test]
@@ -90,21 +75,15 @@ async fn image_import_creates_alias() {
     lab::ready();
     let alias = "px-t-host-import";
     let client = client();
-    sweep(&client, alias).await;
+    sweep(alias);
     let dir = tempfile::tempdir().unwrap();
     tiny_image(dir.path(), &dir.path().to_string_lossy());
-    let (metadata, rootfs) = (
-        dir.path().join("metadata.tar.xz"),
-        dir.path().join("rootfs.squashfs"),
-    );
-    let fingerprint = host::import(&client, &metadata, &rootfs, alias)
-        .await
-        .unwrap();
-    assert_eq!(target(&client, alias).await.unwrap(), fingerprint);
-    let image: Value = client
-        .get(&format!("/1.0/images/{fingerprint}"))
-        .await
-        .unwrap();
+    let metadata = dir.path().join("metadata.tar.xz");
+    let rootfs = dir.path().join("rootfs.squashfs");
+    let imported = host::import(&client, &metadata, &rootfs, alias).await;
+    let fingerprint = imported.unwrap();
+    assert_eq!(target(alias).as_ref(), Some(&fingerprint));
+    let image = Server::shared().get(&format!("/1.0/images/{fingerprint}"));
     assert_eq!(image["type"], "container");
     assert_eq!(image["public"], false);
     assert_eq!(image["properties"]["os"], "Debian");
@@ -113,10 +92,10 @@ async fn image_import_creates_alias() {
     // The same again is refused, and changes nothing.
     let again = host::import(&client, &metadata, &rootfs, alias).await;
     assert!(matches!(again, Err(Error::Server { .. })), "{again:?}");
-    assert_eq!(target(&client, alias).await.unwrap(), fingerprint);
+    assert_eq!(target(alias).as_ref(), Some(&fingerprint));
 
-    delete(&client, &fingerprint).await;
-    assert!(is_not_found(&target(&client, alias).await.unwrap_err()));
+    delete(&fingerprint);
+    assert_eq!(target(alias), None);
 }
 
 #[tokio::test]
@@ -125,13 +104,13 @@ async fn invalid_image_import_leaves_nothing() {
     lab::ready();
     let alias = "px-t-host-rubbish";
     let client = client();
-    sweep(&client, alias).await;
+    sweep(alias);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rubbish");
     std::fs::write(&file, "no tarball").unwrap();
     let failed = host::import(&client, &file, &file, alias).await;
     assert!(matches!(failed, Err(Error::Server { .. })), "{failed:?}");
-    assert!(is_not_found(&target(&client, alias).await.unwrap_err()));
+    assert_eq!(target(alias), None);
 }
 
 #[tokio::test]
@@ -139,14 +118,11 @@ async fn invalid_image_import_leaves_nothing() {
 async fn second_setup_changes_nothing() {
     lab::ready();
     let mut options = options();
-    options.image = match host::fallback_image(&client()).await.unwrap() {
-        Some(alias) => alias,
-        None => panic!("the test machine has no image built by setup"),
-    };
+    let fallback = host::fallback_image(&client()).await.unwrap();
+    options.image = fallback.expect("the test machine has an image built by setup");
     let mut events = Vec::new();
-    let report = host::setup(&options, &mut |event| events.push(event))
-        .await
-        .unwrap();
+    let report = host::setup(&options, &mut |event| events.push(event)).await;
+    let report = report.unwrap();
     assert!(report.done.is_empty(), "{report:?}");
     events.retain(|event| !matches!(event, Event::Waiting(_)));
     assert!(
@@ -160,14 +136,15 @@ async fn second_setup_changes_nothing() {
 async fn doctor_finds_no_problem_after_setup() {
     lab::ready();
     let checks = host::doctor(&options(), Vec::new()).await;
-    for id in [
+    let ids = [
         "access",
         "version",
         "extensions",
         "pool",
         "network",
         "image",
-    ] {
+    ];
+    for id in ids {
         let check = checks.iter().find(|check| check.id == id).unwrap();
         assert!(check.status <= Status::Warning, "{check:?}");
     }
@@ -182,10 +159,6 @@ async fn plan_without_daemon_installs_it() {
     let facts = host::inspect(&options).await.unwrap();
     let plan = host::plan(&facts, &options);
     assert!(facts.server.facts().is_none());
-    assert!(
-        plan.steps
-            .iter()
-            .any(|step| step.id == host::StepId::Daemon),
-        "{plan:?}"
-    );
+    let mut ids = plan.steps.iter().map(|step| step.id);
+    assert!(ids.any(|id| id == host::StepId::Daemon), "{plan:?}");
 }
