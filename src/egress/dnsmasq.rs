@@ -1,6 +1,6 @@
 //! Renders a policy as the configuration of a dnsmasq resolver.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
@@ -56,11 +56,23 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
         return text;
     }
     text.push_str("address=/#/\n");
-    for (name, allowed) in names(&policy.rules) {
-        for (pattern, allowed) in [
-            (name.to_string(), allowed.host),
-            (format!("*.{name}"), allowed.subdomains),
-        ] {
+    let names: BTreeSet<&Domain> = policy.rules.iter().filter_map(Rule::name).collect();
+    for name in names {
+        // dnsmasq uses the most specific line only, so a name has the sum of its
+        // own rules and of all wildcards above it.
+        let (mut host, mut subdomains, mut sets) = (false, false, BTreeSet::new());
+        for rule in &policy.rules {
+            match &rule.target {
+                Target::Host(other) if other == name => host = true,
+                Target::Subdomains(parent) if name.is_within(parent) => {
+                    subdomains = true;
+                    host |= name != parent;
+                }
+                _ => continue,
+            }
+            sets.extend(learned_set(rule).map(|set| format!("4#inet#pixels#{set}")));
+        }
+        for (pattern, allowed) in [(name.to_string(), host), (format!("*.{name}"), subdomains)] {
             if allowed {
                 for server in &upstream {
                     let _ = writeln!(text, "server=/{pattern}/{server}");
@@ -69,52 +81,10 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
                 let _ = writeln!(text, "local=/{pattern}/");
             }
         }
-        let sets: BTreeSet<String> = policy
-            .rules
-            .iter()
-            .filter(|rule| match &rule.target {
-                Target::Host(host) => host == name,
-                Target::Subdomains(parent) => name.is_within(parent),
-                Target::Net(_) => false,
-            })
-            .filter_map(learned_set)
-            .map(|set| format!("4#inet#pixels#{set}"))
-            .collect();
         let sets: Vec<String> = sets.into_iter().collect();
         let _ = writeln!(text, "nftset=/{name}/{}", sets.join(","));
     }
     text
-}
-
-/// What the rules allow of a name.
-#[derive(Default)]
-struct Allowed {
-    host: bool,
-    subdomains: bool,
-}
-
-/// The names of all rules. A name's own rule may be narrower than a wildcard
-/// above it, which counts too: dnsmasq uses the most specific line only.
-fn names(rules: &BTreeSet<Rule>) -> BTreeMap<&Domain, Allowed> {
-    let mut names: BTreeMap<&Domain, Allowed> = BTreeMap::new();
-    for rule in rules {
-        match &rule.target {
-            Target::Host(name) => names.entry(name).or_default().host = true,
-            Target::Subdomains(parent) => names.entry(parent).or_default().subdomains = true,
-            Target::Net(_) => {}
-        }
-    }
-    let wildcards = || {
-        rules.iter().filter_map(|rule| match &rule.target {
-            Target::Subdomains(parent) => Some(parent),
-            _ => None,
-        })
-    };
-    for (name, allowed) in &mut names {
-        allowed.host |= wildcards().any(|parent| *name != parent && name.is_within(parent));
-        allowed.subdomains |= wildcards().any(|parent| name.is_within(parent));
-    }
-    names
 }
 
 #[cfg(test)]

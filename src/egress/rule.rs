@@ -37,6 +37,14 @@ pub struct InvalidRule {
 }
 
 impl Rule {
+    /// The host name, or the parent of the subdomains. `None` for networks.
+    pub(super) fn name(&self) -> Option<&Domain> {
+        match &self.target {
+            Target::Host(name) | Target::Subdomains(name) => Some(name),
+            Target::Net(_) => None,
+        }
+    }
+
     /// Whether the rule allows connections to this name and port.
     pub fn allows_host(&self, host: &Domain, port: Option<u16>) -> bool {
         let matches = match &self.target {
