@@ -137,6 +137,22 @@ pub fn add_denied_set(text: &mut String) {
     );
 }
 
+/// Adds the chain `refuse`, which records and rejects a packet. `drops`: rules
+/// for packets that are neither recorded nor answered. `reset`: the rule that
+/// resets open TCP connections.
+pub fn add_refusal(text: &mut String, drops: &[&str], reset: &str) {
+    // A multicast or broadcast packet gets no answer.
+    let mut rules = vec!["ip daddr { 224.0.0.0/4, 255.255.255.255 } drop"];
+    rules.extend(drops);
+    rules.extend([
+        "meta l4proto { tcp, udp } update @denied { ip saddr . ip daddr . meta l4proto . th dport }",
+        "meta l4proto icmp update @denied { ip saddr . ip daddr . meta l4proto . 0 }",
+        reset,
+        "reject with icmpx admin-prohibited",
+    ]);
+    add_chain(text, "refuse", "", &rules);
+}
+
 /// Adds a chain with these rules, or replaces its rules. `hook`: type, hook,
 /// priority and policy of a base chain; empty for a regular chain.
 pub fn add_chain(text: &mut String, name: &str, hook: &str, rules: &[impl Display]) {

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use super::clients::Client;
 use super::subnet::Subnet;
-use crate::egress::nftables::{Chains, add_chain, add_denied_set};
+use crate::egress::nftables::{Chains, add_chain, add_denied_set, add_refusal};
 
 /// Mark of connections that the host opened to a pixel.
 const INBOUND: u32 = 1;
@@ -32,7 +32,11 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
     );
     add_denied_set(&mut text);
     add_identity(&mut text);
-    add_refusal(&mut text);
+    add_refusal(
+        &mut text,
+        &[],
+        "meta l4proto tcp ct state established reject with tcp reset",
+    );
     add_forwarding(&mut text, subnet, host);
     add_gateway_access(&mut text, subnet);
     add_translation(&mut text, subnet);
@@ -104,24 +108,6 @@ fn add_identity(text: &mut String) {
         &[
             "iifname \"eth1\" meta nfproto ipv4 meta l4proto { tcp, udp } th dport 53 \
            redirect to :ip saddr map @resolvers",
-        ],
-    );
-}
-
-/// Records and rejects a packet.
-fn add_refusal(text: &mut String) {
-    add_chain(
-        text,
-        "refuse",
-        "",
-        &[
-            // A multicast or broadcast packet gets no answer.
-            "ip daddr { 224.0.0.0/4, 255.255.255.255 } drop",
-            "meta l4proto { tcp, udp } \
-             update @denied { ip saddr . ip daddr . meta l4proto . th dport }",
-            "meta l4proto icmp update @denied { ip saddr . ip daddr . meta l4proto . 0 }",
-            "meta l4proto tcp ct state established reject with tcp reset",
-            "reject with icmpx admin-prohibited",
         ],
     );
 }
