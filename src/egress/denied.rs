@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Rule;
@@ -79,40 +79,17 @@ fn allowing_rule(destination: &str) -> Option<String> {
     Some(rule.to_string())
 }
 
-#[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<Value>,
-}
-
-#[derive(Deserialize)]
-struct Element {
-    val: Concatenation,
-    #[serde(default)]
-    expires: u64,
-    #[serde(default)]
-    counter: Counter,
-}
-
-#[derive(Deserialize)]
-struct Concatenation {
-    concat: Vec<Value>,
-}
-
-#[derive(Deserialize, Default)]
-struct Counter {
-    #[serde(default)]
-    packets: u64,
-}
-
 fn parse_destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<Vec<Denial>> {
-    let listing: Listing = serde_json::from_str(json).ok()?;
-    let set = listing.nftables.iter().find_map(|item| item.get("set"))?;
-    let elements = set.get("elem").and_then(Value::as_array);
+    let listing: Value = serde_json::from_str(json).ok()?;
+    let mut items = listing["nftables"].as_array()?.iter();
+    let set = items.find_map(|item| item.get("set"))?;
+    let elements = set["elem"].as_array();
     let parse_element = |element: &Value| {
-        let element: Element = serde_json::from_value(element.get("elem")?.clone()).ok()?;
-        let [from, to, protocol, port] = &element.val.concat[..] else {
+        let element = &element["elem"];
+        let [from, to, protocol, port] = &element["val"]["concat"].as_array()?[..] else {
             return None;
         };
+        let expires = element["expires"].as_u64().unwrap_or(0);
         let from = from.as_str()?;
         if pixel.is_some_and(|pixel| from != pixel.to_string()) {
             return None;
@@ -133,17 +110,12 @@ fn parse_destinations(json: &str, pixel: Option<Ipv4Addr>, now: u64) -> Option<V
             rule: allowing_rule(&destination).filter(|_| allowable),
             destination,
             protocol,
-            count: element.counter.packets,
-            last: now.saturating_sub(DENIED_SECONDS.saturating_sub(element.expires)),
+            count: element["counter"]["packets"].as_u64().unwrap_or(0),
+            last: now.saturating_sub(DENIED_SECONDS.saturating_sub(expires)),
         })
     };
-    Some(
-        elements
-            .into_iter()
-            .flatten()
-            .filter_map(parse_element)
-            .collect(),
-    )
+    let elements = elements.into_iter().flatten();
+    Some(elements.filter_map(parse_element).collect())
 }
 
 /// nft prints protocols and ports as names or as numbers.
