@@ -7,14 +7,14 @@ use serde::Deserialize;
 use super::rule::Rule;
 
 /// The rules of the preset for one purpose.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
     pub about: String,
     pub rules: Vec<Rule>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Presets {
     pub groups: Vec<Group>,
     /// Wide address ranges, used only with `network.preset_cidrs`.
@@ -55,7 +55,7 @@ pub fn presets() -> &'static Presets {
     // The file is part of the program, and a test parses it. If it were
     // invalid, the preset would allow nothing.
     static PRESETS: LazyLock<Presets> =
-        LazyLock::new(|| parse(include_str!("presets.toml")).unwrap_or_else(|_| empty()));
+        LazyLock::new(|| parse(include_str!("presets.toml")).unwrap_or_default());
     &PRESETS
 }
 
@@ -67,17 +67,6 @@ impl Presets {
             .map(|group| &group.rules)
             .chain(cidrs)
             .flatten()
-    }
-}
-
-fn empty() -> Presets {
-    Presets {
-        groups: Vec::new(),
-        cidrs: Group {
-            name: "cidrs".into(),
-            about: String::new(),
-            rules: Vec::new(),
-        },
     }
 }
 

@@ -72,22 +72,16 @@ fn is_mac(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Properties, Status};
+    use crate::model::Properties;
 
     fn pixel(name: &str, created_at: i64, mac: &str, address: &str) -> Instance {
+        let properties = Properties::from([(ADDRESS.into(), address.into())]);
         Instance {
             name: name.parse().unwrap(),
-            status: Status::Running,
-            addresses: Vec::new(),
             created_at,
-            started_once: true,
-            image: None,
-            cpu: None,
-            memory: None,
-            privileged: false,
             mac: Some(mac.into()),
             isolated_bridge: Some("pixels0".into()),
-            properties: Properties::from([(ADDRESS.into(), address.into())]),
+            ..crate::fuzz::pixel(properties)
         }
     }
 
