@@ -27,7 +27,7 @@ pub fn build_order<'a>(bases: &'a BTreeMap<String, Base>, target: &'a str) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EgressMode;
+    use crate::egress::Mode;
 
     #[test]
     fn build_order_has_parents_first_and_no_siblings() {
@@ -35,7 +35,7 @@ mod tests {
             parent,
             setup_script: None,
             description: String::new(),
-            egress: EgressMode::Agent,
+            egress: Mode::Agent,
         };
         let derived = |parent: &str| base(Parent::Base(parent.into()));
         let bases = BTreeMap::from([

@@ -3,8 +3,7 @@
 
 use super::build::{BUILD_PIXEL_KEY, Build};
 use super::{Error, Result};
-use crate::config::{Base, EgressMode, Parent};
-use crate::egress::Mode;
+use crate::config::{Base, Parent};
 use crate::lifecycle::{self, CloneNames, CreateOptions, ForkOptions};
 use crate::model::{Limits, Name};
 
@@ -14,11 +13,7 @@ impl Build<'_> {
         let (backend, base) = (self.backend, self.base);
         let defaults = &self.builder.defaults;
         let failed = Error::in_base(base);
-        let policy = defaults.policy.in_mode(match config.egress {
-            EgressMode::Unrestricted => Mode::Unrestricted,
-            EgressMode::Agent => Mode::Agent,
-            EgressMode::Allowlist => Mode::Allowlist,
-        });
+        let policy = defaults.policy.in_mode(config.egress);
         let build_property = (BUILD_PIXEL_KEY.to_owned(), pixel.to_string());
         let progress = |phase: &str| self.phase(phase);
         let outcome = match &config.parent {

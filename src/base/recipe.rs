@@ -4,7 +4,7 @@
 use ring::digest::{Context, SHA256};
 
 use super::{Error, Result};
-use crate::config::{Base, EgressMode, Parent, Script};
+use crate::config::{Base, Parent, Script};
 
 const BUILT_IN: &[(&str, &str)] = &[
     ("bases/dev.sh", include_str!("guest/dev.sh")),
@@ -43,12 +43,7 @@ pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
         Parent::Image(image) => ["image", image],
         Parent::Base(parent) => ["base", parent],
     };
-    let egress = match base.egress {
-        EgressMode::Unrestricted => "unrestricted",
-        EgressMode::Agent => "agent",
-        EgressMode::Allowlist => "allowlist",
-    };
-    for part in [parent[0], parent[1], egress] {
+    for part in [parent[0], parent[1], base.egress.as_str()] {
         hash.update(part.as_bytes());
         hash.update(&[0]);
     }
@@ -63,6 +58,7 @@ pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::Mode;
 
     #[test]
     fn fingerprint_covers_parent_policy_and_script() {
@@ -70,13 +66,13 @@ mod tests {
             parent: Parent::Image("a".into()),
             setup_script: None,
             description: String::new(),
-            egress: EgressMode::Agent,
+            egress: Mode::Agent,
         };
         let mut seen = vec![
             fingerprint(&base, None),
             fingerprint(&base, Some(b"x".as_slice())),
         ];
-        base.egress = EgressMode::Allowlist;
+        base.egress = Mode::Allowlist;
         seen.push(fingerprint(&base, None));
         base.parent = Parent::Base("a".into());
         seen.push(fingerprint(&base, None));
@@ -94,7 +90,7 @@ mod tests {
             parent: Parent::Image("a".into()),
             setup_script: Some(Script::BuiltIn(script.into())),
             description: String::new(),
-            egress: EgressMode::Agent,
+            egress: Mode::Agent,
         };
         for (name, _) in BUILT_IN {
             let script = setup_script("x", &base(name)).unwrap().unwrap();

@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::Shells;
 
-use crate::config::{EgressMode, Flags, Settings};
+use crate::config::{Flags, Settings};
+use crate::egress::Mode;
 use crate::model::{Backend, Name};
 use crate::ui::Ui;
 use crate::{backend, exit};
@@ -136,7 +137,7 @@ async fn checkpoint_labels(backend: &dyn Backend, pixel: &Name) -> Option<Vec<St
 
 /// Egress modes.
 pub fn modes() -> Vec<CompletionCandidate> {
-    candidates(EgressMode::NAMES.iter().map(|&name| name.to_owned()))
+    candidates(Mode::NAMES.iter().map(|&name| name.to_owned()))
 }
 
 /// Names of bases in the settings.

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::choices::EgressMode;
 use super::key::Key;
 use super::layer::Layers;
 use super::origin::Result;
 use super::setting::Setting;
 use super::spanned_toml::Node;
 use super::value_kind::ValueKind;
+use crate::egress::Mode;
 use crate::model::Name;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Base {
     /// One line for listings; may be empty.
     pub description: String,
     /// What the script can reach.
-    pub egress: EgressMode,
+    pub egress: Mode,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Base {
         layers.warn_unknown_fields(node, "parent_image from setup_script description egress");
         let invalid = |problem| Err(node.invalid(problem));
         let description: Option<String> = layers.field(node, "description")?;
-        let egress: Option<EgressMode> = layers.field(node, "egress")?;
+        let egress: Option<Mode> = layers.field(node, "egress")?;
         let image: Option<String> = layers.field(node, "parent_image")?;
         let parent = match (image, layers.field(node, "from")?) {
             (Some(image), None) => Parent::Image(image),
@@ -81,7 +81,7 @@ impl Base {
             parent,
             setup_script: layers.field(node, "setup_script")?,
             description: description.unwrap_or_default(),
-            egress: egress.unwrap_or(EgressMode::Agent),
+            egress: egress.unwrap_or(Mode::Agent),
         })
     }
 }

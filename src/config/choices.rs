@@ -7,6 +7,7 @@ use super::layer::Layers;
 use super::setting::setting;
 use super::spanned_toml::Node;
 use super::value_kind::ValueKind;
+use crate::egress::Mode;
 
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident {
@@ -48,15 +49,6 @@ choices! {
     /// How a pixel's network card is attached.
     NicType { Macvlan = "macvlan", Bridged = "bridged" }
 
-    /// What a new pixel can reach.
-    EgressMode {
-        Unrestricted = "unrestricted",
-        /// What agents need, and `network.allow`.
-        Agent = "agent",
-        /// `network.allow` alone.
-        Allowlist = "allowlist",
-    }
-
     /// Where egress policies are enforced.
     EgressPlacement {
         /// `Gateway`, unless the settings name a network for the pixels.
@@ -75,4 +67,8 @@ choices! {
         /// A plain shell that ends with the connection.
         None = "none",
     }
+}
+
+setting! {
+    Mode: Key::new(ValueKind::Choice(Mode::NAMES)), |value| Mode::from_name(value.as_str()?);
 }

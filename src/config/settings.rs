@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bases::Base;
-use super::choices::{BackendKind, EgressMode, EgressPlacement, Multiplexer, NicType};
+use super::choices::{BackendKind, EgressPlacement, Multiplexer, NicType};
 use super::guest_env::GuestEnv;
 use super::key::Key;
 use super::layer::Layers;
@@ -24,6 +24,7 @@ use super::spanned_toml::Node;
 use super::value_kind::{
     CPUS, HOST_PORT, INTERFACE, MEMORY, NAME_PREFIX, SUBNET, URL, URL_PATH, ValueKind,
 };
+use crate::egress::Mode;
 use crate::secret::Secret;
 use crate::user_dirs::{Env, NoHome, cache_dir};
 
@@ -144,7 +145,7 @@ sections! {
     }
 
     NetworkSettings "network." {
-        egress: EgressMode, "PIXELS_NETWORK_EGRESS";
+        egress: Mode, "PIXELS_NETWORK_EGRESS";
         allow: Vec<String>;
         placement: EgressPlacement, "PIXELS_NETWORK_PLACEMENT";
         lan: bool, "PIXELS_NETWORK_LAN";
@@ -173,7 +174,7 @@ sections! {
         allowed_hosts: Vec<String>;
         allowed_origins: Vec<String>;
         max_sandboxes: Option<u64> as ValueKind::Integer(0, 10_000, ""), "PIXELS_MCP_MAX_SANDBOXES";
-        egress_ceiling: Option<EgressMode>, "PIXELS_MCP_EGRESS_CEILING";
+        egress_ceiling: Option<Mode>, "PIXELS_MCP_EGRESS_CEILING";
         bases: BTreeMap<String, Base>;
     }
 }

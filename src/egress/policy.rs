@@ -29,6 +29,13 @@ pub enum Mode {
 }
 
 impl Mode {
+    pub const NAMES: &'static [&'static str] = &["unrestricted", "agent", "allowlist"];
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        let modes = [Self::Unrestricted, Self::Agent, Self::Allowlist];
+        modes.into_iter().find(|mode| mode.as_str() == name)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unrestricted => "unrestricted",

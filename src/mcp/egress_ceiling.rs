@@ -17,14 +17,11 @@ pub fn requested_policy(
     let mode = match egress {
         None if allow.is_empty() => return Ok(None),
         None => default.mode,
-        Some("unrestricted") => Mode::Unrestricted,
-        Some("agent") => Mode::Agent,
-        Some("allowlist") => Mode::Allowlist,
-        Some(other) => {
-            return Err(Error::invalid(format!(
-                "egress {other:?}: use \"unrestricted\", \"agent\" or \"allowlist\""
-            )));
-        }
+        Some(name) => Mode::from_name(name).ok_or_else(|| {
+            Error::invalid(format!(
+                "egress {name:?}: use \"unrestricted\", \"agent\" or \"allowlist\""
+            ))
+        })?,
     };
     if mode == Mode::Unrestricted && !allow.is_empty() {
         return Err(Error::invalid(

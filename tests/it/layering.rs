@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("secret", &[]),
     ("file_lock", &[]),
     ("user_dirs", &[]),
-    ("config", &["model", "secret", "user_dirs"]),
+    ("config", &["egress", "model", "secret", "user_dirs"]),
     ("term", &["model"]),
     ("ui", &["model"]),
     ("provision", &["egress", "model"]),

@@ -11,7 +11,7 @@ pub use host::host_options;
 pub use image::resolve_default_image;
 pub use instance_defaults::{base_builder, instance_defaults};
 pub use network::{
-    default_policy_in_mode, egress_mode, gateway_from_settings, network_from_settings,
-    policy_for_clone, requested_policy,
+    default_policy_in_mode, gateway_from_settings, network_from_settings, policy_for_clone,
+    requested_policy,
 };
 pub use provisioning::plan_from_settings;

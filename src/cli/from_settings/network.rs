@@ -1,13 +1,13 @@
 //! The network of new pixels, its gateway and the egress policy.
 
 use crate::cli::Context;
-use crate::config::{BackendKind, EgressMode, EgressPlacement, Origin, Settings};
+use crate::config::{BackendKind, EgressPlacement, Origin, Settings};
 use crate::egress::{self, Mode, Policy, Rule};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{DEFAULT_BRIDGE, GatewaySpec};
 use crate::lifecycle::{self, GuestPolicy, Network};
-use crate::model::{Backend, CloneSource, Name, Properties};
+use crate::model::{Backend, CloneSource, Name, Properties, fnv1a};
 
 /// The network of new pixels: behind a gateway, or an existing network on which
 /// each pixel enforces its own policy.
@@ -65,24 +65,9 @@ fn bridge_name(context: &Context) -> String {
     let named_by_user = context.loaded.origin("network.bridge") != Some(&Origin::Default);
     match settings.incus.project.as_deref() {
         Some(project) if !named_by_user && project != "default" => {
-            format!("px-{:08x}", fnv1a(project))
+            format!("px-{:08x}", fnv1a(project.bytes()))
         }
         _ => settings.network.bridge.clone(),
-    }
-}
-
-/// FNV-1a, which gives the same bridge name on every client machine.
-fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
-}
-
-pub fn egress_mode(mode: EgressMode) -> Mode {
-    match mode {
-        EgressMode::Unrestricted => Mode::Unrestricted,
-        EgressMode::Agent => Mode::Agent,
-        EgressMode::Allowlist => Mode::Allowlist,
     }
 }
 
@@ -95,7 +80,7 @@ pub(super) fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
         let rule = text.parse::<Rule>();
         rules.push(rule.map_err(|e| Usage(format!("network.allow: {e}")))?);
     }
-    let mut policy = Policy::new(egress_mode(network.egress), rules);
+    let mut policy = Policy::new(network.egress, rules);
     policy.lan = network.lan;
     policy.preset_cidrs = network.preset_cidrs;
     Ok(policy)

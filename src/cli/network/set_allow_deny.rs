@@ -9,7 +9,6 @@ use serde_json::json;
 
 use crate::cli::from_settings;
 use crate::cli::{Context, completions};
-use crate::config::EgressMode;
 use crate::egress::{self, Mode, Policy, Rule, presets};
 use crate::exit::Usage;
 use crate::lifecycle::{self, Enforcer};
@@ -30,7 +29,7 @@ pub struct SetArgs {
     name: Name,
     /// unrestricted: the internet; agent: rules for coding agents, as shown by
     /// pixels network presets; allowlist: only the rules
-    #[arg(value_parser = PossibleValuesParser::new(EgressMode::NAMES).try_map(parse_mode))]
+    #[arg(value_parser = PossibleValuesParser::new(Mode::NAMES).try_map(parse_mode))]
     mode: Mode,
     /// Also allow a host, *.host, address or CIDR, with an optional :port; repeatable
     #[arg(long, value_name = "RULE")]
@@ -68,9 +67,7 @@ pub struct DenyArgs {
 }
 
 fn parse_mode(name: String) -> Result<Mode, String> {
-    EgressMode::from_name(&name)
-        .map(from_settings::egress_mode)
-        .ok_or(name)
+    Mode::from_name(&name).ok_or(name)
 }
 
 /// Changes the policy of a pixel. Warns if root inside can undo the change.
