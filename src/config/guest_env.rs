@@ -6,13 +6,14 @@ use std::ffi::OsString;
 
 use toml::Value;
 
-use super::interpolate::{interpolate, is_name};
+use super::interpolate::interpolate;
 use super::key::Key;
 use super::layer::Layers;
 use super::origin::{ConfigError, Location, Result};
 use super::setting::Setting;
 use super::spanned_toml::Node;
 use super::value_kind::ValueKind;
+use crate::model::is_env_name;
 use crate::secret::Secret;
 use crate::user_dirs::Env;
 
@@ -84,7 +85,7 @@ impl Setting for GuestEnv {
 
 /// `None`, with a warning, if the entry sets nothing.
 fn read(name: &str, node: &Node, layers: &mut Layers<'_>) -> Result<Option<Variable>> {
-    if !is_name(name) {
+    if !is_env_name(name) {
         let rule = "only A-Z, a-z, 0-9 and _ are allowed, and no digit at the start";
         return Err(node.invalid(format!("is not a valid variable name: {rule}")));
     }

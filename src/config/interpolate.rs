@@ -1,5 +1,7 @@
 //! References to variables in strings: `$NAME` and `${NAME}`; `$$` is a dollar.
 
+use crate::model::is_env_name;
+
 /// Replaces each reference by the result of `lookup`. A dollar that starts no
 /// reference stays. Fails with an error of `lookup`, or with one made of a
 /// problem with the text, which continues a sentence.
@@ -16,7 +18,7 @@ pub(super) fn interpolate<E>(
         if let Some(braced) = after.strip_prefix('{') {
             let unclosed = || malformed("has ${ without }; write $$ for a dollar");
             (name, rest) = braced.split_once('}').ok_or_else(unclosed)?;
-            if !is_name(name) {
+            if !is_env_name(name) {
                 return Err(malformed(
                     "has an invalid name in ${}; write $$ for a dollar",
                 ));
@@ -25,7 +27,7 @@ pub(super) fn interpolate<E>(
             let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
             (name, rest) = after.split_at(end.unwrap_or(after.len()));
         }
-        if is_name(name) {
+        if is_env_name(name) {
             result.push_str(&lookup(name)?);
         } else {
             result.push('$');
@@ -42,11 +44,4 @@ pub(super) fn interpolate<E>(
 /// Whether the text contains nothing but references, so that it contains no secret.
 pub(super) fn is_references_only(text: &str) -> bool {
     interpolate(text, |_| Ok(String::new()), |_| ()).is_ok_and(|literal| literal.is_empty())
-}
-
-/// Whether the text is a variable name: `[A-Za-z_][A-Za-z0-9_]*`.
-pub(super) fn is_name(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let starts_with_digit = text.starts_with(|c: char| c.is_ascii_digit());
-    !text.is_empty() && !starts_with_digit && text.bytes().all(allowed)
 }
