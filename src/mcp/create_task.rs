@@ -9,7 +9,7 @@ use super::error::{Error, Result};
 use super::service::Service;
 use super::state::{Record, Status};
 use crate::egress::{self, Policy};
-use crate::lifecycle::{self, BootStage, CloneNames, CreateOptions, ForkOptions, provisioning};
+use crate::lifecycle::{self, BootStage, PixelRequest, PixelSource, provisioning};
 use crate::model::{self, CloneSource, Instance, Limits, Name, Properties};
 use crate::provision::Overall;
 
@@ -139,7 +139,6 @@ impl Service {
                     .map_err(|e| model::Error::Protocol(e.to_string()))?,
             ),
         };
-        let default_policy = defaults.policy.in_mode(defaults.policy.mode);
         let ownership = self.ownership_properties(record)?;
         let limits = Limits {
             cpu: record.cpu.clone(),
@@ -147,52 +146,27 @@ impl Service {
         };
         // Keeps the source from being stopped or destroyed during the copy.
         let mut _source_guard = None;
-        let source: Option<CloneSource> = match (&record.from, &record.base) {
+        let source = match (&record.from, &record.base) {
             (Some(from), _) => {
                 let source: CloneSource = from.parse()?;
                 _source_guard = Some(self.lock_of(source.pixel.as_str())?.read().await);
-                Some(source)
+                PixelSource::Clone(source)
             }
-            (None, Some(base)) => Some(self.base_checkpoint(base, cancel).await?),
-            (None, None) => None,
+            (None, Some(base)) => PixelSource::Clone(self.base_checkpoint(base, cancel).await?),
+            (None, None) => {
+                PixelSource::Image(defaults.resolve_image(backend, &record.image).await?)
+            }
         };
-        if let Some(from) = source {
-            let mut properties = lifecycle::clone_policy_properties(
-                backend,
-                requested.as_ref(),
-                &default_policy,
-                &from,
-            )
-            .await?;
-            properties.extend(ownership);
-            properties.insert("from".into(), from.to_string());
-            let request = ForkOptions {
-                from,
-                names: CloneNames::One(pixel.clone()),
-                limits,
-                properties,
-                network: defaults.network.clone(),
-            };
-            lifecycle::fork(backend, cancel, request, &progress, &|_| {}).await?;
-            return Ok(());
-        }
-        let policy = requested.unwrap_or(default_policy);
-        let mut properties = defaults
-            .network
-            .new_policy_properties(&policy, defaults.plan.is_some());
-        properties.extend(ownership);
-        let request = CreateOptions {
+        let request = PixelRequest {
             name: pixel.clone(),
-            image: defaults.resolve_image(backend, &record.image).await?,
-            limits: Limits {
-                cpu: limits.cpu.or_else(|| defaults.limits.cpu.clone()),
-                memory: limits.memory.or(defaults.limits.memory),
-            },
-            properties,
-            provision: defaults.plan.clone(),
-            network: defaults.network.clone(),
+            source,
+            limits,
+            policy: requested,
+            properties: ownership,
         };
-        Ok(lifecycle::create(backend, cancel, request, &progress).await?)
+        let creating = defaults.create_pixel(backend, cancel, request, &progress);
+        creating.await?;
+        Ok(())
     }
 
     /// Returns the checkpoint to clone for a base, which is built if it is not
