@@ -2,13 +2,13 @@
 //! in a pixel is attached, signals go to that command instead.
 
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::Control;
+use crate::model::{Control, lock};
 use crate::{exit, term};
 
 /// Listens for SIGINT, SIGTERM and SIGHUP. Clones share their state.
@@ -55,17 +55,13 @@ impl Signals {
     /// events of the same receiver.
     pub fn attach(&self) -> (mpsc::Sender<Control>, mpsc::Receiver<Control>) {
         let (sender, receiver) = mpsc::channel(16);
-        *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+        *lock(&self.attached) = Some(sender.clone());
         (sender, receiver)
     }
 
     async fn watch(self, number: i32, mut signals: Signal) {
         while signals.recv().await.is_some() {
-            let attached = self
-                .attached
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let attached = lock(&self.attached).clone();
             let order = Ordering::Relaxed;
             let is_first = self.first.compare_exchange(0, number, order, order).is_ok();
             match attached {

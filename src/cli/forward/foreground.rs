@@ -1,13 +1,13 @@
 //! `pixels forward NAME PORT…`: the process that forwards.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::{description, registry_dir};
 use crate::cli::Context;
 use crate::forward::{self, Port, registry};
 use crate::lifecycle;
-use crate::model::{Error, Name};
+use crate::model::{Error, Name, lock};
 
 /// Forwards until interrupted. `detached`: prints one JSON line for the foreground
 /// process when the ports are open.
@@ -41,7 +41,7 @@ pub async fn run(
     let warned = Mutex::new(BTreeSet::new());
     let on_error = |port: Port, error: &str| {
         // A browser retries for a long time: warn once.
-        let mut warned = warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = lock(&warned);
         if warned.insert((port.local, error.to_owned())) {
             context.ui.warn(&format!("port {}: {error}", port.local));
         }

@@ -1,7 +1,7 @@
 //! The MCP server: on an address and sockets, or for one client on stdin and stdout.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use clap::{Args, ValueHint};
 use tokio::task::JoinHandle;
@@ -13,6 +13,7 @@ use crate::base::BaseBuilder;
 use crate::cli::error_report;
 use crate::config::{Flags, Settings};
 use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
+use crate::model::lock;
 use crate::user_dirs;
 
 #[derive(Debug, Args)]
@@ -101,7 +102,7 @@ impl ServerSetup {
             reap_interval: mcp.reap_interval,
             exec_timeout_max: mcp.exec_timeout_max,
             max_sandboxes: mcp.max_sandboxes,
-            ceiling: from_settings::egress_mode(ceiling),
+            ceiling,
             state_file: self.state_file.clone(),
             pid_file: self.pid_file.clone(),
             server: backend::describe(&self.settings),
@@ -150,7 +151,7 @@ struct LocalServer {
 impl LocalServer {
     /// Starts the server unless it runs or another process serves.
     fn start(&self) -> anyhow::Result<()> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.running);
         if running.as_ref().is_some_and(|it| !it.is_finished()) {
             return Ok(());
         }
@@ -200,11 +201,7 @@ async fn serve_client(context: &Context, setup: ServerSetup) -> anyhow::Result<(
         () = context.cancel().cancelled() => Ok(()),
     };
     server.stop.cancel();
-    let running = server
-        .running
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let running = lock(&server.running).take();
     if let Some(running) = running {
         running.await?;
     }
