@@ -3,7 +3,7 @@
 use super::attach::attach;
 use super::{Context, from_settings};
 use crate::config;
-use crate::lifecycle::session::{self, MultiplexerChoice};
+use crate::lifecycle::session::{self, Multiplexer};
 use crate::lifecycle::{self, ExecOptions, User};
 use crate::model::{Name, Status};
 use crate::provision::{Report, StepState};
@@ -20,22 +20,22 @@ pub async fn open(
     persist: bool,
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
-    let mut instance = context.unless_interrupted(backend.get(name)).await?;
+    let mut instance = context.get(name).await?;
     if instance.status == Status::Stopped {
         context.ui.status(&format!("Starting {name}..."));
         let gateway_spec = from_settings::gateway_from_settings(context)?;
         lifecycle::start(backend, context.cancel(), &gateway_spec, name, &|_| {}).await?;
-        instance = context.unless_interrupted(backend.get(name)).await?;
+        instance = context.get(name).await?;
     }
     lifecycle::ensure_running(&instance)?;
     let guest = backend.guest(name);
     let user = User::default_for(&instance);
-    let choice = match context.settings().console.multiplexer {
-        _ if !persist => MultiplexerChoice::None,
-        config::Multiplexer::Auto => MultiplexerChoice::Auto,
-        config::Multiplexer::Zmx => MultiplexerChoice::Zmx,
-        config::Multiplexer::Tmux => MultiplexerChoice::Tmux,
-        config::Multiplexer::None => MultiplexerChoice::None,
+    let accepted: &[Multiplexer] = match context.settings().console.multiplexer {
+        _ if !persist => &[],
+        config::Multiplexer::Auto => &[Multiplexer::Zmx, Multiplexer::Tmux],
+        config::Multiplexer::Zmx => &[Multiplexer::Zmx],
+        config::Multiplexer::Tmux => &[Multiplexer::Tmux],
+        config::Multiplexer::None => &[],
     };
     let spinner = context.ui.spinner();
     spinner.step("opening the session");
@@ -45,10 +45,10 @@ pub async fn open(
         }
     };
     let waiting =
-        lifecycle::wait_for_multiplexer(backend, &*guest, &instance, &user, choice, &on_report);
+        lifecycle::wait_for_multiplexer(backend, &*guest, &instance, &user, accepted, &on_report);
     let multiplexer = context.unless_interrupted(waiting).await?;
     drop(spinner);
-    if multiplexer.is_none() && choice != MultiplexerChoice::None {
+    if multiplexer.is_none() && !accepted.is_empty() {
         context.ui.status(
             "The pixel has no multiplexer (zmx or tmux): this shell ends with the connection.",
         );

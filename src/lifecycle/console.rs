@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::session::{self, Multiplexer, MultiplexerChoice};
+use super::session::{self, Multiplexer};
 use super::{User, provisioning};
 use crate::model::{Backend, Guest, Instance, Result};
 use crate::provision::{Overall, Report};
 
 const POLL: Duration = Duration::from_millis(500);
 
-/// Finds the multiplexer of a pixel; while the pixel is being provisioned, waits
+/// Finds the first of the `accepted` multiplexers in a pixel; while the pixel is being provisioned, waits
 /// until one is installed. `None` if the pixel has none.
 ///
 /// `on_report` gets every report of the provisioning that is waited for.
@@ -18,17 +18,17 @@ pub async fn wait_for_multiplexer(
     guest: &dyn Guest,
     instance: &Instance,
     user: &User,
-    choice: MultiplexerChoice,
+    accepted: &[Multiplexer],
     on_report: &(dyn Fn(&Report) + Sync),
 ) -> Result<Option<Multiplexer>> {
-    let mut found = session::find(guest, user, choice).await?;
-    if choice == MultiplexerChoice::None || !provisioning::is_unfinished(instance) {
+    let mut found = session::find(guest, user, accepted).await?;
+    if accepted.is_empty() || !provisioning::is_unfinished(instance) {
         return Ok(found);
     }
     while found.is_none() {
         let report = provisioning::observe(backend, instance).await?;
         on_report(&report);
-        found = session::find(guest, user, choice).await?;
+        found = session::find(guest, user, accepted).await?;
         if report.overall != Overall::Running {
             break;
         }

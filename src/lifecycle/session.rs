@@ -7,17 +7,6 @@ use super::exec::{ExecOptions, exec_request};
 use super::user::User;
 use crate::model::{Error, Guest, Result};
 
-/// The multiplexer that the user asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MultiplexerChoice {
-    /// zmx if the pixel has it, else tmux.
-    Auto,
-    Zmx,
-    Tmux,
-    /// A plain shell that ends with the connection.
-    None,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Multiplexer {
@@ -44,18 +33,15 @@ pub struct Session {
     pub multiplexer: Multiplexer,
 }
 
-/// Finds an installed multiplexer that matches `choice`.
+/// Finds the first of the `accepted` multiplexers that is installed.
 pub async fn find(
     guest: &dyn Guest,
     user: &User,
-    choice: MultiplexerChoice,
+    accepted: &[Multiplexer],
 ) -> Result<Option<Multiplexer>> {
-    let accepted: &[Multiplexer] = match choice {
-        MultiplexerChoice::None => return Ok(None),
-        MultiplexerChoice::Auto => &[Multiplexer::Zmx, Multiplexer::Tmux],
-        MultiplexerChoice::Zmx => &[Multiplexer::Zmx],
-        MultiplexerChoice::Tmux => &[Multiplexer::Tmux],
-    };
+    if accepted.is_empty() {
+        return Ok(None);
+    }
     let text = run_script(guest, user, include_str!("guest/multiplexers.sh")).await?;
     let installed: Vec<Multiplexer> = text.lines().flat_map(Multiplexer::from_program).collect();
     Ok(accepted.iter().copied().find(|it| installed.contains(it)))
