@@ -1,8 +1,7 @@
 //! Signals: the first cancels the command, the second exits at once. While a command
 //! in a pixel is attached, signals go to that command instead.
 
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -15,8 +14,8 @@ use crate::{exit, term};
 #[derive(Debug, Clone)]
 pub struct Signals {
     cancel: CancellationToken,
-    /// The number of the first signal; 0 before.
-    first: Arc<AtomicI32>,
+    /// The number of the first signal.
+    first: Arc<OnceLock<i32>>,
     attached: Arc<Mutex<Option<mpsc::Sender<Control>>>>,
 }
 
@@ -25,8 +24,8 @@ impl Signals {
     pub fn listen() -> std::io::Result<Self> {
         let signals = Self {
             cancel: CancellationToken::new(),
-            first: Arc::new(AtomicI32::new(0)),
-            attached: Arc::new(Mutex::new(None)),
+            first: Arc::default(),
+            attached: Arc::default(),
         };
         for kind in [
             SignalKind::interrupt(),
@@ -45,10 +44,7 @@ impl Signals {
 
     /// The exit code after the first signal; `None` before.
     pub fn exit_code(&self) -> Option<u8> {
-        match self.first.load(Ordering::Relaxed) {
-            0 => None,
-            number => Some(exit_code(number)),
-        }
+        self.first.get().copied().map(exit_code)
     }
 
     /// Sends later signals to the returned receiver instead. The sender is for other
@@ -62,8 +58,7 @@ impl Signals {
     async fn watch(self, number: i32, mut signals: Signal) {
         while signals.recv().await.is_some() {
             let attached = lock(&self.attached).clone();
-            let order = Ordering::Relaxed;
-            let is_first = self.first.compare_exchange(0, number, order, order).is_ok();
+            let is_first = self.first.set(number).is_ok();
             match attached {
                 Some(receiver) => {
                     let _ = receiver.try_send(Control::Signal(number));
