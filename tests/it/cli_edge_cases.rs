@@ -4,8 +4,6 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use serde_json::json;
-
 use crate::support::env::TestEnv;
 use crate::support::lab;
 
@@ -78,22 +76,18 @@ fn empty_option_values_use_defaults() {
     let all = env.pixels(["list", "--json"]).ok().json();
     let all = all.as_array().unwrap();
     let pixel = all.iter().find(|pixel| pixel["name"] == *name).unwrap();
-    assert_eq!(
-        (&pixel["cpu"], &pixel["memory"], &pixel["egress"]),
-        (
-            &json!("1"),
-            &json!((300 << 20).to_string()),
-            &json!("unrestricted")
-        )
-    );
-    let labelled = env
-        .pixels(["checkpoint", "create", &name, "--label", "", "--json"])
-        .ok()
-        .json();
-    assert!(
-        labelled["label"].as_str().unwrap().starts_with("px-"),
-        "{labelled}"
-    );
+    let memory = (300 << 20).to_string();
+    for (key, value) in [
+        ("cpu", "1"),
+        ("memory", &memory),
+        ("egress", "unrestricted"),
+    ] {
+        assert_eq!(pixel[key], value, "{key}");
+    }
+    let create = ["checkpoint", "create", &name, "--label", "", "--json"];
+    let labelled = env.pixels(create).ok().json();
+    let label = labelled["label"].as_str().unwrap();
+    assert!(label.starts_with("px-"), "{labelled}");
 }
 
 #[test]

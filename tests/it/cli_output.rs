@@ -1,7 +1,6 @@
 //! What is printed where: results, talk, errors, JSON, completions, pages.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
 
@@ -23,14 +22,18 @@ fn assert_plain(outcome: &Outcome) {
     }
 }
 
-/// Every line of stdout as a document.
 #[track_caller]
-fn lines(outcome: &Outcome) -> Vec<serde_json::Value> {
-    outcome
-        .stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .collect()
+fn assert_contains(text: &str, expected: &[&str]) {
+    for part in expected {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}
+
+/// Every line as a document.
+#[track_caller]
+fn documents(text: &str) -> Vec<serde_json::Value> {
+    let document = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    text.lines().map(document).collect()
 }
 
 #[test]
@@ -64,13 +67,8 @@ fn invalid_usage_fails_before_any_request() {
             vec!["checkpoint", "delete", value, "l"],
         ] {
             let refused = env.pixels(&command).expect(2);
-            let printed = format!("{value:?}");
-            assert!(
-                refused.stderr.contains(&printed) && refused.stderr.contains(rule),
-                "{command:?}: {}",
-                refused.stderr
-            );
-            assert_eq!(refused.stdout, "");
+            assert_contains(&refused.stderr, &[&format!("{value:?}"), rule]);
+            assert_eq!(refused.stdout, "", "{command:?}");
         }
     }
     for command in [
@@ -110,12 +108,7 @@ fn invalid_usage_fails_before_any_request() {
     assert_eq!(folder.matches("Is a directory").count(), 1, "{folder}");
     // Where something is sent, this is what comes of it.
     let lost = env.pixels(["list"]).expect(5);
-    assert!(
-        lost.stderr.contains("/nowhere/unix.socket"),
-        "{}",
-        lost.stderr
-    );
-    assert!(lost.stderr.contains("hint: "), "{}", lost.stderr);
+    assert_contains(&lost.stderr, &["/nowhere/unix.socket", "hint: "]);
     let lost = env.pixels(["list", "--output=json"]).expect(5).error();
     assert_eq!(lost["kind"], "unreachable");
     assert!(lost["hint"].as_str().unwrap().contains("pixels setup"));
@@ -134,16 +127,15 @@ fn version_help_and_man_pages_are_complete() {
         "{version}"
     );
     let help = env.pixels(["--help"]).ok().stdout;
-    for code in ["3 not found", "124 timed out", "130 and 143 interrupted"] {
-        assert!(help.replace('\n', " ").contains(code), "{help}");
-    }
+    let codes = ["3 not found", "124 timed out", "130 and 143 interrupted"];
+    assert_contains(&help.replace('\n', " "), &codes);
     // A command group without a subcommand prints its help.
     let bare = env.pixels([""; 0]).ok();
-    assert!(bare.stdout.contains("Usage: pixels"), "{}", bare.stdout);
+    assert_contains(&bare.stdout, &["Usage: pixels"]);
     assert_eq!(bare.stderr, "");
 
     let page = env.pixels(["man"]).ok().stdout;
-    assert!(page.contains(".TH pixels 1"), "{page}");
+    assert_contains(&page, &[".TH pixels 1"]);
     let dir = env.home().join("man/of pixels");
     let quiet = env.pixels(["man", "--dir", dir.to_str().unwrap()]).ok();
     assert_eq!(quiet.stdout, "");
@@ -158,17 +150,12 @@ fn version_help_and_man_pages_are_complete() {
     for command in tree::listed(&help) {
         assert!(pages.contains(&format!("pixels-{command}.1")), "{command}");
         let reported = env.pixels([&command, "--help"]).ok().stdout;
-        assert!(
-            reported.contains(&format!("Usage: pixels {command}")),
-            "{reported}"
-        );
+        assert_contains(&reported, &[&format!("Usage: pixels {command}")]);
     }
     let file = env.home().join("file");
     std::fs::write(&file, "").unwrap();
-    let refused = env
-        .pixels(["man", "--dir", file.to_str().unwrap()])
-        .expect(1);
-    assert!(refused.stderr.contains("file"), "{}", refused.stderr);
+    let refused = env.pixels(["man", "--dir", file.to_str().unwrap()]);
+    assert_contains(&refused.expect(1).stderr, &["file"]);
 }
 
 #[test]
@@ -180,7 +167,7 @@ fn configured_ssh_key_missing_prints_warning() {
     env.set("PIXELS_SSH_KEY", "/nowhere/key");
     let named = env.pixels(["create", "a"]).expect(5);
     let printed = "warning: no SSH key for the pixel: cannot read /nowhere/key.pub";
-    assert!(named.stderr.contains(printed), "{}", named.stderr);
+    assert_contains(&named.stderr, &[printed]);
 }
 
 #[test]
@@ -195,27 +182,21 @@ fn config_show_prints_origins_and_masks_secrets() {
     std::fs::set_permissions(&file, mode).unwrap();
     env.set("PIXELS_DEFAULT_MEMORY", "777");
     let shown = env.pixels(["config", "show"]).ok();
-    assert!(
-        shown.stdout.contains("defaults.cpu = \"3\"\n"),
-        "{}",
-        shown.stdout
-    );
-    assert!(
-        shown.stdout.contains("defaults.memory = 777\n"),
-        "{}",
-        shown.stdout
-    );
-    assert!(
-        shown.stdout.contains("truenas.api_key = \"***\"\n"),
-        "{}",
-        shown.stdout
-    );
-    // What is not known is warned about, with what was meant.
-    assert!(shown.stderr.contains("network.egres"), "{}", shown.stderr);
-    assert!(shown.stderr.contains("network.egress"), "{}", shown.stderr);
-    // So is a secret that others can read.
-    assert!(shown.stderr.contains("config.toml"), "{}", shown.stderr);
-    assert!(shown.stderr.contains("chmod 600"), "{}", shown.stderr);
+    let settings = [
+        "defaults.cpu = \"3\"\n",
+        "defaults.memory = 777\n",
+        "truenas.api_key = \"***\"\n",
+    ];
+    assert_contains(&shown.stdout, &settings);
+    // An unknown key is warned about, with the key that was meant, and so is a secret
+    // that others can read.
+    let warnings = [
+        "network.egres ",
+        "network.egress",
+        "config.toml",
+        "chmod 600",
+    ];
+    assert_contains(&shown.stderr, &warnings);
 
     let origins = env.pixels(["config", "show", "--origin"]).ok();
     let row = |key: &str| {
@@ -232,24 +213,17 @@ fn config_show_prints_origins_and_masks_secrets() {
 
     let json = env.pixels(["config", "show", "--json"]).ok();
     let entries = json.json();
-    let key = entries
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|entry| entry["key"] == "truenas.api_key")
-        .unwrap();
-    assert_eq!(key["value"], "***");
     let value = |key: &str| {
         let mut entries = entries.as_array().unwrap().iter();
         entries.find(|entry| entry["key"] == key).unwrap()["value"].clone()
     };
+    assert_eq!(value("truenas.api_key"), "***");
     assert_eq!(value("defaults.memory"), 777);
     assert_eq!(value("network.allow"), serde_json::json!([]));
     assert_eq!(value("mcp.bases.node")["from"], "dev");
     // Warnings are documents there, too.
-    for line in json.stderr.lines() {
-        let document: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(document["warning"].is_string(), "{line}");
+    for document in documents(&json.stderr) {
+        assert!(document["warning"].is_string(), "{document}");
     }
     for outcome in [&shown, &origins, &json] {
         for text in [&outcome.stdout, &outcome.stderr] {
@@ -261,15 +235,10 @@ fn config_show_prints_origins_and_masks_secrets() {
     assert!(!loud.stderr.contains("secret"), "{}", loud.stderr);
 
     env.set("PIXELS_DEFAULT_MEMORY", "much");
-    let bad = env.pixels(["config", "show"]).expect(2);
-    assert!(
-        bad.stderr.contains("PIXELS_DEFAULT_MEMORY"),
-        "{}",
-        bad.stderr
-    );
-    assert!(bad.stderr.contains("much"), "{}", bad.stderr);
-    let exec = env.pixels(["exec", "a", "--", "true"]).expect(2);
-    assert!(exec.stderr.contains("PIXELS_DEFAULT_MEMORY"));
+    for args in [&["config", "show"][..], &["exec", "a", "--", "true"]] {
+        let bad = env.pixels(args).expect(2);
+        assert_contains(&bad.stderr, &["PIXELS_DEFAULT_MEMORY", "much"]);
+    }
 }
 
 #[test]
@@ -285,7 +254,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
         let outcome = env.pixels([args, &["--json"]].concat()).ok();
         assert_plain(&outcome);
         assert_eq!(outcome.stderr, "", "{args:?}");
-        lines(&outcome)
+        documents(&outcome.stdout)
     };
     let created = json(&["create", &a]);
     assert_eq!(created[0]["name"], a);
@@ -307,22 +276,10 @@ fn results_go_to_stdout_and_messages_to_stderr() {
         assert!(one["name"].as_str().unwrap().starts_with(&format!("{a}-")));
     }
     let listed = json(&["list"]);
-    let one = listed[0]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|p| p["name"] == a);
-    let one = one.unwrap();
+    let mut listed = listed[0].as_array().unwrap().iter();
+    let one = listed.find(|pixel| pixel["name"] == a).unwrap();
     assert_eq!(one["instance"], px);
-    for key in [
-        "status",
-        "ip",
-        "image",
-        "cpu",
-        "memory",
-        "created_at",
-        "from",
-    ] {
+    for key in "status ip image cpu memory created_at from".split(' ') {
         assert!(one.get(key).is_some(), "{key}: {one}");
     }
     assert_eq!(json(&["stop", "--force", &a])[0]["status"], "STOPPED");
@@ -331,49 +288,34 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     let started = json(&["start", &a]);
     assert_eq!(started[0]["status"], "RUNNING");
     assert!(started[0]["ip"].is_string(), "{started:?}");
-    assert_eq!(
-        json(&["checkpoint", "delete", &a, "one"])[0]["deleted"],
-        true
-    );
-    assert_eq!(
-        json(&["prune", "--dry-run"])[0].as_array().map(Vec::len),
-        Some(0)
-    );
+    let deleted = json(&["checkpoint", "delete", &a, "one"]);
+    assert_eq!(deleted[0]["deleted"], true);
+    let pruned = json(&["prune", "--dry-run"]);
+    assert_eq!(pruned, [serde_json::json!([])]);
 
     // And of failures: one document on stderr, nothing on stdout.
-    for (code, kind, args) in [
-        (4, "already_exists", vec!["create", &a]),
-        (
-            3,
-            "not_found",
-            vec!["create", &missing, "--from", &env.name("none")],
-        ),
-        (
-            3,
-            "not_found",
-            vec!["create", &missing, "--from", &format!("{a}:none")],
-        ),
-        (
-            3,
-            "not_found",
-            vec!["fork", &format!("{a}:none"), "-n", "2"],
-        ),
-        (3, "not_found", vec!["fork", &missing, "-n", "2"]),
-        (3, "not_found", vec!["start", &missing]),
-        (3, "not_found", vec!["stop", &missing]),
-        (3, "not_found", vec!["destroy", "--force", &missing]),
-        (3, "not_found", vec!["destroy", &missing]),
-        (2, "usage", vec!["destroy", &a]),
-        (3, "not_found", vec!["checkpoint", "create", &missing]),
-        (3, "not_found", vec!["checkpoint", "list", &missing]),
-        (3, "not_found", vec!["checkpoint", "restore", &missing, "x"]),
-        (3, "not_found", vec!["checkpoint", "restore", &a, "x"]),
-        (3, "not_found", vec!["checkpoint", "delete", &missing, "x"]),
-        (3, "not_found", vec!["checkpoint", "delete", &a, "x"]),
-        (125, "not_found", vec!["exec", &missing, "true"]),
-        (2, "usage", vec!["console", &a]),
+    let none = env.name("none");
+    for (code, kind, line) in [
+        (4, "already_exists", format!("create {a}")),
+        (3, "not_found", format!("create {missing} --from {none}")),
+        (3, "not_found", format!("create {missing} --from {a}:none")),
+        (3, "not_found", format!("fork {a}:none -n 2")),
+        (3, "not_found", format!("fork {missing} -n 2")),
+        (3, "not_found", format!("start {missing}")),
+        (3, "not_found", format!("stop {missing}")),
+        (3, "not_found", format!("destroy --force {missing}")),
+        (3, "not_found", format!("destroy {missing}")),
+        (2, "usage", format!("destroy {a}")),
+        (3, "not_found", format!("checkpoint create {missing}")),
+        (3, "not_found", format!("checkpoint list {missing}")),
+        (3, "not_found", format!("checkpoint restore {missing} x")),
+        (3, "not_found", format!("checkpoint restore {a} x")),
+        (3, "not_found", format!("checkpoint delete {missing} x")),
+        (3, "not_found", format!("checkpoint delete {a} x")),
+        (125, "not_found", format!("exec {missing} true")),
+        (2, "usage", format!("console {a}")),
     ] {
-        let args: Vec<&str> = ["--json"].into_iter().chain(args).collect();
+        let args: Vec<&str> = ["--json"].into_iter().chain(line.split(' ')).collect();
         let failed = env.pixels(&args).expect(code);
         assert_eq!(failed.stdout, "", "{args:?}");
         let error = failed.error();
@@ -381,34 +323,22 @@ fn results_go_to_stdout_and_messages_to_stderr() {
         assert_eq!(error["exit_code"], code, "{args:?}");
         assert!(error["message"].as_str().unwrap().len() > 5, "{args:?}");
         if kind == "not_found" || kind == "already_exists" {
-            assert!(
-                error["hint"].as_str().unwrap().contains("pixels "),
-                "{args:?}"
-            );
+            assert_contains(error["hint"].as_str().unwrap(), &["pixels "]);
         }
         // In words, the same.
         let failed = env.pixels(&args[1..]).expect(code);
-        let printed = failed
-            .stderr
-            .lines()
-            .any(|line| line.starts_with("Error: "));
-        assert!(printed, "{}", failed.stderr);
+        let mut printed = failed.stderr.lines();
+        assert!(printed.any(|it| it.starts_with("Error: ")), "{failed:?}");
         assert_plain(&failed);
     }
     let which = env.pixels(["create", &missing, "--from", &format!("{a}:none")]);
-    let which = which.expect(3).stderr;
-    assert!(
-        which.contains(&format!("checkpoint \"none\" of pixel {a:?} not found")),
-        "{which}"
-    );
+    let printed = format!("checkpoint \"none\" of pixel {a:?} not found");
+    assert_contains(&which.expect(3).stderr, &[&printed]);
 
     // Several failures are still documents, one a line.
-    let both = env.pixels(["--json", "destroy", "-f", &missing, &env.name("none")]);
-    let both = both.expect(3);
-    assert_eq!(both.stderr.lines().count(), 2, "{}", both.stderr);
-    for line in both.stderr.lines() {
-        serde_json::from_str::<serde_json::Value>(line).unwrap();
-    }
+    let both = env.pixels(["--json", "destroy", "-f", &missing, &none]);
+    let both = both.expect(3).stderr;
+    assert_eq!(documents(&both).len(), 2, "{both}");
 
     // In a pipe there is neither color nor spinner; -q leaves results only.
     let table = env.pixels(["list"]).ok();
@@ -419,38 +349,27 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""));
     let quiet = env.pixels(["-q", "checkpoint", "list", &a]).ok();
     assert!(quiet.stdout.starts_with("LABEL"), "{}", quiet.stdout);
-    let quiet = env
-        .pixels(["-q", "fork", &a, "-n", "1", "--prefix", &env.name("q")])
-        .ok();
-    assert_eq!(quiet.stdout, format!("{}-1\n", env.name("q")));
+    let prefix = env.name("q");
+    let quiet = env.pixels(["-q", "fork", &a, "-n", "1", "--prefix", &prefix]);
+    assert_eq!(quiet.ok().stdout, format!("{prefix}-1\n"));
     let quiet = env.pixels(["-q", "start", &missing]).expect(3);
     assert!(quiet.stderr.starts_with("Error: "), "{}", quiet.stderr);
-    let verbose = env
-        .pixels(["-v", "create", &env.name("v"), "--from", &a])
-        .ok();
-    assert!(verbose.stderr.contains("cloning"), "{}", verbose.stderr);
+    let verbose = env.pixels(["-v", "create", &env.name("v"), "--from", &a]);
+    let verbose = verbose.ok();
+    assert_contains(&verbose.stderr, &["cloning"]);
     assert_plain(&verbose);
 
     // Without a terminal there is no prompt: nothing is deleted.
     let asked = env.pixels(["destroy", &a]).expect(2);
-    assert!(
-        asked
-            .stderr
-            .contains(&format!("pixels destroy --force {a}")),
-        "{}",
-        asked.stderr
-    );
+    assert_contains(&asked.stderr, &[&format!("pixels destroy --force {a}")]);
     env.pixels(["exec", &a, "--", "true"]).ok();
 
     // A reader that closes the pipe early is not a failure.
     let mut early = env.spawn(["list"]);
     drop(early.stdout.take());
     assert_eq!(wait::exit_code(&mut early), 0);
-    let mut printed = String::new();
-    BufReader::new(early.stderr.take().unwrap())
-        .read_line(&mut printed)
-        .unwrap();
-    assert_eq!(printed, "");
+    let printed = std::io::read_to_string(early.stderr.take().unwrap());
+    assert_eq!(printed.unwrap(), "");
 }
 
 #[test]
@@ -459,12 +378,9 @@ fn create_with_unknown_image_fails() {
     lab::ready();
     let mut env = TestEnv::new("images");
     env.set("PIXELS_INCUS_IMAGE_SERVER", "https://127.0.0.1:1");
-    let refused = env
-        .pixels(["create", &env.name("a"), "--image", "no/such"])
-        .expect(5);
-    for printed in ["https://127.0.0.1:1", "\"no/such\"", "hint: "] {
-        assert!(refused.stderr.contains(printed), "{}", refused.stderr);
-    }
+    let refused = env.pixels(["create", &env.name("a"), "--image", "no/such"]);
+    let printed = ["https://127.0.0.1:1", "\"no/such\"", "hint: "];
+    assert_contains(&refused.expect(5).stderr, &printed);
     assert_eq!(env.remaining(), [""; 0]);
 }
 
@@ -554,23 +470,20 @@ fn completion_lists_pixels_checkpoints_and_files() {
     let env = TestEnv::new("complete");
     let (a, b) = (env.name("a"), env.name("b"));
     env.pixels(["create", &a]).ok();
-    env.pixels(["checkpoint", "create", &a, "--label", "ready"])
-        .ok();
-    env.pixels(["checkpoint", "create", &a, "--label", "red.1"])
-        .ok();
-    env.pixels(["create", &b, "--from", &format!("{a}:ready")])
-        .ok();
+    for label in ["ready", "red.1"] {
+        let create = ["checkpoint", "create", &a, "--label", label];
+        env.pixels(create).ok();
+    }
+    let from = format!("{a}:ready");
+    env.pixels(["create", &b, "--from", &from]).ok();
     let of = |all: &[&str]| -> BTreeSet<String> { all.iter().map(|s| (*s).to_owned()).collect() };
     let begin = &a[..a.len() - 1];
 
     assert!(bash(&env, &["pixels", "che"]).contains("checkpoint"));
     assert!(bash(&env, &["pixels", "create", "--im"]).contains("--image"));
     for command in ["start", "stop", "destroy", "exec", "console"] {
-        assert_eq!(
-            bash(&env, &["pixels", command, begin]),
-            of(&[&a, &b]),
-            "{command}"
-        );
+        let offered = bash(&env, &["pixels", command, begin]);
+        assert_eq!(offered, of(&[&a, &b]), "{command}");
     }
     let second = bash(&env, &["pixels", "destroy", "-f", &a, begin]);
     assert!(second.contains(&b), "{second:?}");
@@ -588,19 +501,13 @@ fn completion_lists_pixels_checkpoints_and_files() {
         assert_eq!(with(&[&b, ":"]), of(&[]));
     }
     for verb in ["restore", "delete", "rm"] {
-        assert_eq!(
-            bash(&env, &["pixels", "checkpoint", verb, &a, ""]),
-            of(&["ready", "red.1"])
-        );
-        assert_eq!(
-            bash(&env, &["pixels", "cp", verb, &a, "red"]),
-            of(&["red.1"])
-        );
+        let all = bash(&env, &["pixels", "checkpoint", verb, &a, ""]);
+        assert_eq!(all, of(&["ready", "red.1"]));
+        let begun = bash(&env, &["pixels", "cp", verb, &a, "red"]);
+        assert_eq!(begun, of(&["red.1"]));
     }
-    assert_eq!(
-        bash(&env, &["pixels", "create", "x", "--egress", "a"]),
-        of(&["agent", "allowlist"])
-    );
+    let modes = bash(&env, &["pixels", "create", "x", "--egress", "a"]);
+    assert_eq!(modes, of(&["agent", "allowlist"]));
     // What is copied is here or in a pixel.
     let file = env.home().join("some file");
     std::fs::write(&file, "").unwrap();

@@ -22,12 +22,7 @@ fn to_a_full_disk(env: &TestEnv, args: &[&str]) -> Outcome {
 #[track_caller]
 fn assert_lost(outcome: &Outcome) {
     let printed = "writing to stdout: No space left on device";
-    assert_eq!(
-        outcome.stderr.matches(printed).count(),
-        1,
-        "{}",
-        outcome.stderr
-    );
+    assert_eq!(outcome.stderr.matches(printed).count(), 1, "{outcome:?}");
 }
 
 /// Takes one line and leaves.
