@@ -17,51 +17,55 @@ pub use sync::SyncArgs;
 
 use super::Context;
 use crate::lifecycle::{self, Creator, User};
-use crate::model::{Error, Guest, Instance, Name};
-use crate::transfer::{Ownership, Report, TransferProgress};
+use crate::model::{Error, Guest, Ids, Instance, Name};
+use crate::transfer::{GuestPath, Ownership, Report, TransferProgress};
 use crate::ui::{self, ProgressBar};
 
 /// The record of a pixel. Fails for a privileged pixel.
 async fn get_unprivileged(context: &Context, name: &Name) -> Result<Instance, Error> {
-    let backend = context.backend()?;
-    let instance = context.unless_interrupted(backend.get(name)).await?;
+    let instance = context.get(name).await?;
     lifecycle::ensure_unprivileged(&instance)?;
     Ok(instance)
 }
 
-struct TransferUsers {
-    /// Relative paths in the pixel start at the home of this user.
-    default: User,
-    /// Owner of transferred files in the pixel.
-    owner: User,
+/// The pixel's side of a transfer.
+struct Remote<'a> {
+    guest: Box<dyn Guest + 'a>,
+    path: GuestPath,
+    /// Of transferred files in the pixel.
+    ownership: Ownership,
+    /// Owner of created parent folders in the pixel.
+    owner: Ids,
 }
 
-impl TransferUsers {
-    /// `owner`: the value of `--owner`, else the pixel's default user.
-    async fn lookup(
-        context: &Context,
-        guest: &dyn Guest,
-        instance: &Instance,
+impl<'a> Remote<'a> {
+    /// A relative `path` starts at the home of the pixel's default user. `owner`: the
+    /// value of `--owner`, else the default user. `archive` keeps the owners of files.
+    async fn open(
+        context: &'a Context,
+        instance: &'a Instance,
+        path: &str,
         owner: Option<&str>,
+        archive: bool,
     ) -> Result<Self, Error> {
+        let guest = context.backend()?.guest(&instance.name);
         let default = User::default_for(instance);
         let owner = match owner {
+            None => default.ids,
             Some(owner) => {
-                context
-                    .unless_interrupted(User::lookup(guest, owner))
-                    .await?
+                let lookup = User::lookup(&*guest, owner);
+                context.unless_interrupted(lookup).await?.ids
             }
-            None => default.clone(),
         };
-        Ok(Self { default, owner })
-    }
-
-    fn ownership(&self, archive: bool) -> Ownership {
-        if archive {
-            Ownership::Kept
-        } else {
-            Ownership::One(self.owner.ids)
-        }
+        Ok(Self {
+            guest,
+            path: GuestPath::parse(path, &default.home)?,
+            ownership: match archive {
+                true => Ownership::Kept,
+                false => Ownership::One(owner),
+            },
+            owner,
+        })
     }
 }
 
@@ -78,9 +82,8 @@ fn is_directory_form(path: &Path) -> bool {
 
 fn progress_bar(context: &Context, progress: &Arc<TransferProgress>) -> ProgressBar {
     let progress = Arc::clone(progress);
-    context
-        .ui
-        .progress_bar(move || (progress.done(), progress.total()))
+    let ui = context.ui;
+    ui.progress_bar(move || (progress.done(), progress.total()))
 }
 
 /// Prints the result of a `push` or `pull`.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::{TypedValueParser, ValueParserFactory};
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser, ValueParserFactory};
 
 use crate::exit::Usage;
 use crate::model::Name;
@@ -67,32 +67,10 @@ impl PathArg {
 }
 
 impl ValueParserFactory for PathArg {
-    type Parser = PathArgParser;
+    type Parser = ValueParser;
 
-    fn value_parser() -> PathArgParser {
-        PathArgParser
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct PathArgParser;
-
-impl TypedValueParser for PathArgParser {
-    type Value = PathArg;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        _: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<PathArg, clap::Error> {
-        PathArg::parse(value).map_err(|error| {
-            clap::Error::raw(
-                clap::error::ErrorKind::ValueValidation,
-                format!("{error}\n"),
-            )
-            .with_cmd(command)
-        })
+    fn value_parser() -> ValueParser {
+        ValueParser::new(OsStringValueParser::new().try_map(|text| Self::parse(&text)))
     }
 }
 

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCompleter;
 
 use super::path_arg::PathArg;
-use super::{TransferUsers, get_unprivileged, is_directory_form, print_report, progress_bar};
+use super::{Remote, get_unprivileged, is_directory_form, print_report, progress_bar};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
 use crate::model::Error;
 use crate::term::StdoutWriter;
-use crate::transfer::{self, GuestPath, Pull, Report, TransferProgress};
+use crate::transfer::{self, Pull, Report, TransferProgress};
 
 /// Copy files and folders out of a pixel
 ///
@@ -29,10 +28,10 @@ use crate::transfer::{self, GuestPath, Pull, Report, TransferProgress};
 ))]
 pub struct PullArgs {
     /// Files and folders in a pixel
-    #[arg(required = true, value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::paths))]
+    #[arg(required = true, value_name = "NAME:PATH", add = completions::paths())]
     sources: Vec<PathArg>,
     /// Local destination; - writes a single file to stdout
-    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::paths))]
+    #[arg(value_name = "DEST", add = completions::paths())]
     target: PathArg,
     /// Preserve numeric owner and group, and setuid bits (as root)
     #[arg(short, long)]
@@ -54,9 +53,8 @@ impl PullArgs {
         let mut total = Report::default();
         for (name, path) in sources {
             let instance = get_unprivileged(context, &name).await?;
-            let guest = context.backend()?.guest(&name);
-            let users = TransferUsers::lookup(context, &*guest, &instance, None).await?;
-            let source = GuestPath::parse(&path, &users.default.home)?;
+            let remote = Remote::open(context, &instance, &path, None, self.archive).await?;
+            let (guest, source) = (remote.guest, remote.path);
             if self.target == PathArg::Stream {
                 let stdout = StdoutWriter::stdout().map_err(|e| Error::io("opening stdout", e))?;
                 let outcome = stdout.outcome();
@@ -74,7 +72,7 @@ impl PullArgs {
                 source,
                 into: several || is_directory_form(&target),
                 target,
-                ownership: users.ownership(self.archive),
+                ownership: remote.ownership,
                 sized: std::io::stderr().is_terminal(),
             };
             let bar = progress_bar(context, &progress);
@@ -82,11 +80,8 @@ impl PullArgs {
             drop(bar);
             total.add(report?);
         }
-        let to = self
-            .target
-            .into_local("the destination")?
-            .display()
-            .to_string();
+        let target = self.target.into_local("the destination")?;
+        let to = target.display().to_string();
         print_report(context, "Pulled", &to, &total, started);
         Ok(())
     }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCompleter;
 
 use super::path_arg::PathArg;
-use super::{TransferUsers, get_unprivileged, print_report, progress_bar, transfer_id};
+use super::{Remote, get_unprivileged, print_report, progress_bar, transfer_id};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
-use crate::transfer::{self, GuestPath, Push, TransferProgress};
+use crate::transfer::{self, Push, TransferProgress};
 
 /// Copy files and folders into a pixel
 ///
@@ -26,10 +25,10 @@ use crate::transfer::{self, GuestPath, Push, TransferProgress};
 ))]
 pub struct PushArgs {
     /// Local files and folders; - reads a single file from stdin
-    #[arg(required = true, value_name = "SRC", add = ArgValueCompleter::new(completions::paths))]
+    #[arg(required = true, value_name = "SRC", add = completions::paths())]
     sources: Vec<PathArg>,
     /// Destination in a pixel
-    #[arg(value_name = "NAME:PATH", add = ArgValueCompleter::new(completions::paths))]
+    #[arg(value_name = "NAME:PATH", add = completions::paths())]
     target: PathArg,
     /// Owner of the files: user name, UID or UID:GID [default: the pixel's user]
     #[arg(long, value_name = "USER", conflicts_with = "archive")]
@@ -62,14 +61,14 @@ impl PushArgs {
             .map(|source| source.into_local("the source"))
             .collect::<Result<_, _>>()?;
         let instance = get_unprivileged(context, &name).await?;
-        let guest = context.backend()?.guest(&name);
         let owner = self.owner.as_deref();
-        let users = TransferUsers::lookup(context, &*guest, &instance, owner).await?;
+        let remote = Remote::open(context, &instance, &path, owner, self.archive).await?;
+        let guest = remote.guest;
         let options = Push {
             sources,
-            target: GuestPath::parse(&path, &users.default.home)?,
-            ownership: users.ownership(self.archive),
-            owner: users.owner.ids,
+            target: remote.path,
+            ownership: remote.ownership,
+            owner: remote.owner,
             id: transfer_id(),
         };
         let progress = Arc::new(TransferProgress::default());

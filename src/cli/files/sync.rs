@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
 use super::path_arg::PathArg;
-use super::{TransferUsers, get_unprivileged, print_warnings, progress_bar, transfer_id};
+use super::{Remote, print_warnings, progress_bar, transfer_id};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
-use crate::lifecycle;
-use crate::transfer::{self, Changes, GuestPath, Rules, Sync, TransferProgress};
+use crate::transfer::{self, Changes, Rules, Sync, TransferProgress};
 use crate::ui;
 
 /// Copy the differences between a local folder and a pixel
@@ -28,10 +26,10 @@ use crate::ui;
 ))]
 pub struct SyncArgs {
     /// Source: a local folder, or NAME:PATH
-    #[arg(value_name = "SRC", add = ArgValueCompleter::new(completions::paths))]
+    #[arg(value_name = "SRC", add = completions::paths())]
     source: PathArg,
     /// Destination: NAME:PATH, or a local folder
-    #[arg(value_name = "DEST", add = ArgValueCompleter::new(completions::paths))]
+    #[arg(value_name = "DEST", add = completions::paths())]
     target: PathArg,
     /// Delete files in DEST that are not in SRC
     #[arg(long)]
@@ -56,9 +54,9 @@ pub struct SyncArgs {
 impl SyncArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
-        let (local, remote, to_pixel) = match (self.source, self.target) {
-            (PathArg::Local(local), PathArg::Pixel { name, path }) => (local, (name, path), true),
-            (PathArg::Pixel { name, path }, PathArg::Local(local)) => (local, (name, path), false),
+        let (local, name, path, to_pixel) = match (self.source, self.target) {
+            (PathArg::Local(local), PathArg::Pixel { name, path }) => (local, name, path, true),
+            (PathArg::Pixel { name, path }, PathArg::Local(local)) => (local, name, path, false),
             _ => {
                 return Err(Usage(
                     "sync needs one local folder and one NAME:PATH in a pixel".into(),
@@ -66,21 +64,19 @@ impl SyncArgs {
                 .into());
             }
         };
-        let (name, path) = remote;
         let rules = Rules::new(&self.exclude, self.gitignore)?;
-        let instance = get_unprivileged(context, &name).await?;
-        lifecycle::ensure_running(&instance)?;
-        let guest = context.backend()?.guest(&name);
+        let instance = context.get_running(&name).await?;
         let owner = self.owner.as_deref();
-        let users = TransferUsers::lookup(context, &*guest, &instance, owner).await?;
+        let remote = Remote::open(context, &instance, &path, owner, self.archive).await?;
+        let guest = remote.guest;
         let options = Sync {
             local,
-            guest: GuestPath::parse(&path, &users.default.home)?,
+            guest: remote.path,
             rules,
             delete: self.delete,
             dry_run: self.dry_run,
-            ownership: users.ownership(self.archive),
-            owner: users.owner.ids,
+            ownership: remote.ownership,
+            owner: remote.owner,
             id: transfer_id(),
         };
         let progress = Arc::new(TransferProgress::default());
