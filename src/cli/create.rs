@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::{
@@ -39,7 +38,7 @@ pub struct CreateArgs {
     #[arg(long, allow_negative_numbers = true, value_parser = parse_memory_or_zero)]
     memory: Option<u64>,
     /// Clone this pixel or checkpoint
-    #[arg(long, value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::clone_sources))]
+    #[arg(long, value_name = "NAME[:LABEL]", add = completions::clone_sources())]
     from: Option<CloneSource>,
     /// Delete the pixel after this time, such as 90m, 2h or 7d; not inherited by clones
     #[arg(long, value_name = "DURATION", allow_negative_numbers = true, value_parser = duration_arg::parse_duration_arg)]
@@ -54,7 +53,7 @@ pub struct CreateArgs {
     #[arg(long)]
     console: bool,
     /// Egress policy: unrestricted, agent or allowlist [default: setting network.egress]
-    #[arg(long, value_name = "MODE", add = ArgValueCandidates::new(completions::modes))]
+    #[arg(long, value_name = "MODE", add = completions::modes())]
     egress: Option<String>,
     /// Also allow a host, *.host, address or CIDR, with an optional :port; repeatable
     #[arg(long, value_name = "RULE", requires = "egress")]
@@ -62,10 +61,14 @@ pub struct CreateArgs {
 }
 
 impl CreateArgs {
+    fn egress_mode(&self) -> Option<&str> {
+        self.egress.as_deref().filter(|mode| !mode.is_empty())
+    }
+
     pub fn flags(&self) -> Flags {
         let mut flags = Flags::default();
-        if let Some(mode) = self.egress.as_ref().filter(|mode| !mode.is_empty()) {
-            flags.set("network.egress", mode.clone(), "--egress");
+        if let Some(mode) = self.egress_mode() {
+            flags.set("network.egress", mode, "--egress");
         }
         if !self.allow.is_empty() {
             let rules: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
@@ -105,7 +108,7 @@ impl CreateArgs {
                 warn_if_root_can_change_policy(context, &defaults);
                 let image = match self.image.as_ref().filter(|image| !image.is_empty()) {
                     Some(image) => image.clone(),
-                    None => from_settings::resolve_default_image(context).await?,
+                    None => from_settings::resolve_default_image(context, &defaults).await?,
                 };
                 json["image"] = json!(image);
                 PixelSource::Image(image)
@@ -119,7 +122,9 @@ impl CreateArgs {
                 cpu: self.cpu.clone().filter(|cpu| !cpu.is_empty()),
                 memory: self.memory.filter(|memory| *memory > 0),
             },
-            policy: from_settings::requested_policy(context)?,
+            policy: self
+                .egress_mode()
+                .map(|_| defaults.policy.in_mode(defaults.policy.mode)),
             properties: match self.ttl {
                 Some(ttl) => expiry::expiry_properties(Some(ttl))?,
                 None => Properties::new(),
@@ -134,28 +139,25 @@ impl CreateArgs {
         let elapsed = started.elapsed();
         json["status"] = json!("RUNNING");
         json["elapsed_ms"] = json!(ui::milliseconds(elapsed));
+        let (name, instance) = (&self.name, self.name.instance());
         let mut sentence = format!(
-            "Created {} in {}\n  Hostname: {}\n  Console:  pixels console {}",
-            self.name.instance(),
+            "Created {instance} in {}\n  Hostname: {instance}\n  Console:  pixels console {name}",
             ui::elapsed(elapsed),
-            self.name.instance(),
-            self.name,
         );
         if defaults.plan.is_some() && !self.console && !self.wait {
-            sentence.push_str(&format!("\n  Status:   pixels status {}", self.name));
+            sentence.push_str(&format!("\n  Status:   pixels status {name}"));
         }
         if !self.wait && !self.console && !interim {
             context.ui.done(&sentence, &json);
             return Ok(());
         }
-        let report =
-            provisioning_report::finish_provisioning(context, &defaults.gateway, &self.name)
-                .await?;
+        let gateway_spec = &defaults.gateway;
+        let report = provisioning_report::finish_provisioning(context, gateway_spec, name).await?;
         if report.overall != Overall::None {
             json["provision"] = json!(report.overall);
         }
         context.ui.done(&sentence, &json);
-        let outcome = provisioning_report::ensure_succeeded(context, &self.name, &report).await;
+        let outcome = provisioning_report::ensure_succeeded(context, name, &report).await;
         if !self.console {
             return outcome;
         }
@@ -163,7 +165,7 @@ impl CreateArgs {
         if let Err(error) = outcome {
             context.ui.warn(&error.to_string());
         }
-        console_session::open(context, &self.name, console_session::DEFAULT_NAME, true).await
+        console_session::open(context, name, console_session::DEFAULT_NAME, true).await
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
 use super::{Context, completions, duration_arg, from_settings};
@@ -22,7 +21,7 @@ use crate::model::{CloneSource, Limits, Name};
 ))]
 pub struct ForkArgs {
     /// Pixel or checkpoint to clone
-    #[arg(value_name = "NAME[:LABEL]", add = ArgValueCandidates::new(completions::clone_sources))]
+    #[arg(value_name = "NAME[:LABEL]", add = completions::clone_sources())]
     from: CloneSource,
     /// Number of clones, 1 to 1000
     #[arg(short = 'n', long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -40,8 +39,10 @@ impl ForkArgs {
         let prefix = self.prefix.as_ref().unwrap_or(&self.from.pixel).to_string();
         let source = self.from.to_string();
         let backend = context.backend()?;
-        let network = from_settings::network_from_settings(context)?;
-        let mut properties = from_settings::policy_for_clone(context, backend, &self.from).await?;
+        let defaults = from_settings::instance_defaults(context, None)?;
+        let policy = defaults.policy.in_mode(defaults.policy.mode);
+        let mut properties =
+            lifecycle::clone_policy_properties(backend, None, &policy, &self.from).await?;
         properties.insert("from".into(), source.clone());
         properties.extend(expiry::expiry_properties(self.ttl)?);
         let options = ForkOptions {
@@ -52,7 +53,7 @@ impl ForkArgs {
             limits: Limits::default(),
             properties,
             from: self.from,
-            network,
+            network: defaults.network,
         };
         let ui = context.ui;
         let spinner = ui.spinner();

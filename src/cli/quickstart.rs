@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use super::{Context, from_settings, prepare_host};
 use crate::lifecycle::{self, CloneNames, CreateOptions, ExecOptions, ForkOptions, User};
-use crate::model::{Backend, CloneSource, Error, InvalidName, Label, Limits, Name, Properties};
-use crate::ui::{self, Row, Spinner};
+use crate::model::{
+    Backend, CloneSource, Error, InvalidName, Label, Limits, Name, Properties, lock,
+};
+use crate::ui::{self, Row};
 
 const CLONES: usize = 2;
 const GREETING: &str =
@@ -89,14 +91,10 @@ impl QuickstartArgs {
             return Ok(());
         }
         if let [first, .., last] = pixels.as_slice() {
+            let all = Vec::from_iter(pixels.iter().map(Name::as_str)).join(" ");
             context.ui.status(&format!(
                 "\nNext steps:\n  pixels console {first}\n  pixels exec {last} -- uname -a\n  \
-                 pixels checkpoint list {first}\n  pixels destroy --force {}",
-                pixels
-                    .iter()
-                    .map(Name::as_str)
-                    .collect::<Vec<_>>()
-                    .join(" ")
+                 pixels checkpoint list {first}\n  pixels destroy --force {all}"
             ));
         }
         Ok(())
@@ -110,15 +108,23 @@ async fn run_demo(
     rows: &mut Vec<StepRow>,
 ) -> anyhow::Result<Vec<Name>> {
     let spinner = context.ui.spinner();
+    let progress = |phase: &str| spinner.step(phase);
     let name = free_name(backend).await?;
 
     let started = Instant::now();
-    let image = create_demo(context, &name, &spinner).await?;
-    rows.push(StepRow::new(
-        "create",
-        started,
-        format!("{name}, from {image}"),
-    ));
+    let defaults = from_settings::instance_defaults(context, None)?;
+    let image = from_settings::resolve_default_image(context, &defaults).await?;
+    let result = format!("{name}, from {image}");
+    let options = CreateOptions {
+        network: defaults.network.clone(),
+        name: name.clone(),
+        image,
+        limits: defaults.limits,
+        properties: Properties::new(),
+        provision: None,
+    };
+    lifecycle::create(backend, context.cancel(), options, &progress).await?;
+    rows.push(StepRow::new("create", started, result));
 
     let started = Instant::now();
     let greeting = context.unless_interrupted(greet(backend, &name)).await?;
@@ -127,22 +133,30 @@ async fn run_demo(
     let started = Instant::now();
     let label: Label = "ready".parse().map_err(invalid)?;
     spinner.step("creating a checkpoint");
-    context
-        .unless_interrupted(backend.checkpoint(&name, &label, None))
-        .await?;
-    rows.push(StepRow::new(
-        "checkpoint",
-        started,
-        format!("{name}:{label}"),
-    ));
-
-    let started = Instant::now();
+    let creating = backend.checkpoint(&name, &label, None);
+    context.unless_interrupted(creating).await?;
     let source = CloneSource {
         pixel: name.clone(),
         label: Some(label),
     };
-    let clones = fork_demo(context, source, &spinner).await?;
-    let names: Vec<&str> = clones.iter().map(Name::as_str).collect();
+    rows.push(StepRow::new("checkpoint", started, source.to_string()));
+
+    let started = Instant::now();
+    let options = ForkOptions {
+        network: defaults.network,
+        properties: Properties::from([("from".into(), source.to_string())]),
+        names: CloneNames::Numbered {
+            prefix: name.to_string(),
+            count: CLONES,
+        },
+        from: source,
+        limits: Limits::default(),
+    };
+    let clones = Mutex::new(Vec::new());
+    let on_ready = |clone: &Name| lock(&clones).push(clone.clone());
+    lifecycle::fork(backend, context.cancel(), options, &progress, &on_ready).await?;
+    let clones = std::mem::take(&mut *lock(&clones));
+    let names = Vec::from_iter(clones.iter().map(Name::as_str));
     rows.push(StepRow::new("fork", started, names.join(", ")));
 
     if let Some(last) = clones.last() {
@@ -151,56 +165,6 @@ async fn run_demo(
         rows.push(StepRow::new("exec", started, greeting));
     }
     Ok([name].into_iter().chain(clones).collect())
-}
-
-/// Creates a pixel without provisioning; returns its image.
-async fn create_demo(context: &Context, name: &Name, spinner: &Spinner) -> anyhow::Result<String> {
-    let image = from_settings::resolve_default_image(context).await?;
-    let defaults = from_settings::instance_defaults(context, None)?;
-    let options = CreateOptions {
-        network: defaults.network,
-        name: name.clone(),
-        image: image.clone(),
-        limits: defaults.limits,
-        properties: Properties::new(),
-        provision: None,
-    };
-    let progress = |phase: &str| spinner.step(phase);
-    lifecycle::create(context.backend()?, context.cancel(), options, &progress).await?;
-    Ok(image)
-}
-
-async fn fork_demo(
-    context: &Context,
-    source: CloneSource,
-    spinner: &Spinner,
-) -> anyhow::Result<Vec<Name>> {
-    let options = ForkOptions {
-        network: from_settings::network_from_settings(context)?,
-        properties: Properties::from([("from".into(), source.to_string())]),
-        names: CloneNames::Numbered {
-            prefix: source.pixel.to_string(),
-            count: CLONES,
-        },
-        from: source,
-        limits: Limits::default(),
-    };
-    let clones = Mutex::new(Vec::new());
-    let on_ready = |clone: &Name| {
-        if let Ok(mut clones) = clones.lock() {
-            clones.push(clone.clone());
-        }
-    };
-    let progress = |phase: &str| spinner.step(phase);
-    lifecycle::fork(
-        context.backend()?,
-        context.cancel(),
-        options,
-        &progress,
-        &on_ready,
-    )
-    .await?;
-    Ok(clones.into_inner().unwrap_or_default())
 }
 
 /// Runs a greeting in a pixel and returns its output.
@@ -214,10 +178,8 @@ async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
         tty: None,
         timeout: None,
     };
-    let output = backend
-        .guest(name)
-        .output(&lifecycle::exec_request(&options, "quickstart"))
-        .await?;
+    let request = lifecycle::exec_request(&options, "quickstart");
+    let output = backend.guest(name).output(&request).await?;
     if !output.status.success() {
         return Err(Error::Guest {
             command: "hostname".into(),

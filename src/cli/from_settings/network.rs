@@ -2,12 +2,12 @@
 
 use crate::cli::Context;
 use crate::config::{BackendKind, EgressPlacement, Origin, Settings};
-use crate::egress::{self, Mode, Policy, Rule};
+use crate::egress::{self, Policy, Rule};
 use crate::exit::Usage;
 use crate::host;
 use crate::lifecycle::gateway::{DEFAULT_BRIDGE, GatewaySpec};
-use crate::lifecycle::{self, GuestPolicy, Network};
-use crate::model::{Backend, CloneSource, Name, Properties, fnv1a};
+use crate::lifecycle::{GuestPolicy, Network};
+use crate::model::{Name, fnv1a};
 
 /// The network of new pixels: behind a gateway, or an existing network on which
 /// each pixel enforces its own policy.
@@ -73,7 +73,7 @@ fn bridge_name(context: &Context) -> String {
 
 /// The policy of settings and flags. Its rules are those of every mode: use
 /// [`Policy::in_mode`] for the policy of a pixel.
-pub(super) fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
+pub fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
     let network = &context.settings().network;
     let mut rules = Vec::new();
     for text in &network.allow {
@@ -84,33 +84,4 @@ pub(super) fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
     policy.lan = network.lan;
     policy.preset_cidrs = network.preset_cidrs;
     Ok(policy)
-}
-
-fn default_policy(context: &Context) -> anyhow::Result<Policy> {
-    let policy = settings_policy(context)?;
-    Ok(policy.in_mode(policy.mode))
-}
-
-/// The policy of a new pixel in `mode`, with the rules of `network.allow`.
-pub fn default_policy_in_mode(context: &Context, mode: Mode) -> anyhow::Result<Policy> {
-    Ok(settings_policy(context)?.in_mode(mode))
-}
-
-/// The policy of the command line; `None` without `--egress`.
-pub fn requested_policy(context: &Context) -> anyhow::Result<Option<Policy>> {
-    match context.loaded.origin("network.egress") {
-        Some(Origin::Flag(_)) => default_policy(context).map(Some),
-        _ => Ok(None),
-    }
-}
-
-/// The policy properties of clones of `from`, over those that they inherit.
-pub async fn policy_for_clone(
-    context: &Context,
-    backend: &dyn Backend,
-    from: &CloneSource,
-) -> anyhow::Result<Properties> {
-    let requested = requested_policy(context)?;
-    let default = default_policy(context)?;
-    Ok(lifecycle::clone_policy_properties(backend, requested.as_ref(), &default, from).await?)
 }

@@ -26,37 +26,21 @@ pub fn plan_from_settings(context: &Context) -> anyhow::Result<Option<Plan>> {
 
 fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
     let options = &settings.provision;
-    let local_env = |name: &str| std::env::var_os(name);
     let mut ca_certificates = Vec::new();
     for path in &options.ca_certs {
         let pem = String::from_utf8_lossy(&read("provision.ca_certs", path)?).into_owned();
         if !pem.contains("-----BEGIN CERTIFICATE-----") {
-            return Err(Usage(format!(
-                "provision.ca_certs: {} contains no PEM certificate",
-                path.display()
-            ))
-            .into());
+            let path = path.display();
+            let problem = format!("provision.ca_certs: {path} contains no PEM certificate");
+            return Err(Usage(problem).into());
         }
         ca_certificates.push(pem);
     }
-    let script = match &options.script {
-        None => None,
-        Some(path) => {
-            let script = read("provision.script", path)?;
-            if !script.starts_with(b"#!") {
-                return Err(Usage(format!(
-                    "provision.script: {} must start with #!, such as #!/bin/sh",
-                    path.display()
-                ))
-                .into());
-            }
-            Some(script)
-        }
-    };
+    let script = options.script.as_deref().map(read_script).transpose()?;
     Ok(Options {
         public_key: public_key(settings, context),
         dns: settings.defaults.dns.clone(),
-        variables: settings.env.resolve(&local_env)?.image,
+        variables: settings.env.resolve(&|name| std::env::var_os(name))?.image,
         ca_certificates,
         devtools: options.devtools.then(|| Devtools {
             installer_url: options.installer_url.clone(),
@@ -72,6 +56,16 @@ fn options(settings: &Settings, context: &Context) -> anyhow::Result<Options> {
             Multiplexer::None => Sessions::None,
         },
     })
+}
+
+fn read_script(path: &Path) -> Result<Vec<u8>, Usage> {
+    let script = read("provision.script", path)?;
+    if !script.starts_with(b"#!") {
+        let path = path.display();
+        let problem = format!("provision.script: {path} must start with #!, such as #!/bin/sh");
+        return Err(Usage(problem));
+    }
+    Ok(script)
 }
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, Usage> {
