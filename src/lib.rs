@@ -118,8 +118,6 @@ mod fuzz;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-
 use cli::{Cli, Context};
 use config::Settings;
 use signal::Signals;
@@ -128,8 +126,8 @@ use ui::Ui;
 /// Parses the command line, runs the command, prints its failure, and returns the
 /// exit code.
 pub fn run() -> ExitCode {
-    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
-    let cli = match Cli::try_parse() {
+    clap_complete::CompleteEnv::with_factory(cli::command).complete();
+    let cli = match Cli::from_env() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -160,8 +158,8 @@ pub fn run() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli, ui: Ui, signals: Signals) -> anyhow::Result<()> {
-    let env = |name: &str| std::env::var_os(name);
-    let loaded = Settings::load(cli.global.config.as_deref(), &env, &cli.command.flags())?;
+    let (file, flags) = (cli.global.config.as_deref(), cli.command.flags());
+    let loaded = Settings::load(file, &|name| std::env::var_os(name), &flags)?;
     for warning in &loaded.warnings {
         ui.warn(&warning.to_string());
     }
@@ -198,17 +196,13 @@ fn usage(error: &clap::Error) -> ExitCode {
         Ui::default().text(&format!("{}", error.render()));
         return finish(&Ui::default(), Ok(()), false, None);
     }
-    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-    let mut words = words.take_while(|word| word != "--").peekable();
-    let mut json = false;
-    while let Some(word) = words.next() {
-        json |= matches!(
-            word.as_str(),
-            "--json" | "-ojson" | "-o=json" | "--output=json"
-        );
-        json |= matches!(word.as_str(), "-o" | "--output")
-            && words.peek().is_some_and(|next| next == "json");
-    }
+    let words = std::env::args_os().take_while(|word| word != "--");
+    let words = Vec::from_iter(words.map(|word| word.to_string_lossy().into_owned()));
+    let is_json = |pair: &[String]| match pair[0].as_str() {
+        "-o" | "--output" => pair.get(1).is_some_and(|format| format == "json"),
+        word => ["--json", "-ojson", "-o=json", "--output=json"].contains(&word),
+    };
+    let json = (0..words.len()).any(|index| is_json(&words[index..]));
     if json && error.use_stderr() {
         let ui = Ui {
             format: ui::Format::Json,

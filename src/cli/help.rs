@@ -1,109 +1,54 @@
 //! The parts of help pages that clap does not generate: command groups and
 //! examples.
 
+use clap::Command;
+
 /// The end of a help page: example command lines, which a test parses.
 macro_rules! examples {
     ($($line:literal)+) => { concat!("Examples:" $(, "\n  ", $line)+) };
 }
 
-/// The commands of the main help page with their one-line descriptions.
-pub(super) const GROUPS: &[(&str, &[(&str, &str)])] = &[
+/// The commands of the main help page.
+pub(super) const GROUPS: &[(&str, &str)] = &[
     (
         "Lifecycle",
-        &[
-            ("create", "Create a pixel from an image, or clone a pixel"),
-            ("start", "Start a pixel and print its address"),
-            ("stop", "Stop a pixel; its disk is kept"),
-            ("destroy", "Delete pixels with their data and checkpoints"),
-            ("list", "List all pixels [alias: ls]"),
-            ("status", "Show the provisioning progress of a pixel"),
-            (
-                "provision",
-                "Run failed and changed provisioning steps again",
-            ),
-            ("expire", "Set or clear a pixel's expiry"),
-            (
-                "prune",
-                "Delete expired pixels and leftovers of interrupted commands",
-            ),
-        ],
+        "create start stop destroy list status provision expire prune",
     ),
     (
         "Work",
-        &[
-            ("exec", "Run a command in a pixel and exit with its status"),
-            ("console", "Open a persistent shell session in a pixel"),
-            ("sessions", "List the console sessions of a pixel"),
-            ("push", "Copy files and folders into a pixel"),
-            ("pull", "Copy files and folders out of a pixel"),
-            (
-                "sync",
-                "Copy the differences between a local folder and a pixel",
-            ),
-            ("forward", "Forward local ports to ports of a pixel"),
-            (
-                "top",
-                "Show CPU, memory, disk and network usage of running pixels",
-            ),
-            ("events", "Print events of pixels as JSON Lines"),
-        ],
+        "exec console sessions push pull sync forward top events",
     ),
-    (
-        "State",
-        &[
-            (
-                "checkpoint",
-                "Create, list, restore and delete checkpoints [alias: cp]",
-            ),
-            ("fork", "Create several clones of a pixel or a checkpoint"),
-            (
-                "base",
-                "Build and list bases, which are prepared pixels for clones",
-            ),
-        ],
-    ),
-    (
-        "Network",
-        &[("network", "Show and change egress policies and the gateway")],
-    ),
-    (
-        "Agents",
-        &[(
-            "mcp",
-            "Serve sandboxes to AI agents over the Model Context Protocol",
-        )],
-    ),
+    ("State", "checkpoint fork base"),
+    ("Network", "network"),
+    ("Agents", "mcp"),
     (
         "Host",
-        &[
-            ("setup", "Install and configure Incus on this host"),
-            (
-                "doctor",
-                "Diagnose the host and suggest a fix for each problem",
-            ),
-            ("quickstart", "Set up the host and run a short demo"),
-            ("config", "Show the configuration"),
-            ("completions", "Print a shell completion script"),
-            (
-                "man",
-                "Print the manual page, or write all manual pages to a folder",
-            ),
-            ("help", "Print this message or the help of a command"),
-        ],
+        "setup doctor quickstart config completions man help",
     ),
 ];
 
-/// clap's template of the main help page with the commands in groups.
-pub fn main_template() -> String {
+/// Lists the subcommands on the help page of `main` in groups.
+pub fn with_groups(main: Command) -> Command {
     let mut template = "{about-with-newline}\n{usage-heading} {usage}\n".to_owned();
-    for (group, commands) in GROUPS {
+    for (group, names) in GROUPS {
         template.push_str(&format!("\n{group}:\n"));
-        for (name, about) in *commands {
-            template.push_str(&format!("  {name:<11}  {about}\n"));
+        for name in names.split(' ') {
+            template.push_str(&format!("  {name:<11}  {}\n", about(&main, name)));
         }
     }
     template.push_str("\nOptions:\n{options}{after-help}");
-    template
+    main.help_template(template)
+}
+
+fn about(main: &Command, name: &str) -> String {
+    let Some(command) = main.find_subcommand(name) else {
+        // clap adds this command later.
+        return "Print this message or the help of a command".into();
+    };
+    let about = command.get_about().into_iter().map(ToString::to_string);
+    let aliases = command.get_visible_aliases();
+    let aliases = aliases.map(|alias| format!(" [alias: {alias}]"));
+    about.chain(aliases).collect()
 }
 
 pub const MAIN_EXAMPLES: &str = concat!(

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory};
+use clap::Args;
 
-use super::Cli;
+use super::command;
 use crate::ui::Ui;
 
 /// Print the manual page, or write all manual pages to a folder
@@ -26,12 +26,12 @@ impl ManArgs {
             Some(dir) => {
                 std::fs::create_dir_all(dir)
                     .with_context(|| format!("cannot create {}", dir.display()))?;
-                clap_mangen::generate_to(Cli::command(), dir)
+                clap_mangen::generate_to(command(), dir)
                     .with_context(|| format!("cannot write manual pages to {}", dir.display()))?;
             }
             None => {
                 let mut page = Vec::new();
-                clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+                clap_mangen::Man::new(command()).render(&mut page)?;
                 ui.text(&String::from_utf8_lossy(&page));
             }
         }

@@ -24,7 +24,7 @@ use crate::model::Error;
 /// Progress is drawn after this time, so that fast commands do not flicker.
 const DRAW_DELAY: Duration = Duration::from_millis(250);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {
     #[default]
     Table,
