@@ -18,9 +18,9 @@ pub async fn attach(
     mut options: ExecOptions,
     precondition: Option<Precondition<'_>>,
 ) -> anyhow::Result<()> {
-    let local_env = |name: &str| std::env::var_os(name);
-    let session = context.settings().env.resolve(&local_env)?.session;
-    let requested = std::mem::replace(&mut options.env, session);
+    let env = &context.settings().env;
+    let variables = env.resolve(&|name| std::env::var_os(name))?;
+    let requested = std::mem::replace(&mut options.env, variables.session);
     if options.tty.is_some() {
         let term = std::env::var("TERM").ok().filter(|term| !term.is_empty());
         options.env.insert(

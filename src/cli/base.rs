@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, completions, from_settings};
 use crate::base::{BaseBuilder, BaseStatus, BuildObserver};
 use crate::config::Parent;
-use crate::model::{Error, rfc3339};
+use crate::model::rfc3339;
 use crate::ui::{self, Row};
 
 /// Build and list bases, which are prepared pixels for clones
@@ -28,8 +27,18 @@ pub enum BaseCommand {
         "pixels base list --json"
     ))]
     List,
+    /// Build missing bases and their missing parents
+    #[command(after_help = examples!(
+        "pixels base build python"
+        "pixels base build python node"
+    ))]
     Build(BuildArgs),
-    Rebuild(RebuildArgs),
+    /// Rebuild bases; an old base is kept until the new one is finished
+    #[command(after_help = examples!(
+        "pixels base rebuild python"
+        "pixels base rebuild dev python"
+    ))]
+    Rebuild(BuildArgs),
     /// List bases whose script or parent has changed since their build
     #[command(after_help = examples!(
         "pixels base outdated"
@@ -38,31 +47,15 @@ pub enum BaseCommand {
     Outdated,
 }
 
-/// Build missing bases and their missing parents
+// A doc comment here would replace the description of the commands.
 #[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels base build python"
-    "pixels base build python node"
-))]
 pub struct BuildArgs {
     /// Names of bases, as shown by: pixels base list
-    #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(completions::bases))]
+    #[arg(required = true, value_name = "BASE", add = completions::bases())]
     bases: Vec<String>,
 }
 
-/// Rebuild bases; an old base is kept until the new one is finished
-#[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels base rebuild python"
-    "pixels base rebuild dev python"
-))]
-pub struct RebuildArgs {
-    /// Names of bases, as shown by: pixels base list
-    #[arg(required = true, value_name = "BASE", add = ArgValueCandidates::new(completions::bases))]
-    bases: Vec<String>,
-}
-
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct BaseRow {
     name: String,
     status: &'static str,
@@ -119,11 +112,9 @@ async fn rows(context: &Context, builder: &BaseBuilder) -> anyhow::Result<Vec<Ba
     let backend = context.backend()?;
     let mut rows = Vec::new();
     for (name, base) in &builder.bases {
-        let status = tokio::select! {
-            biased;
-            () = context.cancel().cancelled() => return Err(Error::Cancelled.into()),
-            status = builder.status(backend, name) => status?,
-        };
+        let status = context
+            .interruptible(builder.status(backend, name))
+            .await??;
         let mut row = BaseRow {
             name: name.clone(),
             status: status.as_str(),
@@ -132,10 +123,8 @@ async fn rows(context: &Context, builder: &BaseBuilder) -> anyhow::Result<Vec<Ba
                 Parent::Base(parent) => parent.clone(),
             },
             pixel: builder.pixel(name)?.to_string(),
-            checkpoint: None,
-            created_at: None,
-            outdated: Vec::new(),
             description: base.description.clone(),
+            ..BaseRow::default()
         };
         if let BaseStatus::Ready {
             checkpoint,

@@ -3,14 +3,13 @@
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 use serde::Serialize;
 use serde_json::json;
 
+use super::pixel_arg::PixelArg;
 use super::{Context, completions, from_settings};
-use crate::exit::Usage;
 use crate::lifecycle;
-use crate::model::{Checkpoint, Label, Name, rfc3339};
+use crate::model::{Label, Name, rfc3339};
 use crate::ui::{self, Row};
 
 /// Create, list, restore and delete checkpoints
@@ -24,102 +23,80 @@ use crate::ui::{self, Row};
     "pixels create try --from box:ready"
 ))]
 pub enum CheckpointCommand {
-    Create(CreateArgs),
-    #[command(visible_alias = "ls")]
-    List(ListArgs),
-    Restore(RestoreArgs),
-    #[command(visible_alias = "rm")]
-    Delete(DeleteArgs),
+    /// Create a checkpoint; the pixel keeps running
+    #[command(after_help = examples!(
+        "pixels checkpoint create box"
+        "pixels checkpoint create box --label ready"
+    ))]
+    Create {
+        #[command(flatten)]
+        pixel: PixelArg,
+        /// Label of the checkpoint [default: date and time]
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// List the checkpoints of a pixel, oldest first
+    #[command(visible_alias = "ls", after_help = examples!(
+        "pixels checkpoint list box"
+        "pixels checkpoint list box --json"
+    ))]
+    List(PixelArg),
+    /// Restore a pixel's disk; discards all changes since the checkpoint
+    ///
+    /// A running pixel is restarted, and your other commands that change the pixel wait.
+    /// The egress policy is restored too, the expiry is not. On ZFS and TrueNAS, a
+    /// restore deletes newer checkpoints: it lists them and asks.
+    #[command(after_help = examples!(
+        "pixels checkpoint restore box ready"
+        "pixels checkpoint restore --force box ready"
+    ))]
+    Restore {
+        #[command(flatten)]
+        checkpoint: CheckpointArgs,
+        /// Delete newer checkpoints without asking
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Delete a checkpoint
+    #[command(visible_alias = "rm", after_help = examples!(
+        "pixels checkpoint delete box ready"
+        "pixels cp rm box ready"
+    ))]
+    Delete(CheckpointArgs),
 }
 
-/// Create a checkpoint; the pixel keeps running
+// A doc comment here would replace the description of the commands.
 #[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels checkpoint create box"
-    "pixels checkpoint create box --label ready"
-))]
-pub struct CreateArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
-    /// Label of the checkpoint [default: date and time]
-    #[arg(long)]
-    label: Option<String>,
-}
-
-/// List the checkpoints of a pixel, oldest first
-#[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels checkpoint list box"
-    "pixels checkpoint list box --json"
-))]
-pub struct ListArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
-}
-
-/// Restore a pixel's disk; discards all changes since the checkpoint
-///
-/// A running pixel is restarted, and your other commands that change the pixel wait.
-/// The egress policy is restored too, the expiry is not. On ZFS and TrueNAS, a
-/// restore deletes newer checkpoints: it lists them and asks.
-#[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels checkpoint restore box ready"
-    "pixels checkpoint restore --force box ready"
-))]
-pub struct RestoreArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+pub struct CheckpointArgs {
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Label of the checkpoint
-    #[arg(add = ArgValueCompleter::new(completions::labels))]
-    label: Label,
-    /// Delete newer checkpoints without asking
-    #[arg(short, long)]
-    force: bool,
-}
-
-/// Delete a checkpoint
-#[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels checkpoint delete box ready"
-    "pixels cp rm box ready"
-))]
-pub struct DeleteArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
-    /// Label of the checkpoint
-    #[arg(add = ArgValueCompleter::new(completions::labels))]
+    #[arg(add = completions::labels())]
     label: Label,
 }
 
 impl CheckpointCommand {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
-            Self::Create(args) => args.run(context).await,
-            Self::List(args) => args.run(context).await,
-            Self::Restore(args) => args.run(context).await,
-            Self::Delete(args) => args.run(context).await,
+            Self::Create { pixel, label } => create(context, &pixel.name, label).await,
+            Self::List(pixel) => list(context, &pixel.name).await,
+            Self::Restore { checkpoint, force } => checkpoint.restore(context, force).await,
+            Self::Delete(checkpoint) => checkpoint.delete(context).await,
         }
     }
 }
 
-impl CreateArgs {
-    async fn run(self, context: &Context) -> anyhow::Result<()> {
-        // A script may pass an empty string for "default".
-        let label = self.label.filter(|label| !label.is_empty());
-        let label: Option<Label> = label.map(|label| label.parse()).transpose()?;
-        let work = lifecycle::create_checkpoint(context.backend()?, &self.name, label);
-        let label = context.unless_interrupted(work).await?;
-        context.ui.done(
-            &format!("Checkpoint \"{label}\" created for {}", self.name),
-            &json!({"name": self.name.as_str(), "label": label.as_str()}),
-        );
-        Ok(())
-    }
+async fn create(context: &Context, name: &Name, label: Option<String>) -> anyhow::Result<()> {
+    // A script may pass an empty string for "default".
+    let label = label.filter(|label| !label.is_empty());
+    let label: Option<Label> = label.map(|label| label.parse()).transpose()?;
+    let work = lifecycle::create_checkpoint(context.backend()?, name, label);
+    let label = context.unless_interrupted(work).await?;
+    context.ui.done(
+        &format!("Checkpoint \"{label}\" created for {name}"),
+        &json!({"name": name.as_str(), "label": label.as_str()}),
+    );
+    Ok(())
 }
 
 #[derive(Serialize)]
@@ -128,16 +105,6 @@ struct CheckpointRow {
     /// In bytes.
     size: Option<u64>,
     created_at: Option<String>,
-}
-
-impl From<Checkpoint> for CheckpointRow {
-    fn from(checkpoint: Checkpoint) -> Self {
-        Self {
-            label: checkpoint.label.to_string(),
-            size: checkpoint.size,
-            created_at: rfc3339(checkpoint.created_at),
-        }
-    }
 }
 
 impl Row for CheckpointRow {
@@ -152,56 +119,48 @@ impl Row for CheckpointRow {
     }
 }
 
-impl ListArgs {
-    async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let backend = context.backend()?;
-        let checkpoints = context
-            .unless_interrupted(backend.checkpoints(&self.name))
-            .await?;
-        let rows: Vec<CheckpointRow> = checkpoints
-            .into_iter()
-            .filter(|checkpoint| !checkpoint.temporary)
-            .map(CheckpointRow::from)
-            .collect();
-        context
-            .ui
-            .rows(&rows, &format!("No checkpoints for {}.", self.name));
-        Ok(())
-    }
+async fn list(context: &Context, name: &Name) -> anyhow::Result<()> {
+    let checkpoints = context.backend()?.checkpoints(name);
+    let checkpoints = context.unless_interrupted(checkpoints).await?.into_iter();
+    let rows = checkpoints.filter(|checkpoint| !checkpoint.temporary);
+    let rows = rows.map(|checkpoint| CheckpointRow {
+        label: checkpoint.label.to_string(),
+        size: checkpoint.size,
+        created_at: rfc3339(checkpoint.created_at),
+    });
+    let empty = format!("No checkpoints for {name}.");
+    context.ui.rows(&Vec::from_iter(rows), &empty);
+    Ok(())
 }
 
-impl RestoreArgs {
-    async fn run(self, context: &Context) -> anyhow::Result<()> {
+impl CheckpointArgs {
+    async fn restore(self, context: &Context, force: bool) -> anyhow::Result<()> {
         let started = Instant::now();
-        if !self.force && !self.confirm_newer_deleted(context).await? {
+        if !force && !self.confirm_newer_deleted(context).await? {
             context.ui.status("Aborted.");
             return Ok(());
         }
+        let (name, label) = (&self.pixel.name, &self.label);
         context
             .ui
-            .status(&format!("Restoring {} to \"{}\"...", self.name, self.label));
+            .status(&format!("Restoring {name} to \"{label}\"..."));
         let spinner = context.ui.spinner();
         lifecycle::restore_or_wait(
             context.backend()?,
             context.cancel(),
             &from_settings::gateway_from_settings(context)?,
-            &self.name,
-            &self.label,
+            name,
+            label,
             &|phase| spinner.step(phase),
         )
         .await?;
         drop(spinner);
         let elapsed = started.elapsed();
         context.ui.done(
-            &format!(
-                "Restored {} to \"{}\" in {}",
-                self.name,
-                self.label,
-                ui::elapsed(elapsed)
-            ),
+            &format!("Restored {name} to \"{label}\" in {}", ui::elapsed(elapsed)),
             &json!({
-                "name": self.name.as_str(),
-                "label": self.label.as_str(),
+                "name": name.as_str(),
+                "label": label.as_str(),
                 "elapsed_ms": ui::milliseconds(elapsed),
             }),
         );
@@ -210,7 +169,7 @@ impl RestoreArgs {
 
     /// Asks if the restore would delete newer checkpoints. Fails without a terminal.
     async fn confirm_newer_deleted(&self, context: &Context) -> anyhow::Result<bool> {
-        let Self { name, label, .. } = self;
+        let (name, label) = (&self.pixel.name, &self.label);
         let newer = context.backend()?.newer_checkpoints(name, label);
         let newer = context.unless_interrupted(newer).await?.join(", ");
         if newer.is_empty() {
@@ -219,27 +178,22 @@ impl RestoreArgs {
         let question = format!(
             "Restoring {name} to \"{label}\" deletes its newer checkpoints: {newer}. Continue?"
         );
-        let answer = context.confirm(&question).await?;
-        answer.ok_or_else(|| {
-            Usage(format!(
-                "restoring {:?} deletes the newer checkpoints {newer}, and cannot ask for \
-                 confirmation without a terminal; run: \
-                 pixels checkpoint restore --force {name} {label}",
-                label.as_str()
-            ))
-            .into()
-        })
+        let no_terminal = format!(
+            "restoring {:?} deletes the newer checkpoints {newer}, and cannot ask for \
+             confirmation without a terminal; run: \
+             pixels checkpoint restore --force {name} {label}",
+            label.as_str()
+        );
+        context.confirm(&question, &no_terminal).await
     }
-}
 
-impl DeleteArgs {
-    async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let backend = context.backend()?;
-        let work = backend.delete_checkpoint(&self.name, &self.label);
-        context.unless_interrupted(work).await?;
+    async fn delete(self, context: &Context) -> anyhow::Result<()> {
+        let (name, label) = (&self.pixel.name, &self.label);
+        let deleting = context.backend()?.delete_checkpoint(name, label);
+        context.unless_interrupted(deleting).await?;
         context.ui.done(
-            &format!("Deleted checkpoint \"{}\" from {}", self.label, self.name),
-            &json!({"name": self.name.as_str(), "label": self.label.as_str(), "deleted": true}),
+            &format!("Deleted checkpoint \"{label}\" from {name}"),
+            &json!({"name": name.as_str(), "label": label.as_str(), "deleted": true}),
         );
         Ok(())
     }

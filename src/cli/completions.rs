@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
+use clap::Args;
+use clap_complete::engine::{
+    ArgValueCandidates, ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter,
+};
 use clap_complete::env::Shells;
 
 use crate::config::{Flags, Settings};
@@ -27,34 +29,20 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 ))]
 pub struct CompletionsArgs {
     /// The shell
-    shell: Shell,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-    Powershell,
-    Elvish,
+    #[arg(value_parser = ["bash", "zsh", "fish", "powershell", "elvish"])]
+    shell: String,
 }
 
 impl CompletionsArgs {
     pub fn run(&self, ui: &Ui) -> anyhow::Result<()> {
-        let name = match self.shell {
-            Shell::Bash => "bash",
-            Shell::Zsh => "zsh",
-            Shell::Fish => "fish",
-            Shell::Powershell => "powershell",
-            Shell::Elvish => "elvish",
-        };
+        let name = &self.shell;
         let shells = Shells::builtins();
         let completer = shells
             .completer(name)
             .ok_or_else(|| exit::Usage(format!("no completion for {name}")))?;
         let mut script = Vec::new();
         completer.write_registration("COMPLETE", "pixels", "pixels", "pixels", &mut script)?;
-        if matches!(self.shell, Shell::Bash) {
+        if name == "bash" {
             script.extend_from_slice(include_bytes!("colons.bash"));
         }
         ui.text(&String::from_utf8_lossy(&script));
@@ -63,12 +51,16 @@ impl CompletionsArgs {
 }
 
 /// Names of pixels.
-pub fn pixels() -> Vec<CompletionCandidate> {
-    candidates(pixel_names(""))
+pub fn pixels() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| candidates(pixel_names("")))
 }
 
 /// Local files and folders, and `NAME:` for a path in each pixel.
-pub fn paths(current: &OsStr) -> Vec<CompletionCandidate> {
+pub fn paths() -> ArgValueCompleter {
+    ArgValueCompleter::new(complete_path)
+}
+
+fn complete_path(current: &OsStr) -> Vec<CompletionCandidate> {
     let mut all = PathCompleter::any().complete(current);
     let typed = current.to_string_lossy();
     // A word with a slash before the colon is a local path.
@@ -90,26 +82,27 @@ fn pixel_names(suffix: &str) -> Vec<String> {
 }
 
 /// Names of pixels, and `NAME:LABEL` for each of their checkpoints.
-pub fn clone_sources() -> Vec<CompletionCandidate> {
-    let sources = ask(async |backend| {
+pub fn clone_sources() -> ArgValueCandidates {
+    let sources = async |backend: &dyn Backend| {
         let mut all = Vec::new();
         for pixel in backend.list().await.ok()? {
-            for label in checkpoint_labels(backend, &pixel.name)
-                .await
-                .unwrap_or_default()
-            {
-                all.push(format!("{}:{label}", pixel.name));
-            }
+            let labels = checkpoint_labels(backend, &pixel.name).await;
+            let labels = labels.unwrap_or_default().into_iter();
+            all.extend(labels.map(|label| format!("{}:{label}", pixel.name)));
             all.push(pixel.name.to_string());
         }
         Some(all)
-    });
-    candidates(sources.unwrap_or_default())
+    };
+    ArgValueCandidates::new(move || candidates(ask(sources).unwrap_or_default()))
 }
 
 /// Labels of the pixel that precedes the label in the command line. clap does not
 /// pass it, so it is read from the words of the shell.
-pub fn labels(current: &OsStr) -> Vec<CompletionCandidate> {
+pub fn labels() -> ArgValueCompleter {
+    ArgValueCompleter::new(complete_label)
+}
+
+fn complete_label(current: &OsStr) -> Vec<CompletionCandidate> {
     let typed = current.to_string_lossy().into_owned();
     let pixel = std::env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
@@ -136,14 +129,14 @@ async fn checkpoint_labels(backend: &dyn Backend, pixel: &Name) -> Option<Vec<St
 }
 
 /// Egress modes.
-pub fn modes() -> Vec<CompletionCandidate> {
-    candidates(Mode::NAMES.iter().map(|&name| name.to_owned()))
+pub fn modes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| candidates(Mode::NAMES.iter().map(|&name| name.to_owned())))
 }
 
 /// Names of bases in the settings.
-pub fn bases() -> Vec<CompletionCandidate> {
-    let settings = load_settings();
-    candidates(settings.map_or_else(Vec::new, |it| it.mcp.bases.into_keys().collect()))
+pub fn bases() -> ArgValueCandidates {
+    let names = || load_settings().map(|settings| settings.mcp.bases.into_keys());
+    ArgValueCandidates::new(move || candidates(names().into_iter().flatten()))
 }
 
 fn candidates(values: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
@@ -151,9 +144,8 @@ fn candidates(values: impl IntoIterator<Item = String>) -> Vec<CompletionCandida
 }
 
 fn load_settings() -> Option<Settings> {
-    let env = |name: &str| std::env::var_os(name);
-    let loaded = Settings::load(None, &env, &Flags::default()).ok()?;
-    Some(loaded.settings)
+    let loaded = Settings::load(None, &|name| std::env::var_os(name), &Flags::default());
+    Some(loaded.ok()?.settings)
 }
 
 /// Asks the server of the settings; `None` on any error.

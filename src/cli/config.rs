@@ -1,6 +1,6 @@
 //! `pixels config`
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::Context;
 use crate::config::EffectiveSetting;
@@ -13,31 +13,20 @@ use crate::ui::Row;
     "pixels config show --origin"
 ))]
 pub enum ConfigCommand {
-    Show(ShowArgs),
+    /// Print the effective settings; secrets are masked
+    #[command(after_help = examples!(
+        "pixels config show --origin"
+        "pixels config show --json"
+        "pixels --config test.toml config show"
+    ))]
+    Show {
+        /// Also print the source of each value: default, file, variable or flag
+        #[arg(long)]
+        origin: bool,
+    },
 }
 
-/// Print the effective settings; secrets are masked
-#[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels config show --origin"
-    "pixels config show --json"
-    "pixels --config test.toml config show"
-))]
-pub struct ShowArgs {
-    /// Also print the source of each value: default, file, variable or flag
-    #[arg(long)]
-    origin: bool,
-}
-
-impl ConfigCommand {
-    pub fn run(self, context: &Context) -> anyhow::Result<()> {
-        match self {
-            Self::Show(args) => args.run(context),
-        }
-    }
-}
-
-impl Row for &EffectiveSetting {
+impl Row for EffectiveSetting {
     const HEADERS: &'static [&'static str] = &["KEY", "VALUE", "ORIGIN"];
 
     fn cells(&self) -> Vec<String> {
@@ -49,18 +38,17 @@ impl Row for &EffectiveSetting {
     }
 }
 
-impl ShowArgs {
-    fn run(self, context: &Context) -> anyhow::Result<()> {
-        let entries: Vec<&EffectiveSetting> = context.loaded.effective.iter().collect();
-        if context.ui.json() || self.origin {
-            context.ui.rows(&entries, "No settings.");
+impl ConfigCommand {
+    pub fn run(self, context: &Context) {
+        let Self::Show { origin } = self;
+        let entries = &context.loaded.effective;
+        if context.ui.json() || origin {
+            context.ui.rows(entries, "No settings.");
         } else {
-            let text: String = entries
+            let lines = entries
                 .iter()
-                .map(|entry| format!("{} = {}\n", entry.key, entry.value))
-                .collect();
-            context.ui.text(&text);
+                .map(|it| format!("{} = {}\n", it.key, it.value));
+            context.ui.text(&String::from_iter(lines));
         }
-        Ok(())
     }
 }

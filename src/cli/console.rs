@@ -1,12 +1,11 @@
 //! `pixels console`
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, completions, console_session};
+use super::pixel_arg::PixelArg;
+use super::{Context, console_session};
 use crate::exit::Usage;
 use crate::lifecycle::session;
-use crate::model::Name;
 use crate::term;
 
 /// Open a persistent shell session in a pixel
@@ -20,9 +19,8 @@ use crate::term;
     "pixels console box --no-persist"
 ))]
 pub struct ConsoleArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Name of the session
     #[arg(short, long, default_value = console_session::DEFAULT_NAME)]
     session: String,
@@ -40,10 +38,10 @@ impl ConsoleArgs {
             return Err(Usage(format!(
                 "console needs a terminal; to run a command without a terminal: \
                  pixels exec {} -- COMMAND",
-                self.name
+                self.pixel.name
             ))
             .into());
         }
-        console_session::open(context, &self.name, &self.session, !self.no_persist).await
+        console_session::open(context, &self.pixel.name, &self.session, !self.no_persist).await
     }
 }

@@ -7,7 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend;
 use crate::config::{Loaded, Settings};
-use crate::model::{Backend, Result, unless_cancelled};
+use crate::exit::Usage;
+use crate::lifecycle;
+use crate::model::{Backend, Instance, Name, Result, unless_cancelled};
 use crate::signal::Signals;
 use crate::ui::Ui;
 
@@ -56,13 +58,32 @@ impl Context {
         unless_cancelled(self.cancel(), work).await
     }
 
-    /// Asks a yes-or-no question; `None` without a terminal. A signal ends the wait
-    /// for the answer.
-    pub async fn confirm(&self, question: &str) -> Result<Option<bool>> {
+    /// Like [`unless_interrupted`](Self::unless_interrupted), for any result.
+    pub async fn interruptible<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        self.unless_interrupted(async { Ok(work.await) }).await
+    }
+
+    /// The record of a pixel.
+    pub async fn get(&self, name: &Name) -> Result<Instance> {
+        self.unless_interrupted(self.backend()?.get(name)).await
+    }
+
+    /// The record of a pixel. Fails unless the pixel is running and unprivileged.
+    pub async fn get_running(&self, name: &Name) -> Result<Instance> {
+        let instance = self.get(name).await?;
+        lifecycle::ensure_running(&instance)?;
+        Ok(instance)
+    }
+
+    /// Asks a yes-or-no question; without a terminal, fails with the usage error
+    /// `no_terminal`. A signal ends the wait for the answer.
+    pub async fn confirm(&self, question: &str, no_terminal: &str) -> anyhow::Result<bool> {
         let (ui, question) = (self.ui, question.to_owned());
         let asking = tokio::task::spawn_blocking(move || ui.confirm(&question));
-        let answer = self.unless_interrupted(async { Ok(asking.await.unwrap_or_default()) });
-        answer.await.inspect_err(|_| ui.status(""))
+        let answer = self.interruptible(asking).await;
+        let answer = answer.inspect_err(|_| ui.status(""))?;
+        let answer = answer.unwrap_or_default();
+        answer.ok_or_else(|| Usage(no_terminal.to_owned()).into())
     }
 
     /// Closes the backend, if open.

@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{Context, completions, from_settings};
-use crate::exit::Usage;
 use crate::lifecycle;
 use crate::model::Name;
 
@@ -20,7 +18,7 @@ use crate::model::Name;
 ))]
 pub struct DestroyArgs {
     /// Names of the pixels
-    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(completions::pixels))]
+    #[arg(required = true, value_name = "NAME", add = completions::pixels())]
     names: Vec<Name>,
     /// Skip the confirmation prompt
     #[arg(short, long)]
@@ -45,9 +43,7 @@ impl DestroyArgs {
                 .iter()
                 .map(|name| lifecycle::destroy(backend, &gateway_spec, name)),
         );
-        let outcomes = context
-            .unless_interrupted(async { Ok(deleting.await) })
-            .await?;
+        let outcomes = context.interruptible(deleting).await?;
         drop(spinner);
         // Report all outcomes before failing with the first error.
         let mut first_error = None;
@@ -67,19 +63,13 @@ impl DestroyArgs {
     /// Asks for each pixel. Fails if a pixel does not exist or there is no terminal.
     async fn confirm(&self, context: &Context) -> anyhow::Result<bool> {
         for name in &self.names {
-            let pixel = context.backend()?.get(name);
-            context.unless_interrupted(pixel).await?;
+            context.get(name).await?;
             let question = format!("Destroy {name} with all its data and checkpoints?");
-            match context.confirm(&question).await? {
-                Some(true) => {}
-                Some(false) => return Ok(false),
-                None => {
-                    return Err(Usage(format!(
-                        "cannot ask for confirmation without a terminal; run: \
-                         pixels destroy --force {name}"
-                    ))
-                    .into());
-                }
+            let no_terminal = format!(
+                "cannot ask for confirmation without a terminal; run: pixels destroy --force {name}"
+            );
+            if !context.confirm(&question, &no_terminal).await? {
+                return Ok(false);
             }
         }
         Ok(true)

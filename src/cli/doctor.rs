@@ -48,12 +48,12 @@ impl DoctorArgs {
                 false => check_connection(context).await,
             }];
             checks.extend(check_orphans(context).await);
-            Ok(match incus {
+            match incus {
                 true => host::doctor(&from_settings::host_options(context), checks).await,
                 false => checks,
-            })
+            }
         };
-        let checks = context.unless_interrupted(work).await?;
+        let checks = context.interruptible(work).await?;
         context.ui.rows(&checks, "Nothing to check.");
         match host::exit_code(&checks) {
             0 => Ok(()),

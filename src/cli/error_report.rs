@@ -1,16 +1,13 @@
 //! Prints a failed command: message with causes, what was left on the server,
 //! and one hint; as text or as JSON.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::model::{Error, STOPPED, Subject};
 use crate::ui::Ui;
 use crate::{base, exit, host, lifecycle};
-
-#[derive(Serialize)]
-struct Document<'a> {
-    error: Body<'a>,
-}
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -47,16 +44,14 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
         .map_or(&[][..], |error| &error.leftovers);
     let hint = hint(error);
     if ui.json() {
-        let document = Document {
-            error: Body {
-                kind,
-                message: &message,
-                hint,
-                leftovers,
-                exit_code,
-            },
+        let body = Body {
+            kind,
+            message: &message,
+            hint,
+            leftovers,
+            exit_code,
         };
-        ui.error_document(&document);
+        ui.error_document(&BTreeMap::from([("error", body)]));
         return;
     }
     ui.error(&message);

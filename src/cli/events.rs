@@ -1,7 +1,6 @@
 //! `pixels events`
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use tokio::sync::Notify;
 
 use super::pixel_list::keep_named;
@@ -21,7 +20,7 @@ use crate::model::{Event, Name};
 ))]
 pub struct EventsArgs {
     /// Only these pixels
-    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completions::pixels))]
+    #[arg(value_name = "NAME", add = completions::pixels())]
     names: Vec<Name>,
     /// Stream new events until interrupted
     #[arg(short, long)]

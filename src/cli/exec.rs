@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 
 use super::attach::attach;
-use super::{Context, completions, duration_arg};
+use super::pixel_arg::PixelArg;
+use super::{Context, duration_arg};
 use crate::exit::Usage;
 use crate::lifecycle::{self, AssumedUser, ExecOptions, User};
-use crate::model::{Name, is_env_name};
+use crate::model::is_env_name;
 use crate::term;
 
 /// Run a command in a pixel and exit with its status
@@ -24,9 +24,8 @@ use crate::term;
     "pixels exec box -- sh -c 'ps | wc -l'"
 ))]
 pub struct ExecArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Set an environment variable; KEY alone passes your own value on
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     env: Vec<String>,
@@ -54,7 +53,7 @@ impl ExecArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let env = parse_variables(&self.env)?;
         let backend = context.backend()?;
-        let guest = backend.guest(&self.name);
+        let guest = backend.guest(&self.pixel.name);
         let tty = self.tty || (term::interactive() && !self.no_tty);
         let assumed = AssumedUser::new(context.settings().provision.enabled);
         let mut options = ExecOptions {
@@ -65,12 +64,11 @@ impl ExecArgs {
             tty: tty.then(term::size),
             timeout: self.timeout,
         };
-        let pixel = context.unless_interrupted(backend.get(&self.name));
+        let pixel = context.unless_interrupted(backend.get(&self.pixel.name));
         if let Some(user) = &self.user {
             lifecycle::ensure_running(&pixel.await?)?;
-            options.user = context
-                .unless_interrupted(User::lookup(&*guest, user))
-                .await?;
+            let lookup = User::lookup(&*guest, user);
+            options.user = context.unless_interrupted(lookup).await?;
             return attach(context, &*guest, options, None).await;
         }
         let verified = Box::pin(assumed.verify(pixel));

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, duration_arg};
+use super::pixel_arg::PixelArg;
+use super::{Context, duration_arg};
 use crate::lifecycle::expiry;
-use crate::model::{Name, rfc3339};
+use crate::model::rfc3339;
 use crate::ui;
 
 /// Set or clear a pixel's expiry
@@ -21,9 +21,8 @@ use crate::ui;
     "pixels expire box never"
 ))]
 pub struct ExpireArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Time from now, such as 90m, 2h or 7d, or never
     #[arg(value_name = "DURATION|never", allow_negative_numbers = true, value_parser = parse_expiry)]
     after: Expiry,
@@ -44,20 +43,17 @@ fn parse_expiry(text: &str) -> Result<Expiry, String> {
 
 impl ExpireArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let backend = context.backend()?;
+        let name = &self.pixel.name;
         let (after, sentence) = match self.after {
-            Expiry::Never => (None, format!("{} does not expire", self.name)),
+            Expiry::Never => (None, format!("{name} does not expire")),
             Expiry::After(time) => {
                 let text = ui::human_duration(time);
-                (Some(time), format!("{} expires in {text}", self.name))
+                (Some(time), format!("{name} expires in {text}"))
             }
         };
-        let setting = expiry::set(backend, &self.name, after);
+        let setting = expiry::set(context.backend()?, name, after);
         let expires_at = context.unless_interrupted(setting).await?;
-        let json = json!({
-            "name": self.name.as_str(),
-            "expires_at": expires_at.and_then(rfc3339),
-        });
+        let json = json!({"name": name.as_str(), "expires_at": expires_at.and_then(rfc3339)});
         context.ui.done(&sentence, &json);
         Ok(())
     }

@@ -3,8 +3,8 @@
 //! Each command is a file (or a folder, for a command with subcommands) with its
 //! arguments, its table rows and a `run` function that calls one or two functions of
 //! the library and prints the result. No command uses the file of another: shared
-//! code is in `attach`, `console_session`, `context`, `duration_arg`,
-//! `from_settings`, `pixel_list`, `prepare_host` and `provisioning_report`.
+//! code is in `attach`, `console_session`, `context`, `duration_arg`, `from_settings`,
+//! `pixel_arg`, `pixel_list`, `prepare_host` and `provisioning_report`.
 
 #[macro_use]
 mod help;
@@ -33,6 +33,7 @@ mod list;
 mod man;
 mod mcp;
 mod network;
+mod pixel_arg;
 mod pixel_list;
 mod prepare_host;
 mod provision;
@@ -48,7 +49,7 @@ mod top;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use context::Context;
 
@@ -60,13 +61,26 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PIXELS_COMM
 /// Disposable Linux machines for AI coding agents, on your own Incus
 #[derive(Debug, Parser)]
 #[command(name = "pixels", version = VERSION, arg_required_else_help = true)]
-#[command(help_template = help::main_template(), after_help = help::MAIN_EXAMPLES)]
-#[command(disable_help_subcommand = false, max_term_width = 100)]
+#[command(after_help = help::MAIN_EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The command tree.
+pub fn command() -> clap::Command {
+    help::with_groups(Cli::command())
+}
+
+impl Cli {
+    /// Parses the arguments of the process.
+    pub fn from_env() -> Result<Self, clap::Error> {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -80,7 +94,7 @@ pub struct Global {
         value_name = "FORMAT",
         default_value = "table"
     )]
-    output: Output,
+    output: ui::Format,
     /// Same as --output json
     #[arg(long, global = true)]
     json: bool,
@@ -95,20 +109,12 @@ pub struct Global {
     pub config: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
 impl Global {
     pub fn ui(&self) -> ui::Ui {
-        let json = self.json || matches!(self.output, Output::Json);
         ui::Ui {
-            format: if json {
-                ui::Format::Json
-            } else {
-                ui::Format::Table
+            format: match self.json {
+                true => ui::Format::Json,
+                false => self.output,
             },
             quiet: self.quiet,
             verbose: self.verbose > 0,
@@ -216,7 +222,10 @@ impl Command {
             Self::Setup(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
             Self::Quickstart(args) => args.run(context).await,
-            Self::Config(command) => command.run(context),
+            Self::Config(command) => {
+                command.run(context);
+                Ok(())
+            }
             Self::Completions(_) | Self::Man(_) => Ok(()),
         }
     }

@@ -15,9 +15,7 @@ pub async fn list_unexpired(context: &Context) -> anyhow::Result<Vec<Instance>> 
     }
     let gateway_spec = from_settings::gateway_from_settings(context)?;
     let deleting = expiry::destroy_expired(backend, &gateway_spec, &mut pixels);
-    let outcomes = context
-        .unless_interrupted(async { Ok(deleting.await) })
-        .await?;
+    let outcomes = context.interruptible(deleting).await?;
     for (name, outcome) in outcomes {
         match outcome {
             Ok(()) => context.ui.status(&format!("Deleted {name}: expired")),

@@ -4,7 +4,6 @@ use super::Context;
 use crate::config::BackendKind;
 use crate::exit::{ExitWith, Usage};
 use crate::host::{self, Event, Options, Plan, Report};
-use crate::model::Error;
 use crate::ui;
 
 /// Fails for TrueNAS, which is set up in its web interface.
@@ -20,8 +19,7 @@ pub fn require_incus(context: &Context, command: &str) -> Result<(), Usage> {
 
 /// Inspects the host and plans the missing steps.
 pub async fn plan(context: &Context, options: &Options) -> anyhow::Result<Plan> {
-    let inspecting = async { Ok(host::inspect(options).await?) };
-    let facts = interruptible(context, inspecting).await?;
+    let facts = context.interruptible(host::inspect(options)).await??;
     Ok(host::plan(&facts, options))
 }
 
@@ -29,12 +27,8 @@ pub async fn plan(context: &Context, options: &Options) -> anyhow::Result<Plan> 
 pub fn plan_as_text(plan: &Plan) -> String {
     let mut text = String::new();
     for (index, step) in plan.steps.iter().enumerate() {
-        text.push_str(&format!(
-            "{}. {} ({})\n",
-            index + 1,
-            step.title,
-            step.reason
-        ));
+        let (title, reason) = (&step.title, &step.reason);
+        text.push_str(&format!("{}. {title} ({reason})\n", index + 1));
         for line in step.action.preview() {
             text.push_str(&format!("     {line}\n"));
         }
@@ -67,7 +61,7 @@ pub async fn run(context: &Context, options: &Options, yes: bool) -> anyhow::Res
         Event::Planned(_) | Event::Output(_) | Event::Finished { .. } => {}
     };
     let setting_up = host::setup(options, &mut on_event);
-    interruptible(context, async { Ok(setting_up.await?) }).await
+    Ok(context.interruptible(setting_up).await??)
 }
 
 async fn confirm(context: &Context, options: &Options) -> anyhow::Result<()> {
@@ -76,28 +70,11 @@ async fn confirm(context: &Context, options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     context.ui.status(plan_as_text(&plan).trim_end());
-    match context.confirm("Run these steps?").await? {
-        Some(true) => Ok(()),
-        Some(false) => {
-            context.ui.status("Aborted.");
-            Err(ExitWith(crate::exit::FAILURE).into())
-        }
-        None => Err(Usage(
-            "cannot ask for confirmation without a terminal; run: pixels setup --yes, or \
-             pixels setup --dry-run to print the steps"
-                .into(),
-        )
-        .into()),
+    let no_terminal = "cannot ask for confirmation without a terminal; run: pixels setup --yes, or \
+                       pixels setup --dry-run to print the steps";
+    if !context.confirm("Run these steps?", no_terminal).await? {
+        context.ui.status("Aborted.");
+        return Err(ExitWith(crate::exit::FAILURE).into());
     }
-}
-
-async fn interruptible<T>(
-    context: &Context,
-    work: impl Future<Output = anyhow::Result<T>>,
-) -> anyhow::Result<T> {
-    tokio::select! {
-        biased;
-        () = context.cancel().cancelled() => Err(Error::Cancelled.into()),
-        outcome = work => outcome,
-    }
+    Ok(())
 }

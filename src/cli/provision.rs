@@ -1,13 +1,12 @@
 //! `pixels provision`
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, from_settings, provisioning_report};
+use super::pixel_arg::PixelArg;
+use super::{Context, from_settings, provisioning_report};
 use crate::exit::Usage;
-use crate::lifecycle::{self, provisioning};
-use crate::model::Name;
+use crate::lifecycle::provisioning;
 
 /// Run failed and changed provisioning steps again
 #[derive(Debug, Args)]
@@ -16,9 +15,8 @@ use crate::model::Name;
     "pixels provision box --wait"
 ))]
 pub struct ProvisionArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Wait until all steps are finished; exit with 1 if a step fails
     #[arg(short, long)]
     wait: bool,
@@ -32,24 +30,22 @@ impl ProvisionArgs {
             )
             .into());
         };
-        let backend = context.backend()?;
-        let instance = context.unless_interrupted(backend.get(&self.name)).await?;
-        lifecycle::ensure_running(&instance)?;
+        let name = &self.pixel.name;
+        context.get_running(name).await?;
         let spinner = context.ui.spinner();
         spinner.step("provisioning");
-        context
-            .unless_interrupted(provisioning::apply(backend, &self.name, &plan))
-            .await?;
+        let applying = provisioning::apply(context.backend()?, name, &plan);
+        context.unless_interrupted(applying).await?;
         drop(spinner);
-        let mut sentence = format!("Provisioning {}", self.name);
+        let mut sentence = format!("Provisioning {name}");
         if self.wait {
-            let report = provisioning_report::wait(context, &self.name).await?;
-            provisioning_report::ensure_succeeded(context, &self.name, &report).await?;
-            sentence = format!("Provisioned {}", self.name);
+            let report = provisioning_report::wait(context, name).await?;
+            provisioning_report::ensure_succeeded(context, name, &report).await?;
+            sentence = format!("Provisioned {name}");
         }
         context.ui.done(
-            &format!("{sentence}\n  Status:   pixels status {}", self.name),
-            &json!({"name": self.name.as_str(), "waited": self.wait}),
+            &format!("{sentence}\n  Status:   pixels status {name}"),
+            &json!({"name": name.as_str(), "waited": self.wait}),
         );
         Ok(())
     }

@@ -1,11 +1,10 @@
 //! `pixels sessions`
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 
-use super::{Context, completions};
-use crate::lifecycle::{self, User, session};
-use crate::model::Name;
+use super::Context;
+use super::pixel_arg::PixelArg;
+use crate::lifecycle::{User, session};
 use crate::ui::Row;
 
 /// List the console sessions of a pixel
@@ -15,9 +14,8 @@ use crate::ui::Row;
     "pixels console box --session build"
 ))]
 pub struct SessionsArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
 }
 
 impl Row for session::Session {
@@ -34,14 +32,11 @@ impl Row for session::Session {
 
 impl SessionsArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let backend = context.backend()?;
-        let instance = context.unless_interrupted(backend.get(&self.name)).await?;
-        lifecycle::ensure_running(&instance)?;
-        let guest = backend.guest(&self.name);
+        let instance = context.get_running(&self.pixel.name).await?;
+        let guest = context.backend()?.guest(&self.pixel.name);
         let user = User::default_for(&instance);
-        let sessions = context
-            .unless_interrupted(session::list(&*guest, &user))
-            .await?;
+        let listing = session::list(&*guest, &user);
+        let sessions = context.unless_interrupted(listing).await?;
         context.ui.rows(&sessions, "No sessions.");
         Ok(())
     }

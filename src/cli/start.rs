@@ -1,12 +1,11 @@
 //! `pixels start`
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, from_settings};
+use super::pixel_arg::PixelArg;
+use super::{Context, from_settings};
 use crate::lifecycle;
-use crate::model::Name;
 
 /// Start a pixel and print its address
 #[derive(Debug, Args)]
@@ -15,14 +14,13 @@ use crate::model::Name;
     "pixels start box --json"
 ))]
 pub struct StartArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
 }
 
 impl StartArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let name = &self.name;
+        let name = &self.pixel.name;
         let backend = context.backend()?;
         let spinner = context.ui.spinner();
         let gateway_spec = from_settings::gateway_from_settings(context)?;

@@ -1,10 +1,10 @@
 //! `pixels status`
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions, from_settings, provisioning_report};
+use super::pixel_arg::PixelArg;
+use super::{Context, from_settings, provisioning_report};
 use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
@@ -22,9 +22,8 @@ use crate::ui::{Row, Ui};
     "pixels status box --wait --json"
 ))]
 pub struct StatusArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Stream the output of the steps to stderr until they are finished
     #[arg(short, long)]
     follow: bool,
@@ -51,29 +50,25 @@ impl Row for StepStatus {
 
 impl StatusArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let name = &self.pixel.name;
         let backend = context.backend()?;
-        let instance = context.unless_interrupted(backend.get(&self.name)).await?;
-        lifecycle::ensure_running(&instance)?;
+        let instance = context.get_running(name).await?;
         if self.follow {
-            let guest = backend.guest(&self.name);
-            let stderr = Box::new(tokio::io::stderr());
-            context
-                .unless_interrupted(provision::follow(&*guest, stderr))
-                .await?;
+            let guest = backend.guest(name);
+            let following = provision::follow(&*guest, Box::new(tokio::io::stderr()));
+            context.unless_interrupted(following).await?;
         }
         let report = if self.wait || self.follow {
-            provisioning_report::wait(context, &self.name).await?
+            provisioning_report::wait(context, name).await?
         } else {
-            context
-                .unless_interrupted(provisioning::observe(backend, &instance))
-                .await?
+            let observing = provisioning::observe(backend, &instance);
+            context.unless_interrupted(observing).await?
         };
         let gateway_spec = from_settings::gateway_from_settings(context)?;
         let enforced = lifecycle::is_enforced(backend, &gateway_spec, &instance);
         if context.unless_interrupted(enforced).await? == Some(false) {
             context.ui.warn(&format!(
-                "the pixel does not enforce its policy; run: pixels network set {} {}",
-                self.name,
+                "the pixel does not enforce its policy; run: pixels network set {name} {}",
                 lifecycle::recorded_policy(&instance)?.mode
             ));
         }
@@ -86,7 +81,7 @@ impl StatusArgs {
             None => None,
         };
         let defect = health.filter(|health| !matches!(health, Health::Good { .. }));
-        print_report(&context.ui, &self.name, &report, defect.as_ref());
+        print_report(&context.ui, name, &report, defect.as_ref());
         if report.overall == Overall::Failed {
             return Err(ExitWith(exit::FAILURE).into());
         }

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use super::{Context, completions};
-use crate::model::Name;
+use super::Context;
+use super::pixel_arg::PixelArg;
 
 /// Time to shut down before the pixel is killed.
 const GRACE: Duration = Duration::from_secs(30);
@@ -21,9 +20,8 @@ const GRACE: Duration = Duration::from_secs(30);
     "pixels stop box --force"
 ))]
 pub struct StopArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Kill the pixel at once
     #[arg(long)]
     force: bool,
@@ -31,17 +29,16 @@ pub struct StopArgs {
 
 impl StopArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let name = &self.pixel.name;
         let spinner = context.ui.spinner();
         spinner.step("stopping");
         let grace = if self.force { Duration::ZERO } else { GRACE };
-        let backend = context.backend()?;
-        context
-            .unless_interrupted(backend.stop(&self.name, grace))
-            .await?;
+        let stopping = context.backend()?.stop(name, grace);
+        context.unless_interrupted(stopping).await?;
         drop(spinner);
         context.ui.done(
-            &format!("Stopped {}", self.name),
-            &json!({"name": self.name.as_str(), "status": "STOPPED"}),
+            &format!("Stopped {name}"),
+            &json!({"name": name.as_str(), "status": "STOPPED"}),
         );
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, completions, duration_arg, pixel_list};
 use crate::lifecycle::usage::{self, UsageRow, UsageSample};
@@ -22,7 +21,7 @@ use crate::ui::{self, Row};
 ))]
 pub struct TopArgs {
     /// Only these pixels
-    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completions::pixels))]
+    #[arg(value_name = "NAME", add = completions::pixels())]
     names: Vec<Name>,
     /// Print the usage of one interval and exit
     #[arg(long)]
@@ -61,11 +60,8 @@ impl TopArgs {
         let live = context.ui.is_interactive() && !self.once;
         let (mut pixels, mut before) = self.sample(context).await?;
         loop {
-            let pause = async {
-                tokio::time::sleep(self.interval).await;
-                Ok(())
-            };
-            context.unless_interrupted(pause).await?;
+            let pause = tokio::time::sleep(self.interval);
+            context.interruptible(pause).await?;
             let after;
             (pixels, after) = match live {
                 // Pixels may have been created or destroyed.

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use super::{description, registry_dir};
 use crate::cli::Context;
 use crate::forward::{self, Port, registry};
-use crate::lifecycle;
 use crate::model::{Error, Name, lock};
 
 /// Forwards until interrupted. `detached`: prints one JSON line for the foreground
@@ -18,8 +17,7 @@ pub async fn run(
     detached: bool,
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
-    let instance = context.unless_interrupted(backend.get(name)).await?;
-    lifecycle::ensure_running(&instance)?;
+    context.get_running(name).await?;
     crate::term::raise_open_files();
     let listeners = forward::listen(ports).await?;
     let ports: Vec<Port> = listeners.iter().map(|listener| listener.port).collect();

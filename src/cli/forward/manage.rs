@@ -1,7 +1,6 @@
 //! `pixels forward list` and `stop`
 
 use clap::Args;
-use serde::Serialize;
 
 use super::registry_dir;
 use crate::cli::Context;
@@ -33,34 +32,28 @@ pub struct StopArgs {
     all: bool,
 }
 
-#[derive(Serialize)]
-#[serde(transparent)]
-struct ForwardRow(Forward);
-
-impl Row for ForwardRow {
+impl Row for Forward {
     const HEADERS: &'static [&'static str] = &["NAME", "LOCAL", "PORT", "PID", "BACKGROUND"];
 
     fn cells(&self) -> Vec<String> {
-        let ports = &self.0.ports;
-        let local: Vec<_> = ports
-            .iter()
-            .map(|port| format!("127.0.0.1:{}", port.local))
-            .collect();
-        let remote: Vec<_> = ports.iter().map(|port| port.remote.to_string()).collect();
+        let ports = self.ports.iter();
+        let local = ports
+            .clone()
+            .map(|port| format!("127.0.0.1:{}", port.local));
+        let remote = ports.map(|port| port.remote.to_string());
         vec![
-            self.0.name.clone(),
-            local.join(","),
-            remote.join(","),
-            self.0.pid.to_string(),
-            if self.0.background { "yes" } else { "no" }.into(),
+            self.name.clone(),
+            Vec::from_iter(local).join(","),
+            Vec::from_iter(remote).join(","),
+            self.pid.to_string(),
+            if self.background { "yes" } else { "no" }.into(),
         ]
     }
 }
 
 impl ListArgs {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
-        let rows: Vec<ForwardRow> = registered()?.into_iter().map(ForwardRow).collect();
-        context.ui.rows(&rows, "No ports are forwarded.");
+        context.ui.rows(&registered()?, "No ports are forwarded.");
         Ok(())
     }
 }

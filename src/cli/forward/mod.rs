@@ -7,7 +7,6 @@ mod manage;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use clap_complete::engine::ArgValueCandidates;
 
 use super::{Context, completions};
 use crate::forward::Port;
@@ -32,7 +31,7 @@ pub struct ForwardArgs {
     #[command(subcommand)]
     command: Option<ForwardCommand>,
     /// Name of the pixel
-    #[arg(required = true, add = ArgValueCandidates::new(completions::pixels))]
+    #[arg(required = true, add = completions::pixels())]
     name: Option<Name>,
     /// Port of the pixel, and the local port if it differs; 0 picks a free local port
     #[arg(required = true, value_name = "[LOCAL:]PORT")]
@@ -65,8 +64,7 @@ impl ForwardArgs {
 
 /// The directory of this user's forward records.
 fn registry_dir() -> anyhow::Result<PathBuf> {
-    let env = |name: &str| std::env::var_os(name);
-    Ok(user_dirs::state_dir(&env)?.join("forwards"))
+    Ok(user_dirs::state_dir(&|name| std::env::var_os(name))?.join("forwards"))
 }
 
 /// One line for each forwarded port.

@@ -3,14 +3,13 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
-use crate::cli::{Context, completions};
+use crate::cli::Context;
+use crate::cli::pixel_arg::PixelArg;
 use crate::egress::{Rule, Target, Verdict, presets};
 use crate::exit::{self, ExitWith, Usage};
 use crate::lifecycle::{self, Enforcer};
-use crate::model::Name;
 
 /// Check whether a pixel may reach a host, and which rule allows it
 ///
@@ -21,9 +20,8 @@ use crate::model::Name;
     "pixels network check box 192.0.2.7:443"
 ))]
 pub struct CheckArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// A host or an address
     #[arg(value_name = "HOST[:PORT]")]
     host: Rule,
@@ -31,9 +29,9 @@ pub struct CheckArgs {
 
 impl CheckArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self { name, host } = self;
-        let backend = context.backend()?;
-        let pixel = context.unless_interrupted(backend.get(&name)).await?;
+        let Self { pixel, host } = self;
+        let name = pixel.name;
+        let pixel = context.get(&name).await?;
         let policy = lifecycle::recorded_policy(&pixel)?.resolve(presets());
         let several = || Usage(format!("expected one host or address, not {host}"));
         let verdict = match &host.target {

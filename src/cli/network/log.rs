@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
 use serde::Serialize;
 
-use crate::cli::from_settings;
-use crate::cli::{Context, completions};
+use crate::cli::pixel_arg::PixelArg;
+use crate::cli::{Context, from_settings};
 use crate::egress::Denial;
 use crate::lifecycle;
 use crate::model::{Name, rfc3339};
@@ -25,9 +24,8 @@ const POLL: Duration = Duration::from_millis(500);
     "pixels network log box --follow"
 ))]
 pub struct LogArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Stream new denied connections until interrupted
     #[arg(short, long)]
     follow: bool,
@@ -73,16 +71,17 @@ impl LogArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
         let gateway_spec = from_settings::gateway_from_settings(context)?;
-        let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
+        let name = &self.pixel.name;
+        let pixel = context.get(name).await?;
         let read_log =
             || context.unless_interrupted(lifecycle::denials(backend, &gateway_spec, &pixel));
         if !self.follow {
             let rows: Vec<DenialRow> = read_log()
                 .await?
                 .into_iter()
-                .map(|denial| DenialRow::new(&self.name, denial))
+                .map(|denial| DenialRow::new(name, denial))
                 .collect();
-            let empty = format!("Nothing was denied to {} in the last hour.", self.name);
+            let empty = format!("Nothing was denied to {name} in the last hour.");
             context.ui.rows(&rows, &empty);
             return Ok(());
         }
@@ -98,7 +97,7 @@ impl LogArgs {
                 if previous == Some(denial.count) {
                     continue;
                 }
-                let row = DenialRow::new(&self.name, denial);
+                let row = DenialRow::new(name, denial);
                 if context.ui.json() {
                     context.ui.value(&row);
                 } else {
@@ -110,11 +109,7 @@ impl LogArgs {
             }
             // Bounds memory: destinations that left the log are forgotten.
             printed = counts;
-            let pause = async {
-                tokio::time::sleep(POLL).await;
-                Ok(())
-            };
-            context.unless_interrupted(pause).await?;
+            context.interruptible(tokio::time::sleep(POLL)).await?;
         }
     }
 }

@@ -25,11 +25,26 @@ use super::Context;
 pub enum NetworkCommand {
     Show(show::ShowArgs),
     Set(set_allow_deny::SetArgs),
-    Allow(set_allow_deny::AllowArgs),
-    Deny(set_allow_deny::DenyArgs),
+    /// Add rules to the egress policy of a pixel
+    #[command(after_help = examples!(
+        "pixels network allow box example.org '*.cdn.example.org:443'"
+        "pixels network allow box 192.0.2.0/24"
+    ))]
+    Allow(set_allow_deny::RulesArgs),
+    /// Remove rules, preset rules included, from the policy of a pixel
+    #[command(after_help = examples!(
+        "pixels network deny box gitlab.com"
+        "pixels network deny box '*.cdn.example.org:443' 192.0.2.0/24"
+    ))]
+    Deny(set_allow_deny::RulesArgs),
     Check(check::CheckArgs),
     Log(log::LogArgs),
-    Presets(presets::PresetsArgs),
+    /// Print the rules of the mode agent
+    #[command(after_help = examples!(
+        "pixels network presets"
+        "pixels network presets --json"
+    ))]
+    Presets,
     #[command(subcommand)]
     Gateway(gateway::GatewayCommand),
 }
@@ -39,11 +54,14 @@ impl NetworkCommand {
         match self {
             Self::Show(args) => args.run(context).await,
             Self::Set(args) => args.run(context).await,
-            Self::Allow(args) => args.run(context).await,
-            Self::Deny(args) => args.run(context).await,
+            Self::Allow(args) => args.allow(context).await,
+            Self::Deny(args) => args.deny(context).await,
             Self::Check(args) => args.run(context).await,
             Self::Log(args) => args.run(context).await,
-            Self::Presets(args) => args.run(context),
+            Self::Presets => {
+                presets::run(context);
+                Ok(())
+            }
             Self::Gateway(command) => command.run(context).await,
         }
     }

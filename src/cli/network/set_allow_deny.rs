@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap_complete::engine::ArgValueCandidates;
 use serde_json::json;
 
+use crate::cli::Context;
 use crate::cli::from_settings;
-use crate::cli::{Context, completions};
+use crate::cli::pixel_arg::PixelArg;
 use crate::egress::{self, Mode, Policy, Rule, presets};
 use crate::exit::Usage;
 use crate::lifecycle::{self, Enforcer};
@@ -24,9 +24,8 @@ use crate::model::Name;
     "pixels network set box unrestricted"
 ))]
 pub struct SetArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// unrestricted: the internet; agent: rules for coding agents, as shown by
     /// pixels network presets; allowlist: only the rules
     #[arg(value_parser = PossibleValuesParser::new(Mode::NAMES).try_map(parse_mode))]
@@ -36,31 +35,11 @@ pub struct SetArgs {
     allow: Vec<Rule>,
 }
 
-/// Add rules to the egress policy of a pixel
+// A doc comment here would replace the description of the commands.
 #[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels network allow box example.org '*.cdn.example.org:443'"
-    "pixels network allow box 192.0.2.0/24"
-))]
-pub struct AllowArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
-    /// A host, *.host, address or CIDR, with an optional :port
-    #[arg(required = true, value_name = "RULE")]
-    rules: Vec<Rule>,
-}
-
-/// Remove rules, preset rules included, from the policy of a pixel
-#[derive(Debug, Args)]
-#[command(after_help = examples!(
-    "pixels network deny box gitlab.com"
-    "pixels network deny box '*.cdn.example.org:443' 192.0.2.0/24"
-))]
-pub struct DenyArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+pub struct RulesArgs {
+    #[command(flatten)]
+    pixel: PixelArg,
     /// A host, *.host, address or CIDR, with an optional :port
     #[arg(required = true, value_name = "RULE")]
     rules: Vec<Rule>,
@@ -78,7 +57,7 @@ async fn change_policy(
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
     let gateway_spec = from_settings::gateway_from_settings(context)?;
-    let before = context.unless_interrupted(backend.get(name)).await?;
+    let before = context.get(name).await?;
     match lifecycle::change_policy(backend, context.cancel(), &gateway_spec, name, change).await {
         Ok(()) => {}
         Err(lifecycle::ChangeError::Policy(error)) => {
@@ -93,7 +72,7 @@ async fn change_policy(
         Err(lifecycle::ChangeError::Failed(error)) => return Err(error.into()),
     }
     if Enforcer::of_instance(&before) == Enforcer::None {
-        let after = context.unless_interrupted(backend.get(name)).await?;
+        let after = context.get(name).await?;
         if lifecycle::recorded_policy(&after)?.mode != Mode::Unrestricted {
             context.ui.warn(
                 "root inside can remove this policy, and the pixel's user could become root \
@@ -111,7 +90,7 @@ fn join_rules(rules: &[Rule]) -> String {
 
 impl SetArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let mut policy = from_settings::default_policy_in_mode(context, self.mode)?;
+        let mut policy = from_settings::settings_policy(context)?.in_mode(self.mode);
         for rule in self.allow {
             policy
                 .allow(rule, presets())
@@ -121,17 +100,18 @@ impl SetArgs {
             *present = policy.clone();
             Ok(())
         };
-        change_policy(context, &self.name, &replace).await?;
+        let name = &self.pixel.name;
+        change_policy(context, name, &replace).await?;
         context.ui.done(
-            &format!("Egress set to {} for {}", self.mode, self.name),
-            &json!({"name": self.name.as_str(), "mode": self.mode, "allow": policy.allow}),
+            &format!("Egress set to {} for {name}", self.mode),
+            &json!({"name": name.as_str(), "mode": self.mode, "allow": policy.allow}),
         );
         Ok(())
     }
 }
 
-impl AllowArgs {
-    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+impl RulesArgs {
+    pub async fn allow(self, context: &Context) -> anyhow::Result<()> {
         let changed = AtomicBool::new(false);
         let allow = |policy: &mut Policy| {
             for rule in &self.rules {
@@ -142,26 +122,26 @@ impl AllowArgs {
             // An unchanged policy is applied again too.
             Ok(())
         };
-        change_policy(context, &self.name, &allow).await?;
+        let name = &self.pixel.name;
+        change_policy(context, name, &allow).await?;
         let changed = changed.load(Ordering::Relaxed);
         context.ui.done(
-            &format!("Allowed {} for {}", join_rules(&self.rules), self.name),
-            &json!({"name": self.name.as_str(), "allowed": self.rules, "changed": changed}),
+            &format!("Allowed {} for {name}", join_rules(&self.rules)),
+            &json!({"name": name.as_str(), "allowed": self.rules, "changed": changed}),
         );
         Ok(())
     }
-}
 
-impl DenyArgs {
-    pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+    pub async fn deny(self, context: &Context) -> anyhow::Result<()> {
         let deny = |policy: &mut Policy| {
             let mut rules = self.rules.iter();
             rules.try_for_each(|rule| policy.deny(rule.clone(), presets()))
         };
-        change_policy(context, &self.name, &deny).await?;
+        let name = &self.pixel.name;
+        change_policy(context, name, &deny).await?;
         context.ui.done(
-            &format!("Denied {} for {}", join_rules(&self.rules), self.name),
-            &json!({"name": self.name.as_str(), "denied": self.rules}),
+            &format!("Denied {} for {name}", join_rules(&self.rules)),
+            &json!({"name": name.as_str(), "denied": self.rules}),
         );
         Ok(())
     }

@@ -1,14 +1,12 @@
 //! `pixels network show`
 
 use clap::Args;
-use clap_complete::engine::ArgValueCandidates;
-use serde::Serialize;
+use serde_json::json;
 
-use crate::cli::from_settings;
-use crate::cli::{Context, completions};
+use crate::cli::pixel_arg::PixelArg;
+use crate::cli::{Context, from_settings};
 use crate::egress::{Mode, Policy, Rule, presets};
 use crate::lifecycle::{self, Enforcer};
-use crate::model::Name;
 
 /// Show the egress policy of a pixel
 #[derive(Debug, Args)]
@@ -18,36 +16,18 @@ use crate::model::Name;
     "pixels network show box --json"
 ))]
 pub struct ShowArgs {
-    /// Name of the pixel
-    #[arg(add = ArgValueCandidates::new(completions::pixels))]
-    name: Name,
+    #[command(flatten)]
+    pixel: PixelArg,
     /// Show all rules, preset rules included
     #[arg(short, long)]
     all: bool,
 }
 
-#[derive(Serialize)]
-struct PolicyView<'a> {
-    name: &'a str,
-    mode: Mode,
-    allow: &'a [Rule],
-    deny: &'a [Rule],
-    lan: bool,
-    preset_cidrs: bool,
-    /// All rules that allow a destination, preset rules included.
-    in_force: &'a [Rule],
-    enforced: bool,
-    /// `gateway` or `pixel`.
-    enforced_by: Option<&'static str>,
-    /// For a running pixel that enforces its policy itself: whether it does.
-    holds: Option<bool>,
-    interim: bool,
-}
-
 impl ShowArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
-        let pixel = context.unless_interrupted(backend.get(&self.name)).await?;
+        let name = &self.pixel.name;
+        let pixel = context.get(name).await?;
         let policy = lifecycle::recorded_policy(&pixel)?;
         let in_force: Vec<Rule> = policy.rules_in_force(presets()).into_iter().collect();
         let interim = lifecycle::is_interim(&pixel);
@@ -56,19 +36,21 @@ impl ShowArgs {
         let enforced = lifecycle::is_enforced(backend, &gateway_spec, &pixel);
         let holds = context.unless_interrupted(enforced).await?;
         if context.ui.json() {
-            context.ui.value(&PolicyView {
-                name: self.name.as_str(),
-                mode: policy.mode,
-                allow: &policy.allow,
-                deny: &policy.deny,
-                lan: policy.lan,
-                preset_cidrs: policy.preset_cidrs,
-                in_force: &in_force,
-                enforced: enforcer != Enforcer::None,
-                enforced_by: enforcer.name(),
-                holds,
-                interim,
-            });
+            context.ui.value(&json!({
+                "name": name.as_str(),
+                "mode": policy.mode,
+                "allow": policy.allow,
+                "deny": policy.deny,
+                "lan": policy.lan,
+                "preset_cidrs": policy.preset_cidrs,
+                // All rules that allow a destination, preset rules included.
+                "in_force": in_force,
+                "enforced": enforcer != Enforcer::None,
+                "enforced_by": enforcer.name(),
+                // For a running pixel that enforces its policy itself: whether it does.
+                "holds": holds,
+                "interim": interim,
+            }));
             return Ok(());
         }
         context.ui.text(&self.policy_as_text(&policy, &in_force));
@@ -85,8 +67,8 @@ impl ShowArgs {
         match enforcer {
             Enforcer::Gateway => {}
             Enforcer::Pixel if holds == Some(false) => context.ui.warn(&format!(
-                "the pixel does not enforce this policy; run: pixels network set {} {}",
-                self.name, policy.mode
+                "the pixel does not enforce this policy; run: pixels network set {name} {}",
+                policy.mode
             )),
             Enforcer::Pixel => context
                 .ui
