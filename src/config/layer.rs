@@ -23,10 +23,9 @@ pub struct Flags(Vec<Node>);
 
 impl Flags {
     /// `key` is dotted; `flag` is what the user typed, for messages.
-    pub fn set(&mut self, key: &str, value: impl Into<Value>, flag: &str) -> &mut Self {
+    pub fn set(&mut self, key: &str, value: impl Into<Value>, flag: &str) {
         let origin = Origin::Flag(flag.to_owned());
         self.0.push(Node::new(key, origin, value.into()));
-        self
     }
 }
 

@@ -48,7 +48,7 @@ fn check(settings: &[&str], results: &[&str]) {
     for line in settings {
         let words: Vec<&str> = line.splitn(3, ' ').collect();
         match (&words[..], line.split_once('=')) {
-            (&[flag, key, value], _) if flag.starts_with('-') => drop(flags.set(key, value, flag)),
+            (&[flag, key, value], _) if flag.starts_with('-') => flags.set(key, value, flag),
             (_, Some((name, value))) if is_name(name) => env.push((name, value)),
             _ => text += &format!("{line}\n"),
         }
