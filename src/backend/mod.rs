@@ -9,8 +9,8 @@ pub mod truenas;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{BackendKind, NicType, Settings};
-use crate::model::{Backend, Error, NicKind, Result};
+use crate::config::{BackendKind, Settings};
+use crate::model::{Backend, Error, Result};
 use crate::secret::Secret;
 use crate::term;
 use crate::user_dirs;
@@ -56,7 +56,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
             pool: defaults.pool.clone(),
             dataset_prefix: settings.checkpoint.dataset_prefix.clone(),
             nic: truenas::NicOptions {
-                kind: defaults.nic_type.map(nic_kind),
+                kind: defaults.nic_type,
                 parent: defaults.parent.clone(),
             },
             image: defaults.image.clone(),
@@ -106,15 +106,8 @@ pub fn incus_options(settings: &Settings) -> Options {
             pool: defaults.pool.clone(),
             network: defaults.network.clone(),
             parent: defaults.parent.clone(),
-            nic: defaults.nic_type.map(nic_kind),
+            nic: defaults.nic_type,
         },
-    }
-}
-
-fn nic_kind(kind: NicType) -> NicKind {
-    match kind {
-        NicType::Macvlan => NicKind::Macvlan,
-        NicType::Bridged => NicKind::Bridged,
     }
 }
 

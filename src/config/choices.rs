@@ -8,6 +8,7 @@ use super::setting::setting;
 use super::spanned_toml::Node;
 use super::value_kind::ValueKind;
 use crate::egress::Mode;
+use crate::model::NicKind;
 
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident {
@@ -46,9 +47,6 @@ choices! {
     /// The kind of server that pixels run on.
     BackendKind { Incus = "incus", TrueNas = "truenas" }
 
-    /// How a pixel's network card is attached.
-    NicType { Macvlan = "macvlan", Bridged = "bridged" }
-
     /// Where egress policies are enforced.
     EgressPlacement {
         /// `Gateway`, unless the settings name a network for the pixels.
@@ -71,4 +69,11 @@ choices! {
 
 setting! {
     Mode: Key::new(ValueKind::Choice(Mode::NAMES)), |value| Mode::from_name(value.as_str()?);
+    NicKind: Key::new(ValueKind::Choice(&["macvlan", "bridged"])), |value| {
+        match value.as_str()? {
+            "macvlan" => Some(NicKind::Macvlan),
+            "bridged" => Some(NicKind::Bridged),
+            _ => None,
+        }
+    };
 }

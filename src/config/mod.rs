@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 pub use bases::{Base, Parent, Script};
-pub use choices::{BackendKind, EgressPlacement, Multiplexer, NicType};
+pub use choices::{BackendKind, EgressPlacement, Multiplexer};
 pub use guest_env::{GuestEnv, GuestVariables};
 pub use key::Key;
 use layer::Layers;

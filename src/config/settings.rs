@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bases::Base;
-use super::choices::{BackendKind, EgressPlacement, Multiplexer, NicType};
+use super::choices::{BackendKind, EgressPlacement, Multiplexer};
 use super::guest_env::GuestEnv;
 use super::key::Key;
 use super::layer::Layers;
@@ -25,6 +25,7 @@ use super::value_kind::{
     CPUS, HOST_PORT, INTERFACE, MEMORY, NAME_PREFIX, SUBNET, URL, URL_PATH, ValueKind,
 };
 use crate::egress::Mode;
+use crate::model::NicKind;
 use crate::secret::Secret;
 use crate::user_dirs::{Env, NoHome, cache_dir};
 
@@ -112,7 +113,7 @@ sections! {
         cpu: Option<String> as CPUS, "PIXELS_DEFAULT_CPU";
         memory_mib ["memory"]: Option<u64> as MEMORY, "PIXELS_DEFAULT_MEMORY";
         pool: Option<String>, "PIXELS_DEFAULT_POOL";
-        nic_type: Option<NicType>;
+        nic_type: Option<NicKind>;
         parent: Option<String>;
         network: Option<String>;
         dns: Vec<String>;
