@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::lab;
-use crate::support::mcp::{Client, McpServer, environment};
+use crate::support::mcp::{Client, McpServer, environment, initialize, on_lab, sandbox_prefix};
 use crate::support::rounds::Moments;
 use crate::support::server::Server;
 use crate::support::wait::{eventually, until};
@@ -38,9 +38,7 @@ fn call(tool: &str, arguments: Value) -> Value {
 
 /// The session that a client is given.
 fn session(client: &Client) -> String {
-    let about = json!({"protocolVersion": "2025-11-25", "capabilities": {},
-                       "clientInfo": {"name": "test", "version": "1"}});
-    let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about});
+    let hello = initialize("2025-11-25");
     let head = client.message(&hello, &[]).unwrap().head;
     let mut lines = head.lines().filter_map(|line| line.split_once(": "));
     let found = lines.find(|(name, _)| name.eq_ignore_ascii_case("mcp-session-id"));
@@ -63,17 +61,11 @@ fn count(client: &Client, sandbox: &str, seconds: &str) -> usize {
 #[test]
 #[ignore = "needs Incus"]
 fn canceled_exec_kills_command() {
-    lab::ready();
-    let env = environment("mcp-gone");
-    let server = McpServer::start(&env);
-    let client = server.client();
+    let (_env, server, client) = on_lab("mcp-gone");
     let name = client.sandbox("quick");
     let sleep = |seconds: &str| {
-        let script = format!("sleep {seconds} & sleep {seconds}");
-        call(
-            "exec",
-            json!({"name": name, "command": ["sh", "-c", script]}),
-        )
+        let command = ["sh", "-c", &format!("sleep {seconds} & sleep {seconds}")];
+        call("exec", json!({"name": name, "command": command}))
     };
     let runs = |seconds: &str| {
         eventually("it runs", || count(&client, &name, seconds) == 2);
@@ -140,7 +132,7 @@ fn canceled_create_sandbox_leaves_no_sandbox() {
         "[provision]\ndevtools = false\nscript = \"{endless}\"\n\
          [mcp.bases.slow]\nparent_image = \"ubuntu/24.04\"\nsetup_script = \"{until_told}\"\n"
     ));
-    let sandboxes = format!("{}-", env.name("s"));
+    let sandboxes = sandbox_prefix(&env);
     let there = || Server::shared().pixels(&sandboxes);
 
     // Canceled while waiting for its base, whose build continues: a client that
@@ -188,18 +180,14 @@ fn canceled_create_sandbox_leaves_no_sandbox() {
 #[test]
 #[ignore = "needs Incus"]
 fn canceled_write_file_leaves_old_or_new_file() {
-    lab::ready();
-    let env = environment("mcp-torn");
-    let server = McpServer::start(&env);
-    let client = server.client();
+    let (_env, server, client) = on_lab("mcp-torn");
     let name = client.sandbox("quick");
     let mut moments = Moments::new();
     let file = |content: &str| json!({"name": name, "path": "/srv/f/a", "content": content});
     client.call("write_file", file("old"));
     // Sees the file at every moment.
     let script = "while [ ! -e /srv/over ]; do stat -c %s /srv/f/a; done | sort -nu";
-    let watch = json!({"name": name, "command": ["sh", "-c", script]});
-    let watch = client.call("exec_start", watch);
+    let watch = client.job(&name, script);
     let new = "n".repeat(8 << 20);
     for _ in 0..6 {
         let stream = begin(&client, None, &call("write_file", file(&new)));
@@ -211,7 +199,7 @@ fn canceled_write_file_leaves_old_or_new_file() {
     client.call("write_file", file(&new));
     client.sh(&name, "stat -c %s /srv/f/a; touch /srv/over");
     let seen = until("the watch ends", || {
-        let job = json!({"name": name, "job_id": watch["job_id"], "wait_sec": 10});
+        let job = json!({"name": name, "job_id": watch, "wait_sec": 10});
         let polled = client.call("exec_poll", job);
         (polled["state"] == "exited").then_some(polled)
     });

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::env::{BINARY, TestEnv};
-use crate::support::mcp::{McpServer, environment};
+use crate::support::mcp::{McpServer, environment, quick_base};
 use crate::support::{lab, programs};
 
 fn folder() -> PathBuf {
@@ -131,7 +131,7 @@ fn drive(env: &TestEnv, client: impl Fn() -> Command) {
         .arg(BINARY)
         .args(["mcp", "--stdio"]))
     .unwrap();
-    assert_eq!(env.remaining(), [format!("{}-quick", env.name("b"))]);
+    assert_eq!(env.remaining(), [quick_base(env)]);
 }
 
 #[test]

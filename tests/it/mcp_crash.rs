@@ -5,26 +5,17 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::support::env::TestEnv;
 use crate::support::lab;
-use crate::support::mcp::{McpServer, environment};
+use crate::support::mcp::{McpServer, assert_fields, environment, on_lab, sandbox_prefix, text};
 use crate::support::server::Server;
 use crate::support::wait::{eventually, until};
-
-fn prefix(env: &TestEnv) -> String {
-    format!("{}-", env.name("s"))
-}
 
 #[test]
 #[ignore = "needs Incus"]
 fn restarted_server_adopts_sandboxes_and_jobs() {
-    lab::ready();
-    let env = environment("mcp-restart");
-    let server = McpServer::start(&env);
-    let client = server.client();
+    let (env, server, client) = on_lab("mcp-restart");
     let name = client.sandbox("quick");
-    let command = ["sh", "-c", "echo begun; sleep 3; echo done"];
-    let job = client.call("exec_start", json!({"name": name, "command": command}));
+    let job = client.job(&name, "echo begun; sleep 3; echo done");
     let begun = client.call("create_sandbox", json!({"base": "quick", "label": "begun"}));
     server.kill();
 
@@ -33,26 +24,20 @@ fn restarted_server_adopts_sandboxes_and_jobs() {
     std::fs::write(&state, "{ torn").unwrap();
     let server = McpServer::start(&env);
     let client = server.client();
-    let begun = begun["name"].as_str().unwrap().to_owned();
+    let begun = text(&begun["name"]);
     eventually("the sandbox is adopted", || {
         client.list().contains(&(name.clone(), "running".into()))
     });
     let end = until("the job ends", || {
-        let polled = client.try_call(
-            "exec_poll",
-            json!({"name": name, "job_id": job["job_id"], "wait_sec": 5}),
-        );
-        let polled = polled?.ok()?;
+        let poll = json!({"name": name, "job_id": job, "wait_sec": 5});
+        let polled = client.try_call("exec_poll", poll)?.ok()?;
         (polled["state"] != "running").then_some(polled)
     });
-    assert_eq!(
-        (&end["exit_code"], &end["stdout"]),
-        (&json!(0), &json!("begun\ndone\n"))
-    );
+    assert_fields(&end, json!({"exit_code": 0, "stdout": "begun\ndone\n"}));
     // What was only begun is either there and whole, or nowhere.
     eventually("nothing is half-made", || {
         let listed: BTreeSet<(String, String)> = client.list().into_iter().collect();
-        let there = Server::shared().pixels(&prefix(&env));
+        let there = Server::shared().pixels(&sandbox_prefix(&env));
         listed
             .iter()
             .all(|(name, status)| status == "running" && there.contains(name))
@@ -81,13 +66,9 @@ fn idle_sandboxes_stop_and_expired_ones_are_destroyed() {
     let server = McpServer::start(&env);
     let client = server.client();
     let idle = client.sandbox("quick");
-    let busy = client.call(
-        "fork_sandbox",
-        json!({"name": idle, "wait_sec": 60, "ttl": "8s"}),
-    );
-    let busy = busy["name"].as_str().unwrap().to_owned();
-    let job = json!({"name": busy, "command": ["sleep", "1000"]});
-    client.call("exec_start", job);
+    let fork = json!({"name": idle, "wait_sec": 60, "ttl": "8s"});
+    let busy = text(&client.call("fork_sandbox", fork)["name"]);
+    client.job(&busy, "sleep 1000");
     eventually("the idle one is stopped", || {
         client.list().contains(&(idle.clone(), "stopped".into()))
     });

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::support::env::TestEnv;
 use crate::support::lab;
-use crate::support::mcp::{Client, McpServer, environment};
+use crate::support::mcp::{Client, McpServer, environment, sandbox_prefix, text};
 use crate::support::rounds::{Moments, rounds};
 use crate::support::server::Server;
-use crate::support::wait::{eventually, until};
+use crate::support::wait::eventually;
 
 const CLIENTS: usize = 16;
 const CALLS: usize = 50;
@@ -40,8 +40,7 @@ impl Desk {
         let first = client.sandbox("quick");
         let fork = json!({"name": first, "wait_sec": 60});
         let mut shared: Vec<String> = (1..SHARED)
-            .map(|_| client.call("fork_sandbox", fork.clone())["name"].clone())
-            .map(|name| name.as_str().unwrap().to_owned())
+            .map(|_| text(&client.call("fork_sandbox", fork.clone())["name"]))
             .collect();
         shared.push(first);
         Self {
@@ -194,7 +193,7 @@ impl<'a> Worker<'a> {
             return;
         };
         assert_eq!(made["status"], "running", "{made}");
-        self.own = Some(made["name"].as_str().unwrap().to_owned());
+        self.own = Some(text(&made["name"]));
     }
 
     /// Whether what it asked for is there.
@@ -205,7 +204,7 @@ impl<'a> Worker<'a> {
         let label = json!(self.number.to_string());
         let mut mine = list["sandboxes"].as_array().unwrap().iter();
         let mine = mine.find(|one| one["label"] == label);
-        self.own = mine.map(|one| one["name"].as_str().unwrap().to_owned());
+        self.own = mine.map(|one| text(&one["name"]));
         self.unsure = false;
     }
 
@@ -265,10 +264,10 @@ fn sixteen_clients(env: &TestEnv, disturb: impl FnOnce(&Desk, McpServer) -> McpS
     let own = workers.iter().filter_map(|worker| worker.own.clone());
     let known: BTreeSet<String> = own.chain(desk.shared.clone()).collect();
     assert_eq!(listed, known, "{}", server.log());
-    let prefix = format!("{}-", env.name("s"));
-    until("the server and the list are equal", || {
+    let prefix = sandbox_prefix(env);
+    eventually("the server and the list are equal", || {
         let there: BTreeSet<String> = Server::shared().pixels(&prefix).into_iter().collect();
-        (there == listed).then_some(())
+        there == listed
     });
     for name in &listed {
         client.sh(name, "true");

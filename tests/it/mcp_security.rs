@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::support::env::TestEnv;
 use crate::support::lab;
-use crate::support::mcp::{Client, McpServer, environment};
-use crate::support::wait::until;
+use crate::support::mcp::{Client, McpServer, environment, quick_base};
+use crate::support::wait::eventually;
 
 fn hello(client: &Client, headers: &[(&str, &str)]) -> u16 {
     let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
@@ -64,8 +64,7 @@ fn public_address_requires_token() {
     assert_eq!(hello(&client, &[]), 401);
     let file = env.home().join(".cache/pixels/mcp-token");
     let token = std::fs::read_to_string(&file).unwrap();
-    let mode =
-        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     client.token = Some(token.trim().to_owned());
     assert_eq!(hello(&client, &[]), 200);
@@ -92,11 +91,8 @@ fn floods_do_not_stop_server() {
     assert!(client.message(&text, &[]).is_none_or(|it| it.status == 413));
     for text in ["", "{", "[]", "null", "{\"jsonrpc\":\"2.0\"}", "\u{0}"] {
         let answer = client.send("POST", "/mcp", &headers[..2], text).unwrap();
-        assert!(
-            (400..500).contains(&answer.status),
-            "{text}: {}",
-            answer.status
-        );
+        let status = answer.status;
+        assert!((400..500).contains(&status), "{text}: {status}");
     }
     assert_eq!(hello(&client, &[]), 200);
 
@@ -112,9 +108,7 @@ fn floods_do_not_stop_server() {
         open.push(stream);
     }
     // Those that hold the places are thrown out in time.
-    until("it answers again", || {
-        (hello(&client, &[]) == 200).then_some(())
-    });
+    eventually("it answers again", || hello(&client, &[]) == 200);
     drop(open);
     assert_eq!(hello(&client, &[]), 200);
     assert_eq!(server.end(), 0);
@@ -124,14 +118,10 @@ fn floods_do_not_stop_server() {
 fn second_server_with_same_state_fails() {
     let env = environment("mcp-single");
     let server = McpServer::start(&env);
-    let second = env.pixels(["mcp"]).expect(1);
-    assert!(
-        second.stderr.contains("another server owns"),
-        "{}",
-        second.stderr
-    );
+    let second = env.pixels(["mcp"]).expect(1).stderr;
+    assert!(second.contains("another server owns"), "{second}");
     let pid = std::fs::read_to_string(env.home().join(".cache/pixels/mcp.pid")).unwrap();
-    assert!(second.stderr.contains(pid.trim()), "{}", second.stderr);
+    assert!(second.contains(pid.trim()), "{second}");
     server.kill();
     let third = McpServer::start(&env);
     assert_eq!(third.end(), 0);
@@ -148,7 +138,7 @@ fn tools_accept_only_own_sandboxes_and_allowed_egress() {
     let _ = env.pixels(["create", &foreign]).ok();
     let server = McpServer::start(&env);
     let client = server.client();
-    let base = format!("{}-quick", env.name("b"));
+    let base = quick_base(&env);
     let name = client.sandbox("quick");
     for pixel in [foreign.as_str(), "gateway", base.as_str(), "../x", ""] {
         for (tool, more) in [
@@ -187,11 +177,7 @@ fn tools_accept_only_own_sandboxes_and_allowed_egress() {
     server.kill();
     let again = McpServer::start(&env);
     assert_eq!(again.client().list(), []);
-    assert_eq!(remaining(&env), [base, copy, foreign]);
-}
-
-fn remaining(env: &TestEnv) -> Vec<String> {
-    let mut all = env.remaining();
-    all.sort();
-    all
+    let mut remaining = env.remaining();
+    remaining.sort();
+    assert_eq!(remaining, [base, copy, foreign]);
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::env::TestEnv;
 use crate::support::lab;
-use crate::support::mcp::{McpServer, environment};
+use crate::support::mcp::{McpServer, environment, initialize};
 use crate::support::wait::{eventually, exit_code};
 
 struct Stdio {
@@ -28,27 +28,23 @@ impl Stdio {
             output,
             last: 0,
         };
-        let about = json!({"protocolVersion": "2025-11-25", "capabilities": {},
-                           "clientInfo": {"name": "test", "version": "1"}});
-        let id = client.send("initialize", about);
-        let hello = client.answer(id);
+        client.write(&initialize("2025-11-25").to_string());
+        let hello = client.read();
         assert_eq!(hello["result"]["protocolVersion"], "2025-11-25", "{hello}");
         client
     }
 
-    fn write(&mut self, message: &Value) {
-        let line = format!("{message}\n");
-        self.input
-            .as_mut()
-            .unwrap()
-            .write_all(line.as_bytes())
-            .unwrap();
+    fn write(&mut self, line: &str) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     fn send(&mut self, method: &str, params: Value) -> u64 {
         self.last += 1;
-        self.write(&json!({"jsonrpc": "2.0", "id": self.last, "method": method, "params": params}));
-        self.last
+        let id = self.last;
+        let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        self.write(&message.to_string());
+        id
     }
 
     fn read(&mut self) -> Value {
@@ -99,10 +95,9 @@ fn stdio_clients_share_server_and_take_it_over() {
     let reported = second.read();
     assert_eq!(reported["method"], "notifications/progress", "{reported}");
     assert_eq!(reported["params"]["progressToken"], "p");
-    second.write(
-        &json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
-                         "params": {"requestId": id}}),
-    );
+    let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
+                           "params": {"requestId": id}});
+    second.write(&cancelled.to_string());
     eventually("the command is ended", || {
         let ran = second.call("exec", run("pgrep -f 'sleep 1234[.]5'"));
         ran["exit_code"] == 1
@@ -130,39 +125,24 @@ fn stdio_reports_invalid_messages() {
     let env = environment("mcp-noise");
     let mut client = Stdio::start(&env);
     for line in [
-        "no json\n",
-        "\n",
-        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n",
+        "no json",
+        "",
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}",
     ] {
-        client
-            .input
-            .as_mut()
-            .unwrap()
-            .write_all(line.as_bytes())
-            .unwrap();
+        client.write(line);
     }
     assert_eq!(client.read()["error"]["code"], -32700);
     let method = "x".repeat(16 << 20);
-    let long = format!(
-        "{}\n",
-        json!({"jsonrpc": "2.0", "id": 99, "method": method})
-    );
-    client
-        .input
-        .as_mut()
-        .unwrap()
-        .write_all(long.as_bytes())
-        .unwrap();
+    let long = json!({"jsonrpc": "2.0", "id": 99, "method": method});
+    client.write(&long.to_string());
     let refused = client.read();
     assert_eq!(refused["error"]["code"], -32600, "{refused}");
     assert!(refused["id"].is_null() && refused["error"]["message"].is_string());
     // The largest file that is taken comes through to where it is refused.
     let largest = "A".repeat((10 << 20) / 3 * 4);
     let file = json!({"name": "none", "path": "/a", "content": largest, "encoding": "base64"});
-    let id = client.send(
-        "tools/call",
-        json!({"name": "write_file", "arguments": file}),
-    );
+    let params = json!({"name": "write_file", "arguments": file});
+    let id = client.send("tools/call", params);
     let reported = client.answer(id)["result"]["content"][0]["text"].to_string();
     assert!(reported.contains("no sandbox"), "{reported:.200}");
     let id = client.send("no/such/method", json!({}));
@@ -183,29 +163,20 @@ fn mcp_install_writes_client_configuration() {
         ("opencode", ".config/opencode/opencode.json", "\"local\""),
         ("cursor", ".cursor/mcp.json", "mcpServers"),
     ] {
-        let shown = env.pixels(["mcp", "install", "--client", client]).ok();
-        let reported = env.pixels(["mcp", "install", "--client", client, "--json"]);
-        assert_eq!(reported.ok().json()["text"], shown.stdout, "{client}");
-        assert!(
-            shown.stdout.contains(word) && shown.stdout.contains("--stdio"),
-            "{}",
-            shown.stdout
-        );
+        let install = |flags: &[&str]| {
+            let command = ["mcp", "install", "--client", client];
+            env.pixels([&command, flags].concat()).ok()
+        };
+        let shown = install(&[]).stdout;
+        assert_eq!(install(&["--json"]).json()["text"], shown, "{client}");
+        assert!(shown.contains(word) && shown.contains("--stdio"), "{shown}");
         assert!(!env.home().join(file).exists());
-        let _ = env
-            .pixels(["mcp", "install", "--client", client, "--write"])
-            .ok();
+        let _ = install(&["--write"]);
         let written = std::fs::read_to_string(env.home().join(file)).unwrap();
-        assert_eq!(written, shown.stdout);
-        let again = env
-            .pixels(["mcp", "install", "--client", client, "--write"])
-            .ok();
-        assert!(again.stdout.contains("already"), "{}", again.stdout);
+        assert_eq!(written, shown);
+        let again = install(&["--write"]).stdout;
+        assert!(again.contains("already"), "{again}");
     }
-    let http = env.pixels(["mcp", "install", "--http"]).ok();
-    assert!(
-        http.stdout.contains("http://127.0.0.1:8765/mcp"),
-        "{}",
-        http.stdout
-    );
+    let http = env.pixels(["mcp", "install", "--http"]).ok().stdout;
+    assert!(http.contains("http://127.0.0.1:8765/mcp"), "{http}");
 }

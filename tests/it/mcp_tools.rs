@@ -2,38 +2,28 @@
 
 use serde_json::{Value, json};
 
-use crate::support::lab;
-use crate::support::mcp::{Client, McpServer, environment};
-use crate::support::wait::until;
+use crate::support::mcp::{
+    Client, McpServer, assert_fields, environment, initialize, on_lab, quick_base, text,
+};
+use crate::support::wait::{eventually, until};
 
 #[test]
 fn tool_schemas_are_complete() {
     let env = environment("mcp-schema");
     let server = McpServer::start(&env);
     let client = server.client();
-    let message = |id: u32, method: &str, params: Value| json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
-    let about = json!({"protocolVersion": "2025-06-18", "capabilities": {},
-                       "clientInfo": {"name": "test", "version": "1"}});
-    let hello = client
-        .message(&message(1, "initialize", about), &[])
-        .unwrap();
-    let hello: Value = serde_json::from_str(&hello.body).unwrap();
-    assert_eq!(hello["result"]["serverInfo"]["name"], "pixels-mcp");
-    assert!(
-        hello["result"]["instructions"]
-            .as_str()
-            .unwrap()
-            .contains("create_sandbox")
-    );
-    let list = client
-        .message(&message(2, "tools/list", json!({})), &[])
-        .unwrap();
-    let list: Value = serde_json::from_str(&list.body).unwrap();
-    let tools = list["result"]["tools"].as_array().unwrap();
-    let mut names: Vec<&str> = tools
-        .iter()
-        .map(|it| it["name"].as_str().unwrap())
-        .collect();
+    let result = |message: &Value| {
+        let answer = client.message(message, &[]).unwrap();
+        let mut answer: Value = serde_json::from_str(&answer.body).unwrap();
+        answer["result"].take()
+    };
+    let hello = result(&initialize("2025-06-18"));
+    assert_eq!(hello["serverInfo"]["name"], "pixels-mcp");
+    assert!(text(&hello["instructions"]).contains("create_sandbox"));
+    let list = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {}});
+    let list = result(&list);
+    let tools = list["tools"].as_array().unwrap();
+    let mut names: Vec<String> = tools.iter().map(|it| text(&it["name"])).collect();
     names.sort_unstable();
     let expected = [
         "checkpoint_sandbox",
@@ -74,19 +64,27 @@ fn tool_schemas_are_complete() {
 #[test]
 #[ignore = "needs Incus"]
 fn invalid_arguments_create_no_sandbox() {
-    lab::ready();
-    let env = environment("mcp-refused");
-    let server = McpServer::start(&env);
-    let client = server.client();
-    let refusal = client.refused("exec", json!({"name": "none", "command": ["true"]}));
-    assert!(refusal.contains("list_sandboxes"), "{refusal}");
-    let refusal = client.refused("create_sandbox", json!({"base": "none"}));
-    assert!(
-        refusal.contains("configured bases: dev, node, python, quick"),
-        "{refusal}"
-    );
-    let refusal = client.refused("create_sandbox", json!({"base": "dev", "image": "x"}));
-    assert!(refusal.contains("either"), "{refusal}");
+    let (_env, server, client) = on_lab("mcp-refused");
+    for (tool, arguments, part) in [
+        (
+            "exec",
+            json!({"name": "none", "command": ["true"]}),
+            "list_sandboxes",
+        ),
+        (
+            "create_sandbox",
+            json!({"base": "none"}),
+            "configured bases: dev, node, python, quick",
+        ),
+        (
+            "create_sandbox",
+            json!({"base": "dev", "image": "x"}),
+            "either",
+        ),
+    ] {
+        let refusal = client.refused(tool, arguments);
+        assert!(refusal.contains(part), "{refusal}");
+    }
     for bad in [
         json!({"ttl": "soon"}),
         json!({"memory": "much"}),
@@ -95,7 +93,7 @@ fn invalid_arguments_create_no_sandbox() {
         json!({"egress": "agent", "allow": ["a b"]}),
         json!({"color": "red"}),
     ] {
-        let _ = client.refused("create_sandbox", bad);
+        client.refused("create_sandbox", bad);
     }
     assert_eq!(client.list(), []);
     assert_eq!(server.end(), 0);
@@ -104,18 +102,13 @@ fn invalid_arguments_create_no_sandbox() {
 #[test]
 #[ignore = "needs Incus"]
 fn tools_support_sandbox_lifecycle() {
-    lab::ready();
-    let env = environment("mcp-life");
-    let server = McpServer::start(&env);
-    let client = server.client();
+    let (env, server, client) = on_lab("mcp-life");
     let arguments = json!({"base": "quick", "label": "mine", "ttl": "1h", "memory": "256",
                       "egress": "allowlist", "allow": ["allowed.example"], "wait_sec": 60});
     let made = client.call("create_sandbox", arguments);
-    assert_eq!(
-        (&made["status"], &made["egress"]),
-        (&json!("running"), &json!("allowlist"))
-    );
-    let name = made["name"].as_str().unwrap().to_owned();
+    let running = json!({"status": "running", "egress": "allowlist"});
+    assert_fields(&made, running.clone());
+    let name = text(&made["name"]);
     let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist", "{shown}");
 
@@ -127,14 +120,10 @@ fn tools_support_sandbox_lifecycle() {
     files(&client, &name);
     jobs(&client, &name);
 
-    let denied = "getent hosts denied.example || true";
-    client.sh(&name, denied);
-    until("the refused name is reported", || {
+    client.sh(&name, "getent hosts denied.example || true");
+    eventually("the refused name is reported", || {
         let reported = client.call("network_denials", json!({"name": name}));
-        reported
-            .to_string()
-            .contains("denied.example")
-            .then_some(())
+        reported.to_string().contains("denied.example")
     });
 
     client.sh(&name, "echo before >$HOME/state; sync");
@@ -143,20 +132,16 @@ fn tools_support_sandbox_lifecycle() {
     client.sh(&name, "echo after >$HOME/state");
     let fork = json!({"name": name, "checkpoint": "good", "wait_sec": 60});
     let fork = client.call("fork_sandbox", fork);
-    assert_eq!(
-        (&fork["status"], &fork["egress"]),
-        (&json!("running"), &json!("allowlist"))
-    );
-    let twin = fork["name"].as_str().unwrap().to_owned();
+    assert_fields(&fork, running);
+    let twin = text(&fork["name"]);
     // It was given no time of its own, and takes over none.
-    let end = |view: &Value| view["expires_at"].as_str().unwrap().to_owned();
+    let end = |view: &Value| text(&view["expires_at"]);
     assert!(end(&fork) > end(&made), "{fork} {made}");
     assert_eq!(client.sh(&twin, "cat $HOME/state"), "before\n");
     let missing = client.refused("fork_sandbox", json!({"name": name, "checkpoint": "bad"}));
     assert!(missing.contains("it has: good"), "{missing}");
-    let missing = json!({"name": name, "label": "bad"});
-    let refused = client.refused("restore_sandbox", missing);
-    assert!(refused.contains("it has: good"), "{refused}");
+    let missing = client.refused("restore_sandbox", json!({"name": name, "label": "bad"}));
+    assert!(missing.contains("it has: good"), "{missing}");
     client.call("restore_sandbox", json!({"name": name, "label": "good"}));
     assert_eq!(client.sh(&name, "cat $HOME/state"), "before\n");
 
@@ -169,131 +154,91 @@ fn tools_support_sandbox_lifecycle() {
         client.call("destroy_sandbox", json!({"name": one}));
     }
     assert_eq!(client.list(), []);
-    assert_eq!(env.remaining(), [format!("{}-quick", env.name("b"))]);
+    assert_eq!(env.remaining(), [quick_base(&env)]);
     assert_eq!(server.end(), 0);
 }
 
 fn commands(client: &Client, name: &str) {
     let script = "cat; echo \"$A\" >&2; pwd; exit 3";
-    let ran = client.call(
-        "exec",
-        json!({"name": name, "command": ["sh", "-c", script], "stdin": "in\n",
-               "env": {"A": "a  b"}, "cwd": "/var"}),
+    let arguments = json!({"name": name, "command": ["sh", "-c", script], "stdin": "in\n",
+                           "env": {"A": "a  b"}, "cwd": "/var"});
+    assert_fields(
+        &client.call("exec", arguments),
+        json!({"exit_code": 3, "stdout": "in\n/var\n", "stderr": "a  b\n"}),
     );
-    let facts = (&ran["exit_code"], &ran["stdout"], &ran["stderr"]);
-    assert_eq!(facts, (&json!(3), &json!("in\n/var\n"), &json!("a  b\n")));
-    let exact = ["printf", "%s|", "", "a b", "*", "$HOME", "-x"];
-    let ran = client.call("exec", json!({"name": name, "command": exact}));
+    let ran = client.exec(name, &["printf", "%s|", "", "a b", "*", "$HOME", "-x"]);
     assert_eq!(ran["stdout"], "|a b|*|$HOME|-x|");
-    let ran = client.call(
-        "exec",
-        json!({"name": name, "command": ["seq", "1", "100000"]}),
-    );
-    let text = ran["stdout"].as_str().unwrap();
-    assert!(text.starts_with("1\n2\n") && text.ends_with("99999\n100000\n"));
-    assert!(text.contains("bytes left out here") && text.len() < 70_000);
-    assert_eq!(
-        (&ran["stdout_truncated"], &ran["stdout_bytes"]),
-        (&json!(true), &json!(588_895))
-    );
+    let ran = client.exec(name, &["seq", "1", "100000"]);
+    let long = text(&ran["stdout"]);
+    assert!(long.starts_with("1\n2\n") && long.ends_with("99999\n100000\n"));
+    assert!(long.contains("bytes left out here") && long.len() < 70_000);
+    let facts = json!({"stdout_truncated": true, "stdout_bytes": 588_895});
+    assert_fields(&ran, facts);
     let slow = json!({"name": name, "command": ["sleep", "60"], "timeout_sec": 1});
-    let ran = client.call("exec", slow);
-    assert_eq!(
-        (&ran["exit_code"], &ran["timed_out"]),
-        (&json!(124), &json!(true))
-    );
-    let own = json!({"name": name, "command": ["sh", "-c", "exit 124"]});
-    let ran = client.call("exec", own);
-    assert_eq!(
-        (&ran["exit_code"], &ran["timed_out"]),
-        (&json!(124), &json!(false))
-    );
-    let ran = client.call(
-        "exec",
-        json!({"name": name, "command": ["no-such-program"]}),
-    );
-    assert_eq!(ran["exit_code"], 127);
+    let slow = client.call("exec", slow);
+    assert_fields(&slow, json!({"exit_code": 124, "timed_out": true}));
+    let own = client.exec(name, &["sh", "-c", "exit 124"]);
+    assert_fields(&own, json!({"exit_code": 124, "timed_out": false}));
+    let missing = client.exec(name, &["no-such-program"]);
+    assert_eq!(missing["exit_code"], 127);
     let line = client.refused("exec", json!({"name": name, "command": "ls -la"}));
     assert!(line.contains("[\"ls\", \"-l\"]"), "{line}");
     for bad in [json!([]), json!([""]), json!(["a\u{0}b"])] {
-        let _ = client.refused("exec", json!({"name": name, "command": bad}));
+        client.refused("exec", json!({"name": name, "command": bad}));
     }
-    let env = json!({"-i": "x"});
-    let _ = client.refused(
-        "exec",
-        json!({"name": name, "command": ["true"], "env": env}),
-    );
+    let bad_name = json!({"name": name, "command": ["true"], "env": {"-i": "x"}});
+    client.refused("exec", bad_name);
 }
 
 fn files(client: &Client, name: &str) {
     let home = client.sh(name, "printf %s $HOME");
     let at = |file: &str| format!("{home}/{file}");
+    // A call on a file, with these arguments besides.
+    let arguments = |path: &str, mut more: Value| {
+        more["name"] = json!(name);
+        more["path"] = json!(path);
+        more
+    };
+    let call = |tool: &str, path: &str, more| client.call(tool, arguments(path, more));
+    let refused = |tool: &str, path: &str, more| client.refused(tool, arguments(path, more));
     let path = at("new/folder/a.sh");
-    client.call(
-        "write_file",
-        json!({"name": name, "path": path, "content": "one two two\n", "mode": "0750"}),
-    );
-    let refusal = client.refused(
-        "edit_file",
-        json!({"name": name, "path": path, "old_string": "two", "new_string": "2"}),
-    );
+    let content = json!({"content": "one two two\n", "mode": "0750"});
+    call("write_file", &path, content);
+    let edit = json!({"old_string": "two", "new_string": "2"});
+    let refusal = refused("edit_file", &path, edit);
     assert!(refusal.contains("2 times"), "{refusal}");
     client.sh(name, &format!("chown 1234:4321 {path}"));
     client.sh(name, &format!("ln -s {path} {home}/link"));
-    let edit = json!({"name": name, "path": at("link"), "old_string": "two",
-                      "new_string": "2", "replace_all": true});
-    assert_eq!(client.call("edit_file", edit)["replacements"], 2);
+    let edit = json!({"old_string": "two", "new_string": "2", "replace_all": true});
+    assert_eq!(call("edit_file", &at("link"), edit)["replacements"], 2);
     let seen = client.sh(name, &format!("stat -c '%a %u %g' {path}; cat {path}"));
     assert_eq!(seen, "750 1234 4321\none 2 2\n");
     // Overwritten, a file is still whose it was and what it was.
-    client.call(
-        "write_file",
-        json!({"name": name, "path": path, "content": "x"}),
-    );
-    assert_eq!(
-        client.sh(name, &format!("stat -c '%a %u' {path}")),
-        "750 1234\n"
-    );
+    call("write_file", &path, json!({"content": "x"}));
+    let seen = client.sh(name, &format!("stat -c '%a %u' {path}"));
+    assert_eq!(seen, "750 1234\n");
 
-    let binary =
-        json!({"name": name, "path": at("binary"), "content": "/wCA", "encoding": "base64"});
-    assert_eq!(client.call("write_file", binary)["bytes_written"], 3);
-    let read = client.call("read_file", json!({"name": name, "path": at("binary")}));
-    assert_eq!(
-        (&read["content"], &read["encoding"]),
-        (&json!("/wCA"), &json!("base64"))
-    );
-    let cut = client.call(
-        "read_file",
-        json!({"name": name, "path": path, "max_bytes": 0}),
-    );
-    assert_eq!(cut["truncated"], false);
+    let binary = json!({"content": "/wCA", "encoding": "base64"});
+    let written = call("write_file", &at("binary"), binary.clone());
+    assert_eq!(written["bytes_written"], 3);
+    assert_fields(&call("read_file", &at("binary"), json!({})), binary);
+    let whole = call("read_file", &path, json!({"max_bytes": 0}));
+    assert_eq!(whole["truncated"], false);
     client.sh(name, &format!("seq 1 1000 >{home}/long"));
-    let cut = client.call(
-        "read_file",
-        json!({"name": name, "path": at("long"), "max_bytes": 4}),
-    );
-    assert_eq!(cut["content"], "1\n2\n");
-    assert_eq!(
-        (&cut["truncated"], &cut["size"]),
-        (&json!(true), &json!(3893))
+    assert_fields(
+        &call("read_file", &at("long"), json!({"max_bytes": 4})),
+        json!({"content": "1\n2\n", "truncated": true, "size": 3893}),
     );
 
     client.sh(name, &format!("mkdir {home}/odd; cd {home}/odd; touch 'a\tb' 'c\nd' -- -delete \"$(printf 'e\\377')\"; ln -s /etc/passwd l"));
-    let list = client.call("list_files", json!({"name": name, "path": at("odd")}));
+    let list = call("list_files", &at("odd"), json!({}));
     let entries = list["entries"].as_array().unwrap();
-    let paths: Vec<&str> = entries
-        .iter()
-        .map(|it| it["path"].as_str().unwrap())
-        .collect();
+    let paths: Vec<String> = entries.iter().map(|it| text(&it["path"])).collect();
     let expected = ["-delete", "a\tb", "c\nd", "e\u{fffd}", "l"].map(|it| at(&format!("odd/{it}")));
     assert_eq!(paths, expected);
     assert!(entries[3]["path_base64"].is_string());
     assert_eq!(entries[4]["target"], "/etc/passwd");
-    let list = client.call(
-        "list_files",
-        json!({"name": name, "path": home, "recursive": true}),
-    );
+    let list = call("list_files", &home, json!({"recursive": true}));
     assert!(list.to_string().contains("new/folder/a.sh"));
 
     for bad in [
@@ -304,51 +249,34 @@ fn files(client: &Client, name: &str) {
         "/etc",
         "/no/such",
     ] {
-        let _ = client.refused("read_file", json!({"name": name, "path": bad}));
+        refused("read_file", bad, json!({}));
     }
-    client.call("delete_file", json!({"name": name, "path": at("link")}));
+    call("delete_file", &at("link"), json!({}));
     client.sh(name, &format!("test ! -e {home}/link && test -e {path}"));
-    let _ = client.refused("delete_file", json!({"name": name, "path": at("odd")}));
+    refused("delete_file", &at("odd"), json!({}));
 }
 
 fn jobs(client: &Client, name: &str) {
     let script = "echo out; echo err >&2; sleep 0.5; echo end; exit 9";
-    let started = client.call(
-        "exec_start",
-        json!({"name": name, "command": ["sh", "-c", script]}),
-    );
-    let job = started["job_id"].as_str().unwrap().to_owned();
+    let mut poll = json!({"name": name, "job_id": client.job(name, script), "wait_sec": 5});
     let mut seen = (String::new(), String::new());
-    let mut offsets = (json!(0), json!(0));
     let end = until("the job ends", || {
-        let polled = client.call(
-            "exec_poll",
-            json!({"name": name, "job_id": job, "stdout_offset": offsets.0,
-                   "stderr_offset": offsets.1, "wait_sec": 5}),
-        );
-        seen.0.push_str(polled["stdout"].as_str().unwrap());
-        seen.1.push_str(polled["stderr"].as_str().unwrap());
-        offsets = (
-            polled["stdout_offset"].clone(),
-            polled["stderr_offset"].clone(),
-        );
+        let polled = client.call("exec_poll", poll.clone());
+        seen.0.push_str(&text(&polled["stdout"]));
+        seen.1.push_str(&text(&polled["stderr"]));
+        for offset in ["stdout_offset", "stderr_offset"] {
+            poll[offset] = polled[offset].clone();
+        }
         (polled["state"] != "running").then_some(polled)
     });
-    assert_eq!(
-        (&end["state"], &end["exit_code"]),
-        (&json!("exited"), &json!(9))
-    );
+    assert_fields(&end, json!({"state": "exited", "exit_code": 9}));
     assert_eq!(seen, ("out\nend\n".to_owned(), "err\n".to_owned()));
 
-    let script = "sleep 1111 & sleep 1111";
-    let started = client.call(
-        "exec_start",
-        json!({"name": name, "command": ["sh", "-c", script]}),
-    );
-    let job = &started["job_id"];
+    let job = client.job(name, "sleep 1111 & sleep 1111");
     let killed = client.call("exec_kill", json!({"name": name, "job_id": job}));
     assert_eq!(killed["state"], "killed");
     client.sh(name, "! pgrep -f 'sleep 111[1]'");
-    let _ = client.refused("exec_poll", json!({"name": name, "job_id": "job-00000000"}));
-    let _ = client.refused("exec_poll", json!({"name": name, "job_id": "../../etc"}));
+    for bad in ["job-00000000", "../../etc"] {
+        client.refused("exec_poll", json!({"name": name, "job_id": bad}));
+    }
 }

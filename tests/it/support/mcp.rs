@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::env::TestEnv;
+use super::lab;
 use super::wait::{exit_code, until_or};
 
 /// Against a hang, not a measure.
@@ -38,12 +39,51 @@ pub struct Answer {
 /// base `quick` that takes no time to build.
 pub fn environment(test: &str) -> TestEnv {
     let mut env = TestEnv::new(test);
-    let (sandboxes, bases) = (format!("{}-", env.name("s")), format!("{}-", env.name("b")));
+    let (sandboxes, bases) = (sandbox_prefix(&env), format!("{}-", env.name("b")));
     env.set("PIXELS_MCP_PREFIX", &sandboxes)
         .set("PIXELS_MCP_BASE_PREFIX", &bases)
         .set("PIXELS_MCP_LISTEN_ADDR", "127.0.0.1:0");
     env.config("[mcp.bases.quick]\nparent_image = \"ubuntu/24.04\"\n");
     env
+}
+
+/// What the names of all sandboxes of the environment begin with.
+pub fn sandbox_prefix(env: &TestEnv) -> String {
+    format!("{}-", env.name("s"))
+}
+
+/// The pixel of the base `quick`.
+pub fn quick_base(env: &TestEnv) -> String {
+    format!("{}-quick", env.name("b"))
+}
+
+/// A server with a client, on the real daemon.
+pub fn on_lab(test: &str) -> (TestEnv, McpServer, Client) {
+    lab::ready();
+    let env = environment(test);
+    let server = McpServer::start(&env);
+    let client = server.client();
+    (env, server, client)
+}
+
+/// The first message of a client that speaks this version of the protocol.
+pub fn initialize(version: &str) -> Value {
+    let params = json!({"protocolVersion": version, "capabilities": {},
+                        "clientInfo": {"name": "test", "version": "1"}});
+    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
+}
+
+#[track_caller]
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+/// Checks the fields that `expected` has.
+#[track_caller]
+pub fn assert_fields(value: &Value, expected: Value) {
+    for (field, expected) in expected.as_object().unwrap() {
+        assert_eq!(&value[field], expected, "{field}: {value}");
+    }
 }
 
 impl McpServer {
@@ -208,23 +248,35 @@ impl Client {
     pub fn sandbox(&self, base: &str) -> String {
         let made = self.call("create_sandbox", json!({"base": base, "wait_sec": 60}));
         assert_eq!(made["status"], "running", "{made}");
-        made["name"].as_str().unwrap().to_owned()
+        text(&made["name"])
+    }
+
+    /// The result of a command in a sandbox.
+    #[track_caller]
+    pub fn exec(&self, sandbox: &str, command: &[&str]) -> Value {
+        self.call("exec", json!({"name": sandbox, "command": command}))
+    }
+
+    /// The id of a shell script that runs as a job.
+    #[track_caller]
+    pub fn job(&self, sandbox: &str, script: &str) -> String {
+        let command = ["sh", "-c", script];
+        let started = self.call("exec_start", json!({"name": sandbox, "command": command}));
+        text(&started["job_id"])
     }
 
     /// What a shell script in a sandbox prints.
     #[track_caller]
     pub fn sh(&self, sandbox: &str, script: &str) -> String {
-        let command = ["sh", "-c", script];
-        let ran = self.call("exec", json!({"name": sandbox, "command": command}));
+        let ran = self.exec(sandbox, &["sh", "-c", script]);
         assert_eq!(ran["exit_code"], 0, "{ran}");
-        ran["stdout"].as_str().unwrap().to_owned()
+        text(&ran["stdout"])
     }
 
     /// The names and states of all sandboxes.
     #[track_caller]
     pub fn list(&self) -> Vec<(String, String)> {
         let list = self.call("list_sandboxes", json!({}));
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
         let all = list["sandboxes"].as_array().unwrap().iter();
         all.map(|it| (text(&it["name"]), text(&it["status"])))
             .collect()
