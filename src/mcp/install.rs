@@ -33,15 +33,10 @@ pub enum Transport {
 #[derive(Debug)]
 pub struct Setup {
     pub file: PathBuf,
-    content: Content,
-}
-
-#[derive(Debug)]
-enum Content {
-    /// The value of the key `pixels` in the object `table` of the document.
-    Json { table: &'static str, value: Value },
-    /// A TOML table with its header.
-    Toml(String),
+    is_toml: bool,
+    /// The object of the document that has the servers by name.
+    table: &'static str,
+    entry: Value,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -63,34 +58,37 @@ pub enum Error {
 
 impl Setup {
     pub fn for_client(client: Client, transport: &Transport, home: &Path) -> Self {
-        let (file, content) = match client {
-            Client::Claude => (
-                ".claude.json",
-                mcp_servers(transport, &format!("Bearer ${{{TOKEN}}}")),
-            ),
-            Client::Cursor => (
-                ".cursor/mcp.json",
-                mcp_servers(transport, &format!("Bearer ${{env:{TOKEN}}}")),
-            ),
-            Client::Opencode => (".config/opencode/opencode.json", opencode(transport)),
-            Client::Codex => (".codex/config.toml", codex(transport)),
+        let (file, table, entry) = match client {
+            Client::Claude => {
+                let entry = common_entry(transport, &format!("Bearer ${{{TOKEN}}}"));
+                (".claude.json", "mcpServers", entry)
+            }
+            Client::Cursor => {
+                let entry = common_entry(transport, &format!("Bearer ${{env:{TOKEN}}}"));
+                (".cursor/mcp.json", "mcpServers", entry)
+            }
+            Client::Opencode => {
+                let entry = opencode_entry(transport);
+                (".config/opencode/opencode.json", "mcp", entry)
+            }
+            Client::Codex => (".codex/config.toml", "mcp_servers", codex_entry(transport)),
         };
         Self {
             file: home.join(file),
-            content,
+            is_toml: client == Client::Codex,
+            table,
+            entry,
         }
     }
 
     /// Returns the text to add to the file by hand.
     pub fn text(&self) -> String {
-        match &self.content {
-            Content::Json { table, value } => {
-                let document = json!({ *table: { NAME: value } });
-                let text = serde_json::to_string_pretty(&document);
-                format!("{}\n", text.unwrap_or_default())
-            }
-            Content::Toml(text) => text.clone(),
+        if self.is_toml {
+            let entry = toml::to_string(&self.entry).unwrap_or_default();
+            return format!("[{}.{NAME}]\n{entry}", self.table);
         }
+        let document = json!({ self.table: { NAME: self.entry } });
+        format!("{document:#}\n")
     }
 
     /// Adds the entry to the file and keeps all other settings. Fails without
@@ -105,11 +103,7 @@ impl Setup {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(io(error)),
         };
-        let new = match &self.content {
-            Content::Json { table, value } => self.with_json(&old, table, value)?,
-            Content::Toml(text) => self.with_toml(&old, text)?,
-        };
-        let Some(new) = new else {
+        let Some(new) = self.added_to(&old)? else {
             return Ok(Written::Unchanged);
         };
         let metadata = std::fs::metadata(&self.file);
@@ -123,65 +117,50 @@ impl Setup {
     }
 
     /// Returns `None` if the document has the entry already.
-    fn with_json(&self, old: &str, table: &str, value: &Value) -> Result<Option<String>, Error> {
+    fn added_to(&self, old: &str) -> Result<Option<String>, Error> {
         let unreadable = |reason: String| Error::Unreadable {
             path: self.file.clone(),
             reason,
         };
-        let mut document: Value = match old.trim() {
-            "" => json!({}),
-            text => serde_json::from_str(text).map_err(|e| unreadable(e.to_string()))?,
+        let document = match old.trim() {
+            _ if self.is_toml => toml::from_str(old).map_err(|e| e.to_string()),
+            "" => Ok(json!({})),
+            text => serde_json::from_str(text).map_err(|e| e.to_string()),
         };
+        let mut document: Value = document.map_err(unreadable)?;
         let root = document
             .as_object_mut()
             .ok_or_else(|| unreadable("not a JSON object".into()))?;
         let servers = root
-            .entry(table)
+            .entry(self.table)
             .or_insert_with(|| json!({}))
             .as_object_mut()
-            .ok_or_else(|| unreadable(format!("{table} is not a JSON object")))?;
+            .ok_or_else(|| unreadable(format!("{} is not a JSON object", self.table)))?;
         match servers.get(NAME) {
-            Some(existing) if existing == value => return Ok(None),
-            Some(_) => return Err(self.other_entry()),
-            None => servers.insert(NAME.into(), value.clone()),
+            Some(existing) if *existing == self.entry => return Ok(None),
+            Some(_) => {
+                let path = self.file.clone();
+                return Err(Error::OtherEntry { path });
+            }
+            None => servers.insert(NAME.into(), self.entry.clone()),
         };
-        let text =
-            serde_json::to_string_pretty(&document).map_err(|e| unreadable(e.to_string()))?;
-        Ok(Some(format!("{text}\n")))
-    }
-
-    fn with_toml(&self, old: &str, text: &str) -> Result<Option<String>, Error> {
-        let unreadable = |e: toml::de::Error| Error::Unreadable {
-            path: self.file.clone(),
-            reason: e.to_string(),
-        };
-        let document: toml::Table = toml::from_str(old).map_err(unreadable)?;
-        let addition: toml::Table = toml::from_str(text).map_err(unreadable)?;
-        let server = |table: &toml::Table| table.get("mcp_servers")?.get(NAME).cloned();
-        match server(&document) {
-            existing @ Some(_) if existing == server(&addition) => return Ok(None),
-            Some(_) => return Err(self.other_entry()),
-            None => {}
+        if !self.is_toml {
+            return Ok(Some(format!("{document:#}\n")));
         }
+        // Comments in the file stay.
         let gap = if old.trim().is_empty() { "" } else { "\n" };
         let end = if old.is_empty() || old.ends_with('\n') {
             ""
         } else {
             "\n"
         };
-        Ok(Some(format!("{old}{end}{gap}{text}")))
-    }
-
-    fn other_entry(&self) -> Error {
-        Error::OtherEntry {
-            path: self.file.clone(),
-        }
+        Ok(Some(format!("{old}{end}{gap}{}", self.text())))
     }
 }
 
-/// The `mcpServers` object that several clients share.
-fn mcp_servers(transport: &Transport, authorization: &str) -> Content {
-    let value = match transport {
+/// The entry that several clients share.
+fn common_entry(transport: &Transport, authorization: &str) -> Value {
+    match transport {
         Transport::Stdio { program } => {
             json!({"type": "stdio", "command": program, "args": ["mcp", "--stdio"]})
         }
@@ -189,15 +168,11 @@ fn mcp_servers(transport: &Transport, authorization: &str) -> Content {
         Transport::Http { url, token: true } => {
             json!({"type": "http", "url": url, "headers": {"Authorization": authorization}})
         }
-    };
-    Content::Json {
-        table: "mcpServers",
-        value,
     }
 }
 
-fn opencode(transport: &Transport) -> Content {
-    let value = match transport {
+fn opencode_entry(transport: &Transport) -> Value {
+    match transport {
         Transport::Stdio { program } => {
             json!({"type": "local", "command": [program, "mcp", "--stdio"], "enabled": true})
         }
@@ -209,21 +184,15 @@ fn opencode(transport: &Transport) -> Content {
             json!({"type": "remote", "url": url, "enabled": true,
                    "headers": {"Authorization": authorization}})
         }
-    };
-    Content::Json {
-        table: "mcp",
-        value,
     }
 }
 
-fn codex(transport: &Transport) -> Content {
-    let server = match transport {
+fn codex_entry(transport: &Transport) -> Value {
+    match transport {
         Transport::Stdio { program } => json!({"command": program, "args": ["mcp", "--stdio"]}),
         Transport::Http { url, token: false } => json!({"url": url}),
         Transport::Http { url, token: true } => json!({"url": url, "bearer_token_env_var": TOKEN}),
-    };
-    let server = toml::to_string(&server).unwrap_or_default();
-    Content::Toml(format!("[mcp_servers.{NAME}]\n{server}"))
+    }
 }
 
 #[cfg(test)]
