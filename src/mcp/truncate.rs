@@ -53,18 +53,14 @@ impl From<Captured> for Truncated {
 
 /// How many bytes at the end begin a character that is not complete.
 pub fn unfinished(bytes: &[u8]) -> usize {
-    for back in 1..=bytes.len().min(3) {
-        let byte = bytes[bytes.len() - back];
-        let length = match byte {
-            0xc2..=0xdf => 2,
-            0xe0..=0xef => 3,
-            0xf0..=0xf4 => 4,
-            0x80..=0xbf => continue,
-            _ => return 0,
-        };
-        return if length > back { back } else { 0 };
+    let end = bytes
+        .utf8_chunks()
+        .last()
+        .map_or(&[][..], |it| it.invalid());
+    match std::str::from_utf8(end) {
+        Err(error) if error.error_len().is_none() => end.len(),
+        _ => 0,
     }
-    0
 }
 
 #[cfg(test)]
