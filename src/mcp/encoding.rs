@@ -77,19 +77,15 @@ pub fn encode_content(mut bytes: Vec<u8>, limit: u64, size: u64) -> FileContent 
     }
     // The kernel reports size 0 for files in /proc.
     let size = size.max(whole as u64);
-    match String::from_utf8(bytes) {
-        Ok(content) => FileContent {
-            content,
-            encoding: Encoding::Utf8,
-            truncated,
-            size,
-        },
-        Err(error) => FileContent {
-            content: STANDARD.encode(error.as_bytes()),
-            encoding: Encoding::Base64,
-            truncated,
-            size,
-        },
+    let (content, encoding) = match String::from_utf8(bytes) {
+        Ok(text) => (text, Encoding::Utf8),
+        Err(error) => (STANDARD.encode(error.as_bytes()), Encoding::Base64),
+    };
+    FileContent {
+        content,
+        encoding,
+        truncated,
+        size,
     }
 }
 
