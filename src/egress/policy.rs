@@ -17,7 +17,8 @@ pub const KEY: &str = "egress";
 /// precedence over [`KEY`].
 pub const INTERIM: &str = "egress-interim";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Wider modes are less than narrower ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The internet, but not private networks, the host or other pixels.

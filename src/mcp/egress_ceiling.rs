@@ -30,7 +30,7 @@ pub fn requested_policy(
         ));
     }
     let limit = default.in_mode(ceiling);
-    if rank(mode) > rank(ceiling) {
+    if mode < ceiling {
         return Err(Error::Ceiling(format!(
             "egress {:?} exceeds the ceiling {:?}",
             mode.as_str(),
@@ -58,14 +58,6 @@ pub fn requested_policy(
         }
     }
     Ok(Some(policy))
-}
-
-fn rank(mode: Mode) -> u8 {
-    match mode {
-        Mode::Allowlist => 0,
-        Mode::Agent => 1,
-        Mode::Unrestricted => 2,
-    }
 }
 
 #[cfg(test)]
