@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::error::{Error, Result};
-use crate::base::{BaseBuilder, BuildObserver};
-use crate::model::{Backend, CloneSource, lock};
+use super::service::Service;
+use crate::base::BuildObserver;
+use crate::model::{CloneSource, lock, unless_cancelled};
 
 /// How long a failed build is not retried.
 const RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -21,32 +21,25 @@ pub struct BaseBuilds {
     failures: Mutex<HashMap<String, (Instant, String)>>,
 }
 
-impl BaseBuilds {
+impl Service {
     /// Returns the checkpoint to clone for a base. Builds the base if it is not
     /// ready. Fails without a build if the last one failed recently.
-    pub async fn checkpoint(
-        &self,
-        base_builder: &BaseBuilder,
-        backend: &dyn Backend,
-        cancel: &CancellationToken,
-        base: &str,
-    ) -> Result<CloneSource> {
+    pub(super) async fn build_base(&self, base: &str) -> Result<CloneSource> {
+        let (base_builder, backend) = (&self.base_builder, &*self.backend);
         if let Some(ready) = base_builder.ready_checkpoint(backend, base).await? {
             return Ok(ready);
         }
-        let build_lock = {
-            let mut locks = lock(&self.locks);
-            locks.entry(base.to_owned()).or_default().clone()
-        };
-        let _guard = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(Error::Interrupted("waiting for the base")),
-            guard = build_lock.lock() => guard,
-        };
+        let builds = &self.base_builds;
+        let build_lock = lock(&builds.locks)
+            .entry(base.to_owned())
+            .or_default()
+            .clone();
+        let waiting = async { Ok(build_lock.lock().await) };
+        let _guard = unless_cancelled(self.stopping(), waiting).await?;
         if let Some(ready) = base_builder.ready_checkpoint(backend, base).await? {
             return Ok(ready);
         }
-        if let Some(failure) = self.recent_failure(base) {
+        if let Some(failure) = builds.recent_failure(base) {
             return Err(Error::invalid(format!(
                 "the last build of base {base:?} failed and is not retried within {} minutes: \
                  {failure}",
@@ -59,18 +52,20 @@ impl BaseBuilds {
             output: Arc::new(move |line| tracing::debug!(base = name, "{line}")),
         };
         let built = base_builder
-            .build(backend, cancel, base, false, &observer)
+            .build(backend, self.stopping(), base, false, &observer)
             .await;
         if let Err(error) = &built
             && !error.is_cancelled()
         {
             tracing::warn!(base, %error, "cannot build");
-            let mut failures = lock(&self.failures);
+            let mut failures = lock(&builds.failures);
             failures.insert(base.to_owned(), (Instant::now(), error.to_string()));
         }
         Ok(built?)
     }
+}
 
+impl BaseBuilds {
     /// Returns the error of the last build if it failed recently.
     pub fn recent_failure(&self, base: &str) -> Option<String> {
         let mut failures = lock(&self.failures);

@@ -10,7 +10,7 @@ use super::service::Service;
 use super::state::{Record, Status};
 use crate::egress::{self, Policy};
 use crate::lifecycle::{self, BootStage, PixelRequest, PixelSource, provisioning};
-use crate::model::{self, CloneSource, Instance, Limits, Name, Properties};
+use crate::model::{self, CloneSource, Instance, Limits, Name, Properties, unless_cancelled};
 use crate::provision::Overall;
 
 /// Property of a pixel: the owner id of the server whose sandbox it is.
@@ -131,26 +131,17 @@ impl Service {
     ) -> Result<()> {
         let backend = &*self.backend;
         let defaults = &self.base_builder.defaults;
-        let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
-        let requested = match &record.policy {
-            None => None,
-            Some(text) => Some(
-                Policy::from_record(Some(text))
-                    .map_err(|e| model::Error::Protocol(e.to_string()))?,
-            ),
-        };
-        let ownership = self.ownership_properties(record)?;
-        let limits = Limits {
-            cpu: record.cpu.clone(),
-            memory: record.memory,
-        };
+        let parse = |text: &String| Policy::from_record(Some(text));
+        let policy = record.policy.as_ref().map(parse).transpose();
+        let policy = policy.map_err(|e| model::Error::Protocol(e.to_string()))?;
+        let properties = self.ownership_properties(record)?;
         // Keeps the source from being stopped or destroyed during the copy.
         let mut _source_guard = None;
         let source = match (&record.from, &record.base) {
             (Some(from), _) => {
-                let source: CloneSource = from.parse()?;
-                _source_guard = Some(self.lock_of(source.pixel.as_str())?.read().await);
-                PixelSource::Clone(source)
+                let from: CloneSource = from.parse()?;
+                _source_guard = Some(self.lock_of(from.pixel.as_str())?.read().await);
+                PixelSource::Clone(from)
             }
             (None, Some(base)) => PixelSource::Clone(self.base_checkpoint(base, cancel).await?),
             (None, None) => {
@@ -160,12 +151,17 @@ impl Service {
         let request = PixelRequest {
             name: pixel.clone(),
             source,
-            limits,
-            policy: requested,
-            properties: ownership,
+            limits: Limits {
+                cpu: record.cpu.clone(),
+                memory: record.memory,
+            },
+            policy,
+            properties,
         };
-        let creating = defaults.create_pixel(backend, cancel, request, &progress);
-        creating.await?;
+        let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
+        defaults
+            .create_pixel(backend, cancel, request, &progress)
+            .await?;
         Ok(())
     }
 
@@ -179,12 +175,9 @@ impl Service {
         cancel: &CancellationToken,
     ) -> Result<CloneSource> {
         let (service, base) = (self.clone(), base.to_owned());
-        let building = self.tasks.spawn(async move {
-            let (base_builder, backend) = (&service.base_builder, &*service.backend);
-            let stop = service.stopping();
-            let builds = &service.base_builds;
-            builds.checkpoint(base_builder, backend, stop, &base).await
-        });
+        let building = self
+            .tasks
+            .spawn(async move { service.build_base(&base).await });
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Error::Interrupted("waiting for the base")),
@@ -211,12 +204,8 @@ impl Service {
         let mut fault = None;
         let backend = &*self.backend;
         if provisioning::is_unfinished(instance) {
-            let waiting = provisioning::wait(backend, &instance.name, &|_| {});
-            let report = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Err(Error::Interrupted("provisioning")),
-                report = waiting => report?,
-            };
+            let wait = provisioning::wait(backend, &instance.name, &|_| {});
+            let report = unless_cancelled(cancel, wait).await?;
             if report.overall == Overall::Failed
                 && let Some(step) = report.failed()
             {
