@@ -28,7 +28,7 @@ impl Service {
             request.egress.as_deref(),
             request.allow.as_deref().unwrap_or_default(),
             &defaults.policy,
-            self.options.ceiling,
+            self.config.ceiling,
         )?;
         if request.base.is_none() && request.image.is_none() {
             request.image = Some(defaults.image.clone());
@@ -86,10 +86,10 @@ impl Service {
         policy: Option<Policy>,
     ) -> Result<SandboxView> {
         let now = (self.clock)();
-        let record = request.into_record(from, policy, now, &self.options)?;
-        let view = SandboxView::new(&record, now, &self.options.limits);
+        let record = request.into_record(from, policy, now, &self.config)?;
+        let view = SandboxView::new(&record, now, &self.config.limits);
         let name = record.name.clone();
-        let limit = self.options.max_sandboxes;
+        let limit = self.config.max_sandboxes;
         if !self.store.add(record, limit) {
             return Err(Error::TooMany {
                 limit: limit.unwrap_or(u64::MAX),

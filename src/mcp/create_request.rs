@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
+use super::config::Config;
 use super::error::{Error, Result};
-use super::options::Options;
 use super::state::{Record, Status};
 use crate::egress::Policy;
 use crate::model::{self, Name, parse_duration, random_hex};
@@ -52,7 +52,7 @@ impl CreateRequest {
         from: Option<String>,
         policy: Option<Policy>,
         now: OffsetDateTime,
-        options: &Options,
+        config: &Config,
     ) -> Result<Record> {
         let label_chars = self.label.as_deref().map_or(0, |it| it.chars().count());
         if label_chars > MAX_LABEL_CHARS {
@@ -74,24 +74,18 @@ impl CreateRequest {
             model::parse_cpus(cpu).map_err(|e| Error::invalid(format!("cpu {cpu:?}: {e}")))?;
         }
         let random = random_hex(4).map_err(Error::Random)?;
-        let name: Name = format!("{}{random}", options.prefix).parse()?;
+        let name: Name = format!("{}{random}", config.prefix).parse()?;
         Ok(Record {
-            name: name.to_string(),
             label: self.label,
             image: self.image.unwrap_or_default(),
             base: self.base,
             from,
-            ip: None,
-            status: Status::Provisioning,
-            error: None,
-            created_at: now,
-            last_activity_at: now,
             expires_at: ttl.transpose()?.map(|ttl| now + ttl),
             egress: policy.as_ref().map(|it| it.mode.to_string()),
             policy: policy.map(|it| it.to_record()),
             cpu: self.cpu,
             memory: memory.transpose()?,
-            doomed: false,
+            ..Record::new(name.to_string(), Status::Provisioning, now)
         })
     }
 }

@@ -226,14 +226,14 @@ impl Service {
     fn ownership_properties(&self, record: &Record) -> Result<Properties> {
         let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
         Ok(Properties::from([
-            (OWNER.to_owned(), self.options.owner.clone()),
+            (OWNER.to_owned(), self.owner.clone()),
             (RECORD.to_owned(), text),
         ]))
     }
 
     /// Whether the properties of the pixel name this server as its owner.
     pub(super) fn owns(&self, instance: &Instance) -> bool {
-        instance.properties.get(OWNER) == Some(&self.options.owner) && record_on(instance).is_some()
+        instance.properties.get(OWNER) == Some(&self.owner) && record_on(instance).is_some()
     }
 
     /// Updates policy and address in the record of the sandbox.

@@ -97,7 +97,7 @@ impl Service {
         command.check()?;
         let interrupt = self.lock_of(name)?.token();
         let (pixel, _guard) = self.lock_running(name).await?;
-        let max = self.options.exec_timeout_max;
+        let max = self.config.exec_timeout_max;
         let timeout = timeout.map_or(max, |timeout| timeout.min(max));
         let user = self.guest_user(&pixel).await?;
         let request = command.into_options(user, Some(timeout));

@@ -2,27 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
+use super::config::Config;
 use super::create_request::CreateRequest;
 use super::encoding::{self, Encoding};
 use super::exec::Command;
 use super::install::{Client, Setup, Transport};
 use super::jobs::{self, Offsets};
-use super::options::{Limits, Options};
 use super::state::Store;
 use super::stdio;
 use super::tools::{checkpoints, exec, files};
 use crate::fuzz::{fuzz, text};
-
-const LIMITS: Limits = Limits {
-    idle_stop_after: Duration::from_secs(60),
-    hard_destroy_after: Duration::from_secs(600),
-};
 
 #[test]
 fn jobs_in_a_sandbox() {
@@ -148,14 +142,7 @@ fn arguments() {
         "\"recursive\":true",
         "\"label\":",
     ];
-    let options = Options {
-        prefix: "s-".into(),
-        limits: LIMITS,
-        exec_timeout_max: Duration::from_secs(60),
-        max_sandboxes: None,
-        ceiling: crate::egress::Mode::Agent,
-        owner: String::new(),
-    };
+    let config = Config::sample();
     fuzz("mcp-arguments", 4000, &words, |bytes| {
         fn parses<T: DeserializeOwned>(bytes: &[u8]) -> bool {
             serde_json::from_slice::<T>(bytes).is_ok()
@@ -183,7 +170,7 @@ fn arguments() {
         let request: Option<CreateRequest> = serde_json::from_slice(bytes).ok();
         let record = request.map(|request| {
             let now = OffsetDateTime::UNIX_EPOCH;
-            request.into_record(None, None, now, &options).is_ok()
+            request.into_record(None, None, now, &config).is_ok()
         });
         (parsed, command, record)
     });
@@ -198,6 +185,7 @@ fn state_files() {
         "\"status\":\"running\"",
         "\"created_at\":",
     ];
+    let limits = Config::sample().limits;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.json");
     fuzz("mcp-state", 500, &words, |bytes| {
@@ -212,8 +200,8 @@ fn state_files() {
         }
         for record in store.all() {
             let now = OffsetDateTime::UNIX_EPOCH;
-            let _ = super::response::SandboxView::new(&record, now, &LIMITS);
-            let _ = super::reaper::decide(now, &record, &LIMITS);
+            let _ = super::response::SandboxView::new(&record, now, &limits);
+            let _ = super::reaper::decide(now, &record, &limits);
         }
         (renamed.is_some(), store.all().len().min(4))
     });

@@ -11,6 +11,7 @@ mod auth;
 mod base_builds;
 mod cancellation;
 mod checkpoints;
+mod config;
 mod create;
 mod create_request;
 mod create_task;
@@ -23,7 +24,6 @@ mod http;
 pub mod install;
 mod jobs;
 mod locks;
-mod options;
 mod reaper;
 #[cfg(test)]
 mod reaper_test;
@@ -41,5 +41,5 @@ mod truncate;
 #[cfg(test)]
 mod fuzz;
 
-pub use options::Limits;
-pub use server::{Config, Listen, Server, StartError};
+pub use config::{Config, Limits};
+pub use server::{Listen, Server, StartError};

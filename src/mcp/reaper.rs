@@ -1,12 +1,11 @@
 //! Stops idle sandboxes and destroys expired ones.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::config::Limits;
 use super::error::Result;
-use super::options::Limits;
 use super::service::Service;
 use super::state::{Record, Status};
 use crate::model::{self, ExecRequest, Name};
@@ -29,12 +28,12 @@ pub fn decide(now: OffsetDateTime, record: &Record, limits: &Limits) -> Option<A
 }
 
 /// Checks all sandboxes at every interval until the server stops.
-pub async fn run(service: Arc<Service>, interval: Duration) {
+pub async fn run(service: &Arc<Service>) {
     loop {
         service.reap().await;
         tokio::select! {
             () = service.stopping().cancelled() => return,
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(service.config.reap_interval) => {}
         }
     }
 }
@@ -47,7 +46,7 @@ impl Service {
             if record.doomed {
                 continue;
             }
-            match decide(now, &record, &self.options.limits) {
+            match decide(now, &record, &self.config.limits) {
                 None => {}
                 Some(Action::Destroy) => {
                     tracing::info!(sandbox = record.name, "expired: destroying");
@@ -75,7 +74,7 @@ impl Service {
             return Ok(());
         };
         let is_due = |record: &Record| {
-            decide((self.clock)(), record, &self.options.limits) == Some(Action::Stop)
+            decide((self.clock)(), record, &self.config.limits) == Some(Action::Stop)
         };
         if !self.store.get(name).is_some_and(|record| is_due(&record)) {
             return Ok(());
@@ -103,29 +102,19 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::mcp::config::Config;
 
-    const LIMITS: Limits = Limits {
-        idle_stop_after: Duration::from_secs(60),
-        hard_destroy_after: Duration::from_secs(600),
-    };
-
-    fn record(status: Status, active: i64, expires: Option<i64>) -> Record {
-        let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let text = format!(
-            r#"{{"name":"a","status":"{}","created_at":"1970-01-01T00:00:00Z",
-                "last_activity_at":"1970-01-01T00:00:00Z"}}"#,
-            status.as_str()
-        );
-        let mut record: Record = serde_json::from_str(&text).unwrap();
-        record.last_activity_at = at(active.try_into().unwrap());
-        record.expires_at = expires.map(|it| at(it.try_into().unwrap()));
-        record
+    fn at(seconds: u64) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
     #[test]
     fn idle_sandboxes_stop_and_expired_ones_are_destroyed_on_the_second() {
         use Status::{Failed, Provisioning, Running, Stopped};
+        let limits = Config::sample().limits;
         for (status, active, expires, now, expected) in [
             (Running, 0, None, 59, None),
             (Running, 0, None, 60, Some(Action::Stop)),
@@ -142,9 +131,16 @@ mod tests {
             // An own expiry cannot extend the limit of the server.
             (Running, 599, Some(9000), 600, Some(Action::Destroy)),
         ] {
-            let record = record(status, active, expires);
-            let now = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(now);
-            assert_eq!(decide(now, &record, &LIMITS), expected, "{record:?} {now}");
+            let record = Record {
+                last_activity_at: at(active),
+                expires_at: expires.map(at),
+                ..Record::new("a".into(), status, at(0))
+            };
+            assert_eq!(
+                decide(at(now), &record, &limits),
+                expected,
+                "{record:?} {now}"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::options::{Limits, Options};
+use super::config::Config;
 use super::service::Service;
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
@@ -58,16 +58,6 @@ fn base_builder(locks: &std::path::Path) -> BaseBuilder {
     }
 }
 
-fn record(name: &str, expires_at: Option<OffsetDateTime>) -> Record {
-    let text = format!(
-        r#"{{"name":"{name}","status":"running","created_at":"1970-01-01T00:00:00Z",
-            "last_activity_at":"1970-01-01T00:00:00Z"}}"#
-    );
-    let mut record: Record = serde_json::from_str(&text).unwrap();
-    record.expires_at = expires_at;
-    record
-}
-
 /// Runs the reaper once and waits for the tasks it starts.
 async fn reap(service: &Arc<Service>) {
     service.reap().await;
@@ -81,32 +71,26 @@ async fn idle_and_expired_sandboxes_are_reaped_over_time() {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend_with(&["idle", "job", "used", "timed"]);
     let (store, _) = Store::load(&dir.path().join("state.json"), "here").unwrap();
-    for (name, expires) in [
-        ("idle", None),
-        ("job", None),
-        ("used", None),
-        ("timed", Some(at(100))),
-    ] {
-        assert!(store.add(record(name, expires), None));
+    for name in ["idle", "job", "used", "timed"] {
+        let record = Record {
+            expires_at: (name == "timed").then(|| at(100)),
+            ..Record::new(name.into(), Status::Running, at(0))
+        };
+        assert!(store.add(record, None));
     }
     let now = Arc::new(Mutex::new(at(0)));
-    let options = Options {
-        prefix: "s-".into(),
-        limits: Limits {
-            idle_stop_after: Duration::from_secs(60),
-            hard_destroy_after: Duration::from_secs(600),
-        },
-        exec_timeout_max: Duration::from_secs(60),
-        max_sandboxes: None,
-        ceiling: Mode::Unrestricted,
-        owner: "me".into(),
-    };
     let clock = {
         let now = now.clone();
         Arc::new(move || *now.lock().unwrap())
     };
     let server = Box::new(backend.clone());
-    let service = Service::new(server, base_builder(dir.path()), options, store, clock);
+    let service = Service::new(
+        server,
+        base_builder(dir.path()),
+        Config::sample(),
+        store,
+        clock,
+    );
     let service = Arc::new(service);
     let mut shown = Vec::new();
     for seconds in [50, 59, 60, 99, 100, 109, 110, 119, 120, 599, 600] {

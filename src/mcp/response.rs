@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::options::Limits;
+use super::config::Limits;
 use super::state::{Record, Status};
 
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]

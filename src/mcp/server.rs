@@ -15,36 +15,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Authenticator;
-use super::options::{Limits, Options};
+use super::config::Config;
 use super::service::Service;
 use super::state::{LoadError, Record, Store};
 use super::{http, reaper, token_file};
 use crate::base::BaseBuilder;
-use crate::egress::Mode;
 use crate::file_lock::{FileLock, LockMode};
-use crate::model::{Backend, hex};
+use crate::model::Backend;
 use crate::secret::Secret;
 
 /// How long tasks may take to clean up when the server stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 const RECOVER_RETRY_DELAY: Duration = Duration::from_secs(5);
-
-/// The settings of the server, except where it listens.
-#[derive(Debug)]
-pub struct Config {
-    /// Prefix of the names of sandboxes.
-    pub prefix: String,
-    pub limits: Limits,
-    pub reap_interval: Duration,
-    pub exec_timeout_max: Duration,
-    pub max_sandboxes: Option<u64>,
-    /// The widest egress mode that a client may request.
-    pub ceiling: Mode,
-    pub state_file: PathBuf,
-    pub pid_file: PathBuf,
-    /// Description of the backend, stored in the state file.
-    pub server: String,
-}
 
 /// Where the server listens, and who may connect.
 #[derive(Debug, Default)]
@@ -95,7 +77,6 @@ fn process(pid: &Option<String>) -> String {
 /// The only server of a state file: it holds the lock until it is dropped.
 pub struct Server {
     service: Arc<Service>,
-    reap_interval: Duration,
     _lock: FileLock,
 }
 
@@ -114,19 +95,10 @@ impl Server {
                 "cannot parse the state file: renamed it; existing sandboxes are adopted"
             );
         }
-        let options = Options {
-            owner: owner_id(&config.state_file),
-            prefix: config.prefix,
-            limits: config.limits,
-            exec_timeout_max: config.exec_timeout_max,
-            max_sandboxes: config.max_sandboxes,
-            ceiling: config.ceiling,
-        };
         let clock = Arc::new(OffsetDateTime::now_utc);
-        let service = Service::new(backend, base_builder, options, store, clock);
+        let service = Service::new(backend, base_builder, config, store, clock);
         Ok(Self {
             service: Arc::new(service),
-            reap_interval: config.reap_interval,
             _lock: lock,
         })
     }
@@ -140,7 +112,7 @@ impl Server {
         ready: impl FnOnce(&[String]),
     ) -> Result<(), StartError> {
         let service = self.service.clone();
-        let inherited = service.records();
+        let inherited = service.store.all();
         let mut listening = Vec::new();
         let mut listeners = JoinSet::new();
         if let Some(address) = &listen.address {
@@ -162,7 +134,7 @@ impl Server {
         ready(&listening);
         let background = async {
             recover(&service, &inherited).await;
-            reaper::run(service.clone(), self.reap_interval).await;
+            reaper::run(&service).await;
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -235,15 +207,4 @@ fn lock(path: &Path) -> Result<FileLock, StartError> {
     lock.write_owner(&format!("{}\n", std::process::id()))
         .map_err(StartError::file(path))?;
     Ok(lock)
-}
-
-/// Returns an id that every server with this state file has in common, even if
-/// the file is lost.
-fn owner_id(state_file: &Path) -> String {
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let user = rustix::process::geteuid().as_raw();
-    let path = std::path::absolute(state_file).unwrap_or_else(|_| state_file.to_owned());
-    let text = format!("{}\n{user}\n{}", machine.trim(), path.display());
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    hex(&digest.as_ref()[..12])
 }

@@ -6,6 +6,7 @@
 //! source of a clone), then the build lock of a base. The locks of the store
 //! come last and are never held across a request to the backend.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::base_builds::BaseBuilds;
+use super::config::{Clock, Config};
 use super::error::{Error, Result};
 use super::locks::{ReadGuard, SandboxLock, SandboxLocks};
-use super::options::{Clock, Options};
 use super::response::SandboxView;
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
 use crate::lifecycle;
-use crate::model::{Backend, Name};
+use crate::model::{Backend, Name, hex};
 
 /// How long a pixel may take to shut down before it is stopped by force.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,7 +29,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Service {
     pub(super) backend: Box<dyn Backend>,
     pub(super) base_builder: BaseBuilder,
-    pub(super) options: Options,
+    pub(super) config: Config,
+    /// Owner id stored on each pixel that this server creates.
+    pub(super) owner: String,
     pub(super) store: Store,
     pub(super) locks: SandboxLocks,
     pub(super) base_builds: BaseBuilds,
@@ -43,14 +46,15 @@ impl Service {
     pub fn new(
         backend: Box<dyn Backend>,
         base_builder: BaseBuilder,
-        options: Options,
+        config: Config,
         store: Store,
         clock: Clock,
     ) -> Self {
         Self {
             backend,
             base_builder,
-            options,
+            owner: owner_id(&config.state_file),
+            config,
             store,
             locks: SandboxLocks::default(),
             base_builds: BaseBuilds::default(),
@@ -59,10 +63,6 @@ impl Service {
             changed: tokio::sync::Notify::new(),
             stop: CancellationToken::new(),
         }
-    }
-
-    pub fn records(&self) -> Vec<Record> {
-        self.store.all()
     }
 
     /// Canceled when the server stops.
@@ -91,7 +91,7 @@ impl Service {
         let records = self.store.all();
         Ok(records
             .iter()
-            .map(|record| SandboxView::new(record, now, &self.options.limits))
+            .map(|record| SandboxView::new(record, now, &self.config.limits))
             .collect())
     }
 
@@ -233,7 +233,7 @@ impl Service {
     pub(super) fn view(&self, name: &str) -> Result<SandboxView> {
         let record = self.record(name)?;
         let now = (self.clock)();
-        Ok(SandboxView::new(&record, now, &self.options.limits))
+        Ok(SandboxView::new(&record, now, &self.config.limits))
     }
 
     /// Restarts the idle time of the sandbox.
@@ -253,4 +253,15 @@ impl Service {
             tracing::error!("{error}");
         }
     }
+}
+
+/// Returns an id that every server with this state file has in common, even if
+/// the file is lost.
+fn owner_id(state_file: &Path) -> String {
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let user = rustix::process::geteuid().as_raw();
+    let path = std::path::absolute(state_file).unwrap_or_else(|_| state_file.to_owned());
+    let text = format!("{}\n{user}\n{}", machine.trim(), path.display());
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    hex(&digest.as_ref()[..12])
 }

@@ -81,6 +81,29 @@ pub struct Record {
     pub doomed: bool,
 }
 
+impl Record {
+    pub fn new(name: String, status: Status, now: OffsetDateTime) -> Self {
+        Self {
+            name,
+            label: None,
+            image: String::new(),
+            base: None,
+            from: None,
+            ip: None,
+            status,
+            error: None,
+            created_at: now,
+            last_activity_at: now,
+            expires_at: None,
+            egress: None,
+            policy: None,
+            cpu: None,
+            memory: None,
+            doomed: false,
+        }
+    }
+}
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Document {
     /// The backend that has the sandboxes.
@@ -245,25 +268,12 @@ mod tests {
 
     use super::*;
 
-    pub fn record(name: &str) -> Record {
+    fn record(name: &str) -> Record {
+        let image = "i".into();
         let now = OffsetDateTime::UNIX_EPOCH;
         Record {
-            name: name.into(),
-            label: None,
-            image: "i".into(),
-            base: None,
-            from: None,
-            ip: None,
-            status: Status::Running,
-            error: None,
-            created_at: now,
-            last_activity_at: now,
-            expires_at: None,
-            egress: None,
-            policy: None,
-            cpu: None,
-            memory: None,
-            doomed: false,
+            image,
+            ..Record::new(name.into(), Status::Running, now)
         }
     }
 

@@ -72,8 +72,7 @@ impl ServeArgs {
 struct ServerSetup {
     settings: Settings,
     base_builder: BaseBuilder,
-    state_file: PathBuf,
-    pid_file: PathBuf,
+    config: Config,
     token_file: PathBuf,
 }
 
@@ -81,18 +80,8 @@ impl ServerSetup {
     fn from_settings(context: &Context) -> anyhow::Result<Self> {
         let settings = context.settings().clone();
         let env = |name: &str| std::env::var_os(name);
-        Ok(Self {
-            base_builder: from_settings::base_builder(context)?,
-            state_file: settings.mcp.state_path(&env)?,
-            pid_file: settings.mcp.pid_path(&env)?,
-            token_file: user_dirs::cache_dir(&env)?.join("mcp-token"),
-            settings,
-        })
-    }
-
-    fn server(&self) -> anyhow::Result<Server> {
-        let mcp = &self.settings.mcp;
-        let ceiling = mcp.egress_ceiling.unwrap_or(self.settings.network.egress);
+        let mcp = &settings.mcp;
+        let ceiling = mcp.egress_ceiling.unwrap_or(settings.network.egress);
         let config = Config {
             prefix: mcp.prefix.clone(),
             limits: Limits {
@@ -103,28 +92,35 @@ impl ServerSetup {
             exec_timeout_max: mcp.exec_timeout_max,
             max_sandboxes: mcp.max_sandboxes,
             ceiling,
-            state_file: self.state_file.clone(),
-            pid_file: self.pid_file.clone(),
-            server: backend::describe(&self.settings),
+            state_file: mcp.state_path(&env)?,
+            pid_file: mcp.pid_path(&env)?,
+            server: backend::describe(&settings),
         };
+        Ok(Self {
+            base_builder: from_settings::base_builder(context)?,
+            config,
+            token_file: user_dirs::cache_dir(&env)?.join("mcp-token"),
+            settings,
+        })
+    }
+
+    fn server(&self) -> anyhow::Result<Server> {
         let backend = backend::open(&self.settings)?;
-        Ok(Server::open(config, self.base_builder.clone(), backend)?)
+        let base_builder = self.base_builder.clone();
+        Ok(Server::open(self.config.clone(), base_builder, backend)?)
     }
 
     /// The socket to which stdio clients connect.
     fn socket(&self) -> PathBuf {
-        self.state_file.with_extension("sock")
+        self.config.state_file.with_extension("sock")
     }
 
     fn listen_locally(&self) -> Listen {
         Listen {
-            address: None,
             sockets: vec![self.socket()],
             path: self.settings.mcp.endpoint_path.clone(),
-            token: None,
             token_file: self.token_file.clone(),
-            hosts: Vec::new(),
-            origins: Vec::new(),
+            ..Listen::default()
         }
     }
 
@@ -184,18 +180,9 @@ async fn serve_client(context: &Context, setup: ServerSetup) -> anyhow::Result<(
     // Reports bad settings before the first request.
     server.start()?;
     let launcher = server.clone();
-    let start_server = move || {
-        launcher
-            .start()
-            .map_err(|error| error_report::message(&error))
-    };
-    let bridge = stdio::run(
-        tokio::io::stdin(),
-        tokio::io::stdout(),
-        &socket,
-        &path,
-        start_server,
-    );
+    let start_server = move || launcher.start().map_err(|e| error_report::message(&e));
+    let (stdin, stdout) = (tokio::io::stdin(), tokio::io::stdout());
+    let bridge = stdio::run(stdin, stdout, &socket, &path, start_server);
     let outcome = tokio::select! {
         outcome = bridge => outcome,
         () = context.cancel().cancelled() => Ok(()),

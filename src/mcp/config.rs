@@ -1,5 +1,6 @@
-//! Options that the parts of the server share.
+//! Settings that the parts of the server share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +12,43 @@ use crate::egress::Mode;
 /// Returns the current time. Tests pass a clock of their own.
 pub type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
 
+/// The settings of the server, except where it listens.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct Config {
     /// Prefix of the names of sandboxes.
     pub prefix: String,
     pub limits: Limits,
+    pub reap_interval: Duration,
     pub exec_timeout_max: Duration,
     pub max_sandboxes: Option<u64>,
     /// The widest egress mode that a client may request.
     pub ceiling: Mode,
-    /// Owner id stored on each pixel that this server creates.
-    pub owner: String,
+    pub state_file: PathBuf,
+    pub pid_file: PathBuf,
+    /// Description of the backend, stored in the state file.
+    pub server: String,
+}
+
+#[cfg(test)]
+impl Config {
+    /// Idle sandboxes stop after a minute, all are destroyed after ten.
+    pub fn sample() -> Self {
+        let limits = Limits {
+            idle_stop_after: Duration::from_secs(60),
+            hard_destroy_after: Duration::from_secs(600),
+        };
+        Self {
+            prefix: "s-".into(),
+            limits,
+            reap_interval: Duration::from_secs(1),
+            exec_timeout_max: Duration::from_secs(60),
+            max_sandboxes: None,
+            ceiling: Mode::Agent,
+            state_file: PathBuf::new(),
+            pid_file: PathBuf::new(),
+            server: String::new(),
+        }
+    }
 }
 
 /// How long sandboxes may stay idle, and how long they may exist.
