@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::create_request::CreateRequest;
 use super::create_task::Attempt;
 use super::egress_ceiling::requested_policy;
@@ -13,6 +15,21 @@ use super::service::Service;
 use super::state::Status;
 use crate::egress::Policy;
 use crate::model::Label;
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForkArgs {
+    /// Name of the sandbox to clone.
+    name: String,
+    /// Label of the checkpoint to clone; by default the current state.
+    checkpoint: Option<String>,
+    /// Label of the clone, shown by list_sandboxes.
+    label: Option<String>,
+    /// Destroy the clone after this time, such as "30m".
+    ttl: Option<String>,
+    /// Wait up to this many seconds until the clone is running.
+    pub wait_sec: Option<u32>,
+}
 
 impl Service {
     /// Begins to create a sandbox. Its record is on disk when this returns.
@@ -53,15 +70,9 @@ impl Service {
     }
 
     /// Begins to clone a sandbox, or one of its checkpoints, with its policy.
-    pub async fn fork(
-        self: &Arc<Self>,
-        source: &str,
-        checkpoint: Option<&str>,
-        label: Option<String>,
-        ttl: Option<String>,
-    ) -> Result<SandboxView> {
-        let (source, pixel, _) = self.lock_for_use(source).await?;
-        let from = match checkpoint {
+    pub async fn fork(self: &Arc<Self>, args: ForkArgs) -> Result<SandboxView> {
+        let (source, pixel, _) = self.lock_for_use(&args.name).await?;
+        let from = match &args.checkpoint {
             None => source.name,
             Some(label) => {
                 let label: Label = label.parse()?;
@@ -70,10 +81,10 @@ impl Service {
             }
         };
         let request = CreateRequest {
-            label,
+            label: args.label,
             image: Some(source.image),
             base: source.base,
-            ttl,
+            ttl: args.ttl,
             ..CreateRequest::default()
         };
         self.begin(request, Some(from), None).await

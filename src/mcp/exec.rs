@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +16,61 @@ use crate::model::{self, Control, Name};
 
 const SIGTERM: i32 = 15;
 
-/// A command as requested by a client.
-#[derive(Debug, Clone, Default)]
+/// Many models send a shell command line first: the error shows the right form.
+fn argv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum ArgvOrOther {
+        Argv(Vec<String>),
+        Other(IgnoredAny),
+    }
+    match ArgvOrOther::deserialize(deserializer)? {
+        ArgvOrOther::Argv(argv) => Ok(argv),
+        ArgvOrOther::Other(_) => Err(D::Error::custom(
+            "command must be a list of the program and its arguments, such as \
+             [\"ls\", \"-l\"] or [\"sh\", \"-c\", \"ls | wc -l\"]",
+        )),
+    }
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecArgs {
+    /// Name of the sandbox.
+    name: String,
+    /// The program and its arguments. No shell is involved: for pipes, globs and
+    /// variables use ["sh", "-c", "..."].
+    #[serde(deserialize_with = "argv")]
+    command: Vec<String>,
+    /// Working directory, by default the user's home.
+    cwd: Option<String>,
+    /// Environment variables to set.
+    env: Option<BTreeMap<String, String>>,
+    /// Standard input of the command.
+    stdin: Option<String>,
+    /// Kill the command after this many seconds; the server limits the value.
+    timeout_sec: Option<i64>,
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartArgs {
+    /// Name of the sandbox.
+    pub name: String,
+    /// The program and its arguments, as for exec.
+    #[serde(deserialize_with = "argv")]
+    pub command: Vec<String>,
+    /// Working directory, by default the user's home.
+    pub cwd: Option<String>,
+    /// Environment variables to set.
+    pub env: Option<BTreeMap<String, String>>,
+}
+
+/// A command that can be passed to a process.
+#[derive(Debug)]
 pub struct Command {
     pub argv: Vec<String>,
-    pub cwd: Option<String>,
+    cwd: Option<String>,
     pub env: BTreeMap<String, String>,
 }
 
@@ -46,38 +97,45 @@ pub struct ExecOutput {
 
 impl Command {
     /// Fails if the command is empty or cannot be passed to a process.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.argv.first().is_none_or(String::is_empty) {
+    pub fn new(
+        argv: Vec<String>,
+        cwd: Option<String>,
+        env: Option<BTreeMap<String, String>>,
+    ) -> Result<Self> {
+        let env = env.unwrap_or_default();
+        if argv.first().is_none_or(String::is_empty) {
             return Err(Error::invalid(
                 "command is empty: pass the program and its arguments, such as \
                  [\"sh\", \"-c\", \"ls | wc -l\"]",
             ));
         }
-        let texts = self.argv.iter().chain(&self.cwd);
-        let pairs = self.env.iter().flat_map(|(key, value)| [key, value]);
-        if texts.chain(pairs).any(|text| text.contains('\0')) {
+        let texts = argv
+            .iter()
+            .chain(&cwd)
+            .chain(env.keys())
+            .chain(env.values());
+        if texts.into_iter().any(|text| text.contains('\0')) {
             return Err(Error::invalid(
                 "command, cwd and env must not contain NUL characters",
             ));
         }
-        for key in self.env.keys() {
-            if !model::is_env_name(key) || key.starts_with("PIXELS_EXEC_") {
-                return Err(Error::invalid(format!(
-                    "env {key:?}: use a name of letters, digits and _"
-                )));
-            }
+        let is_valid = |key: &&String| model::is_env_name(key) && !key.starts_with("PIXELS_EXEC_");
+        if let Some(key) = env.keys().find(|key| !is_valid(key)) {
+            return Err(Error::invalid(format!(
+                "env {key:?}: use a name of letters, digits and _"
+            )));
         }
-        Ok(())
+        Ok(Self { argv, cwd, env })
     }
 
-    pub(super) fn into_options(self, login: User, timeout: Option<Duration>) -> ExecOptions {
+    pub(super) fn into_options(self, login: User, timeout: Duration) -> ExecOptions {
         ExecOptions {
             argv: self.argv,
             user: login,
             env: self.env,
             cwd: self.cwd,
             tty: None,
-            timeout,
+            timeout: Some(timeout),
         }
     }
 }
@@ -86,21 +144,18 @@ impl Service {
     /// Runs a command and returns its output. On `cancel`, on timeout, and when
     /// another call interrupts the sandbox, the command is killed with all
     /// processes it started.
-    pub async fn exec(
-        &self,
-        name: &str,
-        command: Command,
-        stdin: Vec<u8>,
-        timeout: Option<Duration>,
-        cancel: &CancellationToken,
-    ) -> Result<ExecOutput> {
-        command.check()?;
+    pub async fn exec(&self, args: ExecArgs, cancel: &CancellationToken) -> Result<ExecOutput> {
+        let name = args.name.as_str();
+        let command = Command::new(args.command, args.cwd, args.env)?;
         let interrupt = self.lock_of(name)?.token();
-        let (pixel, _guard) = self.lock_running(name).await?;
+        let (pixel, user, _guard) = self.lock_running(name).await?;
+        let seconds = args.timeout_sec.and_then(|it| u64::try_from(it).ok());
         let max = self.config.exec_timeout_max;
-        let timeout = timeout.map_or(max, |timeout| timeout.min(max));
-        let user = self.guest_user(&pixel).await?;
-        let request = command.into_options(user, Some(timeout));
+        let timeout = match seconds {
+            None | Some(0) => max,
+            Some(seconds) => max.min(Duration::from_secs(seconds)),
+        };
+        let request = command.into_options(user, timeout);
         let guest = self.backend.guest(&pixel);
         let (stdout, stderr) = (truncate::capture(), truncate::capture());
         let (signals, events) = mpsc::channel(4);
@@ -109,7 +164,7 @@ impl Service {
             &request,
             None,
             (
-                Box::new(std::io::Cursor::new(stdin)),
+                Box::new(std::io::Cursor::new(args.stdin.unwrap_or_default())),
                 Box::new(stdout.clone()),
                 Box::new(stderr.clone()),
             ),

@@ -1,8 +1,11 @@
 //! Files in a sandbox. Paths are absolute, links are resolved inside the
 //! sandbox, and content may be binary.
 
+use serde::{Deserialize, Serialize};
+
 use super::encoding::{
-    FileContent, Listing, MAX_ENTRIES, encode_content, parse_listing, replace_text,
+    Encoding, FileContent, Listing, MAX_ENTRIES, decode_content, encode_content, parse_listing,
+    replace_text,
 };
 use super::error::{Error, Result};
 use super::service::Service;
@@ -17,43 +20,96 @@ const DEFAULT_READ: u64 = 1024 * 1024;
 pub const MAX_FILE: u64 = 10 * 1024 * 1024;
 const MAX_LINKS: u32 = 40;
 
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WriteArgs {
+    /// Name of the sandbox.
+    name: String,
+    /// Absolute path of the file.
+    path: String,
+    /// The whole content of the file.
+    content: String,
+    /// Encoding of content: "utf-8" (default) or "base64" for binary files.
+    encoding: Option<Encoding>,
+    /// Permission bits in octal; by default "0644", or those of the existing file.
+    mode: Option<String>,
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReadArgs {
+    /// Name of the sandbox.
+    name: String,
+    /// Absolute path of the file.
+    path: String,
+    /// Maximum bytes to read, by default 1 MiB, at most 10 MiB.
+    max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditArgs {
+    /// Name of the sandbox.
+    name: String,
+    /// Absolute path of the file.
+    path: String,
+    /// The text to replace, exactly as in the file; must occur once.
+    old_string: String,
+    /// The replacement.
+    new_string: String,
+    /// Replace all occurrences.
+    replace_all: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListArgs {
+    /// Name of the sandbox.
+    name: String,
+    /// Absolute path of the directory.
+    path: String,
+    /// Include all subdirectories.
+    recursive: Option<bool>,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Written {
+    ok: bool,
+    bytes_written: u64,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Edited {
+    ok: bool,
+    replacements: u64,
+}
+
 impl Service {
     /// Reads the first `max_bytes` of a file; zero means the default.
-    pub async fn read_file(
-        &self,
-        name: &str,
-        path: &str,
-        max_bytes: Option<u64>,
-    ) -> Result<FileContent> {
-        let path = check_path(path)?;
-        let (pixel, _guard) = self.lock_for_files(name).await?;
+    pub async fn read_file(&self, args: ReadArgs) -> Result<FileContent> {
+        let path = check_path(&args.path)?;
+        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
-        let limit = max_bytes.filter(|max| *max > 0);
+        let limit = args.max_bytes.filter(|max| *max > 0);
         let limit = limit.unwrap_or(DEFAULT_READ).min(MAX_FILE);
         let bytes = guest.read_file(&path, limit + 1).await?;
         Ok(encode_content(bytes, limit, stat.size))
     }
 
     /// Creates or replaces a file, and creates missing parent directories. An
-    /// existing file keeps its owner, and its mode unless `mode` is set. Returns
-    /// the number of bytes.
-    pub async fn write_file(
-        &self,
-        name: &str,
-        path: &str,
-        bytes: Vec<u8>,
-        mode: Option<&str>,
-    ) -> Result<u64> {
-        let path = check_path(path)?;
-        let mode = mode.map(parse_mode).transpose()?;
+    /// existing file keeps its owner, and its mode unless `mode` is set.
+    pub async fn write_file(&self, args: WriteArgs) -> Result<Written> {
+        let bytes = decode_content(args.content, args.encoding)?;
+        let path = check_path(&args.path)?;
+        let mode = args.mode.as_deref().map(parse_mode).transpose()?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(Error::invalid(format!(
                 "content is larger than {MAX_FILE} bytes: download or generate the file inside \
                  the sandbox with exec"
             )));
         }
-        let (pixel, _guard) = self.lock_for_files(name).await?;
+        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
         let guest = self.backend.guest(&pixel);
         let user = self.guest_user(&pixel).await?;
         let (path, owner, old_mode) = match resolve(&*guest, path).await {
@@ -64,7 +120,7 @@ impl Service {
             }
             Err(error) => return Err(error),
         };
-        let length = bytes.len() as u64;
+        let bytes_written = bytes.len() as u64;
         let file = GuestFile {
             path,
             content: bytes,
@@ -72,21 +128,16 @@ impl Service {
             owner,
         };
         replace(&*guest, file).await?;
-        Ok(length)
+        Ok(Written {
+            ok: true,
+            bytes_written,
+        })
     }
 
-    /// Replaces text in a file, which keeps its owner and mode. Returns the number
-    /// of replacements.
-    pub async fn edit_file(
-        &self,
-        name: &str,
-        path: &str,
-        old: &str,
-        new: &str,
-        all: bool,
-    ) -> Result<u64> {
-        let path = check_path(path)?;
-        let (pixel, _guard) = self.lock_for_files(name).await?;
+    /// Replaces text in a file, which keeps its owner and mode.
+    pub async fn edit_file(&self, args: EditArgs) -> Result<Edited> {
+        let path = check_path(&args.path)?;
+        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
         if stat.size > MAX_FILE {
@@ -95,16 +146,21 @@ impl Service {
             )));
         }
         let bytes = guest.read_file(&path, MAX_FILE + 1).await?;
-        let (bytes, count) = replace_text(&bytes, old.as_bytes(), new.as_bytes(), all)
+        let (old, new) = (args.old_string.as_bytes(), args.new_string.as_bytes());
+        let all = args.replace_all.unwrap_or(false);
+        let (content, replacements) = replace_text(&bytes, old, new, all)
             .map_err(|reason| Error::invalid(format!("cannot edit {path}: {reason}")))?;
         let file = GuestFile {
             path,
-            content: bytes,
+            content,
             mode: stat.mode,
             owner: stat.owner,
         };
         replace(&*guest, file).await?;
-        Ok(count)
+        Ok(Edited {
+            ok: true,
+            replacements,
+        })
     }
 
     /// Deletes a file or a link, never the target of the link.
@@ -121,21 +177,21 @@ impl Service {
     }
 
     /// Lists a directory, with all subdirectories if `recursive`.
-    pub async fn list_files(&self, name: &str, path: &str, recursive: bool) -> Result<Listing> {
-        let path = check_path(path)?;
-        let (pixel, _guard) = self.lock_for_files(name).await?;
+    pub async fn list_files(&self, args: ListArgs) -> Result<Listing> {
+        let path = check_path(&args.path)?;
+        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
         let guest = self.backend.guest(&pixel);
-        let stat = match guest.stat(path).await? {
-            stat if stat.kind == FileKind::Symlink => follow_links(&*guest, path).await?.1,
-            stat => stat,
-        };
+        let (_, stat) = follow_links(&*guest, path).await?;
         if stat.kind != FileKind::Directory {
             return Err(Error::invalid(format!(
                 "{path} is not a directory: call read_file"
             )));
         }
         let script = include_str!("guest/list.sh");
-        let depth = if recursive { "0" } else { "1" };
+        let depth = match args.recursive {
+            Some(true) => "0",
+            _ => "1",
+        };
         let limit = (MAX_ENTRIES + 1).to_string();
         let request =
             ExecRequest::root(["/bin/sh", "-c", script, "list", path, depth, limit.as_str()]);
@@ -170,10 +226,7 @@ fn parse_mode(mode: &str) -> Result<u32> {
 
 /// Resolves links. Fails unless the path leads to a regular file.
 async fn resolve(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
-    let (path, stat) = match guest.stat(path).await? {
-        stat if stat.kind == FileKind::Symlink => follow_links(guest, path).await?,
-        stat => (path.to_owned(), stat),
-    };
+    let (path, stat) = follow_links(guest, path).await?;
     match stat.kind {
         FileKind::File => Ok((path, stat)),
         FileKind::Directory => Err(Error::invalid(format!(
@@ -188,7 +241,11 @@ async fn resolve(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
 /// Resolves links inside the sandbox, relative to its root directory.
 async fn follow_links(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
     let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
+    for _ in 0..=MAX_LINKS {
+        let stat = guest.stat(&path).await?;
+        if stat.kind != FileKind::Symlink {
+            return Ok((path, stat));
+        }
         let request = ExecRequest::root(["readlink", "-m", "-z", "--", path.as_str()]);
         let output = guest.output(&request).await?;
         let target = output.stdout.strip_suffix(b"\0").unwrap_or_default();
@@ -198,10 +255,6 @@ async fn follow_links(guest: &dyn Guest, path: &str) -> Result<(String, FileStat
             ))
         })?;
         target.clone_into(&mut path);
-        let stat = guest.stat(&path).await?;
-        if stat.kind != FileKind::Symlink {
-            return Ok((path, stat));
-        }
     }
     Err(Error::invalid(format!(
         "cannot resolve {path}: too many links"

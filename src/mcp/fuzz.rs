@@ -1,21 +1,21 @@
 //! Input from clients and output of jobs inside a sandbox.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
 use super::config::Config;
+use super::create::ForkArgs;
 use super::create_request::CreateRequest;
 use super::encoding::{self, Encoding};
-use super::exec::Command;
+use super::exec::{Command, ExecArgs, StartArgs};
+use super::files::{EditArgs, ListArgs, WriteArgs};
 use super::install::{Client, Setup, Transport};
-use super::jobs::{self, Offsets};
+use super::jobs::{self, Offsets, PollArgs};
 use super::state::Store;
 use super::stdio;
-use super::tools::{checkpoints, exec, files};
+use super::tools::checkpoints::RestoreArgs;
 use crate::fuzz::{fuzz, text};
 
 #[test]
@@ -109,16 +109,6 @@ fn lines_of_a_client() {
     });
 }
 
-/// The arguments that become a [`Command`].
-#[derive(Deserialize)]
-struct CommandArgs {
-    #[serde(default)]
-    command: Vec<String>,
-    cwd: Option<String>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-}
-
 #[test]
 fn arguments() {
     let words = [
@@ -144,35 +134,24 @@ fn arguments() {
     ];
     let config = Config::sample();
     fuzz("mcp-arguments", 4000, &words, |bytes| {
-        fn parses<T: DeserializeOwned>(bytes: &[u8]) -> bool {
-            serde_json::from_slice::<T>(bytes).is_ok()
+        fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+            serde_json::from_slice(bytes).ok()
         }
-        let parsed = [
-            parses::<exec::ExecArgs>(bytes),
-            parses::<exec::StartArgs>(bytes),
-            parses::<exec::PollArgs>(bytes),
-            parses::<files::WriteArgs>(bytes),
-            parses::<files::EditArgs>(bytes),
-            parses::<files::ListArgs>(bytes),
-            parses::<CreateRequest>(bytes),
-            parses::<checkpoints::ForkArgs>(bytes),
-            parses::<checkpoints::RestoreArgs>(bytes),
+        let others = [
+            parsed::<ExecArgs>(bytes).is_some(),
+            parsed::<PollArgs>(bytes).is_some(),
+            parsed::<WriteArgs>(bytes).is_some(),
+            parsed::<EditArgs>(bytes).is_some(),
+            parsed::<ListArgs>(bytes).is_some(),
+            parsed::<ForkArgs>(bytes).is_some(),
+            parsed::<RestoreArgs>(bytes).is_some(),
         ];
-        let args: Option<CommandArgs> = serde_json::from_slice(bytes).ok();
-        let command = args.map(|args| {
-            let command = Command {
-                argv: args.command,
-                cwd: args.cwd,
-                env: args.env,
-            };
-            command.check().is_ok()
-        });
-        let request: Option<CreateRequest> = serde_json::from_slice(bytes).ok();
-        let record = request.map(|request| {
-            let now = OffsetDateTime::UNIX_EPOCH;
-            request.into_record(None, None, now, &config).is_ok()
-        });
-        (parsed, command, record)
+        let command = parsed::<StartArgs>(bytes)
+            .map(|args| Command::new(args.command, args.cwd, args.env).is_ok());
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let record = parsed::<CreateRequest>(bytes)
+            .map(|request| request.into_record(None, None, now, &config).is_ok());
+        (others, command, record)
     });
 }
 

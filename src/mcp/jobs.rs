@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::error::{Error, Result};
-use super::exec::Command;
+use super::exec::{Command, StartArgs};
 use super::service::Service;
 use super::truncate::{self, Truncated, unfinished};
 use crate::lifecycle::{self, EXEC_ID, User};
@@ -20,7 +20,23 @@ const MAX_POLL_WAIT: Duration = Duration::from_secs(60);
 /// How long exec_kill waits for the processes to disappear.
 const KILL_WAIT: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PollArgs {
+    /// Name of the sandbox.
+    name: String,
+    /// The job_id that exec_start returned.
+    job_id: String,
+    /// Offset in stdout to continue at; by default the beginning.
+    stdout_offset: Option<u64>,
+    /// Offset in stderr to continue at; by default the beginning.
+    stderr_offset: Option<u64>,
+    /// Wait up to this many seconds, at most 60, for new output or the end of the
+    /// job.
+    wait_sec: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     Running,
@@ -57,11 +73,10 @@ pub struct Offsets {
 
 impl Service {
     /// Starts a job and returns its id.
-    pub async fn exec_start(&self, name: &str, mut command: Command) -> Result<String> {
-        command.check()?;
-        let (pixel, _guard) = self.lock_running(name).await?;
+    pub async fn exec_start(&self, args: StartArgs) -> Result<String> {
+        let mut command = Command::new(args.command, args.cwd, args.env)?;
+        let (pixel, user, _guard) = self.lock_running(&args.name).await?;
         let id = format!("job-{}", random_hex(4).map_err(Error::Random)?);
-        let user = self.guest_user(&pixel).await?;
         let script = include_str!("guest/job.sh");
         let mut argv = ["/bin/sh", "-c", script, "job"].map(str::to_owned).to_vec();
         argv.push(job_dir(&user, &id));
@@ -69,7 +84,7 @@ impl Service {
         command.argv = argv;
         // Identifies all processes of the job.
         command.env.insert(EXEC_ID.to_owned(), id.clone());
-        let request = command.into_options(user, Some(START_TIMEOUT));
+        let request = command.into_options(user, START_TIMEOUT);
         let guest = self.backend.guest(&pixel);
         let errors = truncate::capture();
         let (_signals, events) = mpsc::channel(1);
@@ -96,27 +111,23 @@ impl Service {
         Ok(id)
     }
 
-    /// Returns the state of a job and its output from `from` on. Waits up to
-    /// `wait` for new output or the end of the job.
-    pub async fn exec_poll(
-        &self,
-        name: &str,
-        job: &str,
-        from: Offsets,
-        wait: Duration,
-    ) -> Result<JobProgress> {
-        let (pixel, _guard) = self.lock_running(name).await?;
-        let user = self.guest_user(&pixel).await?;
+    /// Returns the state of a job and its output from the offsets on.
+    pub async fn exec_poll(&self, args: PollArgs) -> Result<JobProgress> {
+        let (pixel, user, _guard) = self.lock_running(&args.name).await?;
         let guest = self.backend.guest(&pixel);
-        let job = check_job_id(job)?;
+        let job = check_job_id(&args.job_id)?;
+        let from = Offsets {
+            stdout: args.stdout_offset.unwrap_or(0),
+            stderr: args.stderr_offset.unwrap_or(0),
+        };
+        let wait = Duration::from_secs(args.wait_sec.unwrap_or(0).into());
         poll(&*guest, &user, job, from, wait.min(MAX_POLL_WAIT)).await
     }
 
     /// Kills all processes of a job.
     pub async fn exec_kill(&self, name: &str, job: &str) -> Result<JobProgress> {
         let job = check_job_id(job)?;
-        let (pixel, _guard) = self.lock_running(name).await?;
-        let user = self.guest_user(&pixel).await?;
+        let (pixel, user, _guard) = self.lock_running(name).await?;
         let guest = self.backend.guest(&pixel);
         let start = Offsets::default();
         let before = poll(&*guest, &user, job, start, Duration::ZERO).await?;
@@ -195,13 +206,7 @@ pub(super) fn parse_progress(output: &[u8], from: Offsets) -> Option<JobProgress
     let end = output.iter().position(|byte| *byte == b'\n')?;
     let head = std::str::from_utf8(&output[..end]).ok()?;
     let mut words = head.split(' ');
-    let state = match words.next()? {
-        "running" => JobState::Running,
-        "exited" => JobState::Exited,
-        "killed" => JobState::Killed,
-        "lost" => JobState::Lost,
-        _ => return None,
-    };
+    let state: JobState = serde_json::from_value(words.next()?.into()).ok()?;
     let exit_code = words.next()?.parse().ok();
     let length: usize = words.next()?.parse().ok()?;
     let body = &output[end + 1..];

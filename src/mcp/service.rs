@@ -20,7 +20,7 @@ use super::locks::{ReadGuard, SandboxLock, SandboxLocks};
 use super::response::SandboxView;
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
-use crate::lifecycle;
+use crate::lifecycle::{self, User};
 use crate::model::{Backend, Name, hex};
 
 /// How long a pixel may take to shut down before it is stopped by force.
@@ -203,14 +203,15 @@ impl Service {
     }
 
     /// Takes the read lock for work on processes, and counts as use. Fails if
-    /// the sandbox is not running.
-    pub(super) async fn lock_running(&self, name: &str) -> Result<(Name, ReadGuard)> {
+    /// the sandbox is not running. Also returns the user that commands run as.
+    pub(super) async fn lock_running(&self, name: &str) -> Result<(Name, User, ReadGuard)> {
         let (record, pixel, guard) = self.lock_for_use(name).await?;
         if record.status != Status::Running {
             return Err(Error::not_running(&record));
         }
         self.touch(name);
-        Ok((pixel, guard))
+        let user = self.guest_user(&pixel).await?;
+        Ok((pixel, user, guard))
     }
 
     pub(super) fn lock_of(&self, name: &str) -> Result<Arc<SandboxLock>> {

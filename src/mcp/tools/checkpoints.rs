@@ -5,7 +5,9 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, tool, tool_router};
 use serde::{Deserialize, Serialize};
 
-use super::{Tools, bare_name, to_result};
+use super::Tools;
+use crate::mcp::create::ForkArgs;
+use crate::mcp::error::Result;
 use crate::mcp::response::SandboxView;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -26,21 +28,6 @@ pub struct RestoreArgs {
     label: String,
 }
 
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ForkArgs {
-    /// Name of the sandbox to clone.
-    name: String,
-    /// Label of the checkpoint to clone; by default the current state.
-    checkpoint: Option<String>,
-    /// Label of the clone, shown by list_sandboxes.
-    label: Option<String>,
-    /// Destroy the clone after this time, such as "30m".
-    ttl: Option<String>,
-    /// Wait up to this many seconds until the clone is running.
-    wait_sec: Option<u32>,
-}
-
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Checkpointed {
     name: String,
@@ -54,64 +41,41 @@ pub struct Checkpointed {
 impl Tools {
     /// Take a checkpoint of a sandbox's disk, for restore_sandbox and
     /// fork_sandbox. The sandbox keeps running.
-    #[tool(annotations(
-        title = "Checkpoint sandbox",
-        read_only_hint = false,
-        destructive_hint = false,
-        idempotent_hint = false,
-        open_world_hint = false
-    ))]
+    #[tool(annotations(title = "Checkpoint sandbox", destructive_hint = false))]
     async fn checkpoint_sandbox(
         &self,
         Parameters(args): Parameters<CheckpointArgs>,
-    ) -> Result<Json<Checkpointed>, String> {
-        let name = bare_name(&args.name);
-        let outcome = async {
-            let label = self.service.checkpoint(name, args.label.as_deref()).await?;
-            Ok(Checkpointed {
-                name: name.to_owned(),
-                label,
-                checkpoints: self.service.checkpoints(name).await?,
-            })
-        };
-        to_result(outcome.await)
+    ) -> Result<Json<Checkpointed>> {
+        let CheckpointArgs { name, label } = args;
+        let label = self.service.checkpoint(&name, label.as_deref()).await?;
+        let checkpoints = self.service.checkpoints(&name).await?;
+        Ok(Json(Checkpointed {
+            name,
+            label,
+            checkpoints,
+        }))
     }
 
     /// Restore a sandbox's disk to a checkpoint. All later changes are lost; a
     /// running sandbox is restarted.
-    #[tool(annotations(
-        title = "Restore sandbox",
-        read_only_hint = false,
-        destructive_hint = true,
-        idempotent_hint = true,
-        open_world_hint = false
-    ))]
+    #[tool(annotations(title = "Restore sandbox", idempotent_hint = true))]
     async fn restore_sandbox(
         &self,
         Parameters(args): Parameters<RestoreArgs>,
-    ) -> Result<Json<SandboxView>, String> {
-        let name = bare_name(&args.name);
-        to_result(self.service.restore(name, &args.label).await)
+    ) -> Result<Json<SandboxView>> {
+        Ok(Json(self.service.restore(&args.name, &args.label).await?))
     }
 
     /// Clone a sandbox, or one of its checkpoints, into a new sandbox with the
     /// same files, limits and network policy. Takes about a second.
-    #[tool(annotations(
-        title = "Fork sandbox",
-        read_only_hint = false,
-        destructive_hint = false,
-        idempotent_hint = false,
-        open_world_hint = false
-    ))]
+    #[tool(annotations(title = "Fork sandbox", destructive_hint = false))]
     async fn fork_sandbox(
         &self,
         Parameters(args): Parameters<ForkArgs>,
         context: RequestContext<RoleServer>,
-    ) -> Result<Json<SandboxView>, String> {
-        let checkpoint = args.checkpoint.as_deref();
-        let name = bare_name(&args.name);
-        let fork = self.service.fork(name, checkpoint, args.label, args.ttl);
-        let created = fork.await;
-        self.wait_for_create(&context, created, args.wait_sec).await
+    ) -> Result<Json<SandboxView>> {
+        let wait_sec = args.wait_sec;
+        let created = self.service.fork(args).await?;
+        self.wait_for_create(&context, created, wait_sec).await
     }
 }

@@ -5,8 +5,9 @@ use rmcp::service::RequestContext;
 use rmcp::{RoleServer, tool, tool_router};
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Tools, bare_name, done, to_result};
+use super::{Done, Tools};
 use crate::base::{BaseStatus, Parent};
+use crate::egress::Denial;
 use crate::mcp::create_request::CreateRequest;
 use crate::mcp::error::Result;
 use crate::mcp::response::SandboxView;
@@ -71,119 +72,27 @@ impl Tools {
     /// Create a disposable Linux machine from a base, an image or the default
     /// image. Returns at once with status "provisioning" unless wait_sec is set;
     /// the sandbox is usable when its status is "running".
-    #[tool(annotations(
-        title = "Create sandbox",
-        read_only_hint = false,
-        destructive_hint = false,
-        idempotent_hint = false,
-        open_world_hint = false
-    ))]
+    #[tool(annotations(title = "Create sandbox", destructive_hint = false))]
     async fn create_sandbox(
         &self,
         Parameters(request): Parameters<CreateRequest>,
         context: RequestContext<RoleServer>,
-    ) -> Result<Json<SandboxView>, String> {
+    ) -> Result<Json<SandboxView>> {
         let wait_sec = request.wait_sec;
-        let created = self.service.create(request).await;
+        let created = self.service.create(request).await?;
         self.wait_for_create(&context, created, wait_sec).await
     }
 
     /// List all sandboxes with their status, address, idle time and expiry.
-    #[tool(annotations(
-        title = "List sandboxes",
-        read_only_hint = true,
-        open_world_hint = false
-    ))]
-    async fn list_sandboxes(&self) -> Result<Json<Sandboxes>, String> {
-        to_result(
-            self.service
-                .list()
-                .await
-                .map(|sandboxes| Sandboxes { sandboxes }),
-        )
+    #[tool(annotations(title = "List sandboxes", read_only_hint = true))]
+    async fn list_sandboxes(&self) -> Result<Json<Sandboxes>> {
+        let sandboxes = self.service.list().await?;
+        Ok(Json(Sandboxes { sandboxes }))
     }
 
     /// List the bases: prepared machines that create_sandbox can clone.
-    #[tool(annotations(title = "List bases", read_only_hint = true, open_world_hint = false))]
-    async fn list_bases(&self) -> Result<Json<Bases>, String> {
-        to_result(self.bases().await)
-    }
-
-    /// Start a stopped sandbox. Files are kept, processes are not.
-    #[tool(annotations(
-        title = "Start sandbox",
-        read_only_hint = false,
-        destructive_hint = false,
-        idempotent_hint = true,
-        open_world_hint = false
-    ))]
-    async fn start_sandbox(
-        &self,
-        Parameters(args): Parameters<NameArgs>,
-    ) -> Result<Json<SandboxView>, String> {
-        to_result(self.service.start(bare_name(&args.name)).await)
-    }
-
-    /// Stop a sandbox. Files are kept, all its processes end.
-    #[tool(annotations(
-        title = "Stop sandbox",
-        read_only_hint = false,
-        destructive_hint = false,
-        idempotent_hint = true,
-        open_world_hint = false
-    ))]
-    async fn stop_sandbox(
-        &self,
-        Parameters(args): Parameters<NameArgs>,
-    ) -> Result<Json<Done>, String> {
-        done(self.service.stop(bare_name(&args.name)).await)
-    }
-
-    /// Destroy a sandbox with its files and checkpoints, permanently.
-    #[tool(annotations(
-        title = "Destroy sandbox",
-        read_only_hint = false,
-        destructive_hint = true,
-        idempotent_hint = true,
-        open_world_hint = false
-    ))]
-    async fn destroy_sandbox(
-        &self,
-        Parameters(args): Parameters<NameArgs>,
-    ) -> Result<Json<Done>, String> {
-        done(self.service.destroy(bare_name(&args.name)).await)
-    }
-
-    /// List what the network policy has denied to a sandbox in the last hour, and
-    /// the `allow` entry of create_sandbox that would permit it. Call this when a
-    /// connection or a name lookup fails.
-    #[tool(annotations(
-        title = "Network denials",
-        read_only_hint = true,
-        open_world_hint = false
-    ))]
-    async fn network_denials(
-        &self,
-        Parameters(args): Parameters<NameArgs>,
-    ) -> Result<Json<Denials>, String> {
-        let outcome = self.service.denials(bare_name(&args.name)).await;
-        to_result(outcome.map(|all| {
-            Denials {
-                denials: all
-                    .into_iter()
-                    .map(|denial| DenialView {
-                        destination: denial.destination,
-                        protocol: denial.protocol,
-                        count: denial.count,
-                        last: denial.last,
-                        entry: denial.rule,
-                    })
-                    .collect(),
-            }
-        }))
-    }
-
-    async fn bases(&self) -> Result<Bases> {
+    #[tool(annotations(title = "List bases", read_only_hint = true))]
+    async fn list_bases(&self) -> Result<Json<Bases>> {
         let base_builder = &self.service.base_builder;
         let mut bases = Vec::new();
         for (name, base) in &base_builder.bases {
@@ -215,6 +124,58 @@ impl Tools {
             }
             bases.push(view);
         }
-        Ok(Bases { bases })
+        Ok(Json(Bases { bases }))
+    }
+
+    /// Start a stopped sandbox. Files are kept, processes are not.
+    #[tool(annotations(
+        title = "Start sandbox",
+        destructive_hint = false,
+        idempotent_hint = true
+    ))]
+    async fn start_sandbox(
+        &self,
+        Parameters(args): Parameters<NameArgs>,
+    ) -> Result<Json<SandboxView>> {
+        Ok(Json(self.service.start(&args.name).await?))
+    }
+
+    /// Stop a sandbox. Files are kept, all its processes end.
+    #[tool(annotations(
+        title = "Stop sandbox",
+        destructive_hint = false,
+        idempotent_hint = true
+    ))]
+    async fn stop_sandbox(&self, Parameters(args): Parameters<NameArgs>) -> Result<Json<Done>> {
+        self.service.stop(&args.name).await?;
+        Ok(Json(Done::OK))
+    }
+
+    /// Destroy a sandbox with its files and checkpoints, permanently.
+    #[tool(annotations(title = "Destroy sandbox", idempotent_hint = true))]
+    async fn destroy_sandbox(&self, Parameters(args): Parameters<NameArgs>) -> Result<Json<Done>> {
+        self.service.destroy(&args.name).await?;
+        Ok(Json(Done::OK))
+    }
+
+    /// List what the network policy has denied to a sandbox in the last hour, and
+    /// the `allow` entry of create_sandbox that would permit it. Call this when a
+    /// connection or a name lookup fails.
+    #[tool(annotations(title = "Network denials", read_only_hint = true))]
+    async fn network_denials(
+        &self,
+        Parameters(args): Parameters<NameArgs>,
+    ) -> Result<Json<Denials>> {
+        let denials = self.service.denials(&args.name).await?.into_iter();
+        let view = |denial: Denial| DenialView {
+            destination: denial.destination,
+            protocol: denial.protocol,
+            count: denial.count,
+            last: denial.last,
+            entry: denial.rule,
+        };
+        Ok(Json(Denials {
+            denials: denials.map(view).collect(),
+        }))
     }
 }

@@ -12,13 +12,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::handler::server::router::tool::ToolRouter;
+use rmcp::handler::server::tool::ToolCallContext;
 use rmcp::handler::server::wrapper::Json;
-use rmcp::model::{Implementation, ProgressNotificationParam, ServerCapabilities, ServerConfig};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, ContentBlock, Implementation, IntoContents,
+    ProgressNotificationParam, ServerCapabilities, ServerConfig,
+};
 use rmcp::service::RequestContext;
-use rmcp::{RoleServer, ServerHandler, tool_handler};
+use rmcp::{ErrorData, RoleServer, ServerHandler, tool_handler};
 use serde::Serialize;
+use serde_json::Value;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::response::SandboxView;
 use super::service::Service;
 
@@ -60,25 +65,43 @@ impl Tools {
     async fn wait_for_create(
         &self,
         context: &RequestContext<RoleServer>,
-        created: Result<SandboxView>,
+        created: SandboxView,
         wait_sec: Option<u32>,
-    ) -> ToolResult<SandboxView> {
-        let (Ok(view), Some(seconds)) = (&created, wait_sec) else {
-            return to_result(created);
+    ) -> Result<Json<SandboxView>> {
+        let Some(seconds) = wait_sec else {
+            return Ok(Json(created));
         };
+        let name = &created.name;
         let limit = Duration::from_secs(seconds.into()).min(MAX_CREATE_WAIT);
         let wait = async {
             tokio::select! {
-                waited = self.service.wait(&view.name, limit) => waited,
-                () = context.ct.cancelled() => Err(self.service.cancel_create(&view.name).await),
+                waited = self.service.wait(name, limit) => waited,
+                () = context.ct.cancelled() => Err(self.service.cancel_create(name).await),
             }
         };
-        to_result(with_progress(context, "creating the sandbox", wait).await)
+        let view = with_progress(context, "creating the sandbox", wait).await?;
+        Ok(Json(view))
     }
 }
 
 #[tool_handler(router = self.router)]
 impl ServerHandler for Tools {
+    /// Accepts names of sandboxes with the prefix `px-`, as the command line does.
+    async fn call_tool(
+        &self,
+        mut request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let arguments = request.arguments.as_mut();
+        if let Some(Value::String(name)) = arguments.and_then(|it| it.get_mut("name"))
+            && let Some(bare) = name.strip_prefix("px-")
+        {
+            *name = bare.to_owned();
+        }
+        let call = ToolCallContext::new(self, request, context);
+        self.router.call(call).await
+    }
+
     fn get_info(&self) -> ServerConfig {
         let capabilities = ServerCapabilities::builder().enable_tools().build();
         let mut config = ServerConfig::new(capabilities);
@@ -88,25 +111,20 @@ impl ServerHandler for Tools {
     }
 }
 
-/// Structured content, or the text of an error.
-type ToolResult<T> = std::result::Result<Json<T>, String>;
+/// An error is the text of a result.
+impl IntoContents for Error {
+    fn into_contents(self) -> Vec<ContentBlock> {
+        self.to_string().into_contents()
+    }
+}
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Done {
     ok: bool,
 }
 
-fn to_result<T>(outcome: Result<T>) -> ToolResult<T> {
-    outcome.map(Json).map_err(|error| error.to_string())
-}
-
-fn done(outcome: Result<()>) -> ToolResult<Done> {
-    to_result(outcome.map(|()| Done { ok: true }))
-}
-
-/// Removes the prefix `px-`, which the command line accepts too.
-fn bare_name(name: &str) -> &str {
-    name.strip_prefix("px-").unwrap_or(name)
+impl Done {
+    const OK: Self = Self { ok: true };
 }
 
 /// Awaits `work`, and sends progress notifications if the client requested them.

@@ -6,8 +6,16 @@ use rmcp::model::{JsonObject, Tool};
 use serde_json::Value;
 
 /// Removes non-standard formats, which some clients reject, and line breaks in
-/// descriptions.
+/// descriptions. Sets all hints: tools are closed-world, and those that are not
+/// read-only are destructive and not idempotent, unless they say otherwise.
 pub fn simplify(tool: &mut Tool) {
+    if let Some(hints) = &mut tool.annotations {
+        hints.open_world_hint.get_or_insert(false);
+        if !*hints.read_only_hint.get_or_insert(false) {
+            hints.destructive_hint.get_or_insert(true);
+            hints.idempotent_hint.get_or_insert(false);
+        }
+    }
     if let Some(description) = &tool.description {
         tool.description = Some(on_one_line(description).into());
     }
