@@ -24,7 +24,6 @@ use sse_stream::SseStream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -75,9 +74,10 @@ pub async fn run(
         version: Mutex::new(None),
         to_client,
     });
-    let mut lines = FramedRead::new(input, Lines::new(MAX_MESSAGE));
+    let codec = LinesCodec::new_with_max_length(MAX_MESSAGE);
+    let mut lines = FramedRead::new(input, Lines(codec));
     // Two calls of a client may have the same id.
-    let mut calls: Vec<(Value, AbortHandle)> = Vec::new();
+    let mut calls: Vec<(Value, AbortOnDropHandle<()>)> = Vec::new();
     while let Some(line) = lines.next().await {
         let line = match line? {
             Ok(line) if line.trim().is_empty() => continue,
@@ -100,26 +100,18 @@ pub async fn run(
         // The HTTP side keeps no sessions: other notifications have no effect.
         if method == "notifications/cancelled" && id.is_null() {
             let cancelled = &message["params"]["requestId"];
-            calls.retain(|(id, call)| {
-                if id == cancelled {
-                    call.abort();
-                }
-                id != cancelled
-            });
+            calls.retain(|(id, _)| id != cancelled);
         } else if !method.is_empty() && !id.is_null() {
             calls.retain(|(_, call)| !call.is_finished());
             if calls.len() >= MAX_CALLS {
                 bridge.refuse(id, SERVER_ERROR, BUSY).await;
                 continue;
             }
-            let initialize = method == "initialize";
-            let call = tokio::spawn(bridge.clone().call(id.clone(), line, initialize));
-            calls.push((id, call.abort_handle()));
+            let call = tokio::spawn(bridge.clone().call(id.clone(), line));
+            calls.push((id, AbortOnDropHandle::new(call)));
         }
     }
-    for (_, call) in calls {
-        call.abort();
-    }
+    drop(calls);
     // Ends the writer.
     drop(bridge);
     let _ = writer.await;
@@ -129,12 +121,6 @@ pub async fn run(
 /// Splits the input into lines. A line that is too long or not UTF-8 is an item,
 /// because an error would end the stream.
 struct Lines(LinesCodec);
-
-impl Lines {
-    fn new(max_bytes: usize) -> Self {
-        Self(LinesCodec::new_with_max_length(max_bytes))
-    }
-}
 
 impl Decoder for Lines {
     type Item = Result<String, LinesCodecError>;
@@ -172,8 +158,8 @@ impl Bridge {
             .await;
     }
 
-    async fn call(self: Arc<Self>, id: Value, message: String, initialize: bool) {
-        if let Err(reason) = self.forward(message, initialize).await {
+    async fn call(self: Arc<Self>, id: Value, message: String) {
+        if let Err(reason) = self.forward(message).await {
             self.refuse(id, INTERNAL_ERROR, &reason).await;
         }
     }
@@ -181,7 +167,7 @@ impl Bridge {
     /// Sends a request to the server and the messages of its response to the
     /// client. If this future is dropped, its connection is closed, and the
     /// server cancels the call.
-    async fn forward(&self, message: String, initialize: bool) -> Result<(), String> {
+    async fn forward(&self, message: String) -> Result<(), String> {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -189,8 +175,7 @@ impl Bridge {
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let request = self.request(message).map_err(|e| e.to_string())?;
         let response = sender.send_request(request).await;
-        self.respond(response.map_err(connection_lost)?, initialize)
-            .await
+        self.respond(response.map_err(connection_lost)?).await
     }
 
     async fn connect(&self) -> Result<UnixStream, String> {
@@ -219,7 +204,7 @@ impl Bridge {
         request.body(Body::from(message))
     }
 
-    async fn respond(&self, response: Response<Incoming>, initialize: bool) -> Result<(), String> {
+    async fn respond(&self, response: Response<Incoming>) -> Result<(), String> {
         let status = response.status();
         let kind = response.headers().get(CONTENT_TYPE);
         let is_stream = kind.is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
@@ -239,7 +224,8 @@ impl Bridge {
             let text = String::from_utf8_lossy(&body);
             return Err(format!("the server answered {status}: {text}"));
         };
-        if initialize && let Some(version) = message["result"]["protocolVersion"].as_str() {
+        // In the response to `initialize`.
+        if let Some(version) = message["result"]["protocolVersion"].as_str() {
             *lock(&self.version) = Some(version.to_owned());
         }
         self.send(message).await;
@@ -261,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn overlong_and_non_utf8_lines_do_not_end_the_stream() {
         let input = b"12345678\n123456789\n\n1234567890123456789012345\nx\n\xff\n987654321";
-        let lines = FramedRead::new(&input[..], Lines::new(8));
+        let lines = FramedRead::new(&input[..], Lines(LinesCodec::new_with_max_length(8)));
         let lines: Vec<String> = lines
             .map(|line| line.unwrap().unwrap_or_else(|error| error.to_string()))
             .collect()
