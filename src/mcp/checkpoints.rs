@@ -3,7 +3,6 @@
 use super::error::{Error, Result};
 use super::response::SandboxView;
 use super::service::Service;
-use super::state::Status;
 use crate::lifecycle;
 use crate::model::{Label, Name};
 
@@ -30,10 +29,7 @@ impl Service {
         let lock = self.lock_of(name)?;
         lock.interrupt();
         let _guard = lock.write().await;
-        let record = self.record(name)?;
-        if record.status == Status::Provisioning {
-            return Err(Error::not_running(&record));
-        }
+        self.created_record(name)?;
         let pixel: Name = name.parse()?;
         self.check_checkpoint(&pixel, &label).await?;
         let newer = self.backend.newer_checkpoints(&pixel, &label).await?;

@@ -97,10 +97,7 @@ impl Service {
 
     pub async fn start(&self, name: &str) -> Result<SandboxView> {
         let _guard = self.lock_of(name)?.write().await;
-        let record = self.record(name)?;
-        if record.status == Status::Provisioning {
-            return Err(Error::not_running(&record));
-        }
+        self.created_record(name)?;
         let pixel: Name = name.parse()?;
         let gateway = &self.base_builder.defaults.gateway;
         lifecycle::start(&*self.backend, &self.stop, gateway, &pixel, &|_| {}).await?;
@@ -118,10 +115,7 @@ impl Service {
     /// Interrupts work in the sandbox and stops it.
     pub async fn stop(&self, name: &str) -> Result<()> {
         let lock = self.lock_of(name)?;
-        let record = self.record(name)?;
-        if record.status == Status::Provisioning {
-            return Err(Error::not_running(&record));
-        }
+        self.created_record(name)?;
         lock.interrupt();
         let _guard = lock.write().await;
         self.record(name)?;
@@ -184,11 +178,8 @@ impl Service {
     /// Takes the read lock of a sandbox whose creation has finished.
     pub(super) async fn lock_for_use(&self, name: &str) -> Result<(Record, Name, ReadGuard)> {
         let lock = self.lock_of(name)?;
-        let record = self.record(name)?;
         // Creation holds the write lock, possibly for minutes: fail at once.
-        if record.status == Status::Provisioning {
-            return Err(Error::not_running(&record));
-        }
+        self.created_record(name)?;
         let guard = lock.read().await;
         let record = self.record(name)?;
         let pixel = record.name.parse()?;
@@ -224,6 +215,15 @@ impl Service {
         self.store
             .get(name)
             .ok_or_else(|| Error::Unknown(name.to_owned()))
+    }
+
+    /// Fails for a sandbox that is being created, too.
+    pub(super) fn created_record(&self, name: &str) -> Result<Record> {
+        let record = self.record(name)?;
+        match record.status {
+            Status::Provisioning => Err(Error::not_running(&record)),
+            _ => Ok(record),
+        }
     }
 
     pub(super) fn update(&self, name: &str, change: impl FnOnce(&mut Record)) {
