@@ -35,16 +35,14 @@ pub struct ServeArgs {
 impl ServeArgs {
     pub fn flags(&self) -> Flags {
         let mut flags = Flags::default();
-        // A script may pass an empty string for "default".
-        if let Some(address) = self.listen_addr.as_ref().filter(|it| !it.is_empty()) {
-            flags.set("mcp.listen_addr", address.clone(), "--listen-addr");
-        }
-        for (key, path, flag) in [
+        for (key, value, flag) in [
+            ("mcp.listen_addr", &self.listen_addr, "--listen-addr"),
             ("mcp.state_file", &self.state_file, "--state-file"),
             ("mcp.pid_file", &self.pid_file, "--pid-file"),
         ] {
-            if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
-                flags.set(key, path.clone(), flag);
+            // A script may pass an empty string for "default".
+            if let Some(value) = value.as_ref().filter(|it| !it.is_empty()) {
+                flags.set(key, value.clone(), flag);
             }
         }
         flags
