@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use tempfile::TempPath;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -205,8 +206,8 @@ pub async fn serve_tcp(listener: TcpListener, app: Router, stop: CancellationTok
 }
 
 /// Accepts connections on a Unix socket until `stop`.
-pub async fn serve_unix(socket: Socket, app: Router, stop: CancellationToken) {
-    let accept = || async { Ok(socket.listener.accept().await?.0) };
+pub async fn serve_unix(listener: UnixListener, app: Router, stop: CancellationToken) {
+    let accept = || async { Ok(listener.accept().await?.0) };
     serve(accept, app, stop).await;
 }
 
@@ -260,47 +261,31 @@ where
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
 }
 
-/// A listening Unix socket that only its owner can open. Its file is removed when
-/// this is dropped.
-#[derive(Debug)]
-pub struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Socket {
-    /// Replaces an existing socket file: the caller holds the lock of the state
-    /// file, so no live server owns it.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
-            Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "a file that is not a socket exists",
-                ));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+/// Listens on a Unix socket that only its owner can open. Its file is removed
+/// when the returned path is dropped.
+///
+/// Replaces an existing socket file: the caller holds the lock of the state file,
+/// so no live server owns it.
+pub fn bind_unix(path: &Path) -> io::Result<(UnixListener, TempPath)> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is not a socket exists",
+            ));
         }
-        // Other users must not be able to connect before the mode is set, so the
-        // socket is created in a private directory. Its names are short because
-        // the path of a socket has at most 107 bytes.
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let private = tempfile::Builder::new().prefix(".s").tempdir_in(dir)?;
-        let new = private.path().join("s");
-        let listener = UnixListener::bind(&new)?;
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&new, path)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
+    // Other users must not be able to connect before the mode is set, so the
+    // socket is created in a private directory. Its names are short because
+    // the path of a socket has at most 107 bytes.
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let private = tempfile::Builder::new().prefix(".s").tempdir_in(dir)?;
+    let new = private.path().join("s");
+    let listener = UnixListener::bind(&new)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&new, path)?;
+    Ok((listener, TempPath::try_from_path(path)?))
 }

@@ -123,10 +123,14 @@ impl Server {
             listeners.spawn(http::serve_tcp(listener, app, stop.clone()));
         }
         for path in &listen.sockets {
-            let socket = http::Socket::bind(path).map_err(StartError::file(path))?;
+            let (listener, file) = http::bind_unix(path).map_err(StartError::file(path))?;
             let app = http::app(&service, &listen.path, Authenticator::unix_socket());
             listening.push(format!("unix:{}", path.display()));
-            listeners.spawn(http::serve_unix(socket, app, stop.clone()));
+            let serving = http::serve_unix(listener, app, stop.clone());
+            listeners.spawn(async move {
+                let _file = file;
+                serving.await;
+            });
         }
         for address in &listening {
             tracing::info!(address, "listening");
