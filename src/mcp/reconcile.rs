@@ -1,7 +1,6 @@
 //! Brings the records in line with the backend: at the start after an earlier
 //! process, later after changes that others made to the pixels.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::create_task::{Attempt, record_on};
@@ -64,10 +63,6 @@ impl Service {
     /// `before`: the records from before the backend was queried. Records that
     /// have changed since are skipped, because `instances` may be older.
     fn merge_backend_state(&self, before: &[Record], instances: &[Instance]) {
-        let by_name: BTreeMap<&str, &Instance> = instances
-            .iter()
-            .map(|instance| (instance.name.as_str(), instance))
-            .collect();
         for old in before {
             let Some(record) = self.store.get(&old.name) else {
                 continue;
@@ -80,7 +75,8 @@ impl Service {
             if self.locks.get(&record.name).is_changing() {
                 continue;
             }
-            match by_name.get(record.name.as_str()) {
+            let mut instances = instances.iter();
+            match instances.find(|it| it.name.as_str() == record.name) {
                 Some(instance) => {
                     self.record_instance(instance);
                     self.update(&record.name, |record| apply_status(record, instance));
