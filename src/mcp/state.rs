@@ -217,18 +217,14 @@ impl Store {
         true
     }
 
-    /// Changes a record. Returns false if there is none of that name.
-    pub fn update(&self, name: &str, change: impl FnOnce(&mut Record)) -> bool {
+    /// Changes a record if there is one of that name.
+    pub fn update(&self, name: &str, change: impl FnOnce(&mut Record)) {
         let mut inner = self.lock();
-        let Some(record) = inner.records.get_mut(name) else {
-            return false;
-        };
-        let before = record.clone();
-        change(record);
-        if *record != before {
-            inner.change += 1;
+        if let Some(record) = inner.records.get_mut(name) {
+            let before = record.clone();
+            change(record);
+            inner.change += u64::from(inner.records[name] != before);
         }
-        true
     }
 
     pub fn remove(&self, name: &str) {
@@ -287,12 +283,13 @@ mod tests {
         assert!(!store.add(record("a"), None));
         assert!(store.add(record("b"), Some(2)));
         assert!(!store.add(record("c"), Some(2)));
-        assert!(store.update("b", |it| it.status = Status::Failed));
+        store.update("b", |it| it.status = Status::Failed);
         store.save().await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let (reloaded, _) = Store::load(&path, "here").unwrap();
         assert_eq!(reloaded.all(), store.all());
+        assert_eq!(reloaded.get("b").unwrap().status, Status::Failed);
         let other = Store::load(&path, "there").unwrap_err();
         assert!(
             other.to_string().contains("on here, not on there"),
