@@ -97,32 +97,29 @@ impl Tools {
         let mut bases = Vec::new();
         for (name, base) in &base_builder.bases {
             let status = base_builder.status(&*self.service.backend, name).await?;
-            let mut view = BaseView {
+            let (parent_image, from) = match &base.parent {
+                Parent::Image(image) => (Some(image.clone()), None),
+                Parent::Base(parent) => (None, Some(parent.clone())),
+            };
+            let error = match &status {
+                BaseStatus::Missing => self.service.base_builds.recent_failure(name),
+                _ => None,
+            };
+            bases.push(BaseView {
                 name: name.clone(),
                 description: base.description.clone(),
-                parent_image: None,
-                from: None,
-                status: status.as_str().to_owned(),
-                error: None,
-                last_checkpoint: None,
-            };
-            match &base.parent {
-                Parent::Image(image) => view.parent_image = Some(image.clone()),
-                Parent::Base(parent) => view.from = Some(parent.clone()),
-            }
-            match status {
-                BaseStatus::Ready { checkpoint, .. } => {
-                    view.last_checkpoint = Some(checkpoint.to_string())
-                }
-                BaseStatus::Missing => {
-                    view.error = self.service.base_builds.recent_failure(name);
-                    if view.error.is_some() {
-                        view.status = "failed".to_owned();
-                    }
-                }
-                BaseStatus::Building | BaseStatus::Unusable => {}
-            }
-            bases.push(view);
+                parent_image,
+                from,
+                status: match &error {
+                    Some(_) => "failed".to_owned(),
+                    None => status.as_str().to_owned(),
+                },
+                error,
+                last_checkpoint: match status {
+                    BaseStatus::Ready { checkpoint, .. } => Some(checkpoint.to_string()),
+                    _ => None,
+                },
+            });
         }
         Ok(Json(Bases { bases }))
     }
