@@ -1,7 +1,7 @@
 //! Clients that give up or go away: the work they asked for ends, and nothing
 //! is left of it that is not whole.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -16,20 +16,9 @@ use crate::support::wait::{eventually, until};
 /// A call whose answer is not waited for; who drops it hangs up.
 fn begin(client: &Client, session: Option<&str>, params: &Value) -> TcpStream {
     let message = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
-    let body = message.to_string();
-    let session = session
-        .map(|session| format!("Mcp-Session-Id: {session}\r\n"))
-        .unwrap_or_default();
-    let mut stream = TcpStream::connect(&client.address).unwrap();
-    let head = format!(
-        "POST /mcp HTTP/1.1\r\nHost: {}\r\n{session}Content-Type: application/json\r\n\
-         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n",
-        client.address,
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(body.as_bytes()).unwrap();
-    stream
+    let session = session.map(|session| ("Mcp-Session-Id", session));
+    let stream = client.begin_message(&message, session.as_slice());
+    stream.unwrap()
 }
 
 fn call(tool: &str, arguments: Value) -> Value {
@@ -102,9 +91,6 @@ fn canceled_exec_kills_command() {
         ends(seconds);
         // A canceled call gets no answer.
         client.sh(&name, "true");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
         let mut answer = [0; 8192];
         let length = stream.read(&mut answer).unwrap();
         let answer = String::from_utf8_lossy(&answer[..length]);
@@ -206,16 +192,11 @@ fn canceled_write_file_leaves_old_or_new_file() {
     assert_eq!(seen["stdout"], "3\n8388608\n", "{seen}");
 
     // A request that never arrived whole does nothing.
-    let mut stream = TcpStream::connect(&client.address).unwrap();
-    let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-                Accept: application/json, text/event-stream\r\nContent-Length: 9000000\r\n\r\n";
     let mut other = file(&new[..1 << 20]);
     other["path"] = json!("/srv/f/b");
     let part = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
                       "params": call("write_file", other)});
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(part.to_string().as_bytes()).unwrap();
-    drop(stream);
+    drop(client.begin_message(&part, &[("Content-Length", "9000000")]));
     eventually("nothing is left beside it", || {
         client.sh(&name, "ls -A /srv/f") == "a\n"
     });

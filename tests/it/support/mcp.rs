@@ -15,6 +15,12 @@ use super::wait::{exit_code, until_or};
 /// Against a hang, not a measure.
 const LIMIT: Duration = Duration::from_secs(90);
 
+/// The headers of every message of the protocol.
+pub const MESSAGE_HEADERS: [(&str, &str); 2] = [
+    ("Content-Type", "application/json"),
+    ("Accept", "application/json, text/event-stream"),
+];
+
 pub struct McpServer {
     child: Child,
     log: Arc<Mutex<String>>,
@@ -149,14 +155,14 @@ impl Drop for McpServer {
 }
 
 impl Client {
-    /// One request on a connection of its own; `None` when that breaks.
-    pub fn send(
+    /// Begins a request on a connection of its own; `None` when that breaks.
+    pub fn begin(
         &self,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
         body: &str,
-    ) -> Option<Answer> {
+    ) -> Option<TcpStream> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
         stream.set_read_timeout(Some(LIMIT)).ok()?;
         let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
@@ -178,29 +184,34 @@ impl Client {
         stream.write_all(text.as_bytes()).ok()?;
         // A server that refuses need not read to the end.
         let _ = stream.write_all(body.as_bytes());
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some(Answer {
-            status: head.split(' ').nth(1)?.parse().ok()?,
-            head: head.to_owned(),
-            body: body.to_owned(),
-        })
+        Some(stream)
     }
 
-    /// One message of the protocol with these headers besides the usual ones.
-    pub fn message(&self, message: &Value, headers: &[(&str, &str)]) -> Option<Answer> {
+    /// One request on a connection of its own; `None` when that breaks.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Option<Answer> {
+        read(self.begin(method, path, headers, body)?)
+    }
+
+    /// Begins a request with one message of the protocol and these headers besides
+    /// the usual ones.
+    pub fn begin_message(&self, message: &Value, headers: &[(&str, &str)]) -> Option<TcpStream> {
         let authorization = self.token.as_ref().map(|token| format!("Bearer {token}"));
-        let mut all = vec![
-            ("Content-Type", "application/json"),
-            ("Accept", "application/json, text/event-stream"),
-        ];
+        let mut all = MESSAGE_HEADERS.to_vec();
         all.extend_from_slice(headers);
         if let Some(authorization) = &authorization {
             all.push(("Authorization", authorization));
         }
-        self.send("POST", "/mcp", &all, &message.to_string())
+        self.begin("POST", "/mcp", &all, &message.to_string())
+    }
+
+    pub fn message(&self, message: &Value, headers: &[(&str, &str)]) -> Option<Answer> {
+        read(self.begin_message(message, headers)?)
     }
 
     /// The result of a tool, or its refusal; `None` if the connection breaks.
@@ -281,4 +292,17 @@ impl Client {
         all.map(|it| (text(&it["name"]), text(&it["status"])))
             .collect()
     }
+}
+
+/// Reads an answer to its end.
+fn read(mut stream: TcpStream) -> Option<Answer> {
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some(Answer {
+        status: head.split(' ').nth(1)?.parse().ok()?,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    })
 }
