@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::de::{Error as _, IgnoredAny};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,19 +18,12 @@ const SIGTERM: i32 = 15;
 
 /// Many models send a shell command line first: the error shows the right form.
 fn argv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum ArgvOrOther {
-        Argv(Vec<String>),
-        Other(IgnoredAny),
-    }
-    match ArgvOrOther::deserialize(deserializer)? {
-        ArgvOrOther::Argv(argv) => Ok(argv),
-        ArgvOrOther::Other(_) => Err(D::Error::custom(
+    Vec::deserialize(deserializer).map_err(|_| {
+        D::Error::custom(
             "command must be a list of the program and its arguments, such as \
              [\"ls\", \"-l\"] or [\"sh\", \"-c\", \"ls | wc -l\"]",
-        )),
-    }
+        )
+    })
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
