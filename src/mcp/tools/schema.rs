@@ -19,9 +19,9 @@ pub fn simplify(tool: &mut Tool) {
     if let Some(description) = &tool.description {
         tool.description = Some(on_one_line(description).into());
     }
-    tool.input_schema = Arc::new(without_formats(&tool.input_schema));
-    if let Some(schema) = &tool.output_schema {
-        tool.output_schema = Some(Arc::new(without_formats(schema)));
+    simplify_object(Arc::make_mut(&mut tool.input_schema));
+    if let Some(schema) = &mut tool.output_schema {
+        simplify_object(Arc::make_mut(schema));
     }
 }
 
@@ -29,13 +29,7 @@ fn on_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn without_formats(schema: &JsonObject) -> JsonObject {
-    let mut schema = schema.clone();
-    simplify_node(&mut schema);
-    schema
-}
-
-fn simplify_node(schema: &mut JsonObject) {
+fn simplify_object(schema: &mut JsonObject) {
     // schemars writes uint64 and the like, which JSON Schema does not define.
     if schema.get("format").is_some_and(Value::is_string) {
         schema.remove("format");
@@ -43,16 +37,14 @@ fn simplify_node(schema: &mut JsonObject) {
     if let Some(Value::String(description)) = schema.get_mut("description") {
         *description = on_one_line(description);
     }
-    for value in schema.values_mut() {
-        match value {
-            Value::Object(inner) => simplify_node(inner),
-            Value::Array(items) => items.iter_mut().for_each(|item| {
-                if let Value::Object(inner) = item {
-                    simplify_node(inner);
-                }
-            }),
-            _ => {}
-        }
+    schema.values_mut().for_each(simplify_value);
+}
+
+fn simplify_value(value: &mut Value) {
+    match value {
+        Value::Object(object) => simplify_object(object),
+        Value::Array(items) => items.iter_mut().for_each(simplify_value),
+        _ => {}
     }
 }
 
@@ -64,7 +56,7 @@ mod tests {
 
     #[test]
     fn formats_are_removed_but_fields_named_format_kept() {
-        let schema = json!({"properties": {
+        let mut schema = json!({"properties": {
             "format": {"type": "string", "description": "a\nb"},
             "size": {"type": "integer", "format": "uint64"},
         }});
@@ -72,9 +64,7 @@ mod tests {
             "format": {"type": "string", "description": "a b"},
             "size": {"type": "integer"},
         }});
-        let Value::Object(schema) = schema else {
-            unreachable!()
-        };
-        assert_eq!(Value::Object(without_formats(&schema)), expected);
+        simplify_value(&mut schema);
+        assert_eq!(schema, expected);
     }
 }
