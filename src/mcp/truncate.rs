@@ -22,30 +22,26 @@ pub struct Truncated {
 
 impl From<Captured> for Truncated {
     fn from(captured: Captured) -> Self {
-        let omitted = captured.omitted();
+        let truncated = captured.omitted() > 0;
         let Captured { head, tail, total } = captured;
         let tail = Vec::from(tail);
-        if omitted == 0 {
-            let whole = [head, tail].concat();
-            return Self {
-                text: String::from_utf8_lossy(&whole).into_owned(),
-                truncated: false,
-                total,
-            };
-        }
-        // A character cut in two would be shown as garbage.
-        let head = &head[..head.len() - unfinished(&head)];
-        let skip = tail.iter().take(3).take_while(|b| **b & 0xc0 == 0x80);
-        let tail = &tail[skip.count()..];
-        let left_out = total - (head.len() + tail.len()) as u64;
-        let text = format!(
-            "{}\n[... {left_out} of {total} bytes left out here ...]\n{}",
-            String::from_utf8_lossy(head),
-            String::from_utf8_lossy(tail)
-        );
+        let text = if truncated {
+            // A character cut in two would be shown as garbage.
+            let head = &head[..head.len() - unfinished(&head)];
+            let skip = tail.iter().take(3).take_while(|b| **b & 0xc0 == 0x80);
+            let tail = &tail[skip.count()..];
+            let left_out = total - (head.len() + tail.len()) as u64;
+            format!(
+                "{}\n[... {left_out} of {total} bytes left out here ...]\n{}",
+                String::from_utf8_lossy(head),
+                String::from_utf8_lossy(tail)
+            )
+        } else {
+            String::from_utf8_lossy(&[head, tail].concat()).into_owned()
+        };
         Self {
             text,
-            truncated: true,
+            truncated,
             total,
         }
     }
