@@ -17,19 +17,7 @@ pub struct Authenticator {
     /// Whether other machines can reach the server, so that any IP address is an
     /// accepted Host.
     public: bool,
-    token: Option<Token>,
-}
-
-/// A keyed hash of the token, compared in constant time.
-struct Token {
-    key: hmac::Key,
-    tag: hmac::Tag,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(Secret::MASK)
-    }
+    token: Option<Secret>,
 }
 
 /// The response to a rejected request.
@@ -40,15 +28,8 @@ impl Authenticator {
         hosts: Vec<String>,
         origins: Vec<String>,
         public: bool,
-        token: Option<&Secret>,
+        token: Option<Secret>,
     ) -> Self {
-        let token = token.map(|token| {
-            let key = hmac::Key::new(hmac::HMAC_SHA256, b"pixels mcp token");
-            Token {
-                tag: hmac::sign(&key, token.expose().as_bytes()),
-                key,
-            }
-        });
         Self {
             hosts: hosts.iter().map(|host| host.to_lowercase()).collect(),
             origins: origins.iter().map(|it| it.to_lowercase()).collect(),
@@ -75,10 +56,10 @@ impl Authenticator {
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim());
-        let valid = sent.is_some_and(|sent| {
-            hmac::verify(&token.key, sent.as_bytes(), token.tag.as_ref()).is_ok()
-        });
-        if valid {
+        // Keyed hashes are compared in constant time.
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"pixels mcp token");
+        let tag = hmac::sign(&key, token.expose().as_bytes());
+        if sent.is_some_and(|it| hmac::verify(&key, it.as_bytes(), tag.as_ref()).is_ok()) {
             return Ok(());
         }
         Err((
@@ -204,7 +185,7 @@ mod tests {
     #[test]
     fn wrong_token_is_rejected_after_host_and_origin() {
         let token = Secret::new("s3cret");
-        let authenticator = Authenticator::new(Vec::new(), Vec::new(), false, Some(&token));
+        let authenticator = Authenticator::new(Vec::new(), Vec::new(), false, Some(token));
         for (authorization, expected) in [
             ("Bearer s3cret", 200),
             ("bearer s3cret", 200),

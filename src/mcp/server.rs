@@ -184,7 +184,7 @@ async fn bind_tcp(
         hosts.push(host.to_owned());
     }
     let origins = listen.origins.clone();
-    let authenticator = Authenticator::new(hosts, origins, public, token.as_ref());
+    let authenticator = Authenticator::new(hosts, origins, public, token);
     Ok((listener, authenticator))
 }
 
