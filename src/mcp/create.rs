@@ -118,16 +118,12 @@ impl Service {
     /// Waits until the creation of a sandbox has finished, at most `limit`.
     pub async fn wait(&self, name: &str, limit: Duration) -> Result<SandboxView> {
         let created = async {
-            loop {
-                let changed = self.changed.notified();
-                tokio::pin!(changed);
-                // Before the record is read: no change may be missed.
-                changed.as_mut().enable();
-                if self.record(name)?.status != Status::Provisioning {
-                    return Ok::<(), Error>(());
-                }
-                changed.await;
+            // Before the record is read: no change may be missed.
+            let mut changed = self.changed.subscribe();
+            while self.record(name)?.status == Status::Provisioning {
+                let _ = changed.changed().await;
             }
+            Ok::<(), Error>(())
         };
         if let Ok(outcome) = tokio::time::timeout(limit, created).await {
             outcome?;

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,7 +39,7 @@ pub struct Service {
     pub(super) clock: Clock,
     pub(super) tasks: TaskTracker,
     /// Notified after every change of a record.
-    pub(super) changed: tokio::sync::Notify,
+    pub(super) changed: watch::Sender<()>,
     stop: CancellationToken,
 }
 
@@ -60,7 +61,7 @@ impl Service {
             base_builds: BaseBuilds::default(),
             clock,
             tasks: TaskTracker::new(),
-            changed: tokio::sync::Notify::new(),
+            changed: watch::Sender::new(()),
             stop: CancellationToken::new(),
         }
     }
@@ -154,7 +155,7 @@ impl Service {
         tracing::info!(sandbox = name, "destroyed");
         self.store.remove(name);
         self.locks.remove(name);
-        self.changed.notify_waiters();
+        self.changed.send_replace(());
         self.save().await
     }
 
@@ -228,7 +229,7 @@ impl Service {
 
     pub(super) fn update(&self, name: &str, change: impl FnOnce(&mut Record)) {
         self.store.update(name, change);
-        self.changed.notify_waiters();
+        self.changed.send_replace(());
     }
 
     pub(super) fn view(&self, name: &str) -> Result<SandboxView> {
