@@ -89,9 +89,12 @@ impl Service {
         if !adopted {
             self.create_pixel(record, &pixel, cancel).await?;
         }
-        // Clones of a base are usable at once.
+        // The boot deletes files in /tmp. Clones of a base are usable at once.
         if record.base.is_none() {
-            self.wait_for_boot(&pixel).await;
+            let guest = self.backend.guest(&pixel);
+            if let Err(error) = lifecycle::wait_for_boot(&*guest, BootStage::Sysinit).await {
+                tracing::debug!(sandbox = record.name, %error, "waiting for the boot");
+            }
         }
         let instance = self.backend.get(&pixel).await?;
         self.record_instance(&instance);
@@ -134,7 +137,11 @@ impl Service {
         let parse = |text: &String| Policy::from_record(Some(text));
         let policy = record.policy.as_ref().map(parse).transpose();
         let policy = policy.map_err(|e| model::Error::Protocol(e.to_string()))?;
-        let properties = self.ownership_properties(record)?;
+        let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
+        let properties = Properties::from([
+            (OWNER.to_owned(), self.owner.clone()),
+            (RECORD.to_owned(), text),
+        ]);
         // Keeps the source from being stopped or destroyed during the copy.
         let mut _source_guard = None;
         let source = match (&record.from, &record.base) {
@@ -185,15 +192,6 @@ impl Service {
         }
     }
 
-    /// Waits until the boot no longer deletes files in /tmp. Errors are only
-    /// logged.
-    async fn wait_for_boot(&self, pixel: &Name) {
-        let guest = self.backend.guest(pixel);
-        if let Err(error) = lifecycle::wait_for_boot(&*guest, BootStage::Sysinit).await {
-            tracing::debug!(sandbox = pixel.as_str(), %error, "waiting for the boot");
-        }
-    }
-
     /// Waits for provisioning and ends the wider policy that was in force
     /// during it. Returns a description of a failed step.
     async fn wait_for_provisioning(
@@ -221,14 +219,6 @@ impl Service {
             lifecycle::end_interim_policy(backend, gateway, &instance.name).await?;
         }
         Ok(fault)
-    }
-
-    fn ownership_properties(&self, record: &Record) -> Result<Properties> {
-        let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
-        Ok(Properties::from([
-            (OWNER.to_owned(), self.owner.clone()),
-            (RECORD.to_owned(), text),
-        ]))
     }
 
     /// Whether the properties of the pixel name this server as its owner.

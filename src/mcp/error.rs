@@ -12,12 +12,14 @@ pub enum Error {
     #[error("no sandbox {0:?} found: call list_sandboxes for the existing names")]
     Unknown(String),
 
-    #[error("sandbox {name:?} is {}{}: {}", status.as_str(), in_parentheses(reason), next_step(*status))]
-    NotRunning {
-        name: String,
-        status: Status,
-        reason: Option<String>,
-    },
+    #[error(
+        "sandbox {:?} is {}{}: {}",
+        .0.name,
+        .0.status.as_str(),
+        in_parentheses(&.0.error),
+        next_step(.0.status)
+    )]
+    NotRunning(Box<Record>),
 
     #[error("{0}")]
     Invalid(String),
@@ -58,14 +60,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())
-    }
-
-    pub fn not_running(record: &Record) -> Self {
-        Self::NotRunning {
-            name: record.name.clone(),
-            status: record.status,
-            reason: record.error.clone(),
-        }
     }
 
     /// Whether the operation was canceled rather than failed.

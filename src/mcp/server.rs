@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::auth::Authenticator;
 use super::config::Config;
 use super::service::Service;
-use super::state::{LoadError, Record, Store};
+use super::state::{LoadError, Store};
 use super::{http, reaper, token_file};
 use crate::base::BaseBuilder;
 use crate::file_lock::{FileLock, LockMode};
@@ -137,7 +137,11 @@ impl Server {
         }
         ready(&listening);
         let background = async {
-            recover(&service, &inherited).await;
+            // The backend may start later than this server.
+            while let Err(error) = service.recover(&inherited).await {
+                tracing::warn!(%error, "cannot resume the work of an earlier server; retrying");
+                tokio::time::sleep(RECOVER_RETRY_DELAY).await;
+            }
             reaper::run(&service).await;
         };
         tokio::select! {
@@ -186,14 +190,6 @@ async fn bind_tcp(
     let origins = listen.origins.clone();
     let authenticator = Authenticator::new(hosts, origins, public, token);
     Ok((listener, authenticator))
-}
-
-/// Retries until the backend answers: it may start later than this server.
-async fn recover(service: &Arc<Service>, inherited: &[Record]) {
-    while let Err(error) = service.recover(inherited).await {
-        tracing::warn!(%error, "cannot resume the work of an earlier server; retrying");
-        tokio::time::sleep(RECOVER_RETRY_DELAY).await;
-    }
 }
 
 fn lock(path: &Path) -> Result<FileLock, StartError> {

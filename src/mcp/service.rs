@@ -199,7 +199,7 @@ impl Service {
     pub(super) async fn lock_running(&self, name: &str) -> Result<(Name, User, ReadGuard)> {
         let (record, pixel, guard) = self.lock_for_use(name).await?;
         if record.status != Status::Running {
-            return Err(Error::not_running(&record));
+            return Err(Error::NotRunning(record.into()));
         }
         self.touch(name);
         let user = self.guest_user(&pixel).await?;
@@ -222,7 +222,7 @@ impl Service {
     pub(super) fn created_record(&self, name: &str) -> Result<Record> {
         let record = self.record(name)?;
         match record.status {
-            Status::Provisioning => Err(Error::not_running(&record)),
+            Status::Provisioning => Err(Error::NotRunning(record.into())),
             _ => Ok(record),
         }
     }

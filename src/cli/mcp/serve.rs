@@ -135,11 +135,10 @@ impl ServerSetup {
 }
 
 /// The server that a stdio client starts if none runs. It ends with the client.
-#[derive(Clone)]
 struct LocalServer {
-    setup: Arc<ServerSetup>,
+    setup: ServerSetup,
     stop: CancellationToken,
-    running: Arc<Mutex<Option<JoinHandle<()>>>>,
+    running: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl LocalServer {
@@ -170,11 +169,11 @@ impl LocalServer {
 /// Connects stdin and stdout to the server of this user, until the client ends.
 async fn serve_client(context: &Context, setup: ServerSetup) -> anyhow::Result<()> {
     let (socket, path) = (setup.socket(), setup.settings.mcp.endpoint_path.clone());
-    let server = LocalServer {
-        setup: Arc::new(setup),
+    let server = Arc::new(LocalServer {
+        setup,
         stop: context.cancel().child_token(),
-        running: Arc::default(),
-    };
+        running: Mutex::default(),
+    });
     // Reports bad settings before the first request.
     server.start()?;
     let launcher = server.clone();
