@@ -155,7 +155,7 @@ fn arguments() {
     });
 }
 
-/// A state file with any content.
+/// A state file with any content: an unreadable one is renamed.
 #[test]
 fn state_files() {
     let words = [
@@ -175,6 +175,7 @@ fn state_files() {
         };
         if let Some(renamed) = &renamed {
             assert_eq!(std::fs::read(renamed).unwrap(), bytes);
+            assert!(!path.exists() && store.all().is_empty());
             std::fs::remove_file(renamed).unwrap();
         }
         for record in store.all() {

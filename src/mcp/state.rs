@@ -296,16 +296,4 @@ mod tests {
             "{other}"
         );
     }
-
-    #[test]
-    fn unreadable_file_is_renamed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.json");
-        std::fs::write(&path, "{\"sandboxes\": [").unwrap();
-        let (store, renamed) = Store::load(&path, "here").unwrap();
-        assert!(store.all().is_empty());
-        let content = std::fs::read_to_string(renamed.unwrap()).unwrap();
-        assert_eq!(content, "{\"sandboxes\": [");
-        assert!(!path.exists());
-    }
 }
