@@ -1,10 +1,9 @@
 //! The recipe of a base: its parent, policy and setup script. A base is outdated
 //! if the fingerprint of its recipe has changed since it was built.
 
-use ring::digest::{Context, SHA256};
-
 use super::{Error, Result};
 use crate::config::{Base, Parent, Script};
+use crate::model::{hex, sha256};
 
 const BUILT_IN: &[(&str, &str)] = &[
     ("bases/dev.sh", include_str!("guest/dev.sh")),
@@ -38,21 +37,13 @@ pub fn setup_script(name: &str, base: &Base) -> Result<Option<Vec<u8>>> {
 
 /// A hash of parent, policy mode and setup script.
 pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
-    let mut hash = Context::new(&SHA256);
-    let parent = match &base.parent {
+    let [kind, parent] = match &base.parent {
         Parent::Image(image) => ["image", image],
         Parent::Base(parent) => ["base", parent],
     };
-    for part in [parent[0], parent[1], base.egress.as_str()] {
-        hash.update(part.as_bytes());
-        hash.update(&[0]);
-    }
-    hash.update(script.unwrap_or_default());
-    let digest = hash.finish();
-    digest.as_ref()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let parts = [kind, "\0", parent, "\0", base.egress.as_str(), "\0"].map(str::as_bytes);
+    let parts = parts.into_iter().chain(script);
+    hex(&sha256(parts)[..16])
 }
 
 #[cfg(test)]
@@ -60,14 +51,18 @@ mod tests {
     use super::*;
     use crate::egress::Mode;
 
-    #[test]
-    fn fingerprint_covers_parent_policy_and_script() {
-        let mut base = Base {
+    fn base(setup_script: Option<Script>) -> Base {
+        Base {
             parent: Parent::Image("a".into()),
-            setup_script: None,
+            setup_script,
             description: String::new(),
             egress: Mode::Agent,
-        };
+        }
+    }
+
+    #[test]
+    fn fingerprint_covers_parent_policy_and_script() {
+        let mut base = base(None);
         let mut seen = vec![
             fingerprint(&base, None),
             fingerprint(&base, Some(b"x".as_slice())),
@@ -86,12 +81,7 @@ mod tests {
 
     #[test]
     fn built_in_scripts_exist_and_unknown_one_fails() {
-        let base = |script: &str| Base {
-            parent: Parent::Image("a".into()),
-            setup_script: Some(Script::BuiltIn(script.into())),
-            description: String::new(),
-            egress: Mode::Agent,
-        };
+        let base = |script: &str| base(Some(Script::BuiltIn(script.into())));
         for (name, _) in BUILT_IN {
             let script = setup_script("x", &base(name)).unwrap().unwrap();
             assert!(script.starts_with(b"#!/bin/sh\n"));

@@ -9,7 +9,7 @@ use super::build::Build;
 use super::log_tail::LogTail;
 use super::{Error, Result};
 use crate::lifecycle::{self, BootStage, ExecOptions, User, provisioning};
-use crate::model::{ExecRequest, Guest, GuestFile, Ids, Instance, Name, Writer, unless_cancelled};
+use crate::model::{ExecRequest, Guest, GuestFile, Instance, Name, Writer, unless_cancelled};
 use crate::provision::{self, Overall};
 use crate::retry;
 
@@ -39,7 +39,7 @@ impl Build<'_> {
         self.wait_until_ready(&instance).await?;
         let guest = backend.guest(pixel);
         guest.make_dir(TMPFILES_DIR).await.map_err(&failed)?;
-        let file = root_file(TMPFILES, include_bytes!("guest/tmp.conf"), 0o644);
+        let file = GuestFile::root(TMPFILES, 0o644, include_bytes!("guest/tmp.conf"));
         guest.write_file(&file).await.map_err(&failed)?;
         if let Some(script) = script {
             self.phase("running the setup script");
@@ -100,7 +100,7 @@ impl Build<'_> {
             (provision::APT_PATH, provision::APT.as_bytes()),
             (SCRIPT, script),
         ] {
-            let file = root_file(path, content, 0o755);
+            let file = GuestFile::root(path, 0o755, content);
             guest.write_file(&file).await.map_err(&failed)?;
         }
         let argv = match script.starts_with(b"#!") {
@@ -133,14 +133,5 @@ impl Build<'_> {
             });
         }
         guest.remove_file(SCRIPT).await.map_err(&failed)
-    }
-}
-
-fn root_file(path: &str, content: &[u8], mode: u32) -> GuestFile {
-    GuestFile {
-        path: path.to_owned(),
-        content: content.to_vec(),
-        mode,
-        owner: Ids::ROOT,
     }
 }

@@ -39,15 +39,8 @@ pub async fn denials(guest: &dyn Guest, pixel: Option<Ipv4Addr>) -> Result<Vec<D
     let address = pixel.map(|address| address.to_string()).unwrap_or_default();
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "denials", &address]);
     let output = collect_up_to(guest, &request, OUTPUT_LIMIT).await?;
-    if !output.status.success() {
-        return Err(Error::Guest {
-            command: "reading the denied connections".into(),
-            status: output.status.0,
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        });
-    }
-    parse(&String::from_utf8_lossy(&output.stdout), pixel)
-        .ok_or_else(|| Error::Protocol("the list of denied connections".into()))
+    let text = output.into_text("reading the denied connections")?;
+    parse(&text, pixel).ok_or_else(|| Error::Protocol("the list of denied connections".into()))
 }
 
 pub(super) fn parse(text: &str, pixel: Option<Ipv4Addr>) -> Option<Vec<Denial>> {

@@ -5,7 +5,6 @@
 
 mod cidr;
 mod denied;
-mod digest;
 mod dnsmasq;
 mod domain;
 pub mod gateway;

@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 
 use super::cidr::{Cidr, PRIVATE, RESERVED};
-use super::digest::{hex, sha256};
 use super::policy::ResolvedPolicy;
 use super::rule::{Rule, Target};
+use crate::model::{hex, sha256};
 
 /// How long an address may be connected to after the last DNS answer with it.
 const LEARNED_TIMEOUT: &str = "1h";

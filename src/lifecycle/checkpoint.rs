@@ -6,9 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateway::GatewaySpec;
 use super::{Progress, expiry, optional, restore};
-use crate::model::{
-    Backend, Checkpoint, Error, InvalidName, Label, Name, Result, Subject, unless_cancelled,
-};
+use crate::model::{Backend, Checkpoint, Error, Label, Name, Result, Subject, unless_cancelled};
 
 /// Default labels tried for the checkpoints of one second.
 const MAX_PER_SECOND: u32 = 100;
@@ -47,9 +45,7 @@ fn label_of_now(number: u32) -> Result<Label> {
         1 => second,
         number => format!("{second}-{number}"),
     };
-    label
-        .parse()
-        .map_err(|e: InvalidName| Error::Invalid(e.to_string().into()))
+    Ok(label.parse()?)
 }
 
 /// Restores a checkpoint as [`restore`](super::restore()) does. When cancelled, waits until the

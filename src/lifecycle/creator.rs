@@ -7,7 +7,7 @@ use std::fs;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::model::{Instance, Properties};
+use crate::model::{Instance, Properties, fnv1a};
 
 /// The property that records the creator.
 const KEY: &str = "created-by";
@@ -141,6 +141,10 @@ impl FromStr for Creator {
     }
 }
 
+fn machine_hash(machine: &str, boot: &str) -> u32 {
+    fnv1a(machine.bytes().chain([0]).chain(boot.bytes()))
+}
+
 fn machine() -> String {
     let name = rustix::system::uname()
         .nodename()
@@ -153,17 +157,6 @@ fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_else(|_| "unknown".into())
-}
-
-/// FNV-1a, which is the same in every build and on every machine.
-fn machine_hash(machine: &str, boot: &str) -> u32 {
-    machine
-        .bytes()
-        .chain([0])
-        .chain(boot.bytes())
-        .fold(0x811c_9dc5, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        })
 }
 
 /// Field 22 of `/proc/PID/stat`. Fields are counted after the command name,
@@ -211,26 +204,17 @@ mod tests {
     fn state_follows_machine_boot_and_start_time() {
         let states = |creator: &Creator| {
             let by_id = Creator::state_of_id(&creator.id()).unwrap();
-            (creator.state(), by_id)
+            [creator.state(), by_id]
         };
         let mut creator = Creator::new();
-        assert_eq!(
-            states(&creator),
-            (CreatorState::Running, CreatorState::Running)
-        );
+        assert_eq!(states(&creator), [CreatorState::Running; 2]);
         // Another process with the same id.
         creator.started += 1;
-        assert_eq!(
-            states(&creator),
-            (CreatorState::Exited, CreatorState::Exited)
-        );
+        assert_eq!(states(&creator), [CreatorState::Exited; 2]);
         creator.boot = "earlier".into();
         assert_eq!(creator.state(), CreatorState::Exited);
         creator.machine = "other".into();
-        assert_eq!(
-            states(&creator),
-            (CreatorState::OtherMachine, CreatorState::OtherMachine)
-        );
+        assert_eq!(states(&creator), [CreatorState::OtherMachine; 2]);
         assert_eq!(Creator::state_of_id("x"), None);
     }
 }

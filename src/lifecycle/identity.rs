@@ -11,7 +11,7 @@
 
 use super::creator::Creator;
 use super::optional;
-use crate::model::{Backend, FileKind, FirstBoot, Guest, GuestFile, Ids, InitScript, Name, Result};
+use crate::model::{Backend, FileKind, FirstBoot, Guest, GuestFile, InitScript, Name, Result};
 
 const SCRIPT: &str = include_str!("guest/first-boot.sh");
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -61,7 +61,7 @@ async fn clear_machine_id(guest: &dyn Guest) -> Result<()> {
         .is_some_and(|f| f.kind == FileKind::File && f.size > 0)
     {
         guest
-            .write_file(&root_file(MACHINE_ID, String::new(), 0o444))
+            .write_file(&GuestFile::root(MACHINE_ID, 0o444, ""))
             .await?;
     }
     // systemd would copy the id from this file, unless it is a symlink.
@@ -75,7 +75,7 @@ async fn write_hostname(guest: &dyn Guest, host: &str) -> Result<()> {
     // A symlink is left to the image.
     if optional(guest.stat(HOSTNAME).await)?.is_none_or(|found| found.kind == FileKind::File) {
         guest
-            .write_file(&root_file(HOSTNAME, format!("{host}\n"), 0o644))
+            .write_file(&GuestFile::root(HOSTNAME, 0o644, format!("{host}\n")))
             .await?;
     }
     let hosts = optional(guest.read_file(HOSTS, HOSTS_LIMIT).await)?;
@@ -83,7 +83,9 @@ async fn write_hostname(guest: &dyn Guest, host: &str) -> Result<()> {
         .and_then(|content| String::from_utf8(content).ok())
         .and_then(|content| replace_own_host(&content, host))
     {
-        guest.write_file(&root_file(HOSTS, new, 0o644)).await?;
+        guest
+            .write_file(&GuestFile::root(HOSTS, 0o644, new))
+            .await?;
     }
     Ok(())
 }
@@ -117,8 +119,9 @@ async fn replace_host_keys(guest: &dyn Guest) -> Result<()> {
     }
     let wants = format!("{UNITS}/multi-user.target.wants");
     let unit = format!("{UNITS}/{KEYS_UNIT}");
-    let content = include_str!("guest/pixels-ssh-host-keys.service").to_owned();
-    guest.write_file(&root_file(&unit, content, 0o644)).await?;
+    let content = include_str!("guest/pixels-ssh-host-keys.service");
+    let file = GuestFile::root(&unit, 0o644, content);
+    guest.write_file(&file).await?;
     guest.make_dir(&wants).await?;
     guest
         .symlink(&format!("{wants}/{KEYS_UNIT}"), &unit)
@@ -127,15 +130,6 @@ async fn replace_host_keys(guest: &dyn Guest) -> Result<()> {
         guest.remove_file(&key).await?;
     }
     Ok(())
-}
-
-fn root_file(path: &str, content: String, mode: u32) -> GuestFile {
-    GuestFile {
-        path: path.to_owned(),
-        content: content.into_bytes(),
-        mode,
-        owner: Ids::ROOT,
-    }
 }
 
 #[cfg(test)]

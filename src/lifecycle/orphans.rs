@@ -8,7 +8,7 @@ use super::checkpoint::delete_temporary;
 use super::creator::{Creator, CreatorState};
 use super::gateway::{self, GatewaySpec};
 use super::{expiry, optional, provisioning};
-use crate::model::{Backend, Error, Instance, InvalidName, Label, Name, Result};
+use crate::model::{Backend, Instance, Name, Result};
 
 /// A creator on another machine that has not finished within this many seconds
 /// counts as exited.
@@ -125,24 +125,20 @@ pub async fn remove_orphan(
     gateway_spec: &GatewaySpec,
     orphan: &Orphan,
 ) -> Result<()> {
-    let invalid = |e: InvalidName| Error::Invalid(e.to_string().into());
     match orphan {
         Orphan::Pixel { name } => {
-            let name: Name = name.parse().map_err(invalid)?;
+            let name = name.parse()?;
             if !is_incomplete(backend, &name).await? {
                 return Ok(());
             }
             optional(backend.destroy(&name).await).map(drop)
         }
         Orphan::Expired { name } => {
-            let name: Name = name.parse().map_err(invalid)?;
-            expiry::destroy_if_expired(backend, gateway_spec, &name).await
+            expiry::destroy_if_expired(backend, gateway_spec, &name.parse()?).await
         }
         Orphan::Gateway { .. } => gateway::remove_incomplete(backend, gateway_spec).await,
         Orphan::Checkpoint { name, label } => {
-            let label: Label = label.parse().map_err(invalid)?;
-            let name: Name = name.parse().map_err(invalid)?;
-            delete_temporary(backend, &name, &label).await
+            delete_temporary(backend, &name.parse()?, &label.parse()?).await
         }
     }
 }

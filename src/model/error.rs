@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Size;
+use super::{InvalidName, Size};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -194,6 +194,12 @@ impl Error {
             | Self::Unreachable { reason, .. } => reason.hint.as_deref(),
             _ => None,
         }
+    }
+}
+
+impl From<InvalidName> for Error {
+    fn from(error: InvalidName) -> Self {
+        Self::Invalid(error.to_string().into())
     }
 }
 

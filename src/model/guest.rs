@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::capture::{STDOUT, collect_up_to};
-use super::error::Result;
+use super::error::{Error, Result};
 
 /// Numeric user and group inside the pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,20 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
+impl Output {
+    /// The text on stdout; `Error::Guest` if the command failed.
+    pub fn into_text(self, command: &str) -> Result<String> {
+        if self.status.success() {
+            return Ok(String::from_utf8_lossy(&self.stdout).into_owned());
+        }
+        Err(Error::Guest {
+            command: command.to_owned(),
+            status: self.status.0,
+            stderr: String::from_utf8_lossy(&self.stderr).trim().to_owned(),
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileStat {
     pub kind: FileKind,
@@ -119,6 +133,18 @@ pub struct GuestFile {
     /// Permission bits, also applied to an existing file.
     pub mode: u32,
     pub owner: Ids,
+}
+
+impl GuestFile {
+    /// A file of root.
+    pub fn root(path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
+        Self {
+            path: path.into(),
+            content: content.into(),
+            mode,
+            owner: Ids::ROOT,
+        }
+    }
 }
 
 /// Largest chunk of [`Guest::write_chunks`]. It fits into one packet of every

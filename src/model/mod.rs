@@ -40,7 +40,7 @@ pub use types::{
     Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript, Instance, Limits,
     NicKind, Properties, Requestor, Status, Usage,
 };
-pub use util::{fnv1a, hex, lock, random_hex};
+pub use util::{fnv1a, hex, lock, random_hex, sha256};
 
 /// All pixels of a server.
 ///

@@ -41,22 +41,29 @@ pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
             .into(),
         });
     }
-    check("creation of the user", output)?;
-    for dir in directories(plan) {
-        guest.make_dir(&dir).await?;
+    output.into_text("creation of the user")?;
+    // Outermost first.
+    let mut dirs = BTreeSet::new();
+    for file in &plan.files {
+        let ends = file.path.match_indices('/').skip(1);
+        dirs.extend(ends.map(|(at, _)| &file.path[..at]));
+    }
+    for dir in dirs {
+        guest.make_dir(dir).await?;
     }
     for file in &plan.files {
         guest.write_file(file).await?;
     }
     let output = run(guest, "install", include_str!("guest/install.sh")).await?;
-    check("start of the provisioning steps", output)
+    output
+        .into_text("start of the provisioning steps")
+        .map(drop)
 }
 
 /// Reads the state of all steps. Works while the pixel boots.
 pub async fn status(guest: &dyn Guest) -> Result<Report> {
     let output = run(guest, "status", include_str!("guest/status.sh")).await?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    check("status of the provisioning steps", output)?;
+    let text = output.into_text("status of the provisioning steps")?;
     Ok(status::parse(&text))
 }
 
@@ -88,26 +95,4 @@ async fn run(guest: &dyn Guest, name: &str, script: &str) -> Result<Output> {
     guest
         .output(&ExecRequest::root(["/bin/sh", "-c", script, name]))
         .await
-}
-
-fn check(command: &str, output: Output) -> Result<()> {
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(Error::Guest {
-        command: command.to_owned(),
-        status: output.status.0,
-        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
-}
-
-/// The parent directories of all files, outermost first.
-fn directories(plan: &Plan) -> BTreeSet<String> {
-    let mut dirs = BTreeSet::new();
-    for file in &plan.files {
-        for (at, _) in file.path.match_indices('/').skip(1) {
-            dirs.insert(file.path[..at].to_owned());
-        }
-    }
-    dirs
 }

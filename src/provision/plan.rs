@@ -3,7 +3,7 @@
 use super::environment;
 use super::options::{Options, Sessions, certificates, mise};
 use crate::egress::pixel::OPEN_SUDO;
-use crate::model::{GuestFile, Ids};
+use crate::model::{GuestFile, Ids, hex, sha256};
 
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
@@ -69,7 +69,7 @@ pub fn plan(options: &Options) -> Plan {
         let inputs = format!("{url}{tools}");
         plan.add_step("devtools", include_str!("guest/devtools.sh"), &inputs);
         plan.add_root_file("/etc/pixels/installer-url", 0o644, url);
-        plan.add_file("/home/pixel/.config/mise/config.toml", 0o644, PIXEL, tools);
+        plan.add_user_file("/home/pixel/.config/mise/config.toml", 0o644, tools);
     }
     if let Some(script) = &options.script {
         let inputs = String::from_utf8_lossy(script);
@@ -81,17 +81,15 @@ pub fn plan(options: &Options) -> Plan {
 }
 
 impl Plan {
-    fn add_file(&mut self, path: &str, mode: u32, owner: Ids, content: impl Into<Vec<u8>>) {
-        self.files.push(GuestFile {
-            path: path.to_owned(),
-            content: content.into(),
-            mode,
-            owner,
-        });
+    fn add_root_file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
+        self.files.push(GuestFile::root(path, mode, content));
     }
 
-    fn add_root_file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
-        self.add_file(path, mode, Ids::ROOT, content);
+    fn add_user_file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
+        self.files.push(GuestFile {
+            owner: PIXEL,
+            ..GuestFile::root(path, mode, content)
+        });
     }
 
     /// A program or data file of pixels.
@@ -105,7 +103,7 @@ impl Plan {
         if let Some(key) = &options.public_key {
             let line = format!("{}\n", key.trim());
             self.add_root_file("/root/.ssh/authorized_keys", 0o600, line.clone());
-            self.add_file("/home/pixel/.ssh/authorized_keys", 0o600, PIXEL, line);
+            self.add_user_file("/home/pixel/.ssh/authorized_keys", 0o600, line);
         }
         if !options.dns.is_empty() {
             let content = format!("[Resolve]\nDNS={}\n", options.dns.join(" "));
@@ -195,15 +193,11 @@ impl Plan {
 }
 
 fn hash(parts: &[&str]) -> String {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
-    }
-    context.finish().as_ref()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let parts = parts.iter().flat_map(|part| {
+        let length = (part.len() as u64).to_be_bytes();
+        [length.to_vec(), part.as_bytes().to_vec()]
+    });
+    hex(&sha256(parts)[..8])
 }
 
 #[cfg(test)]
@@ -213,9 +207,12 @@ mod tests {
     use super::super::options::Devtools;
     use super::*;
 
+    fn file<'a>(plan: &'a Plan, path: &str) -> Option<&'a GuestFile> {
+        plan.files.iter().find(|file| file.path == path)
+    }
+
     fn content<'a>(plan: &'a Plan, path: &str) -> Option<&'a str> {
-        let file = plan.files.iter().find(|file| file.path == path)?;
-        std::str::from_utf8(&file.content).ok()
+        std::str::from_utf8(&file(plan, path)?.content).ok()
     }
 
     fn names(plan: &Plan) -> Vec<&str> {
@@ -230,12 +227,8 @@ mod tests {
             content(&plan, "/etc/pixels/packages"),
             Some("ca-certificates\nsudo\ntmux\n")
         );
-        assert!(content(&plan, "/root/.ssh/authorized_keys").is_none());
-        let sudoers = plan
-            .files
-            .iter()
-            .find(|file| file.path == "/etc/sudoers.d/pixel")
-            .unwrap();
+        assert!(file(&plan, "/root/.ssh/authorized_keys").is_none());
+        let sudoers = file(&plan, SUDOERS).unwrap();
         assert_eq!((sudoers.mode, sudoers.owner), (0o440, Ids::ROOT));
     }
 
@@ -257,11 +250,7 @@ mod tests {
             ..Options::default()
         });
         assert_eq!(names(&plan), ["packages", "zmx", "devtools", "script"]);
-        let key = plan
-            .files
-            .iter()
-            .find(|file| file.path == "/home/pixel/.ssh/authorized_keys")
-            .unwrap();
+        let key = file(&plan, "/home/pixel/.ssh/authorized_keys").unwrap();
         assert_eq!((key.mode, key.owner), (0o600, PIXEL));
         for (path, expected) in [
             (
@@ -278,11 +267,8 @@ mod tests {
             let start = format!("ExecStart=/usr/local/lib/pixels/step {}\n", step.name);
             assert!(content(&plan, &unit).unwrap().ends_with(&start));
             let listed = format!("{} {}\n", step.name, step.hash);
-            assert!(
-                content(&plan, "/etc/pixels/steps")
-                    .unwrap()
-                    .contains(&listed)
-            );
+            let steps = content(&plan, "/etc/pixels/steps").unwrap();
+            assert!(steps.contains(&listed));
         }
     }
 
@@ -295,10 +281,9 @@ mod tests {
         });
         let path = "/usr/local/share/ca-certificates/pixels-002.crt";
         assert_eq!(content(&plan, path), Some(one));
+        let profile = content(&plan, "/etc/profile.d/pixels-env.sh").unwrap();
         assert!(
-            content(&plan, "/etc/profile.d/pixels-env.sh")
-                .unwrap()
-                .contains("export NODE_EXTRA_CA_CERTS='/etc/ssl/certs/ca-certificates.crt'")
+            profile.contains("export NODE_EXTRA_CA_CERTS='/etc/ssl/certs/ca-certificates.crt'")
         );
     }
 

@@ -2,9 +2,8 @@
 
 use super::subnet::Subnet;
 use super::{dhcp, ruleset};
-use crate::egress::digest::{hex, sha256};
 use crate::egress::script;
-use crate::model::{ExecRequest, Guest, GuestFile, Ids, Result};
+use crate::model::{ExecRequest, Guest, GuestFile, Result, hex, sha256};
 
 const CODE: &str = "/usr/local/lib/pixels/gateway";
 pub(super) const STATE: &str = "/var/lib/pixels/gateway";
@@ -61,9 +60,7 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>
         guest.make_dir(dir).await?;
     }
     for (dir, name, content) in FILES {
-        guest
-            .write_file(&file(dir, name, (*content).to_owned()))
-            .await?;
+        guest.write_file(&file(dir, name, *content)).await?;
     }
     let settings = format!(
         "PIXELS_ADDRESS={}\nPIXELS_PREFIX={}\n",
@@ -75,13 +72,7 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>
         .write_file(&file(STATE, "dhcp.conf", dhcp::config(subnet)))
         .await?;
     if let Some(content) = learned {
-        let path = format!("{STATE}/learned");
-        let file = GuestFile {
-            path,
-            content,
-            mode: 0o600,
-            owner: Ids::ROOT,
-        };
+        let file = GuestFile::root(format!("{STATE}/learned"), 0o600, content);
         guest.write_file(&file).await?;
     }
     let base = ruleset::base(subnet, None);
@@ -104,11 +95,6 @@ pub async fn learned(guest: &dyn Guest) -> Result<Vec<u8>> {
         .await
 }
 
-fn file(dir: &str, name: &str, content: String) -> GuestFile {
-    GuestFile {
-        path: format!("{dir}/{name}"),
-        content: content.into_bytes(),
-        mode: 0o644,
-        owner: Ids::ROOT,
-    }
+fn file(dir: &str, name: &str, content: impl Into<Vec<u8>>) -> GuestFile {
+    GuestFile::root(format!("{dir}/{name}"), 0o644, content)
 }

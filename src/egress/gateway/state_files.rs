@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::egress::digest::{hex, sha256};
+use crate::model::{hex, sha256};
 
 /// Files by name. No line may begin with `==> `.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

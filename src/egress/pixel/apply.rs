@@ -3,9 +3,9 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use super::files::{self, CODE, Files, OPEN_SUDO, STATE, SUDO, SUDOERS, text};
+use super::files::{self, CODE, Files, OPEN_SUDO, STATE, SUDO, SUDOERS};
 use crate::egress::script;
-use crate::model::{ExecRequest, Guest, Output, Result};
+use crate::model::{ExecRequest, Guest, GuestFile, Output, Result};
 
 /// Holds the version of the files that systemd has loaded.
 const LOADED_VERSION: &str = "/run/pixels/egress-version";
@@ -34,7 +34,9 @@ pub async fn write(guest: &dyn Guest, files: &Files) -> Result<()> {
         guest.write_file(&file).await?;
     }
     guest.make_dir("/etc/sudoers.d").await?;
-    guest.write_file(&text(SUDOERS.into(), 0o440, SUDO)).await
+    guest
+        .write_file(&GuestFile::root(SUDOERS, 0o440, SUDO))
+        .await
 }
 
 /// Removes the policy from a stopped pixel.
@@ -45,7 +47,7 @@ pub async fn remove(guest: &dyn Guest) -> Result<()> {
     match guest.stat(SUDOERS).await {
         Ok(_) => {
             guest
-                .write_file(&text(SUDOERS.into(), 0o440, OPEN_SUDO))
+                .write_file(&GuestFile::root(SUDOERS, 0o440, OPEN_SUDO))
                 .await
         }
         Err(error) if error.is_not_found() => Ok(()),

@@ -3,11 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::ruleset;
-use crate::egress::digest::{hex, sha256};
 use crate::egress::dnsmasq::{self, ResolverListen};
 use crate::egress::nftables;
 use crate::egress::policy::ResolvedPolicy;
-use crate::model::{GuestFile, Ids};
+use crate::model::{GuestFile, hex, sha256};
 
 pub(super) const CODE: &str = "/usr/local/lib/pixels/egress";
 pub(super) const STATE: &str = "/var/lib/pixels/egress";
@@ -112,8 +111,8 @@ impl Files {
     /// The two files that depend on the policy, in this directory.
     pub fn of_policy(&self, dir: &str) -> [GuestFile; 2] {
         [
-            text(format!("{dir}/ruleset"), 0o644, &self.ruleset),
-            text(format!("{dir}/resolver"), 0o644, &self.resolver),
+            GuestFile::root(format!("{dir}/ruleset"), 0o644, &*self.ruleset),
+            GuestFile::root(format!("{dir}/resolver"), 0o644, &*self.resolver),
         ]
     }
 }
@@ -122,20 +121,28 @@ impl Files {
 /// files that it refers to.
 pub(super) fn common() -> Vec<GuestFile> {
     let mut files: Vec<GuestFile> = programs()
-        .map(|(path, content)| text(path, 0o755, content))
+        .map(|(path, content)| GuestFile::root(path, 0o755, content))
         .collect();
-    files.push(text(format!("{CODE}/sudoers"), 0o440, SUDO));
-    files.push(text(format!("{CODE}/sudoers-open"), 0o440, OPEN_SUDO));
+    files.push(GuestFile::root(format!("{CODE}/sudoers"), 0o440, SUDO));
+    files.push(GuestFile::root(
+        format!("{CODE}/sudoers-open"),
+        0o440,
+        OPEN_SUDO,
+    ));
     for (name, content) in UNIT_FILES {
-        files.push(text(format!("{UNITS}/{name}"), 0o644, content));
+        files.push(GuestFile::root(format!("{UNITS}/{name}"), 0o644, content));
     }
-    files.push(text(
-        RESOLVED.into(),
+    files.push(GuestFile::root(
+        RESOLVED,
         0o644,
         include_str!("guest/resolved.conf"),
     ));
     for path in drop_ins() {
-        files.push(text(path, 0o644, include_str!("guest/network.conf")));
+        files.push(GuestFile::root(
+            path,
+            0o644,
+            include_str!("guest/network.conf"),
+        ));
     }
     files
 }
@@ -147,7 +154,7 @@ pub(super) fn version() -> GuestFile {
         .into_iter()
         .flat_map(|file| [file.path.into_bytes(), file.content]);
     let version = hex(&sha256(parts)[..8]);
-    text(format!("{CODE}/version"), 0o644, &version)
+    GuestFile::root(format!("{CODE}/version"), 0o644, version)
 }
 
 /// Symbolic links and their targets.
@@ -181,15 +188,6 @@ fn drop_ins() -> impl Iterator<Item = String> {
     NETWORKS
         .iter()
         .map(|service| format!("{UNITS}/{service}.d/pixels-egress.conf"))
-}
-
-pub(super) fn text(path: String, mode: u32, content: &str) -> GuestFile {
-    GuestFile {
-        path,
-        content: content.as_bytes().to_vec(),
-        mode,
-        owner: Ids::ROOT,
-    }
 }
 
 #[cfg(test)]
