@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fastrand::Rng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::model::{Instance, Properties, Status};
+pub use crate::model::fake::pixel;
 
 /// Inputs have at most four times the length of the longest stored input, and
 /// may always have this many bytes.
@@ -252,24 +252,6 @@ fn hash(value: impl Hash) -> u64 {
 /// The input as text, with replacement characters for invalid UTF-8.
 pub fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
-}
-
-/// A pixel with these properties.
-pub fn pixel(properties: Properties) -> Instance {
-    Instance {
-        name: "a".parse().unwrap(),
-        status: Status::Running,
-        addresses: Vec::new(),
-        created_at: 0,
-        started_once: true,
-        image: None,
-        cpu: None,
-        memory: None,
-        privileged: false,
-        mac: None,
-        isolated_bridge: None,
-        properties,
-    }
 }
 
 /// Runs `work` on a paused clock, so that a wait without end or deadline fails.

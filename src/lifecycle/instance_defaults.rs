@@ -55,4 +55,18 @@ impl InstanceDefaults {
             _ => Ok(image.to_owned()),
         }
     }
+
+    /// The default network, without policy, provisioning and limits.
+    #[cfg(test)]
+    pub fn for_tests() -> Self {
+        Self {
+            network: Network::External(Default::default()),
+            gateway: GatewaySpec::for_tests(),
+            policy: Policy::new(crate::egress::Mode::Unrestricted, []),
+            plan: None,
+            limits: Limits::default(),
+            image: String::new(),
+            default_image: None,
+        }
+    }
 }

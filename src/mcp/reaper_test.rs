@@ -10,48 +10,18 @@ use super::config::Config;
 use super::service::Service;
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
-use crate::egress::{Mode, Policy};
-use crate::lifecycle::gateway::{DEFAULT_BRIDGE, GatewaySpec};
-use crate::lifecycle::{GuestPolicy, InstanceDefaults, Network};
-use crate::model::Name;
-use crate::model::fake::{Answer, FakeBackend};
-
-/// A backend with these pixels; jobs run in `job` and `timed`.
-fn backend_with(pixels: &[&str]) -> FakeBackend {
-    let backend = FakeBackend::new();
-    pixels.iter().for_each(|name| backend.add(name));
-    backend.on_exec(|command| {
-        let is_job_check = command.line().contains("PIXELS_EXEC_ID=job-");
-        is_job_check.then(|| Answer::exit(i32::from(!["job", "timed"].contains(&command.pixel))))
-    });
-    backend
-}
+use crate::egress::Mode;
+use crate::lifecycle::InstanceDefaults;
+use crate::model::fake::FakeBackend;
+use crate::model::{ExitStatus, Output};
 
 fn at(seconds: u64) -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 fn base_builder(locks: &std::path::Path) -> BaseBuilder {
-    let defaults = InstanceDefaults {
-        network: Network::External(GuestPolicy::default()),
-        gateway: GatewaySpec {
-            name: Name::gateway(None),
-            bridge: DEFAULT_BRIDGE.into(),
-            subnet: "10.98.0.0/24".parse().unwrap(),
-            any_subnet: false,
-            dns: Vec::new(),
-            built_image_prefix: String::new(),
-            image: String::new(),
-            learned: None,
-        },
-        policy: Policy::new(Mode::Unrestricted, []),
-        plan: None,
-        limits: crate::model::Limits::default(),
-        image: String::new(),
-        default_image: None,
-    };
     BaseBuilder {
-        defaults,
+        defaults: InstanceDefaults::for_tests(),
         bases: BTreeMap::new(),
         prefix: "b-".into(),
         lock_dir: locks.to_owned(),
@@ -69,7 +39,16 @@ async fn reap(service: &Arc<Service>) {
 #[tokio::test]
 async fn idle_and_expired_sandboxes_are_reaped_over_time() {
     let dir = tempfile::tempdir().unwrap();
-    let backend = backend_with(&["idle", "job", "used", "timed"]);
+    let backend = FakeBackend::with_pixels(["idle", "job", "used", "timed"]);
+    // Jobs run in `job` and `timed`.
+    backend.on_exec(|pixel, command| {
+        let is_job_check = command.contains("PIXELS_EXEC_ID=job-");
+        is_job_check.then(|| Output {
+            status: ExitStatus(i32::from(!["job", "timed"].contains(&pixel))),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        })
+    });
     let (store, _) = Store::load(&dir.path().join("state.json"), "here").unwrap();
     for name in ["idle", "job", "used", "timed"] {
         let record = Record {

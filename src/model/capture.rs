@@ -186,7 +186,8 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::model::fake::{Answer, FakeBackend};
+    use crate::model::ExitStatus;
+    use crate::model::fake::FakeBackend;
 
     async fn capture(kept: &Capture, pieces: &[&[u8]]) -> Captured {
         for piece in pieces {
@@ -208,13 +209,13 @@ mod tests {
 
     #[tokio::test]
     async fn output_above_the_limit_is_too_large() {
-        let backend = FakeBackend::new();
-        backend.add("a");
-        backend.on_exec(|command| {
-            let length = command.request.argv[1].parse().unwrap();
-            Some(Answer {
+        let backend = FakeBackend::with_pixels(["a"]);
+        backend.on_exec(|_, command| {
+            let length = command.strip_prefix("print ")?.parse().ok()?;
+            Some(Output {
+                status: ExitStatus(0),
                 stdout: vec![b'x'; length],
-                ..Answer::default()
+                stderr: Vec::new(),
             })
         });
         let name = "a".parse().unwrap();

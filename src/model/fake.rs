@@ -1,9 +1,10 @@
 //! A strict backend and guest in memory, for unit tests.
 //!
-//! [`FakeBackend`] keeps instances, checkpoints, files and isolated bridges and
-//! refuses whatever a server refuses: a name in use, a missing pixel, label,
-//! image or bridge, a command in a stopped pixel. A command that no handler
-//! answers panics with its argv. All clones of a backend share one state.
+//! [`FakeBackend`] keeps instances, checkpoints and files and refuses whatever a
+//! server refuses: a name in use, a missing pixel, label, image or bridge, a
+//! command in a stopped pixel. A command that no handler answers panics with its
+//! argv, and so does a call that no test needs. All clones of a backend share one
+//! state.
 //!
 //! Every call is one line of [`FakeBackend::calls`], such as `start a`,
 //! `checkpoint a:ready`, `set_properties a base=dev` or `exec a sh -c …`, and
@@ -11,136 +12,98 @@
 //! test breaks a call by the beginning of its line:
 //!
 //! ```ignore
-//! let backend = FakeBackend::new();
-//! backend.add("a");
-//! backend.on_command("nft list", "table inet pixels\n");
+//! let backend = FakeBackend::with_pixels(["a"]);
 //! backend.fail_at("start a", 1);       // the server refuses, nothing happens
 //! backend.lose_answer_at("create", 2); // it happens, and the answer is lost
 //! backend.stall_at("fork", 1);         // no answer; it happens by `wait_idle`
-//! backend.before("start", 1, move || cancel.cancel());
 //! ```
 
-#![allow(dead_code, reason = "each test uses a part of it")]
-
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use super::{
     Attachment, Backend, Checkpoint, CreateSpec, Error, Event, ExecIo, ExecRequest, ExitStatus,
     FileKind, FileStat, ForkSpec, Guest, GuestFile, Ids, InitScript, Instance, IsolatedNetwork,
-    Label, Limits, Name, Properties, Result, Status, Subject, Usage, lock,
+    Label, Name, Output, Properties, Result, STOPPED, Status, Subject, Usage, lock,
 };
 
-/// The image every new fake server holds.
+/// The only image of the fake server.
 pub(crate) const IMAGE: &str = "debian/13";
 
-/// Directories of every new instance, which has no files.
-const DIRECTORIES: [&str; 9] = [
-    "/", "/etc", "/etc/ssh", "/home", "/root", "/tmp", "/usr", "/var", "/var/lib",
-];
-
 type Effect = Box<dyn FnOnce(&mut State) + Send>;
-type Handler = dyn Fn(&Command<'_>) -> Option<Answer> + Send + Sync;
+type Handler = dyn Fn(&str, &str) -> Option<Output> + Send + Sync;
 
-/// A command that a test answers.
-pub(crate) struct Command<'a> {
-    pub pixel: &'a str,
-    pub request: &'a ExecRequest,
-    /// All of stdin.
-    pub stdin: &'a [u8],
-}
-
-impl Command<'_> {
-    /// `argv` joined by spaces.
-    pub fn line(&self) -> String {
-        self.request.argv.join(" ")
+/// A running pixel.
+pub fn pixel(properties: Properties) -> Instance {
+    Instance {
+        name: "a".parse().unwrap(),
+        status: Status::Running,
+        addresses: Vec::new(),
+        created_at: 0,
+        started_once: true,
+        image: None,
+        cpu: None,
+        memory: None,
+        privileged: false,
+        mac: None,
+        isolated_bridge: None,
+        properties,
     }
 }
 
-/// What a command prints, and its exit code.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Answer {
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    pub status: i32,
-}
-
-impl From<&str> for Answer {
-    fn from(stdout: &str) -> Self {
-        Self {
-            stdout: stdout.into(),
-            ..Self::default()
-        }
-    }
-}
-
-impl Answer {
-    /// Prints nothing and exits with `status`.
-    pub fn exit(status: i32) -> Self {
-        Self {
-            status,
-            ..Self::default()
-        }
-    }
-}
-
-/// What happens at the n-th call whose line begins with `call`.
-struct Fault {
-    call: String,
-    /// Calls still to come, this one included.
-    countdown: usize,
-    kind: FaultKind,
-}
-
-enum FaultKind {
-    Refuse(Error),
+#[derive(Clone, Copy)]
+enum Fault {
+    Refuse,
     LoseAnswer,
     Stall,
-    Before(Box<dyn FnOnce() + Send>),
-    After(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Clone)]
-enum File {
-    Regular {
-        content: Vec<u8>,
-        mode: u32,
-        owner: Ids,
-    },
+enum Entry {
+    File(GuestFile),
     Directory,
     Symlink(String),
 }
 
-type Files = BTreeMap<String, File>;
+type Files = BTreeMap<String, Entry>;
 
 struct Stored {
     instance: Instance,
-    bridges: Vec<String>,
-    address: Ipv4Addr,
     files: Files,
     checkpoints: Vec<(Checkpoint, Files)>,
 }
 
+impl Stored {
+    fn position(&self, label: &Label) -> Result<usize> {
+        let missing = || Error::NotFound(Subject::checkpoint(&self.instance.name, label));
+        let mut labels = self.checkpoints.iter().map(|(it, _)| &it.label);
+        labels.position(|it| it == label).ok_or_else(missing)
+    }
+
+    fn merge(&mut self, changes: Properties) {
+        let properties = &mut self.instance.properties;
+        properties.extend(changes);
+        properties.retain(|_, value| !value.is_empty());
+    }
+}
+
+#[derive(Default)]
 struct State {
-    /// Seconds since 1970; one more with each new instance or checkpoint.
+    /// One more with each new instance or checkpoint.
     clock: i64,
     instances: BTreeMap<Name, Stored>,
-    bridges: BTreeSet<String>,
-    images: BTreeSet<String>,
-    host_addresses: Vec<Ipv4Addr>,
-    stopped_files: bool,
-    init_script: InitScript,
-    has_sent_writes: bool,
     calls: Vec<String>,
-    faults: Vec<Fault>,
-    /// Changes by [`FakeBackend::stall_at`] that the server still makes.
+    /// The beginning of a call, and how many such calls are still to come, the
+    /// one with the fault included.
+    faults: Vec<(String, usize, Fault)>,
+    /// Changes of stalled calls that the server still makes.
     stalled: Vec<Effect>,
     handlers: Vec<Arc<Handler>>,
 }
@@ -156,67 +119,59 @@ impl State {
         self.instances.get_mut(name).ok_or_else(missing)
     }
 
-    /// The instance, if its files can be reached.
-    fn with_files(&mut self, name: &Name) -> Result<&mut Files> {
-        let stopped_files = self.stopped_files;
-        let stored = self.get(name)?;
-        match stored.instance.status {
-            Status::Running => Ok(&mut stored.files),
-            _ if stopped_files => Ok(&mut stored.files),
-            _ => Err(stopped(name)),
-        }
-    }
-
+    /// Adds a stopped instance, whose first-boot script will run.
     fn insert(
         &mut self,
-        name: &Name,
-        network: &Attachment,
-        limits: &Limits,
-        properties: &Properties,
+        name: Name,
+        network: Option<Attachment>,
+        properties: Properties,
         files: Files,
-    ) -> Result<()> {
-        if self.instances.contains_key(name) {
+    ) -> Result<InitScript> {
+        if self.instances.contains_key(&name) {
             return Err(Error::AlreadyExists(Subject::pixel(name)));
         }
-        let (isolated_bridge, bridges) = match network {
-            Attachment::Default => (None, Vec::new()),
-            Attachment::IsolatedBridge(bridge) => (Some(bridge.clone()), vec![bridge.clone()]),
-            Attachment::Gateway { bridge, .. } => (None, vec![bridge.clone()]),
-        };
-        if let Some(missing) = bridges.iter().find(|name| !self.bridges.contains(*name)) {
-            return Err(Error::NotFound(Subject::Network(missing.clone())));
+        if let Some(Attachment::IsolatedBridge(bridge) | Attachment::Gateway { bridge, .. }) =
+            network
+        {
+            return Err(Error::NotFound(Subject::Network(bridge)));
         }
-        let created_at = self.tick();
-        let number = u8::try_from(created_at % 250).unwrap() + 1;
-        let mut instance = Instance {
-            name: name.clone(),
-            status: Status::Stopped,
-            addresses: Vec::new(),
-            created_at,
-            started_once: false,
-            image: Some("Debian 13".into()),
-            cpu: limits.cpu.clone(),
-            memory: limits.memory.map(|bytes| bytes.to_string()),
-            privileged: false,
-            mac: Some(format!("00:16:3e:00:00:{number:02x}")),
-            isolated_bridge,
-            properties: Properties::new(),
-        };
-        merge(&mut instance.properties, properties);
-        let stored = Stored {
-            instance,
-            bridges,
-            address: Ipv4Addr::new(192, 0, 2, number),
+        let mut stored = Stored {
+            instance: Instance {
+                name: name.clone(),
+                status: Status::Stopped,
+                created_at: self.tick(),
+                started_once: false,
+                ..pixel(Properties::new())
+            },
             files,
             checkpoints: Vec::new(),
         };
-        self.instances.insert(name.clone(), stored);
+        stored.merge(properties);
+        self.instances.insert(name, stored);
+        Ok(InitScript::Applied)
+    }
+
+    fn checkpoint(&mut self, name: &Name, label: Label) -> Result<()> {
+        let created_at = self.tick();
+        let stored = self.get(name)?;
+        if stored.position(&label).is_ok() {
+            return Err(Error::AlreadyExists(Subject::checkpoint(name, label)));
+        }
+        let checkpoint = Checkpoint {
+            temporary: label.temporary_id().is_some(),
+            label,
+            created_at,
+            size: None,
+            properties: stored.instance.properties.clone(),
+        };
+        let files = stored.files.clone();
+        stored.checkpoints.push((checkpoint, files));
         Ok(())
     }
 }
 
 /// An in-memory server; see the module's documentation.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct FakeBackend(Arc<Mutex<State>>);
 
 impl std::fmt::Debug for FakeBackend {
@@ -226,95 +181,41 @@ impl std::fmt::Debug for FakeBackend {
 }
 
 impl FakeBackend {
-    /// A server with one image and nothing else. Files of stopped pixels can
-    /// be reached, and init scripts are applied.
-    pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
-            clock: 1_700_000_000,
-            instances: BTreeMap::new(),
-            bridges: BTreeSet::new(),
-            images: [IMAGE.to_owned()].into(),
-            host_addresses: vec![Ipv4Addr::new(192, 0, 2, 254)],
-            stopped_files: true,
-            init_script: InitScript::Applied,
-            has_sent_writes: false,
-            calls: Vec::new(),
-            faults: Vec::new(),
-            stalled: Vec::new(),
-            handlers: Vec::new(),
-        })))
-    }
-
-    /// Like TrueNAS: no init script, and no files of stopped pixels.
-    pub fn without_stopped_access() -> Self {
-        let backend = Self::new();
-        {
-            let mut state = backend.lock();
-            state.stopped_files = false;
-            state.init_script = InitScript::Unsupported;
+    /// A server with these running pixels, added without a call.
+    pub fn with_pixels<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let backend = Self::default();
+        for name in names {
+            let (key, properties) = (name.parse().unwrap(), Properties::new());
+            let added = backend.lock().insert(key, None, properties, new_files());
+            added.unwrap();
+            backend.edit(name, |instance| {
+                instance.status = Status::Running;
+                instance.started_once = true;
+            });
         }
         backend
     }
 
-    /// Like a restricted Incus project.
-    pub fn refuse_init_scripts(&self) {
-        self.lock().init_script = InitScript::Unsupported;
-    }
-
-    pub fn add_image(&self, alias: &str) {
-        self.lock().images.insert(alias.to_owned());
-    }
-
-    pub fn add_bridge(&self, bridge: &str) {
-        self.lock().bridges.insert(bridge.to_owned());
-    }
-
-    /// Adds a running pixel on the default network, without a call.
-    pub fn add(&self, name: &str) {
-        self.add_attached(name, &Attachment::Default);
-    }
-
-    pub fn add_attached(&self, name: &str, network: &Attachment) {
-        let name = known_name(name);
-        let mut state = self.lock();
-        let (limits, properties) = (Limits::default(), Properties::new());
-        let files = new_files();
-        let added = state.insert(&name, network, &limits, &properties, files);
-        added.unwrap();
-        let instance = &mut state.get(&name).unwrap().instance;
-        instance.started_once = true;
-        instance.status = Status::Running;
-    }
-
     /// Changes the record of an instance, without a call.
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Instance)) {
-        change(&mut self.lock().get(&known_name(name)).unwrap().instance);
-    }
-
-    /// The record of an instance, without a call.
-    pub fn instance(&self, name: &str) -> Option<Instance> {
-        let mut state = self.lock();
-        let stored = state.get(&known_name(name)).ok()?;
-        Some(stored.instance.clone())
+        change(&mut self.lock().get(&name.parse().unwrap()).unwrap().instance);
     }
 
     pub fn property(&self, name: &str, key: &str) -> Option<String> {
-        self.instance(name)?.properties.remove(key)
+        let mut state = self.lock();
+        let stored = state.get(&name.parse().unwrap()).ok()?;
+        stored.instance.properties.get(key).cloned()
     }
 
-    /// The names of all instances, gateways included.
+    /// The names of all instances.
     pub fn names(&self) -> Vec<String> {
         self.lock().instances.keys().map(Name::to_string).collect()
-    }
-
-    pub fn bridges(&self) -> Vec<String> {
-        self.lock().bridges.iter().cloned().collect()
     }
 
     /// The labels of a pixel's checkpoints, oldest first.
     pub fn labels(&self, name: &str) -> Vec<String> {
         let mut state = self.lock();
-        let stored = state.get(&known_name(name)).unwrap();
+        let stored = state.get(&name.parse().unwrap()).unwrap();
         let labels = stored
             .checkpoints
             .iter()
@@ -324,15 +225,15 @@ impl FakeBackend {
 
     /// Adds a checkpoint of the present state, without a call.
     pub fn add_checkpoint(&self, name: &str, label: &str) {
-        let label = label.parse().unwrap();
-        snapshot(&mut self.lock(), &known_name(name), label).unwrap();
+        let (name, label) = (name.parse().unwrap(), label.parse().unwrap());
+        self.lock().checkpoint(&name, label).unwrap();
     }
 
     /// The content of a file, without a call.
     pub fn file(&self, name: &str, path: &str) -> Option<Vec<u8>> {
         let mut state = self.lock();
-        match state.get(&known_name(name)).unwrap().files.get(path)? {
-            File::Regular { content, .. } => Some(content.clone()),
+        match state.get(&name.parse().unwrap()).unwrap().files.get(path)? {
+            Entry::File(file) => Some(file.content.clone()),
             _ => None,
         }
     }
@@ -340,34 +241,19 @@ impl FakeBackend {
     /// Adds a file and the directories above it, without a call.
     pub fn put_file(&self, name: &str, path: &str, content: &str) {
         let mut state = self.lock();
-        let files = &mut state.get(&known_name(name)).unwrap().files;
-        let above = path.match_indices('/').skip(1);
-        for (end, _) in above {
-            files
-                .entry(path[..end].to_owned())
-                .or_insert(File::Directory);
+        let files = &mut state.get(&name.parse().unwrap()).unwrap().files;
+        for (end, _) in path.match_indices('/').skip(1) {
+            files.insert(path[..end].to_owned(), Entry::Directory);
         }
-        let file = File::Regular {
-            content: content.into(),
-            mode: 0o644,
-            owner: Ids::ROOT,
-        };
+        let file = Entry::File(GuestFile::root(path, 0o644, content));
         files.insert(path.to_owned(), file);
     }
 
-    /// Answers commands; the handler added last is asked first, and `None`
-    /// passes the command on. A handler may call this backend's own methods.
-    pub fn on_exec(
-        &self,
-        handler: impl Fn(&Command<'_>) -> Option<Answer> + Send + Sync + 'static,
-    ) {
+    /// Answers commands, given the name of the pixel and the argv joined by
+    /// spaces. The handler added last is asked first, and `None` passes the
+    /// command on.
+    pub fn on_exec(&self, handler: impl Fn(&str, &str) -> Option<Output> + Send + Sync + 'static) {
         self.lock().handlers.push(Arc::new(handler));
-    }
-
-    /// Answers every command whose argv, joined by spaces, contains `part`.
-    pub fn on_command(&self, part: &str, answer: impl Into<Answer>) {
-        let (part, answer) = (part.to_owned(), answer.into());
-        self.on_exec(move |command| command.line().contains(&part).then(|| answer.clone()));
     }
 
     /// The lines of all calls so far.
@@ -382,62 +268,41 @@ impl FakeBackend {
 
     /// The server refuses the n-th of these calls, and nothing happens.
     pub fn fail_at(&self, call: &str, n: usize) {
-        let message = "injected failure".into();
-        self.fail_with(call, n, Error::Server { code: 500, message });
-    }
-
-    pub fn fail_with(&self, call: &str, n: usize, error: Error) {
-        self.fault(call, n, FaultKind::Refuse(error));
+        self.add_fault(call, n, Fault::Refuse);
     }
 
     /// The server makes the change, and the connection breaks before it
     /// answers: the call is `Error::Unreachable`.
     pub fn lose_answer_at(&self, call: &str, n: usize) {
-        self.fault(call, n, FaultKind::LoseAnswer);
+        self.add_fault(call, n, Fault::LoseAnswer);
     }
 
     /// The call never returns. The server makes the change when the caller has
     /// given up and asks for [`Backend::wait_idle`].
     pub fn stall_at(&self, call: &str, n: usize) {
-        self.fault(call, n, FaultKind::Stall);
+        self.add_fault(call, n, Fault::Stall);
     }
 
-    /// Runs `action` when the call has arrived and before it has an effect.
-    pub fn before(&self, call: &str, n: usize, action: impl FnOnce() + Send + 'static) {
-        self.fault(call, n, FaultKind::Before(Box::new(action)));
-    }
-
-    /// Runs `action` when the call has had its effect and before it returns.
-    pub fn after(&self, call: &str, n: usize, action: impl FnOnce() + Send + 'static) {
-        self.fault(call, n, FaultKind::After(Box::new(action)));
-    }
-
-    fn fault(&self, call: &str, n: usize, kind: FaultKind) {
+    fn add_fault(&self, call: &str, n: usize, fault: Fault) {
         assert!(n > 0, "calls are counted from 1");
-        let call = call.to_owned();
-        let countdown = n;
-        self.lock().faults.push(Fault {
-            call,
-            countdown,
-            kind,
-        });
+        self.lock().faults.push((call.to_owned(), n, fault));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
     }
 
-    /// Notes the call and returns the faults that are due.
-    fn due(&self, line: String) -> Vec<FaultKind> {
+    /// Notes the call and returns the fault that is due.
+    fn note(&self, line: String) -> Option<Fault> {
         let mut state = self.lock();
-        let mut due = Vec::new();
-        for mut fault in std::mem::take(&mut state.faults) {
-            fault.countdown -= usize::from(line.starts_with(&fault.call));
-            match fault.countdown {
-                0 => due.push(fault.kind),
-                _ => state.faults.push(fault),
+        let mut due = None;
+        state.faults.retain_mut(|(call, countdown, fault)| {
+            *countdown -= usize::from(line.starts_with(&*call));
+            if *countdown == 0 {
+                due = Some(*fault);
             }
-        }
+            *countdown > 0
+        });
         state.calls.push(line);
         due
     }
@@ -447,189 +312,134 @@ impl FakeBackend {
         line: String,
         effect: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (mut refusal, mut lost, mut stalls, mut after) = (None, false, false, Vec::new());
-        for kind in self.due(line) {
-            match kind {
-                FaultKind::Refuse(error) => refusal = Some(error),
-                FaultKind::LoseAnswer => lost = true,
-                FaultKind::Stall => stalls = true,
-                FaultKind::Before(action) => action(),
-                FaultKind::After(action) => after.push(action),
+        let fault = self.note(line);
+        tokio::task::yield_now().await;
+        match fault {
+            None => effect(&mut self.lock()),
+            Some(Fault::Refuse) => Err(Error::Server {
+                code: 500,
+                message: "injected failure".into(),
+            }),
+            Some(Fault::LoseAnswer) => {
+                drop(effect(&mut self.lock()));
+                Err(Error::Unreachable {
+                    endpoint: "the fake server".into(),
+                    reason: "the connection broke".into(),
+                })
+            }
+            Some(Fault::Stall) => {
+                let late = move |state: &mut State| drop(effect(state));
+                self.lock().stalled.push(Box::new(late));
+                std::future::pending().await
             }
         }
-        tokio::task::yield_now().await;
-        if let Some(error) = refusal {
-            return Err(error);
-        }
-        if stalls {
-            let late = move |state: &mut State| drop(effect(state));
-            self.lock().stalled.push(Box::new(late));
-            return std::future::pending().await;
-        }
-        let outcome = effect(&mut self.lock());
-        if !after.is_empty() {
-            after.into_iter().for_each(|action| action());
-            tokio::task::yield_now().await;
-        }
-        match lost {
-            true => Err(Error::Unreachable {
-                endpoint: "the fake server".into(),
-                reason: "the connection broke".into(),
-            }),
-            false => outcome,
-        }
     }
 
-    /// A call that changes something.
-    async fn write<T>(
+    /// A call that needs this pixel and no other.
+    async fn call_on<T>(
         &self,
         line: String,
-        effect: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+        name: &Name,
+        effect: impl FnOnce(&mut Stored) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.lock().has_sent_writes = true;
-        self.call(line, effect).await
+        let name = name.clone();
+        self.call(line, move |state| effect(state.get(&name)?))
+            .await
     }
 }
 
-fn known_name(name: &str) -> Name {
-    match name.strip_prefix("gateway") {
-        Some("") => Name::gateway(None),
-        Some(rest) if rest.starts_with('-') => Name::gateway(Some(&rest[1..])),
-        _ => name.parse().unwrap(),
-    }
-}
-
+/// The directories of a new instance, which has no files.
 fn new_files() -> Files {
-    DIRECTORIES
-        .map(|path| (path.to_owned(), File::Directory))
-        .into()
+    let paths = [
+        "/", "/etc", "/home", "/root", "/tmp", "/usr", "/var", "/var/lib",
+    ];
+    paths.map(|path| (path.into(), Entry::Directory)).into()
 }
 
-fn merge(properties: &mut Properties, changes: &Properties) {
-    properties.extend(changes.clone());
-    properties.retain(|_, value| !value.is_empty());
+fn missing(path: &str) -> Error {
+    Error::NotFound(Subject::Path(path.to_owned()))
 }
 
-fn stopped(name: &Name) -> Error {
-    Error::WrongState {
-        subject: Subject::pixel(name),
-        state: "stopped".into(),
+fn refused(path: &str, reason: &str) -> Error {
+    Error::Server {
+        code: 0,
+        message: format!("{path}: {reason}"),
     }
 }
 
-fn snapshot(state: &mut State, name: &Name, label: Label) -> Result<()> {
-    let created_at = state.tick();
-    let stored = state.get(name)?;
-    if stored.checkpoints.iter().any(|(it, _)| it.label == label) {
-        return Err(Error::AlreadyExists(Subject::checkpoint(name, label)));
+/// Fails unless a file at `path` can be created or replaced.
+fn ensure_writable(files: &Files, path: &str) -> Result<()> {
+    let (parent, _) = path.rsplit_once('/').unwrap_or_default();
+    let parent = if parent.is_empty() { "/" } else { parent };
+    match (files.get(parent), files.get(path)) {
+        (_, Some(Entry::Directory)) => Err(refused(path, "is a directory")),
+        (Some(Entry::Directory), _) => Ok(()),
+        (Some(_), _) => Err(refused(parent, "not a directory")),
+        (None, _) => Err(missing(path)),
     }
-    let checkpoint = Checkpoint {
-        temporary: label.temporary_id().is_some(),
-        label,
-        created_at,
-        size: None,
-        properties: stored.instance.properties.clone(),
-    };
-    let files = stored.files.clone();
-    stored.checkpoints.push((checkpoint, files));
-    Ok(())
 }
 
-fn position(stored: &Stored, name: &Name, label: &Label) -> Result<usize> {
-    let mut labels = stored.checkpoints.iter().map(|(it, _)| &it.label);
-    let missing = || Error::NotFound(Subject::checkpoint(name, label));
-    labels.position(|it| it == label).ok_or_else(missing)
+fn not_in_the_fake<T>(call: &str) -> Result<T> {
+    panic!("the fake server has no {call}")
 }
 
 #[async_trait]
 impl Backend for FakeBackend {
     fn can_access_stopped_files(&self) -> bool {
-        self.lock().stopped_files
+        true
     }
 
     async fn image_aliases(&self) -> Result<Vec<String>> {
-        let aliases = |state: &mut State| Ok(state.images.iter().cloned().collect());
-        self.call("image_aliases".into(), aliases).await
+        not_in_the_fake("image_aliases")
     }
 
     fn isolated_network(&self) -> Result<&dyn IsolatedNetwork> {
-        Ok(self)
+        not_in_the_fake("isolated_network")
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
-        let spec = spec.clone();
-        let line = format!("create {}", spec.name);
-        let create = move |state: &mut State| {
-            if !state.images.contains(&spec.image) {
-                return Err(Error::NotFound(Subject::Image(spec.image)));
-            }
-            let CreateSpec {
-                name,
-                network,
-                limits,
-                properties,
-                ..
-            } = &spec;
-            state.insert(name, network, limits, properties, new_files())?;
-            Ok(state.init_script)
+        let (line, spec) = (format!("create {}", spec.name), spec.clone());
+        let create = move |state: &mut State| match spec.image.as_str() {
+            IMAGE => state.insert(spec.name, Some(spec.network), spec.properties, new_files()),
+            _ => Err(Error::NotFound(Subject::Image(spec.image))),
         };
-        self.write(line, create).await
+        self.call(line, create).await
     }
 
     async fn fork(&self, spec: &ForkSpec) -> Result<InitScript> {
-        let spec = spec.clone();
         let line = format!("fork {} {}", spec.from, spec.name);
+        let spec = spec.clone();
         let fork = move |state: &mut State| {
-            let from = &spec.from.pixel;
-            let source = state.get(from)?;
-            let (files, mut properties) = match &spec.from.label {
-                None => (source.files.clone(), source.instance.properties.clone()),
+            let source = state.get(&spec.from.pixel)?;
+            let (properties, files) = match &spec.from.label {
+                None => (&source.instance.properties, &source.files),
                 Some(label) => {
-                    let (checkpoint, files) = &source.checkpoints[position(source, from, label)?];
-                    (files.clone(), checkpoint.properties.clone())
+                    let (checkpoint, files) = &source.checkpoints[source.position(label)?];
+                    (&checkpoint.properties, files)
                 }
             };
-            let kept = match (&source.instance.isolated_bridge, source.bridges.first()) {
-                (Some(bridge), _) => Attachment::IsolatedBridge(bridge.clone()),
-                (None, Some(bridge)) => Attachment::Gateway {
-                    bridge: bridge.clone(),
-                    subnet: String::new(),
-                },
-                (None, None) => Attachment::Default,
-            };
-            let limits = Limits {
-                cpu: spec.limits.cpu.or_else(|| source.instance.cpu.clone()),
-                memory: spec.limits.memory.or_else(|| {
-                    let bytes = source.instance.memory.as_deref()?;
-                    bytes.parse().ok()
-                }),
-            };
-            merge(&mut properties, &spec.properties);
-            let network = spec.network.unwrap_or(kept);
-            state.insert(&spec.name, &network, &limits, &properties, files)?;
-            Ok(state.init_script)
+            let (mut properties, files) = (properties.clone(), files.clone());
+            properties.extend(spec.properties);
+            state.insert(spec.name, spec.network, properties, files)
         };
-        self.write(line, fork).await
+        self.call(line, fork).await
     }
 
     async fn start(&self, name: &Name) -> Result<()> {
-        let (line, name) = (format!("start {name}"), name.clone());
-        let start = move |state: &mut State| {
-            let instance = &mut state.get(&name)?.instance;
-            instance.status = Status::Running;
-            instance.started_once = true;
+        let start = |stored: &mut Stored| {
+            stored.instance.status = Status::Running;
+            stored.instance.started_once = true;
             Ok(())
         };
-        self.write(line, start).await
+        self.call_on(format!("start {name}"), name, start).await
     }
 
     async fn stop(&self, name: &Name, _: Duration) -> Result<()> {
-        let (line, name) = (format!("stop {name}"), name.clone());
-        let stop = move |state: &mut State| {
-            state.get(&name)?.instance.status = Status::Stopped;
+        let stop = |stored: &mut Stored| {
+            stored.instance.status = Status::Stopped;
             Ok(())
         };
-        self.write(line, stop).await
+        self.call_on(format!("stop {name}"), name, stop).await
     }
 
     async fn destroy(&self, name: &Name) -> Result<()> {
@@ -639,110 +449,87 @@ impl Backend for FakeBackend {
             state.instances.remove(&name);
             Ok(())
         };
-        self.write(line, destroy).await
+        self.call(line, destroy).await
     }
 
     async fn get(&self, name: &Name) -> Result<Instance> {
-        let (line, name) = (format!("get {name}"), name.clone());
-        let get = move |state: &mut State| Ok(state.get(&name)?.instance.clone());
-        self.call(line, get).await
+        let get = |stored: &mut Stored| Ok(stored.instance.clone());
+        self.call_on(format!("get {name}"), name, get).await
     }
 
     async fn list(&self) -> Result<Vec<Instance>> {
-        let list = |state: &mut State| {
-            let pixels = state.instances.values().filter(|stored| {
-                let instance = stored.instance.name.instance();
-                Name::from_instance(&instance).is_some()
-            });
-            let with_address = |stored: &Stored| {
-                let mut instance = stored.instance.clone();
-                if instance.status == Status::Running {
-                    instance.addresses.push(stored.address);
-                }
-                instance
-            };
-            Ok(pixels.map(with_address).collect())
-        };
+        let instance = |stored: &Stored| stored.instance.clone();
+        let list = move |state: &mut State| Ok(state.instances.values().map(instance).collect());
         self.call("list".into(), list).await
     }
 
-    async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {
-        let (line, name) = (format!("address {name}"), name.clone());
-        let address = move |state: &mut State| {
-            let stored = state.get(&name)?;
-            let is_running = stored.instance.status == Status::Running;
-            Ok(is_running.then_some(stored.address))
-        };
-        self.call(line, address).await
+    async fn address(&self, _: &Name) -> Result<Option<Ipv4Addr>> {
+        not_in_the_fake("address")
     }
 
-    async fn usage(&self, name: &Name) -> Result<Usage> {
-        let (line, name) = (format!("usage {name}"), name.clone());
-        let usage = move |state: &mut State| state.get(&name).map(|_| Usage::default());
-        self.call(line, usage).await
+    async fn usage(&self, _: &Name) -> Result<Usage> {
+        not_in_the_fake("usage")
     }
 
-    /// Reports nothing and never returns.
     async fn watch(&self, _: &mut (dyn FnMut(Event) + Send)) -> Result<()> {
-        std::future::pending().await
+        not_in_the_fake("watch")
     }
 
     async fn set_properties(&self, name: &Name, properties: &Properties) -> Result<()> {
-        let pairs = properties
-            .iter()
-            .map(|(key, value)| format!(" {key}={value}"));
-        let line = format!("set_properties {name}{}", pairs.collect::<String>());
-        let (name, changes) = (name.clone(), properties.clone());
-        let set = move |state: &mut State| {
-            merge(&mut state.get(&name)?.instance.properties, &changes);
+        let mut line = format!("set_properties {name}");
+        for (key, value) in properties {
+            line.push_str(&format!(" {key}={value}"));
+        }
+        let changes = properties.clone();
+        let set = |stored: &mut Stored| {
+            stored.merge(changes);
             Ok(())
         };
-        self.write(line, set).await
+        self.call_on(line, name, set).await
     }
 
     async fn checkpoint(&self, name: &Name, label: &Label, _: Option<Duration>) -> Result<()> {
         let line = format!("checkpoint {name}:{label}");
         let (name, label) = (name.clone(), label.clone());
-        self.write(line, move |state| snapshot(state, &name, label))
+        self.call(line, move |state| state.checkpoint(&name, label))
             .await
     }
 
     async fn checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>> {
-        let (line, name) = (format!("checkpoints {name}"), name.clone());
-        let list = move |state: &mut State| {
-            let all = state.get(&name)?.checkpoints.iter();
+        let list = |stored: &mut Stored| {
+            let all = stored.checkpoints.iter();
             Ok(all.map(|(checkpoint, _)| checkpoint.clone()).collect())
         };
-        self.call(line, list).await
+        self.call_on(format!("checkpoints {name}"), name, list)
+            .await
     }
 
     async fn restore(&self, name: &Name, label: &Label) -> Result<()> {
-        let line = format!("restore {name}:{label}");
-        let (name, label) = (name.clone(), label.clone());
-        let restore = move |state: &mut State| {
-            let stored = state.get(&name)?;
-            let (checkpoint, files) = &stored.checkpoints[position(stored, &name, &label)?];
+        let (line, label) = (format!("restore {name}:{label}"), label.clone());
+        let restore = move |stored: &mut Stored| {
+            let (checkpoint, files) = &stored.checkpoints[stored.position(&label)?];
             stored.instance.properties = checkpoint.properties.clone();
             stored.files = files.clone();
             Ok(())
         };
-        self.write(line, restore).await
+        self.call_on(line, name, restore).await
     }
 
     async fn delete_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
-        let line = format!("delete_checkpoint {name}:{label}");
-        let (name, label) = (name.clone(), label.clone());
-        let delete = move |state: &mut State| {
-            let stored = state.get(&name)?;
-            let index = position(stored, &name, &label)?;
-            stored.checkpoints.remove(index);
+        let (line, label) = (format!("delete_checkpoint {name}:{label}"), label.clone());
+        let delete = move |stored: &mut Stored| {
+            stored.checkpoints.remove(stored.position(&label)?);
             Ok(())
         };
-        self.write(line, delete).await
+        self.call_on(line, name, delete).await
     }
 
     fn has_sent_writes(&self) -> bool {
-        self.lock().has_sent_writes
+        let is_read = |line: &String| {
+            let verb = line.split(' ').next().unwrap_or_default();
+            ["get", "list", "checkpoints", "wait_idle"].contains(&verb)
+        };
+        !self.calls().iter().all(is_read)
     }
 
     async fn wait_idle(&self, name: &Name) -> Result<()> {
@@ -765,43 +552,8 @@ impl Backend for FakeBackend {
     }
 }
 
-#[async_trait]
-impl IsolatedNetwork for FakeBackend {
-    async fn ensure_bridge(&self, bridge: &str) -> Result<()> {
-        let line = format!("ensure_bridge {bridge}");
-        let bridge = bridge.to_owned();
-        let ensure = move |state: &mut State| {
-            state.bridges.insert(bridge);
-            Ok(())
-        };
-        self.write(line, ensure).await
-    }
-
-    async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        let addresses = |state: &mut State| Ok(state.host_addresses.clone());
-        self.call("host_addresses".into(), addresses).await
-    }
-
-    async fn remove_bridge(&self, bridge: &str) -> Result<()> {
-        let line = format!("remove_bridge {bridge}");
-        let bridge = bridge.to_owned();
-        let remove = move |state: &mut State| {
-            let mut instances = state.instances.values();
-            if instances.any(|stored| stored.bridges.contains(&bridge)) {
-                return Err(Error::Server {
-                    code: 400,
-                    message: "The network is currently in use".into(),
-                });
-            }
-            state.bridges.remove(&bridge);
-            Ok(())
-        };
-        self.write(line, remove).await
-    }
-}
-
 /// The inside of one instance of a [`FakeBackend`].
-pub(crate) struct FakeGuest<'a> {
+struct FakeGuest<'a> {
     backend: &'a FakeBackend,
     name: &'a Name,
 }
@@ -811,226 +563,129 @@ impl FakeGuest<'_> {
         &self,
         call: &str,
         path: &str,
-        effect: impl FnOnce(&mut Files) -> Result<T> + Send + 'static,
+        effect: impl FnOnce(&mut Files, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         assert!(path.starts_with('/'), "{path:?} is not absolute");
-        let name = self.name.clone();
-        let line = format!("{call} {name} {path}");
-        let effect = move |state: &mut State| effect(state.with_files(&name)?);
-        self.backend.call(line, effect).await
+        let (line, path) = (format!("{call} {} {path}", self.name), path.to_owned());
+        let effect = move |stored: &mut Stored| effect(&mut stored.files, &path);
+        self.backend.call_on(line, self.name, effect).await
     }
-}
-
-fn missing(path: &str) -> Error {
-    Error::NotFound(Subject::Path(path.to_owned()))
-}
-
-fn refused(path: &str, reason: &str) -> Error {
-    Error::Server {
-        code: 0,
-        message: format!("{path}: {reason}"),
-    }
-}
-
-fn require_parent(files: &Files, path: &str) -> Result<()> {
-    let (parent, _) = path.rsplit_once('/').unwrap_or_default();
-    let parent = if parent.is_empty() { "/" } else { parent };
-    match files.get(parent) {
-        Some(File::Directory) => Ok(()),
-        Some(_) => Err(refused(parent, "not a directory")),
-        None => Err(missing(path)),
-    }
-}
-
-/// The path behind the symlinks of the last component.
-fn follow(files: &Files, path: &str) -> Result<String> {
-    let mut path = path.to_owned();
-    for _ in 0..8 {
-        let Some(File::Symlink(target)) = files.get(&path) else {
-            return Ok(path);
-        };
-        path = match (target.starts_with('/'), path.rsplit_once('/')) {
-            (false, Some((parent, _))) => format!("{parent}/{target}"),
-            _ => target.clone(),
-        };
-    }
-    Err(refused(&path, "too many levels of symbolic links"))
 }
 
 #[async_trait]
 impl Guest for FakeGuest<'_> {
     async fn exec(&self, request: &ExecRequest, mut io: ExecIo) -> Result<ExitStatus> {
-        assert!(!request.argv.is_empty(), "argv is empty");
-        let name = self.name.clone();
-        let line = format!("exec {name} {}", request.argv.join(" "));
+        let (name, argv) = (self.name.clone(), request.argv.join(" "));
+        let line = format!("exec {name} {argv}");
         let running = move |state: &mut State| match state.get(&name)?.instance.status {
             Status::Running => Ok(state.handlers.clone()),
-            _ => Err(stopped(&name)),
+            _ => Err(Error::WrongState {
+                subject: Subject::pixel(&name),
+                state: STOPPED.into(),
+            }),
         };
         let handlers = self.backend.call(line, running).await?;
-        let mut stdin = Vec::new();
-        let read = io.stdin.read_to_end(&mut stdin).await;
-        read.map_err(|error| Error::io("reading stdin", error))?;
-        let command = Command {
-            pixel: self.name.as_str(),
-            request,
-            stdin: &stdin,
-        };
-        let answer = handlers.iter().rev().find_map(|handler| handler(&command));
-        let Some(answer) = answer else {
+        let mut handlers = handlers.iter().rev();
+        let output = handlers.find_map(|handler| handler(self.name.as_str(), &argv));
+        let Some(output) = output else {
             panic!("no answer to {:?} in {}", request.argv, self.name);
         };
-        let (out, err) = (&answer.stdout, &answer.stderr);
-        let written = tokio::join!(io.stdout.write_all(out), io.stderr.write_all(err));
-        let flushed = tokio::join!(io.stdout.flush(), io.stderr.flush());
-        // The writer's own failures end the streams, not the command.
-        drop((written, flushed));
-        Ok(ExitStatus(answer.status))
+        let (out, err) = (&output.stdout, &output.stderr);
+        // A failure of a writer ends its stream, not the command.
+        let _ = tokio::join!(io.stdout.write_all(out), io.stderr.write_all(err));
+        let _ = tokio::join!(io.stdout.flush(), io.stderr.flush());
+        Ok(output.status)
     }
 
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
-        let wanted = path.to_owned();
-        let read = move |files: &mut Files| match files.get(&follow(files, &wanted)?) {
-            Some(File::Regular { content, .. }) => {
-                let length =
-                    usize::try_from(limit).map_or(content.len(), |it| it.min(content.len()));
-                Ok(content[..length].to_vec())
+        let read = move |files: &mut Files, path: &str| match files.get(path) {
+            Some(Entry::File(file)) => {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                Ok(file.content.iter().copied().take(limit).collect())
             }
-            Some(_) => Err(refused(&wanted, "is a directory")),
-            None => Err(missing(&wanted)),
+            Some(_) => Err(refused(path, "is not a file")),
+            None => Err(missing(path)),
         };
         self.files("read_file", path, read).await
     }
 
     async fn write_file(&self, file: &GuestFile) -> Result<()> {
-        let file = file.clone();
-        let path = file.path.clone();
-        let write = move |files: &mut Files| {
-            let path = follow(files, &file.path)?;
-            require_parent(files, &path)?;
-            if matches!(files.get(&path), Some(File::Directory)) {
-                return Err(refused(&path, "is a directory"));
-            }
-            let new = File::Regular {
-                content: file.content,
-                mode: file.mode,
-                owner: file.owner,
-            };
-            files.insert(path, new);
+        let new = file.clone();
+        let write = |files: &mut Files, path: &str| {
+            ensure_writable(files, path)?;
+            files.insert(path.to_owned(), Entry::File(new));
             Ok(())
         };
-        self.files("write_file", &path, write).await
+        self.files("write_file", &file.path, write).await
     }
 
-    async fn write_chunks(&self, path: &str, mut chunks: mpsc::Receiver<Bytes>) -> Result<()> {
-        let mut new = Vec::new();
-        while let Some(chunk) = chunks.recv().await {
-            assert!(chunk.len() <= super::MAX_CHUNK, "a chunk is too large");
-            new.extend_from_slice(&chunk);
-        }
-        let wanted = path.to_owned();
-        let write = move |files: &mut Files| match files.get_mut(&wanted) {
-            Some(File::Regular { content, .. }) => {
-                let rest = content.split_off(new.len().min(content.len()));
-                *content = [new, rest].concat();
-                Ok(())
-            }
-            Some(_) => Err(refused(&wanted, "is not a file")),
-            None => Err(missing(&wanted)),
-        };
-        self.files("write_chunks", path, write).await
+    async fn write_chunks(&self, _: &str, _: mpsc::Receiver<Bytes>) -> Result<()> {
+        not_in_the_fake("write_chunks")
     }
 
-    async fn rename(&self, from: &str, to: &str) -> Result<()> {
-        let (source, target) = (from.to_owned(), to.to_owned());
-        let rename = move |files: &mut Files| {
-            require_parent(files, &target)?;
-            if matches!(files.get(&target), Some(File::Directory)) {
-                return Err(refused(&target, "is a directory"));
-            }
-            let file = files.remove(&source).ok_or_else(|| missing(&source))?;
-            files.insert(target, file);
-            Ok(())
-        };
-        self.files("rename", from, rename).await
+    async fn rename(&self, _: &str, _: &str) -> Result<()> {
+        not_in_the_fake("rename")
     }
 
     async fn remove_file(&self, path: &str) -> Result<()> {
-        let wanted = path.to_owned();
-        let remove = move |files: &mut Files| {
-            if matches!(files.get(&wanted), Some(File::Directory)) {
-                return Err(refused(&wanted, "is a directory"));
+        let remove = |files: &mut Files, path: &str| match files.get(path) {
+            Some(Entry::Directory) => Err(refused(path, "is a directory")),
+            _ => {
+                files.remove(path);
+                Ok(())
             }
-            files.remove(&wanted);
-            Ok(())
         };
         self.files("remove_file", path, remove).await
     }
 
     async fn make_dir(&self, path: &str) -> Result<()> {
-        let wanted = path.to_owned();
-        let make = move |files: &mut Files| {
-            require_parent(files, &wanted)?;
-            match files.get(&follow(files, &wanted)?) {
-                Some(File::Directory) => Ok(()),
-                Some(_) => Err(refused(&wanted, "file exists")),
-                None => {
-                    files.insert(wanted, File::Directory);
-                    Ok(())
-                }
+        let make = |files: &mut Files, path: &str| match files.get(path) {
+            Some(Entry::Directory) => Ok(()),
+            Some(_) => Err(refused(path, "file exists")),
+            None => {
+                ensure_writable(files, path)?;
+                files.insert(path.to_owned(), Entry::Directory);
+                Ok(())
             }
         };
         self.files("make_dir", path, make).await
     }
 
     async fn symlink(&self, path: &str, target: &str) -> Result<()> {
-        let (wanted, target) = (path.to_owned(), target.to_owned());
-        let link = move |files: &mut Files| {
-            require_parent(files, &wanted)?;
-            files.entry(wanted).or_insert(File::Symlink(target));
+        let target = target.to_owned();
+        let link = |files: &mut Files, path: &str| {
+            if !files.contains_key(path) {
+                ensure_writable(files, path)?;
+                files.insert(path.to_owned(), Entry::Symlink(target));
+            }
             Ok(())
         };
         self.files("symlink", path, link).await
     }
 
     async fn read_link(&self, path: &str) -> Result<String> {
-        let wanted = path.to_owned();
-        let read = move |files: &mut Files| match files.get(&wanted) {
-            Some(File::Symlink(target)) => Ok(target.clone()),
-            Some(_) => Err(refused(&wanted, "is not a symbolic link")),
-            None => Err(missing(&wanted)),
+        let read = |files: &mut Files, path: &str| match files.get(path) {
+            Some(Entry::Symlink(target)) => Ok(target.clone()),
+            Some(_) => Err(refused(path, "is not a symbolic link")),
+            None => Err(missing(path)),
         };
         self.files("read_link", path, read).await
     }
 
-    async fn list_dir(&self, path: &str) -> Result<Vec<String>> {
-        let wanted = path.to_owned();
-        let list = move |files: &mut Files| {
-            match files.get(&wanted) {
-                Some(File::Directory) => {}
-                Some(_) => return Err(refused(&wanted, "not a directory")),
-                None => return Err(missing(&wanted)),
-            }
-            let prefix = format!("{}/", wanted.trim_end_matches('/'));
-            let names = files.keys().filter_map(|path| path.strip_prefix(&prefix));
-            let direct = names.filter(|name| !name.is_empty() && !name.contains('/'));
-            Ok(direct.map(str::to_owned).collect())
-        };
-        self.files("list_dir", path, list).await
+    async fn list_dir(&self, _: &str) -> Result<Vec<String>> {
+        not_in_the_fake("list_dir")
     }
 
     async fn stat(&self, path: &str) -> Result<FileStat> {
-        let wanted = path.to_owned();
-        let stat = move |files: &mut Files| {
-            let (kind, mode, owner, size) = match files.get(&wanted) {
-                Some(File::Regular {
-                    content,
-                    mode,
-                    owner,
-                }) => (FileKind::File, *mode, *owner, content.len() as u64),
-                Some(File::Directory) => (FileKind::Directory, 0o755, Ids::ROOT, 0),
-                Some(File::Symlink(_)) => (FileKind::Symlink, 0o777, Ids::ROOT, 0),
-                None => return Err(missing(&wanted)),
+        let stat = |files: &mut Files, path: &str| {
+            let (kind, mode, owner, size) = match files.get(path) {
+                Some(Entry::File(file)) => {
+                    let size = file.content.len() as u64;
+                    (FileKind::File, file.mode, file.owner, size)
+                }
+                Some(Entry::Directory) => (FileKind::Directory, 0o755, Ids::ROOT, 0),
+                Some(Entry::Symlink(_)) => (FileKind::Symlink, 0o777, Ids::ROOT, 0),
+                None => return Err(missing(path)),
             };
             Ok(FileStat {
                 kind,
@@ -1047,88 +702,49 @@ impl Guest for FakeGuest<'_> {
 mod tests {
     use super::*;
 
-    fn name(text: &str) -> Name {
-        text.parse().unwrap()
-    }
-
     #[tokio::test]
-    async fn checkpoints_restore_files_and_properties() {
-        let backend = FakeBackend::new();
-        let a = name("a");
-        backend.add("a");
-        backend.put_file("a", "/srv/x", "old");
+    async fn calls_that_a_server_refuses_fail() {
+        let backend = FakeBackend::with_pixels(["a"]);
+        let (a, none): (Name, Name) = ("a".parse().unwrap(), "none".parse().unwrap());
+        let (ready, missing) = ("ready".parse().unwrap(), "missing".parse().unwrap());
         backend.add_checkpoint("a", "ready");
-        backend.put_file("a", "/srv/x", "new");
-        let changes = Properties::from([("base".into(), "dev".into())]);
-        backend.set_properties(&a, &changes).await.unwrap();
-        let missing = backend.restore(&a, &"none".parse().unwrap()).await;
-        assert!(missing.unwrap_err().is_not_found());
-        backend
-            .restore(&a, &"ready".parse().unwrap())
-            .await
-            .unwrap();
-        assert_eq!(backend.file("a", "/srv/x").unwrap(), b"old");
-        assert_eq!(backend.property("a", "base"), None);
-        let again = backend
-            .checkpoint(&a, &"ready".parse().unwrap(), None)
-            .await;
+        let again = backend.checkpoint(&a, &ready, None).await;
         assert!(matches!(again, Err(Error::AlreadyExists(_))));
+        let restored = backend.restore(&a, &missing).await;
+        assert!(restored.unwrap_err().is_not_found());
+        backend.put_file("a", "/srv/x", "new");
+        backend.restore(&a, &ready).await.unwrap();
+        assert_eq!(backend.file("a", "/srv/x"), None);
+        let file = GuestFile::root("/srv/x", 0o644, "no directory");
+        let written = backend.guest(&a).write_file(&file).await;
+        assert!(written.unwrap_err().is_not_found());
+        assert!(backend.start(&none).await.unwrap_err().is_not_found());
+        backend.stop(&a, Duration::ZERO).await.unwrap();
+        let stopped = backend.guest(&a).output(&ExecRequest::root(["true"])).await;
+        assert!(matches!(stopped, Err(Error::WrongState { .. })));
     }
 
     #[tokio::test]
     async fn faults_hit_the_nth_matching_call() {
-        let backend = FakeBackend::new();
-        let (a, b) = (name("a"), name("b"));
-        backend.add("a");
-        backend.add("b");
+        let backend = FakeBackend::with_pixels(["a", "b"]);
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
         backend.fail_at("stop", 2);
         backend.lose_answer_at("stop b", 2);
         backend.stop(&a, Duration::ZERO).await.unwrap();
         assert!(backend.stop(&b, Duration::ZERO).await.is_err());
-        assert_eq!(backend.instance("b").unwrap().status, Status::Running);
+        backend.edit("b", |b| assert_eq!(b.status, Status::Running));
         let lost = backend.stop(&b, Duration::ZERO).await;
         assert!(matches!(lost, Err(Error::Unreachable { .. })));
-        assert_eq!(backend.instance("b").unwrap().status, Status::Stopped);
+        backend.edit("b", |b| assert_eq!(b.status, Status::Stopped));
         assert_eq!(backend.take_calls(), ["stop a", "stop b", "stop b"]);
-    }
-
-    #[tokio::test]
-    async fn stalled_call_takes_effect_by_wait_idle() {
-        let backend = FakeBackend::new();
-        let a = name("a");
-        backend.add("a");
-        backend.stall_at("destroy", 1);
-        let never = tokio::time::timeout(Duration::from_millis(1), backend.destroy(&a));
-        assert!(never.await.is_err());
-        assert_eq!(backend.names(), ["a"]);
-        backend.wait_idle(&a).await.unwrap();
-        assert!(backend.names().is_empty());
-    }
-
-    #[tokio::test]
-    async fn commands_need_a_running_pixel_and_a_handler() {
-        let backend = FakeBackend::new();
-        let a = name("a");
-        backend.add("a");
-        backend.on_command("true", Answer::exit(0));
-        backend.on_command("cat /etc/x", "content");
-        let guest = backend.guest(&a);
-        let output = guest.output(&ExecRequest::root(["cat", "/etc/x"])).await;
-        assert_eq!(output.unwrap().stdout, b"content");
-        backend.edit("a", |instance| instance.status = Status::Stopped);
-        let stopped = guest.output(&ExecRequest::root(["true"])).await;
-        assert!(matches!(stopped, Err(Error::WrongState { .. })));
     }
 
     #[tokio::test]
     #[should_panic(expected = "no answer to [\"rm\", \"-rf\"] in a")]
     async fn unknown_command_panics_with_its_argv() {
-        let backend = FakeBackend::new();
-        backend.add("a");
-        let a = name("a");
-        let _ = backend
-            .guest(&a)
-            .output(&ExecRequest::root(["rm", "-rf"]))
-            .await;
+        let backend = FakeBackend::with_pixels(["a"]);
+        let a = "a".parse().unwrap();
+        let command = ExecRequest::root(["rm", "-rf"]);
+        let _ = backend.guest(&a).output(&command).await;
     }
 }

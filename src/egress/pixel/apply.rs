@@ -162,8 +162,7 @@ mod tests {
 
     #[tokio::test]
     async fn policy_removal_deletes_all_written_files() {
-        let backend = FakeBackend::new();
-        backend.add("a");
+        let backend = FakeBackend::with_pixels(["a"]);
         backend.edit("a", |instance| instance.status = Status::Stopped);
         // As images have them.
         for directory in ["/etc/systemd/system", "/usr/local/bin", "/usr/local/lib"] {

@@ -62,6 +62,20 @@ impl GatewaySpec {
             ..self.clone()
         }
     }
+
+    #[cfg(test)]
+    pub fn for_tests() -> Self {
+        Self {
+            name: Name::gateway(None),
+            bridge: DEFAULT_BRIDGE.into(),
+            subnet: "10.98.0.0/24".parse().unwrap(),
+            any_subnet: false,
+            dns: Vec::new(),
+            built_image_prefix: String::new(),
+            image: String::new(),
+            learned: None,
+        }
+    }
 }
 
 /// The connections of a pixel that its gateway denied, newest first.
