@@ -1,8 +1,6 @@
 //! The policy of an existing pixel: change it, end an interim one, find out what
 //! enforces it and what it denied.
 
-use std::sync::{Mutex, PoisonError};
-
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, GatewaySpec};
@@ -11,16 +9,6 @@ use super::policy_properties::{is_interim, recorded_policy, replacement, select_
 use super::{Error, guest_policy};
 use crate::egress::{self, Denial, Policy};
 use crate::model::{self, Backend, Instance, Name, Properties, Result, Status, unless_cancelled};
-
-/// Why a policy was not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// The change does not apply to the present policy.
-    #[error(transparent)]
-    Policy(#[from] egress::ChangeError),
-    #[error(transparent)]
-    Failed(#[from] Error),
-}
 
 /// Changes the recorded policy of a pixel and applies it. On failure the
 /// previous policy stays recorded and in force. Ends an interim policy.
@@ -32,28 +20,17 @@ pub async fn change_policy(
     cancel: &CancellationToken,
     gateway_spec: &GatewaySpec,
     name: &Name,
-    change: &(dyn Fn(&mut Policy) -> Result<(), egress::ChangeError> + Sync),
-) -> Result<(), ChangeError> {
-    let instance = unless_cancelled(cancel, backend.get(name))
-        .await
-        .map_err(Error::from)?;
+    change: &(dyn Fn(&mut Policy) -> Result<()> + Sync),
+) -> Result<(), Error> {
+    let instance = unless_cancelled(cancel, backend.get(name)).await?;
     let network = Network::of_instance(&instance, gateway_spec);
     network.ensure(backend, cancel, &|_| {}).await?;
-    let refused = Mutex::new(None);
-    let changed_properties = |instance: &Instance| {
+    let changed_properties = |instance: &Instance| -> Result<Properties> {
         let mut policy = recorded_policy(instance)?;
-        if let Err(error) = change(&mut policy) {
-            let reason = error.to_string();
-            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            return Err(model::Error::Invalid(reason.into()));
-        }
+        change(&mut policy)?;
         Ok(replacement(&policy))
     };
-    let outcome = apply_change(backend, &network, &instance, &changed_properties).await;
-    match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error.into()),
-        None => Ok(outcome.map_err(Error::from)?),
-    }
+    Ok(apply_change(backend, &network, &instance, &changed_properties).await?)
 }
 
 /// Ends the interim policy of a pixel; without one this does nothing.

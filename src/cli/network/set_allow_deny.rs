@@ -12,7 +12,7 @@ use crate::cli::pixel_arg::PixelArg;
 use crate::egress::{self, Mode, Policy, Rule, presets};
 use crate::exit::Usage;
 use crate::lifecycle::{self, Enforcer};
-use crate::model::Name;
+use crate::model::{Error, Name};
 
 /// Set the egress policy of a pixel, replacing its mode and rules
 ///
@@ -58,19 +58,18 @@ async fn change_policy(
     let backend = context.backend()?;
     let gateway_spec = from_settings::gateway_from_settings(context)?;
     let before = context.get(name).await?;
-    match lifecycle::change_policy(backend, context.cancel(), &gateway_spec, name, change).await {
-        Ok(()) => {}
-        Err(lifecycle::ChangeError::Policy(error)) => {
+    let change = |policy: &mut Policy| {
+        change(policy).map_err(|error| {
             let mut text = error.to_string();
             if let egress::ChangeError::Unrestricted(_) = error {
                 text.push_str(&format!(
                     "; to restrict it, run: pixels network set {name} allowlist"
                 ));
             }
-            return Err(Usage(text).into());
-        }
-        Err(lifecycle::ChangeError::Failed(error)) => return Err(error.into()),
-    }
+            Error::Invalid(text.into())
+        })
+    };
+    lifecycle::change_policy(backend, context.cancel(), &gateway_spec, name, &change).await?;
     if Enforcer::of_instance(&before) == Enforcer::None {
         let after = context.get(name).await?;
         if lifecycle::recorded_policy(&after)?.mode != Mode::Unrestricted {

@@ -4,7 +4,6 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
 
 use super::{DNS, GatewaySpec, HOST};
 use crate::egress;
@@ -18,7 +17,7 @@ const ATTEMPTS: usize = 5;
 /// Reads the recorded policies and applies them, under the lock of the gateway.
 /// Idempotent.
 pub async fn reconcile(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
-    apply_locked(backend, gateway, Action::Reconcile).await
+    apply_locked(backend, gateway, |_| backend.list()).await
 }
 
 /// Like [`reconcile`], after setting the properties that `change` returns on a
@@ -31,38 +30,28 @@ pub async fn change(
     name: &Name,
     change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
 ) -> Result<()> {
-    let previous = Mutex::new(None);
-    let action = Action::Change {
-        name,
-        change,
-        previous: &previous,
+    let mut previous = None;
+    let replaced = &mut previous;
+    let set = move |_| async move {
+        let pixel = backend.get(name).await?;
+        let properties = change(&pixel)?;
+        let keys = properties.keys().map(String::as_str);
+        *replaced = Some(select_keys(&pixel.properties, keys));
+        backend.set_properties(name, &properties).await?;
+        backend.list().await
     };
-    let outcome = apply_locked(backend, gateway, action).await;
-    let previous = previous
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let outcome = apply_locked(backend, gateway, set).await;
     if let (Err(_), Some(previous)) = (&outcome, previous) {
         backend.set_properties(name, &previous).await?;
     }
     outcome
 }
 
-/// What to do under the lock before the recorded policies are read.
-enum Action<'a> {
-    Reconcile,
-    Admit(&'a Name),
-    Change {
-        name: &'a Name,
-        change: &'a (dyn Fn(&Instance) -> Result<Properties> + Sync),
-        /// Receives the properties that were replaced.
-        previous: &'a Mutex<Option<Properties>>,
-    },
-}
-
 /// Like [`reconcile`], after making sure that no other pixel has the address of
 /// this one. Until then the gateway forwards nothing of the pixel.
 pub async fn admit(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
-    apply_locked(backend, gateway, Action::Admit(name)).await
+    let assign = |subnet| assign_unique_address(backend, gateway, subnet, name);
+    apply_locked(backend, gateway, assign).await
 }
 
 /// A random address for a new pixel. [`admit`] replaces it if it is in use.
@@ -75,32 +64,20 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-async fn apply_locked(
+/// Applies the policies of the instances that `read` returns under the lock.
+async fn apply_locked<F>(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
-    action: Action<'_>,
-) -> Result<()> {
+    read: impl FnOnce(Subnet) -> F,
+) -> Result<()>
+where
+    F: Future<Output = Result<Vec<Instance>>>,
+{
     let instance = require(backend, gateway).await?;
     let subnet = super::subnet(&instance).ok_or_else(|| wrong_state(gateway, "missing"))?;
     let guest = backend.guest(&gateway.name);
     let outcome = egress_gateway::apply_locked(&*guest, async |current| {
-        let instances = match action {
-            Action::Reconcile => backend.list().await?,
-            Action::Admit(name) => assign_unique_address(backend, gateway, subnet, name).await?,
-            Action::Change {
-                name,
-                change,
-                previous,
-            } => {
-                let pixel = backend.get(name).await?;
-                let properties = change(&pixel)?;
-                let keys = properties.keys().map(String::as_str);
-                *previous.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(select_keys(&pixel.properties, keys));
-                backend.set_properties(name, &properties).await?;
-                backend.list().await?
-            }
-        };
+        let instances = read(subnet).await?;
         let dns = match instance.properties.get(DNS) {
             Some(list) => parse_all(list.split(',')),
             None => parse_all(current.dns.iter().map(String::as_str)),
@@ -200,16 +177,7 @@ mod tests {
 
     #[test]
     fn missing_and_stopped_gateways_are_reported_as_gateways() {
-        let gateway = GatewaySpec {
-            name: Name::gateway(None),
-            bridge: "pixels0".into(),
-            subnet: "10.98.0.0/16".parse().unwrap(),
-            any_subnet: true,
-            dns: Vec::new(),
-            built_image_prefix: String::new(),
-            image: String::new(),
-            learned: None,
-        };
+        let gateway = GatewaySpec::for_tests();
         let missing = |name: &str| Error::NotFound(Subject::pixel(name));
         let stopped = Error::WrongState {
             subject: Subject::pixel("gateway"),
