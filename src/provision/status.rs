@@ -226,11 +226,6 @@ mod tests {
     }
 
     #[test]
-    fn empty_output_means_never_provisioned() {
-        assert_eq!(parse("").overall, Overall::None);
-    }
-
-    #[test]
     fn running_step_leaves_next_pending() {
         let report = parse(
             "now=110\nboot=b\nstep=packages\nwanted=1\nhash=1\nboot=b\nstate=done\nexit_code=0\n\
@@ -261,37 +256,42 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_step_is_failed_unless_it_will_run_again() {
+    fn step_state_follows_its_record_and_what_will_run() {
         let interrupted = "now=1\nboot=new\nstep=a\nwanted=1\nhash=1\nboot=old\nstate=running\n\
-                   unit=inactive\nlast=x\n";
-        assert_eq!(
-            parse(&format!("{interrupted}runner=inactive\nsystem=running\n")).overall,
-            Overall::Failed
-        );
-        assert_eq!(
-            parse(&format!("{interrupted}runner=activating\n")).overall,
-            Overall::Running
-        );
-        assert_eq!(
-            parse(&format!("{interrupted}runner=inactive\nsystem=starting\n")).overall,
-            Overall::Running
-        );
-    }
-
-    #[test]
-    fn step_that_will_never_start_is_failed() {
-        let report = parse(
-            "now=1\nboot=b\nstep=a\nwanted=1\nunit=failed\nlast=\nsystem=running\nrunner=failed\n",
-        );
-        assert_eq!(states(&report), [StepState::Failed]);
-        assert_eq!(report.steps[0].last_line, "the step was never started");
-    }
-
-    #[test]
-    fn changed_step_is_pending() {
-        let report = parse(
-            "now=1\nboot=b\nstep=a\nwanted=2\nhash=1\nboot=b\nstate=done\nexit_code=0\nrunner=active\n",
-        );
-        assert_eq!(states(&report), [StepState::Pending]);
+                           unit=inactive\nlast=x\n";
+        let changed = "now=1\nboot=b\nstep=a\nwanted=2\nhash=1\nboot=b\nstate=done\nexit_code=0\n";
+        let unstarted = "now=1\nboot=b\nstep=a\nwanted=1\nunit=failed\nlast=\n";
+        for (record, units, state, last_line) in [
+            (
+                interrupted,
+                "runner=inactive\nsystem=running",
+                StepState::Failed,
+                "the step was interrupted",
+            ),
+            (interrupted, "runner=activating", StepState::Pending, ""),
+            (
+                interrupted,
+                "runner=inactive\nsystem=starting",
+                StepState::Pending,
+                "",
+            ),
+            (changed, "runner=active", StepState::Pending, ""),
+            (
+                unstarted,
+                "system=running\nrunner=failed",
+                StepState::Failed,
+                "the step was never started",
+            ),
+        ] {
+            let report = parse(&format!("{record}{units}\n"));
+            assert_eq!(states(&report), [state], "{record}{units}");
+            assert_eq!(report.steps[0].last_line, last_line, "{record}{units}");
+            let overall = match state {
+                StepState::Failed => Overall::Failed,
+                _ => Overall::Running,
+            };
+            assert_eq!(report.overall, overall, "{record}{units}");
+        }
+        assert_eq!(parse("").overall, Overall::None);
     }
 }
