@@ -2,11 +2,10 @@
 //! the name of the base, and delete it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::build_order::build_order;
+use super::build_order::parents_of;
 use super::log_tail::Sink;
 use super::status::{BASE_KEY, PARENT_KEY, RECIPE_KEY, find_pixel, is_base, newest_checkpoint};
 use super::{BaseBuilder, Error, Result, recipe};
@@ -26,15 +25,6 @@ pub struct BuildObserver {
     pub phase: Sink,
     /// Called with each line that the setup script prints.
     pub output: Sink,
-}
-
-impl BuildObserver {
-    pub fn silent() -> Self {
-        Self {
-            phase: Arc::new(|_| {}),
-            output: Arc::new(|_| {}),
-        }
-    }
 }
 
 /// The build of one base.
@@ -62,21 +52,17 @@ impl BaseBuilder {
         observer: &BuildObserver,
     ) -> Result<CloneSource> {
         self.config(base)?;
-        let mut source = None;
-        for current in build_order(&self.bases, base) {
-            let build = Build {
-                builder: self,
-                backend,
-                cancel,
-                base: current,
-                observer,
-            };
-            source = Some(build.ensure(force && current == base).await?);
+        let build = |base| Build {
+            builder: self,
+            backend,
+            cancel,
+            base,
+            observer,
+        };
+        for parent in parents_of(&self.bases, base) {
+            build(parent).ensure(false).await?;
         }
-        source.ok_or_else(|| Error::Unknown {
-            base: base.to_owned(),
-            known: Vec::new(),
-        })
+        build(base).ensure(force).await
     }
 
     fn lock_path(&self, pixel: &Name) -> PathBuf {
@@ -222,10 +208,7 @@ impl Build<'_> {
         };
         lifecycle::create_template(backend, self.cancel, from, pixel, &label, properties)
             .await
-            .map_err(|source| Error::Lifecycle {
-                base: base.into(),
-                source,
-            })?;
+            .map_err(Error::in_base(base))?;
         Ok(CloneSource {
             pixel: pixel.clone(),
             label: Some(label),

@@ -4,24 +4,23 @@ use std::collections::BTreeMap;
 
 use crate::config::{Base, Parent};
 
-/// `target` and the bases it derives from, outermost parent first. The settings
-/// reject cycles; in a cycle, each base is listed once.
-pub fn build_order<'a>(bases: &'a BTreeMap<String, Base>, target: &'a str) -> Vec<&'a str> {
-    let mut chain = vec![target];
+/// The bases that `target` derives from, outermost first. The settings reject
+/// cycles; in a cycle, each base is listed once.
+pub fn parents_of<'a>(bases: &'a BTreeMap<String, Base>, target: &'a str) -> Vec<&'a str> {
+    let mut parents = Vec::new();
     let mut current = target;
     while let Some(Base {
         parent: Parent::Base(parent),
         ..
     }) = bases.get(current)
+        && parent != target
+        && !parents.contains(&parent.as_str())
     {
-        if chain.contains(&parent.as_str()) {
-            break;
-        }
-        chain.push(parent);
+        parents.push(parent.as_str());
         current = parent;
     }
-    chain.reverse();
-    chain
+    parents.reverse();
+    parents
 }
 
 #[cfg(test)]
@@ -30,7 +29,7 @@ mod tests {
     use crate::egress::Mode;
 
     #[test]
-    fn build_order_has_parents_first_and_no_siblings() {
+    fn parents_are_outermost_first_without_siblings() {
         let base = |parent| Base {
             parent,
             setup_script: None,
@@ -46,8 +45,8 @@ mod tests {
             ("a".to_owned(), derived("b")),
             ("b".to_owned(), derived("a")),
         ]);
-        assert_eq!(build_order(&bases, "ml"), ["dev", "python", "ml"]);
-        assert_eq!(build_order(&bases, "dev"), ["dev"]);
-        assert_eq!(build_order(&bases, "a"), ["b", "a"]);
+        assert_eq!(parents_of(&bases, "ml"), ["dev", "python"]);
+        assert_eq!(parents_of(&bases, "dev"), [""; 0]);
+        assert_eq!(parents_of(&bases, "a"), ["b"]);
     }
 }

@@ -60,22 +60,14 @@ pub enum Error {
         #[source]
         source: lifecycle::Error,
     },
-
-    #[error("base {base:?}: {source}")]
-    Backend {
-        base: String,
-        #[source]
-        source: model::Error,
-    },
 }
 
 impl Error {
-    /// Adds the base to an error of the backend.
-    pub(super) fn in_base(base: &str) -> impl Fn(model::Error) -> Self {
-        let base = base.to_owned();
-        move |source| Self::Backend {
-            base: base.clone(),
-            source,
+    /// Adds the base to an error of the backend or of a lifecycle operation.
+    pub(super) fn in_base<E: Into<lifecycle::Error>>(base: &str) -> impl Fn(E) -> Self {
+        move |source| Self::Lifecycle {
+            base: base.into(),
+            source: source.into(),
         }
     }
 
@@ -83,10 +75,7 @@ impl Error {
     pub fn is_cancelled(&self) -> bool {
         matches!(
             self,
-            Self::Backend {
-                source: model::Error::Cancelled,
-                ..
-            } | Self::Lifecycle {
+            Self::Lifecycle {
                 source: lifecycle::Error {
                     source: model::Error::Cancelled,
                     ..

@@ -99,9 +99,14 @@ impl CreateArgs {
         };
         let defaults = from_settings::instance_defaults(context, plan)?;
         let mut json = json!({"name": self.name.as_str(), "instance": self.name.instance()});
+        let mut properties = match self.ttl {
+            Some(ttl) => expiry::expiry_properties(Some(ttl))?,
+            None => Properties::new(),
+        };
         let source = match &self.from {
             Some(from) => {
                 json["from"] = json!(from.to_string());
+                properties.insert("from".into(), from.to_string());
                 PixelSource::Clone(from.clone())
             }
             None => {
@@ -125,10 +130,7 @@ impl CreateArgs {
             policy: self
                 .egress_mode()
                 .map(|_| defaults.policy.in_mode(defaults.policy.mode)),
-            properties: match self.ttl {
-                Some(ttl) => expiry::expiry_properties(Some(ttl))?,
-                None => Properties::new(),
-            },
+            properties,
         };
         let spinner = context.ui.spinner();
         let progress = |phase: &str| spinner.step(phase);

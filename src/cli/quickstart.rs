@@ -8,7 +8,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, from_settings, prepare_host};
-use crate::lifecycle::{self, CloneNames, CreateOptions, ExecOptions, ForkOptions, User};
+use crate::egress::{Mode, Policy};
+use crate::lifecycle::{self, CloneNames, ForkOptions, PixelRequest, PixelSource, User};
 use crate::model::{
     Backend, CloneSource, Error, InvalidName, Label, Limits, Name, Properties, lock,
 };
@@ -115,15 +116,15 @@ async fn run_demo(
     let defaults = from_settings::instance_defaults(context, None)?;
     let image = from_settings::resolve_default_image(context, &defaults).await?;
     let result = format!("{name}, from {image}");
-    let options = CreateOptions {
-        network: defaults.network.clone(),
+    let request = PixelRequest {
         name: name.clone(),
-        image,
-        limits: defaults.limits,
+        source: PixelSource::Image(image),
+        limits: Limits::default(),
+        policy: Some(Policy::new(Mode::Unrestricted, [])),
         properties: Properties::new(),
-        provision: None,
     };
-    lifecycle::create(backend, context.cancel(), options, &progress).await?;
+    let creating = defaults.create_pixel(backend, context.cancel(), request, &progress);
+    creating.await?;
     rows.push(StepRow::new("create", started, result));
 
     let started = Instant::now();
@@ -169,25 +170,10 @@ async fn run_demo(
 
 /// Runs a greeting in a pixel and returns its output.
 async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
-    let instance = backend.get(name).await?;
-    let options = ExecOptions {
-        argv: ["sh", "-c", GREETING].map(str::to_owned).to_vec(),
-        user: User::default_for(&instance),
-        env: Default::default(),
-        cwd: None,
-        tty: None,
-        timeout: None,
-    };
-    let request = lifecycle::exec_request(&options, "quickstart");
-    let output = backend.guest(name).output(&request).await?;
-    if !output.status.success() {
-        return Err(Error::Guest {
-            command: "hostname".into(),
-            status: output.status.0,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let user = User::default_for(&backend.get(name).await?);
+    let guest = backend.guest(name);
+    let greeting = lifecycle::run_script(&*guest, &user, "hostname", GREETING).await?;
+    Ok(greeting.trim().to_owned())
 }
 
 /// `demo`, `demo2`, `demo3` …: the first name that is not in use.

@@ -1,72 +1,132 @@
-//! Creation of a pixel from an image.
+//! Creation of a pixel as a user or a client asks for it, completed with the
+//! defaults of the settings.
 
 use tokio_util::sync::CancellationToken;
 
 use super::creator::Creator;
-use super::network::Network;
 use super::rollback::Rollback;
-use super::{Error, Progress, identity, provisioning};
-use crate::model::{Backend, CreateSpec, Limits, Name, Properties, unless_cancelled};
-use crate::provision::Plan;
+use super::{
+    CloneNames, Error, ForkOptions, InstanceDefaults, Progress, clone_policy_properties, fork,
+    identity, provisioning,
+};
+use crate::egress::{self, Policy};
+use crate::model::{Backend, CloneSource, CreateSpec, Limits, Name, Properties, unless_cancelled};
+
+#[derive(Debug, Clone)]
+pub enum PixelSource {
+    /// An alias that the server resolves.
+    Image(String),
+    /// The present state of a pixel, or one of its checkpoints.
+    Clone(CloneSource),
+}
 
 /// The pixel to create.
 #[derive(Debug, Clone)]
-pub struct CreateOptions {
+pub struct PixelRequest {
     pub name: Name,
-    pub image: String,
+    pub source: PixelSource,
+    /// Without a limit, a pixel from an image gets the default and a clone the
+    /// limit of its source.
     pub limits: Limits,
+    /// `None`: the default policy; a clone keeps the policy of its source if that
+    /// is more than `unrestricted`.
+    pub policy: Option<Policy>,
+    /// Recorded beside the properties that describe the policy.
     pub properties: Properties,
-    /// `None`: the pixel is not provisioned.
-    pub provision: Option<Plan>,
-    pub network: Network,
 }
 
-/// Creates and starts a pixel under its policy, and starts its provisioning,
-/// whose steps continue in the background.
-///
-/// On failure or cancellation the pixel is deleted again, or the error lists it
-/// as a leftover.
-pub async fn create(
-    backend: &dyn Backend,
-    cancel: &CancellationToken,
-    options: CreateOptions,
-    progress: Progress<'_>,
-) -> Result<(), Error> {
-    options.network.ensure(backend, cancel, progress).await?;
-    let creator = Creator::new();
-    let mut spec = CreateSpec {
-        first_boot: identity::first_boot(&creator, &options.name),
-        name: options.name,
-        image: options.image,
-        network: options.network.attachment(),
-        limits: options.limits,
-        properties: options.properties,
-    };
-    creator.insert_into(&mut spec.properties);
-    options.network.insert_address(&mut spec.properties);
-    if options.provision.is_some() {
-        provisioning::insert_applying(&creator, &mut spec.properties);
-    }
-    let mut undo = Rollback::new(backend, &creator);
-    undo.track_pixel(&spec.name);
-    let work = async {
-        progress("creating");
-        let init_script = backend.create(&spec).await?;
-        identity::ensure_identity(backend, &spec.name, init_script).await?;
-        options.network.prepare(backend, &spec.name, false).await?;
-        progress("starting");
-        options.network.start(backend, &spec.name).await?;
-        if let Some(plan) = &options.provision {
-            progress("provisioning");
-            provisioning::apply(backend, &spec.name, plan).await?;
+impl InstanceDefaults {
+    /// Creates and starts a pixel under its policy. A pixel from an image is
+    /// provisioned; the steps continue in the background.
+    ///
+    /// Returns whether the pixel has an interim policy, which
+    /// [`finish_provisioning`](super::finish_provisioning()) ends. On failure or
+    /// cancellation the pixel is deleted again, or the error lists it as a
+    /// leftover.
+    pub async fn create_pixel(
+        &self,
+        backend: &dyn Backend,
+        cancel: &CancellationToken,
+        request: PixelRequest,
+        progress: Progress<'_>,
+    ) -> Result<bool, Error> {
+        let default = self.policy.in_mode(self.policy.mode);
+        match request.source {
+            PixelSource::Image(image) => {
+                let policy = request.policy.unwrap_or(default);
+                let installs = self.plan.is_some();
+                let mut properties = self.network.new_policy_properties(&policy, installs);
+                let interim = properties.contains_key(egress::INTERIM);
+                properties.extend(request.properties);
+                let creator = Creator::new();
+                let spec = CreateSpec {
+                    first_boot: identity::first_boot(&creator, &request.name),
+                    name: request.name,
+                    image,
+                    network: self.network.attachment(),
+                    limits: Limits {
+                        cpu: request.limits.cpu.or_else(|| self.limits.cpu.clone()),
+                        memory: request.limits.memory.or(self.limits.memory),
+                    },
+                    properties,
+                };
+                self.create(backend, cancel, &creator, spec, progress)
+                    .await?;
+                Ok(interim)
+            }
+            PixelSource::Clone(from) => {
+                let policy = request.policy.as_ref();
+                let mut properties =
+                    clone_policy_properties(backend, policy, &default, &from).await?;
+                properties.extend(request.properties);
+                let options = ForkOptions {
+                    from,
+                    names: CloneNames::One(request.name),
+                    limits: request.limits,
+                    properties,
+                    network: self.network.clone(),
+                };
+                fork(backend, cancel, options, progress, &|_| {}).await?;
+                Ok(false)
+            }
         }
-        Ok(())
-    };
-    let Err(source) = unless_cancelled(cancel, work).await else {
-        return Ok(());
-    };
-    progress("cleaning up");
-    let leftovers = undo.unwind().await;
-    options.network.reconcile(backend).await;
-    Err(Error { source, leftovers })
+    }
+
+    async fn create(
+        &self,
+        backend: &dyn Backend,
+        cancel: &CancellationToken,
+        creator: &Creator,
+        mut spec: CreateSpec,
+        progress: Progress<'_>,
+    ) -> Result<(), Error> {
+        self.network.ensure(backend, cancel, progress).await?;
+        creator.insert_into(&mut spec.properties);
+        self.network.insert_address(&mut spec.properties);
+        if self.plan.is_some() {
+            provisioning::insert_applying(creator, &mut spec.properties);
+        }
+        let mut undo = Rollback::new(backend, creator);
+        undo.track_pixel(&spec.name);
+        let work = async {
+            progress("creating");
+            let init_script = backend.create(&spec).await?;
+            identity::ensure_identity(backend, &spec.name, init_script).await?;
+            self.network.prepare(backend, &spec.name, false).await?;
+            progress("starting");
+            self.network.start(backend, &spec.name).await?;
+            if let Some(plan) = &self.plan {
+                progress("provisioning");
+                provisioning::apply(backend, &spec.name, plan).await?;
+            }
+            Ok(())
+        };
+        let Err(source) = unless_cancelled(cancel, work).await else {
+            return Ok(());
+        };
+        progress("cleaning up");
+        let leftovers = undo.unwind().await;
+        self.network.reconcile(backend).await;
+        Err(Error { source, leftovers })
+    }
 }

@@ -216,7 +216,7 @@ async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> 
 
 /// The request that runs a command in a login environment. The arguments are
 /// passed beside the script that reads the profiles, never through it.
-pub fn exec_request(options: &ExecOptions, id: &str) -> ExecRequest {
+fn exec_request(options: &ExecOptions, id: &str) -> ExecRequest {
     let mut env = options.user.environment();
     env.insert(EXEC_ID.into(), id.to_owned());
     let mut extra = options.env.clone();
@@ -236,6 +236,26 @@ pub fn exec_request(options: &ExecOptions, id: &str) -> ExecRequest {
         cwd: Some(options.user.home.clone()),
         tty: options.tty,
     }
+}
+
+/// Runs a shell script of pixels in a login environment and returns what it
+/// prints. `command` names it in an error.
+pub async fn run_script(
+    guest: &dyn Guest,
+    user: &User,
+    command: &str,
+    script: &str,
+) -> Result<String> {
+    let options = ExecOptions {
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        user: user.clone(),
+        env: BTreeMap::new(),
+        cwd: None,
+        tty: None,
+        timeout: None,
+    };
+    let output = guest.output(&exec_request(&options, "script")).await?;
+    output.into_text(command)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::network::Network;
 use super::rollback::Rollback;
 use super::{Error, Progress, expiry, identity};
 use crate::model::{
-    self, Backend, CloneSource, ForkSpec, InvalidName, Label, Limits, Name, Properties, Subject,
+    self, Backend, CloneSource, ForkSpec, Label, Limits, Name, Properties, Subject, lock,
     unless_cancelled,
 };
 
@@ -61,16 +61,24 @@ pub async fn fork(
     options.network.ensure(backend, cancel, progress).await?;
     let creator = Creator::new();
     let undo = Mutex::new(Rollback::new(backend, &creator));
-    let count = match &options.names {
-        CloneNames::One(_) => 1,
-        CloneNames::Numbered { count, .. } => *count,
+    let (count, is_numbered) = match &options.names {
+        CloneNames::One(_) => (1, false),
+        CloneNames::Numbered { count, .. } => (*count, true),
     };
     let work = async {
-        let names = NameAllocator::new(backend, &options.names).await?;
+        let pixels = match is_numbered {
+            true => backend.list().await?,
+            false => Vec::new(),
+        };
+        let names = NameAllocator {
+            names: &options.names,
+            in_use: pixels.into_iter().map(|pixel| pixel.name).collect(),
+            last_number: Mutex::new(0),
+        };
         let mut from = options.from.clone();
         let mut temporary = None;
         if from.label.is_none() && count > 1 {
-            let label = Label::temporary(&creator.id()).map_err(invalid)?;
+            let label = Label::temporary(&creator.id())?;
             lock(&undo).track_checkpoint(&from.pixel, &label);
             progress("taking a checkpoint");
             backend
@@ -98,7 +106,7 @@ pub async fn fork(
                 };
                 lock(&undo).track_pixel(&spec.name);
                 match create_and_start(backend, &options.network, &spec).await {
-                    Err(model::Error::AlreadyExists(Subject::Pixel(_))) if names.is_numbered() => {}
+                    Err(model::Error::AlreadyExists(Subject::Pixel(_))) if is_numbered => {}
                     outcome => return outcome.map(|()| spec.name),
                 }
             }
@@ -136,14 +144,6 @@ async fn create_and_start(
     network.start(backend, &spec.name).await
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn invalid(error: InvalidName) -> model::Error {
-    model::Error::Invalid(error.to_string().into())
-}
-
 /// Allocates each name once.
 struct NameAllocator<'a> {
     names: &'a CloneNames,
@@ -151,29 +151,7 @@ struct NameAllocator<'a> {
     last_number: Mutex<usize>,
 }
 
-impl<'a> NameAllocator<'a> {
-    async fn new(backend: &dyn Backend, names: &'a CloneNames) -> model::Result<Self> {
-        let in_use = match names {
-            CloneNames::One(_) => BTreeSet::new(),
-            CloneNames::Numbered { .. } => {
-                backend.list().await?.into_iter().map(|i| i.name).collect()
-            }
-        };
-        Ok(Self::with(names, in_use))
-    }
-
-    fn with(names: &'a CloneNames, in_use: BTreeSet<Name>) -> Self {
-        Self {
-            names,
-            in_use,
-            last_number: Mutex::new(0),
-        }
-    }
-
-    fn is_numbered(&self) -> bool {
-        matches!(self.names, CloneNames::Numbered { .. })
-    }
-
+impl NameAllocator<'_> {
     fn next(&self) -> model::Result<Name> {
         let prefix = match self.names {
             CloneNames::One(name) => return Ok(name.clone()),
@@ -182,38 +160,10 @@ impl<'a> NameAllocator<'a> {
         let mut number = lock(&self.last_number);
         loop {
             *number += 1;
-            let name: Name = format!("{prefix}-{number}").parse().map_err(invalid)?;
+            let name: Name = format!("{prefix}-{number}").parse()?;
             if !self.in_use.contains(&name) {
                 return Ok(name);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbered(prefix: &str) -> CloneNames {
-        CloneNames::Numbered {
-            prefix: prefix.into(),
-            count: 3,
-        }
-    }
-
-    #[test]
-    fn numbers_in_use_are_skipped() {
-        let names = numbered("a");
-        let in_use = BTreeSet::from(["a-2".parse().unwrap(), "b-1".parse().unwrap()]);
-        let allocator = NameAllocator::with(&names, in_use);
-        let allocated = [(); 3].map(|()| allocator.next().unwrap().to_string());
-        assert_eq!(allocated, ["a-1", "a-3", "a-4"]);
-    }
-
-    #[test]
-    fn too_long_prefix_is_rejected() {
-        let names = numbered(&"a".repeat(60));
-        let allocator = NameAllocator::with(&names, BTreeSet::new());
-        assert!(allocator.next().is_err());
     }
 }

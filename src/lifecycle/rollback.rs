@@ -50,39 +50,42 @@ impl<'a> Rollback<'a> {
         if !self.backend.has_sent_writes() {
             return Vec::new();
         }
-        let pixels = join_all(self.pixels.iter().map(|name| async {
-            let deletion = with_timeout(delete_pixel(self.backend, self.creator, name)).await;
-            deletion.err().map(|error| {
-                format!(
-                    "pixel {name:?} ({error}); remove it with: pixels destroy --force {name}",
-                    name = name.as_str()
-                )
-            })
+        let pixels = join_all(self.pixels.iter().map(|name| {
+            let deletion = delete_pixel(self.backend, self.creator, name);
+            let pixel = format!("pixel {:?}", name.as_str());
+            leftover(deletion, pixel, format!("destroy --force {name}"))
         }))
         .await;
-        let backend = self.backend;
-        let checkpoints = join_all(self.checkpoints.iter().map(|(name, label)| async move {
-            let deletion = with_timeout(delete_temporary(backend, name, label)).await;
-            deletion.err().map(|error| {
-                format!(
-                    "checkpoint {:?} of {:?} ({error}); remove it with: pixels checkpoint delete {name} {label}",
-                    label.as_str(),
-                    name.as_str()
-                )
-            })
+        let checkpoints = join_all(self.checkpoints.iter().map(|(name, label)| {
+            let deletion = delete_temporary(self.backend, name, label);
+            let checkpoint = format!("checkpoint {:?} of {:?}", label.as_str(), name.as_str());
+            leftover(
+                deletion,
+                checkpoint,
+                format!("checkpoint delete {name} {label}"),
+            )
         }))
         .await;
         pixels.into_iter().chain(checkpoints).flatten().collect()
     }
 }
 
-async fn with_timeout(deletion: impl Future<Output = Result<()>>) -> Result<()> {
-    timeout(TIMEOUT, deletion).await.unwrap_or_else(|_| {
-        Err(Error::TimedOut {
+/// Describes `what` and the command that removes it, unless `deletion` succeeds.
+async fn leftover(
+    deletion: impl Future<Output = Result<()>>,
+    what: String,
+    command: String,
+) -> Option<String> {
+    let error = match timeout(TIMEOUT, deletion).await {
+        Ok(outcome) => outcome.err()?,
+        Err(_) => Error::TimedOut {
             doing: "cleaning up".into(),
             after: TIMEOUT,
-        })
-    })
+        },
+    };
+    Some(format!(
+        "{what} ({error}); remove it with: pixels {command}"
+    ))
 }
 
 async fn delete_pixel(backend: &dyn Backend, creator: &Creator, name: &Name) -> Result<()> {

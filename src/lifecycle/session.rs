@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::exec::{ExecOptions, exec_request};
+use super::exec::run_script;
 use super::user::User;
 use crate::model::{Error, Guest, Result};
 
@@ -42,7 +42,7 @@ pub async fn find(
     if accepted.is_empty() {
         return Ok(None);
     }
-    let text = run_script(guest, user, include_str!("guest/multiplexers.sh")).await?;
+    let text = run_script(guest, user, "sh", include_str!("guest/multiplexers.sh")).await?;
     let installed: Vec<Multiplexer> = text.lines().flat_map(Multiplexer::from_program).collect();
     Ok(accepted.iter().copied().find(|it| installed.contains(it)))
 }
@@ -78,7 +78,7 @@ pub fn check_name(session: &str) -> Result<()> {
 /// All sessions of the user, sorted by name. Fails with `Error::Unsupported` if
 /// the pixel has no multiplexer.
 pub async fn list(guest: &dyn Guest, user: &User) -> Result<Vec<Session>> {
-    let text = run_script(guest, user, include_str!("guest/sessions.sh")).await?;
+    let text = run_script(guest, user, "sh", include_str!("guest/sessions.sh")).await?;
     let mut installed = false;
     let mut sessions = Vec::new();
     for line in text.lines() {
@@ -128,26 +128,6 @@ pub(super) fn parse(multiplexer: Multiplexer, line: &str) -> Option<Session> {
         clients,
         multiplexer,
     })
-}
-
-async fn run_script(guest: &dyn Guest, user: &User, script: &str) -> Result<String> {
-    let options = ExecOptions {
-        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        user: user.clone(),
-        env: Default::default(),
-        cwd: None,
-        tty: None,
-        timeout: None,
-    };
-    let output = guest.output(&exec_request(&options, "sessions")).await?;
-    if !output.status.success() {
-        return Err(Error::Guest {
-            command: "sh".into(),
-            status: output.status.0,
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

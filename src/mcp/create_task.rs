@@ -138,7 +138,7 @@ impl Service {
         let policy = record.policy.as_ref().map(parse).transpose();
         let policy = policy.map_err(|e| model::Error::Protocol(e.to_string()))?;
         let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
-        let properties = Properties::from([
+        let mut properties = Properties::from([
             (OWNER.to_owned(), self.owner.clone()),
             (RECORD.to_owned(), text),
         ]);
@@ -155,6 +155,9 @@ impl Service {
                 PixelSource::Image(defaults.resolve_image(backend, &record.image).await?)
             }
         };
+        if let PixelSource::Clone(from) = &source {
+            properties.insert("from".into(), from.to_string());
+        }
         let request = PixelRequest {
             name: pixel.clone(),
             source,
