@@ -33,6 +33,15 @@ fn chain(env: &TestEnv, first: &str, second: &str) {
     );
 }
 
+/// Creates a clone of a base and returns its name.
+#[track_caller]
+fn clone_of(env: &TestEnv, prefix: &str, base: &str) -> String {
+    let name = env.name(&format!("of-{base}"));
+    let from = format!("{prefix}{base}:initial");
+    env.pixels(["create", &name, "--from", &from]).ok();
+    name
+}
+
 #[track_caller]
 fn status(env: &TestEnv, base: &str) -> serde_json::Value {
     let list = env.pixels(["base", "list", "--json"]).ok().json();
@@ -61,14 +70,8 @@ fn concurrent_base_builds_build_each_base_once() {
         .count();
     assert_eq!(waited, 1, "{ends:?}");
     assert_eq!(status(&env, "second")["status"], "ready");
-    let clone = env.name("clone");
-    let from = format!("{prefix}second");
-    let from = format!("{from}:initial");
-    let _ = env.pixels(["create", &clone, "--from", &from]).ok();
-    let built = env
-        .pixels(["exec", &clone, "--", "cat", "/var/tmp/built"])
-        .ok();
-    assert_eq!(built.stdout, "one\ntwo\n");
+    let clone = clone_of(&env, &prefix, "second");
+    assert_eq!(env.sh(&clone, "cat /var/tmp/built"), "one\ntwo\n");
     let shown = env.pixels(["network", "show", &clone, "--json"]).ok();
     assert_eq!(shown.json()["mode"], "agent");
     // Nothing but the two bases, stopped, and no leftovers to be seen.
@@ -98,24 +101,20 @@ fn failed_base_build_shows_output_and_keeps_old_base() {
     assert_eq!(status(&env, "first")["status"], "missing");
 
     chain(&env, "echo 1 >/var/tmp/version", "true");
-    let _ = env.pixels(["base", "build", "first"]).ok();
+    env.pixels(["base", "build", "first"]).ok();
     chain(&env, "echo the second way fails; exit 3", "true");
     let outdated = env.pixels(["base", "outdated", "--json"]).ok().json();
     assert_eq!(outdated[0]["outdated"][0], "its recipe has changed");
-    let _ = env.pixels(["base", "rebuild", "first"]).expect(1);
+    env.pixels(["base", "rebuild", "first"]).expect(1);
     assert_eq!(env.remaining(), [format!("{prefix}first")]);
-    let version = |name: &str| {
-        let from = format!("{prefix}first:initial");
-        let _ = env.pixels(["create", name, "--from", &from]).ok();
-        env.pixels(["exec", name, "--", "cat", "/var/tmp/version"])
-            .ok()
-            .stdout
-    };
-    assert_eq!(version(&env.name("before")), "1\n");
+    let old = clone_of(&env, &prefix, "first");
+    assert_eq!(env.sh(&old, "cat /var/tmp/version"), "1\n");
+    env.pixels(["destroy", "--force", &old]).ok();
 
     chain(&env, "echo 2 >/var/tmp/version", "true");
-    let _ = env.pixels(["base", "rebuild", "first"]).ok();
-    assert_eq!(version(&env.name("after")), "2\n");
+    env.pixels(["base", "rebuild", "first"]).ok();
+    let new = clone_of(&env, &prefix, "first");
+    assert_eq!(env.sh(&new, "cat /var/tmp/version"), "2\n");
     assert_eq!(status(&env, "first")["status"], "ready");
     let unknown = env.pixels(["base", "build", "nothing"]).expect(3);
     assert!(
@@ -134,30 +133,24 @@ fn base_build_deletes_leftovers_of_killed_build() {
     let mut build = env.spawn(["base", "build", "first"]);
     let work = format!("{prefix}first-building");
     let server = Server::shared();
-    eventually("the build is at work", || {
-        !server.pixels(&work).is_empty()
-            && env
-                .pixels(["exec", &work, "--", "pgrep", "-x", "sleep"])
-                .code
-                == 0
-    });
+    let wait_for_sleep = || {
+        let sleeps = ["exec", &work, "--", "pgrep", "-x", "sleep"];
+        eventually("the build is at work", || {
+            !server.pixels(&work).is_empty() && env.pixels(sleeps).code == 0
+        });
+    };
+    wait_for_sleep();
     build.kill().unwrap();
     build.wait().unwrap();
     assert_eq!(server.pixels(&work).len(), 1);
     chain(&env, "echo whole >/var/tmp/built", "true");
-    let _ = env.pixels(["base", "build", "first"]).ok();
+    env.pixels(["base", "build", "first"]).ok();
     assert_eq!(env.remaining(), [format!("{prefix}first")]);
 
     // Interrupted, a build takes its pixel along itself.
     chain(&env, "echo begun; sleep 60", "true");
     let build = env.spawn(["base", "rebuild", "first"]);
-    eventually("the build is at work", || {
-        !server.pixels(&work).is_empty()
-            && env
-                .pixels(["exec", &work, "--", "pgrep", "-x", "sleep"])
-                .code
-                == 0
-    });
+    wait_for_sleep();
     let pid = rustix::process::Pid::from_child(&build);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let _ = finished(build, LONG).expect(130);
@@ -172,18 +165,11 @@ fn base_of_expiring_parent_never_expires() {
     chain(&env, "true", "true");
     // A base made by hand, for two hours.
     let (first, second) = (format!("{prefix}first"), format!("{prefix}second"));
-    let _ = env.pixels(["create", &first, "--ttl", "2h"]).ok();
-    let _ = env
-        .pixels(["checkpoint", "create", &first, "--label", "mine"])
-        .ok();
-    let _ = env.pixels(["base", "build", "second"]).ok();
-    let list = env.pixels(["list", "--json"]).ok().json();
-    let expires = |name: &str| {
-        let mut all = list.as_array().unwrap().iter();
-        let one = all.find(|one| one["name"] == name).unwrap();
-        one["expires_at"].is_string()
-    };
-    assert!(expires(&first) && !expires(&second), "{list}");
+    env.pixels(["create", &first, "--ttl", "2h"]).ok();
+    env.checkpoint(&first, "mine");
+    env.pixels(["base", "build", "second"]).ok();
+    assert!(env.listed(&first)["expires_at"].is_string());
+    assert!(env.listed(&second)["expires_at"].is_null());
 }
 
 #[test]
@@ -213,14 +199,9 @@ fn built_in_bases_have_their_tools() {
         ),
         ("node", "node --version | grep '^v[0-9]' && npm --version"),
     ] {
-        let clone = env.name(base);
-        let from = format!("{prefix}{base}:initial");
-        let _ = env.pixels(["create", &clone, "--from", &from]).ok();
-        let script = format!("{dev} && {script}");
-        let ran = env
-            .pixels(["exec", &clone, "--", "sh", "-ec", &script])
-            .ok();
-        eprintln!("{base}: {}", ran.stdout.replace('\n', " "));
+        let clone = clone_of(&env, &prefix, base);
+        let versions = env.sh(&clone, &format!("{dev} && {script}"));
+        eprintln!("{base}: {}", versions.replace('\n', " "));
     }
 }
 
@@ -238,18 +219,14 @@ fn bases_work_with_pixel_placement() {
     );
     let bases = std::fs::read_to_string(env.home().join(".config/pixels/config.toml")).unwrap();
     env.config(&format!("[defaults]\nnetwork = \"incusbr0\"\n{bases}"));
-    let _ = env.pixels(["base", "build", "second"]).ok();
-    let clone = env.name("clone");
-    let from = format!("{prefix}second:initial");
-    let _ = env.pixels(["create", &clone, "--from", &from]).ok();
+    env.pixels(["base", "build", "second"]).ok();
+    let clone = clone_of(&env, &prefix, "second");
     // The resolver comes up while the clone boots.
     eventually("the policy is in force", || {
         let run = ["exec", &clone, "--", "sh", "-ec", rules];
         env.pixels(run).code == 0
     });
-    let read = ["exec", &clone, "--", "cat", "/var/tmp/built"];
-    let built = env.pixels(read).ok();
-    assert_eq!(built.stdout, "one\ntwo\n");
+    assert_eq!(env.sh(&clone, "cat /var/tmp/built"), "one\ntwo\n");
     let shown = env
         .pixels(["network", "show", &clone, "--json"])
         .ok()

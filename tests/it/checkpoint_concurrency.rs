@@ -40,21 +40,14 @@ fn concurrent_checkpoint_commands_succeed() {
     let env = TestEnv::new("atonce");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
-    let take = |label: &str| {
-        env.pixels(["checkpoint", "create", &name, "--label", label])
-            .ok();
-    };
-    let drop = |label: &str| {
-        env.pixels(["checkpoint", "delete", &name, label]).ok();
-    };
-    take("ready");
+    env.checkpoint(&name, "ready");
     thread::scope(|scope| {
         for own in ["one", "two", "three"] {
-            let (take, drop) = (&take, &drop);
+            let (env, name) = (&env, &name);
             scope.spawn(move || {
                 for _ in 0..6 {
-                    take(own);
-                    drop(own);
+                    env.checkpoint(name, own);
+                    env.pixels(["checkpoint", "delete", name, own]).ok();
                 }
             });
         }
@@ -111,8 +104,7 @@ fn checkpoint_delete_failing_after_removal_succeeds() {
     let env = proxy.env("went");
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
-    env.pixels(["checkpoint", "create", &name, "--label", "old"])
-        .ok();
+    env.checkpoint(&name, "old");
     let torn: fn(&mut Value) = |answer| {
         answer["metadata"]["status_code"] = 400.into();
         answer["metadata"]["err"] = "Instance snapshot record count doesn't match instance \

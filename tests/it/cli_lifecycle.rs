@@ -15,8 +15,7 @@ fn create_checkpoint_clone_restore_destroy() {
     env.pixels(["exec", &a, "--", "sh", "-c", "exit 7"])
         .expect(7);
     env.pixels(["exec", &a, "--", "touch", "/root/kept"]).ok();
-    env.pixels(["checkpoint", "create", &a, "--label", "ready"])
-        .ok();
+    env.checkpoint(&a, "ready");
 
     let from = format!("{a}:ready");
     env.pixels(["create", &b, "--from", &from]).ok();
@@ -27,15 +26,8 @@ fn create_checkpoint_clone_restore_destroy() {
     env.pixels(["checkpoint", "restore", &a, "ready"]).ok();
     env.pixels(["exec", &a, "--", "ls", "/root/kept"]).ok();
 
-    let listed = env.pixels(["list", "-o", "json"]).ok().json();
     for name in [&a, &b] {
-        let pixel = listed
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|pixel| pixel["name"] == **name)
-            .unwrap();
-        assert_eq!(pixel["status"], "RUNNING");
+        assert_eq!(env.listed(name)["status"], "RUNNING");
     }
 
     env.pixels(["destroy", &a, "--force"]).ok();
@@ -63,13 +55,6 @@ fn plant(env: &TestEnv, name: &str, path: &str, mode: &str, content: &str) {
     env.pixels_with(args, content.as_bytes()).ok();
 }
 
-#[track_caller]
-fn run(env: &TestEnv, name: &str, script: &str) -> String {
-    env.pixels(["exec", name, "--", "sh", "-c", script])
-        .ok()
-        .stdout
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Identity {
     machine: String,
@@ -82,7 +67,7 @@ struct Identity {
 fn identity(env: &TestEnv, name: &str) -> Identity {
     let script = "cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key; \
                   hostname; cat /etc/hostname; grep ^127.0.1.1 /etc/hosts";
-    let text = run(env, name, script);
+    let text = env.sh(name, script);
     let lines: Vec<&str> = text.lines().collect();
     let [machine, mac, key, host, file, hosts] = lines[..] else {
         panic!("{name}: {text}");
@@ -117,12 +102,6 @@ fn destroy(env: &TestEnv, names: impl IntoIterator<Item = String>) {
     env.pixels(args.into_iter().chain(names)).ok();
 }
 
-fn status(env: &TestEnv, name: &str) -> String {
-    let all = env.pixels(["list", "--json"]).ok().json();
-    let pixel = all.as_array().unwrap().iter().find(|p| p["name"] == name);
-    pixel.unwrap()["status"].as_str().unwrap().to_owned()
-}
-
 #[test]
 #[ignore = "needs Incus"]
 fn clone_gets_new_identity() {
@@ -137,12 +116,11 @@ fn clone_gets_new_identity() {
     plant(&env, &a, "/root/kept", "644", "content\n");
     let source = identity(&env, &a);
     assert_eq!(source.key, "old");
-    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
-        .ok();
+    env.checkpoint(&a, "cp");
 
     let clone = |to: &str, from: &str| {
         env.pixels(["create", to, "--from", from]).ok();
-        assert_eq!(run(&env, to, "cat /root/kept"), "content\n");
+        assert_eq!(env.sh(to, "cat /root/kept"), "content\n");
         let own = identity(&env, to);
         assert_eq!(own.key, format!("new px-{to}"));
         own
@@ -151,7 +129,7 @@ fn clone_gets_new_identity() {
     let c = clone(&name("c"), &format!("px-{a}:cp"));
     env.pixels(["stop", "--force", &a]).ok();
     let d = clone(&name("d"), &a);
-    assert_eq!(status(&env, &a), "STOPPED");
+    assert_eq!(env.listed(&a)["status"], "STOPPED");
     let of_clone = clone(&name("e"), &name("b"));
     assert_all_differ(&[source.clone(), b.clone(), c, d, of_clone]);
 
@@ -176,16 +154,14 @@ fn clone_limits_override_source_limits() {
     env.pixels(["create", &b, "--from", &a, "--cpu", "1", "--memory", "512"])
         .ok();
     env.pixels(["create", &c, "--from", &b]).ok();
-    let all = env.pixels(["list", "--json"]).ok().json();
     for (name, cpu, mib) in [(&a, "2", 1024u64), (&b, "1", 512), (&c, "1", 512)] {
-        let pixel = all.as_array().unwrap().iter().find(|p| p["name"] == **name);
-        let pixel = pixel.unwrap();
+        let pixel = env.listed(name);
         assert_eq!(pixel["cpu"], cpu, "{name}");
         assert_eq!(pixel["memory"], (mib << 20).to_string(), "{name}");
         // What the kernel enforces, by either version of its interface.
         let limit = "cd /sys/fs/cgroup; \
             cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes";
-        let inside = run(&env, name, limit);
+        let inside = env.sh(name, limit);
         assert_eq!(inside.trim(), (mib << 20).to_string(), "{name}");
     }
 }
@@ -198,8 +174,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     let a = env.name("a");
     env.pixels(["create", &a]).ok();
     plant(&env, &a, "/root/kept", "644", "content\n");
-    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
-        .ok();
+    env.checkpoint(&a, "cp");
     env.pixels(["create", &format!("{a}-2"), "--from", &a]).ok();
 
     // Of a live pixel, with a number that is taken.
@@ -226,7 +201,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     assert_eq!(more, [1, 2].map(|number| format!("{prefix}-{number}")));
     assert_eq!(outcome.stderr, "");
     for name in names.iter().chain(&more) {
-        assert_eq!(run(&env, name, "cat /root/kept"), "content\n");
+        assert_eq!(env.sh(name, "cat /root/kept"), "content\n");
     }
     destroy(&env, names.into_iter().chain(more));
 
@@ -273,10 +248,9 @@ fn checkpoint_create_list_restore_delete() {
     assert_eq!(none.stdout, "");
     assert!(none.stderr.contains("No checkpoints"), "{}", none.stderr);
 
-    run(&env, &a, "echo 1 >/root/state");
-    env.pixels(["checkpoint", "create", &a, "--label", "z.first"])
-        .ok();
-    run(&env, &a, "echo 2 >/root/state");
+    env.sh(&a, "echo 1 >/root/state");
+    env.checkpoint(&a, "z.first");
+    env.sh(&a, "echo 2 >/root/state");
     env.pixels(["cp", "create", &format!("px-{a}"), "--label", "a_second"])
         .ok();
     let named = env.pixels(["checkpoint", "create", &a, "--json"]).ok();
@@ -292,19 +266,18 @@ fn checkpoint_create_list_restore_delete() {
     assert_eq!(labels(), ["z.first", "a_second"]);
 
     // A running pixel runs again, with what came later gone.
-    run(&env, &a, "echo 3 >/root/state; touch /root/later");
+    env.sh(&a, "echo 3 >/root/state; touch /root/later");
     env.pixels(["checkpoint", "restore", &a, "z.first"]).ok();
-    assert_eq!(run(&env, &a, "cat /root/state; ls /root"), "1\nstate\n");
+    assert_eq!(env.sh(&a, "cat /root/state; ls /root"), "1\nstate\n");
     // A later checkpoint is still there, and can be gone to.
     env.pixels(["stop", "--force", &a]).ok();
     env.pixels(["checkpoint", "restore", &a, "a_second"]).ok();
-    assert_eq!(status(&env, &a), "STOPPED");
+    assert_eq!(env.listed(&a)["status"], "STOPPED");
     // A stopped one is copied and kept as well.
-    env.pixels(["checkpoint", "create", &a, "--label", "stopped"])
-        .ok();
-    assert_eq!(status(&env, &a), "STOPPED");
+    env.checkpoint(&a, "stopped");
+    assert_eq!(env.listed(&a)["status"], "STOPPED");
     env.pixels(["start", &a]).ok();
-    assert_eq!(run(&env, &a, "cat /root/state"), "2\n");
+    assert_eq!(env.sh(&a, "cat /root/state"), "2\n");
     assert_eq!(labels(), ["z.first", "a_second", "stopped"]);
 }
 
@@ -325,7 +298,7 @@ fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     for name in [&a, &px(&a)] {
         env.pixels(["start", name]).ok();
     }
-    assert_eq!(status(&env, &a), "RUNNING");
+    assert_eq!(env.listed(&a)["status"], "RUNNING");
     env.pixels(["exec", &px(&a), "--", "true"]).ok();
     for name in [&a, &px(&a)] {
         env.pixels(["stop", "--force", name]).ok();
@@ -333,7 +306,7 @@ fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     // Asked nicely.
     env.pixels(["stop", &b]).ok();
     env.pixels(["stop", &b]).ok();
-    assert_eq!(status(&env, &b), "STOPPED");
+    assert_eq!(env.listed(&b)["status"], "STOPPED");
     let started = env.pixels(["start", &px(&a)]).ok();
     assert!(started.stdout.contains("IP:"), "{}", started.stdout);
     assert_eq!(env.remaining(), [&*a, &*b, &*c]);
@@ -387,8 +360,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
         assert_eq!(devices.keys().collect::<Vec<_>>(), ["eth0", "root"]);
     }
     for name in [&a, &b] {
-        let inside = run(
-            &env,
+        let inside = env.sh(
             name,
             "ls -d /dev/incus /dev/lxd 2>/dev/null; cat /proc/self/uid_map",
         );
@@ -480,8 +452,7 @@ fn restricted_project_supports_lifecycle() {
         identity(&env, name)
     };
     let source = settled(&a);
-    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
-        .ok();
+    env.checkpoint(&a, "cp");
     let (b, c) = (env.name("b"), env.name("c"));
     env.pixels(["create", &b, "--from", &format!("{a}:cp")])
         .ok();
@@ -533,7 +504,7 @@ fn first_exec_in_clone_sees_new_identity() {
     plant(&env, &a, KEY, "600", "old\n");
     let b = env.name("b");
     env.pixels(["create", &b, "--from", &a]).ok();
-    assert_eq!(run(&env, &b, &format!("cat {KEY}")), "ssh-keygen\n");
+    assert_eq!(env.sh(&b, &format!("cat {KEY}")), "ssh-keygen\n");
     let other = env.name("c");
     env.pixels(["create", &other, "--from", &a]).ok();
     let as_user = ["exec", "-u", "ubuntu", &other, "--", "ls", KEY];

@@ -10,13 +10,6 @@ use crate::support::env::TestEnv;
 use crate::support::server::Server;
 use crate::support::{lab, wait};
 
-/// The row of a pixel in `list`.
-fn listed(env: &TestEnv, name: &str) -> Option<Value> {
-    let all = env.pixels(["list", "--json"]).ok().json();
-    let mut all = all.as_array().unwrap().iter();
-    all.find(|one| one["name"] == name).cloned()
-}
-
 /// Puts the end of a pixel's time into the past.
 fn overdue(name: &str) {
     let path = format!("/1.0/instances/px-{name}");
@@ -31,7 +24,7 @@ fn expired_pixels_are_deleted() {
     let env = TestEnv::new("ttl");
     let (base, clone, timed) = (env.name("base"), env.name("clone"), env.name("timed"));
     env.pixels(["create", &base, "--ttl", "2h"]).ok();
-    let end = listed(&env, &base).unwrap()["expires_at"].clone();
+    let end = env.listed(&base)["expires_at"].clone();
     assert!(end.as_str().unwrap().ends_with('Z'), "{end}");
     let table = env.pixels(["list"]).ok().stdout;
     let line = table.lines().find(|line| line.contains(&base)).unwrap();
@@ -40,26 +33,24 @@ fn expired_pixels_are_deleted() {
 
     // A clone has a lifetime of its own or none.
     env.pixels(["create", &clone, "--from", &base]).ok();
-    assert_eq!(listed(&env, &clone).unwrap()["expires_at"], Value::Null);
+    assert_eq!(env.listed(&clone)["expires_at"], Value::Null);
     let args = ["fork", &base, "--prefix", &timed, "--ttl", "7d"];
     env.pixels(args).ok();
     let timed = format!("{timed}-1");
-    assert!(listed(&env, &timed).unwrap()["expires_at"].is_string());
+    assert!(env.listed(&timed)["expires_at"].is_string());
 
     // Nor is one inherited from a checkpoint that had it.
-    env.pixels(["checkpoint", "create", &base, "--label", "zero"])
-        .ok();
+    env.checkpoint(&base, "zero");
     let (zero, from) = (env.name("zero"), format!("{base}:zero"));
     env.pixels(["create", &zero, "--from", &from]).ok();
-    assert_eq!(listed(&env, &zero).unwrap()["expires_at"], Value::Null);
+    assert_eq!(env.listed(&zero)["expires_at"], Value::Null);
 
     // Going back does not bring an earlier lifetime back.
-    env.pixels(["checkpoint", "create", &base, "--label", "one"])
-        .ok();
+    env.checkpoint(&base, "one");
     let never = env.pixels(["expire", &base, "never", "--json"]).ok().json();
     assert_eq!(never, json!({"name": base, "expires_at": null}));
     env.pixels(["checkpoint", "restore", &base, "one"]).ok();
-    assert_eq!(listed(&env, &base).unwrap()["expires_at"], Value::Null);
+    assert_eq!(env.listed(&base)["expires_at"], Value::Null);
 
     // Expired: prune lists and deletes the pixel; so does list.
     let server = Server::shared();
@@ -79,7 +70,7 @@ fn expired_pixels_are_deleted() {
     // More time is more time.
     overdue(&base);
     env.pixels(["expire", &base, "1h"]).ok();
-    assert!(listed(&env, &base).is_some());
+    assert!(env.remaining().contains(&base));
 
     for (args, code) in [
         (["expire", &base, "soon"], 2),
@@ -99,8 +90,7 @@ fn events_report_action_and_requester() {
     let mut child = env.spawn(["events", "-f", &name]);
     let mut out = BufReader::new(child.stdout.take().unwrap());
     env.pixels(["create", &name]).ok();
-    env.pixels(["checkpoint", "create", &name, "--label", "here"])
-        .ok();
+    env.checkpoint(&name, "here");
     env.pixels(["stop", &name]).ok();
     let mut heard = Vec::new();
     loop {

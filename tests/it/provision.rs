@@ -3,8 +3,6 @@
 
 use std::process::Command;
 
-use serde_json::Value;
-
 use crate::support::env::TestEnv;
 use crate::support::pty::Pty;
 use crate::support::{lab, programs, wait};
@@ -31,17 +29,6 @@ fn key(env: &TestEnv) -> std::path::PathBuf {
     path
 }
 
-fn listed(env: &TestEnv, name: &str) -> Value {
-    let all = env.pixels(["list", "--json"]).ok().json();
-    let all = all.as_array().unwrap();
-    all.iter().find(|p| p["name"] == name).unwrap().clone()
-}
-
-fn run(env: &TestEnv, name: &str, script: &str) -> String {
-    let outcome = env.pixels(["exec", name, "--", "sh", "-c", script]).ok();
-    outcome.stdout
-}
-
 #[test]
 #[ignore = "needs Incus"]
 fn provisioned_pixel_has_user_environment_and_sessions() {
@@ -63,8 +50,7 @@ SESSION = { value = "mine", session_only = true }
     // Variables that PAM cannot set are reported.
     assert!(made.stderr.contains("HASH"), "{}", made.stderr);
 
-    let printed = run(
-        &env,
+    let printed = env.sh(
         &name,
         "id -un; sudo -n id -u; pwd; echo \"$FOO|$HASH|$SESSION\"",
     );
@@ -73,8 +59,7 @@ SESSION = { value = "mine", session_only = true }
         "pixel\n0\n/home/pixel\ntwo words, $HOME 'q' \"d\"|a#b|mine\n"
     );
     // The image's own user of that number has made room.
-    let printed = run(
-        &env,
+    let printed = env.sh(
         &name,
         "id; getent passwd ubuntu; ls -a ~ | grep bashrc; tail -n1 /etc/environment",
     );
@@ -93,7 +78,7 @@ SESSION = { value = "mine", session_only = true }
         (&"packages".into(), &"done".into())
     );
     assert_eq!(packages["exit_code"], 0);
-    let seen = listed(&env, &name);
+    let seen = env.listed(&name);
     assert_eq!(seen["provision"], "done");
 
     let by_ssh = |address: &str, command: &str| {
@@ -125,8 +110,7 @@ SESSION = { value = "mine", session_only = true }
     sessions_last(&env, &name);
 
     // A clone has it all, and an identity of its own.
-    env.pixels(["checkpoint", "create", &name, "--label", "done"])
-        .ok();
+    env.checkpoint(&name, "done");
     let clone = env.name("clone");
     env.pixels([
         "create",
@@ -141,13 +125,13 @@ SESSION = { value = "mine", session_only = true }
         "done"
     );
     let identity = "cat /etc/machine-id; cut -d ' ' -f 2 /etc/ssh/ssh_host_ed25519_key.pub; id -un";
-    let (here, there) = (run(&env, &name, identity), run(&env, &clone, identity));
+    let (here, there) = (env.sh(&name, identity), env.sh(&clone, identity));
     for (ours, theirs) in here.lines().zip(there.lines()).take(2) {
         assert_ne!(ours, theirs);
     }
     assert!(there.ends_with("pixel\n"));
     wait::eventually("the clone's SSH server answers", || {
-        let seen = listed(&env, &clone);
+        let seen = env.listed(&clone);
         let address = seen["ip"].as_str();
         address.is_some_and(|ip| by_ssh(ip, "hostname") == format!("px-{clone}\n"))
     });
@@ -243,7 +227,7 @@ fn failed_provisioning_step_is_reported() {
     let line = table.lines().find(|line| line.starts_with(&name)).unwrap();
     assert!(line.contains("provisioning failed"), "{line}");
 
-    run(&env, &name, "sudo touch /root/fixed");
+    env.sh(&name, "sudo touch /root/fixed");
     let done = env.pixels(["provision", &name, "--wait"]).ok();
     assert!(done.stdout.contains("Provisioned"), "{}", done.stdout);
     let status = env.pixels(["status", &name, "--follow"]).ok();
@@ -252,7 +236,7 @@ fn failed_provisioning_step_is_reported() {
         "{}",
         status.stderr
     );
-    assert_eq!(listed(&env, &name)["provision"], "done");
+    assert_eq!(env.listed(&name)["provision"], "done");
 
     // Bad settings are found before anything is made.
     std::fs::write(env.home().join("own.sh"), "no interpreter\n").unwrap();

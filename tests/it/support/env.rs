@@ -98,6 +98,27 @@ impl TestEnv {
         self
     }
 
+    /// Runs a shell script in a pixel and returns what it prints.
+    #[track_caller]
+    pub fn sh(&self, name: &str, script: &str) -> String {
+        let run = self.pixels(["exec", name, "--", "sh", "-c", script]);
+        run.ok().stdout
+    }
+
+    /// The row of a pixel in `list`.
+    #[track_caller]
+    pub fn listed(&self, name: &str) -> serde_json::Value {
+        let all = self.pixels(["list", "--json"]).ok().json();
+        let row = all.as_array().unwrap().iter().find(|it| it["name"] == name);
+        row.unwrap_or_else(|| panic!("no {name} in {all}")).clone()
+    }
+
+    #[track_caller]
+    pub fn checkpoint(&self, name: &str, label: &str) {
+        let args = ["checkpoint", "create", name, "--label", label];
+        self.pixels(args).ok();
+    }
+
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         self.program(BINARY, args)
     }
