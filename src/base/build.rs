@@ -12,7 +12,7 @@ use super::{BaseBuilder, Error, Result, recipe};
 use crate::config::Parent;
 use crate::file_lock::{FileLock, LockMode};
 use crate::lifecycle::{self, Creator, CreatorState, optional};
-use crate::model::{self, Backend, CloneSource, Label, Name, Properties, Status};
+use crate::model::{Backend, CloneSource, Label, Name, Properties, Status, unless_cancelled};
 
 const LABEL: &str = "initial";
 /// The property of a pixel in which a base is built; the value is its name.
@@ -133,15 +133,10 @@ impl Build<'_> {
         }
         let path = builder.lock_path(&builder.pixel(base)?);
         let on_wait = || self.phase("waiting for another build of it");
-        let _lock = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => {
-                return Err(Error::in_base(base)(model::Error::Cancelled));
-            }
-            lock = FileLock::acquire(&path, LockMode::Exclusive, on_wait) => {
-                lock.map_err(|source| Error::Lock { path: path.clone(), source })?
-            }
-        };
+        let lock = async { Ok(FileLock::acquire(&path, LockMode::Exclusive, on_wait).await) };
+        let lock = unless_cancelled(self.cancel, lock).await;
+        let lock = lock.map_err(Error::in_base(base))?;
+        let _lock = lock.map_err(|source| Error::Lock { path, source })?;
         // Another process may have built it before this one got the lock.
         if !force && let Some(source) = builder.ready_checkpoint(self.backend, base).await? {
             return Ok(source);

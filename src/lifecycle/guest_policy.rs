@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::policy_properties::policy_in_force;
 use crate::egress::pixel::{self, Files};
-use crate::egress::{self, Denial, Mode};
+use crate::egress::{self, Mode};
 use crate::model::{Backend, Error, Guest, Instance, Name, Properties, Result, Status, Subject};
 
 /// Present on a pixel with a policy inside; the value is [`Files::state`].
@@ -36,11 +36,6 @@ fn cleared_properties() -> Properties {
 /// Whether these files are on the disk according to the properties.
 fn is_current(instance: &Instance, files: &Files) -> bool {
     instance.properties.get(KEY) == Some(&files.state)
-}
-
-/// The connections denied inside a running pixel, newest first.
-pub(super) async fn denials(backend: &dyn Backend, name: &Name) -> Result<Vec<Denial>> {
-    egress::denials(&*backend.guest(name), None).await
 }
 
 impl GuestPolicy {

@@ -32,28 +32,24 @@ pub struct DefaultImage {
     pub fallback_prefix: String,
 }
 
-impl DefaultImage {
-    /// Returns `image` if the server has it or has no fallback for it, else the
-    /// alias of the fallback.
-    pub async fn resolve(&self, backend: &dyn Backend) -> Result<String> {
-        let aliases = backend.image_aliases().await?;
-        if aliases.contains(&self.image) {
-            return Ok(self.image.clone());
-        }
-        let is_fallback = |alias: &String| alias.starts_with(&self.fallback_prefix);
-        let fallback = aliases.into_iter().filter(is_fallback).max();
-        Ok(fallback.unwrap_or_else(|| self.image.clone()))
-    }
-}
-
 impl InstanceDefaults {
     /// The image to create a pixel from if `image` was requested: `image`
-    /// itself, or the fallback of the default image.
+    /// itself, or the fallback of the default image if the server lacks that.
     pub async fn resolve_image(&self, backend: &dyn Backend, image: &str) -> Result<String> {
-        match &self.default_image {
-            Some(default) if default.image == image => default.resolve(backend).await,
-            _ => Ok(image.to_owned()),
+        let requested = image.to_owned();
+        let Some(default) = self.default_image.as_ref().filter(|it| it.image == image) else {
+            return Ok(requested);
+        };
+        let aliases = backend.image_aliases().await?;
+        if aliases.contains(&requested) {
+            return Ok(requested);
         }
+        let is_fallback = |alias: &String| alias.starts_with(&default.fallback_prefix);
+        Ok(aliases
+            .into_iter()
+            .filter(is_fallback)
+            .max()
+            .unwrap_or(requested))
     }
 
     /// The default network, without policy, provisioning and limits.

@@ -133,12 +133,19 @@ pub async fn denials(
     gateway_spec: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Vec<Denial>> {
-    match Enforcer::of_instance(pixel) {
-        Enforcer::Gateway => gateway::denials(backend, gateway_spec, pixel).await,
-        Enforcer::Pixel => guest_policy::denials(backend, &pixel.name).await,
-        Enforcer::None => Err(model::Error::Unsupported {
-            operation: format!("the log of pixel {:?}", pixel.name.as_str()),
-            reason: "no policy is enforced on it, so nothing is denied".into(),
-        }),
+    let name = pixel.name.as_str();
+    if let Some(bridge) = &pixel.isolated_bridge {
+        let no_address =
+            || model::Error::Protocol(format!("pixel {name:?} has no recorded address"));
+        let address = egress::gateway::address_of(pixel).ok_or_else(no_address)?;
+        let gateway = gateway_spec.for_bridge(bridge).name;
+        return egress::denials(&*backend.guest(&gateway), Some(address)).await;
     }
+    if !guest_policy::has_guest_policy(pixel) {
+        return Err(model::Error::Unsupported {
+            operation: format!("the log of pixel {name:?}"),
+            reason: "no policy is enforced on it, so nothing is denied".into(),
+        });
+    }
+    egress::denials(&*backend.guest(&pixel.name), None).await
 }

@@ -16,9 +16,8 @@ pub(super) use reconcile::{change, random_address, require};
 pub use remove::remove;
 pub(super) use remove::{is_incomplete, remove_incomplete};
 
-use crate::egress::gateway::{self as egress_gateway, Subnet};
-use crate::egress::{self, Denial};
-use crate::model::{Backend, Error, Instance, Name, Result};
+use crate::egress::gateway::Subnet;
+use crate::model::{Instance, Name};
 
 /// Present on a complete gateway; the value is the version of its files.
 const KEY: &str = "gateway";
@@ -76,28 +75,6 @@ impl GatewaySpec {
             learned: None,
         }
     }
-}
-
-/// The connections of a pixel that its gateway denied, newest first.
-pub(super) async fn denials(
-    backend: &dyn Backend,
-    gateway_spec: &GatewaySpec,
-    pixel: &Instance,
-) -> Result<Vec<Denial>> {
-    let Some(bridge) = &pixel.isolated_bridge else {
-        return Err(Error::Unsupported {
-            operation: format!("the log of pixel {:?}", pixel.name.as_str()),
-            reason: "it has no gateway".into(),
-        });
-    };
-    let address = egress_gateway::address_of(pixel).ok_or_else(|| {
-        Error::Protocol(format!(
-            "pixel {:?} has no recorded address",
-            pixel.name.as_str()
-        ))
-    })?;
-    let gateway = gateway_spec.for_bridge(bridge);
-    egress::denials(&*backend.guest(&gateway.name), Some(address)).await
 }
 
 /// Whether an instance is a gateway, complete or not.
