@@ -122,7 +122,12 @@ pub async fn exec(
                     // 124 whatever the command exits with now. Its background
                     // processes end too.
                     status = &mut command => { status?; killing.await; }
-                    () = &mut killing => { drain(&mut command).await?; }
+                    () = &mut killing => {
+                        // A command that survives SIGKILL is given up without an error.
+                        if let Ok(status) = tokio::time::timeout(GRACE, &mut command).await {
+                            status?;
+                        }
+                    }
                 }
                 return Ok(ExecResult::TIMED_OUT);
             }
@@ -204,14 +209,6 @@ async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result
     tokio::time::timeout(SIGNAL_TIMEOUT, command)
         .await
         .unwrap_or(Err(Error::Cancelled))
-}
-
-/// Waits for a killed command, and gives up without an error.
-async fn drain(command: impl Future<Output = Result<ExitStatus>>) -> Result<()> {
-    match tokio::time::timeout(GRACE, command).await {
-        Ok(outcome) => outcome.map(drop),
-        Err(_) => Ok(()),
-    }
 }
 
 /// The request that runs a command in a login environment. The arguments are
