@@ -10,9 +10,7 @@ use serde::Serialize;
 use super::{Context, from_settings, prepare_host};
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::{self, CloneNames, ForkOptions, PixelRequest, PixelSource, User};
-use crate::model::{
-    Backend, CloneSource, Error, InvalidName, Label, Limits, Name, Properties, lock,
-};
+use crate::model::{Backend, CloneSource, Error, Label, Limits, Name, Properties, lock};
 use crate::ui::{self, Row};
 
 const CLONES: usize = 2;
@@ -132,7 +130,7 @@ async fn run_demo(
     rows.push(StepRow::new("exec", started, greeting));
 
     let started = Instant::now();
-    let label: Label = "ready".parse().map_err(invalid)?;
+    let label: Label = "ready".parse()?;
     spinner.step("creating a checkpoint");
     let creating = backend.checkpoint(&name, &label, None);
     context.unless_interrupted(creating).await?;
@@ -186,9 +184,5 @@ async fn free_name(backend: &dyn Backend) -> Result<Name, Error> {
         number += 1;
         name = format!("demo{number}");
     }
-    name.parse().map_err(invalid)
-}
-
-fn invalid(error: InvalidName) -> Error {
-    Error::Invalid(error.to_string().into())
+    Ok(name.parse()?)
 }
