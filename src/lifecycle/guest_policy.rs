@@ -80,29 +80,25 @@ impl GuestPolicy {
         let disk_accessible = backend.can_access_stopped_files();
         match self.desired_files(&instance)? {
             // Opening the disk of a stopped pixel takes longer than its start.
-            Some(files) if is_current(&instance, &files) => Ok(()),
-            Some(_) if !disk_accessible && !clone => {
-                let properties = self.properties(&instance)?;
-                backend.set_properties(name, &properties).await
-            }
-            Some(_) if !disk_accessible => Err(stopped_clone_unsupported(&instance)),
-            // `ensure_enforced` removes the files after the start, because the
-            // properties still record them.
-            None if !disk_accessible => Ok(()),
-            Some(files) => {
-                let has_packages = pixel::has_packages(&*guest).await?;
-                if clone && !has_packages {
+            Some(files) if is_current(&instance, &files) => return Ok(()),
+            Some(files) if disk_accessible => {
+                if pixel::has_packages(&*guest).await? {
+                    pixel::write(&*guest, &files).await?;
+                } else if clone {
                     return Err(packages_missing(&instance));
                 }
-                if has_packages {
-                    pixel::write(&*guest, &files).await?;
-                }
-                let properties = self.properties(&instance)?;
-                backend.set_properties(name, &properties).await
             }
-            None if has_guest_policy(&instance) => clear(backend, name).await,
-            None => Ok(()),
+            Some(_) if clone => return Err(stopped_clone_unsupported(&instance)),
+            Some(_) => {}
+            None if disk_accessible && has_guest_policy(&instance) => {
+                return clear(backend, name).await;
+            }
+            // `ensure_enforced` removes the files after the start, because the
+            // properties still record them.
+            None => return Ok(()),
         }
+        let properties = self.properties(&instance)?;
+        backend.set_properties(name, &properties).await
     }
 
     /// Rewrites the policy files of a stopped pixel if this version of pixels
