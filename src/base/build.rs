@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::build_order::parents_of;
 use super::log_tail::Sink;
-use super::status::{BASE_KEY, PARENT_KEY, RECIPE_KEY, find_pixel, is_base, newest_checkpoint};
+use super::status::{BASE_KEY, PARENT_KEY, RECIPE_KEY, find_pixel, is_base};
 use super::{BaseBuilder, Error, Result, recipe};
 use crate::config::Parent;
 use crate::file_lock::{FileLock, LockMode};
@@ -152,7 +152,7 @@ impl Build<'_> {
         builder.remove_interrupted_build(backend, base).await?;
         if let Some(existing) = find_pixel(backend, base, &pixel).await?
             && !is_base(&existing)
-            && newest_checkpoint(backend, base, &pixel).await?.is_none()
+            && builder.newest_checkpoint(backend, base).await?.is_none()
         {
             return Err(name_taken(base, &pixel));
         }

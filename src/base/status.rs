@@ -52,7 +52,7 @@ impl BaseBuilder {
                 BaseStatus::Missing
             });
         };
-        match newest_checkpoint(backend, base, &pixel).await? {
+        match self.newest_checkpoint(backend, base).await? {
             Some(checkpoint) => Ok(BaseStatus::Ready {
                 outdated: self.outdated(backend, base, &instance).await?,
                 checkpoint: checkpoint.label,
@@ -71,7 +71,7 @@ impl BaseBuilder {
         base: &str,
     ) -> Result<Option<CloneSource>> {
         let pixel = self.pixel(base)?;
-        let newest = newest_checkpoint(backend, base, &pixel).await?;
+        let newest = self.newest_checkpoint(backend, base).await?;
         Ok(newest.map(|checkpoint| CloneSource {
             pixel,
             label: Some(checkpoint.label),
@@ -116,9 +116,21 @@ impl BaseBuilder {
         backend: &dyn Backend,
         base: &str,
     ) -> Result<Option<String>> {
-        let pixel = self.pixel(base)?;
-        let newest = newest_checkpoint(backend, base, &pixel).await?;
+        let newest = self.newest_checkpoint(backend, base).await?;
         Ok(newest.map(|checkpoint| format!("{} {}", checkpoint.label, checkpoint.created_at)))
+    }
+
+    /// The newest checkpoint of a base that is not temporary; `None` also if the
+    /// pixel is missing.
+    pub(super) async fn newest_checkpoint(
+        &self,
+        backend: &dyn Backend,
+        base: &str,
+    ) -> Result<Option<Checkpoint>> {
+        let checkpoints = optional(backend.checkpoints(&self.pixel(base)?).await);
+        let checkpoints = checkpoints.map_err(Error::in_base(base))?;
+        let checkpoints = checkpoints.unwrap_or_default();
+        Ok(checkpoints.into_iter().rfind(|it| !it.temporary))
     }
 }
 
@@ -133,16 +145,4 @@ pub(super) async fn find_pixel(
     pixel: &Name,
 ) -> Result<Option<Instance>> {
     optional(backend.get(pixel).await).map_err(Error::in_base(base))
-}
-
-/// The newest checkpoint that is not temporary; `None` also if the pixel is
-/// missing.
-pub(super) async fn newest_checkpoint(
-    backend: &dyn Backend,
-    base: &str,
-    pixel: &Name,
-) -> Result<Option<Checkpoint>> {
-    let checkpoints = optional(backend.checkpoints(pixel).await).map_err(Error::in_base(base))?;
-    let checkpoints = checkpoints.unwrap_or_default();
-    Ok(checkpoints.into_iter().rfind(|it| !it.temporary))
 }

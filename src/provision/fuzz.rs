@@ -5,26 +5,9 @@ use crate::fuzz::{fuzz, text};
 
 #[test]
 fn steps() {
-    let words = [
-        "now=",
-        "boot=",
-        "runner=",
-        "system=",
-        "step=",
-        "wanted=",
-        "hash=",
-        "state=",
-        "running",
-        "done",
-        "failed",
-        "exit_code=",
-        "started=",
-        "ended=",
-        "unit=",
-        "active",
-        "last=",
-        "\n",
-    ];
+    let words = "now= boot= runner= system= step= wanted= hash= state= running done failed \
+                 exit_code= started= ended= unit= active last=";
+    let words: Vec<&str> = words.split(' ').collect();
     fuzz("steps", 8000, &words, |bytes| {
         let report = status::parse(&text(bytes));
         for step in &report.steps {
