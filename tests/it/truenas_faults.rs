@@ -235,12 +235,12 @@ fn truenas_busy_or_silent_is_retried_then_fails() {
     nas.on("virt.instance.query", 0, Fault::Silence);
     env.pixels_within(["list"], LIMIT).ok();
     // A service that is not up lists nothing, which is not "no such pixel".
-    nas.service("INITIALIZING");
+    nas.service(Some("INITIALIZING"));
     let early = env.pixels(["list"]).expect(1);
     assert!(early.stderr.contains("initializing"), "{}", early.stderr);
     env.pixels(["exec", &env.name("a"), "--", "true"])
         .expect(125);
-    nas.service("INITIALIZED");
+    nas.service(None);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::env::{TestEnv, finished};
 use crate::support::pty::Pty;
-use crate::support::truenas::{API_KEY, Fault, Nas};
+use crate::support::truenas::{API_KEY, Fault, Nas, ssh_keygen};
 use crate::support::wait;
 
 const LIMIT: Duration = Duration::from_secs(100);
@@ -197,12 +197,9 @@ fn truenas_encrypted_key_asks_for_passphrase() {
     let key = env.home().join(".ssh/id_ed25519");
     let open = env.home().join("open");
     std::fs::copy(&key, &open).unwrap();
-    let locked = Command::new("ssh-keygen")
-        // One round: what protects it is not what is tested.
-        .args(["-q", "-p", "-a", "1", "-P", "", "-N", "open sesame", "-f"])
-        .arg(&key)
-        .status();
-    assert!(locked.unwrap().success());
+    // One round: what protects it is not what is tested.
+    let lock = ["-p", "-a", "1", "-P", "", "-N", "open sesame"];
+    ssh_keygen(&lock, &key);
     let a = env.name("a");
     let no = env.pixels(["create", &a]).expect(5);
     assert!(no.stderr.contains("passphrase"), "{}", no.stderr);
@@ -232,12 +229,7 @@ fn truenas_rsa_key_requires_agent() {
     let make = |kind: &str, more: &[&str]| {
         let _ = std::fs::remove_file(&key);
         let _ = std::fs::remove_file(key.with_extension("pub"));
-        let made = Command::new("ssh-keygen")
-            .args(["-q", "-N", "", "-t", kind, "-f"])
-            .arg(&key)
-            .args(more)
-            .status();
-        assert!(made.unwrap().success());
+        ssh_keygen(&[&["-N", "", "-t", kind], more].concat(), &key);
     };
     let a = env.name("a");
     let refused = |env: &TestEnv, args: &[&str], code: i32| {

@@ -73,7 +73,8 @@ pub fn run(
         "filesystem.listdir" => server.listdir(params),
         "filesystem.file_receive" => server.file_receive(params),
         "virt.global.config" => {
-            let state = server.service.lock().unwrap().clone();
+            let state = server.state.lock().unwrap().service.clone();
+            let state = state.unwrap_or_else(|| "INITIALIZED".into());
             Ok(json!({"id": 1, "pool": POOL, "v6_network": null, "state": state}))
         }
         "virt.instance.query" => server.virt_query(params),
@@ -105,7 +106,7 @@ fn log_in(server: &Inner, peer: &Peer, params: &[Value]) -> Outcome {
     if given != expected {
         return Err(invalid("login_data", "Input should be another"));
     }
-    if let LoginAnswer::Always(answer) = &*server.login.lock().unwrap() {
+    if let LoginAnswer::Always(answer) = &server.state.lock().unwrap().login {
         peer.spoilt.store(true, Ordering::SeqCst);
         return Ok(answer.clone());
     }

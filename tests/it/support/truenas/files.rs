@@ -3,7 +3,6 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -42,7 +41,7 @@ impl Inner {
 
     fn is_mounted(&self, instance: &str) -> bool {
         let running = |found: Value| found["status"] == "Running";
-        !self.hides_disks.load(Ordering::Relaxed)
+        !self.state.lock().unwrap().hides_disks
             && self.incus_instance(instance).is_some_and(running)
     }
 

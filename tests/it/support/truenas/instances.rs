@@ -68,7 +68,7 @@ impl Inner {
     }
 
     fn is_up(&self) -> bool {
-        *self.service.lock().unwrap() == "INITIALIZED"
+        self.state.lock().unwrap().service.is_none()
     }
 
     fn virt(&self, found: Value) -> Value {
@@ -134,7 +134,7 @@ impl Inner {
             "start" => {
                 let (_,): (String,) = args(params)?;
                 let started = self.change(name, "start", false, -1);
-                if let Some(plant) = &*self.planted.lock().unwrap() {
+                if let Some(plant) = &self.state.lock().unwrap().planted {
                     plant(&super::files::root_of(name));
                 }
                 started

@@ -15,7 +15,8 @@ mod snapshots;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,7 @@ pub struct RateLimit {
     pub pause: Duration,
 }
 
-type Plant = Box<dyn Fn(&std::path::Path) + Send>;
+type Plant = Box<dyn Fn(&Path) + Send>;
 
 struct Rule {
     method: String,
@@ -70,8 +71,9 @@ struct Rule {
 }
 
 /// How the next logins end.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub enum LoginAnswer {
+    #[default]
     ByKey,
     Always(Value),
     /// Closed right after the upgrade, as by the list of allowed addresses.
@@ -101,6 +103,13 @@ struct State {
     /// When the current window began, and the logins since then.
     window: Option<(Instant, u32)>,
     limited: u32,
+    login: LoginAnswer,
+    /// The state of the containers service; `None` when it is up.
+    service: Option<String>,
+    /// Done to the root filesystem of every instance that is started.
+    planted: Option<Plant>,
+    /// No disk is shown as mounted.
+    hides_disks: bool,
 }
 
 pub struct Inner {
@@ -113,13 +122,6 @@ pub struct Inner {
     image: String,
     state: Mutex<State>,
     connections: Mutex<Vec<Arc<wire::Peer>>>,
-    login: Mutex<LoginAnswer>,
-    /// The state of the containers service.
-    service: Mutex<String>,
-    /// Done to the root filesystem of every instance that is started.
-    planted: Mutex<Option<Plant>>,
-    /// No disk is shown as mounted.
-    hides_disks: AtomicBool,
 }
 
 pub struct Nas {
@@ -129,6 +131,13 @@ pub struct Nas {
     pub certificate: String,
     pub fingerprint: String,
     runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// Makes or changes a key.
+pub fn ssh_keygen(args: &[&str], key: &Path) {
+    let mut command = std::process::Command::new("ssh-keygen");
+    let made = command.arg("-q").args(args).arg("-f").arg(key).status();
+    assert!(made.unwrap().success());
 }
 
 impl Nas {
@@ -156,10 +165,6 @@ impl Nas {
             incus,
             state: Mutex::default(),
             connections: Mutex::default(),
-            login: Mutex::new(LoginAnswer::ByKey),
-            service: Mutex::new("INITIALIZED".into()),
-            planted: Mutex::default(),
-            hides_disks: AtomicBool::new(false),
         });
         let (port, certificate, fingerprint) = wire::listen(&inner, runtime.handle());
         Self {
@@ -179,12 +184,7 @@ impl Nas {
         nas.configure(&mut env);
         let dir = env.home().join(".ssh");
         std::fs::create_dir_all(&dir).unwrap();
-        let made = std::process::Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(dir.join("id_ed25519"))
-            .status()
-            .unwrap();
-        assert!(made.success());
+        ssh_keygen(&["-t", "ed25519", "-N", ""], &dir.join("id_ed25519"));
         (nas, env)
     }
 
@@ -258,20 +258,20 @@ impl Nas {
     }
 
     pub fn answer_logins(&self, how: LoginAnswer) {
-        *self.inner.login.lock().unwrap() = how;
+        self.inner.state.lock().unwrap().login = how;
     }
 
     /// What the image does as soon as an instance of it runs.
-    pub fn plant(&self, what: impl Fn(&std::path::Path) + Send + 'static) {
-        *self.inner.planted.lock().unwrap() = Some(Box::new(what));
+    pub fn plant(&self, what: impl Fn(&Path) + Send + 'static) {
+        self.inner.state.lock().unwrap().planted = Some(Box::new(what));
     }
 
     pub fn hide_disks(&self, hide: bool) {
-        self.inner.hides_disks.store(hide, Ordering::Relaxed);
+        self.inner.state.lock().unwrap().hides_disks = hide;
     }
 
-    pub fn service(&self, state: &str) {
-        *self.inner.service.lock().unwrap() = state.to_owned();
+    pub fn service(&self, state: Option<&str>) {
+        self.inner.state.lock().unwrap().service = state.map(str::to_owned);
     }
 }
 

@@ -96,7 +96,7 @@ async fn serve(stream: TlsStream<TcpStream>, server: Arc<Inner>) {
         server.wrong("HTTP/2 was offered".into());
         return;
     }
-    let login = server.login.lock().unwrap().clone();
+    let login = server.state.lock().unwrap().login.clone();
     let upgrade = |request: &Request, response: Response| {
         let status = match (&login, request.uri().path()) {
             (LoginAnswer::NoApi, _) => StatusCode::FOUND,
