@@ -194,10 +194,6 @@ impl Truenas {
         found.await.unwrap_or(false)
     }
 
-    pub(super) async fn get(&self, name: &Name) -> Result<Instance> {
-        Ok(self.find(name).await?.into_instance(name.clone()))
-    }
-
     pub(super) async fn list(&self) -> Result<Vec<Instance>> {
         let found = self.query(json!([["name", "^", "px-"]])).await?;
         let pixels = found.into_iter().filter_map(|container| {
@@ -253,7 +249,7 @@ impl Truenas {
             if self.rpc.pending_writes().await > 0 {
                 return Next::Again(());
             }
-            let clone_job = self.clone_job(name);
+            let clone_job = self.clone_jobs().get(name).copied();
             match job::is_in_progress(&self.rpc, &name.instance(), clone_job).await {
                 Ok(false) => Next::Done(Ok(())),
                 Ok(true) => Next::Again(()),

@@ -7,7 +7,6 @@ mod bootstrap;
 mod bootstrap_files;
 mod clone;
 mod connect;
-mod container_api;
 mod convert;
 mod endpoint;
 mod error;
@@ -152,7 +151,7 @@ impl Backend for Truenas {
     }
 
     async fn get(&self, name: &Name) -> Result<Instance> {
-        self.get(name).await
+        Ok(self.find(name).await?.into_instance(name.clone()))
     }
 
     async fn list(&self) -> Result<Vec<Instance>> {

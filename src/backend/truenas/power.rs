@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::Truenas;
 use super::convert::Container;
 use super::error::Failure;
 use super::job::{self, JobCall};
+use super::messages::Meaning;
 use super::properties::PropertyKey;
-use super::{Truenas, container_api};
+use super::wire::{Lxc, Snapshot};
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry::{self, Next};
 
 const STATE_TIMEOUT: Duration = Duration::from_secs(120);
+/// For a stop with a grace period that the server chooses.
+const LXC_STOP_TIMEOUT: Duration = Duration::from_secs(6 * 60);
 /// The server's own timeout of a stop is five minutes.
 const MAX_GRACE: Duration = Duration::from_secs(240);
 /// A disk may be busy for some seconds after a stop.
@@ -52,7 +56,12 @@ impl Truenas {
                 self.run_state(name, "virt.instance.start", params, doing, STATE_TIMEOUT)
                     .await
             }
-            Container::Lxc(lxc) => container_api::start(&self.rpc, lxc).await,
+            Container::Lxc(lxc) => {
+                // Not a job.
+                let params = json!([lxc.id]);
+                let started = self.rpc.write::<Value>("container.start", params).await;
+                started.map(drop)
+            }
         };
         self.ok_if_in_state(name, outcome, Status::Running).await
     }
@@ -63,13 +72,15 @@ impl Truenas {
             return Ok(());
         }
         let grace = grace.min(MAX_GRACE);
+        let stop = async |method, params, limit| {
+            let doing = "stopping the pixel";
+            self.run_state(name, method, params, doing, limit).await
+        };
         let outcome = match &found {
             Container::Virt(_) => {
                 let stop = async |options: Value, limit| {
                     let params = json!([name.instance(), options]);
-                    let doing = "stopping the pixel";
-                    self.run_state(name, "virt.instance.stop", params, doing, limit)
-                        .await
+                    stop("virt.instance.stop", params, limit).await
                 };
                 let force = json!({"force": true});
                 if grace.is_zero() {
@@ -85,7 +96,14 @@ impl Truenas {
                     }
                 }
             }
-            Container::Lxc(lxc) => container_api::stop(&self.rpc, lxc, grace.is_zero()).await,
+            Container::Lxc(lxc) => {
+                let options = match grace.is_zero() {
+                    true => json!({"force": true}),
+                    false => json!({"force_after_timeout": true}),
+                };
+                let params = json!([lxc.id, options]);
+                stop("container.stop", params, LXC_STOP_TIMEOUT).await
+            }
         };
         self.ok_if_in_state(name, outcome, Status::Stopped).await
     }
@@ -116,9 +134,8 @@ impl Truenas {
             Container::Virt(virt) => PropertyKey::Id.get(&virt.environment).map(str::to_owned),
             Container::Lxc(lxc) => {
                 self.stop(name, Duration::ZERO).await?;
-                return container_api::delete(&self.rpc, &lxc)
-                    .await
-                    .map_err(|failure| failure.into_error_for(Subject::pixel(name)));
+                let deleted = self.delete_lxc(name, &lxc).await;
+                return deleted.map_err(|failure| failure.into_error_for(Subject::pixel(name)));
             }
         };
         retry::until(BUSY_TIMEOUT, || async {
@@ -148,6 +165,30 @@ impl Truenas {
             self.ssh.remove_host_keys(&name.instance(), &id);
         }
         Ok(())
+    }
+
+    /// Deletes the container's snapshots one by one, then the container. Never uses
+    /// `recursive`, which would also delete all clones of the snapshots. Fails if a
+    /// snapshot has clones.
+    async fn delete_lxc(&self, name: &Name, container: &Lxc) -> Result<(), Failure> {
+        let filter = json!([[["dataset", "=", container.dataset]]]);
+        let snapshots: Vec<Snapshot> = self.rpc.read("pool.snapshot.query", filter).await?;
+        for snapshot in snapshots {
+            let params = json!([snapshot.id, {"defer": false, "recursive": false}]);
+            let method = "pool.snapshot.delete";
+            self.rpc.write::<Value>(method, params).await?;
+        }
+        let (method, doing) = ("container.delete", "deleting the pixel");
+        let params = json!([container.id, {"force": true, "recursive": false}]);
+        let deleted = self.run_state(name, method, params, doing, STATE_TIMEOUT);
+        match deleted.await {
+            // In the 26.0 betas the method is not a job and accepts no options.
+            Err(Failure::Refused(fault)) if fault.means(Meaning::NoOptions) => {
+                let params = json!([container.id]);
+                self.rpc.write::<Value>(method, params).await.map(drop)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Succeeds if the pixel no longer exists, otherwise fails with `error`.
