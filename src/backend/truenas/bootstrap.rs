@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Truenas;
 use super::properties::{self, PropertyKey};
-use super::ssh::Host;
+use super::ssh::{Host, host_key_name};
 use crate::model::{Error, GuestFile, Ids, Name, Result, Subject};
 
 const LIB: &str = "/usr/local/lib/pixels";
@@ -39,16 +39,10 @@ impl Truenas {
             });
         }
         let params = json!([name.instance(), {"force": true}]);
-        let doing = "restarting the pixel";
-        self.run_state(
-            name,
-            "virt.instance.restart",
-            params,
-            doing,
-            RESTART_TIMEOUT,
-        )
-        .await
-        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
+        let (method, doing) = ("virt.instance.restart", "restarting the pixel");
+        self.run_state(name, method, params, doing, RESTART_TIMEOUT)
+            .await
+            .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
         self.ssh
             .wait_for_session(|| self.host(name), SSH_TIMEOUT)
             .await?;
@@ -69,12 +63,10 @@ impl Truenas {
                 state: virt.status.to_lowercase(),
             });
         }
+        let id = PropertyKey::Id.get(&virt.environment).unwrap_or("-");
         Ok(virt.address().map(|address| Host {
             instance: name.instance(),
-            id: PropertyKey::Id
-                .get(&virt.environment)
-                .unwrap_or("-")
-                .to_owned(),
+            key_name: host_key_name(&name.instance(), id),
             address,
         }))
     }

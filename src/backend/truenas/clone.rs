@@ -173,15 +173,11 @@ impl Truenas {
         })
     }
 
-    fn clone_jobs(&self) -> MutexGuard<'_, HashMap<Name, i64>> {
+    /// The cron jobs that replace the disks of pixels.
+    pub(super) fn clone_jobs(&self) -> MutexGuard<'_, HashMap<Name, i64>> {
         self.clone_jobs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The cron job that replaces the disk of a pixel.
-    pub(super) fn clone_job(&self, name: &Name) -> Option<i64> {
-        self.clone_jobs().get(name).copied()
     }
 
     async fn remove_jobs_with(&self, command: &Value) {

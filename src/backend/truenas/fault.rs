@@ -77,13 +77,6 @@ impl RpcFault {
             rows: extra.map(rows).unwrap_or_default(),
         }
     }
-
-    pub(super) fn from_reason(reason: &str) -> Self {
-        Self {
-            reason: reason.to_owned(),
-            ..Self::default()
-        }
-    }
 }
 
 fn rows(extra: &Value) -> Vec<(String, i64)> {

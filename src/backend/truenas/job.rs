@@ -82,9 +82,10 @@ fn includes(shown: &Value, sent: &Value) -> bool {
 fn outcome(job: Job) -> Result<Value, Failure> {
     match job.state.as_str() {
         "SUCCESS" => Ok(job.result),
-        "ABORTED" => Err(Failure::Refused(RpcFault::from_reason(
-            "the job was aborted on the server",
-        ))),
+        "ABORTED" => Err(Failure::Refused(RpcFault {
+            reason: "the job was aborted on the server".into(),
+            ..RpcFault::default()
+        })),
         _ => Err(Failure::Refused(RpcFault::from_job(
             job.error.as_deref(),
             job.exc_info,

@@ -193,18 +193,7 @@ async fn exchange(
         } else {
             PING_INTERVAL_DURING_CALL
         };
-        let ping = async {
-            match pong_deadline {
-                None => tokio::time::sleep_until(last_received + interval).await,
-                Some(_) => std::future::pending().await,
-            }
-        };
-        let pong_timeout = async {
-            match pong_deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
+        let deadline = pong_deadline.unwrap_or(last_received + interval);
         tokio::select! {
             frame = socket.next() => {
                 last_received = Instant::now();
@@ -232,14 +221,14 @@ async fn exchange(
                     }
                 }
             },
-            () = ping => {
+            () = tokio::time::sleep_until(deadline) => {
+                if pong_deadline.is_some() {
+                    return format!("no pong for {} s", PONG_TIMEOUT.as_secs()).into();
+                }
                 if let Err(reason) = send(socket, Message::Ping(Default::default())).await {
                     return reason.into();
                 }
                 pong_deadline = Some(Instant::now() + PONG_TIMEOUT);
-            }
-            () = pong_timeout => {
-                return format!("no pong for {} s", PONG_TIMEOUT.as_secs()).into();
             }
         }
     }

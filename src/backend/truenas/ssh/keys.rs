@@ -109,25 +109,23 @@ impl Keys {
         let Some(path) = &self.file else {
             return Ok(KeyFile::Missing);
         };
-        match russh::keys::load_secret_key(path, None) {
-            Ok(key) if !is_supported(key.algorithm()) => Ok(KeyFile::AgentOnly(path.clone())),
-            Ok(key) => Ok(KeyFile::Usable(Arc::new(key))),
-            Err(russh::keys::Error::UnsupportedKeyType { .. }) => {
-                Ok(KeyFile::AgentOnly(path.clone()))
-            }
+        let agent_only = || KeyFile::AgentOnly(path.clone());
+        Ok(match russh::keys::load_secret_key(path, None) {
+            Ok(key) if !is_supported(key.algorithm()) => agent_only(),
+            Ok(key) => KeyFile::Usable(Arc::new(key)),
+            Err(russh::keys::Error::UnsupportedKeyType { .. }) => agent_only(),
             Err(russh::keys::Error::KeyIsEncrypted) => match public_key(path) {
-                Some((_, key)) if !is_supported(key.algorithm()) => {
-                    Ok(KeyFile::AgentOnly(path.clone()))
-                }
-                _ => Ok(KeyFile::Encrypted(path.clone())),
+                Some((_, key)) if !is_supported(key.algorithm()) => agent_only(),
+                _ => KeyFile::Encrypted(path.clone()),
             },
             Err(russh::keys::Error::IO(e)) if e.kind() == std::io::ErrorKind::NotFound => {
-                Ok(KeyFile::Missing)
+                KeyFile::Missing
             }
-            Err(error) => Err(Error::Invalid(
-                format!("ssh.key {}: {error}", path.display()).into(),
-            )),
-        }
+            Err(error) => {
+                let text = format!("ssh.key {}: {error}", path.display());
+                return Err(Error::Invalid(text.into()));
+            }
+        })
     }
 
     async fn unlock(&self, path: &Path) -> Result<Option<Arc<PrivateKey>>> {

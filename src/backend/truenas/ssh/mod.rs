@@ -56,19 +56,14 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     pub instance: String,
-    /// Unique among all instances that ever have this name.
-    pub id: String,
+    /// See [`host_key_name`].
+    pub key_name: String,
     pub address: Ipv4Addr,
 }
 
-impl Host {
-    fn key(&self) -> String {
-        host_key_name(&self.instance, &self.id)
-    }
-}
-
-/// The name of an instance in the file of host keys.
-fn host_key_name(instance: &str, id: &str) -> String {
+/// The name of an instance in the file of host keys. `id` is unique among all
+/// instances that ever have this name.
+pub(super) fn host_key_name(instance: &str, id: &str) -> String {
     format!("{instance}/{}", id.replace([' ', '@'], "_"))
 }
 
@@ -175,24 +170,19 @@ impl Ssh {
             endpoint: format!("the pixel's SSH server at {}", host.address),
             reason: reason.into(),
         };
-        let tcp =
-            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host.address, PORT)))
-                .await
-            {
-                Ok(Ok(tcp)) => tcp,
-                Ok(Err(error)) => return Err(unreachable(error.to_string())),
-                Err(_) => {
-                    return Err(unreachable(format!(
-                        "no connection within {} s",
-                        CONNECT_TIMEOUT.as_secs()
-                    )));
-                }
-            };
+        let late = |what: &str, limit: Duration| {
+            unreachable(format!("no {what} within {} s", limit.as_secs()))
+        };
+        let tcp = TcpStream::connect((host.address, PORT));
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, tcp)
+            .await
+            .map_err(|_| late("connection", CONNECT_TIMEOUT))?
+            .map_err(|error| unreachable(error.to_string()))?;
         let _ = tcp.set_nodelay(true);
         let rejection = Arc::new(Mutex::new(None));
         let verifier = HostKeyVerifier {
             known_hosts: Arc::clone(&self.known_hosts),
-            host: host.key(),
+            host: host.key_name.clone(),
             strict: self.strict,
             rejection: Arc::clone(&rejection),
         };
@@ -203,22 +193,14 @@ impl Ssh {
             ..client::Config::default()
         };
         let handshake = client::connect_stream(Arc::new(config), tcp, verifier);
-        let mut handle = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(Ok(handle)) => handle,
-            Ok(Err(error)) => {
-                let rejection = rejection
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
-                return Err(rejection.unwrap_or_else(|| unreachable(error.to_string())));
-            }
-            Err(_) => {
-                return Err(unreachable(format!(
-                    "no key exchange within {} s",
-                    HANDSHAKE_TIMEOUT.as_secs()
-                )));
-            }
-        };
+        let mut handle = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
+            .await
+            .map_err(|_| late("key exchange", HANDSHAKE_TIMEOUT))?
+            .map_err(|error| {
+                let mut rejection = rejection.lock().unwrap_or_else(PoisonError::into_inner);
+                let rejection = rejection.take();
+                rejection.unwrap_or_else(|| unreachable(error.to_string()))
+            })?;
         self.keys.log_in(&mut handle, USER).await?;
         Ok(Session {
             handle,
