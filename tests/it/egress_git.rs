@@ -13,8 +13,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::support::env::BINARY;
 use crate::support::git::git;
 use crate::support::lab;
-use crate::support::walls::{BRIDGE, Walls};
-use crate::support::wan::SPARE;
+use crate::support::walls::Walls;
+use crate::support::wan::{SPARE, Wan};
 
 const HOST: &str = "git.test";
 
@@ -62,7 +62,8 @@ fn answer(stream: &mut (impl Read + Write), root: &Path) -> std::io::Result<()> 
 #[ignore = "needs Incus"]
 fn git_clone_through_gateway_works_over_ssh_and_https() {
     lab::ready();
-    let walls = Walls::new("git");
+    let walls = Walls::new("git", Wan::any());
+    let spare = walls.wan.address(SPARE);
     walls.wan.name(HOST, &[SPARE]);
     let files = tempfile::tempdir().unwrap();
     let work = files.path().join("work");
@@ -103,7 +104,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     git(&work, &["diff", "--exit-code", "HEAD", "agent"]);
 
     let ssh = SocketAddr::new(address, 22);
-    walls.wan.forward((SPARE, 22).into(), ssh);
+    walls.wan.forward((spare, 22).into(), ssh);
 
     // And its web server, by a certificate of its own.
     let key = KeyPair::generate().unwrap();
@@ -123,7 +124,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let root = bare.parent().unwrap().to_owned();
     walls
         .wan
-        .host((SPARE, 443).into(), move |stream: &mut TcpStream, _| {
+        .host((spare, 443).into(), move |stream: &mut TcpStream, _| {
             let Ok(stream) = stream.try_clone() else {
                 return;
             };
@@ -141,7 +142,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let create = [&["create", &pixel, "--from", &from], &policy[..]].concat();
     walls.env.pixels(create).ok();
     let instance = walls.server.get(&format!("/1.0/instances/px-{pixel}"));
-    assert_eq!(instance["devices"]["eth0"]["network"], BRIDGE);
+    assert_eq!(instance["devices"]["eth0"]["network"], walls.wan.bridge());
     walls.comes_to_connect(&pixel, HOST, 22);
     let ssh = "GIT_SSH_COMMAND='ssh -i /root/.ssh/id -o StrictHostKeyChecking=no' \
                git clone -q root@git.test:/srv/repo.git /root/by-ssh && cat /root/by-ssh/file";

@@ -6,10 +6,7 @@ use serde_json::Value;
 use super::env::TestEnv;
 use super::server::Server;
 use super::wait::eventually;
-use super::wan::{RESOLVER, Wan};
-
-pub const BRIDGE: &str = "pxwan0";
-pub const GATEWAY: &str = "px-gateway-pxwan0";
+use super::wan::Wan;
 
 pub struct Walls {
     pub wan: Wan,
@@ -25,11 +22,10 @@ pub struct Place {
 }
 
 impl Walls {
-    pub fn new(test: &str) -> Self {
-        let wan = Wan::start();
+    pub fn new(test: &str, wan: Wan) -> Self {
         let mut env = TestEnv::new(test);
-        env.set("PIXELS_NETWORK_BRIDGE", BRIDGE);
-        env.config(&format!("[defaults]\ndns = [\"{RESOLVER}\"]\n"));
+        env.set("PIXELS_NETWORK_BRIDGE", &wan.bridge());
+        env.config(&format!("[defaults]\ndns = [\"{}\"]\n", wan.resolver()));
         let walls = Self {
             wan,
             env,
@@ -37,6 +33,10 @@ impl Walls {
         };
         walls.clear();
         walls
+    }
+
+    pub fn gateway_name(&self) -> String {
+        format!("px-gateway-{}", self.wan.bridge())
     }
 
     /// An environment whose pixels are on the open network of the host.
@@ -49,7 +49,8 @@ impl Walls {
     /// Pixels on the bridge, of a test that was killed too, and their gateway.
     fn clear(&self) {
         let all = self.server.get("/1.0/instances?recursion=1");
-        let behind = |one: &&Value| one["devices"]["eth0"]["network"] == BRIDGE;
+        let bridge = self.wan.bridge();
+        let behind = |one: &&Value| one["devices"]["eth0"]["network"] == bridge;
         let names: Vec<&str> = all
             .as_array()
             .unwrap()
@@ -85,7 +86,9 @@ impl Walls {
 
     /// The gateway as its pixels see it.
     pub fn gateway(&self) -> Place {
-        let found = self.server.get(&format!("/1.0/instances/{GATEWAY}"));
+        let found = self
+            .server
+            .get(&format!("/1.0/instances/{}", self.gateway_name()));
         let text = |key: &str| found["config"][key].as_str().unwrap().to_owned();
         let subnet = text("user.pixels.subnet");
         let network = subnet.split('/').next().unwrap();

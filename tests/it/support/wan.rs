@@ -2,7 +2,8 @@
 //! every address answers on every port that matters, a name server that returns
 //! what the test sets, and a witness that sees every frame.
 //!
-//! There is one at a time on a machine, whatever test process it belongs to.
+//! A machine has at most [`SLOTS`] at a time, each with its own addresses,
+//! whatever test processes they belong to.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -22,14 +23,16 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::dns;
 
-const NAMESPACE: &str = "pxwan";
-const LINK: &str = "pxwan-host";
-/// The host's address on the way there.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
-pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
+pub const SLOTS: u8 = 4;
+/// The slot to whose internet the host also sends what is for [`METADATA`].
+pub const FIRST: u8 = 0;
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// An address without a listener, except those that a test starts.
-pub const SPARE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 30);
+/// The last byte of the host's address on the way there.
+const HOST: u8 = 254;
+const RESOLVER: u8 = 53;
+/// The last byte of an address without a listener, except those that a test
+/// starts.
+pub const SPARE: u8 = 30;
 /// Of every name: longer than a resolver should pass on.
 const TTL_SECONDS: u32 = 3600;
 /// The last byte of every address on which everything answers.
@@ -38,11 +41,17 @@ const ADDRESSES: [u8; 9] = [1, 10, 11, 12, 20, 21, 22, 53, 66];
 const TCP: [u16; 7] = [22, 80, 443, 853, 8080, 9418, 65000];
 const UDP: [u16; 5] = [68, 123, 443, 4433, 65000];
 
-pub const fn address(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(198, 51, 100, last)
+/// An address of the internet in a slot. The networks are reserved for documents
+/// and for measurements (RFC 5737 and RFC 2544).
+pub const fn address(slot: u8, last: u8) -> Ipv4Addr {
+    match slot {
+        FIRST => Ipv4Addr::new(198, 51, 100, last),
+        _ => Ipv4Addr::new(198, 19, slot, last),
+    }
 }
 
 pub struct Wan {
+    slot: u8,
     names: Arc<Mutex<BTreeMap<String, Vec<Ipv4Addr>>>>,
     seen: Arc<Mutex<Vec<u8>>>,
     over: Arc<AtomicBool>,
@@ -68,50 +77,94 @@ pub fn enter(namespace: &File) {
     move_into_link_name_space(namespace.as_fd(), kind).unwrap();
 }
 
-fn remove() {
-    // The lock is held: what is found here is left by a killed test.
-    for args in [["netns", "del", NAMESPACE], ["link", "del", LINK]] {
-        let _ = Command::new("ip").args(args).output();
-    }
-}
-
 impl Wan {
-    pub fn start() -> Self {
-        let turn = File::create(std::env::temp_dir().join("pixels-test-wan.lock")).unwrap();
-        flock(&turn, FlockOperation::LockExclusive).unwrap();
-        remove();
-        ip(&format!("netns add {NAMESPACE}"));
-        ip(&format!(
-            "link add {LINK} type veth peer name eth0 netns {NAMESPACE}"
-        ));
-        ip(&format!("addr add {HOST}/24 dev {LINK}"));
-        ip(&format!("link set {LINK} up"));
-        let inside = |args: &str| ip(&format!("-n {NAMESPACE} {args}"));
-        inside("link set lo up");
-        inside("link set eth0 up");
-        for address in ADDRESSES.map(address).into_iter().chain([SPARE]) {
-            inside(&format!("addr add {address}/24 dev eth0"));
-        }
-        inside(&format!("addr add {METADATA}/32 dev eth0"));
-        inside(&format!("route add default via {HOST}"));
-        let via = address(1);
-        ip(&format!("route add {METADATA} via {via} dev {LINK}"));
+    /// Waits for the first slot.
+    pub fn first() -> Self {
+        Self::start(FIRST)
+    }
 
+    /// Waits for another slot than the first.
+    pub fn any() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        Self::start(1 + NEXT.fetch_add(1, Ordering::Relaxed) % (SLOTS - 1))
+    }
+
+    fn start(slot: u8) -> Self {
+        let lock = std::env::temp_dir().join(format!("pixels-test-wan{slot}.lock"));
+        let turn = File::create(lock).unwrap();
+        flock(&turn, FlockOperation::LockExclusive).unwrap();
         let wan = Self {
+            slot,
             names: Arc::default(),
             seen: Arc::default(),
             over: Arc::default(),
             _turn: turn,
         };
+        // The lock is held: what is found here is left by a killed test.
+        wan.remove();
+        let (namespace, link, host) = (wan.namespace(), wan.link(), wan.address(HOST));
+        ip(&format!("netns add {namespace}"));
+        ip(&format!(
+            "link add {link} type veth peer name eth0 netns {namespace}"
+        ));
+        ip(&format!("addr add {host}/24 dev {link}"));
+        ip(&format!("link set {link} up"));
+        let inside = |args: &str| ip(&format!("-n {namespace} {args}"));
+        inside("link set lo up");
+        inside("link set eth0 up");
+        for last in ADDRESSES.into_iter().chain([SPARE]) {
+            inside(&format!("addr add {}/24 dev eth0", wan.address(last)));
+        }
+        inside(&format!("addr add {METADATA}/32 dev eth0"));
+        inside(&format!("route add default via {host}"));
+        if slot == FIRST {
+            let via = wan.address(1);
+            ip(&format!("route add {METADATA} via {via} dev {link}"));
+        }
         wan.inside(|wan| wan.serve());
         wan
+    }
+
+    fn namespace(&self) -> String {
+        format!("pxwan{}", self.slot)
+    }
+
+    fn link(&self) -> String {
+        format!("pxwan{}-host", self.slot)
+    }
+
+    /// A network for the pixels of a test.
+    pub fn bridge(&self) -> String {
+        format!("pxbr{}", self.slot)
+    }
+
+    pub fn address(&self, last: u8) -> Ipv4Addr {
+        address(self.slot, last)
+    }
+
+    pub fn resolver(&self) -> Ipv4Addr {
+        self.address(RESOLVER)
+    }
+
+    fn remove(&self) {
+        let (namespace, link) = (self.namespace(), self.link());
+        for args in [["netns", "del", &namespace], ["link", "del", &link]] {
+            let _ = Command::new("ip").args(args).output();
+        }
+    }
+
+    /// Every address on which everything answers.
+    fn answering(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let slot = self.slot;
+        let addresses = ADDRESSES.into_iter().map(move |last| address(slot, last));
+        addresses.chain([METADATA])
     }
 
     /// Runs in the namespace; what is opened there stays there.
     fn inside<T: Send>(&self, work: impl FnOnce(&Self) -> T + Send) -> T {
         thread::scope(|scope| {
             let enter_and_work = || {
-                enter(&File::open(format!("/run/netns/{NAMESPACE}")).unwrap());
+                enter(&File::open(format!("/run/netns/{}", self.namespace())).unwrap());
                 work(self)
             };
             scope.spawn(enter_and_work).join().unwrap()
@@ -120,7 +173,7 @@ impl Wan {
 
     fn serve(&self) {
         for port in TCP {
-            for address in ADDRESSES.map(address).into_iter().chain([METADATA]) {
+            for address in self.answering() {
                 self.accept(TcpListener::bind((address, port)).unwrap(), hello);
             }
         }
@@ -181,7 +234,7 @@ impl Wan {
         answer: impl Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Clone + Send + 'static,
     ) {
         // One for each address, or all answers would come from the first.
-        for address in ADDRESSES.map(address).into_iter().chain([METADATA]) {
+        for address in self.answering() {
             let socket = UdpSocket::bind((address, port)).unwrap();
             let (over, answer) = (self.over.clone(), answer.clone());
             let pause = Some(Duration::from_millis(200));
@@ -217,9 +270,16 @@ impl Wan {
         });
     }
 
-    /// The name server's answer for a name; NXDOMAIN for all others.
-    pub fn name(&self, name: &str, addresses: &[Ipv4Addr]) {
-        lock(&self.names).insert(name.to_owned(), addresses.to_vec());
+    /// Sets the name server's answer for a name to the addresses with these last
+    /// bytes. The answer for all other names is NXDOMAIN.
+    pub fn name(&self, name: &str, hosts: &[u8]) {
+        let addresses = hosts.iter().map(|last| self.address(*last)).collect();
+        lock(&self.names).insert(name.to_owned(), addresses);
+    }
+
+    /// Sets the name server's answer for a name to an address elsewhere.
+    pub fn name_outside(&self, name: &str, address: Ipv4Addr) {
+        lock(&self.names).insert(name.to_owned(), vec![address]);
     }
 
     /// Whether anything with this in it has arrived, in any case of letters:
@@ -289,6 +349,6 @@ fn hello(stream: &mut TcpStream, here: IpAddr) {
 impl Drop for Wan {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        remove();
+        self.remove();
     }
 }
