@@ -2,55 +2,41 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::rows::Row;
 
+#[derive(clap::Parser)]
+#[command(name = "bench")]
 pub struct Args {
-    pub runs: usize,
+    /// Rounds of each row [default: 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    runs: Option<u16>,
+    /// Run 3 rounds, for a first look
+    #[arg(long)]
+    quick: bool,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Measure this binary instead of building one
+    #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
+    /// Also measure another pixels binary
+    #[arg(long, value_name = "FILE")]
     pub earlier: Option<PathBuf>,
+    /// Added by `cargo bench`. `cargo test --all-targets` starts benchmarks
+    /// without it, and then nothing is measured.
+    #[arg(long, hide = true)]
+    pub bench: bool,
+    /// Rows by name (an exact name, else a part of one); by default all
+    #[arg(value_name = "ROW")]
     filters: Vec<String>,
 }
 
 impl Args {
-    /// `None` when there is nothing to do: `cargo test --all-targets` starts
-    /// benchmarks too, but without the argument that `cargo bench` adds.
-    pub fn parse(given: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut args = Self {
-            runs: 10,
-            json: None,
-            binary: None,
-            earlier: None,
-            filters: Vec::new(),
-        };
-        let mut benching = false;
-        let mut given = given;
-        while let Some(word) = given.next() {
-            let mut value = || {
-                given
-                    .next()
-                    .with_context(|| format!("{word} needs a value"))
-            };
-            match word.as_str() {
-                "--bench" => benching = true,
-                "--quick" => args.runs = 3,
-                "--runs" => args.runs = value()?.parse().context("--runs")?,
-                "--json" => args.json = Some(value()?.into()),
-                "--binary" => args.binary = Some(value()?.into()),
-                "--earlier" => args.earlier = Some(value()?.into()),
-                _ if word.starts_with('-') => bail!(
-                    "unknown option {word}: there are --quick, --runs N, --json FILE, \
-                     --binary FILE and --earlier FILE"
-                ),
-                _ => args.filters.push(word),
-            }
-        }
-        if args.runs == 0 {
-            bail!("--runs must be at least 1");
-        }
-        Ok(benching.then_some(args))
+    pub fn runs(&self) -> usize {
+        let usual = if self.quick { 3 } else { 10 };
+        self.runs.unwrap_or(usual).into()
     }
 
     /// The rows asked for, in their own order; all when none was named.

@@ -3,12 +3,8 @@
 //!
 //! ```text
 //! cargo bench                        all rows
-//! cargo bench -- exec list           rows by name (an exact name, else a part of one)
-//! cargo bench -- --quick             few runs, for a first look
-//! cargo bench -- --runs 30           more of them (10 by default)
-//! cargo bench -- --json FILE         the results for programs
-//! cargo bench -- --binary FILE       measure this binary instead of building one
-//! cargo bench -- --earlier FILE      one more column: another pixels binary, in the same run
+//! cargo bench -- exec list           rows by name
+//! cargo bench -- --help              the options
 //! ```
 //!
 //! What is compared in a row takes turns (A B C, B C A, C A B, …) after a
@@ -47,6 +43,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
 
 use args::Args;
 use lab::Lab;
@@ -56,14 +53,10 @@ use rows::{Bench, ROWS};
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args().skip(1)) {
-        Ok(Some(args)) => args,
-        Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
+    let args = Args::parse();
+    if !args.bench {
+        return ExitCode::SUCCESS;
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -85,7 +78,7 @@ fn run(args: &Args) -> Result<()> {
     };
     let mut report = Report::new(args, &binary, lab.as_ref().ok());
     let bench = Bench {
-        runs: args.runs,
+        runs: args.runs(),
         binary: &binary,
         earlier: args.earlier.as_deref(),
         incus: incus.as_deref(),

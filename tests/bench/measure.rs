@@ -33,11 +33,12 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// The times of one contender, sorted.
+/// The times of one contender.
 #[derive(Debug, Clone)]
 pub struct Times {
     pub who: Who,
-    sorted: Vec<Duration>,
+    /// At least one.
+    pub sorted: Vec<Duration>,
 }
 
 impl Times {
@@ -48,18 +49,6 @@ impl Times {
         } else {
             self.sorted[middle]
         }
-    }
-
-    pub fn fastest(&self) -> Duration {
-        self.sorted[0]
-    }
-
-    pub fn slowest(&self) -> Duration {
-        self.sorted[self.sorted.len() - 1]
-    }
-
-    pub fn runs(&self) -> usize {
-        self.sorted.len()
     }
 }
 

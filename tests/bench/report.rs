@@ -41,7 +41,7 @@ impl Report {
                 Value::Null,
                 |(version, storage)| json!({"incus": version, "storage": storage}),
             ),
-            runs: args.runs,
+            runs: args.runs(),
             earlier: args.earlier.is_some(),
             rows: Vec::new(),
             notes: Vec::new(),
@@ -81,9 +81,9 @@ fn line(row: &Row, outcome: &Outcome) -> Value {
             for of in times {
                 line["times"][of.who.key()] = json!({
                     "median_ms": millis(of.median()),
-                    "min_ms": millis(of.fastest()),
-                    "max_ms": millis(of.slowest()),
-                    "runs": of.runs(),
+                    "min_ms": millis(of.sorted[0]),
+                    "max_ms": millis(of.sorted[of.sorted.len() - 1]),
+                    "runs": of.sorted.len(),
                 });
             }
         }
