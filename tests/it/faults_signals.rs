@@ -104,7 +104,6 @@ impl<'a> Trial<'a> {
         signal(child.id(), number);
         let outcome = finished(child, LIMIT);
         let reported = format!("{:?} after {moment:?}: {outcome:?}", self.args);
-        assert!(!outcome.stderr.contains("panicked"), "{reported}");
         (outcome, reported)
     }
 

@@ -216,7 +216,7 @@ fn release_has_one_target_per_system() {
 #[test]
 fn workflow_actions_are_pinned() {
     for file in ["ci.yml", "release.yml"] {
-        let text = read(&format!(".github/workflows/{file}"));
+        let text = read(format!(".github/workflows/{file}"));
         let used: Vec<&str> = text
             .lines()
             .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("uses: "))

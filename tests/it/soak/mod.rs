@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::support::env::{Outcome, TestEnv, finished};
 use crate::support::lab;
 use crate::support::private_daemon::PrivateDaemon;
-use crate::support::rounds::{Moments, asked};
+use crate::support::rounds::{Moments, env_number};
 use crate::support::wait::eventually;
 
 use faults::Fault;
@@ -49,8 +49,8 @@ struct Soak {
 #[ignore = "needs Incus"]
 fn random_commands_and_faults_match_ledger() {
     lab::ready();
-    let rounds = asked(ROUNDS).unwrap_or(12);
-    let most = asked(SECONDS).map_or(Duration::MAX, Duration::from_secs);
+    let rounds = env_number(ROUNDS).unwrap_or(12);
+    let most = env_number(SECONDS).map_or(Duration::MAX, Duration::from_secs);
     let mut soak = Soak::begin();
     let begun = Instant::now();
     let mut round = 0;
@@ -119,13 +119,13 @@ impl Soak {
         // What the server has been asked for it finishes by itself.
         self.daemon.settle();
         for (task, outcome) in tasks.iter().zip(&outcomes) {
-            self.ledger.take(task, outcome, fault, &reported);
+            self.ledger.record(task, outcome, fault, &reported);
         }
         let reported = format!("{reported}, {outcomes:?}");
         self.clean_up(&reported);
         self.compare(&reported);
         for task in &tasks {
-            self.look_at(task, &reported);
+            self.check_pixels_of(task, &reported);
         }
     }
 
@@ -223,12 +223,12 @@ impl Soak {
             .into_iter()
             .map(|name| (name.clone(), server.checkpoints(&name)))
             .collect();
-        self.ledger.settle(&there);
-        self.ledger.equals(&there, reported);
+        self.ledger.resolve_doubts(&there);
+        self.ledger.assert_equals(&there, reported);
     }
 
     /// What was worked on can be used, whatever befell it.
-    fn look_at(&self, task: &Task, reported: &str) {
+    fn check_pixels_of(&self, task: &Task, reported: &str) {
         let env = &self.clients[0];
         for name in self.ledger.made_by(task) {
             if self.daemon.server.status(&name).as_deref() != Some("Running") {

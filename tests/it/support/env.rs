@@ -285,11 +285,13 @@ pub fn finished(child: Child, limit: Duration) -> Outcome {
 
 impl From<Output> for Outcome {
     fn from(output: Output) -> Self {
-        Self {
+        let outcome = Self {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             code: super::wait::code(output.status),
-        }
+        };
+        assert!(!outcome.stderr.contains("panicked"), "{outcome:?}");
+        outcome
     }
 }
 

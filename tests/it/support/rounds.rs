@@ -7,16 +7,16 @@ const SEED: &str = "PIXELS_TEST_SEED";
 
 /// `PIXELS_TEST_ROUNDS`, or `usual` if it is not set.
 pub fn rounds(usual: u32) -> u32 {
-    asked(ROUNDS).map_or(usual, |n| u32::try_from(n).unwrap())
+    env_number(ROUNDS).map_or(usual, |n| u32::try_from(n).unwrap())
 }
 
 /// Whether `PIXELS_TEST_ROUNDS` is at least 100.
 pub fn thorough() -> bool {
-    asked(ROUNDS).is_some_and(|rounds| rounds >= 100)
+    env_number(ROUNDS).is_some_and(|rounds| rounds >= 100)
 }
 
 /// The number in an environment variable. `None` if it is not set or empty.
-pub fn asked(name: &str) -> Option<u64> {
+pub fn env_number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(
         text.parse()
@@ -33,7 +33,7 @@ pub struct Moments {
 
 impl Moments {
     pub fn new() -> Self {
-        let seed = asked(SEED).unwrap_or_else(|| fastrand::u64(..));
+        let seed = env_number(SEED).unwrap_or_else(|| fastrand::u64(..));
         let random = fastrand::Rng::with_seed(seed);
         Self { seed, random }
     }
