@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::process::Child;
 
 use crate::support::env::{Outcome, TestEnv};
 use crate::support::{lab, wait};
@@ -23,14 +22,6 @@ fn to_a_full_disk(env: &TestEnv, args: &[&str]) -> Outcome {
 fn assert_lost(outcome: &Outcome) {
     let printed = "writing to stdout: No space left on device";
     assert_eq!(outcome.stderr.matches(printed).count(), 1, "{outcome:?}");
-}
-
-/// Takes one line and leaves.
-fn one_line(child: &mut Child) -> String {
-    let mut line = String::new();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    out.read_line(&mut line).unwrap();
-    line
 }
 
 #[test]
@@ -88,10 +79,12 @@ fn events_exit_when_reader_closes() {
     let name = env.name("a");
     env.pixels(["create", &name]).ok();
     let mut child = env.spawn(["events", "-f", &name]);
+    let stdout = BufReader::new(child.stdout.take().unwrap());
     // It may not listen yet.
     let (reported, listening) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(|| reported.send(one_line(&mut child)));
+        // Reads one line and closes the pipe.
+        scope.spawn(move || reported.send(stdout.lines().next().unwrap().unwrap()));
         let line = wait::until("an event", || {
             env.pixels(["expire", &name, "1h"]).ok();
             listening.try_recv().ok()
