@@ -46,10 +46,8 @@ fn modules_use_only_allowed_modules() {
         .filter_map(|line| line.split_once(" ->"))
         .map(|(part, allowed)| (part, allowed.split_whitespace().collect()))
         .collect();
-    for file in files("src")
-        .iter()
-        .filter(|file| has_extension(file, &["rs"]))
-    {
+    let sources = files("src");
+    for file in sources.iter().filter(|it| has_extension(it, &["rs"])) {
         let inside = file.strip_prefix("src").unwrap();
         let part = part_of(inside);
         // Fuzz tests may use every module.
