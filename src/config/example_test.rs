@@ -65,12 +65,7 @@ fn commented_examples_are_valid() {
     assert_eq!(loaded.warnings, []);
     assert!(loaded.settings.mcp.bases.contains_key("rust"));
     let guest = loaded.settings.env.resolve(&vars(&env)).unwrap();
-    assert_eq!(
-        guest.image.into_keys().collect::<Vec<_>>(),
-        ["EDITOR", "HTTP_PROXY"]
-    );
-    assert_eq!(
-        guest.session.into_keys().collect::<Vec<_>>(),
-        ["GITHUB_TOKEN", "TERM_PROGRAM"]
-    );
+    let [image, session] = [guest.image, guest.session].map(|it| Vec::from_iter(it.into_keys()));
+    assert_eq!(image, ["EDITOR", "HTTP_PROXY"]);
+    assert_eq!(session, ["GITHUB_TOKEN", "TERM_PROGRAM"]);
 }

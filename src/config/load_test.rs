@@ -108,18 +108,14 @@ fn every_variable_sets_its_key() {
     let samples = "s T 77 7s localhost:7 /s 10.7.0.0/16 http://s seven agent tmux gateway truenas";
     for key in KEYS.iter().filter(|key| key.variable.is_some()) {
         let accepts = |text: &&str| key.kind.accepts(&key.kind.parse_variable(text));
-        let (variable, sample) = (
-            key.variable.unwrap(),
-            samples.split(' ').find(accepts).unwrap(),
-        );
+        let variable = key.variable.unwrap();
+        let sample = samples.split(' ').find(accepts).unwrap();
         let loaded = load("", &[(variable, sample)], &Flags::default()).unwrap();
         let mut settings = loaded.effective.iter();
         let setting = settings.find(|setting| setting.key == key.name).unwrap();
         let value = key.kind.masked(&key.kind.parse_variable(sample));
-        assert_eq!(
-            (&setting.origin, &setting.value),
-            (&Origin::Env(variable), &value)
-        );
+        assert_eq!(setting.origin, Origin::Env(variable));
+        assert_eq!(setting.value, value, "{variable}");
     }
 }
 
@@ -127,13 +123,8 @@ fn every_variable_sets_its_key() {
 fn variable_that_is_not_utf8_is_an_error_if_needed() {
     let bytes = |_: &str| Some(OsString::from_vec(vec![b'/', 0xff]));
     let loaded = load("env = { A = { forward = true } }", &[], &Flags::default()).unwrap();
-    let error = loaded
-        .settings
-        .env
-        .resolve(&bytes)
-        .err()
-        .unwrap()
-        .to_string();
+    let resolved = loaded.settings.env.resolve(&bytes);
+    let error = resolved.err().unwrap().to_string();
     assert!(error.ends_with(":1:9: env.A takes the value of A, which is not valid UTF-8"));
     let error = Settings::load(Some(Path::new("/dev/null")), &bytes, &Flags::default());
     assert_eq!(
