@@ -132,7 +132,7 @@ pub fn run() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let ui = cli.global.ui();
-    trace(cli.global.verbosity(), cli.command.is_server());
+    trace(cli.global.verbose, cli.command.is_server());
     if let Some(outcome) = cli.command.standalone(&ui) {
         return finish(&ui, outcome, false, None);
     }

@@ -103,7 +103,7 @@ pub struct Global {
     quiet: bool,
     /// Print each step; -vv also logs every request
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
+    pub verbose: u8,
     /// Configuration file to read instead of the default file
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -119,10 +119,6 @@ impl Global {
             quiet: self.quiet,
             verbose: self.verbose > 0,
         }
-    }
-
-    pub fn verbosity(&self) -> u8 {
-        self.verbose
     }
 }
 

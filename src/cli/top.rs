@@ -62,21 +62,17 @@ impl TopArgs {
         loop {
             let pause = tokio::time::sleep(self.interval);
             context.interruptible(pause).await?;
-            let after;
-            (pixels, after) = match live {
-                // Pixels may have been created or destroyed.
-                true => self.sample(context).await?,
-                false => {
-                    let sampling = usage::sample(context.backend()?, &pixels);
-                    let sample = context.unless_interrupted(sampling).await?;
-                    (pixels, sample)
-                }
-            };
-            let rows = usage::rows_between(&before, &after, &pixels);
             if !live {
+                let sampling = usage::sample(context.backend()?, &pixels);
+                let after = context.unless_interrupted(sampling).await?;
+                let rows = usage::rows_between(&before, &after, &pixels);
                 context.ui.rows(&rows, "No pixel is running.");
                 return Ok(());
             }
+            let after;
+            // Pixels may have been created or destroyed.
+            (pixels, after) = self.sample(context).await?;
+            let rows = usage::rows_between(&before, &after, &pixels);
             context.ui.screen(&rows);
             before = after;
         }

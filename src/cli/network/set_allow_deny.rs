@@ -28,7 +28,7 @@ pub struct SetArgs {
     pixel: PixelArg,
     /// unrestricted: the internet; agent: rules for coding agents, as shown by
     /// pixels network presets; allowlist: only the rules
-    #[arg(value_parser = PossibleValuesParser::new(Mode::NAMES).try_map(parse_mode))]
+    #[arg(value_parser = PossibleValuesParser::new(Mode::NAMES).try_map(|name| Mode::from_name(&name).ok_or(name)))]
     mode: Mode,
     /// Also allow a host, *.host, address or CIDR, with an optional :port; repeatable
     #[arg(long, value_name = "RULE")]
@@ -43,10 +43,6 @@ pub struct RulesArgs {
     /// A host, *.host, address or CIDR, with an optional :port
     #[arg(required = true, value_name = "RULE")]
     rules: Vec<Rule>,
-}
-
-fn parse_mode(name: String) -> Result<Mode, String> {
-    Mode::from_name(&name).ok_or(name)
 }
 
 /// Changes the policy of a pixel. Warns if root inside can undo the change.
