@@ -90,13 +90,10 @@ fn failed_base_build_shows_output_and_keeps_old_base() {
         "echo about to fail; echo the reason >&2; exit 7",
         "true",
     );
-    let failed = env.pixels(["base", "build", "second"]).expect(1);
-    assert!(
-        failed.stderr.contains("failed with exit code 7"),
-        "{}",
-        failed.stderr
-    );
-    assert!(failed.stderr.contains("the reason"), "{}", failed.stderr);
+    env.pixels(["base", "build", "second"])
+        .expect(1)
+        .reports("failed with exit code 7")
+        .reports("the reason");
     assert_eq!(env.remaining(), Vec::<String>::new());
     assert_eq!(status(&env, "first")["status"], "missing");
 
@@ -116,12 +113,9 @@ fn failed_base_build_shows_output_and_keeps_old_base() {
     let new = clone_of(&env, &prefix, "first");
     assert_eq!(env.sh(&new, "cat /var/tmp/version"), "2\n");
     assert_eq!(status(&env, "first")["status"], "ready");
-    let unknown = env.pixels(["base", "build", "nothing"]).expect(3);
-    assert!(
-        unknown.stderr.contains("configured bases: dev, first"),
-        "{}",
-        unknown.stderr
-    );
+    env.pixels(["base", "build", "nothing"])
+        .expect(3)
+        .reports("configured bases: dev, first");
 }
 
 #[test]
@@ -179,12 +173,9 @@ fn built_in_bases_have_their_tools() {
     let (mut env, prefix) = environment("built-in");
     env.set("PIXELS_PROVISION_ENABLED", "true")
         .set("PIXELS_PROVISION_DEVTOOLS", "false");
-    let built = env.pixels(["base", "build", "python"]).ok();
-    assert!(
-        built.stderr.contains("base dev: running"),
-        "{}",
-        built.stderr
-    );
+    env.pixels(["base", "build", "python"])
+        .ok()
+        .reports("base dev: running");
     let built = env.pixels(["base", "build", "node"]).ok();
     assert!(
         !built.stderr.contains("base dev: running"),

@@ -15,8 +15,7 @@ use crate::support::proxy::{Fault, Proxy};
 fn concurrent_default_labels_are_unique() {
     lab::ready();
     let env = TestEnv::new("seconds");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     // Two of them at least are of the same second.
     let args = ["checkpoint", "create", &name, "--json"];
     let several: Vec<_> = (0..6).map(|_| env.spawn(args)).collect();
@@ -38,8 +37,7 @@ fn concurrent_default_labels_are_unique() {
 fn concurrent_checkpoint_commands_succeed() {
     lab::ready();
     let env = TestEnv::new("atonce");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     env.checkpoint(&name, "ready");
     thread::scope(|scope| {
         for own in ["one", "two", "three"] {
@@ -70,8 +68,7 @@ fn checkpoint_create_waits_for_restore_of_other_client() {
     static PIXEL: OnceLock<String> = OnceLock::new();
     let proxy = Proxy::start();
     let env = proxy.env("elsewhere");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     PIXEL.set(format!("/1.0/instances/px-{name}")).unwrap();
     let busy: fn(&mut Value) = |answer| {
         answer["metadata"] = json!({"running": [{
@@ -102,8 +99,7 @@ fn checkpoint_delete_failing_after_removal_succeeds() {
     lab::ready();
     let proxy = Proxy::start();
     let env = proxy.env("went");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     env.checkpoint(&name, "old");
     let torn: fn(&mut Value) = |answer| {
         answer["metadata"]["status_code"] = 400.into();

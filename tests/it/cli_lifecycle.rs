@@ -31,12 +31,9 @@ fn create_checkpoint_clone_restore_destroy() {
     }
 
     env.pixels(["destroy", &a, "--force"]).ok();
-    let again = env.pixels(["destroy", &a, "--force"]).expect(3);
-    assert!(
-        again.stderr.contains(&format!("pixel {a:?} not found")),
-        "{}",
-        again.stderr
-    );
+    env.pixels(["destroy", &a, "--force"])
+        .expect(3)
+        .reports(&format!("pixel {a:?} not found"));
 }
 
 /// Replaces openssh's, which the image need not have: writes the name of
@@ -171,8 +168,7 @@ fn clone_limits_override_source_limits() {
 fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     lab::ready();
     let env = TestEnv::new("fork");
-    let a = env.name("a");
-    env.pixels(["create", &a]).ok();
+    let a = env.create("a");
     plant(&env, &a, "/root/kept", "644", "content\n");
     env.checkpoint(&a, "cp");
     env.pixels(["create", &format!("{a}-2"), "--from", &a]).ok();
@@ -235,8 +231,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
 fn checkpoint_create_list_restore_delete() {
     lab::ready();
     let env = TestEnv::new("cp");
-    let a = env.name("a");
-    env.pixels(["create", &a]).ok();
+    let a = env.create("a");
     let labels = || -> Vec<String> {
         let all = env.pixels(["checkpoint", "list", &a, "--json"]).ok().json();
         let all = all.as_array().unwrap();
@@ -257,10 +252,9 @@ fn checkpoint_create_list_restore_delete() {
     let third = named.json()["label"].as_str().unwrap().to_owned();
     assert!(third.starts_with("px-20"), "{third}");
     assert_eq!(labels(), ["z.first", "a_second", &third]);
-    let taken = env
-        .pixels(["checkpoint", "create", &a, "--label", "z.first"])
-        .expect(4);
-    assert!(taken.stderr.contains("\"z.first\""), "{}", taken.stderr);
+    env.pixels(["checkpoint", "create", &a, "--label", "z.first"])
+        .expect(4)
+        .reports("\"z.first\"");
     env.pixels(["cp", "rm", &a, &third]).ok();
     env.pixels(["checkpoint", "delete", &a, &third]).expect(3);
     assert_eq!(labels(), ["z.first", "a_second"]);
@@ -426,8 +420,9 @@ fn restricted_project_supports_lifecycle() {
     env.pixels(["create", &outside]).ok();
     env.set("PIXELS_INCUS_PROJECT", &project.name);
     assert_eq!(env.remaining(), [""; 0]);
-    let taken = env.pixels(["create", &outside]).expect(4);
-    assert!(taken.stderr.contains("another project"), "{}", taken.stderr);
+    env.pixels(["create", &outside])
+        .expect(4)
+        .reports("another project");
     assert_eq!(env.remaining(), [""; 0]);
     env.pixels(["create", &a]).ok();
     let instance = get(&format!("/1.0/instances/px-{a}"));
@@ -486,8 +481,9 @@ fn restricted_project_supports_lifecycle() {
     env.set("PIXELS_INCUS_PROJECT", "");
     env.pixels(["exec", &outside, "--", "true"]).ok();
     env.set("PIXELS_INCUS_PROJECT", "px-t-no-such-project");
-    let missing = env.pixels(["create", &env.name("x")]).expect(3);
-    assert!(missing.stderr.contains("project"), "{}", missing.stderr);
+    env.pixels(["create", &env.name("x")])
+        .expect(3)
+        .reports("project");
     env.set("PIXELS_INCUS_PROJECT", "");
 }
 
@@ -496,8 +492,7 @@ fn restricted_project_supports_lifecycle() {
 fn first_exec_in_clone_sees_new_identity() {
     lab::ready();
     let env = TestEnv::new("first");
-    let a = env.name("a");
-    env.pixels(["create", &a]).ok();
+    let a = env.create("a");
     // A first boot that takes its time.
     let slow = "#!/bin/sh\nsleep 1; echo \"${0##*/}\" >/etc/ssh/ssh_host_ed25519_key\n";
     plant(&env, &a, "/usr/bin/ssh-keygen", "755", slow);

@@ -85,8 +85,8 @@ fn expired_pixels_are_deleted() {
 fn events_report_action_and_requester() {
     lab::ready();
     let env = TestEnv::new("events");
-    let (name, other) = (env.name("a"), env.name("b"));
-    env.pixels(["create", &other]).ok();
+    let name = env.name("a");
+    env.create("b");
     let mut child = env.spawn(["events", "-f", &name]);
     let mut out = BufReader::new(child.stdout.take().unwrap());
     env.pixels(["create", &name]).ok();
@@ -134,11 +134,9 @@ fn events_report_action_and_requester() {
 fn top_shows_usage_of_pixels() {
     lab::ready();
     let env = TestEnv::new("top");
-    let (busy, idle) = (env.name("busy"), env.name("idle"));
-    env.pixels(["create", &busy]).ok();
-    env.pixels(["create", &idle]).ok();
+    let (busy, idle) = (env.create("busy"), env.create("idle"));
     let script = "setsid sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &";
-    env.pixels(["exec", &busy, "--", "sh", "-c", script]).ok();
+    env.sh(&busy, script);
     let look = || {
         let reported = env.pixels(["top", "--json", &busy, &idle]).ok().json();
         let of = |name: &str| {

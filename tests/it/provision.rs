@@ -46,9 +46,8 @@ SESSION = { value = "mine", session_only = true }
     );
     let key = key(&env);
     let name = env.name("box");
-    let made = env.pixels(["create", &name, "--wait"]).ok();
     // Variables that PAM cannot set are reported.
-    assert!(made.stderr.contains("HASH"), "{}", made.stderr);
+    env.pixels(["create", &name, "--wait"]).ok().reports("HASH");
 
     let printed = env.sh(
         &name,
@@ -192,8 +191,9 @@ fn sessions_last(env: &TestEnv, name: &str) {
     wait::eventually("the session is over", || {
         !with("console", 1) && with("v1.2", 0)
     });
-    let bad = env.pixels(["console", name, "-s", "a b"]).expect(2);
-    assert!(bad.stderr.contains("\"a b\""), "{}", bad.stderr);
+    env.pixels(["console", name, "-s", "a b"])
+        .expect(2)
+        .reports("\"a b\"");
 }
 
 #[test]
@@ -208,14 +208,11 @@ fn failed_provisioning_step_is_reported() {
         "#!/bin/sh\necho in $PWD as $(id -un)\n[ -e /root/fixed ] || { echo boom >&2; exit 3; }\n";
     std::fs::write(env.home().join("own.sh"), script).unwrap();
     let name = env.name("box");
-    let failed = env.pixels(["create", &name, "--wait"]).expect(1);
-    assert!(failed.stderr.contains("boom"), "{}", failed.stderr);
-    assert!(failed.stderr.contains("exit code 3"), "{}", failed.stderr);
-    assert!(
-        failed.stderr.contains("/var/log/pixels/script.log"),
-        "{}",
-        failed.stderr
-    );
+    env.pixels(["create", &name, "--wait"])
+        .expect(1)
+        .reports("boom")
+        .reports("exit code 3")
+        .reports("/var/log/pixels/script.log");
 
     let status = env.pixels(["status", &name, "--json"]).expect(1).json();
     assert_eq!(status["overall"], "failed");
@@ -230,18 +227,16 @@ fn failed_provisioning_step_is_reported() {
     env.sh(&name, "sudo touch /root/fixed");
     let done = env.pixels(["provision", &name, "--wait"]).ok();
     assert!(done.stdout.contains("Provisioned"), "{}", done.stdout);
-    let status = env.pixels(["status", &name, "--follow"]).ok();
-    assert!(
-        status.stderr.contains("in /home/pixel as root"),
-        "{}",
-        status.stderr
-    );
+    env.pixels(["status", &name, "--follow"])
+        .ok()
+        .reports("in /home/pixel as root");
     assert_eq!(env.listed(&name)["provision"], "done");
 
     // Bad settings are found before anything is made.
     std::fs::write(env.home().join("own.sh"), "no interpreter\n").unwrap();
-    let bad = env.pixels(["create", &env.name("bad")]).expect(2);
-    assert!(bad.stderr.contains("provision.script"), "{}", bad.stderr);
+    env.pixels(["create", &env.name("bad")])
+        .expect(2)
+        .reports("provision.script");
     assert_eq!(env.remaining(), [name]);
 }
 
