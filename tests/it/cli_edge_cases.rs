@@ -106,8 +106,7 @@ fn list_with_unknown_project_fails() {
 fn start_of_exiting_pixel_fails() {
     lab::ready();
     let env = TestEnv::new("dead");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     let script = "ln -sf /bin/true /sbin/init";
     env.pixels(["exec", &name, "--", "sh", "-c", script]).ok();
     env.pixels(["stop", "--force", &name]).ok();

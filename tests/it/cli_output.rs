@@ -471,8 +471,7 @@ fn completion_lists_pixels_checkpoints_and_files() {
     let (a, b) = (env.name("a"), env.name("b"));
     env.pixels(["create", &a]).ok();
     for label in ["ready", "red.1"] {
-        let create = ["checkpoint", "create", &a, "--label", label];
-        env.pixels(create).ok();
+        env.checkpoint(&a, label);
     }
     let from = format!("{a}:ready");
     env.pixels(["create", &b, "--from", &from]).ok();

@@ -51,8 +51,7 @@ fn results_on_full_disk_fail() {
 fn exec_output_on_full_disk_fails() {
     lab::ready();
     let env = TestEnv::new("lost");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     for script in ["echo little", "head -c 3000000 /dev/zero"] {
         let args = ["exec", &name, "--", "sh", "-c", script];
         assert_lost(&to_a_full_disk(&env, &args).expect(125));
@@ -76,8 +75,7 @@ fn exec_output_on_full_disk_fails() {
 fn events_exit_when_reader_closes() {
     lab::ready();
     let env = TestEnv::new("unheard");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     let mut child = env.spawn(["events", "-f", &name]);
     let stdout = BufReader::new(child.stdout.take().unwrap());
     // It may not listen yet.

@@ -111,8 +111,7 @@ fn gateway_blocks_denied_traffic_during_changes() {
     goes_on(&a);
 
     // The pixel boots again: restarted, cloned, restored.
-    let checkpoint = ["checkpoint", "create", &a, "--label", "ready"];
-    env.pixels(checkpoint).ok();
+    env.checkpoint(&a, "ready");
     let (b, from) = (env.name("b"), format!("{a}:ready"));
     env.pixels(["create", &b, "--from", &from]).ok();
     goes_on(&b);
@@ -293,8 +292,7 @@ fn gateway_enforces_policy_changes() {
 
     // A policy goes with checkpoints and clones, a restart, and onto a pixel
     // that is stopped.
-    let checkpoint = ["checkpoint", "create", &a, "--label", "agent"];
-    env.pixels(checkpoint).ok();
+    env.checkpoint(&a, "agent");
     env.pixels(["network", "set", &a, "unrestricted"]).ok();
     assert!(walls.reaches(&a, "other.test", 80));
     let (b, from) = (env.name("b"), format!("{a}:agent"));
@@ -390,8 +388,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     walls.wan.name("allowed.test", &[10]);
     walls.wan.name("other.test", &[20]);
     let source = walls.create("s", "allowlist", &["allowed.test"]);
-    let checkpoint = ["checkpoint", "create", &source, "--label", "ready"];
-    env.pixels(checkpoint).ok();
+    env.checkpoint(&source, "ready");
     let count = if thorough() { 50 } else { 12 };
     let from = format!("{source}:ready");
     let prefix = env.name("f");

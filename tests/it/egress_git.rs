@@ -87,8 +87,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
         .unwrap();
     let args = ["exec", "-u", "root", &server, "--", "sh", "-c", prepare];
     open.pixels_with(args, &archive.stdout).ok();
-    open.pixels(["checkpoint", "create", &server, "--label", "ready"])
-        .ok();
+    open.checkpoint(&server, "ready");
     let started = open.pixels(["start", &server, "--json"]).ok().json();
     let address: IpAddr = started["ip"].as_str().unwrap().parse().unwrap();
 

@@ -299,8 +299,7 @@ fn policy_survives_restart_clone_and_restore() {
     holds(&pixel, "allowed.test");
 
     // A clone has what its source has, or what was asked for.
-    let first = ["checkpoint", "create", name, "--label", "first"];
-    env.pixels(first).ok();
+    env.checkpoint(name, "first");
     let clone = |short: &str, from: &str, more: &[&str]| {
         let name = env.name(short);
         let create = [&["create", &name, "--from", from], more].concat();
@@ -371,8 +370,7 @@ fn policy_without_nft_is_refused() {
     lab::ready();
     let wan = Wan::up();
     let env = inside("pixel-unable", wan, "");
-    let name = env.name("source");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("source");
     let source = Pixel { env: &env, name };
     let name = &source.name;
     let disable = "rm /usr/sbin/nft; mv /usr/bin/apt-get /usr/bin/no-apt";

@@ -11,11 +11,9 @@ fn restore_without_gateway_changes_nothing() {
     let env = daemon.isolated("gone");
     let name = env.create("a");
     let policy = || env.pixels(["network", "show", &name, "--json"]).json();
-    env.pixels(["checkpoint", "create", &name, "--label", "open"])
-        .ok();
+    env.checkpoint(&name, "open");
     env.pixels(["network", "set", &name, "allowlist"]).ok();
-    env.pixels(["checkpoint", "create", &name, "--label", "isolated"])
-        .ok();
+    env.checkpoint(&name, "isolated");
     env.pixels(["exec", &name, "--", "touch", "/root/later"])
         .ok();
     let before = policy();

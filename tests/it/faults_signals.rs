@@ -57,8 +57,7 @@ impl<'a> Trial<'a> {
             env.pixels(["create", &source]).ok();
             let write = "echo kept >/root/kept; sync";
             env.pixels(["exec", &source, "--", "sh", "-c", write]).ok();
-            env.pixels(["checkpoint", "create", &source, "--label", "ready"])
-                .ok();
+            env.checkpoint(&source, "ready");
         }
         let ready = format!("{source}:ready");
         let args: Vec<&str> = match kind {

@@ -150,8 +150,7 @@ fn https_remote_supports_lifecycle_files_and_forward() {
     );
 
     env.pixels(["exec", &a, "--", "touch", "/root/kept"]).ok();
-    env.pixels(["checkpoint", "create", &a, "--label", "ready"])
-        .ok();
+    env.checkpoint(&a, "ready");
     env.pixels(["create", &b, "--from", &format!("{a}:ready")])
         .ok();
     let host = env.pixels(["exec", &b, "--", "hostname"]).ok().stdout;
@@ -360,8 +359,7 @@ fn exec_with_cut_tls_connection_fails() {
     lab::ready();
     let remote = Remote::start();
     let mut env = remote.trusted("line");
-    let name = env.name("a");
-    env.pixels(["create", &name]).ok();
+    let name = env.create("a");
     let talk = "echo begun; while :; do sleep 0.01; echo more; done";
     for script in [talk, "echo begun; sleep 3000"] {
         for tty in ["-T", "-t"] {

@@ -37,8 +37,7 @@ impl Pixel {
 
     /// On whatever server this environment works on.
     pub fn on(env: TestEnv) -> Self {
-        let name = env.name("a");
-        env.pixels(["create", &name]).ok();
+        let name = env.create("a");
         let dir = tempfile::tempdir().unwrap();
         Self { env, name, dir }
     }

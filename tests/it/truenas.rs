@@ -166,8 +166,7 @@ fn console(env: &TestEnv, name: &str) {
 /// Clones have it all, and an identity of their own.
 fn copies(nas: &Nas, env: &TestEnv, a: &str) {
     run(env, a, "echo first >~/file");
-    env.pixels(["checkpoint", "create", a, "--label", "one"])
-        .ok();
+    env.checkpoint(a, "one");
     run(env, a, "echo second >~/file");
     let (b, c) = (env.name("b"), env.name("c"));
     env.pixels(["create", &b, "--from", &format!("{a}:one")])
@@ -218,8 +217,7 @@ fn copies(nas: &Nas, env: &TestEnv, a: &str) {
 fn checkpoints(env: &TestEnv, a: &str) {
     env.pixels(["checkpoint", "create", a, "--label", "one"])
         .expect(4);
-    env.pixels(["checkpoint", "create", a, "--label", "two"])
-        .ok();
+    env.checkpoint(a, "two");
     let labels = env.pixels(["checkpoint", "list", a, "--json"]).ok().json();
     assert_eq!(
         (&labels[0]["label"], &labels[1]["label"]),
@@ -244,8 +242,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
     env.pixels(["checkpoint", "restore", a, "none"]).expect(3);
     // The host key changes with the disk, and pixels accepts it.
     let renew = "rm /etc/ssh/ssh_host_*; ssh-keygen -A >/dev/null; systemctl restart ssh";
-    env.pixels(["checkpoint", "create", a, "--label", "keys"])
-        .ok();
+    env.checkpoint(a, "keys");
     env.pixels(["exec", "-u", "root", a, "--", "sh", "-c", renew])
         .ok();
     let changed = env.pixels(["exec", a, "--", "true"]).expect(125);
@@ -260,8 +257,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
 #[ignore = "needs Incus"]
 fn truenas_list_does_not_wait_for_unreachable_pixels() {
     let (_nas, env) = Nas::lab("25.10.1", "reach");
-    let a = env.name("a");
-    env.pixels(["create", &a]).ok();
+    let a = env.create("a");
     env.pixels(["fork", &a, "-n", "1"]).ok();
     let names = [a.clone(), format!("{a}-1")];
     let server = Server::shared();

@@ -91,8 +91,7 @@ fn truenas_clone_survives_connection_loss_at_any_call() {
     let (nas, env) = Nas::lab("25.10.1", "lost");
     let (a, b) = (env.name("a"), env.name("b"));
     env.pixels(["create", &a]).ok();
-    env.pixels(["checkpoint", "create", &a, "--label", "base"])
-        .ok();
+    env.checkpoint(&a, "base");
 
     let copy = ["create", &b, "--from", &format!("{a}:base")];
     every_call(&nas, &env, &copy, |outcome, what| {
@@ -109,10 +108,8 @@ fn truenas_clone_survives_connection_loss_at_any_call() {
 #[ignore = "needs Incus"]
 fn truenas_checkpoints_survive_connection_loss() {
     let (nas, env) = Nas::lab("25.10.1", "cut");
-    let a = env.name("a");
-    env.pixels(["create", &a]).ok();
-    env.pixels(["checkpoint", "create", &a, "--label", "base"])
-        .ok();
+    let a = env.create("a");
+    env.checkpoint(&a, "base");
     let label = "cp";
     let checkpoint = ["checkpoint", "create", &a, "--label", label];
     every_call(&nas, &env, &checkpoint, |outcome, what| {

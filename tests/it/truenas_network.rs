@@ -80,8 +80,7 @@ fn enforced(version: &str) {
     changes(&isolated);
 
     let Isolated { env, name: a, .. } = isolated;
-    env.pixels(["checkpoint", "create", &a, "--label", "isolated"])
-        .ok();
+    env.checkpoint(&a, "isolated");
     env.pixels(["create", &b, "--from", &format!("{a}:isolated")])
         .ok();
     assert!(rules(&env, &b).contains("reject"));

@@ -256,8 +256,7 @@ fn truenas_rsa_key_requires_agent() {
     refused(&env, &["exec", &a, "--", "true"], 2);
     // The other kind that works as a file.
     make("ecdsa", &[]);
-    let b = env.name("b");
-    env.pixels(["create", &b]).ok();
+    let b = env.create("b");
     env.pixels(["exec", &b, "--", "true"]).ok();
 }
 
@@ -265,8 +264,7 @@ fn truenas_rsa_key_requires_agent() {
 #[ignore = "needs Incus"]
 fn truenas_26_refuses_unsupported_commands() {
     let (_before, mut env) = Nas::lab("25.10.1", "next");
-    let a = env.name("a");
-    env.pixels(["create", &a]).ok();
+    let a = env.create("a");
     // The box is upgraded; its instances are kept.
     let after = Nas::start("26.0.0", &env);
     after.configure(&mut env);
@@ -286,8 +284,7 @@ fn truenas_26_refuses_unsupported_commands() {
     }
     env.pixels(["stop", &a]).ok();
     env.pixels(["start", &a]).ok();
-    env.pixels(["checkpoint", "create", &a, "--label", "cp"])
-        .ok();
+    env.checkpoint(&a, "cp");
     let labels = env.pixels(["checkpoint", "list", &a, "--json"]).ok().json();
     assert_eq!(labels[0]["label"], "cp");
     env.pixels(["checkpoint", "restore", &a, "cp"]).ok();
