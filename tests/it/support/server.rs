@@ -40,7 +40,7 @@ impl Server {
             other => other.to_string(),
         };
         let (size, mut body) = (body.len() as u64, body.as_bytes());
-        self.send(method, path, "application/json\r\n", size, &mut body)
+        self.send(method, path, "application/json", size, &mut body)
     }
 
     /// `headers` begins with the content type.
@@ -180,7 +180,7 @@ impl Server {
         let mut file = File::open(scratch).map_err(reported)?;
         // An export is the very form that an import takes.
         let headers = format!(
-            "{}\r\nX-Incus-aliases: alias={}\r\n",
+            "{}\r\nX-Incus-aliases: alias={}",
             http::field(&head, "content-type").unwrap_or_default(),
             alias.replace('/', "%2F")
         );
@@ -206,7 +206,7 @@ impl Server {
         write!(
             stream,
             "{method} {path} HTTP/1.0\r\nHost: incus\r\nContent-Length: {size}\r\n\
-             Content-Type: {headers}\r\n"
+             Content-Type: {headers}\r\n\r\n"
         )?;
         io::copy(body, &mut stream)?;
         stream.flush()?;
