@@ -37,8 +37,7 @@ impl Tools {
         context: RequestContext<RoleServer>,
     ) -> Result<Json<ExecOutput>> {
         let work = self.service.exec(args, &context.ct);
-        let output = with_progress(&context, "running the command", work).await?;
-        Ok(Json(output))
+        with_progress(&context, "running the command", work).await
     }
 
     /// Start a command in the background, for long builds, tests and servers. It
@@ -57,8 +56,7 @@ impl Tools {
         context: RequestContext<RoleServer>,
     ) -> Result<Json<JobProgress>> {
         let work = self.service.exec_poll(args);
-        let progress = with_progress(&context, "waiting for the job", work).await?;
-        Ok(Json(progress))
+        with_progress(&context, "waiting for the job", work).await
     }
 
     /// Kill a job with all processes it has started.

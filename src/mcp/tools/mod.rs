@@ -79,8 +79,7 @@ impl Tools {
                 () = context.ct.cancelled() => Err(self.service.cancel_create(name).await),
             }
         };
-        let view = with_progress(context, "creating the sandbox", wait).await?;
-        Ok(Json(view))
+        with_progress(context, "creating the sandbox", wait).await
     }
 }
 
@@ -131,10 +130,10 @@ impl Done {
 async fn with_progress<T>(
     context: &RequestContext<RoleServer>,
     action: &str,
-    work: impl Future<Output = T>,
-) -> T {
+    work: impl Future<Output = Result<T>>,
+) -> Result<Json<T>> {
     let Some(token) = context.meta.get_progress_token() else {
-        return work.await;
+        return work.await.map(Json);
     };
     let started = tokio::time::Instant::now();
     let notify = async {
@@ -148,7 +147,7 @@ async fn with_progress<T>(
         }
     };
     tokio::select! {
-        outcome = work => outcome,
+        outcome = work => outcome.map(Json),
         () = notify => unreachable!("the loop never ends"),
     }
 }
