@@ -25,8 +25,6 @@ pub mod install;
 mod jobs;
 mod locks;
 mod reaper;
-#[cfg(test)]
-mod reaper_test;
 mod reconcile;
 mod replace_file;
 mod response;
