@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use super::client::decode_metadata;
-use super::{Failure, exec, exec_streams, instances, sftp_channel, watch, websocket, wire};
+use super::{Failure, exec, exec_streams, instances, watch, websocket, wire};
 use crate::backend::sftp;
 use crate::backend::tls::ByteStream;
 use crate::fuzz::{asynchronous, fuzz};
@@ -166,7 +166,6 @@ fn files() {
         "\r\n\r\n",
     ];
     fuzz("incus-sftp", 1500, &words, |bytes| {
-        let _ = sftp_channel::parse_status(bytes);
         asynchronous(async {
             let session = sftp::Files::open(in_turn(bytes)).await;
             let Ok(session) = session else { return 0 };

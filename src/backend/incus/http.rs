@@ -14,7 +14,7 @@ use crate::model::Error;
 /// 8 KiB, so this is a list of thousands.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Largest error answer, which is a sentence.
-const MAX_ERROR: usize = 1024 * 1024;
+pub(super) const MAX_ERROR: usize = 1024 * 1024;
 
 /// The HTTP client, created on first use.
 #[derive(Debug, Default)]
