@@ -99,25 +99,12 @@ impl Rules {
             }
         };
         let by_user = self.excludes.as_ref().and_then(|all| verdict(all, path));
-        if let Some(ignored) = by_user {
-            return ignored;
-        }
-        if self.by_dir.is_empty() {
-            return false;
-        }
+        let ends = (0..path.len()).rev().filter(|&end| path[end] == b'/');
+        let dirs = ends.map(|end| (&path[..end], &path[end + 1..]));
         // The ignore file nearest to the path decides.
-        let mut dir = path;
-        while let Some(end) = dir.iter().rposition(|&byte| byte == b'/') {
-            dir = &path[..end];
-            let rules = self.by_dir.get(dir);
-            if let Some(ignored) = rules.and_then(|rules| verdict(rules, &path[end + 1..])) {
-                return ignored;
-            }
-        }
-        let rules = self.by_dir.get(&b""[..]);
-        rules
-            .and_then(|rules| verdict(rules, path))
-            .unwrap_or(false)
+        let mut dirs = dirs.chain([(&b""[..], path)]);
+        let by_file = || dirs.find_map(|(dir, name)| verdict(self.by_dir.get(dir)?, name));
+        by_user.or_else(by_file).unwrap_or(false)
     }
 
     /// Whether `path` or any of its parents is ignored.
