@@ -26,12 +26,8 @@ pub fn table<T: Row>(rows: &[T]) -> String {
         .with(Style::empty())
         .with(Padding::new(0, 2, 0, 0))
         .to_string();
-    let mut text = String::with_capacity(aligned.len());
-    for line in aligned.lines() {
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    let lines = aligned.lines();
+    lines.flat_map(|line| [line.trim_end(), "\n"]).collect()
 }
 
 /// Formats a duration as `12.3s` or `1m2.3s`, rounded down.
