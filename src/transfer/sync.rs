@@ -294,21 +294,18 @@ mod tests {
     use super::super::mtime::Mtime;
     use super::*;
 
-    fn facts(kind: FileKind, size: u64) -> EntryFacts {
-        EntryFacts {
-            kind,
-            mode: 0o644,
-            size,
-            mtime: Mtime::from_seconds(1),
-            target: Vec::new(),
-        }
-    }
-
     fn listing(entries: &[(&str, FileKind, u64)]) -> Listing {
-        let entries = entries.iter();
-        entries
-            .map(|(path, kind, size)| (path.as_bytes().to_owned(), facts(*kind, *size)))
-            .collect()
+        let facts = |&(path, kind, size): &(&str, FileKind, u64)| {
+            let facts = EntryFacts {
+                kind,
+                mode: 0o644,
+                size,
+                mtime: Mtime::from_seconds(1),
+                target: Vec::new(),
+            };
+            (path.as_bytes().to_owned(), facts)
+        };
+        entries.iter().map(facts).collect()
     }
 
     fn texts(paths: &BTreeSet<Vec<u8>>) -> Vec<&str> {

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
@@ -100,7 +101,7 @@ impl Pixel {
     #[track_caller]
     pub fn comes_to(&self, script: &str, expected: &str) {
         let mut reported = String::new();
-        let same = wait::within(std::time::Duration::from_secs(20), || {
+        let same = wait::within(Duration::from_secs(20), || {
             reported = self.sh(script);
             reported == expected
         });
@@ -232,8 +233,6 @@ pub fn tree_is_kept(pixel: &Pixel) {
     }
     fs::write(top.join("empty"), "").unwrap();
     fs::write(top.join(raw), "raw").unwrap();
-    let deep = top.join(&long).with_extension("d").join(&long).join(&long);
-    fs::create_dir_all(deep.parent().unwrap().parent().unwrap().parent().unwrap()).unwrap();
     let folder = top.join("folder").join(&long).join("x");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(&long), "deep").unwrap();
@@ -250,24 +249,13 @@ pub fn tree_is_kept(pixel: &Pixel) {
     ] {
         fs::set_permissions(top.join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
-    let old = fs::FileTimes::new()
-        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000));
-    fs::File::open(top.join("empty"))
-        .unwrap()
-        .set_times(old)
-        .unwrap();
-    fs::File::create(top.join("holes"))
-        .unwrap()
-        .set_len(300_000_000)
-        .unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        top.join("pipe"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    let old = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let empty = fs::File::open(top.join("empty")).unwrap();
+    empty.set_modified(old).unwrap();
+    let holes = fs::File::create(top.join("holes")).unwrap();
+    holes.set_len(300_000_000).unwrap();
+    let mode = Mode::from_raw_mode(0o600);
+    mknodat(CWD, top.join("pipe"), FileType::Fifo, mode, 0).unwrap();
     let contents = pixel.here("top/.");
     let plain = pixel.run(&["push", "--json", &contents, &pixel.there("/w")]);
     assert_eq!(plain.ok().json()["skipped"], 1);
