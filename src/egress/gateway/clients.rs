@@ -73,15 +73,16 @@ fn is_mac(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::model::Properties;
+    use crate::model::fake::FakeBackend;
 
     fn pixel(name: &str, created_at: i64, mac: &str, address: &str) -> Instance {
-        let properties = Properties::from([(ADDRESS.into(), address.into())]);
+        let backend = FakeBackend::with_pixels([name]);
         Instance {
-            name: name.parse().unwrap(),
             created_at,
             mac: Some(mac.into()),
             isolated_bridge: Some("pixels0".into()),
-            ..crate::fuzz::pixel(properties)
+            properties: Properties::from([(ADDRESS.into(), address.into())]),
+            ..backend.instance(name).unwrap()
         }
     }
 
