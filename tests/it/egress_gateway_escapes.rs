@@ -78,7 +78,7 @@ fn attempts() -> Vec<Attempt> {
     let parse = |row: &'static str| {
         let (kind, rest) = row.split_once(" | ").unwrap();
         let (name, line) = rest.split_once(" | ").unwrap();
-        assert!(["open", "walled"].contains(&kind), "{row}");
+        assert!(["open", "isolated"].contains(&kind), "{row}");
         let open = kind == "open";
         Attempt { name, line, open }
     };
@@ -177,62 +177,62 @@ const ATTEMPTS: &[&str] = &[
     // Names.
     "open | another resolver | dns OTHER TOKEN.other.test",
     "open | another resolver, TCP | dns OTHER TOKEN.other.test A tcp",
-    "walled | a denied name | dns GATEWAY other.test",
-    "walled | a denied name of another type | dns GATEWAY TOKEN.test HTTPS",
-    "walled | a denied name, any type | dns GATEWAY TOKEN.test ANY",
-    "walled | a label under an allowed name | dns GATEWAY TOKEN.allowed.test",
-    "walled | a label under an allowed name, TXT | dns GATEWAY TOKEN.allowed.test TXT",
-    "walled | a label under an allowed name, NULL | dns GATEWAY TOKEN.allowed.test NULL",
-    "walled | a label under an allowed name, TCP | dns GATEWAY TOKEN.allowed.test A tcp",
-    "walled | labels of an allowed name | dns GATEWAY allowed.test.TOKEN.test",
+    "isolated | a denied name | dns GATEWAY other.test",
+    "isolated | a denied name of another type | dns GATEWAY TOKEN.test HTTPS",
+    "isolated | a denied name, any type | dns GATEWAY TOKEN.test ANY",
+    "isolated | a label under an allowed name | dns GATEWAY TOKEN.allowed.test",
+    "isolated | a label under an allowed name, TXT | dns GATEWAY TOKEN.allowed.test TXT",
+    "isolated | a label under an allowed name, NULL | dns GATEWAY TOKEN.allowed.test NULL",
+    "isolated | a label under an allowed name, TCP | dns GATEWAY TOKEN.allowed.test A tcp",
+    "isolated | labels of an allowed name | dns GATEWAY allowed.test.TOKEN.test",
     "open | the name server of the internet | dns 198.51.100.53 TOKEN.test",
-    "walled | the host's resolver | dns HOST other.test",
-    "walled | the gateway's upstream side | dns UPLINK other.test",
-    "walled | the neighbour's resolver | dns GATEWAY other.test A udp RESOLVER_PORT",
-    "walled | the neighbour's resolver, TCP | dns GATEWAY other.test A tcp RESOLVER_PORT",
+    "isolated | the host's resolver | dns HOST other.test",
+    "isolated | the gateway's upstream side | dns UPLINK other.test",
+    "isolated | the neighbour's resolver | dns GATEWAY other.test A udp RESOLVER_PORT",
+    "isolated | the neighbour's resolver, TCP | dns GATEWAY other.test A tcp RESOLVER_PORT",
     "open | DNS over TLS | tcp OTHER 853",
     "open | DNS over HTTPS | tcp OTHER 443",
     "open | DNS on another port | udp OTHER 65000",
     // The host and what is near it.
     "open | the host | tcp HOST HOST_PORT",
-    "walled | the host's other address | tcp 198.51.100.254 80",
+    "isolated | the host's other address | tcp 198.51.100.254 80",
     "open | ping of the host | icmp HOST",
     "open | the metadata service | tcp 169.254.169.254 80",
-    "walled | the gateway's address outside | tcp UPLINK 22",
-    "walled | ping of the gateway outside | icmp UPLINK",
-    "walled | SSH to the gateway | tcp GATEWAY 22",
-    "walled | ping of the gateway | icmp GATEWAY",
-    "walled | port 67 of the gateway | tcp GATEWAY 67",
-    "walled | port 80 of the gateway | tcp GATEWAY 80",
-    "walled | port 443 of the gateway | tcp GATEWAY 443",
-    "walled | port 5355 of the gateway | tcp GATEWAY 5355",
-    "walled | port 8443 of the gateway | tcp GATEWAY 8443",
+    "isolated | the gateway's address outside | tcp UPLINK 22",
+    "isolated | ping of the gateway outside | icmp UPLINK",
+    "isolated | SSH to the gateway | tcp GATEWAY 22",
+    "isolated | ping of the gateway | icmp GATEWAY",
+    "isolated | port 67 of the gateway | tcp GATEWAY 67",
+    "isolated | port 80 of the gateway | tcp GATEWAY 80",
+    "isolated | port 443 of the gateway | tcp GATEWAY 443",
+    "isolated | port 5355 of the gateway | tcp GATEWAY 5355",
+    "isolated | port 8443 of the gateway | tcp GATEWAY 8443",
     "open | a route by the host's bridge | spoof BRIDGE_MAC OWN_MAC OWN DENIED 4433",
-    "walled | a route by the host's VLAN | tagged BRIDGE_MAC OWN_MAC OWN DENIED 1",
-    "walled | the host's resolver, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN HOST 53",
-    "walled | the host, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN 198.51.100.254 4433",
-    "walled | everything to all hosts, by broadcast | spoof BROADCAST OWN_MAC OWN DENIED 4433",
+    "isolated | a route by the host's VLAN | tagged BRIDGE_MAC OWN_MAC OWN DENIED 1",
+    "isolated | the host's resolver, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN HOST 53",
+    "isolated | the host, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN 198.51.100.254 4433",
+    "isolated | everything to all hosts, by broadcast | spoof BROADCAST OWN_MAC OWN DENIED 4433",
     "open | the broadcast address | udp 255.255.255.255 4433",
-    "walled | a broadcast outside | udp 198.51.100.255 4433",
+    "isolated | a broadcast outside | udp 198.51.100.255 4433",
     "open | multicast | udp 239.1.1.1 4433",
     "open | multicast DNS | udp 224.0.0.251 5353",
     // With another sender's address. The neighbor may reach DENIED.
-    "walled | the neighbour's address | spoof GATEWAY_MAC OWN_MAC NEIGHBOUR DENIED 4433",
-    "walled | the neighbour's hardware address too \
+    "isolated | the neighbour's address | spoof GATEWAY_MAC OWN_MAC NEIGHBOUR DENIED 4433",
+    "isolated | the neighbour's hardware address too \
      | spoof GATEWAY_MAC NEIGHBOUR_MAC NEIGHBOUR DENIED 4433",
-    "walled | the gateway's address | spoof GATEWAY_MAC OWN_MAC GATEWAY DENIED 4433",
-    "walled | the gateway's own hardware address \
+    "isolated | the gateway's address | spoof GATEWAY_MAC OWN_MAC GATEWAY DENIED 4433",
+    "isolated | the gateway's own hardware address \
      | spoof GATEWAY_MAC GATEWAY_MAC GATEWAY DENIED 4433",
-    "walled | an address without a host | spoof GATEWAY_MAC OWN_MAC 10.0.0.7 DENIED 4433",
-    "walled | an address outside | spoof GATEWAY_MAC OWN_MAC 198.51.100.77 DENIED 4433",
-    "walled | the host's address | spoof GATEWAY_MAC OWN_MAC HOST DENIED 4433",
-    "walled | the address of a destroyed pixel | spoof GATEWAY_MAC OWN_MAC FORMER DENIED 4433",
-    "walled | loopback | spoof GATEWAY_MAC OWN_MAC 127.0.0.1 DENIED 4433",
-    "walled | a source route over an allowed host \
+    "isolated | an address without a host | spoof GATEWAY_MAC OWN_MAC 10.0.0.7 DENIED 4433",
+    "isolated | an address outside | spoof GATEWAY_MAC OWN_MAC 198.51.100.77 DENIED 4433",
+    "isolated | the host's address | spoof GATEWAY_MAC OWN_MAC HOST DENIED 4433",
+    "isolated | the address of a destroyed pixel | spoof GATEWAY_MAC OWN_MAC FORMER DENIED 4433",
+    "isolated | loopback | spoof GATEWAY_MAC OWN_MAC 127.0.0.1 DENIED 4433",
+    "isolated | a source route over an allowed host \
      | spoof GATEWAY_MAC OWN_MAC OWN ALLOWED 4433 8307c633641400",
     // To the neighbour.
     "open | the neighbour | udp NEIGHBOUR 4433",
-    "walled | the neighbour by the gateway | spoof GATEWAY_MAC OWN_MAC OWN NEIGHBOUR 4433",
+    "isolated | the neighbour by the gateway | spoof GATEWAY_MAC OWN_MAC OWN NEIGHBOUR 4433",
     "open | the neighbour's own hardware address | spoof NEIGHBOUR_MAC OWN_MAC OWN NEIGHBOUR 4433",
     "open | a frame of no protocol | frame NEIGHBOUR_MAC OWN_MAC 88b5",
     "open | a frame of no protocol by broadcast | frame BROADCAST OWN_MAC 88b5",
@@ -241,28 +241,28 @@ const ATTEMPTS: &[&str] = &[
      | arp NEIGHBOUR_MAC OWN_MAC 2 OWN_MAC GATEWAY NEIGHBOUR_MAC NEIGHBOUR",
     "open | an ARP request for the neighbour \
      | arp BROADCAST OWN_MAC 1 OWN_MAC OWN 00:00:00:00:00:00 NEIGHBOUR",
-    "walled | ARP as the gateway \
+    "isolated | ARP as the gateway \
      | arp BROADCAST GATEWAY_MAC 2 GATEWAY_MAC GATEWAY BROADCAST NEIGHBOUR",
     "open | a rogue router | frame 33:33:00:00:00:01 OWN_MAC 86dd 6000000000143aff\
      fe800000000000000000000000000001ff0200000000000000000000000000018600000040000708",
-    "walled | IPv6 to the neighbour \
+    "isolated | IPv6 to the neighbour \
      | sh ping -6 -c 1 -W 1 -p $(echo $TOKEN | od -An -tx1 | tr -d ' \\n' | head -c 32) \
      ff02::1%eth0 | grep -v $(cat /sys/class/net/eth0/address | cut -d: -f6) | grep 'bytes from' \
      | grep -v $(ip -6 -o addr show dev eth0 | sed 's/.*inet6 \\([^/]*\\).*/\\1/')",
-    "walled | an IPv6 address of one's own | sh ip -6 addr add 2001:db8::5/64 dev eth0 nodad; \
+    "isolated | an IPv6 address of one's own | sh ip -6 addr add 2001:db8::5/64 dev eth0 nodad; \
      ip -6 route add default via fe80::1 dev eth0; ping -6 -c 1 -W 1 2001:db8::1",
     // DHCP.
-    "walled | a second lease | dhcp OWN_MAC 1 02:00:00:00:00:77",
-    "walled | the neighbour's lease | dhcp OWN_MAC 1 NEIGHBOUR_MAC",
-    "walled | a lease by another's hardware address | dhcp NEIGHBOUR_MAC 1 NEIGHBOUR_MAC",
-    "walled | declining the neighbour's address \
+    "isolated | a second lease | dhcp OWN_MAC 1 02:00:00:00:00:77",
+    "isolated | the neighbour's lease | dhcp OWN_MAC 1 NEIGHBOUR_MAC",
+    "isolated | a lease by another's hardware address | dhcp NEIGHBOUR_MAC 1 NEIGHBOUR_MAC",
+    "isolated | declining the neighbour's address \
      | dhcp OWN_MAC 4 NEIGHBOUR_MAC 0.0.0.0 0.0.0.0 0.0.0.0 NEIGHBOUR",
-    "walled | an answer sent to the neighbour | dhcp OWN_MAC 8 OWN_MAC OWN NEIGHBOUR",
-    "walled | an answer sent by a relay | dhcp OWN_MAC 1 OWN_MAC 0.0.0.0 0.0.0.0 NEIGHBOUR",
+    "isolated | an answer sent to the neighbour | dhcp OWN_MAC 8 OWN_MAC OWN NEIGHBOUR",
+    "isolated | an answer sent by a relay | dhcp OWN_MAC 1 OWN_MAC 0.0.0.0 0.0.0.0 NEIGHBOUR",
     "open | a rogue server | spoof BROADCAST OWN_MAC OWN 255.255.255.255 68",
     // With root's tools. Each puts things back.
     "open | a flushed ruleset | sh nft flush ruleset; iptables -F; CONNECT",
-    "walled | a network of one's own \
+    "isolated | a network of one's own \
      | sh ip link add t-mv link eth0 type macvlan mode bridge; ip link set t-mv up; \
      ip addr add FORMER/16 dev t-mv; ip route add DENIED/32 via GATEWAY dev t-mv src FORMER; \
      CONNECT; code=$?; ip link del t-mv; exit $code",
@@ -275,12 +275,12 @@ const ATTEMPTS: &[&str] = &[
      add rule ip t-nat p oifname eth0 masquerade'; \
      $in CONNECT; code=$?; nft delete table ip t-nat; \
      ip link del t-in; ip netns del t-ns; exit $code",
-    "walled | a bridge over the interface \
+    "isolated | a bridge over the interface \
      | sh ip link add t-br type bridge; ip link set t-br up; ip addr add FORMER/16 dev t-br; \
      ip link set eth0 master t-br; ip route replace DENIED/32 via GATEWAY dev t-br; CONNECT; \
      code=$?; ip link set eth0 nomaster; ip link del t-br; exit $code",
-    "walled | the guest API | sh ls /dev/incus/sock",
-    "walled | a device of the host | sh ls /dev/kmsg /dev/mem /dev/sda",
+    "isolated | the guest API | sh ls /dev/incus/sock",
+    "isolated | a device of the host | sh ls /dev/kmsg /dev/mem /dev/sda",
 ];
 
 /// Makes all of them and returns those that succeeded, each with how.

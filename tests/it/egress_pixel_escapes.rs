@@ -9,9 +9,9 @@ use crate::support::pty::Pty;
 use crate::support::wan_pixel::Wan;
 use crate::support::{lab, wait};
 
-/// Rows `NAME: SCRIPT`. Each is tried as the user `pixel`. It has succeeded when it ends with 0, when
-/// it shows root's uid, when a packet arrives where none may, or when the
-/// resolver hears a name that is not allowed.
+/// Rows `NAME: SCRIPT`. Each is tried as the user `pixel`. It has succeeded when
+/// it ends with 0, when it shows root's uid, when a packet arrives where none
+/// may, or when the resolver hears a name that is not allowed.
 ///
 /// DENIED is the address of a host that is not allowed, ALLOWED of one that is,
 /// DNS the resolver's, HOST the machine's that runs the pixel.
