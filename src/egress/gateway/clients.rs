@@ -72,17 +72,15 @@ fn is_mac(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Properties;
-    use crate::model::fake::FakeBackend;
+    use crate::model::{Properties, fake};
 
     fn pixel(name: &str, created_at: i64, mac: &str, address: &str) -> Instance {
-        let backend = FakeBackend::with_pixels([name]);
         Instance {
+            name: name.parse().unwrap(),
             created_at,
             mac: Some(mac.into()),
             isolated_bridge: Some("pixels0".into()),
-            properties: Properties::from([(ADDRESS.into(), address.into())]),
-            ..backend.instance(name).unwrap()
+            ..fake::pixel(Properties::from([(ADDRESS.into(), address.into())]))
         }
     }
 
