@@ -58,8 +58,9 @@ fn list() {
         let file = File::open(&path).unwrap();
         flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
         let known = registry::list(dir.path()).unwrap().len();
-        drop(file);
-        // No process holds the lock.
+        // Closing is not enough: a process that another test just forked may have
+        // a copy of the descriptor.
+        flock(&file, FlockOperation::Unlock).unwrap();
         assert_eq!(registry::list(dir.path()).unwrap(), []);
         assert!(!path.exists());
         known
