@@ -123,9 +123,15 @@ impl<W: Write> Packer<'_, W> {
         header
     }
 
-    fn append(&mut self, mut header: Header, name: &[u8], data: impl Read) -> io::Result<()> {
+    fn append(&mut self, mut header: Header, name: &[u8], mut data: impl Read) -> io::Result<()> {
+        // Only the header: tar would copy the data in pieces of 8 KiB, this copy
+        // has the size of the buffer of `out`.
         self.archive
-            .append_data(&mut header, OsStr::from_bytes(name), data)
+            .append_data(&mut header, OsStr::from_bytes(name), io::empty())?;
+        let out = self.archive.get_mut();
+        let length = io::copy(&mut data, out)?;
+        let padding = length.next_multiple_of(512) - length;
+        io::copy(&mut io::repeat(0).take(padding), out).map(drop)
     }
 
     /// `Builder::append_link` would change the target: `a//b/` to `a/b`.
@@ -198,7 +204,9 @@ struct SegmentReader<'a> {
 
 impl Read for SegmentReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.progress.check_cancelled().map_err(io::Error::other)?;
+        self.progress
+            .check_cancelled()
+            .map_err(|_| io::Error::other("the transfer was canceled"))?;
         while self.remaining == 0 {
             let Some((offset, length)) = self.segments.next() else {
                 return Ok(0);
