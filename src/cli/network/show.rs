@@ -1,7 +1,7 @@
 //! `pixels network show`
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::cli::pixel_arg::PixelArg;
 use crate::cli::{Context, from_settings};
@@ -23,6 +23,23 @@ pub struct ShowArgs {
     all: bool,
 }
 
+#[derive(Serialize)]
+struct PolicyView<'a> {
+    name: &'a str,
+    mode: Mode,
+    allow: &'a [Rule],
+    deny: &'a [Rule],
+    lan: bool,
+    preset_cidrs: bool,
+    /// All rules that allow a destination, preset rules included.
+    in_force: &'a [Rule],
+    enforced: bool,
+    enforced_by: Option<&'static str>,
+    /// For a running pixel that enforces its policy itself: whether it does.
+    holds: Option<bool>,
+    interim: bool,
+}
+
 impl ShowArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let backend = context.backend()?;
@@ -36,21 +53,19 @@ impl ShowArgs {
         let enforced = lifecycle::is_enforced(backend, &gateway_spec, &pixel);
         let holds = context.unless_interrupted(enforced).await?;
         if context.ui.json() {
-            context.ui.value(&json!({
-                "name": name.as_str(),
-                "mode": policy.mode,
-                "allow": policy.allow,
-                "deny": policy.deny,
-                "lan": policy.lan,
-                "preset_cidrs": policy.preset_cidrs,
-                // All rules that allow a destination, preset rules included.
-                "in_force": in_force,
-                "enforced": enforcer != Enforcer::None,
-                "enforced_by": enforcer.name(),
-                // For a running pixel that enforces its policy itself: whether it does.
-                "holds": holds,
-                "interim": interim,
-            }));
+            context.ui.value(&PolicyView {
+                name: name.as_str(),
+                mode: policy.mode,
+                allow: &policy.allow,
+                deny: &policy.deny,
+                lan: policy.lan,
+                preset_cidrs: policy.preset_cidrs,
+                in_force: &in_force,
+                enforced: enforcer != Enforcer::None,
+                enforced_by: enforcer.name(),
+                holds,
+                interim,
+            });
             return Ok(());
         }
         context.ui.text(&self.policy_as_text(&policy, &in_force));
