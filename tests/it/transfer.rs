@@ -408,6 +408,10 @@ pub fn syncs(pixel: &Pixel) {
         pixel.sh("cd /w; ls; cat sub/b; ls /etc/passwd"),
         "a\nkeep.log\nsecret\nsub\nchanged/etc/passwd\n"
     );
+    // An excluded ignore file still protects the files that it matches.
+    let excluded = [&rules[..], &["--exclude", "/.gitignore", "--dry-run"]].concat();
+    let none = sync(&excluded, &from, &to);
+    assert_eq!(list(&none, "removed"), [""; 0]);
 
     // And back.
     let back = pixel.here("back");
