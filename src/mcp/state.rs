@@ -273,6 +273,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn unreadable_file_is_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        std::fs::write(&path, "{\"sandboxes\": [").unwrap();
+        let (store, renamed) = Store::load(&path, "here").unwrap();
+        assert!(store.all().is_empty() && !path.exists());
+        let content = std::fs::read_to_string(renamed.unwrap()).unwrap();
+        assert_eq!(content, "{\"sandboxes\": [");
+    }
+
     #[tokio::test]
     async fn saved_records_are_read_back_and_private() {
         let dir = tempfile::tempdir().unwrap();
