@@ -372,6 +372,7 @@ fn ensure_writable(files: &Files, path: &str) -> Result<()> {
     let (parent, _) = path.rsplit_once('/').unwrap_or_default();
     let parent = if parent.is_empty() { "/" } else { parent };
     match (files.get(parent), files.get(path)) {
+        (_, Some(Entry::Symlink(_))) => not_in_the_fake("write through a symlink"),
         (_, Some(Entry::Directory)) => Err(refused(path, "is a directory")),
         (Some(Entry::Directory), _) => Ok(()),
         (Some(_), _) => Err(refused(parent, "not a directory")),
@@ -527,7 +528,16 @@ impl Backend for FakeBackend {
     fn has_sent_writes(&self) -> bool {
         let is_read = |line: &String| {
             let verb = line.split(' ').next().unwrap_or_default();
-            ["get", "list", "checkpoints", "wait_idle"].contains(&verb)
+            let reads = [
+                "get",
+                "list",
+                "checkpoints",
+                "wait_idle",
+                "read_file",
+                "read_link",
+                "stat",
+            ];
+            reads.contains(&verb)
         };
         !self.calls().iter().all(is_read)
     }

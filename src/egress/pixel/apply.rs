@@ -203,5 +203,7 @@ mod tests {
         assert_eq!(paths(&backend.take_calls(), &["remove_file"]), written);
         // Repeated, and where nothing ever was.
         remove(guest).await.unwrap();
+        let fresh = FakeBackend::with_pixels(["a"]);
+        remove(fresh.guest(&name).as_ref()).await.unwrap();
     }
 }
