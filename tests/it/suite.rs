@@ -21,7 +21,12 @@ fn test_modules_are_listed_in_main() {
 #[test]
 fn tests_with_requirements_are_ignored_by_default() {
     // Split, because this file is scanned as well.
-    let requirements = [concat!("lab::", "ready("), concat!("programs::", "ready(")];
+    let requirements = [
+        concat!("lab::", "ready("),
+        concat!("programs::", "ready("),
+        concat!("Nas::", "lab("),
+        concat!("on_", "lab("),
+    ];
     let mut found = 0;
     let mut wrong = Vec::new();
     let mut tests = files("tests/it");

@@ -26,17 +26,16 @@ fn listed(env: &TestEnv, name: &str) -> Value {
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_04_supports_lifecycle() {
-    live("25.04.2");
+    live(Nas::lab("25.04.2", "live"));
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_10_supports_lifecycle() {
-    live("25.10.1");
+    live(Nas::lab("25.10.1", "live"));
 }
 
-fn live(version: &str) {
-    let (nas, mut env) = Nas::lab(version, "live");
+fn live((nas, mut env): (Nas, TestEnv)) {
     env.set("PIXELS_PROVISION_ENABLED", "true");
     env.config("[provision]\ndevtools = false\n[env]\nFOO = \"two words\"\n");
     let a = env.name("a");

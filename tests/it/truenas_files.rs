@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::forward::{self, Served};
+use crate::support::env::TestEnv;
 use crate::support::truenas::Nas;
 use crate::transfer::{self, Pixel, noise};
 use crate::transfer_large;
@@ -10,17 +11,16 @@ use crate::transfer_large;
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_04_supports_files_and_forward() {
-    carried("25.04.2");
+    carried(Nas::lab("25.04.2", "files"));
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_10_supports_files_and_forward() {
-    carried("25.10.1");
+    carried(Nas::lab("25.10.1", "files"));
 }
 
-fn carried(version: &str) {
-    let (_nas, env) = Nas::lab(version, "files");
+fn carried((_nas, env): (Nas, TestEnv)) {
     let pixel = Pixel::on(env).cleared();
     transfer::tree_is_kept(&pixel);
     let pixel = pixel.cleared();

@@ -11,13 +11,13 @@ use crate::support::wan_pixel::Wan;
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_04_pixels_enforce_policies() {
-    enforced("25.04.2");
+    enforced(Nas::lab("25.04.2", "egress"));
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_10_pixels_enforce_policies() {
-    enforced("25.10.1");
+    enforced(Nas::lab("25.10.1", "egress"));
 }
 
 /// A pixel on a server, with a fake internet whose resolver it asks.
@@ -67,9 +67,8 @@ fn rules(env: &TestEnv, name: &str) -> String {
     env.pixels(argv).ok().stdout
 }
 
-fn enforced(version: &str) {
+fn enforced((_nas, env): (Nas, TestEnv)) {
     let wan = Wan::up();
-    let (_nas, env) = Nas::lab(version, "egress");
     env.config(&format!("[defaults]\ndns = [\"{}\"]\n", wan.resolver()));
     let (a, b) = (env.name("a"), env.name("b"));
     let create = ["create", &a, "--egress", "allowlist"];
