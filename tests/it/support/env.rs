@@ -267,11 +267,12 @@ pub fn spawn(command: &mut Command) -> Child {
         .unwrap()
 }
 
-/// Waits for a started run, whose input ends now. A run that takes longer than
-/// `limit` hangs, and fails the test.
+/// Waits for a started run. Its input stays open, as on a terminal. A run that
+/// takes longer than `limit` hangs, and fails the test.
 #[track_caller]
 #[must_use]
-pub fn finished(child: Child, limit: Duration) -> Outcome {
+pub fn finished(mut child: Child, limit: Duration) -> Outcome {
+    let _stdin = child.stdin.take();
     let pid = Pid::from_child(&child);
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || send.send(child.wait_with_output().unwrap()));

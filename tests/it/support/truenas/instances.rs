@@ -71,7 +71,7 @@ impl Inner {
         self.state.lock().unwrap().service.is_none()
     }
 
-    fn virt(&self, found: Value) -> Value {
+    fn virt(&self, found: Value, raw: bool) -> Value {
         let config = &found["config"];
         let text = |key: &str| config[key].as_str();
         let variables = config.as_object().into_iter().flatten();
@@ -90,15 +90,17 @@ impl Inner {
             "cpu": text("limits.cpu"), "memory": memory, "environment": environment, "aliases": [],
             "image": {"description": text("image.description"), "os": text("image.os"),
                 "release": text("image.release"), "type": "squashfs"},
-            "storage_pool": POOL, "a_later_field": [1, 2],
+            "storage_pool": POOL, "raw": null, "a_later_field": [1, 2],
         });
         if self.is(25, 10) {
             virt["privileged_mode"] = json!(text("security.privileged") == Some("true"));
         }
         let path = format!("/1.0/instances/{}/state", found["name"].as_str().unwrap());
         let state = self.incus.try_done("GET", &path, &Value::Null);
-        virt["raw"] = found;
-        virt["raw"]["state"] = state.unwrap_or_default();
+        if raw {
+            virt["raw"] = found;
+            virt["raw"]["state"] = state.unwrap_or_default();
+        }
         virt
     }
 
@@ -109,7 +111,8 @@ impl Inner {
             Some(name) => self.incus_instance(name).into_iter().collect(),
             None => self.ours(),
         };
-        query.answer(found.into_iter().map(|one| self.virt(one)))
+        let raw = query.options.extra["raw"] == true;
+        query.answer(found.into_iter().map(|one| self.virt(one, raw)))
     }
 
     /// The job of a change.
@@ -141,7 +144,7 @@ impl Inner {
             }
             "stop" | "restart" => {
                 let (_, how): (String, Stop) = args(params)?;
-                if !how.force && how.timeout.is_none() {
+                if !how.force && how.timeout.is_none_or(|timeout| timeout < 0) {
                     let text = "Value error, Timeout should be set if force is disabled";
                     return Err(invalid("", text));
                 }

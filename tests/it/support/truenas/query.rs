@@ -41,6 +41,9 @@ impl Query {
         for key in &self.options.order_by {
             let key = key.strip_prefix('-');
             let key = key.ok_or_else(|| invalid("order_by", "not simulated"))?;
+            if !found.iter().all(|one| one[key].is_i64()) {
+                return Err(invalid("order_by", "not simulated"));
+            }
             found.sort_by_key(|one| Reverse(one[key].as_i64()));
         }
         if self.options.limit > 0 {
