@@ -1,5 +1,5 @@
-//! The daemon's API with as little between as can be: one kept connection for
-//! requests, blocking reads and writes, sockets upgraded by hand.
+//! A minimal client of the Incus API: one persistent connection, blocking I/O,
+//! and a hand-written WebSocket upgrade.
 
 use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,26 +13,26 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
 use crate::http;
 
-/// A daemon that sends nothing for this long will not answer.
+/// Read timeout for responses of the daemon.
 const SILENCE: Duration = Duration::from_secs(120);
 const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
 
-/// One connection to the daemon, opened by its first request: the daemon
-/// serves no other client while a new connection is silent.
+/// A connection to the daemon. The first request opens the connection, because
+/// the daemon serves no other client while a new connection is silent.
 pub struct Api {
     socket: PathBuf,
     project: String,
     stream: Option<BufReader<UnixStream>>,
 }
 
-/// Where `incus` itself looks.
+/// Finds the daemon's socket in the same way as `incus`.
 pub fn socket() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     set("INCUS_SOCKET")
         .map(PathBuf::from)
         .or_else(|| set("INCUS_DIR").map(|dir| Path::new(&dir).join("unix.socket")))
         .or_else(|| SOCKETS.iter().map(PathBuf::from).find(|path| path.exists()))
-        .context("Incus does not run here; pixels setup installs and starts it")
+        .context("Incus is not running; run: pixels setup")
 }
 
 impl Api {
@@ -44,14 +44,14 @@ impl Api {
         }
     }
 
-    /// One request; the answer's metadata, or for a background operation the
-    /// operation as it is then.
+    /// Sends a request. Returns the metadata of the response, which for
+    /// background operations is the operation.
     pub fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         self.ask(method, path, body)?;
         self.answer().with_context(|| format!("{method} {path}"))
     }
 
-    /// A request that starts an operation, and the wait for its end.
+    /// Starts an operation and waits for its end.
     pub fn operate(&mut self, method: &str, path: &str, body: &Value) -> Result<Value> {
         let operation = self.call(method, path, Some(body))?;
         self.call("GET", &wait(&operation)?, None)
@@ -63,7 +63,7 @@ impl Api {
         self.operate("PUT", &path, &body).map(drop)
     }
 
-    /// Stops it the hard way where it runs, and deletes it.
+    /// Deletes an instance. Kills a running instance first.
     pub fn remove(&mut self, instance: &str) -> Result<()> {
         let path = format!("/1.0/instances/{instance}");
         let found = self.call("GET", &path, None)?;
@@ -73,8 +73,8 @@ impl Api {
         self.operate("DELETE", &path, &json!({})).map(drop)
     }
 
-    /// Runs a command with all its streams connected, no input, and the
-    /// output drained.
+    /// Runs a command with all streams connected and without input. Discards
+    /// the output and returns the exit code.
     pub fn exec(&mut self, instance: &str, command: &[&str]) -> Result<i64> {
         let body = json!({
             "command": command,
@@ -85,7 +85,7 @@ impl Api {
         let operation = self.call("POST", &path, Some(&body))?;
         let id = operation["id"]
             .as_str()
-            .context("an operation without id")?;
+            .context("the operation has no id")?;
         let upgrade = |name: &str| {
             let secret = operation["metadata"]["fds"][name]
                 .as_str()
@@ -100,8 +100,8 @@ impl Api {
             stream.get_mut().write_all(request.as_bytes())?;
             anyhow::Ok(stream)
         };
-        // The daemon does not wait for this one: it may come too late for a
-        // short command, which does not matter. Closing it would kill a long one.
+        // A short command may end before the daemon reads this stream, which
+        // does no harm. Closing this stream would kill a long command.
         let _control = upgrade("control")?;
         let streams = [upgrade("0")?, upgrade("1")?, upgrade("2")?];
         self.ask("GET", &wait(&operation)?, None)?;
@@ -117,7 +117,7 @@ impl Api {
                 None,
             ));
         }
-        // A command that has ended by now reads no more.
+        // A command that has exited no longer reads its input.
         let _ = sockets[0].send(Message::text(""));
         for socket in &mut sockets[1..] {
             loop {
@@ -157,11 +157,11 @@ impl Api {
             bail!("{}", envelope["error"].as_str().unwrap_or("an error"));
         }
         let metadata = envelope["metadata"].take();
-        // The status of the operation shows its end.
+        // A failed operation has a status code of at least 400.
         if let Some(code) = metadata["status_code"].as_i64()
             && code >= 400
         {
-            bail!("{}", metadata["err"].as_str().unwrap_or("it failed"));
+            bail!("{}", metadata["err"].as_str().unwrap_or("operation failed"));
         }
         Ok(metadata)
     }
@@ -179,8 +179,8 @@ impl Api {
     }
 }
 
-/// Reads on where writing fails: the daemon sends a ping on every socket, and
-/// for a short command closes some before the answer to that.
+/// A stream that ignores write errors: the daemon pings every WebSocket, and
+/// after a short command closes some sockets before the pong.
 struct Listener(UnixStream);
 
 impl Read for Listener {
@@ -202,6 +202,6 @@ impl Write for Listener {
 fn wait(operation: &Value) -> Result<String> {
     let id = operation["id"]
         .as_str()
-        .context("an operation without id")?;
+        .context("the operation has no id")?;
     Ok(format!("/1.0/operations/{id}/wait?timeout=-1"))
 }

@@ -9,10 +9,10 @@ use crate::rows::Row;
 #[derive(clap::Parser)]
 #[command(name = "bench")]
 pub struct Args {
-    /// Rounds of each row [default: 10]
+    /// Number of rounds per row [default: 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,
-    /// Run 3 rounds, for a first look
+    /// Run only 3 rounds per row
     #[arg(long)]
     quick: bool,
     /// Write the results as JSON
@@ -24,11 +24,11 @@ pub struct Args {
     /// Also measure another pixels binary
     #[arg(long, value_name = "FILE")]
     pub earlier: Option<PathBuf>,
-    /// Added by `cargo bench`. `cargo test --all-targets` starts benchmarks
-    /// without it, and then nothing is measured.
+    /// Added by `cargo bench`. `cargo test --all-targets` runs benchmarks
+    /// without this option, and then nothing is measured.
     #[arg(long, hide = true)]
     pub bench: bool,
-    /// Rows by name (an exact name, else a part of one); by default all
+    /// Names of rows, or parts of names [default: all rows]
     #[arg(value_name = "ROW")]
     filters: Vec<String>,
 }
@@ -39,12 +39,12 @@ impl Args {
         self.runs.unwrap_or(usual).into()
     }
 
-    /// The rows asked for, in their own order; all when none was named.
+    /// The selected rows in table order. All rows if none is selected.
     pub fn choose(&self, rows: &'static [Row]) -> Result<Vec<&'static Row>> {
         for filter in &self.filters {
             if !rows.iter().any(|row| row.name.contains(filter.as_str())) {
                 let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
-                bail!("no row {filter:?}: there are {}", names.join(", "));
+                bail!("no row {filter:?} in {}", names.join(", "));
             }
         }
         let exact = |filter: &String| rows.iter().any(|row| row.name == filter);

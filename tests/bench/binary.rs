@@ -1,4 +1,4 @@
-//! The pixels binary that is measured.
+//! Builds or finds the pixels binary to measure.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::args::Args;
 use crate::process;
 
-/// The target of the static build.
+/// The Rust target of the static build.
 const MUSL: &str = if cfg!(target_arch = "aarch64") {
     "aarch64-unknown-linux-musl"
 } else {
@@ -17,10 +17,10 @@ const MUSL: &str = if cfg!(target_arch = "aarch64") {
 
 pub struct Binary {
     pub path: PathBuf,
-    /// How it was built, for people.
+    /// Human-readable description of the build.
     pub kind: String,
     pub bytes: u64,
-    /// Was seen to run where there is nothing but itself, so without a dynamic linker.
+    /// Whether the binary runs without other files such as a dynamic linker.
     pub is_static: bool,
 }
 
@@ -68,7 +68,7 @@ fn build(target: Option<&str>) -> Result<PathBuf> {
     if let Some(target) = target {
         command.args(["--target", target]);
         let compiler = format!("CC_{}", target.replace('-', "_"));
-        // A crate with C code looks for musl's own compiler driver first.
+        // Crates with C code need a C compiler: gcc works without musl-gcc.
         let driver = format!("{}-linux-musl-gcc", std::env::consts::ARCH);
         let found = process::find(&driver).or_else(|| process::find("musl-gcc"));
         if std::env::var_os(&compiler).is_none() && found.is_none() {

@@ -1,5 +1,5 @@
-//! Files into a pixel and out of it. Between two runs what was made is
-//! removed, outside the timed part.
+//! Benchmarks of file transfers. Transferred files are deleted after each run,
+//! outside the measured time.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::rows::Bench;
 const SMALL: usize = 2000;
 const SMALL_BYTES: usize = 2048;
 
-/// The arguments of a transfer of `HERE`, for a pixel that the program calls `NAME`.
+/// Arguments of a transfer. `HERE` is the local path, `NAME` the pixel.
 struct Words {
     pixels: &'static str,
     incus: &'static str,
@@ -76,11 +76,11 @@ pub fn pull_small(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
 
 fn inside(lab: &Lab, command: &[&str]) -> Result<()> {
     let code = lab.api().exec(&lab.instance("base"), command)?;
-    ensure!(code == 0, "{command:?} ended with {code}");
+    ensure!(code == 0, "{command:?} exited with {code}");
     Ok(())
 }
 
-/// Sends what is `here`; it arrives as `there`.
+/// Measures the transfer of `here` to `there` in the pixel.
 fn into(bench: &Bench<'_>, lab: &Lab, here: &Path, there: &str, words: &Words) -> Result<Outcome> {
     let here = here.display().to_string();
     bench.compare(bench.contenders(lab, |who, program| {
@@ -88,15 +88,15 @@ fn into(bench: &Bench<'_>, lab: &Lab, here: &Path, there: &str, words: &Words) -
         move || {
             let took = program.run(&words)?;
             inside(lab, &["rm", "-r", there])?;
-            // The daemon has what came by its file access written to the disk
-            // when the client is gone, at the expense of the next client.
+            // The daemon writes uploaded files to disk after the client has
+            // exited, which would delay the next client.
             inside(lab, &["sync", "-f", "/root"])?;
             Ok(took)
         }
     }))
 }
 
-/// Fetches to a place of its own.
+/// Measures a transfer from the pixel to a new local path.
 fn out(bench: &Bench<'_>, lab: &Lab, words: &Words) -> Result<Outcome> {
     bench.compare(bench.contenders(lab, |who, program| {
         move || {
@@ -104,7 +104,7 @@ fn out(bench: &Bench<'_>, lab: &Lab, words: &Words) -> Result<Outcome> {
             let here = folder.path().join("here");
             let words = words.fill(lab, who, &here.display().to_string());
             if words.iter().any(|word| word == "-r") {
-                // The client wants the folder to be there.
+                // The incus client requires an existing folder.
                 std::fs::create_dir(&here)?;
             }
             program.run(&words)
@@ -112,8 +112,8 @@ fn out(bench: &Bench<'_>, lab: &Lab, words: &Words) -> Result<Outcome> {
     }))
 }
 
-/// In memory where that can be: a disk that is still giving back the blocks of
-/// the run before would be measured in place of the transfer.
+/// A temporary directory, in memory if possible: a disk that still frees the
+/// blocks of the previous run would distort the result.
 fn scratch() -> std::io::Result<tempfile::TempDir> {
     const MEMORY: &str = "/dev/shm";
     if Path::new(MEMORY).is_dir() {
@@ -122,7 +122,7 @@ fn scratch() -> std::io::Result<tempfile::TempDir> {
     tempfile::tempdir()
 }
 
-/// A folder of small files.
+/// Creates a folder with small files.
 fn small(lab: &Lab) -> Result<PathBuf> {
     let folder = lab.folder().join("small");
     std::fs::create_dir_all(&folder)?;

@@ -1,5 +1,5 @@
-//! What the rows are measured on: an Incus project of its own with a base
-//! pixel in it, both removed at the end.
+//! The benchmark environment: a separate Incus project with a base pixel. Both
+//! are deleted at the end.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +17,11 @@ use crate::process::Program;
 
 const PROJECT: &str = "px-t-bench-";
 const GATEWAY: &str = "px-gateway";
-/// Bridges belong to no project: one is called after the process of its own.
+/// Prefix of the bridge name, before the process id: projects share bridges.
 const BRIDGE: &str = "pxb";
-/// Concurrent requests when many instances are made or removed.
+/// Concurrent requests when many instances are created or deleted.
 const AT_ONCE: usize = 8;
-/// What the exec rows send and receive.
+/// Bytes that the large transfers send or receive.
 pub const VOLUME: usize = 100_000_000;
 
 pub struct Lab {
@@ -38,7 +38,7 @@ impl Lab {
         let socket = api::socket()?;
         let mut api = Api::new(&socket, "default");
         for left in left_behind(&mut api)? {
-            eprintln!("removing {left}, which a killed run left");
+            eprintln!("deleting {left}, left by a killed run");
             remove_project(&socket, &left)?;
         }
         let project = format!("{PROJECT}{}", std::process::id());
@@ -67,7 +67,7 @@ impl Lab {
         })
     }
 
-    /// A program that works in this lab.
+    /// A program that uses this lab's project.
     pub fn program(&self, path: &Path) -> Program {
         Program {
             path: path.to_owned(),
@@ -75,12 +75,12 @@ impl Lab {
         }
     }
 
-    /// A connection that nothing was sent on yet.
+    /// An API client without an open connection.
     pub fn api(&self) -> Api {
         Api::new(&self.socket, &self.project)
     }
 
-    /// The daemon's version and the storage driver of the base's pool.
+    /// The version and storage driver of the daemon.
     pub fn server(&self) -> Result<(String, String)> {
         let server = self.api().call("GET", "/1.0", None)?;
         let environment = &server["environment"];
@@ -88,17 +88,17 @@ impl Lab {
         Ok((text("server_version"), text("storage")))
     }
 
-    /// A pixel's name. Though projects keep names apart, a network does not.
+    /// A pixel name that is unique on the network across projects.
     pub fn name(&self, short: &str) -> String {
         format!("t-bench-{}-{short}", std::process::id())
     }
 
-    /// The instance of the pixel of this name.
+    /// The instance name of a pixel.
     pub fn instance(&self, short: &str) -> String {
         format!("px-{}", self.name(short))
     }
 
-    /// How a program calls a pixel.
+    /// The name of a pixel in the program's arguments.
     pub fn called(&self, who: Who, short: &str) -> String {
         match who {
             Who::Incus => self.instance(short),
@@ -106,24 +106,23 @@ impl Lab {
         }
     }
 
-    /// For files of the rows; gone with the lab.
+    /// Folder for files of the rows, deleted with the lab.
     pub fn folder(&self) -> &Path {
         self.home.path()
     }
 
-    /// The instance that is the gateway of this lab's pixels.
+    /// The instance name of this lab's gateway.
     pub fn gateway(&self) -> String {
         format!("{GATEWAY}-{}", bridge(&self.project).unwrap_or_default())
     }
 
-    /// Makes the base pixel and its checkpoint, the first time.
+    /// Creates the base pixel and its checkpoint, unless they exist.
     pub fn base(&self) -> Result<()> {
         if self.base.get().is_some() {
             return Ok(());
         }
-        eprintln!("making the base pixel from the default image");
+        eprintln!("creating the base pixel from the default image");
         let base = self.name("base");
-        // Installing tools in the background would be measured along.
         self.pixels.run(&["create", &base])?;
         self.pixels
             .run(&["checkpoint", "create", &base, "--label", "ready"])?;
@@ -141,9 +140,9 @@ impl Lab {
         Ok(path)
     }
 
-    /// Adds `running` clones of the base, and clones that were never started,
-    /// of a checkpoint with no files but the base's configuration, until there
-    /// are `count` pixels. Returns how long all that took.
+    /// Forks `running` pixels from the base. Then clones stopped instances from
+    /// an empty instance with the base's configuration, up to `count` pixels in
+    /// total. Returns the total time.
     pub fn crowd(&self, count: usize, running: usize) -> Result<Duration> {
         let begun = Instant::now();
         let (number, ready) = (running.to_string(), format!("{}:ready", self.name("base")));
@@ -183,18 +182,18 @@ impl Lab {
         })
         .context("cloning")?;
         let there = pixels(&mut api)?.len();
-        ensure!(there == count, "{there} instances where {count} were made");
+        ensure!(there == count, "{there} instances instead of {count}");
         Ok(begun.elapsed())
     }
 
-    /// Removes everything; prints the time it took.
+    /// Deletes all instances. Returns a note with the time taken.
     pub fn close(mut self) -> Result<String> {
-        eprintln!("removing what was made");
+        eprintln!("deleting all instances");
         let begun = Instant::now();
         self.removed = true;
         let count = remove_project(&self.socket, &self.project)?;
         Ok(format!(
-            "removing {count} instances took {:.1} s",
+            "deleting {count} instances took {:.1} s",
             begun.elapsed().as_secs_f64()
         ))
     }
@@ -207,14 +206,14 @@ impl Drop for Lab {
         }
         if let Err(error) = remove_project(&self.socket, &self.project) {
             eprintln!(
-                "bench: left behind: project {} ({error:#}); the next run removes it",
+                "bench: cannot delete project {}: {error:#}; the next run deletes it",
                 self.project
             );
         }
     }
 }
 
-/// Projects of runs whose process is gone.
+/// Projects of earlier runs whose process no longer exists.
 fn left_behind(api: &mut Api) -> Result<Vec<String>> {
     let projects = api.call("GET", "/1.0/projects", None)?;
     let mut names = names_of(&projects);
@@ -225,7 +224,7 @@ fn left_behind(api: &mut Api) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The pixels of a project.
+/// The instances of a project, without the gateway.
 fn pixels(api: &mut Api) -> Result<Vec<String>> {
     let mut all = instances(api)?;
     all.retain(|name| !name.starts_with(GATEWAY));
@@ -241,7 +240,7 @@ fn bridge(project: &str) -> Option<String> {
     Some(format!("{BRIDGE}{}", project.strip_prefix(PROJECT)?))
 }
 
-/// The last parts of a list of URLs.
+/// The last path segments of a list of URLs.
 fn names_of(urls: &Value) -> Vec<String> {
     let urls = urls.as_array().into_iter().flatten();
     urls.filter_map(|url| {
@@ -251,23 +250,23 @@ fn names_of(urls: &Value) -> Vec<String> {
     .collect()
 }
 
-/// Removes a project with all its instances; returns how many there were.
+/// Deletes a project and its instances. Returns the number of instances.
 fn remove_project(socket: &Path, project: &str) -> Result<usize> {
     let mut api = Api::new(socket, project);
     let names = instances(&mut api)?;
-    side_by_side(&names, |name| Api::new(socket, project).remove(name)).context("removing")?;
+    side_by_side(&names, |name| Api::new(socket, project).remove(name)).context("deleting")?;
     if let Some(bridge) = bridge(project) {
         for kind in ["networks", "network-acls"] {
-            // There only when anything was put behind a gateway.
+            // These exist only if the lab used a gateway.
             let _ = api.call("DELETE", &format!("/1.0/{kind}/{bridge}"), None);
         }
     }
     api.call("DELETE", &format!("/1.0/projects/{project}"), None)
-        .with_context(|| format!("removing project {project}"))?;
+        .with_context(|| format!("deleting project {project}"))?;
     Ok(names.len())
 }
 
-/// Does one thing to many names, several at a time. Fails with all failures.
+/// Calls `work` for all names, several at a time. The error lists all failures.
 fn side_by_side(names: &[String], work: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(String::new()));
     std::thread::scope(|scope| {

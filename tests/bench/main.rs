@@ -1,5 +1,5 @@
-//! The speed of pixels beside the `incus` client and the bare API, measured
-//! on the real daemon of this machine.
+//! Benchmarks pixels against the `incus` client and the bare API, on this
+//! machine's Incus daemon.
 //!
 //! ```text
 //! cargo bench                        all rows
@@ -7,20 +7,20 @@
 //! cargo bench -- --help              the options
 //! ```
 //!
-//! What is compared in a row takes turns (A B C, B C A, C A B, …) after a
-//! warm-up, so that whatever else the machine does hits all alike; medians are
-//! shown, and only ratios are judged. Processes are timed from before they
-//! are spawned until they have ended. The daemon must already run
-//! (`pixels setup`); rows that need something this machine lacks are listed as
-//! not measured, with the reason.
+//! After a warm-up, the programs of a row run in turns (A B C, B C A, C A B,
+//! …), so that other load on the machine affects all programs alike. The report
+//! shows medians; most targets are ratios. The time of a process includes the
+//! spawn. The daemon must already run (`pixels setup`). Rows that need
+//! something that this machine lacks are listed as not measured, with the
+//! reason.
 //!
 //! The benchmark builds the binary with the cargo profile `dist`: static for
 //! `*-unknown-linux-musl` if that target is installed (`rustup target add`),
 //! otherwise for the host.
 //!
-//! Everything is made in an Incus project of its own, `px-t-bench-PID`, so that
-//! a list holds exactly what was put there. It is removed at the end, also
-//! after an error or a signal; after a SIGKILL by the next run.
+//! All instances are created in a separate Incus project, `px-t-bench-PID`. The
+//! project is deleted at the end, also after an error or a signal. After
+//! SIGKILL, the next run deletes the project.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -74,7 +74,7 @@ fn run(args: &Args) -> Result<()> {
     let lab = if chosen.iter().any(|row| row.needs_daemon()) {
         Lab::open(&binary.path).map_err(|error| format!("{error:#}"))
     } else {
-        Err("no row needs it".to_owned())
+        Err("no selected row needs the daemon".to_owned())
     };
     let mut report = Report::new(args, &binary, lab.as_ref().ok());
     let bench = Bench {
@@ -99,7 +99,7 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Between two steps of the benchmark: ends it when a signal asked for that.
+/// Fails if a signal was received. Called between benchmark steps.
 fn go_on() -> Result<()> {
     if INTERRUPTED.load(Ordering::Relaxed) {
         bail!("interrupted");
@@ -107,7 +107,7 @@ fn go_on() -> Result<()> {
     Ok(())
 }
 
-/// The first signal ends the benchmark in order, a second one at once.
+/// The first signal ends the benchmark, the second exits immediately.
 fn watch_signals() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -125,10 +125,10 @@ fn watch_signals() -> Result<()> {
                     _ = terminate.recv() => 15,
                 };
                 if INTERRUPTED.swap(true, Ordering::Relaxed) {
-                    eprintln!("bench: left at once; the next run removes what is there");
+                    eprintln!("bench: exiting; the next run deletes the leftovers");
                     std::process::exit(128 + number);
                 }
-                eprintln!("bench: ending, and removing what was made");
+                eprintln!("bench: interrupted, deleting the instances");
             }
         });
     });

@@ -1,4 +1,4 @@
-//! Taking turns, and what comes out of it.
+//! Runs programs in turns and collects their times.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use anyhow::Result;
 
 use crate::go_on;
 
-/// Who did the work in one column.
+/// The program or API that a column measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     Pixels,
     /// Another pixels binary, named with `--earlier`.
     Earlier,
-    /// Without a gateway.
+    /// The pixels binary, without a gateway.
     Open,
     Incus,
     Api,
 }
 
-/// One way of doing what a row is about; one call is one timed run.
+/// One contender of a row. Each call of `run` is one timed run.
 pub struct Contender<'a> {
     pub who: Who,
     run: Box<dyn FnMut() -> Result<Duration> + 'a>,
@@ -37,7 +37,7 @@ impl<'a> Contender<'a> {
 #[derive(Debug, Clone)]
 pub struct Times {
     pub who: Who,
-    /// At least one.
+    /// Times in ascending order, never empty.
     pub sorted: Vec<Duration>,
 }
 
@@ -52,7 +52,7 @@ impl Times {
     }
 }
 
-/// One run each to warm up, then `runs` rounds, each begun by another.
+/// Warms up, then runs `runs` rounds. The order rotates with each round.
 pub fn take_turns(mut contenders: Vec<Contender<'_>>, runs: usize) -> Result<Vec<Times>> {
     for contender in &mut contenders {
         go_on()?;

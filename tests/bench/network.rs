@@ -1,4 +1,4 @@
-//! What the walls cost.
+//! Benchmarks of the gateway and of egress policies.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::measure::{Contender, Who};
 use crate::report::Outcome;
 use crate::rows::{Bench, timed_create};
 
-/// A clone behind the gateway, and one on the network of the host.
+/// Clones the base pixel behind the gateway and without a gateway.
 pub fn isolated(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     let contenders = [(Who::Pixels, None), (Who::Open, Some("pixel"))].map(|(who, placement)| {
         let mut program = lab.program(&bench.binary.path);
@@ -17,7 +17,7 @@ pub fn isolated(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     bench.compare(contenders.into())
 }
 
-/// Another policy for a running pixel, back and forth.
+/// Changes the egress policy of a running pixel, back and forth.
 pub fn policy(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     let base = &lab.name("base");
     let program = lab.program(&bench.binary.path);

@@ -1,4 +1,4 @@
-//! Whole processes, spawned and timed.
+//! Runs processes and measures their duration.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// A program on the PATH.
+/// Finds a program in `PATH`.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -17,16 +17,16 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A program with the same environment in every run and none of the user's.
+/// A program with a fixed environment, independent of the user's variables.
 #[derive(Clone, Default)]
 pub struct Program {
     pub path: PathBuf,
     pub home: PathBuf,
-    /// The Incus project it works in.
+    /// The Incus project of all commands.
     pub project: Option<String>,
-    /// The bridge of its pixels behind a gateway.
+    /// The isolated bridge of the program's pixels.
     pub bridge: Option<String>,
-    /// Where pixels are put, in place of the default.
+    /// Value of `PIXELS_NETWORK_PLACEMENT`, if not the default.
     pub placement: Option<&'static str>,
 }
 
@@ -36,8 +36,7 @@ impl Program {
         command
             .env_clear()
             .env("HOME", &self.home)
-            // The pixels it measures are as the image made them, and the
-            // settings of their owner say so.
+            // Provisioning in the background would distort the results.
             .env("PIXELS_PROVISION_ENABLED", "false")
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .args(words)
@@ -50,7 +49,7 @@ impl Program {
             }
         }
         if let Some(project) = &self.project {
-            // Each program reads its own.
+            // pixels and incus read different variables.
             command.env("PIXELS_INCUS_PROJECT", project);
             command.env("INCUS_PROJECT", project);
         }
@@ -63,13 +62,13 @@ impl Program {
         command
     }
 
-    /// Runs to the end, without input and without anyone to read the output.
+    /// Runs the program without input and discards the output.
     pub fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Duration> {
         let (took, _, _) = timed(self.command(words))?;
         Ok(took)
     }
 
-    /// What it prints.
+    /// Runs the program and returns its stdout.
     pub fn output(&self, words: &[&str]) -> Result<String> {
         let output = self.command(words).stdout(Stdio::piped()).output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -77,7 +76,7 @@ impl Program {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs with `file` as input; it must print `expected`.
+    /// Pipes `file` into the program. Fails unless it prints `expected`.
     pub fn fed(&self, words: &[&str], file: &Path, expected: &str) -> Result<Duration> {
         let mut command = self.command(words);
         command.stdin(File::open(file)?).stdout(Stdio::piped());
@@ -86,7 +85,7 @@ impl Program {
         Ok(took)
     }
 
-    /// Runs and drains its output, which must be `bytes` long.
+    /// Runs the program. Fails unless its output has `bytes` bytes.
     pub fn drained(&self, words: &[&str], bytes: usize) -> Result<Duration> {
         let mut command = self.command(words);
         command.stdout(Stdio::piped());
@@ -96,8 +95,8 @@ impl Program {
     }
 }
 
-/// Returns the time from before the command is spawned until it has ended, the
-/// bytes of its output, and the beginning of that.
+/// Runs a command. Returns the time from spawn to exit, the size of the output
+/// in bytes, and the start of the output.
 fn timed(mut command: Command) -> Result<(Duration, usize, String)> {
     let begun = Instant::now();
     let mut child = command
@@ -123,7 +122,7 @@ fn timed(mut command: Command) -> Result<(Duration, usize, String)> {
     if !status.success() {
         let mut printed = String::new();
         if let Some(mut stderr) = child.stderr.take() {
-            // Only for the message below.
+            // Used only in the error message below.
             let _ = stderr.read_to_string(&mut printed);
         }
         bail!("{command:?} ended with {status}: {}", printed.trim());

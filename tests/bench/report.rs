@@ -1,4 +1,4 @@
-//! The results: a table for people, JSON for programs.
+//! The report: a table for people, JSON for programs.
 
 use std::fmt;
 use std::time::Duration;
@@ -100,7 +100,7 @@ fn line(row: &Row, outcome: &Outcome) -> Value {
     line
 }
 
-/// The figure that is judged, and whether it meets the target.
+/// The ratio to the reference, and whether the result meets the target.
 fn verdict(row: &Row, outcome: &Outcome) -> Option<(f64, bool)> {
     match (row.target, outcome) {
         (Target::Time(at_most, of), Outcome::Times(times)) => {

@@ -1,4 +1,4 @@
-//! What is measured, and the target of each.
+//! The benchmark rows and their targets.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -25,21 +25,21 @@ pub struct Row {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Target {
-    /// At most this share of the time of `Who`.
+    /// At most this multiple of the time of `Who`.
     Time(f64, Who),
     /// At least this multiple of the throughput of `Who`.
     Throughput(f64, Who),
-    /// At most so many milliseconds.
+    /// At most this many milliseconds.
     Within(f64),
-    /// A static binary of at most so many bytes.
+    /// A static binary of at most this many bytes.
     Bytes(u64),
 }
 
 #[derive(Clone, Copy)]
 enum Measure {
-    /// Without a daemon.
+    /// Needs no daemon.
     Alone(fn(&Bench<'_>) -> Result<Outcome>),
-    /// In a lab with the base pixel.
+    /// Needs a lab with the base pixel.
     InLab(fn(&Bench<'_>, &Lab) -> Result<Outcome>),
 }
 
@@ -112,7 +112,7 @@ pub const ROWS: &[Row] = &[
     ),
     Row::new(
         "isolated",
-        "the same behind the gateway and without one",
+        "clone behind the gateway and without a gateway",
         Target::Time(1.1, Who::Open),
         Measure::InLab(network::isolated),
     ),
@@ -124,7 +124,7 @@ pub const ROWS: &[Row] = &[
     ),
     Row::new(
         "list",
-        "list of 200",
+        "list of 200 pixels",
         Target::Time(0.1, Who::Incus),
         Measure::InLab(list),
     ),
@@ -144,7 +144,7 @@ impl Row {
         matches!(self.measure, Measure::InLab(_))
     }
 
-    /// The reference is the `incus` client, which is not everywhere.
+    /// Whether the target is relative to the `incus` client.
     fn needs_client(&self) -> bool {
         use Target::{Throughput, Time};
         matches!(self.target, Time(_, Who::Incus) | Throughput(_, Who::Incus))
@@ -154,14 +154,14 @@ impl Row {
 const CROWD: usize = 200;
 const RUNNING: usize = 4;
 
-/// What the rows have at hand.
+/// The inputs of all rows.
 pub struct Bench<'a> {
     pub runs: usize,
     pub binary: &'a Binary,
     pub earlier: Option<&'a Path>,
     pub incus: Option<&'a Path>,
     pub lab: Result<&'a Lab, &'a String>,
-    /// For the end of the report.
+    /// Notes at the end of the report.
     pub notes: RefCell<Vec<String>>,
 }
 
@@ -169,7 +169,7 @@ impl<'a> Bench<'a> {
     pub fn measure(&self, row: &Row) -> Result<Outcome> {
         if row.needs_client() && self.incus.is_none() {
             return Ok(Outcome::NotMeasured(
-                "the incus client is not installed (pixels setup --with-client does that)".into(),
+                "the incus client is not installed; run: pixels setup --with-client".into(),
             ));
         }
         eprintln!("{}: {}", row.name, row.case);
@@ -189,8 +189,7 @@ impl<'a> Bench<'a> {
             .chain(earlier)
     }
 
-    /// Everything that is run as a process: also the `incus` client, where it is
-    /// installed.
+    /// The pixels binaries and, if installed, the `incus` client.
     fn programs(&self) -> impl Iterator<Item = (Who, &'a Path)> + use<'a> {
         self.pixels()
             .chain(self.incus.map(|path| (Who::Incus, path)))
@@ -229,7 +228,7 @@ fn version(bench: &Bench<'_>) -> Result<Outcome> {
         };
         Contender::new(who, move || program.run(&["--version"]))
     });
-    // Single runs are short, and more of them cost nothing.
+    // Single runs are short, so more of them take little time.
     bench.compare_n(contenders.collect(), bench.runs * 5)
 }
 
@@ -248,7 +247,7 @@ fn exec(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     contenders.push(Contender::new(Who::Api, || {
         let begun = Instant::now();
         let code = lab.api().exec(&lab.instance("base"), &["true"])?;
-        ensure!(code == 0, "true ended with {code}");
+        ensure!(code == 0, "true exited with {code}");
         Ok(begun.elapsed())
     }));
     bench.compare_n(contenders, bench.runs * 2)
@@ -289,7 +288,7 @@ fn clone(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     bench.compare(contenders)
 }
 
-/// A clone of the base by pixels, and the first command in it.
+/// Clones the base with pixels and runs the first command in the clone.
 pub fn timed_create(lab: &Lab, program: &Program) -> Result<Duration> {
     let (name, ready) = (lab.name("w"), format!("{}:ready", lab.name("base")));
     timed_clone(lab, |_| {
@@ -298,7 +297,7 @@ pub fn timed_create(lab: &Lab, program: &Program) -> Result<Duration> {
     })
 }
 
-/// Times `work`, which makes the instance it is given. Then removes that.
+/// Measures `work`, which creates the instance, and deletes the instance.
 fn timed_clone<T>(lab: &Lab, work: impl FnOnce(&str) -> Result<T>) -> Result<Duration> {
     let instance = lab.instance("w");
     let begun = Instant::now();
@@ -308,7 +307,7 @@ fn timed_clone<T>(lab: &Lab, work: impl FnOnce(&str) -> Result<T>) -> Result<Dur
     Ok(took)
 }
 
-/// Copy, wait, start, wait, and a command with its streams.
+/// Clones the base through the bare API and runs the first command.
 pub fn raw_clone(lab: &Lab) -> Contender<'_> {
     let clone = move |instance: &str| {
         let mut api = lab.api();
@@ -320,24 +319,24 @@ pub fn raw_clone(lab: &Lab) -> Contender<'_> {
         api.operate("POST", "/1.0/instances", &body)?;
         api.state(instance, "start", false)?;
         let code = api.exec(instance, &["true"])?;
-        ensure!(code == 0, "true ended with {code}");
+        ensure!(code == 0, "true exited with {code}");
         Ok(())
     };
     Contender::new(Who::Api, move || timed_clone(lab, clone))
 }
 
 fn list(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
-    eprintln!("making {CROWD} pixels");
+    eprintln!("creating {CROWD} pixels");
     let took = lab.crowd(CROWD, RUNNING)?;
     bench.notes.borrow_mut().push(format!(
-        "making the {CROWD} pixels of the list, {} of them running, took {:.1} s",
+        "creating the {CROWD} pixels of the list, {} of them running, took {:.1} s",
         RUNNING + 1,
         took.as_secs_f64()
     ));
     for (_, path) in bench.pixels() {
         let listed = lab.program(path).output(&["list", "--json"])?;
         let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
-        ensure!(listed.len() == CROWD, "a list of {}", listed.len());
+        ensure!(listed.len() == CROWD, "{} pixels listed", listed.len());
     }
     let mut contenders = bench.contenders(lab, |who, program| {
         move || match who {
@@ -350,7 +349,7 @@ fn list(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
         let begun = Instant::now();
         let mut api = lab.api();
         api.call("GET", "/1.0/instances?recursion=1", None)?;
-        // Where the addresses of pixels behind a gateway stand, and its state.
+        // The gateway's instance stores the addresses of its pixels.
         api.call("GET", &gateway, None)?;
         Ok(begun.elapsed())
     }));

@@ -1,4 +1,4 @@
-//! Sandboxes for agents, as a client of the server gets them.
+//! Benchmark of MCP sandboxes, created by an MCP client.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,10 +16,10 @@ use crate::measure::Contender;
 use crate::report::Outcome;
 use crate::rows::{Bench, raw_clone};
 
-/// Against a hang, not a measure.
+/// Timeout that only ends hanging requests.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A sandbox of a base that is there, and the first command in it.
+/// Creates a sandbox from an existing base and runs its first command.
 pub fn create(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     let mut contenders = Vec::new();
     for (who, path) in bench.pixels() {
@@ -41,7 +41,7 @@ pub fn create(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     bench.compare(contenders)
 }
 
-/// A server whose only base of its own is the pixel of the lab.
+/// An MCP server whose only base is the base pixel of the lab.
 struct Server {
     child: Child,
     address: String,
@@ -68,7 +68,7 @@ impl Server {
         let address = loop {
             let from = printed.len();
             if log.read_line(&mut printed)? == 0 {
-                bail!("it does not listen: {}", printed.trim());
+                bail!("the server does not listen: {}", printed.trim());
             }
             if let Some((_, rest)) = printed[from..].split_once("Listening on http://")
                 && let Some((address, _)) = rest.split_once('/')
@@ -85,7 +85,7 @@ impl Server {
         })
     }
 
-    /// The result of a tool, called over a new connection.
+    /// Calls a tool over a new connection and returns the result.
     fn call(&self, tool: &str, arguments: Value) -> Result<Value> {
         let params = json!({"name": tool, "arguments": arguments});
         let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});

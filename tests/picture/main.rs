@@ -1,15 +1,14 @@
-//! Records the picture in README: types the commands of `session.txt` into a
-//! shell on a terminal, runs them on this machine's Incus daemon and keeps their
-//! timing.
+//! Records the terminal picture in README: types the commands of `session.txt`
+//! into a shell, which runs them on this machine's Incus daemon. The picture
+//! keeps their timing.
 //!
 //! ```text
 //! cargo run --example picture -- [BINARY]
 //! ```
 //!
 //! BINARY is the `pixels` binary to record, by default `target/debug/pixels`.
-//! The recording uses an Incus project and a gateway of its own. Both are created
-//! with the `incus` client and deleted afterwards. Pixels are not provisioned, so
-//! nothing is downloaded.
+//! The recording uses a separate Incus project and gateway, created before and
+//! deleted afterwards. Pixels are not provisioned, so nothing is downloaded.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
@@ -36,7 +35,7 @@ const COLUMNS: NonZeroU16 = NonZeroU16::new(88).unwrap();
 const ROWS: NonZeroU16 = NonZeroU16::new(60).unwrap();
 const PROJECT: &str = "px-picture";
 const BRIDGE: &str = "pxpicture0";
-/// Inherited from the environment of this program.
+/// Variable that recorded commands inherit from this program.
 const IMAGE: &str = "PIXELS_DEFAULT_IMAGE";
 /// Invisible end of each prompt: the shell waits for a command.
 const READY: &str = "\x1b]9;ready\x07";

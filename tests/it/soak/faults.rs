@@ -1,4 +1,4 @@
-//! What goes wrong in a round.
+//! Faults of the soak test.
 
 use std::process::Child;
 
@@ -12,7 +12,7 @@ use crate::support::rounds::Moments;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// Of the client of this number.
+    /// SIGKILL to the client with this number.
     Killed(usize),
     Interrupted(usize),
     DaemonKilled,
@@ -23,7 +23,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Every twelve rounds all of them come.
+    /// Returns the fault of a round. All faults occur within twelve rounds.
     pub fn of_round(round: u64, moments: &mut Moments) -> Self {
         let client = moments.below(CLIENTS);
         match round % 12 {
@@ -38,12 +38,12 @@ impl Fault {
         }
     }
 
-    /// In the way as long as the returned guard is kept.
+    /// Fills the pool for `PoolFull` until the returned guard is dropped.
     pub fn before(self, daemon: &PrivateDaemon) -> Option<Ballast> {
         (self == Self::PoolFull).then(|| daemon.fill_pool())
     }
 
-    /// Whether something happens while the commands are at work.
+    /// Whether the fault occurs while the commands are running.
     pub fn strikes(self) -> bool {
         !matches!(self, Self::None | Self::PoolFull)
     }
@@ -58,7 +58,7 @@ impl Fault {
             Self::GatewayStopped => daemon.stop_gateway(),
             Self::GatewayGone => {
                 daemon.stop_gateway();
-                // A command may be starting it again.
+                // The deletion fails if a command is restarting the gateway.
                 daemon.delete_gateway();
             }
         }
@@ -67,7 +67,7 @@ impl Fault {
     pub fn heal(self, daemon: &mut PrivateDaemon, env: &TestEnv) {
         match self {
             Self::DaemonKilled | Self::DaemonRestarted => daemon.resume(),
-            // As the error of a command without a gateway suggests.
+            // The error of a command without a gateway suggests this command.
             Self::GatewayStopped | Self::GatewayGone => {
                 daemon.settle();
                 env.pixels(["network", "gateway", "rebuild"]).ok();
@@ -76,12 +76,12 @@ impl Fault {
         }
     }
 
-    /// Whether a command of this client may have ended as `code` for it.
+    /// Whether the fault explains this exit code of the client's command.
     pub fn explains(self, client: usize, code: i32) -> bool {
         match self {
             Self::None => false,
             Self::Killed(who) => who == client && code == 1009,
-            // The last: before it listened to signals.
+            // 1002: SIGINT before the signal handler was installed.
             Self::Interrupted(who) => who == client && matches!(code, 130 | 1002),
             Self::DaemonKilled | Self::DaemonRestarted => matches!(code, 1 | 5 | 125),
             Self::PoolFull => matches!(code, 1 | 125),
@@ -89,7 +89,7 @@ impl Fault {
         }
     }
 
-    /// No process was left to roll back, or to report the outcome.
+    /// Whether no process remained to roll back or to report the outcome.
     pub fn leaves_doubt(self) -> bool {
         matches!(
             self,

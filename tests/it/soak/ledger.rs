@@ -1,4 +1,4 @@
-//! What commands reported, and so what must be on the server.
+//! The expected server state, from the reported results of commands.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +28,7 @@ impl Work {
 pub struct Task {
     pub client: usize,
     pub work: Work,
-    /// The pixel, or how the new ones begin.
+    /// The pixel name, or the name prefix of new pixels.
     pub target: String,
     pub label: String,
     pub args: Vec<String>,
@@ -49,21 +49,21 @@ impl Task {
 #[derive(Default)]
 pub struct Ledger {
     pixels: Pixels,
-    /// What may or may not exist, because no process was left to report it.
+    /// Changes with an unknown outcome: no process reported a result.
     doubts: Vec<Doubt>,
     counts: BTreeMap<String, u32>,
 }
 
 enum Doubt {
-    /// Pixels of this name, or that begin with it and a dash.
+    /// Created pixels named `NAME` or `NAME-…`.
     Made(String),
     Removed(String),
     Checkpoint(String, String),
-    /// A temporary checkpoint of a source.
+    /// A temporary checkpoint of a clone's source pixel.
     Temporary,
 }
 
-/// Pixels with their checkpoints, the oldest first.
+/// Checkpoint labels of each pixel, oldest first.
 pub type Pixels = BTreeMap<String, Vec<String>>;
 
 impl Ledger {
@@ -84,7 +84,7 @@ impl Ledger {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// How a command ended: as it should, or as its round's fault explains.
+    /// Records a result. Panics on a failure that `fault` does not explain.
     #[track_caller]
     pub fn record(&mut self, task: &Task, outcome: &Outcome, fault: Fault, reported: &str) {
         let reported = format!("{task:?}: {outcome:?}, {reported}");
@@ -114,9 +114,9 @@ impl Ledger {
             return;
         }
         assert!(fault.explains(task.client, outcome.code), "{reported}");
-        self.count(format!("{:?} cut short", task.work));
+        self.count(format!("{:?} interrupted", task.work));
         match task.work {
-            // A command that could undo what it had begun has done so.
+            // The command has rolled back its changes.
             work if work.makes_pixels() && !fault.leaves_doubt() => {}
             Work::Create | Work::Clone | Work::Fork => {
                 self.doubts.push(Doubt::Made(name.clone()));
@@ -131,7 +131,7 @@ impl Ledger {
         }
     }
 
-    /// Pixels whose removal was cut short.
+    /// Pixels whose deletion was interrupted.
     pub fn half_removed(&self) -> Vec<String> {
         let removed = self.doubts.iter().filter_map(|doubt| match doubt {
             Doubt::Removed(name) => Some(name.clone()),
@@ -144,7 +144,7 @@ impl Ledger {
         !self.doubts.is_empty()
     }
 
-    /// A leftover belongs to a command whose process is gone.
+    /// Panics unless an interrupted command explains the leftover.
     #[track_caller]
     pub fn may_be_left(&mut self, leftover: &str, reported: &str) {
         let mut words = leftover.split(' ');
@@ -154,17 +154,17 @@ impl Ledger {
             Doubt::Temporary => kind == "gateway" || name.starts_with("px-tmp-"),
             _ => false,
         });
-        assert!(explained, "{leftover} is reported to be left, {reported}");
-        self.count(format!("{kind} left, reported and pruned"));
+        assert!(explained, "unexpected leftover: {leftover}, {reported}");
+        self.count(format!("{kind} leftovers pruned"));
     }
 
-    /// Doubts are over: what is there counts.
+    /// Resolves unknown outcomes from the actual server state.
     pub fn resolve_doubts(&mut self, there: &Pixels) {
         for doubt in std::mem::take(&mut self.doubts) {
             match doubt {
                 Doubt::Made(of) => {
                     for name in there.keys().filter(|name| is_of(name, &of)) {
-                        self.count("whole pixel of a command cut short".into());
+                        self.count("complete pixel of an interrupted command".into());
                         self.has(name, &[]);
                     }
                 }
@@ -190,10 +190,10 @@ impl Ledger {
             pixels
         };
         let (ours, theirs) = (sorted(&self.pixels), sorted(there));
-        assert_eq!(ours, theirs, "ledger and server, {reported}");
+        assert_eq!(ours, theirs, "ledger (left), server (right), {reported}");
     }
 
-    /// The pixels of a task that are there.
+    /// The pixels of a task in the ledger.
     pub fn made_by(&self, task: &Task) -> Vec<String> {
         let mut names = self.names();
         names.retain(|name| is_of(name, &task.target));

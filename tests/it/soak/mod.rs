@@ -1,11 +1,11 @@
-//! Everyday commands of several clients at once, round after round, with a
-//! fault in most rounds: a client is killed or interrupted, the daemon dies or
-//! is started again, the pool is full, the gateway is gone. What every command
-//! report goes into a ledger, and after every round the server has exactly what
-//! the ledger has.
+//! Soak test: several clients run common commands at the same time, in many
+//! rounds. Most rounds have a fault: a client is killed or interrupted, the
+//! daemon is killed or restarted, the pool is full, or the gateway is stopped
+//! or deleted. After every round, the server must match a ledger of the
+//! reported results.
 //!
-//! `PIXELS_SOAK_ROUNDS=1000` is the long run, which `PIXELS_SOAK_SECONDS` can
-//! end before; `PIXELS_TEST_SEED` brings a run back.
+//! `PIXELS_SOAK_ROUNDS` is the number of rounds, `PIXELS_SOAK_SECONDS` the
+//! maximum duration. `PIXELS_TEST_SEED` reproduces a run.
 
 mod faults;
 mod ledger;
@@ -25,13 +25,13 @@ use ledger::{Ledger, Pixels, Task, Work};
 const ROUNDS: &str = "PIXELS_SOAK_ROUNDS";
 const SECONDS: &str = "PIXELS_SOAK_SECONDS";
 const CLIENTS: usize = 3;
-/// Pixels that are kept at the same time.
+/// From this number of pixels on, most clients destroy pixels.
 const CROWD: usize = 7;
-/// Against a hang.
+/// Timeout that only ends hanging commands.
 const LIMIT: Duration = Duration::from_secs(180);
-/// In which a fault comes after the commands have begun; most take less.
+/// Maximum delay of a fault after the start of the commands.
 const SPAN: Duration = Duration::from_millis(1500);
-/// Bytes of the file that is pushed.
+/// Size of the pushed file in bytes.
 const PUSHED: usize = 3_000_000;
 
 struct Soak {
@@ -39,7 +39,7 @@ struct Soak {
     clients: Vec<TestEnv>,
     moments: Moments,
     ledger: Ledger,
-    /// What others are cloned from; nothing else is done to it.
+    /// The source of clones and forks, not changed by commands.
     source: String,
     file: tempfile::NamedTempFile,
     made: u32,
@@ -64,7 +64,7 @@ fn random_commands_and_faults_match_ledger() {
     let (seed, took) = (soak.moments.seed, begun.elapsed().as_secs());
     soak.end();
     eprintln!(
-        "soak of {round} rounds, seed {seed}, {took} s: {}; nothing is left",
+        "soak of {round} rounds, seed {seed}, {took} s: {}; no leftovers",
         soak.ledger
     );
 }
@@ -100,7 +100,7 @@ impl Soak {
         let tasks: Vec<Task> = self.tasks();
         let reported = format!("round {round}, {fault:?}, {tasks:?}");
         let moment = self.moments.within(SPAN);
-        // What is to be in the way all the time is there first.
+        // A full pool must exist before the commands start.
         let obstacle = fault.before(&self.daemon);
         let children: Vec<Child> = tasks
             .iter()
@@ -116,7 +116,7 @@ impl Soak {
             .collect();
         drop(obstacle);
         fault.heal(&mut self.daemon, &self.clients[0]);
-        // What the server has been asked for it finishes by itself.
+        // The daemon also completes requests of killed clients.
         self.daemon.settle();
         for (task, outcome) in tasks.iter().zip(&outcomes) {
             self.ledger.record(task, outcome, fault, &reported);
@@ -129,7 +129,7 @@ impl Soak {
         }
     }
 
-    /// What each client does; no two do something to the same pixel.
+    /// One task per client. Tasks never share a target pixel.
     fn tasks(&mut self) -> Vec<Task> {
         let mut free = self.ledger.names();
         free.retain(|name| *name != self.source);
@@ -191,8 +191,8 @@ impl Soak {
         Task::new(client, work, &target, &label, &args)
     }
 
-    /// Incomplete pixels are listed by `doctor`, and gone after `prune`; nothing
-    /// else is.
+    /// Asserts that `doctor` lists and `prune` deletes all leftovers, and that
+    /// the fault explains each leftover.
     fn clean_up(&mut self, reported: &str) {
         let env = &self.clients[0];
         let named = env.prune(&["--dry-run"]);
@@ -200,7 +200,7 @@ impl Soak {
             assert_eq!(named, [""; 0], "{reported}");
             return;
         }
-        // The server may still be removing them.
+        // The server may still be deleting these pixels.
         for name in self.ledger.half_removed() {
             let again = env.pixels_within(["destroy", "--force", &name], LIMIT);
             assert!(matches!(again.code, 0 | 3), "{again:?} {reported}");
@@ -215,7 +215,7 @@ impl Soak {
         assert_eq!(env.prune(&[]), [""; 0], "{reported}");
     }
 
-    /// Pixels and checkpoints, one by one.
+    /// Asserts that pixels and checkpoints on the server match the ledger.
     fn compare(&mut self, reported: &str) {
         let server = &self.daemon.server;
         let there: Pixels = server
@@ -227,7 +227,7 @@ impl Soak {
         self.ledger.assert_equals(&there, reported);
     }
 
-    /// What was worked on can be used, whatever befell it.
+    /// Asserts that the pixels of a task are usable after the round.
     fn check_pixels_of(&self, task: &Task, reported: &str) {
         let env = &self.clients[0];
         for name in self.ledger.made_by(task) {
@@ -236,16 +236,16 @@ impl Soak {
             }
             let size = "wc -c 2>/dev/null </root/pushed || echo none";
             let mut printed = Outcome::default();
-            eventually("it can be used", || {
+            eventually("the pixel is usable", || {
                 printed = env.pixels(["exec", &name, "--", "sh", "-c", size]);
                 printed.code == 0
             });
             let whole = printed.stdout == "none\n" || printed.stdout == format!("{PUSHED}\n");
-            assert!(whole, "{name} has half a file: {printed:?} {reported}");
+            assert!(whole, "partial file in {name}: {printed:?} {reported}");
         }
     }
 
-    /// Nothing is left of all that.
+    /// Deletes all pixels and asserts that the server has no leftovers.
     fn end(&mut self) {
         let env = &self.clients[0];
         env.destroy(self.ledger.names()).ok();

@@ -1,11 +1,11 @@
-//! As much of DNS as a name server of a test needs (RFC 1035 §4).
+//! Minimal DNS message functions for test name servers (RFC 1035 §4).
 
 use std::net::Ipv4Addr;
 
 const HEADER: usize = 12;
 const A: u16 = 1;
 
-/// The name asked for, in lower case.
+/// Returns the queried name in lower case.
 pub fn question(query: &[u8]) -> Option<String> {
     let (labels, _) = name(query)?;
     Some(labels.join(".").to_lowercase())
@@ -25,7 +25,7 @@ fn name(query: &[u8]) -> Option<(Vec<String>, usize)> {
     }
 }
 
-/// `None`: the name does not exist.
+/// Encodes a response. `None` for `addresses` means NXDOMAIN.
 pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>, ttl_seconds: u32) -> Vec<u8> {
     let Some((_, end)) = name(query) else {
         return Vec::new();
@@ -37,7 +37,7 @@ pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>, ttl_seconds: u32) ->
         (Some(addresses), Some(A)) => addresses,
         _ => &[],
     };
-    // Recursion available, and either success or NXDOMAIN.
+    // Flags: recursion available, with success or NXDOMAIN.
     let status = if addresses.is_some() { 0x80 } else { 0x83 };
     let mut text = query[..2].to_vec();
     text.extend([0x84, status, 0, 1]);

@@ -1,7 +1,7 @@
-# Sends what must not get out, from the first moment of a boot on and for as
-# long as it is let: as a program would, and frame by frame past the kernel's
-# own stack. Its arguments: the address, and how a frame's sender is called
-# where the machine has no address yet. Counts its rounds in /run/early.
+# Sends forbidden packets from early boot until killed: through a UDP socket,
+# and as raw frames that bypass the kernel's network stack. Arguments: the
+# target address, and the source address of the raw frames. Writes the number of
+# rounds to /run/early.
 use strict;
 use warnings;
 use Socket qw(:all);

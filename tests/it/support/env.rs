@@ -1,5 +1,5 @@
-//! The built binary with a home of its own and no environment but what a test
-//! gives it. Its pixels are called `t-…` and are gone when the test ends.
+//! Runs the built binary with a temporary home directory and the environment of
+//! the test. Deletes the test's pixels (`t-…`) at the end.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,14 +17,14 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_pixels");
 
 pub struct TestEnv {
     home: TempDir,
-    /// Pixels of this test begin with it.
+    /// Name prefix of this test's pixels.
     prefix: String,
     vars: BTreeMap<String, String>,
-    /// The environment of the shared pixel, kept while this test uses that.
+    /// The environment of the shared pixel, if this test uses that pixel.
     shared: Option<Arc<TestEnv>>,
 }
 
-/// What one run of the binary did.
+/// The result of one run of the binary.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub stdout: String,
@@ -33,7 +33,7 @@ pub struct Outcome {
 }
 
 impl TestEnv {
-    /// For a test that makes pixels; `test` is its short name.
+    /// An environment for a test that creates pixels. `test` is its short name.
     pub fn new(test: &str) -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -42,7 +42,7 @@ impl TestEnv {
         env
     }
 
-    /// For a test that makes none.
+    /// An environment for a test without pixels.
     pub fn bare() -> Self {
         Self {
             home: tempfile::tempdir().unwrap(),
@@ -52,9 +52,9 @@ impl TestEnv {
         }
     }
 
-    /// The name of a running pixel that several tests use at the same time, to save
-    /// boots. They run commands in it and change nothing that others could notice. The
-    /// last of them deletes it.
+    /// The name of a running pixel that several tests share, to save boots.
+    /// These tests must not change the pixel in a way that affects other tests.
+    /// The last test deletes the pixel.
     pub fn shared_pixel(&mut self) -> String {
         static SHARED: Mutex<Weak<TestEnv>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,13 +67,13 @@ impl TestEnv {
         self.shared.insert(owner).name("a")
     }
 
-    /// A pixel's name that no other test uses.
+    /// A unique pixel name.
     pub fn name(&self, short: &str) -> String {
-        assert!(!self.prefix.is_empty(), "this environment makes no pixels");
+        assert!(!self.prefix.is_empty(), "this environment has no pixels");
         format!("{}-{short}", self.prefix)
     }
 
-    /// Creates a pixel of such a name.
+    /// Creates a pixel and returns its unique name.
     #[track_caller]
     pub fn create(&self, short: &str) -> String {
         let name = self.name(short);
@@ -123,7 +123,7 @@ impl TestEnv {
         self.program(BINARY, args)
     }
 
-    /// Another program with the same environment variables.
+    /// A command for another program, with the same environment variables.
     pub fn program<S: AsRef<OsStr>>(
         &self,
         program: &str,
@@ -131,26 +131,26 @@ impl TestEnv {
     ) -> Command {
         let mut command = Command::new(program);
         command.args(args).env_clear();
-        // Two versions of pixels that are tested side by side on one daemon
-        // each need a gateway of their own.
+        // Two versions of pixels that are tested on one daemon at the same time
+        // need separate gateways.
         if let Some(bridge) = std::env::var_os("PIXELS_TEST_BRIDGE") {
             command.env("PIXELS_NETWORK_BRIDGE", bridge);
         }
         command
             .env("HOME", self.home.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            // Most tests want a pixel, not one with packages installed.
+            // Most tests need no installed packages.
             .env("PIXELS_PROVISION_ENABLED", "false")
             .envs(&self.vars)
             .stdin(Stdio::null());
         command
     }
 
-    /// Runs to the end without input.
+    /// Runs pixels without input and waits for the exit.
     ///
-    /// The tests have several daemons on one machine, and one of them can fail
-    /// to make or to undo a bridge because an interface of another goes away at
-    /// that moment. The way out that is named then is taken.
+    /// Tests run several daemons on one machine. A daemon can fail to create or
+    /// delete a bridge if an interface of another daemon disappears just then.
+    /// In this case, runs the command of the error's hint and retries once.
     #[must_use]
     pub fn pixels<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
         let mut command = self.command(args);
@@ -161,7 +161,7 @@ impl TestEnv {
         Outcome::from(command.output().unwrap())
     }
 
-    /// Runs to the end without input, in at most `limit`.
+    /// Runs pixels without input. Panics if the run takes longer than `limit`.
     #[track_caller]
     #[must_use]
     pub fn pixels_within<S: AsRef<OsStr>>(
@@ -172,7 +172,7 @@ impl TestEnv {
         finished(self.start(args), limit)
     }
 
-    /// Runs to the end with `input` on stdin.
+    /// Runs pixels with `input` on stdin and waits for the exit.
     #[must_use]
     pub fn pixels_with<S: AsRef<OsStr>>(
         &self,
@@ -183,7 +183,7 @@ impl TestEnv {
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_owned();
         let writer = std::thread::spawn(move || {
-            // A command that stops reading is part of some tests.
+            // In some tests the command stops reading.
             let _ = stdin.write_all(&input);
         });
         let output = child.wait_with_output().unwrap();
@@ -191,12 +191,12 @@ impl TestEnv {
         Outcome::from(output)
     }
 
-    /// Starts it with all three streams piped.
+    /// Starts pixels with stdin, stdout and stderr piped.
     pub fn spawn<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
         spawn(self.command(args).stdin(Stdio::piped()))
     }
 
-    /// Starts it without input.
+    /// Starts pixels without input.
     pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Child {
         spawn(&mut self.command(args))
     }
@@ -213,15 +213,15 @@ impl TestEnv {
             .collect()
     }
 
-    /// Names on the server that belong to this test.
+    /// Names of this test's pixels on the server.
     pub fn remaining(&self) -> Vec<String> {
         let mut names = self.list();
         names.retain(|name| name.starts_with(&self.prefix));
         names
     }
 
-    /// What `prune` deletes or lists, sorted, such as `pixel NAME`, `gateway NAME` or
-    /// `checkpoint LABEL of NAME`.
+    /// Runs `prune`. Returns the deleted or listed items, sorted, as `pixel
+    /// NAME`, `gateway NAME` or `checkpoint LABEL of NAME`.
     #[track_caller]
     #[must_use]
     pub fn prune(&self, options: &[&str]) -> Vec<String> {
@@ -239,7 +239,7 @@ impl TestEnv {
         names
     }
 
-    /// Destroys pixels, if there are any, without asking.
+    /// Destroys pixels without confirmation. Does nothing if `names` is empty.
     #[must_use]
     pub fn destroy(&self, names: Vec<String>) -> Outcome {
         if names.is_empty() {
@@ -258,7 +258,7 @@ impl Drop for TestEnv {
     }
 }
 
-/// Starts a command with its outputs piped.
+/// Starts a command with stdout and stderr piped.
 pub fn spawn(command: &mut Command) -> Child {
     command
         .stdout(Stdio::piped())
@@ -267,8 +267,8 @@ pub fn spawn(command: &mut Command) -> Child {
         .unwrap()
 }
 
-/// Waits for a started run. Its input stays open, as on a terminal. A run that
-/// takes longer than `limit` hangs, and fails the test.
+/// Waits for the exit of a started run, whose input stays open as on a terminal.
+/// Kills the process and panics after `limit`.
 #[track_caller]
 #[must_use]
 pub fn finished(mut child: Child, limit: Duration) -> Outcome {
@@ -297,8 +297,8 @@ impl From<Output> for Outcome {
 }
 
 impl Outcome {
-    /// Runs the command of the hint, if it names an interface that is in the way of a
-    /// bridge; see [`TestEnv::pixels`].
+    /// Runs the command of the error's hint if that command deletes an
+    /// interface. Returns whether the command ran; see [`TestEnv::pixels`].
     #[track_caller]
     pub fn deletes_named_interface(&self) -> bool {
         let Some((_, rest)) = self.stderr.split_once("run on the host: `ip link delete ") else {
@@ -312,7 +312,7 @@ impl Outcome {
         true
     }
 
-    /// Fails the test unless the run ended with `code`.
+    /// Panics unless the exit code is `code`.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(
@@ -328,7 +328,7 @@ impl Outcome {
         self.expect(0)
     }
 
-    /// Fails the test unless the errors contain `text`.
+    /// Panics unless stderr contains `text`.
     #[track_caller]
     pub fn reports(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "no {text:?} in {self:?}");
@@ -338,14 +338,14 @@ impl Outcome {
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.stdout))
+            .unwrap_or_else(|e| panic!("stdout is not JSON ({e}): {}", self.stdout))
     }
 
-    /// The error of a run with `--json`: the only thing on stderr.
+    /// The error of a run with `--json`. Panics if stderr has other output.
     #[track_caller]
     pub fn error(&self) -> serde_json::Value {
         let document: serde_json::Value = serde_json::from_str(&self.stderr)
-            .unwrap_or_else(|e| panic!("not one JSON document ({e}): {}", self.stderr));
+            .unwrap_or_else(|e| panic!("stderr is not one JSON document ({e}): {}", self.stderr));
         document["error"].clone()
     }
 }

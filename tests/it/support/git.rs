@@ -1,11 +1,11 @@
-//! The git of this machine.
+//! Runs the installed git.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::programs::output_of;
 
-/// Runs git with an author of its own; it must succeed.
+/// Runs git with a fixed author. Panics if git fails.
 #[track_caller]
 pub fn git(dir: &Path, args: &[&str]) {
     output_of(

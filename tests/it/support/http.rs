@@ -1,8 +1,8 @@
-//! HTTP/1 messages, read from a stream without any code of the product.
+//! A parser of HTTP/1 messages without code of pixels.
 
 use std::io::{self, BufRead};
 
-/// The head of a message with its empty line. `None` if the stream has ended.
+/// Reads a message head with its final empty line. `None` at end of stream.
 pub fn head(from: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -21,8 +21,8 @@ pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// The body that follows `head`. Appends the bytes to `raw` as they were received,
-/// with the sizes of chunks.
+/// Reads the body after `head`. Also appends the received bytes to `raw`,
+/// including chunk sizes.
 pub fn body(head: &str, from: &mut impl BufRead, raw: &mut Vec<u8>) -> io::Result<Vec<u8>> {
     if let Some(length) = field(head, "content-length") {
         let mut content = vec![0; length.parse().map_err(io::Error::other)?];

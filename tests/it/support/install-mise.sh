@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs mise from a mirror of the npm registry, as a user would who can
-# reach nothing else: node from the distribution, npm and mise from the mirror.
+# Installs mise for users who can reach only a mirror of the npm registry: node
+# from the distribution, npm and mise from the mirror.
 set -eu
 registry="$PIXELS_TEST_REGISTRY"
 tarball() {

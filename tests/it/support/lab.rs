@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// First line of every test that needs the daemon. Such a test carries
-/// `#[ignore = "needs Incus"]`.
+/// Installs and starts the daemon if needed. First line of every test that
+/// needs the daemon; the test also has `#[ignore = "needs Incus"]`.
 ///
 /// # Panics
 ///

@@ -1,4 +1,4 @@
-//! A server for agents of its own, and a client that speaks plain HTTP to it.
+//! An MCP server for one test, and an MCP client over plain HTTP.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,10 +12,10 @@ use super::env::TestEnv;
 use super::lab;
 use super::wait::{exit_code, until_or};
 
-/// Against a hang, not a measure.
+/// Timeout that only ends hanging requests.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// The headers of every message of the protocol.
+/// The headers of every MCP message.
 pub const MESSAGE_HEADERS: [(&str, &str); 2] = [
     ("Content-Type", "application/json"),
     ("Accept", "application/json, text/event-stream"),
@@ -27,7 +27,7 @@ pub struct McpServer {
     address: String,
 }
 
-/// Where a server listens.
+/// A client of an MCP server.
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: String,
@@ -41,8 +41,8 @@ pub struct Answer {
     pub body: String,
 }
 
-/// An environment whose sandboxes and bases have names of their own, with a
-/// base `quick` that takes no time to build.
+/// An environment with unique names for sandboxes and bases, and with a base
+/// `quick` without provisioning steps.
 pub fn environment(test: &str) -> TestEnv {
     let mut env = TestEnv::new(test);
     let (sandboxes, bases) = (sandbox_prefix(&env), format!("{}-", env.name("b")));
@@ -53,17 +53,17 @@ pub fn environment(test: &str) -> TestEnv {
     env
 }
 
-/// What the names of all sandboxes of the environment begin with.
+/// Name prefix of the environment's sandboxes.
 pub fn sandbox_prefix(env: &TestEnv) -> String {
     format!("{}-", env.name("s"))
 }
 
-/// The pixel of the base `quick`.
+/// The pixel name of the base `quick`.
 pub fn quick_base(env: &TestEnv) -> String {
     format!("{}-quick", env.name("b"))
 }
 
-/// A server with a client, on the real daemon.
+/// Starts an MCP server on the real daemon. Also returns a client.
 pub fn on_lab(test: &str) -> (TestEnv, McpServer, Client) {
     lab::ready();
     let env = environment(test);
@@ -72,7 +72,7 @@ pub fn on_lab(test: &str) -> (TestEnv, McpServer, Client) {
     (env, server, client)
 }
 
-/// The first message of a client that speaks this version of the protocol.
+/// The `initialize` message for this protocol version.
 pub fn initialize(version: &str) -> Value {
     let params = json!({"protocolVersion": version, "capabilities": {},
                         "clientInfo": {"name": "test", "version": "1"}});
@@ -84,7 +84,7 @@ pub fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
-/// Checks the fields that `expected` has.
+/// Asserts that `value` has all fields of `expected`.
 #[track_caller]
 pub fn assert_fields(value: &Value, expected: Value) {
     for (field, expected) in expected.as_object().unwrap() {
@@ -112,7 +112,7 @@ impl McpServer {
                 let (_, rest) = log.split_once("Listening on http://")?;
                 Some(rest.split('/').next()?.to_owned())
             },
-            || format!("it does not listen: {}", log.lock().unwrap()),
+            || format!("the server does not listen: {}", log.lock().unwrap()),
         );
         Self {
             child,
@@ -137,7 +137,7 @@ impl McpServer {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to end, and returns its exit code.
+    /// Stops the server with SIGTERM and returns its exit code.
     pub fn end(mut self) -> i32 {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -155,7 +155,7 @@ impl Drop for McpServer {
 }
 
 impl Client {
-    /// Begins a request on a connection of its own; `None` when that breaks.
+    /// Sends a request on a new connection. `None` if the connection breaks.
     pub fn begin(
         &self,
         method: &str,
@@ -182,12 +182,12 @@ impl Client {
         }
         text.push_str("\r\n");
         stream.write_all(text.as_bytes()).ok()?;
-        // A server that refuses need not read to the end.
+        // A server that rejects a request may not read the whole body.
         let _ = stream.write_all(body.as_bytes());
         Some(stream)
     }
 
-    /// One request on a connection of its own; `None` when that breaks.
+    /// Like [`Self::begin`], and reads the response.
     pub fn send(
         &self,
         method: &str,
@@ -198,8 +198,7 @@ impl Client {
         read(self.begin(method, path, headers, body)?)
     }
 
-    /// Begins a request with one message of the protocol and these headers besides
-    /// the usual ones.
+    /// Sends an MCP message, with `headers` in addition to the usual headers.
     pub fn begin_message(&self, message: &Value, headers: &[(&str, &str)]) -> Option<TcpStream> {
         let authorization = self.token.as_ref().map(|token| format!("Bearer {token}"));
         let mut all = MESSAGE_HEADERS.to_vec();
@@ -214,7 +213,7 @@ impl Client {
         read(self.begin_message(message, headers)?)
     }
 
-    /// The result of a tool, or its refusal; `None` if the connection breaks.
+    /// Calls a tool. Returns result or error, `None` if the HTTP call fails.
     pub fn try_call(&self, tool: &str, arguments: Value) -> Option<Result<Value, String>> {
         let params = json!({"name": tool, "arguments": arguments});
         let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
@@ -229,7 +228,7 @@ impl Client {
             Some(true) => Some(Err(text().to_owned())),
             Some(false) => {
                 let structured = result["structuredContent"].clone();
-                // Both say the same.
+                // The text repeats the structured content.
                 let printed: Value = serde_json::from_str(text()).unwrap();
                 assert_eq!(printed, structured);
                 Some(Ok(structured))
@@ -250,11 +249,11 @@ impl Client {
     pub fn refused(&self, tool: &str, arguments: Value) -> String {
         match self.try_call(tool, arguments) {
             Some(Err(reason)) => reason,
-            other => panic!("{tool} was not refused: {other:?}"),
+            other => panic!("{tool} did not fail: {other:?}"),
         }
     }
 
-    /// A running sandbox made from a base.
+    /// Creates a running sandbox from a base and returns its name.
     #[track_caller]
     pub fn sandbox(&self, base: &str) -> String {
         let made = self.call("create_sandbox", json!({"base": base, "wait_sec": 60}));
@@ -262,13 +261,13 @@ impl Client {
         text(&made["name"])
     }
 
-    /// The result of a command in a sandbox.
+    /// Runs a command in a sandbox.
     #[track_caller]
     pub fn exec(&self, sandbox: &str, command: &[&str]) -> Value {
         self.call("exec", json!({"name": sandbox, "command": command}))
     }
 
-    /// The id of a shell script that runs as a job.
+    /// Starts a shell script as a job and returns the job's id.
     #[track_caller]
     pub fn job(&self, sandbox: &str, script: &str) -> String {
         let command = ["sh", "-c", script];
@@ -276,7 +275,7 @@ impl Client {
         text(&started["job_id"])
     }
 
-    /// What a shell script in a sandbox prints.
+    /// Runs a shell script in a sandbox and returns its stdout.
     #[track_caller]
     pub fn sh(&self, sandbox: &str, script: &str) -> String {
         let ran = self.exec(sandbox, &["sh", "-c", script]);
@@ -294,7 +293,7 @@ impl Client {
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response until the connection closes.
 fn read(mut stream: TcpStream) -> Option<Answer> {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);

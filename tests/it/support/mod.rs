@@ -1,5 +1,5 @@
-//! The built binary in an environment of its own, the real daemon, private daemons
-//! and connections that fail on purpose.
+//! Shared test code: isolated environments for the built binary, the Incus
+//! daemon, private daemons, and connections with injected faults.
 
 pub mod dns;
 pub mod env;

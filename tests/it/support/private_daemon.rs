@@ -1,7 +1,7 @@
-//! A second Incus daemon of a test's own, which may be killed, stopped and
-//! set up in any way. Its directory, named after the test process, is the
-//! marker by which everything of it is found and removed: by the test itself,
-//! or by a later run when the test was killed.
+//! A private Incus daemon for one test, which may kill, stop and configure the
+//! daemon. The daemon's directory is named after the test process. This name
+//! identifies all resources of the daemon, so that the test, or a later run
+//! after a killed test, can remove them.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use super::server::Server;
 use super::wait::{eventually, within};
 
 const INCUSD: &str = "/usr/libexec/incus/incusd";
-/// Built by `pixels setup`; the tests on the shared daemon use it too.
+/// Alias prefix of images built by `pixels setup`.
 const IMAGE_PREFIX: &str = "pixels/";
 const MARKER: &str = "px-t-incus-";
 
@@ -31,14 +31,14 @@ pub struct PrivateDaemon {
 }
 
 impl PrivateDaemon {
-    /// A running daemon with a pool, a bridge and an image.
+    /// Starts a daemon with a pool, a bridge and an image.
     pub fn start() -> Self {
         static SWEEP: Once = Once::new();
         SWEEP.call_once(sweep);
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let me = std::process::id();
-        let begun = begun(me).expect("a test process has a start time");
+        let begun = begun(me).expect("no start time of the test process");
         let dir = std::env::temp_dir().join(format!("{MARKER}{me}-{begun}-{serial}"));
         fs::create_dir(&dir).unwrap();
         let mut daemon = Self {
@@ -58,34 +58,34 @@ impl PrivateDaemon {
         daemon
     }
 
-    /// An environment whose pixels live here, on the daemon's own bridge.
+    /// An environment for pixels on this daemon, without a gateway.
     pub fn env(&self, test: &str) -> TestEnv {
         let mut env = self.isolated(test);
         env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
         env
     }
 
-    /// An environment whose pixels live here, behind a gateway.
+    /// An environment for pixels on this daemon, behind a gateway.
     pub fn isolated(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
-        // All daemons of one machine share its bridges.
+        // All daemons on a machine share the bridges of the host.
         env.set("PIXELS_NETWORK_BRIDGE", &self.segment())
             .set("PIXELS_INCUS_SOCKET", self.socket().to_str().unwrap())
             .set("PIXELS_DEFAULT_IMAGE", &self.image);
         env
     }
 
-    /// The bridge of pixels behind a gateway.
+    /// The isolated bridge between pixels and gateway.
     pub fn segment(&self) -> String {
         segment(&self.dir)
     }
 
-    /// The instance that enforces the egress policies of those.
+    /// The instance name of the gateway.
     pub fn gateway(&self) -> String {
         format!("px-gateway-{}", self.segment())
     }
 
-    /// Stops the gateway, which may be stopped already or not exist.
+    /// Stops the gateway. Ignores a gateway that is stopped or does not exist.
     pub fn stop_gateway(&self) {
         let body = json!({"action": "stop", "force": true, "timeout": 30});
         let path = format!("/1.0/instances/{}/state", self.gateway());
@@ -105,15 +105,15 @@ impl PrivateDaemon {
         self.dir.join("server.crt")
     }
 
-    /// Starts the daemon again over its old state.
+    /// Starts the daemon again with its previous state.
     pub fn resume(&mut self) {
         let bridges = [bridge(&self.dir), segment(&self.dir)];
         eventually("the daemon has its bridges", || {
             self.launch();
             let networks = self.server.get("/1.0/networks?recursion=1");
             let mut networks = networks.as_array().unwrap().iter();
-            // For the same reason as in `make_bridge`; it would try again
-            // after a minute.
+            // Bridge creation can fail as in `make_bridge`. The daemon retries
+            // only after a minute.
             let usable = networks.all(|network| {
                 let ours = bridges.iter().any(|name| network["name"] == **name);
                 !ours || network["status"] == "Created"
@@ -126,14 +126,14 @@ impl PrivateDaemon {
     }
 
     fn launch(&mut self) {
-        assert!(self.process.is_none(), "the daemon runs already");
+        assert!(self.process.is_none(), "the daemon is already running");
         let log = |name: &str| File::create(self.dir.join(name)).unwrap();
         let child = Command::new("setsid")
             .arg(INCUSD)
             .arg("--logfile")
             .arg(self.dir.join("incusd.log"))
             .env("INCUS_DIR", &self.dir)
-            // It asks a server on the internet for a list that is not needed here.
+            // Prevent a download that tests do not need.
             .env("https_proxy", "http://127.0.0.1:1")
             .stdin(Stdio::null())
             .stdout(log("incusd.out"))
@@ -153,7 +153,7 @@ impl PrivateDaemon {
         );
     }
 
-    /// Kills the daemon; the containers run on.
+    /// Kills the daemon. The containers keep running.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.process.take() {
             let _ = child.kill();
@@ -161,7 +161,7 @@ impl PrivateDaemon {
         }
     }
 
-    /// Stops the daemon; the containers keep running.
+    /// Stops the daemon. The containers keep running.
     pub fn end(&mut self) {
         let Some(child) = &mut self.process else {
             return;
@@ -177,13 +177,13 @@ impl PrivateDaemon {
         }
     }
 
-    /// Where a pixel's disk is.
+    /// The directory of a pixel's disk.
     pub fn disk(&self, pixel: &str) -> PathBuf {
         let disks = self.dir.join("storage-pools/default/containers");
         disks.join(format!("px-{pixel}"))
     }
 
-    /// Takes what room the pool has left, until the returned guard is dropped.
+    /// Fills the pool until the returned guard is dropped.
     pub fn fill_pool(&self) -> Ballast {
         let pool = self.dir.join("storage-pools/default");
         let free = statvfs(&pool).unwrap();
@@ -200,13 +200,13 @@ impl PrivateDaemon {
         Ballast(path)
     }
 
-    /// Waits until it is done with everything that was asked of it, also by
-    /// clients that are gone.
+    /// Waits until the daemon has completed all requests and operations,
+    /// including those of clients that exited.
     #[track_caller]
     pub fn settle(&self) {
         let socket = format!(" {}", self.socket().display());
-        // The state 01 is the socket itself; others are connections, also those that
-        // are not accepted yet.
+        // State 01 is the listening socket. All other states are connections,
+        // including connections that are not accepted yet.
         let is_connection =
             |line: &str| line.ends_with(&socket) && line.split_whitespace().nth(5) != Some("01");
         let idle = || {
@@ -214,14 +214,14 @@ impl PrivateDaemon {
             !all.lines().any(is_connection)
         };
         eventually("the private daemon is idle", || {
-            // An operation begins before its request is answered.
+            // An operation starts before the response to its request.
             idle() && self.server.idle() && idle()
         });
     }
 
-    /// Stops the process in its tracks until the returned guard is dropped.
+    /// Suspends the daemon until the returned guard is dropped.
     pub fn freeze(&self) -> Frozen {
-        let pid = self.process.as_ref().expect("the daemon runs").id();
+        let pid = self.process.as_ref().expect("no daemon process").id();
         signal(pid, Signal::STOP);
         eventually("the daemon is stopped", || {
             state(pid).is_some_and(|state| state == "T")
@@ -229,7 +229,7 @@ impl PrivateDaemon {
         Frozen(pid)
     }
 
-    /// What the daemon and its containers complained of.
+    /// Prints errors from the logs of the daemon and its containers.
     fn show_logs(&self) {
         let mut files = vec![self.dir.join("incusd.log")];
         let logs = fs::read_dir(self.dir.join("logs"));
@@ -244,14 +244,14 @@ impl PrivateDaemon {
         }
     }
 
-    /// Bridges of other daemons and of other test processes are left room.
+    /// Creates the bridge, with a subnet that no other host interface uses.
     fn make_bridge(&self) {
         let taken = Command::new("ip")
             .args(["-o", "-4", "addr", "show"])
             .output();
         let taken = String::from_utf8(taken.unwrap().stdout).unwrap();
         let name = bridge(&self.dir);
-        // Those that start at the same time begin to look at different places.
+        // Concurrent daemons choose different subnets by a random start.
         let begin = fastrand::u8(..);
         for number in (0..=255).map(|step| begin.wrapping_add(step)) {
             if taken.contains(&format!(" 10.231.{number}.")) {
@@ -263,10 +263,10 @@ impl PrivateDaemon {
                 "ipv6.address": "none",
             });
             let body = json!({"name": name, "type": "bridge", "config": config});
-            // The daemon reads every interface of the machine, and fails
-            // when an interface disappears at that moment.
+            // The daemon reads all interfaces of the machine, and fails if an
+            // interface disappears during the read.
             let path = format!("/1.0/networks/{name}");
-            eventually("the bridge is made", || {
+            eventually("the bridge is created", || {
                 let made = self.server.try_done("POST", "/1.0/networks", &body);
                 made.is_ok() || {
                     let _ = self.server.try_done("DELETE", &path, &Value::Null);
@@ -286,7 +286,7 @@ impl PrivateDaemon {
             .filter_map(|alias| alias["name"].as_str())
             .filter(|name| name.starts_with(IMAGE_PREFIX))
             .max()
-            .expect("setup has built an image");
+            .expect("no image found: run pixels setup");
         self.server
             .copy_image(&shared, image, &self.dir.join("image.form"))
             .unwrap();
@@ -304,7 +304,7 @@ impl Drop for PrivateDaemon {
     }
 }
 
-/// While it lives, the daemon does nothing.
+/// Guard of a suspended daemon. Resumes the daemon on drop.
 pub struct Frozen(u32);
 
 impl Drop for Frozen {
@@ -313,7 +313,7 @@ impl Drop for Frozen {
     }
 }
 
-/// While it lives, the pool is full.
+/// Guard of a full pool. Frees the space on drop.
 pub struct Ballast(PathBuf);
 
 impl Drop for Ballast {
@@ -337,7 +337,7 @@ fn sweep() {
     }
 }
 
-/// A name of at most 15 characters that follows from the directory's.
+/// Derives a bridge name of up to 15 characters from the directory name.
 fn bridge(dir: &Path) -> String {
     let name = dir.file_name().unwrap().to_string_lossy();
     let mut parts = name[MARKER.len()..].split('-');
@@ -346,12 +346,12 @@ fn bridge(dir: &Path) -> String {
     format!("pxt{pid}x{serial}")
 }
 
-/// Likewise, for pixels behind a gateway.
+/// Derives the name of the isolated bridge from the directory name.
 fn segment(dir: &Path) -> String {
     bridge(dir).replacen("pxt", "pxg", 1)
 }
 
-/// Everything of a daemon, from the outside: it may be dead or beyond talking to.
+/// Removes all resources of a daemon without using its API.
 fn remove(dir: &Path) {
     let is_daemon = |(_, line): &&(u32, String)| line.contains(" --logfile ");
     let is_monitor = |(_, line): &&(u32, String)| line.starts_with("[lxc monitor]");
@@ -360,7 +360,7 @@ fn remove(dir: &Path) {
     mine.iter()
         .filter(is_daemon)
         .for_each(|(pid, _)| kill(*pid));
-    // A container's monitor tidies up after its init has died.
+    // A container's monitor cleans up after the container's init exits.
     let all = numbers("/proc");
     for (monitor, _) in mine.iter().filter(is_monitor) {
         let children = all.iter().filter(|pid| parent(**pid) == Some(*monitor));
@@ -380,7 +380,6 @@ fn remove(dir: &Path) {
     for mount in mounts(dir).iter().rev() {
         run_quietly("umount", &["--lazy", mount]);
     }
-    // Container root file systems hold files that only root's own ids may see.
     if let Err(error) = fs::remove_dir_all(dir) {
         eprintln!("cannot remove {}: {error}", dir.display());
     }
@@ -390,8 +389,8 @@ fn run_quietly(program: &str, args: &[&str]) {
     let _ = Command::new(program).args(args).output();
 }
 
-/// Processes of the daemon in `dir`, by their ids and command lines: it names files
-/// in there to all of them.
+/// Ids and command lines of the processes of the daemon in `dir`. Each command
+/// line contains a path in `dir`.
 fn processes(dir: &Path) -> Vec<(u32, String)> {
     let inside = format!("{}/", dir.display());
     let all = numbers("/proc").into_iter().filter_map(|pid| {
@@ -436,7 +435,7 @@ fn parent(pid: u32) -> Option<u32> {
     stat(pid)?.get(1)?.parse().ok()
 }
 
-/// The start time of a process: with the id it identifies the process.
+/// The start time of a process. Id and start time identify a process.
 fn begun(pid: u32) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
 }
@@ -444,7 +443,7 @@ fn begun(pid: u32) -> Option<u64> {
 pub fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // Gone already is as good.
+        // The process may have exited already.
         let _ = kill_process(pid, signal);
     }
 }

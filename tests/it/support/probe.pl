@@ -1,8 +1,8 @@
-# Attempts to get something out of a machine, made as its root. Each line after
-# the end of this script is one: a token that goes with whatever is sent, a verb
-# and its arguments. For each, one line prints what came back: "TOKEN got TEXT",
-# or "TOKEN -".
-# Perl, because it is the one interpreter that every Debian has.
+# Tries as root to bypass the egress policy of a machine. Each line after the
+# end of this script is one attempt: a token that the sent packets contain, a
+# verb, and the verb's arguments. Prints one line per attempt: "TOKEN got TEXT"
+# with the reply, or "TOKEN -" without a reply.
+# Written in Perl, the only interpreter that every Debian system has.
 use strict;
 use warnings;
 use Socket qw(:all);
@@ -48,7 +48,7 @@ sub udp {
     setsockopt $s, SOL_SOCKET, SO_BROADCAST, 1;
     setsockopt $s, SOL_SOCKET, SO_REUSEADDR, 1;
     bind $s, pack_sockaddr_in($source, INADDR_ANY) if $source;
-    # Connected, it hears of a refusal at once.
+    # A connected socket reports a rejection immediately.
     connect $s, pack_sockaddr_in($port, inet_aton($address)) or return;
     send $s, $token . 'x' x ($size // 0), 0;
     readable($s, $WAIT) or return;
@@ -63,7 +63,7 @@ sub query {
     return pack('n6', 4711, 0x0100, 1, 0, 0, 0) . $labels . pack('Cnn', 0, $types{ $type // 'A' }, 1);
 }
 
-# The addresses in an answer; undefined when it has no answer.
+# Returns the addresses in a DNS response, undef without answer records.
 sub addresses {
     my $text = shift;
     my $answers = (unpack 'n4', $text)[3];
@@ -143,7 +143,7 @@ sub put_frame {
     return $s;
 }
 
-# Any frame: TYPE and what is before the token in hexadecimal.
+# Sends any frame. Type and head (the bytes before the token) are hexadecimal.
 sub frame {
     my ($token, $to, $from, $type, $head) = @_;
     put_frame('eth0', mac($to) . mac($from) . pack('H4', $type) . pack('H*', $head // '') . $token);
@@ -162,7 +162,7 @@ sub packet {
     return $ip . $udp;
 }
 
-# An IP packet with the given sender and next hop.
+# Sends an IP packet with the given sender and next hop.
 sub spoof {
     my ($token, $next, $self, $from, $to, $port, $options) = @_;
     my $text = packet($token, $from, $to, $port, $options ? pack('H*', $options) : '');
@@ -170,7 +170,7 @@ sub spoof {
     return;
 }
 
-# The same with a VLAN's tag.
+# Sends an IP packet with a VLAN tag.
 sub tagged {
     my ($token, $next, $self, $from, $to, $vlan) = @_;
     my $text = packet($token, $from, $to, 4433);
@@ -186,7 +186,7 @@ sub arp {
     return;
 }
 
-# A DHCP message with the given sender; returns the offered address, if any.
+# Sends a DHCP message. Returns the offered address, if any.
 sub dhcp {
     my ($token, $self, $type, $chaddr, $source, $ciaddr, $giaddr, $requested) = @_;
     my $any = '0.0.0.0';
@@ -217,7 +217,7 @@ sub sh {
     return $? == 0 && $text =~ /\S/ ? $text : undef;
 }
 
-# Prints every frame that carries a token until killed.
+# Prints the tokens in received frames until killed.
 sub witness {
     my $s = link_socket('eth0') or die "no packet socket\n";
     print "witness ready\n";

@@ -26,7 +26,7 @@ const fn program(check: &'static [&'static str], packages: &'static [&'static st
     Program { check, packages }
 }
 
-/// Runs a command, which must succeed. Returns its standard output.
+/// Runs a command and returns its stdout. Panics if the command fails.
 #[track_caller]
 pub fn output_of(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -36,8 +36,8 @@ pub fn output_of(command: &mut Command) -> String {
     stdout
 }
 
-/// First line of every test that needs programs other than Incus. Such a test
-/// carries `#[ignore = "needs PROGRAM"]`.
+/// Installs missing programs. First line of every test that needs programs
+/// other than Incus; the test also has `#[ignore = "needs PROGRAM"]`.
 ///
 /// # Panics
 ///
@@ -91,7 +91,7 @@ fn apt(arguments: &[&str]) -> Result<(), String> {
             "apt-get {arguments:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         )),
-        None => Err(format!("no apt-get for {arguments:?}")),
+        None => Err(format!("cannot start apt-get {arguments:?}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! An Incus project of a test, for names and limits that differ from those of
+//! An Incus project for one test, with instance names and limits separate from
 //! the default project.
 
 use std::path::Path;
@@ -10,12 +10,12 @@ use super::server::Server;
 
 pub struct Project {
     pub name: String,
-    /// An environment in the project, with a gateway of its own.
+    /// An environment that uses the project and a separate gateway.
     pub env: TestEnv,
 }
 
 impl Project {
-    /// Also deletes projects of this `kind` whose test process was killed.
+    /// Creates a project. Deletes projects of this `kind` left by killed tests.
     pub fn new(kind: &str, config: &Value) -> Self {
         let server = Server::shared();
         let prefix = format!("px-t-{kind}-");
@@ -37,7 +37,7 @@ impl Project {
         let [_, _, kind, creator] = name.split('-').collect::<Vec<_>>()[..] else {
             panic!("{name}");
         };
-        // Networks belong to no project, and their names are short.
+        // All projects share networks, and network names must be short.
         env.set("PIXELS_INCUS_PROJECT", name).set(
             "PIXELS_NETWORK_BRIDGE",
             &format!("px{}{creator}", &kind[..3]),

@@ -1,5 +1,5 @@
-//! Connections that fail on purpose: a proxy on a Unix socket that knows
-//! requests and answers, and one for TCP that only forwards bytes.
+//! Proxies with injected faults: an HTTP proxy on a Unix socket, and a TCP
+//! proxy that only forwards bytes.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,34 +16,34 @@ use super::env::TestEnv;
 use super::http;
 use super::server::SHARED;
 
-/// What happens to one request.
+/// A fault injected into one request.
 #[derive(Clone, Copy)]
 pub enum Fault {
-    /// The server never sees it.
+    /// Closes the connection without forwarding the request.
     CutBefore,
-    /// The server gets it; its answer is lost.
+    /// Forwards the request, then closes the connection without a response.
     CutAfterRequest,
-    /// The answer breaks off after its header.
+    /// Closes the connection after the header of the response.
     CutAfterHeader,
-    /// The server never sees it and nothing is answered.
+    /// Neither forwards nor answers the request.
     Stall,
-    /// The server never sees it; this is answered.
+    /// Answers with this status and body without forwarding the request.
     Answer(u16, &'static str),
-    /// The server never sees it; what is answered has no end.
+    /// Answers with an endless body without forwarding the request.
     Endless(u16),
-    /// The server gets it; this is answered in its place.
+    /// Forwards the request, but answers with this status and body.
     Instead(u16, &'static str),
-    /// The server gets it; its answer is changed.
+    /// Forwards the request and changes the response.
     Change(fn(&mut Value)),
-    /// For upgraded connections: cut after this many bytes from the server.
+    /// Closes an upgraded connection after this many bytes from the server.
     CutStream(u64),
 }
 
 struct Rule {
-    /// `METHOD path`, `*` for any text; an output stream of a command is
-    /// asked for as `STREAM 1`.
+    /// `METHOD path`, where `*` matches any text. `STREAM 1` matches the
+    /// request for output stream 1 of a command.
     pattern: String,
-    /// How many matching requests pass before.
+    /// Number of matching requests before the fault.
     spared: usize,
     fault: Fault,
 }
@@ -52,27 +52,27 @@ struct Rule {
 struct Shared {
     rules: Mutex<Vec<Rule>>,
     seen: Mutex<Vec<String>>,
-    /// Which stream of a command a secret opens.
+    /// Command streams by WebSocket secret.
     secrets: Mutex<HashMap<String, String>>,
     open: Mutex<Vec<UnixStream>>,
-    /// Connections that closed without a request on them and stayed open over
-    /// a whole exchange on another. One that is given up before its request
-    /// left closes at once, and delays no test.
+    /// Number of connections that closed without a request, after a request on
+    /// another connection was completed. Connections that close earlier delay
+    /// no other client and do not count.
     silent: AtomicU32,
-    /// Requests so far, and the latest of them that has its answer.
+    /// Number of requests, and number of the latest answered request.
     asked: AtomicUsize,
     answered: AtomicUsize,
     ended: AtomicBool,
 }
 
-/// Between the binary and a daemon's Unix socket.
+/// A proxy between the binary and a daemon's Unix socket.
 pub struct Proxy {
     dir: TempDir,
     shared: Arc<Shared>,
 }
 
 impl Proxy {
-    /// In front of the shared daemon.
+    /// Starts a proxy to the shared daemon.
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("proxy.socket")).unwrap();
@@ -85,7 +85,7 @@ impl Proxy {
                 }
                 theirs.keep(&client);
                 let shared = Arc::clone(&theirs);
-                // A connection that breaks is what this is for.
+                // Broken connections are part of the tests.
                 std::thread::spawn(move || {
                     let _ = serve(&client, &shared);
                     let _ = client.shutdown(Shutdown::Both);
@@ -99,14 +99,14 @@ impl Proxy {
         self.dir.path().join("proxy.socket")
     }
 
-    /// An environment whose requests pass through here.
+    /// An environment that connects through this proxy.
     pub fn env(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
         env.set("PIXELS_INCUS_SOCKET", self.socket().to_str().unwrap());
         env
     }
 
-    /// The first request that matches, after `spared` others that do, meets the fault.
+    /// Injects the fault into a matching request, after `spared` such requests.
     pub fn on(&self, pattern: &str, spared: usize, fault: Fault) -> &Self {
         self.shared.rules.lock().unwrap().push(Rule {
             pattern: pattern.to_owned(),
@@ -116,7 +116,7 @@ impl Proxy {
         self
     }
 
-    /// No more faults; true when all of them had happened.
+    /// Removes all faults. Returns true if every fault had occurred.
     pub fn heal(&self) -> bool {
         let mut rules = self.shared.rules.lock().unwrap();
         let all = rules.is_empty();
@@ -130,12 +130,12 @@ impl Proxy {
         self
     }
 
-    /// All requests so far, `METHOD path`.
+    /// All requests since the last `forget`, as `METHOD path`.
     pub fn seen(&self) -> Vec<String> {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// Each of these would have held up every client of the daemon.
+    /// Number of silent connections, which block other clients of the daemon.
     pub fn silent_connections(&self) -> u32 {
         self.shared.silent.load(Ordering::Relaxed)
     }
@@ -194,7 +194,7 @@ impl Shared {
     }
 }
 
-/// `*` matches any text.
+/// Whether `text` matches `pattern`. `*` matches any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
         return pattern == text;
@@ -213,7 +213,7 @@ fn answer(status: u16, body: &str, mut to: &UnixStream) -> io::Result<()> {
     )
 }
 
-/// Until the client has had enough of it.
+/// Sends an endless body until the client closes the connection.
 fn endless(status: u16, mut to: &UnixStream) -> io::Result<()> {
     let head = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
     write!(
@@ -229,8 +229,8 @@ fn endless(status: u16, mut to: &UnixStream) -> io::Result<()> {
 
 fn serve(mut client: &UnixStream, shared: &Shared) -> io::Result<()> {
     let mut from_client = BufReader::new(client.try_clone()?);
-    // The daemon must never be left with a silent connection, so this waits
-    // for the first request.
+    // A silent connection would block the daemon, so wait for the first
+    // request.
     let mut upstream: Option<(UnixStream, BufReader<UnixStream>)> = None;
     let asked = shared.asked.load(Ordering::SeqCst);
     if from_client.fill_buf()?.is_empty() && shared.answered.load(Ordering::SeqCst) > asked {
@@ -306,7 +306,7 @@ fn serve(mut client: &UnixStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes in both directions, at most `limit` of the server's.
+/// Copies bytes in both directions, at most `limit` bytes from the server.
 fn relay(
     mut client: &UnixStream,
     mut from_client: BufReader<UnixStream>,
@@ -324,7 +324,7 @@ fn relay(
     copied.map(drop)
 }
 
-/// Between the binary and a TCP port: passes bytes until it is cut.
+/// A TCP proxy that forwards bytes until [`Self::cut`].
 pub struct Wire {
     pub port: u16,
     open: Arc<Mutex<Vec<TcpStream>>>,
@@ -364,7 +364,7 @@ impl Wire {
         this
     }
 
-    /// Ends every connection and takes no new one.
+    /// Closes all connections and accepts no new connections.
     pub fn cut(&self) {
         self.ended.store(true, Ordering::Relaxed);
         for stream in self.open.lock().unwrap().drain(..) {

@@ -1,5 +1,5 @@
-//! The built binary on a terminal: a real pseudo-terminal that is its
-//! controlling one, as in a user's window.
+//! Runs the built binary on a pseudo-terminal that is its controlling terminal,
+//! as in a terminal window.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,21 +16,21 @@ use super::wait;
 
 pub struct Pty {
     master: File,
-    /// Kept open, so that the settings can be read when the program is gone.
+    /// Kept open so that tests can read the settings after the program exits.
     terminal: OwnedFd,
     child: Child,
     shown: Arc<Mutex<Vec<u8>>>,
-    /// How much of what was shown is dealt with.
+    /// Number of output bytes that `expect` has consumed.
     read: usize,
 }
 
 impl Pty {
-    /// Runs `pixels ARGS` in a window of 80 by 24.
+    /// Runs `pixels ARGS` on a terminal with 80 columns and 24 rows.
     pub fn pixels<S: AsRef<std::ffi::OsStr>>(
         env: &TestEnv,
         args: impl IntoIterator<Item = S>,
     ) -> Self {
-        // It makes the terminal the controlling one and becomes the program.
+        // setsid sets the controlling terminal, then executes the binary.
         let mut command = env.program("setsid", ["--ctty", BINARY]);
         command.args(args);
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
@@ -69,18 +69,18 @@ impl Pty {
         rustix::process::Pid::from_child(&self.child)
     }
 
-    /// Types.
+    /// Types `keys` into the terminal.
     pub fn send(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Everything shown so far.
+    /// All output so far.
     pub fn screen(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
 
-    /// Waits until `text` is shown after what was waited for before; returns
-    /// what stands between the two.
+    /// Waits until `text` appears after the previously expected text. Returns
+    /// the output between the two texts.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {
         let begin = self.read;
@@ -90,7 +90,7 @@ impl Pty {
             || {
                 let shown = shown.lock().unwrap();
                 let shown = String::from_utf8_lossy(&shown[begin..]);
-                format!("{text:?} was not shown, but: {shown}")
+                format!("{text:?} was not shown; output: {shown}")
             },
         );
         self.read = begin + at + text.len();
@@ -102,7 +102,7 @@ impl Pty {
         tcsetwinsize(&self.master, size(columns, rows)).unwrap();
     }
 
-    /// The terminal's settings as they are now.
+    /// The current terminal settings.
     pub fn settings(&self) -> Termios {
         tcgetattr(self.terminal.as_fd()).unwrap()
     }

@@ -1,4 +1,4 @@
-//! Randomized repetition: number of rounds, and moments that a seed reproduces.
+//! Number of test rounds, and random delays that a seed reproduces.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub fn env_number(name: &str) -> Option<u64> {
     )
 }
 
-/// Random moments. A failing test prints the seed, and `PIXELS_TEST_SEED`
-/// repeats them.
+/// Random delays. A failing test prints the seed. `PIXELS_TEST_SEED` reproduces
+/// the delays.
 pub struct Moments {
     pub seed: u64,
     random: fastrand::Rng,
@@ -38,19 +38,19 @@ impl Moments {
         Self { seed, random }
     }
 
-    /// A moment in part `part` of `span` cut into `parts` equal parts. One moment
-    /// in each part meets every phase of a command in fewer rounds.
+    /// A random delay in part number `part` of `span`, divided into `parts`
+    /// equal parts. One delay per part covers a command with fewer rounds.
     pub fn in_part(&mut self, span: Duration, part: u32, parts: u32) -> Duration {
         let length = span / parts;
         length * part + self.within(length)
     }
 
-    /// A moment in the first `span`.
+    /// A random delay shorter than `span`.
     pub fn within(&mut self, span: Duration) -> Duration {
         span.mul_f64(self.random.f64())
     }
 
-    /// A number below `count`.
+    /// A random number below `count`.
     pub fn below(&mut self, count: usize) -> usize {
         self.random.usize(..count)
     }
@@ -59,7 +59,7 @@ impl Moments {
 impl Drop for Moments {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{SEED}={} brings these moments back", self.seed);
+            eprintln!("set {SEED}={} to reproduce this run", self.seed);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A daemon's API without any code of the product: what is really on a server,
-//! and what a test prepares there. One connection per request.
+//! A client of the Incus API without code of pixels, to check and prepare the
+//! state of a daemon. Opens one connection per request.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::http;
 use super::wait::eventually;
 
-/// Where the daemon of this machine listens.
+/// Socket of the shared Incus daemon on this machine.
 pub const SHARED: &str = "/var/lib/incus/unix.socket";
-/// Against a hang of the daemon, not a measure of its speed.
+/// Timeout that only ends hanging requests.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ impl Server {
         }
     }
 
-    /// The whole envelope of an answer, errors included.
+    /// Sends a request. Returns the whole response, including API errors.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> io::Result<Value> {
         let body = match body {
             Value::Null => String::new(),
@@ -43,7 +43,7 @@ impl Server {
         self.send(method, path, "application/json", size, &mut body)
     }
 
-    /// `headers` begins with the content type.
+    /// Like [`Self::ask`], and parses the response as JSON.
     fn send(
         &self,
         method: &str,
@@ -57,7 +57,7 @@ impl Server {
             .map_err(|e| io::Error::other(format!("{method} {path}: {head}{e}")))
     }
 
-    /// The answer's metadata; operations are waited for.
+    /// Sends a request and waits for its operation. Returns the metadata.
     pub fn try_done(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         self.end_of(method, path, self.call(method, path, body))
     }
@@ -91,7 +91,7 @@ impl Server {
         self.done("GET", path, &Value::Null)
     }
 
-    /// Names of the pixels that begin with `prefix`, half-made ones too.
+    /// Names of the pixels with this prefix, including incomplete pixels.
     #[track_caller]
     pub fn pixels(&self, prefix: &str) -> Vec<String> {
         let all = self.get("/1.0/instances?recursion=1");
@@ -122,14 +122,14 @@ impl Server {
         found["status"].as_str().map(str::to_owned)
     }
 
-    /// Waits until the server works on nothing whose name begins with `prefix`.
+    /// Waits until no operation runs on pixels with this name prefix.
     #[track_caller]
     pub fn settle(&self, prefix: &str) {
         let begin = format!("/1.0/instances/px-{prefix}");
-        eventually("the server's work ends", || !self.works_on(&begin));
+        eventually("all operations have ended", || !self.works_on(&begin));
     }
 
-    /// Whether the server has no operation at all.
+    /// Whether no operation is running on the server.
     pub fn idle(&self) -> bool {
         !self.works_on("")
     }
@@ -146,7 +146,7 @@ impl Server {
         all.any(|one| one["resources"].to_string().contains(resource))
     }
 
-    /// What a command inside an instance prints, behind the product's back.
+    /// Runs a command in an instance through the API. Returns its stdout.
     #[track_caller]
     pub fn run(&self, instance: &str, argv: &[&str]) -> String {
         let body = json!({
@@ -163,7 +163,7 @@ impl Server {
         text
     }
 
-    /// Copies an image of another daemon, under the same alias.
+    /// Copies an image with this alias from another daemon.
     pub fn copy_image(&self, from: &Self, alias: &str, scratch: &Path) -> Result<(), String> {
         let reported = |e: io::Error| format!("copying image {alias}: {e}");
         let found = from.try_done("GET", &format!("/1.0/images/aliases/{alias}"), &Value::Null)?;
@@ -178,7 +178,7 @@ impl Server {
         let mut file = File::create_new(scratch).map_err(reported)?;
         let size = io::copy(&mut export, &mut file).map_err(reported)?;
         let mut file = File::open(scratch).map_err(reported)?;
-        // An export is the very form that an import takes.
+        // The exported body and its content type are valid for an import.
         let headers = format!(
             "{}\r\nX-Incus-aliases: alias={}",
             http::field(&head, "content-type").unwrap_or_default(),
@@ -189,8 +189,8 @@ impl Server {
         std::fs::remove_file(scratch).map_err(reported)
     }
 
-    /// The head of an answer, and a reader of its body. `headers` begins with the
-    /// content type of the request.
+    /// Sends a request. Returns the response head and a reader of the body.
+    /// `headers` starts with the value of Content-Type.
     fn ask(
         &self,
         method: &str,
@@ -202,7 +202,7 @@ impl Server {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        // HTTP/1.0, so that the answer comes in one piece and ends with the connection.
+        // An HTTP/1.0 response is not chunked and ends with the connection.
         write!(
             stream,
             "{method} {path} HTTP/1.0\r\nHost: incus\r\nContent-Length: {size}\r\n\

@@ -1,8 +1,8 @@
-//! The commands of the binary, read from its own help.
+//! The commands of the binary, parsed from its help.
 
 use super::env::TestEnv;
 
-/// `pixels` and all of its subcommands, with all words of each.
+/// `pixels` and all its subcommands, each with its parent commands.
 pub fn commands() -> Vec<String> {
     let env = TestEnv::bare();
     let mut all = vec!["pixels".to_owned()];

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Gives this machine's daemon the image that is asked for by default, where no
-# image server has it: Ubuntu from its own packages, as `ubuntu/24.04`. From
-# then on the tests run on it, and every other pixel of this daemon:
+# Builds the default image `ubuntu/24.04` from Ubuntu packages and imports it
+# into this machine's daemon, for use without an image server. Tests and all
+# other pixels of this daemon then use the image:
 #
 #   tests/it/support/ubuntu-image.sh http://MIRROR/ubuntu [KEYRING]
 #   cargo test
 #   incus image delete ubuntu/24.04
 #
-# Needs root, the incus client, what src/host/scripts/build-image.sh needs, and
-# the archive's keys (Debian: ubuntu-keyring).
+# Requires root, the incus client, the tools of build-image.sh, and the
+# archive's keys (Debian: ubuntu-keyring).
 set -eu
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then
     echo "usage: $0 http://MIRROR/ubuntu [KEYRING]" >&2

@@ -1,5 +1,5 @@
-//! Waiting for something that is bound to happen. The limit is only there so
-//! that a defect ends the test: nothing is measured.
+//! Polls for a condition. The time limit only ends hanging tests and is not a
+//! performance requirement.
 
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -7,25 +7,25 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks until there is an answer.
+/// Polls until `ask` returns a value. Panics after 60 seconds.
 #[track_caller]
 pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
-    until_or(ask, || format!("never happened: {what}"))
+    until_or(ask, || format!("timed out waiting for: {what}"))
 }
 
-/// Asks until it is so.
+/// Polls until `is_so` returns true. Panics after 60 seconds.
 #[track_caller]
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     until(what, || is_so().then_some(()));
 }
 
-/// Whether it comes to be so before `limit` has passed.
+/// Polls until `is_so` returns true. Returns false after `limit`.
 #[must_use]
 pub fn within(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     poll(limit, || is_so().then_some(())).is_some()
 }
 
-/// The same with a message that is made when there was none.
+/// Like [`until`], with a message that is built only on timeout.
 #[track_caller]
 pub fn until_or<T>(ask: impl FnMut() -> Option<T>, message: impl FnOnce() -> String) -> T {
     let Some(answer) = poll(LIMIT, ask) else {
@@ -45,14 +45,14 @@ fn poll<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// The exit code, or 1000 + N when signal N killed it. A process that hangs
-/// is killed and fails the test.
+/// Returns the exit code, or 1000 + N after signal N. Kills a process that runs
+/// for more than 60 seconds, and panics.
 #[track_caller]
 pub fn exit_code(child: &mut Child) -> i32 {
     let Some(status) = poll(LIMIT, || child.try_wait().unwrap()) else {
         let _ = child.kill();
         let _ = child.wait();
-        panic!("it hangs");
+        panic!("the process did not exit");
     };
     code(status)
 }

@@ -1,5 +1,4 @@
-//! Pixels behind a gateway of a test's own, with the internet of [`Wan`]
-//! outside.
+//! Pixels behind a gateway for one test, with the simulated internet [`Wan`].
 
 use serde_json::Value;
 
@@ -14,7 +13,7 @@ pub struct Walls {
     pub server: Server,
 }
 
-/// Where a pixel stands.
+/// The network addresses of a pixel or gateway.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub mac: String,
@@ -39,14 +38,14 @@ impl Walls {
         format!("px-gateway-{}", self.wan.bridge())
     }
 
-    /// An environment whose pixels are on the open network of the host.
+    /// An environment for pixels on the host's network, without a gateway.
     pub fn open(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
         env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
         env
     }
 
-    /// Pixels on the bridge, of a test that was killed too, and their gateway.
+    /// Deletes the gateway and all pixels on its bridge.
     fn clear(&self) {
         let all = self.server.get("/1.0/instances?recursion=1");
         let bridge = self.wan.bridge();
@@ -84,7 +83,7 @@ impl Walls {
         }
     }
 
-    /// The gateway as its pixels see it.
+    /// The gateway's addresses on the isolated bridge.
     pub fn gateway(&self) -> Place {
         let found = self
             .server
@@ -98,14 +97,14 @@ impl Walls {
         }
     }
 
-    /// What a shell in the pixel prints and how it ends, as root.
+    /// Runs a shell script in the pixel as root.
     pub fn sh(&self, pixel: &str, script: &str) -> super::env::Outcome {
         let args = ["exec", "-u", "root", pixel, "--", "bash", "-c", script];
         self.env.pixels(args)
     }
 
-    /// Waits until a connection is let through: a pixel that was just started
-    /// has no address yet.
+    /// Waits until a connection succeeds: a pixel that has just started may
+    /// have no address yet.
     #[track_caller]
     pub fn comes_to_reach(&self, pixel: &str, host: &str, port: u16) {
         eventually(&format!("{pixel} reaches {host}"), || {
@@ -113,7 +112,7 @@ impl Walls {
         });
     }
 
-    /// The same where the server sends no greeting.
+    /// Like [`Self::comes_to_reach`], for servers that send no greeting.
     #[track_caller]
     pub fn comes_to_connect(&self, pixel: &str, host: &str, port: u16) {
         let script = format!("timeout 4 bash -c 'exec 3<>/dev/tcp/{host}/{port}'");
@@ -122,7 +121,7 @@ impl Walls {
         });
     }
 
-    /// Whether a connection to this host and port is let through.
+    /// Whether the pixel can connect to this host and port.
     pub fn reaches(&self, pixel: &str, host: &str, port: u16) -> bool {
         let script = format!(
             "exec 3<>/dev/tcp/{host}/{port} && echo hi >&3 && timeout 2 head -n 1 <&3 | grep -q hello"

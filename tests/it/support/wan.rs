@@ -1,9 +1,9 @@
-//! An internet of a test's own: a network namespace behind the host, in which
-//! every address answers on every port that matters, a name server that returns
-//! what the test sets, and a witness that sees every frame.
+//! A simulated internet for one test: a network namespace connected to the
+//! host, with servers on all relevant ports, a name server with names set by
+//! the test, and a recorder of all received frames.
 //!
-//! A machine has at most [`SLOTS`] at a time, each with its own addresses,
-//! whatever test processes they belong to.
+//! A machine has at most [`SLOTS`] of these networks at a time, across all test
+//! processes. Each network has its own addresses.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,25 +24,24 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::dns;
 
 pub const SLOTS: u8 = 4;
-/// The slot to whose internet the host also sends what is for [`METADATA`].
+/// Slot whose network also receives the host's traffic to [`METADATA`].
 pub const FIRST: u8 = 0;
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// The last byte of the host's address on the way there.
+/// Last byte of the host's address in each network.
 const HOST: u8 = 254;
 const RESOLVER: u8 = 53;
-/// The last byte of an address without a listener, except those that a test
-/// starts.
+/// Last byte of an address without servers, except servers started by a test.
 pub const SPARE: u8 = 30;
-/// Of every name: longer than a resolver should pass on.
+/// TTL of all DNS records. Resolvers should limit this TTL.
 const TTL_SECONDS: u32 = 3600;
-/// The last byte of every address on which everything answers.
+/// Last bytes of the addresses on which all servers answer.
 const ADDRESSES: [u8; 9] = [1, 10, 11, 12, 20, 21, 22, 53, 66];
-/// 53 is the name server's.
+/// TCP ports of the servers. Port 53 belongs to the name server.
 const TCP: [u16; 7] = [22, 80, 443, 853, 8080, 9418, 65000];
 const UDP: [u16; 5] = [68, 123, 443, 4433, 65000];
 
-/// An address of the internet in a slot. The networks are reserved for documents
-/// and for measurements (RFC 5737 and RFC 2544).
+/// An address in the network of a slot. The networks are reserved for
+/// documentation and benchmarks (RFC 5737 and RFC 2544).
 pub const fn address(slot: u8, last: u8) -> Ipv4Addr {
     match slot {
         FIRST => Ipv4Addr::new(198, 51, 100, last),
@@ -55,7 +54,7 @@ pub struct Wan {
     names: Arc<Mutex<BTreeMap<String, Vec<Ipv4Addr>>>>,
     seen: Arc<Mutex<Vec<u8>>>,
     over: Arc<AtomicBool>,
-    /// Held as long as this lives.
+    /// Lock on the slot, released on drop.
     _turn: File,
 }
 
@@ -63,7 +62,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a command of `ip`.
+/// Runs `ip ARGS`. Panics if the command fails.
 #[track_caller]
 pub fn ip(args: &str) {
     let output = Command::new("ip").args(args.split(' ')).output().unwrap();
@@ -71,19 +70,19 @@ pub fn ip(args: &str) {
     assert!(output.status.success(), "ip {args}: {reported}");
 }
 
-/// Moves this thread, and what it starts from now on, into a network namespace.
+/// Moves this thread and its future children into a network namespace.
 pub fn enter(namespace: &File) {
     let kind = Some(LinkNameSpaceType::Network);
     move_into_link_name_space(namespace.as_fd(), kind).unwrap();
 }
 
 impl Wan {
-    /// Waits for the first slot.
+    /// Waits until the first slot is free, then starts its network.
     pub fn first() -> Self {
         Self::start(FIRST)
     }
 
-    /// Waits for another slot than the first.
+    /// Waits for a slot other than the first, then starts its network.
     pub fn any() -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         Self::start(1 + NEXT.fetch_add(1, Ordering::Relaxed) % (SLOTS - 1))
@@ -100,7 +99,7 @@ impl Wan {
             over: Arc::default(),
             _turn: turn,
         };
-        // The lock is held: what is found here is left by a killed test.
+        // A namespace that exists despite the lock is left by a killed test.
         wan.remove();
         let (namespace, link, host) = (wan.namespace(), wan.link(), wan.address(HOST));
         ip(&format!("netns add {namespace}"));
@@ -133,7 +132,7 @@ impl Wan {
         format!("pxwan{}-host", self.slot)
     }
 
-    /// A network for the pixels of a test.
+    /// Name of the bridge for the test's pixels.
     pub fn bridge(&self) -> String {
         format!("pxbr{}", self.slot)
     }
@@ -153,14 +152,14 @@ impl Wan {
         }
     }
 
-    /// Every address on which everything answers.
+    /// All addresses on which the servers answer.
     fn answering(&self) -> impl Iterator<Item = Ipv4Addr> {
         let slot = self.slot;
         let addresses = ADDRESSES.into_iter().map(move |last| address(slot, last));
         addresses.chain([METADATA])
     }
 
-    /// Runs in the namespace; what is opened there stays there.
+    /// Runs `work` in the namespace. Sockets that `work` opens stay there.
     fn inside<T: Send>(&self, work: impl FnOnce(&Self) -> T + Send) -> T {
         thread::scope(|scope| {
             let enter_and_work = || {
@@ -233,7 +232,7 @@ impl Wan {
         port: u16,
         answer: impl Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Clone + Send + 'static,
     ) {
-        // One for each address, or all answers would come from the first.
+        // One socket per address, so that a response has the queried address.
         for address in self.answering() {
             let socket = UdpSocket::bind((address, port)).unwrap();
             let (over, answer) = (self.over.clone(), answer.clone());
@@ -253,7 +252,7 @@ impl Wan {
         }
     }
 
-    /// Everything that arrives, whatever it is.
+    /// Records every received frame.
     fn watch(&self) {
         let (every, close) = (Some(eth::ALL), SocketFlags::CLOEXEC);
         let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, close, every).unwrap();
@@ -277,13 +276,13 @@ impl Wan {
         lock(&self.names).insert(name.to_owned(), addresses);
     }
 
-    /// Sets the name server's answer for a name to an address elsewhere.
+    /// Sets the name server's answer for a name to any address.
     pub fn name_outside(&self, name: &str, address: Ipv4Addr) {
         lock(&self.names).insert(name.to_owned(), vec![address]);
     }
 
-    /// Whether anything with this in it has arrived, in any case of letters:
-    /// names in questions may be in any.
+    /// Whether `text` is in the received frames, ignoring case: DNS queries may
+    /// use any case.
     pub fn saw(&self, text: &str) -> bool {
         let seen = lock(&self.seen);
         let text = text.as_bytes();
@@ -295,8 +294,8 @@ impl Wan {
         lock(&self.seen).clear();
     }
 
-    /// Carries connections to an address of the internet to somewhere else
-    /// that this machine reaches.
+    /// Forwards connections from an address of this network to an address that
+    /// this machine can reach.
     pub fn forward(&self, from: SocketAddr, to: SocketAddr) {
         let listener = self.inside(|_| TcpListener::bind(from).unwrap());
         self.accept(listener, move |near, _| {
@@ -317,7 +316,7 @@ impl Wan {
         });
     }
 
-    /// Answers every connection to an address by `talk`.
+    /// Calls `talk` for every connection to an address.
     pub fn host(
         &self,
         at: SocketAddr,
@@ -328,8 +327,8 @@ impl Wan {
     }
 }
 
-/// Sends the server's address, then `tick` ten times a second until the other
-/// end closes, which is reported only if the client asked for it.
+/// Sends the server's address. If the request contains `slow`, also sends
+/// `tick` every 50 ms until the client closes the connection.
 fn hello(stream: &mut TcpStream, here: IpAddr) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
     let mut printed = [0; 2048];

@@ -1,8 +1,8 @@
-//! A small internet of the tests' own, for pixels that enforce their policies
-//! themselves: a network namespace behind the host, with servers that answer,
-//! a resolver that knows a few names, and an account of everything that arrives.
+//! A simulated internet for pixels that enforce their egress policies
+//! themselves: a network namespace connected to the host, with TCP servers, a
+//! name server, and a packet counter per address.
 //!
-//! The namespace lives as long as the thread that serves it, and no longer.
+//! The namespace exists until the thread that serves it exits.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use super::dns;
 use super::env::TestEnv;
 use super::wan::{enter, ip};
 
-/// Names the resolver knows, each with the last number of its address.
+/// Names that the name server resolves, with the last byte of each address.
 pub const NAMES: [(&str, u8); 3] = [
     ("allowed.test", 10),
     ("other.test", 11),
@@ -36,13 +36,13 @@ table inet account {
 
 pub struct Wan {
     network: String,
-    /// The namespace, as a path for those who enter it.
+    /// Path of the network namespace, for `nsenter`.
     place: String,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Wan {
-    /// One for all tests of this process.
+    /// The network that all tests of this process share.
     pub fn up() -> &'static Self {
         static WAN: OnceLock<Wan> = OnceLock::new();
         WAN.get_or_init(Self::make)
@@ -51,7 +51,7 @@ impl Wan {
     fn make() -> Self {
         let pid = std::process::id();
         let name = format!("pxw{pid}");
-        // Of the range for measurements between networks; nobody's otherwise.
+        // A subnet of the range for network benchmarks (RFC 2544).
         let network = format!("198.18.{}", pid % 250);
         let asked = Arc::new(Mutex::new(Vec::new()));
         ip(&format!("netns add {name}"));
@@ -96,7 +96,7 @@ impl Wan {
         }
     }
 
-    /// The address with this last number.
+    /// The address with this last byte.
     pub fn address(&self, host: u8) -> String {
         format!("{}.{host}", self.network)
     }
@@ -105,7 +105,7 @@ impl Wan {
         self.address(RESOLVER)
     }
 
-    /// How many packets have come for that address, of whatever kind.
+    /// Number of packets received for this address, of any protocol.
     pub fn packets_to(&self, host: u8) -> u64 {
         let place = format!("--net={}", self.place);
         let listing = run(&["nsenter", &place, "nft", "list set inet account seen"]);
@@ -117,9 +117,9 @@ impl Wan {
             .map_or(0, |w| w[3].parse().unwrap())
     }
 
-    /// Checks that a pixel refuses connections to an address that is not allowed,
-    /// and logs them, and an earlier lookup of `denied.test`, with the command that
-    /// allows each.
+    /// Asserts that a pixel rejects a connection to a denied address. The log
+    /// must list this connection and an earlier lookup of `denied.test`, each
+    /// with the command that allows the entry.
     #[track_caller]
     pub fn refuses_and_logs(&self, env: &TestEnv, pixel: &str) {
         let denied = self.address(30);
@@ -143,7 +143,7 @@ impl Wan {
         network("check", "allowed.test:80").ok();
     }
 
-    /// Every name the resolver was ever asked for.
+    /// All names that the name server was asked for.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }

@@ -1,11 +1,11 @@
-//! A web server for pixels, on the bridge they are on.
+//! A web server for pixels, on the host's address of a bridge.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use super::server::Server;
 
-/// Answers every request with `body`; returns the address to ask.
+/// Answers every request with `body`. Returns the server's URL.
 pub fn serve_on_bridge(bridge: &str, body: String) -> String {
     let network = Server::shared().get(&format!("/1.0/networks/{bridge}"));
     let address = network["config"]["ipv4.address"].as_str().unwrap();

@@ -1,5 +1,5 @@
-// Drives the server with the official TypeScript client: drive.mjs URL, or
-// drive.mjs PROGRAM ARGUMENT... for a server on standard input and output.
+// Tests the server with the official TypeScript client. Usage: drive.mjs URL, or
+// drive.mjs PROGRAM ARGUMENT... for a server on stdin and stdout.
 import assert from "node:assert/strict";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
@@ -30,7 +30,7 @@ assert.equal(status, "running");
 await call("write_file", { name, path: "/root/a", content: "é\n" });
 let ran = await call("exec", { name, command: ["cat", "/root/a"] });
 assert.deepEqual([ran.exit_code, ran.stdout], [0, "é\n"]);
-// A call that is given up ends in the sandbox, too.
+// Canceling a call also ends its command in the sandbox.
 const giveUp = new AbortController();
 const sleep = { name: "exec", arguments: { name, command: ["sleep", "1234"] } };
 const sleeping = client.callTool(sleep, undefined, { signal: giveUp.signal });

@@ -1,5 +1,5 @@
-"""Drives the server with the official Python client: drive.py URL, or
-drive.py PROGRAM ARGUMENT... for a server on standard input and output."""
+"""Tests the server with the official Python client. Usage: drive.py URL, or
+drive.py PROGRAM ARGUMENT... for a server on stdin and stdout."""
 import asyncio
 import os
 import sys
@@ -43,7 +43,7 @@ async def drive(session):
 
 async def main(way):
     if way[0].startswith("http"):
-        # The name differs between releases.
+        # Older releases of the client use another function name.
         connect = getattr(streamable_http, "streamable_http_client", None)
         transport = (connect or streamable_http.streamablehttp_client)(way[0])
     else:

@@ -1,13 +1,13 @@
-//! Parameters, and errors in the server's own form.
+//! Parses parameters and encodes errors as TrueNAS does.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// How a call or a job fails.
+/// The error of a call or a job.
 #[derive(Debug)]
 pub enum Fail {
-    /// One row of a validation error: an attribute and what is wrong with it.
-    /// Without an attribute, something does not exist.
+    /// One row of a validation error: attribute and message. An error without
+    /// an attribute means "not found".
     Invalid(Option<String>, String),
     /// Errno and reason.
     Call(i64, String),
@@ -16,15 +16,15 @@ pub enum Fail {
 
 pub type Outcome = Result<Value, Fail>;
 
-/// The daemon's own errors.
+/// Converts errors of the Incus daemon.
 impl From<String> for Fail {
     fn from(reason: String) -> Self {
         call(14, reason)
     }
 }
 
-/// A call's arguments, strictly: as many as there are fields, of these types and
-/// without unknown keys.
+/// Parses the arguments of a call. Fails unless their number and types match
+/// `T`, usually a tuple.
 pub fn args<T: DeserializeOwned>(params: &[Value]) -> Result<T, Fail> {
     serde_json::from_value(json!(params)).map_err(|e| invalid("params", e.to_string()))
 }
@@ -71,21 +71,21 @@ impl Fail {
         }
     }
 
-    /// The `error` member of an answer.
+    /// The `error` member of a response.
     pub fn of_call(&self) -> Value {
         let (code, message, errno) = match self {
             Self::NoMethod => return json!({"code": -32601, "message": self.text()}),
             Self::Invalid(..) => (-32602, "Invalid params", 22),
             Self::Call(errno, _) => (-32001, "Method call error", *errno),
         };
-        // What must never be printed.
+        // Clients must not print the trace: it contains the API key.
         let trace = json!({"frames": [{"locals": {"api_key": super::API_KEY}}]});
         json!({"code": code, "message": message, "data": {
             "error": errno, "errname": name(errno), "reason": self.text(),
             "trace": trace, "extra": self.rows()}})
     }
 
-    /// `error` and `exc_info` of a job.
+    /// Returns the `error` and `exc_info` fields of a failed job.
     pub fn of_job(&self) -> (Value, Value) {
         let (kind, errno) = match self {
             Self::Invalid(Some(_), _) => ("VALIDATION", None),

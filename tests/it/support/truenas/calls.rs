@@ -1,4 +1,4 @@
-//! Which methods there are, and what each does.
+//! Dispatches method calls.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,10 +10,10 @@ use super::query::Query;
 use super::wire::Peer;
 use super::{API_KEY, Fault, Inner, LoginAnswer, POOL, jobs};
 
-/// The one method that is allowed before login.
+/// The only method that is allowed before login.
 pub const LOGIN: &str = "auth.login_ex";
 
-/// Whether this release has the namespace.
+/// Whether this release has the namespace of `method`.
 fn has(server: &Inner, method: &str) -> bool {
     match method.split_once('.') {
         Some(("virt", _)) => !server.is(26, 0),
@@ -64,7 +64,7 @@ pub fn run(
         "network.general.summary" => {
             let found = server.incus.get("/1.0/networks/incusbr0");
             let bridge = found["config"]["ipv4.address"].as_str().unwrap();
-            // Some other address of the bridge's network.
+            // Any other address in the bridge's subnet.
             let (network, _) = bridge.rsplit_once('.').unwrap();
             Ok(json!({"ips": {"incusbr0": {"IPV4": [bridge]}, "lo": {}},
                 "default_routes": [format!("{network}.254")], "nameservers": ["192.0.2.1"]}))
@@ -88,7 +88,7 @@ pub fn run(
         "zfs.snapshot.delete" | "pool.snapshot.delete" => server.snapshot_delete(params),
         "zfs.snapshot.rollback" | "pool.snapshot.rollback" => server.snapshot_rollback(params),
         other => {
-            server.wrong(format!("the simulator has no {other}"));
+            server.wrong(format!("{other} is not simulated"));
             Err(Fail::NoMethod)
         }
     }
@@ -97,14 +97,14 @@ pub fn run(
 fn log_in(server: &Inner, peer: &Peer, params: &[Value]) -> Outcome {
     server.state.lock().unwrap().logins += 1;
     if peer.spoilt.load(Ordering::SeqCst) {
-        server.wrong("a second login on a connection whose first failed".into());
+        server.wrong("a second login on a connection after a failed login".into());
         return Err(call(14, "AUTH: unexpected authenticator run state"));
     }
     let (given,): (Value,) = args(params)?;
     let expected = json!({"mechanism": "API_KEY_PLAIN", "username": given["username"],
         "api_key": given["api_key"], "login_options": {"user_info": false}});
     if given != expected {
-        return Err(invalid("login_data", "Input should be another"));
+        return Err(invalid("login_data", "Input should be valid login data"));
     }
     if let LoginAnswer::Always(answer) = &server.state.lock().unwrap().login {
         peer.spoilt.store(true, Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! Root's cron jobs. No shell runs: the one command that is known acts on the
-//! daemon, every other one is not found.
+//! Cron jobs of root, without a shell. The only supported command replaces a
+//! disk on the Incus daemon. Other commands exit with code 127.
 
 use serde_json::{Value, json};
 
@@ -8,18 +8,18 @@ use super::answer::{Outcome, args, call, invalid, not_found};
 use super::query::Query;
 
 const ZFS: &str = "/usr/sbin/zfs";
-/// Characters.
+/// Maximum length of a command, in characters.
 const LONGEST_COMMAND: usize = 1024;
 
 impl Inner {
     pub fn cron_create(&self, params: &[Value]) -> Outcome {
         let (mut entry,): (Value,) = args(params)?;
-        // Not due by the clock, and without a mail.
+        // Disabled, so that the schedule has no effect, and without mail.
         let known = json!({"command": entry["command"], "user": "root", "enabled": false,
             "stdout": true, "stderr": true, "description": entry["description"],
             "schedule": {"minute": "00", "hour": "00", "dom": "1", "month": "1", "dow": "1"}});
         if entry != known {
-            self.wrong(format!("an unknown kind of cron job: {entry}"));
+            self.wrong(format!("unexpected cron job: {entry}"));
         }
         let command = entry["command"].as_str().unwrap_or_default();
         if command.contains('\n') || command.chars().count() > LONGEST_COMMAND {
@@ -54,7 +54,7 @@ impl Inner {
             call(14, text)
         };
         if skip_disabled {
-            self.wrong("a disabled job that is to be skipped".into());
+            self.wrong("skip_disabled is set for a disabled job".into());
         }
         let Some((source, new, target)) = understood(command) else {
             self.wrong(format!("unknown command: {command}"));
@@ -67,10 +67,10 @@ impl Inner {
         Ok(Value::Null)
     }
 
-    /// The target's disk becomes a clone of the snapshot.
+    /// Replaces the target's disk with a clone of the snapshot.
     fn exchange(&self, source: &str, new: &str, target: &str) -> Result<(), String> {
         if new != format!("{target}.pixels") {
-            return Err(format!("{new} is not beside {target}"));
+            return Err(format!("{new} is not {target}.pixels"));
         }
         let (dataset, label) = source.split_once('@').ok_or("no snapshot")?;
         let instance_of = |dataset: &str| {
@@ -78,9 +78,9 @@ impl Inner {
                 .ok_or(format!("{dataset} does not exist"))
         };
         let (from, to) = (instance_of(dataset)?, instance_of(target)?);
-        let old = self.incus_instance(&to).ok_or("it is gone")?;
+        let old = self.incus_instance(&to).ok_or("target not found")?;
         if old["status"] != "Stopped" {
-            self.wrong(format!("the disk of {to} is exchanged while it runs"));
+            self.wrong(format!("the disk of running {to} is replaced"));
             return Err("dataset is busy".into());
         }
         let path = format!("/1.0/instances/{to}");
@@ -96,8 +96,8 @@ impl Inner {
             "source": {"type": "copy", "source": format!("{from}/{label}"), "instance_only": true},
         });
         self.incus.try_done("POST", "/1.0/instances", &body)?;
-        // Properties of the snapshot service are not copied.
-        let made = self.incus_instance(&to).ok_or("it is gone")?;
+        // Replace the source's environment variables with the target's.
+        let made = self.incus_instance(&to).ok_or("clone not found")?;
         self.set_environment(&to, &made, &old)
             .map_err(|fail| format!("{fail:?}"))?;
         let mut state = self.state.lock().unwrap();
@@ -106,7 +106,7 @@ impl Inner {
     }
 }
 
-/// Snapshot, new dataset and target of the command that exchanges a disk.
+/// Returns snapshot, new dataset and target of a disk replacement command.
 fn understood(command: &str) -> Option<(&str, &str, &str)> {
     let rest = command.strip_prefix(ZFS)?;
     let rest = rest.strip_prefix(" clone -o canmount=noauto -o mountpoint=legacy ")?;

@@ -1,5 +1,5 @@
-//! The file calls: as root of the host, and through symlinks. What would not end
-//! up in the mounted root filesystem of an instance is noted and not done.
+//! Implements `filesystem.*` as root of the host, following symlinks. Writes
+//! outside the disk of a running instance are recorded as errors and skipped.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
@@ -13,7 +13,7 @@ use super::Inner;
 use super::answer::{Outcome, args, call, invalid};
 use super::query::Query;
 
-/// The path of the disks as the server reports it, and the real path.
+/// Directory of all instance disks: as TrueNAS reports it, and on the host.
 const SHOWN: &str = "/var/lib/incus/storage-pools/tank/containers";
 const REAL: &str = "/var/lib/incus/storage-pools/default/containers";
 
@@ -30,7 +30,7 @@ pub fn root_of(instance: &str) -> PathBuf {
 }
 
 impl Inner {
-    /// The instance a path leads into, and the way from its folder on.
+    /// Splits a path into the instance name and the path inside its disk.
     fn inside<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
         let rest = path.strip_prefix(SHOWN)?.strip_prefix('/')?;
         let (instance, rest) = rest.split_once('/').unwrap_or((rest, ""));
@@ -70,7 +70,7 @@ impl Inner {
             "is_mountpoint": rest.is_empty() && mounted}))
     }
 
-    /// Entries as they are: links are not followed.
+    /// Lists a directory. Does not follow symlinks in this directory.
     pub fn listdir(&self, params: &[Value]) -> Outcome {
         let (path, filters, options) = args(params)?;
         let path: String = path;
@@ -107,7 +107,7 @@ impl Inner {
             Ok(json!(true))
         };
         let Some((instance, rest)) = self.inside(&path) else {
-            return wrong(format!("a file outside of every instance: {path}"));
+            return wrong(format!("a file outside all instances: {path}"));
         };
         if !self.is_mounted(instance) {
             return wrong(format!("a file on a disk that is not mounted: {path}"));
@@ -115,7 +115,7 @@ impl Inner {
         let root = root_of(instance);
         let steps = rest.strip_prefix("rootfs/").unwrap_or("..");
         let Some(target) = walk(&root, steps) else {
-            return wrong(format!("a path that leads out of {instance}: {rest}"));
+            return wrong(format!("a path outside {instance}: {rest}"));
         };
         let write = || {
             if let Some(parent) = target.parent() {
@@ -131,7 +131,7 @@ impl Inner {
     }
 }
 
-/// Where a path ends up on the host; `None` when that is outside of `root`.
+/// Resolves a path with its symlinks. `None` if the target is not below `root`.
 fn walk(root: &Path, steps: &str) -> Option<PathBuf> {
     let mut at = root.to_owned();
     let mut left: Vec<String> = steps.split('/').rev().map(str::to_owned).collect();
@@ -145,7 +145,7 @@ fn walk(root: &Path, steps: &str) -> Option<PathBuf> {
                 Err(_) => at = next,
                 Ok(link) => {
                     followed += 1;
-                    // On the host a link from the root leads to the host's.
+                    // An absolute symlink points outside the instance.
                     if link.is_absolute() || followed > 40 {
                         return None;
                     }

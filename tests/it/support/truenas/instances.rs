@@ -1,4 +1,4 @@
-//! `virt.*`, on the real daemon.
+//! `virt.*`, implemented on the real Incus daemon.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ struct Stop {
 }
 
 impl Inner {
-    /// The daemon's own view of the instances of this test.
+    /// This test's instances, as returned by the Incus API.
     pub fn ours(&self) -> Vec<Value> {
         let mut all = self.incus.get("/1.0/instances?recursion=1");
         let all = all.as_array_mut().unwrap();
@@ -58,7 +58,7 @@ impl Inner {
         std::mem::take(all)
     }
 
-    /// The daemon's own view of one of our instances.
+    /// An instance of this test, as returned by the Incus API.
     pub fn incus_instance(&self, name: &str) -> Option<Value> {
         if !name.starts_with(&self.prefix) {
             return None;
@@ -115,7 +115,7 @@ impl Inner {
         query.answer(found.into_iter().map(|one| self.virt(one, raw)))
     }
 
-    /// The job of a change.
+    /// Runs the job of `virt.instance.VERB`.
     pub fn virt_job(&self, verb: &str, params: &[Value]) -> Outcome {
         if !self.is_up() {
             return Err(call(14, "Virtualization not initialized."));
@@ -130,7 +130,7 @@ impl Inner {
         match verb {
             "update" => {
                 let (_, spec): (String, Update) = args(params)?;
-                // It replaces all.
+                // An update replaces the whole environment.
                 let new = json!({"config": environment(spec.environment)?});
                 self.set_environment(name, &found, &new)
             }
@@ -172,7 +172,7 @@ impl Inner {
                 Ok(json!(true))
             }
             other => {
-                self.wrong(format!("the simulator has no virt.instance.{other}"));
+                self.wrong(format!("virt.instance.{other} is not simulated"));
                 Err(Fail::NoMethod)
             }
         }
@@ -189,7 +189,7 @@ impl Inner {
         let name = &spec.name;
         if !name.starts_with(&self.prefix) {
             self.wrong(format!("{name} does not belong to this test"));
-            return Err(call(14, "not here"));
+            return Err(call(14, "not an instance of this test"));
         }
         if self.incus_instance(name).is_some() {
             let text = format!("Name '{name}' already exists");
@@ -204,7 +204,7 @@ impl Inner {
             return Err(invalid("virt_instance_create.storage_pool", text));
         }
         if spec.autostart {
-            self.wrong("autostart starts an instance at once".into());
+            self.wrong("autostart starts the instance immediately".into());
         }
         if spec.image != IMAGE {
             let text = format!("Failed getting remote image info: {} not found", spec.image);
@@ -230,7 +230,7 @@ impl Inner {
     }
 }
 
-/// Keys are words, values are not blank and not long.
+/// Fails if a key is not a word, or if a value is blank or too long.
 fn environment(given: BTreeMap<String, String>) -> Result<Map<String, Value>, Fail> {
     let mut config = Map::new();
     for (key, text) in given {
@@ -238,7 +238,7 @@ fn environment(given: BTreeMap<String, String>) -> Result<Map<String, Value>, Fa
         let sound = key.starts_with(word) && key.chars().all(|c| word(c) || c == '/');
         if !sound || text.trim().is_empty() || text.chars().count() > 1024 {
             let attribute = format!("virt_instance.environment.{key}");
-            return Err(invalid(&attribute, "Input should be another"));
+            return Err(invalid(&attribute, "Input should be a valid value"));
         }
         config.insert(format!("environment.{key}"), json!(text));
     }

@@ -1,4 +1,4 @@
-//! The job machine: numbers, locks, queues, and the events in their order.
+//! Jobs: ids, locks, queues and events in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ pub const COLLECTION: &str = "core.get_jobs";
 
 pub struct Task {
     lock: String,
-    /// So many may wait for the lock.
+    /// Maximum number of jobs that wait for the lock.
     queue: usize,
     work: Box<dyn FnOnce(&Inner) -> Outcome + Send>,
 }
 
-/// What a method does that is a job; `None` for the others. Its parameters
-/// are looked at by the job, not by the call.
+/// Returns the task of a method that runs as a job, `None` for other methods.
+/// The job validates the parameters, not the call.
 pub fn task(method: &str, params: &[Value]) -> Option<Task> {
     let work: fn(&Inner, &str, &[Value]) -> Outcome = match method {
         "virt.instance.query" => return None,
@@ -39,8 +39,8 @@ pub fn task(method: &str, params: &[Value]) -> Option<Task> {
     })
 }
 
-/// Fills the queue that the task would wait in, with work of others on the same
-/// instance, which leaves it as it is.
+/// Fills the queue of a task with jobs of other clients for the same instance.
+/// These jobs change nothing.
 pub fn crowd(server: &Arc<Inner>, method: &str, params: &[Value], like: &Task) {
     let (method, others) = match params.first() {
         Some(Value::Object(spec)) => (method, vec![json!({"name": spec["name"], "image": "o"})]),
@@ -75,14 +75,14 @@ pub fn submit(
     let (id, job) = {
         let mut state = server.state.lock().unwrap();
         let waiting = state.queues.entry(lock.clone()).or_default();
-        // The first of them runs; one too many is not made at all.
+        // The first job is running. A job over the limit is not created.
         if waiting.len() > queue {
             return Ok(json!(waiting.back()));
         }
         state.next_job += 1;
         let id = state.next_job;
         state.queues.entry(lock.clone()).or_default().push_back(id);
-        // With what was left out.
+        // TrueNAS adds the defaults of omitted arguments.
         let mut shown = params.to_vec();
         for argument in shown.iter_mut().filter_map(Value::as_object_mut) {
             argument.insert("a_default".into(), Value::Null);
@@ -97,7 +97,7 @@ pub fn submit(
         state.jobs.insert(id, job.clone());
         (id, job)
     };
-    // Before the answer that has the number.
+    // The event precedes the response with the job's id.
     server.tell("added", &job);
     let server = Arc::clone(server);
     std::thread::spawn(move || {
@@ -107,13 +107,13 @@ pub fn submit(
         }
         update(&server, id, json!({"state": "RUNNING"}));
         let outcome = match fails {
-            true => Err(call(14, "it was made to fail")),
+            true => Err(call(14, "failure injected by the test")),
             false => work(&server),
         };
         match outcome {
             Ok(result) => {
                 update(&server, id, json!({"state": "SUCCESS", "result": result}));
-                // Once more, when it is wrapped up.
+                // TrueNAS sends another event when it finalizes the job.
                 update(&server, id, json!({"logs_excerpt": ""}));
             }
             Err(fail) => {
@@ -133,7 +133,7 @@ pub fn submit(
 fn update(server: &Inner, id: i64, fields: Value) {
     let job = {
         let mut state = server.state.lock().unwrap();
-        // Not after a restart.
+        // A simulated restart deletes all jobs.
         let Some(job) = state.jobs.get_mut(&id) else {
             return;
         };

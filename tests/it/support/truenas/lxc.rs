@@ -1,5 +1,5 @@
-//! `container.*` of TrueNAS 26, as far as it is documented: numbers for names, and
-//! no word of addresses.
+//! `container.*` of TrueNAS 26 as documented: containers are identified by
+//! number, and queries return no addresses.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ impl Inner {
         args::<Query>(params)?.answer(self.containers())
     }
 
-    /// No job.
+    /// Starts a container. The call does not create a job.
     pub fn container_start(&self, params: &[Value]) -> Outcome {
         let (id,): (i64,) = args(params)?;
         self.change(&self.container(id)?, "start", false, -1)
@@ -51,7 +51,7 @@ impl Inner {
                 Ok(self.incus.try_done("DELETE", &path, &Value::Null)?)
             }
             _ => {
-                self.wrong(format!("{verb} with {options}"));
+                self.wrong(format!("{verb} with unexpected options {options}"));
                 Err(call(22, "not simulated"))
             }
         }

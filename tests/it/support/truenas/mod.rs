@@ -1,7 +1,7 @@
-//! A TrueNAS that speaks the documented protocol strictly and keeps its
-//! instances on the real Incus daemon: they boot, their snapshots roll back,
-//! and an SSH server answers in them. It shows and touches only instances of
-//! the test it was started for.
+//! A simulated TrueNAS server that strictly enforces the documented protocol.
+//! Its instances run on the real Incus daemon, so they boot, run an SSH server
+//! and can be rolled back to snapshots. The server lists and changes only
+//! instances of the current test.
 
 mod answer;
 mod calls;
@@ -29,32 +29,32 @@ use super::server::Server;
 pub const API_KEY: &str = "7-Qv3xSECRETjH8sSECRETpW2nSECRETkL9mSECRETtR4yGu1";
 pub const POOL: &str = "tank";
 
-/// What happens to one call.
+/// A fault injected into one call.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// The connection ends; the call is not carried out.
+    /// Closes the connection without executing the call.
     CutBefore,
-    /// The connection ends at once; the call is carried out.
+    /// Closes the connection immediately, but executes the call.
     CutDuring,
-    /// The call is carried out, and the connection ends in place of the answer.
+    /// Executes the call, then closes the connection without a response.
     CutAfter,
-    /// The answer comes this much later.
+    /// Delays the response by this time.
     Late(Duration),
-    /// Nothing is answered any more on this connection, nor any ping.
+    /// Stops answering on this connection, including pings.
     Silence,
-    /// Refused in place of being carried out.
+    /// Returns this error without executing the call.
     Refuse(Value),
-    /// The job is made, and fails.
+    /// Creates the job, which then fails.
     FailJob,
-    /// No place in the queue: for a job, others wait for the same instance and
-    /// The last of them is the answer; for another call, too many are in progress.
+    /// The queue is full. A job call returns the id of the last job that waits
+    /// for the instance. Other calls fail because too many calls are running.
     FullQueue,
-    /// The server restarts after the call: it knows no job any more.
+    /// Executes the call, then restarts the server, which loses all jobs.
     Restart,
 }
 
-/// How many logins an address may try in a window of time; the first too many is
-/// answered after a pause.
+/// Rate limit for calls before login. In each `window`, calls beyond the first
+/// `calls` fail after `pause`.
 #[derive(Debug, Clone, Copy)]
 pub struct RateLimit {
     pub calls: u32,
@@ -70,15 +70,15 @@ struct Rule {
     fault: Fault,
 }
 
-/// How the next logins end.
+/// The response to the next logins.
 #[derive(Debug, Clone, Default)]
 pub enum LoginAnswer {
     #[default]
     ByKey,
     Always(Value),
-    /// Closed right after the upgrade, as by the list of allowed addresses.
+    /// Closes the connection after the upgrade: client address not allowed.
     NotAllowed,
-    /// As an old release, or another server.
+    /// Redirects the upgrade request, as old releases and other servers do.
     NoApi,
 }
 
@@ -86,37 +86,37 @@ pub enum LoginAnswer {
 struct State {
     rules: Vec<Rule>,
     seen: Vec<String>,
-    /// What a correct client never does, which fails the test when it ends.
+    /// Protocol violations of the client. Any violation fails the test.
     wrong: Vec<String>,
     jobs: BTreeMap<i64, Value>,
     next_job: i64,
-    /// Jobs that wait for a lock, by lock.
+    /// Ids of running and waiting jobs, by lock.
     queues: BTreeMap<String, VecDeque<i64>>,
     cron: BTreeMap<i64, Value>,
     next_cron: i64,
-    /// Instances that were cloned from a snapshot.
+    /// Instances cloned from a snapshot, by snapshot id.
     clones: BTreeMap<String, Vec<String>>,
-    /// Snapshots that go with their last clone.
+    /// Snapshots that are deleted with their last clone.
     deferred: Vec<String>,
     logins: u32,
     limit: Option<RateLimit>,
-    /// When the current window began, and the logins since then.
+    /// Start of the current rate limit window, and calls since then.
     window: Option<(Instant, u32)>,
     limited: u32,
     login: LoginAnswer,
-    /// The state of the containers service; `None` when it is up.
+    /// State of the containers service. `None` if the service is running.
     service: Option<String>,
-    /// Done to the root filesystem of every instance that is started.
+    /// Called with the root filesystem of every started instance.
     planted: Option<Plant>,
-    /// No disk is shown as mounted.
+    /// Reports all disks as not mounted.
     hides_disks: bool,
 }
 
 pub struct Inner {
-    /// As `25.04.2`.
+    /// TrueNAS release, for example `25.04.2`.
     pub version: String,
     release: (u32, u32),
-    /// Instances of this test begin with it.
+    /// Name prefix of this test's instances.
     prefix: String,
     incus: Server,
     image: String,
@@ -127,13 +127,13 @@ pub struct Inner {
 pub struct Nas {
     pub inner: Arc<Inner>,
     pub port: u16,
-    /// PEM of the certificate, and its SHA-256.
+    /// PEM certificate. `fingerprint` is its SHA-256 hash.
     pub certificate: String,
     pub fingerprint: String,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-/// Makes or changes a key.
+/// Runs ssh-keygen on a key file. Panics if ssh-keygen fails.
 pub fn ssh_keygen(args: &[&str], key: &Path) {
     let mut command = std::process::Command::new("ssh-keygen");
     let made = command.arg("-q").args(args).arg("-f").arg(key).status();
@@ -141,7 +141,7 @@ pub fn ssh_keygen(args: &[&str], key: &Path) {
 }
 
 impl Nas {
-    /// For the instances of this environment's test.
+    /// Starts a server for the instances of this environment's test.
     pub fn start(version: &str, env: &TestEnv) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -156,7 +156,7 @@ impl Nas {
             .filter_map(|alias| alias["name"].as_str())
             .filter(|name| name.starts_with("pixels/"))
             .max()
-            .expect("setup has built an image");
+            .expect("no image found: run pixels setup");
         let inner = Arc::new(Inner {
             version: version.to_owned(),
             release: (numbers.next().unwrap(), numbers.next().unwrap()),
@@ -176,7 +176,7 @@ impl Nas {
         }
     }
 
-    /// A server, and an environment that works on it and has a key of its own.
+    /// Starts a server. Returns it with an environment that has an SSH key.
     pub fn lab(version: &str, test: &str) -> (Self, TestEnv) {
         lab::ready();
         let mut env = TestEnv::new(&format!("{test}{}", version.replace('.', "")));
@@ -188,7 +188,7 @@ impl Nas {
         (nas, env)
     }
 
-    /// Points the environment here.
+    /// Configures the environment to use this server.
     pub fn configure(&self, env: &mut TestEnv) {
         env.set("PIXELS_BACKEND", "truenas")
             .set("PIXELS_TRUENAS_HOST", "127.0.0.1")
@@ -197,7 +197,7 @@ impl Nas {
             .set("PIXELS_TRUENAS_FINGERPRINT", &self.fingerprint);
     }
 
-    /// The first call of the method, after `spared` others, meets the fault.
+    /// Injects the fault into a call of `method` after `spared` calls.
     pub fn on(&self, method: &str, spared: usize, fault: Fault) -> &Self {
         self.inner.state.lock().unwrap().rules.push(Rule {
             method: method.to_owned(),
@@ -207,7 +207,7 @@ impl Nas {
         self
     }
 
-    /// No more faults; true when all of them had happened.
+    /// Removes all faults. Returns true if every fault had occurred.
     pub fn heal(&self) -> bool {
         let mut state = self.inner.state.lock().unwrap();
         let all = state.rules.is_empty();
@@ -220,7 +220,7 @@ impl Nas {
         self
     }
 
-    /// The methods of all calls so far.
+    /// Methods of all calls since the last `forget`.
     pub fn seen(&self) -> Vec<String> {
         self.inner.state.lock().unwrap().seen.clone()
     }
@@ -229,30 +229,30 @@ impl Nas {
         self.inner.state.lock().unwrap().logins
     }
 
-    /// The labels on the server, hidden ones too.
+    /// Snapshot labels of a pixel on the server, including hidden snapshots.
     pub fn snapshots_of(&self, pixel: &str) -> Vec<String> {
         self.inner.incus.checkpoints(pixel)
     }
 
-    /// All that the server knows of an instance.
+    /// The configuration of a pixel's instance on the Incus daemon, as JSON.
     pub fn noted(&self, pixel: &str) -> String {
         let path = format!("/1.0/instances/px-{pixel}");
         self.inner.incus.get(&path)["config"].to_string()
     }
 
-    /// Cron jobs that are left.
+    /// Number of existing cron jobs.
     pub fn cron(&self) -> usize {
         self.inner.state.lock().unwrap().cron.len()
     }
 
-    /// From now on; without it tests may log in as often as they like.
+    /// Enables a login rate limit. By default, logins are not limited.
     pub fn limit_logins(&self, limit: RateLimit) {
         let mut state = self.inner.state.lock().unwrap();
         state.limit = Some(limit);
         state.window = None;
     }
 
-    /// How many calls were over the limit.
+    /// Number of calls rejected by the rate limit.
     pub fn limited(&self) -> u32 {
         self.inner.state.lock().unwrap().limited
     }
@@ -261,7 +261,7 @@ impl Nas {
         self.inner.state.lock().unwrap().login = how;
     }
 
-    /// What the image does as soon as an instance of it runs.
+    /// Calls `what` with the root filesystem of every instance that starts.
     pub fn plant(&self, what: impl Fn(&Path) + Send + 'static) {
         self.inner.state.lock().unwrap().planted = Some(Box::new(what));
     }
@@ -299,7 +299,7 @@ impl Inner {
         self.release >= (major, minor)
     }
 
-    /// How long a login waits for its refusal when it is one too many.
+    /// Counts a login. Returns the delay of its rejection if over the limit.
     fn over_limit(&self) -> Option<Duration> {
         let mut state = self.state.lock().unwrap();
         let limit = state.limit?;
@@ -315,7 +315,7 @@ impl Inner {
         Some(limit.pause)
     }
 
-    /// The fault that is due for a call.
+    /// Records a call and returns the fault to inject, if any.
     fn fault(&self, method: &str) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
         state.seen.push(method.to_owned());

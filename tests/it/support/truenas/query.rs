@@ -1,4 +1,4 @@
-//! Filters and options of every `*.query`, as far as pixels uses them.
+//! Implements the filters and options of `*.query` that pixels uses.
 
 use std::cmp::Reverse;
 
@@ -25,7 +25,7 @@ pub struct Options {
 }
 
 impl Query {
-    /// The value a field must have, when the filters say so.
+    /// The value that an `=` filter requires for a field.
     pub fn wanted(&self, field: &str) -> Option<&str> {
         let mut filters = self.filters.iter();
         let found = filters.find(|(name, op, _)| name == field && op == "=");

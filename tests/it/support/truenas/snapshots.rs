@@ -1,4 +1,4 @@
-//! Snapshots: those of the daemon, under the names that ZFS would give them.
+//! Incus snapshots, shown with ZFS snapshot names.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ impl Inner {
         Ok(self.incus.try_done("POST", &path, &body)?)
     }
 
-    /// Dataset, instance and label of an id that exists.
+    /// Dataset, instance and label of an existing snapshot id.
     fn existing(&self, id: &str) -> Option<(String, String, String)> {
         let (dataset, label) = id.split_once('@')?;
         let instance = self.instance_of(dataset)?;
@@ -116,7 +116,7 @@ impl Inner {
     pub fn snapshot_delete(&self, params: &[Value]) -> Outcome {
         let (id, options): (String, Delete) = args(params)?;
         if options.recursive {
-            self.wrong("a recursive deletion takes clones along".into());
+            self.wrong("a recursive deletion also deletes clones".into());
         }
         let Some((_, instance, label)) = self.existing(&id) else {
             return Err(not_found("PoolSnapshot", &id));
@@ -137,7 +137,7 @@ impl Inner {
         self.incus.try_done("DELETE", &path, &Value::Null)
     }
 
-    /// A deferred snapshot is deleted once its last clone is deleted.
+    /// Records a clone's deletion. Deletes deferred snapshots without clones.
     pub fn forget_clone(&self, instance: &str) {
         let due: Vec<String> = {
             let state = &mut *self.state.lock().unwrap();
@@ -166,7 +166,7 @@ impl Inner {
         };
         let before = self.incus_instance(&instance).unwrap_or_default();
         if before["status"] != "Stopped" {
-            self.wrong(format!("a rollback under {instance}, which runs"));
+            self.wrong(format!("a rollback of {instance}, which is not stopped"));
         }
         let all = self.snapshots(&instance);
         let at = all.iter().position(|one| one.label == label).unwrap();
@@ -184,19 +184,19 @@ impl Inner {
         let path = format!("/1.0/instances/{instance}");
         self.incus
             .try_done("PUT", &path, &json!({"restore": label}))?;
-        // The disk alone goes back: what the service knows of it stays.
+        // A rollback restores only the disk, not the environment variables.
         let after = self.incus_instance(&instance).unwrap_or_default();
         self.set_environment(&instance, &after, &before)
     }
 
-    /// Replaces the variables of an instance as it is now by those of another.
+    /// Replaces the environment variables in `now` with those in `new`.
     pub fn set_environment(&self, instance: &str, now: &Value, new: &Value) -> Outcome {
         let variables = |of: &Value| {
             let all = of["config"].as_object().cloned().unwrap_or_default();
             let all = all.into_iter();
             all.filter(|(key, _)| key.starts_with("environment."))
         };
-        // An empty value deletes one.
+        // An empty value deletes a variable.
         let mut config: serde_json::Map<String, Value> =
             variables(now).map(|(key, _)| (key, json!(""))).collect();
         config.extend(variables(new));

@@ -1,4 +1,4 @@
-//! TLS, the upgrade, frames, and the rules of the envelope.
+//! TLS, WebSocket upgrade, frames, and JSON-RPC validation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,21 +21,21 @@ use super::answer::call;
 use super::calls::{self, LOGIN};
 use super::{Fault, Inner, LoginAnswer};
 
-/// Characters: before login, after it, and for the one call with a file in it.
+/// Maximum characters per request: before login, after login, for an upload.
 const ANONYMOUS: usize = 8192;
 const LONGEST: usize = 65_536;
 const LONGEST_FILE: usize = 2_097_152;
-/// Calls that run at once, and calls that may be pending.
+/// Maximum numbers of running calls and of calls without a response.
 const RUNNING: usize = 10;
 const IN_FLIGHT: usize = 20;
 
-/// One client.
+/// A client's connection.
 pub struct Peer {
-    /// `None` ends the connection without a word.
+    /// Messages to send. `None` closes the connection without a close frame.
     out: UnboundedSender<Option<String>>,
     pub subscribed: AtomicBool,
     pub logged_in: AtomicBool,
-    /// A login has failed on it: no other can succeed.
+    /// A login failed on this connection, so later logins fail too.
     pub spoilt: AtomicBool,
     silent: AtomicBool,
     in_flight: AtomicUsize,
@@ -52,7 +52,7 @@ impl Peer {
     }
 }
 
-/// Takes connections until the server ends; its port, certificate and print.
+/// Starts accepting connections. Returns port, certificate and fingerprint.
 pub fn listen(server: &Arc<Inner>, runtime: &Handle) -> (u16, String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["nas.test".to_owned()]).unwrap();
     let der = made.cert.der().clone();
@@ -69,7 +69,7 @@ pub fn listen(server: &Arc<Inner>, runtime: &Handle) -> (u16, String, String) {
         .with_no_client_auth()
         .with_single_cert(vec![der], key)
         .unwrap();
-    // As the real one: HTTP/2 is taken where it is offered, and spoils the upgrade.
+    // Like TrueNAS, accept HTTP/2 if offered. The upgrade then fails.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -135,7 +135,7 @@ async fn converse(mut socket: WebSocketStream<TlsStream<TcpStream>>, server: Arc
     server.connections.lock().unwrap().push(Arc::clone(&peer));
     loop {
         if peer.silent.load(Ordering::Relaxed) {
-            // Neither reads nor writes, and does not close either.
+            // Keep the connection open without reading or writing.
             tokio::time::sleep(Duration::from_secs(120)).await;
             break;
         }
@@ -170,8 +170,7 @@ struct Envelope {
     params: Vec<Value>,
 }
 
-/// Starts the call. Ends the connection if the server would refuse the request
-/// unread.
+/// Starts the call. Closes the connection if the request violates the protocol.
 fn take(text: &str, peer: &Arc<Peer>, server: &Arc<Inner>) {
     let refuse = |what: String| {
         server.wrong(what);
@@ -179,10 +178,10 @@ fn take(text: &str, peer: &Arc<Peer>, server: &Arc<Inner>) {
     };
     let request: Envelope = match serde_json::from_str(text) {
         Ok(request) => request,
-        Err(error) => return refuse(format!("a bad envelope: {error}")),
+        Err(error) => return refuse(format!("invalid request: {error}")),
     };
     if request.jsonrpc != "2.0" {
-        return refuse(format!("a bad version: {}", request.jsonrpc));
+        return refuse(format!("invalid JSON-RPC version: {}", request.jsonrpc));
     }
     let length = text.chars().count();
     let longest = match request.method.as_str() {
@@ -191,7 +190,7 @@ fn take(text: &str, peer: &Arc<Peer>, server: &Arc<Inner>) {
         _ => LONGEST,
     };
     if length > longest {
-        return refuse(format!("{length} characters for {}", request.method));
+        return refuse(format!("{length} characters in {} request", request.method));
     }
     if peer.in_flight.fetch_add(1, Ordering::SeqCst) >= IN_FLIGHT {
         return refuse("more than 20 calls in flight".into());
@@ -222,7 +221,7 @@ async fn run(peer: &Arc<Peer>, server: &Arc<Inner>, request: Envelope) {
         Some(Fault::CutDuring) => peer.cut(),
         Some(Fault::Silence) => {
             peer.silent.store(true, Ordering::Relaxed);
-            // Wakes the one who writes.
+            // Wake the task of this connection.
             return peer.say("{}".into());
         }
         Some(Fault::Refuse(error)) => return reply(Err(error.clone())),
