@@ -2,14 +2,14 @@
 //! files.
 //!
 //! A target is a closure that must not panic, hang or allocate without bound
-//! for any bytes, and asserts what else must hold, such as that a parsed value
-//! is printed and parsed again to the same value. Targets are in the file
+//! for any bytes. Targets also assert format rules, for example that a parsed
+//! value is printed and parsed again to the same value. Targets are in
 //! `fuzz.rs` beside the parser, because most parsers are private.
 //!
 //! `cargo test --lib fuzz` runs every stored input of `tests/fuzz/TARGET/` and
 //! a fixed number of mutated inputs. `PIXELS_FUZZ_SECONDS=60` runs each target
-//! for that time from a new seed, `PIXELS_FUZZ_SEED=7` from this seed. A failing
-//! input is shrunk and stored, so that later runs check it first.
+//! for 60 seconds with a new seed, `PIXELS_FUZZ_SEED=7` with seed 7. A failing
+//! input is shrunk and stored, and later runs check stored inputs first.
 
 mod boundary;
 mod config;
@@ -28,19 +28,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use crate::model::fake::pixel;
 
-/// Inputs have at most four times the length of the longest stored input, and
-/// may always have this many bytes.
+/// Minimum size limit of inputs in bytes. Longer stored inputs raise the limit
+/// to four times the length of the longest.
 const MIN_LIMIT: usize = 1024;
-/// Limit for the memory of the test process. Inputs have a few KiB.
+/// Memory limit of the test process in bytes. Inputs have a few KiB.
 const MEMORY_BYTES: u64 = 4 << 30;
 const MAX_SHRINK_STEPS: usize = 2000;
-/// Limit for generated inputs of a new kind, which are mutated further.
+/// Maximum number of generated inputs that are kept and mutated further.
 const MAX_KEPT: usize = 2000;
 
-/// Bytes that are special in some format.
+/// Bytes with a special meaning in some format.
 const BYTES: &[u8] = b"\0\n\r\t \x1b\"'\\/.:;,-+=<>{}[]()%$`#@*0\x7f\x80\xc3\xff";
 
-/// Limits of number types, and text that is almost a number.
+/// Limits of number types, and malformed numbers.
 const NUMBERS: &[&str] = &[
     "0",
     "-1",
@@ -63,7 +63,7 @@ const NUMBERS: &[&str] = &[
     "NaN",
 ];
 
-/// Text that parsers and terminals often get wrong.
+/// Text that parsers and terminals often handle incorrectly.
 const PIECES: &[&str] = &[
     "\u{feff}",
     "\u{202e}",
@@ -115,14 +115,14 @@ fn mutate(input: &mut Vec<u8>, inputs: &[Vec<u8>], words: &[&str], limit: usize,
     }
 }
 
-/// Short ranges are more likely than long ones.
+/// A random range; short ranges are more likely than long ranges.
 fn range(of: &[u8], random: &mut Rng) -> Range<usize> {
     let begin = random.usize(..=of.len());
     let most = (of.len() - begin).min(1 << random.u8(..8));
     begin..begin + random.usize(..=most)
 }
 
-/// The range of a decimal number.
+/// A random range that contains a decimal number.
 fn decimal(input: &[u8], random: &mut Rng) -> Option<Range<usize>> {
     let is_digit = |at: usize| input.get(at).is_some_and(u8::is_ascii_digit);
     let starts: Vec<usize> = (0..input.len())
@@ -133,7 +133,7 @@ fn decimal(input: &[u8], random: &mut Rng) -> Option<Range<usize>> {
     Some(begin..end)
 }
 
-/// 1, 2, 4 or 8 bytes of an integer in either byte order.
+/// Random integer of 1, 2, 4 or 8 bytes in either byte order.
 fn integer(length: usize, random: &mut Rng) -> Vec<u8> {
     let special = [0, u64::MAX, u64::MAX >> 1, length as u64];
     let value = match random.usize(..6) {
@@ -148,7 +148,7 @@ fn integer(length: usize, random: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Removes parts as long as the input fails.
+/// Removes parts of the input while the input still fails.
 fn shrink(mut input: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let (mut steps, mut width) = (0, input.len() / 2);
     while width > 0 {
@@ -168,8 +168,8 @@ fn shrink(mut input: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
 
 /// Runs a target on its stored inputs and on `rounds` mutated inputs.
 ///
-/// `words` are tokens of the format. `check` returns the kind of the input. A
-/// target that sees only one kind of input tests nothing, and fails.
+/// `words` are tokens of the format. `check` returns the kind of the input.
+/// Fails if all inputs are of one kind, because such a target tests nothing.
 #[track_caller]
 pub fn fuzz<K: Hash>(target: &str, rounds: u32, words: &[&str], check: impl Fn(&[u8]) -> K) {
     let number = |name: &str| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
@@ -178,8 +178,8 @@ pub fn fuzz<K: Hash>(target: &str, rounds: u32, words: &[&str], check: impl Fn(&
     let seed = number("PIXELS_FUZZ_SEED");
     let seed = seed.unwrap_or_else(|| time.map_or(0, |_| now.as_nanos() as u64));
     if time.is_some() {
-        // The test harness captures only print macros. A killed process must
-        // leave the seed.
+        // The test harness captures only print macros, and the seed must be
+        // printed even if the process is killed.
         let _ = writeln!(std::io::stderr(), "fuzz {target}: PIXELS_FUZZ_SEED={seed}");
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
@@ -187,7 +187,7 @@ pub fn fuzz<K: Hash>(target: &str, rounds: u32, words: &[&str], check: impl Fn(&
     assert!(found > 1, "fuzz {target}: all inputs are of one kind");
 }
 
-/// Returns the number of kinds. Panics with the file of the failing input.
+/// Returns the number of kinds. Panics with the path of the failing input.
 #[track_caller]
 fn run<K: Hash>(
     folder: &Path,
@@ -197,8 +197,8 @@ fn run<K: Hash>(
     words: &[&str],
     check: impl Fn(&[u8]) -> K,
 ) -> usize {
-    // An allocation beyond the limit aborts the process instead of exhausting the
-    // machine.
+    // An allocation beyond the limit aborts the process and does not exhaust
+    // the machine's memory.
     let limit = Rlimit {
         current: Some(MEMORY_BYTES),
         maximum: getrlimit(Resource::Data).maximum,
@@ -254,7 +254,7 @@ pub fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// Runs `work` on a paused clock, so that a wait without end or deadline fails.
+/// Runs `work` on a paused clock, so that an endless wait fails.
 pub fn asynchronous<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -265,7 +265,7 @@ pub fn asynchronous<T>(work: impl Future<Output = T>) -> T {
         let day = Duration::from_secs(24 * 60 * 60);
         tokio::time::timeout(day, work).await
     });
-    outcome.expect("waits without end")
+    outcome.expect("the future never finishes")
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn planted_fault_is_found_shrunk_and_stored() {
             assert!(!(text.contains("key=") && number == Some(u64::MAX)));
         };
         let run = || run(folder.path(), 50_000, None, seed, &["key="], check);
-        let message = catch_unwind(run).expect_err("the fault is found");
+        let message = catch_unwind(run).expect_err("the search finds the fault");
         message.downcast_ref::<String>().unwrap().clone()
     };
     let message = search(1);

@@ -1,11 +1,11 @@
-//! The help pages: completeness, style, examples, and a snapshot of each.
+//! Checks completeness, style and examples of the help pages, with a snapshot of each page.
 
 use clap::{Command, Parser};
 
 use super::help::GROUPS;
 use super::{Cli, command};
 
-/// Width of the snapshots, and the maximum width on a terminal.
+/// Width of the snapshots and the maximum width on a terminal, in columns.
 const WIDTH: usize = 100;
 
 /// All help pages with the words of their command: the main page first, then
@@ -40,8 +40,8 @@ fn examples(page: &Command) -> Vec<String> {
         .collect()
 }
 
-/// The words of the `pixels` command in an example, without pipes, redirections and
-/// the description on the main page.
+/// The words of the `pixels` command in an example, without pipes, redirections
+/// and the description on the main page.
 fn words(example: &str) -> Vec<String> {
     let command = &example[example.find("pixels").unwrap()..];
     let command = command.split("   ").next().unwrap();
@@ -115,7 +115,7 @@ fn pages_end_with_examples_that_parse() {
     }
 }
 
-/// One snapshot for each page; the global options are in that of the main page only.
+/// Each page has a snapshot. Only the snapshot of the main page contains the global options.
 #[test]
 fn pages_match_their_snapshots() {
     for (path, _) in pages() {

@@ -1,9 +1,9 @@
-//! `config.example.toml` is the default layer and documents every key.
+//! Checks that `config.example.toml` is the default layer and documents every key.
 
 use super::load_test::{load, vars};
 use super::*;
 
-/// Dotted keys in the order of the example, each with the comment above it.
+/// Dotted keys in the order of the example, each with the comment above the key.
 fn documented() -> Vec<(String, String)> {
     let (mut section, mut comment, mut keys) = (String::new(), String::new(), Vec::new());
     for line in EXAMPLE.lines() {
@@ -33,7 +33,7 @@ fn example_has_every_key_with_a_comment_that_names_its_variable() {
     assert_eq!(names, Vec::from_iter(KEYS.iter().map(|key| key.name)));
     for ((name, comment), key) in documented.iter().zip(KEYS.iter()) {
         let words = comment.split(|c: char| !c.is_ascii_uppercase() && c != '_');
-        // "PIXELS_" is of `PIXELS_*` in the heading.
+        // The heading contains `PIXELS_*`, which gives the word "PIXELS_".
         let variables = words.filter(|word| word.starts_with("PIXELS_") && *word != "PIXELS_");
         let variables = Vec::from_iter(variables);
         assert_eq!(variables, Vec::from_iter(key.variable), "{name}");

@@ -1,5 +1,5 @@
-//! What settings become: messages, effective values, typed settings; and the
-//! files that they are read from.
+//! Loading settings: files, variables, messages, effective values and typed
+//! settings.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,7 +11,7 @@ use super::*;
 
 const CASES: &str = include_str!("../../tests/config/cases.txt");
 
-/// An environment of these variables, with HOME unless it is among them.
+/// An environment with these variables, and with a default HOME unless HOME is listed.
 pub fn vars(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
     move |name| {
         let mut pairs = pairs.iter().chain(&[("HOME", "/home/ann")]);
@@ -69,7 +69,7 @@ fn check(settings: &[&str], results: &[&str]) {
     }
     let case = format!("{settings:#?}\n{messages:#?}");
     assert!(!messages.concat().contains("s3cret"), "{case}");
-    // Starts at the position, after the path of the file.
+    // The rest of the message starts with the position in the file.
     let without_path = |message: &String| match message.split_once(':') {
         Some((path, rest)) if path.starts_with('/') => rest.to_owned(),
         _ => message.clone(),

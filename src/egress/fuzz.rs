@@ -1,5 +1,5 @@
-//! Parses rules, records and denials, and renders policies for nftables and
-//! dnsmasq.
+//! Fuzz tests of rules, records and denials, and of policies rendered for
+//! nftables and dnsmasq.
 
 use std::net::Ipv4Addr;
 
@@ -48,7 +48,7 @@ fn rules() {
                 assert_renders_safely(&Policy::new(Mode::Allowlist, [rule]));
                 format!("{}", written.len() / 32)
             }
-            // By the kind of error, without addresses and letters.
+            // The kind of error without the input.
             Err(error) => error.reason.chars().take(24).collect(),
         }
     });
@@ -78,8 +78,8 @@ fn records() {
     });
 }
 
-/// Both renderers write only lines with the characters of their languages: no
-/// quotes, no early ends of lines, no text that was not parsed.
+/// Checks that both renderers write only characters of their languages: no
+/// quotes, no line breaks inside a line, no unparsed text.
 fn assert_renders_safely(policy: &Policy) {
     let resolved = policy.resolve(presets());
     let chains = nftables::chains(&resolved, &[]);
@@ -96,7 +96,7 @@ fn assert_renders_safely(policy: &Policy) {
         );
         let plain = |c: char| c.is_ascii_alphanumeric() || " _@./{},;:-".contains(c);
         assert!(line.chars().all(plain), "{line:?}");
-        // Blocks are only those of sets and protocols.
+        // Braces enclose only sets and protocols.
         let ends = line.trim_end_matches(" }");
         assert!(
             !ends.contains(';') || line.starts_with("add set "),
@@ -166,7 +166,7 @@ fn instance(number: usize, fields: &[&str]) -> Instance {
     }
 }
 
-/// Inside a pixel, root controls the records.
+/// Root in a pixel controls the records.
 #[test]
 fn denied() {
     let words = [
@@ -186,7 +186,7 @@ fn denied() {
     fuzz("denials", 8000, &words, |bytes| {
         let denials = denied::parse(&text(bytes), None)?;
         for denial in &denials {
-            // The rule is shown as an argument of a command.
+            // The rule is printed as a command-line argument.
             if let Some(rule) = &denial.rule {
                 assert_eq!(
                     rule.parse::<Rule>().map(|e| e.to_string()).as_ref(),

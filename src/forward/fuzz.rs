@@ -1,4 +1,4 @@
-//! Ports as users write them, and the list of what runs in the background.
+//! Fuzz tests of port arguments and of the list of background forwards.
 
 use std::fs::{self, File};
 
@@ -20,7 +20,7 @@ fn ports() {
     });
 }
 
-/// A direction ends at the length that the relay reports, and not before.
+/// A direction is closed at the length that the relay reports.
 #[test]
 fn relays() {
     let words = ["5\n", "0\n", "\n", "18446744073709551615\n"];

@@ -1,4 +1,4 @@
-//! Names, labels, durations and sizes, as users and servers write them.
+//! Fuzz tests of names, labels, durations and sizes from users and servers.
 
 use std::time::Duration;
 

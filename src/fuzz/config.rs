@@ -1,4 +1,4 @@
-//! The settings file and the variables over it.
+//! Fuzz tests of the settings file and of environment variables.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::fuzz;
 use crate::config::{Flags, KEYS, Settings};
 
-/// Pieces of TOML, besides the names of the keys.
+/// TOML fragments, used together with the key names.
 const PIECES: &[&str] = &[
     "[mcp.bases.a]\n",
     "[env]\n",
@@ -58,7 +58,7 @@ fn variables() {
         "https://",
     ];
     fuzz("config-env", 200, &words, |bytes| {
-        // The first byte picks the variable, the rest is what it holds.
+        // The first byte selects the variable, and the rest is the value.
         let (first, value) = bytes.split_first().unwrap_or((&0, b""));
         let chosen = names[usize::from(*first) % names.len()];
         let env = |name: &str| match name {
@@ -66,7 +66,7 @@ fn variables() {
             name if name == chosen => Some(OsString::from_vec(value.to_vec())),
             _ => None,
         };
-        // With a home that does not exist, no settings file is read.
+        // The home directory does not exist, so no settings file is read.
         match Settings::load(None, &env, &Flags::default()) {
             Ok(loaded) => (chosen, loaded.warnings.len()),
             Err(error) => (chosen, usize::MAX - error.to_string().len()),

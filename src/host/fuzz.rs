@@ -1,4 +1,4 @@
-//! Files and outputs of a machine that is being set up.
+//! Fuzz tests of files and command outputs read by `setup`.
 
 use super::facts::OsRelease;
 use super::{apt_sources, subid, subnet};

@@ -1,4 +1,4 @@
-//! What pixels themselves tell: sessions, users; and what stands on record.
+//! Fuzz tests of records and of data from pixels: sessions and users.
 
 use super::session::{self, Multiplexer};
 use super::{Creator, expiry, user};

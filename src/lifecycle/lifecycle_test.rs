@@ -1,5 +1,5 @@
-//! Create, fork, restore, expiry and orphans, on the in-memory backend: every
-//! call of a command is made to fail once, in two ways.
+//! Tests of create, fork, restore, expiry and orphans on the fake backend.
+//! Every call of a command fails once, with and without its effect.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn fork_three(backend: &FakeBackend, prefix: &str) -> Result<(), Error> {
     fork(backend, &cancel, options, &|_| {}, &|_| {}).await
 }
 
-/// Each call of a command, as its verb and its number among calls of that verb.
+/// The calls of a command, each as a verb and its number among the calls of that verb.
 fn each_call(calls: &[String]) -> Vec<(&str, usize)> {
     let verbs = || calls.iter().filter_map(|line| line.split(' ').next());
     let number = |at: usize, verb| verbs().take(at + 1).filter(|it| *it == verb).count();

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn zmx_sessions_of_all_releases_are_parsed() {
         for (line, expected) in [
-            // 0.4
+            // zmx 0.4
             (
                 "session_name=console\tpid=12\tclients=1",
                 Some(("console", true, Some(1))),
@@ -146,7 +146,7 @@ mod tests {
                 "session_name=x\tpid=12\tclients=0\ttask_ended_at=1700000000\ttask_exit_code=0",
                 Some(("x", false, Some(0))),
             ),
-            // 0.5 to 0.7
+            // zmx 0.5 to 0.7
             (
                 "name=console\tpid=12\tclients=2\tcreated=1700000000\tstart_dir=/home/pixel",
                 Some(("console", true, Some(2))),
@@ -155,7 +155,7 @@ mod tests {
                 "name=b\tpid=3\tclients=0\tcreated=1\tstart_dir=/\tended=2\texit_code=1",
                 Some(("b", false, Some(0))),
             ),
-            // after 0.7
+            // zmx after 0.7
             (
                 "  name=b\tpid=3\tclients=0\tcreated=1\tcwd=/x y\tnew=thing",
                 Some(("b", true, Some(0))),

@@ -1,4 +1,4 @@
-//! Input from clients and output of jobs inside a sandbox.
+//! Fuzz tests of input from clients and of the output of jobs in a sandbox.
 
 use std::path::Path;
 
@@ -155,7 +155,7 @@ fn arguments() {
     });
 }
 
-/// A state file with any content: an unreadable one is renamed.
+/// Loads a state file with any content. An unreadable file is renamed.
 #[test]
 fn state_files() {
     let words = [
@@ -187,7 +187,7 @@ fn state_files() {
     });
 }
 
-/// Configuration files of clients.
+/// Adds the server to configuration files of clients.
 #[test]
 fn files_of_clients() {
     let words = [

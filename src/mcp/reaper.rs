@@ -135,7 +135,7 @@ mod tests {
             (Failed, 0, None, 600, Some(Action::Destroy)),
             (Running, 99, Some(100), 99, None),
             (Running, 99, Some(100), 100, Some(Action::Destroy)),
-            // An own expiry cannot extend the limit of the server.
+            // The sandbox's own expiry cannot exceed the server's limit.
             (Running, 599, Some(9000), 600, Some(Action::Destroy)),
         ] {
             let record = Record {

@@ -270,7 +270,7 @@ mod tests {
     async fn calls_above_the_limit_are_refused_until_a_call_is_cancelled() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
-        // Accepts connections and never answers.
+        // The socket accepts connections and never answers.
         let _listener = UnixListener::bind(&socket).unwrap();
         let (mut client, input) = tokio::io::duplex(1024);
         let (output, responses) = tokio::io::duplex(1024);

@@ -1,21 +1,21 @@
-//! A strict backend and guest in memory, for unit tests.
+//! A strict in-memory backend and guest for unit tests.
 //!
-//! [`FakeBackend`] keeps instances, checkpoints and files and refuses whatever a
-//! server refuses: a name in use, a missing pixel, label, image or bridge, a
-//! command in a stopped pixel. A command that no handler answers panics with its
-//! argv, and so does a call that no test needs. All clones of a backend share one
-//! state.
+//! [`FakeBackend`] stores instances, checkpoints and files and returns the
+//! errors of a real server: a name in use, a missing pixel, label, image or
+//! bridge, a command in a stopped pixel. A command without a handler panics
+//! with its argv, and so does an unsupported call. All clones of a backend
+//! share one state.
 //!
-//! Every call is one line of [`FakeBackend::calls`], such as `start a`,
-//! `checkpoint a:ready`, `set_properties a base=dev` or `exec a sh -c …`, and
-//! yields once before it changes anything, so concurrent calls interleave. A
-//! test breaks a call by the beginning of its line:
+//! Every call is recorded as one line of [`FakeBackend::calls`], such as `start
+//! a`, `checkpoint a:ready`, `set_properties a base=dev` or `exec a sh -c …`. A
+//! call yields once before its change, so concurrent calls interleave. A test
+//! injects a fault into calls whose line starts with a given text:
 //!
 //! ```ignore
 //! let backend = FakeBackend::with_pixels(["a"]);
-//! backend.fail_at("start a", 1);       // the server refuses, nothing happens
-//! backend.lose_answer_at("create", 2); // it happens, and the answer is lost
-//! backend.stall_at("fork", 1);         // no answer; it happens by `wait_idle`
+//! backend.fail_at("start a", 1);       // the call fails and changes nothing
+//! backend.lose_answer_at("create", 2); // the change is made, the answer is lost
+//! backend.stall_at("fork", 1);         // no answer; `wait_idle` makes the change
 //! ```
 
 use std::collections::BTreeMap;
@@ -96,14 +96,14 @@ impl Stored {
 
 #[derive(Default)]
 struct State {
-    /// One more with each new instance or checkpoint.
+    /// Creation time of the newest instance or checkpoint; incremented for each.
     clock: i64,
     instances: BTreeMap<Name, Stored>,
     calls: Vec<String>,
-    /// The beginning of a call, and how many such calls are still to come, the
-    /// one with the fault included.
+    /// Start of a call's line, and the number of such calls up to and including
+    /// the faulty call.
     faults: Vec<(String, usize, Fault)>,
-    /// Changes of stalled calls that the server still makes.
+    /// Changes of stalled calls that the server has not made yet.
     stalled: Vec<Effect>,
     handlers: Vec<Arc<Handler>>,
 }
@@ -119,7 +119,7 @@ impl State {
         self.instances.get_mut(name).ok_or_else(missing)
     }
 
-    /// Adds a stopped instance, whose first-boot script will run.
+    /// Adds a stopped instance whose first-boot script will run.
     fn insert(
         &mut self,
         name: Name,
@@ -170,7 +170,7 @@ impl State {
     }
 }
 
-/// An in-memory server; see the module's documentation.
+/// An in-memory server; see the module documentation.
 #[derive(Clone, Default)]
 pub(crate) struct FakeBackend(Arc<Mutex<State>>);
 
@@ -181,7 +181,7 @@ impl std::fmt::Debug for FakeBackend {
 }
 
 impl FakeBackend {
-    /// A server with these running pixels, added without a call.
+    /// Creates a server with these running pixels, without recording a call.
     pub fn with_pixels<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let backend = Self::default();
         for name in names {
@@ -196,7 +196,7 @@ impl FakeBackend {
         backend
     }
 
-    /// Changes the record of an instance, without a call.
+    /// Changes the record of an instance without recording a call.
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Instance)) {
         change(&mut self.lock().get(&name.parse().unwrap()).unwrap().instance);
     }
@@ -223,13 +223,13 @@ impl FakeBackend {
         labels.collect()
     }
 
-    /// Adds a checkpoint of the present state, without a call.
+    /// Adds a checkpoint of the current state without recording a call.
     pub fn add_checkpoint(&self, name: &str, label: &str) {
         let (name, label) = (name.parse().unwrap(), label.parse().unwrap());
         self.lock().checkpoint(&name, label).unwrap();
     }
 
-    /// The content of a file, without a call.
+    /// The content of a file; records no call.
     pub fn file(&self, name: &str, path: &str) -> Option<Vec<u8>> {
         let mut state = self.lock();
         match state.get(&name.parse().unwrap()).unwrap().files.get(path)? {
@@ -238,7 +238,7 @@ impl FakeBackend {
         }
     }
 
-    /// Adds a file and the directories above it, without a call.
+    /// Adds a file and its parent directories without recording a call.
     pub fn put_file(&self, name: &str, path: &str, content: &str) {
         let mut state = self.lock();
         let files = &mut state.get(&name.parse().unwrap()).unwrap().files;
@@ -249,36 +249,36 @@ impl FakeBackend {
         files.insert(path.to_owned(), file);
     }
 
-    /// Answers commands, given the name of the pixel and the argv joined by
-    /// spaces. The handler added last is asked first, and `None` passes the
-    /// command on.
+    /// Adds a handler for commands. It receives the name of the pixel and the
+    /// argv joined by spaces. The newest handler is asked first; `None` passes
+    /// the command to the next handler.
     pub fn on_exec(&self, handler: impl Fn(&str, &str) -> Option<Output> + Send + Sync + 'static) {
         self.lock().handlers.push(Arc::new(handler));
     }
 
-    /// The lines of all calls so far.
+    /// All recorded calls.
     pub fn calls(&self) -> Vec<String> {
         self.lock().calls.clone()
     }
 
-    /// The calls since the last time this was asked for.
+    /// Returns the recorded calls and clears the record.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().calls)
     }
 
-    /// The server refuses the n-th of these calls, and nothing happens.
+    /// The n-th matching call fails and changes nothing.
     pub fn fail_at(&self, call: &str, n: usize) {
         self.add_fault(call, n, Fault::Refuse);
     }
 
-    /// The server makes the change, and the connection breaks before it
-    /// answers: the call is `Error::Unreachable`.
+    /// The n-th matching call changes the server but returns
+    /// `Error::Unreachable`, because the connection breaks before the answer.
     pub fn lose_answer_at(&self, call: &str, n: usize) {
         self.add_fault(call, n, Fault::LoseAnswer);
     }
 
-    /// The call never returns. The server makes the change when the caller has
-    /// given up and asks for [`Backend::wait_idle`].
+    /// The n-th matching call never returns. The server makes the change during
+    /// the next [`Backend::wait_idle`].
     pub fn stall_at(&self, call: &str, n: usize) {
         self.add_fault(call, n, Fault::Stall);
     }
@@ -292,7 +292,7 @@ impl FakeBackend {
         lock(&self.0)
     }
 
-    /// Notes the call and returns the fault that is due.
+    /// Records the call and returns its fault.
     fn note(&self, line: String) -> Option<Fault> {
         let mut state = self.lock();
         let mut due = None;
@@ -335,7 +335,7 @@ impl FakeBackend {
         }
     }
 
-    /// A call that needs this pixel and no other.
+    /// Runs a call that needs only this pixel.
     async fn call_on<T>(
         &self,
         line: String,
@@ -348,7 +348,7 @@ impl FakeBackend {
     }
 }
 
-/// The directories of a new instance, which has no files.
+/// The directories of a new instance without files.
 fn new_files() -> Files {
     let paths = [
         "/", "/etc", "/home", "/root", "/tmp", "/usr", "/var", "/var/lib",
@@ -562,7 +562,7 @@ impl Backend for FakeBackend {
     }
 }
 
-/// The inside of one instance of a [`FakeBackend`].
+/// The guest of one instance of a [`FakeBackend`].
 struct FakeGuest<'a> {
     backend: &'a FakeBackend,
     name: &'a Name,
@@ -601,7 +601,7 @@ impl Guest for FakeGuest<'_> {
             panic!("no answer to {:?} in {}", request.argv, self.name);
         };
         let (out, err) = (&output.stdout, &output.stderr);
-        // A failure of a writer ends its stream, not the command.
+        // A write error ends only its stream and not the command.
         let _ = tokio::join!(io.stdout.write_all(out), io.stderr.write_all(err));
         let _ = tokio::join!(io.stdout.flush(), io.stderr.flush());
         Ok(output.status)

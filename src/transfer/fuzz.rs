@@ -1,4 +1,4 @@
-//! Listings, archives and ignore files from a pixel.
+//! Fuzz tests of listings, archives and ignore files from a pixel.
 
 use super::unpack_test::Destination;
 use super::{GuestPath, Rules, guest_listing};
@@ -26,7 +26,7 @@ fn listings() {
     });
 }
 
-/// Nothing outside the destination is touched, and no half file stays.
+/// Unpacking changes nothing outside the destination and leaves no partial file.
 #[test]
 fn archives() {
     let words = [
@@ -48,7 +48,7 @@ fn archives() {
         let outcomes = [bytes, &sound].map(|archive| {
             let outcome = destination.unpack(archive);
             let kind = outcome.map(|report| (report.files.min(3), report.skipped.min(1)));
-            // The sort of the error, without what is in it.
+            // The kind of error without the path.
             kind.map_err(|error| -> String {
                 let text = error.to_string();
                 text.chars()
@@ -62,7 +62,7 @@ fn archives() {
     });
 }
 
-/// Makes the headers count, so that what is in them is looked at.
+/// Corrects the checksums of all headers, so that the unpacker reads their fields.
 fn checksums(archive: &mut [u8]) {
     for block in archive.chunks_exact_mut(512) {
         if block.iter().all(|byte| *byte == 0) {

@@ -48,7 +48,7 @@ fn receive(dest: &Path, format: &str, placement: &str, input: &[u8]) -> i32 {
     run(RECEIVE, &args, input).status.code().unwrap()
 }
 
-/// An archive of `tree` with these files.
+/// Packs these files of `tree` into an archive.
 fn archive(files: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     for file in files {
@@ -112,7 +112,7 @@ fn receive_tar_places_entries_as_cp_does() {
 fn receive_tar_rejects_an_archive_without_end_mark() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(&["a"]);
-    // Header and content of the directory and the file, 512 bytes each.
+    // Header and content of the directory and of the file have 512 bytes each.
     let cut_off = [&archive[..1536], &[0; 1024]].concat();
     let dest = dir.path().join("dest");
     assert_eq!(receive(&dest, "tar", "contents", &cut_off), INPUT_CUT_OFF);

@@ -1,4 +1,4 @@
-//! Archives from a hostile pixel.
+//! Unpacks archives from a hostile pixel.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -42,15 +42,15 @@ impl Destination {
         unpack(archive, &options, &TransferProgress::default())
     }
 
-    /// The archive is rejected, changes no other file, and leaves no temporary
-    /// file.
+    /// Checks that the archive is rejected, changes no other file and leaves no
+    /// temporary file.
     fn rejects(&self, entries: &[TestEntry<'_>]) {
         let outcome = self.unpack(&archive(entries));
         assert!(outcome.is_err(), "{entries:?}: {outcome:?}");
         self.assert_no_leftovers();
     }
 
-    /// Nothing beside the destination has changed, and no temporary file is left.
+    /// Checks that nothing outside the destination has changed and no temporary file is left.
     pub fn assert_no_leftovers(&self) {
         let outside = self.dir.path().join("outside");
         assert_eq!(fs::read(outside.join("precious")).unwrap(), b"mine");
@@ -64,11 +64,11 @@ impl Destination {
     }
 }
 
-/// Kind, name, and link target or content.
+/// Entry type, name, and link target or content.
 type TestEntry<'a> = (EntryType, &'a str, &'a str);
 
-/// An archive with unchanged names, which the builder of the tar crate would
-/// reject.
+/// Builds an archive with the given names. The builder of the tar crate would
+/// reject some of them.
 fn archive(entries: &[TestEntry<'_>]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (kind, name, more) in entries {
@@ -102,7 +102,7 @@ fn archives_that_lead_outside_are_rejected() {
     fs::write(destination.at("present"), "mine").unwrap();
     let up = "../outside";
     let entries: &[&[TestEntry<'_>]] = &[
-        // By the path.
+        // Paths that lead outside.
         &[(FILE, &absolute, "theirs")],
         &[(FILE, "../outside/precious", "theirs")],
         &[(LINK, "../outside/precious", "x")],
@@ -113,7 +113,7 @@ fn archives_that_lead_outside_are_rejected() {
         &[(FILE, "..", "theirs")],
         &[(LINK, "..", "x")],
         &[(DIR, "../outside/new", "")],
-        // Through a link of the archive.
+        // Paths through a symbolic link in the archive.
         &[(LINK, "a", up), (FILE, "a/precious", "theirs")],
         &[(LINK, "b", up), (FILE, "b/new", "theirs")],
         &[(LINK, "c", "/"), (FILE, "c/tmp/x/y", "theirs")],
@@ -123,9 +123,9 @@ fn archives_that_lead_outside_are_rejected() {
             (LINK, "e/f", "../../outside"),
             (FILE, "e/f/x", ""),
         ],
-        // Through a link that existed before.
+        // A path through an existing symbolic link.
         &[(FILE, "mine/precious", "theirs")],
-        // By a hard link to a file that is not in the archive.
+        // Hard links to files that are not in the archive.
         &[(HARD, "a", &absolute)],
         &[(HARD, "a", "../outside/precious")],
         &[(LINK, "l", "../outside/precious"), (HARD, "a", "l")],
@@ -197,8 +197,8 @@ fn cut_off_archive_leaves_no_partial_file() {
         let destination = Destination::new();
         let outcome = destination.unpack(&whole[..end]);
         assert!(!destination.at("second").exists(), "{end}");
-        // Cut off between two files, it looks complete: only the exit code of
-        // the command shows the failure.
+        // An archive that ends between two files looks complete. Only the exit
+        // code of the command shows the error.
         assert_eq!(outcome.is_ok(), end == 1024, "{end}: {outcome:?}");
         destination.assert_no_leftovers();
     }

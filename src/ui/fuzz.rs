@@ -1,5 +1,5 @@
-//! What is shown: servers and pixels have a say in it, and a terminal obeys
-//! more than letters.
+//! Fuzz tests of printed text. Servers and pixels control parts of the text,
+//! and control characters would change the terminal.
 
 use serde::Serialize;
 

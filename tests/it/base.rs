@@ -1,5 +1,5 @@
-//! Bases on the real daemon: chains, races, failures, and what is left of a
-//! killed build.
+//! Base pixels on a real daemon: dependent bases, concurrent builds, failed
+//! builds, and the leftovers of a killed build.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::wait::eventually;
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// An environment whose bases have names of their own.
+/// An environment with its own prefix for base names.
 fn environment(test: &str) -> (TestEnv, String) {
     let mut env = TestEnv::new(test);
     let prefix = format!("{}-", env.name("b"));
@@ -18,7 +18,7 @@ fn environment(test: &str) -> (TestEnv, String) {
     (env, prefix)
 }
 
-/// A base from the image and one from that, with these scripts.
+/// Configures base `first` from the image and base `second` from `first`.
 fn chain(env: &TestEnv, first: &str, second: &str) {
     for (name, script) in [("first.sh", first), ("second.sh", second)] {
         std::fs::write(
@@ -60,7 +60,7 @@ fn concurrent_base_builds_build_each_base_once() {
         "echo two >>/var/tmp/built; sleep 1",
     );
     let racers = [0, 1].map(|_| env.spawn(["base", "build", "second"]));
-    eventually("a build is seen while it runs", || {
+    eventually("`base list` shows the running build", || {
         status(&env, "first")["status"] == "building"
     });
     let ends = racers.map(|racer| finished(racer, LONG).ok());
@@ -74,7 +74,7 @@ fn concurrent_base_builds_build_each_base_once() {
     assert_eq!(env.sh(&clone, "cat /var/tmp/built"), "one\ntwo\n");
     let shown = env.pixels(["network", "show", &clone, "--json"]).ok();
     assert_eq!(shown.json()["mode"], "agent");
-    // Nothing but the two bases, stopped, and no leftovers to be seen.
+    // Only the two stopped bases and the clone exist.
     assert_eq!(env.remaining().len(), 3);
     let prune = env.pixels(["prune", "--dry-run", "--json"]).ok();
     assert!(!prune.stdout.contains(&prefix), "{}", prune.stdout);
@@ -129,7 +129,7 @@ fn base_build_deletes_leftovers_of_killed_build() {
     let server = Server::shared();
     let wait_for_sleep = || {
         let sleeps = ["exec", &work, "--", "pgrep", "-x", "sleep"];
-        eventually("the build is at work", || {
+        eventually("the build is running", || {
             !server.pixels(&work).is_empty() && env.pixels(sleeps).code == 0
         });
     };
@@ -141,7 +141,7 @@ fn base_build_deletes_leftovers_of_killed_build() {
     env.pixels(["base", "build", "first"]).ok();
     assert_eq!(env.remaining(), [format!("{prefix}first")]);
 
-    // Interrupted, a build takes its pixel along itself.
+    // An interrupted build deletes its own pixel.
     chain(&env, "echo begun; sleep 60", "true");
     let build = env.spawn(["base", "rebuild", "first"]);
     wait_for_sleep();
@@ -157,7 +157,7 @@ fn base_of_expiring_parent_never_expires() {
     lab::ready();
     let (env, prefix) = environment("expiring");
     chain(&env, "true", "true");
-    // A base made by hand, for two hours.
+    // Creates a pixel with a base's name and a lifetime of two hours.
     let (first, second) = (format!("{prefix}first"), format!("{prefix}second"));
     env.pixels(["create", &first, "--ttl", "2h"]).ok();
     env.checkpoint(&first, "mine");
@@ -201,7 +201,7 @@ fn built_in_bases_have_their_tools() {
 fn bases_work_with_pixel_placement() {
     lab::ready();
     let (env, prefix) = environment("inside");
-    // The rules are in force while a script runs.
+    // The egress rules are in force while the setup script runs.
     let rules = "nft list table inet pixels >/dev/null; systemctl -q is-active pixels-resolver";
     chain(
         &env,
@@ -212,7 +212,7 @@ fn bases_work_with_pixel_placement() {
     env.config(&format!("[defaults]\nnetwork = \"incusbr0\"\n{bases}"));
     env.pixels(["base", "build", "second"]).ok();
     let clone = clone_of(&env, &prefix, "second");
-    // The resolver comes up while the clone boots.
+    // The resolver starts while the clone boots.
     eventually("the policy is in force", || {
         let run = ["exec", &clone, "--", "sh", "-ec", rules];
         env.pixels(run).code == 0

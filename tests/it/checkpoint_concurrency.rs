@@ -1,5 +1,5 @@
-//! Checkpoints of one pixel that several commands take, remove and restore at
-//! the same moment.
+//! Concurrent commands that create, delete and restore checkpoints of one
+//! pixel.
 
 use std::sync::OnceLock;
 use std::thread;
@@ -16,7 +16,7 @@ fn concurrent_default_labels_are_unique() {
     lab::ready();
     let env = TestEnv::new("seconds");
     let name = env.create("a");
-    // Two of them at least are of the same second.
+    // At least two of these checkpoints are created in the same second.
     let args = ["checkpoint", "create", &name, "--json"];
     let several: Vec<_> = (0..6).map(|_| env.spawn(args)).collect();
     for one in several {
@@ -26,7 +26,7 @@ fn concurrent_default_labels_are_unique() {
     }
     let all = env.pixels(["checkpoint", "list", &name, "--json"]).ok();
     assert_eq!(all.json().as_array().unwrap().len(), 6);
-    // A label that was asked for is that one or none.
+    // An explicit label never gets a suffix: the second command fails.
     let ready = ["checkpoint", "create", &name, "--label", "ready"];
     env.pixels(ready).ok();
     env.pixels(ready).expect(4);
@@ -60,7 +60,7 @@ fn concurrent_checkpoint_commands_succeed() {
     env.pixels(["exec", &name, "--", "true"]).ok();
 }
 
-/// Of a machine whose commands are not kept apart from ours.
+/// The restore runs on another machine, so no local lock separates the two commands.
 #[test]
 #[ignore = "needs Incus"]
 fn checkpoint_create_waits_for_restore_of_other_client() {
@@ -92,7 +92,7 @@ fn checkpoint_create_waits_for_restore_of_other_client() {
     assert!(waited < asked && asked < taken, "{seen:#?}");
 }
 
-/// The daemon removed it and failed at what comes after that.
+/// The daemon deletes the checkpoint and then reports an error of a later step.
 #[test]
 #[ignore = "needs Incus"]
 fn checkpoint_delete_failing_after_removal_succeeds() {

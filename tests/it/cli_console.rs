@@ -7,7 +7,7 @@ use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::pty::Pty;
 
-/// Makes the shell say `[…]` in a way that its echo of the line does not.
+/// A command that prints `[TEXT]`, which the echo of the command does not contain.
 fn say(what: &str) -> String {
     format!("echo \"[\"{what}\"]\"\r")
 }
@@ -21,7 +21,7 @@ fn console_attaches_shell_to_terminal() {
     env.pixels(["stop", "--force", &name]).ok();
     env.set("TERM", "screen-256color");
 
-    // A stopped pixel is started.
+    // `console` starts a stopped pixel.
     let mut console = Pty::pixels(&env, ["console", &name]);
     let before = console.settings();
     console.send(&say("$((20+22))"));
@@ -30,11 +30,11 @@ fn console_attaches_shell_to_terminal() {
     let there = list.as_array().unwrap().iter().find(|p| p["name"] == name);
     assert_eq!(there.unwrap()["status"], "RUNNING");
 
-    // Keys go through unchanged: the near terminal only passes them on.
+    // The local terminal is in raw mode and passes keys on unchanged.
     let raw = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
     assert!(!console.settings().local_modes.intersects(raw));
 
-    // It is a login shell at home, and knows the terminal.
+    // The console is a login shell in the home directory with the local TERM.
     console.send(&say("$(tty)"));
     console.expect("[/dev/pts/");
     console.send(&say("$TERM $HOME $PWD $(hostname)"));
@@ -42,25 +42,25 @@ fn console_attaches_shell_to_terminal() {
     console.send(&say("$(shopt -q login_shell && echo yes)"));
     console.expect("[yes]");
 
-    // Its size follows ours.
+    // The size of the console follows the size of the local terminal.
     console.send(&say("$(stty size)"));
     console.expect("[24 80]");
-    // The shell prints a line when the new size has arrived.
+    // The shell prints a line when it receives the new size.
     console.send("trap 'echo \"<\"$(stty size)\">\"' WINCH\r");
     console.send(&say("$((1+1))"));
     console.expect("[2]");
     console.resize(101, 37);
     console.expect("<37 101>");
 
-    // Ctrl-C is the command's, and the shell lives on.
-    // A trap in the foreground process prints it: the shell would not forward the signal.
+    // Ctrl-C ends only the foreground command: `sh` prints the line, because
+    // bash would not forward the signal.
     console.send("sh -c 'echo \"<\"sleeping\">\"; exec sleep 7771'\r");
     console.expect("<sleeping>");
     console.send("\x03");
     console.send(&say("$?-$((40+2))"));
     console.expect("[130-42]");
 
-    // Text in other scripts arrives complete.
+    // Non-ASCII text is sent and printed unchanged.
     console.send(&say("größe-漢字"));
     console.expect("[größe-漢字]");
 
@@ -69,17 +69,17 @@ fn console_attaches_shell_to_terminal() {
     assert_eq!(modes(&console.settings()), modes(&before));
     assert!(!console.screen().contains("panicked"));
 
-    // SIGTERM ends it, with the terminal as it was.
+    // SIGTERM ends `pixels console`, which restores the terminal's settings.
     let mut console = Pty::pixels(&env, ["console", "--no-persist", &name]);
     let before = console.settings();
     console.send(&say("$((20+22))"));
     console.expect("[42]");
     kill_process(console.pid(), Signal::TERM).unwrap();
-    // A shell on a terminal leaves when that hangs up.
+    // The shell exits when its terminal hangs up.
     assert_eq!(console.exit_code(), 129);
     assert_eq!(modes(&console.settings()), modes(&before));
 
-    // Ctrl-D ends it as well, with the code of the last command.
+    // Ctrl-D ends the console with the exit code of the last command.
     let mut console = Pty::pixels(&env, ["console", &name]);
     console.send(&format!("sh -c 'exit 3'; {}", say("$?")));
     console.expect("[3]");
@@ -93,7 +93,7 @@ fn console_attaches_shell_to_terminal() {
     no_terminal.reports(&format!("pixels exec {name} -- COMMAND"));
 }
 
-/// What a user would notice of a terminal's settings.
+/// The terminal settings that a user would notice.
 fn modes(settings: &rustix::termios::Termios) -> String {
     format!(
         "{:?} {:?} {:?} {:?}",
@@ -117,7 +117,7 @@ fn exec_on_terminal_allocates_tty() {
     off.expect("no terminal");
     assert_eq!(off.exit_code(), 0);
 
-    // Ctrl-C on the terminal is a key for the command, not the end of pixels.
+    // Ctrl-C on the terminal is input for the command and does not end pixels.
     let script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done";
     let mut loops = Pty::pixels(&env, ["exec", &name, "--", "sh", "-c", script]);
     let before = loops.settings();
@@ -132,14 +132,14 @@ fn exec_on_terminal_allocates_tty() {
     );
     assert!(!before.local_modes.contains(LocalModes::ICANON) || modes(&now) == modes(&before));
 
-    // Without a terminal in the pixel, it is a signal and arrives all the same.
+    // With `-T`, Ctrl-C is forwarded to the command as SIGINT.
     let mut loops = Pty::pixels(&env, ["exec", "-T", &name, "--", "sh", "-c", script]);
     loops.expect("ready");
     loops.send("\x03");
     loops.expect("caught");
     assert_eq!(loops.exit_code(), 9);
 
-    // An editor's way: single keys, no echo.
+    // Like an editor: the command reads single keys without echo.
     let keys = "stty raw -echo; echo ready; head -c 3 | od -An -tx1; stty sane";
     let mut editor = Pty::pixels(&env, ["exec", &name, "--", "sh", "-c", keys]);
     editor.expect("ready");

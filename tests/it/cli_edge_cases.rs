@@ -1,5 +1,5 @@
-//! What scripts do and people would not: empty values, odd bytes, two calls
-//! within a second, projects that are not there.
+//! Input that scripts send by accident: empty values, unusual bytes, two calls
+//! within one second, missing projects.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +13,7 @@ fn mcp_startup_failure_prints_cause_once() {
     let file = env.home().join("file");
     std::fs::write(&file, "").unwrap();
     let pid = file.join("pid");
-    // What is left empty is taken from the settings.
+    // An empty option uses the value from the settings.
     env.set("PIXELS_MCP_PID_FILE", pid.to_str().unwrap());
     let empty = ["--pid-file", "", "--state-file", ""];
     for how in [&["--stdio"][..], &["--listen-addr", ""]] {

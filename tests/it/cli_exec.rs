@@ -1,4 +1,4 @@
-//! `exec` does what the same command would do here: arguments, streams,
+//! `exec` behaves like running the command locally: arguments, streams,
 //! signals, environment and exit codes.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::env::{Outcome, TestEnv};
 use crate::support::{lab, wait};
 
-/// Prints each of its arguments with a NUL behind it.
+/// Prints each argument followed by a NUL.
 const SHOW: &str = r#"for a; do printf '%s\0' "$a"; done"#;
 
 struct Pixel {
@@ -25,14 +25,14 @@ impl Pixel {
         Self { env, name }
     }
 
-    /// For a test that changes the pixel.
+    /// A new pixel, for a test that changes the pixel.
     fn new(test: &str) -> Self {
         let env = TestEnv::new(test);
         let name = env.create("a");
         Self { env, name }
     }
 
-    /// `pixels exec OPTIONS NAME -- COMMAND`
+    /// The arguments `exec OPTIONS NAME -- COMMAND`.
     fn args<'a>(&'a self, options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
         let mut args = vec!["exec"];
         args.extend(options);
@@ -49,7 +49,7 @@ impl Pixel {
         self.env.pixels(self.args(options, command))
     }
 
-    /// With `input` on stdin.
+    /// Runs the command with `input` on stdin.
     fn fed(&self, options: &[&str], command: &[&str], input: &[u8]) -> Outcome {
         self.env.pixels_with(self.args(options, command), input)
     }
@@ -58,7 +58,7 @@ impl Pixel {
         self.env.spawn(self.args(options, command))
     }
 
-    /// Whether a process with this text in its arguments is in the pixel.
+    /// Whether the pixel runs a process whose arguments contain this text.
     fn runs(&self, text: &str) -> bool {
         let all = self.exec(&["ps", "-eo", "args"]).ok().stdout;
         all.contains(text)
@@ -66,7 +66,7 @@ impl Pixel {
 
     #[track_caller]
     fn wait_until_gone(&self, text: &str) {
-        let what = format!("the end of {text:?} in the pixel");
+        let what = format!("no process matches {text:?} in the pixel");
         wait::eventually(&what, || !self.runs(text));
     }
 }
@@ -75,7 +75,7 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// The first line of a child's output, which means that the child is ready.
+/// Reads the first line of a child's output; the child prints it when ready.
 fn first_line(child: &mut Child) -> (String, BufReader<std::process::ChildStdout>) {
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -103,14 +103,14 @@ fn exec_arguments_are_passed_unchanged() {
     let expected: String = arguments.iter().map(|a| format!("{a}\0")).collect();
     assert_eq!(pixel.exec(&command).ok().stdout, expected);
 
-    // Without the dashes everything behind the name is the command's as well.
+    // Without `--`, all arguments after the name belong to the command.
     let plain = pixel
         .env
         .pixels(["exec", &pixel.name, "printf", "%s ", "-q", "--json", "--"])
         .ok();
     assert_eq!(plain.stdout, "-q --json -- ");
 
-    // A long one, just below what the kernel takes in one argument.
+    // An argument just below the kernel's limit for one argument.
     let long = "x".repeat(128 * 1024 - 1);
     let out = pixel.exec(&["printf", "%s", &long]).ok();
     assert_eq!(out.stdout.len(), long.len());
@@ -148,7 +148,7 @@ fn exec_separates_streams_and_returns_exit_codes() {
         pixel.exec(&[missing]).expect(127);
     }
 
-    // -q and --json are about our own talk, never about the command's output.
+    // `-q` and `--json` do not affect the command's output.
     let quiet = pixel.with(&["-q", "--json"], &["sh", "-c", "echo out; exit 3"]);
     let quiet = quiet.expect(3);
     assert_eq!((&*quiet.stdout, &*quiet.stderr), ("out\n", ""));
@@ -166,7 +166,7 @@ fn exec_streams_100_mb_unchanged() {
     let mut received = Vec::with_capacity(sent.len());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // A size that is not a power of two moves the borders of chunks.
+            // A size that is not a power of two puts chunk boundaries at odd offsets.
             for chunk in sent.chunks(77_777) {
                 stdin.write_all(chunk).unwrap();
             }
@@ -191,28 +191,28 @@ fn exec_ends_when_stdin_or_reader_closes() {
     lab::ready();
     let pixel = Pixel::shared();
 
-    // Both outputs at once, each larger than any buffer on the way.
+    // Both streams at once, each larger than any buffer between the two ends.
     let script = "head -c 8000000 /dev/zero >&2 & head -c 8000000 /dev/zero; wait";
     let big = pixel.exec(&["sh", "-c", script]).ok();
     assert_eq!((big.stdout.len(), big.stderr.len()), (8_000_000, 8_000_000));
 
-    // The end of our stdin is the end of the command's.
+    // The end of pixels' stdin is the end of the command's stdin.
     let lines = pixel.fed(&[], &["wc", "-l"], b"a\nb\n").ok();
     assert_eq!(lines.stdout.trim(), "2");
 
-    // A command that reads none or little of it.
+    // A command that reads none or only a part of its input.
     let input = vec![b'x'; 20_000_000];
     pixel.fed(&[], &["sh", "-c", "exit 6"], &input).expect(6);
     let little = pixel.fed(&[], &["head", "-c", "3"], &input).ok();
     assert_eq!((&*little.stdout, &*little.stderr), ("xxx", ""));
 
-    // Our stdin is never closed.
+    // pixels' stdin stays open.
     let mut open = pixel.spawn(&[], &["echo", "done"]);
     let stdin = open.stdin.take();
     assert_eq!(wait::exit_code(&mut open), 0);
     drop(stdin);
 
-    // `| head -1`: the command sees a closed pipe, and nothing is printed about the pipe.
+    // Like `| head -1`: the command receives SIGPIPE, and pixels prints no error.
     let mut yes = pixel.spawn(&[], &["yes", "t-forever"]);
     let (line, out) = first_line(&mut yes);
     assert_eq!(line, "t-forever\n");
@@ -234,7 +234,7 @@ fn exec_ends_when_stdin_or_reader_closes() {
 fn exec_timeout_kills_all_processes() {
     lab::ready();
     let pixel = Pixel::shared();
-    // Each with processes that are to go, all of them `sleep 777…`.
+    // Each script starts processes that the time limit must end, all named `sleep 777…`.
     let ignoring = "trap : TERM; while :; do sleep 7775; done";
     let scripts = [
         "sleep 7770".to_owned(),
@@ -254,7 +254,7 @@ fn exec_timeout_kills_all_processes() {
         let left = pixel.exec(&["ps", "-eo", "args"]).ok().stdout;
         assert!(!left.contains("777"), "{script} left: {left}");
     }
-    // Another command at the same time is not affected.
+    // The time limit does not affect another command that runs at the same time.
     let mut other = pixel.spawn(&[], &["sh", "-c", "echo ready; exec sleep 8881"]);
     let (_, _out) = first_line(&mut other);
     let silent = pixel.with(&["-q", "--timeout", "0.5"], &["sleep", "7770"]);
@@ -272,7 +272,7 @@ fn exec_timeout_kills_all_processes() {
     signal(&other, Signal::INT);
     assert_eq!(wait::exit_code(&mut other), 130);
 
-    // One that is kept changes nothing.
+    // A command that ends within the time limit keeps its exit code.
     let kept = pixel.with(&["--timeout", "1h"], &["sh", "-c", "exit 4"]);
     assert_eq!(kept.expect(4).stderr, "");
     for bad in ["0", "-1s", "soon", ""] {
@@ -300,8 +300,8 @@ fn exec_forwards_signals() {
         assert_eq!(rest(out), format!("caught {name}\n"));
         assert_eq!(wait::exit_code(&mut child), code);
     }
-    // A command that has no use for them ends by them, children included.
-    // (What a shell runs in the background ignores SIGINT, here as everywhere.)
+    // Without a trap, the signal ends the command and its child processes.
+    // Background processes of a shell ignore SIGINT, in a pixel as everywhere.
     for (number, code, script) in [
         (Signal::INT, 130, "echo ready; sleep 5551; :"),
         (
@@ -316,18 +316,18 @@ fn exec_forwards_signals() {
         assert_eq!(wait::exit_code(&mut child), code);
         pixel.wait_until_gone("sleep 555");
     }
-    // The second Ctrl-C means it.
+    // A repeated Ctrl-C kills a command that ignores SIGINT.
     let mut deaf = pixel.spawn(&[], &["sh", "-c", "trap '' INT; echo ready; sleep 5553"]);
     let (_, _out) = first_line(&mut deaf);
-    let code = wait::until("the end of a command that ignores SIGINT", || {
+    let code = wait::until("the command that ignores SIGINT ends", || {
         signal(&deaf, Signal::INT);
-        // Two that come as one would count once.
+        // Pending signals of the same number are merged into one.
         std::thread::sleep(Duration::from_millis(100));
         deaf.try_wait().unwrap().map(wait::code)
     });
     assert_eq!(code, 137);
     pixel.wait_until_gone("sleep 5553");
-    // Nor does one that ignores SIGTERM stay.
+    // SIGTERM also ends a command that ignores SIGTERM.
     let mut deaf = pixel.spawn(&[], &["sh", "-c", "trap '' TERM; echo ready; sleep 5554"]);
     let (_, _out) = first_line(&mut deaf);
     signal(&deaf, Signal::TERM);
@@ -363,13 +363,13 @@ fn exec_sets_environment_directory_and_user() {
     let login = login.ok().stdout;
     assert!(login.starts_with("/root root root\n/root\n"), "{login}");
     assert!(login.contains("/usr/local/bin"), "{login}");
-    // The shell that reads the profile is not there any more.
+    // The shell that reads the profile has been replaced by the command.
     assert_eq!(
         pixel.exec(&["sh", "-c", "echo $0"]).ok().stdout.trim(),
         "sh"
     );
 
-    // Folders.
+    // Directories.
     let odd = "/srv/it's a \"folder\" ü";
     pixel.exec(&["mkdir", "-p", odd, "/root/below"]).ok();
     for (given, there) in [("/tmp", "/tmp"), (odd, odd), ("below", "/root/below")] {
@@ -399,7 +399,7 @@ fn exec_sets_environment_directory_and_user() {
         let refused = pixel.with(&[&option], &["true"]).expect(125);
         refused.reports(&format!("user {user:?} in the pixel not found"));
     }
-    // Whichever user was expected, the command runs once, and with its input.
+    // With and without a provisioned user, the command runs once and receives its input.
     for provisioned in ["true", "false"] {
         pixel.env.set("PIXELS_PROVISION_ENABLED", provisioned);
         let script = "id -un; cat; echo x >>/root/runs; wc -l </root/runs";
@@ -407,7 +407,7 @@ fn exec_sets_environment_directory_and_user() {
         let runs = if provisioned == "true" { 1 } else { 2 };
         assert_eq!(shown.stdout, format!("root\ninput\n{runs}\n"));
     }
-    // A time limit ends what another user runs, too.
+    // A time limit also ends processes of another user.
     let limited = ["-u", "ubuntu", "--timeout", "1"];
     pixel.with(&limited, &["sleep", "7771"]).expect(124);
     assert!(!pixel.runs("sleep 7771"));
@@ -424,7 +424,7 @@ fn exec_tty_option_works_without_terminal() {
         (&["-T"], "no\n"),
         (&["--no-tty"], "no\n"),
         (&["-t"], "yes\r\n"),
-        // The last one counts.
+        // The last option has priority.
         (&["-t", "-T"], "no\n"),
     ] {
         let stdout = pixel.with(options, &["sh", "-c", is_tty]).ok().stdout;
@@ -432,7 +432,7 @@ fn exec_tty_option_works_without_terminal() {
     }
     pixel.with(&["-t"], &["sh", "-c", "exit 7"]).expect(7);
     pixel.with(&["-t"], &["no-such-command"]).expect(127);
-    // Piped input arrives, and so does its end.
+    // Piped input and its end reach the command.
     for (command, printed) in [
         (&["sh", "-c", "read a; echo [$a]"][..], "[x]"),
         (&["cat"], "x"),
@@ -475,7 +475,7 @@ fn exec_failures_report_cause() {
     lost.set("PIXELS_INCUS_SOCKET", "/nowhere/unix.socket");
     let lost = lost.pixels(["exec", "a", "--", "true"]);
     lost.expect(125).reports("/nowhere/unix.socket");
-    // The command line is wrong: nothing was tried.
+    // A usage error is reported before pixels connects to the server.
     pixel.env.pixels(["exec", &pixel.name]).expect(2);
     pixel.env.pixels(["exec", "A", "--", "true"]).expect(2);
 }

@@ -1,4 +1,4 @@
-//! create, checkpoint, fork, restore, destroy: the main job, on the daemon.
+//! Creates, checkpoints, forks, restores and destroys pixels on a real daemon.
 
 use crate::support::env::TestEnv;
 use crate::support::project::Project;
@@ -36,15 +36,15 @@ fn create_checkpoint_clone_restore_destroy() {
         .reports(&format!("pixel {a:?} not found"));
 }
 
-/// Replaces openssh's, which the image need not have: writes the name of
-/// the machine as the key.
+/// Replaces ssh-keygen, which the image may not have. Writes the host name as
+/// the key.
 const KEYGEN: &str = "#!/bin/sh\n\
     file=/etc/ssh/ssh_host_ed25519_key\n\
     while [ $# -gt 0 ]; do [ \"$1\" = -f ] && file=$2; shift; done\n\
     echo \"new $(cat /proc/sys/kernel/hostname)\" >\"$file\"\n";
 const KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 
-/// Puts a file into a pixel.
+/// Creates a file in a pixel.
 #[track_caller]
 fn plant(env: &TestEnv, name: &str, path: &str, mode: &str, content: &str) {
     let script = "mkdir -p \"${1%/*}\" && cat >\"$1\" && chmod \"$2\" \"$1\"";
@@ -59,7 +59,7 @@ struct Identity {
     key: String,
 }
 
-/// The identity of a pixel, which must differ from its source's; checks its host name.
+/// Reads a pixel's identity and checks its host name.
 #[track_caller]
 fn identity(env: &TestEnv, name: &str) -> Identity {
     let script = "cat /etc/machine-id /sys/class/net/eth0/address /etc/ssh/ssh_host_ed25519_key; \
@@ -92,7 +92,7 @@ fn assert_all_differ(identities: &[Identity]) {
     }
 }
 
-/// Early: containers share limits of the kernel, and other tests run as well.
+/// Destroys pixels before the test ends, because containers share kernel limits with other tests.
 #[track_caller]
 fn destroy(env: &TestEnv, names: impl IntoIterator<Item = String>) {
     let args = ["destroy", "--force"].map(str::to_owned);
@@ -130,7 +130,7 @@ fn clone_gets_new_identity() {
     let of_clone = clone(&name("e"), &name("b"));
     assert_all_differ(&[source.clone(), b.clone(), c, d, of_clone]);
 
-    // An identity stays: over a restart, and over a restore.
+    // A pixel keeps its identity after a restart and after a restore.
     env.pixels(["stop", "--force", &name("b")]).ok();
     env.pixels(["start", &name("b")]).ok();
     assert_eq!(identity(&env, &name("b")), b);
@@ -155,7 +155,7 @@ fn clone_limits_override_source_limits() {
         let pixel = env.listed(name);
         assert_eq!(pixel["cpu"], cpu, "{name}");
         assert_eq!(pixel["memory"], (mib << 20).to_string(), "{name}");
-        // What the kernel enforces, by either version of its interface.
+        // Reads the limit that the kernel enforces, from cgroup v1 or v2.
         let limit = "cd /sys/fs/cgroup; \
             cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes";
         let inside = env.sh(name, limit);
@@ -173,7 +173,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     env.checkpoint(&a, "cp");
     env.pixels(["create", &format!("{a}-2"), "--from", &a]).ok();
 
-    // Of a live pixel, with a number that is taken.
+    // Forks a live pixel when one of the numbers is in use.
     let outcome = env.pixels(["fork", &a, "-n", "3", "--json"]).ok();
     let mut names: Vec<String> = outcome
         .stdout
@@ -186,7 +186,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
         .collect();
     names.sort();
     assert_eq!(names, [1, 3, 4].map(|number| format!("{a}-{number}")));
-    // Of a checkpoint, by another name, one a line on plain stdout.
+    // Forks a checkpoint with another prefix; stdout lists one name per line.
     let prefix = env.name("p");
     let origin = format!("{a}:cp");
     let outcome = env
@@ -201,7 +201,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     }
     destroy(&env, names.into_iter().chain(more));
 
-    // Two at the same time agree on the numbers.
+    // Concurrent forks of one pixel use different numbers.
     let both: Vec<_> = (0..2)
         .map(|_| env.spawn(["fork", &a, "-n", "2", "--prefix", &env.name("both")]))
         .collect();
@@ -216,7 +216,7 @@ fn fork_numbers_clones_and_deletes_temporary_checkpoint() {
     assert_eq!(given.len(), 4, "{given:?}");
     destroy(&env, given);
 
-    // A fork that cannot be done leaves no clone.
+    // A failed fork leaves no clone.
     let before = env.remaining().len();
     env.pixels(["fork", &format!("{a}:none"), "-n", "3"])
         .expect(3);
@@ -259,15 +259,15 @@ fn checkpoint_create_list_restore_delete() {
     env.pixels(["checkpoint", "delete", &a, &third]).expect(3);
     assert_eq!(labels(), ["z.first", "a_second"]);
 
-    // A running pixel runs again, with what came later gone.
+    // A restored running pixel runs again, without later changes.
     env.sh(&a, "echo 3 >/root/state; touch /root/later");
     env.pixels(["checkpoint", "restore", &a, "z.first"]).ok();
     assert_eq!(env.sh(&a, "cat /root/state; ls /root"), "1\nstate\n");
-    // A later checkpoint is still there, and can be gone to.
+    // A later checkpoint is kept and can be restored.
     env.pixels(["stop", "--force", &a]).ok();
     env.pixels(["checkpoint", "restore", &a, "a_second"]).ok();
     assert_eq!(env.listed(&a)["status"], "STOPPED");
-    // A stopped one is copied and kept as well.
+    // A checkpoint of a stopped pixel does not start the pixel.
     env.checkpoint(&a, "stopped");
     assert_eq!(env.listed(&a)["status"], "STOPPED");
     env.pixels(["start", &a]).ok();
@@ -297,7 +297,7 @@ fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     for name in [&a, &px(&a)] {
         env.pixels(["stop", "--force", name]).ok();
     }
-    // Asked nicely.
+    // A stop without `--force`.
     env.pixels(["stop", &b]).ok();
     env.pixels(["stop", &b]).ok();
     assert_eq!(env.listed(&b)["status"], "STOPPED");
@@ -308,7 +308,7 @@ fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     let at = |name: &str| table.find(&format!("\n{name} ")).unwrap();
     assert!(at(&a) < at(&b) && at(&b) < at(&c), "{table}");
 
-    // A missing pixel does not keep the others from being destroyed.
+    // A missing pixel does not prevent `destroy` from destroying the others.
     let missing = env.name("missing");
     let gone = env
         .pixels(["destroy", "-f", &a, &missing, &px(&b)])
@@ -317,7 +317,7 @@ fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     assert!(gone.stdout.contains(&format!("Destroyed {b}\n")));
     assert!(gone.stderr.contains(&missing), "{}", gone.stderr);
     assert_eq!(env.remaining(), [&*c]);
-    // Named twice, it is destroyed once and that is all right.
+    // A pixel named twice is destroyed once without an error.
     env.pixels(["destroy", "-f", &c, &px(&c)]).ok();
     assert_eq!(env.remaining(), [""; 0]);
 }
@@ -330,7 +330,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
     let (a, b, p) = (env.name("a"), env.name("b"), env.name("p"));
     let server = Server::shared();
     env.pixels(["create", &a]).ok();
-    // Whatever became of the source, a clone is hardened again.
+    // A clone is hardened even if the source was reconfigured.
     let path = format!("/1.0/instances/px-{a}");
     let open = serde_json::json!({"config": {"security.guestapi": "true"}});
     server.done("PATCH", &path, &open);
@@ -348,7 +348,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
             assert_eq!(config[key], value, "{name}: {key}");
         }
         assert!(config["limits.processes"].is_string());
-        // Its devices are its own: no profile can add one.
+        // The clone has no profiles, so no profile can add a device.
         assert_eq!(instance["profiles"], serde_json::json!([]));
         let devices = instance["devices"].as_object().unwrap();
         assert_eq!(devices.keys().collect::<Vec<_>>(), ["eth0", "root"]);
@@ -360,7 +360,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
         );
         let map: Vec<&str> = inside.split_whitespace().collect();
         assert_eq!((map[0], map.len()), ("0", 3), "{inside}");
-        assert_ne!(map[1], "0", "root inside is root outside");
+        assert_ne!(map[1], "0", "root in the container is root on the host");
     }
 
     let body = serde_json::json!({
@@ -384,12 +384,12 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
             server.done("PUT", &path, &body);
         }
     }
-    // What was made ready while it was looked at has not begun, and is gone.
+    // The exec that pixels prepared during its check was canceled and never ran.
     server.settle(&p);
     let instance = format!("px-{p}");
     let script = "ls /begun 2>/dev/null || echo never";
     assert_eq!(server.run(&instance, &["sh", "-c", script]).trim(), "never");
-    // It can still be got rid of.
+    // A privileged container can still be destroyed.
     env.pixels(["destroy", "-f", &p]).ok();
 }
 
@@ -397,7 +397,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
 #[ignore = "needs Incus"]
 fn restricted_project_supports_lifecycle() {
     lab::ready();
-    // Its users may not set what runs first in a container.
+    // The project forbids `raw.lxc`, which sets the first process of a container.
     let config = serde_json::json!({
         "features.images": "false",
         "features.profiles": "true",
@@ -412,11 +412,11 @@ fn restricted_project_supports_lifecycle() {
     let project = Project::new("limits", &config);
     let get = |path: &str| Server::shared().get(&format!("{path}?project={}", project.name));
     let mut env = TestEnv::new("project");
-    // It may not make the bridge that a gateway needs.
+    // The project does not allow creating the bridge that a gateway needs.
     env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
     let (a, outside) = (env.name("a"), env.name("outside"));
-    // Pixels of other projects are not there, but their names are taken on
-    // the network that the projects share.
+    // Pixels of other projects are not listed, but their names are in use on
+    // the shared network.
     env.pixels(["create", &outside]).ok();
     env.set("PIXELS_INCUS_PROJECT", &project.name);
     assert_eq!(env.remaining(), [""; 0]);
@@ -431,7 +431,7 @@ fn restricted_project_supports_lifecycle() {
 
     plant(&env, &a, "/usr/bin/ssh-keygen", "755", KEYGEN);
     plant(&env, &a, KEY, "600", "old\n");
-    // Init itself fills in the machine-id here, and a unit makes the keys.
+    // In this image, init creates the machine ID and a unit creates the keys.
     let settled = |name: &str| {
         let complete =
             format!("ls -l /etc/machine-id {KEY} >&2; test -s /etc/machine-id && test -s {KEY}");
@@ -493,7 +493,7 @@ fn first_exec_in_clone_sees_new_identity() {
     lab::ready();
     let env = TestEnv::new("first");
     let a = env.create("a");
-    // A first boot that takes its time.
+    // A slow first boot.
     let slow = "#!/bin/sh\nsleep 1; echo \"${0##*/}\" >/etc/ssh/ssh_host_ed25519_key\n";
     plant(&env, &a, "/usr/bin/ssh-keygen", "755", slow);
     plant(&env, &a, KEY, "600", "old\n");

@@ -1,4 +1,4 @@
-//! What is printed where: results, talk, errors, JSON, completions, pages.
+//! Output of all commands: results, messages, errors, JSON, completions and man pages.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::support::env::{BINARY, Outcome, TestEnv};
 use crate::support::pty::Pty;
 use crate::support::{lab, tree, wait};
 
-/// An environment whose server does not exist: whatever is sent fails with 5.
+/// An environment whose server does not exist: every request fails with exit code 5.
 fn nowhere() -> TestEnv {
     let mut env = TestEnv::bare();
     env.set("PIXELS_INCUS_SOCKET", "/nowhere/unix.socket");
@@ -25,11 +25,11 @@ fn assert_plain(outcome: &Outcome) {
 #[track_caller]
 fn assert_contains(text: &str, expected: &[&str]) {
     for part in expected {
-        assert!(text.contains(part), "{part:?} is not in: {text}");
+        assert!(text.contains(part), "{part:?} not found in: {text}");
     }
 }
 
-/// Every line as a document.
+/// Parses each line as a JSON document.
 #[track_caller]
 fn documents(text: &str) -> Vec<serde_json::Value> {
     let document = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
@@ -106,7 +106,7 @@ fn invalid_usage_fails_before_any_request() {
     // A cause is printed once.
     let folder = env.pixels(["list", "--config", "/"]).expect(2).stderr;
     assert_eq!(folder.matches("Is a directory").count(), 1, "{folder}");
-    // Where something is sent, this is what comes of it.
+    // A command that sends a request reports an unreachable server.
     let lost = env.pixels(["list"]).expect(5);
     assert_contains(&lost.stderr, &["/nowhere/unix.socket", "hint: "]);
     let lost = env.pixels(["list", "--output=json"]).expect(5).error();
@@ -188,8 +188,8 @@ fn config_show_prints_origins_and_masks_secrets() {
         "truenas.api_key = \"***\"\n",
     ];
     assert_contains(&shown.stdout, &settings);
-    // An unknown key is warned about, with the key that was meant, and so is a secret
-    // that others can read.
+    // `config` warns about an unknown key with a suggestion, and about a secret
+    // that other users can read.
     let warnings = [
         "network.egres ",
         "network.egress",
@@ -221,7 +221,7 @@ fn config_show_prints_origins_and_masks_secrets() {
     assert_eq!(value("defaults.memory"), 777);
     assert_eq!(value("network.allow"), serde_json::json!([]));
     assert_eq!(value("mcp.bases.node")["from"], "dev");
-    // Warnings are documents there, too.
+    // With JSON output, warnings are JSON documents too.
     for document in documents(&json.stderr) {
         assert!(document["warning"].is_string(), "{document}");
     }
@@ -230,7 +230,7 @@ fn config_show_prints_origins_and_masks_secrets() {
             assert!(!text.contains("verysecret"), "{text}");
         }
     }
-    // -vv shows requests, not secrets.
+    // `-vv` logs requests without secrets.
     let loud = env.pixels(["-vv", "list"]).expect(5);
     assert!(!loud.stderr.contains("secret"), "{}", loud.stderr);
 
@@ -249,7 +249,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     let (a, missing) = (env.name("a"), env.name("missing"));
     let px = format!("px-{a}");
 
-    // JSON of every command, in the order of a pixel's life.
+    // JSON output of every command.
     let json = |args: &[&str]| {
         let outcome = env.pixels([args, &["--json"]].concat()).ok();
         assert_plain(&outcome);
@@ -293,7 +293,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     let pruned = json(&["prune", "--dry-run"]);
     assert_eq!(pruned, [serde_json::json!([])]);
 
-    // And of failures: one document on stderr, nothing on stdout.
+    // A failure prints one JSON document to stderr and nothing to stdout.
     let none = env.name("none");
     for (code, kind, line) in [
         (4, "already_exists", format!("create {a}")),
@@ -325,7 +325,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
         if kind == "not_found" || kind == "already_exists" {
             assert_contains(error["hint"].as_str().unwrap(), &["pixels "]);
         }
-        // In words, the same.
+        // Without `--json`, the same failure is printed as text.
         let failed = env.pixels(&args[1..]).expect(code);
         let mut printed = failed.stderr.lines();
         assert!(printed.any(|it| it.starts_with("Error: ")), "{failed:?}");
@@ -335,12 +335,12 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     let printed = format!("checkpoint \"none\" of pixel {a:?} not found");
     assert_contains(&which.expect(3).stderr, &[&printed]);
 
-    // Several failures are still documents, one a line.
+    // Several failures print one JSON document per line.
     let both = env.pixels(["--json", "destroy", "-f", &missing, &none]);
     let both = both.expect(3).stderr;
     assert_eq!(documents(&both).len(), 2, "{both}");
 
-    // In a pipe there is neither color nor spinner; -q leaves results only.
+    // Without a terminal, output has no color and no spinner; `-q` prints only results.
     let table = env.pixels(["list"]).ok();
     assert_plain(&table);
     assert_eq!(table.stderr, "");
@@ -359,7 +359,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     assert_contains(&verbose.stderr, &["cloning"]);
     assert_plain(&verbose);
 
-    // Without a terminal there is no prompt: nothing is deleted.
+    // Without a terminal, `destroy` does not prompt and deletes nothing.
     let asked = env.pixels(["destroy", &a]).expect(2);
     assert_contains(&asked.stderr, &[&format!("pixels destroy --force {a}")]);
     env.pixels(["exec", &a, "--", "true"]).ok();
@@ -419,7 +419,7 @@ fn completion_scripts_match_their_shells() {
         let file = env.home().join(shell);
         std::fs::write(&file, script).unwrap();
         let checked = Command::new(shell).arg("-n").arg(&file).output();
-        // Not every machine has every shell.
+        // Skips shells that are not installed.
         let Ok(checked) = checked else { continue };
         assert!(
             checked.status.success(),
@@ -430,8 +430,8 @@ fn completion_scripts_match_their_shells() {
     env.pixels(["completions", "tcsh"]).expect(2);
 }
 
-/// What bash offers for the last of `words`, which stand as bash has split
-/// them: colons are words of their own.
+/// Bash completions for the last of `words`. Bash splits words at colons, and
+/// each colon is a word.
 fn bash(env: &TestEnv, words: &[&str]) -> BTreeSet<String> {
     let folder = Path::new(BINARY).parent().unwrap();
     let script = r#"
@@ -457,7 +457,7 @@ fn bash(env: &TestEnv, words: &[&str]) -> BTreeSet<String> {
     shown
         .lines()
         .map(str::trim_end)
-        // Flags are offered beside names where nothing is typed yet.
+        // Options are offered beside names if nothing is typed yet.
         .filter(|line| !line.is_empty() && (!line.starts_with('-') || typed.starts_with('-')))
         .map(str::to_owned)
         .collect()
@@ -494,7 +494,7 @@ fn completion_lists_pixels_checkpoints_and_files() {
         let with = |words: &[&str]| bash(&env, &[&line[..], words].concat());
         let (ready, red) = (format!("{a}:ready"), format!("{a}:red.1"));
         assert_eq!(with(&[begin]), of(&[&a, &b, &ready, &red]));
-        // bash puts back only what stands behind the colon.
+        // Bash replaces only the text after the colon.
         assert_eq!(with(&[&a, ":"]), of(&["ready", "red.1"]));
         assert_eq!(with(&[&a, ":", "rea"]), of(&["ready"]));
         assert_eq!(with(&[&b, ":"]), of(&[]));
@@ -507,7 +507,7 @@ fn completion_lists_pixels_checkpoints_and_files() {
     }
     let modes = bash(&env, &["pixels", "create", "x", "--egress", "a"]);
     assert_eq!(modes, of(&["agent", "allowlist"]));
-    // What is copied is here or in a pixel.
+    // Completes the paths of `push` and `pull`: local files and pixel names.
     let file = env.home().join("some file");
     std::fs::write(&file, "").unwrap();
     let file = file.to_str().unwrap();
@@ -519,7 +519,7 @@ fn completion_lists_pixels_checkpoints_and_files() {
         assert_eq!(with(begun), of(&[file]), "{verb}");
         assert!(with(&a[..a.len() - 1]).contains(&pixel), "{verb}");
     }
-    // Without a server there is nothing to offer, and nothing to say.
+    // Without a server, completion prints nothing.
     let lost = bash(&nowhere(), &["pixels", "start", "a"]);
     assert_eq!(lost, of(&[]));
 }

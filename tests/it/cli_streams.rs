@@ -1,5 +1,4 @@
-//! Results that cannot be written: a full disk is a failure, a
-//! reader that has left is not.
+//! A full disk behind stdout is an error; a closed pipe is not.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -7,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use crate::support::env::{Outcome, TestEnv};
 use crate::support::{lab, wait};
 
-/// Runs with a full disk behind stdout.
+/// Runs pixels with stdout on a full disk.
 fn to_a_full_disk(env: &TestEnv, args: &[&str]) -> Outcome {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let output = env.command(args).stdout(full).output().unwrap();
@@ -62,7 +61,7 @@ fn exec_output_on_full_disk_fails() {
     let big = format!("{name}:/root/big");
     assert_lost(&to_a_full_disk(&env, &["pull", &big, "-"]).expect(1));
 
-    // A reader that has left had what it wanted.
+    // A reader that closes the pipe early is not an error.
     let mut child = env.spawn(["pull", &big, "-"]);
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
@@ -78,7 +77,7 @@ fn events_exit_when_reader_closes() {
     let name = env.create("a");
     let mut child = env.spawn(["events", "-f", &name]);
     let stdout = BufReader::new(child.stdout.take().unwrap());
-    // It may not listen yet.
+    // The server may not be listening yet.
     let (reported, listening) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         // Reads one line and closes the pipe.
@@ -89,7 +88,7 @@ fn events_exit_when_reader_closes() {
         });
         assert!(line.contains(&name), "{line}");
     });
-    wait::until("the end of a command whose output has no reader", || {
+    wait::until("the command whose output has no reader ends", || {
         env.pixels(["expire", &name, "2h"]).ok();
         child.try_wait().unwrap()
     });

@@ -9,7 +9,7 @@ use spdx::{Expression, ParseMode};
 use crate::support::programs::output_of;
 use crate::support::repository::{read, release_targets, root};
 
-/// Licenses that permit to ship the binary under MIT.
+/// Licenses compatible with a binary that is distributed under MIT.
 const ALLOWED: &[&str] = &[
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -33,7 +33,7 @@ fn crates() -> BTreeMap<String, Option<String>> {
             .args(["--filter-platform", &target])
             .current_dir(root());
         let metadata: Value = serde_json::from_str(&output_of(&mut cargo)).unwrap();
-        // Crates that this target does not use are not resolved.
+        // Crates for other platforms are not resolved.
         let nodes = metadata["resolve"]["nodes"].as_array().unwrap().iter();
         let used: BTreeSet<&str> = nodes.map(|node| node["id"].as_str().unwrap()).collect();
         for one in metadata["packages"].as_array().unwrap() {
@@ -56,7 +56,7 @@ fn is_allowed(license: &str) -> bool {
 
 #[test]
 fn licenses_of_dependencies_are_allowed() {
-    // The parser accepts what cargo accepts, and the list decides.
+    // The parser accepts the license syntax of cargo.
     assert!(is_allowed("MIT/Apache-2.0") && is_allowed("GPL-3.0-only OR MIT"));
     assert!(is_allowed("Apache-2.0 WITH LLVM-exception"));
     assert!(!is_allowed("MIT AND GPL-3.0-only") && !is_allowed("MIT ISC"));
@@ -68,8 +68,8 @@ fn licenses_of_dependencies_are_allowed() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Every dependency comes from one registry with a checksum. In Cargo.lock, a Git
-/// repository has another source, a path has none, and replacements have tables.
+/// Every dependency is from one registry and has a checksum. Cargo.lock shows Git repositories as
+/// other sources, paths without a source, and replacements as tables.
 #[test]
 fn dependencies_come_from_one_registry() {
     let lock: toml::Table = toml::from_str(&read("Cargo.lock")).unwrap();

@@ -1,5 +1,5 @@
-//! Checks of the documents: commands, flags, variables, links, tables and the
-//! picture. `readme.rs` runs the examples.
+//! Checks commands, options, variables, links, tables and the picture in the
+//! documents. `readme.rs` runs the examples.
 
 use std::collections::BTreeSet;
 
@@ -234,7 +234,7 @@ fn commands(text: &str) -> Vec<String> {
         for part in line.trim_start_matches("$ ").split(" && ") {
             let part = part.trim();
             if part.starts_with("pixels ") {
-                // After the dashes follows the command that runs in the pixel.
+                // The command after `--` runs in the pixel.
                 let end = [" -- ", " # ", " | ", "; ", " > ", " < "]
                     .iter()
                     .filter_map(|stop| part.find(stop))
@@ -246,7 +246,7 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
-/// Splits a line into words like a shell. Knows only quotes.
+/// Splits a line into words like a shell. Supports only quotes.
 fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

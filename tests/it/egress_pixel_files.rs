@@ -1,5 +1,4 @@
-//! What a policy inside a pixel consists of: the packet filter and the resolver
-//! take it.
+//! The files of a policy inside a pixel: nft and dnsmasq accept them.
 
 use std::process::Command;
 
@@ -14,7 +13,7 @@ fn policy(mode: Mode, allow: &[&str]) -> Files {
     Files::new(&policy, &[])
 }
 
-/// The real programs, the packet filter in a network namespace of its own.
+/// Runs the real programs, with nft in its own network namespace.
 #[test]
 #[ignore = "needs Incus"]
 fn nft_and_dnsmasq_accept_every_policy() {
@@ -38,7 +37,7 @@ fn nft_and_dnsmasq_accept_every_policy() {
         let [ruleset, resolver] = files.of_policy(folder.path().to_str().unwrap());
         let [ruleset, text] = [ruleset.content, resolver.content.clone()]
             .map(|content| String::from_utf8(content).unwrap());
-        // This machine does not have the user.
+        // The user does not exist on this machine.
         batch.push_str(&ruleset.replace("\"pixels-dns\"", "\"root\""));
         std::fs::write(&resolver.path, &text).unwrap();
         let tested = Command::new("dnsmasq")
@@ -49,7 +48,7 @@ fn nft_and_dnsmasq_accept_every_policy() {
         assert!(tested.status.success(), "{tested:?}");
         assert!(text.lines().any(|line| line == "address=/#/"));
     }
-    // One after the other over the same table, as it is with changes.
+    // The ruleset is loaded twice, as for a policy change.
     let path = folder.path().join("batch");
     std::fs::write(&path, &batch).unwrap();
     let script = "nft add table ip mine; nft -f \"$0\" && nft -f \"$0\" && nft list ruleset";

@@ -1,11 +1,11 @@
-//! A snapshot of error messages and hints, so that each is read when it
-//! changes. Run with `INSTA_UPDATE=always` to record it, and read the difference.
+//! A snapshot of error messages and hints. Run with `INSTA_UPDATE=always` to
+//! record the snapshot, and review the difference.
 
 use std::fmt::Write as _;
 
 use crate::support::env::TestEnv;
 
-/// Command lines that fail without a daemon, one a line.
+/// Command lines that fail without a daemon, one per line.
 const FAILING: &str = "
 list
 list --json

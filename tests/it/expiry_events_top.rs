@@ -1,5 +1,4 @@
-//! Pixels that expire, what happens to them, and what they use, on the real
-//! daemon.
+//! Expiry, events and resource usage of pixels on a real daemon.
 
 use std::io::{BufRead, BufReader};
 
@@ -10,7 +9,7 @@ use crate::support::env::TestEnv;
 use crate::support::server::Server;
 use crate::support::{lab, wait};
 
-/// Puts the end of a pixel's time into the past.
+/// Sets the expiry of a pixel to a time in the past.
 fn overdue(name: &str) {
     let path = format!("/1.0/instances/px-{name}");
     let config = json!({"config": {"user.pixels.expires-at": "2020-01-01T00:00:00Z"}});
@@ -31,7 +30,7 @@ fn expired_pixels_are_deleted() {
     let left = ["expires in 2h 0m", "expires in 1h 59m"];
     assert!(left.iter().any(|left| line.contains(left)), "{line}");
 
-    // A clone has a lifetime of its own or none.
+    // A clone has its own expiry or none.
     env.pixels(["create", &clone, "--from", &base]).ok();
     assert_eq!(env.listed(&clone)["expires_at"], Value::Null);
     let args = ["fork", &base, "--prefix", &timed, "--ttl", "7d"];
@@ -39,20 +38,20 @@ fn expired_pixels_are_deleted() {
     let timed = format!("{timed}-1");
     assert!(env.listed(&timed)["expires_at"].is_string());
 
-    // Nor is one inherited from a checkpoint that had it.
+    // A clone of a checkpoint does not inherit the expiry either.
     env.checkpoint(&base, "zero");
     let (zero, from) = (env.name("zero"), format!("{base}:zero"));
     env.pixels(["create", &zero, "--from", &from]).ok();
     assert_eq!(env.listed(&zero)["expires_at"], Value::Null);
 
-    // Going back does not bring an earlier lifetime back.
+    // A restore does not change the expiry.
     env.checkpoint(&base, "one");
     let never = env.pixels(["expire", &base, "never", "--json"]).ok().json();
     assert_eq!(never, json!({"name": base, "expires_at": null}));
     env.pixels(["checkpoint", "restore", &base, "one"]).ok();
     assert_eq!(env.listed(&base)["expires_at"], Value::Null);
 
-    // Expired: prune lists and deletes the pixel; so does list.
+    // `prune` and `list` delete an expired pixel.
     let server = Server::shared();
     overdue(&timed);
     let dry = env.pixels(["prune", "--dry-run", "--json"]).ok().json();
@@ -67,7 +66,7 @@ fn expired_pixels_are_deleted() {
     let printed = env.pixels(["list"]).ok();
     assert!(printed.stderr.contains(&clone) && !printed.stdout.contains(&clone));
     assert!(server.status(&clone).is_none());
-    // More time is more time.
+    // A new expiry keeps an expired pixel.
     overdue(&base);
     env.pixels(["expire", &base, "1h"]).ok();
     assert!(env.remaining().contains(&base));
@@ -114,7 +113,7 @@ fn events_report_action_and_requester() {
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(wait::exit_code(&mut child), 130);
 
-    // What the server still knows.
+    // Past events that the server still has.
     let past = env.pixels(["events", &name]).ok().stdout;
     let past: Vec<Value> = past
         .lines()
@@ -145,8 +144,8 @@ fn top_shows_usage_of_pixels() {
         };
         (of(&busy), of(&idle))
     };
-    // While they boot, both are.
-    wait::eventually("the busy one is busier", || {
+    // During boot, both pixels use the processor.
+    wait::eventually("the busy pixel uses more processor time", || {
         let (busy, idle) = look();
         busy["cpu_percent"].as_f64() > idle["cpu_percent"].as_f64()
     });

@@ -1,5 +1,5 @@
-//! A connection that breaks or lies, at every request of a command: the
-//! command ends with an error or is done, and leaves nothing half-made.
+//! A connection that breaks or returns invalid data, at every request of a
+//! command: the command fails or succeeds, and leaves nothing incomplete.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::rounds::thorough;
 use crate::support::server::Server;
 
-/// Against a hang; the slowest of the commands here takes a few seconds.
+/// Detects a hang; the slowest command here takes a few seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 const WAIT: &str = "GET /1.0/operations/*/wait*";
 
@@ -38,7 +38,7 @@ impl Bench {
         self.env.pixels_within(args, LIMIT)
     }
 
-    /// Runs a command, whose first request that matches `pattern` meets the fault.
+    /// Runs a command. The fault affects the first request that matches `pattern`.
     #[track_caller]
     fn run_with(&self, pattern: &str, fault: Fault, args: &[&str]) -> Outcome {
         self.proxy.forget().on(pattern, 0, fault);
@@ -47,7 +47,7 @@ impl Bench {
         outcome
     }
 
-    /// A pixel that is there and runs a command, or is not there at all.
+    /// The pixel exists and runs commands after success, and does not exist after failure.
     #[track_caller]
     fn whole_or_absent(&self, name: &str, outcome: &Outcome, reported: &str) {
         if outcome.code == 0 {
@@ -62,8 +62,8 @@ impl Bench {
 }
 
 /// Cuts the connection at the first request, then at the second, and so on,
-/// until the command needs no more of them and exits with `done`; `check` receives
-/// each outcome. In a short run only the first of the ways to cut are tried.
+/// until the command sends fewer requests and exits with `done`. `check`
+/// receives each outcome. A short run tries only the first `modes` ways to cut.
 #[track_caller]
 fn cut_everywhere(
     bench: &Bench,
@@ -91,14 +91,14 @@ fn cut_everywhere(
                 assert_eq!(outcome.code, done, "{context}");
                 break;
             }
-            assert!(spared < 60, "it never ends: {context}");
+            assert!(spared < 60, "the command never succeeds: {context}");
         }
     }
     assert_eq!(bench.proxy.silent_connections(), 0);
 }
 
-/// A request that was never sent is sent again by itself, so a command is done or
-/// has lost the server.
+/// pixels repeats a request that was never sent, so a command succeeds or
+/// reports a lost server.
 #[track_caller]
 fn done_or_lost(outcome: &Outcome, context: &str) {
     assert!(matches!(outcome.code, 0 | 5), "{context}");
@@ -153,14 +153,14 @@ fn restore_survives_connection_loss_at_any_request() {
     });
 }
 
-/// A pixel to run commands in or to clone, used by several tests.
+/// A pixel shared by several tests, which only run commands in the pixel or clone it.
 fn with_shared_pixel(test: &str) -> (Bench, String) {
     let mut bench = Bench::new(test);
     let name = bench.env.shared_pixel();
     (bench, name)
 }
 
-/// A pixel of its own for a test that changes it.
+/// A new pixel, for a test that changes the pixel.
 fn with_pixel(test: &str) -> (Bench, String) {
     let bench = Bench::new(test);
     let name = bench.env.create("e");
@@ -189,14 +189,14 @@ fn exec_with_truncated_output_fails() {
     let (bench, name) = with_shared_pixel("drop");
     let many = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
     let long = "echo hello; sleep 3000";
-    // All of the output but the mark of its end.
+    // The length of the output without the end-of-stream frame.
     let hello = 2 + "hello\n".len() as u64;
     let cases = [
         ("STREAM 1", 50_000, many),
         ("STREAM 1", 0, many),
         ("STREAM 1", hello, "echo hello"),
         ("STREAM 2", hello, "echo hello >&2"),
-        // The command would go on.
+        // The command would continue to run.
         ("STREAM 1", 4, long),
         ("STREAM 2", 0, "echo hello >&2; sleep 3000"),
     ];
@@ -249,7 +249,7 @@ fn invalid_responses_are_errors() {
             assert_eq!(outcome.code, code, "{args:?} {body}: {outcome:?}");
             outcome.reports(text);
         }
-        // Whichever request of an exec it hits.
+        // Each request of an exec reports the error.
         for request in ["GET /1.0/instances/*", "POST *exec*", WAIT] {
             let args = ["exec", &name, "--", "sleep", "0.2"];
             let outcome = bench.run_with(request, Fault::Instead(status, body), &args);
@@ -300,7 +300,7 @@ fn create_failing_on_server_leaves_nothing() {
         (WAIT, Fault::Instead(200, OTHER), 1, "unexpected response"),
         (put, Fault::Instead(500, BROKEN), 1, "disk on fire"),
         (put, Fault::Answer(200, CUT_JSON), 1, "unexpected response"),
-        // Another operation on the instance is in progress: not a failure.
+        // Another operation on the instance is in progress, which is not an error.
         (put, Fault::Answer(400, BUSY), 0, ""),
     ];
     for (request, fault, code, text) in cases {
@@ -310,7 +310,7 @@ fn create_failing_on_server_leaves_nothing() {
         ] {
             let outcome = bench.run_with(request, fault, args);
             let context = format!("{args:?} {request}: {outcome:?}\n{:#?}", bench.proxy.seen());
-            // A failed start is not one when the pixel runs all the same.
+            // A failed start is not an error if the pixel runs.
             if outcome.code != 0 || !request.starts_with("PUT") {
                 assert_eq!(outcome.code, code, "{context}");
                 assert!(outcome.stderr.contains(text), "{context}");
@@ -327,7 +327,7 @@ fn silent_server_times_out() {
     let (bench, name) = with_shared_pixel("stal");
     bench.proxy.on("GET /1.0/instances?*", 0, Fault::Stall);
     let listing = bench.env.spawn(["list"]);
-    // Streams of a command have a shorter limit.
+    // The streams of a command have a shorter time limit.
     bench.proxy.on("STREAM 1", 0, Fault::Stall);
     let outcome = bench.run(&["exec", &name, "--", "true"]);
     outcome.expect(125).reports("did not finish");

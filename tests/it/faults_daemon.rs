@@ -1,5 +1,5 @@
-//! A daemon that dies, hangs, refuses or has no room, in the middle of a
-//! command and before it.
+//! A daemon that stops, hangs, denies access or has a full pool, before and
+//! during a command.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,9 +15,9 @@ use crate::support::private_daemon::PrivateDaemon;
 use crate::support::programs;
 use crate::support::wait::eventually;
 
-/// Against a hang.
+/// Detects a hang.
 const LIMIT: Duration = Duration::from_secs(120);
-/// An error about a daemon that is gone must not take longer. It takes
+/// The limit for an error about an unreachable daemon. The error takes
 /// milliseconds; the rest is for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -31,7 +31,7 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     env.pixels(["create", &other]).ok();
     env.pixels(["stop", "--force", &other]).ok();
 
-    // In the middle of an exec that prints.
+    // Kills the daemon during an exec that prints.
     env.pixels(["start", &other]).ok();
     let talk = "echo begun; while :; do sleep 0.01; echo more; done";
     let mut child = env.spawn(["exec", &other, "--", "sh", "-c", talk]);
@@ -43,7 +43,7 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     outcome.reports("cannot reach");
     daemon.resume();
 
-    // In the middle of a silent one.
+    // Kills the daemon during an exec without output.
     let child = env.spawn(["exec", &other, "--", "sleep", "3000"]);
     eventually("the command runs", || {
         let all = daemon.server.get("/1.0/operations?recursion=1").to_string();
@@ -53,18 +53,18 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     finished(child, SOON).expect(125);
     daemon.resume();
 
-    // In the middle of a create: as soon as it is on the server at all.
+    // Kills the daemon during a create, as soon as the instance exists.
     let child = env.spawn(["create", &made]);
-    eventually("it is being made", || daemon.server.status(&made).is_some());
+    eventually("instance exists", || daemon.server.status(&made).is_some());
     daemon.kill();
     let outcome = finished(child, SOON);
-    // It may have been quicker than we were.
+    // The create may have finished before the kill.
     assert!(matches!(outcome.code, 0 | 5), "{outcome:?}");
     if outcome.code == 5 {
         outcome.reports(&made).reports("hint:");
     }
 
-    // Without a daemon, every command reports that.
+    // Without a daemon, every command reports the unreachable server.
     for args in [
         &["list"][..],
         &["create", "t-x"],
@@ -80,7 +80,7 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
         let outcome = outcome
             .reports("cannot reach Incus")
             .reports("pixels doctor");
-        // Nothing was sent, so nothing can be left.
+        // No request was sent, so no leftover is reported.
         assert!(!outcome.stderr.contains("left behind"), "{outcome:?}");
     }
     let exec = ["exec", &other, "--", "true"];
@@ -88,7 +88,7 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     let outcome = env.pixels_within(["doctor", "--json"], SOON).expect(2);
     assert!(outcome.stdout.contains("access"), "{outcome:?}");
 
-    // Afterwards the leftover is found, and only that is removed.
+    // Later, `prune` finds and deletes only the leftover.
     daemon.resume();
     let half_made = daemon
         .server
@@ -125,9 +125,9 @@ fn daemon_killed_before_start_leaves_prunable_pixel() {
         "devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
     });
     daemon.server.done("POST", "/1.0/instances", &own);
-    // The maker must be seen to be dead, and its instance never started.
+    // The process that created the instance is dead, and the instance was never started.
     let child = env.spawn(["create", &made]);
-    eventually("it is being made", || daemon.server.status(&made).is_some());
+    eventually("instance exists", || daemon.server.status(&made).is_some());
     daemon.kill();
     let _ = finished(child, SOON);
     daemon.resume();
@@ -167,7 +167,7 @@ fn hanging_daemon_times_out_commands() {
         outcome.reports("no answer within");
     }
     drop(frozen);
-    // It was slow, not dead.
+    // The daemon was slow and still works.
     env.pixels(["exec", &name, "--", "true"]).ok();
     assert_eq!(daemon.server.pixels(&env.name("b")), [""; 0]);
 }
@@ -210,7 +210,7 @@ fn socket_without_permission_names_group() {
     assert!(outcome.stdout.contains("incus-admin"), "{outcome:?}");
 }
 
-/// What a restore leaves that met another request: no request removes it.
+/// Simulates the directory left by a failed restore, which Incus cannot delete.
 #[test]
 #[ignore = "needs Incus"]
 fn destroy_with_lost_disk_names_directory() {
@@ -236,7 +236,7 @@ fn full_pool_fails_create_and_leaves_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let mut env = daemon.env("full");
-    // Too small for the image.
+    // A pool that is too small for the image.
     let body = json!({"name": "tiny", "driver": "btrfs", "config": {"size": "128MiB"}});
     daemon.server.done("POST", "/1.0/storage-pools", &body);
     env.set("PIXELS_DEFAULT_POOL", "tiny");
@@ -245,7 +245,7 @@ fn full_pool_fails_create_and_leaves_nothing() {
     assert!(no_room(&outcome), "{outcome:?}");
     assert_eq!(daemon.server.pixels(&name), [""; 0]);
 
-    // Full after a while: what is there stays, what does not fit is not made.
+    // A pool that fills up: existing pixels work, and a failed create leaves nothing.
     let body = json!({"name": "small", "driver": "btrfs", "config": {"size": "512MiB"}});
     daemon.server.done("POST", "/1.0/storage-pools", &body);
     env.set("PIXELS_DEFAULT_POOL", "small");
@@ -265,7 +265,7 @@ fn full_pool_fails_create_and_leaves_nothing() {
         let outcome = env.pixels_within(args, LIMIT);
         let made = daemon.server.pixels(&more);
         if outcome.code == 0 {
-            // A clone shares what is there and may still fit.
+            // A clone shares blocks with its source and may still fit.
             for one in &made {
                 env.pixels(["exec", one, "--", "true"]).ok();
             }

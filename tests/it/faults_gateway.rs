@@ -1,4 +1,4 @@
-//! A gateway that is gone when a command needs it.
+//! Commands that need a gateway that is stopped or missing.
 
 use crate::support::lab;
 use crate::support::private_daemon::PrivateDaemon;
@@ -29,7 +29,7 @@ fn restore_without_gateway_changes_nothing() {
         env.pixels(["exec", &name, "--", "test", "-e", "/root/later"])
             .ok();
     };
-    // With another policy and with the same.
+    // Restores a checkpoint with another policy and one with the same policy.
     refused("open", "stopped");
     refused("isolated", "stopped");
     daemon.delete_gateway();

@@ -1,5 +1,5 @@
-//! Commands interrupted and killed at random moments: what is left on the
-//! server, and what `doctor` and `prune` make of it.
+//! Commands interrupted and killed at random moments: the leftovers on the
+//! server, and how `doctor` and `prune` report and delete them.
 
 use std::collections::BTreeMap;
 use std::process::Child;
@@ -15,32 +15,32 @@ use crate::support::rounds::{Moments, rounds};
 use crate::support::server::Server;
 use crate::support::wait::eventually;
 
-/// Against a hang.
+/// Detects a hang.
 const LIMIT: Duration = Duration::from_secs(120);
 const WAIT: &str = "GET /1.0/operations/*/wait*";
 
-/// One kind of command that is cut short again and again, on a daemon of its
-/// own: `prune` looks at a whole server.
+/// Interrupts one kind of command repeatedly. Uses a private daemon, because
+/// `prune` deletes leftovers on the whole server.
 struct Trial<'a> {
     daemon: &'a PrivateDaemon,
     env: TestEnv,
     server: Server,
-    /// A pixel with a file and a checkpoint `ready` that has it, and a
-    /// second file that came later.
+    /// A pixel with a file, and with the checkpoint `ready` taken after the
+    /// file was written.
     source: String,
-    /// What the command makes is called so, or begins so.
+    /// The name, or name prefix, of the pixels that the command creates.
     made: String,
     kind: Kind,
     args: Vec<String>,
     moments: Moments,
-    /// How long it takes when it is left alone.
+    /// How long the command takes without an interruption.
     usual: Duration,
     ledger: BTreeMap<&'static str, u32>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// Every round begins without a gateway.
+    /// Creates a pixel and the gateway, which is removed after every round.
     First,
     Create,
     CreateFrom,
@@ -92,9 +92,9 @@ impl<'a> Trial<'a> {
         this
     }
 
-    /// Runs the command and sends it `number` in part `round` of its duration.
+    /// Runs the command and sends `number` in part `round` of its usual duration.
     fn cut_short(&mut self, number: Signal, round: u32, rounds: u32) -> (Outcome, String) {
-        // A little longer, so that the end of the command is met as well.
+        // Slightly longer, so that some signals arrive near the end of the command.
         let span = self.usual * 11 / 10;
         let moment = self.moments.in_part(span, round, rounds);
         let child = self.env.start(&self.args);
@@ -110,7 +110,7 @@ impl<'a> Trial<'a> {
         *self.ledger.entry(what).or_default() += 1;
     }
 
-    /// Nothing of the command is on the server.
+    /// Nothing that the command created is on the server.
     #[track_caller]
     fn nothing_left(&self, reported: &str) {
         assert_eq!(self.server.pixels(&self.made), [""; 0], "{reported}");
@@ -134,7 +134,7 @@ impl<'a> Trial<'a> {
         assert_eq!(printed.stdout, hostname, "{printed:?}, {reported}");
     }
 
-    /// Removes what the command made.
+    /// Deletes what the command created.
     fn clear(&self) {
         self.env.destroy(self.server.pixels(&self.made)).ok();
         if self.kind == Kind::First {
@@ -142,7 +142,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// Whether a gateway is there that was never finished.
+    /// The name of an incomplete gateway, if one exists.
     fn half_a_gateway(&self) -> Option<String> {
         let name = self.daemon.gateway();
         let path = format!("/1.0/instances/{name}");
@@ -166,11 +166,11 @@ fn interrupted(mut trial: Trial<'_>, rounds: u32) {
         match outcome.code {
             0 => trial.count("complete"),
             130 => trial.count("interrupted"),
-            // Before the program has begun to listen: nothing was sent yet.
+            // The program had no signal handler yet and had sent no request.
             1002 => trial.count("interrupted before it began"),
-            // Another daemon's interface went away at that moment.
+            // Another daemon deleted an interface at that moment.
             2 if trial.kind == Kind::First && outcome.deletes_named_interface() => {
-                trial.count("had no bridge")
+                trial.count("failed to create the bridge")
             }
             _ => panic!("{reported}"),
         }
@@ -190,7 +190,7 @@ fn interrupted(mut trial: Trial<'_>, rounds: u32) {
     trial.report("SIGINT");
 }
 
-/// After a restore, begun or not, finished or not.
+/// The source pixel runs and has its file, whether or not the restore finished.
 #[track_caller]
 fn whole(trial: &Trial<'_>, reported: &str) {
     let status = trial.server.status(&trial.source);
@@ -200,12 +200,12 @@ fn whole(trial: &Trial<'_>, reported: &str) {
     assert_eq!(printed.stdout, "kept\n", "{printed:?} {reported}");
 }
 
-/// Kills the command instead, and lets `doctor` and `prune` clean up.
+/// Kills the command and checks the cleanup by `doctor` and `prune`.
 fn killed(mut trial: Trial<'_>, rounds: u32) {
     for round in 0..rounds {
         let (outcome, reported) = trial.cut_short(Signal::KILL, round, rounds);
         assert!(matches!(outcome.code, 0 | 1009), "{reported}");
-        // What the server has been asked for it finishes by itself.
+        // The server finishes the requests that it has received.
         trial.daemon.settle();
         let whole_ones = running(&trial);
         let mut half = trial.server.pixels(&trial.made);
@@ -224,9 +224,9 @@ fn killed(mut trial: Trial<'_>, rounds: u32) {
         trial.count(
             match (outcome.code, half.is_empty(), whole_ones.is_empty()) {
                 (0, _, _) => "complete",
-                (_, false, _) => "killed, something half-made",
-                (_, true, true) => "killed, nothing made",
-                (_, true, false) => "killed, only whole pixels",
+                (_, false, _) => "killed, incomplete pixels left",
+                (_, true, true) => "killed, no pixels left",
+                (_, true, false) => "killed, only complete pixels left",
             },
         );
         let named = trial.env.prune(&["--dry-run"]);
@@ -246,7 +246,7 @@ fn killed(mut trial: Trial<'_>, rounds: u32) {
             trial.usable(name, &reported);
         }
         if has_source {
-            eventually("the source can be used", || {
+            eventually("the source runs commands", || {
                 let read = ["exec", &trial.source, "--", "cat", "/root/kept"];
                 trial.env.pixels(read).stdout == "kept\n"
             });
@@ -281,7 +281,7 @@ fn check_forks(check: Check, test: &str) {
     let daemon = PrivateDaemon::start();
     for (kind, letter) in [(Kind::ForkCheckpoint, 'k'), (Kind::ForkLive, 'l')] {
         let trial = Trial::new(&daemon, &format!("{test}{letter}"), kind);
-        // Two kinds of the same command share a long run.
+        // Both kinds are forks, so they share the rounds of a long run.
         check(trial, rounds(8) / 2);
     }
 }
@@ -314,11 +314,11 @@ fn killed_fork_is_pruned() {
     check_forks(killed, "kil");
 }
 
-/// A command that meets `pattern` stalled, at which it is interrupted.
+/// Starts a command whose request that matches `pattern` stalls, and waits for the request.
 fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child {
     proxy.forget().on(pattern, 0, Fault::Stall);
     let child = env.start(args);
-    eventually("the command is held", || proxy.saw(pattern));
+    eventually("the request is stalled", || proxy.saw(pattern));
     child
 }
 
@@ -344,19 +344,18 @@ fn signals_interrupt_waiting_create() {
         }
     }
 
-    // A second signal does not wait for the cleaning up, and a stalled
-    // cleaning up is what it is for.
+    // A second signal exits without waiting for a cleanup that stalls.
     proxy.on("GET /1.0/operations?recursion=1", 0, Fault::Stall);
     let child = held_at(&proxy, &env, WAIT, &["create", &name]);
     signal(child.id(), Signal::INT);
-    eventually("the cleaning up has begun", || {
+    eventually("the cleanup has started", || {
         proxy.saw("GET /1.0/operations?recursion=1")
     });
     signal(child.id(), Signal::INT);
     finished(child, LIMIT).expect(130);
     proxy.heal();
     server.settle(&name);
-    // No process was left to remove it: prune does.
+    // The exited process left the pixel, and `prune` deletes it.
     assert!(env.prune(&[]).contains(&format!("pixel {name}")));
     assert_eq!(server.status(&name), None);
 }
@@ -374,7 +373,7 @@ fn signals_interrupt_exec_on_hanging_server() {
     let child = held_at(&proxy, &env, WAIT, &sleep);
     for round in 1..=2 {
         signal(child.id(), Signal::INT);
-        eventually("the signal is passed on", || {
+        eventually("the signal is forwarded", || {
             let mut requests = proxy.seen();
             requests.retain(|seen| seen.starts_with("POST ") && seen.ends_with("/exec"));
             requests.len() > round

@@ -1,5 +1,5 @@
-//! What goes wrong between us and a TrueNAS server: every time there is an
-//! error or a completed operation, never a hang, and never a second instance.
+//! Faults on the connection to a TrueNAS server. A command reports an error or
+//! completes; it never hangs and never creates a second instance.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::support::env::{Outcome, TestEnv};
 use crate::support::rounds;
 use crate::support::truenas::{Fault, LoginAnswer, Nas, RateLimit};
 
-/// Against a hang, not a measure of speed.
+/// Detects a hang and does not measure speed.
 const LIMIT: Duration = Duration::from_secs(100);
 
-/// What is noted on a pixel once there is a way in.
+/// The property of a pixel that is set when SSH works.
 const CONTACT: &str = "\"environment.pixels__contact\":\"done\"";
 
-/// Exits with one of these codes, and prints the reason of a failure.
+/// The command exits with 0, 1 or 5, and a failure prints a reason.
 #[track_caller]
 fn ends(outcome: &Outcome, what: &str) {
     assert!([0, 1, 5].contains(&outcome.code), "{what}: {outcome:?}");
@@ -25,7 +25,7 @@ fn ends(outcome: &Outcome, what: &str) {
 
 const FAULTS: usize = 6;
 
-/// The faults a call may meet; each round takes the next one.
+/// The faults for a call; consecutive numbers give different faults.
 fn fault(number: usize) -> Fault {
     match number % FAULTS {
         0 => Fault::CutBefore,
@@ -37,7 +37,7 @@ fn fault(number: usize) -> Fault {
     }
 }
 
-/// Whether a call only asks; those all take one way through the client.
+/// Whether a call only reads. All such calls use the same code in the client.
 fn asks(method: &str) -> bool {
     let asking = [
         "query",
@@ -52,9 +52,9 @@ fn asks(method: &str) -> bool {
     asking.iter().any(|word| method.ends_with(word))
 }
 
-/// The calls of a command that change something meet faults, each in a run of
-/// its own; in a thorough run all calls meet all faults. `again` receives what
-/// happened, checks what must be true then, and restores the state.
+/// Runs the command repeatedly, each time with a fault in one call that changes
+/// something; a thorough run tries all faults in all calls. `again` checks the
+/// outcome of each run and restores the state.
 fn every_call(nas: &Nas, env: &TestEnv, args: &[&str], mut again: impl FnMut(&Outcome, &str)) {
     nas.forget();
     let plain = env.pixels_within(args, LIMIT).ok();
@@ -125,7 +125,7 @@ fn truenas_checkpoints_survive_connection_loss() {
         &env,
         &["checkpoint", "restore", &a, "base"],
         |outcome, what| {
-            // A failed restore may leave it stopped, but never without a disk.
+            // A failed restore may stop the pixel but must not lose its disk.
             if outcome.code != 0 {
                 env.pixels(["start", &a]).ok();
             }
@@ -152,7 +152,7 @@ fn truenas_checkpoints_survive_connection_loss() {
 fn truenas_25_04_create_survives_faults() {
     let (nas, env) = Nas::lab("25.04.2", "lost");
     let a = env.name("a");
-    // The job is found again by its arguments.
+    // After the reconnect, the job is found by its arguments.
     nas.on("virt.instance.create", 0, Fault::CutAfter);
     nas.on("virt.instance.start", 0, Fault::CutAfter);
     nas.on("virt.instance.restart", 0, Fault::CutAfter);
@@ -179,7 +179,7 @@ fn truenas_25_04_create_survives_faults() {
             let made = env.pixels_within(["create", &a], LIMIT);
             ends(&made, &what);
             if waits {
-                // The work of others is not taken for one's own.
+                // Jobs of other clients are not mistaken for jobs of this client.
                 assert_eq!(made.code, 0, "{what}: {made:?}");
                 assert!(nas.noted(&a).contains(CONTACT), "{what}");
             }
@@ -228,10 +228,10 @@ fn truenas_busy_or_silent_is_retried_then_fails() {
         "{}",
         refused.stderr
     );
-    // No answer, no pong: a new connection is made.
+    // Without an answer or a pong, the client reconnects.
     nas.on("virt.instance.query", 0, Fault::Silence);
     env.pixels_within(["list"], LIMIT).ok();
-    // A service that is not up lists nothing, which is not "no such pixel".
+    // While the service starts, an empty list does not mean that the pixel is missing.
     nas.service(Some("INITIALIZING"));
     let early = env.pixels(["list"]).expect(1);
     assert!(early.stderr.contains("initializing"), "{}", early.stderr);
@@ -244,7 +244,7 @@ fn truenas_busy_or_silent_is_retried_then_fails() {
 #[ignore = "needs Incus"]
 fn truenas_login_rate_limit_is_retried() {
     let (nas, env) = Nas::lab("25.04.2", "rate");
-    // As the real one, but for the numbers: 20 in a minute.
+    // Like TrueNAS, which allows 20 logins per minute, with smaller numbers.
     let mut limit = RateLimit {
         calls: 3,
         window: Duration::from_secs(20),
@@ -257,7 +257,7 @@ fn truenas_login_rate_limit_is_retried() {
     env.pixels_within(["list"], LIMIT).ok();
     let attempts = nas.limited();
     assert!((1..=6).contains(&attempts), "{attempts}");
-    // Another minute does not help every client.
+    // A longer window: waiting for one minute does not help.
     limit.window = Duration::from_secs(600);
     limit.calls = 0;
     nas.limit_logins(limit);
@@ -298,11 +298,11 @@ fn truenas_login_failures_have_own_messages() {
     nas.answer_logins(LoginAnswer::ByKey);
     env.pixels(["list"]).ok();
     env.pixels(["doctor"]).ok();
-    // Nothing is prepared here on its behalf.
+    // `setup` and `quickstart` do not prepare a TrueNAS server.
     env.pixels(["setup", "--dry-run"]).expect(2);
     env.pixels(["quickstart", "--yes"]).expect(2);
 
-    // Trust: the certificate is our own maker's, so the system does not know it.
+    // Trust: the server's certificate is not signed by a CA of the system.
     let fingerprint = nas.fingerprint.clone();
     env.set("PIXELS_TRUENAS_FINGERPRINT", "");
     let printed = say(&env);

@@ -1,4 +1,4 @@
-//! Ports of a pixel on this machine's loopback, on the real daemon.
+//! Forwards local ports to ports in a pixel, on a real daemon.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,8 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::{lab, wait};
 use crate::transfer::Pixel;
 
-/// Answers a request with its path, `UPGRADE` with an echo, and `COUNT` with
-/// how much came before the end.
+/// Answers an HTTP request with its path, an upgrade request with an echo, and
+/// `COUNT` with the number of bytes received before the end.
 const SERVER: &str = r#"
 use strict; use IO::Socket::INET; $SIG{CHLD} = "IGNORE";
 my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => 8000, Listen => 500) or die;
@@ -43,7 +43,7 @@ impl Served {
         Self(pixel)
     }
 
-    /// Relays in the pixel.
+    /// The number of relay processes in the pixel.
     fn relays(&self) -> usize {
         let processes = self.0.sh("ps -eo args | grep -c '^perl -e'; true");
         processes.trim().parse().unwrap()
@@ -81,7 +81,7 @@ fn get(port: u16, path: &str) -> String {
     text.rsplit("\r\n").next().unwrap().to_owned()
 }
 
-/// A connection on which the server sends back what it gets.
+/// Opens a connection on which the server echoes everything.
 fn upgraded(port: u16) -> (TcpStream, BufReader<TcpStream>) {
     let mut stream = connect(port);
     stream
@@ -91,7 +91,7 @@ fn upgraded(port: u16) -> (TcpStream, BufReader<TcpStream>) {
     let mut line = String::new();
     while line != "\r\n" {
         line.clear();
-        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "it was ended");
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "connection closed");
     }
     (stream, reader)
 }
@@ -121,8 +121,7 @@ pub fn carries(served: &Served) {
         assert_eq!(got, path);
     }
 
-    // Upgraded connections talk both ways as long as they like, many of them
-    // side by side.
+    // Many upgraded connections relay data in both directions concurrently.
     let mut all: Vec<_> = (0..30).map(|_| upgraded(one)).collect();
     for _ in 0..5 {
         for (stream, reader) in &mut all {
@@ -145,7 +144,7 @@ pub fn carries(served: &Served) {
     writer.join().unwrap();
     assert!(got == sent);
 
-    // The end of one direction is not the end of the other.
+    // Closing one direction keeps the other direction open.
     let mut stream = connect(two);
     stream.write_all(b"COUNT\n").unwrap();
     stream.write_all(&sent).unwrap();
@@ -154,17 +153,17 @@ pub fn carries(served: &Served) {
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "3000000");
 
-    // Without a listener the connection is closed.
+    // Without a listener in the pixel, the local connection is closed.
     assert_eq!(connect(closed).read(&mut [0; 1]).unwrap_or(0), 0);
 
-    // Open connections end with the command, on both sides.
+    // Open connections are closed on both sides when the command ends.
     let mut silent = connect(one);
     silent.write_all(b"SILENT\n").unwrap();
     wait::eventually("the connection reaches the pixel", || served.relays() == 1);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(wait::exit_code(&mut child), 130);
     assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
-    wait::eventually("nothing is left in the pixel", || served.relays() == 0);
+    wait::eventually("no relay is left in the pixel", || served.relays() == 0);
     assert!(TcpStream::connect(("127.0.0.1", one)).is_err());
 }
 
@@ -185,7 +184,7 @@ fn background_forwards_are_listed_and_stopped() {
     let listed = listed.as_array().unwrap();
     assert_eq!(listed.len(), 2);
     assert!(listed.contains(&started));
-    // A port in use is reported at once, with --background too.
+    // A port in use is reported immediately, also with `--background`.
     let taken = env.pixels(["forward", "--background", name, &format!("{port}:8000")]);
     assert_eq!(taken.code, 1);
     assert!(taken.stderr.contains("in use"), "{}", taken.stderr);

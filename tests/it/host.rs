@@ -1,4 +1,4 @@
-//! Preparing a host, against the real daemon of this machine.
+//! Host setup on this machine's real daemon.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,7 @@ fn client() -> Client {
     Client::new(&Endpoint::Unix(SHARED.into()), None).unwrap()
 }
 
-/// The fingerprint of the image with this alias, if there is one.
+/// The fingerprint of the image with this alias, if the image exists.
 fn target(alias: &str) -> Option<String> {
     let path = format!("/1.0/images/aliases/{alias}");
     let answer = Server::shared().call("GET", &path, &Value::Null).unwrap();
@@ -33,7 +33,7 @@ fn target(alias: &str) -> Option<String> {
     Some(answer["metadata"]["target"].as_str().unwrap().to_owned())
 }
 
-/// Deletes what an earlier run has left behind.
+/// Deletes the image that an earlier run left.
 fn sweep(alias: &str) {
     if let Some(fingerprint) = target(alias) {
         delete(&fingerprint);
@@ -55,7 +55,7 @@ fn run(program: &str, args: &[&str], dir: &Path) {
     );
 }
 
-/// The two parts of a small image that is different every time.
+/// Creates the two files of a small image. Each `salt` gives a different fingerprint.
 fn tiny_image(dir: &Path, salt: &str) {
     let root = dir.join("root");
     std::fs::create_dir_all(root.join("etc")).unwrap();
@@ -89,7 +89,7 @@ async fn image_import_creates_alias() {
     assert_eq!(image["properties"]["os"], "Debian");
     assert_eq!(image["properties"]["description"], "a test");
 
-    // The same again is refused, and changes nothing.
+    // A second import of the same image is refused and changes nothing.
     let again = host::import(&client, &metadata, &rootfs, alias).await;
     assert!(matches!(again, Err(Error::Server { .. })), "{again:?}");
     assert_eq!(target(alias).as_ref(), Some(&fingerprint));

@@ -1,4 +1,4 @@
-//! How the client uses the daemon's socket.
+//! Connections of the client to the daemon's socket.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,7 +15,7 @@ use crate::support::wait;
 #[derive(Default)]
 struct Counts {
     accepted: AtomicUsize,
-    /// Those on which something came.
+    /// The number of connections with at least one request.
     used: AtomicUsize,
 }
 
@@ -26,7 +26,7 @@ fn answer(mut stream: UnixStream, counts: &Counts) {
         if std::mem::take(&mut first) {
             counts.used.fetch_add(1, Ordering::SeqCst);
         }
-        // A daemon takes its time; requests overlap.
+        // A slow answer makes requests overlap.
         std::thread::sleep(Duration::from_micros(200));
         let body = r#"{"type":"sync","metadata":{}}"#;
         let head = format!(
@@ -39,8 +39,8 @@ fn answer(mut stream: UnixStream, counts: &Counts) {
     }
 }
 
-/// The daemon reads the first bytes of a connection inside its accept loop: a
-/// silent one holds up every client of the machine, ourselves included.
+/// The daemon reads the first bytes of a connection in its accept loop, so an
+/// idle connection blocks every client of the machine, including pixels.
 #[test]
 fn client_sends_a_request_on_every_connection() {
     let folder = tempfile::tempdir().unwrap();
@@ -61,7 +61,7 @@ fn client_sends_a_request_on_every_connection() {
         .unwrap();
     for _ in 0..20 {
         let client = Client::new(&Endpoint::Unix(path.clone()), None).unwrap();
-        // Requests that begin while others end, as in a fork of several.
+        // Requests that start while others end, as in a fork with several clones.
         let loops = (0..4u64).map(|at| {
             let client = client.clone();
             async move {
@@ -72,8 +72,8 @@ fn client_sends_a_request_on_every_connection() {
             }
         });
         runtime.block_on(join_all(loops));
-        // The client is still there, and with it what it keeps open.
-        wait::until("a word on every connection", || {
+        // The client still exists and keeps its connections open.
+        wait::until("every connection has carried a request", || {
             let accepted = counts.accepted.load(Ordering::SeqCst);
             (counts.used.load(Ordering::SeqCst) == accepted).then_some(())
         });

@@ -1,12 +1,12 @@
-//! The direction of dependencies: which part of the library may name which.
+//! Allowed dependencies between the modules of the library.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::support::repository::{files, has_extension, read};
 
-/// Every part and the parts it uses. An edge that is not in here fails, and so
-/// does one that no longer exists.
+/// Every module and the modules that it uses. A missing edge and an unused edge
+/// both fail the test.
 const EDGES: &str = "
 model ->
 retry ->
@@ -34,7 +34,7 @@ signal -> exit model term
 cli -> backend base config egress exit forward host lifecycle mcp provision model signal term transfer ui user_dirs
 ";
 
-/// These join everything together.
+/// These files may use every module.
 const TOP: &[&str] = &["lib", "main", "build"];
 
 #[test]
@@ -71,14 +71,14 @@ fn modules_use_only_allowed_modules() {
     for (part, allowed) in edges {
         for target in allowed {
             if !found.get(part).is_some_and(|used| used.contains(target)) {
-                wrong.push(format!("{part} no longer uses {target}: take it out"));
+                wrong.push(format!("{part} no longer uses {target}: edit EDGES"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// `cli/list.rs` is part of `cli`; every backend is a part of its own.
+/// `cli/list.rs` belongs to module `cli`; every backend is a module of its own.
 fn part_of(inside: &Path) -> String {
     let steps = inside.with_extension("");
     let steps = steps.to_str().unwrap();
@@ -90,7 +90,7 @@ fn part_of(inside: &Path) -> String {
     }
 }
 
-/// The parts that a file names by `crate::` paths.
+/// The modules that a file uses by `crate::` paths.
 fn uses(text: &str, part: &str) -> BTreeSet<String> {
     let code = text.lines().map(|line| line.split("//").next().unwrap());
     let code = Vec::from_iter(code).join("\n");
@@ -104,7 +104,7 @@ fn uses(text: &str, part: &str) -> BTreeSet<String> {
     found
 }
 
-/// `a::b` or `{a, b::{c, d}}` at the beginning of `code`, as parts.
+/// The modules in `a::b` or `{a, b::{c, d}}` at the start of `code`.
 fn heads(code: &str) -> Vec<String> {
     let code = code.trim_start();
     if let Some(group) = code.strip_prefix('{') {
@@ -121,7 +121,7 @@ fn heads(code: &str) -> Vec<String> {
         Some(members) if first == "backend" => members
             .into_iter()
             .map(|second| match second.as_str() {
-                // The crate's backends are modules; what else `backend` has is its own.
+                // Each submodule is listed separately; every other item belongs to `backend`.
                 "incus" | "sftp" | "tls" | "truenas" => format!("backend::{second}"),
                 _ => "backend".to_owned(),
             })
@@ -130,7 +130,7 @@ fn heads(code: &str) -> Vec<String> {
     }
 }
 
-/// The number of open braces after each character.
+/// Returns a function that gives the number of open braces after each character.
 fn nesting() -> impl FnMut(char) -> i32 {
     let mut depth = 0;
     move |c| {

@@ -1,5 +1,5 @@
-//! Clients that give up or go away: the work they asked for ends, and nothing
-//! is left of it that is not whole.
+//! Clients that cancel calls or disconnect: the work ends and leaves nothing
+//! incomplete.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::support::rounds::Moments;
 use crate::support::server::Server;
 use crate::support::wait::{eventually, until};
 
-/// A call whose answer is not waited for; who drops it hangs up.
+/// Sends a call without waiting for the answer. Dropping the stream disconnects.
 fn begin(client: &Client, session: Option<&str>, params: &Value) -> TcpStream {
     let message = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
     let session = session.map(|session| ("Mcp-Session-Id", session));
@@ -25,7 +25,7 @@ fn call(tool: &str, arguments: Value) -> Value {
     json!({"name": tool, "arguments": arguments})
 }
 
-/// The session that a client is given.
+/// Starts a session and returns its id.
 fn session(client: &Client) -> String {
     let hello = initialize("2025-11-25");
     let head = client.message(&hello, &[]).unwrap().head;
@@ -41,7 +41,7 @@ fn give_up(client: &Client, session: &str) {
     assert_eq!(reported.unwrap().status, 202);
 }
 
-/// How many processes of this command line there are.
+/// The number of processes with this command line.
 fn count(client: &Client, sandbox: &str, seconds: &str) -> usize {
     let script = format!("pgrep -cxf 'sleep {seconds}' || true");
     client.sh(sandbox, &script).trim().parse().unwrap()
@@ -67,7 +67,7 @@ fn canceled_exec_kills_command() {
     drop(hung_up);
     ends("1001");
 
-    // One that reports progress is answered by a stream.
+    // A call with a progress token is answered by an event stream.
     let mut reported = sleep("1002");
     reported["_meta"] = json!({"progressToken": "p"});
     let mut stream = begin(&client, None, &reported);
@@ -84,7 +84,7 @@ fn canceled_exec_kills_command() {
     for (params, seconds) in [(reported, "1003"), (sleep("1004"), "1004")] {
         let mut stream = begin(&client, Some(&mine), &params);
         runs(seconds);
-        // The ids of another client are its own.
+        // A cancellation in another session with the same request id has no effect.
         give_up(&client, &other);
         assert_eq!(count(&client, &name, seconds), 2);
         give_up(&client, &mine);
@@ -121,26 +121,26 @@ fn canceled_create_sandbox_leaves_no_sandbox() {
     let sandboxes = sandbox_prefix(&env);
     let there = || Server::shared().pixels(&sandboxes);
 
-    // Canceled while waiting for its base, whose build continues: a client that
-    // retries after a minute finds it.
+    // Canceled while waiting for the base. The build continues, so that a later
+    // retry succeeds.
     let server = McpServer::start(&env);
     let client = server.client();
     let slow = call("create_sandbox", json!({"base": "slow", "wait_sec": 600}));
     let hung_up = begin(&client, None, &slow);
     let work = format!("{}-slow-building", env.name("b"));
     let at_work = ["exec", &work, "--", "pgrep", "base-setup"];
-    eventually("the base is built", || env.pixels(at_work).code == 0);
+    eventually("the base build runs", || env.pixels(at_work).code == 0);
     assert_eq!(client.list().len(), 1);
     drop(hung_up);
-    eventually("it is not wanted any more", || client.list().is_empty());
+    eventually("the sandbox is removed", || client.list().is_empty());
     let _ = env.pixels(["exec", &work, "--", "touch", "/var/go"]).ok();
-    eventually("the base is there, and only that", || {
+    eventually("only the finished base exists", || {
         Server::shared().pixels(&env.name("b")) == [format!("{}-slow", env.name("b"))]
     });
     assert_eq!(there(), Vec::<String>::new());
     assert_eq!(server.end(), 0);
 
-    // With its pixel running, and provisioned without end.
+    // Canceled while the pixel runs and provisioning never ends.
     env.set("PIXELS_PROVISION_ENABLED", "true");
     let server = McpServer::start(&env);
     let client = server.client();
@@ -148,16 +148,16 @@ fn canceled_create_sandbox_leaves_no_sandbox() {
     let arguments = call("create_sandbox", arguments);
     for gives_up in [false, true] {
         let stream = begin(&client, Some(&mine), &arguments);
-        eventually("its pixel is there", || !there().is_empty());
+        eventually("the pixel exists", || !there().is_empty());
         match gives_up {
             true => give_up(&client, &mine),
             false => drop(stream),
         }
-        eventually("it is gone", || {
+        eventually("the pixel is deleted", || {
             client.list().is_empty() && there().is_empty()
         });
     }
-    // What was finished stays.
+    // A finished sandbox is kept.
     let name = client.sandbox("slow");
     assert_eq!(client.list(), [(name, "running".to_owned())]);
     assert_eq!(server.end(), 0);
@@ -171,7 +171,7 @@ fn canceled_write_file_leaves_old_or_new_file() {
     let mut moments = Moments::new();
     let file = |content: &str| json!({"name": name, "path": "/srv/f/a", "content": content});
     client.call("write_file", file("old"));
-    // Sees the file at every moment.
+    // Prints every size that the file has.
     let script = "while [ ! -e /srv/over ]; do stat -c %s /srv/f/a; done | sort -nu";
     let watch = client.job(&name, script);
     let new = "n".repeat(8 << 20);
@@ -181,7 +181,7 @@ fn canceled_write_file_leaves_old_or_new_file() {
         drop(stream);
         client.call("write_file", file("old"));
     }
-    // One that certainly got there.
+    // A write without cancellation.
     client.call("write_file", file(&new));
     client.sh(&name, "stat -c %s /srv/f/a; touch /srv/over");
     let seen = until("the watch ends", || {
@@ -191,13 +191,13 @@ fn canceled_write_file_leaves_old_or_new_file() {
     });
     assert_eq!(seen["stdout"], "3\n8388608\n", "{seen}");
 
-    // A request that never arrived whole does nothing.
+    // An incomplete request has no effect.
     let mut other = file(&new[..1 << 20]);
     other["path"] = json!("/srv/f/b");
     let part = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
                       "params": call("write_file", other)});
     drop(client.begin_message(&part, &[("Content-Length", "9000000")]));
-    eventually("nothing is left beside it", || {
+    eventually("no other file is left", || {
         client.sh(&name, "ls -A /srv/f") == "a\n"
     });
     assert_eq!(server.end(), 0);

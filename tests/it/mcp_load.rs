@@ -1,5 +1,5 @@
-//! Many clients at once: every call is answered, answers stay true through
-//! kills of the server, and its list equals what the backend has.
+//! Many concurrent clients: every call is answered, answers stay correct while the server is
+//! killed repeatedly, and its list matches the pixels on the backend.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -17,17 +17,17 @@ use crate::support::wait::eventually;
 
 const CLIENTS: usize = 16;
 const CALLS: usize = 50;
-/// Every so many clients one makes and removes sandboxes; the others work in
-/// those that are there.
+/// One client in every `MAKERS` creates and destroys sandboxes; all clients use
+/// the shared sandboxes.
 const MAKERS: usize = 4;
 const SHARED: usize = 3;
-/// Between two kills.
+/// The maximum time between two kills.
 const SPAN: Duration = Duration::from_millis(500);
 
-/// Where all clients find the server.
+/// The current server, shared by all clients.
 struct Desk {
     client: Mutex<Client>,
-    /// Goes up when the server is killed and when there is one again: odd
+    /// Incremented when the server is killed and when a new server runs: odd
     /// while no server runs.
     turn: AtomicU64,
     over: AtomicBool,
@@ -60,7 +60,7 @@ impl Desk {
         reported
     }
 
-    /// Kills the server and starts another.
+    /// Kills the server and starts a new one.
     fn replace(&self, server: McpServer, env: &TestEnv) -> McpServer {
         self.turn.fetch_add(1, Ordering::SeqCst);
         server.kill();
@@ -71,7 +71,7 @@ impl Desk {
     }
 }
 
-/// Ends all waits, also if the test fails.
+/// Stops all workers on drop, also if the test fails.
 struct Over<'a>(&'a Desk);
 
 impl Drop for Over<'_> {
@@ -80,12 +80,12 @@ impl Drop for Over<'_> {
     }
 }
 
-/// One client, and what it knows for certain.
+/// One client and the results that the server has confirmed to it.
 struct Worker<'a> {
     desk: &'a Desk,
     number: usize,
     answered: usize,
-    /// Its sandbox, and whether the removal was asked for.
+    /// The client's sandbox, and whether its removal was requested.
     own: Option<String>,
     leaving: bool,
     /// The client asked for a sandbox and did not receive its name.
@@ -109,18 +109,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// `None` when the server was killed before it answered.
+    /// Returns `None` if the server was killed before it answered.
     fn ask(&mut self, tool: &str, arguments: Value) -> Option<Result<Value, String>> {
         let reported = self.desk.call(tool, arguments);
         match reported {
             Some(_) => self.answered += 1,
-            // Until there is another server.
+            // Waits for the next server.
             None => std::thread::sleep(Duration::from_millis(20)),
         }
         reported
     }
 
-    /// The same for calls that must not be refused.
+    /// Like `ask`, for calls that must succeed.
     fn reported(&mut self, tool: &str, arguments: Value) -> Option<Value> {
         let reported = self.ask(tool, arguments)?;
         Some(reported.unwrap_or_else(|reason| panic!("{tool}: {reason}")))
@@ -157,7 +157,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Confirmed content is in the file, and nothing is partially written.
+    /// The file has confirmed or later content and is never incomplete.
     fn read(&mut self) {
         if self.written == 0 {
             return self.write();
@@ -196,7 +196,7 @@ impl<'a> Worker<'a> {
         self.own = Some(text(&made["name"]));
     }
 
-    /// Whether what it asked for is there.
+    /// Looks for the sandbox whose creation was not confirmed.
     fn find(&mut self) {
         let Some(list) = self.reported("list_sandboxes", json!({})) else {
             return;
@@ -222,7 +222,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// After the last kill: the outcome of unconfirmed calls.
+    /// Resolves unconfirmed calls after the last kill.
     fn settle(&mut self) {
         if self.unsure {
             self.find();
@@ -234,8 +234,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Sixteen clients do their calls, while `disturb` goes on; then what they
-/// know, the list and the server are compared.
+/// Sixteen clients send calls while `disturb` runs. Then compares the sandboxes
+/// known to the clients, the server's list and the pixels.
 fn sixteen_clients(env: &TestEnv, disturb: impl FnOnce(&Desk, McpServer) -> McpServer) {
     let server = McpServer::start(env);
     let desk = Desk::open(&server);
@@ -257,7 +257,7 @@ fn sixteen_clients(env: &TestEnv, disturb: impl FnOnce(&Desk, McpServer) -> McpS
         worker.settle();
     }
     let client = server.client();
-    eventually("everything is finished", || {
+    eventually("all sandboxes are running", || {
         client.list().iter().all(|(_, status)| status == "running")
     });
     let listed: BTreeSet<String> = client.list().into_iter().map(|(name, _)| name).collect();
@@ -265,7 +265,7 @@ fn sixteen_clients(env: &TestEnv, disturb: impl FnOnce(&Desk, McpServer) -> McpS
     let known: BTreeSet<String> = own.chain(desk.shared.clone()).collect();
     assert_eq!(listed, known, "{}", server.log());
     let prefix = sandbox_prefix(env);
-    eventually("the server and the list are equal", || {
+    eventually("the pixels match the list", || {
         let there: BTreeSet<String> = Server::shared().pixels(&prefix).into_iter().collect();
         there == listed
     });

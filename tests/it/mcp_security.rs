@@ -1,4 +1,4 @@
-//! Who is refused, and that the server stays up whatever comes.
+//! Requests that the MCP server refuses, and overload that it survives.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -81,7 +81,7 @@ fn floods_do_not_stop_server() {
     let too_long = [("Content-Length", length.as_str())];
     let answer = client.send("POST", "/mcp", &too_long, &large);
     assert!(answer.is_none_or(|it| it.status == 413));
-    // 17 MiB that are really sent.
+    // Sends 17 MiB.
     let text =
         json!({"jsonrpc": "2.0", "id": 1, "method": "x", "params": {"x": "y".repeat(17 << 20)}});
     assert!(client.message(&text, &[]).is_none_or(|it| it.status == 413));
@@ -97,14 +97,14 @@ fn floods_do_not_stop_server() {
         let Ok(mut stream) = TcpStream::connect(&client.address) else {
             break;
         };
-        // Some say nothing at all, some never end what they say.
+        // Half of the connections send nothing, the others send an incomplete request.
         if number % 2 == 0 {
             let _ = stream.write_all(b"POST /mcp HTTP/1.1\r\nHost: loc");
         }
         open.push(stream);
     }
-    // Those that hold the places are thrown out in time.
-    eventually("it answers again", || hello(&client, &[]) == 200);
+    // The server closes idle connections after a timeout.
+    eventually("the server answers again", || hello(&client, &[]) == 200);
     drop(open);
     assert_eq!(hello(&client, &[]), 200);
     assert_eq!(server.end(), 0);
@@ -154,7 +154,7 @@ fn tools_accept_only_own_sandboxes_and_allowed_egress() {
             assert!(refusal.contains("no sandbox"), "{tool} {pixel}: {refusal}");
         }
     }
-    // A clone created without this server is not a sandbox, whatever it inherited.
+    // A clone created without this server is not a sandbox, even with inherited properties.
     let copy = env.name("copy");
     let _ = env.pixels(["create", &copy, "--from", &name]).ok();
     assert_eq!(client.list(), [(name.clone(), "running".to_owned())]);

@@ -1,4 +1,4 @@
-//! Clients that start the server themselves and share it.
+//! Clients that start the server over stdio and share one server.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout};
@@ -88,7 +88,7 @@ fn stdio_clients_share_server_and_take_it_over() {
     let run = |script: &str| json!({"name": name, "command": ["sh", "-c", script]});
     assert_eq!(second.call("exec", run("echo hi"))["stdout"], "hi\n");
 
-    // Progress for those who ask, and an end for those who give up.
+    // A progress token returns progress, and a cancellation ends the command.
     let mut params = json!({"name": "exec", "arguments": run("sleep 1234.5")});
     params["_meta"] = json!({"progressToken": "p"});
     let id = second.send("tools/call", params);
@@ -103,13 +103,13 @@ fn stdio_clients_share_server_and_take_it_over() {
         ran["exit_code"] == 1
     });
 
-    // The first one had the server. It goes, and the second has one.
+    // The first client ran the shared server. When it exits, the second client starts a server.
     first.end();
     assert_eq!(second.call("exec", run("echo still"))["stdout"], "still\n");
     second.child.kill().unwrap();
     second.child.wait().unwrap();
 
-    // One that serves on an address is found by those that come later.
+    // A server on an address is found by later stdio clients.
     let server = McpServer::start(&env);
     let mut third = Stdio::start(&env);
     assert_eq!(third.call("exec", run("echo again"))["stdout"], "again\n");
@@ -138,7 +138,7 @@ fn stdio_reports_invalid_messages() {
     let refused = client.read();
     assert_eq!(refused["error"]["code"], -32600, "{refused}");
     assert!(refused["id"].is_null() && refused["error"]["message"].is_string());
-    // The largest file that is taken comes through to where it is refused.
+    // The largest allowed file reaches the tool, which refuses the sandbox name.
     let largest = "A".repeat((10 << 20) / 3 * 4);
     let file = json!({"name": "none", "path": "/a", "content": largest, "encoding": "base64"});
     let params = json!({"name": "write_file", "arguments": file});

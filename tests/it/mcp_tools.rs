@@ -1,4 +1,4 @@
-//! The tools on the real daemon, as a client sees them.
+//! The MCP tools on a real daemon.
 
 use serde_json::{Value, json};
 
@@ -112,7 +112,7 @@ fn tools_support_sandbox_lifecycle() {
     let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist", "{shown}");
 
-    // The boot in progress removes nothing.
+    // The boot that is in progress does not delete files.
     let script = "echo early >/tmp/early; until systemctl is-active -q sysinit.target; do sleep 0.1; done; \
                   sleep 0.2; cat /tmp/early";
     assert_eq!(client.sh(&name, script), "early\n");
@@ -134,7 +134,7 @@ fn tools_support_sandbox_lifecycle() {
     let fork = client.call("fork_sandbox", fork);
     assert_fields(&fork, running);
     let twin = text(&fork["name"]);
-    // It was given no time of its own, and takes over none.
+    // A fork without its own ttl does not inherit the expiry of its source.
     let end = |view: &Value| text(&view["expires_at"]);
     assert!(end(&fork) > end(&made), "{fork} {made}");
     assert_eq!(client.sh(&twin, "cat $HOME/state"), "before\n");
@@ -193,7 +193,7 @@ fn commands(client: &Client, name: &str) {
 fn files(client: &Client, name: &str) {
     let home = client.sh(name, "printf %s $HOME");
     let at = |file: &str| format!("{home}/{file}");
-    // A call on a file, with these arguments besides.
+    // Calls a tool with `path` and more arguments.
     let arguments = |path: &str, mut more: Value| {
         more["name"] = json!(name);
         more["path"] = json!(path);
@@ -213,7 +213,7 @@ fn files(client: &Client, name: &str) {
     assert_eq!(call("edit_file", &at("link"), edit)["replacements"], 2);
     let seen = client.sh(name, &format!("stat -c '%a %u %g' {path}; cat {path}"));
     assert_eq!(seen, "750 1234 4321\none 2 2\n");
-    // Overwritten, a file is still whose it was and what it was.
+    // Overwriting a file keeps its owner and mode.
     call("write_file", &path, json!({"content": "x"}));
     let seen = client.sh(name, &format!("stat -c '%a %u' {path}"));
     assert_eq!(seen, "750 1234\n");

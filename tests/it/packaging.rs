@@ -1,5 +1,5 @@
-//! The files of a release, under the same names everywhere:
-//! the workflow that makes it, README, and the installers that look for it.
+//! The files of a release have the same names in the workflow that builds them,
+//! in README and in the installers.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::support::tree;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What this test's own binary was built for.
+/// The target of this test binary.
 fn host() -> String {
     let (arch, is_musl) = (std::env::consts::ARCH, cfg!(target_env = "musl"));
     format!(
@@ -21,7 +21,7 @@ fn host() -> String {
     )
 }
 
-/// Packs this test's binary, for the host's target.
+/// Packs this test binary for the host's target.
 fn pack(scratch: &Path, dist: &str) -> PathBuf {
     let (built, dist) = (scratch.join("built"), scratch.join(dist));
     let binary = built.join(host()).join("pixels");
@@ -80,14 +80,14 @@ fn release_archive_contains_working_binary() {
 
     materials(&read(dist.join(bill)));
 
-    // The same build gives the same archive.
+    // The same build produces the same archive.
     let again = pack(scratch.path(), "again");
     assert_eq!(read(again.join("SHA256SUMS")), sums);
 }
 
-/// In a root that holds the binary and the daemon's socket: no libc, no
-/// certificates, no /proc, no /etc. Other builds need a libc, so there is
-/// nothing to test in them.
+/// Runs the binary in a root with only the binary and the daemon's socket: no
+/// libc, no certificates, no /proc, no /etc. Builds that need a libc skip this
+/// test.
 #[test]
 #[ignore = "needs Incus"]
 #[cfg(target_env = "musl")]
@@ -110,7 +110,7 @@ fn static_binary_runs_in_empty_root() {
     assert!(list.is_array(), "{reported}");
 }
 
-/// The bill of materials has what is shipped, and only that.
+/// The bill of materials lists all shipped crates and no other crates.
 fn materials(text: &str) {
     let bill: serde_json::Value = serde_json::from_str(text).unwrap();
     assert_eq!(bill["bomFormat"], "CycloneDX");
@@ -141,10 +141,10 @@ fn materials(text: &str) {
     for shipped in keys("dependencies") {
         assert!(names.contains(shipped), "{shipped} is missing");
     }
-    // Not even as a dependency of another crate: nothing else uses it.
+    // No shipped crate depends on this development dependency.
     assert!(keys("dev-dependencies").contains("rcgen") && !names.contains("rcgen"));
-    // A crate of macOS alone.
-    assert!(names.contains("core-foundation"), "macOS is missing");
+    // A crate that only macOS uses.
+    assert!(names.contains("core-foundation"), "no macOS crate");
     for one in bill["dependencies"].as_array().unwrap() {
         for on in one["dependsOn"].as_array().unwrap() {
             let on = on.as_str().unwrap();
@@ -181,12 +181,12 @@ fn archive_names_match_binstall_and_readme() {
         );
         assert_eq!(rendered("bin-dir", &target), format!("{name}/pixels"));
         let shown = format!("pixels-VERSION-{target}.tar.gz");
-        assert!(readme.contains(&shown), "README: no {shown}");
+        assert!(readme.contains(&shown), "README: {shown} not found");
     }
     for shown in ["pixels-VERSION.cdx.json", "SHA256SUMS"] {
-        assert!(readme.contains(shown), "README: no {shown}");
+        assert!(readme.contains(shown), "README: {shown} not found");
     }
-    // And none that is not made.
+    // README names only archives that are built.
     for (at, _) in readme.match_indices("pixels-VERSION-") {
         let shown = &readme[at + "pixels-VERSION-".len()..];
         let target = shown.split(".tar.gz").next().unwrap().to_owned();
@@ -195,8 +195,8 @@ fn archive_names_match_binstall_and_readme() {
     }
 }
 
-/// mise chooses an archive by words for system and processor in its name, and
-/// takes a musl archive if it is the only Linux one.
+/// mise selects an archive by the system and processor in its name, and accepts
+/// a musl archive if no other Linux archive exists.
 #[test]
 fn release_has_one_target_per_system() {
     let mut systems = BTreeSet::new();
@@ -208,7 +208,7 @@ fn release_has_one_target_per_system() {
         let is_musl = words.contains(&"musl");
         assert!(!target.contains("linux") || is_musl, "{target}");
         let is_first = systems.insert((system, processor));
-        assert!(is_first, "{target} is the second");
+        assert!(is_first, "{target} is the second archive of its system");
     }
     assert_eq!(systems.len(), 4);
 }
@@ -229,7 +229,7 @@ fn workflow_actions_are_pinned() {
                 hash.len() == 40 && hash.bytes().all(|c| c.is_ascii_hexdigit()),
                 "{file}: {action}"
             );
-            assert!(!version.is_empty(), "{file}: {action}: which version?");
+            assert!(!version.is_empty(), "{file}: {action}: no version");
         }
         assert!(
             text.contains("persist-credentials: false"),

@@ -1,13 +1,13 @@
-//! The language of everything a person reads: words and phrases that a docker
-//! or Incus user would have to translate do not come back.
+//! Checks the language of everything that a person reads: words and phrases
+//! that a docker or Incus user would have to translate are banned.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use crate::support::repository::{files, has_extension, read};
 
-/// Phrases that are not used in source files, scripts, settings and documents.
-/// A plain word beside each says what to write instead.
+/// Phrases banned in source files, scripts, settings and documents, each with
+/// its replacement.
 const BANNED: &[(&str, &str)] = &[
     ("told", "printed, reported, returned"),
     ("tells", "prints, reports, shows"),
@@ -64,7 +64,7 @@ const BANNED: &[(&str, &str)] = &[
     ("honour", "honor"),
 ];
 
-/// Names of tests begin with their subject.
+/// Test names start with their subject, not with these words.
 const BANNED_TEST_STARTS: &[&str] = &[
     "it_",
     "its_",
@@ -130,8 +130,8 @@ fn is_plain(words: &[(usize, String)], at: usize, phrase: &[&str]) -> bool {
     negation && (before == Some("there") || after == Some("longer"))
 }
 
-/// The words of a text in lower case, each with its line. Comment marks and the
-/// ends of lines do not interrupt a phrase; punctuation does.
+/// The words of a text in lower case, each with its line number. Comment marks
+/// and line ends do not interrupt a phrase; punctuation does.
 fn words(text: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     for (at, line) in text.lines().enumerate() {
@@ -155,7 +155,7 @@ fn words(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// What is written by hand and read by a person, this list excepted.
+/// All files written by hand for people, without this file.
 fn texts() -> impl Iterator<Item = PathBuf> {
     const EXTENSIONS: &[&str] = &[
         "rs", "md", "sh", "toml", "yml", "py", "pl", "service", "timer", "path", "conf", "snap",

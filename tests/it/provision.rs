@@ -1,5 +1,5 @@
-//! Provisioning and sessions, on the daemon: the result in the pixel, its
-//! report, and that both survive restarts.
+//! Provisioning and sessions on a real daemon: results in the pixel, the
+//! reported status, and both after restarts.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use crate::support::env::TestEnv;
 use crate::support::pty::Pty;
 use crate::support::{lab, programs, wait};
 
-/// An environment in which pixels are provisioned, by these settings.
+/// An environment that provisions pixels with these settings.
 fn provisioning(test: &str, config: &str) -> TestEnv {
     let mut env = TestEnv::new(test);
     env.set("PIXELS_PROVISION_ENABLED", "true");
@@ -15,7 +15,7 @@ fn provisioning(test: &str, config: &str) -> TestEnv {
     env
 }
 
-/// A key of the test's own, where the default settings look for one.
+/// Creates an SSH key in the default location.
 fn key(env: &TestEnv) -> std::path::PathBuf {
     let dir = env.home().join(".ssh");
     std::fs::create_dir_all(&dir).unwrap();
@@ -57,7 +57,7 @@ SESSION = { value = "mine", session_only = true }
         printed,
         "pixel\n0\n/home/pixel\ntwo words, $HOME 'q' \"d\"|a#b|mine\n"
     );
-    // The image's own user of that number has made room.
+    // The image's user with the same uid was moved.
     let printed = env.sh(
         &name,
         "id; getent passwd ubuntu; ls -a ~ | grep bashrc; tail -n1 /etc/environment",
@@ -101,14 +101,14 @@ SESSION = { value = "mine", session_only = true }
         "pixel\ntwo words, $HOME 'q' \"d\"\n0\n"
     );
 
-    // Once more changes nothing.
+    // A second provisioning changes nothing.
     env.pixels(["provision", &name, "--wait"]).ok();
     let again = env.pixels(["status", &name, "--json"]).ok().json();
     assert_eq!(again, status);
 
     sessions_last(&env, &name);
 
-    // A clone has it all, and an identity of its own.
+    // A clone is provisioned too and has a new identity.
     env.checkpoint(&name, "done");
     let clone = env.name("clone");
     env.pixels([
@@ -135,7 +135,7 @@ SESSION = { value = "mine", session_only = true }
         address.is_some_and(|ip| by_ssh(ip, "hostname") == format!("px-{clone}\n"))
     });
 
-    // It is still known after a restart.
+    // The status is still known after a restart.
     env.pixels(["stop", &clone]).ok();
     env.pixels(["start", &clone]).ok();
     assert_eq!(
@@ -151,14 +151,14 @@ fn sessions_last(env: &TestEnv, name: &str) {
     console.send("KEPT=yes; seq 1 99; echo \"[\"first\"]\"\r");
     console.expect("[first]");
     console.resize(101, 37);
-    wait::eventually("the size has reached the session", || {
+    wait::eventually("the session has the new size", || {
         console.send("echo \"<\"$(stty size)\">\"\r");
         console.screen().contains("<37 101>")
     });
     rustix::process::kill_process(console.pid(), rustix::process::Signal::KILL).unwrap();
     drop(console);
 
-    // The same shell, with what it had shown.
+    // The same shell with its previous output.
     let mut console = Pty::pixels(env, ["console", name]);
     console.expect("[first]");
     console.send("echo \"[\"still $KEPT\"]\"\r");
@@ -178,17 +178,17 @@ fn sessions_last(env: &TestEnv, name: &str) {
     let mut other = Pty::pixels(env, ["console", name, "-s", "v1.2"]);
     other.send("echo \"[\"other $KEPT\"]\"\r");
     other.expect("[other ]");
-    // Ctrl+\ leaves it running, and so does the word.
+    // Ctrl+\ and `detach` both leave the session running.
     second.send("\x1c");
     assert_eq!(second.exit_code(), 0);
     other.send("detach\r");
     assert_eq!(other.exit_code(), 0);
-    wait::eventually("they are detached", || {
+    wait::eventually("both clients are detached", || {
         with("console", 1) && with("v1.2", 0)
     });
     console.send("exit\r");
     assert_eq!(console.exit_code(), 0);
-    wait::eventually("the session is over", || {
+    wait::eventually("the session has ended", || {
         !with("console", 1) && with("v1.2", 0)
     });
     env.pixels(["console", name, "-s", "a b"])
@@ -232,7 +232,7 @@ fn failed_provisioning_step_is_reported() {
         .reports("in /home/pixel as root");
     assert_eq!(env.listed(&name)["provision"], "done");
 
-    // Bad settings are found before anything is made.
+    // Invalid settings are reported before a pixel is created.
     std::fs::write(env.home().join("own.sh"), "no interpreter\n").unwrap();
     env.pixels(["create", &env.name("bad")])
         .expect(2)
@@ -240,8 +240,8 @@ fn failed_provisioning_step_is_reported() {
     assert_eq!(env.remaining(), [name]);
 }
 
-/// What a user behind a proxy that looks into TLS, with a mirror of the npm
-/// registry, sets: the proxy's CA, an installer of their own, a tool list.
+/// The settings of a user behind a TLS-inspecting proxy with an npm mirror: the
+/// proxy's CA, a custom install script and a tool list.
 #[test]
 #[ignore = "needs Incus"]
 fn provisioning_installs_tools_from_mirror() {
@@ -259,7 +259,7 @@ fn provisioning_installs_tools_from_mirror() {
         .filter_map(|entry| Some(entry.ok()?.path().display().to_string()))
         .filter(|path| path.ends_with(".crt"))
         .collect();
-    // The mirror is on the host, which a pixel reaches only if a rule allows it.
+    // The mirror is on the host, which the policy must allow.
     let host = server.split('/').nth(2).unwrap();
     let env = provisioning(
         "tools",
@@ -275,7 +275,7 @@ fn provisioning_installs_tools_from_mirror() {
     assert!(version.stdout.starts_with("codex"), "{}", version.stdout);
 }
 
-/// The registry this machine's npm is set up for.
+/// The npm registry configured on this machine.
 fn registry() -> String {
     let output = Command::new("npm")
         .args(["config", "get", "registry"])

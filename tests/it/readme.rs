@@ -14,7 +14,7 @@ use crate::support::repository::read;
 struct Block {
     line: usize,
     text: String,
-    /// Empty if the block is not run.
+    /// The accepted exit codes; empty if the block is not run.
     expected: &'static [i32],
 }
 
@@ -54,7 +54,7 @@ fn blocks(document: &str) -> Vec<Block> {
 #[ignore = "needs Incus"]
 fn readme_examples_succeed() {
     lab::ready();
-    // The pixels of README have names that other pixels of the server may have.
+    // A separate project, because other pixels of the server may have the names used in README.
     let config = json!({
         "features.images": "false",
         "features.profiles": "false",
@@ -94,7 +94,7 @@ fn readme_examples_succeed() {
         run += 1;
     }
     assert!(run > 10, "only {run} blocks were run");
-    // Results that README describes.
+    // Results described in README.
     assert_eq!(read(work.join("copy.txt")), "a note\n");
     assert!(work.join("man/pixels-create.1").exists());
     assert!(work.join("back/src/main.c").exists());

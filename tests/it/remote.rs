@@ -1,5 +1,5 @@
-//! A daemon over HTTPS with client certificates: the same work, and every way
-//! in which trust can be missing on either side.
+//! A daemon over HTTPS with client certificates: the usual commands, and
+//! missing trust on either side.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,14 +18,14 @@ use crate::support::proxy::Wire;
 use crate::support::pty::Pty;
 use crate::support::wait::eventually;
 
-/// Against a hang.
+/// Detects a hang.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A daemon that listens on a port of the loopback interface.
 struct Remote {
     daemon: PrivateDaemon,
     port: u16,
-    /// Certificates and keys.
+    /// The directory of certificates and keys.
     files: tempfile::TempDir,
 }
 
@@ -45,7 +45,7 @@ impl Remote {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// A new client certificate and its key.
+    /// Creates a client certificate and its key.
     fn certificate(&self, name: &str) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -71,7 +71,7 @@ impl Remote {
         self.daemon.server.done("POST", "/1.0/certificates", &body);
     }
 
-    /// An environment that reaches the daemon over HTTPS only.
+    /// An environment that reaches the daemon only over HTTPS.
     fn env(&self, test: &str) -> TestEnv {
         let mut env = TestEnv::new(test);
         env.set("PIXELS_INCUS_REMOTE", &self.url())
@@ -80,7 +80,7 @@ impl Remote {
         env
     }
 
-    /// The same, and everything is as it should be.
+    /// An environment with a trusted client certificate and the server's certificate.
     fn trusted(&self, test: &str) -> TestEnv {
         let (certificate, key) = self.certificate(test);
         self.trust(&certificate);
@@ -106,7 +106,7 @@ fn listen(daemon: &PrivateDaemon) -> u16 {
     port
 }
 
-/// The one line of base64 between the marks of a PEM file.
+/// The base64 text of a PEM file on one line.
 fn der(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     text.lines().filter(|line| !line.starts_with('-')).collect()
@@ -116,7 +116,7 @@ fn set(env: &mut TestEnv, name: &str, path: &Path) {
     env.set(name, path.to_str().unwrap());
 }
 
-/// Runs pixels, which fails with this exit code and a message with these words.
+/// Runs pixels and expects this exit code and these words in the error.
 #[track_caller]
 fn refused(env: &TestEnv, args: &[&str], code: i32, words: &[&str]) -> Outcome {
     let outcome = env.pixels_within(args, LIMIT).expect(code);
@@ -161,7 +161,7 @@ fn https_remote_supports_lifecycle_files_and_forward() {
     let listed = env.pixels(["list", "--json"]).ok().stdout;
     assert!(listed.contains(&a) && listed.contains(&b), "{listed}");
 
-    // A terminal on the far side, and on both.
+    // A terminal only in the pixel, then on both sides.
     let far = env.pixels(["exec", "-t", &a, "--", "tty"]).ok().stdout;
     assert!(far.starts_with("/dev/pts/"), "{far}");
     let mut console = Pty::pixels(&env, ["exec", &b, "--", "sh"]);
@@ -170,7 +170,7 @@ fn https_remote_supports_lifecycle_files_and_forward() {
     console.send("exit 9\r");
     assert_eq!(console.exit_code(), 9);
 
-    // Files and ports.
+    // File transfers and port forwarding.
     let (to, back) = (format!("{a}:/srv/bytes"), env.home().join("back"));
     env.pixels_with(["push", "-", &to], &bytes).ok();
     env.pixels(["pull", &to, back.to_str().unwrap()]).ok();
@@ -211,7 +211,7 @@ fn server_certificate_is_verified() {
     env.pixels(["list"]).ok();
     let print = fingerprint(&remote.daemon.server_certificate());
 
-    // Another certificate than the server's.
+    // Pins a certificate that is not the server's.
     let (other, _) = remote.certificate("other");
     set(&mut env, "PIXELS_INCUS_SERVER_CERT", &other);
     for (args, code) in [
@@ -224,16 +224,16 @@ fn server_certificate_is_verified() {
         assert!(!reported.contains("left behind"), "{reported}");
     }
 
-    // None: the system's roots do not include it.
+    // Without a pinned certificate, the system's CA certificates apply.
     env.set("PIXELS_INCUS_SERVER_CERT", "");
     refused(&env, &["list"], 5, &[&print, "not trusted"]);
 
-    // Whatever it shows, when that is asked for.
+    // `insecure` accepts any certificate.
     env.set("PIXELS_INCUS_INSECURE", "true");
     env.pixels(["list"]).ok();
     env.set("PIXELS_INCUS_INSECURE", "");
 
-    // A file that is not a certificate.
+    // A file without a certificate.
     let empty = remote.file("empty", "crt");
     fs::write(&empty, "").unwrap();
     for file in [&empty, &remote.file("missing", "crt")] {
@@ -241,7 +241,7 @@ fn server_certificate_is_verified() {
         refused(&env, &["list"], 2, &[file.to_str().unwrap()]);
     }
 
-    // A certificate signed by a CA, for this very address.
+    // A server certificate for this address, signed by a CA.
     let ca = authority("CA of the tests");
     let ca_file = remote.file("ca", "crt");
     fs::write(&ca_file, ca.pem()).unwrap();
@@ -264,7 +264,7 @@ fn server_certificate_is_verified() {
     set(&mut env, "PIXELS_INCUS_SERVER_CERT", &impostor_file);
     env.pixels_within(["list"], LIMIT).expect(5);
 
-    // The name counts when a CA vouches, and not for a pinned certificate.
+    // The host name is checked for a CA, but not for a pinned certificate.
     serve_as(&mut remote, "elsewhere.test");
     set(&mut env, "PIXELS_INCUS_SERVER_CERT", &ca_file);
     refused(&env, &["list"], 5, &["ca.crt"]);
@@ -280,7 +280,7 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// As `openssl` and `incus` show it, lower-case and without colons.
+/// The fingerprint in the format of `openssl` and `incus`: lower case without colons.
 fn fingerprint(certificate: &Path) -> String {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
@@ -296,7 +296,7 @@ fn client_certificate_is_required() {
     let mut env = remote.trusted("client");
     let (stranger, strange_key) = remote.certificate("stranger");
 
-    // A certificate the server does not know, and none at all.
+    // An unknown client certificate, and none.
     let known = ["PIXELS_INCUS_CLIENT_CERT", "PIXELS_INCUS_CLIENT_KEY"];
     set(&mut env, known[0], &stranger);
     set(&mut env, known[1], &strange_key);
@@ -324,19 +324,19 @@ fn client_certificate_is_required() {
         );
     }
 
-    // Half of the settings.
+    // A certificate without a key, and a key without a certificate.
     set(&mut env, known[0], &stranger);
     refused(&env, &["list"], 2, &["incus.client_key"]);
     env.set(known[0], "");
     set(&mut env, known[1], &strange_key);
     refused(&env, &["list"], 2, &["incus.client_cert"]);
-    // A key that is not the certificate's.
+    // A key that does not match the certificate.
     let (_, other_key) = remote.certificate("other");
     set(&mut env, known[0], &stranger);
     set(&mut env, known[1], &other_key);
     refused(&env, &["list"], 2, &["stranger.crt"]);
 
-    // No TLS, no such host, no listener.
+    // No TLS, an invalid URL, no listener.
     for (url, code, reported) in [
         (format!("http://127.0.0.1:{}", remote.port), 2, "https://"),
         ("https://".into(), 2, "incus remote"),

@@ -1,4 +1,4 @@
-//! The shell scripts that the program carries, as they are shipped.
+//! Checks the shell scripts that are built into pixels.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,10 +20,10 @@ fn scripts_parse_and_name_their_shell() {
         let bash = text.starts_with("#!/bin/bash\n") || has_extension(&script, &["bash"]);
         let mut shell = Command::new(if bash { "bash" } else { "sh" });
         output_of(shell.arg("-n").arg(root().join(&script)));
-        // A sourced file is not a program.
+        // A sourced file has no interpreter line.
         let first = ["#!/bin/sh\n", "#!/bin/bash\n", "# shellcheck shell="];
         let reported = first.iter().any(|first| text.starts_with(first));
-        assert!(reported, "{} has no first line", script.display());
+        assert!(reported, "{} has no shell line", script.display());
     }
 }
 

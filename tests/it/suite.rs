@@ -16,11 +16,11 @@ fn test_modules_are_listed_in_main() {
     }
 }
 
-/// `cargo test` as an ordinary user runs all tests without `#[ignore]`. Those
-/// must neither use the daemon nor install programs.
+/// `cargo test` as an unprivileged user runs all tests without `#[ignore]`.
+/// These tests must neither use the daemon nor install programs.
 #[test]
 fn tests_with_requirements_are_ignored_by_default() {
-    // Split, because this file is scanned as well.
+    // Split, because this file is checked too.
     let requirements = [
         concat!("lab::", "ready("),
         concat!("programs::", "ready("),
@@ -35,7 +35,7 @@ fn tests_with_requirements_are_ignored_by_default() {
         let mut ignored = false;
         for (index, line) in read(&file).lines().enumerate() {
             match line {
-                // The end of a top-level item.
+                // A top-level item ends here.
                 "}" => ignored = false,
                 _ if line.starts_with("#[ignore = \"needs ") => ignored = true,
                 _ if requirements.iter().any(|call| line.contains(call)) => {

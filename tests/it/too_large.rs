@@ -1,5 +1,5 @@
-//! Servers and pixels that send too much: pixels disconnects, reports an error,
-//! and its memory stays bounded.
+//! Servers and pixels that send too much data: pixels disconnects, reports an
+//! error and uses bounded memory.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::proxy::{Fault, Proxy};
 
-/// Against a hang: what has no end is left within a few seconds.
+/// Detects a hang; an endless answer is aborted within a few seconds.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The message of a command that must fail for the size of an answer.
+/// Runs a command that must fail because an answer is too large, and returns the message.
 #[track_caller]
 fn too_large(env: &TestEnv, args: &[&str]) -> String {
     let error = env.pixels_within(args, LIMIT).expect(1).error();
@@ -36,7 +36,7 @@ fn endless_responses_fail_with_too_large() {
     }
 }
 
-/// Root in a pixel decides what its programs print and how long its files are.
+/// Root in a pixel controls the output of programs and the size of files.
 #[test]
 #[ignore = "needs Incus"]
 fn endless_output_of_pixel_fails_with_too_large() {

@@ -1,4 +1,4 @@
-//! Files and folders into pixels and out of them, on the real daemon.
+//! Copies files and directories into and out of pixels, on a real daemon.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,9 +20,9 @@ use crate::support::pty::Pty;
 use crate::support::server::Server;
 use crate::support::{lab, wait};
 
-/// Bytes of the large file.
+/// Size of the large file in bytes.
 const LARGE: usize = 100_000_000;
-/// Asks for another size.
+/// The variable that overrides the size.
 const LARGE_VARIABLE: &str = "PIXELS_TEST_LARGE";
 
 pub struct Pixel {
@@ -36,26 +36,26 @@ impl Pixel {
         Self::on(TestEnv::new(test))
     }
 
-    /// On whatever server this environment works on.
+    /// A pixel on the server of this environment.
     pub fn on(env: TestEnv) -> Self {
         let name = env.create("a");
         let dir = tempfile::tempdir().unwrap();
         Self { env, name, dir }
     }
 
-    /// Without what the cases have left on either side.
+    /// Deletes files of earlier cases, locally and in the pixel.
     pub fn cleared(mut self) -> Self {
         self.sh("rm -rf /w /new /victim /srv/* /usr/local/bin/tar");
         self.dir = tempfile::tempdir().unwrap();
         self
     }
 
-    /// A path on this side.
+    /// A local path.
     pub fn here(&self, path: &str) -> String {
         self.dir.path().join(path).display().to_string()
     }
 
-    /// A path inside.
+    /// A path in the pixel, with the pixel's name.
     pub fn there(&self, path: &str) -> String {
         format!("{}:{path}", self.name)
     }
@@ -64,7 +64,7 @@ impl Pixel {
         self.env.pixels(args)
     }
 
-    /// Pushes a path on this side to a path inside.
+    /// Pushes a local path to a path in the pixel.
     #[must_use]
     pub fn push(&self, from: &str, to: &str) -> Outcome {
         self.run(&["push", &self.here(from), &self.there(to)])
@@ -82,8 +82,8 @@ impl Pixel {
             .stdout
     }
 
-    /// In front of the pixel's own tar, one that stops after a first piece,
-    /// Creates /srv/half at that point, and continues when /srv/go exists.
+    /// Installs a tar wrapper in the pixel that stops after some data, creates
+    /// /srv/half, and continues when /srv/go exists.
     fn slow_tar(&self) {
         let script = "#!/bin/sh\n\
             half() { head -c 300000; touch /srv/half; \
@@ -97,7 +97,7 @@ impl Pixel {
         self.env.pixels_with(args, script.as_bytes()).ok();
     }
 
-    /// Waits until a script prints this.
+    /// Waits until the script prints this text.
     #[track_caller]
     pub fn comes_to(&self, script: &str, expected: &str) {
         let mut reported = String::new();
@@ -119,17 +119,17 @@ impl Pixel {
     }
 }
 
-/// Bytes that neither repeat nor compress.
+/// Random bytes that do not compress.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }
 
-/// Attributes (mode, time, link target) and content by name.
+/// Mode, modification time, link target and content of each path.
 type Tree = BTreeMap<PathBuf, ((u32, i64, PathBuf), Vec<u8>)>;
 
-/// Everything below a folder.
+/// Reads everything below a directory.
 fn tree(top: &Path) -> Tree {
     let mut all = Tree::new();
     let mut folders = vec![top.to_owned()];
@@ -182,7 +182,7 @@ fn push_and_pull_preserve_contents() {
     pixel.push("small", "/srv/").ok();
     pixel.pull("/srv/small", "back").ok();
     same(&small, &pixel.here("back"));
-    // Once more, over what is there.
+    // Copies again over the existing files.
     pixel.push("small", "/srv").ok();
     pixel.pull("/srv/small/.", "back").ok();
     same(&small, &pixel.here("back"));
@@ -277,7 +277,7 @@ pub fn tree_is_kept(pixel: &Pixel) {
     assert_eq!(ino("-rf"), ino("again"));
     assert!(!Path::new("/srv/hook-ran").exists());
 
-    // A link in the pixel where a folder is to come is not followed.
+    // A symbolic link at the destination of a directory is not followed.
     pixel.sh("rm -rf /w; mkdir /w /victim; ln -s /victim /w/folder");
     let _ = pixel.push("top/.", "/w");
     assert_eq!(pixel.sh("ls /victim"), "");
@@ -291,7 +291,7 @@ fn push_resolves_targets_streams_and_owners() {
     for name in ["a", "b"] {
         fs::write(pixel.here(name), name).unwrap();
     }
-    // As cp does it: into a folder, else under the name; parents are made.
+    // Like `cp`, but creates parents: into an existing directory, else to the given name.
     pixel.push("a", "/x/new/name").ok();
     pixel.push("a", "/x").ok();
     let (a, b) = (pixel.here("a"), pixel.here("b"));
@@ -303,7 +303,7 @@ fn push_resolves_targets_streams_and_owners() {
 
     pixel.sh("mkdir /x/cold; ln -s /etc/passwd /x/cold/link");
 
-    // Streams are binary and whole.
+    // Streams are binary and complete.
     let bytes = noise(3_000_000, 5);
     let to = pixel.there("/x/stream");
     let args = ["push", "--mode", "600", "-", &to];
@@ -315,7 +315,7 @@ fn push_resolves_targets_streams_and_owners() {
     pixel.env.pixels_with(["push", "-", &none], b"").ok();
     assert_eq!(pixel.sh("stat -c '%a %s' /x/none"), "644 0\n");
 
-    // Owners: the pixel's own user, once it has one, or the one that is named.
+    // The owner is the pixel's user if there is one, or the owner in the option.
     let path = format!("/1.0/instances/px-{}", pixel.name);
     let user = json!({"config": {"user.pixels.user": "ubuntu"}});
     Server::shared().done("PATCH", &path, &user);
@@ -344,7 +344,7 @@ fn push_resolves_targets_streams_and_owners() {
         assert_eq!(pixel.run(&args).code, code, "{args:?}");
     }
 
-    // A stopped pixel gives and takes as well.
+    // Push and pull also work with a stopped pixel.
     pixel.run(&["stop", &pixel.name]).ok();
     pixel.push("a", "/x/cold/a").ok();
     pixel.pull("/x/cold", "cold").ok();
@@ -393,7 +393,7 @@ pub fn syncs(pixel: &Pixel) {
     let again = sync(&rules, &from, &to);
     assert!(list(&again, "transferred").is_empty() && list(&again, "removed").is_empty());
 
-    // What is left out is not removed either; other things are.
+    // Excluded files are not deleted; other files are.
     pixel.sh("cd /w; touch old keep.log secret; mkdir -p gone/x; touch gone/x/y; ln -s /etc sub/l");
     fs::write(src.join("sub/b"), "changed").unwrap();
     fs::remove_file(src.join("a")).unwrap();
@@ -413,7 +413,7 @@ pub fn syncs(pixel: &Pixel) {
     let none = sync(&excluded, &from, &to);
     assert_eq!(list(&none, "removed"), [""; 0]);
 
-    // And back.
+    // Synchronizes from the pixel.
     let back = pixel.here("back");
     sync(&["--gitignore"], &to, &back);
     let names = tree(Path::new(&back))
@@ -428,7 +428,7 @@ pub fn syncs(pixel: &Pixel) {
     assert_eq!(list(&next, "removed"), ["secret"]);
     assert!(Path::new(&back).join("x.log").exists());
 
-    // Changed in the second of the change before, with as many bytes.
+    // A change within the same second and with the same size is found.
     let write = |text: &str, millis: u64| {
         fs::write(src.join("sub/b"), text).unwrap();
         let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + millis);
@@ -450,8 +450,8 @@ pub fn syncs(pixel: &Pixel) {
     assert!(list(&sync(&["--gitignore"], &to, &back), "transferred").is_empty());
 }
 
-/// Hooks, and what else a repository's own settings have git run, are files
-/// like others on the way.
+/// Git hooks, and programs in the settings of a repository, are copied like
+/// other files and not run.
 #[test]
 #[ignore = "needs Incus"]
 fn pushed_repository_runs_no_hooks() {
@@ -497,7 +497,7 @@ fn pushed_repository_runs_no_hooks() {
     }
     assert_eq!(pixel.sh("ls -d /ran || echo none"), "none\n");
     assert!(!Path::new(&ran).exists());
-    // The trap is one.
+    // Confirms that git would run the program.
     let _ = std::process::Command::new("git")
         .arg("status")
         .current_dir(&back)
@@ -532,14 +532,14 @@ pub fn leaves_nothing_half(pixel: &mut Pixel) {
         assert_eq!(code, if signal == Signal::KILL { 1009 } else { 130 });
     };
     for signal in [Signal::KILL, Signal::INT] {
-        // Into a folder that is there, and as one that is not.
+        // Pushes to an existing directory and to a new directory.
         for to in ["/w", "/new/tree"] {
             let source = pixel.here(if to == "/w" { "src/." } else { "src" });
             halfway(&["push", &source, &pixel.there(to)], signal);
             let clean = "/new:\n\n/w:\n2\nbefore\n";
             pixel.comes_to("ls -A /w /new; cat /w/2", clean);
         }
-        // What is streamed ends with its writer, and not half.
+        // A killed push from stdin leaves the old file.
         let mut child = pixel.env.spawn(["push", "-", &pixel.there("/w/2")]);
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(&two).unwrap();
@@ -570,7 +570,7 @@ pub fn leaves_nothing_half(pixel: &mut Pixel) {
         assert_eq!(names, ["2"]);
     }
 
-    // The same pause shows the bar on a terminal.
+    // The same pause shows the progress bar on a terminal.
     pixel.sh("rm -f /srv/half /srv/go; rm -rf /w");
     let mut pty = Pty::pixels(&pixel.env, ["push", &from, &pixel.there("/w")]);
     pty.expect("MiB");

@@ -1,4 +1,4 @@
-//! Large files, which go into a pixel by a way of their own.
+//! Large files, which are pushed with a separate script.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,12 +14,12 @@ use crate::support::lab;
 use crate::support::wait;
 use crate::transfer::{Pixel, noise};
 
-/// Just enough to be one.
+/// Just above the limit for a large file.
 const SIZE: usize = 17 * 1024 * 1024;
-/// So much that a push can be caught at it.
+/// Large enough to interrupt a push.
 const LONG: usize = 150_000_000;
 
-/// A file of this side, and the sum of what is in it.
+/// Creates a local file and returns its path and SHA-256 sum.
 fn file(pixel: &Pixel, name: &str, size: usize) -> (PathBuf, String) {
     let path = PathBuf::from(pixel.here("")).join(OsStr::from_bytes(name.as_bytes()));
     fs::write(&path, noise(size, size as u64)).unwrap();
@@ -54,14 +54,14 @@ pub fn arrives(pixel: &Pixel) {
     };
     push(&[], "/w/new/name").ok();
     is_there("/w/new/name");
-    // In a folder: one that is to be, one that is, and one that is named.
+    // Into a new directory, an existing directory, and an existing directory with a slash.
     pixel.sh("mkdir -p /w/is");
     for to in ["/w/made/", "/w/is", "/w/is/"] {
         push(&[], to).ok();
         is_there(&format!("{}/one two\n\u{e9}", to.trim_end_matches('/')));
     }
-    // In the place of a file and of a link, but not of what that leads to, and
-    // not of a folder.
+    // Replaces a file and a symbolic link, but neither the link's target nor a
+    // directory.
     pixel.sh(
         "cd /w; echo old >file; echo kept >kept; ln -s kept link; mkdir -p 'into/one two\n\u{e9}'",
     );
@@ -89,8 +89,8 @@ pub fn arrives(pixel: &Pixel) {
     );
     assert_eq!(pixel.sh("ls -A /w/small; cat /w/small/file"), "file\nold\n");
 
-    // A pixel in which the server does not see what the script has prepared
-    // gets the file all the same.
+    // With /proc hidden, the server does not see the prepared directory, and
+    // the push still succeeds.
     let hidden = "mount -t tmpfs none /proc; ls /proc; umount /w/small";
     assert_eq!(pixel.sh(hidden), "");
     push(&[], "/w/hidden").ok();
@@ -99,7 +99,7 @@ pub fn arrives(pixel: &Pixel) {
     assert_eq!(pixel.sh(left), "");
 }
 
-/// Waits until the program has read some of the file, and stops it there.
+/// Waits until pixels has read a part of the file, then stops pixels.
 fn stop_halfway(child: &Child, source: &Path) {
     let dir = PathBuf::from(format!("/proc/{}", child.id()));
     let position = || {
@@ -112,13 +112,13 @@ fn stop_halfway(child: &Child, source: &Path) {
         position.parse::<usize>().ok()
     };
     let deadline = Instant::now() + Duration::from_secs(60);
-    // Without a pause: it is soon over.
+    // Without a pause, because the push is soon complete.
     while position().is_none_or(|at| at < LONG / 20) {
-        assert!(Instant::now() < deadline, "it never reads {source:?}");
+        assert!(Instant::now() < deadline, "pixels never reads {source:?}");
     }
     kill_process(Pid::from_child(child), Signal::STOP).unwrap();
     let at = position().unwrap();
-    assert!(at < LONG, "too late");
+    assert!(at < LONG, "the push has already read the whole file");
 }
 
 #[test]
@@ -136,7 +136,7 @@ pub fn leaves_nothing(pixel: &Pixel) {
     for signal in [Signal::KILL, Signal::INT] {
         let mut child = pixel.env.spawn(args);
         stop_halfway(&child, &source);
-        // The partial file has another name, and belongs to the user alone.
+        // The partial file has another name and is readable only by its owner.
         let so_far = pixel.sh("cat /w/large; stat -c '%a %u' /w/.pixels-*/ /w/.pixels-*/content");
         assert_eq!(so_far, "before\n700 0\n600 0\n");
         let process = Pid::from_child(&child);
@@ -151,8 +151,8 @@ pub fn leaves_nothing(pixel: &Pixel) {
     assert_eq!(there, format!("{sum}  -\nlarge\n"));
 }
 
-/// The owner of the folder can replace what root
-/// has just created there: root must not write to the replacement.
+/// The owner of the parent directory can replace a directory that root has just
+/// created. Root must not write to the replacement.
 #[test]
 #[ignore = "needs root"]
 fn large_push_refuses_replaced_directory() {
@@ -171,7 +171,7 @@ fn large_push_refuses_replaced_directory() {
     let fake = dir.path().join("bin/mkdir");
     fs::write(&fake, mkdir).unwrap();
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
-    // Their own folder, and one that looks like what was made.
+    // The user's directory, first with the wrong mode, then with the expected mode.
     for (mode, printed) in [(0o755, "was replaced"), (0o700, "content")] {
         fs::set_permissions(&theirs, fs::Permissions::from_mode(mode)).unwrap();
         let script = include_str!("../../src/transfer/guest/receive.sh");

@@ -1,5 +1,5 @@
-//! The TrueNAS backend on a simulated server whose instances are real ones:
-//! The life of pixels through the command line.
+//! The TrueNAS backend on a simulated server with real instances: the lifecycle
+//! of pixels by the command line.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn live((nas, mut env): (Nas, TestEnv)) {
     let taken = env.pixels(["create", &a]).expect(4);
     assert!(taken.stderr.contains("already exists"), "{}", taken.stderr);
 
-    // What is logged is found, although the machine's id is not that of the image.
+    // The log is found although the machine ID differs from the image's.
     run(&env, &a, "logger -t mark found");
     let logged = "sudo journalctl -q -o cat -t mark";
     wait::eventually("the journal has it", || run(&env, &a, logged) == "found\n");
@@ -85,7 +85,7 @@ fn live((nas, mut env): (Nas, TestEnv)) {
     assert_eq!(nas.cron(), 0);
 }
 
-/// Arguments, streams and exit codes are exact.
+/// Checks arguments, streams and exit codes.
 fn commands(env: &TestEnv, name: &str) {
     assert_eq!(
         run(env, name, "id -un; pwd; echo \"$FOO\"; hostname"),
@@ -132,7 +132,7 @@ fn commands(env: &TestEnv, name: &str) {
     let command = ["sh", "-c", "echo $(id -u) $PWD $A"];
     let printed = env.pixels(argv.into_iter().chain(command)).ok().stdout;
     assert_eq!(printed, "0 /etc x y\n");
-    // A reader that closes the pipe does not leave the command running forever.
+    // A reader that closes the pipe also ends the command.
     let mut child = env.spawn(["exec", name, "--", "yes"]);
     drop(child.stdout.take());
     drop(child.stdin.take());
@@ -144,7 +144,7 @@ fn console(env: &TestEnv, name: &str) {
     console.send("KEPT=yes; echo \"[\"first\"]\"\r");
     console.expect("[first]");
     console.resize(101, 37);
-    wait::eventually("the size has reached the session", || {
+    wait::eventually("the session has the new size", || {
         console.send("echo \"<\"$(stty size)\">\"\r");
         console.screen().contains("<37 101>")
     });
@@ -162,7 +162,7 @@ fn console(env: &TestEnv, name: &str) {
     assert_eq!(plain.exit_code(), 5);
 }
 
-/// Clones have it all, and an identity of their own.
+/// Clones keep files and settings and get a new identity.
 fn copies(nas: &Nas, env: &TestEnv, a: &str) {
     run(env, a, "echo first >~/file");
     env.checkpoint(a, "one");
@@ -194,7 +194,7 @@ fn copies(nas: &Nas, env: &TestEnv, a: &str) {
         (&seen["cpu"], &seen["provision"]),
         (&"1".into(), &"done".into())
     );
-    // A moment's checkpoint is not offered, and one with clones cannot go.
+    // Temporary checkpoints are not listed, and a checkpoint with clones cannot be deleted.
     let labels = env.pixels(["checkpoint", "list", a, "--json"]).ok().json();
     assert_eq!(labels.as_array().unwrap().len(), 1, "{labels}");
     let refused = env.pixels(["checkpoint", "delete", a, "one"]).expect(1);
@@ -229,7 +229,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
     run(env, a, "echo third >~/file");
     env.pixels(["checkpoint", "restore", a, "two"]).ok();
     assert_eq!(run(env, a, "cat ~/file"), "second\n");
-    // To an older checkpoint: the newer ones are listed, and nothing is done.
+    // A restore of an older checkpoint lists the newer checkpoints and changes nothing.
     let asks = env.pixels(["checkpoint", "restore", a, "one"]).expect(2);
     assert!(asks.stderr.contains("two"), "{}", asks.stderr);
     assert_eq!(run(env, a, "cat ~/file"), "second\n");
@@ -239,7 +239,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
     let labels = env.pixels(["checkpoint", "list", a, "--json"]).ok().json();
     assert_eq!(labels.as_array().unwrap().len(), 1, "{labels}");
     env.pixels(["checkpoint", "restore", a, "none"]).expect(3);
-    // The host key changes with the disk, and pixels accepts it.
+    // The host key changes with a restored disk, and pixels accepts the new key.
     let renew = "rm /etc/ssh/ssh_host_*; ssh-keygen -A >/dev/null; systemctl restart ssh";
     env.checkpoint(a, "keys");
     env.pixels(["exec", "-u", "root", a, "--", "sh", "-c", renew])
@@ -261,17 +261,17 @@ fn truenas_list_does_not_wait_for_unreachable_pixels() {
     let names = [a.clone(), format!("{a}-1")];
     let server = Server::shared();
     for name in &names {
-        // Masked: one that is still booting would start it again.
+        // Masked, because a pixel that is still booting would start sshd again.
         let instance = format!("px-{name}");
         let script = "systemctl mask --now ssh.socket ssh >&2; systemctl is-active ssh; true";
         wait::eventually("sshd has ended", || {
             server.run(&instance, &["sh", "-c", script]).trim() == "inactive"
         });
-        // As if its steps were still running at the last check.
+        // The record of provisioning that was running at the last check.
         let record = json!({"config": {"environment.pixels_provision": "running"}});
         server.done("PATCH", &format!("/1.0/instances/px-{name}"), &record);
     }
-    // Less than the wait for a pixel in use.
+    // Shorter than the wait for an unreachable pixel.
     let limit = Duration::from_secs(40);
     let listed = env.pixels_within(["list", "--json"], limit).ok().json();
     for name in &names {

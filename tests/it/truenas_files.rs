@@ -1,4 +1,4 @@
-//! Files and ports of pixels on TrueNAS, over SSH: the same cases as on Incus.
+//! Files and ports of pixels on TrueNAS over SSH: the same cases as on Incus.
 
 use std::fs;
 
@@ -40,7 +40,7 @@ fn carried((_nas, env): (Nas, TestEnv)) {
     forward::carries(&Served::new(Pixel::on(env)));
 }
 
-/// Bytes and modes are exact, also of large and of empty ones.
+/// Checks contents and modes of large and empty files.
 fn streams(pixel: &Pixel) {
     let bytes = noise(20_000_000, 5);
     let to = pixel.there("/srv/stream");
@@ -60,7 +60,7 @@ fn streams(pixel: &Pixel) {
         .expect(3);
 }
 
-/// Files of a stopped pixel cannot be reached, and the error states that.
+/// An error reports that files of a stopped pixel cannot be reached.
 fn stopped(pixel: &Pixel) {
     pixel.run(&["stop", &pixel.name]).ok();
     fs::write(pixel.here("a"), "a").unwrap();

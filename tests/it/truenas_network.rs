@@ -1,5 +1,5 @@
-//! Policies of pixels on TrueNAS, which the pixels enforce themselves: in
-//! force from the creation on, in clones and after restores, and changed at once.
+//! Egress policies of pixels on TrueNAS, enforced by the pixels: after
+//! creation, in clones, after restores, and after changes.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn truenas_25_10_pixels_enforce_policies() {
     enforced(Nas::lab("25.10.1", "egress"));
 }
 
-/// A pixel on a server, with a fake internet whose resolver it asks.
+/// A pixel whose resolver is that of a fake internet.
 struct Isolated {
     wan: &'static Wan,
     env: TestEnv,
@@ -54,7 +54,7 @@ impl Isolated {
         self.env.pixels(args.chain(more.iter().copied()))
     }
 
-    /// Mode and entries.
+    /// The mode and the rules.
     #[track_caller]
     fn shown(&self) -> (Value, Value) {
         let shown = self.network("show", &["--json"]).ok().json();
@@ -83,7 +83,7 @@ fn enforced((_nas, env): (Nas, TestEnv)) {
     env.pixels(["create", &b, "--from", &format!("{a}:isolated")])
         .ok();
     assert!(rules(&env, &b).contains("reject"));
-    // Another policy could not be in force before the clone runs.
+    // A clone with another policy would run before the policy applies.
     let c = env.name("c");
     let refused = env
         .pixels(["create", &c, "--from", &a, "--egress", "agent"])
@@ -94,7 +94,7 @@ fn enforced((_nas, env): (Nas, TestEnv)) {
     env.pixels(["stop", "--force", &a]).ok();
     env.pixels(["start", &a]).ok();
     assert!(!rules(&env, &a).contains("reject"));
-    // The policy comes back with the disk.
+    // A restore of the disk also restores the policy.
     env.pixels(["checkpoint", "restore", &a, "isolated"]).ok();
     assert!(rules(&env, &a).contains("reject"));
     let shown = env.pixels(["network", "show", &a, "--json"]).ok().json();
@@ -102,7 +102,7 @@ fn enforced((_nas, env): (Nas, TestEnv)) {
     assert_eq!(env.remaining().len(), 2);
 }
 
-/// Denied traffic is refused and logged, and the logged command allows it.
+/// Denied connections are logged, and the command in the log allows them.
 fn refused_and_logged(isolated: &Isolated) {
     let (wan, name) = (isolated.wan, &isolated.name);
     isolated.comes_to_answer("allowed.test", true);
@@ -130,7 +130,7 @@ fn changes(isolated: &Isolated) {
     let narrow = ["allowlist", "--allow", "allowed.test"];
     let before = isolated.logins();
     isolated.network("set", &narrow).ok();
-    // One connection for the change, which did not cut it, and one to count.
+    // One login changed the policy and stayed connected; the second login counts.
     assert_eq!(isolated.logins(), before + 2);
     assert_eq!(isolated.shown(), (json!("allowlist"), allowed));
     isolated.comes_to_answer("allowed.test", true);

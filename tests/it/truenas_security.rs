@@ -1,5 +1,5 @@
-//! What must not happen on TrueNAS: a file outside of the pixel, a secret
-//! where others read, something left behind, an imitation of what is not there.
+//! Security on TrueNAS: no writes outside the pixel, no secrets that others can
+//! read, no leftovers, and errors for unsupported features.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn truenas_symlinks_in_pixel_are_not_followed() {
         ("root/.ssh", target.clone()),
         ("root/.ssh/authorized_keys", file.clone()),
         ("root", target.clone()),
-        // To nowhere, yet.
+        // The target does not exist.
         ("root/.ssh", target.join("new")),
         (
             "etc/systemd/system/pixels-contact.service",
@@ -44,7 +44,7 @@ fn truenas_symlinks_in_pixel_are_not_followed() {
         ),
         ("usr/local/lib/pixels", deep),
         ("etc/ssh/sshd_config.d/pixels.conf", file.clone()),
-        // Inside, but not where it seems to be.
+        // The target is inside the pixel, but at another path.
         (
             "etc/systemd/system/multi-user.target.d",
             "/etc/systemd/system/x".into(),
@@ -67,14 +67,14 @@ fn truenas_symlinks_in_pixel_are_not_followed() {
         );
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1, "{what}");
     }
-    // There is nothing to make a gateway of.
+    // TrueNAS cannot run a gateway.
     let args = ["create", &a, "--egress", "agent", "--json"];
     let mut command = env.command(args);
     let output = command.env("PIXELS_NETWORK_PLACEMENT", "gateway").output();
     let printed = String::from_utf8(output.unwrap().stderr).unwrap();
     assert!(printed.contains("unsupported"), "{printed}");
     assert_eq!(env.remaining(), [""; 0]);
-    // A disk that is not there is not written to.
+    // No files are written without a mounted disk.
     nas.plant(|_| {});
     nas.hide_disks(true);
     let refused = env.pixels_within(["create", &a], LIMIT).expect(1);
@@ -122,11 +122,11 @@ fn truenas_secrets_are_not_printed() {
     );
 }
 
-/// Sends the signal as soon as the server sees a call of this method.
+/// Interrupts a command as soon as the server receives a call of this method.
 fn interrupted(nas: &Nas, env: &TestEnv, args: &[&str], method: &str) {
     nas.forget();
     let mut child = env.spawn(args);
-    wait::eventually("the call is made", || {
+    wait::eventually("the server receives the call", || {
         nas.seen().iter().any(|one| one == method)
     });
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
@@ -154,7 +154,7 @@ fn truenas_interrupted_commands_leave_nothing() {
         assert_eq!(env.remaining(), [&*a], "{method}");
         assert_eq!(nas.cron(), 0, "{method}");
     }
-    // Several at once keep to what the server takes.
+    // Concurrent clones respect the server's limit of calls.
     env.pixels(["fork", &a, "-n", "3"]).ok();
     assert_eq!(env.remaining().len(), 4);
 }
@@ -162,7 +162,7 @@ fn truenas_interrupted_commands_leave_nothing() {
 struct Agent(Child);
 
 impl Agent {
-    /// One of this environment's, which holds this key.
+    /// Starts an agent for this environment with one key.
     fn with(env: &mut TestEnv, key: &Path) -> Self {
         let socket = env.home().join("agent");
         let agent = Command::new("ssh-agent")
@@ -197,7 +197,7 @@ fn truenas_encrypted_key_asks_for_passphrase() {
     let key = env.home().join(".ssh/id_ed25519");
     let open = env.home().join("open");
     std::fs::copy(&key, &open).unwrap();
-    // One round: what protects it is not what is tested.
+    // One round of key derivation, because the strength is not tested.
     let lock = ["-p", "-a", "1", "-P", "", "-N", "open sesame"];
     ssh_keygen(&lock, &key);
     let a = env.name("a");
@@ -238,7 +238,7 @@ fn truenas_rsa_key_requires_agent() {
         assert!(printed.contains("ssh-keygen -t ed25519"), "{printed}");
         assert!(printed.contains("ssh-add"), "{printed}");
     };
-    // In either form, with and without the line beside it, before anything is made.
+    // In both key formats, with and without the public key file, before an instance is created.
     for more in [&["-m", "PEM"][..], &[]] {
         make("rsa", more);
         refused(&env, &["create", &a], 2);
@@ -254,7 +254,7 @@ fn truenas_rsa_key_requires_agent() {
     env.pixels(["exec", &a, "--", "true"]).ok();
     drop(agent);
     refused(&env, &["exec", &a, "--", "true"], 2);
-    // The other kind that works as a file.
+    // An ECDSA key works without an agent.
     make("ecdsa", &[]);
     let b = env.create("b");
     env.pixels(["exec", &b, "--", "true"]).ok();
@@ -265,7 +265,7 @@ fn truenas_rsa_key_requires_agent() {
 fn truenas_26_refuses_unsupported_commands() {
     let (_before, mut env) = Nas::lab("25.10.1", "next");
     let a = env.create("a");
-    // The box is upgraded; its instances are kept.
+    // The server is upgraded and keeps its instances.
     let after = Nas::start("26.0.0", &env);
     after.configure(&mut env);
     assert_eq!(env.remaining(), [&*a]);

@@ -1,4 +1,4 @@
-//! A daemon's answers, events, streams and files.
+//! Fuzz tests of the daemon's answers, events, streams and files.
 
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -111,7 +111,7 @@ fn frames() {
     let words = ["\u{1}", "\x02\x00", "\x7e\x7f", "\0\0\0\0\0\0\0\0"];
     fuzz("incus-frames", 3000, &words, |bytes| {
         asynchronous(async {
-            // The far end sends this and closes.
+            // The server sends these bytes and closes the connection.
             let sent = std::io::Cursor::new(bytes.to_vec());
             let stream: Box<dyn ByteStream> = Box::new(tokio::io::join(sent, tokio::io::sink()));
             let config = websocket::config(4096);
@@ -127,8 +127,8 @@ fn frames() {
     });
 }
 
-/// A server that gives one packet for each it gets, under the number that was
-/// asked with.
+/// A server that answers each packet with the next part of `bytes`, under the
+/// request's id.
 fn in_turn(bytes: &[u8]) -> DuplexStream {
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let mut rest = bytes.to_vec();
@@ -144,7 +144,7 @@ fn in_turn(bytes: &[u8]) -> DuplexStream {
                 length.saturating_add(4).min(rest.len())
             });
             let mut packet: Vec<u8> = rest.drain(..end).collect();
-            // The first is about versions and has none.
+            // The version packet has no request id.
             if let (Some(to), Some(number), true) =
                 (packet.get_mut(5..9), asked.get(1..5), asked[0] != 1)
             {

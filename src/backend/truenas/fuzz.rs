@@ -1,4 +1,4 @@
-//! Parses a TrueNAS server's messages, and the properties of pixels.
+//! Fuzz tests of a TrueNAS server's messages and of the properties of pixels.
 
 use std::collections::HashMap;
 
@@ -106,7 +106,7 @@ fn releases() {
     );
 }
 
-/// Properties roundtrip, and merging them again changes nothing.
+/// Written properties parse to equal properties, and merging them again changes nothing.
 #[test]
 fn environments() {
     let words = ["pixels_", "pixels__at_", "/1", "=", "%00", "%C3", "\u{1}"];

@@ -164,7 +164,7 @@ mod tests {
     async fn policy_removal_deletes_all_written_files() {
         let backend = FakeBackend::with_pixels(["a"]);
         backend.edit("a", |instance| instance.status = Status::Stopped);
-        // As images have them.
+        // Directories that every image has.
         for directory in ["/etc/systemd/system", "/usr/local/bin", "/usr/local/lib"] {
             backend.put_file("a", &format!("{directory}/any"), "");
         }
@@ -201,7 +201,7 @@ mod tests {
         assert!(sudo().contains("NOPASSWD: ALL"));
         assert!(written.remove(SUDOERS));
         assert_eq!(paths(&backend.take_calls(), &["remove_file"]), written);
-        // Repeated, and where nothing ever was.
+        // A repeated removal, and a removal without a policy, succeed.
         remove(guest).await.unwrap();
         let fresh = FakeBackend::with_pixels(["a"]);
         remove(fresh.guest(&name).as_ref()).await.unwrap();

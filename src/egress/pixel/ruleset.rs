@@ -184,8 +184,8 @@ mod tests {
         rules: Vec<&'a str>,
     }
 
-    /// Fails on any line that changes something other than sets and chains of the
-    /// table `inet pixels`.
+    /// Fails on lines that change anything except the sets and chains of table
+    /// `inet pixels`.
     fn parse(text: &str) -> BTreeMap<&str, ParsedChain<'_>> {
         let mut chains = BTreeMap::<&str, ParsedChain<'_>>::new();
         for line in text.lines() {

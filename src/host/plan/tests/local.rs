@@ -1,4 +1,4 @@
-//! Steps on this machine.
+//! Tests of the plan's steps on this machine.
 
 use super::*;
 

@@ -42,7 +42,7 @@ pub fn remote_options() -> Options {
     options
 }
 
-/// A machine without Incus.
+/// The facts of a machine without Incus.
 fn bare() -> HostFacts {
     HostFacts {
         local: Some(LocalFacts {
@@ -73,7 +73,7 @@ fn bare() -> HostFacts {
     }
 }
 
-/// A server that needs no step.
+/// The facts of a server that needs no step.
 pub fn ready() -> ServerFacts {
     ServerFacts {
         version: "6.0.4".into(),
@@ -96,7 +96,7 @@ pub fn ready() -> ServerFacts {
     }
 }
 
-/// The plan for a machine without Incus and with this change.
+/// The plan for a machine without Incus after `change`.
 fn plan_with(change: impl FnOnce(&mut LocalFacts)) -> Plan {
     let mut facts = bare();
     change(facts.local.as_mut().unwrap());
@@ -110,7 +110,7 @@ fn answering(server: ServerFacts) -> HostFacts {
     facts
 }
 
-/// Makes the plan need no step on this machine.
+/// Changes the facts so that no step on this machine is needed.
 fn prepare_machine(facts: &mut HostFacts) {
     let local = facts.local.as_mut().unwrap();
     local.subuid = "root:1000000:1000000000\n".into();

@@ -1,4 +1,4 @@
-//! Steps on the Incus server, and the image.
+//! Tests of the plan's steps on the Incus server, including the image.
 
 use super::*;
 
