@@ -1,4 +1,4 @@
-//! Checks completeness, style and examples of the help pages, with a snapshot of each page.
+//! Checks of the help pages, with a snapshot of each page.
 
 use clap::{Command, Parser};
 
@@ -115,7 +115,7 @@ fn pages_end_with_examples_that_parse() {
     }
 }
 
-/// Each page has a snapshot. Only the snapshot of the main page contains the global options.
+/// One snapshot per page. Only that of the main page has the global options.
 #[test]
 fn pages_match_their_snapshots() {
     for (path, _) in pages() {

@@ -1,9 +1,9 @@
-//! Checks that `config.example.toml` is the default layer and documents every key.
+//! Checks that `config.example.toml` documents every key with its default.
 
 use super::load_test::{load, vars};
 use super::*;
 
-/// Dotted keys in the order of the example, each with the comment above the key.
+/// The dotted keys in their order, each with the comment above the key.
 fn documented() -> Vec<(String, String)> {
     let (mut section, mut comment, mut keys) = (String::new(), String::new(), Vec::new());
     for line in EXAMPLE.lines() {

@@ -11,7 +11,7 @@ use super::*;
 
 const CASES: &str = include_str!("../../tests/config/cases.txt");
 
-/// An environment with these variables, and with a default HOME unless HOME is listed.
+/// An environment of these variables, with a default HOME.
 pub fn vars(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
     move |name| {
         let mut pairs = pairs.iter().chain(&[("HOME", "/home/ann")]);

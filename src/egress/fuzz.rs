@@ -48,7 +48,7 @@ fn rules() {
                 assert_renders_safely(&Policy::new(Mode::Allowlist, [rule]));
                 format!("{}", written.len() / 32)
             }
-            // The kind of error without the input.
+            // Returns the kind of error without the input.
             Err(error) => error.reason.chars().take(24).collect(),
         }
     });

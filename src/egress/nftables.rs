@@ -196,7 +196,7 @@ mod tests {
         assert_ne!(first.id, other.id);
         assert_ne!(first.mark, other.mark);
         assert_ne!(first.id, forbidden.id);
-        // The set of a name does not depend on other rules.
+        // The nftables set of a host name does not depend on other rules.
         let set = |chains: &Chains| chains.text.lines().next().unwrap().to_owned();
         assert_eq!(set(&first), set(&other));
     }

@@ -208,7 +208,7 @@ mod tests {
         };
         let mut creator = Creator::new();
         assert_eq!(states(&creator), [CreatorState::Running; 2]);
-        // Another process with the same process id.
+        // Describes another process with the same process id.
         creator.started += 1;
         assert_eq!(states(&creator), [CreatorState::Exited; 2]);
         creator.boot = "earlier".into();

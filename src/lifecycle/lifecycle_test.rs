@@ -44,7 +44,7 @@ async fn fork_three(backend: &FakeBackend, prefix: &str) -> Result<(), Error> {
     fork(backend, &cancel, options, &|_| {}, &|_| {}).await
 }
 
-/// The calls of a command, each as a verb and its number among the calls of that verb.
+/// The calls of a command: each verb with its number among equal verbs.
 fn each_call(calls: &[String]) -> Vec<(&str, usize)> {
     let verbs = || calls.iter().filter_map(|line| line.split(' ').next());
     let number = |at: usize, verb| verbs().take(at + 1).filter(|it| *it == verb).count();
@@ -172,7 +172,7 @@ async fn orphans_are_incomplete_pixels_of_exited_commands_only() {
     let backend = FakeBackend::with_pixels(["complete", "running", "orphan"]);
     let creator = Creator::new();
     let own = creator.to_string();
-    // The same machine and boot, and a process id that does not exist.
+    // Changes only the process id, to an id that does not exist.
     let mut fields: Vec<&str> = own.split(' ').collect();
     fields[2] = "4194304";
     for (pixel, creator) in [("running", own.clone()), ("orphan", fields.join(" "))] {

@@ -29,7 +29,7 @@ fn jobs_in_a_sandbox() {
         "0 0\n",
     ];
     fuzz("mcp-jobs", 30_000, &words, |bytes| {
-        // A client can send any offset.
+        // Clients can send any offset.
         let from = |at: usize| match bytes.get(at) {
             Some(0xff) => u64::MAX - 1,
             other => other.map_or(0, |byte| u64::from(*byte)),
@@ -187,7 +187,7 @@ fn state_files() {
     });
 }
 
-/// Adds the server to configuration files of clients.
+/// Configuration files of clients with any content.
 #[test]
 fn files_of_clients() {
     let words = [

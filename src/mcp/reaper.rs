@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    /// Runs the reaper once and waits for the tasks it starts.
+    /// Runs the reaper once and waits until its tasks have finished.
     async fn reap(service: &Arc<Service>) {
         service.reap().await;
         service.tasks.close();
@@ -163,7 +163,7 @@ mod tests {
     async fn idle_and_expired_sandboxes_are_reaped_over_time() {
         let dir = tempfile::tempdir().unwrap();
         let backend = FakeBackend::with_pixels(["idle", "job", "used", "timed"]);
-        // Jobs run in `job` and `timed`.
+        // The sandboxes `job` and `timed` run jobs.
         backend.on_exec(|pixel, command| {
             let is_job_check = command.contains("PIXELS_EXEC_ID=job-");
             is_job_check.then(|| Output {
@@ -217,10 +217,10 @@ mod tests {
         let expected = [
             "50: idle 50s, job 50s, timed 50s, used 50s",
             "59: idle 59s, job 59s, timed 59s, used 9s",
-            // A job counts as use.
+            // A running job prevents the idle stop.
             "60: (idle 1m0s), job 0s, timed 0s, used 10s",
             "99: (idle 1m39s), job 39s, timed 39s, used 49s",
-            // A job does not keep an expired sandbox.
+            // A running job does not prevent expiry.
             "100: (idle 1m40s), job 40s, used 50s",
             "109: (idle 1m49s), job 49s, used 59s",
             "110: (idle 1m50s), job 50s, (used 1m0s)",

@@ -96,7 +96,7 @@ impl Stored {
 
 #[derive(Default)]
 struct State {
-    /// Creation time of the newest instance or checkpoint; incremented for each.
+    /// Creation time of the newest instance or checkpoint, as a counter.
     clock: i64,
     instances: BTreeMap<Name, Stored>,
     calls: Vec<String>,

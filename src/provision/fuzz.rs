@@ -1,4 +1,4 @@
-//! The record of the steps, which root in the pixel can write.
+//! Fuzz tests of the provisioning record, which root in the pixel can write.
 
 use super::status;
 use crate::fuzz::{fuzz, text};

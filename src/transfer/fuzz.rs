@@ -26,7 +26,7 @@ fn listings() {
     });
 }
 
-/// Unpacking changes nothing outside the destination and leaves no partial file.
+/// Unpacking changes only the destination and leaves no partial file.
 #[test]
 fn archives() {
     let words = [
@@ -48,7 +48,7 @@ fn archives() {
         let outcomes = [bytes, &sound].map(|archive| {
             let outcome = destination.unpack(archive);
             let kind = outcome.map(|report| (report.files.min(3), report.skipped.min(1)));
-            // The kind of error without the path.
+            // Returns the kind of error without the path.
             kind.map_err(|error| -> String {
                 let text = error.to_string();
                 text.chars()
@@ -62,7 +62,7 @@ fn archives() {
     });
 }
 
-/// Corrects the checksums of all headers, so that the unpacker reads their fields.
+/// Corrects the checksums of headers, so that the fields are parsed.
 fn checksums(archive: &mut [u8]) {
     for block in archive.chunks_exact_mut(512) {
         if block.iter().all(|byte| *byte == 0) {

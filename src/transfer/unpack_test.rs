@@ -50,7 +50,7 @@ impl Destination {
         self.assert_no_leftovers();
     }
 
-    /// Checks that nothing outside the destination has changed and no temporary file is left.
+    /// Checks that only the destination has changed, without temporary files.
     pub fn assert_no_leftovers(&self) {
         let outside = self.dir.path().join("outside");
         assert_eq!(fs::read(outside.join("precious")).unwrap(), b"mine");
@@ -102,7 +102,7 @@ fn archives_that_lead_outside_are_rejected() {
     fs::write(destination.at("present"), "mine").unwrap();
     let up = "../outside";
     let entries: &[&[TestEntry<'_>]] = &[
-        // Paths that lead outside.
+        // The paths lead outside the destination.
         &[(FILE, &absolute, "theirs")],
         &[(FILE, "../outside/precious", "theirs")],
         &[(LINK, "../outside/precious", "x")],
@@ -113,7 +113,7 @@ fn archives_that_lead_outside_are_rejected() {
         &[(FILE, "..", "theirs")],
         &[(LINK, "..", "x")],
         &[(DIR, "../outside/new", "")],
-        // Paths through a symbolic link in the archive.
+        // The paths use a symbolic link in the archive.
         &[(LINK, "a", up), (FILE, "a/precious", "theirs")],
         &[(LINK, "b", up), (FILE, "b/new", "theirs")],
         &[(LINK, "c", "/"), (FILE, "c/tmp/x/y", "theirs")],
@@ -123,9 +123,9 @@ fn archives_that_lead_outside_are_rejected() {
             (LINK, "e/f", "../../outside"),
             (FILE, "e/f/x", ""),
         ],
-        // A path through an existing symbolic link.
+        // The path uses a symbolic link that existed before.
         &[(FILE, "mine/precious", "theirs")],
-        // Hard links to files that are not in the archive.
+        // The hard links lead to files that are not in the archive.
         &[(HARD, "a", &absolute)],
         &[(HARD, "a", "../outside/precious")],
         &[(LINK, "l", "../outside/precious"), (HARD, "a", "l")],
@@ -275,7 +275,7 @@ fn pack_then_unpack_preserves_everything() {
     assert_eq!(progress.done(), progress.total());
     let destination = Destination::new();
     let got = destination.unpack(&packed).unwrap();
-    // The end mark counts as a file.
+    // The archive's end mark is counted as a file.
     assert_eq!(got.files, sent.files + 1);
     for item in &items[1..] {
         let unpacked = destination.at(OsStr::from_bytes(&item.name));

@@ -60,7 +60,7 @@ fn concurrent_checkpoint_commands_succeed() {
     env.pixels(["exec", &name, "--", "true"]).ok();
 }
 
-/// The restore runs on another machine, so no local lock separates the two commands.
+/// A restore on another machine is not blocked by a local lock.
 #[test]
 #[ignore = "needs Incus"]
 fn checkpoint_create_waits_for_restore_of_other_client() {

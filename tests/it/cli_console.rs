@@ -7,7 +7,7 @@ use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::pty::Pty;
 
-/// A command that prints `[TEXT]`, which the echo of the command does not contain.
+/// A command that prints `[TEXT]`; its echo does not contain `[TEXT]`.
 fn say(what: &str) -> String {
     format!("echo \"[\"{what}\"]\"\r")
 }
@@ -139,7 +139,7 @@ fn exec_on_terminal_allocates_tty() {
     loops.expect("caught");
     assert_eq!(loops.exit_code(), 9);
 
-    // Like an editor: the command reads single keys without echo.
+    // Like an editor, the command reads single keys without echo.
     let keys = "stty raw -echo; echo ready; head -c 3 | od -An -tx1; stty sane";
     let mut editor = Pty::pixels(&env, ["exec", &name, "--", "sh", "-c", keys]);
     editor.expect("ready");

@@ -70,7 +70,7 @@ fn empty_option_values_use_defaults() {
     let name = env.name("a");
     let empty = ["--image", "", "--cpu", "", "--memory", "0", "--egress", ""];
     let made = env.pixels([&["create", &name], &empty[..]].concat()).ok();
-    // The user may have meant a restricted policy.
+    // An empty `--egress` may be a mistake, so pixels prints a warning.
     let warned = "--egress is empty: the pixel gets network.egress, which is unrestricted";
     assert!(made.stderr.contains(warned), "{}", made.stderr);
     let all = env.pixels(["list", "--json"]).ok().json();

@@ -166,7 +166,7 @@ fn exec_streams_100_mb_unchanged() {
     let mut received = Vec::with_capacity(sent.len());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // A size that is not a power of two puts chunk boundaries at odd offsets.
+            // With this size, chunk boundaries are at odd offsets.
             for chunk in sent.chunks(77_777) {
                 stdin.write_all(chunk).unwrap();
             }
@@ -191,28 +191,28 @@ fn exec_ends_when_stdin_or_reader_closes() {
     lab::ready();
     let pixel = Pixel::shared();
 
-    // Both streams at once, each larger than any buffer between the two ends.
+    // Both streams are written at once, and each exceeds all buffers.
     let script = "head -c 8000000 /dev/zero >&2 & head -c 8000000 /dev/zero; wait";
     let big = pixel.exec(&["sh", "-c", script]).ok();
     assert_eq!((big.stdout.len(), big.stderr.len()), (8_000_000, 8_000_000));
 
-    // The end of pixels' stdin is the end of the command's stdin.
+    // When stdin of pixels ends, the command's stdin ends.
     let lines = pixel.fed(&[], &["wc", "-l"], b"a\nb\n").ok();
     assert_eq!(lines.stdout.trim(), "2");
 
-    // A command that reads none or only a part of its input.
+    // The command reads nothing or only a part of its input.
     let input = vec![b'x'; 20_000_000];
     pixel.fed(&[], &["sh", "-c", "exit 6"], &input).expect(6);
     let little = pixel.fed(&[], &["head", "-c", "3"], &input).ok();
     assert_eq!((&*little.stdout, &*little.stderr), ("xxx", ""));
 
-    // pixels' stdin stays open.
+    // The stdin of pixels stays open.
     let mut open = pixel.spawn(&[], &["echo", "done"]);
     let stdin = open.stdin.take();
     assert_eq!(wait::exit_code(&mut open), 0);
     drop(stdin);
 
-    // Like `| head -1`: the command receives SIGPIPE, and pixels prints no error.
+    // Like `| head -1`: the command ends when its reader closes the pipe.
     let mut yes = pixel.spawn(&[], &["yes", "t-forever"]);
     let (line, out) = first_line(&mut yes);
     assert_eq!(line, "t-forever\n");
@@ -234,7 +234,7 @@ fn exec_ends_when_stdin_or_reader_closes() {
 fn exec_timeout_kills_all_processes() {
     lab::ready();
     let pixel = Pixel::shared();
-    // Each script starts processes that the time limit must end, all named `sleep 777…`.
+    // Each script starts processes named `sleep 777…` that must end.
     let ignoring = "trap : TERM; while :; do sleep 7775; done";
     let scripts = [
         "sleep 7770".to_owned(),
@@ -254,7 +254,7 @@ fn exec_timeout_kills_all_processes() {
         let left = pixel.exec(&["ps", "-eo", "args"]).ok().stdout;
         assert!(!left.contains("777"), "{script} left: {left}");
     }
-    // The time limit does not affect another command that runs at the same time.
+    // The time limit does not affect a concurrent command.
     let mut other = pixel.spawn(&[], &["sh", "-c", "echo ready; exec sleep 8881"]);
     let (_, _out) = first_line(&mut other);
     let silent = pixel.with(&["-q", "--timeout", "0.5"], &["sleep", "7770"]);
@@ -341,7 +341,7 @@ fn exec_sets_environment_directory_and_user() {
     lab::ready();
     let mut pixel = Pixel::new("env");
 
-    // Variables.
+    // Checks environment variables.
     pixel.env.set("T_OURS", "from here").set("T_SECRET", "no");
     let show = "printf '%s|' \"$A\" \"$EMPTY\" \"$LINES2\" \"$T_OURS\" \"${T_ABSENT-unset}\" \
                 \"${T_SECRET-unset}\"";
@@ -369,7 +369,7 @@ fn exec_sets_environment_directory_and_user() {
         "sh"
     );
 
-    // Directories.
+    // Checks working directories.
     let odd = "/srv/it's a \"folder\" ü";
     pixel.exec(&["mkdir", "-p", odd, "/root/below"]).ok();
     for (given, there) in [("/tmp", "/tmp"), (odd, odd), ("below", "/root/below")] {
@@ -381,7 +381,7 @@ fn exec_sets_environment_directory_and_user() {
         refused.expect(125).reports(gone);
     }
 
-    // Users.
+    // Checks users.
     let who = ["sh", "-c", "id -u; id -g; echo $USER $HOME; pwd"];
     for (user, expected) in [
         ("root", "0\n0\nroot /root\n/root\n"),
@@ -399,7 +399,7 @@ fn exec_sets_environment_directory_and_user() {
         let refused = pixel.with(&[&option], &["true"]).expect(125);
         refused.reports(&format!("user {user:?} in the pixel not found"));
     }
-    // With and without a provisioned user, the command runs once and receives its input.
+    // The command runs once and reads its input, for any configured user.
     for provisioned in ["true", "false"] {
         pixel.env.set("PIXELS_PROVISION_ENABLED", provisioned);
         let script = "id -un; cat; echo x >>/root/runs; wc -l </root/runs";

@@ -92,7 +92,7 @@ fn assert_all_differ(identities: &[Identity]) {
     }
 }
 
-/// Destroys pixels before the test ends, because containers share kernel limits with other tests.
+/// Destroys pixels early, because all containers share kernel limits.
 #[track_caller]
 fn destroy(env: &TestEnv, names: impl IntoIterator<Item = String>) {
     let args = ["destroy", "--force"].map(str::to_owned);
@@ -297,7 +297,7 @@ fn lifecycle_commands_are_idempotent_and_accept_px_prefix() {
     for name in [&a, &px(&a)] {
         env.pixels(["stop", "--force", name]).ok();
     }
-    // A stop without `--force`.
+    // Stops without `--force`.
     env.pixels(["stop", &b]).ok();
     env.pixels(["stop", &b]).ok();
     assert_eq!(env.listed(&b)["status"], "STOPPED");
@@ -384,7 +384,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
             server.done("PUT", &path, &body);
         }
     }
-    // The exec that pixels prepared during its check was canceled and never ran.
+    // The exec prepared during the check was canceled and never ran.
     server.settle(&p);
     let instance = format!("px-{p}");
     let script = "ls /begun 2>/dev/null || echo never";
@@ -397,7 +397,7 @@ fn pixels_are_unprivileged_and_exec_refuses_privileged_instances() {
 #[ignore = "needs Incus"]
 fn restricted_project_supports_lifecycle() {
     lab::ready();
-    // The project forbids `raw.lxc`, which sets the first process of a container.
+    // The project forbids `raw.lxc`, which sets a container's first process.
     let config = serde_json::json!({
         "features.images": "false",
         "features.profiles": "true",
@@ -493,7 +493,7 @@ fn first_exec_in_clone_sees_new_identity() {
     lab::ready();
     let env = TestEnv::new("first");
     let a = env.create("a");
-    // A slow first boot.
+    // The first boot is slow.
     let slow = "#!/bin/sh\nsleep 1; echo \"${0##*/}\" >/etc/ssh/ssh_host_ed25519_key\n";
     plant(&env, &a, "/usr/bin/ssh-keygen", "755", slow);
     plant(&env, &a, KEY, "600", "old\n");

@@ -1,4 +1,4 @@
-//! Output of all commands: results, messages, errors, JSON, completions and man pages.
+//! Output of commands: results, messages, JSON, completions and man pages.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::support::env::{BINARY, Outcome, TestEnv};
 use crate::support::pty::Pty;
 use crate::support::{lab, tree, wait};
 
-/// An environment whose server does not exist: every request fails with exit code 5.
+/// An environment without a server: every request fails with exit code 5.
 fn nowhere() -> TestEnv {
     let mut env = TestEnv::bare();
     env.set("PIXELS_INCUS_SOCKET", "/nowhere/unix.socket");
@@ -103,7 +103,7 @@ fn invalid_usage_fails_before_any_request() {
         assert_eq!(error["exit_code"], 2, "{command:?}");
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
-    // A cause is printed once.
+    // An error cause is printed once.
     let folder = env.pixels(["list", "--config", "/"]).expect(2).stderr;
     assert_eq!(folder.matches("Is a directory").count(), 1, "{folder}");
     // A command that sends a request reports an unreachable server.
@@ -146,7 +146,7 @@ fn version_help_and_man_pages_are_complete() {
     for page in ["pixels.1", "pixels-create.1", "pixels-checkpoint-restore.1"] {
         assert!(pages.contains(page), "{pages:?}");
     }
-    // One page for each command that help lists.
+    // `man` writes one page for each command in `pixels --help`.
     for command in tree::listed(&help) {
         assert!(pages.contains(&format!("pixels-{command}.1")), "{command}");
         let reported = env.pixels([&command, "--help"]).ok().stdout;
@@ -249,7 +249,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     let (a, missing) = (env.name("a"), env.name("missing"));
     let px = format!("px-{a}");
 
-    // JSON output of every command.
+    // Checks the JSON output of every command.
     let json = |args: &[&str]| {
         let outcome = env.pixels([args, &["--json"]].concat()).ok();
         assert_plain(&outcome);
@@ -340,7 +340,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     let both = both.expect(3).stderr;
     assert_eq!(documents(&both).len(), 2, "{both}");
 
-    // Without a terminal, output has no color and no spinner; `-q` prints only results.
+    // Without a terminal, output has no color and no spinner.
     let table = env.pixels(["list"]).ok();
     assert_plain(&table);
     assert_eq!(table.stderr, "");
@@ -364,7 +364,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     assert_contains(&asked.stderr, &[&format!("pixels destroy --force {a}")]);
     env.pixels(["exec", &a, "--", "true"]).ok();
 
-    // A reader that closes the pipe early is not a failure.
+    // A reader that closes the pipe early causes no error.
     let mut early = env.spawn(["list"]);
     drop(early.stdout.take());
     assert_eq!(wait::exit_code(&mut early), 0);

@@ -61,7 +61,7 @@ fn exec_output_on_full_disk_fails() {
     let big = format!("{name}:/root/big");
     assert_lost(&to_a_full_disk(&env, &["pull", &big, "-"]).expect(1));
 
-    // A reader that closes the pipe early is not an error.
+    // A reader that closes the pipe early causes no error.
     let mut child = env.spawn(["pull", &big, "-"]);
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();

@@ -33,7 +33,7 @@ fn crates() -> BTreeMap<String, Option<String>> {
             .args(["--filter-platform", &target])
             .current_dir(root());
         let metadata: Value = serde_json::from_str(&output_of(&mut cargo)).unwrap();
-        // Crates for other platforms are not resolved.
+        // Other platforms' crates are listed as packages but not resolved.
         let nodes = metadata["resolve"]["nodes"].as_array().unwrap().iter();
         let used: BTreeSet<&str> = nodes.map(|node| node["id"].as_str().unwrap()).collect();
         for one in metadata["packages"].as_array().unwrap() {
@@ -68,8 +68,8 @@ fn licenses_of_dependencies_are_allowed() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Every dependency is from one registry and has a checksum. Cargo.lock shows Git repositories as
-/// other sources, paths without a source, and replacements as tables.
+/// All dependencies use one registry and have a checksum. In Cargo.lock, Git
+/// repositories have another source, and path dependencies have no source.
 #[test]
 fn dependencies_come_from_one_registry() {
     let lock: toml::Table = toml::from_str(&read("Cargo.lock")).unwrap();

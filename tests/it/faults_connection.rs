@@ -11,7 +11,7 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::rounds::thorough;
 use crate::support::server::Server;
 
-/// Detects a hang; the slowest command here takes a few seconds.
+/// Time limit to detect a hang; commands here take a few seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 const WAIT: &str = "GET /1.0/operations/*/wait*";
 
@@ -38,7 +38,7 @@ impl Bench {
         self.env.pixels_within(args, LIMIT)
     }
 
-    /// Runs a command. The fault affects the first request that matches `pattern`.
+    /// Runs a command with a fault in the first request that matches.
     #[track_caller]
     fn run_with(&self, pattern: &str, fault: Fault, args: &[&str]) -> Outcome {
         self.proxy.forget().on(pattern, 0, fault);
@@ -47,7 +47,7 @@ impl Bench {
         outcome
     }
 
-    /// The pixel exists and runs commands after success, and does not exist after failure.
+    /// The pixel works after success and does not exist after failure.
     #[track_caller]
     fn whole_or_absent(&self, name: &str, outcome: &Outcome, reported: &str) {
         if outcome.code == 0 {
@@ -153,7 +153,7 @@ fn restore_survives_connection_loss_at_any_request() {
     });
 }
 
-/// A pixel shared by several tests, which only run commands in the pixel or clone it.
+/// A pixel shared by several tests, which do not change the pixel.
 fn with_shared_pixel(test: &str) -> (Bench, String) {
     let mut bench = Bench::new(test);
     let name = bench.env.shared_pixel();
@@ -300,7 +300,7 @@ fn create_failing_on_server_leaves_nothing() {
         (WAIT, Fault::Instead(200, OTHER), 1, "unexpected response"),
         (put, Fault::Instead(500, BROKEN), 1, "disk on fire"),
         (put, Fault::Answer(200, CUT_JSON), 1, "unexpected response"),
-        // Another operation on the instance is in progress, which is not an error.
+        // A busy instance is not an error.
         (put, Fault::Answer(400, BUSY), 0, ""),
     ];
     for (request, fault, code, text) in cases {

@@ -15,7 +15,7 @@ use crate::support::private_daemon::PrivateDaemon;
 use crate::support::programs;
 use crate::support::wait::eventually;
 
-/// Detects a hang.
+/// Time limit of a command, to detect a hang.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The limit for an error about an unreachable daemon. The error takes
 /// milliseconds; the rest is for a busy machine.
@@ -104,7 +104,7 @@ fn killed_daemon_fails_commands_and_prune_deletes_leftovers() {
     if half_made {
         assert_eq!(daemon.server.status(&made), None);
     }
-    // The name is free, or its pixel works.
+    // The name is free, or the pixel works.
     let again = env.pixels(["create", &made]);
     assert!(matches!(again.code, 0 | 4), "{again:?}");
     env.pixels(["exec", &made, "--", "true"]).ok();
@@ -125,7 +125,7 @@ fn daemon_killed_before_start_leaves_prunable_pixel() {
         "devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
     });
     daemon.server.done("POST", "/1.0/instances", &own);
-    // The process that created the instance is dead, and the instance was never started.
+    // The creating process is dead and never started the instance.
     let child = env.spawn(["create", &made]);
     eventually("instance exists", || daemon.server.status(&made).is_some());
     daemon.kill();
@@ -236,7 +236,7 @@ fn full_pool_fails_create_and_leaves_nothing() {
     lab::ready();
     let daemon = PrivateDaemon::start();
     let mut env = daemon.env("full");
-    // A pool that is too small for the image.
+    // The pool is too small for the image.
     let body = json!({"name": "tiny", "driver": "btrfs", "config": {"size": "128MiB"}});
     daemon.server.done("POST", "/1.0/storage-pools", &body);
     env.set("PIXELS_DEFAULT_POOL", "tiny");
@@ -245,7 +245,7 @@ fn full_pool_fails_create_and_leaves_nothing() {
     assert!(no_room(&outcome), "{outcome:?}");
     assert_eq!(daemon.server.pixels(&name), [""; 0]);
 
-    // A pool that fills up: existing pixels work, and a failed create leaves nothing.
+    // In a full pool, existing pixels work and a failed create leaves nothing.
     let body = json!({"name": "small", "driver": "btrfs", "config": {"size": "512MiB"}});
     daemon.server.done("POST", "/1.0/storage-pools", &body);
     env.set("PIXELS_DEFAULT_POOL", "small");

@@ -15,7 +15,7 @@ use crate::support::rounds::{Moments, rounds};
 use crate::support::server::Server;
 use crate::support::wait::eventually;
 
-/// Detects a hang.
+/// Time limit of a command, to detect a hang.
 const LIMIT: Duration = Duration::from_secs(120);
 const WAIT: &str = "GET /1.0/operations/*/wait*";
 
@@ -92,9 +92,9 @@ impl<'a> Trial<'a> {
         this
     }
 
-    /// Runs the command and sends `number` in part `round` of its usual duration.
+    /// Sends the signal `number` in part `round` of the usual duration.
     fn cut_short(&mut self, number: Signal, round: u32, rounds: u32) -> (Outcome, String) {
-        // Slightly longer, so that some signals arrive near the end of the command.
+        // The span is longer, so that some signals arrive near the end.
         let span = self.usual * 11 / 10;
         let moment = self.moments.in_part(span, round, rounds);
         let child = self.env.start(&self.args);
@@ -167,7 +167,7 @@ fn interrupted(mut trial: Trial<'_>, rounds: u32) {
             0 => trial.count("complete"),
             130 => trial.count("interrupted"),
             // The program had no signal handler yet and had sent no request.
-            1002 => trial.count("interrupted before it began"),
+            1002 => trial.count("interrupted before start"),
             // Another daemon deleted an interface at that moment.
             2 if trial.kind == Kind::First && outcome.deletes_named_interface() => {
                 trial.count("failed to create the bridge")
@@ -314,7 +314,7 @@ fn killed_fork_is_pruned() {
     check_forks(killed, "kil");
 }
 
-/// Starts a command whose request that matches `pattern` stalls, and waits for the request.
+/// Starts a command and waits until the request `pattern` stalls.
 fn held_at(proxy: &Proxy, env: &TestEnv, pattern: &str, args: &[&str]) -> Child {
     proxy.forget().on(pattern, 0, Fault::Stall);
     let child = env.start(args);

@@ -9,7 +9,7 @@ use crate::support::env::{Outcome, TestEnv};
 use crate::support::rounds;
 use crate::support::truenas::{Fault, LoginAnswer, Nas, RateLimit};
 
-/// Detects a hang and does not measure speed.
+/// Time limit of a command, to detect a hang.
 const LIMIT: Duration = Duration::from_secs(100);
 
 /// The property of a pixel that is set when SSH works.
@@ -179,7 +179,7 @@ fn truenas_25_04_create_survives_faults() {
             let made = env.pixels_within(["create", &a], LIMIT);
             ends(&made, &what);
             if waits {
-                // Jobs of other clients are not mistaken for jobs of this client.
+                // Jobs of other clients are not mistaken for own jobs.
                 assert_eq!(made.code, 0, "{what}: {made:?}");
                 assert!(nas.noted(&a).contains(CONTACT), "{what}");
             }
@@ -200,7 +200,7 @@ fn truenas_busy_or_silent_is_retried_then_fails() {
         json!({"code": -32000, "message": "Maximum number of concurrent calls (20) has exceeded"});
     nas.on("virt.instance.query", 0, Fault::Refuse(full.clone()));
     env.pixels_within(["list"], LIMIT).ok();
-    // A server that stays full fails the command, and nothing is left incomplete.
+    // If the server stays busy, the command fails and leaves nothing.
     for method in ["virt.instance.query", "virt.instance.create"] {
         for _ in 0..4 {
             nas.on(method, 0, Fault::Refuse(full.clone()));
@@ -231,7 +231,7 @@ fn truenas_busy_or_silent_is_retried_then_fails() {
     // Without an answer or a pong, the client reconnects.
     nas.on("virt.instance.query", 0, Fault::Silence);
     env.pixels_within(["list"], LIMIT).ok();
-    // While the service starts, an empty list does not mean that the pixel is missing.
+    // While the service starts, the list is empty although pixels exist.
     nas.service(Some("INITIALIZING"));
     let early = env.pixels(["list"]).expect(1);
     assert!(early.stderr.contains("initializing"), "{}", early.stderr);
@@ -244,7 +244,7 @@ fn truenas_busy_or_silent_is_retried_then_fails() {
 #[ignore = "needs Incus"]
 fn truenas_login_rate_limit_is_retried() {
     let (nas, env) = Nas::lab("25.04.2", "rate");
-    // Like TrueNAS, which allows 20 logins per minute, with smaller numbers.
+    // Like the limit of TrueNAS, 20 logins per minute, with smaller numbers.
     let mut limit = RateLimit {
         calls: 3,
         window: Duration::from_secs(20),
@@ -257,7 +257,7 @@ fn truenas_login_rate_limit_is_retried() {
     env.pixels_within(["list"], LIMIT).ok();
     let attempts = nas.limited();
     assert!((1..=6).contains(&attempts), "{attempts}");
-    // A longer window: waiting for one minute does not help.
+    // With a longer window, waiting for one minute does not help.
     limit.window = Duration::from_secs(600);
     limit.calls = 0;
     nas.limit_logins(limit);
@@ -302,7 +302,7 @@ fn truenas_login_failures_have_own_messages() {
     env.pixels(["setup", "--dry-run"]).expect(2);
     env.pixels(["quickstart", "--yes"]).expect(2);
 
-    // Trust: the server's certificate is not signed by a CA of the system.
+    // The server's certificate is not signed by a CA of the system.
     let fingerprint = nas.fingerprint.clone();
     env.set("PIXELS_TRUENAS_FINGERPRINT", "");
     let printed = say(&env);

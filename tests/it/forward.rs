@@ -81,7 +81,7 @@ fn get(port: u16, path: &str) -> String {
     text.rsplit("\r\n").next().unwrap().to_owned()
 }
 
-/// Opens a connection on which the server echoes everything.
+/// Opens a connection on which the server echoes all data.
 fn upgraded(port: u16) -> (TcpStream, BufReader<TcpStream>) {
     let mut stream = connect(port);
     stream
@@ -190,7 +190,7 @@ fn background_forwards_are_listed_and_stopped() {
     assert!(taken.stderr.contains("in use"), "{}", taken.stderr);
     let missing = env.pixels(["forward", "-b", "no-such-pixel", "0:1"]);
     assert_eq!(missing.code, 3, "{}", missing.stderr);
-    // A killed forward is no longer listed.
+    // `forward list` omits a killed forward.
     front.kill().unwrap();
     front.wait().unwrap();
     let listed = env.pixels(["forward", "list", "--json"]).ok().json();

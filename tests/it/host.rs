@@ -55,7 +55,7 @@ fn run(program: &str, args: &[&str], dir: &Path) {
     );
 }
 
-/// Creates the two files of a small image. Each `salt` gives a different fingerprint.
+/// Creates the two files of a small image; `salt` varies the fingerprint.
 fn tiny_image(dir: &Path, salt: &str) {
     let root = dir.join("root");
     std::fs::create_dir_all(root.join("etc")).unwrap();

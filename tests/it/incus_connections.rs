@@ -61,7 +61,7 @@ fn client_sends_a_request_on_every_connection() {
         .unwrap();
     for _ in 0..20 {
         let client = Client::new(&Endpoint::Unix(path.clone()), None).unwrap();
-        // Requests that start while others end, as in a fork with several clones.
+        // Requests start while others end, as in a fork with several clones.
         let loops = (0..4u64).map(|at| {
             let client = client.clone();
             async move {

@@ -121,7 +121,7 @@ fn heads(code: &str) -> Vec<String> {
         Some(members) if first == "backend" => members
             .into_iter()
             .map(|second| match second.as_str() {
-                // Each submodule is listed separately; every other item belongs to `backend`.
+                // Only these submodules are modules of their own in `EDGES`.
                 "incus" | "sftp" | "tls" | "truenas" => format!("backend::{second}"),
                 _ => "backend".to_owned(),
             })
@@ -130,7 +130,7 @@ fn heads(code: &str) -> Vec<String> {
     }
 }
 
-/// Returns a function that gives the number of open braces after each character.
+/// Returns a function that counts the open braces after each character.
 fn nesting() -> impl FnMut(char) -> i32 {
     let mut depth = 0;
     move |c| {

@@ -13,7 +13,7 @@ use crate::support::rounds::Moments;
 use crate::support::server::Server;
 use crate::support::wait::{eventually, until};
 
-/// Sends a call without waiting for the answer. Dropping the stream disconnects.
+/// Sends a call. Dropping the returned stream disconnects.
 fn begin(client: &Client, session: Option<&str>, params: &Value) -> TcpStream {
     let message = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
     let session = session.map(|session| ("Mcp-Session-Id", session));
@@ -57,10 +57,10 @@ fn canceled_exec_kills_command() {
         call("exec", json!({"name": name, "command": command}))
     };
     let runs = |seconds: &str| {
-        eventually("it runs", || count(&client, &name, seconds) == 2);
+        eventually("command runs", || count(&client, &name, seconds) == 2);
     };
     let ends = |seconds: &str| {
-        eventually("it ends", || count(&client, &name, seconds) == 0);
+        eventually("command ends", || count(&client, &name, seconds) == 0);
     };
     let hung_up = begin(&client, None, &sleep("1001"));
     runs("1001");
@@ -84,7 +84,7 @@ fn canceled_exec_kills_command() {
     for (params, seconds) in [(reported, "1003"), (sleep("1004"), "1004")] {
         let mut stream = begin(&client, Some(&mine), &params);
         runs(seconds);
-        // A cancellation in another session with the same request id has no effect.
+        // A cancellation in another session has no effect.
         give_up(&client, &other);
         assert_eq!(count(&client, &name, seconds), 2);
         give_up(&client, &mine);
@@ -181,7 +181,7 @@ fn canceled_write_file_leaves_old_or_new_file() {
         drop(stream);
         client.call("write_file", file("old"));
     }
-    // A write without cancellation.
+    // Writes without a cancellation.
     client.call("write_file", file(&new));
     client.sh(&name, "stat -c %s /srv/f/a; touch /srv/over");
     let seen = until("the watch ends", || {

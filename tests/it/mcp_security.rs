@@ -81,7 +81,7 @@ fn floods_do_not_stop_server() {
     let too_long = [("Content-Length", length.as_str())];
     let answer = client.send("POST", "/mcp", &too_long, &large);
     assert!(answer.is_none_or(|it| it.status == 413));
-    // Sends 17 MiB.
+    // Sends a request of 17 MiB.
     let text =
         json!({"jsonrpc": "2.0", "id": 1, "method": "x", "params": {"x": "y".repeat(17 << 20)}});
     assert!(client.message(&text, &[]).is_none_or(|it| it.status == 413));
@@ -97,13 +97,13 @@ fn floods_do_not_stop_server() {
         let Ok(mut stream) = TcpStream::connect(&client.address) else {
             break;
         };
-        // Half of the connections send nothing, the others send an incomplete request.
+        // One half sends nothing, the other half sends incomplete requests.
         if number % 2 == 0 {
             let _ = stream.write_all(b"POST /mcp HTTP/1.1\r\nHost: loc");
         }
         open.push(stream);
     }
-    // The server closes idle connections after a timeout.
+    // The server closes connections without a complete request.
     eventually("the server answers again", || hello(&client, &[]) == 200);
     drop(open);
     assert_eq!(hello(&client, &[]), 200);
@@ -154,7 +154,7 @@ fn tools_accept_only_own_sandboxes_and_allowed_egress() {
             assert!(refusal.contains("no sandbox"), "{tool} {pixel}: {refusal}");
         }
     }
-    // A clone created without this server is not a sandbox, even with inherited properties.
+    // A clone created without this server is not a sandbox.
     let copy = env.name("copy");
     let _ = env.pixels(["create", &copy, "--from", &name]).ok();
     assert_eq!(client.list(), [(name.clone(), "running".to_owned())]);

@@ -98,12 +98,12 @@ fn stdio_clients_share_server_and_take_it_over() {
     let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
                            "params": {"requestId": id}});
     second.write(&cancelled.to_string());
-    eventually("the command is ended", || {
+    eventually("the command ends", || {
         let ran = second.call("exec", run("pgrep -f 'sleep 1234[.]5'"));
         ran["exit_code"] == 1
     });
 
-    // The first client ran the shared server. When it exits, the second client starts a server.
+    // When the client that runs the server exits, another client takes over.
     first.end();
     assert_eq!(second.call("exec", run("echo still"))["stdout"], "still\n");
     second.child.kill().unwrap();
@@ -138,7 +138,7 @@ fn stdio_reports_invalid_messages() {
     let refused = client.read();
     assert_eq!(refused["error"]["code"], -32600, "{refused}");
     assert!(refused["id"].is_null() && refused["error"]["message"].is_string());
-    // The largest allowed file reaches the tool, which refuses the sandbox name.
+    // The largest allowed file reaches the tool.
     let largest = "A".repeat((10 << 20) / 3 * 4);
     let file = json!({"name": "none", "path": "/a", "content": largest, "encoding": "base64"});
     let params = json!({"name": "write_file", "arguments": file});

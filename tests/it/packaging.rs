@@ -143,7 +143,7 @@ fn materials(text: &str) {
     }
     // No shipped crate depends on this development dependency.
     assert!(keys("dev-dependencies").contains("rcgen") && !names.contains("rcgen"));
-    // A crate that only macOS uses.
+    // Only macOS uses this crate.
     assert!(names.contains("core-foundation"), "no macOS crate");
     for one in bill["dependencies"].as_array().unwrap() {
         for on in one["dependsOn"].as_array().unwrap() {

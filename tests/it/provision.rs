@@ -57,7 +57,7 @@ SESSION = { value = "mine", session_only = true }
         printed,
         "pixel\n0\n/home/pixel\ntwo words, $HOME 'q' \"d\"|a#b|mine\n"
     );
-    // The image's user with the same uid was moved.
+    // The image's user with uid 1000 was deleted.
     let printed = env.sh(
         &name,
         "id; getent passwd ubuntu; ls -a ~ | grep bashrc; tail -n1 /etc/environment",
@@ -158,7 +158,7 @@ fn sessions_last(env: &TestEnv, name: &str) {
     rustix::process::kill_process(console.pid(), rustix::process::Signal::KILL).unwrap();
     drop(console);
 
-    // The same shell with its previous output.
+    // The console shows the same shell with its previous output.
     let mut console = Pty::pixels(env, ["console", name]);
     console.expect("[first]");
     console.send("echo \"[\"still $KEPT\"]\"\r");
@@ -171,7 +171,7 @@ fn sessions_last(env: &TestEnv, name: &str) {
             .any(|s| s["name"] == session && s["clients"] == clients && s["running"] == true)
     };
     wait::eventually("one client is attached", || with("console", 1));
-    // A second client of the same session, and a second session.
+    // Attaches a second client to the session and starts a second session.
     let mut second = Pty::pixels(env, ["console", name]);
     second.expect("[still yes]");
     wait::eventually("two clients are attached", || with("console", 2));

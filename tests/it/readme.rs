@@ -54,7 +54,7 @@ fn blocks(document: &str) -> Vec<Block> {
 #[ignore = "needs Incus"]
 fn readme_examples_succeed() {
     lab::ready();
-    // A separate project, because other pixels of the server may have the names used in README.
+    // Uses a separate project, because the names in README may be in use.
     let config = json!({
         "features.images": "false",
         "features.profiles": "false",
@@ -94,7 +94,7 @@ fn readme_examples_succeed() {
         run += 1;
     }
     assert!(run > 10, "only {run} blocks were run");
-    // Results described in README.
+    // Checks results that README describes.
     assert_eq!(read(work.join("copy.txt")), "a note\n");
     assert!(work.join("man/pixels-create.1").exists());
     assert!(work.join("back/src/main.c").exists());

@@ -18,7 +18,7 @@ use crate::support::proxy::Wire;
 use crate::support::pty::Pty;
 use crate::support::wait::eventually;
 
-/// Detects a hang.
+/// Time limit of a command, to detect a hang.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A daemon that listens on a port of the loopback interface.
@@ -80,7 +80,7 @@ impl Remote {
         env
     }
 
-    /// An environment with a trusted client certificate and the server's certificate.
+    /// An environment in which client and server trust each other.
     fn trusted(&self, test: &str) -> TestEnv {
         let (certificate, key) = self.certificate(test);
         self.trust(&certificate);
@@ -161,7 +161,7 @@ fn https_remote_supports_lifecycle_files_and_forward() {
     let listed = env.pixels(["list", "--json"]).ok().stdout;
     assert!(listed.contains(&a) && listed.contains(&b), "{listed}");
 
-    // A terminal only in the pixel, then on both sides.
+    // Allocates a terminal only in the pixel, then on both sides.
     let far = env.pixels(["exec", "-t", &a, "--", "tty"]).ok().stdout;
     assert!(far.starts_with("/dev/pts/"), "{far}");
     let mut console = Pty::pixels(&env, ["exec", &b, "--", "sh"]);
@@ -170,7 +170,7 @@ fn https_remote_supports_lifecycle_files_and_forward() {
     console.send("exit 9\r");
     assert_eq!(console.exit_code(), 9);
 
-    // File transfers and port forwarding.
+    // Copies files and forwards a port.
     let (to, back) = (format!("{a}:/srv/bytes"), env.home().join("back"));
     env.pixels_with(["push", "-", &to], &bytes).ok();
     env.pixels(["pull", &to, back.to_str().unwrap()]).ok();
@@ -233,7 +233,7 @@ fn server_certificate_is_verified() {
     env.pixels(["list"]).ok();
     env.set("PIXELS_INCUS_INSECURE", "");
 
-    // A file without a certificate.
+    // The file has no certificate.
     let empty = remote.file("empty", "crt");
     fs::write(&empty, "").unwrap();
     for file in [&empty, &remote.file("missing", "crt")] {
@@ -241,7 +241,7 @@ fn server_certificate_is_verified() {
         refused(&env, &["list"], 2, &[file.to_str().unwrap()]);
     }
 
-    // A server certificate for this address, signed by a CA.
+    // A CA signs the server certificate for this address.
     let ca = authority("CA of the tests");
     let ca_file = remote.file("ca", "crt");
     fs::write(&ca_file, ca.pem()).unwrap();
@@ -280,7 +280,7 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// The fingerprint in the format of `openssl` and `incus`: lower case without colons.
+/// The fingerprint in hexadecimal, without colons.
 fn fingerprint(certificate: &Path) -> String {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
@@ -296,7 +296,7 @@ fn client_certificate_is_required() {
     let mut env = remote.trusted("client");
     let (stranger, strange_key) = remote.certificate("stranger");
 
-    // An unknown client certificate, and none.
+    // The client certificate is unknown or missing.
     let known = ["PIXELS_INCUS_CLIENT_CERT", "PIXELS_INCUS_CLIENT_KEY"];
     set(&mut env, known[0], &stranger);
     set(&mut env, known[1], &strange_key);
@@ -324,19 +324,19 @@ fn client_certificate_is_required() {
         );
     }
 
-    // A certificate without a key, and a key without a certificate.
+    // Only one of certificate and key is set.
     set(&mut env, known[0], &stranger);
     refused(&env, &["list"], 2, &["incus.client_key"]);
     env.set(known[0], "");
     set(&mut env, known[1], &strange_key);
     refused(&env, &["list"], 2, &["incus.client_cert"]);
-    // A key that does not match the certificate.
+    // The key does not match the certificate.
     let (_, other_key) = remote.certificate("other");
     set(&mut env, known[0], &stranger);
     set(&mut env, known[1], &other_key);
     refused(&env, &["list"], 2, &["stranger.crt"]);
 
-    // No TLS, an invalid URL, no listener.
+    // The URL has no TLS, no host or no listener.
     for (url, code, reported) in [
         (format!("http://127.0.0.1:{}", remote.port), 2, "https://"),
         ("https://".into(), 2, "incus remote"),

@@ -7,10 +7,10 @@ use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::proxy::{Fault, Proxy};
 
-/// Detects a hang; an endless answer is aborted within a few seconds.
+/// Time limit to detect a hang; an endless answer is aborted in seconds.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Runs a command that must fail because an answer is too large, and returns the message.
+/// The error message of a command whose answer is too large.
 #[track_caller]
 fn too_large(env: &TestEnv, args: &[&str]) -> String {
     let error = env.pixels_within(args, LIMIT).expect(1).error();

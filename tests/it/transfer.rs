@@ -182,7 +182,7 @@ fn push_and_pull_preserve_contents() {
     pixel.push("small", "/srv/").ok();
     pixel.pull("/srv/small", "back").ok();
     same(&small, &pixel.here("back"));
-    // Copies again over the existing files.
+    // Copies over the existing files.
     pixel.push("small", "/srv").ok();
     pixel.pull("/srv/small/.", "back").ok();
     same(&small, &pixel.here("back"));
@@ -291,7 +291,7 @@ fn push_resolves_targets_streams_and_owners() {
     for name in ["a", "b"] {
         fs::write(pixel.here(name), name).unwrap();
     }
-    // Like `cp`, but creates parents: into an existing directory, else to the given name.
+    // Copies like `cp`, and creates missing parents.
     pixel.push("a", "/x/new/name").ok();
     pixel.push("a", "/x").ok();
     let (a, b) = (pixel.here("a"), pixel.here("b"));
@@ -315,7 +315,7 @@ fn push_resolves_targets_streams_and_owners() {
     pixel.env.pixels_with(["push", "-", &none], b"").ok();
     assert_eq!(pixel.sh("stat -c '%a %s' /x/none"), "644 0\n");
 
-    // The owner is the pixel's user if there is one, or the owner in the option.
+    // The owner is the pixel's user, unless an option sets the owner.
     let path = format!("/1.0/instances/px-{}", pixel.name);
     let user = json!({"config": {"user.pixels.user": "ubuntu"}});
     Server::shared().done("PATCH", &path, &user);

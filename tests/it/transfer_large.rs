@@ -54,7 +54,7 @@ pub fn arrives(pixel: &Pixel) {
     };
     push(&[], "/w/new/name").ok();
     is_there("/w/new/name");
-    // Into a new directory, an existing directory, and an existing directory with a slash.
+    // Copies into a new and into an existing directory.
     pixel.sh("mkdir -p /w/is");
     for to in ["/w/made/", "/w/is", "/w/is/"] {
         push(&[], to).ok();
@@ -112,7 +112,7 @@ fn stop_halfway(child: &Child, source: &Path) {
         position.parse::<usize>().ok()
     };
     let deadline = Instant::now() + Duration::from_secs(60);
-    // Without a pause, because the push is soon complete.
+    // The loop has no pause, because the push ends soon.
     while position().is_none_or(|at| at < LONG / 20) {
         assert!(Instant::now() < deadline, "pixels never reads {source:?}");
     }
@@ -171,7 +171,7 @@ fn large_push_refuses_replaced_directory() {
     let fake = dir.path().join("bin/mkdir");
     fs::write(&fake, mkdir).unwrap();
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
-    // The user's directory, first with the wrong mode, then with the expected mode.
+    // The directory first has the wrong mode, then the right mode.
     for (mode, printed) in [(0o755, "was replaced"), (0o700, "content")] {
         fs::set_permissions(&theirs, fs::Permissions::from_mode(mode)).unwrap();
         let script = include_str!("../../src/transfer/guest/receive.sh");

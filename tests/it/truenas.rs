@@ -58,7 +58,7 @@ fn live((nas, mut env): (Nas, TestEnv)) {
     // The log is found although the machine ID differs from the image's.
     run(&env, &a, "logger -t mark found");
     let logged = "sudo journalctl -q -o cat -t mark";
-    wait::eventually("the journal has it", || run(&env, &a, logged) == "found\n");
+    wait::eventually("journal has entry", || run(&env, &a, logged) == "found\n");
     commands(&env, &a);
     console(&env, &a);
     let status = env.pixels(["status", &a, "--json"]).ok().json();
@@ -194,7 +194,7 @@ fn copies(nas: &Nas, env: &TestEnv, a: &str) {
         (&seen["cpu"], &seen["provision"]),
         (&"1".into(), &"done".into())
     );
-    // Temporary checkpoints are not listed, and a checkpoint with clones cannot be deleted.
+    // Temporary checkpoints are hidden. A cloned checkpoint cannot be deleted.
     let labels = env.pixels(["checkpoint", "list", a, "--json"]).ok().json();
     assert_eq!(labels.as_array().unwrap().len(), 1, "{labels}");
     let refused = env.pixels(["checkpoint", "delete", a, "one"]).expect(1);
@@ -229,7 +229,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
     run(env, a, "echo third >~/file");
     env.pixels(["checkpoint", "restore", a, "two"]).ok();
     assert_eq!(run(env, a, "cat ~/file"), "second\n");
-    // A restore of an older checkpoint lists the newer checkpoints and changes nothing.
+    // A restore of an older checkpoint asks first and changes nothing.
     let asks = env.pixels(["checkpoint", "restore", a, "one"]).expect(2);
     assert!(asks.stderr.contains("two"), "{}", asks.stderr);
     assert_eq!(run(env, a, "cat ~/file"), "second\n");
@@ -239,7 +239,7 @@ fn checkpoints(env: &TestEnv, a: &str) {
     let labels = env.pixels(["checkpoint", "list", a, "--json"]).ok().json();
     assert_eq!(labels.as_array().unwrap().len(), 1, "{labels}");
     env.pixels(["checkpoint", "restore", a, "none"]).expect(3);
-    // The host key changes with a restored disk, and pixels accepts the new key.
+    // A restored disk changes the host key, and pixels accepts the key.
     let renew = "rm /etc/ssh/ssh_host_*; ssh-keygen -A >/dev/null; systemctl restart ssh";
     env.checkpoint(a, "keys");
     env.pixels(["exec", "-u", "root", a, "--", "sh", "-c", renew])
@@ -261,17 +261,17 @@ fn truenas_list_does_not_wait_for_unreachable_pixels() {
     let names = [a.clone(), format!("{a}-1")];
     let server = Server::shared();
     for name in &names {
-        // Masked, because a pixel that is still booting would start sshd again.
+        // The unit is masked, because a booting pixel would start sshd again.
         let instance = format!("px-{name}");
         let script = "systemctl mask --now ssh.socket ssh >&2; systemctl is-active ssh; true";
         wait::eventually("sshd has ended", || {
             server.run(&instance, &["sh", "-c", script]).trim() == "inactive"
         });
-        // The record of provisioning that was running at the last check.
+        // According to the record, provisioning was running at the last check.
         let record = json!({"config": {"environment.pixels_provision": "running"}});
         server.done("PATCH", &format!("/1.0/instances/px-{name}"), &record);
     }
-    // Shorter than the wait for an unreachable pixel.
+    // The limit is shorter than the wait for an unreachable pixel.
     let limit = Duration::from_secs(40);
     let listed = env.pixels_within(["list", "--json"], limit).ok().json();
     for name in &names {

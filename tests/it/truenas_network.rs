@@ -54,7 +54,7 @@ impl Isolated {
         self.env.pixels(args.chain(more.iter().copied()))
     }
 
-    /// The mode and the rules.
+    /// The mode and the rules of the pixel.
     #[track_caller]
     fn shown(&self) -> (Value, Value) {
         let shown = self.network("show", &["--json"]).ok().json();
@@ -83,7 +83,7 @@ fn enforced((_nas, env): (Nas, TestEnv)) {
     env.pixels(["create", &b, "--from", &format!("{a}:isolated")])
         .ok();
     assert!(rules(&env, &b).contains("reject"));
-    // A clone with another policy would run before the policy applies.
+    // A clone cannot change its policy before it runs.
     let c = env.name("c");
     let refused = env
         .pixels(["create", &c, "--from", &a, "--egress", "agent"])
@@ -130,7 +130,7 @@ fn changes(isolated: &Isolated) {
     let narrow = ["allowlist", "--allow", "allowed.test"];
     let before = isolated.logins();
     isolated.network("set", &narrow).ok();
-    // One login changed the policy and stayed connected; the second login counts.
+    // One login changed the policy, and one login runs the count.
     assert_eq!(isolated.logins(), before + 2);
     assert_eq!(isolated.shown(), (json!("allowlist"), allowed));
     isolated.comes_to_answer("allowed.test", true);

@@ -36,7 +36,7 @@ fn truenas_symlinks_in_pixel_are_not_followed() {
         ("root/.ssh", target.clone()),
         ("root/.ssh/authorized_keys", file.clone()),
         ("root", target.clone()),
-        // The target does not exist.
+        // The link's target does not exist.
         ("root/.ssh", target.join("new")),
         (
             "etc/systemd/system/pixels-contact.service",
@@ -44,7 +44,7 @@ fn truenas_symlinks_in_pixel_are_not_followed() {
         ),
         ("usr/local/lib/pixels", deep),
         ("etc/ssh/sshd_config.d/pixels.conf", file.clone()),
-        // The target is inside the pixel, but at another path.
+        // The link's target is inside the pixel, but at another path.
         (
             "etc/systemd/system/multi-user.target.d",
             "/etc/systemd/system/x".into(),
@@ -238,7 +238,7 @@ fn truenas_rsa_key_requires_agent() {
         assert!(printed.contains("ssh-keygen -t ed25519"), "{printed}");
         assert!(printed.contains("ssh-add"), "{printed}");
     };
-    // In both key formats, with and without the public key file, before an instance is created.
+    // Tries both key formats, with and without the public key file.
     for more in [&["-m", "PEM"][..], &[]] {
         make("rsa", more);
         refused(&env, &["create", &a], 2);
@@ -254,7 +254,7 @@ fn truenas_rsa_key_requires_agent() {
     env.pixels(["exec", &a, "--", "true"]).ok();
     drop(agent);
     refused(&env, &["exec", &a, "--", "true"], 2);
-    // An ECDSA key works without an agent.
+    // An ECDSA key file works without an agent.
     make("ecdsa", &[]);
     let b = env.create("b");
     env.pixels(["exec", &b, "--", "true"]).ok();

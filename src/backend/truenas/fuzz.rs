@@ -106,7 +106,7 @@ fn releases() {
     );
 }
 
-/// Written properties parse to equal properties, and merging them again changes nothing.
+/// Written properties parse to equal properties. Merging twice is harmless.
 #[test]
 fn environments() {
     let words = ["pixels_", "pixels__at_", "/1", "=", "%00", "%C3", "\u{1}"];
