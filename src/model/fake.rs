@@ -6,10 +6,10 @@
 //! with its argv, and so does an unsupported call. All clones of a backend
 //! share one state.
 //!
-//! Every call is recorded as one line of [`FakeBackend::calls`], such as `start
-//! a`, `checkpoint a:ready`, `set_properties a base=dev` or `exec a sh -c …`. A
-//! call yields once before its change, so concurrent calls interleave. A test
-//! injects a fault into calls whose line starts with a given text:
+//! Every call is recorded as one line of [`FakeBackend::calls`], for example
+//! `start a`, `checkpoint a:ready` or `exec a sh -c …`. A call yields once
+//! before its change, so concurrent calls interleave. A test injects a fault
+//! into calls whose line starts with a given text:
 //!
 //! ```ignore
 //! let backend = FakeBackend::with_pixels(["a"]);

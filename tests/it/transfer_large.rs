@@ -1,4 +1,4 @@
-//! Large files, which are pushed with a separate script.
+//! Pushes of large files into a running pixel, over SFTP.
 
 use std::ffi::OsStr;
 use std::fs;
