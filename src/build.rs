@@ -1,4 +1,4 @@
-//! Compiles the commit into the binary: `PIXELS_COMMIT`, else the checkout's.
+//! Embeds `PIXELS_COMMIT`, or the commit hash of the checkout, in the binary.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-env-changed=PIXELS_COMMIT");
     println!("cargo:rerun-if-changed=src/build.rs");
-    // git knows the paths in a second work tree. Cargo rebuilds at every run if a
-    // watched file does not exist.
+    // Only git knows these paths in a linked work tree. Cargo rebuilds on every run
+    // if a watched file does not exist.
     for file in ["HEAD", "refs/heads", "packed-refs"] {
         if let Some(path) = git(&["rev-parse", "--git-path", file])
             && Path::new(&path).exists()

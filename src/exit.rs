@@ -1,40 +1,40 @@
-//! Exit codes: the one place where failures become numbers.
+//! Exit codes: maps every failure to a number.
 
 use crate::base;
 use crate::lifecycle;
 use crate::model::{Error, InvalidName};
 
-/// It failed.
+/// The command failed for a reason without an exit code of its own.
 pub const FAILURE: u8 = 1;
-/// The command line or the configuration is wrong; nothing was sent.
+/// The command line or the configuration is invalid. No request was sent.
 pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
 pub const ALREADY_EXISTS: u8 = 4;
-/// The server cannot be reached or does not let us.
+/// The server cannot be reached or denies access.
 pub const UNREACHABLE: u8 = 5;
-/// `exec`: the command ran into its time limit.
+/// `exec`: the command exceeded its time limit.
 pub const OVER_TIME: u8 = 124;
-/// `exec` and `console`: a failure of pixels itself, not of the command.
+/// `exec` and `console`: pixels failed, not the command in the pixel.
 pub const EXEC: u8 = 125;
-/// 128 + SIGINT; other signals likewise.
+/// The exit code after SIGINT. Signal N exits with 128 + N.
 pub const INTERRUPTED: u8 = 130;
 
-/// A wrong command line or configuration, found before anything was sent.
+/// An invalid command line or configuration, found before any request.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// An exit status that speaks for itself: nothing more is printed.
+/// An exit status without an error message.
 #[derive(Debug, thiserror::Error)]
 #[error("exit status {0}")]
 pub struct ExitWith(pub u8);
 
-/// A command did not end within so many seconds.
+/// A command exceeded its time limit, given in seconds.
 #[derive(Debug, thiserror::Error)]
 #[error("the command did not end within {0} s and was killed")]
 pub struct ExecTimedOut(pub f64);
 
-/// The code of a failure, and the word for it in machine-readable errors.
+/// Returns the exit code of a failure, and its name in JSON errors.
 pub fn classify(error: &anyhow::Error) -> (u8, &'static str) {
     for cause in error.chain() {
         if let Some(ExitWith(code)) = cause.downcast_ref() {

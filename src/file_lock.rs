@@ -1,5 +1,5 @@
-//! Locks between processes: flock(2) on a file, released by the kernel when the
-//! holder exits for any reason.
+//! Locks between processes: flock(2) on a file. The kernel releases a lock when
+//! the process exits for any reason.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
@@ -10,34 +10,34 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 
-/// The pause after the first attempt to take a lock. Each pause is twice the previous
-/// one, up to [`MAX_PAUSE`].
+/// The pause after the first attempt to lock. Each pause is twice the previous
+/// pause, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(160);
 
-/// How a lock excludes others.
+/// Whether other processes can hold the lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
     Exclusive,
-    /// Several holders, and no exclusive one.
+    /// Shared with other `Shared` locks, but not with an exclusive lock.
     Shared,
 }
 
-/// A lock, held until dropped or until the process exits.
+/// A lock on a file, released on drop or when the process exits.
 #[derive(Debug)]
 pub struct FileLock(File);
 
 impl FileLock {
-    /// Takes the lock of this file; `None` if it is held. Creates the file and its
-    /// directory if they are missing. A symlink is an error.
+    /// Locks the file. Returns `None` if another process has locked the file. Creates the
+    /// file and its directory if missing. Fails if the file is a symlink.
     pub fn try_acquire(path: &Path, mode: LockMode) -> io::Result<Option<Self>> {
         if let Some(dir) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        // Others may be able to write to the directory.
+        // Other users may be able to write to the directory.
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = File::from(open(path, flags, Mode::from_raw_mode(0o600))?);
-        // The blocking call could not be canceled.
+        // A blocking call cannot be canceled.
         let operation = match mode {
             LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
             LockMode::Shared => FlockOperation::NonBlockingLockShared,
@@ -50,7 +50,7 @@ impl FileLock {
     }
 
     /// Waits for the lock without a timeout. Calls `on_wait` once if the lock is
-    /// held.
+    /// not free.
     pub async fn acquire(path: &Path, mode: LockMode, on_wait: impl FnOnce()) -> io::Result<Self> {
         let mut on_wait = Some(on_wait);
         let mut pause = FIRST_PAUSE;
@@ -66,15 +66,15 @@ impl FileLock {
         }
     }
 
-    /// Replaces the content of the file, which describes the holder.
+    /// Replaces the content of the file, which describes the lock's owner.
     pub fn write_owner(&mut self, text: &str) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.write_all(text.as_bytes())
     }
 }
 
-/// The directory of the locks that all commands of this user on this machine
-/// share. It is empty after a reboot.
+/// Returns the directory of the locks that all commands of this user on this
+/// machine share. A reboot empties the directory.
 pub fn lock_dir() -> io::Result<PathBuf> {
     let user = rustix::process::geteuid();
     if user.is_root() && Path::new("/run/lock").is_dir() {
@@ -90,7 +90,7 @@ pub fn lock_dir() -> io::Result<PathBuf> {
     Ok(dir)
 }
 
-/// Creates a directory inside one that other users can write to. Fails if the
+/// Creates a directory in a parent that other users can write to. Fails if the
 /// directory belongs to another user or is a symlink.
 fn ensure_private_dir(dir: &Path, user: u32) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {

@@ -84,7 +84,7 @@ const PIECES: &[&str] = &[
     "xn--",
 ];
 
-/// Replaces a few random ranges. The result has at most `limit` bytes.
+/// Replaces a few random ranges. Truncates the result to `limit` bytes.
 fn mutate(input: &mut Vec<u8>, inputs: &[Vec<u8>], words: &[&str], limit: usize, random: &mut Rng) {
     for _ in 0..=random.usize(..5) {
         let other = random.choice(inputs).unwrap();
@@ -214,7 +214,7 @@ fn run<K: Hash>(
         kinds.insert(kind);
         inputs.push(input);
     }
-    // The same seed gives the same inputs in every directory order.
+    // The same seed must generate the same inputs in every directory order.
     inputs.sort();
     let stored = inputs.len();
     let longest = inputs.iter().map(Vec::len).max().expect("stored inputs");
@@ -249,7 +249,7 @@ fn hash(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The input as text, with replacement characters for invalid UTF-8.
+/// Returns the input as text, with replacement characters for invalid UTF-8.
 pub fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
@@ -286,7 +286,7 @@ fn planted_fault_is_found_shrunk_and_stored() {
     let file = message.strip_prefix("fails on ").unwrap();
     let input = fs::read_to_string(file).unwrap();
     assert_eq!(input.len(), "key=clients=18446744073709551615".len());
-    // Stored inputs are checked first.
+    // Stored inputs run first.
     assert_eq!(search(2), message);
 }
 

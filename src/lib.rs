@@ -1,31 +1,31 @@
 //! pixels: disposable Linux machines for AI coding agents.
 //!
-//! This page is the guide to the source. `cargo doc --open --document-private-items`
-//! renders it with links; `.github/CONTRIBUTING.md` has the rules for changes.
+//! This page is a guide to the source code. `.github/CONTRIBUTING.md` has the rules
+//! for changes. To read with links: `cargo doc --open --document-private-items`.
 //!
 //! # Layers
 //!
-//! A part uses only parts above it in this table. `tests/it/layering.rs` holds the
-//! exact edges, and fails on an edge that is not listed and on one that is unused.
+//! A part depends only on parts above it in this table. `tests/it/layering.rs` lists
+//! the allowed dependencies, and fails on unlisted and unused dependencies.
 //!
-//! | part | what it holds |
+//! | part | contents |
 //! |---|---|
 //! | [`model`] | names, types, errors, and the traits `Backend` (all pixels of one server) and `Guest` (inside of one pixel) |
-//! | [`retry`], [`file_lock`], [`secret`], `term`, `ui` | helpers without knowledge of pixels |
+//! | [`retry`], [`file_lock`], [`secret`], `term`, `ui` | general helpers |
 //! | [`config`] | settings from defaults, file, `PIXELS_*` variables and flags |
-//! | [`egress`] | policies, and what they become: nftables rules and dnsmasq configuration, for the gateway and for the inside of a pixel |
-//! | [`provision`] | plan of users, files and steps in a new pixel, applied through `Guest` |
-//! | [`transfer`], [`forward`] | files in and out, ports, through `Guest` |
-//! | `backend::incus`, `backend::truenas` | the two implementations of `Backend`; they know nothing of provisioning and egress |
-//! | [`host`] | `setup` and `doctor`: facts about the host, a plan of steps, checks |
-//! | [`lifecycle`] | what commands and servers do to pixels: create, start, fork, restore, exec, policy, expiry, clean-up |
-//! | [`base`] | building prepared pixels |
+//! | [`egress`] | egress policies, and the nftables rules and dnsmasq configuration generated from them |
+//! | [`provision`] | provisioning of a new pixel with users, files and steps, through `Guest` |
+//! | [`transfer`], [`forward`] | file transfer and port forwarding, through `Guest` |
+//! | `backend::incus`, `backend::truenas` | the two implementations of `Backend`, independent of provisioning and egress |
+//! | [`host`] | `setup` and `doctor`: facts about the host, setup steps, checks |
+//! | [`lifecycle`] | operations on pixels: create, start, fork, restore, exec, policy, expiry, cleanup |
+//! | [`base`] | building base pixels |
 //! | [`mcp`] | the MCP server: sandboxes for agents |
 //! | `cli`, `exit`, `signal` | the command tree, exit codes, signals; one file per command |
 //!
-//! A command travels `cli` → `lifecycle` → `Backend` → server. `Backend` methods are
-//! single requests; everything with an order, a rollback or a policy is in
-//! `lifecycle`, so that both backends and both front ends (`cli`, `mcp`) share it.
+//! A command calls `cli` → `lifecycle` → `Backend` → server. Each `Backend`
+//! method is a single request. Ordering, rollback and policies are in
+//! `lifecycle`, which both backends and both front ends (`cli`, `mcp`) share.
 //!
 //! # Where is …
 //!
@@ -37,58 +37,58 @@
 //! | the DHCP reservation of a pixel | `egress/gateway/dhcp.rs` | `reservation` |
 //! | what Ctrl-C does to a `fork` | `lifecycle/fork.rs`, `lifecycle/rollback.rs` | `Rollback::unwind` |
 //! | the idle stop of an MCP sandbox | `mcp/reaper.rs` | `decide` |
-//! | the lock that a restore takes | `backend/incus/instance_lock.rs` | `lock_exclusive` |
-//! | how a large file is pushed | `transfer/sftp_push.rs` | `push` |
+//! | the lock during a restore | `backend/incus/instance_lock.rs` | `lock_exclusive` |
+//! | the push of a large file | `transfer/sftp_push.rs` | `push` |
 //! | which server messages are retried | `backend/incus/messages.rs`, `backend/incus/operation.rs` | `retry_while_busy` |
-//! | how TrueNAS clones | `backend/truenas/clone.rs` | `fork` |
-//! | where the MCP token is checked | `mcp/auth.rs` | `Authenticator::check` |
-//! | where hints come from | `cli/error_report.rs` | `hint` |
+//! | how TrueNAS clones a pixel | `backend/truenas/clone.rs` | `fork` |
+//! | the check of the MCP token | `mcp/auth.rs` | `Authenticator::check` |
+//! | the hints of error messages | `cli/error_report.rs` | `hint` |
 //!
 //! # How to add …
 //!
-//! **A command**: a file in `cli/` with a clap `Args` struct, a help text with
-//! examples and a `run` of a call or two; a variant of `cli::Command` and a row in
-//! its group. Loops and decisions go to `lifecycle`. Run the tests once with
-//! `INSTA_UPDATE=always` to record the help page, and read it.
+//! **A command**: Create a file in `cli/` with a clap `Args` struct, a help text with
+//! examples, and a short `run`. Add a variant to `cli::Command`, and a row to the
+//! command's group. Put loops and decisions into `lifecycle`. Run the tests once with
+//! `INSTA_UPDATE=always` to record the help page, and read the page.
 //!
-//! **A setting**: one row in `config` and the line with its default in
-//! `config.example.toml`; a test compares the two. Commands read settings in
-//! `cli/from_settings/`, never deeper.
+//! **A setting**: Add a row to `config`, and a line with the default value to
+//! `config.example.toml`. A test compares the two. Commands read settings only
+//! in `cli/from_settings/`.
 //!
-//! **An MCP tool**: a method with `#[tool]` and its argument struct in `mcp/tools/`,
-//! the work in a method of `mcp::service::Service`. Field comments become the
-//! schema. README's table of tools lists it, which a test checks.
+//! **An MCP tool**: Add a method with `#[tool]` and an argument struct to `mcp/tools/`,
+//! and the implementation to `mcp::service::Service`. Field comments become the schema.
+//! A test checks that the README's table of tools lists the tool.
 //!
-//! **A backend**: a folder in `backend/` that implements [`model::Backend`] and
-//! [`model::Guest`]; contracts are on the trait methods. Map all of the server's
-//! errors to [`model::Error`] in one place, list its decisive messages with recorded
-//! samples in `messages.rs`, and open it in [`backend::open`].
+//! **A backend**: Add a folder to `backend/` that implements [`model::Backend`] and
+//! [`model::Guest`]. The trait methods document the contracts. Map all server errors to
+//! [`model::Error`] in one place, list the messages that pixels interprets with
+//! recorded samples in `messages.rs`, and open the backend in [`backend::open`].
 //!
-//! **A server message that decides something**: a row in the backend's
-//! `messages.rs` with the text as the server sent it.
+//! **A server message that pixels interprets**: Add a row with the server's
+//! exact text to the backend's `messages.rs`.
 //!
 //! # Glossary
 //!
 //! | word | meaning |
 //! |---|---|
-//! | pixel | a disposable instance that pixels manages, `px-NAME` on the server |
-//! | instance | what Incus or TrueNAS calls it |
+//! | pixel | a disposable instance managed by pixels, named `px-NAME` on the server |
+//! | instance | the term of Incus and TrueNAS for a container |
 //! | backend | the server behind `Backend`: Incus or TrueNAS |
 //! | guest | the inside of an instance |
 //! | base | a template pixel for clones |
 //! | checkpoint | a snapshot with a label |
-//! | clone, fork | a copy of a pixel or checkpoint; N clones at once |
+//! | clone, fork | a copy of a pixel or checkpoint; N clones in one command |
 //! | gateway | the instance that enforces egress policies |
-//! | isolated bridge | the network between pixels and gateway, without an address of the host |
-//! | egress policy | a mode and rules |
+//! | isolated bridge | the network between pixels and gateway, on which the host has no address |
+//! | egress policy | a mode and a list of rules |
 //! | rule | a host, wildcard or CIDR, with an optional port |
-//! | guest policy | an egress policy that the pixel enforces itself, where there is no gateway |
-//! | sandbox | MCP's word for one pixel |
+//! | guest policy | an egress policy that a pixel without a gateway enforces itself |
+//! | sandbox | the MCP server's word for a pixel |
 //! | provisioning step | a systemd unit in the pixel that installs something |
 //! | session | a console that survives the connection, kept by tmux or zmx |
 //! | expiry | the time after which a pixel is deleted |
 //! | creator | the process that creates a pixel, recorded on it until it is complete |
-//! | orphan | an incomplete pixel or temporary checkpoint whose creator no longer runs |
+//! | orphan | an incomplete pixel or temporary checkpoint whose creator has exited |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -123,8 +123,8 @@ use config::Settings;
 use signal::Signals;
 use ui::Ui;
 
-/// Parses the command line, runs the command, prints its failure, and returns the
-/// exit code.
+/// Parses the command line, runs the command, prints the error if the command
+/// fails, and returns the exit code.
 pub fn run() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(cli::command).complete();
     let cli = match Cli::from_env() {
@@ -152,7 +152,7 @@ pub fn run() -> ExitCode {
         let outcome = dispatch(cli, ui, signals.clone()).await;
         (outcome, signals.exit_code())
     });
-    // A read from stdin may never return: exit without waiting for its thread.
+    // A read from stdin may never return, so exit without waiting for its thread.
     runtime.shutdown_background();
     finish(&ui, outcome, own_codes, signal)
 }
@@ -188,8 +188,8 @@ fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<
     ExitCode::from(code)
 }
 
-/// Prints clap's outcome: help and versions to stdout, usage errors to stderr (as
-/// JSON if the arguments ask for JSON).
+/// Prints clap's output: help and versions to stdout, usage errors to stderr,
+/// or as JSON if the arguments request JSON.
 fn usage(error: &clap::Error) -> ExitCode {
     // `pixels` or `pixels checkpoint` without a subcommand prints the help.
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
@@ -222,8 +222,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
 }
 
-/// Starts logging to stderr: `-vv` logs every request, a server its sandboxes'
-/// changes; `PIXELS_LOG` is a filter in the syntax of tracing-subscriber.
+/// Starts logging to stderr: every request with `-vv`, and sandbox changes in an MCP
+/// server. `PIXELS_LOG` sets a filter in the syntax of tracing-subscriber.
 fn trace(verbosity: u8, server: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = match std::env::var("PIXELS_LOG") {

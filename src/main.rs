@@ -1,5 +1,5 @@
-/// The one of musl asks the system for every little piece, and again for each
-/// buffer that goes through.
+/// Replaces musl's allocator, which requests memory from the kernel for many
+/// small allocations and for each transfer buffer.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,23 +1,23 @@
-//! Polling with a deadline, where no event announces a change.
+//! Polls with a deadline where the server sends no event for a change.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The pause after the first attempt. Each pause is twice the previous one, up to
-/// [`MAX_PAUSE`].
+/// The pause after the first attempt. Each pause is twice the previous pause,
+/// up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// The outcome of an attempt.
 pub enum Next<T, E> {
     Done(T),
-    /// Try again; the value is returned if the time is over.
+    /// Retry. The value becomes the error if the timeout expires.
     Again(E),
 }
 
-/// Calls `attempt` until it is done, first without a pause. If the next attempt
-/// would begin after `timeout`, returns the reason of the last one as the error.
+/// Calls `attempt` until it returns `Done`, with pauses between attempts. Returns the
+/// last attempt's value as the error if `timeout` expires before the next attempt.
 pub async fn until<T, E, F>(timeout: Duration, attempt: impl Fn() -> F) -> Result<T, E>
 where
     F: Future<Output = Next<T, E>>,

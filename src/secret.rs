@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// A secret value. It is formatted as `***` and cannot be serialized. Call
+/// A secret value, formatted as `***` and without serialization. Call
 /// [`Secret::expose`] only where the value is sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Shown instead of a secret.
+    /// Text printed instead of a secret.
     pub const MASK: &'static str = "***";
 
     pub fn new(value: impl Into<String>) -> Self {

@@ -1,5 +1,5 @@
-//! Signals: the first cancels the command, the second exits at once. While a command
-//! in a pixel is attached, signals go to that command instead.
+//! Signal handling: the first signal cancels the command, the second signal
+//! exits at once. Signals go to an attached command in a pixel instead.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -14,13 +14,13 @@ use crate::{exit, term};
 #[derive(Debug, Clone)]
 pub struct Signals {
     cancel: CancellationToken,
-    /// The number of the first signal.
+    /// The number of the first received signal.
     first: Arc<OnceLock<i32>>,
     attached: Arc<Mutex<Option<mpsc::Sender<Control>>>>,
 }
 
 impl Signals {
-    /// Must be called inside the runtime.
+    /// Starts listening. Panics outside the async runtime.
     pub fn listen() -> std::io::Result<Self> {
         let signals = Self {
             cancel: CancellationToken::new(),
@@ -42,13 +42,13 @@ impl Signals {
         &self.cancel
     }
 
-    /// The exit code after the first signal; `None` before.
+    /// The exit code for the first signal, or `None` without a signal.
     pub fn exit_code(&self) -> Option<u8> {
         self.first.get().copied().map(exit_code)
     }
 
-    /// Sends later signals to the returned receiver instead. The sender is for other
-    /// events of the same receiver.
+    /// Sends later signals to the returned receiver instead. Use the sender to send
+    /// other events to the same receiver.
     pub fn attach(&self) -> (mpsc::Sender<Control>, mpsc::Receiver<Control>) {
         let (sender, receiver) = mpsc::channel(16);
         *lock(&self.attached) = Some(sender.clone());
@@ -74,7 +74,7 @@ fn exit_code(number: i32) -> u8 {
     u8::try_from(128 + number).unwrap_or(exit::FAILURE)
 }
 
-/// Exits without cleanup, except of the terminal.
+/// Exits without cleanup, but restores the terminal.
 fn exit_now(number: i32) -> ! {
     term::restore();
     std::process::exit(i32::from(exit_code(number)));

@@ -1,12 +1,12 @@
-//! The folders of this user, from the environment that the caller provides.
+//! The directories of this user, from the environment of the caller.
 //!
-//! A variable counts if it is an absolute path. No path is relative to the
+//! Ignores variables that are not absolute paths. No path is relative to the
 //! working directory.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// A path below the home folder is needed, which is unknown.
+/// A path below the home directory is required, but the home directory is unknown.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{needed_by} needs your home folder, but HOME is {}",
@@ -22,22 +22,22 @@ pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
 const MACOS_SUPPORT: &str = "Library/Application Support";
 
-/// The settings file of this user. It may not exist.
+/// The path of this user's settings file. The file may not exist.
 pub fn config_file(env: &Env<'_>) -> Result<PathBuf, NoHome> {
     Ok(config_dir(env)?.join("config.toml"))
 }
 
-/// The folder of the settings file and `known_hosts`.
+/// The directory of the settings file and `known_hosts`.
 pub fn config_dir(env: &Env<'_>) -> Result<PathBuf, NoHome> {
     user_dir(env, "config", ".config", MACOS_SUPPORT)
 }
 
-/// The folder of data that can be created again, and of the MCP server's files.
+/// The directory of recreatable data and of the MCP server's files.
 pub fn cache_dir(env: &Env<'_>) -> Result<PathBuf, NoHome> {
     user_dir(env, "cache", ".cache", "Library/Caches")
 }
 
-/// The folder of data that must survive but is not a setting.
+/// The directory of persistent data other than settings.
 pub fn state_dir(env: &Env<'_>) -> Result<PathBuf, NoHome> {
     user_dir(env, "state", ".local/state", MACOS_SUPPORT)
 }
@@ -69,11 +69,11 @@ fn home(env: &Env<'_>, needed_by: &str) -> Result<PathBuf, NoHome> {
     })
 }
 
-/// Replaces a leading `~/` by the home folder; other paths stay as they are.
-/// `needed_by` names the setting in the error.
+/// Replaces a leading `~/` by the home directory. Returns other paths
+/// unchanged. `needed_by` names the setting in the error.
 pub fn expand_home(path: &str, env: &Env<'_>, needed_by: &str) -> Result<PathBuf, NoHome> {
     match path.strip_prefix("~/") {
-        // A further slash would make the rest absolute, and `join` return it alone.
+        // `join` would return an absolute path if the rest began with a slash.
         Some(rest) => Ok(home(env, needed_by)?.join(rest.trim_start_matches('/'))),
         None => Ok(Path::new(path).to_owned()),
     }

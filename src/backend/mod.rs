@@ -1,4 +1,4 @@
-//! Backends: the servers that run pixels. [`open`] selects the backend of the
+//! Backends: the servers that run pixels. [`open`] selects a backend by the
 //! settings.
 
 pub mod incus;
@@ -19,10 +19,10 @@ use incus::{Endpoint, Incus, Options, Placement, Remote};
 use tls::TlsOptions;
 use truenas::Truenas;
 
-/// Sockets of distribution packages, by preference.
+/// Socket paths of distribution packages, in order of preference.
 const SOCKETS: [&str; 2] = ["/var/lib/incus/unix.socket", "/run/incus/unix.socket"];
 
-/// Opens the backend of the settings. Sends nothing.
+/// Opens the configured backend without sending a request.
 pub fn open(settings: &Settings) -> Result<Box<dyn Backend>> {
     match settings.backend {
         BackendKind::Incus => Ok(Box::new(Incus::new(incus_options(settings))?)),
@@ -66,7 +66,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
             agent: env("SSH_AUTH_SOCK")
                 .filter(|s| !s.is_empty())
                 .map(PathBuf::from),
-            // Without a home directory, host keys are not recorded.
+            // Without a home directory, pixels does not record host keys.
             known_hosts: user_dirs::config_dir(&env)
                 .ok()
                 .map(|dir| dir.join("known_hosts")),
@@ -78,7 +78,7 @@ fn truenas_options(settings: &Settings) -> Result<truenas::Options> {
     })
 }
 
-/// The server and the project of the settings, for messages.
+/// Returns the configured server and project, for messages.
 pub fn describe(settings: &Settings) -> String {
     if settings.backend == BackendKind::TrueNas {
         let nas = &settings.truenas;
@@ -95,7 +95,7 @@ pub fn describe(settings: &Settings) -> String {
     }
 }
 
-/// The Incus settings, also for `pixels setup` and `pixels doctor`.
+/// Returns the Incus settings, also for `pixels setup` and `pixels doctor`.
 pub fn incus_options(settings: &Settings) -> Options {
     let defaults = &settings.defaults;
     Options {
@@ -130,8 +130,8 @@ fn endpoint(settings: &Settings) -> Endpoint {
     }
 }
 
-/// The daemon's socket: the setting, or like the `incus` command `INCUS_SOCKET`,
-/// `INCUS_DIR`, and the sockets of distribution packages.
+/// Returns the daemon's socket: the setting, `INCUS_SOCKET` or `INCUS_DIR` as
+/// in the `incus` command, or a socket of a distribution package.
 fn socket(
     configured: Option<PathBuf>,
     env: &dyn Fn(&str) -> Option<std::ffi::OsString>,

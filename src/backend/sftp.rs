@@ -1,6 +1,6 @@
-//! Guest files over SFTP version 3, for both backends. The server is Incus, which
-//! confines itself to the instance's root filesystem, or OpenSSH inside a TrueNAS
-//! instance. So no path leads out of the pixel.
+//! Guest files over SFTP version 3, for both backends. The server is Incus,
+//! which confines paths to the instance's root filesystem, or OpenSSH inside a
+//! TrueNAS instance. In both cases, paths cannot lead out of the pixel.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -15,28 +15,28 @@ use tokio_util::io::InspectReader;
 
 use crate::model::{Error, FileKind, FileStat, GuestFile, Ids, Result, Subject};
 
-/// Bytes that the server may send to list a directory: some ten thousand names.
-/// The pixel controls how many names there are.
+/// Maximum size of a directory listing in bytes: about ten thousand names. The
+/// pixel controls the number of names.
 const MAX_LISTING: u64 = 16 * 1024 * 1024;
 
 /// Deadline of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Deadline of a request with a chunk of a large file, also on a slow line.
+/// Deadline of a request with a chunk of a large file, for slow connections.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(120);
-/// Largest packet that the server of Incus accepts, header included. OpenSSH
-/// announces its own limit, which is a little lower.
+/// Maximum packet size of the Incus server, including the header. OpenSSH
+/// announces its own, slightly lower limit.
 const MAX_PACKET: u32 = 256 * 1024;
 
-/// An SFTP session. All answers but listings have a requested length or are one
-/// packet.
+/// An SFTP session. All answers except listings have a requested length or are
+/// a single packet.
 pub struct Files {
     session: SftpSession,
-    /// Bytes that the server has sent.
+    /// Number of bytes received from the server.
     received: watch::Sender<u64>,
 }
 
 impl Files {
-    /// Starts the protocol on a connection to an SFTP server.
+    /// Starts an SFTP session on a connection to a server.
     pub async fn open<S>(stream: S) -> Result<Self, SftpError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -88,7 +88,7 @@ fn is_missing(error: &SftpError) -> bool {
     matches!(error, SftpError::Status(status) if status.status_code == StatusCode::NoSuchFile)
 }
 
-/// As [`Guest::read_file`](crate::model::Guest::read_file).
+/// Implements [`Guest::read_file`](crate::model::Guest::read_file).
 pub async fn read(sftp: &Files, path: &str, limit: u64) -> Result<Vec<u8>> {
     let mut file = sftp.open(path).await.map_err(|e| file_error(path, e))?;
     let mut content = Vec::new();
@@ -101,7 +101,7 @@ pub async fn read(sftp: &Files, path: &str, limit: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// As [`Guest::write_file`](crate::model::Guest::write_file).
+/// Implements [`Guest::write_file`](crate::model::Guest::write_file).
 pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
     let path = new.path.as_str();
     let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
@@ -110,8 +110,8 @@ pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
         .open_with_flags(path, flags)
         .await
         .map_err(|e| file_error(path, e))?;
-    // Owner and mode before the content, so no other user can read it. In two
-    // requests, because the server of Incus confuses the fields of one.
+    // Owner and mode are set first, so that no other user can read the content. In
+    // two requests, because the Incus server confuses the fields of a single request.
     let owner = FileAttributes {
         uid: Some(new.owner.uid),
         gid: Some(new.owner.gid),
@@ -132,8 +132,8 @@ pub async fn write(sftp: &Files, new: &GuestFile) -> Result<()> {
     file.shutdown().await.map_err(io)
 }
 
-/// As [`Guest::write_chunks`](crate::model::Guest::write_chunks). The session sends
-/// several packets before it waits for an answer.
+/// Implements [`Guest::write_chunks`](crate::model::Guest::write_chunks). Sends
+/// several packets before waiting for an answer.
 pub async fn write_chunks(
     sftp: &Files,
     path: &str,
@@ -156,13 +156,13 @@ pub async fn write_chunks(
     written.map_err(io)
 }
 
-/// As [`Guest::rename`](crate::model::Guest::rename), on the server of Incus.
-/// OpenSSH's server fails this request if the target exists.
+/// Implements [`Guest::rename`](crate::model::Guest::rename) for the Incus
+/// server. The OpenSSH server fails this request if the target exists.
 pub async fn rename(sftp: &Files, from: &str, to: &str) -> Result<()> {
     sftp.rename(from, to).await.map_err(|e| file_error(to, e))
 }
 
-/// As [`Guest::remove_file`](crate::model::Guest::remove_file).
+/// Implements [`Guest::remove_file`](crate::model::Guest::remove_file).
 pub async fn remove(sftp: &Files, path: &str) -> Result<()> {
     match sftp.remove_file(path).await {
         Err(error) if !is_missing(&error) => Err(file_error(path, error)),
@@ -170,7 +170,7 @@ pub async fn remove(sftp: &Files, path: &str) -> Result<()> {
     }
 }
 
-/// As [`Guest::make_dir`](crate::model::Guest::make_dir).
+/// Implements [`Guest::make_dir`](crate::model::Guest::make_dir).
 pub async fn make_dir(sftp: &Files, path: &str) -> Result<()> {
     match sftp.create_dir(path).await {
         Ok(()) => Ok(()),
@@ -181,10 +181,10 @@ pub async fn make_dir(sftp: &Files, path: &str) -> Result<()> {
     }
 }
 
-/// As [`Guest::symlink`](crate::model::Guest::symlink).
+/// Implements [`Guest::symlink`](crate::model::Guest::symlink).
 pub async fn symlink(sftp: &Files, path: &str, target: &str) -> Result<()> {
-    // Both servers expect the arguments in OpenSSH's order, which is not that of
-    // the standard.
+    // Both servers expect the arguments in OpenSSH's order, which differs from the
+    // order in the standard.
     match sftp.symlink(target, path).await {
         Ok(()) => Ok(()),
         Err(error) => match stat(sftp, path).await {
@@ -194,13 +194,13 @@ pub async fn symlink(sftp: &Files, path: &str, target: &str) -> Result<()> {
     }
 }
 
-/// As [`Guest::read_link`](crate::model::Guest::read_link).
+/// Implements [`Guest::read_link`](crate::model::Guest::read_link).
 pub async fn read_link(sftp: &Files, path: &str) -> Result<String> {
     sftp.read_link(path).await.map_err(|e| file_error(path, e))
 }
 
-/// As [`Guest::list_dir`](crate::model::Guest::list_dir). Too many names are
-/// `Error::TooLarge`.
+/// Implements [`Guest::list_dir`](crate::model::Guest::list_dir). Fails with
+/// `Error::TooLarge` if the listing exceeds the limit.
 pub async fn list(sftp: &Files, path: &str) -> Result<Vec<String>> {
     let mut received = sftp.received.subscribe();
     let limit = *received.borrow() + MAX_LISTING;
@@ -218,7 +218,7 @@ pub async fn list(sftp: &Files, path: &str) -> Result<Vec<String>> {
     Ok(entries.map(|entry| entry.file_name()).collect())
 }
 
-/// As [`Guest::stat`](crate::model::Guest::stat).
+/// Implements [`Guest::stat`](crate::model::Guest::stat).
 pub async fn stat(sftp: &Files, path: &str) -> Result<FileStat> {
     let found = sftp
         .symlink_metadata(path)
@@ -255,7 +255,7 @@ mod tests {
         [&length[..], &[kind], &body].concat()
     }
 
-    /// Serves a directory whose listing has `packets` packets.
+    /// Serves a directory with a listing of `packets` packets.
     async fn serve(mut stream: tokio::io::DuplexStream, packets: u32) -> std::io::Result<()> {
         let mut left = packets;
         loop {

@@ -1,6 +1,6 @@
-//! TLS settings: the server's certificate must be signed by an authority of the
-//! system or of the settings, or be pinned by a file or fingerprint, or any
-//! certificate is accepted.
+//! TLS settings. The server's certificate must be signed by an authority of the
+//! system or of the settings, or match a pinned file or fingerprint, unless the
+//! settings accept any certificate.
 
 use std::error::Error as StdError;
 use std::fmt::Display;
@@ -27,12 +27,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
     /// SHA-256 in hex, with or without colons. If set, only this certificate is
-    /// accepted and the other fields are ignored.
+    /// accepted, and the other fields are ignored.
     pub fingerprint: Option<String>,
-    /// PEM file with the server's own certificate, which is pinned and may have
-    /// any name, or with the CA that signed it; then the name is checked.
+    /// Path of a PEM file: the server's own certificate, which is pinned and may
+    /// have any name, or a CA certificate, which requires a matching server name.
     pub server_cert: Option<PathBuf>,
-    /// Accept any certificate.
+    /// Accept any server certificate.
     pub insecure: bool,
 }
 
@@ -43,8 +43,8 @@ pub struct Identity<'a> {
     pub key: &'a Path,
 }
 
-/// The TLS configuration of connections that are upgraded over HTTP/1.1. The
-/// error is a message for the user.
+/// Returns the TLS configuration for connections that are upgraded over
+/// HTTP/1.1. The error is a message for the user.
 pub fn config(
     options: &TlsOptions,
     identity: Option<Identity<'_>>,
@@ -66,12 +66,12 @@ pub fn config(
         }
         None => builder.with_no_client_auth(),
     };
-    // HTTP/2 has no such upgrade.
+    // HTTP/2 does not support such upgrades.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// The certificates of a PEM file. A file without certificates is an error.
+/// Reads the certificates of a PEM file. Fails if the file has no certificate.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bad = |e: &dyn Display| format!("certificate file {}: {e}", path.display());
     let all = CertificateDer::pem_file_iter(path)
@@ -86,7 +86,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 #[derive(Debug)]
 struct Verifier {
-    /// With a [`normalize`]d fingerprint.
+    /// The options with a [`normalize`]d fingerprint.
     options: TlsOptions,
     pinned: Vec<CertificateDer<'static>>,
     chain: Option<Arc<WebPkiServerVerifier>>,
@@ -106,7 +106,7 @@ impl Verifier {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         roots.add_parsable_certificates(pinned.iter().cloned());
-        // Without roots, this is an error.
+        // `build` fails without root certificates.
         let chain =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                 .build()
@@ -139,18 +139,18 @@ impl Verifier {
     }
 }
 
-/// The server's certificate is not one that the settings or the system trust.
+/// The settings and the system do not trust the server's certificate.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UntrustedCertificate(String);
 
-/// Why the server's certificate is not trusted, where that made the connection fail.
+/// Returns why the server's certificate is not trusted, if that caused the error.
 pub fn untrusted_certificate(error: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(rustls::Error::Other(OtherError(cause))) = error.downcast_ref() {
         let refusal = cause.downcast_ref::<UntrustedCertificate>()?;
         return Some(refusal.to_string());
     }
-    // The source of an I/O error is its inner error's source, not the inner error.
+    // `source` of an I/O error skips the inner error.
     let inner = error.downcast_ref().and_then(io::Error::get_ref);
     untrusted_certificate(match inner {
         Some(inner) => inner,

@@ -54,7 +54,7 @@ fn list() {
     fuzz("forwards", 1500, &words, |bytes| {
         let path = dir.path().join("1.json");
         fs::write(&path, bytes).unwrap();
-        // A process holds the lock.
+        // A locked file belongs to a running process.
         let file = File::open(&path).unwrap();
         flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
         let known = registry::list(dir.path()).unwrap().len();

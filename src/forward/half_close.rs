@@ -1,9 +1,9 @@
-//! Ends the direction from the pixel to the local client when the server in the
-//! pixel ends it, while the other direction stays open.
+//! Closes the direction from the pixel to the local client when the server in
+//! the pixel closes its side, while the other direction stays open.
 //!
-//! The stdout of a command ends only with the command. The relay therefore
-//! writes the total number of bytes to stderr when the server has sent its last
-//! byte: one line of decimal digits.
+//! The stdout of a command ends only when the command exits. The relay
+//! therefore reports the total number of bytes on stderr, as one line of
+//! decimal digits, after the server has sent its last byte.
 
 use std::io;
 use std::pin::Pin;
@@ -13,12 +13,12 @@ use tokio::io::AsyncWrite;
 
 use crate::model::{Record, Writer};
 
-/// Length limit of the line: 20 digits and the line break, with some reserve.
+/// Maximum length of the line: 20 digits, the line break, and a small reserve.
 const MAX_LINE: usize = 24;
 
-/// Writers for stdout and stderr of the relay. Drops `client`, which ends its
-/// direction, when as many bytes were written as stderr announced, or when the
-/// writer for stdout is dropped.
+/// Returns writers for stdout and stderr of the relay. Drops `client`, which
+/// closes the direction, after the number of bytes reported on stderr was
+/// written, or when the writer for stdout is dropped.
 pub fn writers<W: AsyncWrite>(client: W) -> (DataWriter<W>, Writer<Direction<W>>) {
     let direction = Writer::new(Direction {
         client: Some(client),
@@ -32,7 +32,7 @@ pub fn writers<W: AsyncWrite>(client: W) -> (DataWriter<W>, Writer<Direction<W>>
 pub struct Direction<W> {
     client: Option<W>,
     written: u64,
-    /// The beginning of stderr.
+    /// The first bytes of stderr.
     line: Vec<u8>,
     total: Option<u64>,
 }
@@ -45,7 +45,7 @@ impl<W> Direction<W> {
     }
 }
 
-/// Reads the total from stderr of the relay. Ignores other output.
+/// Parses the total from stderr of the relay. Ignores other output.
 impl<W> Record for Direction<W> {
     fn record(&mut self, data: &[u8]) {
         let accepted = MAX_LINE.saturating_sub(self.line.len()).min(data.len());
@@ -58,7 +58,7 @@ impl<W> Record for Direction<W> {
     }
 }
 
-/// Passes stdout of the relay to the client.
+/// Writes stdout of the relay to the client.
 pub struct DataWriter<W>(Writer<Direction<W>>);
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for DataWriter<W> {

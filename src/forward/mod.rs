@@ -1,9 +1,9 @@
 //! Forwards local ports to ports in a pixel.
 //!
-//! Every connection is a command in the pixel that relays between its streams
-//! and the loopback interface. So a forward needs no address of the pixel, no
-//! route, and no permission except to run commands, and works under every egress
-//! policy.
+//! Every connection is a command in the pixel that relays data between the
+//! command's streams and the loopback interface. A forward therefore requires
+//! only permission to run commands, but no address of the pixel and no route,
+//! and works under every egress policy.
 
 mod half_close;
 mod port;
@@ -31,11 +31,11 @@ const PYTHON: &str = include_str!("guest/relay.py");
 /// Exit codes of the relay.
 const REFUSED: i32 = 111;
 const NO_RELAY: i32 = 97;
-/// Connections that start a command at the same time.
+/// Maximum number of connections that start a command at the same time.
 const MAX_STARTING: usize = 16;
-/// Time after which a starting command no longer counts as starting.
+/// Time after which a command no longer counts as starting.
 const START_TIME: Duration = Duration::from_millis(20);
-/// Pause after a failed accept.
+/// Pause after a failure to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A local port that accepts connections.
@@ -45,9 +45,9 @@ pub struct Listener {
     pub port: Port,
 }
 
-/// Opens all local ports on 127.0.0.1. In the result, local port 0 is replaced by
-/// the free port that was chosen. If any port cannot be opened, fails with
-/// [`Error::Io`] and opens none.
+/// Opens all local ports on 127.0.0.1. The result contains a free port instead
+/// of local port 0. If a port cannot be opened, fails with [`Error::Io`] and
+/// closes all ports.
 pub async fn listen(ports: &[Port]) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for port in ports {
@@ -68,8 +68,7 @@ pub async fn listen(ports: &[Port]) -> Result<Vec<Listener>> {
 ///
 /// Fails with [`Error::Cancelled`] when canceled, with [`Error::NotFound`] when
 /// the pixel is deleted, and with [`Error::Unsupported`] if the pixel has no
-/// program to relay with. Dropping the future closes all connections on both
-/// sides.
+/// relay program. Dropping the future closes all connections on both sides.
 pub async fn serve(
     guest: &dyn Guest,
     cancel: &CancellationToken,
@@ -104,7 +103,7 @@ async fn accept(listener: &Listener) -> (TcpStream, Port) {
     loop {
         match listener.listener.accept().await {
             Ok((stream, _)) => return (stream, listener.port),
-            // No file descriptor is free, or the client has closed already.
+            // No file descriptor is free, or the client has already disconnected.
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -113,7 +112,7 @@ async fn accept(listener: &Listener) -> (TcpStream, Port) {
     }
 }
 
-/// Relays one connection until both directions have ended.
+/// Relays a connection until both directions have ended.
 async fn relay(
     guest: &dyn Guest,
     stream: TcpStream,
@@ -152,7 +151,7 @@ async fn relay(
             operation: "forward".into(),
             reason: "the pixel has none of perl, python3, socat and nc".into(),
         }),
-        // A relay killed by a closed connection is not a failure.
+        // The relay is also killed when the connection closes, which is not a failure.
         _ => Ok(()),
     }
 }
@@ -165,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// The server ends its direction first, and still receives the other one.
+    /// The server closes its direction first, and still receives data.
     fn half_close(program: &str, script: [&str; 2]) {
         if Command::new(program).arg("--version").output().is_err() {
             return;

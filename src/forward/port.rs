@@ -1,14 +1,14 @@
-//! Parses `[LOCAL:]PORT`.
+//! Parses port arguments of the form `[LOCAL:]PORT`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A local port, and the port in the pixel that it forwards to.
+/// A local port, and the destination port in the pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
-    /// 0: choose a free port.
+    /// The local port. 0 selects a free port.
     pub local: u16,
     pub remote: u16,
 }

@@ -1,8 +1,8 @@
-//! The running forwards of this user.
+//! The registry of this user's running forwards.
 //!
-//! Each forward has a file in one directory, and its process holds a lock on the
-//! file. A file without a lock belongs to a killed process, so another process
-//! with the same id is never taken for a forward.
+//! Each forward has a file in one directory, and the forward's process locks
+//! the file. A file without a lock belongs to a killed process, even if another
+//! process now has the same process id.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Port;
 
-/// Time for a forward to exit after SIGTERM.
+/// Time limit for a forward to exit after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -28,8 +28,8 @@ pub struct Forward {
     pub background: bool,
 }
 
-/// A registered forward of this process. Dropping it, or the end of the process,
-/// removes the forward from the registry.
+/// The registration of a forward in this process. The registration ends when
+/// this value is dropped or the process exits.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
@@ -43,7 +43,7 @@ impl Drop for Registration {
     }
 }
 
-/// Registers a forward of this process in `dir`, which is created if missing.
+/// Registers a forward of this process in `dir`. Creates `dir` if missing.
 pub fn register(dir: &Path, forward: &Forward) -> io::Result<Registration> {
     fs::create_dir_all(dir)?;
     let path = dir.join(format!("{}.json", forward.pid));
@@ -55,8 +55,8 @@ pub fn register(dir: &Path, forward: &Forward) -> io::Result<Registration> {
     Ok(Registration { path, file })
 }
 
-/// All running forwards, sorted by name. Deletes files of killed processes.
-/// Empty if `dir` does not exist.
+/// Returns all running forwards, sorted by name. Deletes files of killed
+/// processes. Returns an empty list if `dir` does not exist.
 pub fn list(dir: &Path) -> io::Result<Vec<Forward>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -73,8 +73,8 @@ pub fn list(dir: &Path) -> io::Result<Vec<Forward>> {
     Ok(forwards)
 }
 
-/// `None` if the file is missing, malformed, or of a killed process. Deletes
-/// the file of a killed process.
+/// Reads a file. Returns `None` if the file is missing, malformed, or from a
+/// killed process. Deletes the file of a killed process.
 fn read(path: &Path) -> io::Result<Option<Forward>> {
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -89,7 +89,7 @@ fn read(path: &Path) -> io::Result<Option<Forward>> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
-/// Sends SIGTERM to the process of a forward and waits until it has exited.
+/// Sends SIGTERM to a forward's process and waits until the process exits.
 /// Succeeds if the forward is not running. Fails with `TimedOut` after 10 s.
 pub async fn stop(dir: &Path, forward: &Forward) -> io::Result<()> {
     let path = dir.join(format!("{}.json", forward.pid));
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(list(&dir).unwrap(), [forward]);
         drop(registration);
         assert!(list(&dir).unwrap().is_empty());
-        // The file of a killed process has no lock.
+        // The file of a killed process is not locked.
         fs::write(dir.join("1.json"), "{}").unwrap();
         assert!(list(&dir).unwrap().is_empty());
         assert!(!dir.join("1.json").exists());

@@ -1,13 +1,13 @@
-//! Interruption of a wait.
+//! Cancellation of asynchronous work.
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Result};
 
-/// Runs `work` to its end; fails with [`Error::Cancelled`] as soon as `cancel`
-/// is triggered, and drops `work` at that point.
+/// Runs `work` until completion. When `cancel` is triggered, drops `work` and
+/// fails with [`Error::Cancelled`].
 ///
-/// A request that the dropped work has sent may still succeed on the server.
+/// A request that was sent before the cancellation may still succeed on the server.
 pub async fn unless_cancelled<T>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T>>,

@@ -1,4 +1,4 @@
-//! Output of a command in bounded memory. The pixel decides how much it prints.
+//! Captures output of commands in bounded memory, because pixels control its size.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -10,15 +10,15 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Error, ExecIo, ExecRequest, Guest, Output, Result, lock};
 
-/// Bytes of stderr that an error message quotes at most.
+/// Maximum number of stderr bytes in an error message.
 const QUOTED: usize = 4 * 1024;
-/// Bytes of stdout of pixels' own commands: far more than they print. A server
-/// with many calls at work holds many of these.
+/// Limit for stdout of pixels' own commands, in bytes. These commands print far
+/// less. An MCP server may keep many such buffers.
 pub(super) const STDOUT: usize = 16 * 1024 * 1024;
-/// Bytes of stderr of pixels' own commands.
+/// Limit for stderr of pixels' own commands, in bytes.
 const STDERR: usize = 256 * 1024;
 
-/// Like [`Guest::output`], for a command that may print `limit` bytes.
+/// Like [`Guest::output`], with a limit of `limit` bytes for stdout.
 pub async fn collect_up_to<G: Guest + ?Sized>(
     guest: &G,
     request: &ExecRequest,
@@ -51,13 +51,13 @@ pub async fn collect_up_to<G: Guest + ?Sized>(
     })
 }
 
-/// Receives what is written to a [`Writer`].
+/// Receives the data written to a [`Writer`].
 pub trait Record {
     fn record(&mut self, data: &[u8]);
 }
 
-/// The near end of a stream, which passes all bytes to a [`Record`]. Writing
-/// never waits and never fails. Clones share the record.
+/// A stream that passes all bytes to a [`Record`]. Writing never blocks and
+/// never fails. Clones share the record.
 #[derive(Debug, Default)]
 pub struct Writer<T>(Arc<Mutex<T>>);
 
@@ -96,10 +96,10 @@ impl<T: Record> AsyncWrite for Writer<T> {
     }
 }
 
-/// Keeps the beginning and the end of a stream of any length.
+/// A writer that keeps the beginning and the end of a stream of any length.
 pub type Capture = Writer<HeadTail>;
 
-/// The record of a [`Capture`]; by default the first 4 KiB, for an error
+/// The record of a [`Capture`]. By default keeps the first 4 KiB, for an error
 /// message.
 #[derive(Debug)]
 pub struct HeadTail {
@@ -109,18 +109,18 @@ pub struct HeadTail {
     overflow: Arc<Notify>,
 }
 
-/// What a [`Capture`] kept.
+/// The data that a [`Capture`] kept.
 #[derive(Debug, Default)]
 pub struct Captured {
     pub head: Vec<u8>,
-    /// Follows `head`, without the bytes omitted in between.
+    /// The end of the stream, after the omitted bytes.
     pub tail: VecDeque<u8>,
-    /// Bytes written.
+    /// Number of bytes written.
     pub total: u64,
 }
 
 impl Captured {
-    /// Bytes written that are neither in `head` nor in `tail`.
+    /// Number of bytes that are neither in `head` nor in `tail`.
     pub fn omitted(&self) -> u64 {
         self.total - (self.head.len() + self.tail.len()) as u64
     }
@@ -155,12 +155,12 @@ impl Record for HeadTail {
 }
 
 impl Capture {
-    /// Keeps the first `limit` bytes.
+    /// Creates a capture that keeps the first `limit` bytes.
     pub fn head(limit: usize) -> Self {
         Self::head_and_tail(limit, 0)
     }
 
-    /// Keeps the first `head` and the last `tail` bytes.
+    /// Creates a capture that keeps the first `head` and the last `tail` bytes.
     pub fn head_and_tail(head: usize, tail: usize) -> Self {
         Self::new(HeadTail {
             head_limit: head,
@@ -169,12 +169,12 @@ impl Capture {
         })
     }
 
-    /// Returns what was kept, and begins again.
+    /// Returns and clears the captured data.
     pub fn take(&self) -> Captured {
         std::mem::take(&mut self.lock().captured)
     }
 
-    /// Waits until bytes are omitted.
+    /// Waits until the capture omits bytes.
     async fn overflow(&self) {
         let overflow = Arc::clone(&self.lock().overflow);
         overflow.notified().await;

@@ -1,7 +1,7 @@
-//! Parses numbers and sets of CPUs.
+//! Parses CPU counts and CPU sets.
 
-/// Checks a number of CPUs (`2`) or a set (`0-3`, `0,2`) and returns it unchanged,
-/// because servers accept this form.
+/// Validates a CPU count (`2`) or a CPU set (`0-3`, `0,2`). Returns the text
+/// unchanged, because servers accept this format.
 pub fn parse_cpus(text: &str) -> Result<String, String> {
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,9 +1,9 @@
-//! Durations as Go writes them: `90s`, `1h30m`, `1.5h`, `250ms`.
+//! Durations in Go's syntax: `90s`, `1h30m`, `1.5h`, `250ms`.
 
 use std::time::Duration;
 
-/// Reads a duration above zero, up to Go's maximum of 292 years. `None` if the
-/// text is not a duration.
+/// Parses a duration above zero, up to Go's maximum of 292 years. Returns
+/// `None` if the text is not a duration.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     let mut total: u128 = 0;
@@ -24,7 +24,7 @@ fn split_at_first(text: &str, is_end: impl Fn(char) -> bool) -> (&str, &str) {
 fn nanoseconds(amount: &str, unit: &str) -> Option<u128> {
     let unit: u128 = match unit {
         "ns" => 1,
-        // The micro sign and the Greek letter look the same and are both in use.
+        // The micro sign and the Greek letter mu look the same, and users type both.
         "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
         "ms" => 1_000_000,
         "s" => 1_000_000_000,
@@ -44,7 +44,7 @@ fn nanoseconds(amount: &str, unit: &str) -> Option<u128> {
     let mut total = u128::from(whole).checked_mul(unit)?;
     let mut digit_unit = unit;
     for digit in fraction.bytes().map(|byte| u128::from(byte - b'0')) {
-        // Digits below a nanosecond are cut off, as in Go.
+        // Truncates digits below one nanosecond, like Go.
         total += digit * digit_unit / 10;
         digit_unit /= 10;
     }

@@ -1,6 +1,6 @@
 //! Names of environment variables.
 
-/// Whether `name` is `[A-Za-z_][A-Za-z0-9_]*`, the names that every shell accepts.
+/// Whether `name` matches `[A-Za-z_][A-Za-z0-9_]*`, which every shell accepts.
 pub fn is_env_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())

@@ -1,8 +1,8 @@
-//! Errors at the backend boundary, as facts a caller can decide on.
+//! Errors of the backend API, with the facts that callers need for decisions.
 //!
-//! Messages are lower-case fragments without a hint. The hint to most errors
-//! follows from their kind and is chosen where errors are printed
-//! (`cli::error_report`); code that knows more attaches one to the [`Reason`].
+//! Messages are lower-case fragments without a hint. `cli::error_report`
+//! derives most hints from the kind of the error. Code with a more specific
+//! hint attaches the hint to the [`Reason`].
 
 use std::fmt;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::{InvalidName, Size};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// [`Error::WrongState`] of a pixel that does not run.
+/// State of a stopped pixel in [`Error::WrongState`].
 pub const STOPPED: &str = "stopped";
 
-/// The thing an error is about.
+/// The subject of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     Pixel(String),
@@ -25,11 +25,11 @@ pub enum Subject {
     Image(String),
     Pool(String),
     Network(String),
-    /// The gateway of an isolated bridge, by its instance name.
+    /// The gateway of an isolated bridge, identified by its instance name.
     Gateway(String),
-    /// A route on the server's host, by its destination network.
+    /// A route on the server's host, identified by the destination network.
     Route(String),
-    /// A pixel's disk, by its path on the server's host.
+    /// A pixel's disk, identified by the path on the server's host.
     Disk(String),
     Project(String),
     Path(String),
@@ -71,8 +71,8 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Why an operation failed, with a hint where the code that found the reason
-/// knows the way out.
+/// The reason for a failure, with an optional hint from the code that found the
+/// reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     text: String,
@@ -80,7 +80,7 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// Attaches an imperative sentence with a command: `run: pixels setup`.
+    /// Attaches a hint: an imperative sentence with a command (`run: pixels setup`).
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -106,7 +106,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Failures of a backend. Every backend maps its own errors to these in one place.
+/// Failures of a backend. Every backend converts its own errors in one place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -116,7 +116,7 @@ pub enum Error {
     #[error("{0} already exists")]
     AlreadyExists(Subject),
 
-    /// The subject is in a state that does not allow the operation.
+    /// The subject's state does not allow the operation.
     #[error("{subject} is {state}")]
     WrongState { subject: Subject, state: String },
 
@@ -128,18 +128,18 @@ pub enum Error {
     #[error("not authorized by {endpoint}: {reason}")]
     Denied { endpoint: String, reason: Reason },
 
-    /// No usable answer: no listener, a broken connection, or a TLS failure.
+    /// The server did not answer: no listener, a broken connection, or a TLS failure.
     #[error("cannot reach {endpoint}: {reason}")]
     Unreachable { endpoint: String, reason: Reason },
 
     #[error("{doing} did not finish within {}", Seconds(*.after))]
     TimedOut { doing: String, after: Duration },
 
-    /// The request is invalid: refused before it was sent, or by the server.
+    /// The request is invalid. pixels or the server rejected the request.
     #[error("{0}")]
     Invalid(Reason),
 
-    /// A command that pixels itself ran in the guest failed.
+    /// A command that pixels runs in the guest for its own purposes failed.
     #[error(
         "{command:?} failed in the pixel with exit code {status}{}",
         AfterColon(stderr)
@@ -158,7 +158,7 @@ pub enum Error {
     #[error("unexpected response from the server: {0}")]
     Protocol(String),
 
-    /// The peer sent more than the memory limit; the rest was not read.
+    /// The peer sent more data than the limit. The rest was not read.
     #[error("{what} is larger than {}", Size(*.limit))]
     TooLarge { what: String, limit: u64 },
 
@@ -185,7 +185,7 @@ impl Error {
         matches!(self, Self::NotFound(_))
     }
 
-    /// The hint that the code which found the error attached.
+    /// Returns the attached hint, if any.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Invalid(reason)
@@ -203,7 +203,7 @@ impl From<InvalidName> for Error {
     }
 }
 
-/// `: TEXT`, or nothing where the text is empty.
+/// Prints `: TEXT`, or nothing if the text is empty.
 struct AfterColon<'a>(&'a str);
 
 impl fmt::Display for AfterColon<'_> {

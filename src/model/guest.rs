@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::capture::{STDOUT, collect_up_to};
 use super::error::{Error, Result};
 
-/// Numeric user and group inside the pixel.
+/// Numeric user and group ids inside the pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
     pub uid: u32,
@@ -22,21 +22,21 @@ impl Ids {
     pub const ROOT: Self = Self { uid: 0, gid: 0 };
 }
 
-/// A command to run. `argv` reaches the guest's `execve` unchanged.
+/// A command to run. The guest's `execve` receives `argv` unchanged.
 #[derive(Debug, Clone)]
 pub struct ExecRequest {
-    /// Never empty.
+    /// The program and its arguments. Never empty.
     pub argv: Vec<String>,
     pub owner: Ids,
     pub env: BTreeMap<String, String>,
-    /// The working directory. If it is missing, a backend may use `/`.
+    /// The working directory. A backend may use `/` if the directory is missing.
     pub cwd: Option<String>,
-    /// Run on a pseudo-terminal of this size; stdout then carries both streams.
+    /// Size of the pseudo-terminal. On a terminal, stdout contains both streams.
     pub tty: Option<TtySize>,
 }
 
 impl ExecRequest {
-    /// A command of root without a terminal.
+    /// Creates a request to run a command as root without a terminal.
     pub fn root<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
@@ -57,15 +57,15 @@ pub struct TtySize {
 /// A message to a running command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// Sends this signal number to the command.
+    /// Sends a signal to the command, by signal number.
     Signal(i32),
     Resize(TtySize),
 }
 
 /// The caller's ends of a command's streams.
 ///
-/// A writer that fails ends its stream and not the command, which sees a closed
-/// pipe. Writers are flushed once, at the end, so they must not delay bytes.
+/// If a writer fails, its stream ends and the command sees a closed pipe, but
+/// continues. Writers are flushed only once, at the end, so they must not delay bytes.
 pub struct ExecIo {
     pub stdin: Box<dyn AsyncRead + Send + Unpin>,
     pub stdout: Box<dyn AsyncWrite + Send + Unpin>,
@@ -73,8 +73,8 @@ pub struct ExecIo {
     pub control: mpsc::Receiver<Control>,
 }
 
-/// The exit code of a command: 128 + N if signal N killed it, 127 if it was not
-/// found, 126 if it cannot be executed.
+/// The exit code of a command: 128 + N if killed by signal N, 127 if the
+/// command was not found, 126 if the command is not executable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitStatus(pub i32);
 
@@ -89,12 +89,12 @@ impl ExitStatus {
 pub struct Output {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
-    /// The beginning of stderr.
+    /// The first bytes of stderr.
     pub stderr: Vec<u8>,
 }
 
 impl Output {
-    /// The text on stdout; `Error::Guest` if the command failed.
+    /// Returns stdout as text. Fails with `Error::Guest` if the command failed.
     pub fn into_text(self, command: &str) -> Result<String> {
         if self.status.success() {
             return Ok(String::from_utf8_lossy(&self.stdout).into_owned());
@@ -110,7 +110,7 @@ impl Output {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileStat {
     pub kind: FileKind,
-    /// Permission bits only.
+    /// The permission bits of the mode.
     pub mode: u32,
     pub owner: Ids,
     pub size: u64,
@@ -127,16 +127,16 @@ pub enum FileKind {
 /// A file to write.
 #[derive(Debug, Clone)]
 pub struct GuestFile {
-    /// Absolute, inside the guest.
+    /// The absolute path inside the guest.
     pub path: String,
     pub content: Vec<u8>,
-    /// Permission bits, also applied to an existing file.
+    /// The permission bits. They also replace the bits of an existing file.
     pub mode: u32,
     pub owner: Ids,
 }
 
 impl GuestFile {
-    /// A file of root.
+    /// Creates a file with root as its owner.
     pub fn root(path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
         Self {
             path: path.into(),
@@ -147,33 +147,32 @@ impl GuestFile {
     }
 }
 
-/// Largest chunk of [`Guest::write_chunks`]. It fits into one packet of every
-/// server.
+/// Maximum size of a [`Guest::write_chunks`] chunk, which fits into one packet
+/// of every server.
 pub const MAX_CHUNK: usize = 255 * 1024;
 
 /// A check that must succeed before a command starts.
 pub type Precondition<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
-/// The inside of one pixel.
+/// Access to the inside of a pixel.
 ///
-/// File calls work on a running pixel, and on a stopped one if
-/// [`Backend::can_access_stopped_files`]; otherwise they fail with
-/// `Error::WrongState`. They never follow a link out of the pixel. Paths are
-/// absolute.
+/// File methods fail with `Error::WrongState` for a stopped pixel, unless
+/// [`Backend::can_access_stopped_files`] returns true. File methods never follow a
+/// link out of the pixel. Paths must be absolute.
 ///
 /// [`Backend::can_access_stopped_files`]: super::Backend::can_access_stopped_files
 #[async_trait]
 pub trait Guest: Send + Sync {
-    /// Runs a command to its end and returns its exit status.
+    /// Runs a command until it exits, and returns the exit status.
     ///
-    /// Streams are byte-exact and complete when this returns. A missing exit
-    /// status is `Error::Protocol`, never success. A stopped pixel is
-    /// `Error::WrongState`. Dropping the future kills the command.
+    /// Streams are byte-exact and complete when this method returns. A missing exit
+    /// status is `Error::Protocol`, never success. Fails with `Error::WrongState`
+    /// if the pixel is stopped. Dropping the future kills the command.
     async fn exec(&self, request: &ExecRequest, io: ExecIo) -> Result<ExitStatus>;
 
-    /// Like [`exec`](Self::exec), for a command that must not start before
-    /// `precondition` has succeeded; otherwise its error is returned. If the
-    /// server supports it, the command is prepared at the same time.
+    /// Like [`exec`](Self::exec), but starts the command only after `precondition`
+    /// has succeeded, and otherwise returns the error of `precondition`. Prepares
+    /// the command in the meantime if the server supports that.
     async fn exec_admitted(
         &self,
         request: &ExecRequest,
@@ -184,44 +183,44 @@ pub trait Guest: Send + Sync {
         self.exec(request, io).await
     }
 
-    /// Runs a command without input and collects all of stdout and the beginning
-    /// of stderr. Stops the command with `Error::TooLarge` if it prints more than
-    /// any command of pixels does.
+    /// Runs a command without input. Returns stdout and the first bytes of stderr.
+    /// If stdout exceeds the limit for pixels' own commands, stops the command and
+    /// fails with `Error::TooLarge`.
     async fn output(&self, request: &ExecRequest) -> Result<Output> {
         collect_up_to(self, request, STDOUT).await
     }
 
-    /// Reads the first `limit` bytes of a file. A symlink in the last component
-    /// is followed inside the guest. Missing is `Error::NotFound`.
+    /// Reads the first `limit` bytes of a file. Follows a symlink in the last path
+    /// component inside the guest. Fails with `Error::NotFound` if the file is missing.
     async fn read_file(&self, path: &str, limit: u64) -> Result<Vec<u8>>;
 
-    /// Creates or replaces a file; the parent directory must exist.
+    /// Creates or replaces a file. The parent directory must exist.
     async fn write_file(&self, file: &GuestFile) -> Result<()>;
 
     /// Writes chunks of at most [`MAX_CHUNK`] bytes from the beginning of an
-    /// existing file, and changes nothing else about it. Missing is
-    /// `Error::NotFound`. After an error, or if the sender is dropped early, some
-    /// chunks may be written.
+    /// existing file, without changing its attributes. Fails with `Error::NotFound`
+    /// if the file is missing. After an error, or if the sender is dropped early,
+    /// the file may contain some of the chunks.
     async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()>;
 
-    /// Renames a file in the same filesystem and replaces an existing target.
+    /// Renames a file within a filesystem. Replaces an existing target.
     async fn rename(&self, from: &str, to: &str) -> Result<()>;
 
-    /// Removes a file or symlink. Missing counts as done.
+    /// Deletes a file or symlink. Succeeds if the path does not exist.
     async fn remove_file(&self, path: &str) -> Result<()>;
 
-    /// Creates a directory with mode 0755; an existing one counts as done.
+    /// Creates a directory with mode 0755. Succeeds if the directory exists.
     async fn make_dir(&self, path: &str) -> Result<()>;
 
-    /// Creates a symlink; an existing entry of that name counts as done.
+    /// Creates a symlink. Succeeds if an entry with that name exists.
     async fn symlink(&self, path: &str, target: &str) -> Result<()>;
 
-    /// The target of a symlink, unresolved.
+    /// Returns the target of a symlink without resolving it.
     async fn read_link(&self, path: &str) -> Result<String>;
 
-    /// The names in a directory, in any order. Missing is `Error::NotFound`.
+    /// Lists a directory, in any order. Fails with `Error::NotFound` if missing.
     async fn list_dir(&self, path: &str) -> Result<Vec<String>>;
 
-    /// The metadata of a directory entry. Symlinks are not followed.
+    /// Returns the metadata of a directory entry. Does not follow symlinks.
     async fn stat(&self, path: &str) -> Result<FileStat>;
 }

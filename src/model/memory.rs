@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// Smallest memory of a pixel in bytes. With less, no common system boots.
+/// Minimum memory of a pixel in bytes. No common system boots with less memory.
 pub const LEAST_MEMORY: u64 = 16 * 1024 * 1024;
 
-/// Parses an amount in MiB, or with the unit MiB or GiB, to bytes.
+/// Parses a number of MiB, or a number with the unit MiB or GiB, to bytes.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = Some(digits)
@@ -26,7 +26,7 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Bytes, printed in the largest unit that needs no fraction.
+/// A size in bytes, printed in the largest unit that needs no fraction.
 #[derive(Debug, Clone, Copy)]
 pub struct Size(pub u64);
 

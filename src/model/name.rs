@@ -1,19 +1,19 @@
 //! Names of pixels and labels of checkpoints, validated before any request.
 //!
-//! No other code knows the prefix `px-` of names on the server. Every command
-//! accepts `box` and `px-box` for the same instance.
+//! Only this module knows the prefix `px-` of instance names on the server.
+//! Every command accepts `box` and `px-box` for the same instance.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Prefix of the names of pixels' instances on the server.
+/// Prefix of the pixels' instance names on the server.
 const PREFIX: &str = "px-";
 const MAX_LEN: usize = 60;
-/// Reserved: `px-gateway`, and `px-gateway-BRIDGE` for further isolated bridges,
-/// are gateways.
+/// A reserved name: `px-gateway` is the default gateway, and
+/// `px-gateway-BRIDGE` is the gateway of another isolated bridge.
 const GATEWAY: &str = "gateway";
 
-/// An invalid name or label. The message has the value and the violated rule.
+/// An invalid name or label. The message contains the value and the violated rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {kind} {value:?}: {rule}")]
 pub struct InvalidName {
@@ -22,23 +22,23 @@ pub struct InvalidName {
     pub rule: &'static str,
 }
 
-/// The bare name of a pixel, such as `box`; on the server it is `px-box`.
+/// The bare name of a pixel, such as `box`. The instance name is `px-box`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
 impl Name {
-    /// The name without the prefix, as users know it.
+    /// Returns the bare name, as users enter it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name of the instance on the server.
+    /// Returns the name of the instance on the server.
     pub fn instance(&self) -> String {
         format!("{PREFIX}{}", self.0)
     }
 
-    /// The gateway of the default isolated bridge, or of `bridge`. Users cannot
-    /// give a pixel this name, and lists do not contain it.
+    /// Returns the gateway's name for `bridge`, or for the default isolated bridge.
+    /// Users cannot give a pixel this name, and lists do not contain gateways.
     pub fn gateway(bridge: Option<&str>) -> Self {
         match bridge {
             None => Self(GATEWAY.into()),
@@ -46,8 +46,8 @@ impl Name {
         }
     }
 
-    /// The pixel of an instance on the server; `None` if the instance is not a
-    /// pixel.
+    /// Returns the pixel's name for an instance name. `None` if the instance is not
+    /// a pixel.
     pub fn from_instance(instance: &str) -> Option<Self> {
         instance.strip_prefix(PREFIX)?;
         instance.parse().ok()
@@ -63,7 +63,7 @@ impl FromStr for Name {
         let reserved = bare.strip_prefix(GATEWAY);
         let rule = match check(bare, is_allowed, "only a-z, 0-9 and - are allowed") {
             Err(rule) => rule,
-            // Without its prefix such a name would mean another pixel.
+            // The name without the prefix would identify a different pixel.
             Ok(()) if bare.starts_with(PREFIX) => "it must not begin with px-px-",
             Ok(()) if reserved.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) => {
                 "it is reserved"
@@ -88,7 +88,7 @@ impl fmt::Display for Name {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
-/// Prefix of labels of temporary checkpoints.
+/// Prefix of the labels of temporary checkpoints.
 const TEMPORARY: &str = "px-tmp-";
 
 impl Label {
@@ -96,13 +96,13 @@ impl Label {
         &self.0
     }
 
-    /// The label of a checkpoint that exists only during one command, which
-    /// `unique` identifies.
+    /// Returns the label of a checkpoint that exists only during one command.
+    /// `unique` identifies the command.
     pub fn temporary(unique: &str) -> Result<Self, InvalidName> {
         format!("{TEMPORARY}{unique}").parse()
     }
 
-    /// The `unique` of [`Label::temporary`]; `None` for any other label.
+    /// Returns the `unique` part of a [`Label::temporary`], or `None` for other labels.
     pub fn temporary_id(&self) -> Option<&str> {
         self.0.strip_prefix(TEMPORARY)
     }
@@ -132,7 +132,7 @@ impl fmt::Display for Label {
     }
 }
 
-/// The source of a clone: `box` (its current state) or `box:ready` (a checkpoint).
+/// The source of a clone: a pixel (`box`) or a checkpoint (`box:ready`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloneSource {
     pub pixel: Name,
@@ -163,8 +163,8 @@ impl fmt::Display for CloneSource {
     }
 }
 
-/// Checks what names and labels have in common. The error is the violated rule,
-/// which is `characters` for a character that is not allowed.
+/// Checks the rules that names and labels share. The error is the violated
+/// rule. `characters` is the rule for allowed characters.
 fn check(
     text: &str,
     is_allowed: impl Fn(char) -> bool,

@@ -1,7 +1,7 @@
 //! Quoting for POSIX shells.
 
-/// `word` as text that a POSIX shell reads as exactly this one word. Words
-/// without special characters are returned unchanged.
+/// Quotes `word` so that a POSIX shell reads exactly this word. Returns words
+/// without special characters unchanged.
 pub fn shell_quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::name::{CloneSource, Label, Name};
 
-/// Records about a pixel, stored with it on the server and inherited by clones.
+/// Properties of a pixel, stored on the server and inherited by clones.
 ///
-/// On Incus these are the instance keys `user.pixels.KEY`. An empty value deletes
-/// the key.
+/// On Incus, the instance keys `user.pixels.KEY` store the properties. An empty
+/// value deletes the key.
 pub type Properties = BTreeMap<String, String>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Running,
     Stopped,
-    /// An operation on the instance runs.
+    /// The server is running an operation on the instance.
     Changing,
     Failed,
 }
@@ -33,28 +33,28 @@ impl Status {
     }
 }
 
-/// A pixel as the server reports it.
+/// A pixel, as reported by the server.
 #[derive(Debug, Clone)]
 pub struct Instance {
     pub name: Name,
     pub status: Status,
-    /// The primary address comes first. Empty if the pixel is stopped or has no
-    /// address yet.
+    /// IPv4 addresses with the primary address first. Empty if the pixel is stopped
+    /// or has no address yet.
     pub addresses: Vec<Ipv4Addr>,
-    /// Seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub created_at: i64,
-    /// False before the first start. Then its creation still runs or was
-    /// interrupted.
+    /// Whether the pixel was started before. If false, the creation is in progress
+    /// or was interrupted.
     pub started_once: bool,
     pub image: Option<String>,
     pub cpu: Option<String>,
     pub memory: Option<String>,
-    /// The instance runs with root privileges on the host. pixels never creates
-    /// such an instance, and denies access to one.
+    /// Whether the instance runs with root privileges on the host. pixels never
+    /// creates such an instance, and denies access to privileged instances.
     pub privileged: bool,
-    /// The MAC of the first interface; `None` before the server has generated it.
+    /// The MAC of the first interface, or `None` before the server has generated a MAC.
     pub mac: Option<String>,
-    /// The bridge of [`Attachment::IsolatedBridge`].
+    /// The bridge of a pixel with [`Attachment::IsolatedBridge`].
     pub isolated_bridge: Option<String>,
     pub properties: Properties,
 }
@@ -62,63 +62,63 @@ pub struct Instance {
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub label: Label,
-    /// Seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub created_at: i64,
-    /// Bytes on disk; `None` if the storage does not report them.
+    /// Disk usage in bytes, or `None` if the storage does not report the usage.
     pub size: Option<u64>,
-    /// Taken by pixels for the duration of one command.
+    /// Whether pixels created the checkpoint only for the duration of a command.
     pub temporary: bool,
     /// The pixel's properties at the time of the checkpoint.
     pub properties: Properties,
 }
 
-/// Limits of a pixel; `None` keeps the default, or the source's value of a clone.
+/// Resource limits. `None` selects the default, or the source's limit for a clone.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// A number of CPUs (`2`) or a set (`0-3`).
+    /// A CPU count (`2`) or a CPU set (`0-3`).
     pub cpu: Option<String>,
-    /// Bytes.
+    /// Memory limit in bytes.
     pub memory: Option<u64>,
 }
 
-/// A script that runs as root in place of init at every boot, and then executes
-/// init. It must detect that it has nothing left to do.
+/// A script that runs as root instead of init at every boot, and then executes
+/// init. The script must detect whether it has already run.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
-    /// Shell variables of the script. Names and values have no white space or
-    /// quotes.
+    /// Shell variables of the script. Names and values must not contain white space
+    /// or quotes.
     pub variables: Vec<(String, String)>,
-    /// POSIX shell that also works without comments and line breaks.
+    /// POSIX shell code that also works without comments and line breaks.
     pub script: String,
 }
 
-/// Whether the backend runs the [`FirstBoot`] script. If not, the caller gives the
-/// pixel its identity.
+/// Whether the backend runs the [`FirstBoot`] script. Otherwise the caller must
+/// set the pixel's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitScript {
     Applied,
     Unsupported,
 }
 
-/// How a new instance is attached to the network.
+/// How to attach a new instance to the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
-    /// To the network of the settings, by default the server's default network.
+    /// The network from the settings. The default is the server's default network.
     Default,
-    /// Only to this isolated bridge. The server drops frames between two such
-    /// instances, frames with another MAC than the instance's, and IPv6.
+    /// Only this isolated bridge. The server drops frames between two such
+    /// instances, frames with a different source MAC, and IPv6.
     IsolatedBridge(String),
-    /// To the network of the settings and, with a second interface (`eth1`), to
-    /// an isolated bridge. The server's host routes `subnet` to the instance. The
-    /// instance starts with the server.
+    /// The network from the settings and, on a second interface (`eth1`), an
+    /// isolated bridge. The server's host routes `subnet` to the instance. The
+    /// instance starts automatically with the server.
     Gateway {
         bridge: String,
-        /// Such as `10.98.0.0/16`.
+        /// The network in CIDR notation, such as `10.98.0.0/16`.
         subnet: String,
     },
 }
 
-/// How an interface of an instance is attached to an interface of the host.
+/// How to attach an instance's interface to an interface of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NicKind {
     Macvlan,
@@ -139,22 +139,22 @@ pub struct CreateSpec {
 pub struct ForkSpec {
     pub name: Name,
     pub from: CloneSource,
-    /// `None` keeps the attachment of the source.
+    /// The network attachment. `None` keeps the source's attachment.
     pub network: Option<Attachment>,
     pub limits: Limits,
-    /// Merged into the inherited properties.
+    /// Properties to merge into the inherited properties.
     pub properties: Properties,
     pub first_boot: FirstBoot,
 }
 
-/// A lifecycle event of a pixel, as the server reports it.
+/// A lifecycle event of a pixel, as reported by the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// RFC 3339.
+    /// The time in RFC 3339 format.
     pub at: String,
     #[serde(serialize_with = "as_text")]
     pub pixel: Name,
-    /// The server's term, such as `instance-started`.
+    /// The server's name for the action, such as `instance-started`.
     pub action: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
@@ -170,23 +170,23 @@ fn as_text<S: serde::Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S:
 #[serde(default)]
 pub struct Requestor {
     pub username: String,
-    /// Such as `unix` or `tls`.
+    /// The protocol of the connection, such as `unix` or `tls`.
     pub protocol: String,
     pub address: String,
 }
 
-/// Resource usage of a running pixel. Counters start at zero with the pixel.
+/// Resource usage of a running pixel. Counters start at zero when the pixel starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// The sum over all CPUs.
+    /// CPU time, summed over all CPUs.
     pub cpu: std::time::Duration,
-    /// Bytes.
+    /// Memory usage in bytes.
     pub memory: u64,
-    /// Bytes; `None` if the storage does not report them.
+    /// Disk usage in bytes, or `None` if the storage does not report the usage.
     pub disk: Option<u64>,
-    /// Bytes received by all network interfaces.
+    /// Number of bytes received on all network interfaces.
     pub received: u64,
-    /// Bytes sent by all network interfaces.
+    /// Number of bytes sent on all network interfaces.
     pub sent: u64,
     pub processes: u64,
 }

@@ -1,4 +1,4 @@
-//! Small functions that several parts share.
+//! Small helper functions that several parts share.
 
 use std::fmt::Write as _;
 use std::io;
@@ -7,12 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Locks a mutex, also after a thread panicked while it held the lock.
+/// Locks a mutex, even after another thread panicked while holding the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// SHA-256 of the concatenated parts.
+/// Returns the SHA-256 of the concatenated parts.
 pub fn sha256<T: AsRef<[u8]>>(parts: impl IntoIterator<Item = T>) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
@@ -23,7 +23,7 @@ pub fn sha256<T: AsRef<[u8]>>(parts: impl IntoIterator<Item = T>) -> [u8; 32] {
     hash
 }
 
-/// Two lower-case digits for each byte.
+/// Formats each byte as two lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -31,7 +31,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// `length` random bytes of the system in [`hex`].
+/// Returns `length` random bytes from the system, formatted by [`hex`].
 pub fn random_hex(length: usize) -> io::Result<String> {
     let mut bytes = vec![0; length];
     SystemRandom::new()
@@ -40,7 +40,7 @@ pub fn random_hex(length: usize) -> io::Result<String> {
     Ok(hex(&bytes))
 }
 
-/// FNV-1a: the same value in every build and on every machine.
+/// Returns the FNV-1a hash, which is the same in every build and on every machine.
 pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u32 {
     bytes.into_iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)

@@ -12,16 +12,16 @@ pub use stdout_writer::StdoutWriter;
 
 use crate::model::{TtySize, lock};
 
-/// The settings to restore at exit; `None` while the terminal has its own settings.
+/// The terminal settings to restore at exit, or `None` if pixels has not changed them.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// Raw mode, in which the terminal passes every key on. Dropping it restores the
-/// terminal.
+/// Raw mode, in which the terminal passes every key to the program. Dropping
+/// this value restores the terminal.
 #[derive(Debug)]
 pub struct RawMode(());
 
 impl RawMode {
-    /// Fails if stdin is not a terminal.
+    /// Enters raw mode. Fails if stdin is not a terminal.
     pub fn enter() -> std::io::Result<Self> {
         let saved = termios::tcgetattr(std::io::stdin())?;
         let mut raw = saved.clone();
@@ -46,8 +46,8 @@ pub fn restore() {
     }
 }
 
-/// Asks a question and hides the answer, also in raw mode. `None` without a terminal
-/// or at the end of input.
+/// Prompts for a secret without showing the input, even in raw mode. Returns
+/// `None` without a terminal or at the end of input.
 pub fn ask_secret(question: &str) -> Option<String> {
     let mut terminal = File::options()
         .read(true)
@@ -60,8 +60,8 @@ pub fn ask_secret(question: &str) -> Option<String> {
     hidden.local_modes.remove(LocalModes::ECHO);
     hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
     termios::tcsetattr(&terminal, OptionalActions::Flush, &hidden).ok()?;
-    // A signal that ends the program restores the terminal. In raw mode, it restores
-    // the settings before raw mode.
+    // If a signal ends the program, the terminal is restored. If the terminal is in
+    // raw mode, this restores the settings from before raw mode.
     let mut saved = lock(&SAVED);
     let registered = saved.is_none();
     saved.get_or_insert_with(|| before.clone());
@@ -75,13 +75,13 @@ pub fn ask_secret(question: &str) -> Option<String> {
         lock(&SAVED).take();
     }
     let _ = termios::tcsetattr(&terminal, OptionalActions::Drain, &before);
-    // The end of input is not an answer.
+    // The end of input does not count as an answer.
     let answer = answer.ok()?;
     let line = answer.strip_suffix('\n')?;
     Some(line.trim_end_matches('\r').to_owned())
 }
 
-/// Raises the limit of open files as far as allowed: a connection needs several.
+/// Raises the limit for open files to the maximum: each connection needs several files.
 pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -94,12 +94,12 @@ pub fn raise_open_files() {
     }
 }
 
-/// Whether stdin and stdout are terminals.
+/// Returns whether stdin and stdout are terminals.
 pub fn interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// The size of the terminal window; 80 by 24 if unknown.
+/// Returns the size of the terminal, or 80 by 24 if unknown.
 pub fn size() -> TtySize {
     let size = termios::tcgetwinsize(std::io::stdout())
         .or_else(|_| termios::tcgetwinsize(std::io::stdin()));

@@ -1,8 +1,8 @@
 //! Asynchronous stdout and stderr for the output of a command.
 //!
-//! Other processes may share the file descriptors, so they stay blocking and a
-//! thread writes to them. While it writes, new output is collected and then written
-//! at once. Output is never held back for a full line or buffer.
+//! The file descriptors stay in blocking mode, because other processes may share them.
+//! A thread writes the output. New output is buffered during a write, and then written
+//! immediately, without waiting for a full line or buffer.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,36 +17,36 @@ use tokio::io::AsyncWrite;
 
 use crate::model::lock;
 
-/// Bytes to collect before the sender must wait.
+/// Size of the buffer in bytes. The sender waits while the buffer is full.
 const LIMIT: usize = 1024 * 1024;
 
-/// How long dropping a writer waits until its output is written.
+/// Maximum time that dropping a writer waits for the remaining output.
 const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The outcome of a writer's output, also after the writer was dropped.
+/// The result of a writer's output, available even after the writer was dropped.
 #[derive(Debug)]
 pub struct WriteOutcome(Arc<Shared>);
 
 impl WriteOutcome {
-    /// Why output was lost. A reader that closed its pipe is `BrokenPipe`.
+    /// Why output was lost. The error is `BrokenPipe` if the reader closed the pipe.
     pub fn error(&self) -> Option<io::Error> {
         self.0.lock().error()
     }
 }
 
-/// Writes to stdout or stderr. Flushing waits until everything is written.
+/// Writes to stdout or stderr. A flush waits until all output is written.
 #[derive(Debug)]
 pub struct StdoutWriter {
     shared: Arc<Shared>,
-    /// Passed to the thread, which starts with the first byte.
+    /// The output file, passed to the writing thread with the first byte.
     file: Option<File>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Notifies the thread of data or of the end of data, and a writer that is
-    /// being dropped of progress.
+    /// Notifies the thread of new data or the end of data, and notifies a writer in
+    /// `drop` of progress.
     changed: Condvar,
 }
 
@@ -54,16 +54,16 @@ struct Shared {
 struct State {
     pending: Vec<u8>,
     writing: bool,
-    /// The thread waits for data.
+    /// Whether the thread is waiting for data.
     idle: bool,
     error: Option<io::Error>,
     closed: bool,
-    /// Waits for room, or until everything is written.
+    /// Wakes a task that waits for buffer space or for a flush.
     waker: Option<Waker>,
 }
 
 impl State {
-    /// A copy of the error.
+    /// Returns a copy of the error.
     fn error(&self) -> Option<io::Error> {
         let error = self.error.as_ref()?;
         Some(match error.raw_os_error() {
@@ -113,7 +113,7 @@ impl Shared {
             }
             std::mem::swap(&mut data, &mut state.pending);
             state.writing = true;
-            // The sender can fill the buffer while this data is written.
+            // The sender may fill the buffer during this write.
             self.notify(&mut state);
             drop(state);
             let written = file.write_all(&data);
@@ -130,7 +130,7 @@ impl Shared {
         }
     }
 
-    /// Wakes a writer that waits in `poll_write`, `poll_flush` or `drop`.
+    /// Wakes a writer that is waiting in `poll_write`, `poll_flush` or `drop`.
     fn notify(&self, state: &mut State) {
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -191,8 +191,8 @@ impl AsyncWrite for StdoutWriter {
 }
 
 impl Drop for StdoutWriter {
-    /// Without a flush, as after an error, waits up to [`DROP_TIMEOUT`] until the
-    /// output is written.
+    /// Waits up to [`DROP_TIMEOUT`] for output that was not flushed, for example
+    /// after an error.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closed = true;

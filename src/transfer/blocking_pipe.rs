@@ -1,4 +1,4 @@
-//! Connects threads that block on files to the asynchronous streams of a
+//! Connects threads with blocking file access to the asynchronous streams of a
 //! command.
 
 use std::io::{self, Read, Write};
@@ -6,17 +6,17 @@ use std::io::{self, Read, Write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Handle;
 
-/// Bytes that the pipe holds before a writer must wait.
+/// Capacity of the pipe in bytes. A writer waits while the pipe is full.
 const CAPACITY: usize = 1024 * 1024;
 
-/// The end of a pipe for a thread.
+/// The end of a pipe that a thread uses.
 pub struct BlockingPipe {
     runtime: Handle,
     stream: DuplexStream,
 }
 
-/// A pipe between a thread and asynchronous code. A reader sees the end when the
-/// other end is dropped, and a writer fails with `BrokenPipe`.
+/// Creates a pipe between a thread and asynchronous code. After one end is dropped, the
+/// other end reads end of file and fails to write with `BrokenPipe`.
 pub fn blocking_pipe() -> (BlockingPipe, DuplexStream) {
     let (stream, other_end) = tokio::io::duplex(CAPACITY);
     let runtime = Handle::current();

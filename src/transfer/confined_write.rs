@@ -1,11 +1,11 @@
-//! Writes below a local directory and never outside it.
+//! Writes below a local directory, but never outside the directory.
 //!
 //! Every path is resolved part by part from an open directory, and no part may
 //! be a symbolic link. Files and links are created under a temporary name and
-//! renamed when they are complete: see `temp_file`.
+//! renamed after completion: see `temp_file`.
 //!
-//! `cap-std` cannot replace this code: it follows links that stay inside its
-//! directory, and cannot create files without a name or set the owner of a link.
+//! `cap-std` cannot replace this code: `cap-std` follows links that stay inside
+//! the directory, and cannot create unnamed files or set the owner of a link.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -19,10 +19,10 @@ use rustix::io::Errno;
 use super::temp_file::{self, Attributes, TempFile, set_attributes};
 use crate::model::{Error, Result};
 
-/// A directory, and the operations below it.
+/// An open directory, with methods to write below the directory.
 pub struct ConfinedDir {
     root: OwnedFd,
-    /// The directories of the last opened path, from the root on.
+    /// The open directories on the last path, beginning at the root.
     open: Vec<(OsString, OwnedFd)>,
 }
 
@@ -35,8 +35,8 @@ const DIRECTORY: OFlags = OFlags::DIRECTORY
     .union(OFlags::CLOEXEC);
 
 impl ConfinedDir {
-    /// Opens a directory, which is created if missing. Follows links in `root`,
-    /// which is the user's own argument.
+    /// Opens a directory. Creates the directory if missing. Follows links in
+    /// `root`, because `root` is the user's own argument.
     pub fn open(root: &Path) -> Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let opened =
@@ -48,7 +48,7 @@ impl ConfinedDir {
         })
     }
 
-    /// Creates a directory, unless it exists. Replaces a link with a directory.
+    /// Creates a directory if missing. Replaces a link with a directory.
     pub fn create_dir(&mut self, path: Parts<'_>) -> io::Result<()> {
         let Some((name, above)) = path.split_last() else {
             return Ok(());
@@ -72,8 +72,8 @@ impl ConfinedDir {
         }
     }
 
-    /// Sets mode, times and owner of a directory. Call it after the last change
-    /// to the directory's entries, which changes the times.
+    /// Sets mode, times and owner of a directory. Call this method after all
+    /// changes to the directory's entries, because such changes update the times.
     pub fn set_dir_attributes(
         &mut self,
         path: Parts<'_>,
@@ -82,13 +82,13 @@ impl ConfinedDir {
         set_attributes(self.open_dir(path)?, attributes)
     }
 
-    /// Creates a file that [`TempFile::persist`] completes.
+    /// Creates a file, which [`TempFile::persist`] completes.
     pub fn create_file(&mut self, path: Parts<'_>) -> io::Result<TempFile> {
         let (parent, name) = self.open_parent(path)?;
         TempFile::create(parent, name)
     }
 
-    /// Creates a symbolic link. Replaces a file or link of the same name.
+    /// Creates a symbolic link. Replaces a file or link with the same name.
     pub fn create_symlink(
         &mut self,
         path: Parts<'_>,
@@ -99,21 +99,21 @@ impl ConfinedDir {
         temp_file::create_symlink(parent, name, OsStr::from_bytes(target), attributes)
     }
 
-    /// Creates a hard link to the file `source` below this directory.
+    /// Creates a hard link to the file `source`, which is also below this directory.
     pub fn create_hard_link(&mut self, path: Parts<'_>, source: Parts<'_>) -> io::Result<()> {
         let (source_parent, source_name) = self.open_parent(source)?;
         let (parent, name) = self.open_parent(path)?;
         temp_file::create_hard_link(parent, name, &source_parent, &source_name)
     }
 
-    /// The open parent directory of `path`, and the last part of `path`.
+    /// Returns the open parent directory of `path`, and the last part of `path`.
     fn open_parent(&mut self, path: Parts<'_>) -> io::Result<(OwnedFd, OsString)> {
         let (name, above) = path.split_last().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = self.open_dir(above)?.try_clone_to_owned()?;
         Ok((parent, OsStr::from_bytes(name).to_owned()))
     }
 
-    /// Opens the directory at `path`. Creates missing directories on the way.
+    /// Opens the directory `path`. Creates missing directories of the path.
     fn open_dir(&mut self, path: Parts<'_>) -> io::Result<BorrowedFd<'_>> {
         let common = self
             .open

@@ -1,6 +1,6 @@
 //! Lists a directory in a pixel with the pixel's own `find`.
 //!
-//! The listing is not trusted: it is only compared with the local directory.
+//! The listing is not trusted, and only compared with the local directory.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStringExt;
@@ -14,31 +14,31 @@ use super::{GuestPath, walk};
 use crate::model::{Error, FileKind, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/list.sh");
-/// Exit codes if `find` is missing or has no `-printf`.
+/// Exit codes if `find` is missing or does not support `-printf`.
 const NO_FIND: [i32; 2] = [1, 127];
-/// Limits for the output of find and for the number of entries, each of which
-/// takes some hundred bytes of memory. Root in the pixel controls both.
+/// Limits for the output of `find` and for the number of entries, which root in
+/// the pixel controls. Each entry uses a few hundred bytes of memory.
 const MAX_OUTPUT: usize = 256 * 1024 * 1024;
 const MAX_ENTRIES: usize = 2_000_000;
 
-/// The properties by which two entries are compared.
+/// The properties for comparing two entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryFacts {
     pub kind: FileKind,
     pub mode: u32,
     pub size: u64,
     pub mtime: Mtime,
-    /// The target of a link.
+    /// The target of a symbolic link.
     pub target: Vec<u8>,
 }
 
-/// Entries by their path below the directory.
+/// Maps paths relative to the directory to entries.
 pub type Listing = BTreeMap<Vec<u8>, EntryFacts>;
 
-/// The entries of `dir` that the rules do not ignore. Adds the ignore files in
-/// `dir` to the rules. `None` if `dir` does not exist.
+/// Lists the entries of `dir` that the rules do not ignore. Adds the ignore
+/// files in `dir` to the rules. Returns `None` if `dir` does not exist.
 ///
-/// Fails with [`Error::Unsupported`] if the pixel's `find` cannot list, or if
+/// Fails with [`Error::Unsupported`] if the pixel's `find` is unsuitable, or if
 /// there are more than 2,000,000 entries.
 pub async fn list(
     guest: &dyn Guest,
@@ -78,7 +78,7 @@ pub async fn list(
     Ok(Some(listing))
 }
 
-/// The directory of an ignore file. `None` if `path` is not an ignore file.
+/// Returns the directory of an ignore file, or `None` for any other file.
 pub fn ignore_file_dir(path: &[u8]) -> Option<&[u8]> {
     match path.strip_suffix(IGNORE_FILE.as_bytes())? {
         b"" => Some(b""),
@@ -94,7 +94,7 @@ fn unsupported(reason: String) -> Error {
 }
 
 /// Parses pairs of NUL-terminated fields: properties and path. Fails with
-/// [`Error::Unsupported`] beyond `max_entries`, and with [`Error::Protocol`] if a field is malformed or a path leads outside.
+/// [`Error::Unsupported`] above `max_entries`, else with [`Error::Protocol`].
 pub(super) fn parse(text: &[u8], max_entries: usize) -> Result<Listing> {
     let malformed = |field: &[u8]| {
         Error::Protocol(format!(
@@ -145,7 +145,7 @@ fn parse_facts(text: &[u8]) -> Option<EntryFacts> {
     })
 }
 
-/// The properties of a local entry.
+/// Returns the properties of a local entry.
 pub fn local_facts(item: &walk::Item) -> EntryFacts {
     let meta = &item.meta;
     let target = match item.kind() {

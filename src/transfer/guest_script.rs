@@ -1,27 +1,27 @@
-//! Runs the scripts in `guest/` inside a pixel, and reports their failures.
+//! Runs the scripts of `guest/` inside a pixel, and reports failures.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result, Subject};
 
-/// Exit codes of the scripts. Other codes are failures that stderr explains.
+/// Exit codes of the scripts. For other exit codes, stderr explains the failure.
 pub const INPUT_CUT_OFF: i32 = 95;
 pub const NO_SUCH_PATH: i32 = 96;
-/// The pixel has no tar or cannot use this method.
+/// The pixel has no tar, or does not support this transfer method.
 pub const UNSUPPORTED: i32 = 97;
 pub const NOT_A_DIRECTORY: i32 = 98;
 pub const IS_A_DIRECTORY: i32 = 99;
 
-/// How a script exited.
+/// The exit code and the error output of a script.
 pub struct ScriptExit {
     pub status: i32,
-    /// The beginning of stderr, trimmed.
+    /// The first bytes of stderr, trimmed.
     pub stderr: String,
 }
 
 impl ScriptExit {
-    /// The failure as an error of `operation` on `path`, a path in the pixel.
+    /// Converts the failure of `operation` on `path` in the pixel to an error.
     pub fn into_error(self, path: &str, operation: &str) -> Error {
         match self.status {
             NO_SUCH_PATH => not_found(path),
@@ -45,15 +45,15 @@ pub fn not_found(path: &str) -> Error {
     Error::NotFound(Subject::Other(format!("{path:?} in the pixel")))
 }
 
-/// A request to run `script` as root with these arguments.
+/// Returns a request that runs `script` as root with these arguments.
 pub fn request(script: &str, args: &[&str]) -> ExecRequest {
-    // `$0` in messages of the shell.
+    // The name of the script in error messages of the shell.
     let fixed = ["/bin/sh", "-c", script, "pixels-transfer"];
     ExecRequest::root(fixed.into_iter().chain(args.iter().copied()))
 }
 
-/// Runs a script with these streams until it exits. Dropping the future kills
-/// the script.
+/// Runs a script with these streams until the script exits. Dropping the future
+/// kills the script.
 pub async fn run(
     guest: &dyn Guest,
     request: &ExecRequest,

@@ -1,4 +1,4 @@
-//! Runs the scripts of `guest/` on this machine, without a pixel.
+//! Tests the scripts of `guest/` on this machine, without a pixel.
 
 use std::fs;
 use std::io::Write;
@@ -103,7 +103,7 @@ fn receive_tar_places_entries_as_cp_does() {
     assert_eq!(receive(&at("new"), "tar", "contents", &sub), 0);
     assert_eq!(names(&at("into")), [".b", "a", "sub"]);
     assert_eq!(names(&at("new/sub")), ["c"]);
-    // A file does not replace a directory.
+    // A file must not replace a directory.
     assert_eq!(receive(&at("into"), "tar", "into", &archive(&["sub"])), 1);
     assert_eq!(names(dir.path()), ["into", "new", "renamed"]);
 }

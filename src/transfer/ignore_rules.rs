@@ -1,5 +1,5 @@
-//! Ignore rules of a sync: patterns of the user, and patterns of the
-//! `.gitignore` files in the source. Both have the syntax of git.
+//! Ignore rules of a sync: the user's patterns, and the patterns of
+//! `.gitignore` files in the source. All patterns have git's syntax.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -12,8 +12,8 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use crate::model::{Error, Result};
 
 pub const IGNORE_FILE: &str = ".gitignore";
-/// Limits for all ignore files of a transfer together. The files may come from
-/// a hostile pixel, and a pattern takes hundreds of bytes of memory.
+/// Limits for all ignore files of a transfer together. A hostile pixel may send
+/// such files, and each pattern uses hundreds of bytes of memory.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 const MAX_FILES: usize = 20_000;
 
@@ -21,17 +21,17 @@ const MAX_FILES: usize = 20_000;
 pub struct Rules {
     excludes: Option<Gitignore>,
     ignore_files: bool,
-    /// The patterns of ignore files by directory, relative to the top directory,
-    /// whose path is empty.
+    /// Patterns of ignore files by directory. Directories are relative to the top
+    /// directory, whose path is empty.
     by_dir: HashMap<Vec<u8>, Gitignore>,
     /// Total size of the ignore files in bytes.
     bytes: usize,
 }
 
 impl Rules {
-    /// `excludes` are the patterns of the user, which override `.gitignore`
-    /// files. With `ignore_files`, `.gitignore` files apply too. Fails with
-    /// [`Error::Invalid`] if a pattern is malformed.
+    /// Creates rules from the user's patterns `excludes`, which override
+    /// `.gitignore` files. `ignore_files` also enables `.gitignore` files. Fails
+    /// with [`Error::Invalid`] if a pattern is malformed.
     pub fn new(excludes: &[String], ignore_files: bool) -> Result<Self> {
         let mut builder = GitignoreBuilder::new("");
         for pattern in excludes {
@@ -54,20 +54,20 @@ impl Rules {
         self.ignore_files
     }
 
-    /// Makes ignore files found later have no effect: the files of the
-    /// destination do not apply.
+    /// Ignores further ignore files, because the destination's ignore files do not
+    /// apply.
     pub fn stop_reading_ignore_files(&mut self) {
         self.ignore_files = false;
     }
 
-    /// How many bytes to read of the next ignore file: one more than
+    /// Returns the number of bytes to read from the next ignore file: one more than
     /// [`add_file`](Self::add_file) accepts.
     pub fn read_limit(&self) -> u64 {
         (MAX_BYTES - self.bytes) as u64 + 1
     }
 
-    /// Adds the patterns of the ignore file in `dir`. Like git, skips malformed
-    /// lines. Fails with [`Error::TooLarge`] beyond the limits.
+    /// Adds the patterns of the ignore file in `dir`. Skips malformed lines like
+    /// git. Fails with [`Error::TooLarge`] above the limits.
     pub fn add_file(&mut self, dir: &[u8], text: &[u8]) -> Result<()> {
         if text.len() > MAX_BYTES - self.bytes || self.by_dir.len() == MAX_FILES {
             return Err(Error::TooLarge {
@@ -88,7 +88,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether `path` is ignored, given that its parent is not.
+    /// Whether the rules ignore `path`. The parent of `path` must not be ignored.
     pub fn ignores(&self, path: &[u8], is_dir: bool) -> bool {
         let verdict = |rules: &Gitignore, path: &[u8]| {
             let path = Path::new(OsStr::from_bytes(path));
@@ -101,13 +101,13 @@ impl Rules {
         let by_user = self.excludes.as_ref().and_then(|all| verdict(all, path));
         let ends = (0..path.len()).rev().filter(|&end| path[end] == b'/');
         let dirs = ends.map(|end| (&path[..end], &path[end + 1..]));
-        // The ignore file nearest to the path decides.
+        // The ignore file closest to the path takes precedence.
         let mut dirs = dirs.chain([(&b""[..], path)]);
         let by_file = || dirs.find_map(|(dir, name)| verdict(self.by_dir.get(dir)?, name));
         by_user.or_else(by_file).unwrap_or(false)
     }
 
-    /// Whether `path` or any of its parents is ignored.
+    /// Whether the rules ignore `path` or any parent of `path`.
     pub fn ignores_path(&self, path: &[u8], is_dir: bool) -> bool {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let mut parents = ends.map(|(end, _)| &path[..end]);

@@ -1,21 +1,21 @@
-//! Transfers files and directories between this machine and a pixel. Written
-//! against [`Guest`](crate::model::Guest) alone: knows no backend, no settings
-//! and no terminal.
+//! Transfers files and directories between this machine and a pixel. Depends
+//! only on [`Guest`](crate::model::Guest), not on a backend, settings or a
+//! terminal.
 //!
 //! # How a push transfers files
 //!
 //! | method | module | used for |
 //! | --- | --- | --- |
-//! | raw SFTP writes | `sftp_push` | one file of at least 16 MiB without holes, into a running pixel |
-//! | tar archive | `push`, `pack` | everything else, into a running pixel with `tar` |
+//! | raw SFTP writes | `sftp_push` | a single file of at least 16 MiB without holes, into a running pixel |
+//! | tar archive | `push`, `pack` | all other files, into a running pixel with `tar` |
 //! | one file at a time | `per_file` | a stopped pixel, or a pixel without `tar` |
 //!
-//! [`push()`] tries the methods in this order. `push -` ([`write()`]) sends stdin to
-//! a script, [`pull()`] unpacks a tar archive from the pixel, or else copies one
-//! file at a time, and a sync always uses tar archives.
+//! [`push()`] tries the methods in this order. `push -` ([`write()`]) sends
+//! stdin to a script. [`pull()`] unpacks a tar archive from the pixel, or
+//! otherwise copies one file at a time. A sync always uses tar archives.
 //!
-//! In both directions a file gets its final name only when it is complete. What
-//! a pixel sends is not trusted: see `unpack` and `confined_write`.
+//! In both directions, a file gets its final name only after completion. Data
+//! from a pixel is not trusted: see `unpack` and `confined_write`.
 
 mod blocking_pipe;
 mod confined_write;
@@ -56,12 +56,12 @@ pub use sync::{Changes, Sync, sync_in, sync_out};
 /// The result of a transfer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Files and links transferred.
+    /// Number of transferred files and links.
     pub files: u64,
     pub bytes: u64,
-    /// Devices, sockets and pipes, which are not transferred.
+    /// Number of skipped devices, sockets and pipes.
     pub skipped: u64,
-    /// Warnings of the pixel's tar.
+    /// Warnings from the pixel's tar.
     pub notes: String,
 }
 
@@ -81,17 +81,17 @@ impl Report {
 /// An absolute path inside a pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestPath {
-    /// Without a slash at the end, except for `/` itself.
+    /// The path without a trailing slash, except for `/` itself.
     pub path: String,
-    /// The user wrote a directory: `a/`, `a/.`, or an empty path.
+    /// Whether the user specified a directory: `a/`, `a/.`, or an empty path.
     pub directory: bool,
-    /// The user wrote `a/.`: the contents of the directory.
+    /// Whether the user specified the contents of a directory: `a/.`.
     pub contents: bool,
 }
 
 impl GuestPath {
     /// Parses the user's `text`. Relative paths and `~` are below `home`. `..`
-    /// removes the last part of the path, as in a shell's `cd`. Fails with
+    /// removes the last part of the path, like `cd` in a shell. Fails with
     /// [`Error::Invalid`] if the path contains a zero byte.
     pub fn parse(text: &str, home: &str) -> Result<Self> {
         if text.contains('\0') {
@@ -119,23 +119,23 @@ impl GuestPath {
         })
     }
 
-    /// The last part of the path. Empty for `/`.
+    /// Returns the last part of the path, which is empty for `/`.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or("")
     }
 }
 
-/// Owners of the files at the destination.
+/// Owners of files at the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// One owner for all files. On this machine always the current user.
+    /// The same owner for all files. On this machine, always the current user.
     One(Ids),
-    /// The numeric owners of the source.
+    /// The numeric owners of the source files.
     Kept,
 }
 
 impl Ownership {
-    /// The owner in the pixel of a local file.
+    /// Returns the owner in the pixel for a local file.
     fn owner_in_guest(self, meta: &Metadata) -> Ids {
         match self {
             Self::One(owner) => owner,

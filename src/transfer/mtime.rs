@@ -1,9 +1,9 @@
-//! Modification times, with the precision that both sides know.
+//! Modification times, compared with the precision that both sides support.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
-/// Time since 1970.
+/// A modification time since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mtime {
     pub seconds: i64,
@@ -32,8 +32,8 @@ impl Mtime {
         })
     }
 
-    /// Whether both can be the time of the same change. Some transfers and file
-    /// systems drop the fraction of a second, so a fraction of 0 matches any.
+    /// Whether both times may be from the same change. Some transfers and file
+    /// systems drop fractions of a second, so a fraction of 0 matches any fraction.
     pub fn matches(self, other: Self) -> bool {
         self.seconds == other.seconds
             && (self.nanos == other.nanos || self.nanos == 0 || other.nanos == 0)

@@ -1,7 +1,7 @@
 //! Packs local files into a GNU tar archive.
 //!
-//! Keeps names and link targets byte by byte, holes of sparse files, and hard
-//! links. The last entry is an end mark: an archive without it was cut off.
+//! Preserves exact names and link targets, holes of sparse files, and hard links. The
+//! last entry is an end mark. An archive without the end mark was cut off.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -19,12 +19,12 @@ use super::walk::Item;
 use super::{Ownership, Report, TransferProgress, sparse};
 use crate::model::{Error, FileKind, Result};
 
-/// Name of the end mark. `receive.sh` checks that it exists.
+/// Name of the end mark. `receive.sh` checks that this entry exists.
 const END_MARK: &[u8] = b"done";
-/// Size of the link target field of a header.
+/// Size of the link target field in a tar header, in bytes.
 const LINK_FIELD: usize = 100;
 
-/// Writes an archive of the items under their names. Skips devices, sockets and
+/// Writes an archive of the items with their names. Skips devices, sockets and
 /// pipes.
 pub fn pack(
     items: &[Item],
@@ -54,7 +54,7 @@ struct Packer<'a, W: Write> {
     archive: Builder<W>,
     ownership: Ownership,
     progress: &'a TransferProgress,
-    /// The first name of each file with several links, by device and inode.
+    /// The first name of each file with several hard links, by device and inode.
     hard_links: HashMap<(u64, u64), Vec<u8>>,
     report: Report,
 }
@@ -134,7 +134,7 @@ impl<W: Write> Packer<'_, W> {
         io::copy(&mut io::repeat(0).take(padding), out).map(drop)
     }
 
-    /// `Builder::append_link` would change the target: `a//b/` to `a/b`.
+    /// Appends a link. `Builder::append_link` would change the target `a//b/` to `a/b`.
     fn append_link(&mut self, mut header: Header, name: &[u8], target: &[u8]) -> io::Result<()> {
         if target.len() > LINK_FIELD {
             const NAME: &[u8] = b"././@LongLink";
@@ -148,8 +148,8 @@ impl<W: Write> Packer<'_, W> {
         self.append(header, name, io::empty())
     }
 
-    /// Appends a pax extension with the nanoseconds of the next entry's mtime. A
-    /// header holds only seconds.
+    /// Appends a pax extension with the nanoseconds of the next entry's mtime,
+    /// because a header contains only whole seconds.
     fn append_mtime_fraction(&mut self, mtime: Mtime) -> io::Result<()> {
         let Mtime { seconds, nanos } = mtime;
         if nanos == 0 || seconds < 0 {
@@ -168,7 +168,7 @@ impl<W: Write> Packer<'_, W> {
     }
 }
 
-/// A header of an empty entry of root from 1970.
+/// Returns the header of an empty entry owned by root, with a time of 0.
 pub(super) fn new_header(kind: EntryType, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -180,8 +180,8 @@ pub(super) fn new_header(kind: EntryType, mode: u32) -> Header {
     header
 }
 
-/// Opens a file for reading. Does not wait for the writer of a pipe, and follows
-/// a link only if `path` was one already when it was named by the user.
+/// Opens a file for reading. Does not wait for the writer of a pipe. Follows a
+/// link only if the user's argument was already a link.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -192,12 +192,12 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Reads the data segments of a file one after the other. Fails if the file
-/// became shorter.
+/// Reads the data segments of a file in order. Fails if the file became
+/// shorter.
 struct SegmentReader<'a> {
     file: File,
     segments: std::slice::Iter<'a, sparse::Segment>,
-    /// Bytes left in the current segment.
+    /// Number of unread bytes in the current segment.
     remaining: u64,
     progress: &'a TransferProgress,
 }

@@ -1,7 +1,7 @@
-//! Copies one file at a time, for a pixel that is stopped or has no tar.
+//! Copies files one by one, for a pixel that is stopped or has no tar.
 //!
-//! Slower than an archive: each file passes through memory, up to a limit, and
-//! gets the time of the transfer as its mtime.
+//! This method is slower than an archive. Each file is buffered in memory, up
+//! to a limit, and the mtime is the time of the transfer.
 
 use std::fs;
 use std::io::Write;
@@ -22,9 +22,9 @@ use super::walk::{Item, cannot_read, join};
 use super::{Ownership, Report, TransferProgress};
 use crate::model::{Error, FileKind, FileStat, Guest, GuestFile, Result, unless_cancelled};
 
-/// Size limit of one file to pull. The pixel controls the size.
+/// Maximum size of a pulled file. The pixel controls the size.
 const MAX_FILE: u64 = 1024 * 1024 * 1024;
-/// Limit for entries that are known but not yet pulled.
+/// Maximum number of entries that are waiting to be pulled.
 const MAX_PENDING: usize = 1_000_000;
 
 /// See [`push`](super::push()).
@@ -51,7 +51,7 @@ pub async fn push(
         let path = if into {
             format!("{}{name}", target.trim_end_matches('/'))
         } else {
-            // The first part of the name becomes the target.
+            // The target replaces the first part of the name.
             let below = name[1..].find('/').map_or("", |at| &name[1 + at..]);
             format!("{target}{below}")
         };
@@ -157,7 +157,7 @@ pub async fn pull(
             FileKind::Directory => {
                 dir.create_dir(&parts).map_err(failed)?;
                 if !parts.is_empty() {
-                    // Entries are still to be written to it.
+                    // Entries below this directory are not written yet.
                     let mode = attributes.mode | 0o700;
                     let attributes = Attributes { mode, ..attributes };
                     dir.set_dir_attributes(&parts, attributes).map_err(failed)?;

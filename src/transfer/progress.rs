@@ -1,4 +1,4 @@
-//! Progress of a transfer, shared by the threads that transfer and the display.
+//! Progress of a transfer, shared by the transferring threads and the display.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -12,12 +12,12 @@ pub struct TransferProgress {
 }
 
 impl TransferProgress {
-    /// Bytes to transfer. 0 while unknown.
+    /// Returns the number of bytes to transfer, or 0 while unknown.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Bytes transferred.
+    /// Returns the number of transferred bytes.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
@@ -30,7 +30,7 @@ impl TransferProgress {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Makes [`check_cancelled`](Self::check_cancelled) fail in all threads.
+    /// Cancels all threads: [`check_cancelled`](Self::check_cancelled) fails from now on.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }

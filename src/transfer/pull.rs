@@ -17,25 +17,25 @@ use crate::model::{Error, ExecRequest, Guest, Reason, Result, unless_cancelled};
 
 const SEND: &str = include_str!("guest/send.sh");
 const READ: &str = include_str!("guest/read.sh");
-/// Size limit of the line before the archive.
+/// Maximum length of the line with the size before the archive.
 const SIZE_LINE: u64 = 32;
-/// Exit code of tar if files changed while tar read them.
+/// Exit code of tar if a file changed during the read.
 const TAR_FILE_CHANGED: i32 = 1;
 
-/// What to pull from one pixel, and where to.
+/// The source, target and options of a pull.
 pub struct Pull {
     pub source: GuestPath,
     pub target: PathBuf,
-    /// The target is a directory, which is created if missing.
+    /// Whether the target is a directory, which is created if missing.
     pub into: bool,
     pub ownership: Ownership,
-    /// Measure the size first, to show progress.
+    /// Whether to measure the size first, to show progress.
     pub sized: bool,
 }
 
-/// Transfers a file or directory. Merges a directory into an existing one, and
-/// replaces an existing file. Writes nothing outside the target, whatever the
-/// pixel sends. After a failure or a cancellation, complete files remain.
+/// Pulls a file or directory. Merges a directory into an existing directory, and
+/// replaces an existing file. Writes nothing outside the target, even if the pixel is
+/// hostile. After a failure or a cancellation, complete files remain.
 pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
@@ -63,13 +63,13 @@ pub async fn pull(
     }
 }
 
-/// The request that runs `send.sh` with these arguments.
+/// Returns a request that runs `send.sh` with these arguments.
 pub fn send_request(path: &str, mode: &str, size: &str) -> ExecRequest {
     guest_script::request(SEND, &[path, mode, size])
 }
 
-/// The directory to write to, and the name of the source in it. `None`: the
-/// contents of the source go into the directory.
+/// Returns the directory to write to, and the source's name in this directory.
+/// `None` means that the source's contents go into the directory.
 fn destination(options: &Pull) -> Result<(PathBuf, Option<Vec<u8>>)> {
     let target = &options.target;
     if options.source.contents || options.source.path == "/" {
@@ -89,8 +89,8 @@ fn destination(options: &Pull) -> Result<(PathBuf, Option<Vec<u8>>)> {
     Ok((root, Some(name.as_encoded_bytes().to_owned())))
 }
 
-/// Runs `send.sh` and unpacks its archive. `None`, before anything is written,
-/// if the pixel cannot send an archive. `path` in the pixel is for messages.
+/// Runs `send.sh` and unpacks the archive. Returns `None` before writing anything if
+/// the pixel cannot send an archive. `path` in the pixel is for messages.
 pub async fn receive_archive(
     guest: &dyn Guest,
     cancel: &CancellationToken,
@@ -105,13 +105,13 @@ pub async fn receive_archive(
         let progress = Arc::clone(progress);
         blocking(move || Ok(write_archive(reader, &options, &progress)))
     };
-    // When this future ends, `stdout` is dropped, and the writer sees the end of
-    // the archive.
+    // When this future ends, `stdout` is dropped and the archive's reader sees end
+    // of file.
     let script = async {
         let script = guest_script::run(guest, request, stdin, stdout);
         let exit = unless_cancelled(cancel, script).await;
         if !matches!(&exit, Ok(exit) if exit.status <= TAR_FILE_CHANGED) {
-            // The archive may be cut off between two files.
+            // An archive that was cut off between two files looks complete.
             progress.cancel();
         }
         exit
@@ -124,7 +124,7 @@ pub async fn receive_archive(
         Err(error) => return Err(error),
     };
     match written {
-        // Writing failed first, and the script only saw a closed pipe.
+        // A failed write caused the closed pipe that the script reported.
         Err(error) if !saw_end => Err(error),
         _ if exit.status == UNSUPPORTED => Ok(None),
         _ if exit.status > TAR_FILE_CHANGED => Err(exit.into_error(path, "pull")),
@@ -136,7 +136,7 @@ pub async fn receive_archive(
     }
 }
 
-/// Unpacks the archive. Also returns whether the input was read to its end.
+/// Unpacks the archive. Also returns whether the archive was read to its end.
 fn write_archive(
     reader: BlockingPipe,
     options: &UnpackOptions,
@@ -145,8 +145,8 @@ fn write_archive(
     let mut reader = BufReader::with_capacity(128 * 1024, reader);
     let written = unpack_to(&mut reader, options, progress);
     if written.is_ok() {
-        // Reads the padding after the archive, so that the pixel does not see a
-        // closed pipe.
+        // Read the padding after the archive, so that the pixel does not see a closed
+        // pipe.
         let _ = io::copy(&mut reader, &mut io::sink());
     }
     let saw_end = matches!(reader.read(&mut [0]), Ok(0));
@@ -170,7 +170,7 @@ fn unpack_to(
     unpack(reader, options, progress)
 }
 
-/// Copies the content of one file to `output`. Follows links inside the pixel.
+/// Copies the content of a file to `output`. Follows links inside the pixel.
 /// Fails with [`Error::Invalid`] if the path is a directory.
 pub async fn read(
     guest: &dyn Guest,

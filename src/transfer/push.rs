@@ -17,32 +17,32 @@ use super::walk::{Item, join, walk};
 use super::{GuestPath, Ownership, Report, Rules, TransferProgress, pack, per_file, sftp_push};
 use crate::model::{Error, ExecRequest, Guest, Ids, Reason, Result};
 
-/// Time for the pixel to clean up after a canceled transfer.
+/// Time limit for the pixel's cleanup after a canceled transfer.
 pub(super) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 const SCRIPT: &str = include_str!("guest/receive.sh");
-/// Directory in the archive with the entries to transfer.
+/// Directory in the archive that contains the entries to transfer.
 pub const ARCHIVE_ROOT: &[u8] = b"tree";
 const STREAM_BUFFER: usize = 128 * 1024;
 
-/// What to push, and where to.
+/// The sources, target and options of a push.
 pub struct Push {
-    /// Files and directories. `dir/.` is the contents of the directory.
+    /// Files and directories. `dir/.` means the contents of the directory.
     pub sources: Vec<PathBuf>,
     pub target: GuestPath,
     pub ownership: Ownership,
-    /// Owner of created parent directories.
+    /// The owner of new parent directories.
     pub owner: Ids,
-    /// A name that no other transfer uses.
+    /// A unique id for this transfer.
     pub id: String,
 }
 
-/// Where the entries of a push go. See `receive.sh`.
+/// The placement of pushed entries. See `receive.sh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// The only entry becomes the target, or goes into the target if that is a
-    /// directory.
+    /// The only entry becomes the target, or is placed in the target if the target
+    /// is a directory.
     Rename,
-    /// Every entry goes into the target.
+    /// All entries are placed in the target.
     Into,
     /// The entries of the only source are merged into the target.
     Contents,
@@ -58,11 +58,11 @@ impl Placement {
     }
 }
 
-/// Transfers files and directories. Merges a directory into an existing one, and
-/// replaces an existing file. The methods are listed in [`super`].
+/// Pushes files and directories. Merges a directory into an existing directory,
+/// and replaces an existing file. [`super`] lists the methods.
 ///
-/// After a failure or a cancellation, nothing has changed, except that some of
-/// the files may have been transferred into directories that existed before.
+/// After a failure or a cancellation, nothing has changed, except that
+/// directories that existed before may contain some of the transferred files.
 pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
@@ -112,13 +112,13 @@ async fn collect_items(
     .await
 }
 
-/// Whether the path is `.` or `dir/.`: the contents of a directory.
+/// Whether the path is `.` or `dir/.`, which means the contents of a directory.
 fn is_contents_form(source: &Path) -> bool {
     let text = source.as_os_str().as_encoded_bytes();
     text == b"." || text.ends_with(b"/.")
 }
 
-/// The last part of the path. `..` has a name only after it is resolved.
+/// Returns the last part of the path. `..` must be resolved first to have a name.
 fn name_of(source: &Path) -> Result<Vec<u8>> {
     let name = source.file_name().map(ToOwned::to_owned);
     let resolved = || Some(source.canonicalize().ok()?.file_name()?.to_owned());
@@ -130,7 +130,7 @@ fn name_of(source: &Path) -> Result<Vec<u8>> {
     Ok(name.into_vec())
 }
 
-/// Sends the items as one archive. `None` if the pixel cannot receive an
+/// Sends the items as an archive. Returns `None` if the pixel cannot receive an
 /// archive.
 pub async fn push_archive(
     guest: &dyn Guest,
@@ -168,14 +168,14 @@ pub async fn push_archive(
             ..packed?
         })),
         (UNSUPPORTED, _) => Ok(None),
-        // Packing failed, and the script only saw the end of its input.
+        // A packing error caused the end of input that the script reported.
         (INPUT_CUT_OFF, Err(error)) => Err(error),
         _ => Err(exit.into_error(&options.target.path, "push")),
     }
 }
 
-/// The result of `script`. When canceled, cancels `progress`, which ends the
-/// input of the script early, and gives the script time to clean up.
+/// Returns the result of `script`. On cancellation, cancels `progress`, which
+/// ends the script's input early, and then gives the script time to clean up.
 pub(super) async fn until_cancelled<T>(
     cancel: &CancellationToken,
     progress: &TransferProgress,
@@ -193,7 +193,7 @@ pub(super) async fn until_cancelled<T>(
     }
 }
 
-/// The request that runs `receive.sh` with these arguments.
+/// Returns a request that runs `receive.sh` with these arguments.
 pub(super) fn receive_request(
     options: &Push,
     format: &str,
@@ -211,7 +211,7 @@ pub(super) fn receive_request(
     guest_script::request(SCRIPT, &args)
 }
 
-/// Writes one file from a stream of unknown length. Ignores `options.sources`.
+/// Writes a file from a stream of unknown length. Ignores `options.sources`.
 /// After a failure or a cancellation, an existing file is unchanged.
 pub async fn write(
     guest: &dyn Guest,
@@ -247,7 +247,7 @@ pub async fn write(
     })
 }
 
-/// Runs `work`, which blocks on files, on a thread of its own.
+/// Runs `work`, which accesses files, on a separate thread.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

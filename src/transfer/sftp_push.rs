@@ -1,8 +1,8 @@
-//! Pushes one large file into a running pixel by raw SFTP writes.
+//! Pushes a large file into a running pixel by raw SFTP writes.
 //!
-//! The fastest method: the server's own file access takes many chunks at a
-//! time. `receive.sh` in the pixel prepares the file, moves it to its final name
-//! when it is complete, and cleans up if this process disappears.
+//! This is the fastest method, because the server's file access processes many
+//! chunks concurrently. `receive.sh` in the pixel prepares the file, moves the
+//! complete file to its final name, and cleans up if this process dies.
 
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -22,15 +22,15 @@ use super::walk::{Item, below, cannot_read};
 use super::{Report, TransferProgress, sparse};
 use crate::model::{Error, FileKind, Guest, MAX_CHUNK, Result};
 
-/// Smaller files transfer faster in an archive, because the setup takes time.
+/// Minimum file size. Smaller files are faster in an archive, due to the setup time.
 const MIN_SIZE: u64 = 16 * 1024 * 1024;
-/// Chunks read ahead of the SFTP writes.
+/// Number of chunks to read ahead of the SFTP writes.
 const READ_AHEAD: usize = 4;
-/// Size limit of lines between `receive.sh` and this process.
+/// Maximum length of lines between `receive.sh` and this process.
 const LINE_BUFFER: usize = 256;
 
-/// Sends one file. `None`, before anything has changed, if the file or the pixel
-/// does not fit this method: then use an archive.
+/// Sends one file. Returns `None` before changing anything if the file or the
+/// pixel is unsuitable for this method. The caller then uses an archive.
 pub async fn push(
     guest: &dyn Guest,
     cancel: &CancellationToken,
@@ -77,7 +77,7 @@ pub async fn push(
     match outcome? {
         FillOutcome::NotVisible => Ok(None),
         FillOutcome::WriteFailed(error) if exit.status == INPUT_CUT_OFF => Err(match error {
-            // The error names the private path that was written to.
+            // The error contains the path in the private directory.
             Error::Io { source, .. } => Error::io(
                 format!("cannot write {:?} in the pixel", options.target.path),
                 source,
@@ -98,7 +98,7 @@ pub async fn push(
     }
 }
 
-/// `None` for small files, and for sparse files, whose holes an archive skips.
+/// Opens the file, or returns `None` for small or sparse files. Archives skip holes.
 async fn open_source(item: Item) -> Result<Option<(File, Metadata)>> {
     if !item.meta.is_file() || item.meta.len() < MIN_SIZE {
         return Ok(None);
@@ -118,9 +118,9 @@ async fn open_source(item: Item) -> Result<Option<(File, Metadata)>> {
 enum FillOutcome {
     Complete,
     ScriptExited,
-    /// The server's file access does not see the prepared file.
+    /// The server's file access cannot see the prepared file.
     NotVisible,
-    /// The script was notified. Its stderr may explain the cause.
+    /// The write failed. The script was notified, and its stderr may explain the cause.
     WriteFailed(Error),
 }
 
@@ -134,7 +134,7 @@ async fn fill(
     id: &str,
     progress: &Arc<TransferProgress>,
 ) -> Result<FillOutcome> {
-    // The stat opens the SFTP session while the script starts.
+    // `stat` opens the SFTP session while the script starts.
     let (path, _) = tokio::join!(read_ready_path(from_script), guest.stat("/"));
     let Some(path) = path else {
         return Ok(FillOutcome::ScriptExited);
@@ -162,14 +162,14 @@ async fn fill(
         }
         Err(error) => ("failed", FillOutcome::WriteFailed(error)),
     };
-    // If the script no longer reads, its exit code shows that.
+    // The exit code shows if the script no longer reads.
     let _ = to_script.write_all(format!("{word}\n").as_bytes()).await;
     let _ = to_script.shutdown().await;
     Ok(outcome)
 }
 
-/// Reads the line `/proc/PID/cwd/content`. `None` for any other output: the
-/// pixel must not choose another path.
+/// Reads the line `/proc/PID/cwd/content`. Returns `None` for other output,
+/// because the pixel must not choose another path.
 async fn read_ready_path(from_script: DuplexStream) -> Option<String> {
     let mut line = String::new();
     let mut reader = BufReader::new(from_script.take(64));
@@ -181,7 +181,7 @@ async fn read_ready_path(from_script: DuplexStream) -> Option<String> {
     Some(line.trim_end().to_owned())
 }
 
-/// Sends the whole file in chunks. Fails if the file became shorter.
+/// Sends the entire file in chunks. Fails if the file became shorter.
 fn send_chunks(
     mut file: File,
     mut left: u64,
@@ -198,7 +198,7 @@ fn send_chunks(
             return Err(failed(pack::became_shorter()));
         }
         if sender.blocking_send(chunk.into()).is_err() {
-            // The writing side failed and reports why.
+            // The receiver of the chunks failed and reports the cause.
             return Ok(());
         }
         progress.add_done(length);

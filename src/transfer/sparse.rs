@@ -1,20 +1,20 @@
-//! Sparse files: finds their data segments, and writes the sparse headers of a
-//! GNU tar archive.
+//! Sparse files: finds data segments, and writes the sparse headers of GNU tar
+//! archives.
 
 use std::fs::File;
 use std::io;
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
-/// Entries of an extended sparse header block.
+/// Number of entries in an extended sparse header block.
 const ENTRIES_PER_BLOCK: usize = 21;
 
-/// Offset and length of a data segment in bytes.
+/// Offset and length of a data segment, in bytes.
 pub type Segment = (u64, u64);
 
-/// The data segments of a file with `size` bytes. An empty segment at the end
-/// ends the list. `None` if the file is not sparse, or if the file system does
-/// not report holes.
+/// Returns the data segments of a file with `size` bytes. The last segment is
+/// empty and ends the list. Returns `None` if the file is not sparse, or if the
+/// file system does not report holes.
 #[cfg(target_os = "linux")]
 pub fn segments(file: &File, size: u64) -> io::Result<Option<Vec<Segment>>> {
     use rustix::fs::{SeekFrom, seek};
@@ -28,7 +28,7 @@ pub fn segments(file: &File, size: u64) -> io::Result<Option<Vec<Segment>>> {
     while offset < size {
         let start = match seek(file, SeekFrom::Data(offset)) {
             Ok(start) => start,
-            // Only a hole follows.
+            // The rest of the file is a hole.
             Err(rustix::io::Errno::NXIO) => break,
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -49,8 +49,8 @@ pub fn segments(_: &File, _: u64) -> io::Result<Option<Vec<Segment>>> {
     Ok(None)
 }
 
-/// Makes `header` the header of a sparse file with `size` bytes. Returns the
-/// extended header blocks that must follow it.
+/// Changes `header` to the header of a sparse file with `size` bytes. Returns
+/// the extended header blocks that must follow the header.
 pub fn set_sparse(header: &mut Header, size: u64, segments: &[Segment]) -> Vec<u8> {
     header.set_entry_type(tar::EntryType::GNUSparse);
     header.set_size(segments.iter().map(|(_, length)| length).sum());

@@ -1,7 +1,7 @@
-//! Makes one directory equal to another by transferring only the differences.
+//! Synchronizes two directories by transferring only the differences.
 //!
-//! Two entries are equal if kind and mode are equal, and also size and mtime of
-//! a file, or the target of a link.
+//! Two entries are equal if they have the same kind and mode. Files must also have
+//! the same size and mtime, and links the same target.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,25 +19,25 @@ use super::walk::{self, Item, below, join};
 use super::{GuestPath, Ownership, Report, Rules, TransferProgress, guest_script};
 use crate::model::{Error, FileKind, Guest, Ids, Reason, Result, Subject, unless_cancelled};
 
-/// Options of both directions.
+/// Options for both directions of a sync.
 pub struct Sync {
     pub local: PathBuf,
     pub guest: GuestPath,
     pub rules: Rules,
-    /// Delete entries that only the destination has, unless the rules ignore
-    /// them.
+    /// Delete entries that exist only at the destination and are not ignored by the
+    /// rules.
     pub delete: bool,
-    /// Change nothing, only report the changes.
+    /// Report the changes without changing anything.
     pub dry_run: bool,
     pub ownership: Ownership,
-    /// Owner of created parent directories in a pixel.
+    /// The owner of new parent directories in a pixel.
     pub owner: Ids,
-    /// A name that no other transfer uses.
+    /// A unique id for this transfer.
     pub id: String,
 }
 
 /// The changes of a sync. With [`Sync::dry_run`], the changes that a sync would
-/// make.
+/// perform.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Changes {
     pub transferred: Vec<String>,
@@ -47,14 +47,14 @@ pub struct Changes {
     pub report: Report,
 }
 
-/// Makes the directory in the pixel equal to the local one.
+/// Synchronizes the directory in the pixel with the local directory.
 pub async fn sync_in(
     guest: &dyn Guest,
     cancel: &CancellationToken,
     options: &Sync,
     progress: &Arc<TransferProgress>,
 ) -> Result<Changes> {
-    // The ignore files of the source also protect entries of the destination.
+    // The source's ignore files also protect entries of the destination.
     let (mut rules, items) = local_items(options, options.rules.clone(), false).await?;
     rules.stop_reading_ignore_files();
     let remote = list(guest, &options.guest, &mut rules);
@@ -91,8 +91,8 @@ pub async fn sync_in(
     Ok(Changes { report, ..changes })
 }
 
-/// Makes the local directory equal to the one in the pixel. Fails with
-/// [`Error::NotFound`] if the pixel does not have the directory.
+/// Synchronizes the local directory with the directory in the pixel. Fails with
+/// [`Error::NotFound`] if the directory in the pixel is missing.
 pub async fn sync_out(
     guest: &dyn Guest,
     cancel: &CancellationToken,
@@ -105,7 +105,7 @@ pub async fn sync_out(
     let mut remote = unless_cancelled(cancel, remote)
         .await?
         .ok_or_else(|| guest_script::not_found(path))?;
-    // Devices, sockets and pipes are not transferred.
+    // A sync does not transfer devices, sockets and pipes.
     remote.retain(|_, facts| facts.kind != FileKind::Other);
     rules.stop_reading_ignore_files();
     let (_, items) = local_items(options, rules, true).await?;
@@ -143,11 +143,11 @@ fn no_archive() -> Error {
     }
 }
 
-/// Differences between two directories.
+/// The differences between two directories.
 #[derive(Default)]
 struct Plan {
     send: BTreeSet<Vec<u8>>,
-    /// Without entries below other entries of the set.
+    /// Entries to remove, without the entries below them.
     remove: BTreeSet<Vec<u8>>,
 }
 
@@ -184,7 +184,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Called for parents before their entries.
+    /// Adds an entry to remove. Call this method for parents before their entries.
     fn add_removal(&mut self, path: &[u8]) {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let mut parents = ends.map(|(end, _)| &path[..end]);
@@ -193,8 +193,8 @@ impl Plan {
         }
     }
 
-    /// Whether an entry is transferred: if it differs, or if it is a parent of
-    /// an entry that differs.
+    /// Whether to transfer an entry: the entry differs, or is a parent of an entry
+    /// that differs.
     fn needs(&self, path: &[u8]) -> bool {
         if path.is_empty() || self.send.contains(path) {
             return true;
@@ -229,8 +229,8 @@ fn is_equal(a: &EntryFacts, b: &EntryFacts) -> bool {
         }
 }
 
-/// The entries of the local directory, and the rules with its ignore files. With
-/// `may_be_missing`, empty if the directory is missing.
+/// Returns the entries of the local directory, and the rules with the ignore
+/// files. Empty if the directory is missing and `may_be_missing` is true.
 async fn local_items(
     options: &Sync,
     mut rules: Rules,
@@ -238,7 +238,7 @@ async fn local_items(
 ) -> Result<(Rules, Vec<Item>)> {
     let top = options.local.clone();
     blocking(move || {
-        // Not all of these entries are transferred, so their sizes do not count.
+        // Not all entries are transferred, so the progress must not count their sizes.
         let sizes = TransferProgress::default();
         match walk::walk(&top, ARCHIVE_ROOT, &mut rules, &sizes) {
             Err(error) if may_be_missing && error.is_not_found() => Ok((rules, Vec::new())),
@@ -251,13 +251,13 @@ async fn local_items(
     .await
 }
 
-/// The entries below the top.
+/// Returns the entries below the top directory.
 fn local_listing(items: &[Item]) -> Listing {
     let entries = items.iter().map(|item| (relative(item), local_facts(item)));
     entries.filter(|(path, _)| !path.is_empty()).collect()
 }
 
-/// The path below the top.
+/// Returns the path relative to the top directory.
 fn relative(item: &Item) -> Vec<u8> {
     below(&item.name, ARCHIVE_ROOT)
 }

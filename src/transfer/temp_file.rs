@@ -1,5 +1,5 @@
-//! Directory entries that get their final name in one step: files, symbolic
-//! links and hard links under a temporary name, or files without a name.
+//! Directory entries that get their final name atomically: files, symbolic
+//! links and hard links with a temporary name, or unnamed files.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,18 +14,18 @@ use rustix::io::Errno;
 use super::mtime::Mtime;
 use crate::model::Ids;
 
-/// The attributes of a finished file, directory or link.
+/// The attributes of a completed file, directory or link.
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes {
     pub mode: u32,
     pub mtime: Mtime,
-    /// `None`: the user of this process.
+    /// The owner. `None` means the user of this process.
     pub owner: Option<Ids>,
 }
 
 /// Sets mode, times and owner of a file or directory.
 pub(super) fn set_attributes(file: impl AsFd, attributes: Attributes) -> io::Result<()> {
-    // The owner first: changing the owner clears bits of the mode.
+    // The owner is set first, because a change of the owner clears mode bits.
     if let Some(owner) = attributes.owner {
         let (uid, gid) = ids(owner);
         sys::fchown(&file, uid, gid)?;
@@ -54,16 +54,16 @@ fn times(mtime: Mtime) -> Timestamps {
     }
 }
 
-/// A file without its final name. Dropping it deletes the file.
+/// A file before it gets its final name. Dropping this value deletes the file.
 pub struct TempFile {
     pub file: File,
     entry: TempEntry,
 }
 
 impl TempFile {
-    /// Creates the file in `parent`; [`persist`](Self::persist) names it `name`.
-    /// The file has no name if the system supports that, so that SIGKILL leaves
-    /// no file. Else it has a hidden temporary name.
+    /// Creates a file in `parent`, which [`persist`](Self::persist) names `name`.
+    /// The file is unnamed if the system supports that, so that no file remains
+    /// after SIGKILL. Otherwise the file has a hidden temporary name.
     pub(super) fn create(parent: OwnedFd, name: OsString) -> io::Result<Self> {
         let (file, temporary) = match open_nameless(&parent)? {
             Some(file) => (file, None),
@@ -82,8 +82,8 @@ impl TempFile {
         })
     }
 
-    /// Sets the attributes, then gives the file its final name in one step.
-    /// Replaces a file or link of that name, and fails if it is a directory.
+    /// Sets the attributes, then atomically gives the file its final name. Replaces
+    /// a file or link with that name. Fails if a directory has that name.
     pub fn persist(mut self, attributes: Attributes) -> io::Result<()> {
         set_attributes(&self.file, attributes)?;
         if self.entry.temporary.is_none() {
@@ -100,7 +100,7 @@ impl TempFile {
     }
 }
 
-/// Creates a symbolic link in one step, like [`TempFile::persist`].
+/// Creates a symbolic link atomically, like [`TempFile::persist`].
 pub(super) fn create_symlink(
     parent: OwnedFd,
     name: OsString,
@@ -118,8 +118,7 @@ pub(super) fn create_symlink(
     TempEntry::new(parent, temporary, name).rename()
 }
 
-/// Creates a hard link to `source_name` in one step, like
-/// [`TempFile::persist`].
+/// Creates a hard link to `source_name` atomically, like [`TempFile::persist`].
 pub(super) fn create_hard_link(
     parent: OwnedFd,
     name: OsString,
@@ -137,10 +136,10 @@ pub(super) fn create_hard_link(
     TempEntry::new(parent, temporary, name).rename()
 }
 
-/// An entry of `parent` under a temporary name. Dropping it removes the entry.
+/// An entry of `parent` with a temporary name. Dropping this value removes the entry.
 struct TempEntry {
     parent: OwnedFd,
-    /// `None`: a file without a name.
+    /// The temporary name. `None` means an unnamed file.
     temporary: Option<OsString>,
     name: OsString,
 }
@@ -154,7 +153,7 @@ impl TempEntry {
         }
     }
 
-    /// Does nothing if both names are of the same file. Then dropping `self`
+    /// Does nothing if both names refer to the same file. Dropping `self` then
     /// removes the temporary name.
     fn rename(self) -> io::Result<()> {
         let Some(temporary) = &self.temporary else {
@@ -170,17 +169,17 @@ impl TempEntry {
 impl Drop for TempEntry {
     fn drop(&mut self) {
         if let Some(name) = &self.temporary {
-            // Fails after a successful rename, and has no other remedy.
+            // Fails after a successful rename. Other failures cannot be handled here.
             let _ = sys::unlinkat(&self.parent, name, AtFlags::empty());
         }
     }
 }
 
-/// Opens a new file without a name. `None` if the system or the file system does
-/// not support that.
+/// Creates an unnamed file. Returns `None` if the system or the file system
+/// does not support unnamed files.
 #[cfg(target_os = "linux")]
 fn open_nameless(parent: &OwnedFd) -> io::Result<Option<OwnedFd>> {
-    // `link_nameless` needs it.
+    // `link_nameless` requires /proc.
     static HAS_PROC: std::sync::LazyLock<bool> =
         std::sync::LazyLock::new(|| Path::new("/proc/self/fd").exists());
     if !*HAS_PROC {
@@ -199,15 +198,15 @@ fn open_nameless(_: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Gives a file without a name the name `name`. Fails if the name exists.
+/// Names an unnamed file. Fails if the name already exists.
 fn link_nameless(file: &File, parent: &OwnedFd, name: &OsString) -> rustix::io::Result<()> {
     use std::os::fd::AsRawFd;
-    // Linking by the descriptor itself (AT_EMPTY_PATH) needs a capability.
+    // A link from the descriptor itself (AT_EMPTY_PATH) requires a capability.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     sys::linkat(sys::CWD, path, parent, name, AtFlags::SYMLINK_FOLLOW)
 }
 
-/// Opens a new file with a temporary name.
+/// Creates a file with a temporary name.
 fn open_hidden(parent: &OwnedFd) -> io::Result<(OwnedFd, OsString)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     loop {
@@ -221,7 +220,7 @@ fn open_hidden(parent: &OwnedFd) -> io::Result<(OwnedFd, OsString)> {
     }
 }
 
-/// A hidden name that no other entry of this process has.
+/// Returns a hidden name that is unique in this process.
 fn temporary_name() -> OsString {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! Unpacks a tar archive from a pixel on this machine.
+//! Unpacks a pixel's tar archive on this machine.
 //!
-//! Root in the pixel controls the archive. Nothing is written outside the
-//! destination, whatever the names and links in the archive are, and devices
-//! and set-user-ID bits are dropped (the bits are kept with `--archive`).
+//! Root in the pixel controls the archive. Unpacking never writes outside the
+//! destination, whatever names and links the archive contains. Devices are
+//! skipped. Set-user-ID bits are removed unless `--archive` is used.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,29 +18,29 @@ use super::temp_file::Attributes;
 use super::{Ownership, Report, TransferProgress};
 use crate::model::{Error, Ids, Result};
 
-/// Limit for the bytes between the contents of two files: headers, long names
-/// and lists of holes.
+/// Limit for the bytes between two files' contents: headers, long names and
+/// lists of holes.
 const MAX_HEADERS: u64 = 16 * 1024 * 1024;
 const BUFFER: usize = 128 * 1024;
-/// Blocks of zeros of this size become holes in a sparse file.
+/// Blocks of zeros with this size become holes of a sparse file.
 const HOLE: usize = 4096;
 
 pub struct UnpackOptions {
-    /// The destination. Created if missing.
+    /// The destination directory, which is created if missing.
     pub root: PathBuf,
-    /// Replaces the first part of every name in the archive.
+    /// The replacement for the first part of every name in the archive.
     pub top: Option<Vec<u8>>,
-    /// [`Ownership::Kept`] needs root.
+    /// The owners of unpacked files. [`Ownership::Kept`] requires root.
     pub ownership: Ownership,
-    /// Exact times by path below `root`. An archive has only whole
-    /// seconds.
+    /// Exact modification times by path below `root`, because an archive has only
+    /// whole seconds.
     pub mtimes: HashMap<Vec<u8>, Mtime>,
 }
 
-/// Writes all entries of the archive below `options.root`. Fails with
-/// [`Error::Protocol`] if the archive is malformed or leads outside, with
-/// [`Error::Io`] if an entry cannot be written, and with [`Error::Cancelled`]
-/// when `progress` is canceled. Complete files remain then.
+/// Unpacks all entries of the archive below `options.root`. Fails with
+/// [`Error::Protocol`] if the archive is malformed or contains a path outside, with
+/// [`Error::Io`] if an entry cannot be written, and with [`Error::Cancelled`] when
+/// `progress` is canceled. Complete files remain after a failure.
 pub fn unpack(
     archive: impl Read,
     options: &UnpackOptions,
@@ -82,8 +82,8 @@ pub(super) fn cannot_write(path: &[u8], error: io::Error) -> Error {
     Error::io(format!("cannot write {path:?}"), error)
 }
 
-/// Fails when the budget is used up. Bounds headers, which the tar crate reads
-/// into memory. While contents are read, the budget is unlimited.
+/// A reader with a byte budget for headers, which the tar crate reads into memory.
+/// Fails when the budget is used up. The budget is unlimited during file contents.
 struct LimitedReader<R> {
     inner: R,
     budget: Rc<Cell<u64>>,
@@ -105,11 +105,11 @@ struct Unpacker<'a> {
     options: &'a UnpackOptions,
     progress: &'a TransferProgress,
     budget: Rc<Cell<u64>>,
-    // `files` and `dirs` have one element per path, however often the archive
-    // has the path, so their size is bounded by what is on the disk.
-    /// Files of this archive, which hard links may refer to.
+    // The size of `files` and `dirs` is bounded by the entries on disk: a repeated
+    // path in the archive adds no element.
+    /// Files from this archive, which hard links may refer to.
     files: HashSet<Vec<u8>>,
-    /// Attributes of directories, set when the directories are complete.
+    /// Attributes of directories, which are set after the last entry.
     dirs: BTreeMap<Vec<u8>, Attributes>,
     report: Report,
     buffer: Vec<u8>,
@@ -163,8 +163,8 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// The path below the destination for a name in the archive. Fails if the
-    /// name leads outside.
+    /// Returns the path below the destination for a name in the archive. Fails if
+    /// the path is outside the destination.
     fn destination(&self, name: &[u8]) -> Result<Vec<u8>> {
         if name.first() == Some(&b'/') {
             return Err(rejected(name, "an absolute path"));
@@ -250,7 +250,7 @@ impl Unpacker<'_> {
     }
 
     fn finish(mut self) -> Result<Report> {
-        // Entries before their parents: a parent may become inaccessible.
+        // Entries before their parents, because a parent's mode may deny access.
         for (path, attributes) in self.dirs.into_iter().rev() {
             self.dir
                 .set_dir_attributes(&parts(&path), attributes)
@@ -260,7 +260,7 @@ impl Unpacker<'_> {
     }
 }
 
-/// The parts of a path, without empty parts and `.`.
+/// Splits a path into parts, without empty parts and `.`.
 pub fn parts(path: &[u8]) -> Vec<&[u8]> {
     path.split(|&byte| byte == b'/')
         .filter(|part| !part.is_empty() && *part != b".")

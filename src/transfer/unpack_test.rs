@@ -14,7 +14,7 @@ use super::unpack::{UnpackOptions, unpack};
 use super::{Ownership, Report, Rules, TransferProgress, pack, walk};
 use crate::model::Result;
 
-/// A destination directory beside a file that must not change.
+/// A destination directory next to a file that must not change.
 pub struct Destination {
     dir: TempDir,
 }

@@ -1,4 +1,4 @@
-//! Lists a local directory tree without following links in it.
+//! Lists a local directory tree without following links inside the tree.
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -10,12 +10,12 @@ use super::ignore_rules::{IGNORE_FILE, Rules};
 use super::progress::TransferProgress;
 use crate::model::{Error, FileKind, Result, Subject};
 
-/// One entry to transfer.
+/// An entry to transfer.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// Path in the archive, as bytes.
+    /// The path in the archive, in bytes.
     pub name: Vec<u8>,
-    /// Local path.
+    /// The local path.
     pub source: PathBuf,
     pub meta: Metadata,
 }
@@ -34,10 +34,10 @@ impl Item {
     }
 }
 
-/// `top` and all entries below it that the rules do not ignore, sorted by name,
-/// with every directory before its entries. Names begin with `name`. If `top`
-/// is a link, the link is followed: the user named it. Adds the ignore files to
-/// the rules.
+/// Lists `top` and all entries below `top` that the rules do not ignore, sorted
+/// by name, with every directory before its entries. Names begin with `name`.
+/// Follows `top` if it is a link, because the user specified the link. Adds the
+/// ignore files to the rules.
 ///
 /// Adds the sizes of all files to the total of `progress`. Fails with
 /// [`Error::Cancelled`] when `progress` is canceled.
@@ -51,7 +51,7 @@ pub fn walk(
         io::ErrorKind::NotFound => Error::NotFound(Subject::Path(top.display().to_string())),
         _ => cannot_read(top, error),
     })?;
-    // A stack: the entries of a directory follow the directory.
+    // A stack lists the entries of a directory right after the directory.
     let mut pending = vec![Item {
         name: name.to_owned(),
         source: top.to_owned(),
@@ -73,7 +73,7 @@ pub fn walk(
                 let source = item.source.join(entry);
                 let meta = match fs::symlink_metadata(&source) {
                     Ok(meta) => meta,
-                    // Deleted since the directory was read.
+                    // The entry was deleted after the directory was read.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                     Err(e) => return Err(cannot_read(&source, e)),
                 };
@@ -89,8 +89,8 @@ pub fn walk(
     Ok(items)
 }
 
-/// Adds the ignore file of `dir` to the rules. The file may come from a pixel:
-/// like git, skips a link, and the size is limited.
+/// Adds the ignore file of `dir` to the rules. The file may be from a pixel, so
+/// its size is limited. Skips links like git.
 fn read_ignore_file(rules: &mut Rules, dir: &[u8], file: &Path) -> Result<()> {
     let failed = |e| cannot_read(file, e);
     if !fs::symlink_metadata(file).map_err(failed)?.is_file() {
@@ -116,7 +116,7 @@ pub fn cannot_read(path: &Path, error: io::Error) -> Error {
     Error::io(format!("cannot read {}", path.display()), error)
 }
 
-/// `path` relative to `top`. Empty for `top` itself.
+/// Returns `path` relative to `top`, which is empty for `top` itself.
 pub fn below(path: &[u8], top: &[u8]) -> Vec<u8> {
     let rest = path.strip_prefix(top).unwrap_or(path);
     rest.strip_prefix(b"/").unwrap_or(rest).to_owned()
@@ -149,7 +149,7 @@ mod tests {
             .collect();
         assert_eq!(names, ["x", "x/a", "x/b", "x/b/c", "x/b/c/file", "x/root"]);
         assert_eq!(progress.total(), 6);
-        // A link to an endless file must not be read.
+        // A link to an infinite file must not be read.
         std::os::unix::fs::symlink("/dev/zero", top.join(IGNORE_FILE)).unwrap();
         let mut rules = Rules::new(&[], true).unwrap();
         assert_eq!(walk(&top, b"x", &mut rules, &progress).unwrap().len(), 7);

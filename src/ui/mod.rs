@@ -1,4 +1,4 @@
-//! The output of commands: results go to stdout, messages to stderr.
+//! The output of commands: results on stdout, messages on stderr.
 
 mod progress_bar;
 mod sanitize;
@@ -21,7 +21,7 @@ pub use table::{Row, bytes, elapsed, human_duration, milliseconds, table};
 
 use crate::model::Error;
 
-/// Progress is drawn after this time, so that fast commands do not flicker.
+/// Delay before the first drawing of progress, so that fast commands do not flicker.
 const DRAW_DELAY: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -44,8 +44,8 @@ impl Ui {
         self.format == Format::Json
     }
 
-    /// Prints rows as a table or as one JSON array. Without rows, prints the message
-    /// `empty` to stderr, so that scripts read an empty result.
+    /// Prints rows as a table or as a JSON array. Instead of a table without rows,
+    /// prints the message `empty` to stderr, so that stdout is empty.
     pub fn rows<T: Row>(&self, rows: &[T], empty: &str) {
         if self.json() {
             self.value(&rows);
@@ -66,7 +66,7 @@ impl Ui {
         }
     }
 
-    /// Prints a JSON document on one line, whatever the format.
+    /// Prints a JSON document on one line, regardless of the output format.
     pub fn value(&self, value: &impl Serialize) {
         match serde_json::to_string(value) {
             Ok(text) => stdout(&format!("{text}\n")),
@@ -74,23 +74,23 @@ impl Ui {
         }
     }
 
-    /// Prints text unchanged, whatever the format.
+    /// Prints text unchanged, regardless of the output format.
     pub fn text(&self, text: &str) {
         stdout(text);
     }
 
-    /// Whether tables are printed to a terminal.
+    /// Whether commands print tables to a terminal.
     pub fn is_interactive(&self) -> bool {
         !self.json() && io::stdout().is_terminal()
     }
 
-    /// Whether all results could be written so far. Commands that stream results
-    /// end when this is false.
+    /// Whether all results were written so far. Commands that stream results exit
+    /// when this returns false.
     pub fn has_reader(&self) -> bool {
         WRITE_ERROR.get().is_none()
     }
 
-    /// Clears the terminal and prints rows as a table.
+    /// Clears the terminal and prints the rows as a table.
     pub fn screen<T: Row>(&self, rows: &[T]) {
         stdout(&format!("\x1b[H\x1b[J{}", table(rows)));
     }
@@ -107,7 +107,7 @@ impl Ui {
         stderr(text);
     }
 
-    /// Prints the message of an error, also if the output is quiet.
+    /// Prints an error message, even if the output is quiet.
     pub fn error(&self, message: &str) {
         labeled("Error:", "31", message);
     }
@@ -117,7 +117,7 @@ impl Ui {
         stderr(&format!("  {}\n", sanitize(line)));
     }
 
-    /// Prints what to do about an error.
+    /// Prints a hint that helps to resolve an error.
     pub fn hint(&self, hint: &str) {
         labeled("hint:", "36", hint);
     }
@@ -129,7 +129,7 @@ impl Ui {
         }
     }
 
-    /// Prints a warning, also if the output is quiet or JSON.
+    /// Prints a warning, even if the output is quiet or JSON.
     pub fn warn(&self, line: &str) {
         if self.json() {
             stderr(&format!("{}\n", serde_json::json!({"warning": line})));
@@ -138,18 +138,18 @@ impl Ui {
         }
     }
 
-    /// A progress line on a terminal, or one line for each step with `-v`.
+    /// Starts a progress line on a terminal, or prints one line for each step with `-v`.
     pub fn spinner(&self) -> Spinner {
         Spinner::new(self.verbose, self.quiet || self.json())
     }
 
-    /// A progress bar on a terminal. `progress` returns the bytes done and the total,
-    /// which is 0 while unknown.
+    /// Shows a progress bar on a terminal. `progress` returns the number of bytes
+    /// done and the total, which is 0 while unknown.
     pub fn progress_bar(&self, progress: impl Fn() -> (u64, u64) + Send + 'static) -> ProgressBar {
         ProgressBar::new(!self.quiet && !self.json(), progress)
     }
 
-    /// Asks a yes-or-no question; `None` without a terminal.
+    /// Asks a yes-or-no question. Returns `None` without a terminal.
     pub fn confirm(&self, question: &str) -> Option<bool> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
@@ -167,7 +167,7 @@ impl Ui {
     }
 }
 
-/// The first error of writing results.
+/// The first error while writing results.
 static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
 
 fn stdout(text: &str) {
@@ -176,15 +176,15 @@ fn stdout(text: &str) {
     record_write(written.and_then(|()| stdout.flush()));
 }
 
-/// Records the outcome of writing results, for [`write_error`].
+/// Records the result of a write, for [`write_error`].
 pub fn record_write(written: io::Result<()>) {
     if let Err(error) = written {
         let _ = WRITE_ERROR.set(error);
     }
 }
 
-/// The first error of writing results, such as a full disk. A closed pipe is not an
-/// error: its reader (`| head -1`) wants no more.
+/// Returns the first error while writing results, such as a full disk. A closed
+/// pipe is not an error: a reader such as `head -1` has read enough.
 pub fn write_error() -> Option<Error> {
     let first = WRITE_ERROR.get()?;
     let error = io::Error::new(first.kind(), first.to_string());
@@ -195,8 +195,8 @@ fn stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Prints a line to stderr. Its label has a color, unless stderr is not a terminal
-/// or `NO_COLOR` is set.
+/// Prints a line to stderr. The label is colored, unless stderr is not a
+/// terminal or `NO_COLOR` is set.
 fn labeled(label: &str, color: &str, line: &str) {
     let line = sanitize(line);
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())

@@ -1,4 +1,4 @@
-//! The progress of a transfer: a bar with rate and remaining time on a terminal.
+//! Shows a transfer's progress on a terminal: a bar with rate and remaining time.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -12,14 +12,14 @@ const TICK: Duration = Duration::from_millis(100);
 const KNOWN_TOTAL: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
 const UNKNOWN_TOTAL: &str = "{spinner} {bytes}  {bytes_per_sec}  {elapsed}";
 
-/// Removed from the screen when dropped.
+/// A progress bar. Dropping this value removes the bar from the screen.
 pub struct ProgressBar {
     shown: Option<(indicatif::ProgressBar, JoinHandle<()>)>,
 }
 
 impl ProgressBar {
-    /// Shows nothing if not `enabled` or without a terminal. Must be called inside the
-    /// runtime.
+    /// Creates a progress bar, which is hidden if not `enabled` or without a
+    /// terminal. Must be called inside the runtime.
     pub(super) fn new(enabled: bool, progress: impl Fn() -> (u64, u64) + Send + 'static) -> Self {
         if !enabled || !std::io::stderr().is_terminal() {
             return Self { shown: None };

@@ -1,10 +1,10 @@
-//! Removes control characters from text of servers, pixels and files, which could
-//! move the cursor of a terminal or change its title.
+//! Removes control characters from text of servers, pixels and files. Such
+//! characters could move a terminal's cursor or change the terminal's title.
 
 use std::borrow::Cow;
 
-/// `text` with line feeds as the only control characters: a tab becomes a space,
-/// others U+FFFD.
+/// Returns `text` without control characters except line feeds. Replaces tabs
+/// with spaces, and other control characters with U+FFFD.
 pub fn sanitize(text: &str) -> Cow<'_, str> {
     let is_unsafe = |c: char| c.is_control() && c != '\n';
     if !text.contains(is_unsafe) {

@@ -1,4 +1,4 @@
-//! The present step of a command: a spinner on a terminal, or lines with `-v`.
+//! Shows the current step of a command: a spinner on a terminal, or lines with `-v`.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::DRAW_DELAY;
 
-/// Removed from the screen when dropped.
+/// A spinner. Dropping this value removes the spinner from the screen.
 pub struct Spinner {
     verbose: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Spinner {
-    /// Must be called inside the runtime.
+    /// Creates a spinner. Must be called inside the async runtime.
     pub(super) fn new(verbose: bool, silent: bool) -> Self {
         let shown = !verbose && !silent && std::io::stderr().is_terminal();
         let bar = shown.then(ProgressBar::hidden);

@@ -1,4 +1,4 @@
-//! Tables, sizes and durations as text.
+//! Formats tables, sizes and durations as text.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tabled::settings::{Padding, Style};
 
 use super::sanitize;
 
-/// A row of a table, and a JSON object.
+/// A row of a table, which is also a JSON object.
 pub trait Row: Serialize {
     const HEADERS: &'static [&'static str];
     fn cells(&self) -> Vec<String>;
@@ -55,7 +55,7 @@ pub fn human_duration(time: Duration) -> String {
     }
 }
 
-/// Whole milliseconds, for JSON.
+/// Returns whole milliseconds, for JSON output.
 pub fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,5 @@
-//! The client of the daemon's REST API. Every request takes the same path:
-//! build, send with a deadline, decode the envelope, turn errors into
+//! The client of the daemon's REST API. Builds each request, sends the request
+//! with a deadline, decodes the answer's envelope, and converts errors to
 //! [`Failure`].
 
 use std::sync::{Arc, Mutex};
@@ -21,14 +21,14 @@ use super::transport::{Endpoint, Transport};
 use super::wire::{Envelope, Operation, Server};
 use crate::model::{Error, lock};
 
-/// Deadline of requests that the daemon answers without long work.
+/// Deadline of requests that the daemon answers without a long operation.
 pub(super) const REQUEST: Duration = Duration::from_secs(30);
-/// A request whose answer was lost reaches the daemon within this time, or not
-/// at all.
+/// A request whose answer was lost reaches the daemon within this time or
+/// never.
 const LATE_ARRIVAL: Duration = Duration::from_secs(2);
 
-/// A connection to one Incus daemon and project. Cheap to clone; all clones
-/// share the connection pool. Nothing is sent before the first call.
+/// A connection to one Incus daemon and project. Clones are cheap and share the
+/// connection pool. The client sends no request before the first call.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -40,18 +40,17 @@ struct Inner {
     http: Http,
     project: Option<String>,
     server: OnceCell<Server>,
-    /// Requests that run to their answer even if their caller is dropped.
+    /// Requests that continue until their answer, even if the caller is dropped.
     tasks: TaskTracker,
-    /// When the answer to a request that starts an operation was last lost.
+    /// When the client last lost the answer to a request that starts an operation.
     last_lost: Mutex<Option<Instant>>,
 }
 
 impl Client {
-    /// All requests are made in `project`; `None` is the server's default
-    /// project.
+    /// Creates a client for `project`. `None` selects the server's default project.
     pub fn new(endpoint: &Endpoint, project: Option<String>) -> Result<Self, Error> {
         let tasks = TaskTracker::new();
-        // A closed tracker still accepts tasks, and `wait` returns.
+        // `wait` returns only for a closed tracker, which still accepts tasks.
         tasks.close();
         Ok(Self {
             inner: Arc::new(Inner {
@@ -65,7 +64,7 @@ impl Client {
         })
     }
 
-    /// The socket's path or the URL, for messages.
+    /// The socket's path or the server's URL, for messages.
     pub fn endpoint(&self) -> &str {
         &self.inner.transport.name
     }
@@ -116,7 +115,7 @@ impl Client {
         self.decode::<Value>(request).await.map(drop)
     }
 
-    /// Waits, at most for `limit`, for requests whose callers were dropped.
+    /// Waits until requests of dropped callers end, but at most for `limit`.
     pub async fn drain(&self, limit: Duration) {
         let _ = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
     }
@@ -125,7 +124,7 @@ impl Client {
         self.inner.http.has_sent_writes()
     }
 
-    /// Whether a request whose answer was lost may still start its operation.
+    /// Whether a request with a lost answer may still start an operation.
     pub(super) fn awaits_late_request(&self) -> bool {
         let last_lost = *lock(&self.inner.last_lost);
         last_lost.is_some_and(|at| at.elapsed() < LATE_ARRIVAL)
@@ -139,7 +138,7 @@ impl Client {
         &self.inner.transport
     }
 
-    /// `path` with the project added to its query.
+    /// Adds the project to the query of `path`.
     pub(super) fn scoped(&self, path: &str) -> String {
         match &self.inner.project {
             None => path.to_owned(),
@@ -162,8 +161,8 @@ impl Client {
         inner.http.request(&inner.transport, method, &path)
     }
 
-    /// Sends a request that starts an operation. The exchange goes on if the
-    /// caller is dropped, so the answer is never lost to a cancellation.
+    /// Sends a request that starts an operation. The request continues if the
+    /// caller is dropped, so the answer is not lost on cancellation.
     pub(super) async fn launch(&self, request: RequestBuilder) -> Result<Running, Failure> {
         let client = self.clone();
         let answer = self.inner.tasks.spawn(async move {
@@ -203,7 +202,7 @@ impl Client {
         );
         let answer: Envelope =
             serde_json::from_slice(&body).map_err(|e| Failure::protocol(format!("{path}: {e}")))?;
-        // The HTTP status of `wait` is 200 for a failed operation, too.
+        // The HTTP status of `wait` is 200 even for a failed operation.
         if answer.kind == "error" {
             let (code, message) = (answer.error_code, answer.error);
             let endpoint = self.endpoint();

@@ -17,16 +17,16 @@ use crate::model::{
     Subject,
 };
 
-/// The extension for `security.guestapi=false`, without which pixels would have
-/// `/dev/incus`.
+/// The API extension for `security.guestapi=false`. Without this setting,
+/// pixels would have the device `/dev/incus`.
 const NO_GUEST_API: &str = "restrict_dev_incus";
-/// Deadline, which includes the download from the image server.
+/// Deadline of a creation, including the download from the image server.
 const CREATE: Duration = Duration::from_secs(15 * 60);
 const COPY: Duration = Duration::from_secs(5 * 60);
-/// A separate range of user ids: no pixel exhausts the kernel's limits per user
-/// (inotify instances, keys) for other pixels, or accesses their files.
+/// Separate user ids for each pixel, so that a pixel cannot exhaust the kernel's limits
+/// per user (inotify instances, keys) for other pixels, or access their files.
 const ISOLATED: &str = "security.idmap.isolated";
-/// Processes in a pixel, as a limit for fork bombs.
+/// Limit for the number of processes in a pixel, against fork bombs.
 const PROCESSES: &str = "8192";
 
 pub(super) async fn create(
@@ -62,7 +62,7 @@ pub(super) async fn create(
     });
     if matches!(spec.network, Attachment::Gateway { .. }) {
         body["config"]["boot.autostart"] = "true".into();
-        // The gateway starts before the pixels that need it.
+        // The gateway must start before the pixels on the isolated bridge.
         body["config"]["boot.autostart.priority"] = "100".into();
     }
     let first_boot = &spec.first_boot;
@@ -77,8 +77,8 @@ pub(super) async fn create(
         })
 }
 
-/// Copies a pixel or a checkpoint. The server gives the copy a new MAC address:
-/// the request leaves out `volatile.eth0.hwaddr`.
+/// Copies a pixel or a checkpoint. The server generates a new MAC address for
+/// the copy, because the request omits `volatile.eth0.hwaddr`.
 pub(super) async fn fork(
     client: &Client,
     placement: &Placement,
@@ -106,7 +106,7 @@ pub(super) async fn fork(
     }
 }
 
-/// Whether the source's pixel or its checkpoint is missing.
+/// Returns an error that names the missing source: the pixel or the checkpoint.
 async fn missing_source(client: &Client, spec: &ForkSpec) -> Error {
     let from = &spec.from.pixel;
     match (instances::get(client, from).await, &spec.from.label) {
@@ -117,7 +117,7 @@ async fn missing_source(client: &Client, spec: &ForkSpec) -> Error {
 }
 
 /// The configuration of a new instance. A limit of `None` keeps the source's
-/// limit, or none for a new instance.
+/// limit. Without a source, the instance has no limit.
 fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> {
     let mut config = pairs(&[
         ("security.privileged", "false"),
@@ -135,9 +135,9 @@ fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> 
     config
 }
 
-/// Sends the creation of an instance and waits for its end. Retries without a
-/// separate range of user ids, and without the init script, if the server does
-/// not allow them.
+/// Creates an instance and waits until the operation ends. Retries without
+/// separate user ids, and without the init script, if the server denies these
+/// settings.
 async fn create_instance(
     client: &Client,
     body: &mut Value,
@@ -158,7 +158,7 @@ async fn create_instance(
             Some(Meaning::InitScriptDenied) => init_script::KEY,
             _ => return Err(failure),
         };
-        // The server refuses the key with an empty value, too.
+        // The server rejects the key even with an empty value.
         let config = body["config"].as_object_mut();
         if config.is_none_or(|config| config.remove(denied).is_none()) {
             return Err(failure);

@@ -1,6 +1,5 @@
-//! The root disk and the network interfaces of new instances. They are devices
-//! of the instance itself and it has no profiles, so no profile has to be edited
-//! and none can add a host mount to a pixel.
+//! The root disk and the network interfaces of new instances. Pixels have
+//! devices but no profiles, so that no profile can add a host mount to a pixel.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +13,15 @@ use crate::model::{Attachment, Error, NicKind, Reason, Result, Subject};
 type Device = BTreeMap<String, String>;
 pub(super) type Devices = BTreeMap<String, Device>;
 
-/// The pool and network from the settings; `None` is chosen on the server.
+/// The pool and network from the settings. The server's default replaces `None`.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
     pub pool: Option<String>,
-    /// A managed network.
+    /// The name of a managed network.
     pub network: Option<String>,
-    /// A host interface; ignored if `network` is set.
+    /// The name of a host interface, ignored if `network` is set.
     pub parent: Option<String>,
-    /// How the interface is attached to `parent`; by default macvlan.
+    /// How the interface is attached to `parent`. The default is macvlan.
     pub nic: Option<NicKind>,
 }
 
@@ -30,7 +29,7 @@ pub struct Placement {
 pub(super) struct Resolver<'a> {
     client: &'a Client,
     placement: &'a Placement,
-    /// The server's default profile, requested once and only if it is needed.
+    /// The server's default profile, requested at most once and only if needed.
     profile: OnceCell<Profile>,
 }
 
@@ -43,7 +42,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The devices of a new instance: `root`, `eth0`, and `eth1` of a gateway.
+    /// Returns the devices of a new instance: `root`, `eth0`, and a gateway's `eth1`.
     pub async fn all(&self, network: &Attachment) -> Result<Devices> {
         let mut root = pairs(&[("type", "disk"), ("path", "/")]);
         root.insert("pool".into(), self.pool().await?);
@@ -52,8 +51,8 @@ impl<'a> Resolver<'a> {
         Ok(devices)
     }
 
-    /// The devices to override on a copy: all interfaces. The root disk is
-    /// inherited.
+    /// Returns the devices to override on a copy: all network interfaces. A copy
+    /// inherits the root disk.
     pub async fn interfaces(&self, network: &Attachment) -> Result<Devices> {
         let mut devices = Devices::new();
         let eth0 = match network {
@@ -72,7 +71,7 @@ impl<'a> Resolver<'a> {
         Ok(devices)
     }
 
-    /// The device of the default profile that satisfies `is_wanted`.
+    /// Returns a device of the default profile that satisfies `is_wanted`.
     async fn of_profile(&self, is_wanted: fn(&Device) -> bool) -> Result<Option<&Device>> {
         let request = || self.client.get("/1.0/profiles/default");
         let profile = self.profile.get_or_try_init(request).await?;
@@ -127,7 +126,7 @@ impl<'a> Resolver<'a> {
         if let Some(found) = self.of_profile(|d| has_value(d, "type", "nic")).await? {
             let mut nic = found.clone();
             nic.insert("name".into(), "eth0".into());
-            // Each instance has its own addresses.
+            // Each instance needs its own addresses.
             for key in ["hwaddr", "ipv4.address", "ipv6.address"] {
                 nic.remove(key);
             }
@@ -150,8 +149,8 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// The preferred name if it is there, or the only name. Of several other names,
-/// the setting `defaults.KEY` must choose.
+/// Returns the preferred name if it exists, or the only name. If several other
+/// names exist, the setting `defaults.KEY` must select a name.
 fn choose(
     mut found: Vec<String>,
     preferred: &str,

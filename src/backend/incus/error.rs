@@ -1,4 +1,4 @@
-//! What the Incus client reports, and its one mapping to the boundary's errors.
+//! Errors of the Incus client, and the conversion to [`Error`].
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,7 +11,7 @@ use crate::model::{Error, Reason, STOPPED, Subject};
 /// A failed exchange with the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The daemon's own error: an HTTP status or the code of an operation.
+    /// The daemon reported an error: an HTTP status or the code of an operation.
     #[error("{message}")]
     Api { code: u16, message: String },
     #[error(transparent)]
@@ -19,8 +19,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A connection to `endpoint` (the path of a socket, or a URL) that could not
-    /// be opened or that broke.
+    /// Converts the error of a connection that failed to open or broke. `endpoint`
+    /// is the path of a socket or a URL.
     pub fn connection(endpoint: &str, error: &io::Error) -> Self {
         if let Some(reason) = tls::untrusted_certificate(error) {
             let hint = "compare the fingerprint on the server, then set incus.server_cert to the \
@@ -79,7 +79,7 @@ impl Failure {
         })
     }
 
-    /// A request that got no whole answer.
+    /// Converts the error of a request without a complete answer.
     pub fn http(endpoint: &str, error: &reqwest::Error) -> Self {
         match find_io(error) {
             Some(io) if error.is_connect() => Self::connection(endpoint, io),
@@ -88,8 +88,8 @@ impl Failure {
         }
     }
 
-    /// The daemon's refusal of a request made in `project`. Incus answers a
-    /// missing project like a missing instance: only the message differs.
+    /// Converts the daemon's error for a request in `project`. Incus reports a
+    /// missing project like a missing instance, with a different message.
     pub fn refusal(endpoint: &str, code: u16, message: String, project: Option<&str>) -> Self {
         match project {
             _ if matches!(code, 401 | 403) => Self::denied(endpoint, message),
@@ -100,7 +100,7 @@ impl Failure {
         }
     }
 
-    /// What the daemon's message means; `None` for any other failure.
+    /// The meaning of the daemon's message, or `None` for an unknown message.
     pub(super) fn meaning(&self) -> Option<Meaning> {
         match self {
             Self::Api { message, .. } => meaning(message),
@@ -108,7 +108,7 @@ impl Failure {
         }
     }
 
-    /// The thing that the daemon's message names; see [`messages::detail`].
+    /// The path or network in the daemon's message. See [`messages::detail`].
     pub(super) fn detail(&self) -> Option<String> {
         match self {
             Self::Api { message, .. } => messages::detail(message),
@@ -116,7 +116,7 @@ impl Failure {
         }
     }
 
-    /// Whether another operation on the instance is the reason; see
+    /// Whether another operation on the instance caused the failure. See
     /// [`Meaning::InstanceBusy`].
     pub(super) fn is_busy(&self) -> bool {
         self.meaning() == Some(Meaning::InstanceBusy)
@@ -126,7 +126,7 @@ impl Failure {
         matches!(self, Self::Api { code: 404, .. })
     }
 
-    /// The same failure in the boundary's terms, when `subject` was asked for.
+    /// Converts the failure of a request about `subject` to [`Error`].
     pub fn into_error_for(self, subject: Subject) -> Error {
         let meaning = self.meaning();
         let Self::Api { code, .. } = self else {
@@ -134,7 +134,7 @@ impl Failure {
         };
         match (code, meaning) {
             (404, _) => Error::NotFound(subject),
-            // An instance's name is its name on the network, in every project.
+            // An instance's name is unique on a network, even across projects.
             (_, Some(Meaning::NameOnNetwork)) => Error::AlreadyExists(Subject::Other(format!(
                 "{subject} in another project on this network"
             ))),
@@ -151,7 +151,7 @@ impl Failure {
     }
 }
 
-/// The failure of a request that is about no particular thing.
+/// Converts the failure of a request without a specific subject.
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -167,7 +167,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// Endpoints are paths of sockets or URLs, and only a path begins with a slash.
+/// Endpoints are socket paths or URLs. Only a path begins with a slash.
 fn is_socket(endpoint: &str) -> bool {
     endpoint.starts_with('/')
 }
@@ -178,7 +178,7 @@ fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
         .last()
 }
 
-/// The answer was there, and no HTTP.
+/// Whether the server answered with something other than HTTP.
 fn invalid_response(error: &reqwest::Error) -> bool {
     causes(error)
         .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
@@ -191,7 +191,7 @@ fn causes<'a>(
     std::iter::successors(Some(error), |&cause| cause.source())
 }
 
-/// The innermost cause, the most specific one.
+/// Returns the innermost cause, which is the most specific cause.
 fn deepest(error: &(dyn StdError + 'static)) -> String {
     let mut current = error;
     while let Some(inner) = current.source().or_else(|| {

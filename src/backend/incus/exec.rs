@@ -1,12 +1,12 @@
-//! Commands: one operation, its stream sockets, and the exit code.
+//! Runs commands: an operation, its stream sockets, and the exit code.
 //!
-//! Protocol facts (Incus 6.0, observed): the command starts once sockets 0, 1
-//! and 2 are connected, on a terminal 0 and `control`; an empty *text* frame
-//! ends a stream in either direction; the sockets then close without a
-//! handshake; an interactive command's operation ends only after the client has
-//! closed socket 0; exit codes 126 and 127 arrive as operation errors; every
-//! socket is sent a ping, and one whose stream has ended is closed without
-//! waiting for the answer.
+//! Protocol facts (observed on Incus 6.0): A command without a terminal starts
+//! when sockets 0, 1 and 2 are connected. A command on a terminal needs sockets
+//! 0 and `control`. An empty *text* frame ends a stream in either direction.
+//! The sockets close without a handshake. The operation of an interactive
+//! command ends only after the client has closed socket 0. Exit codes 126 and
+//! 127 are operation errors. The daemon pings every socket, but closes a
+//! finished stream without waiting for the pong.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -29,16 +29,16 @@ use super::wire::Operation;
 use crate::backend::tls::ByteStream;
 use crate::model::{ExecIo, ExecRequest, ExitStatus};
 
-/// Deadline for connecting the sockets. The daemon itself waits five seconds.
+/// Deadline for connecting the sockets. The daemon's own deadline is 5 seconds.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A prepared command older than this may be forgotten before its sockets are
-/// connected.
+/// Age after which the daemon may have forgotten a prepared command whose
+/// sockets are not connected.
 const FRESH: Duration = Duration::from_secs(3);
-/// After truncated output, the operation shows the cause within this time.
+/// How long to wait for the operation's error after truncated output.
 const CAUSE: Duration = Duration::from_secs(2);
 
-/// A command that the daemon has prepared. It starts when its streams are
-/// connected, and never if this is dropped before.
+/// A command that the daemon has prepared. The command starts when its streams
+/// are connected. If this value is dropped earlier, the command never starts.
 pub(super) struct PreparedExec {
     running: Running,
     secrets: Secrets,
@@ -46,8 +46,8 @@ pub(super) struct PreparedExec {
 }
 
 impl PreparedExec {
-    /// Whether the daemon may have forgotten the command, as it does if the
-    /// streams are not connected in time.
+    /// Whether the daemon may have forgotten the command because its streams were
+    /// not connected in time.
     pub fn is_stale(&self) -> bool {
         self.prepared_at.elapsed() > FRESH
     }
@@ -69,7 +69,7 @@ pub(super) async fn prepare(
     })
 }
 
-/// Runs a prepared command; the contract is that of
+/// Runs a prepared command with the contract of
 /// [`Guest::exec`](crate::model::Guest::exec).
 pub(super) async fn run(
     client: &Client,
@@ -105,8 +105,8 @@ pub(super) async fn run(
         let control = async {
             match open(&secrets.control, false).await {
                 Ok(control) => Ok(Some(control)),
-                // Without a terminal the daemon does not wait for this socket, and
-                // rejects it if a short command has already ended.
+                // Without a terminal, the daemon does not wait for this socket, and rejects the
+                // socket after a short command has ended.
                 Err(Failure::Api { message, .. }) if !is_terminal => {
                     tracing::debug!(message, "control");
                     Ok(None)
@@ -130,7 +130,7 @@ pub(super) async fn run(
     };
     let (output, errors, unused) = match output {
         Some((out, err)) => (split(out), Some(split(err)), Some(input_rx)),
-        // One socket carries both directions, so both close it.
+        // On a terminal, one socket carries both directions.
         None => ((None, input_rx), None, None),
     };
     let hang_up = CancellationToken::new();
@@ -169,9 +169,9 @@ pub(super) async fn run(
     }
 }
 
-/// Waits for all output and returns the exit code. Truncated output fails at
-/// once, even if the command continues; a failure of the operation explains more
-/// and wins if it arrives in time.
+/// Waits for all output and returns the exit code. Truncated output is an
+/// error, even if the command continues. An error of the operation is more
+/// specific, and replaces the output error if reported in time.
 async fn join_exit_and_output(
     wait: impl Future<Output = Result<Operation, Failure>>,
     draining: impl Future<Output = Result<(), Failure>>,
@@ -205,7 +205,7 @@ pub(super) fn exit_status(outcome: Result<Operation, Failure>) -> Result<ExitSta
             .map(ExitStatus)
             .ok_or_else(|| Failure::protocol("the command ended without an exit code")),
         Err(failure) => match failure.meaning() {
-            // Also if the command itself exited with this code.
+            // Applies even if the command itself exited with this code.
             Some(Meaning::CommandNotFound) => Ok(ExitStatus(127)),
             Some(Meaning::CommandNotExecutable) => Ok(ExitStatus(126)),
             _ => Err(failure),
@@ -229,7 +229,7 @@ fn body(request: &ExecRequest) -> Value {
 
 pub(super) struct Secrets {
     input: String,
-    /// `None` on a terminal, whose input socket carries both directions.
+    /// `None` with a terminal, where the input socket carries both directions.
     output: Option<(String, String)>,
     control: String,
 }

@@ -1,4 +1,4 @@
-//! Copies a command's streams from and to their sockets, frame by frame.
+//! Copies the streams of a command from and to WebSockets, frame by frame.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use super::error::Failure;
 use super::websocket::{self, CHUNK, Socket};
 use crate::model::{Control, TtySize};
 
-/// After the end of the command, each frame of output arrives within this time.
+/// Deadline for each frame of output after the command has ended.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Smaller reads are not worth a frame.
+/// Minimum buffer size for a read. Smaller reads create inefficient frames.
 const LEAST: usize = CHUNK / 4;
 const END_OF_TRANSMISSION: u8 = 0x04;
 
@@ -28,8 +28,8 @@ pub(super) fn split(socket: Socket) -> (Option<Sink>, SplitStream<Socket>) {
     (Some(sink), stream)
 }
 
-/// Copies an output stream to its end. If the writer fails, the socket is closed
-/// and the command sees a closed pipe.
+/// Copies an output stream until its end. If the writer fails, closes the
+/// socket so that the command sees a closed pipe.
 pub(super) async fn drain(
     (sink, mut stream): (Option<Sink>, SplitStream<Socket>),
     mut to: Box<dyn AsyncWrite + Send + Unpin>,
@@ -67,7 +67,7 @@ pub(super) async fn drain(
             None => return Err(cut_off("the connection closed")),
         }
     }
-    // As above: a closed reader is not a failure.
+    // As above, a closed reader is not a failure.
     let _ = to.flush().await;
     Ok(())
 }
@@ -81,9 +81,9 @@ fn cut_off(reason: &str) -> Failure {
     Failure::unreachable("the command's output", reason)
 }
 
-/// Copies stdin to its socket, and then sends end of file. On a terminal that is
-/// the terminal's character for end of transmission, because an empty text frame
-/// would stall the output.
+/// Copies stdin to the socket, then sends end of file. On a terminal, sends the
+/// end-of-transmission character instead of an empty text frame, which would
+/// stall the output.
 pub(super) async fn feed(
     mut from: Box<dyn AsyncRead + Send + Unpin>,
     to: &mut Sink,
@@ -128,7 +128,7 @@ pub(super) async fn forward_control(to: Option<Sink>, mut from: mpsc::Receiver<C
     std::future::pending::<()>().await;
 }
 
-/// Reads and ignores frames, so that pings are answered.
+/// Reads and discards frames, so that the WebSocket library answers pings.
 pub(super) async fn discard(from: Option<SplitStream<Socket>>) {
     let Some(mut from) = from else { return };
     while let Some(Ok(_)) = from.next().await {}
@@ -171,7 +171,7 @@ mod tests {
     #[tokio::test]
     async fn oversized_frame_fails_at_its_header() {
         let (near, mut daemon) = tokio::io::duplex(64);
-        // Only the header of a frame that is one byte too long.
+        // The header of a frame that exceeds the limit by one byte.
         let mut header = vec![0x82, 127];
         header.extend((LARGEST as u64 + 1).to_be_bytes());
         daemon.write_all(&header).await.unwrap();
@@ -188,7 +188,7 @@ mod tests {
         let mut socket = client(near).await;
         let mut ping = vec![0x89, 125];
         ping.extend([0; 125]);
-        // In one write: wake-ups would dominate the duration.
+        // One write, because many wake-ups would dominate the test's duration.
         let pings = ping.repeat(1000);
         for _ in 0..64 {
             let reading = async {

@@ -1,4 +1,4 @@
-//! [`Guest`] through the daemon: commands over exec sockets, files over SFTP.
+//! Implements [`Guest`] with exec sockets for commands and SFTP for files.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::model::{
     Subject,
 };
 
-/// The guest of a pixel. The SFTP session is opened on first use and kept.
+/// The guest of a pixel. Opens the SFTP session on first use and keeps it.
 pub(super) struct IncusGuest<'a> {
     client: &'a Client,
     name: &'a Name,
@@ -44,7 +44,7 @@ impl<'a> IncusGuest<'a> {
     async fn files(&self) -> Result<&sftp::Files> {
         self.files
             .get_or_try_init(|| async {
-                // The daemon mounts the disk of a stopped instance for the session.
+                // The daemon mounts the disk of a stopped instance during the session.
                 let _lock = instance_lock::lock(self.client, self.name, LockMode::Shared).await?;
                 sftp_channel::open(self.client, &self.name.instance()).await
             })

@@ -1,4 +1,4 @@
-//! One HTTP exchange: a request, its deadline, and the complete answer.
+//! Sends HTTP requests with a deadline and reads complete answers.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,23 +10,23 @@ use super::error::Failure;
 use super::transport::Transport;
 use crate::model::Error;
 
-/// Largest successful answer. An instance with its full state takes about
-/// 8 KiB, so this is a list of thousands.
+/// Maximum size of a successful answer. An instance with its full state has
+/// about 8 KiB, so thousands of instances fit.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
-/// Largest error answer, which is a sentence.
+/// Maximum size of an error answer, usually one sentence.
 pub(super) const MAX_ERROR: usize = 1024 * 1024;
 
 /// The HTTP client, created on first use.
 #[derive(Debug, Default)]
 pub(super) struct Http {
     client: OnceLock<reqwest::Client>,
-    /// Requests other than `GET` that may have reached the server.
+    /// Number of non-`GET` requests that may have reached the server.
     writes: AtomicUsize,
 }
 
 impl Http {
-    /// A request without a body or a deadline. `path` includes the query with the
-    /// project.
+    /// Builds a request without a body or a deadline. `path` includes the query
+    /// with the project.
     pub fn request(
         &self,
         transport: &Transport,
@@ -43,9 +43,9 @@ impl Http {
         Ok(client.request(method, transport.url(path)))
     }
 
-    /// Sends a request and returns the status and the complete body of the answer.
-    /// A body that is larger than any real answer is `Error::TooLarge`. The
-    /// request's timeout limits the duration of the whole exchange.
+    /// Sends a request and returns the status and the complete body. Fails with
+    /// `Error::TooLarge` if the body exceeds the limit. The request's timeout
+    /// limits the duration of the whole exchange.
     pub async fn send(
         &self,
         endpoint: &str,
@@ -53,7 +53,7 @@ impl Http {
         client: &reqwest::Client,
         mut request: Request,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        // Not left to reqwest, whose error has no duration.
+        // The timeout error of reqwest does not contain the duration.
         let deadline = request.timeout_mut().take();
         let writes = usize::from(request.method() != Method::GET);
         self.writes.fetch_add(writes, Ordering::Relaxed);
@@ -96,8 +96,8 @@ impl Http {
     }
 }
 
-/// Reads the body of an answer. `None` if it has more than `limit` bytes; then
-/// the rest is not read.
+/// Reads the body of an answer. Returns `None` without reading further if the
+/// body exceeds `limit` bytes.
 pub async fn read_body(mut answer: Response, limit: usize) -> reqwest::Result<Option<Bytes>> {
     if answer
         .content_length()
@@ -145,8 +145,8 @@ mod tests {
         for (sent, expected) in [
             ("Content-Length: 10\r\n\r\n0123456789", true),
             (&format!("{chunked}5\r\n56789\r\n0\r\n\r\n"), true),
-            // A larger content length fails at once, a larger body at its first
-            // byte too many.
+            // A `Content-Length` above the limit fails at once, a longer body at the first
+            // byte above the limit.
             ("Content-Length: 11\r\n\r\n", false),
             (&format!("{chunked}6\r\n567890\r\n"), false),
         ] {

@@ -1,4 +1,4 @@
-//! Images of new instances.
+//! Looks up images for new instances.
 
 use super::client::{Client, encode};
 use super::error::Failure;
@@ -6,7 +6,7 @@ use super::messages::Meaning;
 use super::wire::ImageAlias;
 use crate::model::{Error, Reason, Result, Subject};
 
-/// Whether the server itself has an image of this alias.
+/// Whether the server has a local image with this alias.
 pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
     let path = format!("/1.0/images/aliases/{}", encode(alias));
     match client.get::<ImageAlias>(&path).await {
@@ -16,14 +16,14 @@ pub(super) async fn has(client: &Client, alias: &str) -> Result<bool> {
     }
 }
 
-/// The aliases of the server's own images.
+/// Returns the aliases of the server's local images.
 pub(super) async fn aliases(client: &Client) -> Result<Vec<String>> {
     let aliases: Vec<ImageAlias> = client.get("/1.0/images/aliases?recursion=1").await?;
     Ok(aliases.into_iter().map(|alias| alias.name).collect())
 }
 
-/// The error to report for a failed creation from an image of the image server
-/// `server`; `None` if the failure is not about the image.
+/// Returns the error for a failed creation with an image from the image server
+/// `server`. `None` if the failure is not about the image.
 pub(super) fn download_error(image: &str, server: &str, failure: &Failure) -> Option<Error> {
     match failure.meaning()? {
         Meaning::ImageMissing => {

@@ -1,15 +1,15 @@
-//! A script that runs in place of init, set in the container's configuration.
+//! Configures a script that a container runs instead of init.
 //!
-//! LXC splits `lxc.init.cmd` at white space and ignores quotes (LXC 5 and 6,
-//! observed). So the words of the script are arguments, which the shell joins
-//! and evaluates.
+//! LXC splits `lxc.init.cmd` at white space and ignores quotes (observed on LXC
+//! 5 and 6). The script is therefore passed as one argument per word, which the
+//! shell joins and evaluates.
 
 use crate::model::FirstBoot;
 
-/// The configuration key. Restricted projects deny it.
+/// The configuration key. Restricted projects do not allow this key.
 pub(super) const KEY: &str = "raw.lxc";
 
-/// The value of [`KEY`]: the script on one line, without comments.
+/// Returns the value of [`KEY`]: the script as one line without comments.
 pub(super) fn config(first_boot: &FirstBoot) -> String {
     let mut line = String::from("lxc.init.cmd = /bin/sh -c eval${IFS}\"$*\" sh");
     for (name, value) in &first_boot.variables {

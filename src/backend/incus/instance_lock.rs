@@ -1,10 +1,10 @@
-//! Locks of instances among the commands of a user on this machine.
+//! Locks instances against other commands of the same user on this machine.
 //!
-//! While Incus 6 restores a snapshot it moves the instance's disk away, and
-//! still allows other requests to mount the instance. On btrfs such a mount
-//! creates an empty directory where the disk was, the restored disk is moved
-//! into that directory, and the instance can neither be started nor deleted.
-//! So a restore takes the lock exclusively, and all other changes share it.
+//! During the restore of a snapshot, Incus 6 moves the instance's disk away, but still
+//! allows requests that mount the instance. On btrfs such a mount creates an empty
+//! directory at the disk's path, and the restored disk is moved into that directory.
+//! The instance can then neither start nor be deleted. A restore therefore locks
+//! exclusively, and all other changes share the lock.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use super::client::Client;
 use crate::file_lock::{self, FileLock, LockMode};
 use crate::model::{Error, Name, Result, fnv1a};
 
-/// How long a lock is waited for: the deadline of a restore.
+/// How long to wait for the lock: the deadline of a restore.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// Number of lock files. Instances with the same file wait for each other's
-/// restores.
+/// Number of lock files. Instances with the same lock file wait for each
+/// other's restores.
 const FILES: u32 = 64;
 
-/// Takes the lock: [`LockMode::Exclusive`] for a change that must not overlap with
-/// any other. `None` if locks are not available here; then the change is made
-/// without.
+/// Locks the instance. A change that must not overlap with other changes needs
+/// [`LockMode::Exclusive`]. Returns `None` if locks are not available here; the
+/// caller then continues without a lock.
 pub(super) async fn lock(client: &Client, name: &Name, mode: LockMode) -> Result<Option<FileLock>> {
     let attempt = async {
         let path = file_lock::lock_dir()?.join(file_name(client, name));

@@ -18,10 +18,10 @@ use crate::model::{
     Error, Instance, Name, Properties, Result, Status, Subject, Usage, parse_rfc3339,
 };
 
-/// Prefix of the instance keys that hold a pixel's properties.
+/// Prefix of the instance keys that store a pixel's properties.
 pub(super) const PROPERTIES: &str = "user.pixels.";
 
-/// The MAC, which the server generates for each new instance, copies included.
+/// The key of the MAC, which the server generates for each instance and copy.
 const MAC: &str = "volatile.eth0.hwaddr";
 
 // Status codes of instances.
@@ -41,8 +41,8 @@ pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {
     Ok(instance(found, name.clone()))
 }
 
-/// Sends a request for all instances and one per network for the leases. The
-/// state of each instance would cost the daemon tens of milliseconds.
+/// Lists instances with one request, and one request per network for the leases.
+/// Requesting each instance's state would cost tens of milliseconds per instance.
 pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     let mut pixels: Vec<wire::Instance> = client
         .get("/1.0/instances?instance-type=container&recursion=1")
@@ -63,7 +63,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
         let path = format!("/1.0/networks/{}/leases", encode(network));
         let found: Vec<Lease> = match client.get(&path).await {
             Ok(found) => found,
-            // A network without leases does not fail the list.
+            // A network without leases must not fail the list.
             Err(Failure::Api { code, message }) => {
                 tracing::debug!(network, code, message, "no leases");
                 continue;
@@ -94,7 +94,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     Ok(pixels)
 }
 
-/// Fails if the project is missing: Incus returns an empty list then.
+/// Fails if the project is missing. For a missing project, Incus returns an empty list.
 async fn require_project(client: &Client) -> Result<()> {
     let Some(project) = client.project() else {
         return Ok(());
@@ -102,12 +102,12 @@ async fn require_project(client: &Client) -> Result<()> {
     let path = format!("/1.0/projects/{}", encode(project));
     match client.get::<serde_json::Value>(&path).await {
         Err(Failure::Other(error @ Error::NotFound(_))) => Err(error),
-        // A user without access to the project itself may have pixels in it.
+        // A user without access to the project may still have access to its pixels.
         _ => Ok(()),
     }
 }
 
-/// The state, which has the addresses and the usage.
+/// Requests the state, which contains the addresses and the resource usage.
 pub(super) async fn state(client: &Client, name: &Name) -> Result<State> {
     let path = format!("{}/state", path(name));
     let state = client.get(&path).await;
@@ -138,7 +138,7 @@ pub(super) fn usage(state: State) -> Usage {
     }
 }
 
-/// Unknown amounts are negative.
+/// Replaces negative amounts, which mean unknown, by 0.
 fn known(amount: i64) -> u64 {
     u64::try_from(amount).unwrap_or(0)
 }
@@ -209,7 +209,7 @@ pub(super) fn properties(config: &BTreeMap<String, String>) -> Properties {
         .collect()
 }
 
-/// Seconds since 1970 of a time stamp of the daemon; 0 or less if it is unset.
+/// Parses a daemon's time stamp to Unix seconds. An unset time stamp is 0 or less.
 pub(super) fn timestamp(text: &str) -> i64 {
     parse_rfc3339(text).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Isolated bridges: networks without an address of the host, and the interfaces
-//! on them.
+//! Isolated bridges, on which the host has no address, and the interfaces of
+//! instances on such a bridge.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -16,31 +16,31 @@ use super::wire::{self, Network, NetworkState, Operation, pairs};
 use crate::model::{Error, Reason, Result, Subject};
 use crate::retry;
 
-/// How long a step is retried that fails because the host's network changes.
+/// How long to retry a step that fails because the host's network changes.
 const RETRY: Duration = Duration::from_secs(20);
-/// How long another command's creation or removal of the bridge is waited for.
+/// How long to wait while another command creates or deletes the bridge.
 const CHANGING: Duration = Duration::from_secs(5);
-/// How long [`wait_for_quiet_daemon`] waits.
+/// Time limit of [`wait_for_quiet_daemon`].
 const QUIET: Duration = Duration::from_secs(10);
-/// The status code of an operation that has not ended.
+/// The status code of a running operation.
 const RUNNING: u32 = 103;
 const ISOLATION: &str = "security.port_isolation";
 
-/// The access lists of a network.
+/// The key for the access lists of a network.
 const ACLS: &str = "security.acls";
-/// Prefix of the actions for traffic that no access list mentions.
+/// Prefix of the keys for traffic that no access list matches.
 const ACL_DEFAULTS: &str = "security.acls.default.";
 
 fn network_path(bridge: &str) -> String {
     format!("/1.0/networks/{}", encode(bridge))
 }
 
-/// The access list has the name of its bridge.
+/// The access list has the same name as the bridge.
 fn acl_path(bridge: &str) -> String {
     format!("/1.0/network-acls/{}", encode(bridge))
 }
 
-/// Creates the bridge and its access list, or repairs the list. Safe to call
+/// Creates the bridge and the access list, or repairs the list. Safe to call
 /// concurrently: each call returns when both exist.
 pub(super) async fn ensure(client: &Client, bridge: &str) -> Result<()> {
     client.require("network_bridge_acl").await?;
@@ -61,7 +61,7 @@ pub(super) async fn ensure(client: &Client, bridge: &str) -> Result<()> {
     retry::until(RETRY, attempt).await.unwrap_or_else(Err)
 }
 
-/// Takes the next step to a complete bridge. Whether it is complete now.
+/// Performs the next step of the creation. Returns whether the bridge is complete.
 async fn step(client: &Client, bridge: &str) -> Result<bool, Failure> {
     ensure_acl(client, bridge).await?;
     let found = find(client, bridge).await?;
@@ -82,11 +82,11 @@ async fn step(client: &Client, bridge: &str) -> Result<bool, Failure> {
         return match client.send(Method::POST, "/1.0/networks", &body).await {
             Ok(()) => Ok(true),
             Err(failure) if is_transient(&failure) => {
-                // An incomplete bridge would block the retry.
+                // A leftover bridge would block the retry.
                 let _ = client.delete(&network_path(bridge)).await;
                 Err(failure)
             }
-            // Another command has created it.
+            // Another command has created the bridge.
             Err(failure) if failure.meaning() == Some(Meaning::AlreadyExists) => Ok(false),
             Err(failure) => Err(failure),
         };
@@ -113,11 +113,11 @@ fn unfinished(bridge: &str) -> Error {
     Error::Invalid(Reason::from(reason).with_hint(hint))
 }
 
-/// Waits, at most for [`QUIET`], until no operation on an instance runs.
+/// Waits until no operation on an instance runs, but at most for [`QUIET`].
 ///
-/// A change of the host's interfaces makes the daemon's work on a bridge fail
-/// (see [`Meaning::HostNetworkBusy`]). If it fails twice, the interface of the
-/// bridge stays on the host without a record, and no request removes it.
+/// The daemon fails to change a bridge while the host's interfaces change (see
+/// [`Meaning::HostNetworkBusy`]). After two failures, the bridge's interface remains on
+/// the host without a record in Incus, and no request removes the interface.
 async fn wait_for_quiet_daemon(client: &Client) {
     let attempt = || async {
         let all = client.get::<BTreeMap<String, Vec<Operation>>>("/1.0/operations?recursion=1");
@@ -143,12 +143,12 @@ fn is_transient(failure: &Failure) -> bool {
     failure.meaning() == Some(Meaning::HostNetworkBusy)
 }
 
-/// The isolated bridge of this name. Any other network of the name is an error.
+/// Returns the isolated bridge of this name. Fails if the network is not isolated.
 async fn find(client: &Client, bridge: &str) -> Result<Option<Network>> {
     let attempt = || async {
         match client.get::<Network>(&network_path(bridge)).await {
             Ok(network) if is_pixels_bridge(&network) => retry::Next::Done(Ok(Some(network))),
-            // The interface exists before and after its record.
+            // The interface exists for a moment without a record in Incus.
             Ok(network) if !network.managed => retry::Next::Again(unrecorded(bridge)),
             Ok(network) if network.status == "Pending" => retry::Next::Again(foreign(bridge)),
             Ok(_) => retry::Next::Done(Err(foreign(bridge))),
@@ -190,11 +190,11 @@ pub(super) fn is_isolated(network: &Network) -> bool {
 
 /// Creates or repairs the access list of the bridge.
 ///
-/// A bridge is an interface of the host. The host accepts frames to the bridge's
-/// own MAC and, as a router, forwards them even without an address there. The
-/// list denies all traffic **from** the bridge to elsewhere and allows all **to**
-/// it, which is the traffic from port to port if the kernel passes that to this
-/// filter at all (`bridge-nf-call-iptables`).
+/// A bridge is an interface of the host. The host accepts frames to the bridge's own
+/// MAC, and may forward these frames as a router even without an address on the bridge.
+/// The access list denies all traffic **from** the bridge to other networks. The list
+/// allows all traffic **to** the bridge, which includes traffic between ports if the
+/// kernel filters that (`bridge-nf-call-iptables`).
 async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
     let rules = json!({
         "description": "pixels: from port to port, not to the host",
@@ -217,7 +217,7 @@ async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
             let mut body = rules.clone();
             body["name"] = json!(bridge);
             match client.send(Method::POST, "/1.0/network-acls", &body).await {
-                // Another command has created it.
+                // Another command has created the access list.
                 Err(Failure::Api { .. }) => {}
                 outcome => return outcome,
             }
@@ -227,7 +227,7 @@ async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
     client.send(Method::PUT, &path, &rules).await
 }
 
-/// Deletes the bridge and its access list. Missing counts as done.
+/// Deletes the bridge and the access list. Succeeds if both are missing.
 pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
     for path in [network_path(bridge), acl_path(bridge)] {
         wait_for_quiet_daemon(client).await;
@@ -241,7 +241,7 @@ pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
     Ok(())
 }
 
-/// The IPv4 addresses of the daemon's host, as far as the daemon reports them.
+/// Returns the IPv4 addresses of the daemon's host that the daemon reports.
 pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
     let networks: Vec<Network> = client.get("/1.0/networks?recursion=1").await?;
     let mut found = Vec::new();
@@ -270,7 +270,7 @@ fn subject(bridge: &str) -> Subject {
 }
 
 /// The interface of a pixel. The server drops frames between two such
-/// interfaces, frames with another MAC than the interface's, and IPv6.
+/// interfaces, frames with a different source MAC, and IPv6.
 pub(super) fn pixel_nic(bridge: &str) -> BTreeMap<String, String> {
     let mut nic = gateway_nic(bridge);
     nic.extend(pairs(&[
@@ -282,14 +282,14 @@ pub(super) fn pixel_nic(bridge: &str) -> BTreeMap<String, String> {
     nic
 }
 
-/// The interface of a gateway, which all pixels on the bridge reach.
+/// The interface of a gateway, which every pixel on the bridge can reach.
 pub(super) fn gateway_nic(bridge: &str) -> BTreeMap<String, String> {
     let mut nic = pairs(&[("type", "nic"), ("name", "eth1")]);
     nic.insert("network".into(), bridge.to_owned());
     nic
 }
 
-/// The isolated bridge that an instance is attached to as a pixel.
+/// Returns the isolated bridge that a pixel's instance is attached to.
 pub(super) fn bridge_of(instance: &wire::Instance) -> Option<String> {
     let nic = instance.expanded_devices.get("eth0")?;
     let isolated = nic.get(ISOLATION).is_some_and(|value| value == "true");

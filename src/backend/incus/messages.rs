@@ -1,16 +1,16 @@
-//! What messages of the Incus daemon mean.
+//! The meaning of messages of the Incus daemon.
 //!
-//! The daemon's error codes are not systematic: most failed operations are 400
-//! or 500, whatever the cause. So some decisions depend on the text. Every such
-//! text is a row of [`ROWS`] with a sample message; all other code matches on
-//! [`Meaning`]. A message that no row matches means nothing and is shown as it
-//! is.
+//! The daemon's error codes are not systematic: most failed operations have
+//! code 400 or 500, whatever the cause. Some decisions therefore depend on the
+//! text. Every such text is a row of [`ROWS`] with a sample message; all other
+//! code matches on [`Meaning`]. A message without a row has no meaning and is
+//! shown unchanged.
 //!
-//! The version is Incus 6.0.4 for all rows. These samples were recorded from a
-//! running daemon: UNIQUE constraint, already stopped, not running, is running,
-//! command not found and not executable, network already exists, project not
-//! found, and the failed connection to an image server. The others are composed
-//! after the format strings of the source.
+//! All rows are for Incus 6.0.4. These samples were recorded from a running
+//! daemon: UNIQUE constraint, already stopped, not running, is running, command
+//! not found and not executable, network already exists, project not found, and
+//! the failed connection to an image server. The other samples are composed
+//! from format strings in the Incus source.
 
 /// Description of the operation that restores a snapshot.
 pub(super) const RESTORE_OPERATION: &str = "Restoring snapshot";
@@ -19,46 +19,45 @@ pub(super) const EXEC_OPERATION: &str = "Executing command";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// Another operation works on the instance. Incus does not keep all of them
-    /// apart, and two that met fail with a message of their own. A retry helps.
+    /// Another operation runs on the instance. Incus does not serialize all operations, and
+    /// some concurrent operations fail with other messages. Retry the request.
     InstanceBusy,
-    /// Another operation changed the host's interfaces or packet filter at the
-    /// same time. A retry helps.
+    /// Another operation changed the host's interfaces or packet filter at the same
+    /// time. Retry the request.
     HostNetworkBusy,
-    /// Another request is creating an instance of this name.
+    /// Another request is creating an instance with this name.
     NameBeingCreated,
-    /// An instance of this name is on the same network, in another project.
+    /// An instance with this name is on the same network in another project.
     NameOnNetwork,
     AlreadyExists,
     AlreadyStopped,
     NotRunning,
-    /// Only a stopped instance can be deleted.
+    /// The instance is running. Only a stopped instance can be deleted.
     StillRunning,
     /// The host has a route to the network in an interface's `ipv4.routes`.
-    /// [`detail`] is the network.
+    /// [`detail`] returns the network.
     RouteExists,
-    /// A restore that met another request left a plain directory where the disk
-    /// of the instance should be (see `instance_lock`). [`detail`] is its path.
+    /// A restore that overlapped with another request left a plain directory instead of the
+    /// instance's disk (see `instance_lock`). [`detail`] returns the path.
     DiskLost,
     ProjectMissing,
-    /// The server has no unused range of user ids, or does not allow its use.
+    /// The server has no unused range of user ids, or does not allow isolated ids.
     NoIdRange,
-    /// The server does not allow `raw.lxc`.
+    /// The server does not allow the key `raw.lxc`.
     InitScriptDenied,
     CommandNotFound,
     CommandNotExecutable,
-    /// The image server has no such image.
+    /// The image server does not have the image.
     ImageMissing,
-    /// Any other failure that is about the image.
+    /// Any other failure related to the image.
     ImageFailed,
 }
 
-/// All of the parts that a message contains, with `: ` before it and a line end
-/// after it; its meaning; and a message of Incus 6.0.4, recorded or composed: see
-/// the module.
+/// Parts that must all occur in the message (with `: ` before and a line end
+/// after the message); the meaning; and a sample message of Incus 6.0.4.
 type Row = (&'static [&'static str], Meaning, &'static str);
 
-/// The first row that matches decides.
+/// The first matching row determines the meaning.
 static ROWS: &[Row] = &[
     (
         &["creating instance record", "is busy"],
@@ -75,8 +74,8 @@ static ROWS: &[Row] = &[
         Meaning::InstanceBusy,
         "A matching non-reusable operation has now succeeded",
     ),
-    // Each change ends with a comparison of two lists of snapshots. A snapshot
-    // that another command takes or removes is in only one of them for a moment.
+    // Each change ends with a comparison of two lists of snapshots. While another
+    // command creates or deletes a snapshot, only one list contains the snapshot.
     (
         &["doesn't match instance snapshot volume record count"],
         Meaning::InstanceBusy,
@@ -87,8 +86,8 @@ static ROWS: &[Row] = &[
         Meaning::InstanceBusy,
         r#"Instance snapshot record missing for "ready""#,
     ),
-    // A restore stops the instance and unmounts its disk, which another command
-    // starts or mounts in between.
+    // A restore stops the instance and unmounts the disk. Another command has
+    // started the instance or mounted the disk in between.
     (
         &["Failed stopping instance, status is \"Running\""],
         Meaning::InstanceBusy,
@@ -103,8 +102,8 @@ static ROWS: &[Row] = &[
             "mkdir /var/lib/incus/containers/px-a: file exists"
         ),
     ),
-    // The daemon inspects all interfaces of the host, one after the other, and
-    // fails if an interface is gone when its turn comes.
+    // The daemon inspects all interfaces of the host one by one, and fails if an
+    // interface was deleted in the meantime.
     (
         &["ip -d -j link show", "does not exist"],
         Meaning::HostNetworkBusy,
@@ -113,8 +112,8 @@ static ROWS: &[Row] = &[
             r#"(Device "veth6f2b1c4d" does not exist.)"#
         ),
     ),
-    // Two changes of a network's packet filter run at the same time: the first
-    // misses the chain that the second replaces.
+    // Two changes of a network's packet filter overlapped: the first change did not
+    // find the chain that the second change replaced.
     (
         &["nft -f -", "No such file or directory"],
         Meaning::HostNetworkBusy,
@@ -252,7 +251,7 @@ static ROWS: &[Row] = &[
     ),
 ];
 
-/// What `message` means; `None` if no decision depends on it.
+/// Returns the meaning of `message`, or `None` if no decision depends on the text.
 pub(super) fn meaning(message: &str) -> Option<Meaning> {
     first_row(message).map(|(_, meaning, _)| *meaning)
 }
@@ -263,8 +262,8 @@ fn first_row(message: &str) -> Option<&'static Row> {
         .find(|(parts, ..)| parts.iter().all(|part| line.contains(part)))
 }
 
-/// The thing that a message of [`Meaning::RouteExists`] or
-/// [`Meaning::DiskLost`] names.
+/// Returns the network in a [`Meaning::RouteExists`] message, or the path in a
+/// [`Meaning::DiskLost`] message.
 pub(super) fn detail(message: &str) -> Option<String> {
     let (before, end) = match meaning(message)? {
         Meaning::RouteExists => ("ip -4 route add ", ' '),

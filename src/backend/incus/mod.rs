@@ -48,12 +48,12 @@ use crate::model::{
 pub struct Options {
     pub endpoint: Endpoint,
     pub project: Option<String>,
-    /// The simplestreams server of images without a local alias.
+    /// The simplestreams server for images without a local alias.
     pub image_server: String,
     pub placement: Placement,
 }
 
-/// All pixels in a project of an Incus daemon.
+/// The backend for all pixels in one project of an Incus daemon.
 #[derive(Debug)]
 pub struct Incus {
     client: Client,
@@ -62,7 +62,7 @@ pub struct Incus {
 }
 
 impl Incus {
-    /// Checks the settings. Sends nothing.
+    /// Checks the settings without sending a request.
     pub fn new(options: Options) -> Result<Self> {
         Ok(Self {
             client: Client::new(&options.endpoint, options.project)?,

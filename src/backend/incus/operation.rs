@@ -1,5 +1,5 @@
-//! Operations: background work on the server, with a deadline here and
-//! cancellation there.
+//! Operations: background work on the server, with a local deadline and
+//! cancellation on the server.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use super::wire::Operation;
 use crate::model::Error;
 use crate::retry;
 
-/// How long another operation on the same instance is waited for.
+/// How long to wait for another operation on the same instance.
 pub(super) const BUSY: Duration = Duration::from_secs(30);
-/// Deadline of a request to cancel an operation.
+/// Deadline of a request that cancels an operation.
 const CANCEL: Duration = Duration::from_secs(5);
 
-/// An operation that runs on the server. Dropping it before its end asks the
-/// server to cancel it if the server can; most operations cannot be canceled
-/// (`may_cancel` is false) and run to their end, for which
-/// [`Backend::wait_idle`](crate::model::Backend::wait_idle) waits.
+/// An operation on the server. Dropping this value before the end requests cancellation
+/// if the operation allows that. Most operations cannot be canceled (`may_cancel` is
+/// false) and continue to their end.
+/// [`Backend::wait_idle`](crate::model::Backend::wait_idle) waits for such operations.
 #[derive(Debug)]
 pub struct Running {
     client: Client,
@@ -32,8 +32,8 @@ pub struct Running {
 impl Client {
     /// Sends a request that starts an operation on the server.
     ///
-    /// The request is carried to its answer even if the caller is dropped, so
-    /// that it is always known whether the operation was started.
+    /// The request continues if the caller is dropped, so that a started operation
+    /// is always known to the client.
     pub async fn start(
         &self,
         method: Method,
@@ -44,7 +44,7 @@ impl Client {
         self.launch(request).await
     }
 
-    /// Starts an operation and waits for its end, as [`Running::wait`].
+    /// Starts an operation and waits for the end like [`Running::wait`].
     pub(super) async fn run(
         &self,
         method: Method,
@@ -57,8 +57,8 @@ impl Client {
         running.wait(doing, deadline).await.map(drop)
     }
 
-    /// Like [`Client::start`], with a multipart form, additional headers and no
-    /// time limit for the upload.
+    /// Like [`Client::start`], with a multipart form, additional headers, and an
+    /// upload without a time limit.
     pub async fn start_upload(
         &self,
         path: &str,
@@ -73,7 +73,7 @@ impl Client {
     }
 }
 
-/// Repeats `attempt` while another operation works on the instance.
+/// Retries `attempt` while another operation runs on the instance.
 pub(super) async fn retry_while_busy<F>(attempt: impl Fn() -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
@@ -81,8 +81,8 @@ where
     retry_while(Failure::is_busy, BUSY, attempt).await
 }
 
-/// Repeats `attempt` while its failure is temporary, for at most `limit`; then
-/// fails with the last failure.
+/// Retries `attempt` while the failure is temporary, for at most `limit`. Then
+/// returns the last failure.
 pub(super) async fn retry_while<F>(
     is_temporary: impl Fn(&Failure) -> bool,
     limit: Duration,
@@ -110,17 +110,17 @@ impl Running {
         }
     }
 
-    /// Waits for the end. A failed operation is `Failure::Api`. After
-    /// `deadline` this is `Error::TimedOut`, and the operation continues.
+    /// Waits for the end of the operation. A failed operation is `Failure::Api`. After
+    /// `deadline`, fails with `Error::TimedOut` while the operation continues.
     pub async fn wait(mut self, doing: &str, deadline: Duration) -> Result<Operation, Failure> {
         tokio::time::timeout(deadline, self.finish())
             .await
             .unwrap_or_else(|_| Err(Failure::timed_out(doing, deadline)))
     }
 
-    /// Waits for the end without a deadline.
+    /// Waits for the end of the operation without a deadline.
     pub(super) async fn finish(&mut self) -> Result<Operation, Failure> {
-        // The answer to an expired server-side timeout looks like a failure.
+        // An expired timeout on the server would look like a failed operation.
         let path = format!("/1.0/operations/{}/wait?timeout=-1", self.operation.id);
         let outcome = self.client.wait_operation(&path).await;
         self.ended = !matches!(outcome, Err(Failure::Other(Error::Unreachable { .. })));

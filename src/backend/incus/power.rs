@@ -16,9 +16,9 @@ use crate::file_lock::LockMode;
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry;
 
-/// Deadline of a change.
+/// Deadline of a change of the power state.
 const CHANGE: Duration = Duration::from_secs(120);
-/// How long other operations on an instance are waited for.
+/// How long to wait for other operations on an instance.
 const IDLE: Duration = Duration::from_secs(60);
 
 async fn change_state(
@@ -36,7 +36,7 @@ pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
     start_locked(client, name).await
 }
 
-/// Like [`start`], for a caller that has the lock.
+/// Like [`start`], for a caller that has locked the instance.
 pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
     let body = json!({"action": "start", "timeout": -1});
     let outcome =
@@ -78,7 +78,7 @@ async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()
     ok_if_in_state(client, name, outcome, Status::Stopped).await
 }
 
-/// A failed change counts as done if the instance is in the state `goal`.
+/// Ignores the failure of a change if the instance is in the state `goal`.
 async fn ok_if_in_state(
     client: &Client,
     name: &Name,
@@ -95,8 +95,8 @@ async fn ok_if_in_state(
     Err(failure.into_error_for(Subject::pixel(name)))
 }
 
-/// Stops and deletes the instance. Retries if another operation runs or has
-/// started the instance in between.
+/// Stops and deletes the instance. Retries if another operation runs, or if
+/// another command has started the instance in between.
 pub(super) async fn destroy(client: &Client, name: &Name) -> Result<()> {
     let target = instances::path(name);
     let can_retry =
@@ -124,20 +124,20 @@ fn delete_error(failure: Failure, name: &Name) -> Error {
     }
 }
 
-/// Waits until no operation on the instance runs on the server, and until no
-/// request of this process that may start one is on its way.
+/// Waits until no operation on the instance runs, and until no pending request
+/// of this process may start an operation.
 pub(super) async fn wait_idle(client: &Client, name: &Name) -> Result<()> {
     client.drain(IDLE).await;
     wait_for_operations(client, name, &|_| true).await
 }
 
-/// Waits until no operation changes the instance. Commands in it may run.
+/// Waits until no operation changes the instance. Ignores running commands.
 pub(super) async fn wait_until_unchanged(client: &Client, name: &Name) -> Result<()> {
     wait_for_operations(client, name, &|operation| operation.class != "websocket").await
 }
 
-/// Waits while a snapshot is restored by a command on another machine, which
-/// does not share this machine's lock files.
+/// Waits while a command on another machine, which does not share this
+/// machine's lock files, restores a snapshot.
 pub(super) async fn wait_for_foreign_restore(client: &Client, name: &Name) -> Result<()> {
     let restore = |operation: &Operation| operation.description == RESTORE_OPERATION;
     wait_for_operations(client, name, &restore).await
@@ -169,7 +169,7 @@ async fn wait_for_operations(
     })
 }
 
-/// The id of a relevant operation on the instance at `target`.
+/// Returns the id of a relevant operation on the instance at `target`.
 async fn running_operation(
     client: &Client,
     target: &str,

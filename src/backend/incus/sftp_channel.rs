@@ -12,10 +12,10 @@ use super::http::{MAX_ERROR, read_body};
 use super::wire::Envelope;
 use crate::backend::sftp::Files;
 
-/// Deadline: the daemon mounts the instance's disk and starts a file server.
+/// Deadline for mounting the instance's disk and starting a file server.
 const OPENING: Duration = Duration::from_secs(30);
 
-/// Opens a session. A missing instance is `Failure::Api` with code 404.
+/// Opens an SFTP session. A missing instance is `Failure::Api` with code 404.
 pub(super) async fn open(client: &Client, instance: &str) -> Result<Files, Failure> {
     let path = format!("/1.0/instances/{}/sftp", encode(instance));
     let lost = |error: reqwest::Error| Failure::http(client.endpoint(), &error);

@@ -1,4 +1,4 @@
-//! Checkpoints, which are instance snapshots.
+//! Implements checkpoints with instance snapshots.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,9 +16,9 @@ use super::{instance_lock, power};
 use crate::file_lock::LockMode;
 use crate::model::{Checkpoint, Error, Label, Name, Result, Status, Subject};
 
-/// Deadline to take or delete a snapshot.
+/// Deadline for creating or deleting a snapshot.
 const SNAPSHOT: Duration = Duration::from_secs(5 * 60);
-/// Deadline of a restore: stop, roll back, start.
+/// Deadline of a restore, including the stop and the start of the instance.
 const RESTORE: Duration = Duration::from_secs(10 * 60);
 
 fn snapshot_path(name: &Name, label: &Label) -> String {
@@ -57,10 +57,10 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
         .get(&format!("{}/snapshots?recursion=1", path(name)))
         .await
         .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
-    // The time stamps have nanoseconds and are in UTC, so texts compare.
+    // The time stamps are in UTC with nanoseconds, so their text sorts by time.
     found.sort_by(|a, b| a.created_at.cmp(&b.created_at));
     let checkpoint = |snapshot: Snapshot| {
-        // Other tools create names that are not valid labels.
+        // Other tools may create snapshots whose names are not valid labels.
         let label: Label = snapshot.name.parse().ok()?;
         Some(Checkpoint {
             properties: instances::properties(&snapshot.config),
@@ -75,7 +75,7 @@ pub(super) async fn list(client: &Client, name: &Name) -> Result<Vec<Checkpoint>
 
 pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Result<()> {
     let _lock = instance_lock::lock(client, name, LockMode::Exclusive).await?;
-    // Changes from other machines do not take the lock.
+    // Commands on other machines do not use the local lock.
     power::wait_until_unchanged(client, name).await?;
     require_snapshot(client, name, label).await?;
     let before = instances::get(client, name).await?.status;
@@ -91,7 +91,7 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     })
     .await
     .map_err(|failure| failure.into_error_for(Subject::checkpoint(name, label)))?;
-    // A failed attempt has stopped the pixel, so the next one leaves it stopped.
+    // A failed attempt has stopped the pixel, so the next attempt does not start it.
     if before == Status::Running && attempts.load(Relaxed) > 1 {
         power::start_locked(client, name).await?;
     }
@@ -113,14 +113,14 @@ pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Resul
     })
     .await
     .or_else(|failure| match failure {
-        // An earlier attempt deleted the snapshot and failed after that.
+        // An earlier attempt deleted the snapshot before failing.
         failure if failure.is_not_found() && attempts.load(Relaxed) > 1 => Ok(()),
         failure => Err(failure.into_error_for(Subject::checkpoint(name, label))),
     })
 }
 
-/// Fails if the snapshot is missing. Some calls report a missing snapshot like a
-/// missing instance, so this check comes first.
+/// Fails if the snapshot is missing. The check is necessary because some API
+/// calls report a missing snapshot like a missing instance.
 async fn require_snapshot(client: &Client, name: &Name, label: &Label) -> Result<()> {
     match client.get::<Snapshot>(&snapshot_path(name, label)).await {
         Ok(_) => Ok(()),

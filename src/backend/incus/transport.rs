@@ -1,6 +1,6 @@
-//! Connections to the daemon: a Unix socket, or TLS with a client certificate.
-//! HTTP and upgraded connections (WebSocket, SFTP) use the same settings, so both
-//! verify the server in the same way.
+//! Connections to the daemon over a Unix socket, or TLS with a client
+//! certificate. HTTP and upgraded connections (WebSocket, SFTP) use the same
+//! settings, and so verify the server in the same way.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,11 +18,11 @@ use super::error::Failure;
 use crate::backend::tls::{self, ByteStream, TlsOptions};
 use crate::model::{Error, Result};
 
-/// Deadline for connecting.
+/// Deadline for opening a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// TCP keep-alive to a remote server: the silence before the first probe, the
-/// pause between probes, and the number of unanswered probes that end the
-/// connection.
+/// TCP keep-alive to a remote server: the idle time before the first probe, the
+/// interval between probes, and the number of unanswered probes after which the
+/// connection is closed.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -30,16 +30,16 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// The address of the daemon and the credentials.
 #[derive(Debug, Clone)]
 pub enum Endpoint {
-    /// The local daemon's socket.
+    /// The path of the local daemon's socket.
     Unix(PathBuf),
     Https(Remote),
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Remote {
-    /// Such as `https://box:8443`.
+    /// The URL of the server, such as `https://box:8443`.
     pub url: String,
-    /// PEM files: both or none.
+    /// Paths of the certificate and key in PEM format. Set both or neither.
     pub client_cert: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
     pub trust: TlsOptions,
@@ -48,7 +48,7 @@ pub struct Remote {
 #[derive(Debug)]
 pub(super) struct Transport {
     kind: Kind,
-    /// For messages: the socket's path or the URL.
+    /// The socket's path or the server's URL, for messages.
     pub name: String,
 }
 
@@ -56,17 +56,17 @@ pub(super) struct Transport {
 enum Kind {
     Unix(PathBuf),
     Https {
-        /// Without the brackets of an IPv6 address.
+        /// The host without the brackets of an IPv6 address.
         host: String,
         port: u16,
-        /// With the brackets and the port.
+        /// The host and port, with the brackets of an IPv6 address.
         authority: String,
         tls: Arc<ClientConfig>,
     },
 }
 
 impl Transport {
-    /// Reads and checks certificates. Opens no connection.
+    /// Reads and checks certificates without opening a connection.
     pub fn new(endpoint: &Endpoint) -> Result<Self> {
         match endpoint {
             Endpoint::Unix(path) => Ok(Self {
@@ -96,7 +96,7 @@ impl Transport {
         }
     }
 
-    /// The absolute URL of an API path.
+    /// Returns the absolute URL of an API path.
     pub fn url(&self, path_and_query: &str) -> String {
         match &self.kind {
             Kind::Unix(_) => format!("http://incus{path_and_query}"),
@@ -104,7 +104,7 @@ impl Transport {
         }
     }
 
-    /// The `Host` header.
+    /// Returns the value of the `Host` header.
     pub fn host(&self) -> &str {
         match &self.kind {
             Kind::Unix(_) => "incus",
@@ -112,17 +112,17 @@ impl Transport {
         }
     }
 
-    /// A new HTTP client.
+    /// Creates an HTTP client.
     pub fn http(&self) -> Result<reqwest::Client> {
         let builder = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT);
         let builder = match &self.kind {
-            // No connection pool: it may open a connection in advance and leave it
-            // silent, which blocks the daemon (see `connect`). TLS is not used
-            // here; the empty configuration saves every command from reading the
-            // system's root certificates.
+            // Disables the connection pool, which could open an idle connection in advance
+            // and so block the daemon (see `connect`). TLS is not used here; an empty TLS
+            // configuration avoids reading the system's root certificates for every
+            // command.
             Kind::Unix(path) => builder
                 .unix_socket(path.clone())
                 .pool_max_idle_per_host(0)
@@ -136,9 +136,9 @@ impl Transport {
         builder.build().map_err(setup_error)
     }
 
-    /// Opens a connection, on which the caller must send at once: the daemon reads
-    /// the first bytes inside its accept loop, so a silent connection blocks all
-    /// other clients.
+    /// Opens a connection, on which the caller must send at once. The daemon reads
+    /// the first bytes in its accept loop, so an idle connection blocks all other
+    /// clients.
     pub async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
         let attempt = async {
             let stream: Box<dyn ByteStream> = match &self.kind {
@@ -176,7 +176,7 @@ fn enable_keepalive(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// TLS settings that trust no server.
+/// TLS settings that trust no server certificate.
 pub(super) fn plain_config() -> Result<ClientConfig> {
     let provider = Arc::new(provider::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
@@ -186,7 +186,7 @@ pub(super) fn plain_config() -> Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-/// The settings of the connection are unusable.
+/// Returns the error for invalid connection settings.
 fn setup_error(error: impl ToString) -> Error {
     Error::Invalid(error.to_string().into())
 }

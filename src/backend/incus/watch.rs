@@ -1,4 +1,4 @@
-//! Lifecycle events of pixels, from the daemon's event stream.
+//! Reads lifecycle events of pixels from the daemon's event stream.
 
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -13,10 +13,10 @@ use crate::model::{self, Name, Requestor, Result};
 /// An event of the daemon.
 #[derive(Debug, Deserialize)]
 pub(super) struct Event {
-    /// RFC 3339.
+    /// The time in RFC 3339 format.
     #[serde(default)]
     timestamp: String,
-    /// [`Lifecycle`], if the event is of that type.
+    /// The event's data: [`Lifecycle`] for a lifecycle event.
     #[serde(default)]
     metadata: Value,
 }
@@ -25,15 +25,15 @@ pub(super) struct Event {
 struct Lifecycle {
     #[serde(default)]
     action: String,
-    /// Such as `/1.0/instances/px-a/snapshots/b?project=x`.
+    /// The API path, such as `/1.0/instances/px-a/snapshots/b?project=x`.
     #[serde(default)]
     source: String,
     #[serde(default)]
     requestor: Option<Requestor>,
 }
 
-/// The end of the stream is `Error::Unreachable`, because the daemon never ends
-/// it.
+/// Streams lifecycle events. Fails with `Error::Unreachable` when the stream
+/// ends, because the daemon itself never ends the stream.
 pub(super) async fn watch(
     client: &Client,
     on_event: &mut (dyn FnMut(model::Event) + Send),
@@ -64,7 +64,7 @@ pub(super) async fn watch(
     }
 }
 
-/// `None` for an event that is not about a pixel.
+/// Converts an event. Returns `None` if the event is not about a pixel.
 pub(super) fn parse(event: Event) -> Option<model::Event> {
     let lifecycle: Lifecycle = serde_json::from_value(event.metadata).ok()?;
     let path = lifecycle.source.split('?').next()?;

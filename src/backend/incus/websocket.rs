@@ -1,4 +1,4 @@
-//! WebSockets, each on its own connection.
+//! Opens WebSockets, each on a separate connection.
 
 use std::io;
 use std::pin::Pin;
@@ -17,14 +17,14 @@ use crate::model::Error;
 
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
-/// Read buffer of a socket that receives output; also the largest frame sent.
+/// Read buffer size of a socket for output, and the maximum size of a sent frame.
 pub(super) const CHUNK: usize = 128 * 1024;
-/// Largest frame and message. The daemon's frames of output are below a MiB. The
-/// WebSocket library allocates a frame when it has read its length.
+/// Maximum size of a received frame or message. The daemon's output frames are
+/// below 1 MiB. The WebSocket library allocates a frame after reading its length.
 pub(super) const LARGEST: usize = 16 * 1024 * 1024;
-/// Largest write buffer. Answers to pings stay in it if the daemon does not read.
+/// Maximum size of the write buffer, for pongs that the daemon does not read.
 const UNSENT: usize = 4 * 1024 * 1024;
-/// Read buffer of a socket on which the daemon sends almost nothing.
+/// Read buffer size of a socket on which the daemon sends almost no data.
 pub(super) const SMALL: usize = 4 * 1024;
 
 /// Upgrades a new connection to a WebSocket with a read buffer of `buffer` bytes.

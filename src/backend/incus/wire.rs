@@ -1,4 +1,4 @@
-//! The daemon's JSON, with the fields that pixels reads.
+//! The daemon's JSON types, limited to the fields that pixels reads.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub struct Envelope {
     pub error_code: u16,
     #[serde(default)]
     pub error: String,
-    /// Decoded by the caller.
+    /// Metadata of the answer, which the caller decodes.
     #[serde(default)]
     pub metadata: Option<Box<RawValue>>,
 }
@@ -23,7 +23,7 @@ pub struct Envelope {
 pub struct Server {
     #[serde(default)]
     pub api_extensions: Vec<String>,
-    /// `trusted` if the daemon trusts this client.
+    /// The value is `trusted` if the daemon trusts this client.
     #[serde(default)]
     pub auth: String,
     #[serde(default)]
@@ -57,7 +57,7 @@ pub struct Operation {
     pub id: String,
     #[serde(default)]
     pub description: String,
-    /// `task` for changes, `websocket` for commands.
+    /// The value is `task` for a change and `websocket` for a command.
     #[serde(default)]
     pub class: String,
     #[serde(default)]
@@ -112,7 +112,7 @@ pub struct State {
     pub processes: i64,
 }
 
-/// Bytes of a disk or of memory, or nanoseconds of a CPU; negative if unknown.
+/// Bytes of a disk or of memory, or CPU time in nanoseconds. Negative if unknown.
 #[derive(Debug, Default, Deserialize)]
 pub struct Amount {
     #[serde(default)]
@@ -138,7 +138,7 @@ pub struct Counters {
 pub struct Address {
     pub family: String,
     pub address: String,
-    /// Number of leading bits.
+    /// The prefix length of the network.
     #[serde(default)]
     pub netmask: String,
     pub scope: String,
@@ -175,7 +175,7 @@ pub struct Network {
     pub kind: String,
     #[serde(default)]
     pub managed: bool,
-    /// `Pending` until the interface exists.
+    /// The value is `Pending` until the interface exists.
     #[serde(default)]
     pub status: String,
     #[serde(default)]
@@ -187,7 +187,7 @@ pub struct ImageAlias {
     pub name: String,
 }
 
-/// The daemon encodes an empty list as null.
+/// Decodes null as an empty list, because the daemon encodes empty lists as null.
 fn null_as_none<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -196,7 +196,7 @@ where
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A device or configuration in the daemon's form.
+/// Converts entries to the daemon's format of devices and configurations.
 pub(super) fn pairs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
     entries
         .iter()

@@ -1,18 +1,18 @@
-//! The API methods of each TrueNAS release.
+//! The API methods of the TrueNAS releases.
 
 use crate::model::{Error, Result};
 
-/// The first release with containers.
+/// The first release with support for containers.
 const FIRST: (u32, u32) = (25, 4);
 
-/// The first two numbers of a release from 25.04 on.
+/// A release of TrueNAS: the first two numbers, 25.04 or later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Release {
     major: u32,
     minor: u32,
 }
 
-/// The methods for snapshots.
+/// The API methods for snapshots.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Snapshots {
     pub query: &'static str,
@@ -36,8 +36,8 @@ const POOL: Snapshots = Snapshots {
 };
 
 impl Release {
-    /// Parses `TrueNAS-25.10.1`, `25.04-RC.1` and similar. Only the first two
-    /// numbers matter. Fails with `Error::Unsupported` before 25.04.
+    /// Parses `TrueNAS-25.10.1`, `25.04-RC.1` and similar text. Reads only the
+    /// first two numbers. Fails with `Error::Unsupported` before 25.04.
     pub fn parse(text: &str) -> Result<Self> {
         let numbers: String = text
             .trim_start_matches(|c: char| !c.is_ascii_digit())
@@ -60,10 +60,10 @@ impl Release {
         Ok(Self { major, minor })
     }
 
-    /// Whether containers are those of `virt.*`, implemented with Incus: names are
-    /// ids, every change is a job. Later releases have `container.*`, implemented
-    /// with LXC: numbers are ids, and there are no addresses, no environment and no
-    /// memory limit.
+    /// Whether the release has the API `virt.*`, implemented with Incus: instances
+    /// are identified by name, and every change is a job. Later releases have
+    /// `container.*`, implemented with LXC: instances are identified by number,
+    /// without addresses, environment and memory limit.
     pub fn has_virt(&self) -> bool {
         self.major < 26
     }

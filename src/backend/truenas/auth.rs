@@ -17,10 +17,9 @@ use super::wire::decode;
 use crate::model::Reason;
 use crate::secret::Secret;
 
-/// Includes the server's delay of the response to a failed login.
+/// Deadline of a login. The server delays its response to a failed login.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The code of the close frame for a client whose address is not in the allow list
-/// of the web UI.
+/// The close code if the client's address is not in the web UI's allow list.
 const ADDRESS_NOT_ALLOWED: u16 = 1008;
 
 #[derive(Debug)]
@@ -29,14 +28,14 @@ pub struct Login {
     pub key: Secret,
 }
 
-/// A connection that is logged in.
+/// A connection after a successful login.
 #[derive(Debug)]
 pub(super) struct Session {
     pub connection: Connection,
     pub release: Release,
 }
 
-/// The result of `auth.login_ex`, of a failed login too.
+/// The result of `auth.login_ex`, which is present even if the login failed.
 #[derive(Deserialize)]
 struct LoginResult {
     response_type: String,
@@ -44,7 +43,7 @@ struct LoginResult {
     urls: Vec<String>,
 }
 
-/// Why the login failed; `None` if it succeeded.
+/// Returns why the login failed, or `None` if the login succeeded.
 fn refusal(result: &LoginResult, user: &str) -> Option<Reason> {
     Some(match result.response_type.as_str() {
         "SUCCESS" => return None,
@@ -73,8 +72,8 @@ fn refusal(result: &LoginResult, user: &str) -> Option<Reason> {
 }
 
 impl Rpc {
-    /// Logs in, subscribes to job events and reads the server's release. On failure,
-    /// the connection must not be used.
+    /// Logs in, subscribes to job events and reads the server's release. After an
+    /// error, the caller must not use the connection.
     pub(super) async fn log_in(&self, connection: Connection) -> Result<Session, Failure> {
         let release = tokio::time::timeout(TIMEOUT, self.begin(&connection))
             .await
@@ -111,7 +110,7 @@ impl Rpc {
         Ok(release)
     }
 
-    /// A call of the login, which must not log in itself.
+    /// Sends a call during the login. Such a call must not start a login itself.
     async fn call_early<T: DeserializeOwned>(
         &self,
         connection: &Connection,

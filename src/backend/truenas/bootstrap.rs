@@ -1,6 +1,6 @@
-//! Bootstrap of a new pixel: installs an SSH server that accepts the user's key.
-//! The files are written from outside (`bootstrap_files`), and a restart runs
-//! them.
+//! Bootstrap of a new pixel: installs an SSH server that accepts the user's
+//! key. Writes the files from outside (`bootstrap_files`) and restarts the
+//! pixel to run them.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::model::{Error, GuestFile, Ids, Name, Result, Subject};
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
 const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
-/// Includes the download of the SSH server.
+/// Deadline of the bootstrap, including the download of the SSH server.
 const SSH_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 impl Truenas {
-    /// Makes a running pixel accessible by SSH, unless it is already.
+    /// Installs an SSH server in a running pixel, unless one is already installed.
     pub(super) async fn bootstrap(&self, name: &Name) -> Result<()> {
         const OPERATION: &str = "access to a pixel by SSH";
         let virt = self.find_virt(name, OPERATION).await?;
@@ -31,7 +31,7 @@ impl Truenas {
         for file in files(&key, script) {
             self.write_into(&root, &file).await?;
         }
-        // Files written after the disk was unmounted are not on it.
+        // Files written after the unmount are not on the pixel's disk.
         if self.find_virt(name, OPERATION).await?.status != "RUNNING" {
             return Err(Error::WrongState {
                 subject: Subject::pixel(name),
@@ -53,8 +53,8 @@ impl Truenas {
         .await
     }
 
-    /// The pixel's SSH server, once the pixel has an address. Fails unless the pixel
-    /// is running.
+    /// Returns the pixel's SSH server, or `None` while the pixel has no address.
+    /// Fails unless the pixel is running.
     pub(super) async fn host(&self, name: &Name) -> Result<Option<Host>> {
         let virt = self.find_virt(name, "access to a pixel by SSH").await?;
         if virt.status != "RUNNING" {
@@ -100,7 +100,7 @@ fn files(key: &str, script: Option<String>) -> Vec<GuestFile> {
             0o644,
             include_str!("guest/pixels-contact.service"),
         ),
-        // A drop-in in place of a `.wants` link: links cannot be written from outside.
+        // A drop-in replaces a `.wants` link, because the file method cannot create links.
         file(
             format!("{UNITS}/multi-user.target.d/pixels-contact.conf"),
             0o644,

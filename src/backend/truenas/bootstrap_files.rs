@@ -1,9 +1,9 @@
-//! Writes files into a pixel from outside, with the server's file method.
+//! Writes files into a pixel from outside with the server's file method.
 //!
-//! The method writes anywhere on the server as root, follows symbolic links, and
-//! writes below the mount point if the pixel's disk is not mounted. It is
-//! therefore used only for the bootstrap, when no program but those of the image
-//! has run in the pixel, and every component of a path is checked.
+//! The method writes to any path on the server as root, follows symbolic links, and
+//! writes below the mount point if the pixel's disk is not mounted. pixels therefore
+//! uses this method only for the bootstrap, before programs other than those of the
+//! image have run in the pixel, and checks every component of a path.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use super::wire::{Stat, Virt};
 use crate::model::{Error, GuestFile, Name, Result, Subject};
 use crate::retry::{self, Next};
 
-/// In bytes. One request has the whole file in Base64.
+/// Maximum file size in bytes. A request contains the whole file in Base64.
 const MAX_FILE: usize = 1 << 20;
 const POOLS: &str = "/var/lib/incus/storage-pools";
-/// How long the server may take to mount the disk after a start.
+/// Time limit for the server to mount the disk after a start.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The path of a running pixel's root filesystem on the server.
@@ -28,7 +28,7 @@ const MOUNT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct RootFs(String);
 
 impl Truenas {
-    /// The root filesystem of a running pixel. Waits until it is mounted.
+    /// Returns a running pixel's root filesystem. Waits until the disk is mounted.
     pub(super) async fn root_fs(&self, name: &Name, virt: &Virt) -> Result<RootFs> {
         let wrong_state = |state: &str| Error::WrongState {
             subject: Subject::pixel(name),
@@ -63,8 +63,8 @@ impl Truenas {
         .unwrap_or_else(Err)
     }
 
-    /// Writes a file of 1 byte to 1 MiB. Fails with `Error::Invalid` if a component
-    /// of the path is a link or has an unexpected type.
+    /// Writes a file of 1 byte to 1 MiB. Fails with `Error::Invalid` if a path
+    /// component is a link or has an unexpected type.
     pub(super) async fn write_into(&self, root: &RootFs, file: &GuestFile) -> Result<()> {
         if file.content.is_empty() || file.content.len() > MAX_FILE {
             let text = format!("{}: bootstrap files must have 1 byte to 1 MiB", file.path);
@@ -76,7 +76,7 @@ impl Truenas {
         for (number, component) in components.iter().enumerate() {
             let parent = path.clone();
             path = format!("{parent}/{component}");
-            // The rest of the path does not exist either.
+            // If a component does not exist, the rest of the path does not exist either.
             if !exists {
                 continue;
             }
@@ -88,7 +88,7 @@ impl Truenas {
                 Some(stat) => stat.realpath == path && stat.kind == expected,
                 None => {
                     exists = false;
-                    // `stat` does not find a dangling link, but a write follows it.
+                    // `stat` does not find a dangling link, but a write would follow the link.
                     !self.has_entry(&parent, component).await?
                 }
             };
@@ -109,7 +109,7 @@ impl Truenas {
             .map_err(|failure| failure.into_error_for(Subject::Path(file.path.clone())))
     }
 
-    /// Whether the directory has an entry of this name, of any type.
+    /// Whether the directory has an entry with this name, of any type.
     async fn has_entry(&self, dir: &str, name: &str) -> Result<bool> {
         #[derive(serde::Deserialize)]
         struct Entry {}
@@ -118,7 +118,7 @@ impl Truenas {
         Ok(!entries.is_empty())
     }
 
-    /// `None` if the path does not exist. Follows links.
+    /// Returns the status of a path, or `None` if the path does not exist. Follows links.
     async fn stat(&self, path: &str) -> Result<Option<Stat>> {
         match self.rpc.read("filesystem.stat", json!([path])).await {
             Ok(stat) => Ok(Some(stat)),
@@ -136,7 +136,7 @@ fn check_pool(pool: &str) -> Result<()> {
     Err(Error::Protocol(format!("invalid pool name {pool:?}")))
 }
 
-/// The components of an absolute path without `.` and `..`.
+/// Splits an absolute path without `.` and `..` into components.
 fn components(path: &str) -> Result<Vec<&str>> {
     let invalid = || Error::Invalid(format!("{path:?} is not a plain absolute path").into());
     let components: Vec<&str> = path

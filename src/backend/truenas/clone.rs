@@ -1,11 +1,11 @@
-//! Clones a pixel: creates an instance and replaces its disk by a clone of a
-//! snapshot.
+//! Clones a pixel: creates an instance and replaces the instance's disk with a
+//! clone of a snapshot.
 //!
-//! The API has no method for this: its own clone of a snapshot mounts the clone,
-//! which fails for the disks of containers, and no method assigns a clone to a
-//! container. So root on the server runs one `zfs` command, as a disabled cron job
-//! that is run once and then deleted. The contents of the disks are not changed from
-//! outside.
+//! The API does not support cloning containers: the method that clones a
+//! snapshot also mounts the clone, which fails for container disks, and no
+//! method assigns a clone to a container. Root on the server therefore runs one
+//! `zfs` command, in a disabled cron job that is run once and then deleted.
+//! pixels does not change the contents of disks from outside.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -29,10 +29,10 @@ use crate::model::{
 };
 
 const ZFS: &str = "/usr/sbin/zfs";
-/// The server's limit of a command, in bytes.
+/// The server's limit for the length of a command, in bytes.
 const MAX_COMMAND: usize = 1024;
 const CLONE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// Description of the cron jobs, followed by the Unix time of creation.
+/// Prefix of the cron jobs' descriptions, followed by the Unix time of creation.
 const DESCRIPTION: &str = "pixels temporary job";
 /// Age in seconds after which a cron job is a leftover of an interrupted command.
 const MAX_AGE_SECONDS: i64 = 60 * 60;
@@ -93,7 +93,7 @@ impl Truenas {
         };
         let outcome = work.await;
         if temporary {
-            // Deferred: ZFS destroys the snapshot with its last clone.
+            // Deferred: ZFS destroys the snapshot after its last clone is destroyed.
             match self.delete_snapshot(from, &label).await {
                 Err(error) if !error.is_not_found() => {
                     tracing::debug!(%error, "could not delete the temporary snapshot")
@@ -111,9 +111,9 @@ impl Truenas {
         let entry = json!([{
             "command": command,
             "user": "root",
-            // Not on a schedule.
+            // A disabled cron job does not run on a schedule.
             "enabled": false,
-            // `true` discards the output. Otherwise the server mails it and waits
+            // `true` discards the output. Otherwise the server mails the output and waits
             // for the mail.
             "stdout": true,
             "stderr": true,
@@ -125,7 +125,7 @@ impl Truenas {
         let guard = match self.create_job(entry).await {
             Ok(guard) => guard,
             Err(failure) => {
-                // The job may exist: find it by its command.
+                // The server may have created the job, so find the job by its command.
                 self.remove_jobs_with(&command).await;
                 return Err(error(failure));
             }
@@ -152,8 +152,8 @@ impl Truenas {
         })
     }
 
-    /// Creates the cron job. If the caller is dropped before the response, the job
-    /// is deleted.
+    /// Creates the cron job. Deletes the job if the caller is dropped before the
+    /// response.
     async fn create_job(&self, entry: Value) -> Result<JobGuard, Failure> {
         let (sender, receiver) = oneshot::channel();
         let (rpc, tasks) = (Arc::clone(&self.rpc), self.tasks.clone());
@@ -165,7 +165,7 @@ impl Truenas {
                 id: job.id,
                 armed: true,
             });
-            // Without a receiver the guard is dropped, which deletes the job.
+            // Without a receiver, dropping the guard deletes the job.
             let _ = sender.send(guard);
         });
         receiver.await.unwrap_or_else(|_| {
@@ -173,7 +173,7 @@ impl Truenas {
         })
     }
 
-    /// The cron jobs that replace the disks of pixels.
+    /// Returns the cron jobs that replace disks of pixels.
     pub(super) fn clone_jobs(&self) -> MutexGuard<'_, HashMap<Name, i64>> {
         self.clone_jobs
             .lock()
@@ -186,7 +186,7 @@ impl Truenas {
         }
     }
 
-    /// Deletes the cron jobs of interrupted commands. Ignores failures.
+    /// Deletes leftover cron jobs of interrupted commands. Ignores failures.
     async fn remove_stale_jobs(&self) {
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         for job in self.jobs(json!([["description", "^", DESCRIPTION]])).await {
@@ -204,7 +204,7 @@ impl Truenas {
     }
 }
 
-/// Repeats the deletion after an unknown result. A missing job counts as deleted.
+/// Deletes a cron job. Retries after an unknown result. Succeeds if the job is missing.
 async fn remove_job(rpc: &Rpc, id: i64) {
     for _ in 0..3 {
         match rpc.write::<Value>("cronjob.delete", json!([id])).await {
@@ -218,7 +218,7 @@ async fn remove_job(rpc: &Rpc, id: i64) {
     }
 }
 
-/// Deletes the cron job when dropped.
+/// Deletes the cron job on drop.
 struct JobGuard {
     rpc: Arc<Rpc>,
     tasks: TaskTracker,
@@ -242,9 +242,9 @@ impl Drop for JobGuard {
     }
 }
 
-/// The command that replaces a stopped instance's disk by a clone. It creates the
-/// clone before it destroys the old disk, so that the instance has a disk after a
-/// failure.
+/// Returns the command that replaces a stopped instance's disk with a clone.
+/// Creates the clone before destroying the old disk, so that the instance has a
+/// disk even after a failure.
 fn clone_command(source: &str, label: &Label, target: &str) -> Result<String> {
     check_dataset(source)?;
     check_dataset(target)?;

@@ -14,17 +14,17 @@ use super::error::Failure;
 use crate::backend::tls::{self, ByteStream};
 use crate::model::{Error, Reason};
 
-/// TCP, TLS and the upgrade together.
+/// Deadline for the TCP connection, TLS and the HTTP upgrade together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Limit of a message and a frame, in bytes.
+/// Maximum size of a message and a frame, in bytes.
 pub(super) const MAX_MESSAGE: usize = 64 << 20;
-/// Limit of unsent bytes: more than the largest request, of which one is sent
-/// at a time, and pongs.
+/// Maximum size of unsent data in bytes: more than the largest request plus
+/// pongs. Only one request is sent at a time.
 const MAX_UNSENT: usize = 16 << 20;
 
 pub(super) type Socket = WebSocketStream<Box<dyn ByteStream>>;
 
-/// Connects once, within ten seconds.
+/// Attempts one connection with a deadline of ten seconds.
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
     tokio::time::timeout(CONNECT_TIMEOUT, open(endpoint))
         .await
@@ -51,7 +51,7 @@ async fn open(endpoint: &Endpoint) -> Result<Socket, Failure> {
             Box::new(stream.map_err(|e| unreachable(tls_reason(&e)))?)
         }
     };
-    // The stream already has TLS. The scheme must be one that the parser accepts.
+    // TLS is already active. The parser requires a known scheme.
     let request = format!("ws://{}/api/current", endpoint.authority)
         .into_client_request()
         .map_err(|e| invalid(e.to_string()))?;

@@ -7,7 +7,7 @@ use super::properties::{self, PropertyKey};
 use super::wire::{Lxc, Raw, Virt};
 use crate::model::{Instance, Name, Properties, Status, Usage};
 
-/// An instance, as either API reports it.
+/// An instance from either API.
 #[derive(Debug)]
 pub(super) enum Container {
     Virt(Box<Virt>),
@@ -37,7 +37,7 @@ impl Container {
             "RUNNING" => Status::Running,
             "STOPPED" => Status::Stopped,
             "ERROR" => Status::Failed,
-            // Also states of later releases: the caller asks again.
+            // Includes states of later releases. The caller polls again.
             _ => Status::Changing,
         }
     }
@@ -65,7 +65,7 @@ impl Container {
 }
 
 impl Virt {
-    /// The IPv4 address of `eth0`. Bridges inside the pixel have addresses too.
+    /// Returns the IPv4 address of `eth0`, not of bridges inside the pixel.
     pub fn address(&self) -> Option<Ipv4Addr> {
         let state = self.raw.as_ref().and_then(|raw| raw.state.as_ref());
         let network = state.and_then(|state| state.network.as_ref());
@@ -78,13 +78,13 @@ impl Virt {
         }
         let mut all = self.aliases.iter().filter(|alias| alias.kind == "INET");
         match (all.next(), all.next()) {
-            // With several, it is unknown which one is that of `eth0`.
+            // Several addresses do not show which address belongs to `eth0`.
             (Some(only), None) => only.address.parse().ok(),
             _ => None,
         }
     }
 
-    /// What Incus measured. All zero if the query did not request it.
+    /// Returns the usage that Incus measured, or zeros if the query did not request it.
     pub fn usage(&self) -> Usage {
         let known = |value: i64| u64::try_from(value).unwrap_or(0);
         let Some(state) = self.raw.as_ref().and_then(|raw| raw.state.as_ref()) else {
@@ -128,7 +128,7 @@ impl Virt {
                 _ => Vec::new(),
             },
             created_at: time(|raw| &raw.created_at).unwrap_or(0),
-            // Before the bootstrap, no command has run in the pixel.
+            // No command runs in the pixel before the bootstrap has finished.
             started_once: !pending && (used || self.raw.is_none()),
             privileged: self.privileged_mode.unwrap_or(false)
                 || config("security.privileged").as_deref() == Some("true"),

@@ -1,4 +1,4 @@
-//! The server's address, and whether an API key may be sent to it.
+//! The server's address, and checks whether an API key may be sent there.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,34 +9,34 @@ use rustls::ClientConfig;
 use crate::backend::tls;
 use crate::model::{Error, Result};
 
-/// The address and the identity of the server.
+/// The server's address and the verification of its certificate.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// A host name or an address, optionally after `wss://`, or after `ws://` for
-    /// a loopback address.
+    /// A host name or an address, optionally with the prefix `wss://`, or `ws://`
+    /// for a loopback address.
     pub host: String,
     pub port: u16,
-    /// PEM file with the server's certificate or the CA that signed it.
+    /// Path of a PEM file with the server's certificate or the CA certificate.
     pub server_cert: Option<PathBuf>,
     /// SHA-256 of the server's certificate, in hexadecimal.
     pub fingerprint: Option<String>,
-    /// Accept any certificate.
+    /// Accept any server certificate.
     pub insecure: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    /// An IPv6 address has no brackets.
+    /// The host without the brackets of an IPv6 address.
     pub host: String,
     pub port: u16,
-    /// Host and port, for messages and the `Host` header.
+    /// The host and port, for messages and the `Host` header.
     pub authority: String,
-    /// `None` only for a loopback address.
+    /// The TLS settings. `None` is allowed only for a loopback address.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Endpoint {
-    /// Reads and checks the certificates. Opens no connection. Fails with
+    /// Reads and checks the certificates without opening a connection. Fails with
     /// `Error::Invalid`.
     pub fn new(server: &Server) -> Result<Self> {
         let invalid = |reason: &str| {
@@ -86,7 +86,7 @@ impl Endpoint {
     }
 }
 
-/// Only addresses: the result of a DNS lookup is not trusted.
+/// Checks only IP addresses, because the result of a DNS lookup is not trusted.
 fn is_loopback(host: &str) -> bool {
     host.parse::<IpAddr>()
         .is_ok_and(|address| address.is_loopback())

@@ -1,4 +1,4 @@
-//! Failures of calls, and their mapping to the errors of the backend boundary.
+//! Failures of API calls, and the conversion to [`Error`].
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::model::{Error, Reason, Result, Subject};
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) enum Failure {
-    /// The server reported an error of a call or of a job.
+    /// The server reported an error for a call or a job.
     Refused(RpcFault),
-    /// No connection. No part of the call was sent.
+    /// The connection failed. The client sent no part of the call.
     Unreachable(Error),
-    /// Too many logins from this address. The server did not check this one.
+    /// The server did not check the login: too many logins from this address.
     RateLimited(Error),
-    /// The connection was lost during the call, which may have been carried
-    /// out.
+    /// The connection was lost during the call. The server may have executed the
+    /// call.
     Lost(Error),
-    /// No response in time, or too large a response, which ended the connection.
-    /// The call may have been carried out.
+    /// The response was late, or too large and so closed the connection. The server
+    /// may have executed the call.
     Unknown(Error),
     Other(Error),
 }
@@ -80,13 +80,13 @@ impl Failure {
         matches!(self, Self::Refused(fault) if fault.means(Meaning::NotFound))
     }
 
-    /// Whether the call may have been carried out.
+    /// Whether the server may have executed the call.
     pub fn is_uncertain(&self) -> bool {
         matches!(self, Self::Lost(_) | Self::Unknown(_))
     }
 
-    /// Converts the failure of a call about `subject`. Without a subject, use
-    /// `into`.
+    /// Converts the failure of a call about `subject`. For a call without a
+    /// subject, use `into`.
     pub fn into_error_for(self, subject: Subject) -> Error {
         match self {
             Self::Refused(fault) if fault.means(Meaning::NotFound) => Error::NotFound(subject),
@@ -122,8 +122,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// The outcome of a change of `subject`. If it may have been carried out, it has
-/// succeeded if `is_done`.
+/// Returns the outcome of a change of `subject`. If the server may have
+/// executed the change, succeeds if `is_done` returns true.
 pub(super) async fn settle<T>(
     outcome: Result<T, Failure>,
     subject: Subject,

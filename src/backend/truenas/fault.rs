@@ -1,21 +1,21 @@
-//! Errors that the server reports, of a call or of a job.
+//! Errors of calls and jobs, as the server reports them.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The errno of a failed job that reports none.
+/// The default errno of a failed job without an errno.
 const EFAULT: i64 = 14;
 
-/// An error of the server. The numbers decide; the text is for people.
+/// An error of the server. Decisions depend on the numbers, never on the text.
 #[derive(Debug, Clone, Default)]
 pub struct RpcFault {
-    /// The code of JSON-RPC; 0 for a job.
+    /// The JSON-RPC error code, or 0 for a job.
     pub(super) code: i64,
     pub errno: i64,
     pub reason: String,
-    /// Attribute and errno of every row of a validation error.
+    /// Attribute and errno of each row of a validation error.
     pub(super) rows: Vec<(String, i64)>,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for RpcFault {
     }
 }
 
-/// `error` of a JSON-RPC response.
+/// The field `error` of a JSON-RPC response.
 #[derive(Deserialize)]
 pub(super) struct RpcError {
     code: i64,
@@ -42,7 +42,7 @@ struct Data {
     extra: Option<Value>,
 }
 
-/// `exc_info` of a failed job.
+/// The field `exc_info` of a failed job.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct ExcInfo {
     #[serde(rename = "type")]
@@ -91,7 +91,7 @@ fn rows(extra: &Value) -> Vec<(String, i64)> {
         .collect()
 }
 
-/// Strips `[ERRNAME] ` from every line and joins the lines.
+/// Removes `[ERRNAME] ` from every line and joins the lines.
 fn without_error_names(reason: &str) -> String {
     let lines: Vec<&str> = reason
         .lines()

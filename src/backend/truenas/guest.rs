@@ -1,4 +1,4 @@
-//! `Guest` over SSH: commands on channels, files by SFTP.
+//! Implements `Guest` over SSH: commands on channels, files over SFTP.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::model::{
     Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Result,
 };
 
-/// Commands and files in a running pixel. A stopped pixel has no accessible
-/// files.
+/// Commands and files in a running pixel. Files of a stopped pixel are not
+/// accessible.
 pub(super) struct SshGuest<'a> {
     server: &'a Truenas,
     name: &'a Name,
@@ -55,7 +55,7 @@ impl Guest for SshGuest<'_> {
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<()> {
-        // SFTP's rename fails if the target exists.
+        // The rename request of SFTP fails if the target exists.
         let request = ExecRequest::root(["mv", "-fT", "--", from, to]);
         let output = self.output(&request).await?;
         if output.status.success() {

@@ -18,18 +18,18 @@ use crate::model::{
 };
 use crate::retry::{self, Next};
 
-/// The server allows 15 minutes for the download of an image.
+/// Deadline of a creation. The server allows 15 minutes for the image download.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(17 * 60);
 /// How long to look for an instance after a creation with unknown result.
 const APPEAR_TIMEOUT: Duration = Duration::from_secs(15);
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(120);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The server's minimum, in bytes.
+/// The server's minimum memory limit in bytes.
 const MIN_MEMORY: u64 = 32 << 20;
 
 impl Truenas {
-    /// The instances that match a filter. Fails if the containers service is not
-    /// ready: it then lists none instead of returning an error.
+    /// Queries the instances that match a filter. Fails if the containers service is not
+    /// ready, because the server then returns an empty list instead of an error.
     async fn query(&self, filter: Value) -> Result<Vec<Container>> {
         if self.rpc.release().await?.has_virt() {
             let params = json!([filter, {"extra": {"raw": true}}]);
@@ -51,7 +51,7 @@ impl Truenas {
         first.ok_or_else(|| Error::NotFound(Subject::pixel(name)))
     }
 
-    /// One instance of `virt.*`, for an operation that needs it.
+    /// Finds an instance of `virt.*` for an operation that requires that API.
     pub(super) async fn find_virt(&self, name: &Name, operation: &str) -> Result<Virt> {
         match self.find(name).await? {
             Container::Virt(virt) => Ok(*virt),
@@ -80,7 +80,7 @@ impl Truenas {
     pub(super) async fn create(&self, spec: &CreateSpec) -> Result<InitScript> {
         self.needs_virt("creating a pixel").await?;
         self.check_attachment(&spec.network)?;
-        // Fail early: without a key the pixel would not be accessible.
+        // Without an SSH key, the new pixel would not be accessible.
         self.ssh.public_key().await?;
         let device = self.device().await?;
         let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
@@ -98,8 +98,8 @@ impl Truenas {
         Ok(InitScript::Applied)
     }
 
-    /// Records the instance's id and name, by which `identity.sh` recognizes a new
-    /// instance, and the script for its first boot.
+    /// Records the script for the first boot, and the id and name by which
+    /// `identity.sh` recognizes a new instance.
     pub(super) fn record_first_boot(
         &self,
         environment: &mut Environment,
@@ -139,7 +139,7 @@ impl Truenas {
             "name": name.instance(),
             "image": instance.image,
             "instance_type": "CONTAINER",
-            // `true` would also start the instance now.
+            // `true` would also start the instance immediately.
             "autostart": false,
             "environment": instance.environment,
             "devices": [instance.device],
@@ -165,7 +165,7 @@ impl Truenas {
             limit: CREATE_TIMEOUT,
         };
         match job::run(&self.rpc, &call).await {
-            // The name is valid, so it must be in use.
+            // The name is valid, so the instance already exists.
             Err(Failure::Refused(fault)) if fault.means(Meaning::NameInUse) => {
                 Err(Error::AlreadyExists(Subject::pixel(name)))
             }
@@ -173,8 +173,8 @@ impl Truenas {
                 let pool = self.placement.pool.clone().unwrap_or_default();
                 Err(Error::NotFound(Subject::Pool(pool)))
             }
-            // After a restart, the service no longer has the job but continues
-            // the creation.
+            // After a restart of the service, the job is missing but the creation
+            // continues.
             outcome => {
                 let appears = async { Ok(self.appears(name, &instance.environment).await) };
                 settle(outcome, Subject::pixel(name), appears).await
@@ -182,7 +182,7 @@ impl Truenas {
         }
     }
 
-    /// Waits for an instance with exactly this environment, which has a unique
+    /// Waits for an instance with exactly this environment, which contains a unique
     /// id.
     async fn appears(&self, name: &Name, environment: &Environment) -> bool {
         let found = retry::until(APPEAR_TIMEOUT, || async {
@@ -206,7 +206,7 @@ impl Truenas {
     }
 
     pub(super) async fn change_properties(&self, name: &Name, new: &Properties) -> Result<()> {
-        // `container.*` stores no properties, so removing them succeeds.
+        // `container.*` stores no properties, so removing properties succeeds.
         if new.values().all(String::is_empty) && matches!(self.find(name).await?, Container::Lxc(_))
         {
             return Ok(());
@@ -215,8 +215,8 @@ impl Truenas {
             .await
     }
 
-    /// Reads, changes and writes the environment, which the server only accepts
-    /// as a whole. Changes by this process are serialized.
+    /// Reads, changes and writes the environment. The server accepts only a
+    /// complete environment. Changes by this process are serialized.
     pub(super) async fn change_environment(
         &self,
         name: &Name,
@@ -242,8 +242,8 @@ impl Truenas {
         settle(outcome, Subject::pixel(name), is_stored).await
     }
 
-    /// Waits until this process has no pending writes and the server no job for
-    /// the pixel.
+    /// Waits until no write of this process and no server job for the pixel is
+    /// pending.
     pub(super) async fn await_idle(&self, name: &Name) -> Result<()> {
         let idle = retry::until(IDLE_TIMEOUT, || async {
             if self.rpc.pending_writes().await > 0 {
@@ -265,7 +265,7 @@ impl Truenas {
     }
 }
 
-/// The properties of a new instance.
+/// The settings of a new instance.
 pub(super) struct InstanceSpec<'a> {
     pub image: &'a str,
     pub limits: &'a Limits,
@@ -281,7 +281,7 @@ pub(super) fn no_isolated_bridges() -> Error {
     }
 }
 
-/// The release changed between two calls.
+/// Returns the error for a server upgrade between two calls.
 pub(super) fn upgraded() -> Error {
     Error::Protocol("TrueNAS was upgraded during the call; retry".into())
 }

@@ -1,6 +1,6 @@
-//! Jobs: long operations, which the server answers with a number at once. An
-//! event reports the end of a job. Events are lost with their connection, so
-//! jobs are also polled.
+//! Jobs: long operations, for which the server immediately returns a number. An
+//! event reports the end of a job. Jobs are also polled, because a lost
+//! connection also loses events.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use super::rpc::Rpc;
 
 /// How long to wait for an event before polling the job.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// What the server shows in place of a secret.
+/// Placeholder that the server returns instead of a secret.
 const MASKED: &str = "********";
 
-/// A call of a method that is a job.
+/// A call of a method that starts a job.
 pub(super) struct JobCall<'a> {
     pub method: &'static str,
     pub params: Value,
-    /// For messages, such as "starting the pixel".
+    /// Description for messages, such as "starting the pixel".
     pub doing: &'a str,
     pub limit: Duration,
 }
 
-/// Submits a job, waits for its end and returns its result. If the connection
-/// was lost during the submission, finds the job again if the server reports
-/// which call submitted it. Fails with `Error::TimedOut` after `limit`; the
-/// job then continues on the server.
+/// Submits a job, waits until the job ends and returns the result. If the
+/// connection is lost during the submission, looks up the job by call id, if
+/// the server reports call ids. Fails with `Error::TimedOut` after `limit`,
+/// while the job continues on the server.
 pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure> {
     let work = async {
         loop {
@@ -40,8 +40,8 @@ pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure>
                 Err(failure) => return Err(failure),
             };
             let job = wait(rpc, id, call).await?;
-            // If its queue is full, the server returns the number of the last
-            // job in the queue instead.
+            // If the queue is full, the server returns the number of the last job in the
+            // queue instead of a new job.
             if is_job_of(&job, call, &call_id) {
                 return outcome(job);
             }
@@ -53,15 +53,15 @@ pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure>
         .unwrap_or_else(|_| Err(Failure::timed_out(call.doing, call.limit)))
 }
 
-/// Whether a job does what the call asked for. A job that another client
-/// submitted with the same arguments counts too.
+/// Whether a job executes the call. A job that another client submitted with
+/// the same arguments counts too.
 fn is_job_of(job: &Job, call: &JobCall<'_>, call_id: &str) -> bool {
     job.message_ids.iter().any(|id| id == call_id)
         || job.method == call.method && includes(&job.arguments, &call.params)
 }
 
-/// Whether the arguments that the server shows are those that were sent. The
-/// server may add defaults, and masks secrets.
+/// Whether the reported arguments are the sent arguments. The server may add
+/// defaults, and masks secrets.
 fn includes(shown: &Value, sent: &Value) -> bool {
     match (shown, sent) {
         (Value::Object(shown), Value::Object(sent)) => sent
@@ -93,12 +93,12 @@ fn outcome(job: Job) -> Result<Value, Failure> {
     }
 }
 
-/// The job of a call whose response was lost. Fails with `lost` if not found.
+/// Looks up the job of a call with a lost response. Fails with `lost` if not found.
 async fn find(rpc: &Rpc, call: &JobCall<'_>, call_id: &str, lost: Failure) -> Result<i64, Failure> {
     let params = json!([[["method", "=", call.method]], {"order_by": ["-id"], "limit": 50}]);
     let jobs: Vec<Job> = rpc.read(GET_JOBS, params).await?;
     let by_id = |job: &&Job| job.message_ids.iter().any(|id| id == call_id);
-    // 25.04 does not report call ids: use arguments that no other call has.
+    // 25.04 does not report call ids, so compare unique arguments.
     let by_params = |job: &&Job| is_unique(&call.params) && includes(&job.arguments, &call.params);
     jobs.iter()
         .find(by_id)
@@ -107,8 +107,8 @@ async fn find(rpc: &Rpc, call: &JobCall<'_>, call_id: &str, lost: Failure) -> Re
         .ok_or(lost)
 }
 
-/// Whether the arguments identify a call: the environment of a new instance has
-/// its unique id.
+/// Whether the arguments identify a call. The environment of a new instance
+/// contains a unique id.
 fn is_unique(params: &Value) -> bool {
     params[0].get("environment").is_some_and(Value::is_object)
 }
@@ -136,7 +136,7 @@ async fn wait(rpc: &Rpc, id: i64, call: &JobCall<'_>) -> Result<Job, Failure> {
     }
 }
 
-/// Whether a job changes this instance, or this cron job is running.
+/// Whether a job is changing this instance, or this cron job is running.
 pub(super) async fn is_in_progress(
     rpc: &Rpc,
     instance: &str,

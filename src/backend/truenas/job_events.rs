@@ -1,4 +1,4 @@
-//! Jobs as the server reports them, and the events of one connection.
+//! Jobs reported by the server, and the job events of one connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use super::fault::ExcInfo;
 
 pub(super) const GET_JOBS: &str = "core.get_jobs";
-/// Jobs that are kept per connection, other clients' jobs included.
+/// Maximum number of jobs per connection, including other clients' jobs.
 const MAX_JOBS: usize = 256;
-/// Bytes of an event. A longer event is ignored, and the job is polled.
+/// Maximum size of an event in bytes. A larger event is ignored, and the job is polled.
 const MAX_EVENT: usize = 256 * 1024;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -23,7 +23,7 @@ pub(super) struct Job {
     #[serde(default)]
     pub arguments: Value,
     pub state: String,
-    /// The ids of the calls that submitted the job. 25.04 does not report them.
+    /// The ids of the calls that submitted the job. Always empty on 25.04.
     #[serde(default)]
     pub message_ids: Vec<Value>,
     pub error: Option<String>,
@@ -37,7 +37,7 @@ impl Job {
         matches!(self.state.as_str(), "SUCCESS" | "FAILED" | "ABORTED")
     }
 
-    /// The name of the instance or the number of the object that the job
+    /// Returns the name of the instance, or the number of the object, that the job
     /// changes.
     pub fn target(&self) -> Option<String> {
         let first = self.arguments.get(0)?;
@@ -57,7 +57,7 @@ pub(super) struct JobTracker {
     changed: Notify,
 }
 
-/// The parameters of a `collection_update`.
+/// The parameters of a `collection_update` event.
 #[derive(Deserialize)]
 struct Event<'a> {
     collection: String,
@@ -66,7 +66,7 @@ struct Event<'a> {
 }
 
 impl JobTracker {
-    /// Records the event with these parameters, if it is about a job.
+    /// Records the event with these parameters if the event is about a job.
     pub fn record(&self, params: &str) {
         if params.len() > MAX_EVENT {
             tracing::debug!(length = params.len(), "event too long");
@@ -92,17 +92,17 @@ impl JobTracker {
         self.wake();
     }
 
-    /// Wakes all waiters, also when the connection ends.
+    /// Wakes all waiters. Also called when the connection ends.
     pub fn wake(&self) {
         self.changed.notify_waiters();
     }
 
-    /// Waits for the end of a job. `None` once `is_closed` returns true.
+    /// Waits until a job ends. Returns `None` after `is_closed` returns true.
     pub async fn wait_for_end(&self, id: i64, is_closed: impl Fn() -> bool) -> Option<Job> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // Before the check, so that no change is missed.
+            // Registers before the check, so that no notification is missed.
             changed.as_mut().enable();
             if let Some(job) = self.get(id).filter(Job::is_over) {
                 return Some(job);

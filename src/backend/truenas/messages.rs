@@ -1,41 +1,41 @@
-//! The server's codes that decide what pixels does. Its texts are shown, never
-//! interpreted.
+//! Error codes of the server that decisions depend on. Error texts are shown to
+//! the user, but never interpreted.
 //!
 //! Source: truenas/middleware at the tag of the named release. The samples are
-//! composed from that source and not recorded from a live server.
+//! composed from that source, not recorded from a running server.
 
 use super::fault::RpcFault;
 
-/// What an error of a call or a job means.
+/// The meaning of an error of a call or a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     NotFound,
     Exists,
-    /// The call was refused before it ran: too many calls are in progress.
+    /// The server rejected the call because too many calls are in progress.
     TooManyCalls,
     NoMethod,
-    /// The session has ended, and the call was not carried out.
+    /// The session has ended, and the server did not execute the call.
     LoggedOut,
     Denied,
-    /// Too many logins from this address.
+    /// Too many logins came from this address.
     RateLimited,
     NameInUse,
     PoolNotFound,
-    /// The snapshot has clones.
+    /// The snapshot has clones and cannot be deleted.
     HasClones,
-    /// The method accepts no options.
+    /// The method accepts no options argument.
     NoOptions,
 }
 
 const INVALID_PARAMS: i64 = -32602;
 
 impl RpcFault {
-    /// Errnos: 1 EPERM, 2 ENOENT, 13 EACCES, 16 EBUSY, 17 EEXIST, and
-    /// 207 ENOTAUTHENTICATED of TrueNAS.
+    /// Whether the error has this meaning. Errnos: 1 EPERM, 2 ENOENT, 13 EACCES, 16
+    /// EBUSY, 17 EEXIST, and TrueNAS's own 207 ENOTAUTHENTICATED.
     pub(super) fn means(&self, meaning: Meaning) -> bool {
-        // Of an error that is not a validation error.
+        // The errno of an error other than a validation error.
         let errno = |known| self.errno == known && self.code != INVALID_PARAMS;
-        // Of a row of a validation error.
+        // The errno of any row of a validation error.
         let row = |known| self.rows.iter().any(|(_, errno)| *errno == known);
         let attribute = |known| self.rows.iter().any(|(attribute, _)| attribute == known);
         match meaning {
@@ -60,8 +60,8 @@ mod tests {
 
     use super::*;
 
-    /// Meaning, first release with the message, and the `error` of a call or a
-    /// failed job.
+    /// Meaning, first release with the message, and a sample: the `error` of a call
+    /// or a failed job.
     #[rustfmt::skip]
     const SAMPLES: &[(Meaning, &str, &str)] = &[
         (Meaning::NotFound, "25.04",

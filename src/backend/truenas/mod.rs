@@ -1,5 +1,5 @@
-//! The TrueNAS backend: JSON-RPC over a WebSocket manages the instances, SSH
-//! gives access to the guests.
+//! The TrueNAS backend: manages instances with JSON-RPC over a WebSocket, and
+//! accesses guests over SSH.
 
 mod api_version;
 mod auth;
@@ -62,25 +62,25 @@ pub struct Options {
 /// The settings of new pixels.
 #[derive(Debug)]
 pub struct Placement {
-    /// `None`: the server's default.
+    /// The storage pool. `None` selects the server's default pool.
     pub pool: Option<String>,
-    /// The dataset that holds the pixels' disks. `None`: the location that the
-    /// server uses.
+    /// The dataset that contains the pixels' disks. `None` selects the server's
+    /// location.
     pub dataset_prefix: Option<String>,
     pub nic: NicOptions,
-    /// The image of a clone whose source has no recorded image.
+    /// The image for a clone whose source has no recorded image.
     pub image: String,
 }
 
-/// Pixels on one TrueNAS server.
+/// The backend for all pixels on one TrueNAS server.
 #[derive(Debug)]
 pub struct Truenas {
     rpc: Arc<Rpc>,
     ssh: Ssh,
     placement: Placement,
-    /// Work that continues after its caller stopped waiting.
+    /// Tasks that continue after their callers have stopped waiting.
     tasks: TaskTracker,
-    /// Held while an instance's environment is read, changed and written.
+    /// Locked while pixels reads, changes and writes an instance's environment.
     environment_lock: tokio::sync::Mutex<()>,
     /// The cron jobs that replace the disks of these pixels.
     clone_jobs: Mutex<HashMap<Name, i64>>,
@@ -89,7 +89,7 @@ pub struct Truenas {
 }
 
 impl Truenas {
-    /// Checks the settings. Opens no connection.
+    /// Checks the settings without opening a connection.
     pub fn new(options: Options) -> Result<Self> {
         let tasks = TaskTracker::new();
         tasks.close();
@@ -117,7 +117,7 @@ impl Backend for Truenas {
         false
     }
 
-    /// Always empty: the API does not list images.
+    /// Always returns an empty list, because the API does not list images.
     async fn image_aliases(&self) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
@@ -177,12 +177,12 @@ impl Backend for Truenas {
         self.change_properties(name, properties).await
     }
 
-    /// Snapshots do not expire here: `prune` deletes those of interrupted
-    /// commands.
+    /// Ignores the expiry, which TrueNAS does not support. `prune` deletes
+    /// checkpoints of interrupted commands.
     async fn checkpoint(&self, name: &Name, label: &Label, _: Option<Duration>) -> Result<()> {
         self.create_snapshot(name, label).await?;
         if let Err(error) = self.record_checkpoint(name, label).await {
-            // Without its properties the checkpoint is incomplete.
+            // A checkpoint without properties would be incomplete.
             let _ = self.delete_snapshot(name, label).await;
             return Err(error);
         }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::wire::{Interface, Summary};
 use crate::model::{Error, NicKind, Reason, Result};
 
-/// The configured values. Missing ones are chosen from the server's
+/// The configured values. Missing values are derived from the server's
 /// interfaces.
 #[derive(Debug, Clone, Default)]
 pub struct NicOptions {
@@ -16,8 +16,8 @@ pub struct NicOptions {
     pub parent: Option<String>,
 }
 
-/// The device of a new instance, with kind and parent, which the server both
-/// requires. Fails with `Error::Invalid` without a parent.
+/// Returns the device of a new instance. The server requires a type and a
+/// parent. Fails with `Error::Invalid` without a parent.
 pub(super) fn choose(
     options: &NicOptions,
     interfaces: &[Interface],
@@ -37,7 +37,7 @@ pub(super) fn choose(
         .any(|interface| interface.name == parent && interface.kind == "BRIDGE");
     let kind = match options.kind {
         Some(kind) => kind,
-        // Unlike macvlan, a bridge also connects the server to the pixel.
+        // A bridge connects the server to the pixel, which macvlan does not.
         None if is_bridge => NicKind::Bridged,
         None => NicKind::Macvlan,
     };
@@ -51,7 +51,7 @@ pub(super) fn choose(
     }))
 }
 
-/// The interface whose network contains the default gateway.
+/// Returns the interface whose network contains the default gateway.
 fn default_route_interface(summary: &Summary) -> Option<&str> {
     let mut gateways = summary
         .default_routes

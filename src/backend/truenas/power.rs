@@ -1,5 +1,5 @@
-//! Starts, stops and deletes instances. After a failure or an unknown result, the
-//! state decides: a change whose goal is reached has succeeded.
+//! Starts, stops and deletes instances. After a failure or an unknown result, a
+//! change succeeds if the instance is in the intended state.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry::{self, Next};
 
 const STATE_TIMEOUT: Duration = Duration::from_secs(120);
-/// For a stop with a grace period that the server chooses.
+/// Timeout of a stop whose grace period is chosen by the server.
 const LXC_STOP_TIMEOUT: Duration = Duration::from_secs(6 * 60);
-/// The server's own timeout of a stop is five minutes.
+/// Maximum grace period. The server's own timeout of a stop is five minutes.
 const MAX_GRACE: Duration = Duration::from_secs(240);
-/// A disk may be busy for some seconds after a stop.
+/// How long to retry while a disk is busy after a stop.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Truenas {
@@ -43,7 +43,7 @@ impl Truenas {
         outcome
     }
 
-    /// Starts the instance, without the bootstrap.
+    /// Starts the instance without the bootstrap.
     pub(super) async fn start(&self, name: &Name) -> Result<()> {
         let found = self.find(name).await?;
         if found.status() == Status::Running {
@@ -57,7 +57,7 @@ impl Truenas {
                     .await
             }
             Container::Lxc(lxc) => {
-                // Not a job.
+                // The method is not a job.
                 let params = json!([lxc.id]);
                 let started = self.rpc.write::<Value>("container.start", params).await;
                 started.map(drop)
@@ -108,8 +108,8 @@ impl Truenas {
         self.ok_if_in_state(name, outcome, Status::Stopped).await
     }
 
-    /// Succeeds if the change failed or has an unknown result, but the instance is
-    /// in the intended state.
+    /// Ignores a failure or unknown result of a change if the instance is in the
+    /// intended state.
     async fn ok_if_in_state(
         &self,
         name: &Name,
@@ -167,9 +167,9 @@ impl Truenas {
         Ok(())
     }
 
-    /// Deletes the container's snapshots one by one, then the container. Never uses
-    /// `recursive`, which would also delete all clones of the snapshots. Fails if a
-    /// snapshot has clones.
+    /// Deletes the container's snapshots one by one, then the container. Does not
+    /// use `recursive`, which would also delete all clones of the snapshots. Fails
+    /// if a snapshot has clones.
     async fn delete_lxc(&self, name: &Name, container: &Lxc) -> Result<(), Failure> {
         let filter = json!([[["dataset", "=", container.dataset]]]);
         let snapshots: Vec<Snapshot> = self.rpc.read("pool.snapshot.query", filter).await?;
@@ -182,7 +182,7 @@ impl Truenas {
         let params = json!([container.id, {"force": true, "recursive": false}]);
         let deleted = self.run_state(name, method, params, doing, STATE_TIMEOUT);
         match deleted.await {
-            // In the 26.0 betas the method is not a job and accepts no options.
+            // In the 26.0 betas, the method is not a job and accepts no options.
             Err(Failure::Refused(fault)) if fault.means(Meaning::NoOptions) => {
                 let params = json!([container.id]);
                 self.rpc.write::<Value>(method, params).await.map(drop)
@@ -191,7 +191,7 @@ impl Truenas {
         }
     }
 
-    /// Succeeds if the pixel no longer exists, otherwise fails with `error`.
+    /// Succeeds if the pixel no longer exists. Otherwise fails with `error`.
     async fn ok_if_gone(&self, name: &Name, error: Error) -> Result<()> {
         match self.find(name).await {
             Err(missing) if missing.is_not_found() => Ok(()),

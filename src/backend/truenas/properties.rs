@@ -1,7 +1,7 @@
-//! Stores properties in the instance's environment: all clients read them with
-//! one query, and the guest cannot change them.
+//! Stores properties in the instance's environment. Clients read all properties
+//! with one query, and the guest cannot change them.
 //!
-//! Init in the guest gets the environment, so it must not contain secrets.
+//! Init in the guest receives the environment, so properties must not contain secrets.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,22 @@ use crate::model::{Error, Properties, Result};
 
 pub(super) type Environment = BTreeMap<String, String>;
 
-/// Prefix of properties. After `pixels__` come the backend's own variables.
+/// Prefix of properties. The backend's own variables have the prefix `pixels__`.
 const PREFIX: &str = "pixels_";
-/// The server accepts 1024 characters per variable. A longer value continues in
-/// `NAME/1`.
+/// Maximum length of a chunk. The server accepts 1024 characters per variable,
+/// so a longer value continues in `NAME/1`.
 const CHUNK: usize = 1000;
 
-/// The backend's own variables.
+/// The backend's own variables in the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PropertyKey {
-    /// Unique among all instances that ever have this name.
+    /// A unique id, which differs from all earlier instances with the same name.
     Id,
-    /// The host name that the first boot sets.
+    /// The host name for the first boot.
     Name,
-    /// `pending` until the pixel is accessible by SSH.
+    /// The value is `pending` until the pixel is accessible by SSH.
     Bootstrap,
-    /// The image that the instance was created from.
+    /// The image from which the instance was created.
     Image,
 }
 
@@ -50,10 +50,10 @@ impl PropertyKey {
     }
 }
 
-/// Prefix of the properties at a checkpoint, followed by the label in hexadecimal.
+/// Prefix of a checkpoint's properties, followed by the label in hexadecimal.
 const CHECKPOINT: &str = "pixels__at_";
 
-/// Stores the current properties as those of a new checkpoint, and removes those
+/// Stores the current properties for a new checkpoint. Removes the properties
 /// of all checkpoints that are not in `labels`.
 pub(super) fn snapshot(environment: &mut Environment, label: &str, labels: &[&str]) -> Result<()> {
     let existing: Vec<String> = labels.iter().map(|label| checkpoint(label)).collect();
@@ -67,14 +67,14 @@ pub(super) fn snapshot(environment: &mut Environment, label: &str, labels: &[&st
     Ok(())
 }
 
-/// The properties at a checkpoint, if stored.
+/// Returns the stored properties of a checkpoint, if any.
 pub(super) fn at_checkpoint(environment: &Environment, label: &str) -> Option<Properties> {
     let name = checkpoint(label);
     let first = environment.get(&name)?;
     serde_json::from_str(&joined(environment, &name, first)).ok()
 }
 
-/// Restores the properties of a checkpoint, if stored.
+/// Restores the stored properties of a checkpoint, if any.
 pub(super) fn restore(environment: &mut Environment, label: &str) -> Result<()> {
     let Some(stored) = at_checkpoint(environment, label) else {
         return Ok(());
@@ -83,8 +83,8 @@ pub(super) fn restore(environment: &mut Environment, label: &str) -> Result<()> 
     merge(environment, &stored)
 }
 
-/// The environment of a clone: the source's own variables, and its current
-/// properties or those of a checkpoint.
+/// Returns the environment of a clone: the source's own variables, and the
+/// source's current properties or a checkpoint's properties.
 pub(super) fn inherited(environment: &Environment, label: Option<&str>) -> Result<Environment> {
     let properties = label
         .and_then(|label| at_checkpoint(environment, label))
@@ -114,7 +114,7 @@ pub(super) fn merge(environment: &mut Environment, properties: &Properties) -> R
     Ok(())
 }
 
-/// Stores a value in as many variables as needed. Removes an empty value.
+/// Stores a value in as many variables as needed. An empty value removes the variables.
 fn insert(environment: &mut Environment, variable: &str, value: &str) {
     let continued = format!("{variable}/");
     environment.retain(|name, _| name != variable && !name.starts_with(&continued));
@@ -164,7 +164,7 @@ fn variable(key: &str) -> Result<String> {
     Ok(format!("{PREFIX}{}", key.replace('-', "_")))
 }
 
-/// Encodes all bytes but printable ASCII without blanks as `%XX`.
+/// Encodes all bytes except printable ASCII without spaces as `%XX`.
 fn escape(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for byte in value.bytes() {
@@ -211,7 +211,7 @@ mod tests {
             assert!(value.len() <= 1024 && !value.trim().is_empty(), "{name}");
             assert!(value.chars().all(|c| c.is_ascii_graphic()), "{name}");
         }
-        // A shorter value removes the continuation of a longer one.
+        // A shorter value must remove the continuation of a longer value.
         let shorter =
             Properties::from([("egress".into(), "a".into()), ("x".into(), String::new())]);
         merge(&mut environment, &shorter).unwrap();

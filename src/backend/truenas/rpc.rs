@@ -1,5 +1,5 @@
-//! JSON-RPC calls over one connection, which is opened and logged in on first
-//! use and again after it was lost.
+//! JSON-RPC calls over one connection. Connects and logs in on first use, and
+//! again after the connection is lost.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -23,18 +23,18 @@ use super::socket::{Connection, Disconnected, MAX_ATTEMPTS, RETRY_PAUSE};
 use super::wire::decode;
 use crate::model::Error;
 
-/// From the request to the response, including a reconnection.
+/// Deadline of a call from request to response, including reconnection.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The server runs this many calls of a connection at once.
+/// The server's limit for concurrent calls on a connection.
 const MAX_CALLS: usize = 10;
-/// The server's limit of a request after login, in characters.
+/// The server's limit for a request after login, in characters.
 const MAX_REQUEST: usize = 65_536;
-/// The server's limit for [`FILE_RECEIVE`].
+/// The server's limit for a [`FILE_RECEIVE`] request, in characters.
 const MAX_FILE_REQUEST: usize = 2_097_152;
 pub(super) const FILE_RECEIVE: &str = "filesystem.file_receive";
-/// The pause between attempts to connect doubles from `RETRY_PAUSE` up to this.
+/// Maximum pause between connection attempts. Pauses start at `RETRY_PAUSE` and double.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
-/// The server counts logins per minute; its count restarts after a minute.
+/// The server limits logins per minute. A new minute resets the limit.
 const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(65);
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3);
 
@@ -71,7 +71,7 @@ impl Rpc {
         self.has_sent_writes.load(Ordering::Acquire)
     }
 
-    /// Calls a method that changes nothing. Repeated if the connection is lost.
+    /// Calls a method that only reads. Retries if the connection is lost.
     pub async fn read<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -80,8 +80,8 @@ impl Rpc {
         self.send(method, &self.id(), &params, false).await
     }
 
-    /// Calls a method that changes something. Repeated only if the server has
-    /// not received the call.
+    /// Calls a method that changes something. Retries only if the server has not
+    /// received the call.
     pub async fn write<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -90,7 +90,7 @@ impl Rpc {
         self.send(method, &self.id(), &params, true).await
     }
 
-    /// A globally unique id for a call.
+    /// Returns a globally unique id for a call.
     pub fn id(&self) -> String {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         format!("{}-{serial}", self.origin)
@@ -100,7 +100,7 @@ impl Rpc {
         Ok(self.session().await?.release)
     }
 
-    /// The number of writes without a response.
+    /// Returns the number of writes without a response.
     pub async fn pending_writes(&self) -> usize {
         let session = self.session.lock().await;
         session
@@ -109,7 +109,7 @@ impl Rpc {
             .map_or(0, |session| session.connection.pending_writes())
     }
 
-    /// Like [`Self::read`] or [`Self::write`], with the caller's id.
+    /// Like [`Self::read`] or [`Self::write`], with an id from the caller.
     pub async fn send<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -130,7 +130,7 @@ impl Rpc {
             );
             return Err(Error::Invalid(reason.into()).into());
         }
-        // The login has its own, longer timeout.
+        // The login has a separate, longer timeout.
         self.session().await?;
         let work = async {
             let _slot = self.slots.acquire().await;
@@ -164,7 +164,7 @@ impl Rpc {
                 .connection
                 .call(id.to_owned(), text.to_owned(), writes)
                 .await;
-            // Without parameters and result, which may be secret.
+            // Does not log parameters and result, which may be secret.
             tracing::debug!(method, took = ?start.elapsed(), ok = matches!(response, Ok(Ok(_))), "call");
             match response {
                 Ok(Ok(result)) => return Ok(result),
@@ -196,9 +196,9 @@ impl Rpc {
         }
     }
 
-    /// The current session, or a new one. The first connection is tried once, so
-    /// that an unreachable server is reported at once. After a lost connection,
-    /// attempts are repeated with growing pauses, up to the caller's timeout.
+    /// Returns the current session, or opens a new session. The first connection is
+    /// attempted only once, so that an unreachable server is reported immediately.
+    /// Reconnection is retried with growing pauses, up to the caller's timeout.
     pub async fn session(&self) -> Result<Arc<Session>, Failure> {
         let mut slot = self.session.lock().await;
         let was_connected = match &*slot {
@@ -238,8 +238,8 @@ impl Rpc {
     }
 }
 
-/// Up to a quarter longer or shorter, so that clients do not retry at the same
-/// time.
+/// Changes the pause by up to 25 percent, so that clients do not retry
+/// simultaneously.
 fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 512;
     pause.mul_f64(0.75 + f64::from(u16::try_from(random).unwrap_or(0)) / 1024.0)

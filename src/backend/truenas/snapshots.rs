@@ -1,4 +1,4 @@
-//! Checkpoints: ZFS snapshots of the dataset of the pixel's disk.
+//! Implements checkpoints with ZFS snapshots of the pixel's dataset.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::properties::{self, PropertyKey};
 use super::wire::Snapshot;
 use crate::model::{Checkpoint, Error, Label, Name, Properties, Result, Status, Subject};
 
-/// An instance, its dataset and its snapshots, oldest first.
+/// An instance, its dataset, and its snapshots with the oldest first.
 pub(super) struct Disk {
     pub container: Container,
     pub dataset: String,
@@ -27,7 +27,7 @@ impl Disk {
             .ok_or_else(|| Error::NotFound(Subject::checkpoint(name, label)))
     }
 
-    /// The snapshots that a rollback to `label` destroys.
+    /// Returns the snapshots that a rollback to `label` would destroy.
     fn newer(&self, name: &Name, label: &Label) -> Result<Vec<&Snapshot>> {
         let order = self.snapshot(name, label)?.order();
         Ok(self
@@ -48,7 +48,7 @@ impl Truenas {
         ]);
         let method = self.rpc.release().await?.snapshots().query;
         let mut snapshots: Vec<Snapshot> = self.rpc.read(method, params).await?;
-        // The server would sort the numbers as text.
+        // The server would sort these numbers as text.
         snapshots.sort_by_key(Snapshot::order);
         Ok(Disk {
             container,
@@ -57,8 +57,8 @@ impl Truenas {
         })
     }
 
-    /// The dataset of the container's disk, below the configured prefix or in the
-    /// container's pool.
+    /// Returns the dataset of the container's disk, below the configured prefix or
+    /// in the container's pool.
     pub(super) async fn dataset(&self, container: &Container) -> Result<String> {
         let dataset = match (&self.placement.dataset_prefix, container) {
             (Some(prefix), _) => format!("{}/{}", prefix.trim_end_matches('/'), container.name()),
@@ -95,12 +95,12 @@ impl Truenas {
         let params = json!([{"dataset": disk.dataset, "name": label.as_str()}]);
         let method = self.rpc.release().await?.snapshots().create;
         let outcome = self.rpc.write::<Value>(method, params).await;
-        // It did not exist before, so an existing one is from this call.
+        // The snapshot did not exist before this call.
         let exists = async { Ok(self.disk(name).await?.snapshot(name, label).is_ok()) };
         settle(outcome, Subject::checkpoint(name, label), exists).await
     }
 
-    /// Records the properties and the host key of a new checkpoint.
+    /// Records the properties and the host key for a new checkpoint.
     pub(super) async fn record_checkpoint(&self, name: &Name, label: &Label) -> Result<()> {
         let disk = self.disk(name).await?;
         let Container::Virt(virt) = &disk.container else {
@@ -109,7 +109,7 @@ impl Truenas {
         if let Some(id) = PropertyKey::Id.get(&virt.environment) {
             self.ssh.save_host_key(&name.instance(), id, label.as_str());
         }
-        // A temporary checkpoint is deleted before properties change.
+        // A temporary checkpoint is deleted before properties can change.
         if label.temporary_id().is_some() {
             return Ok(());
         }
@@ -126,7 +126,7 @@ impl Truenas {
 
     pub(super) async fn list_checkpoints(&self, name: &Name) -> Result<Vec<Checkpoint>> {
         let disk = self.disk(name).await?;
-        // Snapshots of other tools have the current properties.
+        // Snapshots of other tools have no stored properties: use the current properties.
         let properties = |label: &Label| match &disk.container {
             Container::Virt(virt) => properties::at_checkpoint(&virt.environment, label.as_str())
                 .unwrap_or_else(|| properties::read(&virt.environment)),
@@ -137,7 +137,7 @@ impl Truenas {
             .iter()
             .filter(|snapshot| !snapshot.is_deferred())
             .filter_map(|snapshot| {
-                // Other tools' snapshots may have names that are not labels.
+                // Other tools may create snapshots whose names are not valid labels.
                 let label: Label = snapshot.snapshot_name.parse().ok()?;
                 let created = snapshot.number("creation").unwrap_or(0);
                 Some(Checkpoint {
@@ -151,8 +151,8 @@ impl Truenas {
             .collect())
     }
 
-    /// The names of all snapshots that a restore would destroy, including those of
-    /// other tools.
+    /// Returns the names of all snapshots that a restore would destroy, including
+    /// snapshots of other tools.
     pub(super) async fn newer_checkpoints(
         &self,
         name: &Name,
@@ -169,13 +169,13 @@ impl Truenas {
         let has_newer = !disk.newer(name, label)?.is_empty();
         let was_running = disk.container.status() != Status::Stopped;
         if was_running {
-            // The restore discards what a clean shutdown would write.
+            // A graceful stop is unnecessary, because the restore discards later writes.
             self.stop(name, Duration::ZERO).await?;
         }
         let params = json!([target, {"recursive": has_newer}]);
         let method = self.rpc.release().await?.snapshots().rollback;
         let outcome = match self.rpc.write::<Value>(method, params.clone()).await {
-            // Repeating the rollback is harmless.
+            // A repeated rollback has no further effect.
             Err(failure) if failure.is_uncertain() => self.rpc.write::<Value>(method, params).await,
             other => other,
         };
@@ -206,7 +206,7 @@ impl Truenas {
     pub(super) async fn delete_snapshot(&self, name: &Name, label: &Label) -> Result<()> {
         let disk = self.disk(name).await?;
         let id = disk.snapshot(name, label)?.id.clone();
-        // ZFS destroys a temporary snapshot with its last clone.
+        // ZFS destroys a temporary snapshot after its last clone is destroyed.
         let defer = label.temporary_id().is_some();
         let params = json!([id, {"defer": defer, "recursive": false}]);
         let method = self.rpc.release().await?.snapshots().delete;
@@ -231,8 +231,8 @@ impl Truenas {
     }
 }
 
-/// Fails unless the text is a plain dataset name, which is safe in a command that
-/// root runs.
+/// Fails unless the text is a plain dataset name. Such a name is safe in a
+/// command that root runs.
 pub(super) fn check_dataset(dataset: &str) -> Result<()> {
     let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-');
     let is_component = |part: &str| !part.is_empty() && !part.starts_with('-') && part != "..";

@@ -1,5 +1,5 @@
-//! One connection: a task that owns the WebSocket, sends calls, and passes each
-//! response to its caller, in any order.
+//! A connection: a task owns the WebSocket, sends calls, and passes each
+//! response to the caller. Responses may arrive in any order.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,18 +19,18 @@ use super::error::Failure;
 use super::fault::{RpcError, RpcFault};
 use super::job_events::JobTracker;
 
-/// The server's proxy closes a connection after a minute without traffic.
+/// Interval between pings. The server's proxy closes idle connections after one minute.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// The interval while a call waits for its response.
+/// Interval between pings while a call waits for a response.
 const PING_INTERVAL_DURING_CALL: Duration = Duration::from_secs(5);
-/// After this time without a pong, the connection is lost.
+/// Deadline for a pong, after which the connection counts as lost.
 const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Attempts of a call that the server refuses because too many are in progress.
+/// Maximum attempts of a call that the server rejects because too many are in progress.
 pub(super) const MAX_ATTEMPTS: u32 = 4;
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// The connection ended before the response of a call.
+/// The connection ended before the response to a call.
 #[derive(Debug)]
 pub(super) struct Disconnected {
     /// Whether the server may have received the call.
@@ -38,13 +38,13 @@ pub(super) struct Disconnected {
     pub end: CloseReason,
 }
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Debug, Clone)]
 pub(super) struct CloseReason {
     pub reason: String,
-    /// The code of the server's close frame.
+    /// The code in the server's close frame.
     pub code: Option<u16>,
-    /// The server sent more than the limit of a message.
+    /// The server sent a message larger than the limit.
     pub too_large: bool,
 }
 
@@ -76,10 +76,10 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     closed: AtomicBool,
-    /// Writes without a response, including those whose callers stopped
+    /// Number of writes without a response, including writes whose callers stopped
     /// waiting.
     pending_writes: AtomicUsize,
-    /// Set once the connection has ended.
+    /// The reason, set after the connection has ended.
     end: Mutex<Option<CloseReason>>,
     jobs: JobTracker,
 }
@@ -108,8 +108,8 @@ impl Connection {
         self.shared.closed.load(Ordering::Acquire)
     }
 
-    /// Marks the connection as closed for new calls. Pending calls still get
-    /// their responses.
+    /// Closes the connection for new calls. Pending calls still receive their
+    /// responses.
     pub fn retire(&self) {
         self.shared.closed.store(true, Ordering::Release);
     }
@@ -122,7 +122,7 @@ impl Connection {
         &self.shared.jobs
     }
 
-    /// Sends a request and waits for the response. `text` is the whole request
+    /// Sends a request and waits for the response. `text` is the complete request
     /// with this `id`. Dropping the future does not cancel the call.
     pub async fn call(&self, id: String, text: String, writes: bool) -> Response {
         let (response, receiver) = oneshot::channel();
@@ -139,7 +139,7 @@ impl Connection {
         if self.calls.send(call).await.is_err() {
             return Err(disconnected(false));
         }
-        // The sender is dropped only with a call that is still in the queue.
+        // Dropping the sender means that the call was still in the queue.
         receiver.await.unwrap_or_else(|_| Err(disconnected(false)))
     }
 }
@@ -160,7 +160,7 @@ struct Incoming<'a> {
     params: Option<&'a RawValue>,
 }
 
-/// Owns the socket until the connection ends, then fails all pending calls.
+/// Owns the socket until the connection ends. Then fails all pending calls.
 async fn serve(mut socket: Socket, mut queue: mpsc::Receiver<Call>, shared: Arc<Shared>) {
     let mut pending: HashMap<String, Pending> = HashMap::new();
     let end = exchange(&mut socket, &mut queue, &mut pending, &shared).await;
@@ -234,7 +234,7 @@ async fn exchange(
     }
 }
 
-/// The text of a frame, if it has one. Fails at the end of the connection.
+/// Returns the text of a text frame. Fails at the end of the connection.
 fn text_of(frame: Option<Result<Message, WsError>>) -> Result<Option<Utf8Bytes>, CloseReason> {
     match frame {
         Some(Ok(Message::Text(text))) => Ok(Some(text)),
@@ -265,7 +265,7 @@ async fn send(socket: &mut Socket, message: Message) -> Result<(), String> {
     }
 }
 
-/// Passes a response to its caller, or an event to the job tracker. Ignores
+/// Passes a response to the caller, or an event to the job tracker. Ignores
 /// other messages.
 pub(super) fn dispatch(text: &str, pending: &mut HashMap<String, Pending>, shared: &Shared) {
     let incoming: Incoming<'_> = match serde_json::from_str(text) {
@@ -288,7 +288,7 @@ pub(super) fn dispatch(text: &str, pending: &mut HashMap<String, Pending>, share
     let response = match (incoming.result, incoming.error) {
         (_, Some(error)) => Err(RpcFault::from_call(error)),
         (Some(result), None) => Ok(result.to_owned()),
-        // serde reads `"result": null` as absent.
+        // serde decodes `"result": null` as a missing field.
         (None, None) => Ok(RawValue::NULL.to_owned()),
     };
     let _ = call.response.send(Ok(response));
@@ -317,11 +317,11 @@ mod tests {
         let socket = WebSocketStream::from_raw_socket(client, Role::Client, Some(config())).await;
         let connection = Connection::start(socket);
         let call = connection.call("1".into(), "{}".into(), false);
-        // The header of a frame that is one byte too long.
+        // The header of a frame that exceeds the limit by one byte.
         let mut header = vec![0x81, 127];
         header.extend((MAX_MESSAGE as u64 + 1).to_be_bytes());
         let responding = async {
-            // Wait for the call.
+            // Wait until the server receives the call.
             server.read_u8().await.unwrap();
             server.write_all(&header).await.unwrap();
         };

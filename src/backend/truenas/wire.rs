@@ -1,4 +1,4 @@
-//! The server's JSON: only the fields that pixels uses.
+//! The server's JSON types, limited to the fields that pixels reads.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::model::{Error, Result};
 
-/// Decodes the result of a call. Fails with `Error::Protocol`.
+/// Decodes the result of a call. Fails with `Error::Protocol` if invalid.
 pub(super) fn decode<T: DeserializeOwned>(method: &str, raw: &RawValue) -> Result<T> {
     serde_json::from_str(raw.get()).map_err(|e| Error::Protocol(format!("{method}: {e}")))
 }
@@ -26,7 +26,7 @@ pub(super) struct Virt {
     pub aliases: Vec<Alias>,
     #[serde(default)]
     pub image: Image,
-    /// The state in Incus, if the query requested it.
+    /// The instance's state in Incus, if requested in the query.
     pub raw: Option<Raw>,
     pub privileged_mode: Option<bool>,
     pub storage_pool: Option<String>,
@@ -65,7 +65,7 @@ pub(super) struct RawState {
     pub processes: i64,
 }
 
-/// Bytes, or nanoseconds of CPU time. Negative if unknown.
+/// Sizes in bytes or CPU time in nanoseconds. Negative if unknown.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RawUsage {
@@ -107,7 +107,7 @@ pub(super) struct Lxc {
     pub status: LxcStatus,
     pub cpuset: Option<String>,
     pub dataset: String,
-    /// Null for a privileged container. Absent means unprivileged.
+    /// Null for a privileged container. A missing field means unprivileged.
     #[serde(default = "mapped")]
     pub idmap: Option<serde_json::Value>,
 }
@@ -125,7 +125,7 @@ pub(super) struct LxcStatus {
 pub(super) struct Snapshot {
     pub id: String,
     pub snapshot_name: String,
-    /// A decimal number, in the order of creation.
+    /// The creation transaction as a decimal number, which increases with each snapshot.
     pub createtxg: String,
     #[serde(default)]
     pub properties: BTreeMap<String, Property>,
@@ -149,7 +149,7 @@ impl Snapshot {
         self.property(name)?.parse().ok()
     }
 
-    /// Deleted already; ZFS destroys it with its last clone.
+    /// Whether the snapshot was deleted and exists only until its last clone is destroyed.
     pub fn is_deferred(&self) -> bool {
         self.property("defer_destroy") == Some("on")
     }
@@ -172,7 +172,7 @@ pub(super) struct Summary {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Addresses {
-    /// Such as `192.0.2.10/24`.
+    /// Addresses with prefix length, such as `192.0.2.10/24`.
     #[serde(default, rename = "IPV4")]
     pub v4: Vec<String>,
 }

@@ -1,26 +1,26 @@
-//! Builds the command line for the shell of the pixel.
+//! Builds the command line for the pixel's shell.
 
 use crate::model::{Error, ExecRequest, Ids, Reason, Result, is_env_name, shell_quote};
 
-/// Prefix of the environment variables, which are sent as SSH environment
-/// requests: arguments are visible to all users of the pixel.
+/// Prefix of variables that are sent as SSH environment requests. Command
+/// arguments would be visible to all users of the pixel.
 pub(super) const ENV_PREFIX: &str = "PIXELS_E_";
-/// A variable that is sent first: if the server accepts it, it accepts all.
+/// A variable that is sent first. A server that accepts it accepts all variables.
 pub(super) const ENV_PROBE: &str = "PIXELS_E_";
-/// Begins the line with the process id of the command, on stderr or, with a
-/// terminal, on stdout. The line is not passed on.
+/// Prefix of the line with the process id of the command. The line is on
+/// stderr, or on stdout with a terminal, and is removed from the output.
 pub(super) const PID_LINE: &str = "pixels-process ";
 /// Passes `SSH_CONNECTION` to the scripts that change the packet filter.
 const CONNECTION: &str = "PIXELS_CONNECTION";
-/// In bytes. The limit of Linux is 128 KiB for one argument.
+/// Maximum command length in bytes. Linux allows 128 KiB per argument.
 const MAX_COMMAND: usize = 120 * 1024;
 
-/// Variables that sshd and PAM set for root, which the command must not get.
+/// Variables set by sshd and PAM for root, which the command must not inherit.
 const SSH_VARIABLES: &str = "SSH_CLIENT SSH_CONNECTION SSH_TTY MAIL XDG_RUNTIME_DIR XDG_SESSION_ID \
                        XDG_SESSION_TYPE XDG_SESSION_CLASS DBUS_SESSION_BUS_ADDRESS";
 
-/// The command line that runs `request`. A POSIX shell as root sets up the
-/// environment and passes every argument to `execve` unchanged. Fails with
+/// Returns the command line that runs `request`. A POSIX shell as root sets up
+/// the environment and passes every argument to `execve` unchanged. Fails with
 /// `Error::Invalid` for zero bytes, invalid variable names and long commands.
 pub(super) fn line(request: &ExecRequest) -> Result<String> {
     let mut script = match request.tty {
@@ -45,7 +45,7 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
         script.push_str("exec \"$@\"");
     } else {
         if request.tty.is_some() {
-            // Programs open the terminal device by its path.
+            // Programs open the terminal device by path.
             script.push_str(&format!("chown {uid} \"$(tty)\"; "));
         }
         script.push_str(&format!(
@@ -72,7 +72,7 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
     }
 }
 
-/// The command that signals a process group, or else the process.
+/// Returns the command that signals a process group or, without a group, the process.
 pub(super) fn kill(process: u32, signal: i32) -> String {
     format!("kill -{signal} -{process} 2>/dev/null || kill -{signal} {process}")
 }

@@ -1,4 +1,4 @@
-//! Runs a command on its own channel and returns its exit status.
+//! Runs a command on a separate channel and returns the exit status.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use super::{Session, command, lost};
 use crate::model::{Control, Error, ExecIo, ExecRequest, ExitStatus, Result};
 
 const CHUNK: usize = 32 * 1024;
-/// After the exit, output of background processes is read until there is none for
-/// this time.
+/// After the command exits, reading stops when background processes print no
+/// output for this time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 const END_OF_TRANSMISSION: u8 = 0x04;
-/// The stream number of stderr in SSH.
+/// The SSH data type code of stderr.
 const STDERR: u32 = 1;
 
 type WriteHalf = ChannelWriteHalf<Msg>;
 
-/// See `model::Guest::exec` for the contract.
+/// Implements the contract of `model::Guest::exec`.
 pub(super) async fn run(
     session: &Arc<Session>,
     tasks: &TaskTracker,
@@ -71,7 +71,7 @@ pub(super) async fn run(
                     Some(ChannelMsg::Data { data }) => {
                         let rest = if tty { filter.strip(&data) } else { data.to_vec() };
                         if stdout.write(&rest).await {
-                            // As if the command had written to a closed pipe.
+                            // Emulates a write to a closed pipe.
                             running.signal(SIGPIPE);
                         }
                     }
@@ -164,7 +164,7 @@ async fn start(session: &Session, request: &ExecRequest) -> Result<Channel<Msg>>
 }
 
 /// Waits for the response to the latest channel request. Fails with
-/// `Error::Unsupported` for `operation` if the server refuses the request.
+/// `Error::Unsupported` for `operation` if the server rejects the request.
 pub(super) async fn expect_success(channel: &mut Channel<Msg>, operation: &str) -> Result<()> {
     loop {
         match channel.wait().await {
@@ -186,7 +186,7 @@ pub(super) async fn expect_success(channel: &mut Channel<Msg>, operation: &str) 
     }
 }
 
-/// Copies stdin to its end, then sends end of file.
+/// Copies stdin until the end, then sends end of file.
 async fn copy_stdin(mut stdin: Box<dyn AsyncRead + Send + Unpin>, channel: &WriteHalf, tty: bool) {
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -207,7 +207,7 @@ async fn copy_stdin(mut stdin: Box<dyn AsyncRead + Send + Unpin>, channel: &Writ
     }
 }
 
-/// A stream of the caller, until a write to it fails.
+/// An output stream of the caller. Ignores writes after the first failure.
 struct Sink {
     to: Box<dyn AsyncWrite + Send + Unpin>,
     broken: bool,
@@ -218,7 +218,7 @@ impl Sink {
         Self { to, broken: false }
     }
 
-    /// Returns true if this write is the first one to fail.
+    /// Writes data. Returns true if this write is the first write to fail.
     async fn write(&mut self, data: &[u8]) -> bool {
         if self.broken || self.to.write_all(data).await.is_ok() {
             return false;
@@ -233,17 +233,17 @@ impl Sink {
     }
 }
 
-/// A running command. Dropping it kills the command.
+/// A running command. Dropping this value kills the command.
 struct Running {
     session: Arc<Session>,
     tasks: TaskTracker,
     channel: Option<Arc<WriteHalf>>,
-    /// Known once the command has printed it.
+    /// The process id. `None` until the command has printed it.
     pid: Option<u32>,
 }
 
 impl Running {
-    /// Sends a signal by running `kill`: OpenSSH does not deliver signals to
+    /// Sends a signal with `kill`, because OpenSSH does not deliver signals to
     /// commands of root.
     fn signal(&self, number: i32) {
         let Some(pid) = self.pid else {

@@ -9,13 +9,13 @@ use super::known_hosts::KnownHosts;
 use super::log_failure;
 use crate::model::{Error, Reason};
 
-/// Accepts the recorded host key of an instance, and records the first one. With
-/// `strict`, rejects other keys; otherwise records them.
+/// Accepts the recorded host key of an instance. Records the key of a new instance.
+/// With `strict`, rejects a changed key; otherwise records the changed key.
 pub(super) struct HostKeyVerifier {
     pub known_hosts: Arc<KnownHosts>,
     pub host: String,
     pub strict: bool,
-    /// Why the key was rejected, which russh does not return.
+    /// The reason for a rejected key, which russh does not return.
     pub rejection: Arc<Mutex<Option<Error>>>,
 }
 

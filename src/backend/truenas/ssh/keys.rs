@@ -1,4 +1,4 @@
-//! The keys for logging in to pixels: a key file or the keys of an SSH agent.
+//! The user's SSH keys for pixels: a key file or the keys of an SSH agent.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,34 +13,34 @@ use super::host_key::HostKeyVerifier;
 use crate::model::{Error, Reason, Result};
 use crate::secret::Secret;
 
-/// Asks for the passphrase of this key file. `None` without a terminal.
+/// Prompts for the passphrase of a key file. Returns `None` without a terminal.
 pub type AskPassphrase = Arc<dyn Fn(&Path) -> Option<Secret> + Send + Sync>;
 
-/// Attempts to enter a passphrase.
+/// Maximum number of attempts to enter a passphrase.
 const MAX_ATTEMPTS: usize = 3;
-/// Keys of the agent that are offered. The server closes the connection after six
-/// failed attempts.
+/// Maximum number of agent keys to try. The server closes the connection after
+/// six failed attempts.
 const MAX_AGENT_KEYS: usize = 4;
 
 pub(super) struct Keys {
     pub file: Option<PathBuf>,
     pub agent: Option<PathBuf>,
     pub ask_passphrase: AskPassphrase,
-    /// The key file after its passphrase was entered.
+    /// The decrypted key file, after the user has entered the passphrase.
     pub unlocked: Mutex<Option<Arc<PrivateKey>>>,
 }
 
 enum KeyFile {
     Usable(Arc<PrivateKey>),
     Encrypted(PathBuf),
-    /// Of a type that only an agent can use.
+    /// The path of a key whose type only an agent can use.
     AgentOnly(PathBuf),
     Missing,
 }
 
 impl Keys {
-    /// The line for `authorized_keys`, of the key file or else of the agent's first
-    /// key. Fails with `Error::Invalid` if no key can be used to log in.
+    /// Returns the line for `authorized_keys`, from the key file or otherwise the
+    /// agent's first key. Fails with `Error::Invalid` without a usable key.
     pub async fn public(&self) -> Result<String> {
         if let Some(path) = &self.file
             && let Some((line, key)) = public_key(path)
@@ -67,8 +67,8 @@ impl Keys {
         })
     }
 
-    /// Logs in with the key file if it is not encrypted, then with the agent's keys,
-    /// then with the encrypted file after asking for its passphrase.
+    /// Logs in with the key file if not encrypted, then with the agent's keys, then
+    /// with the encrypted key file after a passphrase prompt.
     pub async fn log_in(&self, handle: &mut Handle<HostKeyVerifier>, user: &str) -> Result<()> {
         let file = self.file().await?;
         if let KeyFile::Usable(key) = &file
@@ -181,7 +181,7 @@ impl Keys {
         if let Ok(line) = self.public().await {
             let authorized = line.parse::<PublicKey>().ok();
             let authorized = authorized.as_ref().map(PublicKey::key_data);
-            // The key that new pixels get comes first.
+            // Tries the key in the pixel's `authorized_keys` first.
             agent_keys.sort_by_key(|key| authorized != Some(key.key_data()));
         }
         for key in agent_keys.into_iter().take(MAX_AGENT_KEYS) {
@@ -207,8 +207,8 @@ impl Keys {
     }
 }
 
-/// The public key of a key file, from the `.pub` file or from the part of the key
-/// file that is not encrypted.
+/// Returns the public key of a key file, from the `.pub` file or from the
+/// unencrypted part of the key file.
 fn public_key(path: &Path) -> Option<(String, PublicKey)> {
     let mut public_path = path.to_owned().into_os_string();
     public_path.push(".pub");
@@ -224,8 +224,8 @@ fn public_key(path: &Path) -> Option<(String, PublicKey)> {
     })
 }
 
-/// Whether pixels signs with keys of this type. Not RSA: the Rust implementation
-/// has a timing side channel that an observer of signatures can use.
+/// Whether pixels can sign with keys of this type. Excludes RSA, because an observer of
+/// signatures can exploit a timing side channel in the Rust implementation.
 fn is_supported(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::Ed25519 | Algorithm::Ecdsa { .. })
 }

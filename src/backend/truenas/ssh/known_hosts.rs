@@ -1,4 +1,4 @@
-//! A file with the host keys of pixels, recorded at the first connection.
+//! A file with pixels' host keys, recorded on the first connection.
 //!
 //! An entry belongs to one instance, because addresses and names are reused.
 
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use crate::model::{Error, Result};
 
 pub(super) struct KnownHosts {
-    /// `None`: no keys are recorded.
+    /// The path of the file. Without a path, no keys are recorded.
     pub path: Option<PathBuf>,
 }
 
 impl KnownHosts {
-    /// The recorded key, in the format of OpenSSH, without a comment.
+    /// Returns the recorded key in OpenSSH's format without a comment.
     pub fn key(&self, host: &str) -> Option<String> {
         let mut lines = self.lines().into_iter();
         lines.find(|(name, _)| name == host).map(|(_, key)| key)
@@ -26,7 +26,7 @@ impl KnownHosts {
         })
     }
 
-    /// Records the current host key as that of a checkpoint.
+    /// Records the current host key for a checkpoint.
     pub fn save(&self, host: &str, label: &str) -> Result<()> {
         match self.key(host) {
             Some(key) => self.insert(&checkpoint(host, label), &key),
@@ -34,8 +34,8 @@ impl KnownHosts {
         }
     }
 
-    /// Restores the host key of a checkpoint. If it is not recorded, the next key is
-    /// recorded as the first one.
+    /// Restores the host key of a checkpoint. Without a recorded key, the next
+    /// connection records the host key.
     pub fn restore(&self, host: &str, label: &str) -> Result<()> {
         match self.key(&checkpoint(host, label)) {
             Some(key) => self.insert(host, &key),
@@ -43,7 +43,7 @@ impl KnownHosts {
         }
     }
 
-    /// Removes the keys of an instance and its checkpoints.
+    /// Removes the host keys of an instance and of its checkpoints.
     pub fn remove(&self, host: &str) -> Result<()> {
         let checkpoints = format!("{host}@");
         self.change(|lines| {
@@ -57,7 +57,7 @@ impl KnownHosts {
         parse(&text)
     }
 
-    /// Replaces the file atomically.
+    /// Changes the entries and replaces the file atomically.
     fn change(&self, change: impl FnOnce(&mut Vec<(String, String)>)) -> Result<()> {
         let Some(path) = &self.path else {
             return Ok(());

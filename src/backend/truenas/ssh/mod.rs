@@ -1,5 +1,5 @@
-//! SSH access to pixels: one connection per pixel and process, as root. Every
-//! command has its own channel.
+//! SSH access to pixels: one connection as root per pixel and process. Every
+//! command has a separate channel.
 
 mod command;
 mod exec;
@@ -30,39 +30,39 @@ use keys::Keys;
 use known_hosts::KnownHosts;
 
 const PORT: u16 = 22;
-/// Commands run as any user, which only root can switch to.
+/// The login user. Commands run as any user, and only root can switch users.
 const USER: &str = "root";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Up to the end of the key exchange.
+/// Deadline of the connection, including the key exchange.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a booting pixel may take to have an address and an SSH server.
+/// How long to wait for the address and the SSH server of a booting pixel.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// Unanswered keepalives after which the connection ends.
+/// Number of unanswered keepalives after which the connection ends.
 const MAX_UNANSWERED: usize = 3;
 
 /// The SSH settings.
 pub struct Settings {
     pub key: Option<PathBuf>,
-    /// The socket of an SSH agent.
+    /// The socket path of an SSH agent.
     pub agent: Option<PathBuf>,
     pub known_hosts: Option<PathBuf>,
-    /// Reject a host key that differs from the recorded one.
+    /// Whether to reject a host key that differs from the recorded key.
     pub strict: bool,
     pub ask_passphrase: AskPassphrase,
 }
 
-/// A pixel's SSH server.
+/// The address of a pixel's SSH server, and the name of the host key.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     pub instance: String,
-    /// See [`host_key_name`].
+    /// The name from [`host_key_name`].
     pub key_name: String,
     pub address: Ipv4Addr,
 }
 
-/// The name of an instance in the file of host keys. `id` is unique among all
-/// instances that ever have this name.
+/// Returns the name of an instance in the file of host keys. `id` differs from
+/// all earlier instances with the same name.
 pub(super) fn host_key_name(instance: &str, id: &str) -> String {
     format!("{instance}/{}", id.replace([' ', '@'], "_"))
 }
@@ -72,7 +72,7 @@ pub(super) struct Ssh {
     known_hosts: Arc<KnownHosts>,
     strict: bool,
     tasks: TaskTracker,
-    /// By instance. Reused while connected.
+    /// Connections by instance name, reused while open.
     sessions: tokio::sync::Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Ssh {
     }
 }
 
-/// A connection that is logged in.
+/// An SSH connection after login.
 pub(super) struct Session {
     handle: Handle<HostKeyVerifier>,
     sftp: tokio::sync::OnceCell<sftp::Files>,
@@ -106,13 +106,13 @@ impl Ssh {
         }
     }
 
-    /// The public key that new pixels get. See [`Keys::public`].
+    /// Returns the public key for new pixels. See [`Keys::public`].
     pub async fn public_key(&self) -> Result<String> {
         self.keys.public().await
     }
 
-    /// The current or a new connection to an instance. `host` returns `None`
-    /// while the instance has no address.
+    /// Returns the current connection to an instance, or connects. `host` returns
+    /// `None` while the instance has no address.
     pub async fn session<F>(&self, instance: &str, host: impl Fn() -> F) -> Result<Arc<Session>>
     where
         F: Future<Output = Result<Option<Host>>>,
@@ -129,7 +129,7 @@ impl Ssh {
     }
 
     /// Connects and logs in. Retries until `limit` while the instance has no
-    /// address or its SSH server cannot be reached.
+    /// address or the SSH server is unreachable.
     pub async fn wait_for_session<F>(
         &self,
         host: impl Fn() -> F,
@@ -151,7 +151,7 @@ impl Ssh {
             };
             match self.connect(&host).await {
                 Ok(session) => Next::Done(Ok((host.instance, Arc::new(session)))),
-                // During boot, connections are refused or closed.
+                // During boot, the pixel refuses or closes connections.
                 Err(error @ (Error::Unreachable { .. } | Error::TimedOut { .. })) => {
                     Next::Again(error)
                 }
@@ -222,7 +222,7 @@ impl Ssh {
         log_failure(self.known_hosts.remove(&host_key_name(instance, id)));
     }
 
-    /// Records the current host key as that of a new checkpoint.
+    /// Records the current host key for a new checkpoint.
     pub fn save_host_key(&self, instance: &str, id: &str, label: &str) {
         log_failure(self.known_hosts.save(&host_key_name(instance, id), label));
     }
@@ -245,7 +245,7 @@ impl Ssh {
     }
 }
 
-/// A failure to record host keys does not fail the operation.
+/// Ignores and logs a failure to record host keys.
 fn log_failure(outcome: Result<()>) {
     if let Err(error) = outcome {
         tracing::warn!(%error, "known hosts");
@@ -257,7 +257,7 @@ impl Session {
         self.handle.channel_open_session().await.map_err(lost)
     }
 
-    /// The SFTP client, opened on first use.
+    /// Returns the SFTP client, which is opened on first use.
     pub async fn sftp(&self) -> Result<&sftp::Files> {
         let open = || async {
             let mut channel = self.channel().await?;
@@ -271,7 +271,7 @@ impl Session {
     }
 }
 
-/// The error of a request on a lost connection.
+/// Returns the error for a request on a lost connection.
 fn lost(error: russh::Error) -> Error {
     Error::Unreachable {
         endpoint: "the pixel's SSH server".into(),

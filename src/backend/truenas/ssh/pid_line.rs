@@ -1,23 +1,23 @@
-//! Removes the line with a command's process id from its output. The id is needed
-//! to send signals.
+//! Removes the line with the command's process id from the output. Signals are
+//! sent to that process id.
 
 use super::command;
 
-/// Characters of a process id and a carriage return.
+/// Maximum number of characters of a process id and a carriage return.
 const MAX_PID: usize = 11;
 
 /// Removes the first line of the form `pixels-process PID` from a stream.
 #[derive(Default)]
 pub(super) struct PidLineFilter {
     pub pid: Option<u32>,
-    /// The beginning of a line that may be the one.
+    /// The beginning of a line that may contain the process id.
     line: Vec<u8>,
-    /// The current line is another one.
+    /// Whether the current line cannot contain the process id.
     in_other_line: bool,
 }
 
 impl PidLineFilter {
-    /// The output to pass on.
+    /// Returns the output without the line.
     pub fn strip(&mut self, data: &[u8]) -> Vec<u8> {
         if self.pid.is_some() {
             return data.to_vec();
@@ -31,7 +31,7 @@ impl PidLineFilter {
             }
             self.line.push(*byte);
             if *byte != b'\n' {
-                // Do not hold back a line that may never end.
+                // A line that never ends must not delay the output.
                 if !self.may_be_pid_line() {
                     passed.append(&mut self.line);
                     self.in_other_line = true;
@@ -46,7 +46,7 @@ impl PidLineFilter {
                 passed.extend_from_slice(&data[at + 1..]);
                 break;
             }
-            // Output of the login shell of the pixel.
+            // The login shell of the pixel printed this line.
             passed.extend(line);
         }
         passed
@@ -60,7 +60,7 @@ impl PidLineFilter {
         }
     }
 
-    /// The rest of a stream that has ended.
+    /// Returns buffered output at the end of the stream.
     pub fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.line)
     }
@@ -83,7 +83,7 @@ mod tests {
         let mut none = PidLineFilter::default();
         assert_eq!(none.strip(b"pixels-pro"), b"");
         assert_eq!(none.rest(), b"pixels-pro");
-        // Other lines are passed on before they end.
+        // The filter must pass other lines before they end.
         let mut long = PidLineFilter::default();
         assert_eq!(long.strip(b"no line"), b"no line");
         assert_eq!(long.strip(b" pixels-process 7"), b" pixels-process 7");

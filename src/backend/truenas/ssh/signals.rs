@@ -1,11 +1,11 @@
-//! Signal numbers.
+//! Converts signal names to numbers.
 
 use russh::Sig;
 
 pub(super) const SIGKILL: i32 = 9;
 pub(super) const SIGPIPE: i32 = 13;
 
-/// The Linux number of a signal that ended a command, 0 if unknown.
+/// Returns the Linux number of a signal that ended a command, or 0 if unknown.
 pub(super) fn number(signal: &Sig) -> i32 {
     match signal {
         Sig::HUP => 1,
