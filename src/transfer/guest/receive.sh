@@ -1,28 +1,28 @@
 #!/bin/sh
-# Receives files, and moves them to their destination only when they are
-# complete: into a private directory beside the destination first.
+# Receives files in a private directory next to the destination, and moves
+# complete files to the destination.
 #
 # Arguments are NAME=VALUE:
 #   dest       absolute path of the destination
-#   format     what arrives:
+#   format     format of the input:
 #                tar     on stdin, a tar archive with the entries in tree/ and
 #                        the end mark `done`
 #                stream  on stdin, the content of one file, then the id
-#                sftp    by SFTP, the content of one file: at the path that this
-#                        script prints. Then a line on stdin with the id, or with
+#                sftp    the content of one file, written by SFTP to the path that
+#                        this script prints, then a line on stdin: the id, or
 #                        `failed` if the server could not write
-#   placement  rename    the one entry becomes `dest`, or goes into `dest` if
-#                        that is a directory
-#              into      every entry goes into the directory `dest`
+#   placement  rename    the only entry becomes `dest`, or is placed in `dest` if
+#                        `dest` is a directory
+#              into      all entries are placed in the directory `dest`
 #              contents  tree/ is merged into the directory `dest` (tar only)
-#   id         a unique name: the private directory, and the end mark
-#   owner      UID:GID of created parent directories, and of a stream
+#   id         a unique name for the private directory and the end mark
+#   owner      UID:GID of new parent directories and of a streamed file
 #   mode       file mode (stream, sftp)
 #   mtime      seconds since 1970 (sftp)
 #   fileowner  UID:GID of the file (sftp)
 #   name       name of the file in a directory (sftp)
 #
-# Exit codes: 95 the input was cut off, 97 the pixel cannot use this format,
+# Exit codes: 95 the input was cut off, 97 the pixel does not support this format,
 # 1 other failures, explained on stderr.
 dest='' format='' placement='' id='' owner='' mode='' mtime='' fileowner='' name=''
 for argument; do
@@ -42,7 +42,7 @@ done
 LC_ALL=C
 export LC_ALL
 umask 022
-# When the reader of stderr is gone, cleaning up must still happen.
+# The cleanup must run even if the reader of stderr has exited.
 trap '' PIPE
 
 fail() {
@@ -50,7 +50,7 @@ fail() {
     exit "${2:-1}"
 }
 
-# Creates directory $1 and its missing parents with the owner.
+# Creates directory $1 and its missing parents, owned by $owner.
 create_dirs() {
     if [ -z "$1" ] || [ -d "$1" ]; then
         return 0
@@ -71,7 +71,7 @@ place() {
 
 unpack_tar() {
     command -v tar >/dev/null || fail "no tar in the pixel" 97
-    # Makes GNU tar read in larger pieces.
+    # With this option, GNU tar reads larger blocks.
     TAR_OPTIONS=--blocking-factor=256
     export TAR_OPTIONS
     mkdir -m 700 -- "$stage" || exit 1
@@ -118,19 +118,19 @@ receive_sftp() {
     umask 077
     set -C
     : >content || exit 1
-    # Not $$, which is the process id of the parent shell.
+    # $$ would be the process id of the parent shell.
     read -r process rest </proc/self/stat || exit 97
     echo "/proc/$process/cwd/content"
     [ "$fileowner" = 0:0 ] || chown "$fileowner" content || exit 1
     word=''
     read -r word || :
     if [ "$word" = failed ]; then
-        # Writes too, so that a full disk is reported on stderr.
+        # The script also writes, so that a full disk is reported on stderr.
         head -c 1048576 /dev/zero >>content || exit 1
     fi
     [ "$word" = "$id" ] || fail "the transfer was cut off" 95
     chmod "$mode" content || exit 1
-    # The touch of busybox accepts only whole seconds.
+    # The busybox version of touch accepts only whole seconds.
     touch -cd "@$mtime" content 2>/dev/null ||
         touch -cd "@${mtime%.*}" content || exit 1
     case $placement in
@@ -157,8 +157,8 @@ receive() {
     "receive_$format" || exit 1
 }
 
-# In a background process: this process is killed when the connection ends, but
-# the private directory must still be deleted.
+# Runs in the background: this process is killed when the connection ends, but the
+# background process must still delete the private directory.
 exec 3<&0
 (receive) <&3 &
 exec 3<&- </dev/null

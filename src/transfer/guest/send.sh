@@ -2,11 +2,11 @@
 # Writes a line with a size in bytes, then a tar archive of a path, to stdout.
 #
 #   $1  the path
-#   $2  whole: the path itself. contents: what is in the directory. names: only
-#       the NUL-separated paths on stdin, relative to the directory
-#   $3  `size`: measure the size. Else the line is 0
+#   $2  whole: the path itself. contents: the entries of the directory. names:
+#       only the NUL-separated paths on stdin, relative to the directory
+#   $3  `size`: measure the size. Otherwise the size is 0
 #
-# Exit codes: 96 no such path, 97 no tar, 98 not a directory. Else those of tar.
+# Exit codes: 96 no such path, 97 no tar, 98 not a directory, or tar's exit code.
 path=$1 mode=$2 size=0
 LC_ALL=C
 export LC_ALL
