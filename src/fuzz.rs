@@ -184,7 +184,7 @@ pub fn fuzz<K: Hash>(target: &str, rounds: u32, words: &[&str], check: impl Fn(&
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let found = run(&folder.join(target), rounds, time, seed, words, check);
-    assert!(found > 1, "fuzz {target}: all inputs are of one kind");
+    assert!(found > 1, "fuzz {target}: all inputs have the same kind");
 }
 
 /// Returns the number of kinds. Panics with the path of the failing input.

@@ -10,7 +10,7 @@
 //!
 //! | part | contents |
 //! |---|---|
-//! | [`model`] | names, types, errors, and the traits `Backend` (all pixels of one server) and `Guest` (inside of one pixel) |
+//! | [`model`] | names, types, errors, and the traits `Backend` (all pixels of one server) and `Guest` (the inside of one pixel) |
 //! | [`retry`], [`file_lock`], [`secret`], `term`, `ui` | general helpers |
 //! | [`config`] | settings from defaults, file, `PIXELS_*` variables and flags |
 //! | [`egress`] | egress policies, and the nftables rules and dnsmasq configuration generated from them |
@@ -21,7 +21,7 @@
 //! | [`lifecycle`] | operations on pixels: create, start, fork, restore, exec, policy, expiry, cleanup |
 //! | [`base`] | building base pixels |
 //! | [`mcp`] | the MCP server: sandboxes for agents |
-//! | `cli`, `exit`, `signal` | the command tree, exit codes, signals; one file per command |
+//! | `cli`, `exit`, `signal` | the command tree (one file per command), exit codes, signals |
 //!
 //! A command calls `cli` → `lifecycle` → `Backend` → server. Each `Backend`
 //! method is a single request. Ordering, rollback and policies are in
@@ -84,10 +84,10 @@
 //! | rule | a host, wildcard or CIDR, with an optional port |
 //! | guest policy | an egress policy that a pixel without a gateway enforces itself |
 //! | sandbox | the MCP server's word for a pixel |
-//! | provisioning step | a systemd unit in the pixel that installs something |
+//! | provisioning step | a systemd unit in the pixel that installs software |
 //! | session | a console that survives the connection, kept by tmux or zmx |
 //! | expiry | the time after which a pixel is deleted |
-//! | creator | the process that creates a pixel, recorded on it until it is complete |
+//! | creator | the process that creates a pixel, recorded on the pixel until completion |
 //! | orphan | an incomplete pixel or temporary checkpoint whose creator has exited |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -37,7 +37,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Canceled by the first signal.
+    /// Returns the token that the first signal cancels.
     pub fn token(&self) -> &CancellationToken {
         &self.cancel
     }

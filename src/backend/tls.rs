@@ -169,7 +169,7 @@ fn normalize(fingerprint: &str) -> Result<String, String> {
     ))
 }
 
-/// The SHA-256 of a certificate in lower-case hex.
+/// Returns the SHA-256 of a certificate in lower-case hex.
 fn sha256(certificate: &CertificateDer<'_>) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, certificate).as_ref())
 }
@@ -188,7 +188,7 @@ impl ServerCertVerifier for Verifier {
             return match *pin == fingerprint {
                 true => Ok(ServerCertVerified::assertion()),
                 false => {
-                    Err(self.rejection(&fingerprint, &"the settings have another fingerprint"))
+                    Err(self.rejection(&fingerprint, &"the settings have a different fingerprint"))
                 }
             };
         }

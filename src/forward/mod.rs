@@ -149,7 +149,7 @@ async fn relay(
         }),
         NO_RELAY => Err(Error::Unsupported {
             operation: "forward".into(),
-            reason: "the pixel has none of perl, python3, socat and nc".into(),
+            reason: "the pixel needs perl, python3, socat or nc".into(),
         }),
         // The relay is also killed when the connection closes, which is not a failure.
         _ => Ok(()),

@@ -62,7 +62,7 @@ impl fmt::Display for Subject {
             Self::Network(name) => write!(f, "network {name:?}"),
             Self::Gateway(instance) => write!(f, "the gateway {instance}"),
             Self::Route(net) => write!(f, "a route to {net} on the server's host"),
-            Self::Disk(place) => write!(f, "the pixel's disk in {place:?}"),
+            Self::Disk(place) => write!(f, "the pixel's disk at {place:?}"),
             Self::Project(name) => write!(f, "project {name:?}"),
             Self::Path(path) => write!(f, "{path:?}"),
             Self::User(name) => write!(f, "user {name:?} in the pixel"),
@@ -124,7 +124,7 @@ pub enum Error {
     #[error("{operation} is not supported: {reason}")]
     Unsupported { operation: String, reason: Reason },
 
-    /// The server answered and refused access.
+    /// The server denied access.
     #[error("not authorized by {endpoint}: {reason}")]
     Denied { endpoint: String, reason: Reason },
 

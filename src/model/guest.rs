@@ -1,4 +1,4 @@
-//! The guest: commands and files inside a pixel.
+//! The guest API: runs commands and accesses files inside a pixel.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -62,7 +62,7 @@ pub enum Control {
     Resize(TtySize),
 }
 
-/// The caller's ends of a command's streams.
+/// The streams of a command, as the caller's readers and writers.
 ///
 /// If a writer fails, its stream ends and the command sees a closed pipe, but
 /// continues. Writers are flushed only once, at the end, so they must not delay bytes.

@@ -1,4 +1,4 @@
-//! Quoting for POSIX shells.
+//! Quotes words for POSIX shells.
 
 /// Quotes `word` so that a POSIX shell reads exactly this word. Returns words
 /// without special characters unchanged.

@@ -1,4 +1,4 @@
-//! Time stamps as RFC 3339 text.
+//! Formats and parses time stamps in RFC 3339 format.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

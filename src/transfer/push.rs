@@ -44,7 +44,7 @@ pub enum Placement {
     Rename,
     /// All entries are placed in the target.
     Into,
-    /// The entries of the only source are merged into the target.
+    /// The contents of the only source directory are merged into the target.
     Contents,
 }
 

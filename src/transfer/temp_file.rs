@@ -153,8 +153,8 @@ impl TempEntry {
         }
     }
 
-    /// Does nothing if both names refer to the same file. Dropping `self` then
-    /// removes the temporary name.
+    /// Renames the entry. If both names refer to the same file, renaming has no effect,
+    /// and dropping `self` removes the temporary name.
     fn rename(self) -> io::Result<()> {
         let Some(temporary) = &self.temporary else {
             return Ok(());

@@ -73,7 +73,7 @@ impl Client {
         self.inner.project.as_deref()
     }
 
-    /// The server's version and extensions, requested once per client.
+    /// Returns the server's version and extensions, requested once per client.
     pub async fn server(&self) -> Result<&Server, Failure> {
         self.inner
             .server
@@ -98,7 +98,7 @@ impl Client {
         self.decode(request.timeout(REQUEST)).await
     }
 
-    /// Sends a JSON body in a request that starts no operation.
+    /// Sends a JSON body in a request that does not start an operation.
     pub async fn send(
         &self,
         method: Method,
@@ -109,7 +109,7 @@ impl Client {
         self.decode::<Value>(request).await.map(drop)
     }
 
-    /// Sends a `DELETE` that starts no operation.
+    /// Sends a `DELETE` that does not start an operation.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
         let request = self.request(Method::DELETE, path)?.timeout(REQUEST);
         self.decode::<Value>(request).await.map(drop)

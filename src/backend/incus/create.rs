@@ -1,4 +1,4 @@
-//! Creates instances from images and as copies of other instances.
+//! Creates instances from images, or as copies of other instances.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

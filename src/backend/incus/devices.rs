@@ -108,7 +108,7 @@ impl<'a> Resolver<'a> {
                 Ok(network) if network.managed => Ok(on_network(network.name)),
                 Ok(_) => {
                     let reason = format!("network {name:?} is not managed by Incus");
-                    let hint = "set defaults.parent to it instead of defaults.network";
+                    let hint = "set defaults.parent to that name instead of defaults.network";
                     Err(Error::Invalid(Reason::from(reason).with_hint(hint)))
                 }
                 Err(failure) => Err(failure.into_error_for(Subject::Network(name.clone()))),

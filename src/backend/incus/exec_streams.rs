@@ -55,7 +55,7 @@ pub(super) async fn drain(
             Some(Ok(Message::Text(text))) if text.is_empty() => break,
             Some(Ok(Message::Close(frame))) => match frame {
                 Some(frame) if frame.code != CloseCode::Normal => {
-                    return Err(cut_off(&format!("it was closed ({})", frame.code)));
+                    return Err(cut_off(&format!("the socket closed ({})", frame.code)));
                 }
                 _ => break,
             },
@@ -200,6 +200,6 @@ mod tests {
             sent.unwrap();
         }
         let refused = socket.feed(Message::text("x".repeat(1024))).await;
-        assert!(refused.is_err(), "8 MB of answers are waiting");
+        assert!(refused.is_err(), "8 MB of unsent pongs must be rejected");
     }
 }

@@ -178,7 +178,7 @@ fn is_pixels_bridge(network: &Network) -> bool {
 
 fn foreign(bridge: &str) -> Error {
     let reason = format!("network {bridge:?} on the server is not an isolated bridge");
-    let hint = "delete it, or set another network.bridge";
+    let hint = "delete the network, or set another network.bridge";
     Error::Invalid(Reason::from(reason).with_hint(hint))
 }
 

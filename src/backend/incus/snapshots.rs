@@ -40,7 +40,7 @@ pub(super) async fn create(
     let _lock = instance_lock::lock(client, name, LockMode::Shared).await?;
     power::wait_for_foreign_restore(client, name).await?;
     let path = format!("{}/snapshots", path(name));
-    let doing = "taking the checkpoint";
+    let doing = "creating the checkpoint";
     retry_while_busy(|| client.run(Method::POST, &path, &body, doing, SNAPSHOT))
         .await
         .map_err(|failure| {

@@ -81,7 +81,7 @@ impl Transport {
                 if url.scheme() != "https" {
                     return Err(bad("only https:// URLs are accepted".into()));
                 }
-                let name = url.host_str().ok_or_else(|| bad("it has no host".into()))?;
+                let name = url.host_str().ok_or_else(|| bad("no host found".into()))?;
                 let port = url.port().unwrap_or(443);
                 Ok(Self {
                     name: remote.url.trim_end_matches('/').to_owned(),

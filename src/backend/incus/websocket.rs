@@ -71,9 +71,9 @@ pub(super) fn too_large(what: impl Into<String>) -> Failure {
     })
 }
 
-/// A connection that ignores failed writes: the daemon may close before the answer
-/// to its ping, and output that is still unread must not be lost. If the
-/// connection is broken, reads fail.
+/// A connection that ignores failed writes. The daemon may close the connection
+/// before a pong is sent, and unread output must not be lost. Reads fail if the
+/// connection is broken.
 pub(super) struct Receiver(pub Box<dyn ByteStream>);
 
 impl AsyncRead for Receiver {

@@ -48,7 +48,7 @@ impl Release {
         let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
             return Err(Error::Unsupported {
                 operation: "this TrueNAS server".into(),
-                reason: format!("cannot parse its version {text:?}").into(),
+                reason: format!("cannot parse the version {text:?}").into(),
             });
         };
         if (major, minor) < FIRST {

@@ -1,4 +1,4 @@
-//! Converts the server's instances to the types of the backend boundary.
+//! Converts the server's instances to the types of the backend API.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

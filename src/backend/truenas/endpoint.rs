@@ -58,7 +58,7 @@ impl Endpoint {
         }
         if plain && !is_loopback(&host) {
             return Err(invalid(
-                "an API key requires TLS: TrueNAS revokes keys that are sent without it",
+                "an API key requires TLS: TrueNAS revokes keys that are sent without TLS",
             ));
         }
         let authority = match host.contains(':') {

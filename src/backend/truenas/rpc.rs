@@ -171,7 +171,7 @@ impl Rpc {
                 Ok(Err(fault)) if fault.means(Meaning::NoMethod) => {
                     let error = Error::Unsupported {
                         operation: format!("the API method {method}"),
-                        reason: "the TrueNAS server does not have it; it may have been upgraded"
+                        reason: "the TrueNAS server lacks the method, perhaps after an upgrade"
                             .into(),
                     };
                     return Err(error.into());

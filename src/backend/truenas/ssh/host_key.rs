@@ -45,7 +45,7 @@ impl client::Handler for HostKeyVerifier {
             );
             let error = Error::Denied {
                 endpoint: "the pixel".into(),
-                reason: Reason::from("its SSH host key has changed").with_hint(hint),
+                reason: Reason::from("the SSH host key has changed").with_hint(hint),
             };
             *self
                 .rejection

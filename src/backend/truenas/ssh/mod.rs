@@ -144,7 +144,7 @@ impl Ssh {
                 Ok(None) => {
                     return Next::Again(Error::Unreachable {
                         endpoint: "the pixel".into(),
-                        reason: "it has no IPv4 address".into(),
+                        reason: "the pixel has no IPv4 address".into(),
                     });
                 }
                 Err(error) => return Next::Done(Err(error)),
