@@ -4,7 +4,7 @@ use crate::base;
 use crate::lifecycle;
 use crate::model::{Error, InvalidName};
 
-/// The command failed for a reason without an exit code of its own.
+/// The command failed for a reason without a more specific exit code.
 pub const FAILURE: u8 = 1;
 /// The command line or the configuration is invalid. No request was sent.
 pub const USAGE: u8 = 2;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A secret value, formatted as `***` and without serialization. Call
+/// A secret value. Formatting prints `***`, and serialization is not supported. Call
 /// [`Secret::expose`] only where the value is sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

@@ -98,7 +98,7 @@ pub async fn serve(
     }
 }
 
-/// Accepts one connection.
+/// Accepts a connection. Retries after a failure.
 async fn accept(listener: &Listener) -> (TcpStream, Port) {
     loop {
         match listener.listener.accept().await {

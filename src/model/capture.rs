@@ -1,4 +1,4 @@
-//! Captures output of commands in bounded memory, because pixels control its size.
+//! Captures output of commands in bounded memory, because pixels control the size.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

@@ -25,7 +25,7 @@ impl Ids {
 /// A command to run. The guest's `execve` receives `argv` unchanged.
 #[derive(Debug, Clone)]
 pub struct ExecRequest {
-    /// The program and its arguments. Never empty.
+    /// The program and its arguments. This list must not be empty.
     pub argv: Vec<String>,
     pub owner: Ids,
     pub env: BTreeMap<String, String>,
@@ -130,7 +130,7 @@ pub struct GuestFile {
     /// The absolute path inside the guest.
     pub path: String,
     pub content: Vec<u8>,
-    /// The permission bits. They also replace the bits of an existing file.
+    /// The permission bits, which also replace the bits of an existing file.
     pub mode: u32,
     pub owner: Ids,
 }
@@ -198,9 +198,9 @@ pub trait Guest: Send + Sync {
     async fn write_file(&self, file: &GuestFile) -> Result<()>;
 
     /// Writes chunks of at most [`MAX_CHUNK`] bytes from the beginning of an
-    /// existing file, without changing its attributes. Fails with `Error::NotFound`
-    /// if the file is missing. After an error, or if the sender is dropped early,
-    /// the file may contain some of the chunks.
+    /// existing file, and changes nothing else about the file. Fails with
+    /// `Error::NotFound` if the file is missing. After an error, or if the sender is
+    /// dropped early, the file may contain some of the chunks.
     async fn write_chunks(&self, path: &str, content: mpsc::Receiver<Bytes>) -> Result<()>;
 
     /// Renames a file within a filesystem. Replaces an existing target.

@@ -82,7 +82,7 @@ pub struct Limits {
 }
 
 /// A script that runs as root instead of init at every boot, and then executes
-/// init. The script must detect whether it has already run.
+/// init. The script must do nothing if its work is already done.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
     /// Shell variables of the script. Names and values must not contain white space

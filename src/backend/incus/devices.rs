@@ -13,7 +13,7 @@ use crate::model::{Attachment, Error, NicKind, Reason, Result, Subject};
 type Device = BTreeMap<String, String>;
 pub(super) type Devices = BTreeMap<String, Device>;
 
-/// The pool and network from the settings. The server's default replaces `None`.
+/// The pool and network from the settings. `None` selects the server's default.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
     pub pool: Option<String>,

@@ -13,7 +13,7 @@ use crate::model::{
     Subject,
 };
 
-/// The guest of a pixel. Opens the SFTP session on first use and keeps it.
+/// The guest of a pixel. Opens the SFTP session on first use.
 pub(super) struct IncusGuest<'a> {
     client: &'a Client,
     name: &'a Name,

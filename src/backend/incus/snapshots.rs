@@ -91,7 +91,7 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     })
     .await
     .map_err(|failure| failure.into_error_for(Subject::checkpoint(name, label)))?;
-    // A failed attempt has stopped the pixel, so the next attempt does not start it.
+    // A failed attempt has stopped the pixel, so the next attempt leaves it stopped.
     if before == Status::Running && attempts.load(Relaxed) > 1 {
         power::start_locked(client, name).await?;
     }

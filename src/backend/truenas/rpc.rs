@@ -25,7 +25,7 @@ use crate::model::Error;
 
 /// Deadline of a call from request to response, including reconnection.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The server's limit for concurrent calls on a connection.
+/// Number of calls that the server runs concurrently per connection.
 const MAX_CALLS: usize = 10;
 /// The server's limit for a request after login, in characters.
 const MAX_REQUEST: usize = 65_536;
