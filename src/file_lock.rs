@@ -28,7 +28,7 @@ pub enum LockMode {
 pub struct FileLock(File);
 
 impl FileLock {
-    /// Locks the file. Returns `None` if another process has locked the file. Creates the
+    /// Locks the file, or returns `None` if the file is locked already. Creates the
     /// file and its directory if missing. Fails if the file is a symlink.
     pub fn try_acquire(path: &Path, mode: LockMode) -> io::Result<Option<Self>> {
         if let Some(dir) = path.parent() {

@@ -5,8 +5,8 @@
 //!
 //! # Layers
 //!
-//! A part depends only on parts above it in this table. `tests/it/layering.rs` lists
-//! the allowed dependencies, and fails on unlisted and unused dependencies.
+//! A part depends only on parts above it in this table. `tests/it/layering.rs`
+//! lists the allowed dependencies, and fails on unlisted and unused entries.
 //!
 //! | part | contents |
 //! |---|---|
@@ -46,10 +46,10 @@
 //!
 //! # How to add …
 //!
-//! **A command**: Create a file in `cli/` with a clap `Args` struct, a help text with
-//! examples, and a short `run`. Add a variant to `cli::Command`, and a row to the
-//! command's group. Put loops and decisions into `lifecycle`. Run the tests once with
-//! `INSTA_UPDATE=always` to record the help page, and read the page.
+//! **A command**: Create a file in `cli/` with a clap `Args` struct, a help
+//! text with examples, and a short `run`. Add a variant to `cli::Command`, and
+//! a row to its group. Put loops and decisions into `lifecycle`. Run the tests
+//! once with `INSTA_UPDATE=always` to record the help page, and read the page.
 //!
 //! **A setting**: Add a row to `config`, and a line with the default value to
 //! `config.example.toml`. A test compares the two. Commands read settings only
@@ -57,12 +57,12 @@
 //!
 //! **An MCP tool**: Add a method with `#[tool]` and an argument struct to `mcp/tools/`,
 //! and the implementation to `mcp::service::Service`. Field comments become the schema.
-//! A test checks that the README's table of tools lists the tool.
+//! A test checks that the README's table lists the tool.
 //!
 //! **A backend**: Add a folder to `backend/` that implements [`model::Backend`] and
-//! [`model::Guest`]. The trait methods document the contracts. Map all server errors to
-//! [`model::Error`] in one place, list the messages that pixels interprets with
-//! recorded samples in `messages.rs`, and open the backend in [`backend::open`].
+//! [`model::Guest`] as documented there. Map all server errors to [`model::Error`] in
+//! one place, list the messages that pixels interprets with recorded samples in
+//! `messages.rs`, and open the backend in [`backend::open`].
 //!
 //! **A server message that pixels interprets**: Add a row with the server's
 //! exact text to the backend's `messages.rs`.
@@ -222,8 +222,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
 }
 
-/// Starts logging to stderr: every request with `-vv`, and sandbox changes in an MCP
-/// server. `PIXELS_LOG` sets a filter in the syntax of tracing-subscriber.
+/// Starts logging to stderr: every request with `-vv`, sandbox changes in an
+/// MCP server. `PIXELS_LOG` sets a filter in the syntax of tracing-subscriber.
 fn trace(verbosity: u8, server: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = match std::env::var("PIXELS_LOG") {

@@ -16,8 +16,8 @@ pub enum Next<T, E> {
     Again(E),
 }
 
-/// Calls `attempt` until it returns `Done`, with pauses between attempts. Returns the
-/// last attempt's value as the error if `timeout` expires before the next attempt.
+/// Calls `attempt` until it returns `Done`, with pauses in between. If `timeout`
+/// expires before the next attempt, fails with the last attempt's value.
 pub async fn until<T, E, F>(timeout: Duration, attempt: impl Fn() -> F) -> Result<T, E>
 where
     F: Future<Output = Next<T, E>>,

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A secret value. Formatting prints `***`, and serialization is not supported. Call
-/// [`Secret::expose`] only where the value is sent.
+/// A secret value. Formatting prints `***`, and serialization is not supported.
+/// Use [`Secret::expose`] only to send the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

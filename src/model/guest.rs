@@ -65,7 +65,7 @@ pub enum Control {
 /// The streams of a command, as the caller's readers and writers.
 ///
 /// If a writer fails, its stream ends and the command sees a closed pipe, but
-/// continues. Writers are flushed only once, at the end, so they must not delay bytes.
+/// continues. Writers are flushed only at the end, so they must not delay bytes.
 pub struct ExecIo {
     pub stdin: Box<dyn AsyncRead + Send + Unpin>,
     pub stdout: Box<dyn AsyncWrite + Send + Unpin>,

@@ -147,9 +147,9 @@ pub trait Backend: Debug + Send + Sync {
 /// Access to networks that connect pixels only to their gateway.
 #[async_trait]
 pub trait IsolatedNetwork: Send + Sync {
-    /// Creates an isolated bridge: a network without an uplink, on which the server's host
-    /// has no address. Succeeds if the bridge exists. Fails with `Error::Invalid` if
-    /// another network has that name. Safe to call concurrently.
+    /// Creates an isolated bridge: a network without an uplink, on which the host
+    /// has no address. Succeeds if the bridge exists. Fails with `Error::Invalid`
+    /// if another network has that name. Safe to call concurrently.
     async fn ensure_bridge(&self, bridge: &str) -> Result<()>;
 
     /// Deletes an isolated bridge. Succeeds if the bridge is missing. Fails if the

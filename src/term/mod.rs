@@ -12,7 +12,7 @@ pub use stdout_writer::StdoutWriter;
 
 use crate::model::{TtySize, lock};
 
-/// The terminal settings to restore at exit, or `None` if pixels has not changed them.
+/// The terminal settings to restore at exit, or `None` if nothing has changed.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// Raw mode, in which the terminal passes every key to the program. Dropping
@@ -81,7 +81,7 @@ pub fn ask_secret(question: &str) -> Option<String> {
     Some(line.trim_end_matches('\r').to_owned())
 }
 
-/// Raises the limit for open files to the maximum: each connection needs several files.
+/// Raises the limit for open files, because each connection needs several.
 pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -1,8 +1,8 @@
 //! Asynchronous stdout and stderr for the output of a command.
 //!
-//! The file descriptors stay in blocking mode, because other processes may share them.
-//! A thread writes the output. New output is buffered during a write, and then written
-//! immediately, without waiting for a full line or buffer.
+//! The file descriptors stay in blocking mode, because other processes may
+//! share them. A thread writes the output. Output that arrives during a write
+//! is buffered, and then written without waiting for a full line or buffer.
 
 use std::fs::File;
 use std::io::{self, Write};

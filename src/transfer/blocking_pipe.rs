@@ -15,8 +15,8 @@ pub struct BlockingPipe {
     stream: DuplexStream,
 }
 
-/// Creates a pipe between a thread and asynchronous code. After one end is dropped, the
-/// other end reads end of file and fails to write with `BrokenPipe`.
+/// Creates a pipe between a thread and asynchronous code. When one end is dropped, the
+/// other end reads end of file, and fails to write with `BrokenPipe`.
 pub fn blocking_pipe() -> (BlockingPipe, DuplexStream) {
     let (stream, other_end) = tokio::io::duplex(CAPACITY);
     let runtime = Handle::current();

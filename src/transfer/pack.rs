@@ -1,7 +1,7 @@
 //! Packs local files into a GNU tar archive.
 //!
 //! Preserves exact names and link targets, holes of sparse files, and hard links. The
-//! last entry is an end mark. An archive without the end mark was cut off.
+//! last entry is an end mark, which is missing if the archive was cut off.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

@@ -30,7 +30,7 @@ impl TransferProgress {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Cancels all threads: [`check_cancelled`](Self::check_cancelled) fails from now on.
+    /// Makes [`check_cancelled`](Self::check_cancelled) fail in all threads.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }

@@ -33,9 +33,9 @@ pub struct Pull {
     pub sized: bool,
 }
 
-/// Pulls a file or directory. Merges a directory into an existing directory, and
-/// replaces an existing file. Writes nothing outside the target, even if the pixel is
-/// hostile. After a failure or a cancellation, complete files remain.
+/// Pulls a file or directory. Merges a directory into an existing directory,
+/// and replaces an existing file. Never writes outside the target, even if the
+/// pixel is hostile. After a failure or a cancellation, complete files remain.
 pub async fn pull(
     guest: &dyn Guest,
     cancel: &CancellationToken,
@@ -89,7 +89,7 @@ fn destination(options: &Pull) -> Result<(PathBuf, Option<Vec<u8>>)> {
     Ok((root, Some(name.as_encoded_bytes().to_owned())))
 }
 
-/// Runs `send.sh` and unpacks the archive. Returns `None` before writing anything if
+/// Runs `send.sh` and unpacks the archive. Returns `None` before any write if
 /// the pixel cannot send an archive. `path` in the pixel is for messages.
 pub async fn receive_archive(
     guest: &dyn Guest,

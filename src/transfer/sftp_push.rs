@@ -22,7 +22,7 @@ use super::walk::{Item, below, cannot_read};
 use super::{Report, TransferProgress, sparse};
 use crate::model::{Error, FileKind, Guest, MAX_CHUNK, Result};
 
-/// Minimum file size. Smaller files are faster in an archive, due to the setup time.
+/// Minimum file size. Smaller files transfer faster in an archive.
 const MIN_SIZE: u64 = 16 * 1024 * 1024;
 /// Number of chunks to read ahead of the SFTP writes.
 const READ_AHEAD: usize = 4;
@@ -98,7 +98,7 @@ pub async fn push(
     }
 }
 
-/// Opens the file, or returns `None` for small or sparse files. Archives skip holes.
+/// Opens the file, or returns `None` for small files and files with holes.
 async fn open_source(item: Item) -> Result<Option<(File, Metadata)>> {
     if !item.meta.is_file() || item.meta.len() < MIN_SIZE {
         return Ok(None);

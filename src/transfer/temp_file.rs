@@ -136,7 +136,7 @@ pub(super) fn create_hard_link(
     TempEntry::new(parent, temporary, name).rename()
 }
 
-/// An entry of `parent` with a temporary name. Dropping this value removes the entry.
+/// An entry of `parent` with a temporary name. Dropping this value deletes it.
 struct TempEntry {
     parent: OwnedFd,
     /// The temporary name. `None` means an unnamed file.

@@ -21,7 +21,7 @@ pub use table::{Row, bytes, elapsed, human_duration, milliseconds, table};
 
 use crate::model::Error;
 
-/// Delay before the first drawing of progress, so that fast commands do not flicker.
+/// Delay before progress is drawn, so that fast commands do not flicker.
 const DRAW_DELAY: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -138,7 +138,7 @@ impl Ui {
         }
     }
 
-    /// Starts a progress line on a terminal, or prints one line for each step with `-v`.
+    /// Starts a progress line on a terminal, or prints a line per step with `-v`.
     pub fn spinner(&self) -> Spinner {
         Spinner::new(self.verbose, self.quiet || self.json())
     }

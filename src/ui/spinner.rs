@@ -1,4 +1,4 @@
-//! Shows the current step of a command: a spinner on a terminal, or lines with `-v`.
+//! Shows the current step: a spinner on a terminal, or lines with `-v`.
 
 use std::io::IsTerminal;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! Locks instances against other commands of the same user on this machine.
 //!
-//! During the restore of a snapshot, Incus 6 moves the instance's disk away, but still
+//! While Incus 6 restores a snapshot, it moves the instance's disk away, but still
 //! allows requests that mount the instance. On btrfs such a mount creates an empty
 //! directory at the disk's path, and the restored disk is moved into that directory.
-//! The instance can then neither start nor be deleted. A restore therefore locks
-//! exclusively, and all other changes share the lock.
+//! The instance can then neither start nor be deleted. A restore therefore takes an
+//! exclusive lock, and all other changes take a shared lock.
 
 use std::time::Duration;
 

@@ -94,7 +94,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     Ok(pixels)
 }
 
-/// Fails if the project is missing. For a missing project, Incus returns an empty list.
+/// Fails if the project is missing, because Incus then returns an empty list.
 async fn require_project(client: &Client) -> Result<()> {
     let Some(project) = client.project() else {
         return Ok(());

@@ -115,9 +115,9 @@ fn unfinished(bridge: &str) -> Error {
 
 /// Waits until no operation on an instance runs, but at most for [`QUIET`].
 ///
-/// The daemon fails to change a bridge while the host's interfaces change (see
-/// [`Meaning::HostNetworkBusy`]). After two failures, the bridge's interface remains on
-/// the host without a record in Incus, and no request removes the interface.
+/// Bridge changes fail while the host's interfaces change (see
+/// [`Meaning::HostNetworkBusy`]). After two failures, the bridge's interface
+/// remains on the host without a record in Incus, and no request removes it.
 async fn wait_for_quiet_daemon(client: &Client) {
     let attempt = || async {
         let all = client.get::<BTreeMap<String, Vec<Operation>>>("/1.0/operations?recursion=1");
@@ -190,11 +190,11 @@ pub(super) fn is_isolated(network: &Network) -> bool {
 
 /// Creates or repairs the access list of the bridge.
 ///
-/// A bridge is an interface of the host. The host accepts frames to the bridge's own
-/// MAC, and may forward these frames as a router even without an address on the bridge.
-/// The access list denies all traffic **from** the bridge to other networks. The list
-/// allows all traffic **to** the bridge, which includes traffic between ports if the
-/// kernel filters that (`bridge-nf-call-iptables`).
+/// A bridge is an interface of the host. The host accepts frames to the bridge's MAC
+/// and, as a router, may forward these frames even without an address. The list denies
+/// all traffic **from** the bridge to other networks. The list allows all traffic
+/// **to** the bridge, which includes traffic between ports if the kernel filters such
+/// traffic (`bridge-nf-call-iptables`).
 async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
     let rules = json!({
         "description": "pixels: from port to port, not to the host",

@@ -19,8 +19,8 @@ pub(super) const EXEC_OPERATION: &str = "Executing command";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// Another operation runs on the instance. Incus does not serialize all operations, and
-    /// some concurrent operations fail with other messages. Retry the request.
+    /// Another operation runs on the instance. Some concurrent operations fail with
+    /// other messages. Retry the request.
     InstanceBusy,
     /// Another operation changed the host's interfaces or packet filter at the same
     /// time. Retry the request.
@@ -37,8 +37,8 @@ pub(super) enum Meaning {
     /// The host has a route to the network in an interface's `ipv4.routes`.
     /// [`detail`] returns the network.
     RouteExists,
-    /// A restore that overlapped with another request left a plain directory instead of the
-    /// instance's disk (see `instance_lock`). [`detail`] returns the path.
+    /// A restore that overlapped with another request left a plain directory at the
+    /// disk's path (see `instance_lock`). [`detail`] returns the path.
     DiskLost,
     ProjectMissing,
     /// The server has no unused range of user ids, or does not allow isolated ids.

@@ -18,10 +18,10 @@ pub(super) const BUSY: Duration = Duration::from_secs(30);
 /// Deadline of a request that cancels an operation.
 const CANCEL: Duration = Duration::from_secs(5);
 
-/// An operation on the server. Dropping this value before the end requests cancellation
-/// if the operation allows that. Most operations cannot be canceled (`may_cancel` is
-/// false) and continue to their end.
-/// [`Backend::wait_idle`](crate::model::Backend::wait_idle) waits for such operations.
+/// An operation on the server. Dropping this value early requests cancellation if
+/// possible. Most operations cannot be canceled (`may_cancel` is false) and continue to
+/// their end. [`Backend::wait_idle`](crate::model::Backend::wait_idle) waits for these
+/// operations.
 #[derive(Debug)]
 pub struct Running {
     client: Client,

@@ -18,7 +18,7 @@ const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
 const SSH_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 impl Truenas {
-    /// Installs an SSH server in a running pixel, unless the pixel is already accessible.
+    /// Installs an SSH server in a running pixel, unless SSH already works.
     pub(super) async fn bootstrap(&self, name: &Name) -> Result<()> {
         const OPERATION: &str = "access to a pixel by SSH";
         let virt = self.find_virt(name, OPERATION).await?;

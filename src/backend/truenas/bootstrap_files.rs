@@ -1,9 +1,9 @@
 //! Writes files into a pixel from outside with the server's file method.
 //!
-//! The method writes to any path on the server as root, follows symbolic links, and
-//! writes below the mount point if the pixel's disk is not mounted. pixels therefore
-//! uses this method only for the bootstrap, before programs other than those of the
-//! image have run in the pixel, and checks every component of a path.
+//! The method writes to any path on the server as root, follows symbolic links,
+//! and writes below the mount point if the pixel's disk is not mounted. pixels
+//! uses the method only for the bootstrap, while only programs of the image
+//! have run in the pixel, and checks every component of a path.
 
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ impl Truenas {
         Ok(!entries.is_empty())
     }
 
-    /// Returns the status of a path, or `None` if the path does not exist. Follows links.
+    /// Returns the status of a path, or `None` if missing. Follows links.
     async fn stat(&self, path: &str) -> Result<Option<Stat>> {
         match self.rpc.read("filesystem.stat", json!([path])).await {
             Ok(stat) => Ok(Some(stat)),

@@ -204,7 +204,7 @@ impl Truenas {
     }
 }
 
-/// Deletes a cron job. Retries after an unknown result. Succeeds if the job is missing.
+/// Deletes a cron job. Retries if the result is unknown. Ignores a missing job.
 async fn remove_job(rpc: &Rpc, id: i64) {
     for _ in 0..3 {
         match rpc.write::<Value>("cronjob.delete", json!([id])).await {

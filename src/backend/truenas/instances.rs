@@ -28,8 +28,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MIN_MEMORY: u64 = 32 << 20;
 
 impl Truenas {
-    /// Queries the instances that match a filter. Fails if the containers service is not
-    /// ready, because the server then returns an empty list instead of an error.
+    /// Queries the instances that match a filter. Fails if the containers service
+    /// is not ready, because the server then returns an empty list.
     async fn query(&self, filter: Value) -> Result<Vec<Container>> {
         if self.rpc.release().await?.has_virt() {
             let params = json!([filter, {"extra": {"raw": true}}]);

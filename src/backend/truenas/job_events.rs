@@ -13,7 +13,7 @@ use super::fault::ExcInfo;
 pub(super) const GET_JOBS: &str = "core.get_jobs";
 /// Maximum number of jobs per connection, including other clients' jobs.
 const MAX_JOBS: usize = 256;
-/// Maximum size of an event in bytes. A larger event is ignored, and the job is polled.
+/// Maximum size of an event in bytes. For a larger event, the job is polled.
 const MAX_EVENT: usize = 256 * 1024;
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,7 +1,7 @@
 //! Stores properties in the instance's environment. Clients read all properties
 //! with one query, and the guest cannot change them.
 //!
-//! Init in the guest receives the environment, so properties must not contain secrets.
+//! Init in the guest receives the environment, which must not contain secrets.
 
 use std::collections::BTreeMap;
 
@@ -114,7 +114,7 @@ pub(super) fn merge(environment: &mut Environment, properties: &Properties) -> R
     Ok(())
 }
 
-/// Stores a value in as many variables as needed. An empty value removes the variables.
+/// Stores a value in several variables if needed. Removes an empty value.
 fn insert(environment: &mut Environment, variable: &str, value: &str) {
     let continued = format!("{variable}/");
     environment.retain(|name, _| name != variable && !name.starts_with(&continued));

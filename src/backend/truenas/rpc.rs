@@ -32,7 +32,7 @@ const MAX_REQUEST: usize = 65_536;
 /// The server's limit for a [`FILE_RECEIVE`] request, in characters.
 const MAX_FILE_REQUEST: usize = 2_097_152;
 pub(super) const FILE_RECEIVE: &str = "filesystem.file_receive";
-/// Maximum pause between connection attempts. Pauses start at `RETRY_PAUSE` and double.
+/// Maximum pause between connection attempts. Pauses double each time.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 /// The server limits logins per minute. A new minute resets the limit.
 const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(65);

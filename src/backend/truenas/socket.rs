@@ -19,14 +19,14 @@ use super::error::Failure;
 use super::fault::{RpcError, RpcFault};
 use super::job_events::JobTracker;
 
-/// Interval between pings. The server's proxy closes idle connections after one minute.
+/// Interval between pings. The server's proxy closes idle connections.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Interval between pings while a call waits for a response.
 const PING_INTERVAL_DURING_CALL: Duration = Duration::from_secs(5);
 /// Deadline for a pong, after which the connection counts as lost.
 const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum attempts of a call that the server rejects because too many are in progress.
+/// Maximum attempts of a call if the server reports too many concurrent calls.
 pub(super) const MAX_ATTEMPTS: u32 = 4;
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
 

@@ -125,7 +125,7 @@ pub(super) struct LxcStatus {
 pub(super) struct Snapshot {
     pub id: String,
     pub snapshot_name: String,
-    /// The creation transaction as a decimal number, which increases with each snapshot.
+    /// The creation transaction: a decimal number that increases over time.
     pub createtxg: String,
     #[serde(default)]
     pub properties: BTreeMap<String, Property>,
@@ -149,7 +149,7 @@ impl Snapshot {
         self.property(name)?.parse().ok()
     }
 
-    /// Whether the snapshot was deleted and exists only until its last clone is destroyed.
+    /// Whether the snapshot is marked for deletion and exists only for its clones.
     pub fn is_deferred(&self) -> bool {
         self.property("defer_destroy") == Some("on")
     }

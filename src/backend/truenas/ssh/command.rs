@@ -72,7 +72,7 @@ pub(super) fn line(request: &ExecRequest) -> Result<String> {
     }
 }
 
-/// Returns the command that signals a process group or, without a group, the process.
+/// Returns the command that signals a process group or a single process.
 pub(super) fn kill(process: u32, signal: i32) -> String {
     format!("kill -{signal} -{process} 2>/dev/null || kill -{signal} {process}")
 }

@@ -224,8 +224,8 @@ fn public_key(path: &Path) -> Option<(String, PublicKey)> {
     })
 }
 
-/// Whether pixels can sign with keys of this type. Excludes RSA, because an observer of
-/// signatures can exploit a timing side channel in the Rust implementation.
+/// Whether pixels can sign with keys of this type. Excludes RSA, because the
+/// Rust implementation leaks information through a timing side channel.
 fn is_supported(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::Ed25519 | Algorithm::Ecdsa { .. })
 }
