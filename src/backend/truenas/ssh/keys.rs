@@ -89,7 +89,7 @@ impl Keys {
                 Some(_) => {}
                 None => {
                     reason = Reason::from(
-                        "the key ssh.key is encrypted, and there is no agent and no terminal to \
+                        "the key ssh.key is encrypted, and no agent or terminal is available to \
                          enter its passphrase",
                     )
                     .with_hint(format!("run: ssh-add {}", path.display()));
