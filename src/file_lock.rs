@@ -15,7 +15,7 @@ use rustix::io::Errno;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(160);
 
-/// Whether other processes can hold the lock at the same time.
+/// Whether other processes can lock the file at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
     Exclusive,

@@ -46,8 +46,8 @@ pub struct Listener {
 }
 
 /// Opens all local ports on 127.0.0.1. The result contains a free port instead
-/// of local port 0. If a port cannot be opened, fails with [`Error::Io`] and
-/// closes all ports.
+/// of local port 0. Fails with [`Error::Io`] if any port cannot be opened, and
+/// then closes all ports.
 pub async fn listen(ports: &[Port]) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for port in ports {

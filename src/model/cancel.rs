@@ -4,8 +4,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, Result};
 
-/// Runs `work` until completion. When `cancel` is triggered, drops `work` and
-/// fails with [`Error::Cancelled`].
+/// Runs `work` until completion. Drops `work` and fails with
+/// [`Error::Cancelled`] when `cancel` is triggered.
 ///
 /// A request that was sent before the cancellation may still succeed on the server.
 pub async fn unless_cancelled<T>(

@@ -184,8 +184,8 @@ pub trait Guest: Send + Sync {
     }
 
     /// Runs a command without input. Returns stdout and the first bytes of stderr.
-    /// If stdout exceeds the limit for pixels' own commands, stops the command and
-    /// fails with `Error::TooLarge`.
+    /// Stops the command and fails with `Error::TooLarge` if stdout exceeds the
+    /// limit for pixels' own commands.
     async fn output(&self, request: &ExecRequest) -> Result<Output> {
         collect_up_to(self, request, STDOUT).await
     }

@@ -60,8 +60,8 @@ pub fn ask_secret(question: &str) -> Option<String> {
     hidden.local_modes.remove(LocalModes::ECHO);
     hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
     termios::tcsetattr(&terminal, OptionalActions::Flush, &hidden).ok()?;
-    // If a signal ends the program, the terminal is restored. If the terminal is in
-    // raw mode, this restores the settings from before raw mode.
+    // A signal that ends the program restores the terminal. In raw mode, this
+    // restores the settings from before raw mode.
     let mut saved = lock(&SAVED);
     let registered = saved.is_none();
     saved.get_or_insert_with(|| before.clone());

@@ -153,8 +153,8 @@ impl TempEntry {
         }
     }
 
-    /// Renames the entry. If both names refer to the same file, renaming has no effect,
-    /// and dropping `self` removes the temporary name.
+    /// Renames the entry. A rename between two names of the same file has no
+    /// effect, and dropping `self` then removes the temporary name.
     fn rename(self) -> io::Result<()> {
         let Some(temporary) = &self.temporary else {
             return Ok(());

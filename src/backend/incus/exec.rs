@@ -38,7 +38,7 @@ const FRESH: Duration = Duration::from_secs(3);
 const CAUSE: Duration = Duration::from_secs(2);
 
 /// A command that the daemon has prepared. The command starts when its streams
-/// are connected. If this value is dropped earlier, the command never starts.
+/// are connected, and never starts if this value is dropped earlier.
 pub(super) struct PreparedExec {
     running: Running,
     secrets: Secrets,

@@ -28,8 +28,8 @@ pub(super) fn split(socket: Socket) -> (Option<Sink>, SplitStream<Socket>) {
     (Some(sink), stream)
 }
 
-/// Copies an output stream until its end. If the writer fails, closes the
-/// socket so that the command sees a closed pipe.
+/// Copies an output stream until its end. Closes the socket if the writer
+/// fails, so that the command sees a closed pipe.
 pub(super) async fn drain(
     (sink, mut stream): (Option<Sink>, SplitStream<Socket>),
     mut to: Box<dyn AsyncWrite + Send + Unpin>,

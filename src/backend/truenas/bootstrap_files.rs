@@ -76,7 +76,7 @@ impl Truenas {
         for (number, component) in components.iter().enumerate() {
             let parent = path.clone();
             path = format!("{parent}/{component}");
-            // If a component does not exist, the rest of the path does not exist either.
+            // The rest of the path does not exist if a component does not exist.
             if !exists {
                 continue;
             }

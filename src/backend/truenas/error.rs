@@ -122,8 +122,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Returns the outcome of a change of `subject`. If the server may have
-/// executed the change, succeeds if `is_done` returns true.
+/// Returns the outcome of a change of `subject`. A change with an unknown
+/// outcome succeeds if `is_done` returns true.
 pub(super) async fn settle<T>(
     outcome: Result<T, Failure>,
     subject: Subject,

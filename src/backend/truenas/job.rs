@@ -25,10 +25,10 @@ pub(super) struct JobCall<'a> {
     pub limit: Duration,
 }
 
-/// Submits a job, waits until the job ends and returns the result. If the
-/// connection is lost during the submission, looks up the job by call id, if
-/// the server reports call ids. Fails with `Error::TimedOut` after `limit`,
-/// while the job continues on the server.
+/// Submits a job, waits until the job ends and returns the result. Looks up the
+/// job by call id or unique arguments if the connection is lost during the
+/// submission. Fails with `Error::TimedOut` after `limit`, while the job
+/// continues on the server.
 pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure> {
     let work = async {
         loop {
@@ -40,8 +40,8 @@ pub(super) async fn run(rpc: &Rpc, call: &JobCall<'_>) -> Result<Value, Failure>
                 Err(failure) => return Err(failure),
             };
             let job = wait(rpc, id, call).await?;
-            // If the queue is full, the server returns the number of the last job in the
-            // queue instead of a new job.
+            // The server returns the number of the last job in the queue if the queue is
+            // full.
             if is_job_of(&job, call, &call_id) {
                 return outcome(job);
             }

@@ -15,8 +15,8 @@ use super::{Session, command, lost};
 use crate::model::{Control, Error, ExecIo, ExecRequest, ExitStatus, Result};
 
 const CHUNK: usize = 32 * 1024;
-/// After the command exits, reading stops when background processes print no
-/// output for this time.
+/// How long to wait for more output from background processes after the command
+/// has exited.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 const END_OF_TRANSMISSION: u8 = 0x04;
