@@ -1,5 +1,5 @@
-//! Runs a command of a pixel on this terminal: standard streams, window size,
-//! signals and exit code.
+//! Runs a command in a pixel, attached to this terminal: standard streams,
+//! window size, signals and exit code.
 
 use crate::exit::{ExecTimedOut, ExitWith};
 use crate::lifecycle::{self, ExecOptions, ExecResult};
@@ -8,10 +8,10 @@ use crate::term::{self, RawMode, StdoutWriter};
 
 use super::Context;
 
-/// Runs a command once `precondition` holds and exits with its status.
-///
-/// The settings' session variables come first, then `options.env`. Signals go to
-/// the command instead of ending pixels.
+/// Runs a command in a pixel and exits with its exit code. If `precondition`
+/// fails, the command is not started. `options.env` overrides the session
+/// variables of the settings. Signals are sent to the command and do not end
+/// pixels.
 pub async fn attach(
     context: &Context,
     guest: &dyn Guest,
@@ -30,7 +30,7 @@ pub async fn attach(
     }
     options.env.extend(requested);
     let (sender, events) = context.signals.attach();
-    // With -t the command has a terminal even if pixels has none.
+    // With -t, the command gets a terminal even if pixels has no terminal.
     let raw_mode = if options.tty.is_some() && term::interactive() {
         Some(RawMode::enter().map_err(|e| Error::io("switching the terminal to raw mode", e))?)
     } else {
@@ -76,7 +76,7 @@ pub async fn attach(
         context.ui.status(&format!("pixels: {error}"));
     }
     for (outcome, action) in outcomes {
-        // A reader that closed its pipe wants no more output.
+        // A closed pipe is not an error, as in `pixels exec ... | head`.
         if let Some(error) = outcome.error()
             && error.kind() != std::io::ErrorKind::BrokenPipe
         {

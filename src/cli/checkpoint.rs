@@ -87,7 +87,7 @@ impl CheckpointCommand {
 }
 
 async fn create(context: &Context, name: &Name, label: Option<String>) -> anyhow::Result<()> {
-    // A script may pass an empty string for "default".
+    // Scripts may pass an empty string to use the default.
     let label = label.filter(|label| !label.is_empty());
     let label: Option<Label> = label.map(|label| label.parse()).transpose()?;
     let work = lifecycle::create_checkpoint(context.backend()?, name, label);
@@ -102,7 +102,7 @@ async fn create(context: &Context, name: &Name, label: Option<String>) -> anyhow
 #[derive(Serialize)]
 struct CheckpointRow {
     label: String,
-    /// In bytes.
+    /// Size in bytes.
     size: Option<u64>,
     created_at: Option<String>,
 }
@@ -167,7 +167,7 @@ impl CheckpointArgs {
         Ok(())
     }
 
-    /// Asks if the restore would delete newer checkpoints. Fails without a terminal.
+    /// Asks if newer checkpoints would be deleted. Fails without a terminal.
     async fn confirm_newer_deleted(&self, context: &Context) -> anyhow::Result<bool> {
         let (name, label) = (&self.pixel.name, &self.label);
         let newer = context.backend()?.newer_checkpoints(name, label);

@@ -1,4 +1,4 @@
-//! `pixels completions`, and the candidates that completion offers.
+//! `pixels completions`, and the candidates that shell completion offers.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::model::{Backend, Name};
 use crate::ui::Ui;
 use crate::{backend, exit};
 
-/// Completion offers nothing if the server takes longer.
+/// Time limit for the server. After that, completion offers no candidates.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Print a shell completion script
@@ -96,8 +96,8 @@ pub fn clone_sources() -> ArgValueCandidates {
     ArgValueCandidates::new(move || candidates(ask(sources).unwrap_or_default()))
 }
 
-/// Labels of the pixel that precedes the label in the command line. clap does not
-/// pass it, so it is read from the words of the shell.
+/// Labels of checkpoints of the pixel that precedes the label. clap passes only
+/// the current argument, so the pixel is read from the process arguments.
 pub fn labels() -> ArgValueCompleter {
     ArgValueCompleter::new(complete_label)
 }
@@ -148,7 +148,7 @@ fn load_settings() -> Option<Settings> {
     Some(loaded.ok()?.settings)
 }
 
-/// Asks the server of the settings; `None` on any error.
+/// Queries the server of the settings. Returns `None` on any error.
 fn ask<T>(query: impl AsyncFnOnce(&dyn Backend) -> Option<T>) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -11,8 +11,8 @@ use crate::term;
 
 pub const DEFAULT_NAME: &str = "console";
 
-/// Opens or joins a session of a pixel and starts a stopped pixel.
-/// Without `persist`, opens a plain shell.
+/// Opens a session of a pixel or attaches to an existing session. Starts a
+/// stopped pixel. Without `persist`, opens a plain shell.
 pub async fn open(
     context: &Context,
     name: &Name,

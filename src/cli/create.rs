@@ -83,7 +83,7 @@ impl CreateArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
         let started = Instant::now();
         if self.egress.as_deref() == Some("") {
-            // The user may believe that the pixel has the policy of an unset variable.
+            // The variable in `--egress "$MODE"` may be unset by mistake.
             context.ui.warn(&format!(
                 "--egress is empty: the pixel gets network.egress, which is {}",
                 context.settings().network.egress
@@ -122,7 +122,7 @@ impl CreateArgs {
         let request = PixelRequest {
             name: self.name.clone(),
             source,
-            // A script may pass an empty string or 0 for "default".
+            // Scripts may pass an empty string or 0 to use the default.
             limits: Limits {
                 cpu: self.cpu.clone().filter(|cpu| !cpu.is_empty()),
                 memory: self.memory.filter(|memory| *memory > 0),
@@ -163,7 +163,7 @@ impl CreateArgs {
         if !self.console {
             return outcome;
         }
-        // The console helps to find out why a step failed.
+        // The user can inspect the failed step in the console.
         if let Err(error) = outcome {
             context.ui.warn(&error.to_string());
         }

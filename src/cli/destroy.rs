@@ -60,7 +60,7 @@ impl DestroyArgs {
         first_error.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Asks for each pixel. Fails if a pixel does not exist or there is no terminal.
+    /// Asks for each pixel. Fails without a terminal or if a pixel is missing.
     async fn confirm(&self, context: &Context) -> anyhow::Result<bool> {
         for name in &self.names {
             context.get(name).await?;

@@ -76,7 +76,7 @@ async fn check_connection(context: &Context) -> Check {
     }
 }
 
-/// Checks that the gateway of the settings, if any, enforces all policies.
+/// Checks that the gateway of the settings enforces all policies.
 async fn check_gateway(context: &Context) -> Check {
     let check = |status, detail: String| Check::new("gateway", "egress gateway", status, detail);
     let health = match (
@@ -105,7 +105,7 @@ async fn check_gateway(context: &Context) -> Check {
     }
 }
 
-/// One check for each leftover of an interrupted command.
+/// Returns one check for each leftover of an interrupted command.
 async fn check_orphans(context: &Context) -> Vec<Check> {
     const ID: &str = "leftovers";
     const TITLE: &str = "leftovers of interrupted commands";

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::model::parse_duration;
 
-/// Parses an expiry or interval of at least a second: `90m`, `1h30m`, and whole
-/// days such as `7d`.
+/// Parses an expiry or interval of at least one second: `90m`, `1h30m`, or
+/// whole days such as `7d`.
 pub fn parse_duration_arg(text: &str) -> Result<Duration, String> {
     let days = text
         .strip_suffix('d')
@@ -20,7 +20,7 @@ pub fn parse_duration_arg(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parses a time limit: seconds such as `90`, or `90s`, `1h30m`.
+/// Parses a time limit: seconds such as `90`, or a duration such as `1h30m`.
 pub fn parse_timeout(text: &str) -> Result<Duration, String> {
     let duration = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),

@@ -1,5 +1,5 @@
-//! Prints a failed command: message with causes, what was left on the server,
-//! and one hint; as text or as JSON.
+//! Prints the error of a failed command as text or JSON: the message with its
+//! causes, the leftovers on the server, and one hint.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ struct Body<'a> {
     exit_code: u8,
 }
 
-/// The error and its causes in one line, each text once.
+/// Returns the error and its causes in one line, without repetitions.
 pub fn message(error: &anyhow::Error) -> String {
     let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
@@ -33,8 +33,8 @@ pub fn message(error: &anyhow::Error) -> String {
     messages.join(": ")
 }
 
-/// Prints a failure to stderr: text, or one JSON document in JSON mode.
-/// `exit_code` is the code the process exits with.
+/// Prints an error to stderr: as text, or in JSON mode as one JSON document.
+/// `exit_code` is the exit code of the process.
 pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
     let (_, kind) = exit::classify(error);
     let message = message(error);
@@ -69,7 +69,7 @@ pub fn report(ui: &Ui, error: &anyhow::Error, exit_code: u8) {
     }
 }
 
-/// One imperative sentence with a command, chosen by the type of the error.
+/// Returns one imperative sentence with a command, chosen by the error type.
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(error) = cause.downcast_ref::<host::Error>() {

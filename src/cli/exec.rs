@@ -92,7 +92,7 @@ fn parse_variables(args: &[String]) -> Result<BTreeMap<String, String>, Usage> {
                 "--env {arg:?}: a variable name consists of letters, digits and _"
             )));
         }
-        // As docker does, ignore a name alone that is not set here.
+        // As in docker, a name without value that is not set here is ignored.
         if let Some(value) = value {
             variables.insert(key.to_owned(), value);
         }

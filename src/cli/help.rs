@@ -1,4 +1,4 @@
-//! The parts of help pages that clap does not generate: command groups and
+//! Parts of the help pages that clap does not generate: command groups and
 //! examples.
 
 use clap::Command;
@@ -27,7 +27,7 @@ pub(super) const GROUPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Lists the subcommands on the help page of `main` in groups.
+/// Adds the subcommands, in groups, to the help page of `main`.
 pub fn with_groups(main: Command) -> Command {
     let mut template = "{about-with-newline}\n{usage-heading} {usage}\n".to_owned();
     for (group, names) in GROUPS {

@@ -26,11 +26,11 @@ struct ListRow {
     instance: String,
     status: &'static str,
     ip: Option<String>,
-    /// The mode of the policy; `invalid` for a record that cannot be parsed.
+    /// The mode of the policy, or `invalid` if the record cannot be parsed.
     egress: String,
     /// `gateway` or `pixel`.
     enforced_by: Option<&'static str>,
-    /// The state of the gateway if it keeps a running pixel without network.
+    /// State of the gateway because of which a running pixel has no network.
     #[serde(skip_serializing_if = "Option::is_none")]
     no_network: Option<&'static str>,
     image: Option<String>,

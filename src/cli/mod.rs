@@ -1,9 +1,9 @@
 //! The command line.
 //!
-//! Each command is a file (or a folder, for a command with subcommands) with its
-//! arguments, its table rows and a `run` function that calls one or two functions of
-//! the library and prints the result. No command uses the file of another: shared
-//! code is in `attach`, `console_session`, `context`, `duration_arg`, `from_settings`,
+//! Each command is a file (or a folder, for a command with subcommands) with
+//! its arguments, its table rows and a `run` function that calls one or two
+//! functions of the library and prints the result. Code that commands share is
+//! in `attach`, `console_session`, `context`, `duration_arg`, `from_settings`,
 //! `pixel_arg`, `pixel_list`, `prepare_host` and `provisioning_report`.
 
 #[macro_use]
@@ -162,7 +162,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// The settings that flags of the command override.
+    /// The settings that command-line flags override.
     pub fn flags(&self) -> Flags {
         match self {
             Self::Create(args) => args.flags(),
@@ -171,12 +171,12 @@ impl Command {
         }
     }
 
-    /// Whether the command is a server, which logs without `-v`.
+    /// Whether the command is a server. Servers log even without `-v`.
     pub fn is_server(&self) -> bool {
         matches!(self, Self::Mcp(args) if args.is_server())
     }
 
-    /// Whether the command exits with the status of a command in a pixel.
+    /// Whether the exit code of the command is that of a command in a pixel.
     pub fn exits_with_guest_status(&self) -> bool {
         matches!(self, Self::Exec(_) | Self::Console(_))
     }

@@ -1,12 +1,12 @@
-//! The pixels that a command lists. Every listing also deletes expired pixels:
-//! no daemon does it.
+//! The pixels that a command lists. Every listing also deletes expired pixels,
+//! because no daemon deletes them.
 
 use super::{Context, from_settings};
 use crate::lifecycle::expiry;
 use crate::model::{Error, Instance, Name, Subject};
 
-/// All pixels, after expired ones were deleted. Prints the name of each deleted
-/// pixel, and a warning for each that cannot be deleted.
+/// Deletes expired pixels and returns the other pixels. Prints the name of each
+/// deleted pixel, and a warning for each pixel that cannot be deleted.
 pub async fn list_unexpired(context: &Context) -> anyhow::Result<Vec<Instance>> {
     let backend = context.backend()?;
     let mut pixels = context.unless_interrupted(backend.list()).await?;
@@ -27,8 +27,8 @@ pub async fn list_unexpired(context: &Context) -> anyhow::Result<Vec<Instance>> 
     Ok(pixels)
 }
 
-/// Keeps the pixels named in `names`, or all if `names` is empty.
-/// Fails if a name has no pixel.
+/// Keeps the pixels that `names` lists, or all pixels if `names` is empty.
+/// Fails if a pixel does not exist.
 pub fn keep_named(pixels: &mut Vec<Instance>, names: &[Name]) -> Result<(), Error> {
     if names.is_empty() {
         return Ok(());

@@ -6,7 +6,7 @@ use crate::exit::{ExitWith, Usage};
 use crate::host::{self, Event, Options, Plan, Report};
 use crate::ui;
 
-/// Fails for TrueNAS, which is set up in its web interface.
+/// Fails if the backend is TrueNAS: its web interface sets up the server.
 pub fn require_incus(context: &Context, command: &str) -> Result<(), Usage> {
     match context.settings().backend {
         BackendKind::Incus => Ok(()),
@@ -17,13 +17,13 @@ pub fn require_incus(context: &Context, command: &str) -> Result<(), Usage> {
     }
 }
 
-/// Inspects the host and plans the missing steps.
+/// Inspects the host and plans the missing setup steps.
 pub async fn plan(context: &Context, options: &Options) -> anyhow::Result<Plan> {
     let facts = context.interruptible(host::inspect(options)).await??;
     Ok(host::plan(&facts, options))
 }
 
-/// Every step with its reason and its exact commands.
+/// Returns every step with its reason and its exact commands.
 pub fn plan_as_text(plan: &Plan) -> String {
     let mut text = String::new();
     for (index, step) in plan.steps.iter().enumerate() {
@@ -39,9 +39,8 @@ pub fn plan_as_text(plan: &Plan) -> String {
     text
 }
 
-/// Runs the missing steps; without `yes`, prints them and asks first.
-///
-/// Fails if the user declines, or if there are steps and no terminal to ask on.
+/// Runs the missing setup steps. Without `yes`, prints the steps and asks
+/// first; fails if the user declines or there is no terminal.
 pub async fn run(context: &Context, options: &Options, yes: bool) -> anyhow::Result<Report> {
     if !yes {
         confirm(context, options).await?;

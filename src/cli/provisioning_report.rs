@@ -1,4 +1,4 @@
-//! Waiting for provisioning with a progress line, and the report of a failed step.
+//! Waits for provisioning with a progress line, and reports a failed step.
 
 use super::Context;
 use crate::lifecycle::gateway::GatewaySpec;
@@ -7,13 +7,13 @@ use crate::model::Name;
 use crate::provision::{self, Report, StepState};
 use crate::ui::Spinner;
 
-/// Printed lines of a failed step's output.
+/// Number of printed output lines of a failed step.
 const TAIL_LINES: u32 = 15;
 
-/// Characters of a step's output in the progress line.
+/// Number of output characters in the progress line.
 const OUTPUT_CHARS: usize = 60;
 
-/// Waits until no provisioning step is left to run.
+/// Waits until all provisioning steps have finished.
 pub async fn wait(context: &Context, name: &Name) -> anyhow::Result<Report> {
     let spinner = context.ui.spinner();
     let on_report = |report: &Report| show_progress(&spinner, report);
@@ -21,7 +21,7 @@ pub async fn wait(context: &Context, name: &Name) -> anyhow::Result<Report> {
     Ok(context.unless_interrupted(waiting).await?)
 }
 
-/// Like [`wait`], and ends the interim policy, also when interrupted.
+/// Like [`wait`], and ends the interim policy, even if interrupted.
 pub async fn finish_provisioning(
     context: &Context,
     gateway_spec: &GatewaySpec,
@@ -42,7 +42,7 @@ fn show_progress(spinner: &Spinner, report: &Report) {
     }
 }
 
-/// Fails if a step failed; prints the end of the step's output first.
+/// Fails if a step failed, after printing the last output lines of the step.
 pub async fn ensure_succeeded(
     context: &Context,
     name: &Name,

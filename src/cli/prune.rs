@@ -52,7 +52,7 @@ impl PruneArgs {
                 let work = lifecycle::remove_orphan(backend, &gateway_spec, &orphan);
                 match context.unless_interrupted(work).await {
                     Ok(()) => removed = true,
-                    // Continue with the other leftovers.
+                    // Delete the other leftovers too.
                     Err(error) => last_error = Some(error),
                 }
             }

@@ -100,7 +100,7 @@ impl QuickstartArgs {
     }
 }
 
-/// Creates a pixel, checkpoints and forks it; returns the names of all pixels.
+/// Creates, checkpoints and forks a pixel; returns all pixel names.
 async fn run_demo(
     context: &Context,
     backend: &dyn Backend,
@@ -174,7 +174,7 @@ async fn greet(backend: &dyn Backend, name: &Name) -> Result<String, Error> {
     Ok(greeting.trim().to_owned())
 }
 
-/// `demo`, `demo2`, `demo3` …: the first name that is not in use.
+/// Returns the first of `demo`, `demo2`, `demo3` and so on that is not in use.
 async fn free_name(backend: &dyn Backend) -> Result<Name, Error> {
     let pixels = backend.list().await?;
     let used: BTreeSet<String> = pixels.iter().map(|pixel| pixel.name.to_string()).collect();

@@ -70,7 +70,7 @@ impl TopArgs {
                 return Ok(());
             }
             let after;
-            // Pixels may have been created or destroyed.
+            // Other commands may have created or destroyed pixels.
             (pixels, after) = self.sample(context).await?;
             let rows = usage::rows_between(&before, &after, &pixels);
             context.ui.screen(&rows);

@@ -16,11 +16,11 @@ use crate::model::Name;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
     pub parent: Parent,
-    /// `None` if the base is a copy of its parent.
+    /// `None` if the base is an unchanged copy of its parent.
     pub setup_script: Option<Script>,
-    /// One line for listings; may be empty.
+    /// One line for listings. May be empty.
     pub description: String,
-    /// What the script can reach.
+    /// Egress mode while the setup script runs.
     pub egress: Mode,
 }
 
@@ -31,10 +31,10 @@ pub enum Parent {
     Base(String),
 }
 
-/// The script that sets a base up. It may not exist.
+/// The setup script of a base. The file may not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Script {
-    /// Part of pixels, such as `bases/dev.sh` for `mcp:bases/dev.sh`.
+    /// A script of pixels, such as `bases/dev.sh` for `mcp:bases/dev.sh`.
     BuiltIn(String),
     /// A file on this machine.
     File(PathBuf),
@@ -97,7 +97,7 @@ impl Setting for Script {
     }
 }
 
-/// Follows `from` to an image.
+/// Checks that the chain of `from` values ends at an image.
 fn check_parents(name: &str, node: &Node, bases: &Bases) -> Result<()> {
     let mut chain = vec![name];
     let mut base = bases.get(name);

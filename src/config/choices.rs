@@ -1,4 +1,4 @@
-//! Enums whose variants are words in the settings.
+//! Enums for settings that accept a fixed set of words.
 
 use std::fmt;
 
@@ -44,25 +44,25 @@ macro_rules! choices {
 }
 
 choices! {
-    /// The kind of server that pixels run on.
+    /// The server software that pixels run on.
     BackendKind { Incus = "incus", TrueNas = "truenas" }
 
     /// Where egress policies are enforced.
     EgressPlacement {
-        /// `Gateway`, unless the settings name a network for the pixels.
+        /// `Gateway`, unless the settings name a network for pixels.
         Auto = "auto",
         Gateway = "gateway",
-        /// Inside each pixel.
+        /// Each pixel enforces its own policy.
         Pixel = "pixel",
     }
 
-    /// What keeps console sessions.
+    /// The program that keeps console sessions running after a disconnect.
     Multiplexer {
-        /// zmx if the pixel has it, else tmux.
+        /// zmx if installed in the pixel, else tmux.
         Auto = "auto",
         Zmx = "zmx",
         Tmux = "tmux",
-        /// A plain shell that ends with the connection.
+        /// No program: a plain shell that ends with the connection.
         None = "none",
     }
 }

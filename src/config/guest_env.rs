@@ -1,5 +1,5 @@
-//! The `[env]` table: variables for the pixels, literal or from the caller's
-//! environment. Values may be secrets, so no message shows them.
+//! The `[env]` table: variables for pixels, with literal values or values of
+//! the caller's variables. Values may be secrets: messages never show them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,14 +17,14 @@ use crate::model::is_env_name;
 use crate::secret::Secret;
 use crate::user_dirs::Env;
 
-/// The variables as configured, without values of the caller's environment.
+/// The variables as configured, with references not yet replaced.
 #[derive(Debug, Clone, Default)]
 pub struct GuestEnv(Vec<Variable>);
 
 #[derive(Debug, Clone)]
 struct Variable {
     name: String,
-    /// `None` for the caller's variable of the same name.
+    /// `None`: the value is that of the caller's variable with the same name.
     value: Option<Secret>,
     session_only: bool,
     location: Location,
@@ -33,16 +33,16 @@ struct Variable {
 /// Variables with their values, by name.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct GuestVariables {
-    /// For every process of the pixel; stored in the pixel at its creation.
+    /// Variables for every process, stored in the pixel at its creation.
     pub image: BTreeMap<String, String>,
-    /// For consoles and commands of this caller; never stored.
+    /// Variables for consoles and commands of this caller, never stored.
     pub session: BTreeMap<String, String>,
 }
 
 impl GuestEnv {
-    /// Takes the values from `env`. `$NAME` is empty if unset there; a forwarded
-    /// variable is left out if unset, and kept if empty. Fails if a value that is
-    /// needed is not UTF-8.
+    /// Replaces references by values from `env`. `$NAME` is empty if `NAME` is
+    /// unset; a forwarded variable is omitted if unset, and kept if empty.
+    /// Fails if a referenced value is not UTF-8.
     pub fn resolve(&self, env: &Env<'_>) -> Result<GuestVariables> {
         let mut variables = GuestVariables::default();
         for variable in &self.0 {
@@ -83,7 +83,7 @@ impl Setting for GuestEnv {
     }
 }
 
-/// `None`, with a warning, if the entry sets nothing.
+/// Returns `None`, with a warning, if the entry sets no variable.
 fn read(name: &str, node: &Node, layers: &mut Layers<'_>) -> Result<Option<Variable>> {
     if !is_env_name(name) {
         let rule = "only A-Z, a-z, 0-9 and _ are allowed, and no digit at the start";

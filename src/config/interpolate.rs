@@ -1,10 +1,10 @@
-//! References to variables in strings: `$NAME` and `${NAME}`; `$$` is a dollar.
+//! References to variables in strings: `$NAME` and `${NAME}`.
 
 use crate::model::is_env_name;
 
-/// Replaces each reference by the result of `lookup`. A dollar that starts no
-/// reference stays. Fails with an error of `lookup`, or with one made of a
-/// problem with the text, which continues a sentence.
+/// Replaces each reference by the result of `lookup`, and `$$` by a dollar.
+/// Other dollar signs are kept. Fails with the error of `lookup`, or for a
+/// syntax error with that of `malformed`, whose argument reads after a subject.
 pub(super) fn interpolate<E>(
     text: &str,
     lookup: impl Fn(&str) -> Result<String, E>,
@@ -41,7 +41,7 @@ pub(super) fn interpolate<E>(
     Ok(result)
 }
 
-/// Whether the text contains nothing but references, so that it contains no secret.
+/// Whether the text consists of references only, and so contains no secret.
 pub(super) fn is_references_only(text: &str) -> bool {
     interpolate(text, |_| Ok(String::new()), |_| ()).is_ok_and(|literal| literal.is_empty())
 }

@@ -1,4 +1,4 @@
-//! One key of the settings, as declared by its row in `settings`.
+//! A key of the settings, as declared by its row in `settings`.
 
 use toml::Value;
 
@@ -9,14 +9,14 @@ use crate::secret::Secret;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
-    /// Dotted, such as `network.egress`.
+    /// Dotted name, such as `network.egress`.
     pub name: &'static str,
     /// The environment variable that sets the key.
     pub variable: Option<&'static str>,
     pub kind: ValueKind,
-    /// `""` and 0 are accepted too and mean unset.
+    /// Whether `""` and 0 are accepted and mean unset.
     pub optional: bool,
-    /// `""` and 0 are accepted too and change nothing.
+    /// Whether `""` and 0 are accepted and mean the default.
     pub empty_is_default: bool,
 }
 
@@ -34,7 +34,7 @@ impl Key {
     pub(super) fn check(&self, node: &Node) -> Result<()> {
         let value = &node.value;
         if value.as_str().is_some_and(|text| text.contains('\0')) {
-            // NUL ends a C string, which every string becomes somewhere.
+            // Values become C strings, which end at a NUL.
             return Err(node.invalid("contains a NUL character"));
         }
         let empty = match self.kind {
@@ -60,17 +60,17 @@ impl Key {
     }
 }
 
-/// Whether an optional key with this value is unset.
+/// Whether this value of an optional key means unset.
 pub(super) fn is_empty(value: &Value) -> bool {
     value.as_str() == Some("") || value.as_integer() == Some(0)
 }
 
-/// Warns about a key that is not `known`, and names the key that the user probably meant.
+/// Warns about a key that is not in `known`, and suggests the most similar key.
 pub(super) fn unknown_key(node: &Node, name: &str, known: &[&str]) -> Warning {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let similarity = |key: &str| {
         let whole = strsim::normalized_damerau_levenshtein(name, key);
-        // A key in the wrong table is recognized too.
+        // Compare last parts too, to find a key that is in the wrong table.
         let end = strsim::normalized_damerau_levenshtein(&last(name), &last(key));
         whole.max(0.9 * end)
     };

@@ -1,9 +1,9 @@
-//! The layers of settings and their order: built-in defaults, the file, the
-//! environment, flags. The later layer wins, key by key.
+//! The layers of settings, in order: built-in defaults, file, environment,
+//! flags. For each key, the last layer that sets it overrides the others.
 //!
-//! An entry of `[env]` or `[mcp.bases]` counts as a key and is replaced whole.
-//! Each value is checked when its layer is added, so a bad value is an error
-//! even if a stronger layer overrides it.
+//! Each entry of `[env]` and `[mcp.bases]` is a key of its own and is replaced
+//! as a whole. Values are checked when a layer is added, so an invalid value is
+//! an error even if a later layer overrides it.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,12 @@ use super::spanned_toml::Node;
 use super::value_kind::ValueKind;
 use crate::user_dirs::Env;
 
-/// Settings from the command line. The last value of a key wins.
+/// Settings from the command line. The last value of a key is used.
 #[derive(Debug, Clone, Default)]
 pub struct Flags(Vec<Node>);
 
 impl Flags {
-    /// `key` is dotted; `flag` is what the user typed, for messages.
+    /// `key` is a dotted name. `flag` is the flag as typed, for messages.
     pub fn set(&mut self, key: &str, value: impl Into<Value>, flag: &str) {
         let origin = Origin::Flag(flag.to_owned());
         self.0.push(Node::new(key, origin, value.into()));
@@ -32,24 +32,24 @@ impl Flags {
 /// The value of one key after all layers are merged.
 #[derive(Debug, Clone, Serialize)]
 pub struct EffectiveSetting {
-    /// Dotted, such as `network.egress`, `env.EDITOR`, `mcp.bases.dev`.
+    /// Dotted name, such as `network.egress`, `env.EDITOR`, `mcp.bases.dev`.
     pub key: String,
-    /// As written in its layer, secrets masked. Displayed as TOML.
+    /// As written in its layer, with secrets masked. Displayed as TOML.
     pub value: Value,
     pub origin: Origin,
 }
 
-/// The merged layers, and what else typed settings are read from.
+/// The merged layers, from which typed settings are read.
 pub(super) struct Layers<'a> {
     pub keys: &'a [Key],
     pub env: &'a Env<'a>,
-    /// By key.
+    /// Values by key.
     pub values: BTreeMap<&'a str, Node>,
     pub warnings: Vec<Warning>,
 }
 
 impl<'a> Layers<'a> {
-    /// Adds a TOML document. Unknown keys become warnings.
+    /// Adds a TOML document. Each unknown key causes a warning.
     pub fn add_document(&mut self, table: Node) -> Result<()> {
         for node in table.children.into_values() {
             let section = format!("{}.", node.key);
@@ -94,7 +94,7 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// Warns about the fields of an entry that are not `known`, separated by spaces.
+    /// Warns about fields of an entry that are not in the list `known`.
     pub fn warn_unknown_fields(&mut self, entry: &Node, known: &str) {
         let known = Vec::from_iter(known.split(' '));
         for (name, field) in &entry.children {
@@ -123,7 +123,7 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// Every key, in the order of their declaration.
+    /// Returns every key, in the order of declaration.
     pub fn effective(&self) -> Vec<EffectiveSetting> {
         let mut settings = Vec::new();
         for key in self.keys {

@@ -1,6 +1,6 @@
-//! The settings. [`Settings`] declares every key; `config.example.toml` documents
-//! it and has its default. This module knows no server and no command, prints
-//! nothing, and reads the environment only through the caller.
+//! The settings. [`Settings`] declares every key; `config.example.toml`
+//! documents the keys and contains their defaults. This module accesses no
+//! server, prints nothing, and reads the environment only through the caller.
 
 mod bases;
 mod choices;
@@ -37,7 +37,7 @@ use settings_file::warn_if_exposed;
 
 use crate::user_dirs::{self, Env};
 
-/// The built-in layer, and the documentation of every key.
+/// The built-in defaults, which also document every key.
 pub const EXAMPLE: &str = include_str!("../../config.example.toml");
 
 /// Every key, in the order of `config.example.toml`.
@@ -47,22 +47,23 @@ pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     keys
 });
 
-/// Settings, and where they come from.
+/// Settings with their sources and warnings.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub settings: Settings,
-    /// For the caller to print.
+    /// Warnings that the caller prints.
     pub warnings: Vec<Warning>,
-    /// Every key, in the order of `config.example.toml`.
+    /// Every key with its value, in the order of `config.example.toml`.
     pub effective: Vec<EffectiveSetting>,
 }
 
 impl Settings {
-    /// Reads all layers: defaults, then `file` or the user's settings file, then
-    /// the variables of `env`, then `flags`. The later layer wins, key by key.
+    /// Reads all layers: defaults, then `file` or else the user's settings
+    /// file, then variables in `env`, then `flags`. Later layers override
+    /// earlier layers.
     ///
-    /// Fails at the first bad value of any layer, and if `file` does not exist.
-    /// The user's settings file may be absent.
+    /// Fails at the first invalid value of any layer, or if `file` is missing.
+    /// The user's settings file is optional.
     pub fn load(file: Option<&Path>, env: &Env<'_>, flags: &Flags) -> Result<Loaded, ConfigError> {
         let mut layers = Layers {
             keys: &KEYS,
@@ -102,7 +103,7 @@ impl Settings {
 }
 
 impl Loaded {
-    /// Where the value of a key comes from.
+    /// The source of a key's value.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         let setting = self.effective.iter().find(|setting| setting.key == key);
         setting.map(|setting| &setting.origin)

@@ -1,7 +1,7 @@
-//! Where a value comes from, and the errors and warnings about it.
+//! The source of a value, and errors and warnings about values.
 //!
-//! Each message names the file, variable or flag, the key, the bad value and the
-//! accepted values. Secrets and the values of `[env]` never appear in a message.
+//! Messages name the file, variable or flag, the key, the invalid value and the
+//! accepted values. Messages never contain secrets or values of `[env]`.
 
 use std::path::PathBuf;
 use std::{fmt, io};
@@ -10,10 +10,10 @@ use serde::{Serialize, Serializer};
 
 use crate::user_dirs::NoHome;
 
-/// The layer of a value, weakest first.
+/// The layer that a value is from. Later variants override earlier variants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// `config.example.toml`, which is compiled into the program.
+    /// `config.example.toml`, compiled into the program.
     Default,
     File(PathBuf),
     /// The name of the environment variable.
@@ -39,11 +39,11 @@ impl Serialize for Origin {
     }
 }
 
-/// The place of a value in messages: `/x/config.toml:3:1`, `PIXELS_BACKEND`, `--egress`.
+/// Location of a value: `/x/config.toml:3:1`, `PIXELS_BACKEND`, `--egress`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     pub origin: Origin,
-    /// Line and column (in characters), counted from 1; `None` outside files.
+    /// Line and column (in characters), starting at 1. `None` outside files.
     pub position: Option<(usize, usize)>,
 }
 
@@ -65,7 +65,7 @@ pub enum ConfigError {
     #[error("cannot read config file {}: {source}", .file.display())]
     Unreadable { file: PathBuf, source: io::Error },
 
-    /// The file is not TOML, or a value is not what its key accepts.
+    /// The file is not valid TOML, or its key does not accept a value.
     #[error("{location}: {problem}")]
     Invalid { location: Location, problem: String },
 

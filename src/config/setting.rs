@@ -1,4 +1,4 @@
-//! The types of settings: what each accepts, and how it is read.
+//! Types of settings: accepted values, and conversion from TOML.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use crate::user_dirs::expand_home;
 
 /// The type of a value in the settings, or a section of values.
 pub(super) trait Setting: Sized {
-    /// The properties of a key of this type. The row of the key adds the rest.
+    /// Properties of keys of this type. `declare` adds name and variable.
     const KEY: Key;
 
-    /// Adds the key, completed by its `row`, or all keys of a section.
+    /// Adds the key, completed by `row`, or all keys of a section.
     fn declare(row: &dyn Fn(Key) -> Key, keys: &mut Vec<Key>) {
         keys.push(row(Self::KEY));
     }
 
-    /// Converts a value that the key accepts.
+    /// Converts a value that [`Key::check`] has accepted.
     fn read(node: &Node, layers: &mut Layers<'_>) -> Result<Self>;
 }
 
@@ -51,7 +51,7 @@ setting! {
     Duration: Key::new(value_kind::DURATION), |value| parse_duration(value.as_str()?);
 }
 
-/// `""` and 0 are `None`.
+/// `""` and 0 mean `None`.
 impl<T: Setting> Setting for Option<T> {
     const KEY: Key = Key {
         optional: true,
@@ -63,7 +63,7 @@ impl<T: Setting> Setting for Option<T> {
             return Ok(None);
         }
         match T::read(node, layers) {
-            // The user did not ask for this path, so everything else works without it.
+            // The path is a default: only features that need it fail.
             Err(ConfigError::NoHome(_)) if node.location.origin == Origin::Default => {
                 let default = format!("is unset instead of {}", node.value);
                 let problem = format!("{default}, because HOME is not an absolute path");
@@ -89,7 +89,7 @@ impl<T: Setting> Setting for Vec<T> {
     }
 }
 
-/// `~/` is the home folder, except in flags, where the shell expands it.
+/// A leading `~/` is the home folder, but not in flags: the shell expands it.
 impl Setting for PathBuf {
     const KEY: Key = Key::new(value_kind::PATH);
 
@@ -111,14 +111,14 @@ impl Setting for PathBuf {
 }
 
 impl Layers<'_> {
-    /// Reads a key or a section by its dotted name.
+    /// Reads a key or section by its dotted name.
     pub fn read<T: Setting>(&mut self, name: &str) -> Result<T> {
         let unset = || Node::new(name, Origin::Default, Value::Table(Table::new()));
         let node = self.values.get(name).cloned().unwrap_or_else(unset);
         T::read(&node, self)
     }
 
-    /// Reads a field of an entry, or the default of the type.
+    /// Reads a field of an entry. A missing field has the default of its type.
     pub fn field<T: Setting + Default>(&mut self, entry: &Node, name: &str) -> Result<T> {
         let Some(field) = entry.children.get(name) else {
             return Ok(T::default());

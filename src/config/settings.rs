@@ -1,13 +1,12 @@
-//! The settings: one row per key, in the order of `config.example.toml`. To add a
-//! key, add its row here, and its comment and default there:
-//!
+//! The settings: one row for each key, in the order of `config.example.toml`.
+//! To add a key, add a row here, and its comment and default to that file:
 //! ```text
 //! field ["key, if named otherwise"]: Type as KIND, "PIXELS_VARIABLE", empty_is_default;
 //! ```
 //!
-//! The type defines what the key accepts, for messages too; `Option` adds `""` and 0
-//! for unset. The rest is optional: `as` narrows the type, a variable lets the
-//! environment set the key, `empty_is_default` accepts `""` and 0 for the default.
+//! The type determines the accepted values; `Option` also accepts `""` and 0
+//! for unset. Other parts are optional: `as` restricts the values, the variable
+//! can set the key, and `empty_is_default` accepts `""` and 0 for the default.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -121,7 +120,7 @@ sections! {
 
     SshSettings "ssh." {
         user: String, "PIXELS_SSH_USER";
-        /// The private key. `None` too if its default is unknown for lack of a home folder.
+        /// The private key. `None` also if the default needs an unset HOME.
         key: Option<PathBuf>, "PIXELS_SSH_KEY";
         strict_host_keys: bool, "PIXELS_SSH_STRICT_HOST_KEYS";
     }
@@ -164,9 +163,9 @@ sections! {
         hard_destroy_after: Duration, "PIXELS_MCP_HARD_DESTROY_AFTER";
         reap_interval: Duration, "PIXELS_MCP_REAP_INTERVAL";
         exec_timeout_max: Duration, "PIXELS_MCP_EXEC_TIMEOUT_MAX";
-        /// Read it by [`McpSettings::state_path`].
+        /// Use [`McpSettings::state_path`] to read this setting.
         state_file: Option<PathBuf>, "PIXELS_MCP_STATE_FILE";
-        /// Read it by [`McpSettings::pid_path`].
+        /// Use [`McpSettings::pid_path`] to read this setting.
         pid_file: Option<PathBuf>, "PIXELS_MCP_PID_FILE";
         listen_addr: String as HOST_PORT, "PIXELS_MCP_LISTEN_ADDR";
         socket: Option<PathBuf>, "PIXELS_MCP_SOCKET";
@@ -181,7 +180,7 @@ sections! {
 }
 
 impl McpSettings {
-    /// The file that records sandboxes: `state_file`, or one in the cache folder.
+    /// File with the sandbox records: `state_file`, or one in the cache folder.
     pub fn state_path(&self, env: &Env<'_>) -> Result<PathBuf, NoHome> {
         or_cached(self.state_file.as_ref(), "mcp-state.json", env)
     }

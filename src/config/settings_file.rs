@@ -11,13 +11,13 @@ use crate::model::shell_quote;
 
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Reads the file; `None` if there is no file and none is required.
+/// Reads the file. Returns `None` if it is missing and not required.
 pub(super) fn read(path: &Path, required: bool) -> Result<Option<String>> {
     let mut bytes = Vec::new();
     let opened = fs::File::open(path).map(|file| file.take(MAX_BYTES + 1));
     match opened.and_then(|mut file| file.read_to_end(&mut bytes)) {
         Ok(size) if size as u64 <= MAX_BYTES => {}
-        // A dangling link is meant to be a file.
+        // A dangling symlink is an error.
         Err(error) if error.kind() == ErrorKind::NotFound && !required && !path.is_symlink() => {
             return Ok(None);
         }
@@ -39,8 +39,8 @@ pub(super) fn read(path: &Path, required: bool) -> Result<Option<String>> {
     text.map(Some)
 }
 
-/// Warns if the group or others can read a file that contains `secret`. A file
-/// that cannot be examined causes no warning: its user reports that.
+/// Warns if the group or others can read a file that contains `secret`. Returns
+/// no warning if the file's mode cannot be read: reading the file fails later.
 pub(super) fn warn_if_exposed(file: &Path, secret: &str) -> Option<Warning> {
     let metadata = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
     let mode = metadata.permissions().mode() & 0o7777;

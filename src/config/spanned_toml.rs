@@ -1,4 +1,4 @@
-//! TOML text as a tree of values that know their key and location.
+//! TOML text parsed to a tree of values, each with its key and location.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,17 +10,17 @@ use super::origin::{ConfigError, Location, Origin, Result, Warning};
 
 #[derive(Debug, Clone)]
 pub(super) struct Node {
-    /// Dotted, from the root of the document.
+    /// Dotted key from the root of the document.
     pub key: String,
-    /// Of the key.
+    /// Location of the key.
     pub location: Location,
     pub value: Value,
-    /// The values of a table once more, by name.
+    /// The entries of a table, by name. `value` contains the entries too.
     pub children: BTreeMap<String, Node>,
 }
 
 impl Node {
-    /// A value outside files.
+    /// Creates a value that is not in a file.
     pub fn new(key: &str, origin: Origin, value: Value) -> Self {
         let (position, children) = (None, BTreeMap::new());
         Self {
@@ -31,7 +31,7 @@ impl Node {
         }
     }
 
-    /// An error about the value; `problem` continues a sentence that starts with the key.
+    /// Creates an error about the value. `problem` reads after the key.
     pub fn invalid(&self, problem: impl Display) -> ConfigError {
         ConfigError::Invalid {
             location: self.location.clone(),
@@ -39,13 +39,13 @@ impl Node {
         }
     }
 
-    /// An error about a value that must not be shown.
+    /// Creates a type error that does not show the value.
     pub fn wrong_type(&self, expected: &str) -> ConfigError {
         let found = self.value.type_str();
         self.invalid(format!("is of type {found}, but must be {expected}"))
     }
 
-    /// A warning about the value; `problem` continues a sentence that starts with the key.
+    /// Creates a warning about the value. `problem` reads after the key.
     pub fn warning(&self, problem: impl Display) -> Warning {
         Warning(format!("{}: {} {problem}", self.location, self.key))
     }
@@ -68,7 +68,7 @@ impl Node {
 }
 
 pub(super) fn parse(origin: &Origin, text: &str) -> Result<Node> {
-    // Not the error's display, which quotes the line: it may contain a secret.
+    // The error's own display quotes the line, which may contain a secret.
     let syntax = |error: toml::de::Error| ConfigError::Invalid {
         location: location(origin, text, error.span().map_or(0, |span| span.start)),
         problem: error.message().replace('\n', ", "),
@@ -80,7 +80,7 @@ pub(super) fn parse(origin: &Origin, text: &str) -> Result<Node> {
     Ok(root)
 }
 
-/// The location of a byte offset.
+/// Converts a byte offset to a location.
 pub(super) fn location(origin: &Origin, text: &str, offset: usize) -> Location {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.split('\n').next_back().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a key accepts, and how its values are shown.
+//! Accepted values of a key, and how values are displayed.
 
 use std::net::Ipv6Addr;
 
@@ -11,16 +11,16 @@ use crate::secret::Secret;
 #[derive(Debug, Clone, Copy)]
 pub enum ValueKind {
     Bool,
-    /// From the first to the second number, in this unit.
+    /// A whole number from the first to the second number, with a unit.
     Integer(i64, i64, &'static str),
-    /// A string of this description that passes this check.
+    /// A string that passes the check, with a description of accepted strings.
     Text(&'static str, fn(&str) -> bool),
     Choice(&'static [&'static str]),
-    /// A non-empty string that is never shown.
+    /// A non-empty string that is never displayed.
     Secret,
-    /// Non-empty strings without commas and whitespace.
+    /// A list of non-empty strings without commas and whitespace.
     List,
-    /// The table `[env]`. Its literal strings are never shown.
+    /// The table `[env]`. Literal strings in it are never displayed.
     Env,
     /// The table `[mcp.bases]`.
     Bases,
@@ -68,7 +68,7 @@ texts! {
     };
 }
 
-/// Memory, up to what the server can count in bytes.
+/// Memory, up to the largest size in bytes that the server accepts.
 pub const MEMORY: ValueKind = ValueKind::Integer(
     (LEAST_MEMORY >> 20).cast_signed(),
     i64::MAX >> 20,
@@ -76,13 +76,13 @@ pub const MEMORY: ValueKind = ValueKind::Integer(
 );
 
 impl ValueKind {
-    /// Whether the entries of the value are keys of their own.
+    /// Whether each entry of the value is a key of its own.
     pub fn is_table(self) -> bool {
         matches!(self, Self::Env | Self::Bases)
     }
 
-    /// The value that the text of an environment variable means. Text that
-    /// does not fit the kind stays a string, which [`accepts`](Self::accepts) rejects.
+    /// Converts the text of an environment variable. Text of another kind
+    /// remains a string, which [`accepts`](Self::accepts) rejects.
     pub fn parse_variable(self, text: &str) -> Value {
         match (self, text) {
             // The spellings of Go's strconv.ParseBool.
@@ -110,7 +110,7 @@ impl ValueKind {
         }
     }
 
-    /// Completes "must be".
+    /// Describes the accepted values, to be read after "must be".
     pub fn description(self) -> String {
         match self {
             Self::Bool => "true or false".into(),
@@ -123,7 +123,7 @@ impl ValueKind {
         }
     }
 
-    /// The value for listings, or an entry of a table.
+    /// Masks secrets in a value, or in an entry of a table.
     pub fn masked(self, value: &Value) -> Value {
         match (self, value) {
             (Self::Env, Value::Table(fields)) => {

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// Networks that never leave a machine or its link: "this network", loopback,
-/// link-local, multicast, reserved.
+/// Networks whose packets never leave a machine or its link: "this network",
+/// loopback, link-local, multicast, reserved.
 pub(super) const RESERVED: [&str; 5] = [
     "0.0.0.0/8",
     "127.0.0.0/8",
@@ -15,7 +15,7 @@ pub(super) const RESERVED: [&str; 5] = [
     "224.0.0.0/4",
     "240.0.0.0/4",
 ];
-/// Networks that the host's surroundings may use.
+/// Private networks, which the host and its neighbors may use.
 pub(super) const PRIVATE: [&str; 4] = [
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -23,8 +23,8 @@ pub(super) const PRIVATE: [&str; 4] = [
     "192.168.0.0/16",
 ];
 
-/// An IPv4 or IPv6 network. The host bits are zero. The text form of a network
-/// with a full-length prefix is its address alone.
+/// An IPv4 or IPv6 network. The host bits are zero. A network that consists of
+/// one address is displayed without a prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr(IpNet);
 
@@ -66,7 +66,7 @@ impl FromStr for Cidr {
             None => (text, None),
             Some((address, prefix)) => (address, Some(prefix)),
         };
-        // The standard library's parser: `ipnet` accepts leading zeros.
+        // `ipnet` would accept leading zeros; the standard library does not.
         let address: IpAddr = address.parse().map_err(|_| InvalidCidr)?;
         let net = match prefix {
             None => IpNet::from(address),
@@ -90,8 +90,9 @@ impl fmt::Display for Cidr {
     }
 }
 
-/// Whether only a rule that names the address allows it, in every mode
-/// without `lan`. IPv6 is not filtered by network, so all of it is private.
+/// Whether only a rule with the address allows it, in every mode without `lan`.
+/// All IPv6 addresses count as private, because IPv6 is not filtered by
+/// network.
 pub(super) fn is_private(address: IpAddr) -> bool {
     address.is_ipv6()
         || RESERVED

@@ -1,7 +1,7 @@
 //! Denied connections and names, and the rules that would allow them.
 //!
-//! Both placements record them alike: dnsmasq logs denied names, and the
-//! nftables set `denied` holds destinations.
+//! The gateway and the pixel record denials in the same way: dnsmasq logs
+//! denied names, and the nftables set `denied` contains denied destinations.
 
 use std::net::Ipv4Addr;
 
@@ -13,28 +13,28 @@ use super::nftables::DENIED_SECONDS;
 use crate::model::{Error, ExecRequest, Guest, Result, collect_up_to};
 
 const SCRIPT: &str = include_str!("guest/denials.sh");
-/// A pixel may query any number of distinct names.
+/// Size limit for records: a pixel can query any number of names.
 const OUTPUT_LIMIT: usize = 64 * 1024 * 1024;
 
 /// One denied destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Denial {
-    /// A name, or an address with the port, if the protocol has ports.
+    /// A host name, or an address with the port if the protocol has ports.
     pub destination: String,
     /// `dns`, `tcp`, `udp`, `icmp` or the protocol number.
     pub protocol: String,
     pub count: u64,
     /// Unix time in seconds.
     pub last: u64,
-    /// The rule for `network allow`. `None` for protocols that rules cannot
-    /// allow.
+    /// The rule that would allow the destination. `None` for protocols that
+    /// rules cannot allow.
     #[serde(rename = "entry")]
     pub rule: Option<String>,
 }
 
-/// Denials of the last hour recorded in `guest`, the latest first: of the pixel
-/// with this address, or of all pixels. Fails with `Error::Guest` if the
-/// records cannot be read.
+/// Denials of the last hour, latest first: of the pixel with this address, or
+/// of all pixels. Reads the records of `guest`, and fails with `Error::Guest`
+/// if they cannot be read.
 pub async fn denials(guest: &dyn Guest, pixel: Option<Ipv4Addr>) -> Result<Vec<Denial>> {
     let address = pixel.map(|address| address.to_string()).unwrap_or_default();
     let request = ExecRequest::root(["/bin/sh", "-c", SCRIPT, "denials", &address]);
@@ -66,7 +66,7 @@ fn parse_name(line: &str) -> Option<Denial> {
     })
 }
 
-/// Parsed and printed again, because root inside a pixel controls the text.
+/// Parse and print the rule again: root inside a pixel controls the text.
 fn allowing_rule(destination: &str) -> Option<String> {
     let rule = destination.parse::<Rule>().ok()?;
     Some(rule.to_string())

@@ -9,18 +9,18 @@ use super::nftables::learned_set;
 use super::policy::ResolvedPolicy;
 use super::rule::{Rule, Target};
 
-/// How long a client may cache an answer, in seconds. After a gateway lost its
-/// learned addresses, it denies the cached ones until they expire.
+/// Time in seconds that a client may cache an answer. A gateway that lost its
+/// learned addresses denies cached addresses until the client queries again.
 const TTL_SECONDS: u32 = 30;
 
 /// The address and port of a resolver, and its upstream servers.
 #[derive(Debug, Clone)]
 pub struct ResolverListen<'a> {
-    /// `None`: all addresses of the machine.
+    /// `None` means all addresses of the machine.
     pub address: Option<Ipv4Addr>,
     pub port: u16,
-    /// If empty, upstream servers are written as `#`, a placeholder that the
-    /// start script replaces by the name servers of the machine.
+    /// Upstream servers. If empty, the configuration contains the placeholder
+    /// `#`, which the start script replaces by the name servers of the machine.
     pub upstream: &'a [Ipv4Addr],
 }
 
@@ -58,8 +58,8 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
     text.push_str("address=/#/\n");
     let names: BTreeSet<&Domain> = policy.rules.iter().filter_map(Rule::name).collect();
     for name in names {
-        // dnsmasq uses the most specific line only, so a name has the sum of its
-        // own rules and of all wildcards above it.
+        // dnsmasq uses only the most specific line, so the line of a name
+        // contains the rules of the name and of all wildcards above the name.
         let (mut host, mut subdomains, mut sets) = (false, false, BTreeSet::new());
         for rule in &policy.rules {
             match &rule.target {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// The limits of DNS, in characters.
+/// DNS limits in characters.
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// A host name in the form of DNS: lower case, Punycode, no final dot.
+/// A host name as used in DNS: lower case, Punycode, no final dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Domain(String);
 
@@ -15,15 +15,15 @@ impl Domain {
         &self.0
     }
 
-    /// Whether this is `other` or a name below it.
+    /// Whether this name is `other` or a subdomain of `other`.
     pub fn is_within(&self, other: &Self) -> bool {
         self.0
             .strip_suffix(&other.0)
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 
-    /// Parses a host name. The error continues a sentence whose subject is the
-    /// text.
+    /// Parses a host name. The error text reads after a subject, such as the
+    /// quoted input.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let name = text.strip_suffix('.').unwrap_or(text);
         if name.is_empty() {
@@ -35,7 +35,7 @@ impl Domain {
         check_characters(name)?;
         let name = idna::domain_to_ascii(name)
             .map_err(|_| "is not a host name: cannot encode its letters for DNS".to_owned())?;
-        // Again, because IDNA maps full-width commas and slashes to ASCII.
+        // Check again: IDNA maps full-width commas and slashes to ASCII.
         check_characters(&name)?;
         if name.len() > MAX_NAME {
             return Err(format!("is longer than {MAX_NAME} characters"));
@@ -53,7 +53,7 @@ impl Domain {
             };
             return Err(reason);
         }
-        // Programs treat such a name as an address and never look it up.
+        // Programs treat such a name as an address and do not resolve it.
         if name
             .rsplit('.')
             .next()
@@ -65,7 +65,7 @@ impl Domain {
     }
 }
 
-/// Rejects ASCII characters that host names cannot have.
+/// Rejects ASCII characters that are not valid in a host name.
 fn check_characters(text: &str) -> Result<(), String> {
     let invalid = |c: &char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._".contains(*c);
     match text.chars().find(invalid) {

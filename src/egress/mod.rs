@@ -1,7 +1,7 @@
-//! Egress policies: which destinations a pixel may reach.
+//! Egress policies: the destinations that a pixel may reach.
 //!
-//! A [`Policy`] is a plain value. `nftables` and `dnsmasq` render it; `gateway`
-//! and `pixel` enforce the result, outside of the pixels or inside of each.
+//! A [`Policy`] is a plain value. `nftables` and `dnsmasq` render policies;
+//! `gateway` and `pixel` enforce them, outside the pixels or inside each pixel.
 
 mod cidr;
 mod denied;

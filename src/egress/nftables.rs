@@ -1,9 +1,9 @@
 //! Renders a policy as nftables chains and sets.
 //!
-//! Rules for names allow the addresses that the resolver learned: each name
-//! has one set, and every DNS answer adds its addresses to it, for longer than
-//! a client may cache the answer. A policy refers to the sets of its own names
-//! only, and a name keeps its set when other rules of the policy change.
+//! Rules for names allow the addresses that the resolver learned: each name has
+//! a set, and every DNS answer adds its addresses to the set, for longer than a
+//! client may cache the answer. A policy uses only the sets of its own names,
+//! and a name keeps its set when other rules change.
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
@@ -13,37 +13,37 @@ use super::policy::ResolvedPolicy;
 use super::rule::{Rule, Target};
 use crate::model::{hex, sha256};
 
-/// How long an address may be connected to after the last DNS answer with it.
+/// Time that an address stays allowed after the last DNS answer with it.
 const LEARNED_TIMEOUT: &str = "1h";
-/// Addresses in one set. Limits the memory used by a name whose addresses
-/// always change.
+/// Maximum number of addresses in a set. Limits the memory for a name whose
+/// addresses change often.
 const LEARNED_SIZE: u32 = 4096;
-/// How long a denied destination stays in the set `denied`, in seconds.
+/// Time that a denied destination stays in the set `denied`, in seconds.
 pub const DENIED_SECONDS: u64 = 3600;
 const DENIED_SIZE: u32 = 65_535;
 
-/// The verdict of every rule that allows packets, until the mark is known.
+/// Placeholder for the verdict of allowing rules until the mark is known.
 const ACCEPT: &str = "accept-marked";
 
 /// The chains of one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chains {
-    /// Names the chains: `p_ID` for outgoing packets and `r_ID` for replies.
-    /// Follows from the content. A packet that returns from a chain is not
-    /// allowed.
+    /// A hash of the content, used in the names of the chains: `p_ID` for
+    /// outgoing packets and `r_ID` for replies. A packet that returns from a
+    /// chain is not allowed.
     pub id: String,
     /// Conntrack mark of the connections that this policy allowed.
     pub mark: u32,
-    /// Adds the sets and chains to the table `inet pixels`, which must have a
-    /// chain `refuse`.
+    /// Commands that add the sets and chains to the table `inet pixels`. The
+    /// table must have a chain `refuse`.
     pub text: String,
 }
 
-/// `forbidden`: more networks that only a rule with an address opens, such as
-/// the addresses of the host.
+/// Returns the chains of a policy. `forbidden`: further networks that only
+/// rules with an address allow, such as the addresses of the host.
 pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
     let (mut sets, mut outgoing, mut replies) = (BTreeSet::new(), Vec::new(), Vec::new());
-    // Rules with an address come first: they open parts of the closed networks.
+    // Rules with an address come first: they open closed networks.
     for rule in &policy.rules {
         if let Target::Net(net) = &rule.target
             && net.is_v4()
@@ -74,7 +74,7 @@ pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
     }
     let hash = sha256([format!("{outgoing:?} {replies:?}")]);
     let id = hex(&hash[..6]);
-    // Low values are left to the ruleset around these chains.
+    // Low values are reserved for the marks of the surrounding ruleset.
     let mark = u32::from_be_bytes([hash[6], hash[7], hash[8], hash[9]]) | 0x8000_0000;
     let mut text = String::new();
     for set in sets {
@@ -118,7 +118,7 @@ fn push_accept(
     }
 }
 
-/// The set with the learned addresses of a rule's name. `None` for networks.
+/// Name of the set of a rule's learned addresses. `None` for networks.
 pub fn learned_set(rule: &Rule) -> Option<String> {
     let name = match &rule.target {
         Target::Host(name) => name.to_string(),
@@ -137,11 +137,11 @@ pub fn add_denied_set(text: &mut String) {
     );
 }
 
-/// Adds the chain `refuse`, which records and rejects a packet. `drops`: rules
-/// for packets that are neither recorded nor answered. `reset`: the rule that
+/// Adds the chain `refuse`, which records and rejects packets. `drops` are
+/// rules for packets to drop without record or answer. `reset` is the rule that
 /// resets open TCP connections.
 pub fn add_refusal(text: &mut String, drops: &[&str], reset: &str) {
-    // A multicast or broadcast packet gets no answer.
+    // Multicast and broadcast packets are not answered.
     let mut rules = vec!["ip daddr { 224.0.0.0/4, 255.255.255.255 } drop"];
     rules.extend(drops);
     rules.extend([
@@ -153,8 +153,8 @@ pub fn add_refusal(text: &mut String, drops: &[&str], reset: &str) {
     add_chain(text, "refuse", "", &rules);
 }
 
-/// Adds a chain with these rules, or replaces its rules. `hook`: type, hook,
-/// priority and policy of a base chain; empty for a regular chain.
+/// Adds a chain with these rules, or replaces the rules of a chain. `hook`:
+/// type, hook, priority and policy of a base chain; empty for a regular chain.
 pub fn add_chain(text: &mut String, name: &str, hook: &str, rules: &[impl Display]) {
     let _ = if hook.is_empty() {
         writeln!(text, "add chain inet pixels {name}")

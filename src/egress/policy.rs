@@ -1,5 +1,4 @@
-//! Egress policies: a mode, additional rules, and rules removed from the
-//! preset.
+//! Egress policies: a mode, additional rules, and removed preset rules.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,19 +10,19 @@ use super::domain::Domain;
 use super::presets::Presets;
 use super::rule::{Rule, Target};
 
-/// The instance property that holds the policy.
+/// The instance property that stores the policy.
 pub const KEY: &str = "egress";
-/// The property that holds the policy in effect during provisioning. It takes
-/// precedence over [`KEY`].
+/// The property that stores the policy during provisioning. This policy
+/// replaces [`KEY`] until provisioning ends.
 pub const INTERIM: &str = "egress-interim";
 
-/// Wider modes are less than narrower ones.
+/// Egress modes, ordered from most to least permissive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The internet, but not private networks, the host or other pixels.
     Unrestricted,
-    /// The preset and the additional rules.
+    /// The preset rules and the additional rules.
     Agent,
     /// Only the additional rules.
     Allowlist,
@@ -58,13 +57,13 @@ pub struct Policy {
     /// Additional rules, in the order in which they were added.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Rule>,
-    /// Rules of the preset that are not in effect.
+    /// Preset rules that the user has removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<Rule>,
-    /// In the mode unrestricted, allow private networks too.
+    /// Whether the mode unrestricted allows private networks too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lan: bool,
-    /// Include the preset's wide address ranges.
+    /// Whether to include the preset's wide address ranges.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub preset_cidrs: bool,
 }
@@ -87,7 +86,7 @@ fn did_you_mean(nearest: &Option<Rule>) -> String {
         .unwrap_or_default()
 }
 
-/// The stored policy cannot be parsed. The caller must not assume any policy.
+/// The stored policy is invalid. The caller must not assume any policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read the stored policy: {0}")]
 pub struct InvalidRecord(String);
@@ -118,8 +117,8 @@ impl Policy {
         policy
     }
 
-    /// The same policy in another mode. The mode unrestricted allows every
-    /// name, so it keeps only the rules for networks.
+    /// Returns the same policy in another mode. The mode unrestricted allows
+    /// every host name, so it keeps only rules for networks.
     pub fn in_mode(&self, mode: Mode) -> Self {
         let mut policy = self.clone();
         policy.mode = mode;
@@ -131,7 +130,7 @@ impl Policy {
         policy
     }
 
-    /// The value of the property.
+    /// Encodes the policy as the value of the property.
     pub fn to_record(&self) -> String {
         let stored = Stored {
             version: VERSION,
@@ -140,7 +139,7 @@ impl Policy {
         serde_json::to_string(&stored).unwrap_or_default()
     }
 
-    /// Parses the property's value. A pixel without the property has the mode
+    /// Parses the value of the property. Without the property, the mode is
     /// unrestricted.
     pub fn from_record(text: Option<&str>) -> Result<Self, InvalidRecord> {
         let Some(text) = text else {
@@ -157,9 +156,9 @@ impl Policy {
         Ok(stored.policy)
     }
 
-    /// Adds a rule. Returns false if the rule is already in effect.
+    /// Adds a rule. Returns false if the rule already applies.
     pub fn allow(&mut self, rule: Rule, presets: &Presets) -> Result<bool, ChangeError> {
-        // Rules for networks open private networks in the mode unrestricted.
+        // In the mode unrestricted, rules for networks allow private networks.
         let opens_lan = matches!(rule.target, Target::Net(_));
         if self.mode == Mode::Unrestricted && !opens_lan {
             return Err(ChangeError::Unrestricted(rule));
@@ -174,7 +173,7 @@ impl Policy {
         Ok(restored || !in_force)
     }
 
-    /// Removes a rule, including rules of the preset.
+    /// Removes a rule, which may be a preset rule.
     pub fn deny(&mut self, rule: Rule, presets: &Presets) -> Result<(), ChangeError> {
         if self.mode == Mode::Unrestricted && !self.allow.contains(&rule) {
             return Err(ChangeError::NothingToDeny);
@@ -195,8 +194,8 @@ impl Policy {
         Ok(())
     }
 
-    /// All rules in effect: the additional ones and, in the mode agent, those of
-    /// the preset.
+    /// Returns all rules that apply: the additional rules and, in the mode
+    /// agent, the preset rules.
     pub fn rules_in_force(&self, presets: &Presets) -> BTreeSet<Rule> {
         let mut rules: BTreeSet<Rule> = self.allow.iter().cloned().collect();
         if self.mode == Mode::Agent {
@@ -215,8 +214,8 @@ impl Policy {
     }
 }
 
-/// The rule that overlaps with `rule`, or else the one with the most similar
-/// spelling.
+/// Returns a rule that overlaps with `rule`, or else the rule with the most
+/// similar spelling.
 fn nearest(rule: &Rule, rules: &BTreeSet<Rule>) -> Option<Rule> {
     let overlapping = rules
         .iter()
@@ -238,13 +237,13 @@ fn nearest(rule: &Rule, rules: &BTreeSet<Rule>) -> Option<Rule> {
     overlapping.or_else(similar).cloned()
 }
 
-/// A policy with the preset expanded: the input of the renderers. Policies that
-/// allow the same destinations resolve to equal values.
+/// A policy with expanded presets, for the renderers. Policies that allow the
+/// same destinations have equal resolved policies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResolvedPolicy {
     /// Allows all destinations that are not private.
     pub open: bool,
-    /// With `open`, allows private destinations too.
+    /// Also allows private destinations, if `open` is set.
     pub lan: bool,
     pub rules: BTreeSet<Rule>,
 }
@@ -253,7 +252,7 @@ pub struct ResolvedPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Allowed {
-        /// The first matching rule. `None` if the mode allows everything.
+        /// The first matching rule. `None` if the mode allows all destinations.
         by: Option<Rule>,
     },
     Denied,

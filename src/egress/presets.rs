@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::rule::Rule;
 
-/// The rules of the preset for one purpose.
+/// The preset rules for one purpose.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
@@ -17,7 +17,7 @@ pub struct Group {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Presets {
     pub groups: Vec<Group>,
-    /// Wide address ranges, used only with `network.preset_cidrs`.
+    /// Wide address ranges, used only if `network.preset_cidrs` is set.
     pub cidrs: Group,
 }
 
@@ -50,10 +50,10 @@ struct Cidrs {
     nets: Vec<Rule>,
 }
 
-/// The preset of this version of pixels.
+/// Returns the preset of this version of pixels.
 pub fn presets() -> &'static Presets {
-    // The file is part of the program, and a test parses it. If it were
-    // invalid, the preset would allow nothing.
+    // The file is part of the program, and a test parses it. An invalid preset
+    // would allow no destination.
     static PRESETS: LazyLock<Presets> =
         LazyLock::new(|| parse(include_str!("presets.toml")).unwrap_or_default());
     &PRESETS

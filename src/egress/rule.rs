@@ -12,23 +12,23 @@ use super::domain::Domain;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// Exactly this name.
+    /// Exactly this host name.
     Host(Domain),
-    /// Every name below this name, but not the name itself: `*.example.org`.
+    /// All subdomains of this name, but not the name itself: `*.example.org`.
     Subdomains(Domain),
     Net(Cidr),
 }
 
-/// The text form is canonical and parses as the same rule.
+/// A rule. Its text form can be parsed again and results in an equal rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
     pub target: Target,
-    /// `None`: all TCP and UDP ports, and ping.
+    /// `None` means all TCP and UDP ports, and ping.
     pub port: Option<u16>,
 }
 
-/// The text is not a rule. The message quotes the text and suggests a valid one.
+/// An invalid rule. The message quotes the text and suggests a valid rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} {reason}")]
 pub struct InvalidRule {
@@ -45,7 +45,7 @@ impl Rule {
         }
     }
 
-    /// Whether the rule allows connections to this name and port.
+    /// Whether the rule allows connections to this host name and port.
     pub fn allows_host(&self, host: &Domain, port: Option<u16>) -> bool {
         let matches = match &self.target {
             Target::Host(name) => host == name,
@@ -55,7 +55,7 @@ impl Rule {
         matches && self.allows_port(port)
     }
 
-    /// Whether the rule allows connections to this address by the address alone.
+    /// Whether this is a rule for a network with this address and port.
     pub fn allows_address(&self, address: IpAddr, port: Option<u16>) -> bool {
         matches!(&self.target, Target::Net(net) if net.contains(address)) && self.allows_port(port)
     }
@@ -64,7 +64,7 @@ impl Rule {
         self.port.is_none() || self.port == port
     }
 
-    /// Whether this rule allows everything that `other` allows.
+    /// Whether this rule allows all destinations that `other` allows.
     pub fn covers(&self, other: &Self) -> bool {
         let port = self.port.is_none() || self.port == other.port;
         port && match (&self.target, &other.target) {
@@ -136,8 +136,8 @@ fn parse(text: &str) -> Result<Rule, String> {
 const EVERYTHING: &str = "would allow everything: use the mode unrestricted";
 
 /// Parses `1.2.3.4`, `1.2.3.0/24`, `::1` and `[2001:db8::]/32`, optionally with
-/// `:PORT`; an IPv6 address with a port needs brackets. `None` if the text is
-/// not an address.
+/// `:PORT`. IPv6 addresses with a port need brackets. Returns `None` if the
+/// text is not an address.
 fn parse_network(text: &str) -> Result<Option<Rule>, String> {
     let rule = |net: Cidr, port| {
         if net.is_everything() {

@@ -1,4 +1,4 @@
-//! `pixels push`, `pull` and `sync`: the code that they share.
+//! `pixels push`, `pull` and `sync`: shared code.
 
 mod path_arg;
 mod pull;
@@ -21,26 +21,26 @@ use crate::model::{Error, Guest, Ids, Instance, Name};
 use crate::transfer::{GuestPath, Ownership, Report, TransferProgress};
 use crate::ui::{self, ProgressBar};
 
-/// The record of a pixel. Fails for a privileged pixel.
+/// Reads the record of a pixel. Fails for a privileged pixel.
 async fn get_unprivileged(context: &Context, name: &Name) -> Result<Instance, Error> {
     let instance = context.get(name).await?;
     lifecycle::ensure_unprivileged(&instance)?;
     Ok(instance)
 }
 
-/// The pixel's side of a transfer.
+/// The pixel's side of a file transfer.
 struct Remote<'a> {
     guest: Box<dyn Guest + 'a>,
     path: GuestPath,
-    /// Of transferred files in the pixel.
+    /// Ownership of transferred files in the pixel.
     ownership: Ownership,
-    /// Owner of created parent folders in the pixel.
+    /// Owner of parent folders that the transfer creates in the pixel.
     owner: Ids,
 }
 
 impl<'a> Remote<'a> {
-    /// A relative `path` starts at the home of the pixel's default user. `owner`: the
-    /// value of `--owner`, else the default user. `archive` keeps the owners of files.
+    /// A relative `path` starts at the default user's home. `owner`: the value of
+    /// `--owner`, or else the default user. `archive` keeps owners of files.
     async fn open(
         context: &'a Context,
         instance: &'a Instance,
@@ -69,12 +69,12 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// A unique name for temporary files of a transfer, hidden from a plain `ls`.
+/// Returns a unique name for temporary files, hidden from plain `ls`.
 fn transfer_id() -> String {
     format!(".pixels-{}", Creator::new().id())
 }
 
-/// Whether the user wrote a directory: `a/`.
+/// Whether the path ends with a slash, as in `a/`.
 fn is_directory_form(path: &Path) -> bool {
     let text = path.as_os_str().as_encoded_bytes();
     text.ends_with(b"/") || text.ends_with(b"/.") || text == b"."

@@ -21,8 +21,8 @@ pub enum PathArg {
 }
 
 impl PathArg {
-    /// Parses `-`, `NAME:PATH`, or a local path. Text before the first colon that
-    /// can be a pixel name is one, so `./a:b` names a local file.
+    /// Parses `-`, `NAME:PATH`, or a local path. Text before the first colon is
+    /// a pixel name if it is a valid name; `./a:b` is a local file.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         if text == "-" {
             return Ok(Self::Stream);
@@ -43,7 +43,7 @@ impl PathArg {
         }
     }
 
-    /// `role` names the argument in the error.
+    /// Returns the local path. `role` names the argument in the error.
     pub fn into_local(self, role: &str) -> Result<PathBuf, Usage> {
         match self {
             Self::Local(path) => Ok(path),
@@ -55,7 +55,7 @@ impl PathArg {
         }
     }
 
-    /// `role` names the argument in the error.
+    /// Returns the pixel and path. `role` names the argument in the error.
     pub fn into_pixel(self, role: &str) -> Result<(Name, String), Usage> {
         match self {
             Self::Pixel { name, path } => Ok((name, path)),

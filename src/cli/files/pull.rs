@@ -60,9 +60,9 @@ impl PullArgs {
                 let outcome = stdout.outcome();
                 let read = transfer::read(&*guest, context.cancel(), &source, stdout).await;
                 return match outcome.error() {
-                    // A reader that closed its pipe wants no more output.
+                    // A closed pipe is not an error.
                     Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-                    // `read` reports only a closed pipe in the pixel.
+                    // `read` returns only the error that its pipe is closed.
                     Some(error) => Err(Error::io("writing to stdout", error).into()),
                     None => Ok(read?),
                 };

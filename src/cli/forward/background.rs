@@ -1,4 +1,4 @@
-//! `pixels forward --background`: starts the process that forwards.
+//! `pixels forward --background`: starts the background process.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -12,8 +12,8 @@ use crate::exit::ExitWith;
 use crate::forward::registry::Forward;
 use crate::model::{Error, Name};
 
-/// Starts the background process and returns when its ports are open. If it exits
-/// before, prints its errors and exits with its code.
+/// Starts the background process and waits until its ports are open. If the
+/// process exits earlier, prints its errors and exits with its exit code.
 pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
     let failed = |e| Error::io("starting the background process", e);
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
@@ -21,7 +21,7 @@ pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Ctrl-C on this terminal must not reach it.
+        // Ctrl-C on this terminal must not end the background process.
         .process_group(0)
         .spawn()
         .map_err(failed)?;
@@ -45,7 +45,7 @@ pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
         context.ui.done(&sentence, &forward);
         return Ok(());
     }
-    // The child has formatted its error as this command would.
+    // The background process has formatted its errors as this command would.
     let mut errors = String::new();
     if let Some(mut stderr) = child.stderr.take() {
         let _ = stderr.read_to_string(&mut errors).await;
@@ -56,12 +56,12 @@ pub async fn run(context: &Context, name: &Name) -> anyhow::Result<()> {
     Err(ExitWith(code.unwrap_or(crate::exit::FAILURE)).into())
 }
 
-/// The arguments of this process with `--detached` instead of `--background`.
+/// This process's arguments, with `--detached` for `--background`.
 fn background_args(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = args
         .filter_map(|arg| match arg.to_str() {
             Some("--background" | "-b") => None,
-            // -b combined with other short flags.
+            // `-b` may be combined with other short flags.
             Some(text) if text.starts_with('-') && !text.starts_with("--") => {
                 Some(text.replacen('b', "", 1).into())
             }

@@ -1,4 +1,4 @@
-//! `pixels forward NAME PORT…`: the process that forwards.
+//! `pixels forward NAME PORT…`: forwards ports until interrupted.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -8,8 +8,8 @@ use crate::cli::Context;
 use crate::forward::{self, Port, registry};
 use crate::model::{Error, Name, lock};
 
-/// Forwards until interrupted. `detached`: prints one JSON line for the foreground
-/// process when the ports are open.
+/// Forwards ports until interrupted. `detached` prints one JSON line for the
+/// parent process after the ports are open.
 pub async fn run(
     context: &Context,
     name: &Name,
@@ -38,7 +38,7 @@ pub async fn run(
     }
     let warned = Mutex::new(BTreeSet::new());
     let on_error = |port: Port, error: &str| {
-        // A browser retries for a long time: warn once.
+        // Warn once: a browser retries for a long time.
         let mut warned = lock(&warned);
         if warned.insert((port.local, error.to_owned())) {
             context.ui.warn(&format!("port {}: {error}", port.local));

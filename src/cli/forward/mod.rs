@@ -62,12 +62,12 @@ impl ForwardArgs {
     }
 }
 
-/// The directory of this user's forward records.
+/// Returns the directory with the records of this user's forwards.
 fn registry_dir() -> anyhow::Result<PathBuf> {
     Ok(user_dirs::state_dir(&|name| std::env::var_os(name))?.join("forwards"))
 }
 
-/// One line for each forwarded port.
+/// Describes each forwarded port in a line.
 fn description(forward: &Forward) -> String {
     let lines = forward.ports.iter().map(|port| {
         format!(

@@ -1,5 +1,5 @@
-//! Turns settings into the arguments of library functions: the network, image,
-//! policy and provisioning plan of new pixels, and the options of a host.
+//! Converts settings to arguments of library functions: network, image, policy
+//! and provisioning plan of new pixels, and options for the host.
 
 mod network;
 mod provisioning;
@@ -15,8 +15,8 @@ use crate::model::Limits;
 use crate::provision::Plan;
 use crate::{backend, host, user_dirs};
 
-/// The server, image, storage pool and network that `setup` and `doctor` expect of a
-/// host.
+/// The server, image, storage pool and network that `setup` and `doctor` check
+/// on a host.
 pub fn host_options(context: &Context) -> host::Options {
     let settings = context.settings();
     let incus = backend::incus_options(settings);
@@ -38,9 +38,9 @@ fn image_is_default(context: &Context) -> bool {
     context.loaded.origin("defaults.image") == Some(&Origin::Default)
 }
 
-/// The settings of every new pixel. `plan`: `None` skips provisioning.
+/// The settings of all new pixels. Without `plan`, provisioning is skipped.
 ///
-/// Fails for settings that no pixel could be created with.
+/// Fails if no pixel can be created with these settings.
 pub fn instance_defaults(
     context: &Context,
     plan: Option<Plan>,
@@ -65,8 +65,8 @@ pub fn instance_defaults(
     })
 }
 
-/// The alias of `defaults.image`. If the user chose no image and the server has
-/// only the image that `setup` built, that image; a status line reports it.
+/// The alias of `defaults.image`. If the user chose no image and the server lacks
+/// the default, the image that `setup` built, reported in a status line.
 pub async fn resolve_default_image(
     context: &Context,
     defaults: &InstanceDefaults,

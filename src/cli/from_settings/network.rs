@@ -9,7 +9,7 @@ use crate::lifecycle::gateway::{DEFAULT_BRIDGE, GatewaySpec};
 use crate::lifecycle::{GuestPolicy, Network};
 use crate::model::{Name, fnv1a};
 
-/// The network of new pixels: behind a gateway, or an existing network on which
+/// The network of new pixels: behind a gateway, or an existing network, where
 /// each pixel enforces its own policy.
 pub fn network_from_settings(context: &Context) -> anyhow::Result<Network> {
     let settings = context.settings();
@@ -50,7 +50,7 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
         subnet,
         any_subnet: settings.network.subnet.is_none(),
         dns: settings.defaults.dns.clone(),
-        // The image that `setup` builds has every package of a gateway.
+        // The image that `setup` builds has all packages of a gateway.
         built_image_prefix: host::FALLBACK_IMAGE_PREFIX.to_owned(),
         image: settings.defaults.image.clone(),
         learned: None,
@@ -58,8 +58,8 @@ pub fn gateway_from_settings(context: &Context) -> anyhow::Result<GatewaySpec> {
     Ok(gateway_spec.for_bridge(&bridge))
 }
 
-/// The bridge of the settings. Incus bridges belong to the server and pixels to a
-/// project, so each project gets a bridge of its own unless the user names one.
+/// The bridge of the settings. Incus bridges belong to the server and pixels to
+/// a project, so each project gets its own bridge unless the user sets a name.
 fn bridge_name(context: &Context) -> String {
     let settings = context.settings();
     let named_by_user = context.loaded.origin("network.bridge") != Some(&Origin::Default);
@@ -71,7 +71,7 @@ fn bridge_name(context: &Context) -> String {
     }
 }
 
-/// The policy of settings and flags. Its rules are those of every mode: use
+/// The policy of settings and flags, with the rules for all modes: pass it to
 /// [`Policy::in_mode`] for the policy of a pixel.
 pub fn settings_policy(context: &Context) -> anyhow::Result<Policy> {
     let network = &context.settings().network;

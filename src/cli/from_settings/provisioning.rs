@@ -1,4 +1,4 @@
-//! The provisioning plan, with the files that the settings name.
+//! The provisioning plan, with the content of files that the settings name.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,10 +8,10 @@ use crate::config::{Multiplexer, Origin, Settings};
 use crate::exit::Usage;
 use crate::provision::{self, Devtools, Options, Plan, Sessions};
 
-/// The plan of new pixels; `None` if provisioning is disabled. Prints the warnings
-/// of the plan.
+/// The plan of new pixels, or `None` if provisioning is disabled. Prints the
+/// warnings of the plan.
 ///
-/// Fails if a file of the settings cannot be read or has the wrong content.
+/// Fails if a file that the settings name cannot be read or is invalid.
 pub fn plan_from_settings(context: &Context) -> anyhow::Result<Option<Plan>> {
     let settings = context.settings();
     if !settings.provision.enabled {
@@ -72,8 +72,8 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, Usage> {
     std::fs::read(path).map_err(|e| Usage(format!("{key}: cannot read {}: {e}", path.display())))
 }
 
-/// The first key of `<ssh.key>.pub`. Warns if the file cannot be read, except if
-/// the default file does not exist.
+/// The first key in `<ssh.key>.pub`. Warns if the file cannot be read, unless
+/// the file is the default and does not exist.
 fn public_key(settings: &Settings, context: &Context) -> Option<String> {
     let mut path = settings.ssh.key.clone()?.into_os_string();
     path.push(".pub");

@@ -36,7 +36,7 @@ impl McpArgs {
         self.serve.flags()
     }
 
-    /// Whether the command is a server, which logs without `-v`.
+    /// Whether the command is a server. Servers log even without `-v`.
     pub fn is_server(&self) -> bool {
         self.command.is_none()
     }

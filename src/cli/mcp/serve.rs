@@ -1,4 +1,4 @@
-//! The MCP server: on an address and sockets, or for one client on stdin and stdout.
+//! The MCP server: on an address and sockets, or for one stdio client.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -40,7 +40,7 @@ impl ServeArgs {
             ("mcp.state_file", &self.state_file, "--state-file"),
             ("mcp.pid_file", &self.pid_file, "--pid-file"),
         ] {
-            // A script may pass an empty string for "default".
+            // Scripts may pass an empty string to use the default.
             if let Some(value) = value.as_ref().filter(|it| !it.is_empty()) {
                 flags.set(key, value.clone(), flag);
             }
@@ -66,7 +66,7 @@ impl ServeArgs {
     }
 }
 
-/// The settings of the server of a state file.
+/// The settings of the server that uses a state file.
 struct ServerSetup {
     settings: Settings,
     base_builder: BaseBuilder,
@@ -108,7 +108,7 @@ impl ServerSetup {
         Ok(Server::open(self.config.clone(), base_builder, backend)?)
     }
 
-    /// The socket to which stdio clients connect.
+    /// The socket that stdio clients connect to.
     fn socket(&self) -> PathBuf {
         self.config.state_file.with_extension("sock")
     }
@@ -134,7 +134,7 @@ impl ServerSetup {
     }
 }
 
-/// The server that a stdio client starts if none runs. It ends with the client.
+/// A server for stdio clients. Stops when the client that started it exits.
 struct LocalServer {
     setup: ServerSetup,
     stop: CancellationToken,
@@ -142,7 +142,7 @@ struct LocalServer {
 }
 
 impl LocalServer {
-    /// Starts the server unless it runs or another process serves.
+    /// Starts the server unless this or another process already runs a server.
     fn start(&self) -> anyhow::Result<()> {
         let mut running = lock(&self.running);
         if running.as_ref().is_some_and(|it| !it.is_finished()) {
@@ -150,7 +150,7 @@ impl LocalServer {
         }
         let server = match self.setup.server() {
             Ok(server) => server,
-            // The other process is about to listen, or has just ended.
+            // The other process will listen soon, or has just exited.
             Err(error) if matches!(error.downcast_ref(), Some(StartError::Running { .. })) => {
                 return Ok(());
             }
@@ -166,7 +166,7 @@ impl LocalServer {
     }
 }
 
-/// Connects stdin and stdout to the server of this user, until the client ends.
+/// Connects stdin and stdout to this user's server for one client.
 async fn serve_client(context: &Context, setup: ServerSetup) -> anyhow::Result<()> {
     let (socket, path) = (setup.socket(), setup.settings.mcp.endpoint_path.clone());
     let server = Arc::new(LocalServer {
@@ -174,7 +174,7 @@ async fn serve_client(context: &Context, setup: ServerSetup) -> anyhow::Result<(
         stop: context.cancel().child_token(),
         running: Mutex::default(),
     });
-    // Reports bad settings before the first request.
+    // Report invalid settings before the first request.
     server.start()?;
     let launcher = server.clone();
     let start_server = move || launcher.start().map_err(|e| error_report::message(&e));

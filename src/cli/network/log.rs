@@ -85,11 +85,11 @@ impl LogArgs {
             context.ui.rows(&rows, &empty);
             return Ok(());
         }
-        // The last printed count of each destination and protocol.
+        // Last printed count for each destination and protocol.
         let mut printed: BTreeMap<(String, String), u64> = BTreeMap::new();
         loop {
             let mut counts = BTreeMap::new();
-            // Oldest first, as a log is read.
+            // Print the oldest denial first, as in a log.
             for denial in read_log().await?.into_iter().rev() {
                 let key = (denial.destination.clone(), denial.protocol.clone());
                 let previous = printed.get(&key).copied();
@@ -107,7 +107,7 @@ impl LogArgs {
             if !context.ui.has_reader() {
                 return Ok(());
             }
-            // Bounds memory: destinations that left the log are forgotten.
+            // Forget destinations that are no longer in the log.
             printed = counts;
             context.interruptible(tokio::time::sleep(POLL)).await?;
         }

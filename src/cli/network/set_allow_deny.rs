@@ -45,7 +45,7 @@ pub struct RulesArgs {
     rules: Vec<Rule>,
 }
 
-/// Changes the policy of a pixel. Warns if root inside can undo the change.
+/// Changes a pixel's policy. Warns if root inside can undo the change.
 async fn change_policy(
     context: &Context,
     name: &Name,
@@ -114,7 +114,7 @@ impl RulesArgs {
                     changed.store(true, Ordering::Relaxed);
                 }
             }
-            // An unchanged policy is applied again too.
+            // A policy that is already set is applied again too.
             Ok(())
         };
         let name = &self.pixel.name;

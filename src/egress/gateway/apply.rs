@@ -1,5 +1,5 @@
-//! Applies a state to a gateway: one command inside it takes the lock, reports
-//! the present state and reads the new one.
+//! Applies a state to a gateway with one command, which takes the gateway's
+//! lock, reports the current state and reads the new state.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use super::state_files::StateFiles;
 use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
-/// Includes the wait for other holders of the lock.
+/// Time limit of the command, including the wait for the lock.
 const DEADLINE: Duration = Duration::from_secs(120);
 const BUFFER: usize = 64 * 1024;
-/// Bytes of the line `ready`.
+/// Maximum length of the line `ready`, in bytes.
 const READY_LIMIT: u64 = 64 * 1024;
 
-/// What a gateway reports once the lock is held.
+/// The state of a gateway, reported after the lock is taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayState {
-    /// [`StateFiles::id`] of the state in force. Empty if there is none.
+    /// [`StateFiles::id`] of the applied state. Empty if no state is applied.
     pub applied: String,
-    /// The next hop of the uplink. This is the server's host if the uplink is a
-    /// bridge of the server.
+    /// The next hop of the uplink: the server's host, if the uplink is a bridge
+    /// of the server.
     pub host: String,
     /// The gateway's address on the uplink.
     pub uplink: String,
@@ -52,11 +52,11 @@ impl GatewayState {
     }
 }
 
-/// Waits for the gateway's lock, calls `desired` and applies the state that it
-/// returns. Changes nothing if that state is already in force.
+/// Takes the gateway's lock, calls `desired` and applies the returned state.
+/// Changes nothing if that state is already applied.
 ///
-/// `desired` runs with the lock held. If it or the gateway fails, or the future
-/// is dropped, the present state remains in force. Fails with
+/// `desired` runs while the lock is held. If `desired` or the gateway fails, or
+/// the future is dropped, the current state remains applied. Fails with
 /// `Error::TimedOut` after two minutes.
 pub async fn apply_locked<F>(
     guest: &dyn Guest,
@@ -77,15 +77,15 @@ where
         control,
     };
     let script = guest.exec(&request, io);
-    // Owns the script's stdin: if this future ends early, the script gets end of
-    // file and exits.
+    // This block owns the script's stdin: if the future is dropped, the script
+    // reads end of file and exits.
     let dialog = async move {
         let mut lines = BufReader::new(from_script);
         let mut line = String::new();
         let mut head = (&mut lines).take(READY_LIMIT);
         head.read_line(&mut line).await.map_err(stream_error)?;
         let Some(state) = GatewayState::parse(&line) else {
-            // The exit status and stderr of the script have the reason.
+            // The script's exit status and stderr contain the reason.
             return Ok(());
         };
         let applied = state.applied.clone();
@@ -95,7 +95,7 @@ where
         } else {
             files.to_text()
         };
-        // Fails if the script has exited, which its exit status explains.
+        // A write fails only if the script has exited: its status is reported.
         let _ = to_script.write_all(text.as_bytes()).await;
         let _ = to_script.shutdown().await;
         let mut rest = tokio::io::sink();

@@ -6,27 +6,27 @@ use std::net::Ipv4Addr;
 use super::subnet::Subnet;
 use crate::model::{Instance, Name};
 
-/// The instance property that holds a pixel's address behind its gateway.
+/// The instance property with the address of a pixel behind a gateway.
 pub const ADDRESS: &str = "address";
 
-/// A pixel whose packets the gateway forwards, as far as its policy allows.
+/// A pixel whose allowed packets the gateway forwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     pub name: Name,
-    /// Such as `10:66:6a:01:02:03`.
+    /// MAC address, such as `10:66:6a:01:02:03`.
     pub mac: String,
     pub address: Ipv4Addr,
 }
 
-/// The address in the property, or `None` if it is missing or invalid.
+/// The address in the property. `None` if the property is missing or invalid.
 pub fn address_of(instance: &Instance) -> Option<Ipv4Addr> {
     instance.properties.get(ADDRESS)?.parse().ok()
 }
 
-/// The pixels on an isolated bridge that the gateway can identify: each has a
-/// unique MAC address and a unique address of the subnet. Of pixels with the
-/// same address, only the oldest is a client. Pixels that are not clients,
-/// including those with an invalid address, have no network.
+/// Returns the pixels on an isolated bridge that have a unique MAC address and
+/// a unique address in the subnet. If pixels have the same address, only the
+/// oldest is a client. Other pixels, such as those with an invalid address,
+/// have no network.
 pub fn clients(instances: &[Instance], bridge: &str, subnet: Subnet) -> Vec<Client> {
     let mut candidates: Vec<(&Instance, Client)> = instances
         .iter()
@@ -56,7 +56,7 @@ pub fn clients(instances: &[Instance], bridge: &str, subnet: Subnet) -> Vec<Clie
     clients
 }
 
-/// The addresses of all pixels, including those that are not clients.
+/// The addresses of all pixels, clients or not.
 pub fn allocated_addresses(instances: &[Instance]) -> BTreeSet<Ipv4Addr> {
     instances.iter().filter_map(address_of).collect()
 }

@@ -1,4 +1,4 @@
-//! The state that a gateway should have, according to the server's records.
+//! The state that a gateway should have, from the server's records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use crate::egress::policy::{INTERIM, KEY, Policy, ResolvedPolicy};
 use crate::egress::presets::Presets;
 use crate::model::{Error, Instance, Reason, Result};
 
-/// The ports of the resolvers.
+/// The resolvers listen on ports from this port on.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 20_000;
 
@@ -23,7 +23,7 @@ const PORTS: u16 = 20_000;
 pub struct DesiredState<'a> {
     pub subnet: Subnet,
     pub bridge: &'a str,
-    /// All instances of the server. Only those on `bridge` are used.
+    /// All instances of the server. Instances on other bridges are ignored.
     pub instances: &'a [Instance],
     pub presets: &'a Presets,
     /// Upstream name servers.
@@ -34,8 +34,8 @@ pub struct DesiredState<'a> {
 }
 
 impl DesiredState<'_> {
-    /// The files of the state. Equal records give equal files. Fails with
-    /// `Error::Invalid` without an upstream name server.
+    /// Returns the files of the state. Equal records result in equal files.
+    /// Fails with `Error::Invalid` without an upstream name server.
     pub fn state_files(&self) -> Result<StateFiles> {
         if self.dns.is_empty() {
             return Err(Error::Invalid(
@@ -91,7 +91,7 @@ impl DesiredState<'_> {
         Ok(files)
     }
 
-    /// An invalid record allows nothing.
+    /// An invalid policy record denies all destinations.
     fn policy_of(&self, client: &Client) -> ResolvedPolicy {
         let record = self
             .instances
@@ -112,7 +112,7 @@ impl DesiredState<'_> {
     }
 }
 
-/// A port that depends only on the policy, unless another policy has it.
+/// Returns a port derived from the policy, or the next port if it is in use.
 fn assign_port(mark: u32, used: &mut BTreeSet<u16>) -> u16 {
     let first = u16::try_from(mark % u32::from(PORTS)).unwrap_or(0);
     (0..PORTS)
@@ -121,7 +121,7 @@ fn assign_port(mark: u32, used: &mut BTreeSet<u16>) -> u16 {
         .unwrap_or(FIRST_PORT)
 }
 
-/// Sorted, as `comm` requires.
+/// Sorts lines, as `comm` requires.
 fn sorted(text: &str) -> String {
     let lines: BTreeSet<&str> = text.lines().collect();
     lines
@@ -129,7 +129,7 @@ fn sorted(text: &str) -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// One line per client, sorted.
+/// Returns one line per client, sorted.
 fn lines(clients: &[Client], line: impl Fn(&Client) -> String) -> String {
     let lines: Vec<String> = clients.iter().map(|client| line(client) + "\n").collect();
     sorted(&lines.concat())

@@ -1,11 +1,11 @@
-//! DHCP of the gateway: a dnsmasq that leases each pixel the address on its
-//! record, and no other address to any other machine.
+//! DHCP of the gateway: a dnsmasq that leases to each pixel only the address in
+//! the pixel's record, and no address to other machines.
 
 use super::clients::Client;
 use super::provision::STATE;
 use super::subnet::Subnet;
 
-/// The DHCP server's configuration: static leases only.
+/// Returns the DHCP server's configuration, which allows static leases only.
 pub(super) fn config(subnet: Subnet) -> String {
     let gateway = subnet.gateway();
     format!(
@@ -27,7 +27,7 @@ pub(super) fn config(subnet: Subnet) -> String {
     )
 }
 
-/// The reservation of a pixel, a line of the file `hosts`.
+/// Returns the reservation of a pixel: a line of the file `hosts`.
 pub(super) fn reservation(client: &Client) -> String {
     format!("{},{}", client.mac, client.address)
 }

@@ -1,6 +1,6 @@
-//! Enforcement outside of the pixels: a gateway instance between the isolated
-//! bridge and all other networks, with one resolver per distinct policy and
-//! one packet filter. Runs commands in the gateway, and does not use the
+//! Enforcement outside the pixels: a gateway instance between the isolated
+//! bridge and all other networks, with one resolver per distinct policy and one
+//! packet filter. This module runs commands in the gateway and does not use the
 //! server's API.
 
 mod apply;

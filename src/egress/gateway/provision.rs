@@ -10,7 +10,7 @@ pub(super) const STATE: &str = "/var/lib/pixels/gateway";
 const UNITS: &str = "/etc/systemd/system";
 const SETUP: &str = include_str!("guest/setup.sh");
 const SAVE_LEARNED: &str = include_str!("guest/save_learned.sh");
-/// Far more than resolvers learn.
+/// Size limit for learned addresses, far above the usual size.
 const LEARNED_LIMIT: u64 = 16 * 1024 * 1024;
 
 /// Directory, name and content of a file in `guest/`.
@@ -34,10 +34,10 @@ const FILES: &[(&str, &str, &str)] = &[
     guest_file!(UNITS, "pixels-resolver@.service"),
 ];
 
-/// Version of the installation. A gateway with another version must be
+/// Version of the installed files. A gateway with another version must be
 /// installed again.
 pub fn version() -> String {
-    // Any subnet: its value is not part of the version.
+    // The version does not depend on the subnet.
     let subnet = Subnet::for_bridge("", "");
     let files = FILES.iter().map(|(_, _, content)| (*content).to_owned());
     let generated = [
@@ -48,11 +48,11 @@ pub fn version() -> String {
     hex(&sha256(files.chain(generated))[..6])
 }
 
-/// Installs the gateway of `subnet` in a running instance with the interfaces
-/// `eth0` (uplink) and `eth1` (isolated bridge). No packet is forwarded until
-/// policies are applied. Can be repeated to update the files.
+/// Installs a gateway for `subnet` in a running instance with the interfaces
+/// `eth0` (uplink) and `eth1` (isolated bridge). The gateway forwards no
+/// packets until policies are applied. A second call updates the files.
 ///
-/// `learned`: the addresses that the resolvers of the previous gateway learned.
+/// `learned`: addresses that the previous gateway's resolvers learned.
 ///
 /// Fails with `Error::Unsupported` if the image cannot install the packages.
 pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>) -> Result<()> {
@@ -86,7 +86,7 @@ pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>
     )
 }
 
-/// The addresses that the resolvers learned, for [`install`] on a new gateway.
+/// Returns the addresses that the resolvers learned, for [`install`].
 pub async fn learned(guest: &dyn Guest) -> Result<Vec<u8>> {
     let request = ExecRequest::root(["/bin/sh", "-c", SAVE_LEARNED, "save_learned"]);
     guest.output(&request).await?;

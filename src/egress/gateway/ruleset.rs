@@ -1,9 +1,9 @@
-//! The gateway's packet filter around the chains of the policies.
+//! The gateway's packet filter, except the chains of the policies.
 //!
-//! The filter is in parts, so that the gateway adds new parts, removes old ones
-//! and leaves all others alone, above all the learned addresses: a base that
-//! rarely changes, chains whose names follow from their content, and elements
-//! that assign each pixel to its chains.
+//! The filter consists of parts, so that the gateway can add and remove parts
+//! and keep the others, especially learned addresses. The parts are a base that
+//! rarely changes, chains named by their content, and set elements that assign
+//! pixels to chains.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -12,14 +12,14 @@ use super::clients::Client;
 use super::subnet::Subnet;
 use crate::egress::nftables::{Chains, add_chain, add_denied_set, add_refusal};
 
-/// Mark of connections that the host opened to a pixel.
+/// Mark of connections from the host to a pixel.
 const INBOUND: u32 = 1;
-/// Mark of connections that a new policy has reset.
+/// Mark of connections that a policy change has reset.
 const RESET: u32 = 2;
 
-/// The default-deny base: table, hooks, and sets without elements. Loading it
-/// again keeps all elements. `host`: the only address outside that may open
-/// connections to pixels.
+/// Returns the default-deny base: table, hooks, and sets without elements.
+/// Loading the base again keeps all elements. `host` is the only address
+/// outside that may open connections to pixels.
 pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
     let mut text = String::from(
         "add table inet pixels\n\
@@ -44,8 +44,8 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
     text
 }
 
-/// The elements that accept a pixel's addresses and assign its policy and
-/// resolver. One element per line, without the verb.
+/// Returns the set elements that accept a pixel's addresses and assign its
+/// policy and resolver: one element per line, without the verb.
 pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
     let Client { mac, address, .. } = client;
     let Chains { id, mark, .. } = policy;
@@ -66,12 +66,12 @@ fn lease_name(client: &Client) -> String {
     format!("l_{mac}_{:08x}", client.address.to_bits())
 }
 
-/// Name and text of the chain that accepts a pixel's DHCP requests, the only
-/// packets without the pixel's source address.
+/// Returns name and text of the chain that accepts a pixel's DHCP requests, the
+/// only accepted packets without the pixel's source address.
 ///
-/// `chaddr` must be the pixel's MAC, so that it cannot decline a neighbor's
-/// address. `ciaddr` must be its address or zero and `giaddr` zero, so that the
-/// gateway does not send the answer to a neighbor.
+/// `chaddr` must be the pixel's MAC, so that a pixel cannot decline another
+/// pixel's address. `ciaddr` must be the pixel's address or zero and `giaddr`
+/// zero, so that the gateway does not send the answer to another pixel.
 pub fn lease_chain(client: &Client) -> (String, String) {
     let name = lease_name(client);
     let mut text = format!("add chain inet pixels {name}\n");
@@ -86,8 +86,8 @@ pub fn lease_chain(client: &Client) -> (String, String) {
     (name, text)
 }
 
-/// Drops packets with a source that is not the sender's, and redirects DNS to
-/// the resolver of the sender's policy.
+/// Adds rules that drop packets with a source address of another pixel, and
+/// redirect DNS to the resolver of the sender's policy.
 fn add_identity(text: &mut String) {
     add_chain(text, "lease", "", &["ether saddr vmap @leases", "drop"]);
     add_chain(
@@ -112,8 +112,8 @@ fn add_identity(text: &mut String) {
     );
 }
 
-/// A connection has the mark of the policy that allowed it. After a change of
-/// the policy, the new one decides on the connection again.
+/// A connection has the mark of the policy that allowed it. After a policy
+/// change, the new policy checks the connection again.
 fn add_forwarding(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
     add_chain(
         text,
@@ -130,8 +130,8 @@ fn add_forwarding(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
     let mut incoming = vec![
         "ct direction reply ct state established,related ip daddr . ct mark @live accept".into(),
         "ct direction reply ct state established,related ip daddr vmap @inward".into(),
-        // The first packet of a connection that is no longer allowed becomes a
-        // reset, so that the program in the pixel sees an error at once.
+        // Answer the first packet of a connection that is no longer allowed
+        // with a reset, so that the program in the pixel fails at once.
         format!(
             "ct direction reply ct state established ct mark != {RESET:#x} \
              tcp flags set rst ct mark set {RESET:#x} accept"
@@ -140,8 +140,8 @@ fn add_forwarding(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
     ];
     if let Some(host) = host {
         incoming.extend([
-            // An answer of a resolver on the host must not open a connection,
-            // in case a pixel's query reached the resolver past the gateway.
+            // An answer of the host's resolver must not open a connection, in
+            // case a pixel's query bypassed the gateway.
             format!("ip saddr {host} udp sport 53 drop"),
             format!(
                 "ct direction original ct state new ip saddr {host} ip daddr {subnet} \
@@ -164,7 +164,7 @@ fn add_forwarding(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
     );
 }
 
-/// Packets to the gateway itself.
+/// Adds the rules for packets to the gateway.
 fn add_gateway_access(text: &mut String, subnet: Subnet) {
     let gateway = subnet.gateway();
     add_chain(
@@ -177,14 +177,14 @@ fn add_gateway_access(text: &mut String, subnet: Subnet) {
             "iifname \"eth0\" meta nfproto ipv6 icmpv6 type { nd-neighbor-solicit, \
              nd-neighbor-advert, nd-router-advert } accept"
                 .into(),
-            // The gateway's own lease.
+            // The DHCP lease of the gateway.
             "iifname \"eth0\" udp sport 67 udp dport 68 accept".into(),
             "iifname \"eth1\" ether type ip udp sport 68 udp dport 67 accept".into(),
-            // Only packets that were sent to port 53 and redirected.
+            // Only packets that were redirected from port 53.
             format!(
                 "iifname \"eth1\" ip daddr {gateway} ct status dnat meta l4proto {{ tcp, udp }} accept"
             ),
-            // Replies to DNS queries and to connections of the host.
+            // Replies to DNS queries, and to connections from the host.
             "iifname \"eth1\" ct direction reply ct state established,related accept".into(),
             "iifname \"eth1\" jump refuse".into(),
         ],
@@ -199,14 +199,14 @@ fn add_translation(text: &mut String, subnet: Subnet) {
         "nat hook postrouting priority srcnat; policy accept",
         &[
             format!("oifname \"eth0\" ip saddr {subnet} masquerade"),
-            // With the gateway's address, so that the host's own filter, which
+            // Use the gateway's address, so that the host's own filter, which
             // may process bridged packets too, sees a separate connection.
             format!("oifname \"eth1\" ip saddr != {gateway} masquerade"),
         ],
     );
 }
 
-/// The gateway ignores ARP packets of a pixel with the address of another one.
+/// The gateway ignores ARP packets in which a pixel uses another address.
 const ARP: &str = "\
 add table arp pixels
 add set arp pixels pins { type ether_addr . ipv4_addr; }

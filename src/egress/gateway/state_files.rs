@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::model::{hex, sha256};
 
-/// Files by name. No line may begin with `==> `.
+/// File contents by name. No line may start with `==> `.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateFiles(BTreeMap<String, String>);
 
@@ -15,12 +15,12 @@ impl StateFiles {
         self.0.insert(name.into(), content);
     }
 
-    /// Hash of the names and contents of all files.
+    /// Returns a hash of the names and contents of all files.
     pub fn id(&self) -> String {
         hex(&sha256([self.files_as_text()])[..8])
     }
 
-    /// The input of the script: every file after a line `==> NAME`.
+    /// Encodes the files for the script: each file follows a line `==> NAME`.
     pub fn to_text(&self) -> String {
         format!(
             "{}==> applied\n{}\n==> end\n",
@@ -29,7 +29,7 @@ impl StateFiles {
         )
     }
 
-    /// Input of the script that keeps the present state.
+    /// The input with which the script keeps the current state.
     pub fn unchanged() -> String {
         "==> keep\n==> end\n".into()
     }

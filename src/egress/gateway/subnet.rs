@@ -8,12 +8,12 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 
-/// Second octets of the automatically selected subnets. Neither the low nor
-/// the high numbers, which people choose.
+/// Range of the second octet of automatic subnets. Excludes low and high
+/// numbers, which people often choose.
 const AUTOMATIC: Range<u8> = 128..224;
 
-/// An IPv4 network of at least eight addresses. The first host address is the
-/// gateway's.
+/// An IPv4 network of at least eight addresses. The gateway has the first host
+/// address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet(Ipv4Net);
 
@@ -22,8 +22,8 @@ pub struct Subnet(Ipv4Net);
 pub struct InvalidSubnet(String);
 
 impl Subnet {
-    /// The subnet of an isolated bridge without a configured one. The same for
-    /// all users, and rarely the same for two bridges of one host.
+    /// Returns the default subnet of an isolated bridge: the same for all
+    /// users, and usually different for two bridges of a host.
     pub fn for_bridge(bridge: &str, default_bridge: &str) -> Self {
         if bridge == default_bridge {
             return Self::automatic(98);
@@ -35,8 +35,8 @@ impl Subnet {
         Self::automatic(AUTOMATIC.start + u8::try_from(offset).unwrap_or(0))
     }
 
-    /// The other automatic subnets, to try in this order if the host already
-    /// uses this one.
+    /// Returns the other automatic subnets, to be tried in this order if the
+    /// host uses this subnet.
     pub fn alternatives(self) -> impl Iterator<Item = Self> {
         let own = self.0.network().octets()[1];
         AUTOMATIC
@@ -70,12 +70,12 @@ impl Subnet {
         self.0.contains(&other.0) || other.0.contains(&self.0)
     }
 
-    /// An address for a pixel that is not in `allocated`: the first free one at
-    /// or after the position given by `seed`. With random seeds, concurrent
-    /// callers rarely choose the same address, and addresses are not reused
-    /// soon. `None` if the subnet is full.
+    /// Returns an address that is not in `allocated`: the first free address at
+    /// or after the position `seed`. With random seeds, concurrent callers
+    /// rarely choose the same address, and an address is not reused soon.
+    /// `None` if the subnet is full.
     pub fn free(self, allocated: &BTreeSet<Ipv4Addr>, seed: u64) -> Option<Ipv4Addr> {
-        // Without the network, gateway and broadcast addresses.
+        // Exclude the network, gateway and broadcast addresses.
         let count = u64::from(!self.0.netmask().to_bits()) - 2;
         let start = seed % count;
         (0..count)
@@ -111,7 +111,7 @@ impl FromStr for Subnet {
     fn from_str(text: &str) -> Result<Self, InvalidSubnet> {
         let invalid = || InvalidSubnet(text.to_owned());
         let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
-        // The standard library's parser: `ipnet` accepts leading zeros.
+        // `ipnet` would accept leading zeros; the standard library does not.
         let address: Ipv4Addr = address.parse().map_err(|_| invalid())?;
         let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
         if !(8..=29).contains(&prefix) {

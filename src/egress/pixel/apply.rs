@@ -1,4 +1,4 @@
-//! Adds a policy to a pixel, running or stopped, and removes it.
+//! Adds a policy to a running or stopped pixel, and removes it.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -7,13 +7,13 @@ use super::files::{self, CODE, Files, OPEN_SUDO, STATE, SUDO, SUDOERS};
 use crate::egress::script;
 use crate::model::{ExecRequest, Guest, GuestFile, Output, Result};
 
-/// Holds the version of the files that systemd has loaded.
+/// File with the version of the files that systemd has loaded.
 const LOADED_VERSION: &str = "/run/pixels/egress-version";
 const VERSION_LIMIT: u64 = 1024;
 const PROGRAMS: [&str; 2] = ["/usr/sbin/nft", "/usr/sbin/dnsmasq"];
 
-/// Whether the programs that enforce a policy are installed. [`enforce`]
-/// installs them in a running pixel.
+/// Whether the programs that enforce a policy are installed. [`enforce`] can
+/// install them in a running pixel.
 pub async fn has_packages(guest: &dyn Guest) -> Result<bool> {
     for program in PROGRAMS {
         match guest.stat(program).await {
@@ -26,7 +26,7 @@ pub async fn has_packages(guest: &dyn Guest) -> Result<bool> {
 }
 
 /// Writes a policy into a stopped pixel that [`has_packages`]. The next boot
-/// applies it before the network starts. Can be repeated, also with another
+/// applies the policy before the network starts. A second call replaces the
 /// policy.
 pub async fn write(guest: &dyn Guest, files: &Files) -> Result<()> {
     write_common(guest, Overwrite::Always).await?;
@@ -56,13 +56,13 @@ pub async fn remove(guest: &dyn Guest) -> Result<()> {
 }
 
 /// Applies a policy to a running pixel, now and at every boot. Installs missing
-/// packages. On failure, the previous policy remains in force. Fails with
+/// packages. After a failure, the previous policy remains applied. Fails with
 /// `Error::Unsupported` if the image cannot install the packages.
 pub async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     write_common(guest, Overwrite::IfOutdated).await?;
     let mut output = apply(guest, files).await?;
     if !output.status.success() && !script::cannot_install(&output) {
-        // Files may have been deleted or changed inside the pixel.
+        // Users may have deleted or changed files inside the pixel.
         write_common(guest, Overwrite::Always).await?;
         guest.remove_file(LOADED_VERSION).await?;
         output = apply(guest, files).await?;
@@ -83,13 +83,13 @@ async fn apply(guest: &dyn Guest, files: &Files) -> Result<Output> {
 
 /// Removes the policy from a running pixel.
 pub async fn remove_running(guest: &dyn Guest) -> Result<()> {
-    // The script may be missing or that of another version.
+    // The script may be missing, or from another version of pixels.
     write_common(guest, Overwrite::IfOutdated).await?;
     let output = run(guest, "remove", &[]).await?;
     script::check("removing the policy", "removing the policy", &output)
 }
 
-/// Whether a running pixel has exactly this policy in force.
+/// Whether a running pixel has applied exactly this policy.
 pub async fn is_in_force(guest: &dyn Guest, files: &Files) -> Result<bool> {
     Ok(run(guest, "check", &[&files.id]).await?.status.success())
 }
@@ -101,7 +101,7 @@ enum Overwrite {
     IfOutdated,
 }
 
-/// Writes the files that are the same for every policy.
+/// Writes the files that do not depend on the policy.
 async fn write_common(guest: &dyn Guest, overwrite: Overwrite) -> Result<()> {
     let (common, links) = (files::common(), files::links());
     let paths = common.iter().map(|file| &file.path);

@@ -1,4 +1,4 @@
-//! The files that enforce a policy inside a pixel. No I/O.
+//! The files that enforce a policy inside a pixel. Performs no I/O.
 
 use std::net::Ipv4Addr;
 
@@ -14,12 +14,12 @@ const UNITS: &str = "/etc/systemd/system";
 const BIN: &str = "/usr/local/bin";
 pub(super) const SUDOERS: &str = "/etc/sudoers.d/pixel";
 const RESOLVED: &str = "/etc/systemd/resolved.conf.d/pixels-egress.conf";
-/// sudoers file of the user `pixel` without a restricted policy.
+/// The sudoers file of the user `pixel` if no restricted policy applies.
 pub const OPEN_SUDO: &str = include_str!("guest/sudoers-open");
 pub(super) const SUDO: &str = include_str!("guest/sudoers");
 
-/// Services that configure networks. Each gets a drop-in that starts it after
-/// the packet filter.
+/// Services that configure networks. A drop-in starts each service after the
+/// packet filter.
 const NETWORKS: [&str; 6] = [
     "systemd-networkd.service",
     "networking.service",
@@ -43,7 +43,7 @@ const UNIT_FILES: [(&str, &str); 4] = [
     guest_file!("pixels-upstream.service", ""),
 ];
 
-/// The links that `systemctl enable` would create, which needs a running pixel.
+/// The links that `systemctl enable` would create in a running pixel.
 const ENABLED: [(&str, &str); 3] = [
     ("sysinit.target.wants", "pixels-egress.service"),
     ("multi-user.target.wants", "pixels-resolver.service"),
@@ -58,14 +58,14 @@ const SCRIPTS: [(&str, &str); 5] = [
     guest_file!("check", ".sh"),
 ];
 
-/// The commands that [`SUDO`] allows.
+/// The programs that [`SUDO`] allows.
 const SAFE_COMMANDS: [(&str, &str); 3] = [
     guest_file!("safe-apt", ".sh"),
     guest_file!("safe-systemctl", ".sh"),
     guest_file!("safe-journalctl", ".sh"),
 ];
 
-/// The paths and contents of all programs.
+/// Returns the paths and contents of all programs.
 fn programs() -> impl Iterator<Item = (String, &'static str)> {
     let scripts = SCRIPTS.map(|(name, content)| (format!("{CODE}/{name}"), content));
     let commands = SAFE_COMMANDS.map(|(name, content)| (format!("{BIN}/{name}"), content));
@@ -75,17 +75,17 @@ fn programs() -> impl Iterator<Item = (String, &'static str)> {
 /// The files of one policy.
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// [`nftables::Chains::id`], by which a script recognizes the policy in force.
+    /// [`nftables::Chains::id`], which identifies the applied policy.
     pub id: String,
-    /// Hash of all files, including those that are the same for every policy.
+    /// Hash of all files, including those that do not depend on the policy.
     pub state: String,
     pub(super) ruleset: String,
     pub(super) resolver: String,
 }
 
 impl Files {
-    /// `dns`: upstream name servers. If empty, the resolver uses those that the
-    /// pixel's network announces.
+    /// `dns`: upstream name servers. If empty, the resolver uses the name
+    /// servers that the pixel's network announces.
     pub fn new(policy: &ResolvedPolicy, dns: &[Ipv4Addr]) -> Self {
         let chains = nftables::chains(policy, &[]);
         let listen = ResolverListen {
@@ -108,7 +108,7 @@ impl Files {
         files
     }
 
-    /// The two files that depend on the policy, in this directory.
+    /// Returns the two files that depend on the policy, located in `dir`.
     pub fn of_policy(&self, dir: &str) -> [GuestFile; 2] {
         [
             GuestFile::root(format!("{dir}/ruleset"), 0o644, &*self.ruleset),
@@ -117,7 +117,7 @@ impl Files {
     }
 }
 
-/// The files that are the same for every policy. Every file comes after the
+/// Returns the files that do not depend on the policy. Each file follows the
 /// files that it refers to.
 pub(super) fn common() -> Vec<GuestFile> {
     let mut files: Vec<GuestFile> = programs()
@@ -147,8 +147,8 @@ pub(super) fn common() -> Vec<GuestFile> {
     files
 }
 
-/// Holds the hash of the [`common`] files. Written last, so that its content
-/// proves that all of them are written.
+/// Returns a file with the hash of the [`common`] files. It is written last, so
+/// that its content proves that all files are written.
 pub(super) fn version() -> GuestFile {
     let parts = common()
         .into_iter()
@@ -157,7 +157,7 @@ pub(super) fn version() -> GuestFile {
     GuestFile::root(format!("{CODE}/version"), 0o644, version)
 }
 
-/// Symbolic links and their targets.
+/// Returns the symbolic links and their targets.
 pub(super) fn links() -> Vec<(String, String)> {
     ENABLED
         .iter()
@@ -170,9 +170,9 @@ pub(super) fn links() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The paths of all files and links, in the order of removal: after each step,
-/// the pixel boots with its policy or without a network, until the last unit is
-/// removed.
+/// Returns the paths of all files and links in the order of removal. If the
+/// removal is interrupted before the last unit is removed, the pixel boots with
+/// its policy or without network.
 pub(super) fn paths() -> Vec<String> {
     let mut paths: Vec<String> = drop_ins().collect();
     paths.push(RESOLVED.to_owned());

@@ -1,7 +1,7 @@
 //! Enforcement inside each pixel, for networks without a gateway: a packet
 //! filter and a resolver that start before the network, and a restricted `sudo`
-//! that cannot remove them. Root in the pixel can. Works through the guest, and
-//! does not use the server's API.
+//! that cannot remove them. Root in the pixel can remove them. This module uses
+//! the guest, not the server's API.
 
 mod apply;
 mod files;

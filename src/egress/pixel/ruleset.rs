@@ -1,31 +1,31 @@
-//! The packet filter of one pixel around the chains of its policy.
+//! The packet filter of a pixel, except the chains of its policy.
 //!
-//! All rules are in one table of their own. Loading the ruleset again replaces
-//! the rules in one transaction and keeps learned addresses and the connections
-//! that are still allowed.
+//! All rules are in a separate table. Loading the ruleset again replaces the
+//! rules in one transaction and keeps learned addresses and allowed
+//! connections.
 
 use std::fmt::Write as _;
 
 use crate::egress::nftables::{Chains, add_chain, add_denied_set, add_refusal};
 
-/// Port of the resolver. Privileged, so that no user's program can bind it
-/// while the resolver restarts.
+/// Port of the resolver. The port is privileged, so that no user's program can
+/// bind it while the resolver restarts.
 pub const PORT: u16 = 553;
-/// User of the resolver, whose queries alone leave the pixel.
+/// User of the resolver. Only DNS queries of this user leave the pixel.
 pub const RESOLVER: &str = "pixels-dns";
 /// Mark of connections to the pixel.
 const INBOUND: u32 = 1;
 /// Mark of the resolver's queries.
 const QUERY: u32 = 2;
-/// Mark of the connection through which the policy was applied, which is older
-/// than the policy and must not be reset.
+/// Mark of the connection over which the policy was applied. It is older than
+/// the policy and must not be reset.
 const CONTROL: u32 = 3;
-/// Matches packets that do not open a TCP connection.
+/// Matches TCP packets that do not open a connection.
 const NOT_SYN: &str = "tcp flags & syn == 0";
-/// Matches packets that open a TCP connection.
+/// Matches TCP packets that open a connection.
 const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
-/// Bridges of containers in the pixel. Packets between containers of one bridge
-/// do not leave the pixel.
+/// Container bridges in the pixel. Packets between containers on the same
+/// bridge do not leave the pixel.
 const NESTED: [&str; 7] = [
     "docker*", "br-*", "podman*", "cni*", "lxdbr*", "incusbr*", "virbr*",
 ];
@@ -70,21 +70,21 @@ fn add_dns_redirection(text: &mut String) {
     );
 }
 
-/// A connection has the mark of the policy that allowed it. After a change of
-/// the policy, the new one decides on the connection again.
+/// Adds the rules for packets from the pixel. A connection has the mark of the
+/// policy that allowed it; after a change, the new policy checks it again.
 fn add_output(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
     let mut rules = vec![
         "oifname \"lo\" accept".to_owned(),
-        // Redirected packets still have the original output interface here.
+        // Redirected packets still have their original output interface here.
         "ip daddr 127.0.0.0/8 accept".to_owned(),
         "meta nfproto ipv6 jump refuse".to_owned(),
-        // The pixel's own lease.
+        // The DHCP lease of the pixel.
         "meta skuid < 1000 udp sport 68 udp dport 67 accept".to_owned(),
     ];
     rules.extend(NESTED.map(|bridge| format!("oifname \"{bridge}\" accept")));
     rules.extend([
-        // The filter's own rejections of packets from containers.
+        // Rejections that this filter sends for packets from containers.
         "ct state related icmp type destination-unreachable accept".to_owned(),
         "ct state related tcp flags & rst == rst accept".to_owned(),
         format!("{NOT_SYN} ct mark {CONTROL:#x} accept"),
@@ -105,16 +105,16 @@ fn add_output(text: &mut String, policy: &Chains) {
     add_chain(text, "outgoing", hook, &rules);
 }
 
-/// Other hosts may open TCP connections to the pixel and ping it. A packet of an
-/// unknown connection that does not open it is dropped: the connection may be
-/// older than the policy. The exception is the connection through which the
-/// policy is applied: `load.sh` adds it to the set `entered` for a minute, and
-/// its packets then get the mark.
+/// Adds the rules for packets to the pixel. Other hosts may open TCP
+/// connections and ping. Other packets of unknown connections are dropped,
+/// because the connection may be older than the policy. The exception is the
+/// connection over which the policy is applied: `load.sh` adds it to the set
+/// `entered` for a minute, and its packets then get the mark.
 fn add_input(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
     let mut rules = vec![
         "iifname \"lo\" accept".to_owned(),
-        // Only queries that were sent to another host and redirected.
+        // Only queries that were redirected from another host.
         format!(
             "meta l4proto {{ tcp, udp }} th dport {PORT} ct direction original ct status dnat \
              ct mark set {INBOUND:#x} accept"
@@ -145,8 +145,8 @@ fn add_input(text: &mut String, policy: &Chains) {
     add_chain(text, "incoming", hook, &rules);
 }
 
-/// Containers in the pixel have its policy. Other hosts can reach a container
-/// port that the pixel publishes.
+/// Adds the rules for containers in the pixel: the pixel's policy applies.
+/// Other hosts can reach container ports that the pixel publishes.
 fn add_forwarding(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
     let mut rules = vec!["meta nfproto ipv6 jump refuse".to_owned()];
