@@ -1,4 +1,4 @@
-//! The address of a pixel that has just started.
+//! The IPv4 address of a pixel that has just started.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use crate::retry::{self, Next};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Waits until a started pixel has an IPv4 address; `None` if that takes more
-/// than 15 seconds.
+/// Waits until a started pixel has an IPv4 address. Returns `None` after 15
+/// seconds.
 ///
 /// Fails with [`Error::WrongState`] if the pixel has stopped again.
 pub async fn wait_for_address(backend: &dyn Backend, name: &Name) -> Result<Option<Ipv4Addr>> {
     let address = retry::until(TIMEOUT, || async {
         match backend.address(name).await {
             Ok(Some(address)) => Next::Done(Ok(Some(address))),
-            // A daemon under load may not find the process of a pixel that is
-            // just starting.
+            // A daemon under load may not find the init process of a pixel that
+            // is just starting.
             Ok(None) | Err(Error::Server { .. }) => match backend.get(name).await {
                 Ok(pixel) if pixel.status == Status::Stopped => {
                     Next::Done(Err(Error::WrongState {

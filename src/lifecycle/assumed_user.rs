@@ -1,12 +1,12 @@
-//! The user of a command that starts before the record of its pixel is read.
+//! The user of a command that starts before the record of the pixel is read.
 
 use std::sync::OnceLock;
 
 use super::{User, ensure_running};
 use crate::model::{Error, Instance, Result};
 
-/// The default user of most pixels, to prepare a command while the pixel's record
-/// is read: both take about the same time.
+/// The default user of most pixels. A command is prepared for this user while
+/// the record of the pixel is read, because both take about the same time.
 #[derive(Debug)]
 pub struct AssumedUser {
     pub user: User,
@@ -22,8 +22,8 @@ impl AssumedUser {
         }
     }
 
-    /// Fails if the pixel is not running, and with [`Error::Cancelled`] if its
-    /// default user is another, which [`into_actual`](Self::into_actual) returns.
+    /// Fails if the pixel is not running, and with [`Error::Cancelled`] if the
+    /// pixel has another default user: see [`into_actual`](Self::into_actual).
     pub async fn verify(&self, instance: impl Future<Output = Result<Instance>>) -> Result<()> {
         let instance = instance.await?;
         ensure_running(&instance)?;
@@ -35,7 +35,7 @@ impl AssumedUser {
         Err(Error::Cancelled)
     }
 
-    /// The pixel's default user if the assumption was wrong.
+    /// Returns the pixel's default user if the assumption was wrong.
     pub fn into_actual(self) -> Option<User> {
         self.actual.into_inner()
     }

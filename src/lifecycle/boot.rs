@@ -1,19 +1,19 @@
-//! Waiting for the boot of a pixel.
+//! Waits for the boot of a pixel.
 
 use crate::model::{ExecRequest, Guest, Result};
 
-/// A stage of the boot.
+/// A stage of the boot process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootStage {
-    /// Files in `/tmp` are no longer removed.
+    /// The boot process no longer removes files in `/tmp`.
     Sysinit,
-    /// All services are started, so that a shutdown request is obeyed.
+    /// All services have started, so the pixel obeys shutdown requests.
     Complete,
 }
 
-/// Waits until a running pixel has reached `stage`, at most 10 s for
-/// [`BootStage::Sysinit`] and about 30 s for [`BootStage::Complete`]; a stage not
-/// reached in that time is not an error.
+/// Waits until a running pixel has reached `stage`: at most 10 s for
+/// [`BootStage::Sysinit`] and about 30 s for [`BootStage::Complete`]. A timeout
+/// is not an error.
 pub async fn wait_for_boot(guest: &dyn Guest, stage: BootStage) -> Result<()> {
     let script = include_str!("guest/wait-for-boot.sh");
     let stage = match stage {

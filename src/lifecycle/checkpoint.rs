@@ -1,4 +1,4 @@
-//! Creating, finding, restoring and deleting checkpoints.
+//! Creates, finds, restores and deletes checkpoints.
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -8,13 +8,13 @@ use super::gateway::GatewaySpec;
 use super::{Progress, expiry, optional, restore};
 use crate::model::{Backend, Checkpoint, Error, Label, Name, Result, Subject, unless_cancelled};
 
-/// Default labels tried for the checkpoints of one second.
+/// Number of default labels that are tried for one second.
 const MAX_PER_SECOND: u32 = 100;
 
-/// Takes a checkpoint and returns its label; without `label`, the local time.
+/// Creates a checkpoint and returns its label, by default the local time.
 ///
-/// Fails with [`Error::AlreadyExists`] if the label is in use. Default labels of
-/// the same second are numbered.
+/// Fails with [`Error::AlreadyExists`] if the label is in use. Default labels
+/// of the same second are numbered.
 pub async fn create_checkpoint(
     backend: &dyn Backend,
     name: &Name,
@@ -34,7 +34,7 @@ pub async fn create_checkpoint(
     }
 }
 
-/// Label number `number` of the present second, counted from 1.
+/// Returns default label `number` for the current second, counted from 1.
 fn label_of_now(number: u32) -> Result<Label> {
     let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
     let format = format_description!("px-[year][month][day]-[hour][minute][second]");
@@ -48,8 +48,8 @@ fn label_of_now(number: u32) -> Result<Label> {
     Ok(label.parse()?)
 }
 
-/// Restores a checkpoint as [`restore`](super::restore()) does. When cancelled, waits until the
-/// server has finished, so that the pixel is whole, and fails with
+/// Restores a checkpoint like [`restore`](super::restore()). If canceled, waits
+/// until the server has finished, so that the disk is complete, and fails with
 /// [`Error::Cancelled`].
 pub async fn restore_or_wait(
     backend: &dyn Backend,
@@ -71,7 +71,7 @@ pub async fn restore_or_wait(
     outcome
 }
 
-/// Finds a checkpoint of a pixel; `Error::NotFound` if either is missing.
+/// Finds a checkpoint. `Error::NotFound` if pixel or checkpoint is missing.
 pub(super) async fn find_checkpoint(
     backend: &dyn Backend,
     name: &Name,
@@ -84,8 +84,8 @@ pub(super) async fn find_checkpoint(
         .ok_or_else(|| Error::NotFound(Subject::checkpoint(name, label)))
 }
 
-/// Deletes a temporary checkpoint, after the server has finished creating it. A
-/// missing one counts as deleted.
+/// Deletes a temporary checkpoint after the server has finished creating it.
+/// Succeeds if the checkpoint does not exist.
 pub(super) async fn delete_temporary(
     backend: &dyn Backend,
     name: &Name,

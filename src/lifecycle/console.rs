@@ -1,4 +1,4 @@
-//! The multiplexer of a console while provisioning may still install it.
+//! Finds the multiplexer of a console while provisioning may still install it.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::provision::{Overall, Report};
 
 const POLL: Duration = Duration::from_millis(500);
 
-/// Finds the first of the `accepted` multiplexers in a pixel; while the pixel is being provisioned, waits
-/// until one is installed. `None` if the pixel has none.
+/// Finds the first of the `accepted` multiplexers in a pixel, or `None`. During
+/// provisioning, waits until one of them is installed.
 ///
-/// `on_report` gets every report of the provisioning that is waited for.
+/// Calls `on_report` with every provisioning report.
 pub async fn wait_for_multiplexer(
     backend: &dyn Backend,
     guest: &dyn Guest,

@@ -1,5 +1,5 @@
-//! Creation of a pixel as a user or a client asks for it, completed with the
-//! defaults of the settings.
+//! Creates a pixel from the request of a user or client and the defaults of the
+//! settings.
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +14,9 @@ use crate::model::{Backend, CloneSource, CreateSpec, Limits, Name, Properties, u
 
 #[derive(Debug, Clone)]
 pub enum PixelSource {
-    /// An alias that the server resolves.
+    /// An image alias, which the server resolves.
     Image(String),
-    /// The present state of a pixel, or one of its checkpoints.
+    /// The current state of a pixel, or one of its checkpoints.
     Clone(CloneSource),
 }
 
@@ -25,23 +25,23 @@ pub enum PixelSource {
 pub struct PixelRequest {
     pub name: Name,
     pub source: PixelSource,
-    /// Without a limit, a pixel from an image gets the default and a clone the
-    /// limit of its source.
+    /// Limits. By default, a pixel from an image has the default limits and a
+    /// clone has the limits of its source.
     pub limits: Limits,
-    /// `None`: the default policy; a clone keeps the policy of its source if that
-    /// is more than `unrestricted`.
+    /// The policy. By default, the default policy; a clone keeps the policy of
+    /// its source unless that policy is `unrestricted`.
     pub policy: Option<Policy>,
-    /// Recorded beside the properties that describe the policy.
+    /// Properties to store in addition to those of the policy.
     pub properties: Properties,
 }
 
 impl InstanceDefaults {
-    /// Creates and starts a pixel under its policy. A pixel from an image is
-    /// provisioned; the steps continue in the background.
+    /// Creates and starts a pixel under its policy. In a pixel from an image,
+    /// provisioning steps then run in the background.
     ///
     /// Returns whether the pixel has an interim policy, which
-    /// [`finish_provisioning`](super::finish_provisioning()) ends. On failure or
-    /// cancellation the pixel is deleted again, or the error lists it as a
+    /// [`finish_provisioning`](super::finish_provisioning()) ends. On failure
+    /// or cancellation, the pixel is deleted, or the error lists it as a
     /// leftover.
     pub async fn create_pixel(
         &self,

@@ -1,6 +1,6 @@
-//! The command that creates an instance, recorded on the instance: an undo
-//! deletes only instances of its own command, and a later command can find out
-//! whether the creator of an incomplete instance is still running.
+//! The command that creates an instance, recorded on the instance. A rollback
+//! deletes only instances that the same command created, and later commands can
+//! check whether the creator of an incomplete instance is still running.
 
 use std::fmt;
 use std::fs;
@@ -9,33 +9,33 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::model::{Instance, Properties, fnv1a};
 
-/// The property that records the creator.
+/// The instance property with the creator.
 const KEY: &str = "created-by";
 
-/// One command of one process on one boot of one machine.
+/// A command of a process, identified by machine, boot and process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Creator {
     machine: String,
     boot: String,
     pid: u32,
-    /// Start time of the process, because process ids are reused.
+    /// Start time of the process. Process ids alone are reused.
     started: u64,
-    /// Distinguishes the commands of one process.
+    /// Number of the command within its process.
     serial: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreatorState {
-    /// Running on this machine.
+    /// The command is running on this machine.
     Running,
-    /// No longer running.
+    /// The command has exited.
     Exited,
-    /// On another machine, so it may or may not be running.
+    /// The command is on another machine, so its state is unknown.
     OtherMachine,
 }
 
 impl Creator {
-    /// A new command of this process.
+    /// Identifies a new command of this process.
     pub fn new() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
@@ -48,14 +48,14 @@ impl Creator {
         }
     }
 
-    /// A short text unique to this command, valid in a checkpoint label.
+    /// A short text unique to this command. It is valid in a checkpoint label.
     pub fn id(&self) -> String {
         let host = machine_hash(&self.machine, &self.boot);
         format!("{host:08x}-{}-{}-{}", self.pid, self.started, self.serial)
     }
 
-    /// The state of the command with this [`id`](Self::id); `None` if the text is
-    /// not an id.
+    /// Returns the state of the command with this [`id`](Self::id), or `None`
+    /// if the text is not an id.
     pub fn state_of_id(id: &str) -> Option<CreatorState> {
         let mut parts = id.split('-');
         let host = u32::from_str_radix(parts.next()?, 16).ok()?;
@@ -72,17 +72,17 @@ impl Creator {
         properties.insert(KEY.into(), self.to_string());
     }
 
-    /// Properties that remove the record of the creator.
+    /// Properties that remove the recorded creator.
     pub(super) fn cleared_properties() -> Properties {
         Properties::from([(KEY.to_owned(), String::new())])
     }
 
-    /// The creator recorded on an instance, if there is one that can be parsed.
+    /// Returns the creator recorded on an instance, if present and valid.
     pub fn recorded_on(instance: &Instance) -> Option<Self> {
         instance.properties.get(KEY)?.parse().ok()
     }
 
-    /// The machine and the process, for display.
+    /// Machine and process of the command, for display.
     pub fn origin(&self) -> String {
         format!("{}, process {}", self.machine, self.pid)
     }
@@ -159,22 +159,22 @@ fn boot() -> String {
         .unwrap_or_else(|_| "unknown".into())
 }
 
-/// Field 22 of `/proc/PID/stat`. Fields are counted after the command name,
-/// which may contain spaces and parentheses. `None` if the process has ended.
+/// Returns field 22 of `/proc/PID/stat`, or `None` if the process has ended.
+/// Fields are counted after the command name, which may contain spaces and `)`.
 #[cfg(target_os = "linux")]
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
-    // A zombie has ended.
+    // A zombie process has ended.
     if fields.next()? == "Z" {
         return None;
     }
     fields.nth(18)?.parse().ok()
 }
 
-/// Start times are not available here: any process with this id counts as the
-/// creator, so that no instance counts as an orphan while it is created.
+/// Start times are not available on this platform. A process with the same id
+/// counts as the creator, so that an instance being created is not an orphan.
 #[cfg(not(target_os = "linux"))]
 fn start_time(pid: u32) -> Option<u64> {
     use rustix::io::Errno;

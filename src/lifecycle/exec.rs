@@ -1,5 +1,5 @@
-//! Execution of a command in a pixel as a user expects it: exact arguments, a
-//! login environment, and signals and timeouts that reach all of its processes.
+//! Runs a command in a pixel with exact arguments and a login environment.
+//! Signals and timeouts reach all processes of the command.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use crate::model::{
 
 /// The environment variable that identifies all processes of a command.
 pub const EXEC_ID: &str = "PIXELS_EXEC_ID";
-/// The PATH that `guest/login-exec.sh` sets after the profiles, which set PATH
-/// themselves.
+/// The PATH that `guest/login-exec.sh` sets after the profiles, because
+/// profiles set PATH too.
 const EXEC_PATH: &str = "PIXELS_EXEC_PATH";
-/// Time between a request to end and SIGKILL.
+/// Time between SIGTERM or SIGHUP and SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long the server may take to deliver a signal, [`GRACE`] included.
+/// Time limit for the server to deliver a signal, including [`GRACE`].
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// This many signals are delivered; the next one abandons the command.
+/// Number of signals that are delivered. The next signal ends the wait.
 const MAX_SIGNALS: u32 = 2;
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecResult {
     pub status: ExitStatus,
-    /// Whether the timeout ended the command; the status is then 124.
+    /// Whether the command timed out. The status is then 124.
     pub timed_out: bool,
 }
 
 impl ExecResult {
-    /// The exit status is that of timeout(1).
+    /// The exit status that timeout(1) uses.
     const TIMED_OUT: Self = Self {
         status: ExitStatus(124),
         timed_out: true,
@@ -48,14 +48,14 @@ impl ExecResult {
     }
 }
 
-/// A command as the user typed it.
+/// A command and its options, as typed by the user.
 #[derive(Debug, Clone)]
 pub struct ExecOptions {
     pub argv: Vec<String>,
     pub user: User,
-    /// Set over the login environment.
+    /// Variables that override the login environment.
     pub env: BTreeMap<String, String>,
-    /// `None`: the user's home directory.
+    /// Working directory. `None`: the user's home directory.
     pub cwd: Option<String>,
     pub tty: Option<TtySize>,
     pub timeout: Option<Duration>,
@@ -68,18 +68,18 @@ pub type ExecStreams = (
     Box<dyn AsyncWrite + Send + Unpin>,
 );
 
-/// Runs a command and waits for its end. If `precondition` fails, the command is
-/// not started and its error is returned.
+/// Runs a command and waits until it exits. If `precondition` fails, the
+/// command is not started and the error is returned.
 ///
-/// The result is the command's own exit status, or 124 after `options.timeout`,
-/// which ends the command and every process it started.
+/// Returns the exit status of the command, or 124 if `options.timeout` has
+/// ended the command and all its processes.
 ///
-/// `controls` delivers signals to the command, and window sizes if it has a
-/// terminal. Without a terminal a signal reaches all processes of the command;
-/// with one it is sent to the command alone, because keys reach the others. A
-/// second SIGINT kills the command, and so does SIGTERM after a few seconds. If
-/// the command survives that too, this fails with `Error::Cancelled` and does
-/// not wait for it.
+/// `controls` delivers signals and, to a terminal, window sizes. Without a
+/// terminal, a signal reaches all processes of the command. With a terminal, it
+/// reaches only the command, because keys reach the other processes. A second
+/// SIGINT kills the command, and SIGTERM kills it after a few seconds. Fails
+/// with `Error::Cancelled`, without waiting longer, if the command is still
+/// running after that.
 pub async fn exec(
     guest: &dyn Guest,
     options: &ExecOptions,
@@ -119,11 +119,11 @@ pub async fn exec(
                 let killing = signal(guest, &id, "TERM", Some(GRACE));
                 tokio::pin!(killing);
                 tokio::select! {
-                    // 124 whatever the command exits with now. Its background
-                    // processes end too.
+                    // The status is 124 in any case. Background processes of
+                    // the command end too.
                     status = &mut command => { status?; killing.await; }
                     () = &mut killing => {
-                        // A command that survives SIGKILL is given up without an error.
+                        // A command that survives SIGKILL is not an error here.
                         if let Ok(status) = tokio::time::timeout(GRACE, &mut command).await {
                             status?;
                         }
@@ -132,7 +132,7 @@ pub async fn exec(
                 return Ok(ExecResult::TIMED_OUT);
             }
             Some(event) = controls.recv() => match event {
-                // Neither the command nor the server reacted to the others.
+                // The previous signals had no effect.
                 Control::Signal(_) if signals == MAX_SIGNALS => return Err(Error::Cancelled),
                 Control::Signal(number) if options.tty.is_none() => {
                     signals += 1;
@@ -149,8 +149,8 @@ pub async fn exec(
                 }
                 other => {
                     signals += u32::from(matches!(other, Control::Signal(_)));
-                    // The command may have just ended, and a connection that
-                    // accepts nothing must not block the others.
+                    // The command may have just exited, and a connection that
+                    // accepts no data must not block other events.
                     let _ = to_command.try_send(other);
                     if other == Control::Signal(SIGTERM) {
                         // An interactive shell ignores SIGTERM, but not SIGHUP.
@@ -184,15 +184,15 @@ fn signal_name(number: i32) -> &'static str {
     }
 }
 
-/// Ends every process whose [`EXEC_ID`] is `id`: SIGTERM, and SIGKILL after 3 s.
-/// Errors are only logged.
+/// Ends every process whose [`EXEC_ID`] is `id`: with SIGTERM, then with
+/// SIGKILL after 3 s. Errors are only logged.
 pub async fn terminate(guest: &dyn Guest, id: &str) {
     signal(guest, id, "TERM", Some(GRACE)).await;
 }
 
-/// Signals every process whose [`EXEC_ID`] is `id`; with `grace`, kills those
-/// that remain after that time. Errors are only logged, because callers wait for
-/// the command itself.
+/// Sends a signal to every process whose [`EXEC_ID`] is `id`. With `grace`,
+/// kills the remaining processes after that time. Errors are only logged,
+/// because callers wait for the command.
 async fn signal(guest: &dyn Guest, id: &str, name: &str, grace: Option<Duration>) {
     let script = include_str!("guest/signal-tree.sh");
     let seconds = grace.unwrap_or_default().as_secs().to_string();
@@ -204,15 +204,15 @@ async fn signal(guest: &dyn Guest, id: &str, name: &str, grace: Option<Duration>
     }
 }
 
-/// The exit status of a killed command; `Error::Cancelled` if it does not end.
+/// The exit status of a killed command; `Error::Cancelled` if it does not exit.
 async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result<ExitStatus> {
     tokio::time::timeout(SIGNAL_TIMEOUT, command)
         .await
         .unwrap_or(Err(Error::Cancelled))
 }
 
-/// The request that runs a command in a login environment. The arguments are
-/// passed beside the script that reads the profiles, never through it.
+/// Returns the request that runs a command in a login environment. Arguments
+/// are passed unchanged, outside the script that reads the profiles.
 fn exec_request(options: &ExecOptions, id: &str) -> ExecRequest {
     let mut env = options.user.environment();
     env.insert(EXEC_ID.into(), id.to_owned());
@@ -235,8 +235,8 @@ fn exec_request(options: &ExecOptions, id: &str) -> ExecRequest {
     }
 }
 
-/// Runs a shell script of pixels in a login environment and returns what it
-/// prints. `command` names it in an error.
+/// Runs a shell script of pixels in a login environment and returns its output.
+/// Errors contain the name `command`.
 pub async fn run_script(
     guest: &dyn Guest,
     user: &User,

@@ -1,6 +1,6 @@
-//! Expiry of pixels. The time of expiry is a property of the instance; no
-//! process waits for it. The next command that lists pixels deletes the expired
-//! ones.
+//! Expiry of pixels. The expiry time is stored as a property of the instance,
+//! and no process waits for it. The next command that lists pixels deletes
+//! expired pixels.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use super::gateway::GatewaySpec;
 use super::optional;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result, parse_rfc3339, rfc3339};
 
-/// The property with the time of expiry in RFC 3339. Absent or empty: never.
-/// Clones do not inherit it, and a restore does not change it.
+/// The property with the expiry time in RFC 3339. Missing or empty: no expiry.
+/// Clones do not inherit the expiry, and a restore does not change it.
 pub(super) const KEY: &str = "expires-at";
 
-/// When a pixel expires, in seconds since 1970.
+/// Returns the expiry time of a pixel, in seconds since 1970.
 pub fn expires_at(instance: &Instance) -> Option<i64> {
     parse_rfc3339(instance.properties.get(KEY)?)
 }
 
-/// The time until a pixel expires; zero if it has expired.
+/// Returns the time until a pixel expires. Zero if the pixel has expired.
 pub fn remaining(instance: &Instance) -> Option<Duration> {
     let seconds = expires_at(instance)? - now();
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
-/// Properties of a pixel that expires after `ttl` from now; `None` is never.
+/// Returns properties for an expiry after `ttl` from now. `None`: no expiry.
 pub fn expiry_properties(ttl: Option<Duration>) -> Result<Properties> {
     let text = match ttl {
         None => String::new(),
@@ -40,7 +40,7 @@ pub fn expiry_properties(ttl: Option<Duration>) -> Result<Properties> {
     Ok([(KEY.to_owned(), text)].into())
 }
 
-/// Sets or clears a pixel's expiry. Returns the time of expiry in seconds since
+/// Sets or clears a pixel's expiry. Returns the expiry time in seconds since
 /// 1970.
 pub async fn set(backend: &dyn Backend, name: &Name, ttl: Option<Duration>) -> Result<Option<i64>> {
     let mut instance = backend.get(name).await?;
@@ -50,21 +50,21 @@ pub async fn set(backend: &dyn Backend, name: &Name, ttl: Option<Duration>) -> R
     Ok(expires_at(&instance))
 }
 
-/// Sets the expiry that `before` has, after a restore of the pixel.
+/// Sets the expiry to that of `before`, after the pixel was restored.
 pub async fn restore_expiry(backend: &dyn Backend, before: &Instance) -> Result<()> {
     let text = before.properties.get(KEY).cloned().unwrap_or_default();
     let properties = [(KEY.to_owned(), text)].into();
     backend.set_properties(&before.name, &properties).await
 }
 
-/// Whether a pixel has expired. A pixel that is still being created never has.
+/// Whether a pixel has expired. False while the pixel is being created.
 pub fn is_expired(instance: &Instance) -> bool {
     instance.started_once && expires_at(instance).is_some_and(|end| end <= now())
 }
 
-/// Deletes the expired pixels among `pixels`, in parallel, and removes them from
-/// the list. Returns the outcome for each; a pixel that could not be deleted
-/// stays on the list.
+/// Deletes the expired pixels in `pixels`, in parallel, and removes them from
+/// the list. Returns the result for each expired pixel. A pixel that cannot be
+/// deleted stays in the list.
 pub async fn destroy_expired(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -83,8 +83,8 @@ pub async fn destroy_expired(
     outcomes
 }
 
-/// Deletes a pixel if it has expired according to the server now: its expiry may
-/// have changed since the pixel was listed. A missing pixel counts as deleted.
+/// Deletes a pixel if it is still expired: its expiry may have changed since
+/// the pixel was listed. Succeeds if the pixel does not exist.
 pub(super) async fn destroy_if_expired(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -98,7 +98,7 @@ pub(super) async fn destroy_if_expired(
     }
 }
 
-/// Seconds since 1970.
+/// Current time in seconds since 1970.
 fn now() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
 }

@@ -1,4 +1,4 @@
-//! Waiting for provisioning, and the end of the policy that holds until then.
+//! Waits for provisioning and ends the interim policy.
 
 use tokio_util::sync::CancellationToken;
 
@@ -7,10 +7,10 @@ use super::{end_interim_policy, provisioning};
 use crate::model::{Backend, Name, Result, unless_cancelled};
 use crate::provision::Report;
 
-/// Waits until no provisioning step is left to run, then ends the interim policy.
-/// The interim policy also ends if the wait fails or is cancelled.
+/// Waits until all provisioning steps have finished, then ends the interim
+/// policy. The interim policy also ends if the wait fails or is canceled.
 ///
-/// `on_report` gets every observed report.
+/// `on_report` is called with every report.
 pub async fn finish_provisioning(
     backend: &dyn Backend,
     cancel: &CancellationToken,

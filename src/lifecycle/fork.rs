@@ -1,4 +1,4 @@
-//! Clones of a pixel or of one of its checkpoints, created in parallel.
+//! Creates clones of a pixel or checkpoint in parallel.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -18,18 +18,18 @@ use crate::model::{
     unless_cancelled,
 };
 
-/// Clones created at the same time; the server would only queue more.
+/// Number of clones created at the same time. The server would queue more.
 const MAX_PARALLEL: usize = 8;
-/// After this time the server itself deletes a temporary checkpoint, in case the
+/// Time after which the server deletes a temporary checkpoint, in case the
 /// command was killed.
 const CHECKPOINT_TTL: Duration = Duration::from_secs(15 * 60);
 
 /// The names of the clones.
 pub enum CloneNames {
-    /// One clone of this name.
+    /// One clone with this name.
     One(Name),
-    /// `prefix-1`, `prefix-2`, …. Numbers in use are skipped, including those
-    /// that other commands take at the same time.
+    /// `prefix-1`, `prefix-2` and so on. Skips numbers in use, including
+    /// numbers that concurrent commands use.
     Numbered { prefix: String, count: usize },
 }
 
@@ -38,19 +38,19 @@ pub struct ForkOptions {
     pub from: CloneSource,
     pub names: CloneNames,
     pub limits: Limits,
-    /// Set on each clone over those it inherits.
+    /// Properties of each clone, which override inherited properties.
     pub properties: Properties,
     pub network: Network,
 }
 
-/// Creates and starts clones; calls `on_ready` with the name of each as it
-/// becomes usable.
+/// Creates and starts clones. Calls `on_ready` with the name of each clone as
+/// soon as the clone is usable.
 ///
-/// Several clones of a pixel's present state are made from one temporary
-/// checkpoint, so that they are equal; it is deleted in every case.
+/// Several clones of a pixel's current state are created from one temporary
+/// checkpoint, so that they are equal. The checkpoint is always deleted.
 ///
-/// If one clone fails or the command is canceled, all clones are deleted again,
-/// or the error lists those that are left.
+/// If a clone fails or the command is canceled, all clones are deleted, or the
+/// error lists the leftovers.
 pub async fn fork(
     backend: &dyn Backend,
     cancel: &CancellationToken,
@@ -144,7 +144,7 @@ async fn create_and_start(
     network.start(backend, &spec.name).await
 }
 
-/// Allocates each name once.
+/// Allocates names, each only once.
 struct NameAllocator<'a> {
     names: &'a CloneNames,
     in_use: BTreeSet<Name>,

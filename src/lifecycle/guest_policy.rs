@@ -1,5 +1,5 @@
-//! Policies enforced inside pixels, on networks without a gateway: keeps the
-//! policy files inside a pixel equal to its recorded policy.
+//! Policies enforced inside pixels, on networks without a gateway. Keeps the
+//! policy files inside a pixel consistent with the recorded policy.
 
 use std::net::Ipv4Addr;
 
@@ -8,32 +8,32 @@ use crate::egress::pixel::{self, Files};
 use crate::egress::{self, Mode};
 use crate::model::{Backend, Error, Guest, Instance, Name, Properties, Result, Status, Subject};
 
-/// Present on a pixel with a policy inside; the value is [`Files::state`].
+/// Property of a pixel with a policy inside: [`Files::state`].
 const KEY: &str = "egress-inside";
-/// The DNS servers that the pixel uses instead of those its network announces.
+/// Property with DNS servers to use instead of those of the pixel's network.
 const DNS: &str = "egress-dns";
-/// How often a policy is applied before giving up on concurrent changes.
+/// Number of attempts to apply a policy despite concurrent changes.
 const ATTEMPTS: usize = 5;
 
-/// Settings of policies inside pixels.
+/// Settings for policies inside pixels.
 #[derive(Debug, Clone, Default)]
 pub struct GuestPolicy {
-    /// DNS servers to use instead of those that the network announces. A pixel
-    /// keeps the servers it got with its first policy.
+    /// DNS servers to use instead of those of the network. A pixel keeps the
+    /// servers of its first policy.
     pub dns: Vec<String>,
 }
 
-/// Whether this pixel has a policy inside.
+/// Whether a pixel has a policy inside.
 pub(super) fn has_guest_policy(instance: &Instance) -> bool {
     instance.properties.contains_key(KEY)
 }
 
-/// Properties of a pixel without a policy inside.
+/// Returns properties that remove the record of a policy inside.
 fn cleared_properties() -> Properties {
     [KEY, DNS].map(|key| (key.to_owned(), String::new())).into()
 }
 
-/// Whether these files are on the disk according to the properties.
+/// Whether these files are on the disk, according to the properties.
 fn is_current(instance: &Instance, files: &Files) -> bool {
     instance.properties.get(KEY) == Some(&files.state)
 }
@@ -57,7 +57,7 @@ impl GuestPolicy {
         }))
     }
 
-    /// Properties that record which policy files the pixel has.
+    /// Returns properties that record the policy files of a pixel.
     pub fn properties(&self, instance: &Instance) -> Result<Properties> {
         Ok(match self.desired_files(instance)? {
             Some(files) => Properties::from([
@@ -69,11 +69,11 @@ impl GuestPolicy {
     }
 
     /// Prepares a pixel before its first start: writes its policy files, or
-    /// removes those that a clone inherited and does not need.
+    /// removes inherited files that a clone does not need.
     ///
-    /// An image without the required packages gets the files after the start,
-    /// before any process of the user runs. In a clone such processes may run at
-    /// once, so that a clone without the packages is `Error::Unsupported`.
+    /// If packages are missing in an image, the files are written after the
+    /// start, before any user process runs. In a clone, user processes may run
+    /// at once, so missing packages are `Error::Unsupported`.
     pub async fn prepare(&self, backend: &dyn Backend, name: &Name, clone: bool) -> Result<()> {
         let instance = backend.get(name).await?;
         let guest = backend.guest(name);
@@ -94,7 +94,7 @@ impl GuestPolicy {
                 return clear(backend, name).await;
             }
             // `ensure_enforced` removes the files after the start, because the
-            // properties still record them.
+            // properties still record the files.
             None => return Ok(()),
         }
         let properties = self.properties(&instance)?;
@@ -102,7 +102,7 @@ impl GuestPolicy {
     }
 
     /// Rewrites the policy files of a stopped pixel if this version of pixels
-    /// generates other files than those on the disk.
+    /// generates different files.
     pub async fn refresh_files(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
         let disk_accessible = backend.can_access_stopped_files();
         if instance.status != Status::Stopped || !has_guest_policy(instance) || !disk_accessible {
@@ -121,7 +121,7 @@ impl GuestPolicy {
         }
     }
 
-    /// Applies the recorded policy in a running pixel unless it is in force.
+    /// Applies the recorded policy in a running pixel, unless already applied.
     pub async fn ensure_enforced(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         let instance = backend.get(name).await?;
         if !has_guest_policy(&instance) {
@@ -135,7 +135,7 @@ impl GuestPolicy {
         }
     }
 
-    /// Whether the policy in force inside a running pixel is the recorded one.
+    /// Whether a running pixel has applied its recorded policy.
     pub async fn is_enforced(&self, backend: &dyn Backend, instance: &Instance) -> Result<bool> {
         match self.desired_files(instance)? {
             Some(files) => pixel::is_in_force(&*backend.guest(&instance.name), &files).await,
@@ -143,14 +143,14 @@ impl GuestPolicy {
         }
     }
 
-    /// Applies the recorded policy, and again while other commands change the
-    /// record. Gives up with `Error::Protocol` after 5 attempts.
+    /// Applies the recorded policy, and repeats this if another command changes
+    /// the record. Fails with `Error::Protocol` after 5 attempts.
     pub async fn sync_until_stable(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let instance = backend.get(name).await?;
             self.sync(backend, &instance).await?;
-            // Of two concurrent commands, the last to read the record sees the
-            // changes of both.
+            // Of two concurrent commands, the command that reads the record
+            // last applies the changes of both.
             let after = backend.get(name).await?;
             if policy_in_force(&after)? == policy_in_force(&instance)? {
                 return Ok(());
@@ -183,9 +183,10 @@ impl GuestPolicy {
     }
 }
 
-/// Applies a policy in a running pixel. A backend that reaches the pixel over a
-/// network connection may lose that connection the first time, because the
-/// policy did not know it; the second connection is allowed by the policy.
+/// Applies a policy in a running pixel. If the backend uses a network
+/// connection to the pixel, the first attempt may close that connection, which
+/// is older than the policy. The policy allows the connection of the second
+/// attempt.
 async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     match pixel::enforce(guest, files).await {
         Err(Error::Unreachable { .. }) => pixel::enforce(guest, files).await,
@@ -193,7 +194,7 @@ async fn enforce(guest: &dyn Guest, files: &Files) -> Result<()> {
     }
 }
 
-/// Removes the policy inside a stopped pixel.
+/// Removes the policy from a stopped pixel.
 pub(super) async fn clear(backend: &dyn Backend, name: &Name) -> Result<()> {
     pixel::remove(&*backend.guest(name)).await?;
     backend.set_properties(name, &cleared_properties()).await

@@ -1,5 +1,5 @@
-//! Past events, as far as the server knows them: it keeps no event log, but
-//! pixels and checkpoints have a creation time.
+//! Past events of pixels and checkpoints. The server keeps no event log, but
+//! records creation times.
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
@@ -7,10 +7,10 @@ use super::creator::Creator;
 use super::optional;
 use crate::model::{Backend, Event, Instance, Requestor, Result, rfc3339};
 
-/// Requests sent at the same time.
+/// Number of concurrent requests.
 const MAX_PARALLEL: usize = 8;
 
-/// The creation events of these pixels and their checkpoints, oldest first.
+/// Returns the creation events of pixels and their checkpoints, oldest first.
 pub async fn past_events(backend: &dyn Backend, pixels: &[Instance]) -> Result<Vec<Event>> {
     let events: Vec<Vec<(i64, Event)>> = stream::iter(pixels)
         .map(|pixel| creation_events(backend, pixel))
@@ -18,7 +18,7 @@ pub async fn past_events(backend: &dyn Backend, pixels: &[Instance]) -> Result<V
         .try_collect()
         .await?;
     let mut events: Vec<(i64, Event)> = events.into_iter().flatten().collect();
-    // The sort is stable: a pixel stays before its checkpoints of the same second.
+    // The sort is stable: a pixel precedes its checkpoints of the same second.
     events.sort_by_key(|(at, _)| *at);
     Ok(events.into_iter().map(|(_, event)| event).collect())
 }
@@ -37,7 +37,7 @@ async fn creation_events(backend: &dyn Backend, pixel: &Instance) -> Result<Vec<
         protocol: "created-by".into(),
         address: creator.origin(),
     });
-    // The pixel may have been deleted since it was listed.
+    // Another command may have deleted the pixel since it was listed.
     let checkpoints = optional(backend.checkpoints(&pixel.name).await)?.unwrap_or_default();
     let checkpoints = checkpoints.into_iter().map(|checkpoint| {
         let label = Some(checkpoint.label.to_string());

@@ -1,12 +1,13 @@
 //! The identity of a new pixel: hostname, machine-id (used by DHCP and the
 //! journal) and SSH host keys, which must differ between copies of a disk.
 //!
-//! A script that runs in place of init on the first boot sets them before any
-//! service starts, and without a request to the server. If the server does not
-//! allow such a script (a restricted Incus project), the same is done through
-//! file access to the stopped pixel.
+//! A script that replaces init on the first boot sets the identity before
+//! services start, without a request to the server. If the server does not
+//! allow the script (a restricted Incus project), the stopped pixel's files are
+//! changed.
 //!
-//! Incus templates are not used: releases before 6.0.6 write them through
+//! Incus templates are not used: releases before 6.0.6 follow symlinks that
+//! root in a pixel created.
 //! symlinks that root in a pixel created.
 
 use super::creator::Creator;
@@ -23,7 +24,7 @@ const SSH: &str = "/etc/ssh";
 const UNITS: &str = "/etc/systemd/system";
 const KEYS_UNIT: &str = "pixels-ssh-host-keys.service";
 
-/// The first-boot script of a new instance.
+/// Returns the first-boot script of a new instance.
 pub(super) fn first_boot(creator: &Creator, name: &Name) -> FirstBoot {
     FirstBoot {
         variables: vec![
@@ -34,7 +35,7 @@ pub(super) fn first_boot(creator: &Creator, name: &Name) -> FirstBoot {
     }
 }
 
-/// Gives a new, stopped pixel its identity unless its first-boot script will.
+/// Writes a new pixel's identity unless its first-boot script does this.
 pub(super) async fn ensure_identity(
     backend: &dyn Backend,
     name: &Name,
@@ -55,8 +56,8 @@ async fn write_identity(guest: &dyn Guest, name: &Name) -> Result<()> {
 }
 
 async fn clear_machine_id(guest: &dyn Guest) -> Result<()> {
-    // systemd generates an id if the file is empty. Without systemd there is no
-    // such file.
+    // systemd generates an id if the file is empty. The file does not exist in
+    // images without systemd.
     if optional(guest.stat(MACHINE_ID).await)?
         .is_some_and(|f| f.kind == FileKind::File && f.size > 0)
     {
@@ -64,7 +65,7 @@ async fn clear_machine_id(guest: &dyn Guest) -> Result<()> {
             .write_file(&GuestFile::root(MACHINE_ID, 0o444, ""))
             .await?;
     }
-    // systemd would copy the id from this file, unless it is a symlink.
+    // systemd would copy the id from this file, unless the file is a symlink.
     if optional(guest.stat(DBUS_MACHINE_ID).await)?.is_some_and(|f| f.kind == FileKind::File) {
         guest.remove_file(DBUS_MACHINE_ID).await?;
     }
@@ -72,7 +73,7 @@ async fn clear_machine_id(guest: &dyn Guest) -> Result<()> {
 }
 
 async fn write_hostname(guest: &dyn Guest, host: &str) -> Result<()> {
-    // A symlink is left to the image.
+    // Symlinks of the image are kept.
     if optional(guest.stat(HOSTNAME).await)?.is_none_or(|found| found.kind == FileKind::File) {
         guest
             .write_file(&GuestFile::root(HOSTNAME, 0o644, format!("{host}\n")))
@@ -90,8 +91,8 @@ async fn write_hostname(guest: &dyn Guest, host: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the line of `/etc/hosts` for the machine's own name. `None` if
-/// `content` has no such line.
+/// Replaces the line for the machine's own name in the text of `/etc/hosts`.
+/// `None` if there is no such line.
 fn replace_own_host(content: &str, host: &str) -> Option<String> {
     let is_own = |line: &str| line.split_whitespace().next() == Some("127.0.1.1");
     content.lines().any(is_own).then(|| {
@@ -105,7 +106,7 @@ fn replace_own_host(content: &str, host: &str) -> Option<String> {
     })
 }
 
-/// Removes the SSH host keys and installs a unit that generates new ones before
+/// Removes the SSH host keys and installs a unit that generates new keys before
 /// the SSH server starts. Does nothing if there are no keys.
 async fn replace_host_keys(guest: &dyn Guest) -> Result<()> {
     let entries = optional(guest.list_dir(SSH).await)?.unwrap_or_default();

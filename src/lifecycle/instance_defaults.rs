@@ -1,5 +1,5 @@
 //! Defaults for pixels that a server or a base build creates: network, policy,
-//! provisioning, limits and image, read from the settings once.
+//! provisioning, limits and image, read from the settings at the start.
 
 use super::gateway::GatewaySpec;
 use super::network::Network;
@@ -10,31 +10,31 @@ use crate::provision::Plan;
 #[derive(Debug, Clone)]
 pub struct InstanceDefaults {
     pub network: Network,
-    /// How to create a missing gateway.
+    /// Settings to create a missing gateway.
     pub gateway: GatewaySpec,
-    /// The default policy. Its rules apply in every mode.
+    /// The default policy. Its rules apply in all modes.
     pub policy: Policy,
-    /// `None`: pixels are not provisioned.
+    /// The provisioning plan. `None` disables provisioning.
     pub plan: Option<Plan>,
     pub limits: Limits,
-    /// The image of pixels created without one.
+    /// The default image.
     pub image: String,
-    /// `None` if the user configured an image.
+    /// `None` if the user has configured an image.
     pub default_image: Option<DefaultImage>,
 }
 
-/// The built-in default image and its fallback.
+/// The built-in default image, and the prefix of its fallback images.
 #[derive(Debug, Clone)]
 pub struct DefaultImage {
     pub image: String,
-    /// Aliases of local images to use if the server lacks `image` start with
-    /// this.
+    /// Prefix of the aliases of local images to use if the server lacks
+    /// `image`.
     pub fallback_prefix: String,
 }
 
 impl InstanceDefaults {
-    /// The image to create a pixel from if `image` was requested: `image`
-    /// itself, or the fallback of the default image if the server lacks that.
+    /// Returns `image`, or the local fallback image if `image` is the default
+    /// image and the server lacks it.
     pub async fn resolve_image(&self, backend: &dyn Backend, image: &str) -> Result<String> {
         let requested = image.to_owned();
         let Some(default) = self.default_image.as_ref().filter(|it| it.image == image) else {
@@ -52,7 +52,7 @@ impl InstanceDefaults {
             .unwrap_or(requested))
     }
 
-    /// The default network, without policy, provisioning and limits.
+    /// Defaults for tests: default network, no policy, provisioning or limits.
     #[cfg(test)]
     pub fn for_tests() -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What a listing shows beyond the records of the server.
+//! Data of a listing that is not in the server's records.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use super::provisioning;
 use crate::egress::gateway::address_of;
 use crate::model::{Backend, Instance, Name, Result, Status};
 
-/// Time for one pixel to report its provisioning.
+/// Time limit for reading the provisioning status of a pixel.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Observes the provisioning of all running pixels whose record is unfinished,
-/// concurrently, and updates the record. Without an answer the record stays.
+/// Reads the provisioning status of running pixels with an unfinished record,
+/// in parallel, and updates the records. Without an answer, a record is kept.
 pub async fn refresh_provisioning(backend: &dyn Backend, pixels: &mut [Instance]) {
     let unfinished = pixels
         .iter_mut()
@@ -30,8 +30,8 @@ pub async fn refresh_provisioning(backend: &dyn Backend, pixels: &mut [Instance]
     .await;
 }
 
-/// Adds the addresses that gateways assign to running pixels. Returns the running
-/// pixels without network, each with the health of its gateway.
+/// Adds the addresses that gateways assign to running pixels. Returns the
+/// running pixels without network, with the health of their gateways.
 pub async fn add_gateway_addresses(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,

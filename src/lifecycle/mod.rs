@@ -1,5 +1,5 @@
-//! Operations on pixels, without a terminal: create, fork, start, restore,
-//! destroy, run a command, expire, and find what interrupted commands left.
+//! Operations on pixels, without a terminal: create, fork, start, restore and
+//! destroy pixels, run commands, and find leftovers of interrupted commands.
 
 mod address;
 mod assumed_user;
@@ -64,16 +64,16 @@ pub use user::User;
 
 use crate::model;
 
-/// Called with the name of each phase of a long command as the phase begins.
+/// Callback that gets the name of each phase of a long command when it begins.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 
-/// Failure of a command that creates or starts instances.
+/// Error of a command that creates or starts instances.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct Error {
     #[source]
     pub source: model::Error,
-    /// What the cleanup could not remove, each with the command that will.
+    /// Leftovers that cleanup could not delete, each with a command.
     pub leftovers: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ impl From<model::Error> for Error {
     }
 }
 
-/// Turns [`model::Error::NotFound`] into `None`.
+/// Converts [`model::Error::NotFound`] to `None`.
 pub fn optional<T>(outcome: model::Result<T>) -> model::Result<Option<T>> {
     match outcome {
         Ok(value) => Ok(Some(value)),

@@ -1,6 +1,6 @@
-//! How a pixel is attached to the network: to an existing network, where its
-//! policy is enforced inside it, or to an isolated bridge whose gateway
-//! enforces the policies of all pixels on it.
+//! The network of a pixel: an existing network, where the pixel enforces its
+//! own policy, or an isolated bridge, where a gateway enforces the policies of
+//! all pixels.
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,15 +14,15 @@ use crate::model::{Attachment, Backend, Instance, Name, Properties, Result};
 /// The network of a pixel.
 #[derive(Debug, Clone)]
 pub enum Network {
-    /// The network of the settings. Nothing outside the pixel enforces a policy.
+    /// The network of the settings. Policies are enforced only inside pixels.
     External(GuestPolicy),
     /// An isolated bridge behind a gateway.
     Gateway(GatewaySpec),
 }
 
 impl Network {
-    /// The network of an existing pixel. `gateway_spec` supplies everything but
-    /// the bridge.
+    /// Returns the network of an existing pixel. `gateway_spec` supplies all
+    /// settings except the bridge.
     pub(super) fn of_instance(instance: &Instance, gateway_spec: &GatewaySpec) -> Self {
         match &instance.isolated_bridge {
             None => Self::External(GuestPolicy {
@@ -40,17 +40,18 @@ impl Network {
     }
 
     /// Properties that record the policy of a new pixel. If `installs`, the
-    /// pixel still installs packages after its start: an allowlist policy then
-    /// gets an interim policy until [`end_interim_policy`](super::end_interim_policy).
+    /// pixel installs packages after its start: an allowlist policy then gets
+    /// an interim policy until
+    /// [`end_interim_policy`](super::end_interim_policy).
     pub fn new_policy_properties(&self, policy: &Policy, installs: bool) -> Properties {
         match self {
-            // Without a gateway, an unrestricted policy is the absence of one.
+            // Without a gateway, an unrestricted pixel has no policy record.
             Self::External(_) if policy.mode == Mode::Unrestricted => Properties::new(),
             _ => policy_properties::of_new(policy, installs),
         }
     }
 
-    /// Adds the address of a new pixel behind a gateway. The address is random;
+    /// Adds a random address for a new pixel behind a gateway.
     /// [`gateway::admit`] replaces an address that another pixel has.
     pub(super) fn insert_address(&self, properties: &mut Properties) {
         if let Self::Gateway(gateway) = self {
@@ -58,7 +59,7 @@ impl Network {
         }
     }
 
-    /// Creates, starts or updates the gateway as needed.
+    /// Creates, starts or updates the gateway if necessary.
     pub(super) async fn ensure(
         &self,
         backend: &dyn Backend,
@@ -72,7 +73,7 @@ impl Network {
     }
 
     /// Writes the policy to the disk of a new pixel before its first start, or
-    /// removes the policy that a clone inherited and does not need.
+    /// removes a policy that a clone inherited and does not need.
     pub(super) async fn prepare(
         &self,
         backend: &dyn Backend,
@@ -81,7 +82,7 @@ impl Network {
     ) -> Result<()> {
         match self {
             Self::External(guest_policy) => guest_policy.prepare(backend, name, clone).await,
-            // Later changes of the policy would not reach the inherited one.
+            // Later policy changes would not reach the inherited policy.
             Self::Gateway(_)
                 if clone && guest_policy::has_guest_policy(&backend.get(name).await?) =>
             {
@@ -93,9 +94,9 @@ impl Network {
 
     /// Starts a pixel and applies its policy.
     ///
-    /// Behind a gateway both happen in parallel: the gateway forwards nothing of
-    /// the pixel until its policy is applied. Elsewhere the pixel itself applies
-    /// its policy before its network comes up.
+    /// Behind a gateway, both happen in parallel: the gateway forwards no
+    /// packets of the pixel before its policy is applied. On other networks,
+    /// the pixel applies its policy before its network starts.
     pub(super) async fn start(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         match self {
             Self::External(guest_policy) => {
@@ -110,7 +111,7 @@ impl Network {
     }
 
     /// Removes deleted pixels from the gateway. Errors are only logged: the
-    /// entry of a deleted pixel admits no other pixel.
+    /// entry of a deleted pixel gives no other pixel access.
     pub(super) async fn reconcile(&self, backend: &dyn Backend) {
         if let Self::Gateway(gateway) = self
             && let Err(error) = gateway::reconcile(backend, gateway).await

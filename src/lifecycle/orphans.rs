@@ -1,5 +1,5 @@
 //! Orphans: incomplete instances and temporary checkpoints of interrupted
-//! commands. Expired pixels are found along with them.
+//! commands, and expired pixels.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -10,19 +10,19 @@ use super::gateway::{self, GatewaySpec};
 use super::{expiry, optional, provisioning};
 use crate::model::{Backend, Instance, Name, Result};
 
-/// A creator on another machine that has not finished within this many seconds
-/// counts as exited.
+/// Seconds after which an unfinished creator on another machine counts as
+/// exited.
 const CREATION_TIMEOUT_SECONDS: i64 = 60 * 60;
 
-/// An instance or checkpoint to remove.
+/// An instance or checkpoint to delete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Orphan {
-    /// Its creation was interrupted.
+    /// A pixel whose creation was interrupted.
     Pixel { name: String },
     /// A pixel whose expiry is in the past.
     Expired { name: String },
-    /// Its creation was interrupted; it has not forwarded any traffic.
+    /// A gateway whose creation was interrupted. It has forwarded no packets.
     Gateway { name: String },
     /// A temporary checkpoint of a command that has exited.
     Checkpoint { name: String, label: String },
@@ -39,9 +39,9 @@ impl std::fmt::Display for Orphan {
     }
 }
 
-/// Finds everything on the server whose creator has exited, and expired pixels.
-/// Never returns what a running command works on. `gateway_spec` is the gateway
-/// of the settings.
+/// Finds expired pixels, and incomplete instances and temporary checkpoints
+/// whose creators have exited. Excludes objects that a running command uses.
+/// `gateway_spec` is the gateway of the settings.
 pub async fn find_orphans(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -63,7 +63,7 @@ pub async fn find_orphans(
             orphans.push(Orphan::Expired { name });
             continue;
         }
-        // The pixel may have been deleted since the listing.
+        // Another command may have deleted the pixel since it was listed.
         let checkpoints = optional(backend.checkpoints(&pixel.name).await)?.unwrap_or_default();
         for checkpoint in checkpoints.iter().filter(|c| c.temporary) {
             let creator = checkpoint.label.temporary_id();
@@ -80,8 +80,8 @@ pub async fn find_orphans(
     Ok(orphans)
 }
 
-/// Whether the creation of a pixel has not finished; its creator may still be
-/// running. A pixel without a recorded creator was created by other means.
+/// Whether the creation of a pixel is unfinished. The creator may still be
+/// running. A pixel without a recorded creator was created without pixels.
 pub fn may_be_incomplete(pixel: &Instance) -> bool {
     Creator::recorded_on(pixel)
         .is_some_and(|creator| !pixel.started_once || provisioning::is_applying(pixel, &creator))
@@ -89,9 +89,9 @@ pub fn may_be_incomplete(pixel: &Instance) -> bool {
 
 /// Whether a pixel is incomplete and its creator has exited.
 ///
-/// The pixel is read again **after** its creator was found to have exited and
-/// the server is idle: a creator that finishes and exits in between leaves a
-/// complete pixel, and another command may have created a pixel of this name.
+/// Reads the pixel again **after** the creator has exited and the server is
+/// idle: the creator may have completed the pixel before exiting, and another
+/// command may have created a new pixel with this name.
 async fn is_incomplete(backend: &dyn Backend, name: &Name) -> Result<bool> {
     let read = async || {
         let pixel = optional(backend.get(name).await);
@@ -118,8 +118,8 @@ fn is_overdue(created_at: i64) -> bool {
     OffsetDateTime::now_utc().unix_timestamp() - created_at > CREATION_TIMEOUT_SECONDS
 }
 
-/// Removes an orphan, after checking that it still is one. A missing one counts
-/// as removed.
+/// Deletes an orphan if it is still an orphan. Succeeds if the orphan does not
+/// exist.
 pub async fn remove_orphan(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,

@@ -1,5 +1,5 @@
-//! The policy of an existing pixel: change it, end an interim one, find out what
-//! enforces it and what it denied.
+//! The policy of an existing pixel: change it, end an interim policy, and
+//! report the enforcer and the denied connections.
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,11 +10,11 @@ use super::{Error, guest_policy};
 use crate::egress::{self, Denial, Policy};
 use crate::model::{self, Backend, Instance, Name, Properties, Result, Status, unless_cancelled};
 
-/// Changes the recorded policy of a pixel and applies it. On failure the
-/// previous policy stays recorded and in force. Ends an interim policy.
+/// Changes the recorded policy of a pixel, applies it and ends an interim
+/// policy. On failure, the previous policy remains recorded and applied.
 ///
-/// Behind a gateway, concurrent changes are applied one after the other and
-/// none is lost; `change` is called with the policy at that time.
+/// Behind a gateway, concurrent changes are applied one after another and none
+/// is lost: `change` gets the current policy.
 pub async fn change_policy(
     backend: &dyn Backend,
     cancel: &CancellationToken,
@@ -33,7 +33,7 @@ pub async fn change_policy(
     Ok(apply_change(backend, &network, &instance, &changed_properties).await?)
 }
 
-/// Ends the interim policy of a pixel; without one this does nothing.
+/// Ends the interim policy of a pixel, if the pixel has one.
 pub async fn end_interim_policy(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -48,8 +48,8 @@ pub async fn end_interim_policy(
     apply_change(backend, &network, &instance, &removal).await
 }
 
-/// Sets the properties that `change` returns and applies the policy they record.
-/// On failure the previous properties and policy are restored.
+/// Sets the properties that `change` returns and applies the policy they
+/// record. On failure, restores the previous properties and policy.
 async fn apply_change(
     backend: &dyn Backend,
     network: &Network,
@@ -70,8 +70,8 @@ async fn apply_change(
     backend.set_properties(name, &properties).await?;
     if let Err(error) = guest_policy.sync_until_stable(backend, name).await {
         backend.set_properties(name, &before).await?;
-        // The failed sync may have applied a part of the change. This one may
-        // fail for the same reason.
+        // The failed attempt may have applied a part of the change. The second
+        // attempt may fail for the same reason.
         if let Err(second) = guest_policy.sync_until_stable(backend, name).await {
             tracing::debug!(error = %second, "cannot apply the previous policy");
         }
@@ -80,14 +80,14 @@ async fn apply_change(
     Ok(())
 }
 
-/// What enforces a pixel's policy.
+/// The enforcer of a pixel's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforcer {
-    /// The gateway, outside the reach of root in the pixel.
+    /// The gateway, which root in the pixel cannot change.
     Gateway,
-    /// The pixel itself, where root can remove the policy.
+    /// The pixel itself. Root in the pixel can remove the policy.
     Pixel,
-    /// Nothing: the pixel is unrestricted and has no gateway.
+    /// No enforcer: the pixel is unrestricted and has no gateway.
     None,
 }
 
@@ -109,8 +109,8 @@ impl Enforcer {
     }
 }
 
-/// Whether the policy in force inside a running pixel is the recorded one;
-/// `None` if the pixel does not run or does not enforce its policy itself.
+/// Whether a running pixel has applied its recorded policy. `None` if the pixel
+/// is not running or does not enforce its own policy.
 pub async fn is_enforced(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -126,8 +126,8 @@ pub async fn is_enforced(
     }
 }
 
-/// The denied connections of a pixel, newest first. Fails with
-/// `Error::Unsupported` if nothing enforces a policy on it.
+/// Returns the denied connections of a pixel, newest first. Fails with
+/// `Error::Unsupported` if no policy is enforced on the pixel.
 pub async fn denials(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,

@@ -1,22 +1,22 @@
-//! The instance properties that record a pixel's policy.
+//! Instance properties that record a pixel's policy.
 
 use super::checkpoint::find_checkpoint;
 use crate::egress::{INTERIM, KEY, Mode, Policy};
 use crate::model::{Backend, CloneSource, Error, Instance, Properties, Result};
 
-/// The recorded policy of a pixel. A record that cannot be parsed is
-/// `Error::Protocol`.
+/// Returns the recorded policy of a pixel. Fails with `Error::Protocol` if the
+/// record is invalid.
 pub fn recorded_policy(instance: &Instance) -> Result<Policy> {
     parse(instance, KEY)
 }
 
-/// The policy to enforce now: the interim policy while there is one.
+/// Returns the policy to enforce: the interim policy if present.
 pub(super) fn policy_in_force(instance: &Instance) -> Result<Policy> {
     parse(instance, if is_interim(instance) { INTERIM } else { KEY })
 }
 
-/// Whether an interim policy allows more than the recorded policy while the
-/// pixel is provisioned.
+/// Whether the pixel has an interim policy, which allows more than its recorded
+/// policy during provisioning.
 pub fn is_interim(instance: &Instance) -> bool {
     instance.properties.contains_key(INTERIM)
 }
@@ -26,8 +26,8 @@ fn parse(instance: &Instance, key: &str) -> Result<Policy> {
         .map_err(|e| Error::Protocol(format!("pixel {:?}: {e}", instance.name.as_str())))
 }
 
-/// Copies these keys; a missing key becomes an empty value, which removes it
-/// when the result is written back.
+/// Copies these keys. A missing key gets an empty value, which deletes the
+/// property when the result is written back.
 pub(super) fn select_keys<'a>(
     properties: &Properties,
     keys: impl IntoIterator<Item = &'a str>,
@@ -40,12 +40,12 @@ pub(super) fn select_keys<'a>(
         .collect()
 }
 
-/// The properties that record a policy; missing ones are empty.
+/// Copies the properties of a policy. Missing properties are empty.
 pub(super) fn select(properties: &Properties) -> Properties {
     select_keys(properties, [KEY, INTERIM])
 }
 
-/// Properties that replace any policy, and end an interim one.
+/// Returns properties that replace the policy and end an interim policy.
 pub(super) fn replacement(policy: &Policy) -> Properties {
     [
         (KEY.to_owned(), policy.to_record()),
@@ -67,8 +67,8 @@ pub(super) fn of_new(policy: &Policy, installs: bool) -> Properties {
     properties
 }
 
-/// Properties to set on a clone over those it inherits: the `requested` policy,
-/// else `default` if the source is unrestricted, else none.
+/// Returns properties that override those a clone inherits: the `requested`
+/// policy, or `default` if the source is unrestricted, or no properties.
 pub async fn clone_policy_properties(
     backend: &dyn Backend,
     requested: Option<&Policy>,
@@ -87,7 +87,7 @@ pub async fn clone_policy_properties(
     })
 }
 
-/// The recorded policy of a pixel, or of its checkpoint if `from` names one.
+/// Returns the recorded policy of a pixel, or of the checkpoint in `from`.
 pub async fn source_policy(backend: &dyn Backend, from: &CloneSource) -> Result<Policy> {
     let mut source = backend.get(&from.pixel).await?;
     if let Some(label) = &from.label {

@@ -1,9 +1,9 @@
-//! Checks of a pixel before a command or a transfer uses it.
+//! Checks on a pixel before a command or file transfer.
 
 use crate::model::{Error, Instance, Result, Status, Subject};
 
-/// Fails with [`Error::WrongState`] unless the pixel is running, and as
-/// [`ensure_unprivileged`] does.
+/// Fails with [`Error::WrongState`] if the pixel is not running, and with the
+/// error of [`ensure_unprivileged`].
 pub fn ensure_running(instance: &Instance) -> Result<()> {
     ensure_unprivileged(instance)?;
     match instance.status {
@@ -15,8 +15,8 @@ pub fn ensure_running(instance: &Instance) -> Result<()> {
     }
 }
 
-/// Fails with [`Error::Unsupported`] for a privileged pixel: its root is root on
-/// the server, so no command or file of an agent may get into it.
+/// Fails with [`Error::Unsupported`] for a privileged pixel: its root is root
+/// on the server, so agents must not run commands or write files in it.
 pub fn ensure_unprivileged(instance: &Instance) -> Result<()> {
     if instance.privileged {
         return Err(Error::Unsupported {

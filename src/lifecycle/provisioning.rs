@@ -1,6 +1,6 @@
-//! Provisioning of a pixel on the server: apply a plan, observe and await its
-//! steps. A property records the state, so that a listing needs no request to
-//! each pixel.
+//! Provisioning of a pixel on a server: apply a plan, read the state of its
+//! steps and wait for them. A property records the state, so that a listing
+//! needs no request to each pixel.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use super::user;
 
 /// The property with the state: [`Overall::as_str`].
 const KEY: &str = "provision";
-/// The property with the id of the command that applies the plan. Until it is
-/// removed, the creation of the pixel is incomplete. A clone inherits it, but
-/// has another creator.
+/// The property with the id of the command that applies the plan. The creation
+/// of the pixel is incomplete until the property is removed. In a clone, the
+/// inherited id differs from the creator's id.
 const APPLYING: &str = "applying";
-/// A step that ended without an exit code counts as failed after this many
-/// reports in a row.
+/// Number of consecutive reports after which a step without exit code counts as
+/// failed.
 const MIN_FAILED_REPORTS: u32 = 4;
 const POLL: Duration = Duration::from_millis(500);
 
-/// Adds the properties of a pixel that `creator` will provision.
+/// Adds the properties of a pixel that `creator` is going to provision.
 pub(super) fn insert_applying(creator: &Creator, properties: &mut Properties) {
     properties.insert(APPLYING.into(), creator.id());
     properties.insert(user::KEY.into(), provision::USER.into());
@@ -38,13 +38,13 @@ pub fn recorded_state(instance: &Instance) -> Option<&str> {
     instance.properties.get(KEY).map(String::as_str)
 }
 
-/// Updates the recorded state of `instance`, and not on the server.
+/// Sets the recorded state in `instance`, but not on the server.
 pub fn set_recorded_state(instance: &mut Instance, report: &Report) {
     let state = report.overall.as_str();
     instance.properties.insert(KEY.into(), state.into());
 }
 
-/// Whether the steps were running when the state was recorded.
+/// Whether the recorded state is that of running steps.
 pub fn is_unfinished(instance: &Instance) -> bool {
     recorded_state(instance) == Some(Overall::Running.as_str())
 }
@@ -66,8 +66,7 @@ pub async fn apply(backend: &dyn Backend, name: &Name, plan: &Plan) -> Result<()
     backend.set_properties(name, &properties.into()).await
 }
 
-/// Reads the state of the steps from a running pixel, and records it if it has
-/// changed.
+/// Reads the state of the steps from a running pixel. Records a changed state.
 pub async fn observe(backend: &dyn Backend, instance: &Instance) -> Result<Report> {
     let report = provision::status(&*backend.guest(&instance.name)).await?;
     let state = report.overall.as_str();
@@ -78,7 +77,7 @@ pub async fn observe(backend: &dyn Backend, instance: &Instance) -> Result<Repor
     Ok(report)
 }
 
-/// Waits until no step runs or is pending; calls `on_report` with each report.
+/// Waits until no step is running or pending. Calls `on_report` repeatedly.
 pub async fn wait(
     backend: &dyn Backend,
     name: &Name,
@@ -89,7 +88,7 @@ pub async fn wait(
         let instance = backend.get(name).await?;
         let report = observe(backend, &instance).await?;
         on_report(&report);
-        // Between two units, no unit may seem to run the step.
+        // Between two units, a step may seem to have no running unit.
         let is_certain = report.failed().is_none_or(|step| step.exit_code.is_some());
         failed_reports = if is_certain { 0 } else { failed_reports + 1 };
         if report.overall != Overall::Running

@@ -1,4 +1,4 @@
-//! Restore of a checkpoint, together with the policy it was taken under.
+//! Restores a checkpoint with its policy.
 
 use super::checkpoint::find_checkpoint;
 use super::gateway::{self, GatewaySpec};
@@ -32,7 +32,7 @@ async fn restore_with_policy(
     let gateway = match Network::of_instance(instance, gateway_spec) {
         Network::Gateway(gateway) => gateway,
         Network::External(guest_policy) => {
-            // The disk holds the policy, and its properties are restored with it.
+            // The disk contains the policy; its properties are restored too.
             backend.restore(name, label).await?;
             return match backend.get(name).await?.status {
                 Status::Running => guest_policy.ensure_enforced(backend, name).await,
@@ -44,7 +44,7 @@ async fn restore_with_policy(
     let present = policy_properties::select(&instance.properties);
     let restored = policy_properties::select(&checkpoint.properties);
     if present == restored {
-        // After the restore it would be too late to find the gateway missing.
+        // Check before the restore that the gateway is running.
         gateway::require(backend, &gateway).await?;
     } else {
         let change = |_: &Instance| Ok(restored.clone());
@@ -57,6 +57,6 @@ async fn restore_with_policy(
         }
         return Err(error);
     }
-    // Another pixel may have the address recorded in the checkpoint by now.
+    // Another pixel may now have the address recorded in the checkpoint.
     gateway::admit(backend, &gateway, name).await
 }

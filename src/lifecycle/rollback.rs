@@ -1,9 +1,9 @@
-//! Undo of a command that failed or was interrupted.
+//! Rollback of a command that failed or was interrupted.
 //!
 //! Each instance is tracked **before** the request that creates it, because a
-//! request that seems to have failed may still succeed on the server. The undo
-//! asks the server what exists and deletes only instances that record this
-//! command as their creator.
+//! request that seems to fail may still succeed on the server. The rollback
+//! reads the instances from the server and deletes only instances that record
+//! this command as their creator.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::creator::Creator;
 use super::optional;
 use crate::model::{Backend, Error, Label, Name, Result};
 
-/// Timeout for the removal of one pixel or checkpoint.
+/// Time limit for deleting a pixel or checkpoint.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Rollback<'a> {
@@ -44,8 +44,8 @@ impl<'a> Rollback<'a> {
         self.checkpoints.push((name.clone(), label.clone()));
     }
 
-    /// Deletes everything tracked: the pixels in parallel, then the checkpoints.
-    /// Returns what could not be deleted, each with the command that will.
+    /// Deletes all tracked pixels in parallel, then the tracked checkpoints.
+    /// Returns the leftovers that could not be deleted, each with a command.
     pub async fn unwind(self) -> Vec<String> {
         if !self.backend.has_sent_writes() {
             return Vec::new();
@@ -70,7 +70,7 @@ impl<'a> Rollback<'a> {
     }
 }
 
-/// Describes `what` and the command that removes it, unless `deletion` succeeds.
+/// Returns a description of `what` and the command if `deletion` fails.
 async fn leftover(
     deletion: impl Future<Output = Result<()>>,
     what: String,

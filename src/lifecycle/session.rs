@@ -1,5 +1,4 @@
-//! Console sessions that survive a disconnect, provided by zmx or tmux inside
-//! the pixel.
+//! Console sessions that survive a disconnect, in zmx or tmux inside the pixel.
 
 use serde::Serialize;
 
@@ -33,7 +32,7 @@ pub struct Session {
     pub multiplexer: Multiplexer,
 }
 
-/// Finds the first of the `accepted` multiplexers that is installed.
+/// Returns the first of the `accepted` multiplexers that is installed.
 pub async fn find(
     guest: &dyn Guest,
     user: &User,
@@ -47,8 +46,8 @@ pub async fn find(
     Ok(accepted.iter().copied().find(|it| installed.contains(it)))
 }
 
-/// The command that opens a session or attaches to an existing one. It needs a
-/// terminal.
+/// Returns the command that opens a session or attaches to an existing session.
+/// The command needs a terminal.
 pub fn attach(multiplexer: Option<Multiplexer>, session: &str) -> Vec<String> {
     let (program, session) = match multiplexer {
         None => ("none", session.to_owned()),
@@ -62,7 +61,7 @@ pub fn attach(multiplexer: Option<Multiplexer>, session: &str) -> Vec<String> {
         .to_vec()
 }
 
-/// Checks a session name. An invalid one is `Error::Invalid`.
+/// Checks a session name. Fails with `Error::Invalid` if it is invalid.
 pub fn check_name(session: &str) -> Result<()> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if !session.is_empty() && !session.starts_with('-') && session.chars().all(is_allowed) {
@@ -75,8 +74,8 @@ pub fn check_name(session: &str) -> Result<()> {
     Err(Error::Invalid(message.into()))
 }
 
-/// All sessions of the user, sorted by name. Fails with `Error::Unsupported` if
-/// the pixel has no multiplexer.
+/// Returns all sessions of the user, sorted by name. Fails with
+/// `Error::Unsupported` if the pixel has no multiplexer.
 pub async fn list(guest: &dyn Guest, user: &User) -> Result<Vec<Session>> {
     let text = run_script(guest, user, "sh", include_str!("guest/sessions.sh")).await?;
     let mut installed = false;
@@ -101,8 +100,8 @@ pub async fn list(guest: &dyn Guest, user: &User) -> Result<Vec<Session>> {
     Ok(sessions)
 }
 
-/// Parses a line of tab-separated `key=value` fields. zmx releases differ in
-/// their keys (0.4: `session_name`, `task_ended_at`); unknown keys are skipped.
+/// Parses a line of tab-separated `key=value` fields. Keys differ between zmx
+/// releases (0.4: `session_name`, `task_ended_at`). Unknown keys are skipped.
 pub(super) fn parse(multiplexer: Multiplexer, line: &str) -> Option<Session> {
     let mut name = None;
     let mut clients = None;

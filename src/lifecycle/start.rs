@@ -1,4 +1,4 @@
-//! Starting an existing pixel.
+//! Starts an existing pixel.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::network::Network;
 use super::{Error, Progress};
 use crate::model::{Backend, Name, Status, unless_cancelled};
 
-/// How long a pixel may take to shut down if its policy cannot be applied.
+/// Time to shut down for a pixel whose policy cannot be applied.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Starts a pixel under its recorded policy, and its gateway if that is not
-/// running. A running pixel counts as started. `gateway_spec` describes how to
+/// Starts a pixel with its recorded policy, and its gateway if necessary.
+/// Succeeds if the pixel is already running. `gateway_spec` describes how to
 /// create a missing gateway.
 ///
-/// If a stopped pixel that enforces its own policy starts and the policy cannot
-/// be applied, the pixel is stopped again.
+/// If a pixel that enforces its own policy cannot apply the policy after its
+/// start, the pixel is stopped again.
 pub async fn start(
     backend: &dyn Backend,
     cancel: &CancellationToken,

@@ -1,4 +1,4 @@
-//! Templates: clones that are never started, with one checkpoint to clone.
+//! Templates: clones that are never started and have one checkpoint for clones.
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,10 +10,10 @@ use crate::model::{
     Backend, CloneSource, ForkSpec, Label, Limits, Name, Properties, unless_cancelled,
 };
 
-/// Clones `from` as `to` and takes the checkpoint `label` of the clone.
+/// Clones `from` as `to` and creates the checkpoint `label` of the clone.
 ///
-/// On failure or cancellation the clone is deleted again, or the error lists it
-/// as a leftover.
+/// On failure or cancellation, the clone is deleted, or the error lists it as a
+/// leftover.
 pub async fn create_template(
     backend: &dyn Backend,
     cancel: &CancellationToken,
@@ -24,7 +24,7 @@ pub async fn create_template(
 ) -> Result<(), Error> {
     let creator = Creator::new();
     creator.insert_into(&mut properties);
-    // A stopped pixel needs no address; its first start assigns one.
+    // A stopped pixel needs no address. Its first start assigns an address.
     properties.insert(ADDRESS.into(), String::new());
     let spec = ForkSpec {
         first_boot: identity::first_boot(&creator, to),
@@ -40,7 +40,7 @@ pub async fn create_template(
         let init_script = backend.fork(&spec).await?;
         identity::ensure_identity(backend, to, init_script).await?;
         backend.checkpoint(to, label, None).await?;
-        // With its creator recorded, a pixel that was never started counts as
+        // A pixel that was never started and has a recorded creator counts as
         // incomplete.
         let cleared = Creator::cleared_properties();
         backend.set_properties(to, &cleared).await

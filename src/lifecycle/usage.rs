@@ -1,4 +1,4 @@
-//! Resource usage of running pixels, and rates between two samples.
+//! Resource usage of running pixels, with rates between two samples.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use crate::model::{Backend, Error, Instance, Name, Result, Status, Usage};
 
-/// Requests sent at the same time.
+/// Number of concurrent requests.
 const MAX_PARALLEL: usize = 8;
 
-/// The usage of all running pixels at one time.
+/// The usage of all running pixels at the time of each request.
 pub type UsageSample = BTreeMap<Name, (Instant, Usage)>;
 
-/// The usage of a pixel, with rates since the sample before.
+/// The usage of a pixel, with rates since the previous sample.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UsageRow {
     pub name: String,
-    /// 100 is one busy CPU.
+    /// CPU usage. 100 means one busy CPU.
     pub cpu_percent: f64,
     pub memory_bytes: u64,
     pub memory_limit: Option<String>,
@@ -30,8 +30,8 @@ pub struct UsageRow {
     pub processes: u64,
 }
 
-/// Samples the running pixels among `pixels`. Leaves out a pixel that starts or
-/// stops during the request.
+/// Samples the running pixels in `pixels`. Skips pixels that start or stop
+/// during the request.
 pub async fn sample(backend: &dyn Backend, pixels: &[Instance]) -> Result<UsageSample> {
     let running = pixels
         .iter()
@@ -48,7 +48,7 @@ pub async fn sample(backend: &dyn Backend, pixels: &[Instance]) -> Result<UsageS
     for (name, at, usage) in answers {
         match usage {
             Ok(usage) => drop(sample.insert(name, (at, usage))),
-            // The server finds no process of a pixel that starts or stops.
+            // The server has no usage of a pixel that starts or stops.
             Err(error @ (Error::NotFound(_) | Error::Server { .. })) => {
                 tracing::debug!(%error, %name, "no usage");
             }
@@ -58,8 +58,8 @@ pub async fn sample(backend: &dyn Backend, pixels: &[Instance]) -> Result<UsageS
     Ok(sample)
 }
 
-/// Rows with the usage in `after` and the rates between the samples, highest CPU
-/// usage first.
+/// Returns rows with the usage in `after` and the rates since the other sample,
+/// sorted by CPU usage, highest first.
 pub fn rows_between(
     before: &UsageSample,
     after: &UsageSample,
@@ -71,7 +71,7 @@ pub fn rows_between(
             let (at, usage) = after.get(&pixel.name)?;
             let (earlier_at, earlier) = before.get(&pixel.name).copied().unwrap_or((*at, *usage));
             let seconds = at.duration_since(earlier_at).as_secs_f64();
-            // A restart resets the counters.
+            // A restart of the pixel resets the counters.
             let rate = |bytes: u64, earlier: u64| {
                 per_second(bytes.saturating_sub(earlier) as f64, seconds) as u64
             };

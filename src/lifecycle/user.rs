@@ -1,11 +1,11 @@
-//! The user that a command in a pixel runs as.
+//! The user that runs a command in a pixel.
 
 use std::collections::BTreeMap;
 
 use crate::model::{Error, Guest, Ids, Instance, Result, Subject};
 use crate::provision;
 
-/// The property with the name of the pixel's default user. Absent: root.
+/// The property with the name of the default user. Missing: root.
 pub const KEY: &str = "user";
 const PASSWD: &str = "/etc/passwd";
 const PASSWD_LIMIT: u64 = 1024 * 1024;
@@ -29,8 +29,8 @@ impl User {
         }
     }
 
-    /// The default user of a pixel: `pixel`, or root in a pixel that was never
-    /// provisioned.
+    /// Returns the default user of a pixel: `pixel`, or root if the pixel was
+    /// never provisioned.
     pub fn default_for(instance: &Instance) -> Self {
         match instance.properties.get(KEY) {
             Some(name) => Self::provisioned(name),
@@ -38,9 +38,9 @@ impl User {
         }
     }
 
-    /// The likely result of [`default_for`](Self::default_for) for a pixel whose
-    /// properties are not known yet. `provisioned`: whether the settings enable
-    /// provisioning.
+    /// Returns the expected result of [`default_for`](Self::default_for) for a
+    /// pixel whose properties are not yet known. `provisioned`: whether the
+    /// settings enable provisioning.
     pub fn expected(provisioned: bool) -> Self {
         match provisioned {
             true => Self::provisioned(provision::USER),
@@ -60,8 +60,8 @@ impl User {
         }
     }
 
-    /// Looks up a user inside the pixel: `root`, a name, a uid, or `UID:GID`.
-    /// A uid need not exist; an unknown name is `Error::NotFound`.
+    /// Looks up a user inside the pixel: `root`, a name, a UID, or `UID:GID`. A
+    /// UID need not exist. An unknown name is `Error::NotFound`.
     pub async fn lookup(guest: &dyn Guest, user: &str) -> Result<Self> {
         if user == "root" || user == "0" {
             return Ok(Self::root());
@@ -74,7 +74,7 @@ impl User {
         find_in_passwd(&passwd, user).ok_or_else(|| Error::NotFound(Subject::User(user.to_owned())))
     }
 
-    /// The variables that a login sets.
+    /// Returns the environment variables that a login sets.
     pub fn environment(&self) -> BTreeMap<String, String> {
         [
             ("HOME", &self.home),

@@ -1,4 +1,4 @@
-//! Creation, start and update of a gateway.
+//! Creates, starts and updates a gateway.
 
 use std::time::Duration;
 
@@ -15,36 +15,36 @@ use crate::model::{
     unless_cancelled,
 };
 
-/// How long to wait for another command that creates the gateway. It may have to
+/// Time limit for another command that is creating the gateway, which may
 /// install packages.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const POLL: Duration = Duration::from_millis(200);
-/// A creator on another machine that has not finished within this many seconds
-/// counts as exited.
+/// Seconds after which an unfinished creator on another machine counts as
+/// exited.
 const REMOTE_CREATION_TIMEOUT_SECONDS: i64 = 15 * 60;
-/// The gateway runs a resolver of a few MB for each policy.
+/// Memory limit. The gateway runs a resolver of a few MB for each policy.
 const MEMORY: u64 = 1024 * 1024 * 1024;
 
-/// A gateway as the server describes it.
+/// The state of a gateway, from the server's records.
 pub(super) enum GatewayState {
     Running,
     Stopped {
-        /// Distinguishes this gateway from a later one of the same name.
+        /// Distinguishes the gateway from a later gateway with the same name.
         created_at: i64,
     },
-    /// Complete, with the files of another version of pixels.
+    /// The gateway is complete, but has the files of another version of pixels.
     Outdated,
-    /// Its creator is still running.
+    /// The command that creates the gateway is still running.
     BeingCreated,
-    /// Its creator has exited.
+    /// The command that created the gateway has exited before finishing.
     Incomplete,
     Missing,
 }
 
-/// Creates the gateway, or waits for another command that creates it; starts a
-/// stopped gateway; updates the files of an outdated one.
+/// Creates the gateway, or waits for another command that is creating it.
+/// Starts a stopped gateway. Updates the files of an outdated gateway.
 ///
-/// On failure or cancellation a gateway created by this call is deleted again, or
+/// On failure or cancellation, a gateway that this call created is deleted, or
 /// the error lists it as a leftover.
 pub async fn ensure(
     backend: &dyn Backend,
@@ -63,14 +63,14 @@ pub async fn ensure(
                     progress("starting the gateway");
                     match backend.start(&gateway.name).await {
                         // The host kept the route when the daemon was killed. A
-                        // new gateway gets another subnet, whose addresses
-                        // pixels get when they are started.
+                        // new gateway gets another subnet, and pixels get new
+                        // addresses when they start.
                         Err(model::Error::AlreadyExists(Subject::Route(_)))
                             if gateway.any_subnet =>
                         {
                             destroy_stopped(backend, gateway, created_at).await?;
                         }
-                        // Another command has deleted it.
+                        // Another command has deleted the gateway.
                         outcome => drop(optional(outcome)?),
                     }
                 }
@@ -147,7 +147,7 @@ fn creator_state(instance: &Instance) -> GatewayState {
     }
 }
 
-/// Deletes a gateway that cannot be started, unless another has replaced it.
+/// Deletes a gateway that cannot be started, unless it has been replaced.
 async fn destroy_stopped(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
@@ -165,8 +165,8 @@ async fn destroy_stopped(
     }
 }
 
-/// Creates and installs a gateway. If the host uses the subnet and any subnet is
-/// accepted, tries the others.
+/// Creates and installs a gateway. If the host uses the subnet and the user
+/// configured no subnet, tries other subnets.
 async fn create(backend: &dyn Backend, gateway: &GatewaySpec, creator: &Creator) -> Result<()> {
     let network = backend.isolated_network()?;
     network.ensure_bridge(&gateway.bridge).await?;
@@ -184,7 +184,7 @@ async fn create(backend: &dyn Backend, gateway: &GatewaySpec, creator: &Creator)
     }
 }
 
-/// Creates and starts a gateway without its files.
+/// Creates and starts a gateway, without installing its files.
 async fn create_and_start(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
@@ -224,8 +224,8 @@ async fn create_and_start(
     backend.start(&spec.name).await
 }
 
-/// Installs the files of this version and records it, which completes the
-/// gateway.
+/// Installs the files of this version and records the version, which marks the
+/// gateway as complete.
 async fn install(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     let instance = backend.get(&gateway.name).await?;
     let subnet = super::subnet(&instance).unwrap_or(gateway.subnet);

@@ -7,23 +7,23 @@ use crate::egress::gateway as egress_gateway;
 use crate::lifecycle::optional;
 use crate::model::{Backend, Error, Instance, Result, Status};
 
-/// The health of a gateway. Pixels have a network only behind a good one.
+/// The health of a gateway. Only [`Health::Good`] gives pixels a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// `pixels`: number of pixels behind it, if they were counted.
+    /// `pixels`: number of pixels behind the gateway, if counted.
     Good {
         pixels: Option<usize>,
     },
     Missing,
-    /// Its creation was interrupted or is still running.
+    /// The creation was interrupted or is still running.
     Incomplete,
     Stopped,
-    /// It runs, but cannot apply the recorded policies, for this reason.
+    /// The gateway cannot apply the recorded policies, for this reason.
     Broken(String),
 }
 
 impl Health {
-    /// The word for it in JSON output and listings.
+    /// The name in JSON output and listings.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Good { .. } => "ok",
@@ -53,8 +53,8 @@ impl fmt::Display for Health {
     }
 }
 
-/// The health according to the server, with one request. Never
-/// [`Health::Broken`], and pixels are not counted.
+/// Returns the health from the server's records, with one request. Never
+/// [`Health::Broken`]; pixels are not counted.
 pub async fn recorded_health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Health> {
     let instance = optional(backend.get(&gateway.name).await)?;
     Ok(instance.map_or(Health::Missing, |instance| recorded(&instance)))

@@ -1,6 +1,5 @@
-//! The gateway of an isolated bridge: created when it is first needed, started
-//! when it is not running, and kept in sync with the policies recorded on the
-//! pixels behind it.
+//! The gateway of an isolated bridge. Commands create and start the gateway
+//! when they need it, and apply the policies recorded on the pixels behind it.
 
 mod create;
 mod health;
@@ -19,37 +18,37 @@ pub(super) use remove::{is_incomplete, remove_incomplete};
 use crate::egress::gateway::Subnet;
 use crate::model::{Instance, Name};
 
-/// Present on a complete gateway; the value is the version of its files.
+/// Property of a complete gateway: the version of its files.
 const KEY: &str = "gateway";
 const SUBNET: &str = "subnet";
-/// The DNS servers to use instead of those of the uplink.
+/// Property with the DNS servers to use instead of those of the uplink.
 const DNS: &str = "dns";
-/// The addresses of the server's host, which pixels must not reach.
+/// Property with the host's addresses, which pixels must not reach.
 const HOST: &str = "host";
 
 pub const DEFAULT_BRIDGE: &str = "pixels0";
 
-/// A gateway, and how to create it if it is missing.
+/// A gateway, with the settings to create it if missing.
 #[derive(Debug, Clone)]
 pub struct GatewaySpec {
     pub name: Name,
     pub bridge: String,
-    /// The subnet of the pixels, used when the gateway is created.
+    /// The subnet of the pixels. Used when the gateway is created.
     pub subnet: Subnet,
-    /// The user configured no subnet: if the host uses this one, try others.
+    /// Whether other subnets may be used if the host already uses `subnet`.
     pub any_subnet: bool,
     /// DNS servers to use instead of those of the uplink.
     pub dns: Vec<String>,
-    /// Aliases of local images with all packages of a gateway start with this.
+    /// Prefix of the aliases of local images with all packages of a gateway.
     pub built_image_prefix: String,
-    /// The image to use if the server has no such image.
+    /// The image to use if the server has no image with that prefix.
     pub image: String,
-    /// Resolved addresses saved from the previous gateway.
+    /// Learned addresses, saved from the previous gateway.
     pub learned: Option<Vec<u8>>,
 }
 
 impl GatewaySpec {
-    /// The gateway of another bridge, with the same settings.
+    /// Returns the gateway of another bridge, with the same settings.
     pub fn for_bridge(&self, bridge: &str) -> Self {
         let name = match bridge {
             DEFAULT_BRIDGE => Name::gateway(None),
@@ -77,12 +76,12 @@ impl GatewaySpec {
     }
 }
 
-/// Whether an instance is a gateway, complete or not.
+/// Whether an instance is a gateway, even if incomplete.
 pub fn is_gateway(instance: &Instance) -> bool {
     instance.properties.contains_key(SUBNET)
 }
 
-/// The recorded subnet of a gateway.
+/// Returns the subnet recorded on a gateway.
 fn subnet(instance: &Instance) -> Option<Subnet> {
     instance.properties.get(SUBNET)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Replacement of a gateway by a new one.
+//! Replaces a gateway by a new gateway.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use crate::egress::gateway as egress_gateway;
 use crate::lifecycle::{Error, Progress, optional};
 use crate::model::{Backend, unless_cancelled};
 
-/// How long the old gateway may take to return the addresses it has resolved.
+/// Time limit for reading the learned addresses of the old gateway.
 const LEARNED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Deletes the gateway and creates it with the present settings. Pixels behind it
-/// keep their policies, and their addresses if the subnet can be kept. They have
-/// no network until the new gateway runs.
+/// Deletes the gateway and creates it again with the current settings. Pixels
+/// behind it keep their policies, and their addresses if the subnet is
+/// unchanged. They have no network until the new gateway runs.
 pub async fn rebuild(
     backend: &dyn Backend,
     cancel: &CancellationToken,
     gateway: &GatewaySpec,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    // A broken gateway returns none: addresses that pixels have resolved are then
-    // denied until they are resolved again.
+    // Reading fails on a broken gateway: learned addresses are then denied
+    // until pixels resolve them again.
     let guest = backend.guest(&gateway.name);
     let learned =
         match tokio::time::timeout(LEARNED_TIMEOUT, egress_gateway::learned(&*guest)).await {
@@ -43,8 +43,8 @@ pub async fn rebuild(
     ensure(backend, cancel, &gateway, progress).await?;
     let new = backend.get(&gateway.name).await?;
     if super::subnet(&new) != old_subnet {
-        // Addresses of another subnet must be replaced. A running pixel gets its
-        // new address when it is restarted or its DHCP lease ends.
+        // Replace addresses outside the subnet. A running pixel gets its new
+        // address at its next restart or when its DHCP lease ends.
         for pixel in backend.list().await? {
             if pixel.isolated_bridge.as_ref() == Some(&gateway.bridge) {
                 admit(backend, &gateway, &pixel.name).await?;

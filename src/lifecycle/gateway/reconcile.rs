@@ -1,5 +1,4 @@
-//! Applies the policies and addresses that are recorded on the server to a
-//! gateway.
+//! Applies policies and addresses recorded on the server to a gateway.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -11,19 +10,19 @@ use crate::egress::gateway::{self as egress_gateway, DesiredState, Subnet};
 use crate::lifecycle::policy_properties::select_keys;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result, Status, Subject};
 
-/// How often a pixel gets another address before giving up on conflicts.
+/// Number of addresses tried for a pixel before conflicts are an error.
 const ATTEMPTS: usize = 5;
 
-/// Reads the recorded policies and applies them, under the lock of the gateway.
+/// Reads the recorded policies and applies them, with the gateway's lock held.
 /// Idempotent.
 pub async fn reconcile(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     apply_locked(backend, gateway, |_| backend.list()).await
 }
 
 /// Like [`reconcile`], after setting the properties that `change` returns on a
-/// pixel. `change` gets the instance as it is under the lock, so that concurrent
-/// changes are not lost. If they cannot be applied, the previous properties are
-/// restored.
+/// pixel. `change` gets the instance as read with the lock held, so that
+/// concurrent changes are not lost. If the policies cannot be applied, the
+/// previous properties are restored.
 pub async fn change(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
@@ -47,14 +46,14 @@ pub async fn change(
     outcome
 }
 
-/// Like [`reconcile`], after making sure that no other pixel has the address of
-/// this one. Until then the gateway forwards nothing of the pixel.
+/// Like [`reconcile`], after ensuring that the address of this pixel is unique.
+/// Before that, the gateway forwards no packets of the pixel.
 pub async fn admit(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
     let assign = |subnet| assign_unique_address(backend, gateway, subnet, name);
     apply_locked(backend, gateway, assign).await
 }
 
-/// A random address for a new pixel. [`admit`] replaces it if it is in use.
+/// A random address for a new pixel. [`admit`] replaces an address in use.
 pub fn random_address(gateway: &GatewaySpec) -> String {
     let address = gateway.subnet.free(&Default::default(), random());
     address.map(|a| a.to_string()).unwrap_or_default()
@@ -98,8 +97,8 @@ where
     outcome.map_err(|error| attribute_to_gateway(gateway, error))
 }
 
-/// Gives a pixel an address that no other has. Returns all instances, with that
-/// address.
+/// Assigns a unique address to a pixel. Returns all instances, including the
+/// new address.
 async fn assign_unique_address(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
@@ -133,7 +132,7 @@ fn parse_all<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> 
     list.filter_map(|text| text.as_ref().parse().ok()).collect()
 }
 
-/// The gateway; `Error::WrongState` if it is missing or stopped.
+/// Returns the gateway. Fails with `Error::WrongState` if missing or stopped.
 pub async fn require(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Instance> {
     let instance = backend.get(&gateway.name).await;
     let instance = instance.map_err(|error| attribute_to_gateway(gateway, error))?;
@@ -150,8 +149,8 @@ fn wrong_state(gateway: &GatewaySpec, state: &str) -> Error {
     }
 }
 
-/// Reports errors about the gateway's instance as errors of the gateway, not of
-/// a pixel.
+/// Converts errors about the gateway's instance, which would name a pixel, to
+/// errors that name the gateway.
 fn attribute_to_gateway(gateway: &GatewaySpec, error: Error) -> Error {
     let is_gateway = |name: &String| name == gateway.name.as_str();
     match error {

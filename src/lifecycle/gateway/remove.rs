@@ -1,12 +1,12 @@
-//! Removal of a gateway.
+//! Removes a gateway.
 
 use super::GatewaySpec;
 use super::create::{GatewayState, read_state};
 use crate::lifecycle::optional;
 use crate::model::{Backend, Error, Result};
 
-/// Whether the creation of the gateway was interrupted: its creator had exited
-/// both before and after the server became idle.
+/// Whether the creation of the gateway was interrupted: its creator has exited,
+/// checked before and after waiting for the server to be idle.
 pub async fn is_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<bool> {
     let read = async || {
         let state = read_state(backend, gateway).await;
@@ -27,9 +27,9 @@ pub async fn remove_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> 
     optional(backend.destroy(&gateway.name).await).map(drop)
 }
 
-/// Deletes the gateway and its bridge. Missing ones count as deleted. Fails with
-/// `Error::Invalid` if there are pixels behind it, or if another command is
-/// creating it.
+/// Deletes the gateway and its bridge. Succeeds if they do not exist. Fails
+/// with `Error::Invalid` if there are pixels behind the gateway or another
+/// command is creating the gateway.
 pub async fn remove(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     let refuse = |reason: String| {
         let name = gateway.name.instance();
