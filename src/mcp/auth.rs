@@ -1,5 +1,5 @@
 //! Authentication of HTTP requests by Host header, Origin header and bearer
-//! token. A web page can make a browser send requests to servers on the user's
+//! token. Web pages can make a browser send requests to servers on the user's
 //! machine; the checks of Host and Origin reject such requests.
 
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ pub struct Authenticator {
     /// Accepted Host names besides localhost and loopback addresses.
     hosts: Vec<String>,
     origins: Vec<String>,
-    /// Whether other machines can reach the server, so that any IP address is an
-    /// accepted Host.
+    /// Whether other machines can reach the server. If so, any IP address is
+    /// accepted as Host.
     public: bool,
     token: Option<Secret>,
 }
@@ -38,8 +38,8 @@ impl Authenticator {
         }
     }
 
-    /// For a Unix socket that only its owner can open: no token, and the Host that
-    /// [`super::stdio`] sends.
+    /// Returns the authenticator for a Unix socket that only its owner can
+    /// open. Requires no token, and the Host that [`super::stdio`] sends.
     pub fn unix_socket() -> Self {
         Self::new(vec!["pixels".into()], Vec::new(), false, None)
     }
@@ -56,7 +56,7 @@ impl Authenticator {
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim());
-        // Keyed hashes are compared in constant time.
+        // `hmac::verify` compares in constant time.
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"pixels mcp token");
         let tag = hmac::sign(&key, token.expose().as_bytes());
         if sent.is_some_and(|it| hmac::verify(&key, it.as_bytes(), tag.as_ref()).is_ok()) {
@@ -68,7 +68,7 @@ impl Authenticator {
         ))
     }
 
-    /// Checks Host and Origin, which a page in a browser cannot forge.
+    /// Checks Host and Origin. A web page cannot forge these headers.
     pub fn check_names(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         let forbidden = |reason| Err((StatusCode::FORBIDDEN, reason));
         let mut hosts = headers.get_all(header::HOST).iter();
@@ -98,8 +98,8 @@ impl Authenticator {
         if host == "localhost" || self.hosts.iter().any(|it| it == host) {
             return true;
         }
-        // DNS rebinding needs a host name: the browser sends the name of the page
-        // as Host, never an address.
+        // DNS rebinding needs a host name: the browser sends the host name of
+        // the page as Host, never an address.
         let address = host.trim_start_matches('[').trim_end_matches(']');
         address
             .parse::<IpAddr>()
@@ -109,7 +109,7 @@ impl Authenticator {
 
 fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
-        // A colon inside an IPv6 address does not begin a port.
+        // A colon inside an IPv6 address does not start a port.
         Some((host, port)) if !port.contains(']') => host,
         _ => authority,
     }

@@ -1,5 +1,5 @@
-//! Builds of bases for sandboxes: sandboxes that need the same base share one
-//! build, and a failed build is not retried for some minutes.
+//! Builds bases for sandboxes. Sandboxes that need the same base share a build,
+//! and a failed build is not retried for 10 minutes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use super::service::Service;
 use crate::base::BuildObserver;
 use crate::model::{CloneSource, lock, unless_cancelled};
 
-/// How long a failed build is not retried.
+/// Time that a failed build is not retried.
 const RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug, Default)]
@@ -22,8 +22,8 @@ pub struct BaseBuilds {
 }
 
 impl Service {
-    /// Returns the checkpoint to clone for a base. Builds the base if it is not
-    /// ready. Fails without a build if the last one failed recently.
+    /// Returns the checkpoint to clone for a base. Builds a base that is not
+    /// ready. Fails without a build if the last build failed recently.
     pub(super) async fn build_base(&self, base: &str) -> Result<CloneSource> {
         let (base_builder, backend) = (&self.base_builder, &*self.backend);
         if let Some(ready) = base_builder.ready_checkpoint(backend, base).await? {

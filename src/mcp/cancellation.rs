@@ -1,9 +1,9 @@
 //! Cancellation of calls over HTTP by `notifications/cancelled`.
 //!
-//! The notification is a request of its own, and ids of calls are unique only
-//! within one client. So the response to `initialize` has a session id, which
-//! only distinguishes clients: no session is stored, and any id that a client
-//! sends is accepted, including one from before a restart.
+//! The notification is a separate request, and ids of calls are unique only
+//! within a client. The response to `initialize` therefore contains a session
+//! id, which only distinguishes clients: sessions are not stored, and any
+//! session id is accepted, such as an id from before a restart.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::model::{lock, random_hex};
 
 pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// A session id, and the id of a call in its JSON form.
+/// A session id, and the id of a call as JSON.
 type Key = (String, String);
 type Tokens = Mutex<HashMap<Key, CancellationToken>>;
 
@@ -27,11 +27,11 @@ type Tokens = Mutex<HashMap<Key, CancellationToken>>;
 #[derive(Debug, Default)]
 pub struct Calls(Arc<Tokens>);
 
-/// A call in progress, until this is dropped.
+/// A call in progress, until the guard is dropped.
 #[derive(Debug, Default)]
 pub struct CallGuard {
     pub is_initialize: bool,
-    /// Canceled by a notification of the client.
+    /// Canceled by a notification from the client.
     pub cancelled: CancellationToken,
     registered: Option<(Arc<Tokens>, Key)>,
 }
@@ -53,8 +53,8 @@ struct Cancelled<'a> {
 }
 
 impl Calls {
-    /// Registers a call, or cancels the call that a notification names. A
-    /// malformed message, a call without session and a call with an id in use
+    /// Registers a call, or cancels the call that a notification names.
+    /// Malformed messages, calls without session, and calls whose id is in use
     /// are not registered.
     pub fn register(&self, headers: &HeaderMap, body: &[u8]) -> CallGuard {
         let mut guard = CallGuard::default();

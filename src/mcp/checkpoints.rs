@@ -7,7 +7,7 @@ use crate::lifecycle;
 use crate::model::{Label, Name};
 
 impl Service {
-    /// Takes a checkpoint of the disk while the sandbox keeps running, and
+    /// Creates a checkpoint of the disk while the sandbox keeps running, and
     /// returns its label. The default label is the time in milliseconds.
     pub async fn checkpoint(&self, name: &str, label: Option<&str>) -> Result<String> {
         let (_, pixel, _guard) = self.lock_for_use(name).await?;
@@ -22,8 +22,8 @@ impl Service {
         Ok(label.to_string())
     }
 
-    /// Interrupts work in the sandbox and restores its disk. Fails if that
-    /// would delete newer checkpoints.
+    /// Interrupts work in the sandbox and restores its disk. Fails if the
+    /// restore would delete newer checkpoints.
     pub async fn restore(&self, name: &str, label: &str) -> Result<SandboxView> {
         let label: Label = label.parse()?;
         let lock = self.lock_of(name)?;
@@ -46,14 +46,14 @@ impl Service {
         self.view(name)
     }
 
-    /// Returns the labels of the lasting checkpoints, oldest first.
+    /// Returns the labels of all non-temporary checkpoints, oldest first.
     pub async fn checkpoints(&self, name: &str) -> Result<Vec<String>> {
         let all = self.backend.checkpoints(&name.parse()?).await?;
         let lasting = all.into_iter().filter(|it| !it.temporary);
         Ok(lasting.map(|it| it.label.to_string()).collect())
     }
 
-    /// Fails if the sandbox has no such checkpoint, with the existing labels.
+    /// Fails, and lists the existing labels, if the checkpoint does not exist.
     pub(super) async fn check_checkpoint(&self, pixel: &Name, label: &Label) -> Result<()> {
         let labels = self.checkpoints(pixel.as_str()).await?;
         if labels.iter().any(|existing| existing == label.as_str()) {

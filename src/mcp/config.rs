@@ -1,4 +1,4 @@
-//! Settings that the parts of the server share.
+//! Settings that several parts of the server use.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use time::OffsetDateTime;
 use super::state::Record;
 use crate::egress::Mode;
 
-/// Returns the current time. Tests pass a clock of their own.
+/// Returns the current time. Tests use a different clock.
 pub type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
 
-/// The settings of the server, except where it listens.
+/// The settings of the server, except addresses and sockets.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Prefix of the names of sandboxes.
+    /// Name prefix of sandboxes.
     pub prefix: String,
     pub limits: Limits,
     pub reap_interval: Duration,
     pub exec_timeout_max: Duration,
     pub max_sandboxes: Option<u64>,
-    /// The widest egress mode that a client may request.
+    /// The most permissive egress mode that a client may request.
     pub ceiling: Mode,
     pub state_file: PathBuf,
     pub pid_file: PathBuf,
@@ -31,7 +31,7 @@ pub struct Config {
 
 #[cfg(test)]
 impl Config {
-    /// Idle sandboxes stop after a minute, all are destroyed after ten.
+    /// Settings for tests: an idle limit of a minute, an age limit of ten.
     pub fn sample() -> Self {
         let limits = Limits {
             idle_stop_after: Duration::from_secs(60),
@@ -51,7 +51,7 @@ impl Config {
     }
 }
 
-/// How long sandboxes may stay idle, and how long they may exist.
+/// Maximum idle time and age of sandboxes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub idle_stop_after: Duration,
@@ -59,8 +59,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// When the sandbox is destroyed: at its own expiry, or earlier if
-    /// `hard_destroy_after` ends earlier.
+    /// When the sandbox is destroyed: at its own expiry, or at the end of
+    /// `hard_destroy_after` if that is earlier.
     pub fn expires_at(&self, record: &Record) -> OffsetDateTime {
         let hard = record.created_at + self.hard_destroy_after;
         record.expires_at.map_or(hard, |expires| expires.min(hard))

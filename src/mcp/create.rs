@@ -1,5 +1,5 @@
 //! Calls that create sandboxes: they write a record, start the task that
-//! creates the pixel, and may wait for the task.
+//! creates the pixel, and optionally wait for the task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct ForkArgs {
 }
 
 impl Service {
-    /// Begins to create a sandbox. Its record is on disk when this returns.
+    /// Starts to create a sandbox. Its record is on disk when this returns.
     pub async fn create(self: &Arc<Self>, mut request: CreateRequest) -> Result<SandboxView> {
         if request.base.is_some() && request.image.is_some() {
             return Err(Error::invalid("give either base or image, not both"));
@@ -53,8 +53,8 @@ impl Service {
         self.begin(request, None, policy).await
     }
 
-    /// Fails if the base is unknown, or if it is not ready and its last build
-    /// failed recently.
+    /// Fails if the base is unknown, or if the base is not ready and its last
+    /// build failed recently.
     async fn check_base(&self, base: &str) -> Result<()> {
         self.base_builder.pixel(base)?;
         let Some(failure) = self.base_builds.recent_failure(base) else {
@@ -69,7 +69,7 @@ impl Service {
         }
     }
 
-    /// Begins to clone a sandbox, or one of its checkpoints, with its policy.
+    /// Starts to clone a sandbox or checkpoint, with its policy.
     pub async fn fork(self: &Arc<Self>, args: ForkArgs) -> Result<SandboxView> {
         let (source, pixel, _) = self.lock_for_use(&args.name).await?;
         let from = match &args.checkpoint {
@@ -118,7 +118,7 @@ impl Service {
     /// Waits until the creation of a sandbox has finished, at most `limit`.
     pub async fn wait(&self, name: &str, limit: Duration) -> Result<SandboxView> {
         let created = async {
-            // Before the record is read: no change may be missed.
+            // Subscribe before reading the record, so that no change is missed.
             let mut changed = self.changed.subscribe();
             while self.record(name)?.status == Status::Provisioning {
                 let _ = changed.changed().await;
@@ -132,8 +132,8 @@ impl Service {
     }
 
     /// Destroys a sandbox whose creation is unfinished, because its client
-    /// canceled the call and so will never learn its name. Keeps the sandbox if
-    /// the server is stopping: the next server finishes the creation.
+    /// canceled the call and never gets the name. If the server is stopping,
+    /// keeps the sandbox: the next server finishes the creation.
     pub async fn cancel_create(&self, name: &str) -> Error {
         let unfinished = self
             .record(name)

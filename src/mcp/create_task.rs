@@ -1,4 +1,4 @@
-//! The background task that creates a sandbox: it builds the base if needed,
+//! The background task that creates a sandbox: builds the base if needed,
 //! creates or clones the pixel, and waits for provisioning.
 
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::lifecycle::{self, BootStage, PixelRequest, PixelSource, provisioning}
 use crate::model::{self, CloneSource, Instance, Limits, Name, Properties, unless_cancelled};
 use crate::provision::Overall;
 
-/// Property of a pixel: the owner id of the server whose sandbox it is.
+/// Property of a pixel: the owner id of the server that created it.
 const OWNER: &str = "mcp-owner";
-/// Property of a pixel: the record of its sandbox. A clone made outside this
-/// server inherits the property, but has another name than the record.
+/// Property of a pixel: the record of its sandbox. Clones that this server did
+/// not create inherit the record, but it contains the name of another pixel.
 const RECORD: &str = "mcp-record";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
     First,
-    /// An earlier process may have begun: an incomplete pixel is deleted, a
-    /// complete one adopted.
+    /// An earlier process may have started the creation: an incomplete pixel is
+    /// deleted, a complete pixel is adopted.
     Resumed,
 }
 
@@ -45,7 +45,7 @@ impl Service {
                 outcome = &mut create => outcome,
                 () = interrupt.cancelled() => {
                     cancel.cancel();
-                    // Undoes what it has begun.
+                    // Deletes what the creation has created so far.
                     create.await
                 }
             };
@@ -64,7 +64,7 @@ impl Service {
                     record.last_activity_at = now;
                 });
             }
-            // The sandbox is being destroyed, or the next server resumes.
+            // A destruction is in progress, or the next server resumes.
             Err(error) if error.is_cancelled() => {}
             Err(error) => {
                 tracing::warn!(sandbox = name, %error, "cannot create");
@@ -77,7 +77,7 @@ impl Service {
         self.save_or_log().await;
     }
 
-    /// Returns a description of what is wrong with a sandbox that is usable.
+    /// Creates or adopts the pixel. Returns a problem of the usable sandbox.
     async fn create_or_adopt(
         self: &Arc<Self>,
         record: &Record,
@@ -89,7 +89,7 @@ impl Service {
         if !adopted {
             self.create_pixel(record, &pixel, cancel).await?;
         }
-        // The boot deletes files in /tmp. Clones of a base are usable at once.
+        // The boot deletes files in /tmp. A clone of a base is usable at once.
         if record.base.is_none() {
             let guest = self.backend.guest(&pixel);
             if let Err(error) = lifecycle::wait_for_boot(&*guest, BootStage::Sysinit).await {
@@ -101,8 +101,8 @@ impl Service {
         self.wait_for_provisioning(&instance, cancel).await
     }
 
-    /// Starts the pixel if it exists and is complete; deletes an incomplete
-    /// one. Returns whether the pixel exists afterwards.
+    /// Starts a complete pixel, or deletes an incomplete pixel. Returns whether
+    /// the pixel exists afterwards.
     async fn adopt(&self, pixel: &Name, cancel: &CancellationToken) -> Result<bool> {
         let backend = &*self.backend;
         let gateway = &self.base_builder.defaults.gateway;
@@ -142,7 +142,7 @@ impl Service {
             (OWNER.to_owned(), self.owner.clone()),
             (RECORD.to_owned(), text),
         ]);
-        // Keeps the source from being stopped or destroyed during the copy.
+        // Prevents a stop or destruction of the source during the copy.
         let mut _source_guard = None;
         let source = match (&record.from, &record.base) {
             (Some(from), _) => {
@@ -175,10 +175,10 @@ impl Service {
         Ok(())
     }
 
-    /// Returns the checkpoint to clone for a base, which is built if it is not
-    /// ready. `cancel` ends the wait but not the build: other sandboxes may wait
-    /// for the build, and a client with a time limit of a minute would never get
-    /// a base that takes longer.
+    /// Returns the checkpoint to clone for a base. Builds a base that is not
+    /// ready. `cancel` ends the wait but not the build: other sandboxes may
+    /// wait for the build, and clients with a short time limit would otherwise
+    /// cancel every build.
     async fn base_checkpoint(
         self: &Arc<Self>,
         base: &str,
@@ -195,8 +195,8 @@ impl Service {
         }
     }
 
-    /// Waits for provisioning and ends the wider policy that was in force
-    /// during it. Returns a description of a failed step.
+    /// Waits for provisioning and ends the interim policy. Returns a
+    /// description of a failed step.
     async fn wait_for_provisioning(
         &self,
         instance: &Instance,
@@ -224,12 +224,12 @@ impl Service {
         Ok(fault)
     }
 
-    /// Whether the properties of the pixel name this server as its owner.
+    /// Whether the properties of the pixel contain the owner id of this server.
     pub(super) fn owns(&self, instance: &Instance) -> bool {
         instance.properties.get(OWNER) == Some(&self.owner) && record_on(instance).is_some()
     }
 
-    /// Updates policy and address in the record of the sandbox.
+    /// Updates the policy and address in the sandbox's record.
     pub(super) fn record_instance(&self, instance: &Instance) {
         let policy = lifecycle::recorded_policy(instance).ok();
         // A gateway assigns the address before the pixel uses it.
@@ -244,8 +244,8 @@ impl Service {
     }
 }
 
-/// Returns the record stored on the pixel, unless the record names another
-/// pixel.
+/// Returns the record stored on the pixel, or `None` if the record contains the
+/// name of another pixel.
 pub(super) fn record_on(instance: &Instance) -> Option<Record> {
     let text = instance.properties.get(RECORD)?;
     let record: Record = serde_json::from_str(text).ok()?;

@@ -1,5 +1,5 @@
 //! Limits the egress policy that a client may request to the ceiling that the
-//! operator has set.
+//! operator has configured.
 
 use super::error::{Error, Result};
 use crate::egress::{Mode, Policy, Rule, presets};

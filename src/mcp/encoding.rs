@@ -1,4 +1,4 @@
-//! Conversions between the bytes of a sandbox and the JSON of clients.
+//! Conversions between bytes in a sandbox and JSON for clients.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -67,7 +67,7 @@ pub fn decode_content(content: String, encoding: Option<Encoding>) -> Result<Vec
 
 /// Encodes the first `limit` bytes, without an incomplete character at the end.
 ///
-/// `size`: the size of the whole file.
+/// `size` is the size of the whole file.
 pub fn encode_content(mut bytes: Vec<u8>, limit: u64, size: u64) -> FileContent {
     let truncated = bytes.len() as u64 > limit;
     bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -89,7 +89,7 @@ pub fn encode_content(mut bytes: Vec<u8>, limit: u64, size: u64) -> FileContent 
     }
 }
 
-/// Returns the bytes with `old` replaced by `new`, and the number of
+/// Replaces `old` with `new`, and returns the bytes and the number of
 /// replacements. Fails unless `old` occurs exactly once, or at least once with
 /// `all`.
 pub fn replace_text(
@@ -133,7 +133,7 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 pub fn parse_listing(dir: &str, output: &[u8]) -> Listing {
     let mut fields = output.split(|byte| *byte == 0);
     let mut entries = Vec::new();
-    // Root in the sandbox can forge the output: its length is not limited.
+    // Limit the number of entries: root in the sandbox can forge the output.
     while entries.len() <= MAX_ENTRIES {
         let mut next = || fields.next();
         let entry = (next(), next(), next(), next(), next());

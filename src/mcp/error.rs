@@ -1,5 +1,5 @@
-//! Errors of tool calls. The reader is a model that knows only this text, so
-//! each error names the tool to call next where there is one.
+//! Errors of tool calls. The reader is a model that sees only this text, so
+//! each error names the tool to call next, if there is one.
 
 use std::io;
 

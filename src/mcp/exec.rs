@@ -16,7 +16,7 @@ use crate::model::{self, Control, Name};
 
 const SIGTERM: i32 = 15;
 
-/// Many models send a shell command line first: the error shows the right form.
+/// Models often send a shell command line: the error shows the correct form.
 fn argv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Vec::deserialize(deserializer).map_err(|_| {
         D::Error::custom(
@@ -59,7 +59,7 @@ pub struct StartArgs {
     pub env: Option<BTreeMap<String, String>>,
 }
 
-/// A command that can be passed to a process.
+/// A command that is valid as the arguments of a process.
 #[derive(Debug)]
 pub struct Command {
     pub argv: Vec<String>,
@@ -89,7 +89,7 @@ pub struct ExecOutput {
 }
 
 impl Command {
-    /// Fails if the command is empty or cannot be passed to a process.
+    /// Fails if the command is empty or a process cannot be started with it.
     pub fn new(
         argv: Vec<String>,
         cwd: Option<String>,
@@ -134,9 +134,9 @@ impl Command {
 }
 
 impl Service {
-    /// Runs a command and returns its output. On `cancel`, on timeout, and when
-    /// another call interrupts the sandbox, the command is killed with all
-    /// processes it started.
+    /// Runs a command and returns its output. The command is killed with all
+    /// its processes on `cancel`, on timeout, and if another call interrupts
+    /// the sandbox.
     pub async fn exec(&self, args: ExecArgs, cancel: &CancellationToken) -> Result<ExecOutput> {
         let name = args.name.as_str();
         let command = Command::new(args.command, args.cwd, args.env)?;
@@ -198,15 +198,15 @@ impl Service {
         })
     }
 
-    /// Returns the user that commands run as and new files belong to. Fails for
-    /// a privileged pixel.
+    /// Returns the user that runs commands and owns new files. Fails for a
+    /// privileged pixel.
     pub(super) async fn guest_user(&self, pixel: &Name) -> Result<User> {
         let instance = self.backend.get(pixel).await?;
         lifecycle::ensure_unprivileged(&instance)?;
         Ok(User::default_for(&instance))
     }
 
-    /// Waits until work must be interrupted, and returns the reason.
+    /// Waits until a command must be interrupted, and returns the reason.
     async fn interrupted(
         &self,
         cancel: &CancellationToken,

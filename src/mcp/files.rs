@@ -85,7 +85,7 @@ pub struct Edited {
 }
 
 impl Service {
-    /// Reads the first `max_bytes` of a file; zero means the default.
+    /// Reads the first `max_bytes` of a file. Zero means the default.
     pub async fn read_file(&self, args: ReadArgs) -> Result<FileContent> {
         let path = check_path(&args.path)?;
         let (pixel, _guard) = self.lock_for_files(&args.name).await?;
@@ -98,7 +98,7 @@ impl Service {
     }
 
     /// Creates or replaces a file, and creates missing parent directories. An
-    /// existing file keeps its owner, and its mode unless `mode` is set.
+    /// existing file keeps its owner, and keeps its mode unless `mode` is set.
     pub async fn write_file(&self, args: WriteArgs) -> Result<Written> {
         let bytes = decode_content(args.content, args.encoding)?;
         let path = check_path(&args.path)?;
@@ -134,7 +134,7 @@ impl Service {
         })
     }
 
-    /// Replaces text in a file, which keeps its owner and mode.
+    /// Replaces text in a file. The file keeps its owner and mode.
     pub async fn edit_file(&self, args: EditArgs) -> Result<Edited> {
         let path = check_path(&args.path)?;
         let (pixel, _guard) = self.lock_for_files(&args.name).await?;
@@ -163,7 +163,7 @@ impl Service {
         })
     }
 
-    /// Deletes a file or a link, never the target of the link.
+    /// Deletes a file or symlink, never the target of a symlink.
     pub async fn delete_file(&self, name: &str, path: &str) -> Result<()> {
         let path = check_path(path)?;
         let (pixel, _guard) = self.lock_for_files(name).await?;
@@ -176,7 +176,7 @@ impl Service {
         Ok(guest.remove_file(path).await?)
     }
 
-    /// Lists a directory, with all subdirectories if `recursive`.
+    /// Lists a directory, including all subdirectories if `recursive`.
     pub async fn list_files(&self, args: ListArgs) -> Result<Listing> {
         let path = check_path(&args.path)?;
         let (pixel, _guard) = self.lock_for_files(&args.name).await?;
@@ -224,7 +224,7 @@ fn parse_mode(mode: &str) -> Result<u32> {
         .ok_or_else(|| Error::invalid(format!("mode {mode:?}: use octal digits such as \"0644\"")))
 }
 
-/// Resolves links. Fails unless the path leads to a regular file.
+/// Resolves symlinks. Fails unless the path is that of a regular file.
 async fn resolve(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
     let (path, stat) = follow_links(guest, path).await?;
     match stat.kind {
@@ -238,7 +238,7 @@ async fn resolve(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
     }
 }
 
-/// Resolves links inside the sandbox, relative to its root directory.
+/// Resolves symlinks inside the sandbox, relative to its root directory.
 async fn follow_links(guest: &dyn Guest, path: &str) -> Result<(String, FileStat)> {
     let mut path = path.to_owned();
     for _ in 0..=MAX_LINKS {
@@ -261,8 +261,8 @@ async fn follow_links(guest: &dyn Guest, path: &str) -> Result<(String, FileStat
     )))
 }
 
-/// Replaces a file atomically: processes in the sandbox see the old or the new
-/// file, even if this server is killed.
+/// Replaces a file atomically: processes in the sandbox see the old file or the
+/// new file, even if this server is killed.
 async fn replace(guest: &dyn Guest, file: GuestFile) -> Result<()> {
     let no_rename = ["/proc/", "/sys/", "/dev/"];
     if no_rename.iter().any(|dir| file.path.starts_with(dir)) {
@@ -281,13 +281,13 @@ async fn replace(guest: &dyn Guest, file: GuestFile) -> Result<()> {
     let Err(error) = written.await else {
         return Ok(());
     };
-    // The first error is reported, not one of the cleanup.
+    // Report the first error, not an error of the cleanup.
     let _ = guest.remove_file(&new.path).await;
     Err(error.into())
 }
 
-/// Creates the parent directories, as the user of the sandbox if permitted, else
-/// as root.
+/// Creates the parent directories, as the user of the sandbox if that user has
+/// permission, else as root.
 async fn make_parents(guest: &dyn Guest, user: &User, path: &str) -> Result<()> {
     let parent = match path.rfind('/') {
         None | Some(0) => return Ok(()),

@@ -1,9 +1,9 @@
 //! The streamable HTTP transport, on a TCP address and on Unix sockets.
 //!
-//! Requests are independent: no session is stored, so a restart loses none. A
-//! call is canceled when its client disconnects or sends
-//! `notifications/cancelled`. Connections, concurrent calls, message sizes and
-//! the time to send a request are limited.
+//! Requests are independent: sessions are not stored, so a restart loses no
+//! session. A call is canceled if its client disconnects or sends
+//! `notifications/cancelled`. Limits apply to connections, concurrent calls,
+//! message sizes and the time to send a request.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -38,20 +38,20 @@ use super::files::MAX_FILE;
 use super::service::Service;
 use super::tools::Tools;
 
-/// Maximum bytes of a message of a client: a file of [`MAX_FILE`] bytes in base64
-/// and its JSON.
+/// Maximum bytes of a client message: a file of [`MAX_FILE`] bytes in base64,
+/// with its JSON.
 pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 const MAX_CONNECTIONS: usize = 512;
 /// Maximum number of concurrent calls.
 pub const MAX_CALLS: usize = 64;
 pub const BUSY: &str = "too many concurrent calls: try again in a second";
 const _: () = assert!(MAX_MESSAGE as u64 > MAX_FILE.div_ceil(3) * 4 + 1024 * 1024);
-/// How long a client may take to send the body of a request.
+/// Time limit for a client to send the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a client may take to send the header of a request, counted from the
-/// end of the previous request of the connection.
+/// Time limit for a client to send the header of a request, from the end of the
+/// previous request on the connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long open responses may take after the server has begun to stop.
+/// Time limit for open responses after the server has begun to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct HttpState {
@@ -61,16 +61,16 @@ struct HttpState {
     calls: Calls,
 }
 
-/// Serves the protocol at `path` to the requests that `authenticator` accepts,
-/// and `/healthz`.
+/// Serves the protocol at `path`, to requests that `authenticator` accepts, and
+/// `/healthz`.
 pub fn app(service: &Arc<Service>, path: &str, authenticator: Authenticator) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_max_request_body_bytes(MAX_MESSAGE)
-        // Distinguishes the end of the server from a cancellation by the client.
+        // With this token, a stop of the server differs from a canceled call.
         .with_cancellation_token(service.stopping().clone())
-        // The authenticator is stricter and checks every path.
+        // Not needed: the authenticator is stricter and checks every path.
         .disable_allowed_hosts();
     let tools = Tools::new(service.clone());
     let protocol = StreamableHttpService::new(
@@ -101,7 +101,7 @@ async fn handle(State(state): State<Arc<HttpState>>, request: Request, next: Nex
         }
         return response;
     }
-    // Rejects the request before its body is read.
+    // Reject a large request before its body is read.
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > MAX_MESSAGE as u64) {
@@ -124,7 +124,7 @@ async fn handle(State(state): State<Arc<HttpState>>, request: Request, next: Nex
     let work = next.run(Request::from_parts(parts, Body::from(body)));
     let mut response = tokio::select! {
         response = work => response,
-        // Drops the work, as when the client disconnects.
+        // Drops the call, as when the client disconnects.
         () = call.cancelled.cancelled() => StatusCode::ACCEPTED.into_response(),
     };
     if call.is_initialize
@@ -135,7 +135,7 @@ async fn handle(State(state): State<Arc<HttpState>>, request: Request, next: Nex
             .headers_mut()
             .insert(cancellation::SESSION, session);
     }
-    // The call lasts until its response has been sent.
+    // The call is in progress until its response has been sent.
     response.map(|body| {
         Body::new(TrackedBody {
             body: Some(body),
@@ -148,7 +148,7 @@ async fn handle(State(state): State<Arc<HttpState>>, request: Request, next: Nex
 
 fn too_large() -> Response {
     let reason = format!("request is larger than {MAX_MESSAGE} bytes");
-    // The rest of the body is not read.
+    // The server does not read the rest of the body.
     let close = [(header::CONNECTION, "close")];
     (StatusCode::PAYLOAD_TOO_LARGE, close, reason).into_response()
 }
@@ -160,8 +160,8 @@ async fn health(State(state): State<Arc<HttpState>>, request: Request) -> Respon
     }
 }
 
-/// A response body that holds the permit of its call until it is sent or
-/// canceled.
+/// A response body that keeps the permit of its call until the body is sent or
+/// the call is canceled.
 struct TrackedBody {
     body: Option<Body>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -226,14 +226,14 @@ where
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
-                // Out of file descriptors, for example: wait instead of spinning.
+                // Wait, for example until a file descriptor is free.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
-            // Closes the connection.
+            // Dropping the stream closes the connection.
             continue;
         };
         let service = TowerToHyperService::new(app.clone());
@@ -261,11 +261,11 @@ where
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
 }
 
-/// Listens on a Unix socket that only its owner can open. Its file is removed
-/// when the returned path is dropped.
+/// Listens on a Unix socket that only its owner can open. The socket file is
+/// removed when the returned path is dropped.
 ///
-/// Replaces an existing socket file: the caller holds the lock of the state file,
-/// so no live server owns it.
+/// Replaces an existing socket file: the caller holds the lock of the state
+/// file, so no running server uses that socket.
 pub fn bind_unix(path: &Path) -> io::Result<(UnixListener, TempPath)> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
@@ -278,9 +278,9 @@ pub fn bind_unix(path: &Path) -> io::Result<(UnixListener, TempPath)> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    // Other users must not be able to connect before the mode is set, so the
-    // socket is created in a private directory. Its names are short because
-    // the path of a socket has at most 107 bytes.
+    // Other users must not connect before the mode is set, so the socket is
+    // created in a private directory. The names are short because the path of a
+    // socket has at most 107 bytes.
     let dir = path.parent().unwrap_or(Path::new("."));
     let private = tempfile::Builder::new().prefix(".s").tempdir_in(dir)?;
     let new = private.path().join("s");

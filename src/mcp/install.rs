@@ -1,4 +1,4 @@
-//! Configuration of MCP clients: which file, and the entry that adds this server.
+//! Configuration files of MCP clients, and the entry that adds this server.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ pub enum Client {
     Cursor,
 }
 
-/// How a client connects to the server.
+/// The connection from a client to the server.
 #[derive(Debug, Clone)]
 pub enum Transport {
-    /// The client starts this program, which connects to the server of the user
-    /// or starts it.
+    /// The client starts this program, which connects to the user's server or
+    /// starts a server.
     Stdio { program: String },
-    /// A running server. `token`: it requires a token, which the client reads
-    /// from its environment.
+    /// A running server. `token`: whether the server requires a token, which
+    /// the client reads from its environment.
     Http { url: String, token: bool },
 }
 
@@ -34,7 +34,7 @@ pub enum Transport {
 pub struct Setup {
     pub file: PathBuf,
     is_toml: bool,
-    /// The object of the document that has the servers by name.
+    /// Key of the JSON object that contains the servers by name.
     table: &'static str,
     entry: Value,
 }
@@ -42,7 +42,7 @@ pub struct Setup {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Written {
     Added,
-    /// The file has the entry already.
+    /// The file already contains the entry.
     Unchanged,
 }
 
@@ -92,7 +92,7 @@ impl Setup {
     }
 
     /// Adds the entry to the file and keeps all other settings. Fails without
-    /// changes if the file cannot be parsed or has a different entry.
+    /// changes if the file cannot be parsed or contains a different entry.
     pub fn write(&self) -> Result<Written, Error> {
         let io = |source| Error::Io {
             path: self.file.clone(),
@@ -107,7 +107,7 @@ impl Setup {
             return Ok(Written::Unchanged);
         };
         let metadata = std::fs::metadata(&self.file);
-        // Keeps a symbolic link at the path of the file.
+        // Replace the target of a symlink, not the symlink.
         let file = std::fs::canonicalize(&self.file).unwrap_or_else(|_| self.file.clone());
         replace_file(&file, new.as_bytes()).map_err(io)?;
         if let Ok(metadata) = metadata {
@@ -116,7 +116,7 @@ impl Setup {
         Ok(Written::Added)
     }
 
-    /// Returns `None` if the document has the entry already.
+    /// Returns the new text; `None` if the document contains the entry.
     fn added_to(&self, old: &str) -> Result<Option<String>, Error> {
         let unreadable = |reason: String| Error::Unreadable {
             path: self.file.clone(),
@@ -147,7 +147,7 @@ impl Setup {
         if !self.is_toml {
             return Ok(Some(format!("{document:#}\n")));
         }
-        // Comments in the file stay.
+        // Comments in the file are kept.
         let gap = if old.trim().is_empty() { "" } else { "\n" };
         let end = if old.is_empty() || old.ends_with('\n') {
             ""
@@ -158,7 +158,7 @@ impl Setup {
     }
 }
 
-/// The entry that several clients share.
+/// The entry that several clients have in common.
 fn common_entry(transport: &Transport, authorization: &str) -> Value {
     match transport {
         Transport::Stdio { program } => {

@@ -1,5 +1,5 @@
-//! Jobs: commands that run in the background inside a sandbox and survive the
-//! call and this server. Their output is in files inside the sandbox.
+//! Jobs: commands that run in the background in a sandbox and survive the call
+//! and this server. Files in the sandbox contain their output.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::truncate::{self, Truncated, unfinished};
 use crate::lifecycle::{self, EXEC_ID, User};
 use crate::model::{ExecRequest, Guest, random_hex};
 
-/// Maximum bytes of each stream in one response.
+/// Maximum bytes of each output stream in a response.
 const CHUNK: u64 = 64 * 1024;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_POLL_WAIT: Duration = Duration::from_secs(60);
-/// How long exec_kill waits for the processes to disappear.
+/// Time that exec_kill waits for the processes to exit.
 const KILL_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -64,7 +64,7 @@ pub struct JobProgress {
     pub more: bool,
 }
 
-/// How many bytes of each stream the client has read.
+/// Number of bytes of each stream that the client has read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Offsets {
     pub stdout: u64,
@@ -82,7 +82,7 @@ impl Service {
         argv.push(job_dir(&user, &id));
         argv.append(&mut command.argv);
         command.argv = argv;
-        // Identifies all processes of the job.
+        // The variable identifies all processes of the job.
         command.env.insert(EXEC_ID.to_owned(), id.clone());
         let request = command.into_options(user, START_TIMEOUT);
         let guest = self.backend.guest(&pixel);
@@ -111,7 +111,7 @@ impl Service {
         Ok(id)
     }
 
-    /// Returns the state of a job and its output from the offsets on.
+    /// Returns the state of a job and its output, starting at the offsets.
     pub async fn exec_poll(&self, args: PollArgs) -> Result<JobProgress> {
         let (pixel, user, _guard) = self.lock_running(&args.name).await?;
         let guest = self.backend.guest(&pixel);
@@ -134,7 +134,7 @@ impl Service {
         if before.state != JobState::Running {
             return Ok(before);
         }
-        // Read by job-poll.sh, which reports a job without the mark as lost.
+        // Without this mark, job-poll.sh reports a killed job as lost.
         let mark = format!("{}/killed", job_dir(&user, job));
         let touch = ExecRequest::root(["touch", "--", &mark]);
         let marked = guest.output(&touch).await?;
@@ -147,12 +147,12 @@ impl Service {
     }
 }
 
-/// The directory of a job, outside /tmp so that it survives a restart.
+/// Returns the directory of a job, outside /tmp so that it survives a restart.
 fn job_dir(user: &User, id: &str) -> String {
     format!("{}/.local/state/pixels/jobs/{id}", user.home)
 }
 
-/// Fails unless `job` has the form of an id, because it becomes part of a path.
+/// Fails unless `job` has the format of an id, because it is used in a path.
 pub(super) fn check_job_id(job: &str) -> Result<&str> {
     let rest = job.strip_prefix("job-").unwrap_or_default();
     if rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -211,13 +211,13 @@ pub(super) fn parse_progress(output: &[u8], from: Offsets) -> Option<JobProgress
     let length: usize = words.next()?.parse().ok()?;
     let body = &output[end + 1..];
     let (stdout, stderr) = body.split_at_checked(length)?;
-    // The script never prints more: root in the sandbox has forged the output.
+    // Longer output is forged by root in the sandbox: the script prints less.
     if stdout.len() as u64 > CHUNK || stderr.len() as u64 > CHUNK {
         return None;
     }
     let full = |part: &[u8]| part.len() as u64 == CHUNK;
     let more = full(stdout) || full(stderr);
-    // An incomplete character at the end is left for the next poll.
+    // Leave an incomplete character at the end for the next poll.
     let cut = |part: &[u8]| match state == JobState::Running || full(part) {
         true => part.len() - unfinished(part),
         false => part.len(),

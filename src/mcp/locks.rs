@@ -1,6 +1,6 @@
-//! A read-write lock per sandbox. Work inside a sandbox holds the read lock;
-//! whatever creates, stops, restores or destroys it holds the write lock, and may
-//! interrupt the work first.
+//! A read-write lock per sandbox. Work in a sandbox holds the read lock.
+//! Creating, stopping, restoring or destroying the sandbox holds the write
+//! lock, and may interrupt the work first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -34,13 +34,13 @@ impl SandboxLocks {
 }
 
 impl SandboxLock {
-    /// Returns a token that the next [`Self::interrupt`] cancels. Get it before
-    /// the read lock, so that no interruption is missed.
+    /// Returns a token that the next [`Self::interrupt`] cancels. Get the token
+    /// before the read lock, so that no interruption is missed.
     pub fn token(&self) -> CancellationToken {
         lock(&self.interrupt).clone()
     }
 
-    /// Cancels all tokens returned so far.
+    /// Cancels all tokens that were returned before.
     pub fn interrupt(&self) {
         std::mem::take(&mut *lock(&self.interrupt)).cancel();
     }
@@ -58,7 +58,7 @@ impl SandboxLock {
         self.lock.try_read().is_err()
     }
 
-    /// Returns `None` if any lock is held.
+    /// Takes the write lock. Returns `None` if any lock is held.
     pub fn try_write(&self) -> Option<WriteGuard> {
         self.lock.clone().try_write_owned().ok()
     }

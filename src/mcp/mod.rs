@@ -1,11 +1,12 @@
 //! The MCP server: sandboxes for AI agents over the Model Context Protocol.
 //!
-//! A sandbox is a pixel that a client has created through this server. The parts:
-//! [`server`] listens and owns the state file; [`stdio`] connects a client on
-//! standard input and output to it; [`http`], [`auth`] and [`cancellation`] are
-//! the transport; [`tools`] define what clients see; [`service`] and the files
-//! beside it do the work; [`reaper`] stops idle sandboxes and destroys expired
-//! ones; [`reconcile`] repairs the records after a crash.
+//! A sandbox is a pixel that a client has created through this server. The
+//! parts: [`server`] listens and owns the state file; [`stdio`] connects a
+//! client on standard input and output to the server; [`http`], [`auth`] and
+//! [`cancellation`] are the transport; [`tools`] define the interface;
+//! [`service`] and related files implement the tools; [`reaper`] stops idle
+//! sandboxes and destroys expired ones; [`reconcile`] repairs the records after
+//! a crash.
 
 mod auth;
 mod base_builds;

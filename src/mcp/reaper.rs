@@ -12,13 +12,13 @@ use crate::model::{self, ExecRequest, Name};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// The sandbox is idle. Not carried out while a job runs in it.
+    /// The sandbox is idle. Skipped while a job is running in the sandbox.
     Stop,
-    /// The sandbox has expired. Carried out even while it is in use.
+    /// The sandbox has expired. Executed even if the sandbox is in use.
     Destroy,
 }
 
-/// Returns the action that is due at `now`.
+/// Returns the action that is due at the time `now`.
 pub fn decide(now: OffsetDateTime, record: &Record, limits: &Limits) -> Option<Action> {
     if now >= limits.expires_at(record) {
         return Some(Action::Destroy);
@@ -67,7 +67,7 @@ impl Service {
         self.save_or_log().await;
     }
 
-    /// Stops the sandbox unless it is in use or was used since the decision. A
+    /// Stops the sandbox unless it is in use or was used after the decision. A
     /// running job counts as use.
     async fn stop_idle(&self, name: &str) -> Result<()> {
         let Some(_guard) = self.locks.get(name).try_write() else {
@@ -93,7 +93,7 @@ impl Service {
         let request = ExecRequest::root(["/bin/sh", "-c", script, "has-jobs"]);
         match self.backend.guest(&pixel).output(&request).await {
             Ok(output) => Ok(output.status.success()),
-            // Stopped or deleted outside this server.
+            // Another program has stopped or deleted the pixel.
             Err(model::Error::WrongState { .. } | model::Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }

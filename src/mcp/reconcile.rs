@@ -1,5 +1,5 @@
-//! Brings the records in line with the backend: at the start after an earlier
-//! process, later after changes that others made to the pixels.
+//! Updates the records from the backend: at the start, after an earlier
+//! process, and later after pixels were changed outside this server.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::model::{self, Instance};
 
 impl Service {
     /// Resumes the work of an earlier process: adopts pixels of this server
-    /// that have no record, continues to create unfinished sandboxes, and
-    /// destroys those whose destruction has begun.
+    /// that have no record, continues unfinished creations, and finishes
+    /// destructions.
     ///
-    /// `inherited`: the records from before this process served its first call.
+    /// `inherited`: the records before this process served its first call.
     pub async fn recover(self: &Arc<Self>, inherited: &[Record]) -> Result<()> {
         let before = self.store.all();
         let instances = self.backend.list().await?;
@@ -51,7 +51,7 @@ impl Service {
         Ok(())
     }
 
-    /// Updates the records of sandboxes that no call is changing.
+    /// Updates the records of sandboxes that are not being changed by a call.
     pub(super) async fn reconcile(&self) -> Result<()> {
         let before = self.store.all();
         let instances = self.backend.list().await?;
@@ -60,8 +60,8 @@ impl Service {
         Ok(())
     }
 
-    /// `before`: the records from before the backend was queried. Records that
-    /// have changed since are skipped, because `instances` may be older.
+    /// `before`: the records before the query to the backend. Skips records
+    /// that have changed since then, because `instances` may be older.
     fn merge_backend_state(&self, before: &[Record], instances: &[Instance]) {
         for old in before {
             let Some(record) = self.store.get(&old.name) else {
@@ -71,7 +71,7 @@ impl Service {
             if !unchanged || record.status == Status::Provisioning {
                 continue;
             }
-            // The call that has the write lock records the result itself.
+            // The call that holds the write lock updates the record.
             if self.locks.get(&record.name).is_changing() {
                 continue;
             }

@@ -1,14 +1,14 @@
-//! Atomic replacement of a file.
+//! Replaces files atomically.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// Replaces the content of the file, or leaves the file as it was on failure.
+/// Replaces the content of a file. On failure, the old file remains.
 ///
-/// Creates missing parent directories. The new file is readable by its owner
-/// only, and on disk when this returns.
+/// Creates missing parent directories. The new file is readable only by its
+/// owner, and is on disk when this returns.
 pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -1,4 +1,4 @@
-//! A sandbox as clients see it.
+//! A sandbox in the form that clients see.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn rfc3339(at: OffsetDateTime) -> String {
     crate::model::rfc3339(at.unix_timestamp()).unwrap_or_default()
 }
 
-/// Whole seconds, such as `1h2m3s`.
+/// Formats whole seconds, such as `1h2m3s`.
 fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

@@ -1,8 +1,8 @@
-//! The server process: it locks the pid file, loads the state file, listens, and
+//! The server process: locks the PID file, loads the state file, listens, and
 //! runs the reaper.
 //!
-//! At most one process owns a state file. After a crash at any point the next
-//! server resumes unfinished work.
+//! Only one process at a time uses a state file. After a crash, the next server
+//! resumes unfinished work.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,20 +24,20 @@ use crate::file_lock::{FileLock, LockMode};
 use crate::model::Backend;
 use crate::secret::Secret;
 
-/// How long tasks may take to clean up when the server stops.
+/// Time limit for tasks to clean up when the server stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 const RECOVER_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// Where the server listens, and who may connect.
+/// The addresses and sockets of the server, and its access rules.
 #[derive(Debug, Default)]
 pub struct Listen {
     /// `host:port`
     pub address: Option<String>,
     pub sockets: Vec<PathBuf>,
-    /// Path of the endpoint in URLs.
+    /// Path of the endpoint URL.
     pub path: String,
     pub token: Option<Secret>,
-    /// Stores a generated token if one is needed and `token` is `None`.
+    /// File for a generated token, if a token is needed and `token` is `None`.
     pub token_file: PathBuf,
     pub hosts: Vec<String>,
     pub origins: Vec<String>,
@@ -74,14 +74,14 @@ fn process(pid: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
-/// The only server of a state file: it holds the lock until it is dropped.
+/// The only server of a state file. Holds the lock until dropped.
 pub struct Server {
     service: Arc<Service>,
     _lock: FileLock,
 }
 
 impl Server {
-    /// Takes the lock and loads the state file. Sends nothing to the backend.
+    /// Takes the lock and loads the state file. Does not use the backend.
     pub fn open(
         config: Config,
         base_builder: BaseBuilder,
@@ -104,7 +104,7 @@ impl Server {
     }
 
     /// Serves until `stop` is canceled, then interrupts calls and waits for
-    /// their cleanup. `ready` gets the addresses and sockets in use.
+    /// their cleanup. Calls `ready` with the addresses and sockets in use.
     pub async fn serve(
         self,
         listen: Listen,
@@ -137,7 +137,7 @@ impl Server {
         }
         ready(&listening);
         let background = async {
-            // The backend may start later than this server.
+            // The backend may start after this server.
             while let Err(error) = service.recover(&inherited).await {
                 tracing::warn!(%error, "cannot resume the work of an earlier server; retrying");
                 tokio::time::sleep(RECOVER_RETRY_DELAY).await;
@@ -163,8 +163,8 @@ fn listen_error(address: &str) -> impl Fn(io::Error) -> StartError {
     }
 }
 
-/// Requires a token on addresses that other machines can reach, and generates
-/// one if the settings have none.
+/// Listens on a TCP address. If other machines can reach the address, requires
+/// a token, and generates a token if the settings contain none.
 async fn bind_tcp(
     address: &str,
     listen: &Listen,

@@ -1,10 +1,10 @@
-//! What the tools do, independent of the protocol. Sandboxes are created,
-//! started, stopped and destroyed by the same functions as on the command line,
-//! and only sandboxes with a record are touched.
+//! The implementation of the tools, independent of the protocol. Sandboxes are
+//! created, started, stopped and destroyed by the functions that the command
+//! line uses. Pixels without a sandbox record are never changed.
 //!
-//! Lock order: the lock of a sandbox, then the read lock of another sandbox (the
-//! source of a clone), then the build lock of a base. The locks of the store
-//! come last and are never held across a request to the backend.
+//! Lock order: the lock of a sandbox, then the read lock of another sandbox
+//! (the source of a clone), then the build lock of a base, then the locks of
+//! the store, which are never held during a request to the backend.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use crate::base::BaseBuilder;
 use crate::lifecycle::{self, User};
 use crate::model::{Backend, Name, hex};
 
-/// How long a pixel may take to shut down before it is stopped by force.
+/// Time limit for a pixel to shut down before it is killed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Service {
     pub(super) backend: Box<dyn Backend>,
     pub(super) base_builder: BaseBuilder,
     pub(super) config: Config,
-    /// Owner id stored on each pixel that this server creates.
+    /// Owner id that this server stores on the pixels it creates.
     pub(super) owner: String,
     pub(super) store: Store,
     pub(super) locks: SandboxLocks,
@@ -71,7 +71,7 @@ impl Service {
         &self.stop
     }
 
-    /// Interrupts background tasks, waits up to `limit` for them to clean up,
+    /// Interrupts background tasks, waits at most `limit` for their cleanup,
     /// and saves the records.
     pub async fn close(&self, limit: Duration) {
         self.stop.cancel();
@@ -133,8 +133,8 @@ impl Service {
         self.save().await
     }
 
-    /// Interrupts work in the sandbox and destroys it. Succeeds if its pixel
-    /// does not exist. After a crash the next server finishes the destruction.
+    /// Interrupts work in the sandbox and destroys the sandbox, even if it has
+    /// no pixel. After a crash, the next server finishes the destruction.
     pub async fn destroy(&self, name: &str) -> Result<()> {
         let lock = self.lock_of(name)?;
         self.update(name, |record| record.doomed = true);
@@ -168,7 +168,7 @@ impl Service {
         });
     }
 
-    /// Returns the denied connections and lookups of the sandbox, latest first.
+    /// Returns denied connections and DNS queries of the sandbox, latest first.
     pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::Denial>> {
         self.record(name)?;
         let instance = self.backend.get(&name.parse()?).await?;
@@ -176,10 +176,10 @@ impl Service {
         Ok(lifecycle::denials(&*self.backend, gateway_spec, &instance).await?)
     }
 
-    /// Takes the read lock of a sandbox whose creation has finished.
+    /// Takes the read lock of a sandbox that is not being created.
     pub(super) async fn lock_for_use(&self, name: &str) -> Result<(Record, Name, ReadGuard)> {
         let lock = self.lock_of(name)?;
-        // Creation holds the write lock, possibly for minutes: fail at once.
+        // Fail at once: creation may hold the write lock for minutes.
         self.created_record(name)?;
         let guard = lock.read().await;
         let record = self.record(name)?;
@@ -187,15 +187,15 @@ impl Service {
         Ok((record, pixel, guard))
     }
 
-    /// Takes the read lock for work on files, and counts as use.
+    /// Takes the read lock for work on files, and restarts the idle time.
     pub(super) async fn lock_for_files(&self, name: &str) -> Result<(Name, ReadGuard)> {
         let (_, pixel, guard) = self.lock_for_use(name).await?;
         self.touch(name);
         Ok((pixel, guard))
     }
 
-    /// Takes the read lock for work on processes, and counts as use. Fails if
-    /// the sandbox is not running. Also returns the user that commands run as.
+    /// Takes the read lock for work on processes, and restarts the idle time.
+    /// Fails if the sandbox is not running. Also returns its default user.
     pub(super) async fn lock_running(&self, name: &str) -> Result<(Name, User, ReadGuard)> {
         let (record, pixel, guard) = self.lock_for_use(name).await?;
         if record.status != Status::Running {
@@ -211,14 +211,14 @@ impl Service {
         Ok(self.locks.get(name))
     }
 
-    /// Fails with [`Error::Unknown`] for pixels that have no record.
+    /// Returns a record. Fails with [`Error::Unknown`] if there is none.
     pub(super) fn record(&self, name: &str) -> Result<Record> {
         self.store
             .get(name)
             .ok_or_else(|| Error::Unknown(name.to_owned()))
     }
 
-    /// Fails for a sandbox that is being created, too.
+    /// Returns a record. Fails also for a sandbox that is being created.
     pub(super) fn created_record(&self, name: &str) -> Result<Record> {
         let record = self.record(name)?;
         match record.status {
@@ -249,7 +249,7 @@ impl Service {
         self.store.save().await.map_err(Error::State)
     }
 
-    /// Saves the records where no caller can handle the error.
+    /// Saves the records. Logs errors, for callers that cannot handle them.
     pub(super) async fn save_or_log(&self) {
         if let Err(error) = self.save().await {
             tracing::error!("{error}");
@@ -257,8 +257,8 @@ impl Service {
     }
 }
 
-/// Returns an id that every server with this state file has in common, even if
-/// the file is lost.
+/// Returns an id derived from machine, user and path of the state file. The id
+/// stays the same if the file is lost.
 fn owner_id(state_file: &Path) -> String {
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let user = rustix::process::geteuid().as_raw();

@@ -1,9 +1,9 @@
 //! The records of all sandboxes, in memory and in the state file.
 //!
-//! The file is replaced as a whole, readable by its owner only, and on disk
-//! before a call that depends on it returns; concurrent changes share one write.
-//! An unreadable file is renamed, never overwritten. No sandbox is lost with it,
-//! because each pixel stores its owner and record as properties.
+//! The file is replaced as a whole and readable only by its owner. A call
+//! returns only after its changes are on disk; concurrent changes share a
+//! write. An unreadable file is renamed, never overwritten. Its sandboxes are
+//! not lost, because each pixel stores its owner and record as properties.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ use crate::model::lock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Being created, or waiting for its base.
+    /// The sandbox is being created, or waits for its base.
     Provisioning,
     Running,
     Stopped,
@@ -37,7 +37,7 @@ impl Status {
     }
 }
 
-/// A sandbox, with all values needed to create it again.
+/// A sandbox, with all values that are needed to create it again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub name: String,
@@ -47,7 +47,7 @@ pub struct Record {
     pub image: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// The sandbox it is cloned from, or a checkpoint of one as `NAME:LABEL`.
+    /// The sandbox that was cloned, or its checkpoint as `NAME:LABEL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,18 +65,18 @@ pub struct Record {
         skip_serializing_if = "Option::is_none"
     )]
     pub expires_at: Option<OffsetDateTime>,
-    /// The egress mode in force, for listings.
+    /// The current egress mode, for listings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<String>,
-    /// The requested policy in the form of [`crate::egress::Policy::to_record`].
+    /// The requested policy, encoded by [`crate::egress::Policy::to_record`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
-    /// Bytes.
+    /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
-    /// The destruction has begun and must be finished.
+    /// The destruction has started and must be finished.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub doomed: bool,
 }
@@ -106,7 +106,7 @@ impl Record {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Document {
-    /// The backend that has the sandboxes.
+    /// The backend with the sandboxes.
     #[serde(default)]
     server: String,
     sandboxes: Vec<Record>,
@@ -145,7 +145,7 @@ pub enum LoadError {
 }
 
 impl Store {
-    /// Reads the file; a missing file counts as empty. Renames an unreadable
+    /// Reads the file. A missing file counts as empty. Renames an unreadable
     /// file and returns its new path.
     pub fn load(path: &Path, server: &str) -> Result<(Self, Option<PathBuf>), LoadError> {
         let failed = |source| LoadError::Io {
@@ -204,8 +204,8 @@ impl Store {
         self.lock().records.values().cloned().collect()
     }
 
-    /// Adds a record. Returns false if the name is in use or if there are `limit`
-    /// records already.
+    /// Adds a record. Returns false if the name is in use or `limit` records
+    /// exist.
     pub fn add(&self, record: Record, limit: Option<u64>) -> bool {
         let mut inner = self.lock();
         let full = limit.is_some_and(|limit| inner.records.len() as u64 >= limit);
@@ -217,7 +217,7 @@ impl Store {
         true
     }
 
-    /// Changes a record if there is one of that name.
+    /// Changes a record, if there is a record with this name.
     pub fn update(&self, name: &str, change: impl FnOnce(&mut Record)) {
         let mut inner = self.lock();
         if let Some(record) = inner.records.get_mut(name) {
@@ -234,7 +234,7 @@ impl Store {
         }
     }
 
-    /// Returns when every change made before the call is on disk.
+    /// Waits until all changes made before the call are on disk.
     pub async fn save(&self) -> io::Result<()> {
         let wanted = self.lock().change;
         let mut saved = self.saved.lock().await;

@@ -1,9 +1,9 @@
 //! The stdio transport for one client: one JSON message per line on standard
 //! input and output.
 //!
-//! All clients of a user share one server. Each request of the client is sent as
-//! an HTTP request over the server's Unix socket, on a connection of its own. If
-//! no server listens there, this process starts one.
+//! All clients of a user share a server. Each client request is sent as an HTTP
+//! request over the server's Unix socket, on a separate connection. If no
+//! server is listening, this process starts a server.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,17 +30,17 @@ use tokio_util::task::AbortOnDropHandle;
 use super::http::{BUSY, MAX_CALLS, MAX_MESSAGE};
 use crate::model::{Size, lock};
 
-// Error codes of JSON-RPC 2.0; SERVER_ERROR is in the range for servers.
+// Error codes of JSON-RPC 2.0. SERVER_ERROR is in the range for servers.
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
 const INTERNAL_ERROR: i32 = -32603;
 const SERVER_ERROR: i32 = -32000;
 const VERSION: &str = "MCP-Protocol-Version";
-/// Messages that wait to be written.
+/// Number of messages that may wait to be written.
 const QUEUE: usize = 64;
-/// Maximum bytes of a response of the server.
+/// Maximum bytes of a server response.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
-/// Attempts to connect: after a server ends, the next one needs a moment.
+/// Number of attempts to connect: a new server needs a moment to listen.
 const ATTEMPTS: u32 = 20;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -53,11 +53,11 @@ struct Bridge {
     to_client: mpsc::Sender<Value>,
 }
 
-/// Forwards messages until the input ends, then aborts the calls that are not
-/// answered.
+/// Forwards messages until the end of the input, then cancels unanswered calls.
 ///
-/// `start_server` is called when no server accepts connections on the socket. It
-/// returns at once; it succeeds if this or another process starts a server.
+/// Calls `start_server` if no server accepts connections on the socket.
+/// `start_server` returns at once, and succeeds if this or another process
+/// starts a server.
 pub async fn run(
     input: impl AsyncRead + Unpin,
     output: impl AsyncWrite + Unpin + Send + 'static,
@@ -97,7 +97,7 @@ pub async fn run(
         };
         let id = message.get("id").cloned().unwrap_or_default();
         let method = message["method"].as_str().unwrap_or_default();
-        // The HTTP side keeps no sessions: other notifications have no effect.
+        // Without HTTP sessions, other notifications have no effect.
         if method == "notifications/cancelled" && id.is_null() {
             let cancelled = &message["params"]["requestId"];
             calls.retain(|(id, _)| id != cancelled);
@@ -112,14 +112,14 @@ pub async fn run(
         }
     }
     drop(calls);
-    // Ends the writer.
+    // Dropping the bridge ends the writer task.
     drop(bridge);
     let _ = writer.await;
     Ok(())
 }
 
-/// Splits the input into lines. A line that is too long or not UTF-8 is an item,
-/// because an error would end the stream.
+/// Splits the input into lines. A line that is too long or not UTF-8 is
+/// returned as an item, because an error would end the stream.
 struct Lines(LinesCodec);
 
 impl Decoder for Lines {
@@ -148,7 +148,7 @@ async fn write(
 
 impl Bridge {
     async fn send(&self, message: Value) {
-        // Fails when the client has closed our output: the message has no reader.
+        // Fails if the client has closed the pipe: nobody reads the message.
         let _ = self.to_client.send(message).await;
     }
 
@@ -164,9 +164,9 @@ impl Bridge {
         }
     }
 
-    /// Sends a request to the server and the messages of its response to the
-    /// client. If this future is dropped, its connection is closed, and the
-    /// server cancels the call.
+    /// Sends a request to the server, and the response messages to the client.
+    /// If this future is dropped, its connection is closed, and the server
+    /// cancels the call.
     async fn forward(&self, message: String) -> Result<(), String> {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -224,7 +224,7 @@ impl Bridge {
             let text = String::from_utf8_lossy(&body);
             return Err(format!("the server answered {status}: {text}"));
         };
-        // In the response to `initialize`.
+        // The response to `initialize` contains the version.
         if let Some(version) = message["result"]["protocolVersion"].as_str() {
             *lock(&self.version) = Some(version.to_owned());
         }

@@ -1,5 +1,5 @@
-//! Generates and stores the bearer token for servers that other machines can
-//! reach and whose settings have no token.
+//! Generates and stores a bearer token for servers that other machines can
+//! reach and whose settings contain no token.
 
 use std::io;
 use std::path::Path;

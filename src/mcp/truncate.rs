@@ -1,11 +1,11 @@
-//! Output of any length as text: its beginning and its end.
+//! Converts long output to text: keeps its beginning and its end.
 
 use crate::model::{Capture, Captured};
 
-/// Bytes kept of each end.
+/// Number of bytes kept at the beginning, and at the end.
 pub const END: usize = 32 * 1024;
 
-/// The near end of a stream, of which both ends are kept.
+/// Returns a writer that keeps the beginning and the end of a stream.
 pub fn capture() -> Capture {
     Capture::head_and_tail(END, END)
 }
@@ -13,10 +13,10 @@ pub fn capture() -> Capture {
 /// Captured output as text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Truncated {
-    /// With a mark in place of the bytes left out.
+    /// The text, with a marker where bytes are missing.
     pub text: String,
     pub truncated: bool,
-    /// Bytes that the command printed.
+    /// Number of bytes that the command printed.
     pub total: u64,
 }
 
@@ -26,7 +26,7 @@ impl From<Captured> for Truncated {
         let Captured { head, tail, total } = captured;
         let tail = Vec::from(tail);
         let text = if truncated {
-            // A character cut in two would be shown as garbage.
+            // Omit incomplete characters at the cut.
             let head = &head[..head.len() - unfinished(&head)];
             let skip = tail.iter().take(3).take_while(|b| **b & 0xc0 == 0x80);
             let tail = &tail[skip.count()..];
@@ -47,7 +47,7 @@ impl From<Captured> for Truncated {
     }
 }
 
-/// How many bytes at the end begin a character that is not complete.
+/// Returns the length of an incomplete character at the end.
 pub fn unfinished(bytes: &[u8]) -> usize {
     let end = bytes
         .utf8_chunks()

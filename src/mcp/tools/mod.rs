@@ -1,6 +1,7 @@
 //! The MCP tools: names, schemas and descriptions. Each tool parses its
-//! arguments and calls the [`Service`]. An error of the service is a tool result
-//! with `isError`, which the model reads, not a protocol error.
+//! arguments and calls the [`Service`]. An error of the service is a tool
+//! result with `isError`, which the model can read, instead of a protocol
+//! error.
 
 pub(super) mod checkpoints;
 pub(super) mod exec;
@@ -36,10 +37,10 @@ change, restore_sandbox to go back, fork_sandbox to try several approaches in pa
 connection fails, network_denials shows what the network policy denied. Call destroy_sandbox when \
 done: idle sandboxes are stopped, and all are destroyed when they expire.";
 
-/// Interval of the progress notifications of a long call.
+/// Interval between progress notifications of a long call.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Maximum time that a call waits for the creation of a sandbox.
+/// Time limit of a call that waits for the creation of a sandbox.
 const MAX_CREATE_WAIT: Duration = Duration::from_secs(600);
 
 #[derive(Clone)]
@@ -60,8 +61,8 @@ impl Tools {
         Self { service, router }
     }
 
-    /// Waits up to `wait_sec` for the creation of a sandbox. If the client
-    /// cancels the call in that time, the unfinished sandbox is destroyed.
+    /// Waits at most `wait_sec` for the creation of a sandbox. If the client
+    /// cancels the call meanwhile, the unfinished sandbox is destroyed.
     async fn wait_for_create(
         &self,
         context: &RequestContext<RoleServer>,
@@ -85,7 +86,7 @@ impl Tools {
 
 #[tool_handler(router = self.router)]
 impl ServerHandler for Tools {
-    /// Accepts names of sandboxes with the prefix `px-`, as the command line does.
+    /// Accepts sandbox names with the prefix `px-`, as the command line does.
     async fn call_tool(
         &self,
         mut request: CallToolRequestParams,
@@ -110,7 +111,7 @@ impl ServerHandler for Tools {
     }
 }
 
-/// An error is the text of a result.
+/// An error is returned as the text of a tool result.
 impl IntoContents for Error {
     fn into_contents(self) -> Vec<ContentBlock> {
         self.to_string().into_contents()
@@ -126,7 +127,7 @@ impl Done {
     const OK: Self = Self { ok: true };
 }
 
-/// Awaits `work`, and sends progress notifications if the client requested them.
+/// Awaits `work`. Sends progress notifications if the client requested them.
 async fn with_progress<T>(
     context: &RequestContext<RoleServer>,
     action: &str,
@@ -142,7 +143,7 @@ async fn with_progress<T>(
             let elapsed = started.elapsed();
             let progress = ProgressNotificationParam::new(token.clone(), elapsed.as_secs_f64())
                 .with_message(format!("{action}: {} s", elapsed.as_secs()));
-            // Fails when the client has disconnected, which cancels the call.
+            // Fails if the client has disconnected, which cancels the call.
             let _ = context.peer.notify_progress(progress).await;
         }
     };

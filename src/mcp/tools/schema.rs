@@ -6,8 +6,8 @@ use rmcp::model::{JsonObject, Tool};
 use serde_json::Value;
 
 /// Removes non-standard formats, which some clients reject, and line breaks in
-/// descriptions. Sets all hints: tools are closed-world, and those that are not
-/// read-only are destructive and not idempotent, unless they say otherwise.
+/// descriptions. Adds missing hints: tools are closed-world, and tools that are
+/// not read-only are destructive and not idempotent.
 pub fn simplify(tool: &mut Tool) {
     if let Some(hints) = &mut tool.annotations {
         hints.open_world_hint.get_or_insert(false);
@@ -30,7 +30,7 @@ fn on_one_line(text: &str) -> String {
 }
 
 fn simplify_object(schema: &mut JsonObject) {
-    // schemars writes uint64 and the like, which JSON Schema does not define.
+    // JSON Schema does not define formats such as uint64 of schemars.
     if schema.get("format").is_some_and(Value::is_string) {
         schema.remove("format");
     }
