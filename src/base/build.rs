@@ -1,5 +1,5 @@
-//! The build of a base: create a pixel from the parent, set it up, clone it under
-//! the name of the base, and delete it.
+//! Builds a base: creates a pixel from the parent, sets up the pixel, clones it
+//! with the name of the base, and deletes it.
 
 use std::path::PathBuf;
 
@@ -15,19 +15,19 @@ use crate::lifecycle::{self, Creator, CreatorState, optional};
 use crate::model::{Backend, CloneSource, Label, Name, Properties, Status, unless_cancelled};
 
 const LABEL: &str = "initial";
-/// The property of a pixel in which a base is built; the value is its name.
+/// Property of the pixel in which a base is built: the name of that pixel.
 pub(super) const BUILD_PIXEL_KEY: &str = "base-build";
 
 /// Callbacks for the progress of a build.
 #[derive(Clone)]
 pub struct BuildObserver {
-    /// Called with each phase as it begins.
+    /// Called with the name of each phase when the phase begins.
     pub phase: Sink,
-    /// Called with each line that the setup script prints.
+    /// Called with each output line of the setup script.
     pub output: Sink,
 }
 
-/// The build of one base.
+/// The build of a base.
 pub(super) struct Build<'a> {
     pub builder: &'a BaseBuilder,
     pub backend: &'a dyn Backend,
@@ -37,11 +37,11 @@ pub(super) struct Build<'a> {
 }
 
 impl BaseBuilder {
-    /// Builds the missing ones among a base and its parents, and returns what to
-    /// clone. With `force`, builds the base itself even if it exists; the old one
-    /// stays until the build has succeeded.
+    /// Builds a base and its parents if missing, and returns the checkpoint to
+    /// clone. With `force`, rebuilds the base, and keeps the old base until the
+    /// build has succeeded.
     ///
-    /// On failure or cancellation the pixel of the build is deleted again, or the
+    /// On failure or cancellation, the pixel of the build is deleted, or the
     /// error lists it as a leftover.
     pub async fn build(
         &self,
@@ -69,14 +69,14 @@ impl BaseBuilder {
         self.lock_dir.join(format!("{pixel}.lock"))
     }
 
-    /// Takes the lock of a build; `None` while another process holds it.
+    /// Takes the lock of a build. `None` if another process holds the lock.
     pub(super) fn try_lock(&self, pixel: &Name) -> Result<Option<FileLock>> {
         let path = self.lock_path(pixel);
         FileLock::try_acquire(&path, LockMode::Exclusive)
             .map_err(|source| Error::Lock { path, source })
     }
 
-    /// Deletes the pixels of builds that were killed. Errors are only logged.
+    /// Deletes the pixels of killed builds. Errors are only logged.
     pub async fn remove_interrupted_builds(&self, backend: &dyn Backend) {
         for base in self.bases.keys() {
             let Ok(pixel) = self.pixel(base) else {
@@ -91,7 +91,7 @@ impl BaseBuilder {
         }
     }
 
-    /// Deletes the pixel of a killed build; the caller holds the lock.
+    /// Deletes the pixel of a killed build. The caller holds the lock.
     async fn remove_interrupted_build(&self, backend: &dyn Backend, base: &str) -> Result<()> {
         let name = self.build_pixel(base)?;
         backend
@@ -113,7 +113,7 @@ impl BaseBuilder {
         self.delete(backend, base, &name).await
     }
 
-    /// Deletes a pixel. A missing one counts as deleted.
+    /// Deletes a pixel. Succeeds if the pixel does not exist.
     async fn delete(&self, backend: &dyn Backend, base: &str, pixel: &Name) -> Result<()> {
         let outcome = lifecycle::destroy(backend, &self.defaults.gateway, pixel).await;
         optional(outcome).map(drop).map_err(Error::in_base(base))
@@ -125,7 +125,7 @@ impl Build<'_> {
         (self.observer.phase)(&format!("base {}: {phase}", self.base));
     }
 
-    /// Builds the base if it is missing, or in any case with `force`.
+    /// Builds the base if it is missing, or always with `force`.
     async fn ensure(&self, force: bool) -> Result<CloneSource> {
         let (builder, base) = (self.builder, self.base);
         if !force && let Some(source) = builder.ready_checkpoint(self.backend, base).await? {
@@ -137,7 +137,7 @@ impl Build<'_> {
         let lock = unless_cancelled(self.cancel, lock).await;
         let lock = lock.map_err(Error::in_base(base))?;
         let _lock = lock.map_err(|source| Error::Lock { path, source })?;
-        // Another process may have built it before this one got the lock.
+        // Another process may have built the base meanwhile.
         if !force && let Some(source) = builder.ready_checkpoint(self.backend, base).await? {
             return Ok(source);
         }
@@ -177,7 +177,7 @@ impl Build<'_> {
         if outcome.is_err() {
             self.phase("cleaning up");
         }
-        // After a success, the next build deletes what is left.
+        // If this fails after a success, the next build deletes the pixel.
         if let Err(error) = builder.delete(backend, base, &build_pixel).await
             && outcome.is_ok()
         {
@@ -186,7 +186,7 @@ impl Build<'_> {
         outcome
     }
 
-    /// Replaces the pixel of the base by a clone of the finished build.
+    /// Replaces the base's pixel by a clone of the finished build.
     async fn replace(
         &self,
         build_pixel: &Name,

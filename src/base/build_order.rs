@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::{Base, Parent};
 
-/// The bases that `target` derives from, outermost first. The settings reject
+/// Returns the parents of `target`, outermost first. The settings reject
 /// cycles; in a cycle, each base is listed once.
 pub fn parents_of<'a>(bases: &'a BTreeMap<String, Base>, target: &'a str) -> Vec<&'a str> {
     let mut parents = Vec::new();

@@ -1,5 +1,5 @@
-//! The pixel in which a base is built: created from an image like any pixel, or
-//! cloned from the parent base.
+//! Creates the pixel in which a base is built, from an image or by cloning the
+//! parent base.
 
 use super::build::{BUILD_PIXEL_KEY, Build};
 use super::{Error, Result};

@@ -63,7 +63,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Adds the base to an error of the backend or of a lifecycle operation.
+    /// Adds the base to an error of a backend or a lifecycle operation.
     pub(super) fn in_base<E: Into<lifecycle::Error>>(base: &str) -> impl Fn(E) -> Self {
         move |source| Self::Lifecycle {
             base: base.into(),
@@ -71,7 +71,7 @@ impl Error {
         }
     }
 
-    /// Whether the build was canceled, as opposed to failed.
+    /// Whether the build was canceled rather than failed.
     pub fn is_cancelled(&self) -> bool {
         matches!(
             self,

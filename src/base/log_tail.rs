@@ -1,20 +1,20 @@
-//! What a setup script prints: passed on as it comes, and its end kept for
-//! the case that the script fails.
+//! Forwards the output of a setup script, and keeps its last lines for the
+//! error if the script fails.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::model::Record;
 
-/// Lines that explain a failure.
+/// Number of last lines kept for the error.
 const LINES: usize = 20;
-/// Of one line; a progress bar without line ends must not fill the memory.
+/// Maximum length of a line, because progress bars may print no line ends.
 const LENGTH: usize = 500;
 
-/// Takes whole lines as they come.
+/// A callback for each complete line of output.
 pub type Sink = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Passes a script's output on line by line and keeps the last lines.
+/// Forwards a script's output line by line and keeps the last lines.
 pub struct LogTail {
     sink: Sink,
     open: Vec<u8>,
@@ -30,7 +30,7 @@ impl LogTail {
         }
     }
 
-    /// The last lines, an unfinished line included.
+    /// Returns the last lines, including an incomplete line.
     pub fn tail(&mut self) -> String {
         self.end_line();
         Vec::from(std::mem::take(&mut self.last)).join("\n")

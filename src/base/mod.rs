@@ -1,11 +1,11 @@
-//! Bases: template pixels to clone. The settings describe how each is built; the
-//! server knows which exist. Clones are made from the newest checkpoint of a
-//! base's pixel, taken by a build or by a user.
+//! Bases: template pixels for clones. The settings describe how to build each
+//! base; the server stores the built bases. The newest checkpoint of a base's
+//! pixel is cloned, whether a build or a user created it.
 //!
-//! A base is built in a pixel of its own, which gets the name of the base only
-//! when the build has succeeded: until then clones are made from the old base,
-//! and a failed or killed build does not affect it. A lock file allows one build
-//! of a base at a time among all processes of a user.
+//! A base is built in a separate pixel, which replaces the base's pixel only
+//! after the build has succeeded. Until then, the old base is cloned, and a
+//! failed or killed build does not affect it. A lock file allows only one build
+//! of a base at a time by the processes of a user.
 
 mod build;
 mod build_order;
@@ -35,9 +35,9 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct BaseBuilder {
     pub defaults: InstanceDefaults,
     pub bases: BTreeMap<String, config::Base>,
-    /// Prefix of the names of their pixels.
+    /// Name prefix of the pixels of bases.
     pub prefix: String,
-    /// The directory of the lock files, shared by all processes of a user.
+    /// Directory of the lock files, which all processes of a user share.
     pub lock_dir: PathBuf,
 }
 
@@ -49,13 +49,13 @@ impl BaseBuilder {
         })
     }
 
-    /// The name of the pixel that holds a base.
+    /// Returns the name of the pixel that contains a base.
     pub fn pixel(&self, base: &str) -> Result<Name> {
         self.config(base)?;
         self.name(base, "")
     }
 
-    /// The name of the pixel in which a base is built.
+    /// Returns the name of the pixel in which a base is built.
     fn build_pixel(&self, base: &str) -> Result<Name> {
         self.name(base, "-building")
     }

@@ -1,5 +1,5 @@
-//! The recipe of a base: its parent, policy and setup script. A base is outdated
-//! if the fingerprint of its recipe has changed since it was built.
+//! The recipe of a base: its parent, policy and setup script. A base is
+//! outdated if the fingerprint of its recipe has changed since the build.
 
 use super::{Error, Result};
 use crate::config::{Base, Parent, Script};
@@ -11,7 +11,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("bases/python.sh", include_str!("guest/python.sh")),
 ];
 
-/// The setup script of a base, if it has one.
+/// Returns the setup script of a base, or `None` if the base has no script.
 pub fn setup_script(name: &str, base: &Base) -> Result<Option<Vec<u8>>> {
     match &base.setup_script {
         None => Ok(None),
@@ -35,7 +35,7 @@ pub fn setup_script(name: &str, base: &Base) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// A hash of parent, policy mode and setup script.
+/// Returns a hash of parent, policy mode and setup script.
 pub fn fingerprint(base: &Base, script: Option<&[u8]>) -> String {
     let [kind, parent] = match &base.parent {
         Parent::Image(image) => ["image", image],

@@ -1,5 +1,5 @@
-//! The setup of the pixel in which a base is built: provisioning, the setup
-//! script, and the stop that makes its disk ready to be cloned.
+//! Sets up the pixel in which a base is built: waits for provisioning, runs the
+//! setup script, and stops the pixel, so that its disk can be cloned.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ const SCRIPT_DIR: &str = "/usr/local/lib/pixels";
 const SCRIPT: &str = "/usr/local/lib/pixels/base-setup";
 const TMPFILES_DIR: &str = "/etc/tmpfiles.d";
 const TMPFILES: &str = "/etc/tmpfiles.d/tmp.conf";
-/// How long the pixel may take to shut down.
+/// Time limit for the pixel to shut down.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long to wait for an address; a setup script may not need one.
+/// Time limit for an address. The setup script may not need an address.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(20);
-/// Lines of output shown for a failed provisioning step.
+/// Number of output lines shown for a failed provisioning step.
 const TAIL_LINES: u32 = 20;
 
 impl Build<'_> {
@@ -48,14 +48,14 @@ impl Build<'_> {
         // Clones must not inherit temporary files.
         let clean = ExecRequest::root(["find", "/tmp", "-xdev", "-mindepth", "1", "-delete"]);
         guest.output(&clean).await.map_err(&failed)?;
-        // An open file session delays the stop.
+        // An open file transfer session would delay the stop.
         drop(guest);
         self.phase("stopping");
         backend.stop(pixel, GRACE).await.map_err(&failed)
     }
 
-    /// Waits for provisioning and boot, and for an address at most 20 s. Ends the
-    /// interim policy.
+    /// Waits for provisioning and boot, and at most 20 s for an address. Ends
+    /// the interim policy.
     async fn wait_until_ready(&self, instance: &Instance) -> Result<()> {
         let (backend, failed) = (self.backend, Error::in_base(self.base));
         let pixel = &instance.name;
@@ -95,7 +95,7 @@ impl Build<'_> {
     async fn run_script(&self, guest: &dyn Guest, script: &[u8]) -> Result<()> {
         let failed = Error::in_base(self.base);
         guest.make_dir(SCRIPT_DIR).await.map_err(&failed)?;
-        // Provisioning installs the apt wrapper too, but may be disabled.
+        // Provisioning, which may be disabled, installs the apt wrapper too.
         for (path, content) in [
             (provision::APT_PATH, provision::APT.as_bytes()),
             (SCRIPT, script),

@@ -5,27 +5,27 @@ use crate::config::Parent;
 use crate::lifecycle::optional;
 use crate::model::{Backend, Checkpoint, CloneSource, Instance, Label, Name};
 
-/// The property of a base's own pixel; the value is its name. Clones inherit the
+/// Property of the pixel of a base: the name of that pixel. Clones inherit the
 /// property, but have another name.
 pub(super) const BASE_KEY: &str = "base";
-/// The fingerprint of the recipe that the base was built from.
+/// Fingerprint of the recipe when the base was built.
 pub(super) const RECIPE_KEY: &str = "base-recipe";
-/// The [`BaseBuilder::build_id`] of the parent that the base was built from.
+/// [`BaseBuilder::build_id`] of the parent when the base was built.
 pub(super) const PARENT_KEY: &str = "base-parent";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseStatus {
     Missing,
-    /// A process of this user on this machine builds it.
+    /// A process of this user on this machine is building the base.
     Building,
     Ready {
         checkpoint: Label,
         /// Seconds since 1970.
         created_at: i64,
-        /// Reasons to rebuild the base; empty if it is up to date.
+        /// Reasons to rebuild the base. Empty if the base is up to date.
         outdated: Vec<String>,
     },
-    /// Its pixel exists, but has no checkpoint to clone.
+    /// The pixel of the base exists, but has no checkpoint to clone.
     Unusable,
 }
 
@@ -63,8 +63,8 @@ impl BaseBuilder {
         }
     }
 
-    /// The checkpoint that clones of a base are made from; `None` if the base has
-    /// none.
+    /// Returns the checkpoint to clone for a base. `None` if the base has no
+    /// checkpoint.
     pub async fn ready_checkpoint(
         &self,
         backend: &dyn Backend,
@@ -78,14 +78,14 @@ impl BaseBuilder {
         }))
     }
 
-    /// Reasons to rebuild a base.
+    /// Returns reasons to rebuild a base.
     async fn outdated(
         &self,
         backend: &dyn Backend,
         base: &str,
         instance: &Instance,
     ) -> Result<Vec<String>> {
-        // The user created this pixel by other means.
+        // The user created this pixel without a base build.
         if !is_base(instance) {
             return Ok(Vec::new());
         }
@@ -110,7 +110,7 @@ impl BaseBuilder {
         Ok(reasons)
     }
 
-    /// Identifies the present build of a base; `None` if it is missing.
+    /// Identifies the current build of a base. `None` if the base is missing.
     pub(super) async fn build_id(
         &self,
         backend: &dyn Backend,
@@ -120,8 +120,8 @@ impl BaseBuilder {
         Ok(newest.map(|checkpoint| format!("{} {}", checkpoint.label, checkpoint.created_at)))
     }
 
-    /// The newest checkpoint of a base that is not temporary; `None` also if the
-    /// pixel is missing.
+    /// Returns the newest checkpoint of a base that is not temporary. `None` if
+    /// there is no checkpoint or no pixel.
     pub(super) async fn newest_checkpoint(
         &self,
         backend: &dyn Backend,
@@ -134,7 +134,7 @@ impl BaseBuilder {
     }
 }
 
-/// Whether a base was built into this pixel.
+/// Whether this pixel contains a base that a build created.
 pub(super) fn is_base(instance: &Instance) -> bool {
     instance.properties.get(BASE_KEY).map(String::as_str) == Some(instance.name.as_str())
 }

@@ -1,13 +1,13 @@
-//! Parses the host's apt sources in both formats, and derives sources for
-//! backports and for images from them.
+//! Parses the host's apt sources in both formats, and derives apt sources for
+//! backports and for images.
 
-/// One sources entry: URIs that share suites and components.
+/// An apt source: URIs with the same suites and components.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Source {
     pub uris: Vec<String>,
     pub suites: Vec<String>,
     pub components: Vec<String>,
-    /// A path, or a key block with its continuation lines.
+    /// The path of a keyring, or a key block with its continuation lines.
     pub signed_by: Option<String>,
     pub trusted: bool,
 }
@@ -17,14 +17,14 @@ impl Source {
         self.suites.iter().any(|have| have == suite)
     }
 
-    /// The path in `signed_by`, if it is a path.
+    /// Returns the path in `signed_by`, or `None` for a key block.
     pub fn keyring(&self) -> Option<&str> {
         self.signed_by
             .as_deref()
             .filter(|path| path.starts_with('/') && !path.contains(char::is_whitespace))
     }
 
-    /// The entry in deb822 format, with a newline at the end.
+    /// Returns the source in deb822 format, with a newline at the end.
     pub fn render(&self) -> String {
         let mut text = format!(
             "Types: deb\nURIs: {}\nSuites: {}\nComponents: {}\n",
@@ -42,8 +42,8 @@ impl Source {
     }
 }
 
-/// The enabled entries for binary packages of a `.sources` file. Malformed
-/// lines are skipped.
+/// Returns the enabled sources of binary packages in a `.sources` file. Skips
+/// malformed lines.
 pub fn parse_deb822(text: &str) -> Vec<Source> {
     let mut all = Vec::new();
     let mut fields: Vec<(String, String)> = Vec::new();
@@ -85,8 +85,8 @@ fn from_fields(fields: &[(String, String)]) -> Option<Source> {
     })
 }
 
-/// The entries for binary packages of a `.list` file. Malformed lines are
-/// skipped.
+/// Returns the sources of binary packages in a `.list` file. Skips malformed
+/// lines.
 pub fn parse_one_line(text: &str) -> Vec<Source> {
     text.lines().filter_map(one_line).collect()
 }
@@ -117,15 +117,15 @@ fn one_line(line: &str) -> Option<Source> {
     Some(source)
 }
 
-/// The entry with the `main` component of the release itself.
+/// Returns the source with the component `main` of the release.
 pub fn base<'a>(sources: &'a [Source], codename: &str) -> Option<&'a Source> {
     sources
         .iter()
         .find(|s| s.has_suite(codename) && s.components.iter().any(|c| c == "main"))
 }
 
-/// The content of a `.sources` file with the release's backports, from the same
-/// mirror as the release. `None` if the sources do not have the release.
+/// Returns a `.sources` file with the release's backports, from the mirror of
+/// the release. `None` if the sources do not contain the release.
 pub fn backports(sources: &[Source], codename: &str) -> Option<String> {
     let base = base(sources, codename)?;
     Some(
@@ -138,8 +138,8 @@ pub fn backports(sources: &[Source], codename: &str) -> Option<String> {
     )
 }
 
-/// The content of a `.sources` file for an image: the release, its updates and
-/// its security fixes. Also returns the suites that the host's sources lack.
+/// Returns a `.sources` file for an image (the release, its updates and its
+/// security fixes), and the suites that the host's sources lack.
 pub fn for_image(sources: &[Source], codename: &str) -> (String, Vec<String>) {
     let wanted = [
         codename.to_owned(),
@@ -165,13 +165,13 @@ pub fn for_image(sources: &[Source], codename: &str) -> (String, Vec<String>) {
     (texts.join("\n"), missing)
 }
 
-/// The path in a `mirror+file:` URI: a file that lists mirror URIs.
+/// Returns the path in a `mirror+file:` URI: a file that lists mirror URIs.
 pub fn mirror_file(uri: &str) -> Option<&str> {
     let path = uri.strip_prefix("mirror+file:")?;
     Some(path.strip_prefix("//").unwrap_or(path))
 }
 
-/// The first URI in a mirror list.
+/// Returns the first URI in a mirror list.
 pub fn first_mirror(list: &str) -> Option<&str> {
     list.lines()
         .filter_map(|line| line.split('#').next()?.split_whitespace().next())

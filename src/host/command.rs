@@ -1,9 +1,9 @@
-//! Commands on the host: shown as shell text, or run with their output line by
-//! line.
+//! Commands on the host: displayed as shell text, or run with their output read
+//! line by line.
 //!
 //! A command writes its output to an unnamed file that is read while the
-//! command runs. With a pipe, a package installation would die of SIGPIPE
-//! half-way if the caller exits.
+//! command runs. With a pipe, SIGPIPE would interrupt a package installation if
+//! the caller exits.
 
 use std::fmt;
 use std::fs::File;
@@ -19,12 +19,12 @@ use super::error::Error;
 use super::packages::PROGRAM_DIRS;
 use crate::model::shell_quote;
 
-/// How often the output of a running command is read.
+/// Interval between reads of a running command's output.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Number of last lines kept for the error if the command fails.
+/// Number of last output lines kept for the error of a failed command.
 const TAIL_LINES: usize = 20;
-/// The environment variables that commands inherit. All others are removed: a
-/// daemon that keeps running must not hold the secrets of the user who started
+/// Environment variables that commands inherit. All others are removed: a
+/// daemon that keeps running must not contain secrets of the user who started
 /// pixels.
 const INHERITED: &[&str] = &[
     "HOME",
@@ -85,7 +85,7 @@ impl CommandLine {
         self
     }
 
-    /// The command with a minimal environment and no input.
+    /// Returns the command with a minimal environment and empty stdin.
     pub(super) fn to_command(&self) -> Command {
         let inherited = INHERITED
             .iter()
@@ -103,7 +103,7 @@ impl CommandLine {
     }
 }
 
-/// As typed in a shell.
+/// Displays the command as typed in a shell.
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in &self.env {
@@ -117,7 +117,7 @@ impl fmt::Display for CommandLine {
     }
 }
 
-/// The status of a command that exited and its last lines of output.
+/// The exit status of a command and its last output lines.
 #[derive(Debug)]
 pub struct Outcome {
     pub status: ExitStatus,
@@ -125,7 +125,7 @@ pub struct Outcome {
 }
 
 /// Runs the command until it exits. Calls `on_line` with every line of stdout
-/// and stderr, in order, at most [`POLL_INTERVAL`] after it was written.
+/// and stderr, in order, at most [`POLL_INTERVAL`] after the line was written.
 ///
 /// Fails with [`Error::Io`] if the command cannot be started. If the future is
 /// dropped, [`CommandLine::on_drop`] applies.
@@ -147,7 +147,7 @@ async fn run_command(
     let append = || File::options().append(true).open(output.path());
     let mut command = line.to_command();
     command
-        // In a process group of its own, so that Ctrl-C reaches only pixels.
+        // Use a separate process group, so that Ctrl-C reaches only pixels.
         .process_group(0)
         .stdout(append()?)
         .stderr(append()?);
@@ -219,8 +219,8 @@ impl Drop for GroupKiller {
     }
 }
 
-/// Splits a growing file into lines. A carriage return ends a line too, as
-/// progress displays use it.
+/// Splits a growing file into lines. Carriage returns, as in progress displays,
+/// also end a line.
 struct LineSplitter<R> {
     source: R,
     partial: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Starts lxcfs and the Incus daemon where no service manager does, and waits
-//! until they are ready.
+//! Starts lxcfs and the Incus daemon on hosts without a service manager, and
+//! waits until they are ready.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,14 +12,14 @@ use super::error::Error;
 use super::read_file::{read_or_empty, tail};
 use crate::backend::incus::Client;
 
-/// A daemon with many instances checks all of them before it is ready.
+/// Time limit. A daemon checks all of its instances before it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_LINES: usize = 20;
 
-/// Starts a process that keeps running when pixels exits. Its output is
-/// appended to `log`.
+/// Starts a process that keeps running after pixels exits, and appends its
+/// output to `log`.
 fn spawn(command: &CommandLine, log: &Path) -> Result<Child, Error> {
     if let Some(dir) = log.parent() {
         fs::create_dir_all(dir).map_err(|e| Error::file("cannot create", dir, e))?;

@@ -1,16 +1,16 @@
-//! Errors of inspecting and preparing a host.
+//! Errors of host inspection and host setup.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::model;
 
-/// `step` and `doing` differ: `step` is a phrase that reads after "cannot",
-/// `doing` is the beginning of a sentence.
+/// `step` is a phrase that reads after "cannot". `doing` is the start of a
+/// sentence.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A command of a step failed. `output` has its last lines.
+    /// A command of a step failed. `output` contains its last lines.
     #[error("cannot {step}: `{command}` {}", exit_text(*.status))]
     Command {
         step: String,
@@ -20,7 +20,7 @@ pub enum Error {
         output: Vec<String>,
     },
 
-    /// The step cannot be done on this host or by this user.
+    /// The step is not possible on this host or for this user.
     #[error("cannot {step}: {missing}")]
     Blocked {
         step: String,
@@ -28,16 +28,16 @@ pub enum Error {
         fix: String,
     },
 
-    /// The step succeeded, but the next inspection still requires it.
+    /// The step succeeded, but the next inspection still requires the step.
     #[error("cannot {step}: the step succeeded, but its check still fails")]
     Ineffective { step: String },
 
-    /// The daemon exited after its start, or did not answer in time.
+    /// The daemon exited after its start, or was not ready in time.
     #[error("cannot {step}: {reason}")]
     Daemon {
         step: String,
         reason: String,
-        /// The last lines of its log.
+        /// The last lines of the daemon's log.
         output: Vec<String>,
     },
 
@@ -78,7 +78,7 @@ impl Error {
         }
     }
 
-    /// The last lines of output of the failed command or daemon.
+    /// Returns the last output lines of the failed command or daemon.
     pub fn output(&self) -> &[String] {
         match self {
             Self::Command { output, .. } | Self::Daemon { output, .. } => output,
@@ -86,7 +86,7 @@ impl Error {
         }
     }
 
-    /// What the user can do about the error, if known.
+    /// Returns a fix for the error, if known.
     pub fn fix(&self) -> Option<&str> {
         match self {
             Self::Blocked { fix, .. } => Some(fix),

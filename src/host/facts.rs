@@ -1,4 +1,4 @@
-//! The facts about a host that plans and checks are made from. Pure data.
+//! Facts about a host, the input of plans and checks. Pure data.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,34 +11,34 @@ pub use crate::backend::incus::wire::{Network, Pool};
 
 #[derive(Debug, Clone)]
 pub struct HostFacts {
-    /// `None` if Incus runs on another machine.
+    /// Facts about this machine. `None` if Incus runs on a remote machine.
     pub local: Option<LocalFacts>,
     pub server: ServerState,
     pub image_server: Reachability,
 }
 
-/// This machine.
+/// Facts about this machine.
 #[derive(Debug, Clone, Default)]
 pub struct LocalFacts {
     pub linux: bool,
     pub root: bool,
     pub os: OsRelease,
-    /// As `uname -m`.
+    /// Machine type, as printed by `uname -m`.
     pub machine: String,
     pub systemd: bool,
     pub apt: bool,
-    /// The installed packages among those that pixels needs.
+    /// The packages that pixels needs and that are installed.
     pub packages: BTreeSet<&'static str>,
     /// Packages with an interrupted installation.
     pub unfinished: Vec<String>,
     pub sources: Vec<Source>,
-    /// The configured apt sources have Incus.
+    /// Whether the configured apt sources contain Incus.
     pub apt_has_incus: bool,
     pub incusd: Option<PathBuf>,
     /// The process id of the Incus daemon for [`LocalFacts::incus_dir`].
     pub daemon_pid: Option<u32>,
     pub incus_dir: PathBuf,
-    /// The group `incus-admin` exists.
+    /// Whether the group `incus-admin` exists.
     pub admin_group: bool,
     pub fuse: bool,
     pub lxcfs_mounted: bool,
@@ -50,20 +50,20 @@ pub struct LocalFacts {
     pub subgid: String,
     /// The highest user id of this machine plus one.
     pub id_limit: u64,
-    /// The kernel supports btrfs and loop devices.
+    /// Whether the kernel supports btrfs and loop devices.
     pub btrfs: bool,
     /// Free bytes on the file system of the Incus state directory.
     pub free_disk: u64,
-    /// Networks that this machine reaches without its default route.
+    /// Networks that this machine reaches without the default route.
     pub routes: Vec<Ipv4Net>,
     pub interfaces: Vec<String>,
-    /// A number that differs between machines and does not change on a machine.
+    /// A number that is constant on a machine and differs between machines.
     pub seed: u64,
 }
 
-/// The file with the number of inotify instances one user may have.
+/// File with the maximum number of inotify instances per user.
 pub const INOTIFY_FILE: &str = "/proc/sys/fs/inotify/max_user_instances";
-/// Below this, about the twentieth pixel cannot start.
+/// With a lower limit, about the twentieth pixel cannot start.
 pub const INOTIFY_MINIMUM: u64 = 1024;
 pub const INOTIFY_RECOMMENDED: u64 = 8192;
 
@@ -93,8 +93,8 @@ impl OsRelease {
         }
     }
 
-    /// The release as a number such as (12, 0) or (24, 4). `None` for rolling
-    /// releases.
+    /// Returns the release as a number, such as (12, 0) or (24, 4). `None` for
+    /// rolling releases.
     pub fn version(&self) -> Option<(u32, u32)> {
         let mut parts = self.version_id.split('.');
         let major = parts.next()?.parse().ok()?;
@@ -105,24 +105,24 @@ impl OsRelease {
     }
 }
 
-/// Whether the image server answers.
+/// Whether the image server is reachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reachability {
-    /// Not checked, because the result would not change the plan.
+    /// Not checked, because the result does not affect the plan.
     NotChecked,
     Reachable {
         /// This machine's clock minus the server's clock, in seconds.
         clock_ahead: Option<i64>,
     },
-    /// The reason.
+    /// The image server is not reachable, for this reason.
     Unreachable(String),
 }
 
 #[derive(Debug, Clone)]
 pub enum ServerState {
-    /// The Incus daemon does not answer, and why.
+    /// The Incus daemon does not answer, for this reason.
     Unreachable(String),
-    /// The daemon denies access, and why.
+    /// The daemon denies access, for this reason.
     Denied(String),
     Ready(Box<ServerFacts>),
 }
@@ -136,7 +136,7 @@ impl ServerState {
     }
 }
 
-/// What the Incus API returns.
+/// Data from the Incus API.
 #[derive(Debug, Clone, Default)]
 pub struct ServerFacts {
     pub version: String,
@@ -146,15 +146,15 @@ pub struct ServerFacts {
     pub drivers: Vec<String>,
     pub pools: Vec<Pool>,
     pub networks: Vec<Network>,
-    /// Networks of the server's interfaces. Empty for the local server.
+    /// Networks of the server's interfaces. Empty for a local server.
     pub addresses: Vec<Ipv4Net>,
     /// Image aliases.
     pub aliases: Vec<String>,
 }
 
 impl ServerFacts {
-    /// The pool for new instances: the pool `named`, or else the pool `default`,
-    /// or else the first pool. Pools with errors are skipped.
+    /// Returns the pool for new instances: the pool `named`, or else the pool
+    /// `default`, or else the first pool. Skips pools with errors.
     pub fn usable_pool(&self, named: Option<&str>) -> Option<&Pool> {
         let mut usable = self.pools.iter().filter(|pool| pool.status == "Created");
         match named {
@@ -166,9 +166,9 @@ impl ServerFacts {
         }
     }
 
-    /// The network for new instances: the network `named`, managed or not, or
-    /// else the bridge `incusbr0`, or else the first managed bridge with an
-    /// address.
+    /// Returns the network for new instances: the network `named`, managed or
+    /// not, or else the bridge `incusbr0`, or else the first managed bridge
+    /// with an address.
     pub fn usable_network(&self, named: Option<&str>) -> Option<&Network> {
         match named {
             Some(name) => self.networks.iter().find(|network| network.name == name),

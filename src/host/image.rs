@@ -1,5 +1,5 @@
-//! Fallback images: built from the host distribution's packages, imported into
-//! Incus, and used when the default image cannot be downloaded.
+//! Fallback images, which are built from the host distribution's packages and
+//! replace the default image if it cannot be downloaded.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use super::plan::Recipe;
 use crate::backend::incus::Client;
 use crate::model;
 
-/// Prefix of the alias of every image built by `pixels setup`. The
-/// distribution and release follow, as in `pixels/debian-12`.
+/// Alias prefix of images built by `pixels setup`. Distribution and release
+/// follow, as in `pixels/debian-12`.
 pub const FALLBACK_IMAGE_PREFIX: &str = "pixels/";
 
 const SCRIPT: &str = include_str!("scripts/build-image.sh");
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(600);
 const UPLOAD_CHUNK: usize = 128 * 1024;
 
-/// The alias of the image that replaces an unavailable default image: the
-/// newest one built by `pixels setup`. `None` if the server has none.
+/// Returns the alias of the newest image that `pixels setup` built, to replace
+/// an unavailable default image. `None` if the server has no such image.
 ///
 /// Sends one request.
 pub async fn fallback_image(client: &Client) -> model::Result<Option<String>> {
@@ -34,7 +34,7 @@ pub async fn fallback_image(client: &Client) -> model::Result<Option<String>> {
     Ok(fallback_among(aliases.iter().map(String::as_str)))
 }
 
-/// The same choice among known aliases. Of several releases, takes the newest.
+/// Returns the fallback image with the newest release among these aliases.
 pub fn fallback_among<'a>(aliases: impl Iterator<Item = &'a str>) -> Option<String> {
     aliases
         .filter(|alias| alias.starts_with(FALLBACK_IMAGE_PREFIX))
@@ -42,7 +42,7 @@ pub fn fallback_among<'a>(aliases: impl Iterator<Item = &'a str>) -> Option<Stri
         .map(str::to_owned)
 }
 
-/// Builds an image and imports it under the recipe's alias.
+/// Builds an image and imports it with the recipe's alias.
 pub async fn build(
     client: &Client,
     recipe: &Recipe,
@@ -73,8 +73,8 @@ pub async fn build(
     Ok(())
 }
 
-/// Imports a split container image under `alias` and returns the image's
-/// fingerprint. If the alias is in use, deletes the imported image again.
+/// Imports a split container image with the alias `alias` and returns its
+/// fingerprint. If the alias is in use, deletes the imported image.
 pub async fn import(
     client: &Client,
     metadata: &Path,
@@ -113,8 +113,8 @@ pub async fn import(
     Ok(fingerprint)
 }
 
-/// A part that streams the file at `path`. With the length of every part known,
-/// the request has a content length and is not sent chunked.
+/// Returns a part that streams the file at `path`. The length of every part is
+/// known, so the request has a content length and is not chunked.
 async fn file_part(path: &Path, file_name: &'static str) -> model::Result<Part> {
     let opened = async {
         let file = File::open(path).await?;

@@ -1,4 +1,4 @@
-//! Checks whether the simplestreams image server can be reached over HTTPS.
+//! Checks whether the simplestreams image server is reachable over HTTPS.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use super::facts::Reachability;
 use crate::backend::incus::read_body;
 use crate::backend::tls::{self, TlsOptions};
 
-/// A user waits for the check, so it must be short.
+/// Short, because a user waits for the check.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Size limit of an index. The largest one of a public server has 0.1 MiB.
+/// Size limit of an index. The largest index of a public server has 0.1 MiB.
 const INDEX_LIMIT: usize = 16 * 1024 * 1024;
 
-/// Downloads the index of the image server at `url`. Any other answer, such as
-/// the error page of a proxy, is [`Reachability::Unreachable`]. Waits at most
-/// 4 s. Fails only if no HTTPS client can be created.
+/// Downloads the index of the image server at `url`, waiting at most 4 s. Any
+/// other response, such as a proxy's error page, is
+/// [`Reachability::Unreachable`]. Fails only if no HTTPS client can be created.
 pub async fn check_reachable(url: &str) -> Result<Reachability, Error> {
     let index = format!("{}/streams/v1/index.json", url.trim_end_matches('/'));
     let reachability = match read_index(&client()?, &index).await {
@@ -29,7 +29,7 @@ pub async fn check_reachable(url: &str) -> Result<Reachability, Error> {
     Ok(reachability)
 }
 
-/// Returns [`clock_ahead`] of the answer.
+/// Downloads the index. Returns [`clock_ahead`] for the response.
 async fn read_index(http: &reqwest::Client, index: &str) -> Result<Option<i64>, String> {
     let response = http.get(index).timeout(TIMEOUT).send().await;
     let response = response.map_err(describe)?;
@@ -63,10 +63,10 @@ fn client() -> Result<reqwest::Client, Error> {
         .map_err(|e| failed(e.to_string()))
 }
 
-/// This machine's clock minus an HTTP date, in seconds. `None` if the date is
-/// malformed.
+/// Returns this machine's clock minus an HTTP date, in seconds. `None` if the
+/// date is malformed.
 fn clock_ahead(date: &str) -> Option<i64> {
-    // HTTP has "GMT" where RFC 2822 has an offset.
+    // HTTP dates contain "GMT" in place of the offset of RFC 2822.
     let server_time = OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822).ok()?;
     Some((OffsetDateTime::now_utc() - server_time).whole_seconds())
 }

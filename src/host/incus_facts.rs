@@ -1,4 +1,4 @@
-//! Reads the facts about an Incus server from its API.
+//! Reads facts about an Incus server from its API.
 
 use serde::de::DeserializeOwned;
 
@@ -9,9 +9,9 @@ use crate::backend::incus::Client;
 use crate::backend::incus::wire::{ImageAlias, Network, NetworkState, Server};
 use crate::model;
 
-/// Reads the facts about the server. A server that does not answer or denies
-/// access is a result, not an error. With `remote`, also reads the networks of
-/// the server's interfaces: one request per network.
+/// Reads facts about the server. A server that does not answer or denies access
+/// is a result, not an error. With `remote`, also reads the networks of the
+/// server's interfaces, with one request per network.
 pub async fn read(client: &Client, remote: bool) -> Result<ServerState, Error> {
     let server = client.get::<Server>("/1.0").await;
     let server = match server.map_err(model::Error::from) {
@@ -76,13 +76,13 @@ async fn details(client: &Client, server: Server, remote: bool) -> model::Result
     })
 }
 
-/// The aliases of all images on the server. Sends one request.
+/// Returns the aliases of all images on the server. Sends one request.
 pub async fn image_aliases(client: &Client) -> model::Result<Vec<String>> {
     let aliases: Vec<ImageAlias> = list(client, "/1.0/images/aliases?recursion=1").await?;
     Ok(aliases.into_iter().map(|alias| alias.name).collect())
 }
 
-/// A list. The daemon sends an empty one as `null`.
+/// Reads a list. The daemon sends an empty list as `null`.
 async fn list<T: DeserializeOwned>(client: &Client, path: &str) -> model::Result<Vec<T>> {
     let list: Option<Vec<T>> = client.get(path).await?;
     Ok(list.unwrap_or_default())

@@ -1,8 +1,8 @@
 //! Prepares a host (`pixels setup`) and checks it (`pixels doctor`).
 //!
-//! [`inspect`] gathers facts, [`plan()`] decides from the facts alone, and
-//! [`setup()`] does one step of the plan at a time and inspects the host again
-//! after each. Setup changes nothing that exists. This part knows the Incus API
+//! [`inspect`] collects facts, [`plan()`] derives the missing steps from the
+//! facts, and [`setup()`] runs one step at a time and inspects the host after
+//! each step. Setup changes no existing object. This module uses the Incus API
 //! and the local machine, but not instances, egress or the command line.
 
 mod apt_sources;
@@ -40,7 +40,7 @@ pub use setup::{Event, Report, inspect, setup};
 /// The default directory of Incus for its state and its socket.
 pub const INCUS_DIR: &str = "/var/lib/incus";
 
-/// The server to prepare or check, and the settings that apply.
+/// The server to set up or check, and related settings.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub endpoint: Endpoint,
@@ -52,19 +52,19 @@ pub struct Options {
     pub network: Option<String>,
     /// The image alias in `defaults.image`.
     pub image: String,
-    /// `defaults.image` is not set, so a fallback image may be used instead.
+    /// Whether `defaults.image` is unset, so that a fallback image may be used.
     pub image_is_default: bool,
     /// URL of the simplestreams server for image downloads.
     pub image_server: String,
-    /// Install the `incus` command too. pixels does not need it.
+    /// Whether to install the `incus` command, which pixels does not need.
     pub with_client: bool,
-    /// Directory for image builds. A build needs about 1 GiB for a minute.
+    /// Directory for image builds. A build temporarily needs about 1 GiB.
     pub work_dir: PathBuf,
 }
 
 impl Options {
-    /// Options for the daemon at `endpoint`, with `image` as the default image
-    /// and all other settings unset.
+    /// Returns options for the daemon at `endpoint`, with the default image
+    /// `image` and no other settings.
     pub fn new(
         endpoint: Endpoint,
         image: impl Into<String>,
@@ -83,7 +83,7 @@ impl Options {
         }
     }
 
-    /// The state directory of the local daemon. `None` for a remote daemon.
+    /// The state directory of a local daemon. `None` for a remote daemon.
     pub fn incus_dir(&self) -> Option<&Path> {
         match &self.endpoint {
             Endpoint::Unix(socket) => Some(socket.parent().unwrap_or(Path::new(INCUS_DIR))),

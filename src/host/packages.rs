@@ -1,11 +1,11 @@
-//! The Debian packages a host needs. A package counts as installed if one of
-//! its programs exists, whatever installed the program.
+//! The Debian packages that a host needs. A package counts as installed if its
+//! program exists, even if installed in another way.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Directories searched for programs. The last one belongs to the packages of
-/// the Incus project.
+/// Directories that are searched for programs. Packages of the Incus project
+/// use the last directory.
 pub const PROGRAM_DIRS: &[&str] = &[
     "/usr/local/sbin",
     "/usr/local/bin",
@@ -20,17 +20,17 @@ pub const PROGRAM_DIRS: &[&str] = &[
 
 pub const INCUS: &str = "incus-base";
 
-/// What a package is needed for.
+/// The purpose of a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The Incus daemon and running instances.
+    /// The Incus daemon, and running instances.
     Daemon,
     /// The `incus` command.
     Client,
     /// A btrfs storage pool.
     Pool,
     Bridge,
-    /// Building an image.
+    /// Image builds.
     Image,
 }
 
@@ -53,8 +53,8 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
     ("debootstrap", "debootstrap", &[Image]),
 ];
 
-/// The packages that any of the purposes needs and `present` lacks, in a fixed
-/// order.
+/// Returns the packages that the purposes need and that are not in `present`,
+/// in a fixed order.
 pub fn missing(present: &BTreeSet<&'static str>, purposes: &[Purpose]) -> Vec<&'static str> {
     PACKAGES
         .iter()
@@ -64,7 +64,7 @@ pub fn missing(present: &BTreeSet<&'static str>, purposes: &[Purpose]) -> Vec<&'
         .collect()
 }
 
-/// The packages whose program is found by `find`.
+/// Returns the packages whose program `find` finds.
 pub fn present(find: impl Fn(&str) -> Option<PathBuf>) -> BTreeSet<&'static str> {
     PACKAGES
         .iter()
@@ -73,7 +73,7 @@ pub fn present(find: impl Fn(&str) -> Option<PathBuf>) -> BTreeSet<&'static str>
         .collect()
 }
 
-/// The path of a program on this machine.
+/// Returns the path of a program on this machine.
 pub fn find(program: &str) -> Option<PathBuf> {
     PROGRAM_DIRS
         .iter()
@@ -81,8 +81,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Packages with an unfinished installation, from the text of dpkg's status
-/// file.
+/// Returns packages with an unfinished installation, from the text of dpkg's
+/// status file.
 pub fn unfinished(status: &str) -> Vec<String> {
     let mut package = "";
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Reads the facts about this machine from its files and tools.
+//! Reads facts about this machine from its files and tools.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use super::read_file::{read, read_or_empty};
 use super::subid;
 use super::subnet;
 
-/// Reads the facts about this machine and its daemon with the state directory
+/// Reads facts about this machine and its daemon with the state directory
 /// `incus_dir`. Changes nothing.
 pub async fn local(incus_dir: &Path) -> Result<LocalFacts, Error> {
     let incusd = packages::find("incusd");
@@ -76,8 +76,8 @@ fn os_release() -> Result<OsRelease, Error> {
     Ok(OsRelease::parse(&text))
 }
 
-/// Whether process 1 is systemd. `/run/systemd/system` alone proves nothing: an
-/// image may have it.
+/// Whether process 1 is systemd. An image may contain `/run/systemd/system`
+/// without running systemd.
 fn init_is_systemd() -> Result<bool, Error> {
     Ok(read_or_empty("/proc/1/comm")?.trim() == "systemd")
 }
@@ -106,7 +106,7 @@ fn apt_sources() -> Result<Vec<Source>, Error> {
     Ok(all)
 }
 
-/// Whether the current package lists of apt have an installable Incus.
+/// Whether apt's current package lists contain an installable Incus.
 async fn apt_has_incus() -> Result<bool, Error> {
     let lines = output(&CommandLine::new("apt-cache", ["policy", packages::INCUS])).await?;
     Ok(lines
@@ -116,7 +116,7 @@ async fn apt_has_incus() -> Result<bool, Error> {
 }
 
 async fn routes() -> Result<Vec<Ipv4Net>, Error> {
-    // VPNs have routing tables of their own, which only `ip` lists.
+    // VPNs use separate routing tables, which only `ip` lists.
     if packages::find("ip").is_some() {
         let args = ["-j", "-4", "route", "show", "table", "all"];
         let lines = output(&CommandLine::new("ip", args)).await?;
@@ -133,14 +133,14 @@ async fn output(line: &CommandLine) -> Result<Vec<String>, Error> {
     Ok(lines)
 }
 
-/// The process id of the daemon with this state directory. Helper processes of
-/// the daemon have the same name and a subcommand.
+/// Returns the process id of the daemon with this state directory. The daemon's
+/// helper processes have the same name and a subcommand.
 fn daemon_pid(incus_dir: &Path) -> Result<Option<u32>, Error> {
     for path in entries("/proc")? {
         let Some(pid) = file_name(&path).and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // The process may have exited, or belong to another user.
+        // The process may have exited, or another user may own the process.
         let Ok(comm) = fs::read_to_string(path.join("comm")) else {
             continue;
         };
@@ -163,7 +163,7 @@ fn is_daemon(cmdline: &[u8]) -> bool {
         .is_some_and(|first| first.is_empty() || first.starts_with(b"-"))
 }
 
-/// The state directory of a daemon with this `/proc/PID/environ`.
+/// Returns the state directory of a daemon with this `/proc/PID/environ`.
 fn state_dir(environ: &[u8]) -> PathBuf {
     let text = environ
         .split(|byte| *byte == 0)
@@ -186,7 +186,7 @@ fn supports_btrfs(release: &str) -> Result<bool, Error> {
     Ok((loaded || loadable()?) && Path::new("/dev/loop-control").exists())
 }
 
-/// Free bytes on the file system of `path`, or of its nearest existing parent.
+/// Free bytes on the file system of `path` or its nearest existing parent.
 pub fn free_disk(path: &Path) -> Result<u64, Error> {
     let mut dir = path;
     loop {
@@ -206,7 +206,7 @@ pub fn free_disk(path: &Path) -> Result<u64, Error> {
     }
 }
 
-/// A hash of the machine id, or of the host name if there is no machine id.
+/// Returns a hash of the machine id, or of the hostname without a machine id.
 fn seed() -> Result<u64, Error> {
     let id = match read("/etc/machine-id")? {
         Some(id) if !id.trim().is_empty() => id,
@@ -218,7 +218,7 @@ fn seed() -> Result<u64, Error> {
     Ok(u64::from(u32::from_le_bytes(first)))
 }
 
-/// The paths in a directory. Empty if the directory does not exist.
+/// Returns the paths in a directory. Empty if the directory does not exist.
 fn entries(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, Error> {
     let dir = dir.as_ref();
     let failed = |e: io::Error| Error::file("cannot read", dir, e);
@@ -236,7 +236,7 @@ fn file_name(path: &Path) -> Option<String> {
         .map(|name| name.to_string_lossy().into_owned())
 }
 
-/// The number in a kernel setting's file. `None` if the file is not writable.
+/// Returns the number in a kernel setting. `None` if the file is not writable.
 fn writable_number(path: &str) -> Result<Option<u64>, Error> {
     use rustix::fs::{Access, access};
     let value = read_or_empty(path)?.trim().parse().ok();

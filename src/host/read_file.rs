@@ -1,11 +1,11 @@
-//! Reads small files of the host as text.
+//! Reads small text files of the host.
 
 use std::io;
 use std::path::Path;
 
 use super::error::Error;
 
-/// The file's text. `None` if the file does not exist.
+/// Returns the text of a file. `None` if the file does not exist.
 pub fn read(path: impl AsRef<Path>) -> Result<Option<String>, Error> {
     let path = path.as_ref();
     match std::fs::read(path) {
@@ -15,13 +15,13 @@ pub fn read(path: impl AsRef<Path>) -> Result<Option<String>, Error> {
     }
 }
 
-/// The file's text. Empty if the file does not exist.
+/// Returns the text of a file. Empty if the file does not exist.
 pub fn read_or_empty(path: impl AsRef<Path>) -> Result<String, Error> {
     read(path).map(Option::unwrap_or_default)
 }
 
-/// The last `lines` lines of a log. Empty if the log cannot be read, because
-/// the log only explains another error.
+/// Returns the last `lines` lines of a log. Empty if the log cannot be read,
+/// because the log only explains another error.
 pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let Ok(Some(text)) = read(path) else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Does a plan step by step, and inspects the host after each step.
+//! Runs a plan step by step, and inspects the host after each step.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -23,43 +23,43 @@ use crate::file_lock::{self, FileLock, LockMode};
 /// Progress of [`setup`].
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// Waiting for the lock at this path, which another `pixels setup` holds.
+    /// Waiting for the lock at this path, held by another `pixels setup`.
     Waiting(PathBuf),
-    /// The whole plan, sent once at the beginning. The result of a step may
-    /// change later steps.
+    /// The whole plan, sent once at the start. The result of a step may change
+    /// later steps.
     Planned(Plan),
     Started(Box<Step>),
-    /// A line of output of a step's command.
+    /// A line of command output.
     Output(String),
     Finished {
         id: StepId,
         took: Duration,
     },
-    /// A limitation of the host. Each is sent once.
+    /// A limitation of the host, sent once.
     Warning(String),
 }
 
-/// The steps that were done. None if the host was ready.
+/// The steps that setup has run. Empty if the host was ready.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub done: Vec<Step>,
     pub warnings: Vec<String>,
-    /// Where the image of a new pixel comes from.
+    /// The source of the image of new pixels.
     pub image: ImageState,
 }
 
-/// Gathers the facts for [`plan`]. Changes nothing.
+/// Collects the facts for [`plan`]. Changes nothing.
 pub async fn inspect(options: &Options) -> Result<HostFacts, Error> {
     Inspector::new(options)?.inspect().await
 }
 
-/// Prepares the host step by step. Of two concurrent calls, the second waits
-/// for the first.
+/// Sets up the host step by step. If another call is running, waits for that
+/// call.
 ///
-/// Dropping the future stops the current step, except a package installation,
-/// which continues in the background. Completed steps are kept, and the next
-/// call continues after them. A step that cannot be done fails with
-/// [`Error::Blocked`] after all steps before it.
+/// If the future is dropped, the current step stops, except a package
+/// installation, which continues in the background. Completed steps are kept,
+/// and the next call continues after them. A step that is not possible fails
+/// with [`Error::Blocked`] after all earlier steps.
 pub async fn setup(
     options: &Options,
     on_event: &mut (dyn FnMut(Event) + Send),
@@ -98,7 +98,7 @@ pub async fn setup(
         let started = Instant::now();
         let mut on_line = |line: &str| on_event(Event::Output(line.to_owned()));
         match execute(&step, &inspector.client, &mut on_line).await {
-            // Containers run without lxcfs too.
+            // Containers can run without lxcfs.
             Err(error @ Error::Daemon { .. }) if step.id == StepId::Lxcfs => {
                 without_lxcfs = true;
                 for line in error.output() {
@@ -129,7 +129,7 @@ async fn lock_setup(on_event: &mut (dyn FnMut(Event) + Send)) -> Result<FileLock
         .map_err(|error| failed(&path, error))
 }
 
-/// Gathers facts. Checks the image server at most once.
+/// Collects facts. Checks the image server at most once.
 pub(super) struct Inspector<'a> {
     options: &'a Options,
     pub client: Client,
@@ -224,8 +224,8 @@ fn create_file(path: &Path, content: &str) -> Result<(), Error> {
         .map(drop)
 }
 
-/// Appends a line to a file, after a line break if the file lacks one at its
-/// end.
+/// Appends a line to a file. Adds a missing line break at the end of the file
+/// first.
 fn append_line(path: &Path, line: &str) -> Result<(), Error> {
     let failed = |source: io::Error| Error::file("cannot write", path, source);
     let before = read_or_empty(path)?;

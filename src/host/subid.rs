@@ -1,14 +1,14 @@
-//! Root's subordinate id ranges in `/etc/subuid` and `/etc/subgid`, from which
-//! containers get their ids.
+//! Root's subordinate id ranges in `/etc/subuid` and `/etc/subgid`, which
+//! containers use.
 
-/// Number of ids that one container needs.
+/// Number of ids that a container needs.
 pub const MINIMUM: u64 = 65_536;
-/// Number of ids that Incus recommends: enough for many isolated containers.
+/// Number of ids that Incus recommends, enough for many isolated containers.
 const WANTED: u64 = 1_000_000_000;
 const FIRST_ID: u64 = 1_000_000;
 
-/// The size of root's largest range in a subuid or subgid file. 0 if root has
-/// no range.
+/// Returns the size of root's largest range in a subuid or subgid file. 0 if
+/// root has no range.
 pub fn root_range(text: &str) -> u64 {
     ranges(text)
         .filter(|(owner, _, _)| matches!(*owner, "root" | "0"))
@@ -17,9 +17,9 @@ pub fn root_range(text: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// A line with a range for root that starts after all other ranges. `limit` is
-/// the highest id of this machine plus one. `None` if fewer than [`MINIMUM`] ids
-/// remain.
+/// Returns a line with a range for root that starts after all other ranges.
+/// `limit` is the highest id of this machine plus one. `None` if fewer than
+/// [`MINIMUM`] ids remain.
 pub fn line_for_root(text: &str, limit: u64) -> Option<String> {
     let start = ranges(text)
         .map(|(_, start, count)| start.saturating_add(count))
@@ -28,8 +28,8 @@ pub fn line_for_root(text: &str, limit: u64) -> Option<String> {
     (count >= MINIMUM).then(|| format!("root:{start}:{count}"))
 }
 
-/// The highest id of this machine plus one, from `/proc/self/uid_map`: in a
-/// container only some ids exist.
+/// Returns the highest id of this machine plus one, from `/proc/self/uid_map`.
+/// In a container, only some ids exist.
 pub fn limit(id_map: &str) -> u64 {
     let last = id_map
         .lines()

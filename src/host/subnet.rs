@@ -1,15 +1,15 @@
-//! IPv4 networks in use on this host, and the choice of a free private one.
+//! IPv4 networks in use on this host, and selection of a free private network.
 //!
-//! Incus can choose a network itself, but its probing by ping and route finds
-//! nothing on some hosts. The routes of the host show more.
+//! Incus can select a network itself, but on some hosts its probes by ping and
+//! route detect no conflict. The host's routes show more networks.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-/// Private networks in order of preference: 10.64/10 first, because clouds and
-/// VPNs use the low end of 10/8, home networks 192.168/16 and other container
-/// runtimes 172.16/12.
+/// Private networks in order of preference. 10.64/10 is first, because clouds
+/// and VPNs use the low end of 10/8, home networks use 192.168/16 and other
+/// container runtimes use 172.16/12.
 const PRIVATE: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 10),
     Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
@@ -17,8 +17,8 @@ const PRIVATE: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
 ];
 
-/// Parses `10.0.0.0/8`, or a bare address as a network of one address. Host
-/// bits are cleared.
+/// Parses `10.0.0.0/8`, or an address as a network with one address. Clears the
+/// host bits.
 pub fn parse(text: &str) -> Option<Ipv4Net> {
     let network = match text.contains('/') {
         true => text.parse().ok()?,
@@ -27,9 +27,9 @@ pub fn parse(text: &str) -> Option<Ipv4Net> {
     Some(network.trunc())
 }
 
-/// A private /24 that overlaps no network in `used`. `seed` selects where the
-/// search starts: two hosts rarely choose the same network, and the same host
-/// always does.
+/// Returns a private /24 that does not overlap with the networks in `used`.
+/// `seed` selects the start of the search: two hosts rarely get the same
+/// network, and a host always gets the same network.
 pub fn choose(used: &[Ipv4Net], seed: u64) -> Option<Ipv4Net> {
     let overlap = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
     PRIVATE
@@ -37,15 +37,15 @@ pub fn choose(used: &[Ipv4Net], seed: u64) -> Option<Ipv4Net> {
         .filter_map(|block| block.subnets(24).ok().zip(Some(block)))
         .flat_map(|(subnets, block)| {
             let count = 1u64 << (24 - block.prefix_len());
-            // Below `count`, which is at most 2^16.
+            // The remainder is less than `count`, which is at most 2^16.
             let start = (seed % count) as usize;
             subnets.skip(start).chain(subnets.take(start))
         })
         .find(|candidate| !used.iter().any(|network| overlap(network, candidate)))
 }
 
-/// Networks in the output of `ip -j -4 route show table all`, without default
-/// routes.
+/// Returns the networks in the output of `ip -j -4 route show table all`,
+/// without default routes.
 pub fn from_ip_json(text: &str) -> Result<Vec<Ipv4Net>, serde_json::Error> {
     #[derive(serde::Deserialize)]
     struct Route {
@@ -56,7 +56,7 @@ pub fn from_ip_json(text: &str) -> Result<Vec<Ipv4Net>, serde_json::Error> {
     Ok(without_default(networks))
 }
 
-/// Networks in `/proc/net/route`, without default routes.
+/// Returns the networks in `/proc/net/route`, without default routes.
 pub fn from_proc(text: &str) -> Vec<Ipv4Net> {
     without_default(text.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_whitespace();
@@ -70,8 +70,8 @@ pub fn from_proc(text: &str) -> Vec<Ipv4Net> {
     }))
 }
 
-/// The resolvers of a resolv.conf. A resolver that is reached by the default
-/// route must not become unreachable behind a new bridge.
+/// Returns the resolvers in a resolv.conf. A resolver on the default route must
+/// not become unreachable through a new bridge.
 pub fn from_resolv_conf(text: &str) -> Vec<Ipv4Net> {
     without_default(
         text.lines()

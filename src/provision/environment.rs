@@ -1,14 +1,15 @@
-//! The environment variables of the settings, for all processes of a pixel. They
-//! are written twice: to `/etc/environment` for PAM (ssh, sudo, su) and to the
-//! login profile.
+//! Environment variables of the settings, for all processes of a pixel. The
+//! variables are written to `/etc/environment` for PAM (ssh, sudo, su) and to
+//! the login profile.
 
 use std::collections::BTreeMap;
 
-/// Lines for `/etc/environment`, and the variables that cannot be written there.
+/// Returns lines for `/etc/environment`, and variables that it cannot contain.
 ///
-/// PAM does not expand or unescape a value, strips one pair of quotes around it,
-/// and ends the line at the first `#`, quoted or not (observed with Linux-PAM
-/// 1.5). A value with `#` or a line break therefore has no representation.
+/// PAM does not expand or unescape a value, removes one pair of quotes around
+/// it, and ends the line at the first `#`, quoted or not (observed with
+/// Linux-PAM 1.5). Values with `#` or a line break can therefore not be
+/// written.
 pub(super) fn pam(variables: &BTreeMap<String, String>) -> (String, Vec<String>) {
     let mut lines = String::new();
     let mut omitted = Vec::new();
@@ -22,7 +23,7 @@ pub(super) fn pam(variables: &BTreeMap<String, String>) -> (String, Vec<String>)
     (lines, omitted)
 }
 
-/// A profile script that exports all variables.
+/// Returns a profile script that exports all variables.
 pub(super) fn profile(variables: &BTreeMap<String, String>) -> String {
     let mut script = String::from("# Environment variables of the pixels settings.\n");
     for (key, value) in variables {

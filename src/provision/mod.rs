@@ -1,5 +1,5 @@
-//! Provisioning: turns settings into a plan of files and steps, and applies the
-//! plan to a running pixel. Knows neither backends nor the settings file.
+//! Provisioning: converts settings to a plan of files and steps, and applies
+//! the plan to a running pixel. Independent of backends and the settings file.
 
 mod environment;
 mod options;
@@ -20,13 +20,13 @@ pub use status::{Overall, Report, StepState, StepStatus};
 /// The default user of a provisioned pixel.
 pub const USER: &str = "pixel";
 
-/// An apt-get wrapper that waits for locks and retries, for scripts in a pixel.
+/// An apt-get wrapper for scripts in a pixel. It waits for locks and retries.
 pub const APT: &str = include_str!("guest/apt.sh");
-/// Where the wrapper is installed.
+/// Path of the installed wrapper.
 pub const APT_PATH: &str = "/usr/local/lib/pixels/apt";
 
-/// Applies a plan to a running pixel and starts its steps, without waiting for
-/// them. Idempotent, except that failed and changed steps run again.
+/// Applies a plan to a running pixel and starts its steps. Does not wait for
+/// the steps. Idempotent, except that failed and changed steps run again.
 ///
 /// Fails with `Error::Unsupported` if the image cannot be provisioned.
 pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
@@ -42,7 +42,7 @@ pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
         });
     }
     output.into_text("creation of the user")?;
-    // Outermost first.
+    // Create outer directories first.
     let mut dirs = BTreeSet::new();
     for file in &plan.files {
         let ends = file.path.match_indices('/').skip(1);
@@ -60,21 +60,21 @@ pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
         .map(drop)
 }
 
-/// Reads the state of all steps. Works while the pixel boots.
+/// Reads the state of all steps. Works even while the pixel boots.
 pub async fn status(guest: &dyn Guest) -> Result<Report> {
     let output = run(guest, "status", include_str!("guest/status.sh")).await?;
     let text = output.into_text("status of the provisioning steps")?;
     Ok(status::parse(&text))
 }
 
-/// The last `lines` lines of a step's output.
+/// Returns the last `lines` output lines of a step.
 pub async fn log_tail(guest: &dyn Guest, step: &StepStatus, lines: u32) -> Result<String> {
     let request = ExecRequest::root(["tail", "-n", &lines.to_string(), &step.log]);
     let output = guest.output(&request).await?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Streams the output of all steps to `to` until they have ended.
+/// Streams the output of all steps to `to` until all steps have finished.
 pub async fn follow(
     guest: &dyn Guest,
     to: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,

@@ -1,21 +1,21 @@
-//! The input of a plan, and the parts of it that are written for other programs.
+//! The input of a plan, and conversions to formats of other programs.
 
 use std::collections::BTreeMap;
 
-/// What to provision.
+/// The options of a plan.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// One line, authorized for the users root and pixel. An SSH server is installed
-    /// if there is a key.
+    /// One line, authorized for the users root and pixel. If set, an SSH server
+    /// is installed.
     pub public_key: Option<String>,
-    /// DNS servers to use instead of those that the network announces.
+    /// DNS servers to use instead of those of the network.
     pub dns: Vec<String>,
-    /// Environment variables of all processes.
+    /// Environment variables for all processes.
     pub variables: BTreeMap<String, String>,
-    /// PEM texts with one or more certificates each.
+    /// PEM texts, each with one or more certificates.
     pub ca_certificates: Vec<String>,
     pub devtools: Option<Devtools>,
-    /// A script to run as the last step, with its `#!` line.
+    /// A script that runs as the last step, with its `#!` line.
     pub script: Option<Vec<u8>>,
     pub sessions: Sessions,
 }
@@ -23,11 +23,11 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub struct Devtools {
     pub installer_url: String,
-    /// `NAME` or `NAME@VERSION` in the syntax of mise.
+    /// `NAME` or `NAME@VERSION`, in the syntax of mise.
     pub tools: Vec<String>,
 }
 
-/// The multiplexer of console sessions.
+/// The multiplexer to install for console sessions.
 #[derive(Debug, Clone, Default)]
 pub enum Sessions {
     #[default]
@@ -39,11 +39,11 @@ pub enum Sessions {
     None,
 }
 
-/// The configuration file of mise.
+/// Returns the configuration file of mise.
 pub(super) fn mise(tools: &[String]) -> String {
     let mut text = String::from("[tools]\n");
     for tool in tools {
-        // An npm scope starts with @ too, after a colon or a slash.
+        // An npm scope also starts with @, but follows a colon or a slash.
         let (name, version) = match tool.rfind('@') {
             Some(at) if at > 0 && !tool[..at].ends_with([':', '/']) => {
                 (&tool[..at], &tool[at + 1..])
@@ -55,8 +55,8 @@ pub(super) fn mise(tools: &[String]) -> String {
     text
 }
 
-/// Splits a PEM text into certificates, because `update-ca-certificates` ignores
-/// files with several.
+/// Splits a PEM text into certificates, because `update-ca-certificates`
+/// ignores files with several certificates.
 pub(super) fn certificates(pem: &str) -> Vec<String> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";

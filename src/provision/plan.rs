@@ -8,9 +8,9 @@ use crate::model::{GuestFile, Ids, hex, sha256};
 const LIB: &str = "/usr/local/lib/pixels";
 const UNITS: &str = "/etc/systemd/system";
 const SUDOERS: &str = "/etc/sudoers.d/pixel";
-/// The trust store of a Debian system, written by `update-ca-certificates`.
+/// The trust store of Debian, which `update-ca-certificates` writes.
 const TRUST_STORE: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// Variables of programs that do not use the trust store by default.
+/// Variables for programs that do not use the trust store by default.
 const TRUST_STORE_VARIABLES: [&str; 5] = [
     "NODE_EXTRA_CA_CERTS",
     "REQUESTS_CA_BUNDLE",
@@ -27,7 +27,7 @@ const PIXEL: Ids = Ids {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     pub name: &'static str,
-    /// Hash of the script and its inputs. A step that is done runs again if its
+    /// Hash of the script and its inputs. A finished step runs again if its
     /// hash has changed.
     pub hash: String,
 }
@@ -36,20 +36,20 @@ pub struct Step {
 pub struct Plan {
     /// Files to write. Missing parent directories are created.
     pub files: Vec<GuestFile>,
-    /// In the order they run. A failed step stops those after it.
+    /// Steps in execution order. After a failed step, later steps do not run.
     pub steps: Vec<Step>,
-    /// Which options have no full effect, and why.
+    /// Options that do not have their full effect, with reasons.
     pub warnings: Vec<String>,
 }
 
 impl Plan {
-    /// Removes the sudo rules. A policy enforced inside the pixel brings its own.
+    /// Removes the sudo rules: a policy inside the pixel contains others.
     pub fn remove_sudo(&mut self) {
         self.files.retain(|file| file.path != SUDOERS);
     }
 }
 
-/// Builds a plan. Equal options give equal plans.
+/// Returns the plan. Equal options result in equal plans.
 pub fn plan(options: &Options) -> Plan {
     let mut plan = Plan::default();
     plan.add_access(options);
@@ -92,12 +92,12 @@ impl Plan {
         });
     }
 
-    /// A program or data file of pixels.
+    /// Adds a program or data file of pixels.
     fn add_lib(&mut self, name: &str, mode: u32, content: &str) {
         self.add_root_file(&format!("{LIB}/{name}"), mode, content);
     }
 
-    /// sudo, SSH keys, DNS servers and CA certificates.
+    /// Adds sudo rules, SSH keys, DNS servers and CA certificates.
     fn add_access(&mut self, options: &Options) {
         self.add_root_file(SUDOERS, 0o440, OPEN_SUDO);
         if let Some(key) = &options.public_key {
@@ -164,7 +164,7 @@ impl Plan {
         self.add_lib("apt", 0o755, super::APT);
     }
 
-    /// Adds a step and its unit. `inputs`: the content of the files that the
+    /// Adds a step and its unit. `inputs` is the content of the files that the
     /// script reads.
     fn add_step(&mut self, name: &'static str, script: &str, inputs: &str) {
         self.add_lib(&format!("steps/{name}"), 0o755, script);
@@ -177,7 +177,7 @@ impl Plan {
         });
     }
 
-    /// The unit that runs the steps; called after all steps are added.
+    /// Adds the unit that runs the steps. Call after all steps are added.
     fn add_runner(&mut self) {
         let steps = self.steps.iter();
         let list: String = steps

@@ -1,16 +1,16 @@
-//! The state of the provisioning steps, from the records inside the pixel.
+//! The state of the provisioning steps, from records inside the pixel.
 
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepState {
-    /// It will run after the steps before it.
+    /// The step will run after the steps before it.
     Pending,
     Running,
     Done,
     Failed,
-    /// A step before it failed.
+    /// A step before this step failed.
     Blocked,
 }
 
@@ -33,15 +33,15 @@ pub struct StepStatus {
     pub exit_code: Option<i32>,
     /// Seconds since 1970.
     pub started_at: Option<i64>,
-    /// Its run time in seconds; of a running step, until now.
+    /// Run time in seconds. Of a running step, the time until now.
     pub duration: Option<i64>,
-    /// The last line of its output.
+    /// The last output line.
     pub last_line: String,
-    /// The path of its output inside the pixel.
+    /// Path of the log inside the pixel.
     pub log: String,
 }
 
-/// The state of all steps together.
+/// The combined state of all steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Overall {
@@ -70,7 +70,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The first failed step.
+    /// Returns the first failed step.
     pub fn failed(&self) -> Option<&StepStatus> {
         self.steps
             .iter()
@@ -114,16 +114,16 @@ struct Records {
 #[derive(Default)]
 struct StepRecord {
     name: String,
-    /// The hash in the plan.
+    /// The hash in the current plan.
     wanted: String,
-    /// The hash of the last run.
+    /// The hash at the last run.
     hash: String,
     boot: String,
     state: String,
     exit_code: Option<i32>,
     started: Option<i64>,
     ended: Option<i64>,
-    /// Whether its unit is active.
+    /// Whether the unit of the step is active.
     unit: bool,
     last: String,
 }
@@ -146,7 +146,7 @@ impl StepRecord {
 }
 
 fn is_active(state: &str) -> bool {
-    // Empty: systemd did not answer, so the unit may be active.
+    // If empty, systemd did not answer, so the unit may be active.
     matches!(
         state,
         "active" | "activating" | "reloading" | "deactivating" | ""
@@ -163,7 +163,7 @@ impl Records {
             let status = match record.state.as_str() {
                 "done" if record.hash == record.wanted => StepState::Done,
                 "running" if record.unit => StepState::Running,
-                // Interrupted, and about to be started again.
+                // The step was interrupted and will be started again.
                 "running" if will_run => StepState::Pending,
                 "running" => StepState::Failed,
                 "failed" if record.hash == record.wanted && (this_boot || !will_run) => {
@@ -171,7 +171,7 @@ impl Records {
                 }
                 _ if blocked => StepState::Blocked,
                 _ if will_run || record.unit => StepState::Pending,
-                // Nothing will start it.
+                // No unit will start the step.
                 _ => StepState::Failed,
             };
             let mut last_line = record.last;

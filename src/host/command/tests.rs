@@ -52,8 +52,8 @@ fn fifo(dir: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// Runs `script`, drops the future after the script's first line of output,
-/// writes a line to FIFO `$2`, and returns what the script writes to FIFO `$1`.
+/// Runs `script`, drops the future after the first output line, writes a line
+/// to FIFO `$2`, and returns the text that the script writes to FIFO `$1`.
 async fn output_after_drop(on_drop: OnDrop, script: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let (result, go) = (fifo(dir.path(), "result"), fifo(dir.path(), "go"));
@@ -71,7 +71,7 @@ async fn output_after_drop(on_drop: OnDrop, script: &str) -> String {
         exited = run(&line, &mut on_line) => panic!("the script exited: {exited:?}"),
         received = has_started => received.unwrap(),
     }
-    // Opened for both directions, so that the open does not wait for a reader.
+    // Open for both directions, so that the open does not wait for a reader.
     let mut go = File::options().read(true).write(true).open(go).unwrap();
     go.write_all(b"go\n").unwrap();
     reading.await.unwrap()

@@ -1,4 +1,4 @@
-//! Checks of this machine. Skipped if Incus runs on another machine.
+//! Checks of this machine. Skipped if Incus runs on a remote machine.
 
 use super::{
     Check, Clock, Facts, Machine, Status, Verdict, all_skipped, checks, ok, problem, skipped,
@@ -17,10 +17,10 @@ const NAMES: &[(&str, &str)] = &[
     ("lxcfs", "resource limits shown in pixels"),
 ];
 
-/// A pixel with systemd uses about four keys of its user.
+/// Minimum number of kernel keys. A pixel with systemd uses about four.
 const KEYS_MINIMUM: u64 = 200;
 
-/// With a larger difference, certificates and tokens are rejected.
+/// With a larger clock difference, certificates and tokens are rejected.
 const CLOCK_TOLERANCE_SECONDS: i64 = 300;
 
 pub fn check_machine(facts: &Facts) -> Vec<Check> {
@@ -98,8 +98,8 @@ fn bridge_filter(machine: &Machine) -> Verdict {
     )
 }
 
-/// The kernel counts both limits per user of the host: the daemon, and all pixels
-/// without user ids of their own, count as one user.
+/// Checks limits that the kernel counts per host user: the daemon, and all
+/// pixels without an own user id range, count as one user.
 fn kernel_limits(machine: &Machine) -> Verdict {
     let too_low = |limit: Option<u64>, minimum| limit.filter(|limit| *limit < minimum);
     if let Some(limit) = too_low(machine.inotify, INOTIFY_MINIMUM) {
@@ -139,7 +139,7 @@ fn lxcfs(local: &LocalFacts) -> Verdict {
     }
 }
 
-/// Done for remote servers too.
+/// Checks the clock, even for remote servers.
 pub fn check_clock(clock: Clock) -> Check {
     let check = |status, detail: String| Check::new("clock", "clock", status, detail);
     let wrong = |detail: String| {

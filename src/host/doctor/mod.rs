@@ -1,6 +1,6 @@
 //! Checks a host and suggests a fix for each problem.
 //!
-//! This file gathers the facts. `remote` and `local` judge them and are pure.
+//! This file collects the facts. `remote` and `local` check them without I/O.
 
 mod local;
 mod remote;
@@ -24,9 +24,9 @@ use crate::backend::incus::{Client, Endpoint};
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Ok,
-    /// Does not apply to this host, or cannot be checked.
+    /// The check does not apply to this host, or is not possible.
     Skipped,
-    /// Works with limitations.
+    /// Works, with limitations.
     Warning,
     /// Some commands will fail.
     Problem,
@@ -40,9 +40,9 @@ pub struct Check {
     /// Title for people, such as "space in the storage pool".
     pub title: String,
     pub status: Status,
-    /// What was found.
+    /// The observed state.
     pub detail: String,
-    /// How to fix the problem, often a command.
+    /// The fix for the problem, often a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
@@ -64,8 +64,8 @@ impl Check {
     }
 }
 
-/// 0 if all checks passed, 1 with warnings, 2 with problems. 2 also means "wrong
-/// usage" for other commands: here it never does.
+/// Returns the exit code: 0 if all checks passed, 1 for warnings, 2 for
+/// problems. For other commands 2 means wrong usage, but not here.
 pub fn exit_code(checks: &[Check]) -> u8 {
     match checks.iter().map(|check| check.status).max() {
         Some(Status::Problem) => 2,
@@ -74,8 +74,8 @@ pub fn exit_code(checks: &[Check]) -> u8 {
     }
 }
 
-/// Checks the host and the server. Appends the results `extra` of the caller.
-/// If the facts cannot be read, the error is reported as a failed check.
+/// Checks the host and the server, and appends the caller's results `extra`. If
+/// the facts cannot be read, a failed check reports the error.
 pub async fn doctor(options: &Options, extra: Vec<Check>) -> Vec<Check> {
     let mut checks = match gather(options).await {
         Ok(facts) => judge(&facts, options),
@@ -94,13 +94,13 @@ pub async fn doctor(options: &Options, extra: Vec<Check>) -> Vec<Check> {
 #[derive(Debug, Clone)]
 struct Facts {
     host: HostFacts,
-    /// Of the storage pool. `None` if there is no usable pool.
+    /// Space in the storage pool. `None` if there is no usable pool.
     space: Option<Result<Space, String>>,
     machine: Option<Machine>,
     clock: Clock,
 }
 
-/// Bytes. A `total` of 0 means that the server does not know.
+/// Sizes in bytes. A `total` of 0 means unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 struct Space {
     #[serde(default)]
@@ -109,20 +109,20 @@ struct Space {
     total: u64,
 }
 
-/// Facts about this machine that only checks need.
+/// Facts about this machine that only the checks need.
 #[derive(Debug, Clone, Default)]
 struct Machine {
     socket_exists: bool,
     user: String,
-    /// `/etc/group` lists the user as a member of `incus-admin`.
+    /// Whether `/etc/group` lists the user as a member of `incus-admin`.
     admin_listed: bool,
     bridge_calls_iptables: bool,
     ip_forward: bool,
-    /// Number of user namespaces allowed. `None`: no limit.
+    /// Maximum number of user namespaces. `None`: no limit.
     user_namespaces: Option<u64>,
-    /// Number of inotify instances per user. `None`: unknown.
+    /// Maximum number of inotify instances per user. `None`: unknown.
     inotify: Option<u64>,
-    /// Number of kernel keys per user. `None`: unknown.
+    /// Maximum number of kernel keys per user. `None`: unknown.
     keys: Option<u64>,
 }
 
@@ -130,7 +130,7 @@ struct Machine {
 enum Clock {
     /// Seconds ahead of the image server's clock. Negative: behind.
     AheadOfServer(i64),
-    /// Seconds behind the newest of some system files.
+    /// Seconds behind the modification time of the newest system file.
     BehindFiles(i64),
     Unknown,
 }
@@ -162,7 +162,7 @@ fn problem(detail: impl Into<String>, fix: impl Into<String>) -> Verdict {
     (Status::Problem, detail.into(), Some(fix.into()))
 }
 
-/// Checks with the identifiers and titles of `names`.
+/// Combines the identifiers and titles in `names` with the verdicts.
 fn checks(names: &[(&str, &str)], verdicts: impl IntoIterator<Item = Verdict>) -> Vec<Check> {
     names
         .iter()
@@ -174,7 +174,7 @@ fn checks(names: &[(&str, &str)], verdicts: impl IntoIterator<Item = Verdict>) -
         .collect()
 }
 
-/// Checks that are skipped for the same reason.
+/// Returns checks that are skipped for the same reason.
 fn all_skipped(names: &[(&str, &str)], reason: &str) -> Vec<Check> {
     checks(names, std::iter::repeat_with(|| skipped(reason)))
 }
@@ -236,8 +236,8 @@ fn read_machine(socket: &Path) -> Result<Machine, Error> {
 }
 
 /// Compares the clock with the image server's clock. If the image server does
-/// not answer, compares it with the times of system files, which cannot be in
-/// the future.
+/// not answer, compares the clock with modification times of system files,
+/// which cannot be in the future.
 async fn read_clock(host: &HostFacts, options: &Options) -> Result<Clock, Error> {
     let reachability = match &host.image_server {
         Reachability::NotChecked => image_server::check_reachable(&options.image_server).await?,

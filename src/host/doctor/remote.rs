@@ -10,7 +10,7 @@ use crate::host::plan::{ImageState, can_build_fallback, image_state};
 
 const SETUP: &str = "sudo pixels setup";
 const OLDEST: (u32, u32) = (6, 0);
-/// API extensions that pixels needs and that some builds of Incus 6.0 lack.
+/// API extensions that pixels needs and some builds of Incus 6.0 lack.
 pub(super) const EXTENSIONS: &[&str] = &[
     "container_exec_user_group_cwd",
     "container_nic_ipfilter",

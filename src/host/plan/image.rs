@@ -1,5 +1,5 @@
-//! The default image: whether it is available, and the step that builds a
-//! fallback.
+//! The default image: whether the image is available, and the step that builds
+//! a fallback image.
 
 use serde::Serialize;
 
@@ -9,22 +9,22 @@ use crate::host::Options;
 use crate::host::facts::{HostFacts, LocalFacts, Reachability, ServerState};
 use crate::host::image::{FALLBACK_IMAGE_PREFIX, fallback_among};
 
-/// Where the image of a new pixel comes from.
+/// The source of the image of new pixels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "source", content = "alias", rename_all = "kebab-case")]
 pub enum ImageState {
-    /// The server has an image with the alias of the settings.
+    /// The server has an image with the configured alias.
     Local,
-    /// Incus downloads the image when it is first needed.
+    /// Incus downloads the image at its first use.
     Download,
-    /// The settings have no image, and the fallback image with this alias
-    /// replaces the default.
+    /// The settings contain no image, and the fallback image with this alias
+    /// replaces the default image.
     #[serde(rename = "stand-in")]
     Fallback(String),
     Missing,
 }
 
-/// Whether the plan depends on whether the image server answers.
+/// Whether the plan depends on the reachability of the image server.
 pub fn needs_image_server(facts: &HostFacts, options: &Options) -> bool {
     match (&facts.server, &facts.local) {
         (ServerState::Denied(_), _) | (ServerState::Unreachable(_), None) => false,
@@ -40,7 +40,7 @@ pub fn image_state(facts: &HostFacts, options: &Options) -> ImageState {
     if aliases.contains(&options.image) {
         return ImageState::Local;
     }
-    // Fallback images exist only on the server itself.
+    // The image server has no fallback images.
     let is_fallback = options.image.starts_with(FALLBACK_IMAGE_PREFIX);
     if !is_fallback && matches!(facts.image_server, Reachability::Reachable { .. }) {
         return ImageState::Download;
@@ -51,7 +51,7 @@ pub fn image_state(facts: &HostFacts, options: &Options) -> ImageState {
     }
 }
 
-/// Whether an image built on this host can be used with these settings.
+/// Whether these settings allow an image that is built on this host.
 pub fn can_build_fallback(facts: &HostFacts, options: &Options) -> bool {
     let is_built_here = |local: &LocalFacts| alias(local) == options.image;
     facts

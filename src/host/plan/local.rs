@@ -11,18 +11,18 @@ use crate::host::{apt_sources, subid};
 
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/pixels-backports.sources";
 const LXCFS_DIR: &str = "/var/lib/lxcfs";
-/// Where Debian's package installs the daemon.
+/// Path of the daemon in Debian's package.
 const INCUSD: &str = "/usr/libexec/incus/incusd";
 const ADMIN_GROUP: &str = "incus-admin";
 
-/// Where apt gets Incus from.
+/// The apt source that contains Incus.
 #[derive(Debug, PartialEq, Eq)]
 enum IncusSource {
     /// The default suite of the configured sources.
     Default,
-    /// A suite of the configured sources that apt uses only on request.
+    /// A suite of the configured sources that apt uses only if requested.
     Suite(String),
-    /// A suite of the configured mirror that the sources lack.
+    /// A suite that the configured mirror has but the sources lack.
     NewSuite {
         suite: String,
         sources: String,
@@ -185,8 +185,8 @@ pub fn add_subids(plan: &mut Plan, local: &LocalFacts, daemon_runs: bool) {
 }
 
 /// Adds the step that raises the limit on inotify instances. The daemon and all
-/// pixels without user ids of their own share one limit. With the kernel's
-/// default of 128, systemd in the twentieth pixel cannot start.
+/// pixels without an own user id range share a limit. With the kernel's default
+/// of 128, systemd cannot start in the twentieth pixel.
 pub fn add_inotify(plan: &mut Plan, local: &LocalFacts) {
     if local.inotify.is_none_or(|limit| limit >= INOTIFY_MINIMUM) {
         return;
@@ -207,7 +207,7 @@ pub fn add_inotify(plan: &mut Plan, local: &LocalFacts) {
     );
 }
 
-/// Adds the steps that start Incus: with systemd if it runs, or else as a
+/// Adds the steps that start Incus: with systemd if it is running, else as a
 /// background process. `unreachable` is the reason why the daemon does not
 /// answer.
 pub fn add_daemon(plan: &mut Plan, local: &LocalFacts, unreachable: &str) {

@@ -1,7 +1,7 @@
-//! Decides from facts what must be done to prepare a host.
+//! Derives the missing setup steps from the facts about a host.
 //!
-//! Pure: the same facts give the same plan, so a dry run shows exactly what
-//! setup does.
+//! Pure: equal facts result in equal plans, so a dry run shows exactly the
+//! steps that setup runs.
 
 mod image;
 mod local;
@@ -21,7 +21,7 @@ pub use recipe::Recipe;
 pub use server::BRIDGE_NAME;
 pub use step::{Action, Plan, Step, StepId};
 
-/// The remaining steps, in order.
+/// Returns the missing steps, in order.
 pub fn plan(facts: &HostFacts, options: &Options) -> Plan {
     let mut plan = Plan::default();
     if let ServerState::Denied(reason) = &facts.server {
@@ -78,7 +78,7 @@ pub fn plan(facts: &HostFacts, options: &Options) -> Plan {
 }
 
 /// Without root, inserts a blocked step before the first step that needs root.
-/// Steps before it, which the user may do, stay in the plan.
+/// Earlier steps, which the user may run, stay in the plan.
 fn require_root(plan: &mut Plan, facts: &HostFacts) {
     if facts.local.as_ref().is_some_and(|local| local.root) {
         return;

@@ -1,4 +1,4 @@
-//! How an image of the host's own distribution and release is built.
+//! The recipe of an image with the host's own distribution and release.
 
 use std::path::{Path, PathBuf};
 
@@ -25,8 +25,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// The command that builds the image in `work` and writes its files to `out`.
-    /// `out` must have the script and `image.sources`.
+    /// Returns the command that builds the image in `work` and writes its files
+    /// to `out`. `out` must contain the script and `image.sources`.
     pub fn command(&self, work: &Path, out: &Path) -> CommandLine {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let mut args: Vec<String> = vec![path(&out.join("build-image.sh"))];
@@ -51,8 +51,8 @@ impl Recipe {
     }
 }
 
-/// The recipe, and the suites that the host's sources lack. The error is the
-/// reason why no image can be built.
+/// Returns the recipe, and the suites that the host's sources lack. The error
+/// is the reason why no image can be built.
 pub fn recipe(local: &LocalFacts) -> Result<(Recipe, Vec<String>), String> {
     let os = &local.os;
     let (name, components) = match os.id.as_str() {
@@ -101,7 +101,7 @@ fn release(local: &LocalFacts) -> &str {
     }
 }
 
-/// The alias of an image built on this host, such as `pixels/debian-12`.
+/// Returns the alias of images built on this host, such as `pixels/debian-12`.
 pub fn alias(local: &LocalFacts) -> String {
     format!("{FALLBACK_IMAGE_PREFIX}{}-{}", local.os.id, release(local))
 }

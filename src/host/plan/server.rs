@@ -8,13 +8,13 @@ use crate::host::Options;
 use crate::host::facts::{HostFacts, ServerFacts};
 use crate::host::subnet;
 
-/// Name of the bridge that setup creates: the same as `incus admin init`.
+/// Name of the bridge that setup creates, as with `incus admin init`.
 pub const BRIDGE_NAME: &str = "incusbr0";
 const POOL_NAME: &str = "default";
 const GIB: u64 = 1 << 30;
-/// Size of a new pool, if the disk has enough space.
+/// Size of a new pool if the disk has enough free space.
 const POOL_GIB: u64 = 20;
-/// Below this size, no pool is created.
+/// Minimum size of a new pool.
 const POOL_MINIMUM_GIB: u64 = 4;
 
 pub fn needs_pool(server: Option<&ServerFacts>, options: &Options) -> bool {
@@ -72,8 +72,8 @@ pub fn add_pool(plan: &mut Plan, facts: &HostFacts, options: &Options) {
 
 fn create_pool(plan: &mut Plan, facts: &HostFacts, name: &str) -> Action {
     let local = facts.local.as_ref();
-    // The driver list of a local daemon lacks btrfs until the plan has installed
-    // its tools. A remote daemon lists what it supports.
+    // The local daemon does not list btrfs until the plan has installed its
+    // tools. The driver list of a remote daemon is complete.
     let btrfs = match (local, facts.server.facts()) {
         (Some(local), _) => local.btrfs,
         (None, Some(server)) => server.drivers.iter().any(|driver| driver == "btrfs"),
@@ -152,8 +152,8 @@ fn create_network(facts: &HostFacts, name: &str) -> Action {
     }
 }
 
-/// `incusbr0`, or the name with the lowest number that no interface or network
-/// has.
+/// Returns `incusbr0`, or the name with the lowest number that no interface or
+/// network uses.
 fn free_bridge_name(facts: &HostFacts) -> String {
     let interfaces = facts.local.iter().flat_map(|local| local.interfaces.iter());
     let networks = facts.server.facts().into_iter().flat_map(|s| &s.networks);

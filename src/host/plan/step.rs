@@ -1,4 +1,4 @@
-//! The steps of a plan, and how a dry run shows them.
+//! The steps of a plan, and their display in a dry run.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::recipe::Recipe;
 use crate::host::command::CommandLine;
 
-/// Steps in the order in which they are done. Empty if the host is ready.
+/// The missing steps, in the order of execution. Empty if the host is ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     pub steps: Vec<Step>,
-    /// Limitations that no step removes.
+    /// Limitations of the host that no step can remove.
     pub warnings: Vec<String>,
 }
 
@@ -21,7 +21,7 @@ impl Plan {
         self.steps.is_empty()
     }
 
-    /// The first step that cannot be done on this host or by this user.
+    /// The first step that is not possible on this host or for this user.
     pub fn blocked(&self) -> Option<&Step> {
         let blocked = |step: &&Step| matches!(step.action, Action::Blocked { .. });
         self.steps.iter().find(blocked)
@@ -41,7 +41,7 @@ impl Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
     pub id: StepId,
-    /// What the step does, as a phrase that reads after "to" and "cannot".
+    /// Description of the step: a phrase that reads after "to" and "cannot".
     pub title: String,
     pub reason: String,
     pub action: Action,
@@ -63,7 +63,7 @@ impl Step {
     }
 }
 
-/// What a step is about. A plan has at most one step of each kind.
+/// The subject of a step. A plan contains each subject at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepId {
@@ -82,7 +82,7 @@ pub enum StepId {
     Image,
 }
 
-/// As in JSON.
+/// Displays the id as in JSON.
 impl fmt::Display for StepId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&format!("{self:?}").to_lowercase())
@@ -96,10 +96,10 @@ pub enum Action {
     NewFile { path: PathBuf, content: String },
     /// Appends a line to a file. Creates the file if it is missing.
     AppendLine { path: PathBuf, line: String },
-    /// Runs commands one after the other.
+    /// Runs commands one after another.
     Run { commands: Vec<CommandLine> },
-    /// Starts a process that keeps running when pixels exits. Its output goes to
-    /// `log`.
+    /// Starts a process that keeps running after pixels exits, with its output
+    /// in `log`.
     Background { command: CommandLine, log: PathBuf },
     /// Waits until the running daemon with this process id is ready.
     AwaitDaemon { pid: u32 },
@@ -111,7 +111,7 @@ pub enum Action {
     },
     /// Builds an image and imports it.
     BuildImage { recipe: Recipe, work_dir: PathBuf },
-    /// Cannot be done on this host or by this user.
+    /// Not possible on this host or for this user.
     Blocked { missing: String, fix: String },
 }
 
@@ -134,7 +134,7 @@ impl Action {
         }
     }
 
-    /// The exact changes of the action, line by line.
+    /// Returns the exact changes of the action, line by line.
     pub fn preview(&self) -> Vec<String> {
         match self {
             Self::NewFile { path, content } => {

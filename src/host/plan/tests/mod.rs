@@ -32,7 +32,7 @@ pub fn options() -> Options {
     )
 }
 
-/// Options for a server on another machine.
+/// Options for a remote server.
 pub fn remote_options() -> Options {
     let mut options = options();
     options.endpoint = Endpoint::Https(Remote {
