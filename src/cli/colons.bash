@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# bash splits words at colons. Joins NAME:LABEL before it is completed, and
-# removes the text before the colon from the candidates.
+# bash splits words at colons. Join NAME:LABEL before completion, and remove the
+# text before the colon from the candidates.
 _pixels_with_colons() {
     local -a words=()
     local i count=0 current=0 glued=""

@@ -59,7 +59,7 @@ packages=systemd-sysv,udev,systemd-resolved,libnss-resolve,iproute2,iputils-ping
 echo "installing packages of $suite"
 set -- --variant=minbase --include="$packages" --components="$components"
 [ -z "$keyring" ] || set -- "$@" --keyring="$keyring"
-# In namespaces of its own, so that mounts of debootstrap and processes started
+# Use separate namespaces, so that mounts of debootstrap and processes started
 # by packages end with debootstrap.
 unshare --mount --propagation private --pid --fork --kill-child \
 	debootstrap "$@" "$suite" "$root" "$mirror"
