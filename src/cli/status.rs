@@ -89,7 +89,7 @@ impl StatusArgs {
     }
 }
 
-/// `gateway_defect`: the health of a gateway that keeps the pixel without network.
+/// `gateway_defect`: health of the gateway if the pixel has no network.
 fn print_report(ui: &Ui, name: &Name, report: &Report, gateway_defect: Option<&Health>) {
     if ui.json() {
         let mut json = json!({

@@ -25,7 +25,7 @@ const DENIED_SIZE: u32 = 65_535;
 /// Placeholder for the verdict of allowing rules until the mark is known.
 const ACCEPT: &str = "accept-marked";
 
-/// The chains of one policy.
+/// The chains of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chains {
     /// A hash of the content, used in the names of the chains: `p_ID` for

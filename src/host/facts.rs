@@ -148,7 +148,6 @@ pub struct ServerFacts {
     pub networks: Vec<Network>,
     /// Networks of the server's interfaces. Empty for a local server.
     pub addresses: Vec<Ipv4Net>,
-    /// Image aliases.
     pub aliases: Vec<String>,
 }
 

@@ -6,10 +6,10 @@ use super::network::Network;
 use super::{expiry, policy_properties};
 use crate::model::{Backend, Instance, Label, Name, Result, Status};
 
-/// Restores a checkpoint and its policy. The expiry of the pixel stays as it is.
+/// Restores a checkpoint and its policy. Keeps the current expiry of the pixel.
 ///
-/// Behind a gateway the policy of the checkpoint is in force before the disk is
-/// restored; if the restore fails, the present policy is applied again.
+/// Behind a gateway, the policy of the checkpoint is applied before the disk is
+/// restored. If the restore fails, the current policy is applied again.
 pub async fn restore(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,

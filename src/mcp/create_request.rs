@@ -17,15 +17,15 @@ const MAX_LABEL_CHARS: usize = 200;
 pub struct CreateRequest {
     /// Label shown by list_sandboxes.
     pub label: Option<String>,
-    /// Image to create it from, such as "ubuntu/24.04"; by default the image that
-    /// the server is configured with.
+    /// Image of the sandbox, such as "ubuntu/24.04"; by default the image in
+    /// the settings of the server.
     pub image: Option<String>,
     /// Base to clone instead of an image; see list_bases. A missing base is built
     /// first, which takes minutes.
     pub base: Option<String>,
     /// Network policy: "unrestricted", "agent" (package registries, git hosts,
-    /// model APIs) or "allowlist" (only `allow`). By default that of the base or
-    /// of the server.
+    /// model APIs) or "allowlist" (only `allow`). By default the policy of the
+    /// base or of the server.
     pub egress: Option<String>,
     /// Additional allowed destinations: hosts, *.hosts, addresses or networks,
     /// each with an optional :port.

@@ -1,4 +1,4 @@
-//! Runs commands in a sandbox while the call waits.
+//! Runs commands in a sandbox and waits until they exit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -68,7 +68,7 @@ pub fn app(service: &Arc<Service>, path: &str, authenticator: Authenticator) -> 
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_max_request_body_bytes(MAX_MESSAGE)
-        // With this token, a stop of the server differs from a canceled call.
+        // Distinguishes a stopping server from a call that the client cancels.
         .with_cancellation_token(service.stopping().clone())
         // Not needed: the authenticator is stricter and checks every path.
         .disable_allowed_hosts();

@@ -15,7 +15,7 @@ pub struct SandboxView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     pub status: Status,
-    /// Why the sandbox failed, or what is wrong with a running one.
+    /// Reason why the sandbox failed, or a problem of a running sandbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Empty until an address is assigned.

@@ -117,7 +117,7 @@ pub struct Store {
     path: PathBuf,
     server: String,
     inner: Mutex<Inner>,
-    /// Number of the last change that is on disk.
+    /// Number of the last change that has been written to disk.
     saved: tokio::sync::Mutex<u64>,
 }
 

@@ -39,8 +39,9 @@ struct Remote<'a> {
 }
 
 impl<'a> Remote<'a> {
-    /// A relative `path` starts at the default user's home. `owner`: the value of
-    /// `--owner`, or else the default user. `archive` keeps owners of files.
+    /// A relative `path` starts at the default user's home. `owner` is the
+    /// value of `--owner`, or the default user. `archive` keeps owners of
+    /// files.
     async fn open(
         context: &'a Context,
         instance: &'a Instance,

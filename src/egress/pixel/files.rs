@@ -72,7 +72,7 @@ fn programs() -> impl Iterator<Item = (String, &'static str)> {
     scripts.into_iter().chain(commands)
 }
 
-/// The files of one policy.
+/// The files of a policy.
 #[derive(Debug, Clone)]
 pub struct Files {
     /// [`nftables::Chains::id`], which identifies the applied policy.

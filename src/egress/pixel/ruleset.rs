@@ -50,7 +50,7 @@ pub fn ruleset(policy: &Chains) -> String {
     text
 }
 
-/// Redirects DNS queries to any server to the resolver of the policy.
+/// Redirects all DNS queries to the resolver of the policy.
 fn add_dns_redirection(text: &mut String) {
     let to_other_host = "meta nfproto ipv4 fib daddr type != local meta l4proto { tcp, udp } \
                          th dport 53";

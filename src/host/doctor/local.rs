@@ -99,7 +99,7 @@ fn bridge_filter(machine: &Machine) -> Verdict {
 }
 
 /// Checks limits that the kernel counts per host user: the daemon, and all
-/// pixels without an own user id range, count as one user.
+/// pixels without their own user id range, count as one user.
 fn kernel_limits(machine: &Machine) -> Verdict {
     let too_low = |limit: Option<u64>, minimum| limit.filter(|limit| *limit < minimum);
     if let Some(limit) = too_low(machine.inotify, INOTIFY_MINIMUM) {

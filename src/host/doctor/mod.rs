@@ -130,7 +130,7 @@ struct Machine {
 enum Clock {
     /// Seconds ahead of the image server's clock. Negative: behind.
     AheadOfServer(i64),
-    /// Seconds behind the modification time of the newest system file.
+    /// Seconds behind the newest modification time of some system files.
     BehindFiles(i64),
     Unknown,
 }

@@ -185,8 +185,8 @@ pub fn add_subids(plan: &mut Plan, local: &LocalFacts, daemon_runs: bool) {
 }
 
 /// Adds the step that raises the limit on inotify instances. The daemon and all
-/// pixels without an own user id range share a limit. With the kernel's default
-/// of 128, systemd cannot start in the twentieth pixel.
+/// pixels without their own user id range share a limit. With the kernel's
+/// default of 128, systemd cannot start in the twentieth pixel.
 pub fn add_inotify(plan: &mut Plan, local: &LocalFacts) {
     if local.inotify.is_none_or(|limit| limit >= INOTIFY_MINIMUM) {
         return;

@@ -21,7 +21,7 @@ pub struct JobArgs {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Started {
-    /// Pass it to exec_poll and exec_kill.
+    /// Pass this id to exec_poll and exec_kill.
     job_id: String,
 }
 

@@ -62,7 +62,7 @@ pub struct DenialView {
     count: u64,
     /// Time of the last denial, in seconds since 1970.
     last: u64,
-    /// The `allow` entry that would permit it.
+    /// The `allow` entry that would permit the destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     entry: Option<String>,
 }
@@ -155,9 +155,9 @@ impl Tools {
         Ok(Json(Done::OK))
     }
 
-    /// List what the network policy has denied to a sandbox in the last hour, and
-    /// the `allow` entry of create_sandbox that would permit it. Call this when a
-    /// connection or a name lookup fails.
+    /// List the destinations that the network policy has denied to a sandbox in
+    /// the last hour, each with the `allow` entry of create_sandbox that would
+    /// permit it. Call this when a connection or a name lookup fails.
     #[tool(annotations(title = "Network denials", read_only_hint = true))]
     async fn network_denials(
         &self,
