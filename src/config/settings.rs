@@ -1,5 +1,6 @@
 //! The settings: one row for each key, in the order of `config.example.toml`.
 //! To add a key, add a row here, and its comment and default to that file:
+//!
 //! ```text
 //! field ["key, if named otherwise"]: Type as KIND, "PIXELS_VARIABLE", empty_is_default;
 //! ```

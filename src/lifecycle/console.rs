@@ -9,8 +9,8 @@ use crate::provision::{Overall, Report};
 
 const POLL: Duration = Duration::from_millis(500);
 
-/// Finds the first of the `accepted` multiplexers in a pixel, or `None`. During
-/// provisioning, waits until one of them is installed.
+/// Returns the first of the `accepted` multiplexers in a pixel, or `None`.
+/// During provisioning, waits until one of them is installed.
 ///
 /// Calls `on_report` with every provisioning report.
 pub async fn wait_for_multiplexer(

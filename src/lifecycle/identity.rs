@@ -8,7 +8,6 @@
 //!
 //! Incus templates are not used: releases before 6.0.6 follow symlinks that
 //! root in a pixel created.
-//! symlinks that root in a pixel created.
 
 use super::creator::Creator;
 use super::optional;

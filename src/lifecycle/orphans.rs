@@ -81,7 +81,7 @@ pub async fn find_orphans(
 }
 
 /// Whether the creation of a pixel is unfinished. The creator may still be
-/// running. A pixel without a recorded creator was created without pixels.
+/// running. Other programs create pixels without a recorded creator.
 pub fn may_be_incomplete(pixel: &Instance) -> bool {
     Creator::recorded_on(pixel)
         .is_some_and(|creator| !pixel.started_once || provisioning::is_applying(pixel, &creator))

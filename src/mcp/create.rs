@@ -32,7 +32,7 @@ pub struct ForkArgs {
 }
 
 impl Service {
-    /// Starts to create a sandbox. Its record is on disk when this returns.
+    /// Starts the creation of a sandbox, after its record is written to disk.
     pub async fn create(self: &Arc<Self>, mut request: CreateRequest) -> Result<SandboxView> {
         if request.base.is_some() && request.image.is_some() {
             return Err(Error::invalid("give either base or image, not both"));
@@ -69,7 +69,8 @@ impl Service {
         }
     }
 
-    /// Starts to clone a sandbox or checkpoint, with its policy.
+    /// Starts the creation of a clone of a sandbox or checkpoint, with its
+    /// policy.
     pub async fn fork(self: &Arc<Self>, args: ForkArgs) -> Result<SandboxView> {
         let (source, pixel, _) = self.lock_for_use(&args.name).await?;
         let from = match &args.checkpoint {

@@ -45,7 +45,7 @@ impl Service {
                 outcome = &mut create => outcome,
                 () = interrupt.cancelled() => {
                     cancel.cancel();
-                    // Deletes what the creation has created so far.
+                    // The canceled creation deletes its pixel.
                     create.await
                 }
             };

@@ -39,9 +39,8 @@ struct Remote<'a> {
 }
 
 impl<'a> Remote<'a> {
-    /// A relative `path` starts at the default user's home. `owner` is the
-    /// value of `--owner`, or the default user. `archive` keeps owners of
-    /// files.
+    /// Opens a transfer. A relative `path` starts at the default user's home.
+    /// `owner` is the value of `--owner`. `archive` keeps owners of files.
     async fn open(
         context: &'a Context,
         instance: &'a Instance,

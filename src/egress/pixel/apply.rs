@@ -25,9 +25,9 @@ pub async fn has_packages(guest: &dyn Guest) -> Result<bool> {
     Ok(true)
 }
 
-/// Writes a policy into a stopped pixel that [`has_packages`]. The next boot
-/// applies the policy before the network starts. A second call replaces the
-/// policy.
+/// Writes a policy into a stopped pixel for which [`has_packages`] is true. The
+/// next boot applies the policy before the network starts. A second call
+/// replaces the policy.
 pub async fn write(guest: &dyn Guest, files: &Files) -> Result<()> {
     write_common(guest, Overwrite::Always).await?;
     for file in files.of_policy(STATE) {

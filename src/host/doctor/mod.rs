@@ -26,7 +26,7 @@ pub enum Status {
     Ok,
     /// The check does not apply to this host, or is not possible.
     Skipped,
-    /// Works, with limitations.
+    /// Commands work, with limitations.
     Warning,
     /// Some commands will fail.
     Problem,

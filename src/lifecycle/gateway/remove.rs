@@ -19,7 +19,7 @@ pub async fn is_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Resu
     read().await
 }
 
-/// Deletes the gateway if it [`is_incomplete`].
+/// Deletes the gateway if [`is_incomplete`] returns true.
 pub async fn remove_incomplete(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     if !is_incomplete(backend, gateway).await? {
         return Ok(());
