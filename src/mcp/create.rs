@@ -69,8 +69,7 @@ impl Service {
         }
     }
 
-    /// Starts the creation of a clone of a sandbox or checkpoint, with its
-    /// policy.
+    /// Starts to clone a sandbox or checkpoint; the clone keeps the policy.
     pub async fn fork(self: &Arc<Self>, args: ForkArgs) -> Result<SandboxView> {
         let (source, pixel, _) = self.lock_for_use(&args.name).await?;
         let from = match &args.checkpoint {

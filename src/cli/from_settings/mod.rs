@@ -65,8 +65,8 @@ pub fn instance_defaults(
     })
 }
 
-/// The alias of `defaults.image`. If the user chose no image and the server has
-/// only the image that `setup` built: that image, reported in a status line.
+/// The alias of `defaults.image`, or of the image that `setup` built if the
+/// user chose no image and the server has no other. Prints the replacement.
 pub async fn resolve_default_image(
     context: &Context,
     defaults: &InstanceDefaults,
