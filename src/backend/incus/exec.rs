@@ -6,7 +6,7 @@
 //! The sockets close without a handshake. The operation of an interactive
 //! command ends only after the client has closed socket 0. Exit codes 126 and
 //! 127 are operation errors. The daemon pings every socket, but closes a
-//! finished stream without waiting for the pong.
+//! finished stream without waiting for the pong, which it does not require.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -90,7 +90,7 @@ pub(super) async fn run(
     let open = async |secret: &str, has_output: bool| {
         let stream = client.transport().connect().await?;
         let (stream, buffer): (Box<dyn ByteStream>, _) = match has_output {
-            true => (Box::new(Receiver(stream)), CHUNK),
+            true => (Box::new(Receiver::new(stream, is_terminal)), CHUNK),
             false => (stream, SMALL),
         };
         upgrade(client, stream, &path(secret), buffer).await

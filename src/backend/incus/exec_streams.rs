@@ -150,15 +150,15 @@ mod tests {
         WebSocketStream::from_raw_socket(stream, Role::Client, config).await
     }
 
-    #[tokio::test]
-    async fn output_is_complete_if_the_ping_cannot_be_answered() {
+    /// Returns what the daemon has received.
+    async fn drain_output_with_ping(sends_input: bool, closes_early: bool) -> Vec<u8> {
         let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
         let mut daemon = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
         daemon.send(Message::Ping("x".into())).await.unwrap();
         daemon.send(Message::binary(&b"hi"[..])).await.unwrap();
         daemon.send(Message::text("")).await.unwrap();
-        drop(daemon);
-        let socket = client(Receiver(Box::new(ours))).await;
+        let open = (!closes_early).then_some(daemon);
+        let socket = client(Receiver::new(Box::new(ours), sends_input)).await;
         let (mut near, far) = tokio::io::duplex(64);
         drain(split(socket), Box::new(far), &CancellationToken::new())
             .await
@@ -166,6 +166,23 @@ mod tests {
         let mut output = String::new();
         near.read_to_string(&mut output).await.unwrap();
         assert_eq!(output, "hi");
+        let mut received = Vec::new();
+        if let Some(mut daemon) = open {
+            daemon.get_mut().read_to_end(&mut received).await.unwrap();
+        }
+        received
+    }
+
+    #[tokio::test]
+    async fn output_is_complete_if_the_ping_cannot_be_answered() {
+        drain_output_with_ping(true, true).await;
+        drain_output_with_ping(false, true).await;
+    }
+
+    #[tokio::test]
+    async fn pings_are_answered_only_where_the_daemon_reads() {
+        assert_eq!(drain_output_with_ping(false, false).await, [0; 0]);
+        assert_ne!(drain_output_with_ping(true, false).await, [0; 0]);
     }
 
     #[tokio::test]

@@ -71,10 +71,30 @@ pub(super) fn too_large(what: impl Into<String>) -> Failure {
     })
 }
 
-/// A connection that ignores failed writes. The daemon may close the connection
-/// before a pong is sent, and unread output must not be lost. Reads fail if the
+/// A connection that receives output of a command.
+///
+/// The daemon pings such a socket but does not read from it: a pong that is still
+/// unread when the daemon closes a TCP connection resets the connection, and
+/// output that is on its way is lost. So only the upgrade request is sent. On a
+/// terminal, where the socket also carries input, failed writes are ignored, because
+/// the daemon may close the connection before a pong is sent. Reads fail if the
 /// connection is broken.
-pub(super) struct Receiver(pub Box<dyn ByteStream>);
+pub(super) struct Receiver {
+    stream: Box<dyn ByteStream>,
+    sends_input: bool,
+    /// Whether the daemon has answered.
+    is_answered: bool,
+}
+
+impl Receiver {
+    pub fn new(stream: Box<dyn ByteStream>, sends_input: bool) -> Self {
+        Self {
+            stream,
+            sends_input,
+            is_answered: false,
+        }
+    }
+}
 
 impl AsyncRead for Receiver {
     fn poll_read(
@@ -82,7 +102,9 @@ impl AsyncRead for Receiver {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        let outcome = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        self.is_answered = true;
+        Poll::Ready(outcome)
     }
 }
 
@@ -92,16 +114,19 @@ impl AsyncWrite for Receiver {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.0).poll_write(cx, data));
+        if self.is_answered && !self.sends_input {
+            return Poll::Ready(Ok(data.len()));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
         Poll::Ready(Ok(written.unwrap_or(data.len())))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let _ = ready!(Pin::new(&mut self.0).poll_flush(cx));
+        let _ = ready!(Pin::new(&mut self.stream).poll_flush(cx));
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
