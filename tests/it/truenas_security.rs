@@ -2,6 +2,7 @@
 //! read, no leftovers, and errors for unsupported features.
 
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -171,7 +172,7 @@ impl Agent {
             .stdout(Stdio::null())
             .spawn();
         let agent = Self(agent.unwrap());
-        wait::eventually("the agent listens", || socket.exists());
+        wait::eventually("the agent listens", || UnixStream::connect(&socket).is_ok());
         let added = Command::new("ssh-add")
             .arg("-q")
             .arg(key)
