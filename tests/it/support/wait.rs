@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
+const MAX_PAUSE: Duration = Duration::from_millis(400);
 
 /// Polls until `ask` returns a value. Panics after 60 seconds.
 #[track_caller]
@@ -37,11 +38,13 @@ pub fn until_or<T>(ask: impl FnMut() -> Option<T>, message: impl FnOnce() -> Str
 fn poll<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
+        let begin = Instant::now();
         let answer = ask();
         if answer.is_some() || Instant::now() > deadline {
             return answer;
         }
-        std::thread::sleep(PAUSE);
+        // Most questions start a process, which delays the other tests.
+        std::thread::sleep((begin.elapsed() * 3).clamp(PAUSE, MAX_PAUSE));
     }
 }
 
