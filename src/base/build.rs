@@ -137,7 +137,7 @@ impl Build<'_> {
         let lock = unless_cancelled(self.cancel, lock).await;
         let lock = lock.map_err(Error::in_base(base))?;
         let _lock = lock.map_err(|source| Error::Lock { path, source })?;
-        // Another process may have built the base meanwhile.
+        // Another process may have built the base during the wait.
         if !force && let Some(source) = builder.ready_checkpoint(self.backend, base).await? {
             return Ok(source);
         }

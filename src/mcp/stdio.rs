@@ -148,7 +148,7 @@ async fn write(
 
 impl Bridge {
     async fn send(&self, message: Value) {
-        // Fails if the client has closed the pipe: nobody reads the message.
+        // Fails if the client has closed the pipe and reads no messages.
         let _ = self.to_client.send(message).await;
     }
 

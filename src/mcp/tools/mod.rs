@@ -62,7 +62,7 @@ impl Tools {
     }
 
     /// Waits at most `wait_sec` for the creation of a sandbox. If the client
-    /// cancels the call meanwhile, the unfinished sandbox is destroyed.
+    /// cancels the call during the wait, the unfinished sandbox is destroyed.
     async fn wait_for_create(
         &self,
         context: &RequestContext<RoleServer>,
