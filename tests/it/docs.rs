@@ -40,6 +40,30 @@ fn documents_name_only_existing_variables() {
 }
 
 #[test]
+fn guide_names_only_existing_files_and_functions() {
+    let guide = read("src/lib.rs");
+    let table = guide.split("# Where is").nth(1).unwrap();
+    let mut count = 0;
+    for row in table.lines().take_while(|line| !line.contains("# How")) {
+        // The first column is the question.
+        let answer = row.splitn(3, '|').nth(2).unwrap_or_default();
+        let words = answer.split('`').skip(1).step_by(2);
+        let (files, names): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains('.'));
+        let sources: String = files
+            .iter()
+            .map(|file| read(format!("src/{file}")))
+            .collect();
+        for name in names {
+            let function = name.rsplit("::").next().unwrap();
+            let declared = sources.contains(&format!("fn {function}"));
+            assert!(declared, "no function {name} in {files:?}");
+            count += 1;
+        }
+    }
+    assert!(count > 10, "only {count} functions found");
+}
+
+#[test]
 fn commands_in_documents_parse() {
     let env = TestEnv::bare();
     for name in DOCUMENTS {
