@@ -71,7 +71,7 @@ for binary in "$built"/*/pixels; do
     chmod -R u=rwX,go=rX "$work/$name"
     tar --create --sort=name --format=gnu --owner=0 --group=0 --numeric-owner \
         --mtime="@$moment" --directory="$work" "$name" |
-        gzip --best --no-name >"$dist/$name.tar.gz"
+        gzip --no-name >"$dist/$name.tar.gz"
 done
 
 SOURCE_DATE_EPOCH=$moment .github/sbom.sh >"$dist/pixels-$version.cdx.json"
