@@ -26,13 +26,15 @@ fn listed(env: &TestEnv, name: &str) -> Value {
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_04_supports_lifecycle() {
-    live(Nas::lab("25.04.2", "live"));
+    let (nas, env) = Nas::lab("25.04.2", "live");
+    live((nas.without_ssh_server(), env));
 }
 
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_10_supports_lifecycle() {
-    live(Nas::lab("25.10.1", "live"));
+    let (nas, env) = Nas::lab("25.10.1", "live");
+    live((nas.without_ssh_server(), env));
 }
 
 fn live((nas, mut env): (Nas, TestEnv)) {

@@ -48,9 +48,9 @@ fn delete_leftovers() {
     let _ = env.destroy(names);
 }
 
-/// Whether the test process whose id is part of the pixel's name is running.
+/// Whether the test process whose id is part of the name is running.
 /// Numbers below 300 are counters.
-fn creator_runs(name: &str) -> bool {
+pub fn creator_runs(name: &str) -> bool {
     name.split('-')
         .filter_map(|part| part.parse::<u32>().ok())
         .any(|pid| pid >= 300 && std::path::Path::new(&format!("/proc/{pid}")).exists())

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Fail, Outcome, args, call, invalid, not_found};
 use super::query::Query;
+use super::template::Template;
 use super::{Inner, POOL};
 
 const LEAST: u64 = 32 << 20;
@@ -224,9 +225,24 @@ impl Inner {
         let body = json!({
             "name": name, "type": "container", "profiles": [], "config": config,
             "devices": devices(spec.devices)?,
-            "source": {"type": "image", "alias": self.image},
+            "source": self.source(),
         });
         Ok(self.incus.try_done("POST", "/1.0/instances", &body)?)
+    }
+
+    /// What Incus creates an instance from.
+    fn source(&self) -> Value {
+        let (lacks_ssh, template) = {
+            let state = self.state.lock().unwrap();
+            (state.lacks_ssh, state.template.clone())
+        };
+        if lacks_ssh {
+            return json!({"type": "image", "alias": self.image});
+        }
+        let template = template.unwrap_or_else(|| Template::shared(&self.incus, &self.image));
+        let source = json!({"type": "copy", "source": template.name});
+        self.state.lock().unwrap().template = Some(template);
+        source
     }
 }
 

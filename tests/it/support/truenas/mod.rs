@@ -12,6 +12,7 @@ mod jobs;
 mod lxc;
 mod query;
 mod snapshots;
+mod template;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 use super::env::TestEnv;
 use super::lab;
 use super::server::Server;
+use template::Template;
 
 pub const API_KEY: &str = "7-Qv3xSECRETjH8sSECRETpW2nSECRETkL9mSECRETtR4yGu1";
 pub const POOL: &str = "tank";
@@ -110,6 +112,10 @@ struct State {
     planted: Option<Plant>,
     /// Reports all disks as not mounted.
     hides_disks: bool,
+    /// What instances are copied from, after the first create.
+    template: Option<Arc<Template>>,
+    /// Instances have no SSH server, as with most images.
+    lacks_ssh: bool,
 }
 
 pub struct Inner {
@@ -264,6 +270,12 @@ impl Nas {
     /// Calls `what` with the root filesystem of every instance that starts.
     pub fn plant(&self, what: impl Fn(&Path) + Send + 'static) {
         self.inner.state.lock().unwrap().planted = Some(Box::new(what));
+    }
+
+    /// Creates instances from an image without an SSH server, as most images are.
+    pub fn without_ssh_server(self) -> Self {
+        self.inner.state.lock().unwrap().lacks_ssh = true;
+        self
     }
 
     pub fn hide_disks(&self, hide: bool) {
