@@ -369,7 +369,7 @@ fn sudo_wrappers_refuse_unsafe_arguments() {
     // Allowed arguments work.
     for line in [
         "safe-systemctl status pixels-resolver",
-        "safe-systemctl restart e2scrub_reap.service",
+        "safe-systemctl restart dpkg-db-backup.service",
         "safe-journalctl",
         "safe-journalctl -u pixels-resolver -n 5",
     ] {

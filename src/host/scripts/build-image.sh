@@ -75,8 +75,20 @@ DHCP=ipv4
 [DHCPv4]
 # Clones share a machine-id until the first boot, so the address follows the NIC.
 ClientIdentifier=mac
+# The name is written below. Without this, every boot starts systemd-hostnamed.
+UseHostname=no
 NETWORK
 chroot "$root" systemctl enable systemd-networkd.service systemd-resolved.service
+# A container has neither ext4 volumes nor kernel modules of its own.
+chroot "$root" systemctl mask e2scrub_all.timer e2scrub_reap.service \
+	modprobe@.service systemd-modules-load.service
+# Only network interfaces are the container's own devices.
+mkdir "$root/etc/systemd/system/systemd-udev-trigger.service.d"
+cat >"$root/etc/systemd/system/systemd-udev-trigger.service.d/net.conf" <<'TRIGGER'
+[Service]
+ExecStart=
+ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=net
+TRIGGER
 chroot "$root" useradd --create-home --uid 1000 --shell /bin/bash ubuntu
 
 rm -f "$root/etc/apt/sources.list"
@@ -136,6 +148,6 @@ ff02::1		ip6-allnodes
 ff02::2		ip6-allrouters
 TEMPLATE
 tar -C "$meta" --owner=0 --group=0 -cJf "$dir/metadata.tar.xz" metadata.yaml templates
-mksquashfs "$root" "$dir/rootfs.squashfs" -comp zstd -noappend -no-progress -quiet
+mksquashfs "$root" "$dir/rootfs.squashfs" -comp zstd -Xcompression-level 6 -noappend -no-progress -quiet
 mv "$dir/metadata.tar.xz" "$dir/rootfs.squashfs" "$out/"
 echo "built $out/metadata.tar.xz and $out/rootfs.squashfs"
