@@ -371,6 +371,12 @@ fn remove(dir: &Path) {
     });
     processes(dir).iter().for_each(|(pid, _)| kill(*pid));
     for bridge in [bridge(dir), segment(dir)] {
+        // A dead daemon has not deleted the interfaces of its containers.
+        let ports = fs::read_dir(format!("/sys/class/net/{bridge}/brif"));
+        for port in ports.into_iter().flatten().flatten() {
+            let port = port.file_name().to_string_lossy().into_owned();
+            run_quietly("ip", &["link", "delete", &port]);
+        }
         run_quietly("ip", &["link", "delete", &bridge]);
         for chain in ["pstrt", "fwd", "in", "out"] {
             let chain = format!("{chain}.{bridge}");
