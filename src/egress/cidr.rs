@@ -1,7 +1,7 @@
 //! IP networks of rules, and the networks that are never public.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -48,12 +48,6 @@ impl Cidr {
 
     pub fn is_v4(self) -> bool {
         matches!(self.0, IpNet::V4(_))
-    }
-}
-
-impl From<Ipv4Addr> for Cidr {
-    fn from(address: Ipv4Addr) -> Self {
-        Self(IpAddr::V4(address).into())
     }
 }
 

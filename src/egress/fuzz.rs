@@ -82,7 +82,7 @@ fn records() {
 /// quotes, no line breaks inside a line, no unparsed text.
 fn assert_renders_safely(policy: &Policy) {
     let resolved = policy.resolve(presets());
-    let chains = nftables::chains(&resolved, &[]);
+    let chains = nftables::chains(&resolved, None);
     let listen = dnsmasq::ResolverListen {
         address: None,
         port: 53,

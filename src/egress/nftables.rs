@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 
-use super::cidr::{Cidr, PRIVATE, RESERVED};
+use super::cidr::{PRIVATE, RESERVED};
 use super::policy::ResolvedPolicy;
 use super::rule::{Rule, Target};
 use crate::model::{hex, sha256};
@@ -22,8 +22,13 @@ const LEARNED_SIZE: u32 = 4096;
 pub const DENIED_SECONDS: u64 = 3600;
 const DENIED_SIZE: u32 = 65_535;
 
+/// Bit of the marks of connections that may reach addresses of the host.
+pub const HOST_ACCESS: u32 = 0x4000_0000;
+
 /// Placeholder for the verdict of allowing rules until the mark is known.
 const ACCEPT: &str = "accept-marked";
+/// Like [`ACCEPT`], for rules with an address.
+const ACCEPT_ADDRESS: &str = "accept-address";
 
 /// The chains of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,23 +37,33 @@ pub struct Chains {
     /// outgoing packets and `r_ID` for replies. A packet that returns from a
     /// chain is not allowed.
     pub id: String,
-    /// Conntrack mark of the connections that this policy allowed.
+    /// Conntrack mark of the connections that this policy allowed, without the
+    /// bit [`HOST_ACCESS`].
     pub mark: u32,
     /// Commands that add the sets and chains to the table `inet pixels`. The
     /// table must have a chain `refuse`.
     pub text: String,
 }
 
-/// Returns the chains of a policy. `forbidden`: further networks that only
-/// rules with an address allow, such as the addresses of the host.
-pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
+impl Chains {
+    /// The marks of the connections that this policy allowed.
+    pub fn marks(&self) -> [u32; 2] {
+        [self.mark, self.mark | HOST_ACCESS]
+    }
+}
+
+/// Returns the chains of a policy. `host_set`: the set of the host's addresses,
+/// which only rules with an address allow. The connections that such rules allow
+/// then have the mark [`HOST_ACCESS`].
+pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
     let (mut sets, mut outgoing, mut replies) = (BTreeSet::new(), Vec::new(), Vec::new());
     // Rules with an address come first: they open closed networks.
     for rule in &policy.rules {
         if let Target::Net(net) = &rule.target
             && net.is_v4()
         {
-            push_accept(&mut outgoing, &mut replies, &net.to_string(), rule.port);
+            let net = net.to_string();
+            push_accept(&mut outgoing, &mut replies, &net, rule.port, ACCEPT_ADDRESS);
         }
     }
     let private = PRIVATE.iter().filter(|_| !policy.lan);
@@ -57,14 +72,15 @@ pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
         .chain(private)
         .map(ToString::to_string)
         .collect();
-    closed.extend(forbidden.iter().filter(|n| n.is_v4()).map(Cidr::to_string));
+    closed.extend(host_set.map(|set| format!("@{set}")));
     for net in closed {
         outgoing.push(format!("ip daddr {net} jump refuse"));
         replies.push(format!("ip saddr {net} drop"));
     }
     for rule in &policy.rules {
         if let Some(set) = learned_set(rule) {
-            push_accept(&mut outgoing, &mut replies, &format!("@{set}"), rule.port);
+            let learned = format!("@{set}");
+            push_accept(&mut outgoing, &mut replies, &learned, rule.port, ACCEPT);
             sets.insert(set);
         }
     }
@@ -75,7 +91,8 @@ pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
     let hash = sha256([format!("{outgoing:?} {replies:?}")]);
     let id = hex(&hash[..6]);
     // Low values are reserved for the marks of the surrounding ruleset.
-    let mark = u32::from_be_bytes([hash[6], hash[7], hash[8], hash[9]]) | 0x8000_0000;
+    let mark = u32::from_be_bytes([hash[6], hash[7], hash[8], hash[9]]);
+    let mark = (mark | 0x8000_0000) & !HOST_ACCESS;
     let mut text = String::new();
     for set in sets {
         let _ = writeln!(
@@ -84,11 +101,13 @@ pub fn chains(policy: &ResolvedPolicy, forbidden: &[Cidr]) -> Chains {
              timeout {LEARNED_TIMEOUT}; size {LEARNED_SIZE}; }}"
         );
     }
-    let accept = format!("ct mark set {mark:#x} accept");
+    let address_mark = host_set.map_or(mark, |_| mark | HOST_ACCESS);
+    let accept = |mark: u32| format!("ct mark set {mark:#x} accept");
     for (prefix, rules) in [("p", outgoing), ("r", replies)] {
         let rules: Vec<String> = rules
             .iter()
-            .map(|rule| rule.replace(ACCEPT, &accept))
+            .map(|rule| rule.replace(ACCEPT, &accept(mark)))
+            .map(|rule| rule.replace(ACCEPT_ADDRESS, &accept(address_mark)))
             .collect();
         add_chain(&mut text, &format!("{prefix}_{id}"), "", &rules);
     }
@@ -100,6 +119,7 @@ fn push_accept(
     replies: &mut Vec<String>,
     addresses: &str,
     port: Option<u16>,
+    accept: &str,
 ) {
     for (rules, address, port_field, icmp) in [
         (outgoing, "daddr", "dport", "echo-request"),
@@ -107,11 +127,11 @@ fn push_accept(
     ] {
         let transport = format!("ip {address} {addresses} meta l4proto {{ tcp, udp }}");
         match port {
-            Some(port) => rules.push(format!("{transport} th {port_field} {port} {ACCEPT}")),
+            Some(port) => rules.push(format!("{transport} th {port_field} {port} {accept}")),
             None => {
-                rules.push(format!("{transport} {ACCEPT}"));
+                rules.push(format!("{transport} {accept}"));
                 rules.push(format!(
-                    "ip {address} {addresses} icmp type {icmp} {ACCEPT}"
+                    "ip {address} {addresses} icmp type {icmp} {accept}"
                 ));
             }
         }
@@ -172,7 +192,7 @@ mod tests {
     use super::*;
 
     fn chains_of(rules: &[&str]) -> Chains {
-        chains(&ResolvedPolicy::allowing(rules), &[])
+        chains(&ResolvedPolicy::allowing(rules), None)
     }
 
     #[test]
@@ -184,18 +204,35 @@ mod tests {
     }
 
     #[test]
+    fn only_address_rules_mark_access_to_the_host() {
+        let policy = ResolvedPolicy::allowing(&["10.1.2.3:22", "a.example"]);
+        let chains = chains(&policy, Some("host"));
+        let [named, address] = chains
+            .marks()
+            .map(|mark| format!("ct mark set {mark:#x} accept"));
+        for line in chains.text.lines().filter(|line| line.ends_with("accept")) {
+            let expected = if line.contains("10.1.2.3") {
+                &address
+            } else {
+                &named
+            };
+            assert!(line.ends_with(expected), "{line}");
+        }
+    }
+
+    #[test]
     fn chain_id_is_content_hash() {
         let first = chains_of(&["a.example", "b.example"]);
         let same = chains_of(&["b.example", "a.example"]);
         let other = chains_of(&["a.example:443", "b.example"]);
-        let forbidden = chains(
+        let closed = chains(
             &ResolvedPolicy::allowing(&["a.example", "b.example"]),
-            &["192.0.2.1".parse().unwrap()],
+            Some("host"),
         );
         assert_eq!(first, same);
         assert_ne!(first.id, other.id);
         assert_ne!(first.mark, other.mark);
-        assert_ne!(first.id, forbidden.id);
+        assert_ne!(first.id, closed.id);
         // The nftables set of a host name does not depend on other rules.
         let set = |chains: &Chains| chains.text.lines().next().unwrap().to_owned();
         assert_eq!(set(&first), set(&other));
@@ -205,6 +242,6 @@ mod tests {
     fn ipv6_rules_are_not_rendered() {
         let mut policy = ResolvedPolicy::allowing(&["2001:db8::/32"]);
         policy.open = true;
-        assert!(!chains(&policy, &[]).text.contains("2001"));
+        assert!(!chains(&policy, None).text.contains("2001"));
     }
 }

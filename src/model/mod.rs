@@ -37,8 +37,8 @@ pub use name::{CloneSource, InvalidName, Label, Name};
 pub use shell::shell_quote;
 pub use timestamp::{parse_rfc3339, rfc3339};
 pub use types::{
-    Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, InitScript, Instance, Limits,
-    NicKind, Properties, Requestor, Status, Usage,
+    Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, HOST_ACCESS_DSCP, HostFilter,
+    InitScript, Instance, Limits, NicKind, Properties, Requestor, Status, Usage,
 };
 pub use util::{fnv1a, hex, lock, random_hex, sha256};
 
@@ -158,4 +158,17 @@ pub trait IsolatedNetwork: Send + Sync {
 
     /// Returns the IPv4 addresses of the server's host that the server reports.
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
+
+    /// Returns the IPv4 addresses of this machine if the server runs here.
+    /// Sends no request.
+    fn local_addresses(&self) -> Vec<Ipv4Addr>;
+
+    /// Configures the host's filter for the gateway of `subnet`, which an earlier
+    /// version created (see [`Attachment::Gateway`]), and restarts the gateway.
+    /// Does nothing if the filter is configured or the server does not allow it.
+    async fn ensure_host_filter(&self, gateway: &Name, subnet: &str) -> Result<()>;
+
+    /// Returns the host's filter for the running gateway of `subnet`, or `None` if
+    /// none is configured.
+    async fn host_filter(&self, gateway: &Name, subnet: &str) -> Result<Option<HostFilter>>;
 }

@@ -100,6 +100,10 @@ pub enum InitScript {
     Unsupported,
 }
 
+/// DSCP of packets with which a gateway reaches its server's host.
+/// The value is reserved for local use (RFC 2474, section 6, pool 2).
+pub const HOST_ACCESS_DSCP: u8 = 0x03;
+
 /// How to attach a new instance to the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
@@ -111,11 +115,26 @@ pub enum Attachment {
     /// The network from the settings and, on a second interface (`eth1`), an
     /// isolated bridge. The server's host routes `subnet` to the instance. The
     /// instance starts automatically with the server.
+    ///
+    /// If `eth0` has a port on the host and the server allows low-level settings,
+    /// the host filters that port while the instance runs:
+    /// - Packets to any address of the host are dropped, except DNS queries, DHCP
+    ///   requests and packets with [`HOST_ACCESS_DSCP`].
+    /// - Packets to `subnet` are dropped unless the host itself sends them.
     Gateway {
         bridge: String,
         /// The network in CIDR notation, such as `10.98.0.0/16`.
         subnet: String,
     },
+}
+
+/// The filter on the server's host for a running gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFilter {
+    /// Name of the nftables tables (families `netdev`, `bridge` and `inet`).
+    pub table: String,
+    /// The filtered interface of the host.
+    pub port: String,
 }
 
 /// How to attach an instance's interface to an interface of the host.

@@ -11,10 +11,9 @@ use super::devices::{Placement, Resolver};
 use super::error::Failure;
 use super::messages::Meaning;
 use super::wire::pairs;
-use super::{images, init_script, instances};
+use super::{host_filter, images, init_script, instances};
 use crate::model::{
-    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Properties, Result,
-    Subject,
+    Attachment, CreateSpec, Error, ForkSpec, InitScript, Limits, Properties, Result, Subject,
 };
 
 /// The API extension for `security.guestapi=false`. Without this setting,
@@ -60,13 +59,14 @@ pub(super) async fn create(
         "devices": devices,
         "source": source,
     });
-    if matches!(spec.network, Attachment::Gateway { .. }) {
+    let mut lxc = vec![init_script::config(&spec.first_boot)];
+    if let Attachment::Gateway { subnet, .. } = &spec.network {
+        lxc.extend(host_filter::hooks(subnet));
         body["config"]["boot.autostart"] = "true".into();
         // The gateway must start before the pixels on the isolated bridge.
         body["config"]["boot.autostart.priority"] = "100".into();
     }
-    let first_boot = &spec.first_boot;
-    create_instance(client, &mut body, first_boot, "creating the pixel", CREATE)
+    create_instance(client, &mut body, &lxc, "creating the pixel", CREATE)
         .await
         .map_err(|failure| {
             let about_image = match local {
@@ -98,8 +98,8 @@ pub(super) async fn fork(
         let resolver = Resolver::new(client, placement);
         body["devices"] = json!(resolver.interfaces(network).await?);
     }
-    let first_boot = &spec.first_boot;
-    match create_instance(client, &mut body, first_boot, "copying the pixel", COPY).await {
+    let lxc = [init_script::config(&spec.first_boot)];
+    match create_instance(client, &mut body, &lxc, "copying the pixel", COPY).await {
         Ok(init_script) => Ok(init_script),
         Err(failure) if failure.is_not_found() => Err(missing_source(client, spec).await),
         Err(failure) => Err(failure.into_error_for(Subject::pixel(&spec.name))),
@@ -136,16 +136,16 @@ fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> 
 }
 
 /// Creates an instance and waits until the operation ends. Retries without
-/// separate user ids, and without the init script, if the server denies these
-/// settings.
+/// separate user ids, and without the lines `lxc` of low-level settings, if the
+/// server denies these settings.
 async fn create_instance(
     client: &Client,
     body: &mut Value,
-    first_boot: &FirstBoot,
+    lxc: &[String],
     doing: &str,
     deadline: Duration,
 ) -> Result<InitScript, Failure> {
-    body["config"][init_script::KEY] = init_script::config(first_boot).into();
+    body["config"][init_script::KEY] = lxc.join("\n").into();
     body["config"][ISOLATED] = "true".into();
     let mut init_script = InitScript::Applied;
     loop {

@@ -15,13 +15,17 @@ pub(super) fn config(first_boot: &FirstBoot) -> String {
     for (name, value) in &first_boot.variables {
         line.push_str(&format!(" {name}={value};"));
     }
-    for code in first_boot.script.lines().map(str::trim) {
-        if !code.is_empty() && !code.starts_with('#') {
-            line.push(' ');
-            line.push_str(code);
-        }
-    }
-    line
+    line + " " + &one_line(&first_boot.script)
+}
+
+/// Returns a script as one line without comments.
+pub(super) fn one_line(script: &str) -> String {
+    let code: Vec<&str> = script
+        .lines()
+        .map(str::trim)
+        .filter(|code| !code.is_empty() && !code.starts_with('#'))
+        .collect();
+    code.join(" ")
 }
 
 #[cfg(test)]

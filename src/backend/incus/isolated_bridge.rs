@@ -2,7 +2,6 @@
 //! instances on such a bridge.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -12,7 +11,7 @@ use super::client::{Client, encode};
 use super::error::Failure;
 use super::messages::{EXEC_OPERATION, Meaning};
 use super::operation::retry_while;
-use super::wire::{self, Network, NetworkState, Operation, pairs};
+use super::wire::{self, Network, Operation, pairs};
 use crate::model::{Error, Reason, Result, Subject};
 use crate::retry;
 
@@ -31,7 +30,7 @@ const ACLS: &str = "security.acls";
 /// Prefix of the keys for traffic that no access list matches.
 const ACL_DEFAULTS: &str = "security.acls.default.";
 
-fn network_path(bridge: &str) -> String {
+pub(super) fn network_path(bridge: &str) -> String {
     format!("/1.0/networks/{}", encode(bridge))
 }
 
@@ -239,30 +238,6 @@ pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Returns the IPv4 addresses of the daemon's host that the daemon reports.
-pub(super) async fn host_addresses(client: &Client) -> Result<Vec<Ipv4Addr>> {
-    let networks: Vec<Network> = client.get("/1.0/networks?recursion=1").await?;
-    let mut found = Vec::new();
-    for network in networks.iter().filter(|network| network.kind != "loopback") {
-        let path = format!("{}/state", network_path(&network.name));
-        match client.get::<NetworkState>(&path).await {
-            Ok(state) => found.extend(
-                state
-                    .addresses
-                    .iter()
-                    .filter(|a| a.family == "inet")
-                    .filter_map(|a| a.address.parse::<Ipv4Addr>().ok()),
-            ),
-            // A network without an interface has no state.
-            Err(Failure::Api { .. }) => {}
-            Err(failure) => return Err(failure.into()),
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
 }
 
 fn subject(bridge: &str) -> Subject {

@@ -7,6 +7,8 @@ mod error;
 mod exec;
 mod exec_streams;
 mod guest;
+mod host_addresses;
+mod host_filter;
 mod http;
 mod images;
 mod init_script;
@@ -39,8 +41,8 @@ pub use operation::Running;
 pub use transport::{Endpoint, Remote};
 
 use crate::model::{
-    self, Backend, Checkpoint, CreateSpec, ForkSpec, Guest, InitScript, Instance, IsolatedNetwork,
-    Label, Name, Properties, Result, Usage,
+    self, Backend, Checkpoint, CreateSpec, ForkSpec, Guest, HostFilter, InitScript, Instance,
+    IsolatedNetwork, Label, Name, Properties, Result, Usage,
 };
 
 /// The settings of the backend.
@@ -59,6 +61,8 @@ pub struct Incus {
     client: Client,
     image_server: String,
     placement: Placement,
+    /// Whether the daemon runs on this machine.
+    is_local: bool,
 }
 
 impl Incus {
@@ -68,6 +72,7 @@ impl Incus {
             client: Client::new(&options.endpoint, options.project)?,
             image_server: options.image_server,
             placement: options.placement,
+            is_local: matches!(options.endpoint, Endpoint::Unix(_)),
         })
     }
 
@@ -187,6 +192,21 @@ impl IsolatedNetwork for Incus {
     }
 
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        isolated_bridge::host_addresses(&self.client).await
+        host_addresses::reported(&self.client).await
+    }
+
+    fn local_addresses(&self) -> Vec<Ipv4Addr> {
+        match self.is_local {
+            true => host_addresses::local(),
+            false => Vec::new(),
+        }
+    }
+
+    async fn ensure_host_filter(&self, gateway: &Name, subnet: &str) -> Result<()> {
+        host_filter::ensure(&self.client, gateway, subnet).await
+    }
+
+    async fn host_filter(&self, gateway: &Name, subnet: &str) -> Result<Option<HostFilter>> {
+        host_filter::find(&self.client, gateway, subnet).await
     }
 }

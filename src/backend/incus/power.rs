@@ -55,7 +55,7 @@ pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Resul
     stop_locked(client, name, grace).await
 }
 
-async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()> {
+pub(super) async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()> {
     let graceful = json!({"action": "stop", "timeout": grace.as_secs()});
     let force = json!({"action": "stop", "timeout": -1, "force": true});
     let stop = |body: Value| {

@@ -8,7 +8,6 @@ use super::clients::{self, Client};
 use super::state_files::StateFiles;
 use super::subnet::Subnet;
 use super::{dhcp, ruleset};
-use crate::egress::cidr::Cidr;
 use crate::egress::dnsmasq::{self, ResolverListen};
 use crate::egress::nftables;
 use crate::egress::policy::{INTERIM, KEY, Policy, ResolvedPolicy};
@@ -29,7 +28,7 @@ pub struct DesiredState<'a> {
     /// Upstream name servers.
     pub dns: Vec<Ipv4Addr>,
     /// Addresses of the host that runs the pixels.
-    pub host_addresses: Vec<Cidr>,
+    pub host_addresses: Vec<Ipv4Addr>,
     pub current: GatewayState,
 }
 
@@ -52,14 +51,13 @@ impl DesiredState<'_> {
                 .push(client);
         }
         let uplink = self.current.host.parse::<Ipv4Addr>().ok();
-        let mut forbidden = self.host_addresses.clone();
-        forbidden.extend(uplink.map(Cidr::from));
         let mut files = StateFiles::default();
         files.insert("base", ruleset::base(self.subnet, uplink));
-        let mut elements = Vec::new();
+        let host = self.host_addresses.iter().copied().chain(uplink);
+        let mut elements: Vec<String> = host.map(ruleset::host_element).collect();
         let mut ports = BTreeSet::new();
         for (policy, clients) in &clients_by_policy {
-            let chains = nftables::chains(policy, &forbidden);
+            let chains = nftables::chains(policy, Some("host"));
             let port = assign_port(chains.mark, &mut ports);
             let listen = ResolverListen {
                 address: Some(self.subnet.gateway()),

@@ -10,10 +10,11 @@ use std::net::Ipv4Addr;
 
 use super::clients::Client;
 use super::subnet::Subnet;
-use crate::egress::nftables::{Chains, add_chain, add_denied_set, add_refusal};
+use crate::egress::nftables::{Chains, HOST_ACCESS, add_chain, add_denied_set, add_refusal};
+use crate::model::HOST_ACCESS_DSCP;
 
 /// Mark of connections from the host to a pixel.
-const INBOUND: u32 = 1;
+const INBOUND: u32 = HOST_ACCESS | 1;
 /// Mark of connections that a policy change has reset.
 const RESET: u32 = 2;
 
@@ -25,6 +26,7 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
         "add table inet pixels\n\
          add set inet pixels pins { type ether_addr . ipv4_addr; }\n\
          add set inet pixels live { type ipv4_addr . mark; }\n\
+         add set inet pixels host { type ipv4_addr; }\n\
          add map inet pixels resolvers { type ipv4_addr : inet_service; }\n\
          add map inet pixels leases { type ether_addr : verdict; }\n\
          add map inet pixels outward { type ipv4_addr : verdict; }\n\
@@ -38,6 +40,7 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
         "meta l4proto tcp ct state established reject with tcp reset",
     );
     add_forwarding(&mut text, subnet, host);
+    add_host_access(&mut text);
     add_gateway_access(&mut text, subnet);
     add_translation(&mut text, subnet);
     text.push_str(ARP);
@@ -48,17 +51,25 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
 /// policy and resolver: one element per line, without the verb.
 pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
     let Client { mac, address, .. } = client;
-    let Chains { id, mark, .. } = policy;
+    let id = &policy.id;
+    let [mark, host_access] = policy.marks();
     let lease = lease_name(client);
     format!(
         "element arp pixels pins {{ {mac} . {address} }}\n\
          element inet pixels pins {{ {mac} . {address} }}\n\
          element inet pixels leases {{ {mac} : jump {lease} }}\n\
          element inet pixels live {{ {address} . {mark:#x} }}\n\
+         element inet pixels live {{ {address} . {host_access:#x} }}\n\
          element inet pixels resolvers {{ {address} : {port} }}\n\
          element inet pixels outward {{ {address} : jump p_{id} }}\n\
          element inet pixels inward {{ {address} : jump r_{id} }}\n"
     )
+}
+
+/// Returns the set element that closes an address of the host to all rules
+/// without an address.
+pub fn host_element(address: Ipv4Addr) -> String {
+    format!("element inet pixels host {{ {address} }}\n")
 }
 
 fn lease_name(client: &Client) -> String {
@@ -161,6 +172,28 @@ fn add_forwarding(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
             "iifname \"eth0\" oifname \"eth1\" jump incoming",
             "iifname \"eth1\" jump refuse",
         ],
+    );
+}
+
+/// Adds the rules that mark packets for the host. The host drops other packets
+/// to its own addresses, so that it need not tell the gateway its addresses.
+fn add_host_access(text: &mut String) {
+    let grant = format!("ip dscp set {HOST_ACCESS_DSCP:#x}");
+    add_chain(
+        text,
+        "host_access",
+        "filter hook forward priority 10; policy accept",
+        &[
+            "oifname != \"eth0\" accept".into(),
+            format!("ct mark & {HOST_ACCESS:#x} == {HOST_ACCESS:#x} {grant} accept"),
+            format!("ip dscp {HOST_ACCESS_DSCP:#x} ip dscp set cs0"),
+        ],
+    );
+    add_chain(
+        text,
+        "own_host_access",
+        "filter hook output priority filter; policy accept",
+        &[format!("oifname \"eth0\" {grant}")],
     );
 }
 

@@ -87,7 +87,7 @@ impl Files {
     /// `dns`: upstream name servers. If empty, the resolver uses the name
     /// servers that the pixel's network announces.
     pub fn new(policy: &ResolvedPolicy, dns: &[Ipv4Addr]) -> Self {
-        let chains = nftables::chains(policy, &[]);
+        let chains = nftables::chains(policy, None);
         let listen = ResolverListen {
             address: None,
             port: ruleset::PORT,

@@ -174,7 +174,7 @@ mod tests {
     use crate::egress::policy::ResolvedPolicy;
 
     fn text(rules: &[&str]) -> String {
-        ruleset(&nftables::chains(&ResolvedPolicy::allowing(rules), &[]))
+        ruleset(&nftables::chains(&ResolvedPolicy::allowing(rules), None))
     }
 
     #[derive(Default)]

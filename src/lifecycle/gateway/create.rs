@@ -76,7 +76,7 @@ pub async fn ensure(
                 }
                 GatewayState::Outdated => {
                     progress("updating the gateway");
-                    install(backend, gateway).await?;
+                    update(backend, gateway).await?;
                 }
                 GatewayState::Incomplete => {
                     optional(backend.destroy(&gateway.name).await)?;
@@ -222,6 +222,18 @@ async fn create_and_start(
     let init_script = backend.create(&spec).await?;
     identity::ensure_identity(backend, &spec.name, init_script).await?;
     backend.start(&spec.name).await
+}
+
+/// Updates a gateway that an earlier version created. Restarts it if the host does
+/// not filter it yet.
+async fn update(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
+    let instance = backend.get(&gateway.name).await?;
+    let subnet = super::subnet(&instance).unwrap_or(gateway.subnet);
+    let network = backend.isolated_network()?;
+    network
+        .ensure_host_filter(&gateway.name, &subnet.to_string())
+        .await?;
+    install(backend, gateway).await
 }
 
 /// Installs the files of this version and records the version, which marks the

@@ -81,14 +81,16 @@ where
             Some(list) => parse_all(list.split(',')),
             None => parse_all(current.dns.iter().map(String::as_str)),
         };
-        let host = instance.properties.get(HOST).map(String::as_str);
+        let recorded = instance.properties.get(HOST).map(String::as_str);
+        let mut host_addresses = parse_all(recorded.unwrap_or_default().split(','));
+        host_addresses.extend(backend.isolated_network()?.local_addresses());
         let desired = DesiredState {
             subnet,
             bridge: &gateway.bridge,
             instances: &instances,
             presets: egress::presets(),
             dns,
-            host_addresses: parse_all(host.unwrap_or_default().split(',')),
+            host_addresses,
             current,
         };
         desired.state_files()
