@@ -47,6 +47,7 @@ impl DoctorArgs {
                 true => check_gateway(context).await,
                 false => check_connection(context).await,
             }];
+            checks.extend(check_host_filter(context).await);
             checks.extend(check_orphans(context).await);
             match incus {
                 true => host::doctor(&from_settings::host_options(context), checks).await,
@@ -102,6 +103,24 @@ async fn check_gateway(context: &Context) -> Check {
             check(Status::Problem, health.to_string()).fix("pixels network gateway rebuild")
         }
         Err(error) => check(Status::Skipped, error.to_string()),
+    }
+}
+
+/// Checks that the host filters the gateway's traffic. Empty without a running
+/// gateway: the gateway check reports the reason.
+async fn check_host_filter(context: &Context) -> Vec<Check> {
+    let (Ok(backend), Ok(Network::Gateway(gateway_spec))) = (
+        context.backend(),
+        from_settings::network_from_settings(context),
+    ) else {
+        return Vec::new();
+    };
+    match gateway::host_filter(backend, &gateway_spec).await {
+        Ok(Some(filter)) => {
+            let options = from_settings::host_options(context);
+            host::check_host_filter(&options, filter.as_ref()).await
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::incus::{Client, Endpoint};
 
 pub use command::CommandLine;
-pub use doctor::{Check, Status, doctor, exit_code};
+pub use doctor::{Check, Status, check_host_filter, doctor, exit_code};
 pub use error::Error;
 pub use facts::HostFacts;
 pub use image::{FALLBACK_IMAGE_PREFIX, fallback_among, fallback_image, import};

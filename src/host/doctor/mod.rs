@@ -2,10 +2,13 @@
 //!
 //! This file collects the facts. `remote` and `local` check them without I/O.
 
+mod host_filter;
 mod local;
 mod remote;
 #[cfg(test)]
 mod tests;
+
+pub use host_filter::check_host_filter;
 
 use std::path::Path;
 use std::time::SystemTime;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{GatewaySpec, KEY, reconcile};
 use crate::egress::gateway as egress_gateway;
 use crate::lifecycle::optional;
-use crate::model::{Backend, Error, Instance, Result, Status};
+use crate::model::{Backend, Error, HostFilter, Instance, Result, Status};
 
 /// The health of a gateway. Only [`Health::Good`] gives pixels a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,25 @@ impl fmt::Display for Health {
 pub async fn recorded_health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Health> {
     let instance = optional(backend.get(&gateway.name).await)?;
     Ok(instance.map_or(Health::Missing, |instance| recorded(&instance)))
+}
+
+/// Returns the configured filter of the host, or `None` if the gateway is not
+/// running.
+pub async fn host_filter(
+    backend: &dyn Backend,
+    gateway: &GatewaySpec,
+) -> Result<Option<Option<HostFilter>>> {
+    let Some(instance) = optional(backend.get(&gateway.name).await)? else {
+        return Ok(None);
+    };
+    match (recorded(&instance), super::subnet(&instance)) {
+        (Health::Good { .. }, Some(subnet)) => {
+            let network = backend.isolated_network()?;
+            let subnet = subnet.to_string();
+            Ok(Some(network.host_filter(&gateway.name, &subnet).await?))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn recorded(instance: &Instance) -> Health {

@@ -8,7 +8,7 @@ mod reconcile;
 mod remove;
 
 pub(super) use create::ensure;
-pub use health::{Health, health, recorded_health};
+pub use health::{Health, health, host_filter, recorded_health};
 pub use rebuild::rebuild;
 pub use reconcile::{admit, reconcile};
 pub(super) use reconcile::{change, random_address, require};
