@@ -15,12 +15,15 @@ pub(super) const RESERVED: [&str; 5] = [
     "224.0.0.0/4",
     "240.0.0.0/4",
 ];
-/// Private networks, which the host and its neighbors may use.
-pub(super) const PRIVATE: [&str; 4] = [
+/// Private networks, which the host and its neighbors may use, including those
+/// for protocol assignments and for benchmarks.
+pub(super) const PRIVATE: [&str; 6] = [
     "10.0.0.0/8",
     "100.64.0.0/10",
     "172.16.0.0/12",
+    "192.0.0.0/24",
     "192.168.0.0/16",
+    "198.18.0.0/15",
 ];
 
 /// An IPv4 or IPv6 network. The host bits are zero. A network that consists of
@@ -94,4 +97,20 @@ pub(super) fn is_private(address: IpAddr) -> bool {
             .chain(&PRIVATE)
             .filter_map(|net| net.parse::<Cidr>().ok())
             .any(|net| net.contains(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocol_and_benchmark_networks_are_private() {
+        let private = |text: &str| is_private(text.parse().unwrap());
+        for inside in ["192.0.0.8", "198.18.0.1", "198.19.255.254"] {
+            assert!(private(inside), "{inside}");
+        }
+        for outside in ["192.0.1.1", "198.17.255.254", "198.20.0.1"] {
+            assert!(!private(outside), "{outside}");
+        }
+    }
 }

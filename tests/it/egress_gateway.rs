@@ -196,7 +196,7 @@ fn gateway_enforces_policy_changes() {
     assert!(!walls.reaches(&a, "other.test", 80));
     assert!(!walls.reaches(&a, &address(20), 80));
     assert!(!walls.reaches(&a, "sub.allowed.test", 80));
-    let port_80 = format!("{}:80", address(66));
+    let port_80 = format!("{}:80", address(60));
     let more = [
         "many.test:443",
         "moves.test",
@@ -218,7 +218,7 @@ fn gateway_enforces_policy_changes() {
     assert!(walls.reaches(&a, "moves.test", 443));
     assert!(walls.reaches(&a, "x.wild.test", 443));
     assert!(!walls.reaches(&a, "wild.test", 443));
-    assert!(walls.reaches(&a, &address(66), 80) && !walls.reaches(&a, &address(66), 443));
+    assert!(walls.reaches(&a, &address(60), 80) && !walls.reaches(&a, &address(60), 443));
     // A name that resolves to an internal address does not allow that address.
     assert!(!walls.reaches(&a, "inward.test", 53));
 
@@ -466,7 +466,11 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     // change the host's addresses at the same time.
     let script = "cd /var/lib/pixels/gateway/state && \
                   grep -rv -e 'inet pixels host ' --exclude=applied . | sort";
-    let applied = || walls.server.run(&walls.gateway_name(), &["sh", "-c", script]);
+    let applied = || {
+        walls
+            .server
+            .run(&walls.gateway_name(), &["sh", "-c", script])
+    };
     let before = applied();
     env.pixels(["network", "gateway", "status"]).ok();
     assert_eq!(applied(), before);

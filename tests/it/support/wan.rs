@@ -27,26 +27,23 @@ pub const SLOTS: u8 = 4;
 /// Slot whose network also receives the host's traffic to [`METADATA`].
 pub const FIRST: u8 = 0;
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// Last byte of the host's address in each network.
-const HOST: u8 = 254;
+/// Number of the host's address in each network.
+const HOST: u8 = 62;
 const RESOLVER: u8 = 53;
-/// Last byte of an address without servers, except servers started by a test.
+/// Number of an address without servers, except servers started by a test.
 pub const SPARE: u8 = 30;
 /// TTL of all DNS records. Resolvers should limit this TTL.
 const TTL_SECONDS: u32 = 3600;
-/// Last bytes of the addresses on which all servers answer.
-const ADDRESSES: [u8; 9] = [1, 10, 11, 12, 20, 21, 22, 53, 66];
+/// Numbers of the addresses on which all servers answer.
+const ADDRESSES: [u8; 9] = [1, 10, 11, 12, 20, 21, 22, 53, 60];
 /// TCP ports of the servers. Port 53 belongs to the name server.
 const TCP: [u16; 7] = [22, 80, 443, 853, 8080, 9418, 65000];
 const UDP: [u16; 5] = [68, 123, 443, 4433, 65000];
 
-/// An address in the network of a slot. The networks are reserved for
-/// documentation and benchmarks (RFC 5737 and RFC 2544).
-pub const fn address(slot: u8, last: u8) -> Ipv4Addr {
-    match slot {
-        FIRST => Ipv4Addr::new(198, 51, 100, last),
-        _ => Ipv4Addr::new(198, 19, slot, last),
-    }
+/// The address with number `host`, below 63, in the network of a slot. The
+/// networks are the parts of one that is reserved for documentation (RFC 5737).
+pub const fn address(slot: u8, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, 64 * slot + host)
 }
 
 pub struct Wan {
@@ -106,13 +103,13 @@ impl Wan {
         ip(&format!(
             "link add {link} type veth peer name eth0 netns {namespace}"
         ));
-        ip(&format!("addr add {host}/24 dev {link}"));
+        ip(&format!("addr add {host}/26 dev {link}"));
         ip(&format!("link set {link} up"));
         let inside = |args: &str| ip(&format!("-n {namespace} {args}"));
         inside("link set lo up");
         inside("link set eth0 up");
         for last in ADDRESSES.into_iter().chain([SPARE]) {
-            inside(&format!("addr add {}/24 dev eth0", wan.address(last)));
+            inside(&format!("addr add {}/26 dev eth0", wan.address(last)));
         }
         inside(&format!("addr add {METADATA}/32 dev eth0"));
         inside(&format!("route add default via {host}"));

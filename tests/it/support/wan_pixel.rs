@@ -6,15 +6,17 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::dns;
 use super::env::TestEnv;
 use super::wan::{enter, ip};
 
-/// Names that the name server resolves, with the last byte of each address.
+/// Names that the name server resolves, with the number of each address.
 pub const NAMES: [(&str, u8); 3] = [
     ("allowed.test", 10),
     ("other.test", 11),
@@ -34,8 +36,14 @@ table inet account {
     }
 }";
 
+/// First numbers of the networks in 203.0.113.0/24, which is reserved for
+/// documentation (RFC 5737). Each test process uses another network.
+const NETWORKS: [u8; 3] = [0, 128, 192];
+
 pub struct Wan {
-    network: String,
+    network: u8,
+    /// Lock on the network, released when the process exits.
+    _turn: File,
     /// Path of the network namespace, for `nsenter`.
     place: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -50,27 +58,30 @@ impl Wan {
 
     fn make() -> Self {
         let pid = std::process::id();
-        let name = format!("pxw{pid}");
-        // A subnet of the range for network benchmarks (RFC 2544).
-        let network = format!("198.18.{}", pid % 250);
+        let (network, turn) = lock_network();
+        let name = format!("pxw{network}");
+        // The kernel may still have the link of a process that has exited.
+        for kind in ["netns", "link"] {
+            let _ = Command::new("ip").args([kind, "del", &name]).output();
+        }
         let asked = Arc::new(Mutex::new(Vec::new()));
         ip(&format!("netns add {name}"));
         let namespace = File::open(format!("/run/netns/{name}")).unwrap();
         ip(&format!(
             "link add {name} type veth peer name wan0 netns {name}"
         ));
-        ip(&format!("addr add {network}.1/24 dev {name}"));
+        ip(&format!("addr add {}/26 dev {name}", address(network, 1)));
         ip(&format!("link set {name} up"));
         let (ready, reported) = mpsc::channel();
-        let (inner, heard) = (network.clone(), Arc::clone(&asked));
+        let heard = Arc::clone(&asked);
         std::thread::spawn(move || {
             enter(&namespace);
             ip("link set lo up");
             ip("link set wan0 up");
             for host in ADDRESSES {
-                ip(&format!("addr add {inner}.{host}/24 dev wan0"));
+                ip(&format!("addr add {}/26 dev wan0", address(network, host)));
             }
-            ip(&format!("route add default via {inner}.1"));
+            ip(&format!("route add default via {}", address(network, 1)));
             run(&["nft", COUNTING]);
             for port in PORTS {
                 let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
@@ -80,25 +91,26 @@ impl Wan {
                     }
                 });
             }
-            let socket = UdpSocket::bind((format!("{inner}.{RESOLVER}"), 53)).unwrap();
+            let socket = UdpSocket::bind((address(network, RESOLVER), 53)).unwrap();
             let tid = rustix::thread::gettid().as_raw_nonzero();
             ready
                 .send(format!("/proc/{pid}/task/{tid}/ns/net"))
                 .unwrap();
-            answer(&socket, &inner, &heard);
+            answer(&socket, network, &heard);
         });
         let place = reported.recv().unwrap();
         ip(&format!("netns del {name}"));
         Self {
             network,
+            _turn: turn,
             place,
             asked,
         }
     }
 
-    /// The address with this last byte.
+    /// The address with this number.
     pub fn address(&self, host: u8) -> String {
-        format!("{}.{host}", self.network)
+        address(self.network, host).to_string()
     }
 
     pub fn resolver(&self) -> String {
@@ -162,7 +174,28 @@ fn greet(mut stream: TcpStream) {
     }
 }
 
-fn answer(socket: &UdpSocket, network: &str, asked: &Mutex<Vec<String>>) {
+fn address(network: u8, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(203, 0, 113, network + host)
+}
+
+/// Locks a free network, or waits for the first.
+fn lock_network() -> (u8, File) {
+    let open = |network: u8| {
+        let name = format!("pixels-test-pixel-wan{network}.lock");
+        File::create(std::env::temp_dir().join(name)).unwrap()
+    };
+    for network in NETWORKS {
+        let turn = open(network);
+        if flock(&turn, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return (network, turn);
+        }
+    }
+    let turn = open(NETWORKS[0]);
+    flock(&turn, FlockOperation::LockExclusive).unwrap();
+    (NETWORKS[0], turn)
+}
+
+fn answer(socket: &UdpSocket, network: u8, asked: &Mutex<Vec<String>>) {
     let mut packet = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut packet) {
         let query = &packet[..length];
@@ -170,7 +203,7 @@ fn answer(socket: &UdpSocket, network: &str, asked: &Mutex<Vec<String>>) {
             continue;
         };
         let host = NAMES.iter().find(|(known, _)| *known == name);
-        let address = host.map(|(_, host)| format!("{network}.{host}").parse().unwrap());
+        let address = host.map(|(_, host)| address(network, *host));
         asked.lock().unwrap().push(name);
         let addresses = address.as_ref().map(std::slice::from_ref);
         let _ = socket.send_to(&dns::answer(query, addresses, TTL_SECONDS), from);
