@@ -370,6 +370,7 @@ fn remove(dir: &Path) {
         processes(dir).iter().find(is_monitor).is_none()
     });
     processes(dir).iter().for_each(|(pid, _)| kill(*pid));
+    remove_host_filter(&bridge(dir));
     for bridge in [bridge(dir), segment(dir)] {
         // A dead daemon has not deleted the interfaces of its containers.
         let ports = fs::read_dir(format!("/sys/class/net/{bridge}/brif"));
@@ -388,6 +389,29 @@ fn remove(dir: &Path) {
     }
     if let Err(error) = fs::remove_dir_all(dir) {
         eprintln!("cannot remove {}: {error}", dir.display());
+    }
+}
+
+/// Deletes the host's filter for a gateway on `bridge`. The hook that deletes it
+/// does not run if the daemon is dead.
+fn remove_host_filter(bridge: &str) {
+    let nft = |args: &[&str]| {
+        let output = Command::new("nft").args(args).output();
+        output.map_or_else(
+            |_| String::new(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    for line in nft(&["list", "tables", "inet"]).lines() {
+        let Some(table) = line.strip_prefix("table inet ") else {
+            continue;
+        };
+        let is_filter = table.starts_with("pixels_");
+        if is_filter && nft(&["list", "table", "inet", table]).contains(&format!("\"{bridge}\"")) {
+            for family in ["netdev", "bridge", "inet"] {
+                run_quietly("nft", &["delete", "table", family, table]);
+            }
+        }
     }
 }
 
