@@ -3,6 +3,7 @@
 use super::error::{Error, Result};
 use super::response::SandboxView;
 use super::service::Service;
+use super::truncate;
 use crate::lifecycle;
 use crate::model::{Label, Name};
 
@@ -37,7 +38,7 @@ impl Service {
             return Err(Error::invalid(format!(
                 "cannot restore {label}: that would delete the newer checkpoints {}, which only \
                  the operator of this server can do",
-                newer.join(", ")
+                truncate::names(&newer)
             )));
         }
         let gateway = &self.base_builder.defaults.gateway;
@@ -63,7 +64,7 @@ impl Service {
         Err(Error::invalid(if labels.is_empty() {
             format!("sandbox {sandbox:?} has no checkpoints: call checkpoint_sandbox first")
         } else {
-            let labels = labels.join(", ");
+            let labels = truncate::names(&labels);
             format!("sandbox {sandbox:?} has no checkpoint {label:?}; it has: {labels}")
         }))
     }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{Error, Result};
 use super::service::Service;
 use super::state::{Record, Status};
+use super::truncate;
 use crate::egress::{self, Policy};
 use crate::lifecycle::{self, BootStage, PixelRequest, PixelSource, provisioning};
 use crate::model::{self, CloneSource, Instance, Limits, Name, Properties, unless_cancelled};
@@ -70,7 +71,7 @@ impl Service {
                 tracing::warn!(sandbox = name, %error, "cannot create");
                 self.update(name, |record| {
                     record.status = Status::Failed;
-                    record.error = Some(error.to_string());
+                    record.error = Some(truncate::text(error.to_string()));
                 });
             }
         }
@@ -210,11 +211,11 @@ impl Service {
             if report.overall == Overall::Failed
                 && let Some(step) = report.failed()
             {
-                fault = Some(format!(
+                fault = Some(truncate::text(format!(
                     "provisioning step {:?} failed ({}); the sandbox is usable, the output is in \
                      {}",
                     step.name, step.last_line, step.log
-                ));
+                )));
             }
         }
         if lifecycle::is_interim(instance) {

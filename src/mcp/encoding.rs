@@ -5,10 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use super::truncate::unfinished;
-
-/// Maximum number of entries in one listing.
-pub const MAX_ENTRIES: usize = 5000;
+use super::truncate::{FILES, PATHS};
+use crate::model::incomplete_end;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Encoding {
@@ -73,7 +71,7 @@ pub fn encode_content(mut bytes: Vec<u8>, limit: u64, size: u64) -> FileContent 
     bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let whole = bytes.len();
     if truncated {
-        bytes.truncate(whole - unfinished(&bytes));
+        bytes.truncate(whole - incomplete_end(&bytes));
     }
     // The kernel reports size 0 for files in /proc.
     let size = size.max(whole as u64);
@@ -133,14 +131,22 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 pub fn parse_listing(dir: &str, output: &[u8]) -> Listing {
     let mut fields = output.split(|byte| *byte == 0);
     let mut entries = Vec::new();
-    // Limit the number of entries: root in the sandbox can forge the output.
-    while entries.len() <= MAX_ENTRIES {
+    let mut room = PATHS;
+    let mut truncated = false;
+    // Limit the entries: root in the sandbox can forge the output.
+    loop {
         let mut next = || fields.next();
         let entry = (next(), next(), next(), next(), next());
         let (Some(kind), Some(size), Some(mode), Some(name), Some(target)) = entry else {
             break;
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let length = dir.len() + name.len() + target.len();
+        if entries.len() == FILES || length > room {
+            truncated = true;
+            break;
+        }
+        room -= length;
         let mut path = dir.trim_end_matches('/').as_bytes().to_vec();
         path.push(b'/');
         path.extend_from_slice(name);
@@ -162,8 +168,6 @@ pub fn parse_listing(dir: &str, output: &[u8]) -> Listing {
             path: text(&path),
         });
     }
-    let truncated = entries.len() > MAX_ENTRIES;
-    entries.truncate(MAX_ENTRIES);
     entries.sort();
     Listing { entries, truncated }
 }
@@ -229,10 +233,14 @@ mod tests {
 
     #[test]
     fn listing_is_truncated_at_the_limit() {
-        let output = b"f\x001\x00644\0a\0\0".repeat(MAX_ENTRIES);
+        let output = b"f\x001\x00644\0a\0\0".repeat(FILES);
         let whole = parse_listing("/", &output);
-        assert_eq!((whole.entries.len(), whole.truncated), (MAX_ENTRIES, false));
-        let long = parse_listing("/", &b"f\x001\x00644\0a\0\0".repeat(MAX_ENTRIES + 1));
-        assert_eq!((long.entries.len(), long.truncated), (MAX_ENTRIES, true));
+        assert_eq!((whole.entries.len(), whole.truncated), (FILES, false));
+        let long = parse_listing("/", &b"f\x001\x00644\0a\0\0".repeat(FILES + 1));
+        assert_eq!((long.entries.len(), long.truncated), (FILES, true));
+        let name = "x".repeat(PATHS / 4);
+        let output = format!("f\x001\x00644\0{name}\0\0").repeat(5);
+        let wide = parse_listing("/", output.as_bytes());
+        assert_eq!((wide.entries.len(), wide.truncated), (3, true));
     }
 }

@@ -179,7 +179,7 @@ impl Service {
             Err(error @ (model::Error::WrongState { .. } | model::Error::NotFound(_))) => {
                 return Err(error.into());
             }
-            Err(error) => (125, false, Some(error.to_string())),
+            Err(error) => (125, false, Some(truncate::text(error.to_string()))),
         };
         let (stdout, stderr) = (
             Truncated::from(stdout.take()),

@@ -4,11 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::encoding::{
-    Encoding, FileContent, Listing, MAX_ENTRIES, decode_content, encode_content, parse_listing,
-    replace_text,
+    Encoding, FileContent, Listing, decode_content, encode_content, parse_listing, replace_text,
 };
 use super::error::{Error, Result};
 use super::service::Service;
+use super::truncate::{FILE, FILES};
 use crate::lifecycle::User;
 use crate::model::{
     self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Ids, Subject, random_hex,
@@ -16,8 +16,6 @@ use crate::model::{
 
 /// Bytes that `read_file` returns by default.
 const DEFAULT_READ: u64 = 1024 * 1024;
-/// Maximum bytes of a file to read, write or edit.
-pub const MAX_FILE: u64 = 10 * 1024 * 1024;
 const MAX_LINKS: u32 = 40;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -92,7 +90,7 @@ impl Service {
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
         let limit = args.max_bytes.filter(|max| *max > 0);
-        let limit = limit.unwrap_or(DEFAULT_READ).min(MAX_FILE);
+        let limit = limit.unwrap_or(DEFAULT_READ).min(FILE);
         let bytes = guest.read_file(&path, limit + 1).await?;
         Ok(encode_content(bytes, limit, stat.size))
     }
@@ -103,9 +101,9 @@ impl Service {
         let bytes = decode_content(args.content, args.encoding)?;
         let path = check_path(&args.path)?;
         let mode = args.mode.as_deref().map(parse_mode).transpose()?;
-        if bytes.len() as u64 > MAX_FILE {
+        if bytes.len() as u64 > FILE {
             return Err(Error::invalid(format!(
-                "content is larger than {MAX_FILE} bytes: download or generate the file inside \
+                "content is larger than {FILE} bytes: download or generate the file inside \
                  the sandbox with exec"
             )));
         }
@@ -140,12 +138,12 @@ impl Service {
         let (pixel, _guard) = self.lock_for_files(&args.name).await?;
         let guest = self.backend.guest(&pixel);
         let (path, stat) = resolve(&*guest, path).await?;
-        if stat.size > MAX_FILE {
+        if stat.size > FILE {
             return Err(Error::invalid(format!(
-                "{path} is larger than {MAX_FILE} bytes: edit the file inside the sandbox with exec"
+                "{path} is larger than {FILE} bytes: edit the file inside the sandbox with exec"
             )));
         }
-        let bytes = guest.read_file(&path, MAX_FILE + 1).await?;
+        let bytes = guest.read_file(&path, FILE + 1).await?;
         let (old, new) = (args.old_string.as_bytes(), args.new_string.as_bytes());
         let all = args.replace_all.unwrap_or(false);
         let (content, replacements) = replace_text(&bytes, old, new, all)
@@ -192,7 +190,7 @@ impl Service {
             Some(true) => "0",
             _ => "1",
         };
-        let limit = (MAX_ENTRIES + 1).to_string();
+        let limit = (FILES + 1).to_string();
         let request =
             ExecRequest::root(["/bin/sh", "-c", script, "list", path, depth, limit.as_str()]);
         let output = guest.output(&request).await?;

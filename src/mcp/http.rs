@@ -34,18 +34,18 @@ use tokio_util::task::TaskTracker;
 
 use super::auth::Authenticator;
 use super::cancellation::{self, CallGuard, Calls};
-use super::files::MAX_FILE;
 use super::service::Service;
 use super::tools::Tools;
+use super::truncate::FILE;
 
-/// Maximum bytes of a client message: a file of [`MAX_FILE`] bytes in base64,
+/// Maximum bytes of a client message: a file of [`FILE`] bytes in base64,
 /// with its JSON.
 pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 const MAX_CONNECTIONS: usize = 512;
 /// Maximum number of concurrent calls.
 pub const MAX_CALLS: usize = 64;
 pub const BUSY: &str = "too many concurrent calls: try again in a second";
-const _: () = assert!(MAX_MESSAGE as u64 > MAX_FILE.div_ceil(3) * 4 + 1024 * 1024);
+const _: () = assert!(MAX_MESSAGE as u64 > FILE.div_ceil(3) * 4 + 1024 * 1024);
 /// Time limit for a client to send the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time limit for a client to send the header of a request, from the end of the

@@ -9,12 +9,10 @@ use tokio::sync::mpsc;
 use super::error::{Error, Result};
 use super::exec::{Command, StartArgs};
 use super::service::Service;
-use super::truncate::{self, Truncated, unfinished};
+use super::truncate::{self, CHUNK, Truncated};
 use crate::lifecycle::{self, EXEC_ID, User};
-use crate::model::{ExecRequest, Guest, random_hex};
+use crate::model::{ExecRequest, Guest, incomplete_end, random_hex};
 
-/// Maximum bytes of each output stream in a response.
-const CHUNK: u64 = 64 * 1024;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_POLL_WAIT: Duration = Duration::from_secs(60);
 /// Time that exec_kill waits for the processes to exit.
@@ -219,7 +217,7 @@ pub(super) fn parse_progress(output: &[u8], from: Offsets) -> Option<JobProgress
     let more = full(stdout) || full(stderr);
     // Leave an incomplete character at the end for the next poll.
     let cut = |part: &[u8]| match state == JobState::Running || full(part) {
-        true => part.len() - unfinished(part),
+        true => part.len() - incomplete_end(part),
         false => part.len(),
     };
     let (stdout, stderr) = (&stdout[..cut(stdout)], &stderr[..cut(stderr)]);

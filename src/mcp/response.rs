@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::config::Limits;
 use super::state::{Record, Status};
+use super::truncate;
 
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct SandboxView {
@@ -38,15 +39,16 @@ pub struct SandboxView {
 impl SandboxView {
     pub fn new(record: &Record, now: OffsetDateTime, limits: &Limits) -> Self {
         let idle = (now - record.last_activity_at).unsigned_abs();
+        let text = |field: &Option<String>| field.clone().map(truncate::text);
         Self {
             name: record.name.clone(),
-            label: record.label.clone(),
+            label: text(&record.label),
             status: record.status,
-            error: record.error.clone(),
+            error: text(&record.error),
             ip: record.ip.clone().unwrap_or_default(),
-            base: record.base.clone(),
-            from: record.from.clone(),
-            egress: record.egress.clone(),
+            base: text(&record.base),
+            from: text(&record.from),
+            egress: text(&record.egress),
             created_at: rfc3339(record.created_at),
             last_activity_at: rfc3339(record.last_activity_at),
             idle_for: format_duration(idle),

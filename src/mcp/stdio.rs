@@ -28,6 +28,7 @@ use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::http::{BUSY, MAX_CALLS, MAX_MESSAGE};
+use super::truncate;
 use crate::model::{Size, lock};
 
 // Error codes of JSON-RPC 2.0. SERVER_ERROR is in the range for servers.
@@ -222,7 +223,8 @@ impl Bridge {
         let body = body.collect().await.map_err(connection_lost)?.to_bytes();
         let Ok(message) = serde_json::from_slice::<Value>(&body) else {
             let text = String::from_utf8_lossy(&body);
-            return Err(format!("the server answered {status}: {text}"));
+            let reason = format!("the server answered {status}: {text}");
+            return Err(truncate::text(reason));
         };
         // The response to `initialize` contains the version.
         if let Some(version) = message["result"]["protocolVersion"].as_str() {

@@ -1,9 +1,46 @@
-//! Converts long output to text: keeps its beginning and its end.
+//! The limits of everything that tools return. Sandboxes, servers and clients
+//! control the sizes of output, texts and lists.
 
-use crate::model::{Capture, Captured};
+use crate::model::{Capture, Captured, incomplete_end};
 
-/// Number of bytes kept at the beginning, and at the end.
+/// Number of bytes kept at the beginning of a command's output, and at the end.
 pub const END: usize = 32 * 1024;
+/// Maximum bytes of each output stream of a job in a result.
+pub const CHUNK: u64 = 64 * 1024;
+/// Maximum bytes of a file to read, write or edit.
+pub const FILE: u64 = 10 * 1024 * 1024;
+/// Maximum number of files in a listing.
+pub const FILES: usize = 5000;
+/// Maximum bytes of all paths in a listing.
+pub const PATHS: usize = 2 * 1024 * 1024;
+/// Maximum number of items in every other list.
+pub const ITEMS: usize = 500;
+/// Maximum number of names in an error.
+const NAMES: usize = 20;
+/// Maximum bytes of every other text, such as an error or a name.
+const TEXT: usize = 4 * 1024;
+/// Maximum bytes of a result as JSON. A larger result is an error.
+pub const RESULT: usize = 20 * 1024 * 1024;
+
+/// Shortens a text that is longer than [`TEXT`], with a marker at its end.
+pub fn text(mut text: String) -> String {
+    if text.len() > TEXT {
+        let end = TEXT - incomplete_end(&text.as_bytes()[..TEXT]);
+        let omitted = text.len() - end;
+        text.truncate(end);
+        text.push_str(&format!(" [... and {omitted} more bytes]"));
+    }
+    text
+}
+
+/// Joins names for an error: `a, b and 3 more`.
+pub fn names(all: &[String]) -> String {
+    let mut joined = all[..all.len().min(NAMES)].join(", ");
+    if all.len() > NAMES {
+        joined.push_str(&format!(" and {} more", all.len() - NAMES));
+    }
+    text(joined)
+}
 
 /// Returns a writer that keeps the beginning and the end of a stream.
 pub fn capture() -> Capture {
@@ -27,7 +64,7 @@ impl From<Captured> for Truncated {
         let tail = Vec::from(tail);
         let text = if truncated {
             // Omit incomplete characters at the cut.
-            let head = &head[..head.len() - unfinished(&head)];
+            let head = &head[..head.len() - incomplete_end(&head)];
             let skip = tail.iter().take(3).take_while(|b| **b & 0xc0 == 0x80);
             let tail = &tail[skip.count()..];
             let left_out = total - (head.len() + tail.len()) as u64;
@@ -44,18 +81,6 @@ impl From<Captured> for Truncated {
             truncated,
             total,
         }
-    }
-}
-
-/// Returns the length of an incomplete character at the end.
-pub fn unfinished(bytes: &[u8]) -> usize {
-    let end = bytes
-        .utf8_chunks()
-        .last()
-        .map_or(&[][..], |it| it.invalid());
-    match std::str::from_utf8(end) {
-        Err(error) if error.error_len().is_none() => end.len(),
-        _ => 0,
     }
 }
 
@@ -84,19 +109,21 @@ mod tests {
     }
 
     #[test]
-    fn characters_at_the_gap_stay_whole() {
-        let cut = truncated(&format!("x{}", "é".repeat(END * 2)));
-        assert!(!cut.text.contains('\u{fffd}'), "cut in a character");
+    fn texts_and_lists_of_names_are_bounded() {
+        assert_eq!(text("é".repeat(TEXT / 2)), "é".repeat(TEXT / 2));
+        let cut = text(format!("x{}", "é".repeat(TEXT)));
+        let kept = format!("x{}", "é".repeat(TEXT / 2 - 1));
+        let omitted = TEXT * 2 - (TEXT - 2);
+        assert_eq!(cut, format!("{kept} [... and {omitted} more bytes]"));
+        let labels = Vec::from_iter((0..NAMES + 2).map(|number| number.to_string()));
+        assert!(names(&labels).ends_with(", 19 and 2 more"));
+        assert_eq!(names(&labels[..2]), "0, 1");
+        assert!(names(&["x".repeat(TEXT * 2)]).len() < TEXT + 100);
     }
 
     #[test]
-    fn unfinished_characters_are_counted() {
-        assert_eq!(unfinished(b"abc"), 0);
-        assert_eq!(unfinished("é".as_bytes()), 0);
-        assert_eq!(unfinished(&"é".as_bytes()[..1]), 1);
-        assert_eq!(unfinished(&"€".as_bytes()[..2]), 2);
-        assert_eq!(unfinished(&"😀".as_bytes()[..3]), 3);
-        assert_eq!(unfinished(&[0xff, 0x80]), 0);
-        assert_eq!(unfinished(b""), 0);
+    fn characters_at_the_gap_stay_whole() {
+        let cut = truncated(&format!("x{}", "é".repeat(END * 2)));
+        assert!(!cut.text.contains('\u{fffd}'), "cut in a character");
     }
 }

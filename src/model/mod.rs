@@ -40,7 +40,7 @@ pub use types::{
     Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, HOST_ACCESS_DSCP, HostFilter,
     InitScript, Instance, Limits, NicKind, Properties, Requestor, Status, Usage,
 };
-pub use util::{fnv1a, hex, lock, random_hex, sha256};
+pub use util::{fnv1a, hex, incomplete_end, lock, random_hex, sha256};
 
 /// Access to all pixels of a server.
 ///

@@ -46,3 +46,29 @@ pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u32 {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     })
 }
+
+/// Returns the length of an incomplete UTF-8 character at the end.
+pub fn incomplete_end(bytes: &[u8]) -> usize {
+    let last = bytes.utf8_chunks().last();
+    let end = last.map_or(&[][..], |chunk| chunk.invalid());
+    match std::str::from_utf8(end) {
+        Err(error) if error.error_len().is_none() => end.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incomplete_characters_are_counted() {
+        assert_eq!(incomplete_end(b"abc"), 0);
+        assert_eq!(incomplete_end("é".as_bytes()), 0);
+        assert_eq!(incomplete_end(&"é".as_bytes()[..1]), 1);
+        assert_eq!(incomplete_end(&"€".as_bytes()[..2]), 2);
+        assert_eq!(incomplete_end(&"😀".as_bytes()[..3]), 3);
+        assert_eq!(incomplete_end(&[0xff, 0x80]), 0);
+        assert_eq!(incomplete_end(b""), 0);
+    }
+}

@@ -229,6 +229,15 @@ fn files(client: &Client, name: &str) {
         &call("read_file", &at("long"), json!({"max_bytes": 4})),
         json!({"content": "1\n2\n", "truncated": true, "size": 3893}),
     );
+    // JSON encodes a control character with six characters.
+    let script = format!("head -c 5000000 /dev/zero | tr '\\0' '\\1' >{home}/controls");
+    client.sh(name, &script);
+    let refusal = refused(
+        "read_file",
+        &at("controls"),
+        json!({"max_bytes": 5_000_000}),
+    );
+    assert!(refusal.contains("larger than 20 MiB"), "{refusal}");
 
     client.sh(name, &format!("mkdir {home}/odd; cd {home}/odd; touch 'a\tb' 'c\nd' -- -delete \"$(printf 'e\\377')\"; ln -s /etc/passwd l"));
     let list = call("list_files", &at("odd"), json!({}));

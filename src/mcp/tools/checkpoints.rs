@@ -9,6 +9,7 @@ use super::Tools;
 use crate::mcp::create::ForkArgs;
 use crate::mcp::error::Result;
 use crate::mcp::response::SandboxView;
+use crate::mcp::truncate::ITEMS;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,8 +34,11 @@ pub struct Checkpointed {
     name: String,
     /// Label of the new checkpoint.
     label: String,
-    /// Labels of all checkpoints of the sandbox, oldest first.
+    /// Labels of the checkpoints of the sandbox, oldest first.
     checkpoints: Vec<String>,
+    /// Number of older checkpoints that are not listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    omitted: Option<usize>,
 }
 
 #[tool_router(router = checkpoint_tools, vis = "pub(super)")]
@@ -48,11 +52,14 @@ impl Tools {
     ) -> Result<Json<Checkpointed>> {
         let CheckpointArgs { name, label } = args;
         let label = self.service.checkpoint(&name, label.as_deref()).await?;
-        let checkpoints = self.service.checkpoints(&name).await?;
+        let mut checkpoints = self.service.checkpoints(&name).await?;
+        let omitted = checkpoints.len().saturating_sub(ITEMS);
+        checkpoints.drain(..omitted);
         Ok(Json(Checkpointed {
             name,
             label,
             checkpoints,
+            omitted: (omitted > 0).then_some(omitted),
         }))
     }
 

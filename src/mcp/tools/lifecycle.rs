@@ -11,6 +11,7 @@ use crate::egress::Denial;
 use crate::mcp::create_request::CreateRequest;
 use crate::mcp::error::Result;
 use crate::mcp::response::SandboxView;
+use crate::mcp::truncate::{self, ITEMS};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +23,9 @@ pub struct NameArgs {
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Sandboxes {
     sandboxes: Vec<SandboxView>,
+    /// Number of further sandboxes that are not listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    omitted: Option<usize>,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -86,8 +90,13 @@ impl Tools {
     /// List all sandboxes with their status, address, idle time and expiry.
     #[tool(annotations(title = "List sandboxes", read_only_hint = true))]
     async fn list_sandboxes(&self) -> Result<Json<Sandboxes>> {
-        let sandboxes = self.service.list().await?;
-        Ok(Json(Sandboxes { sandboxes }))
+        let mut sandboxes = self.service.list().await?;
+        let omitted = sandboxes.len().saturating_sub(ITEMS);
+        sandboxes.truncate(ITEMS);
+        Ok(Json(Sandboxes {
+            sandboxes,
+            omitted: (omitted > 0).then_some(omitted),
+        }))
     }
 
     /// List the bases: prepared machines that create_sandbox can clone.
@@ -114,7 +123,7 @@ impl Tools {
                     Some(_) => "failed".to_owned(),
                     None => status.as_str().to_owned(),
                 },
-                error,
+                error: error.map(truncate::text),
                 last_checkpoint: match status {
                     BaseStatus::Ready { checkpoint, .. } => Some(checkpoint.to_string()),
                     _ => None,

@@ -16,8 +16,8 @@ use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::tool::ToolCallContext;
 use rmcp::handler::server::wrapper::Json;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, ContentBlock, Implementation, IntoContents,
-    ProgressNotificationParam, ServerCapabilities, ServerConfig,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
+    IntoContents, ProgressNotificationParam, ServerCapabilities, ServerConfig,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, tool_handler};
@@ -27,6 +27,8 @@ use serde_json::Value;
 use super::error::{Error, Result};
 use super::response::SandboxView;
 use super::service::Service;
+use super::truncate::{self, RESULT};
+use crate::model::Size;
 
 const INSTRUCTIONS: &str = "\
 Disposable Linux machines. create_sandbox creates one, fastest from a base (see list_bases); pass \
@@ -99,7 +101,19 @@ impl ServerHandler for Tools {
             *name = bare.to_owned();
         }
         let call = ToolCallContext::new(self, request, context);
-        self.router.call(call).await
+        match self.router.call(call).await {
+            Ok(CallToolResponse::Complete(result)) if text_length(&result) > RESULT => {
+                let max = Size(RESULT as u64);
+                let error =
+                    Error::invalid(format!("the result is larger than {max}: request less"));
+                Ok(CallToolResult::error(error.into_contents()).into())
+            }
+            Err(mut error) => {
+                error.message = truncate::text(error.message.into_owned()).into();
+                Err(error)
+            }
+            response => response,
+        }
     }
 
     fn get_info(&self) -> ServerConfig {
@@ -111,10 +125,16 @@ impl ServerHandler for Tools {
     }
 }
 
+/// Returns the length of the text, which contains the whole result as JSON.
+fn text_length(result: &CallToolResult) -> usize {
+    let texts = result.content.iter().filter_map(ContentBlock::as_text);
+    texts.map(|content| content.text.len()).sum()
+}
+
 /// An error is returned as the text of a tool result.
 impl IntoContents for Error {
     fn into_contents(self) -> Vec<ContentBlock> {
-        self.to_string().into_contents()
+        truncate::text(self.to_string()).into_contents()
     }
 }
 
