@@ -91,7 +91,7 @@ pub(super) fn parse(text: &str) -> Report {
             ("runner", _) => records.runner = is_active(value),
             ("system", _) => records.booting = matches!(value, "initializing" | "starting"),
             ("step", _) => records.steps.push(StepRecord {
-                name: value.to_owned(),
+                name: step_name(value),
                 ..StepRecord::default()
             }),
             (key, Some(step)) => step.set(key, value),
@@ -99,6 +99,13 @@ pub(super) fn parse(text: &str) -> Report {
         }
     }
     records.into_report()
+}
+
+/// Returns a name without shell syntax: messages suggest commands that contain
+/// the name, and root in the pixel controls the record.
+fn step_name(text: &str) -> String {
+    let is_part = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    text.chars().filter(is_part).take(40).collect()
 }
 
 #[derive(Default)]
@@ -293,5 +300,7 @@ mod tests {
             assert_eq!(report.overall, overall, "{record}{units}");
         }
         assert_eq!(parse("").overall, Overall::None);
+        let named = parse("step=a;touch $HOME/\u{1b}[2J\n");
+        assert_eq!(named.steps[0].log, "/var/log/pixels/atouchHOME2J.log");
     }
 }
