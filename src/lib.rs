@@ -11,7 +11,7 @@
 //! | part | contents |
 //! |---|---|
 //! | [`model`] | names, types, errors, and the traits `Backend` (all pixels of one server) and `Guest` (the inside of one pixel) |
-//! | [`retry`], [`file_lock`], [`secret`], `term`, `ui` | general helpers |
+//! | [`retry`], [`file_lock`], [`secret`], `plain`, `term`, `ui` | general helpers |
 //! | [`config`] | settings from defaults, file, `PIXELS_*` variables and flags |
 //! | [`egress`] | egress policies, and the nftables rules and dnsmasq configuration generated from them |
 //! | [`provision`] | provisioning of a new pixel with users, files and steps, through `Guest` |
@@ -43,6 +43,8 @@
 //! | how TrueNAS clones a pixel | `backend/truenas/clone.rs` | `fork` |
 //! | the check of the MCP token | `mcp/auth.rs` | `Authenticator::check` |
 //! | the hints of error messages | `cli/error_report.rs` | `hint` |
+//! | the characters that output does not contain | `plain.rs` | `is_hidden` |
+//! | the limits of MCP results | `mcp/truncate.rs` | |
 //!
 //! # How to add …
 //!
@@ -104,6 +106,7 @@ pub mod host;
 pub mod lifecycle;
 pub mod mcp;
 pub mod model;
+mod plain;
 pub mod provision;
 pub mod retry;
 pub mod secret;
@@ -116,6 +119,7 @@ pub mod user_dirs;
 #[cfg(test)]
 mod fuzz;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::process::ExitCode;
 
 use cli::{Cli, Context};
@@ -127,6 +131,17 @@ use ui::Ui;
 /// fails, and returns the exit code.
 pub fn run() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(cli::command).complete();
+    // The message of a panic may quote text of a server.
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        let shown = matches!(trace.status(), BacktraceStatus::Captured);
+        let trace = if shown {
+            trace.to_string()
+        } else {
+            String::new()
+        };
+        Ui::default().relay(&format!("{panic}\n{trace}"));
+    }));
     let cli = match Cli::from_env() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -189,11 +204,12 @@ fn finish(ui: &Ui, outcome: anyhow::Result<()>, own_codes: bool, signal: Option<
 }
 
 /// Prints clap's output: help and versions to stdout, usage errors to stderr,
-/// or as JSON if the arguments request JSON.
+/// or as JSON if the arguments request JSON. Usage errors are plain text, because
+/// they quote arguments.
 fn usage(error: &clap::Error) -> ExitCode {
     // `pixels` or `pixels checkpoint` without a subcommand prints the help.
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        Ui::default().text(&format!("{}", error.render()));
+        Ui::default().text(&error.render().to_string());
         return finish(&Ui::default(), Ok(()), false, None);
     }
     let words = std::env::args_os().take_while(|word| word != "--");
@@ -203,21 +219,22 @@ fn usage(error: &clap::Error) -> ExitCode {
         word => ["--json", "-ojson", "-o=json", "--output=json"].contains(&word),
     };
     let json = (0..words.len()).any(|index| is_json(&words[index..]));
-    if json && error.use_stderr() {
+    if !error.use_stderr() {
+        // Help pages and versions contain no arguments of the user.
+        ui::record_write(error.print());
+        return finish(&Ui::default(), Ok(()), false, None);
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim();
+    if json {
         let ui = Ui {
             format: ui::Format::Json,
             ..Ui::default()
         };
-        let text = error.to_string();
-        let text = text.strip_prefix("error: ").unwrap_or(&text).trim();
         let error = anyhow::Error::new(exit::Usage(text.to_owned()));
         cli::error_report::report(&ui, &error, exit::USAGE);
     } else {
-        let printed = error.print();
-        if !error.use_stderr() {
-            ui::record_write(printed);
-            return finish(&Ui::default(), Ok(()), false, None);
-        }
+        Ui::default().usage_error(text);
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
 }
@@ -235,7 +252,7 @@ fn trace(verbosity: u8, server: bool) {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| ui::LogLine)
         .with_ansi(false)
         .init();
 }

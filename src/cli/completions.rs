@@ -45,7 +45,7 @@ impl CompletionsArgs {
         if name == "bash" {
             script.extend_from_slice(include_bytes!("colons.bash"));
         }
-        ui.text(&String::from_utf8_lossy(&script));
+        ui.raw(&script);
         Ok(())
     }
 }

@@ -62,7 +62,7 @@ impl ForkArgs {
                 if ui.json() {
                     ui.value(&json!({"name": name.as_str(), "from": source}));
                 } else {
-                    ui.text(&format!("{name}\n"));
+                    ui.line(name.as_str());
                 }
             });
         };

@@ -32,7 +32,7 @@ impl ManArgs {
             None => {
                 let mut page = Vec::new();
                 clap_mangen::Man::new(command()).render(&mut page)?;
-                ui.text(&String::from_utf8_lossy(&page));
+                ui.raw(&page);
             }
         }
         Ok(())

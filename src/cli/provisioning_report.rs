@@ -10,8 +10,8 @@ use crate::ui::Spinner;
 /// Number of printed output lines of a failed step.
 const TAIL_LINES: u32 = 15;
 
-/// Number of output characters in the progress line.
-const OUTPUT_CHARS: usize = 60;
+/// Maximum number of characters in the progress line.
+const LINE_CHARS: usize = 75;
 
 /// Waits until all provisioning steps have finished.
 pub async fn wait(context: &Context, name: &Name) -> anyhow::Result<Report> {
@@ -37,8 +37,8 @@ pub async fn finish_provisioning(
 
 fn show_progress(spinner: &Spinner, report: &Report) {
     if let Some(step) = report.steps.iter().find(|s| s.status == StepState::Running) {
-        let output: String = step.last_line.chars().take(OUTPUT_CHARS).collect();
-        spinner.step(&format!("{}: {output}", step.name));
+        let line = format!("{}: {}", step.name, step.last_line);
+        spinner.step(&String::from_iter(line.chars().take(LINE_CHARS)));
     }
 }
 

@@ -8,8 +8,9 @@ use super::{Context, from_settings, provisioning_report};
 use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
-use crate::model::Name;
+use crate::model::{Error, Name};
 use crate::provision::{self, Overall, Report, StepStatus};
+use crate::term::PlainWriter;
 use crate::ui::{Row, Ui};
 
 /// Show the provisioning progress of a pixel
@@ -55,7 +56,8 @@ impl StatusArgs {
         let instance = context.get_running(name).await?;
         if self.follow {
             let guest = backend.guest(name);
-            let following = provision::follow(&*guest, Box::new(tokio::io::stderr()));
+            let stderr = PlainWriter::stderr().map_err(|e| Error::io("opening stderr", e))?;
+            let following = provision::follow(&*guest, Box::new(stderr));
             context.unless_interrupted(following).await?;
         }
         let report = if self.wait || self.follow {

@@ -1,5 +1,6 @@
 //! The user's terminal: raw mode, size, hidden input, and the output streams.
 
+mod plain_writer;
 mod stdout_writer;
 
 use std::fs::File;
@@ -8,9 +9,11 @@ use std::sync::Mutex;
 
 use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
 
+pub use plain_writer::PlainWriter;
 pub use stdout_writer::StdoutWriter;
 
 use crate::model::{TtySize, lock};
+use crate::plain::plain_line;
 
 /// The terminal settings to restore at exit, or `None` if nothing has changed.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -66,6 +69,7 @@ pub fn ask_secret(question: &str) -> Option<String> {
     let registered = saved.is_none();
     saved.get_or_insert_with(|| before.clone());
     drop(saved);
+    let question = plain_line(question);
     let answer = terminal.write_all(question.as_bytes()).and_then(|()| {
         let mut line = String::new();
         BufReader::new(&terminal).read_line(&mut line)?;

@@ -1,7 +1,10 @@
 //! The output of commands: results on stdout, messages on stderr.
+//!
+//! All output is [plain](crate::plain), except text that [`Ui::raw`] writes and the
+//! escape sequences of this module. Only here and in `term` may code write to the
+//! standard streams; `tests/it/printing.rs` lists the exceptions.
 
 mod progress_bar;
-mod sanitize;
 mod spinner;
 mod table;
 
@@ -15,11 +18,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use progress_bar::ProgressBar;
-use sanitize::sanitize;
 pub use spinner::Spinner;
 pub use table::{Row, bytes, elapsed, human_duration, milliseconds, table};
 
 use crate::model::Error;
+use crate::plain::{self, plain, plain_line};
 
 /// Delay before progress is drawn, so that fast commands do not flicker.
 const DRAW_DELAY: Duration = Duration::from_millis(250);
@@ -52,7 +55,7 @@ impl Ui {
         } else if rows.is_empty() {
             self.status(empty);
         } else {
-            stdout(&table(rows));
+            stdout("", &table(rows));
         }
     }
 
@@ -62,21 +65,31 @@ impl Ui {
         if self.json() {
             self.value(json);
         } else if !self.quiet {
-            stdout(&format!("{}\n", sanitize(sentence)));
+            stdout("", &format!("{sentence}\n"));
         }
     }
 
     /// Prints a JSON document on one line, regardless of the output format.
     pub fn value(&self, value: &impl Serialize) {
-        match serde_json::to_string(value) {
-            Ok(text) => stdout(&format!("{text}\n")),
+        match plain::json(value) {
+            Ok(text) => stdout("", &format!("{text}\n")),
             Err(error) => self.warn(&format!("cannot print the result: {error}")),
         }
     }
 
-    /// Prints text unchanged, regardless of the output format.
+    /// Prints text of several lines, regardless of the output format.
     pub fn text(&self, text: &str) {
-        stdout(text);
+        stdout("", text);
+    }
+
+    /// Prints one line, regardless of the output format.
+    pub fn line(&self, line: &str) {
+        stdout("", &format!("{}\n", plain_line(line)));
+    }
+
+    /// Writes bytes unchanged. For files that pixels generates from its own text.
+    pub fn raw(&self, bytes: &[u8]) {
+        write_stdout(bytes);
     }
 
     /// Whether commands print tables to a terminal.
@@ -92,49 +105,55 @@ impl Ui {
 
     /// Clears the terminal and prints the rows as a table.
     pub fn screen<T: Row>(&self, rows: &[T]) {
-        stdout(&format!("\x1b[H\x1b[J{}", table(rows)));
+        stdout("\x1b[H\x1b[J", &table(rows));
     }
 
     /// Prints a message, unless the output is quiet or JSON.
     pub fn status(&self, line: &str) {
         if !self.quiet && !self.json() {
-            stderr(&format!("{}\n", sanitize(line)));
+            stderr("", &format!("{line}\n"));
         }
     }
 
-    /// Prints the stderr of a child process unchanged.
+    /// Prints the stderr of a child process.
     pub fn relay(&self, text: &str) {
-        stderr(text);
+        stderr("", text);
     }
 
     /// Prints an error message, even if the output is quiet.
     pub fn error(&self, message: &str) {
-        labeled("Error:", "31", message);
+        labeled("Error: ", "\x1b[31mError:\x1b[0m ", message);
+    }
+
+    /// Prints the message of the argument parser, without its label `error: `.
+    pub fn usage_error(&self, message: &str) {
+        let label = label("error: ", "\x1b[31merror:\x1b[0m ");
+        stderr(label, &format!("{message}\n"));
     }
 
     /// Prints a line below an error.
     pub fn error_detail(&self, line: &str) {
-        stderr(&format!("  {}\n", sanitize(line)));
+        stderr("", &format!("  {}\n", plain_line(line)));
     }
 
     /// Prints a hint that helps to resolve an error.
     pub fn hint(&self, hint: &str) {
-        labeled("hint:", "36", hint);
+        labeled("hint: ", "\x1b[36mhint:\x1b[0m ", hint);
     }
 
     /// Prints an error as one JSON document to stderr.
     pub fn error_document(&self, document: &impl Serialize) {
-        if let Ok(text) = serde_json::to_string(document) {
-            stderr(&format!("{text}\n"));
+        if let Ok(text) = plain::json(document) {
+            stderr("", &format!("{text}\n"));
         }
     }
 
     /// Prints a warning, even if the output is quiet or JSON.
     pub fn warn(&self, line: &str) {
         if self.json() {
-            stderr(&format!("{}\n", serde_json::json!({"warning": line})));
+            self.error_document(&serde_json::json!({"warning": line}));
         } else {
-            labeled("warning:", "33", line);
+            labeled("warning: ", "\x1b[33mwarning:\x1b[0m ", line);
         }
     }
 
@@ -154,11 +173,11 @@ impl Ui {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
         }
-        stderr(&format!("{} [y/N] ", sanitize(question)));
+        stderr("", &format!("{} [y/N] ", plain_line(question)));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;
         if !answer.ends_with('\n') {
-            stderr("\n");
+            stderr("", "\n");
         }
         Some(matches!(
             answer.trim().to_ascii_lowercase().as_str(),
@@ -170,9 +189,15 @@ impl Ui {
 /// The first error while writing results.
 static WRITE_ERROR: OnceLock<io::Error> = OnceLock::new();
 
-fn stdout(text: &str) {
+/// Prints text to stdout. `style` is text of this program, which may contain
+/// escape sequences.
+fn stdout(style: &'static str, text: &str) {
+    write_stdout(format!("{style}{}", plain(text)).as_bytes());
+}
+
+fn write_stdout(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes());
+    let written = stdout.write_all(bytes);
     record_write(written.and_then(|()| stdout.flush()));
 }
 
@@ -191,20 +216,39 @@ pub fn write_error() -> Option<Error> {
     (first.kind() != io::ErrorKind::BrokenPipe).then(|| Error::io("writing to stdout", error))
 }
 
-fn stderr(text: &str) {
+/// Like [`stdout`], to stderr.
+fn stderr(style: &'static str, text: &str) {
+    let text = format!("{style}{}", plain(text));
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Prints a line to stderr. The label is colored, unless stderr is not a
-/// terminal or `NO_COLOR` is set.
-fn labeled(label: &str, color: &str, line: &str) {
-    let line = sanitize(line);
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+/// Writes each buffer to stderr as one plain line, for a logger.
+#[derive(Debug, Clone, Copy)]
+pub struct LogLine;
+
+impl Write for LogLine {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        stderr("", &format!("{}\n", plain_line(text.trim_end())));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints a message to stderr. Further lines are indented, so that none looks like
+/// a message of its own.
+fn labeled(plain: &'static str, colored: &'static str, message: &str) {
+    let message = message.replace('\n', "\n  ");
+    stderr(label(plain, colored), &format!("{message}\n"));
+}
+
+/// Chooses a label. No color if stderr is not a terminal or `NO_COLOR` is set.
+fn label(plain: &'static str, colored: &'static str) -> &'static str {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
         || std::env::var_os("TERM").is_some_and(|v| v == "dumb")
         || !io::stderr().is_terminal();
-    if plain {
-        stderr(&format!("{label} {line}\n"));
-    } else {
-        stderr(&format!("\x1b[{color}m{label}\x1b[0m {line}\n"));
-    }
+    if no_color { plain } else { colored }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::DRAW_DELAY;
+use crate::plain::plain_line;
 
 /// A spinner. Dropping this value removes the spinner from the screen.
 pub struct Spinner {
@@ -34,9 +35,10 @@ impl Spinner {
     }
 
     pub fn step(&self, step: &str) {
+        let step = plain_line(step);
         match &self.bar {
-            Some(bar) => bar.set_message(step.to_owned()),
-            None if self.verbose => super::stderr(&format!("{step}...\n")),
+            Some(bar) => bar.set_message(step.into_owned()),
+            None if self.verbose => super::stderr("", &format!("{step}...\n")),
             None => {}
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
-use super::sanitize;
+use crate::plain::plain;
 
 /// A row of a table, which is also a JSON object.
 pub trait Row: Serialize {
@@ -19,7 +19,7 @@ pub fn table<T: Row>(rows: &[T]) -> String {
     let mut builder = Builder::default();
     builder.push_record(T::HEADERS.iter().copied());
     for row in rows {
-        builder.push_record(row.cells().iter().map(|cell| sanitize(cell)));
+        builder.push_record(row.cells().iter().map(|cell| plain(cell)));
     }
     let aligned = builder
         .build()

@@ -14,8 +14,9 @@ secret ->
 file_lock ->
 user_dirs ->
 config -> egress model secret user_dirs
-term -> model
-ui -> model
+plain ->
+term -> model plain
+ui -> model plain
 provision -> egress model
 egress -> model
 transfer -> model

@@ -96,10 +96,10 @@ fn print_changes(context: &Context, changes: &Changes, dry_run: bool, started: I
     print_warnings(context, &changes.report);
     if dry_run && !context.ui.json() {
         for path in &changes.removed {
-            context.ui.text(&format!("delete  {path}\n"));
+            context.ui.line(&format!("delete  {path}"));
         }
         for path in &changes.transferred {
-            context.ui.text(&format!("copy    {path}\n"));
+            context.ui.line(&format!("copy    {path}"));
         }
         return;
     }

@@ -101,7 +101,7 @@ impl LogArgs {
                 if context.ui.json() {
                     context.ui.value(&row);
                 } else {
-                    context.ui.text(&format!("{}\n", row.cells().join("  ")));
+                    context.ui.line(&row.cells().join("  "));
                 }
             }
             if !context.ui.has_reader() {

@@ -341,6 +341,15 @@ impl Outcome {
             .unwrap_or_else(|e| panic!("stdout is not JSON ({e}): {}", self.stdout))
     }
 
+    /// Parses each line of stdout as JSON.
+    #[track_caller]
+    pub fn json_lines(&self) -> Vec<serde_json::Value> {
+        let lines = self.stdout.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
     /// The error of a run with `--json`. Panics if stderr has other output.
     #[track_caller]
     pub fn error(&self) -> serde_json::Value {

@@ -4,6 +4,7 @@
 pub mod dns;
 pub mod env;
 pub mod git;
+pub mod hostile;
 pub mod http;
 pub mod lab;
 pub mod mcp;
