@@ -24,6 +24,9 @@ const DENIED_SIZE: u32 = 65_535;
 
 /// Bit of the marks of connections that may reach addresses of the host.
 pub const HOST_ACCESS: u32 = 0x4000_0000;
+/// Protocols that the mode unrestricted allows. Other protocols are tunnels,
+/// such as 6in4, in which IPv6 would pass.
+const TRANSPORTS: &str = "{ tcp, udp, udplite, sctp, dccp, icmp, esp, ah }";
 
 /// Placeholder for the verdict of allowing rules until the mark is known.
 const ACCEPT: &str = "accept-marked";
@@ -85,8 +88,9 @@ pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
         }
     }
     if policy.open {
-        outgoing.push(ACCEPT.into());
-        replies.push(ACCEPT.into());
+        for rules in [&mut outgoing, &mut replies] {
+            rules.push(format!("meta l4proto {TRANSPORTS} {ACCEPT}"));
+        }
     }
     let hash = sha256([format!("{outgoing:?} {replies:?}")]);
     let id = hex(&hash[..6]);
