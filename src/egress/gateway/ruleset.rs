@@ -28,6 +28,7 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
          add set inet pixels live { type ipv4_addr . mark; }\n\
          add set inet pixels host { type ipv4_addr; }\n\
          add map inet pixels resolvers { type ipv4_addr : inet_service; }\n\
+         add set inet pixels asks { type ipv4_addr . inet_service; }\n\
          add map inet pixels leases { type ether_addr : verdict; }\n\
          add map inet pixels outward { type ipv4_addr : verdict; }\n\
          add map inet pixels inward { type ipv4_addr : verdict; }\n",
@@ -61,6 +62,7 @@ pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
          element inet pixels live {{ {address} . {mark:#x} }}\n\
          element inet pixels live {{ {address} . {host_access:#x} }}\n\
          element inet pixels resolvers {{ {address} : {port} }}\n\
+         element inet pixels asks {{ {address} . {port} }}\n\
          element inet pixels outward {{ {address} : jump p_{id} }}\n\
          element inet pixels inward {{ {address} : jump r_{id} }}\n"
     )
@@ -213,10 +215,15 @@ fn add_gateway_access(text: &mut String, subnet: Subnet) {
             // The DHCP lease of the gateway.
             "iifname \"eth0\" udp sport 67 udp dport 68 accept".into(),
             "iifname \"eth1\" ether type ip udp sport 68 udp dport 67 accept".into(),
-            // Only packets that were redirected from port 53.
+            // Only packets that were redirected from port 53, and only to the
+            // resolver of the sender's present policy: a flow that is older than
+            // a policy change is still redirected to the previous resolver.
             format!(
-                "iifname \"eth1\" ip daddr {gateway} ct status dnat meta l4proto {{ tcp, udp }} accept"
+                "iifname \"eth1\" ip daddr {gateway} ct status dnat meta l4proto {{ tcp, udp }} \
+                 ip saddr . th dport @asks accept"
             ),
+            "iifname \"eth1\" ct status dnat meta l4proto tcp reject with tcp reset".into(),
+            "iifname \"eth1\" ct status dnat reject with icmpx admin-prohibited".into(),
             // Replies to DNS queries, and to connections from the host.
             "iifname \"eth1\" ct direction reply ct state established,related accept".into(),
             "iifname \"eth1\" jump refuse".into(),
