@@ -15,6 +15,12 @@ use crate::model::{hex, sha256};
 
 /// Time that an address stays allowed after the last DNS answer with it.
 const LEARNED_TIMEOUT: &str = "1h";
+/// Time that an address stays allowed after the last new connection to it.
+///
+/// dnsmasq adds the addresses of each answer without a timeout. Linux 6.12 and
+/// later then renew an address that is in the set with a timeout other than the
+/// set's, and leave other addresses unchanged.
+pub const RENEWABLE_TIMEOUT: &str = "61m";
 /// Maximum number of addresses in a set. Limits the memory for a name whose
 /// addresses change often.
 const LEARNED_SIZE: u32 = 4096;
@@ -66,7 +72,8 @@ pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
             && net.is_v4()
         {
             let net = net.to_string();
-            push_accept(&mut outgoing, &mut replies, &net, rule.port, ACCEPT_ADDRESS);
+            let verdicts = [ACCEPT_ADDRESS; 2];
+            push_accept(&mut outgoing, &mut replies, &net, rule.port, verdicts);
         }
     }
     let private = PRIVATE.iter().filter(|_| !policy.lan);
@@ -83,7 +90,11 @@ pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
     for rule in &policy.rules {
         if let Some(set) = learned_set(rule) {
             let learned = format!("@{set}");
-            push_accept(&mut outgoing, &mut replies, &learned, rule.port, ACCEPT);
+            // Also renews the address.
+            let accept =
+                format!("update {learned} {{ ip daddr timeout {RENEWABLE_TIMEOUT} }} {ACCEPT}");
+            let verdicts = [accept.as_str(), ACCEPT];
+            push_accept(&mut outgoing, &mut replies, &learned, rule.port, verdicts);
             sets.insert(set);
         }
     }
@@ -101,7 +112,7 @@ pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
     for set in sets {
         let _ = writeln!(
             text,
-            "add set inet pixels {set} {{ type ipv4_addr; flags timeout; \
+            "add set inet pixels {set} {{ type ipv4_addr; flags dynamic,timeout; \
              timeout {LEARNED_TIMEOUT}; size {LEARNED_SIZE}; }}"
         );
     }
@@ -118,24 +129,27 @@ pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
     Chains { id, mark, text }
 }
 
+/// `verdicts`: for the first packet of a connection, and for replies after a
+/// policy change.
 fn push_accept(
     outgoing: &mut Vec<String>,
     replies: &mut Vec<String>,
     addresses: &str,
     port: Option<u16>,
-    accept: &str,
+    verdicts: [&str; 2],
 ) {
-    for (rules, address, port_field, icmp) in [
-        (outgoing, "daddr", "dport", "echo-request"),
-        (replies, "saddr", "sport", "echo-reply"),
+    let [of_outgoing, of_replies] = verdicts;
+    for (rules, address, port_field, icmp, verdict) in [
+        (outgoing, "daddr", "dport", "echo-request", of_outgoing),
+        (replies, "saddr", "sport", "echo-reply", of_replies),
     ] {
         let transport = format!("ip {address} {addresses} meta l4proto {{ tcp, udp }}");
         match port {
-            Some(port) => rules.push(format!("{transport} th {port_field} {port} {accept}")),
+            Some(port) => rules.push(format!("{transport} th {port_field} {port} {verdict}")),
             None => {
-                rules.push(format!("{transport} {accept}"));
+                rules.push(format!("{transport} {verdict}"));
                 rules.push(format!(
-                    "ip {address} {addresses} icmp type {icmp} {accept}"
+                    "ip {address} {addresses} icmp type {icmp} {verdict}"
                 ));
             }
         }
@@ -149,7 +163,9 @@ pub fn learned_set(rule: &Rule) -> Option<String> {
         Target::Subdomains(parent) => format!("*.{parent}"),
         Target::Net(_) => return None,
     };
-    Some(format!("n_{}", hex(&sha256([name])[..6])))
+    // The length of the hash differs from that of earlier versions, whose sets
+    // have other flags: a loaded set keeps its flags.
+    Some(format!("n_{}", hex(&sha256([name])[..7])))
 }
 
 /// Adds the set that records denied destinations.

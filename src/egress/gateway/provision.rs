@@ -98,3 +98,18 @@ pub async fn learned(guest: &dyn Guest) -> Result<Vec<u8>> {
 fn file(dir: &str, name: &str, content: impl Into<Vec<u8>>) -> GuestFile {
     GuestFile::root(format!("{dir}/{name}"), 0o644, content)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::nftables::RENEWABLE_TIMEOUT;
+
+    #[test]
+    fn scripts_set_the_renewable_timeout() {
+        let content = |name: &str| FILES.iter().find(|(_, n, _)| *n == name).unwrap().2;
+        let timeout = format!(" timeout {RENEWABLE_TIMEOUT} expires ");
+        for script in ["save_learned.sh", "load.sh"] {
+            assert!(content(script).contains(&timeout), "{script}");
+        }
+    }
+}

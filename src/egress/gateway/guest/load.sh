@@ -60,8 +60,13 @@ run_nft "$work/chains"
 # After a boot: add the addresses learned before it, for the sets that exist.
 names "$want" >"$work/after"
 if [ ! -s "$have/elements" ] && [ -e /var/lib/pixels/gateway/learned ]; then
-    sed -n 's/^set //p' "$work/after" >"$work/sets"
-    grep -F -w -f "$work/sets" /var/lib/pixels/gateway/learned >"$work/learned" || :
+    # The time since they were saved counts.
+    awk -v now="$(date +%s)" '
+        FILENAME ~ /after$/ { known[$2]; next }
+        $1 in known && $3 ~ /^[0-9]+$/ && $3 > now {
+            print "add element inet pixels " $1 " { " $2 " timeout 61m expires " ($3 - now) "s }"
+        }
+    ' "$work/after" /var/lib/pixels/gateway/learned >"$work/learned"
     run_nft "$work/learned" || :
 fi
 
