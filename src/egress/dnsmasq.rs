@@ -12,6 +12,11 @@ use super::rule::{Rule, Target};
 /// Time in seconds that a client may cache an answer. A gateway that lost its
 /// learned addresses denies cached addresses until the client queries again.
 const TTL_SECONDS: u32 = 30;
+/// Maximum number of unanswered queries. A pixel can cause as many as the packet
+/// filter accepts from it within dnsmasq's limit of 10 seconds.
+const PENDING: u32 = 10_000;
+/// Maximum number of TCP connections. The packet filter accepts a few per pixel.
+const TCP_CONNECTIONS: u32 = 100;
 
 /// The address and port of a resolver, and its upstream servers.
 #[derive(Debug, Clone)]
@@ -37,7 +42,8 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
          cache-size=0\n\
          max-ttl={TTL_SECONDS}\n\
          filter-AAAA\n\
-         dns-forward-max=1000\n\
+         dns-forward-max={PENDING}\n\
+         max-tcp-connections={TCP_CONNECTIONS}\n\
          log-queries=extra\n\
          log-async=100\n",
         listen.port

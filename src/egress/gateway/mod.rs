@@ -7,6 +7,7 @@ mod apply;
 mod clients;
 mod desired_state;
 mod dhcp;
+mod limits;
 mod provision;
 mod ruleset;
 mod state_files;

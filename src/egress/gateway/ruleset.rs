@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use super::clients::Client;
+use super::limits::add_limits;
 use super::subnet::Subnet;
 use crate::egress::nftables::{Chains, HOST_ACCESS, add_chain, add_denied_set, add_refusal};
 use crate::model::HOST_ACCESS_DSCP;
@@ -35,6 +36,7 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
     );
     add_denied_set(&mut text);
     add_identity(&mut text);
+    add_limits(&mut text);
     add_refusal(
         &mut text,
         &[],
