@@ -18,7 +18,7 @@ const PENDING: u32 = 10_000;
 /// Maximum number of TCP connections. The packet filter accepts a few per pixel.
 const TCP_CONNECTIONS: u32 = 100;
 
-/// The address and port of a resolver, and its upstream servers.
+/// The address and port of a resolver, its upstream servers and its log.
 #[derive(Debug, Clone)]
 pub struct ResolverListen<'a> {
     /// `None` means all addresses of the machine.
@@ -27,12 +27,18 @@ pub struct ResolverListen<'a> {
     /// Upstream servers. If empty, the configuration contains the placeholder
     /// `#`, which the start script replaces by the name servers of the machine.
     pub upstream: &'a [Ipv4Addr],
+    /// File for the log. `None` means the system's log.
+    pub log: Option<&'a str>,
 }
 
 /// The resolver's configuration. Names that the policy does not allow get
 /// NXDOMAIN, including subdomains of an allowed host. Every answer adds its
 /// addresses to the nftables sets of the rules that allow the name.
 pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
+    let log = match listen.log {
+        Some(file) => format!("log-facility={file}"),
+        None => "log-async=100".to_owned(),
+    };
     let mut text = format!(
         "port={}\n\
          bind-dynamic\n\
@@ -45,7 +51,7 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
          dns-forward-max={PENDING}\n\
          max-tcp-connections={TCP_CONNECTIONS}\n\
          log-queries=extra\n\
-         log-async=100\n",
+         {log}\n",
         listen.port
     );
     if let Some(address) = listen.address {
@@ -104,6 +110,7 @@ mod tests {
                 address: Some(Ipv4Addr::new(10, 98, 0, 1)),
                 port: 20_000,
                 upstream: &[Ipv4Addr::new(192, 0, 2, 53)],
+                log: None,
             },
         )
     }

@@ -87,6 +87,7 @@ fn assert_renders_safely(policy: &Policy) {
         address: None,
         port: 53,
         upstream: &[],
+        log: None,
     };
     let resolver = dnsmasq::config(&resolved, &listen);
     for line in chains.text.lines() {
@@ -184,7 +185,7 @@ fn denied() {
         "--force",
     ];
     fuzz("denials", 8000, &words, |bytes| {
-        let denials = denied::parse(&text(bytes), None)?;
+        let denials = denied::parse(&text(bytes))?.latest;
         for denial in &denials {
             // The rule is printed as a command-line argument.
             if let Some(rule) = &denial.rule {

@@ -19,7 +19,7 @@ mod script;
 mod fuzz;
 
 pub use cidr::Cidr;
-pub use denied::{Denial, denials};
+pub use denied::{Denial, Denials, denials};
 pub use domain::Domain;
 pub use policy::{ChangeError, INTERIM, InvalidRecord, KEY, Mode, Policy, ResolvedPolicy, Verdict};
 pub use presets::{Group, Presets, presets};

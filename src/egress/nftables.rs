@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
+use std::net::Ipv4Addr;
 
 use super::cidr::{PRIVATE, RESERVED};
 use super::policy::ResolvedPolicy;
@@ -24,9 +25,10 @@ pub const RENEWABLE_TIMEOUT: &str = "61m";
 /// Maximum number of addresses in a set. Limits the memory for a name whose
 /// addresses change often.
 const LEARNED_SIZE: u32 = 4096;
-/// Time that a denied destination stays in the set `denied`, in seconds.
+/// Time that a denied destination stays in its set, in seconds.
 pub const DENIED_SECONDS: u64 = 3600;
-const DENIED_SIZE: u32 = 65_535;
+/// Maximum number of destinations in a set of denied destinations.
+pub const DENIED_SIZE: usize = 1024;
 
 /// Bit of the marks of connections that may reach addresses of the host.
 pub const HOST_ACCESS: u32 = 0x4000_0000;
@@ -168,28 +170,44 @@ pub fn learned_set(rule: &Rule) -> Option<String> {
     Some(format!("n_{}", hex(&sha256([name])[..7])))
 }
 
-/// Adds the set that records denied destinations.
-pub fn add_denied_set(text: &mut String) {
+/// Name of the set of the destinations that were denied to a pixel: to the
+/// pixel with this address behind a gateway, or in the pixel itself.
+pub fn denied_set(pixel: Option<Ipv4Addr>) -> String {
+    match pixel {
+        Some(address) => format!("d_{:08x}", address.to_bits()),
+        None => "denied".to_owned(),
+    }
+}
+
+/// Adds a set of denied destinations. If the set is full, further destinations
+/// are denied without record.
+pub fn add_denied_set(text: &mut String, set: &str) {
     let _ = writeln!(
         text,
-        "add set inet pixels denied {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; \
+        "add set inet pixels {set} {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; \
          flags dynamic,timeout; timeout {DENIED_SECONDS}s; size {DENIED_SIZE}; counter; }}"
     );
 }
 
+/// Returns the rules that record the destination of a packet in a set.
+pub fn record_denial(set: &str) -> [String; 2] {
+    let record = |port| format!("update @{set} {{ ip saddr . ip daddr . meta l4proto . {port} }}");
+    [
+        format!("meta l4proto {{ tcp, udp }} {}", record("th dport")),
+        format!("meta l4proto != {{ tcp, udp }} {}", record("0")),
+    ]
+}
+
 /// Adds the chain `refuse`, which records and rejects packets. `drops` are
-/// rules for packets to drop without record or answer. `reset` is the rule that
-/// resets open TCP connections.
-pub fn add_refusal(text: &mut String, drops: &[&str], reset: &str) {
+/// rules for packets to drop without record or answer. `records` are the rules
+/// that record the packet. `reset` is the rule that resets open TCP
+/// connections.
+pub fn add_refusal(text: &mut String, drops: &[&str], records: &[&str], reset: &str) {
     // Multicast and broadcast packets are not answered.
     let mut rules = vec!["ip daddr { 224.0.0.0/4, 255.255.255.255 } drop"];
     rules.extend(drops);
-    rules.extend([
-        "meta l4proto { tcp, udp } update @denied { ip saddr . ip daddr . meta l4proto . th dport }",
-        "meta l4proto icmp update @denied { ip saddr . ip daddr . meta l4proto . 0 }",
-        reset,
-        "reject with icmpx admin-prohibited",
-    ]);
+    rules.extend(records);
+    rules.extend([reset, "reject with icmpx admin-prohibited"]);
     add_chain(text, "refuse", "", &rules);
 }
 

@@ -7,7 +7,7 @@ use super::gateway::{self, GatewaySpec};
 use super::network::Network;
 use super::policy_properties::{is_interim, recorded_policy, replacement, select_keys};
 use super::{Error, guest_policy};
-use crate::egress::{self, Denial, Policy};
+use crate::egress::{self, Denials, Policy};
 use crate::model::{self, Backend, Instance, Name, Properties, Result, Status, unless_cancelled};
 
 /// Changes the recorded policy of a pixel, applies it and ends an interim
@@ -126,13 +126,13 @@ pub async fn is_enforced(
     }
 }
 
-/// Returns the denied connections of a pixel, newest first. Fails with
+/// Returns the latest denied connections of a pixel. Fails with
 /// `Error::Unsupported` if no policy is enforced on the pixel.
 pub async fn denials(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
     pixel: &Instance,
-) -> Result<Vec<Denial>> {
+) -> Result<Denials> {
     let name = pixel.name.as_str();
     if let Some(bridge) = &pixel.isolated_bridge {
         let no_address =

@@ -168,8 +168,8 @@ impl Service {
         });
     }
 
-    /// Returns denied connections and DNS queries of the sandbox, latest first.
-    pub async fn denials(&self, name: &str) -> Result<Vec<crate::egress::Denial>> {
+    /// Returns the latest denied connections and DNS queries of the sandbox.
+    pub async fn denials(&self, name: &str) -> Result<crate::egress::Denials> {
         self.record(name)?;
         let instance = self.backend.get(&name.parse()?).await?;
         let gateway_spec = &self.base_builder.defaults.gateway;

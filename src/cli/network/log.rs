@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Show denied connections, with the command that allows each
 ///
-/// Shows the connections and DNS queries of the last hour.
+/// Shows the latest 200 connections and DNS queries of the last hour.
 #[derive(Debug, Args)]
 #[command(after_help = examples!(
     "pixels network log box"
@@ -76,13 +76,19 @@ impl LogArgs {
         let read_log =
             || context.unless_interrupted(lifecycle::denials(backend, &gateway_spec, &pixel));
         if !self.follow {
-            let rows: Vec<DenialRow> = read_log()
-                .await?
-                .into_iter()
-                .map(|denial| DenialRow::new(name, denial))
-                .collect();
+            let denials = read_log().await?;
+            let rows = denials.latest.into_iter();
+            let rows: Vec<DenialRow> = rows.map(|denial| DenialRow::new(name, denial)).collect();
             let empty = format!("Nothing was denied to {name} in the last hour.");
             context.ui.rows(&rows, &empty);
+            if denials.earlier > 0 {
+                let more = format!("{} earlier denials are not listed.", denials.earlier);
+                context.ui.status(&more);
+            }
+            if denials.full {
+                let full = "too many different addresses: further denials were not recorded";
+                context.ui.warn(full);
+            }
             return Ok(());
         }
         // Last printed count for each destination and protocol.
@@ -90,7 +96,7 @@ impl LogArgs {
         loop {
             let mut counts = BTreeMap::new();
             // Print the oldest denial first, as in a log.
-            for denial in read_log().await?.into_iter().rev() {
+            for denial in read_log().await?.latest.into_iter().rev() {
                 let key = (denial.destination.clone(), denial.protocol.clone());
                 let previous = printed.get(&key).copied();
                 counts.insert(key, denial.count);

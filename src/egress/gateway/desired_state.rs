@@ -17,6 +17,8 @@ use crate::model::{Error, Instance, Reason, Result};
 /// The resolvers listen on ports from this port on.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 20_000;
+/// The pipe that `record_names.sh` reads.
+pub(super) const RESOLVER_LOG: &str = "/run/pixels/queries";
 
 #[derive(Debug)]
 pub struct DesiredState<'a> {
@@ -63,6 +65,7 @@ impl DesiredState<'_> {
                 address: Some(self.subnet.gateway()),
                 port,
                 upstream: &self.dns,
+                log: Some(RESOLVER_LOG),
             };
             files.insert(
                 format!("resolvers/{}", chains.id),
@@ -71,6 +74,8 @@ impl DesiredState<'_> {
             for client in clients {
                 elements.push(ruleset::elements(client, &chains, port));
                 let (name, text) = ruleset::lease_chain(client);
+                files.insert(format!("chains/{name}"), text);
+                let (name, text) = ruleset::denial_chain(client);
                 files.insert(format!("chains/{name}"), text);
             }
             files.insert(format!("chains/p_{}", chains.id), chains.text);

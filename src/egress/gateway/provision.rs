@@ -20,12 +20,19 @@ macro_rules! guest_file {
     };
 }
 
+const JOURNALD: &str = "/etc/systemd/journald.conf.d";
+
 const FILES: &[(&str, &str, &str)] = &[
     guest_file!(CODE, "boot.sh"),
     guest_file!(CODE, "load.sh"),
     guest_file!(CODE, "resolvers.sh"),
     guest_file!(CODE, "save_learned.sh"),
     guest_file!(CODE, "prefetch_dns.sh"),
+    guest_file!(CODE, "record_names.sh"),
+    guest_file!(CODE, "compact_names.sh"),
+    guest_file!(UNITS, "pixels-queries.socket"),
+    guest_file!(UNITS, "pixels-queries.service"),
+    guest_file!(JOURNALD, "journald.conf"),
     guest_file!(UNITS, "pixels-learned.service"),
     guest_file!(UNITS, "pixels-learned.timer"),
     guest_file!(UNITS, "pixels-gateway.service"),
@@ -56,7 +63,13 @@ pub fn version() -> String {
 ///
 /// Fails with `Error::Unsupported` if the image cannot install the packages.
 pub async fn install(guest: &dyn Guest, subnet: Subnet, learned: Option<Vec<u8>>) -> Result<()> {
-    for dir in ["/usr/local/lib/pixels", CODE, "/var/lib/pixels", STATE] {
+    for dir in [
+        "/usr/local/lib/pixels",
+        CODE,
+        "/var/lib/pixels",
+        STATE,
+        JOURNALD,
+    ] {
         guest.make_dir(dir).await?;
     }
     for (dir, name, content) in FILES {
@@ -102,14 +115,17 @@ fn file(dir: &str, name: &str, content: impl Into<Vec<u8>>) -> GuestFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::gateway::desired_state::RESOLVER_LOG;
     use crate::egress::nftables::RENEWABLE_TIMEOUT;
 
     #[test]
-    fn scripts_set_the_renewable_timeout() {
+    fn scripts_and_units_agree_with_generated_files() {
         let content = |name: &str| FILES.iter().find(|(_, n, _)| *n == name).unwrap().2;
         let timeout = format!(" timeout {RENEWABLE_TIMEOUT} expires ");
         for script in ["save_learned.sh", "load.sh"] {
             assert!(content(script).contains(&timeout), "{script}");
         }
+        let pipe = format!("\nListenFIFO={RESOLVER_LOG}\n");
+        assert!(content("pixels-queries.socket").contains(&pipe));
     }
 }

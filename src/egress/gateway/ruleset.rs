@@ -11,7 +11,9 @@ use std::net::Ipv4Addr;
 use super::clients::Client;
 use super::limits::add_limits;
 use super::subnet::Subnet;
-use crate::egress::nftables::{Chains, HOST_ACCESS, add_chain, add_denied_set, add_refusal};
+use crate::egress::nftables::{
+    Chains, HOST_ACCESS, add_chain, add_denied_set, add_refusal, denied_set, record_denial,
+};
 use crate::model::HOST_ACCESS_DSCP;
 
 /// Mark of connections from the host to a pixel.
@@ -30,16 +32,17 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
          add set inet pixels host { type ipv4_addr; }\n\
          add map inet pixels resolvers { type ipv4_addr : inet_service; }\n\
          add set inet pixels asks { type ipv4_addr . inet_service; }\n\
+         add map inet pixels denials { type ipv4_addr : verdict; }\n\
          add map inet pixels leases { type ether_addr : verdict; }\n\
          add map inet pixels outward { type ipv4_addr : verdict; }\n\
          add map inet pixels inward { type ipv4_addr : verdict; }\n",
     );
-    add_denied_set(&mut text);
     add_identity(&mut text);
     add_limits(&mut text);
     add_refusal(
         &mut text,
         &[],
+        &["ip saddr vmap @denials"],
         "meta l4proto tcp ct state established reject with tcp reset",
     );
     add_forwarding(&mut text, subnet, host);
@@ -57,6 +60,7 @@ pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
     let id = &policy.id;
     let [mark, host_access] = policy.marks();
     let lease = lease_name(client);
+    let denied = denied_set(Some(*address));
     format!(
         "element arp pixels pins {{ {mac} . {address} }}\n\
          element inet pixels pins {{ {mac} . {address} }}\n\
@@ -65,6 +69,7 @@ pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
          element inet pixels live {{ {address} . {host_access:#x} }}\n\
          element inet pixels resolvers {{ {address} : {port} }}\n\
          element inet pixels asks {{ {address} . {port} }}\n\
+         element inet pixels denials {{ {address} : jump {denied} }}\n\
          element inet pixels outward {{ {address} : jump p_{id} }}\n\
          element inet pixels inward {{ {address} : jump r_{id} }}\n"
     )
@@ -98,6 +103,16 @@ pub fn lease_chain(client: &Client) -> (String, String) {
             address.to_bits()
         );
     }
+    (name, text)
+}
+
+/// Returns name and text of the chain that records what is denied to a pixel.
+/// Each pixel has its own set, so that one pixel cannot fill another's record.
+pub fn denial_chain(client: &Client) -> (String, String) {
+    let name = denied_set(Some(client.address));
+    let mut text = String::new();
+    add_denied_set(&mut text, &name);
+    add_chain(&mut text, &name, "", &record_denial(&name));
     (name, text)
 }
 

@@ -92,6 +92,7 @@ impl Files {
             address: None,
             port: ruleset::PORT,
             upstream: dns,
+            log: None,
         };
         let user = ruleset::RESOLVER;
         let mut files = Self {

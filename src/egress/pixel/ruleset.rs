@@ -6,7 +6,9 @@
 
 use std::fmt::Write as _;
 
-use crate::egress::nftables::{Chains, add_chain, add_denied_set, add_refusal};
+use crate::egress::nftables::{
+    Chains, add_chain, add_denied_set, add_refusal, denied_set, record_denial,
+};
 
 /// Port of the resolver. The port is privileged, so that no user's program can
 /// bind it while the resolver restarts.
@@ -32,7 +34,8 @@ const NESTED: [&str; 7] = [
 
 pub fn ruleset(policy: &Chains) -> String {
     let mut text = String::from("add table inet pixels\n");
-    add_denied_set(&mut text);
+    let denied = denied_set(None);
+    add_denied_set(&mut text, &denied);
     let _ = writeln!(
         text,
         "add set inet pixels entered {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; \
@@ -42,7 +45,9 @@ pub fn ruleset(policy: &Chains) -> String {
     text.push_str(&policy.text);
     // Reset open connections; reject new ones with the reason.
     let reset = "tcp flags & (syn | ack) != syn reject with tcp reset";
-    add_refusal(&mut text, &["meta l4proto 58 drop"], reset);
+    let [ports, others] = record_denial(&denied);
+    let records = [ports.as_str(), others.as_str()];
+    add_refusal(&mut text, &["meta l4proto 58 drop"], &records, reset);
     add_dns_redirection(&mut text);
     add_output(&mut text, policy);
     add_input(&mut text, policy);

@@ -54,8 +54,13 @@ pub struct BaseView {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Denials {
-    /// Denials of the last hour, latest first.
+    /// Denials of the last hour, latest first, at most 200.
     denials: Vec<DenialView>,
+    /// Number of earlier denials that are not listed.
+    earlier: usize,
+    /// Further denied addresses were not recorded.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    full: bool,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -172,7 +177,7 @@ impl Tools {
         &self,
         Parameters(args): Parameters<NameArgs>,
     ) -> Result<Json<Denials>> {
-        let denials = self.service.denials(&args.name).await?.into_iter();
+        let denials = self.service.denials(&args.name).await?;
         let view = |denial: Denial| DenialView {
             destination: denial.destination,
             protocol: denial.protocol,
@@ -181,7 +186,9 @@ impl Tools {
             entry: denial.rule,
         };
         Ok(Json(Denials {
-            denials: denials.map(view).collect(),
+            denials: denials.latest.into_iter().map(view).collect(),
+            earlier: denials.earlier,
+            full: denials.full,
         }))
     }
 }

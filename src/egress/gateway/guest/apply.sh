@@ -21,11 +21,12 @@ done
 
 applied=$(cat "$state/applied" 2>/dev/null || :)
 # The stored state is in force only if all services that enforce it are active.
-units="pixels-gateway pixels-dhcp"
+units="pixels-gateway pixels-dhcp pixels-queries.socket"
 for conf in "$state"/resolvers/*; do
     [ ! -e "$conf" ] || units="$units pixels-resolver@${conf##*/}"
 done
-nft list chain inet pixels forwarding >/dev/null 2>&1 || rm -f /run/pixels/loaded/whole
+# Listing a chain would read all sets, which takes seconds if they are full.
+nft -t list set inet pixels pins >/dev/null 2>&1 || rm -f /run/pixels/loaded/whole
 # shellcheck disable=SC2086 # one word per unit
 if [ ! -e /run/pixels/loaded/whole ] || [ "$(systemctl is-active $units | sort -u)" != active ]; then
     applied=
@@ -73,7 +74,7 @@ fi
 rm -f "$state/applied"
 
 # The base ruleset must be loaded before any policy.
-for unit in pixels-gateway pixels-dhcp; do
+for unit in pixels-gateway pixels-dhcp pixels-queries.socket; do
     systemctl -q is-active "$unit" || systemctl restart "$unit"
 done
 
@@ -95,6 +96,8 @@ if [ -e "$state/neighbours" ]; then
     LC_ALL=C comm -13 "$new/neighbours" "$state/neighbours" |
         sed -n 's/^neigh replace \([0-9.]*\) .*/\1/p' |
         while read -r address; do
+            # The next pixel with this address must not inherit the record.
+            rm -f "/run/pixels/denied/$address"
             grep -q "^neigh replace $address " "$new/neighbours" ||
                 ip neigh del "$address" dev eth1 2>/dev/null || :
         done

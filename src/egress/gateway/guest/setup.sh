@@ -34,5 +34,11 @@ mkdir -p "$dir/state/resolvers"
 [ -e "$dir/hosts" ] || : >"$dir/hosts"
 chmod 0755 /var/lib/pixels "$dir"
 systemctl daemon-reload
-systemctl enable --quiet pixels-gateway pixels-dhcp pixels-resolvers pixels-learned.timer
-systemctl restart pixels-gateway pixels-dhcp pixels-resolvers pixels-learned.timer
+systemctl restart systemd-journald
+# systemd does not restart a socket while its service runs. A resolver that stops
+# writes to its log, which starts the service.
+systemctl stop 'pixels-resolver@*'
+systemctl stop pixels-queries.socket pixels-queries.service
+set -- pixels-gateway pixels-dhcp pixels-queries.socket pixels-resolvers pixels-learned.timer
+systemctl enable --quiet "$@"
+systemctl restart "$@"
