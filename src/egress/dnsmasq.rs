@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::domain::Domain;
 use super::nftables::learned_set;
@@ -17,6 +17,8 @@ const TTL_SECONDS: u32 = 30;
 const PENDING: u32 = 10_000;
 /// Maximum number of TCP connections. The packet filter accepts a few per pixel.
 const TCP_CONNECTIONS: u32 = 100;
+/// Domains that Incus and LXD give to the instances on their bridges.
+const INSTANCE_DOMAINS: [&str; 2] = ["incus", "lxd"];
 
 /// The address and port of a resolver, its upstream servers and its log.
 #[derive(Debug, Clone)]
@@ -26,42 +28,43 @@ pub struct ResolverListen<'a> {
     pub port: u16,
     /// Upstream servers. If empty, the configuration contains the placeholder
     /// `#`, which the start script replaces by the name servers of the machine.
-    pub upstream: &'a [Ipv4Addr],
+    pub upstream: &'a [SocketAddrV4],
     /// File for the log. `None` means the system's log.
     pub log: Option<&'a str>,
+    /// Domain of the machines on the upstream servers' network.
+    pub local_domain: Option<&'a Domain>,
 }
 
 /// The resolver's configuration. Names that the policy does not allow get
 /// NXDOMAIN, including subdomains of an allowed host. Every answer adds its
-/// addresses to the nftables sets of the rules that allow the name.
+/// addresses to the nftables sets of the rules that allow the name. Answers
+/// contain no IPv6 addresses and no HTTPS or SVCB records, whose keys would
+/// encrypt the server names of TLS connections. Needs dnsmasq 2.90.
 pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
+    let mut text = common(listen.port);
     let log = match listen.log {
         Some(file) => format!("log-facility={file}"),
         None => "log-async=100".to_owned(),
     };
-    let mut text = format!(
-        "port={}\n\
-         bind-dynamic\n\
-         no-resolv\n\
-         no-hosts\n\
-         no-poll\n\
-         cache-size=0\n\
+    let _ = write!(
+        text,
+        "bind-dynamic\n\
          max-ttl={TTL_SECONDS}\n\
          filter-AAAA\n\
-         dns-forward-max={PENDING}\n\
+         filter-rr=HTTPS,SVCB\n\
          max-tcp-connections={TCP_CONNECTIONS}\n\
          log-queries=extra\n\
-         {log}\n",
-        listen.port
+         {log}\n"
     );
     if let Some(address) = listen.address {
         let _ = writeln!(text, "listen-address={address}");
     }
     let upstream: Vec<String> = match listen.upstream {
         [] => vec!["#".to_owned()],
-        servers => servers.iter().map(ToString::to_string).collect(),
+        servers => servers.iter().map(server).collect(),
     };
     if policy.open {
+        push_private_names(&mut text, policy, listen.local_domain);
         for server in &upstream {
             let _ = writeln!(text, "server={server}");
         }
@@ -99,20 +102,105 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
     text
 }
 
+/// The configuration of the server to which the gateway's resolvers forward.
+/// The server queries `upstream`, but answers queries for IPv6 addresses itself
+/// with an address that the resolvers remove. dnsmasq cannot do this in one
+/// process. Clients query both families and wait for both answers, and some
+/// name servers answer only queries for IPv4 addresses.
+pub fn forwarder(at: SocketAddrV4, upstream: &[Ipv4Addr]) -> String {
+    let mut text = common(at.port());
+    let _ = write!(
+        text,
+        "bind-interfaces\n\
+         listen-address={}\n\
+         max-tcp-connections={}\n\
+         address=/#/::\n",
+        at.ip(),
+        10 * TCP_CONNECTIONS
+    );
+    for server in upstream {
+        let _ = writeln!(text, "server={server}");
+    }
+    text
+}
+
+/// The lines that all configurations contain. Queries about the server itself
+/// (class CHAOS) are refused.
+fn common(port: u16) -> String {
+    format!(
+        "port={port}\n\
+         no-resolv\n\
+         no-hosts\n\
+         no-poll\n\
+         no-ident\n\
+         local=/bind/\n\
+         local=/server/\n\
+         cache-size=0\n\
+         dns-forward-max={PENDING}\n"
+    )
+}
+
+/// Denies the names of the host and of other instances, which the server of a
+/// host's bridge knows, unless the policy allows private networks.
+fn push_private_names(text: &mut String, policy: &ResolvedPolicy, local: Option<&Domain>) {
+    if policy.lan {
+        return;
+    }
+    text.push_str("domain-needed\nbogus-priv\n");
+    let local = local.map(ToString::to_string);
+    let known = INSTANCE_DOMAINS.iter().copied();
+    let domains: BTreeSet<&str> = known.chain(local.as_deref()).collect();
+    for domain in domains {
+        let _ = writeln!(text, "local=/{domain}/");
+    }
+}
+
+fn server(address: &SocketAddrV4) -> String {
+    match address.port() {
+        53 => address.ip().to_string(),
+        port => format!("{}#{port}", address.ip()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config_of(rules: &[&str]) -> String {
+        render(&ResolvedPolicy::allowing(rules), None)
+    }
+
+    fn render(policy: &ResolvedPolicy, local_domain: Option<&Domain>) -> String {
         config(
-            &ResolvedPolicy::allowing(rules),
+            policy,
             &ResolverListen {
                 address: Some(Ipv4Addr::new(10, 98, 0, 1)),
                 port: 20_000,
-                upstream: &[Ipv4Addr::new(192, 0, 2, 53)],
+                upstream: &[SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 53), 53)],
                 log: None,
+                local_domain,
             },
         )
+    }
+
+    #[test]
+    fn open_policy_denies_private_names_unless_lan_is_open() {
+        let local = Domain::parse("lan").unwrap();
+        let mut policy = ResolvedPolicy::deny_all();
+        policy.open = true;
+        let private = [
+            "domain-needed",
+            "bogus-priv",
+            "local=/incus/",
+            "local=/lan/",
+        ];
+        let closed = render(&policy, Some(&local));
+        policy.lan = true;
+        let open = render(&policy, Some(&local));
+        for line in private {
+            assert!(closed.lines().any(|l| l == line), "{line}");
+            assert!(!open.lines().any(|l| l == line), "{line}");
+        }
     }
 
     #[test]

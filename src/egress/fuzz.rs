@@ -88,6 +88,7 @@ fn assert_renders_safely(policy: &Policy) {
         port: 53,
         upstream: &[],
         log: None,
+        local_domain: None,
     };
     let resolver = dnsmasq::config(&resolved, &listen);
     for line in chains.text.lines() {

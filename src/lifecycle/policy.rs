@@ -7,7 +7,7 @@ use super::gateway::{self, GatewaySpec};
 use super::network::Network;
 use super::policy_properties::{is_interim, recorded_policy, replacement, select_keys};
 use super::{Error, guest_policy};
-use crate::egress::{self, Denials, Policy};
+use crate::egress::{self, Denials, Mode, Policy};
 use crate::model::{self, Backend, Instance, Name, Properties, Result, Status, unless_cancelled};
 
 /// Changes the recorded policy of a pixel, applies it and ends an interim
@@ -129,6 +129,20 @@ pub async fn is_enforced(
 /// Returns the latest denied connections of a pixel. Fails with
 /// `Error::Unsupported` if no policy is enforced on the pixel.
 pub async fn denials(
+    backend: &dyn Backend,
+    gateway_spec: &GatewaySpec,
+    pixel: &Instance,
+) -> Result<Denials> {
+    let mut denials = read_denials(backend, gateway_spec, pixel).await?;
+    if recorded_policy(pixel).is_ok_and(|policy| policy.mode == Mode::Unrestricted) {
+        // Only `network.lan` allows the names that this mode denies.
+        let names = denials.latest.iter_mut().filter(|d| d.protocol == "dns");
+        names.for_each(|denial| denial.rule = None);
+    }
+    Ok(denials)
+}
+
+async fn read_denials(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
     pixel: &Instance,

@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex}
 use tokio::sync::mpsc;
 
 use super::state_files::StateFiles;
+use crate::egress::domain::Domain;
 use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result};
 
 const SCRIPT: &str = include_str!("guest/apply.sh");
@@ -28,6 +29,8 @@ pub struct GatewayState {
     pub uplink: String,
     /// The name servers that the uplink announced.
     pub dns: Vec<String>,
+    /// The domain that the uplink announced. May be empty.
+    pub domain: String,
 }
 
 impl GatewayState {
@@ -38,6 +41,7 @@ impl GatewayState {
                 ("applied", value) => state.applied = value.to_owned(),
                 ("host", value) => state.host = value.to_owned(),
                 ("uplink", value) => state.uplink = value.to_owned(),
+                ("domain", value) => state.domain = value.to_owned(),
                 ("dns", value) => {
                     state.dns = value
                         .split(',')
@@ -49,6 +53,13 @@ impl GatewayState {
             }
         }
         Some(state)
+    }
+
+    /// The announced domain, if it consists of one label, such as `lan`. Other
+    /// domains may be public.
+    pub(super) fn single_label_domain(&self) -> Option<Domain> {
+        let domain = Domain::parse(&self.domain).ok()?;
+        Some(domain).filter(|domain| !domain.as_str().contains('.'))
     }
 }
 
@@ -138,7 +149,7 @@ mod tests {
     #[test]
     fn ready_line_may_have_empty_fields() {
         assert_eq!(
-            GatewayState::parse("ready applied= host=10.0.0.1 uplink=10.0.0.9 dns=\n"),
+            GatewayState::parse("ready applied= host=10.0.0.1 uplink=10.0.0.9 dns= domain=\n"),
             Some(GatewayState {
                 host: "10.0.0.1".into(),
                 uplink: "10.0.0.9".into(),
@@ -150,5 +161,17 @@ mod tests {
             Some(vec!["1.1.1.1".into(), "9.9.9.9".into()])
         );
         assert_eq!(GatewayState::parse("sh: not found"), None);
+    }
+
+    #[test]
+    fn only_single_label_domains_are_local() {
+        for (announced, local) in [("lan", Some("lan")), ("corp.example", None), ("", None)] {
+            let state = GatewayState {
+                domain: announced.into(),
+                ..GatewayState::default()
+            };
+            let domain = state.single_label_domain();
+            assert_eq!(domain.as_ref().map(Domain::as_str), local, "{announced:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The state that a gateway should have, from the server's records.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::apply::GatewayState;
 use super::clients::{self, Client};
@@ -17,6 +17,8 @@ use crate::model::{Error, Instance, Reason, Result};
 /// The resolvers listen on ports from this port on.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 20_000;
+/// Address of the server to which the resolvers forward.
+const FORWARDER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 19_999);
 /// The pipe that `record_names.sh` reads.
 pub(super) const RESOLVER_LOG: &str = "/run/pixels/queries";
 
@@ -55,6 +57,8 @@ impl DesiredState<'_> {
         let uplink = self.current.host.parse::<Ipv4Addr>().ok();
         let mut files = StateFiles::default();
         files.insert("base", ruleset::base(self.subnet, uplink));
+        files.insert("forwarder", dnsmasq::forwarder(FORWARDER, &self.dns));
+        let local_domain = self.current.single_label_domain();
         let host = self.host_addresses.iter().copied().chain(uplink);
         let mut elements: Vec<String> = host.map(ruleset::host_element).collect();
         let mut ports = BTreeSet::new();
@@ -64,8 +68,9 @@ impl DesiredState<'_> {
             let listen = ResolverListen {
                 address: Some(self.subnet.gateway()),
                 port,
-                upstream: &self.dns,
+                upstream: &[FORWARDER],
                 log: Some(RESOLVER_LOG),
+                local_domain: local_domain.as_ref(),
             };
             files.insert(
                 format!("resolvers/{}", chains.id),

@@ -32,6 +32,7 @@ const FILES: &[(&str, &str, &str)] = &[
     guest_file!(CODE, "compact_names.sh"),
     guest_file!(UNITS, "pixels-queries.socket"),
     guest_file!(UNITS, "pixels-queries.service"),
+    guest_file!(UNITS, "pixels-forwarder.service"),
     guest_file!(JOURNALD, "journald.conf"),
     guest_file!(UNITS, "pixels-learned.service"),
     guest_file!(UNITS, "pixels-learned.timer"),

@@ -1,6 +1,6 @@
 //! The files that enforce a policy inside a pixel. Performs no I/O.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::ruleset;
 use crate::egress::dnsmasq::{self, ResolverListen};
@@ -88,11 +88,13 @@ impl Files {
     /// servers that the pixel's network announces.
     pub fn new(policy: &ResolvedPolicy, dns: &[Ipv4Addr]) -> Self {
         let chains = nftables::chains(policy, None);
+        let upstream: Vec<_> = dns.iter().map(|dns| SocketAddrV4::new(*dns, 53)).collect();
         let listen = ResolverListen {
             address: None,
             port: ruleset::PORT,
-            upstream: dns,
+            upstream: &upstream,
             log: None,
+            local_domain: None,
         };
         let user = ruleset::RESOLVER;
         let mut files = Self {

@@ -21,7 +21,7 @@ done
 
 applied=$(cat "$state/applied" 2>/dev/null || :)
 # The stored state is in force only if all services that enforce it are active.
-units="pixels-gateway pixels-dhcp pixels-queries.socket"
+units="pixels-gateway pixels-dhcp pixels-queries.socket pixels-forwarder"
 for conf in "$state"/resolvers/*; do
     [ ! -e "$conf" ] || units="$units pixels-resolver@${conf##*/}"
 done
@@ -48,9 +48,13 @@ while :; do
     [ $tries -lt 200 ] || break
     sleep 0.05
 done
+# systemd-networkd ignores the domain unless configured otherwise.
+domain=$(sed -n 's/^DOMAINNAME=\([A-Za-z0-9.-]*\)$/\1/p' /run/systemd/netif/leases/* 2>/dev/null | head -n 1)
+[ -n "$domain" ] ||
+    domain=$(sed -n 's/^\(search\|domain\)[[:space:]]*\([A-Za-z0-9.-]*\).*/\2/p' /etc/resolv.conf | head -n 1)
 route=$(ip -4 route show default | head -n 1)
 host=$(echo "$route" | sed -n 's/.* via \([0-9.]*\).*/\1/p')
-echo "ready applied=$applied host=$host uplink=$uplink dns=${dns:-}"
+echo "ready applied=$applied host=$host uplink=$uplink dns=${dns:-} domain=$domain"
 
 new=$dir/new
 rm -rf "$new"
@@ -77,6 +81,11 @@ rm -f "$state/applied"
 for unit in pixels-gateway pixels-dhcp pixels-queries.socket; do
     systemctl -q is-active "$unit" || systemctl restart "$unit"
 done
+
+if ! cmp -s "$new/forwarder" "$state/forwarder" || ! systemctl -q is-active pixels-forwarder; then
+    cp "$new/forwarder" "$state/forwarder"
+    systemctl restart pixels-forwarder
+fi
 
 # The order: sets, then resolvers that fill them, then the elements that send
 # pixels to the resolvers.

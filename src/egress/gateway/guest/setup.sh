@@ -3,7 +3,8 @@
 # Can be repeated. Exit status 90: cannot install the packages in this image.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
+# Whether dnsmasq is version 2.90 or later.
+if ! command -v nft >/dev/null || ! dnsmasq --test --conf-file=/dev/null --filter-rr=HTTPS 2>/dev/null; then
     if ! command -v apt-get >/dev/null; then
         echo "the image has no nft or dnsmasq, and no apt-get to install them" >&2
         exit 90
@@ -39,6 +40,7 @@ systemctl restart systemd-journald
 # writes to its log, which starts the service.
 systemctl stop 'pixels-resolver@*'
 systemctl stop pixels-queries.socket pixels-queries.service
-set -- pixels-gateway pixels-dhcp pixels-queries.socket pixels-resolvers pixels-learned.timer
+set -- pixels-gateway pixels-dhcp pixels-queries.socket pixels-forwarder pixels-resolvers \
+    pixels-learned.timer
 systemctl enable --quiet "$@"
 systemctl restart "$@"

@@ -63,7 +63,8 @@ for file in ruleset resolver; do
     [ ! -e "$dir/$file" ] || cp "$dir/$file" "$dir/old/"
 done
 trap restore EXIT
-if ! command -v nft >/dev/null || ! command -v dnsmasq >/dev/null; then
+# Whether dnsmasq is version 2.90 or later.
+if ! command -v nft >/dev/null || ! dnsmasq --test --conf-file=/dev/null --filter-rr=HTTPS 2>/dev/null; then
     if ! command -v apt-get >/dev/null; then
         echo "the image has no nft or dnsmasq, and no apt-get to install them" >&2
         exit 90
