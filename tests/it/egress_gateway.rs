@@ -368,7 +368,7 @@ fn broken_gateways_let_nothing_through(walls: &Walls, a: &str) {
     // The next command repairs a damaged gateway.
     for harm in [
         "nft delete table inet pixels",
-        "systemctl stop pixels-dhcp 'pixels-resolver@*'",
+        "systemctl stop pixels-dhcp pixels-forwarder pixels-queries.socket 'pixels-resolver@*'",
     ] {
         walls.server.run(&walls.gateway_name(), &["sh", "-c", harm]);
         assert!(!walls.reaches(a, "other.test", 80));

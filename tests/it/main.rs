@@ -16,6 +16,8 @@ mod cli_output;
 mod cli_streams;
 mod dependencies;
 mod docs;
+mod egress_floods;
+mod egress_flows;
 mod egress_gateway;
 mod egress_gateway_escapes;
 mod egress_git;

@@ -1,0 +1,97 @@
+//! One pixel floods the gateway. Other pixels, also those with the same policy,
+//! keep their network and a complete log.
+
+use serde_json::Value;
+
+use crate::egress_flows::{Running, helper};
+use crate::support::env::TestEnv;
+use crate::support::lab;
+use crate::support::wait::eventually;
+use crate::support::walls::Walls;
+use crate::support::wan::Wan;
+
+/// Maximum number of denials that `network log` prints.
+const REPORTED: usize = 200;
+
+fn log(env: &TestEnv, pixel: &str) -> Vec<String> {
+    let log = ["network", "log", pixel, "--json"];
+    let log: Value = env.pixels(log).ok().json();
+    let rows = log.as_array().unwrap().iter();
+    rows.map(|row| row["destination"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+#[ignore = "needs Incus"]
+fn flood_of_one_pixel_leaves_others_unharmed() {
+    lab::ready();
+    let walls = Walls::new("fld", Wan::any());
+    let (env, wan) = (&walls.env, &walls.wan);
+    wan.name("allowed.test", &[10]);
+    let hostile = walls.create("a", "allowlist", &["allowed.test"]);
+    let neighbor = walls.create("e", "allowlist", &["allowed.test"]);
+    walls.comes_to_reach(&hostile, "allowed.test", 80);
+    walls.comes_to_reach(&neighbor, "allowed.test", 80);
+    let server = walls.gateway().address;
+    let victim = walls.place(&neighbor).address;
+    let run = |line: &str| helper(env, &hostile, &[line]).remove(0);
+    let tracked = || {
+        let count = ["cat", "/proc/sys/net/netfilter/nf_conntrack_count"];
+        let printed = walls.server.run(&walls.gateway_name(), &count);
+        printed.trim().parse::<u32>().unwrap()
+    };
+
+    // Names: each row is QUERY, name in the log. The pixel cannot add to the log
+    // of another pixel.
+    let forged = format!("x.test+is+NXDOMAIN+7+{victim}/9+config+forged.test");
+    run(&format!("ask {server} {forged}"));
+    run(&format!("ask {server} +blank.test"));
+    run(&format!("ask {server} MiXed.test"));
+    for name in ["?blank.test", "mixed.test"] {
+        eventually("the name is logged", || {
+            log(env, &hostile).contains(&name.into())
+        });
+    }
+    let own = log(env, &hostile);
+    assert!(
+        own.iter().any(|name| name.ends_with("?forged.test")),
+        "{own:?}"
+    );
+    assert_eq!(log(env, &neighbor), Vec::<String>::new());
+
+    // Floods of names, addresses and connections, denied and allowed.
+    run(&format!("flood {server} 20000"));
+    run("probe 20000");
+    run(&format!("scatter {} 5000", wan.address(20)));
+    run(&format!("scatter {} 20000", wan.address(10)));
+    assert!(tracked() < 6000, "{} connections", tracked());
+    let own = log(env, &hostile);
+    assert_eq!(own.len(), REPORTED, "{own:?}");
+
+    // All TCP connections that one resolver accepts by default.
+    let hold = format!("hold {server} 60");
+    let mut held = Running::start(env, &hostile, &hold);
+    held.prints(1);
+
+    let denied = wan.address(20).to_string();
+    assert!(!walls.reaches(&neighbor, &denied, 80));
+    assert!(!walls.reaches(&neighbor, "denied.test", 80));
+    assert!(walls.reaches(&neighbor, "allowed.test", 80));
+    let ask = |way: &str| {
+        let line = format!("ask {server} allowed.test 1 1 {way}");
+        helper(env, &neighbor, &[&line]).remove(0)
+    };
+    for way in ["udp", "tcp"] {
+        let answer = ask(way);
+        assert!(answer.contains("answers=1"), "{way}: {answer}");
+    }
+    let address = format!("{denied}:80");
+    let expected = ["denied.test", &address];
+    eventually("the neighbor's denials are logged", || {
+        let log = log(env, &neighbor);
+        expected.iter().all(|one| log.iter().any(|row| row == one))
+    });
+    let full = env.pixels(["network", "log", &hostile]).ok();
+    assert!(full.stderr.contains("earlier denials"), "{full:?}");
+    assert!(full.stderr.contains("were not recorded"), "{full:?}");
+}

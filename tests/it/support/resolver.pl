@@ -1,0 +1,128 @@
+# Sends DNS queries and floods from a machine: VERB ARGUMENTS, then the end of
+# this script. Prints one line per result.
+use strict;
+use warnings;
+use Socket qw(:all);
+use IO::Handle;
+
+STDOUT->autoflush(1);
+$SIG{PIPE} = 'IGNORE';
+
+sub query {
+    my ($labels, $type, $class) = @_;
+    my $name = join '', map { pack 'C/a', $_ } @$labels;
+    return pack('n6', 4711, 0x0100, 1, 0, 0, 0) . $name . pack('Cnn', 0, $type // 1, $class // 1);
+}
+
+sub readable {
+    my ($socket, $seconds) = @_;
+    my $bits = '';
+    vec($bits, fileno($socket), 1) = 1;
+    return select($bits, undef, undef, $seconds) > 0;
+}
+
+sub udp {
+    my $server = shift;
+    socket(my $s, AF_INET, SOCK_DGRAM, 0) or die;
+    connect $s, pack_sockaddr_in(53, inet_aton($server)) or die;
+    return $s;
+}
+
+sub tcp {
+    my $server = shift;
+    socket(my $s, AF_INET, SOCK_STREAM, 0) or die;
+    $s->blocking(0);
+    connect $s, pack_sockaddr_in(53, inet_aton($server));
+    return $s;
+}
+
+# Whether the connection is established within two seconds.
+sub connected {
+    my $s = shift;
+    my $bits = '';
+    vec($bits, fileno($s), 1) = 1;
+    select(undef, $bits, undef, 2) > 0 or return 0;
+    return !unpack 'i', getsockopt $s, SOL_SOCKET, SO_ERROR;
+}
+
+# The status and the answer of a query, as text.
+sub result {
+    my $text = shift;
+    return 'none' unless defined $text && length $text >= 12;
+    my (undef, $flags, undef, $answers) = unpack 'n4', $text;
+    return sprintf 'status=%d answers=%d %s', $flags & 15, $answers, $text =~ s/[^!-~]/./gr;
+}
+
+# Blanks in a label are written as +.
+sub ask {
+    my ($server, $name, $type, $class, $way) = @_;
+    my $query = query([map { s/\+/ /gr } split /\./, $name], $type, $class);
+    my $text;
+    if (($way // 'udp') eq 'tcp') {
+        my $s = tcp($server);
+        connected($s) && syswrite $s, pack 'n/a', $query;
+        readable($s, 2) and sysread $s, $text, 2000;
+        $text = substr $text, 2 if length($text // '') > 2;
+    } else {
+        my $s = udp($server);
+        send $s, $query, 0;
+        readable($s, 2) and recv $s, $text, 2000, 0;
+    }
+    print result($text), "\n";
+}
+
+# Asks on one UDP socket and on one TCP connection until killed. Prints a line
+# per round.
+sub keep {
+    my ($server, @labels) = @_;
+    my ($udp, $tcp) = (udp($server), tcp($server));
+    connected($tcp);
+    while (1) {
+        send $udp, query(["$labels[0]", 'test']), 0;
+        syswrite $tcp, pack 'n/a', query(["$labels[1]", 'test']);
+        for my $s ($udp, $tcp) { readable($s, 0.05) and sysread $s, my $text, 2000 }
+        print "asked\n";
+    }
+}
+
+# Opens connections to the resolver and holds them until killed.
+sub hold {
+    my ($server, $count) = @_;
+    my @held = map { tcp($server) } 1 .. $count;
+    sleep 1;
+    print "held\n";
+    sleep 600;
+}
+
+# Sends datagrams to many ports of an address.
+sub scatter {
+    my ($address, $count) = @_;
+    socket(my $s, AF_INET, SOCK_DGRAM, 0) or die;
+    send $s, 'x', 0, pack_sockaddr_in(1000 + $_, inet_aton($address)) for 1 .. $count;
+    print "sent\n";
+}
+
+# Sends datagrams to port 53 of many addresses.
+sub probe {
+    my $count = shift;
+    socket(my $s, AF_INET, SOCK_DGRAM, 0) or die;
+    send $s, 'x', 0, pack_sockaddr_in(53, pack 'N', 0xc6330000 + $_) for 1 .. $count;
+    print "sent\n";
+}
+
+# Sends queries for different names without waiting for answers.
+sub flood {
+    my ($server, $count) = @_;
+    my $s = udp($server);
+    send $s, query(["flood$_", 'test']), 0 for 1 .. $count;
+    print "sent\n";
+}
+
+my %verbs = (
+    ask => \&ask, keep => \&keep, hold => \&hold, scatter => \&scatter, probe => \&probe, flood => \&flood,
+);
+while (my $line = <DATA>) {
+    my ($verb, @words) = split ' ', $line;
+    $verbs{$verb}->(@words) if $verb;
+}
+__DATA__
