@@ -6,8 +6,8 @@
 //! allow the script (a restricted Incus project), the stopped pixel's files are
 //! changed.
 //!
-//! Incus templates are not used: releases before 6.0.6 follow symlinks that
-//! root in a pixel created.
+//! The backend removes the templates of images, which would write the same
+//! files.
 
 use super::creator::Creator;
 use super::optional;
@@ -78,11 +78,15 @@ async fn write_hostname(guest: &dyn Guest, host: &str) -> Result<()> {
             .write_file(&GuestFile::root(HOSTNAME, 0o644, format!("{host}\n")))
             .await?;
     }
-    let hosts = optional(guest.read_file(HOSTS, HOSTS_LIMIT).await)?;
-    if let Some(new) = hosts
-        .and_then(|content| String::from_utf8(content).ok())
-        .and_then(|content| replace_own_host(&content, host))
-    {
+    let hosts = match optional(guest.stat(HOSTS).await)? {
+        None => Some("127.0.0.1 localhost".into()),
+        Some(found) if found.kind == FileKind::File => {
+            String::from_utf8(guest.read_file(HOSTS, HOSTS_LIMIT).await?).ok()
+        }
+        Some(_) => None,
+    };
+    if let Some(hosts) = hosts {
+        let new = with_own_host(&hosts, host);
         guest
             .write_file(&GuestFile::root(HOSTS, 0o644, new))
             .await?;
@@ -90,19 +94,13 @@ async fn write_hostname(guest: &dyn Guest, host: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the line for the machine's own name in the text of `/etc/hosts`.
-/// `None` if there is no such line.
-fn replace_own_host(content: &str, host: &str) -> Option<String> {
-    let is_own = |line: &str| line.split_whitespace().next() == Some("127.0.1.1");
-    content.lines().any(is_own).then(|| {
-        content
-            .lines()
-            .map(|line| match is_own(line) {
-                true => format!("127.0.1.1 {host}\n"),
-                false => format!("{line}\n"),
-            })
-            .collect()
-    })
+/// Replaces the lines for the machine's own name in the text of `/etc/hosts`, or
+/// appends a line.
+fn with_own_host(hosts: &str, host: &str) -> String {
+    let is_own = |line: &&str| line.split_whitespace().next() == Some("127.0.1.1");
+    let others = hosts.lines().filter(|line| !is_own(line));
+    let lines = others.map(|line| format!("{line}\n"));
+    lines.chain([format!("127.0.1.1 {host}\n")]).collect()
 }
 
 /// Removes the SSH host keys and installs a unit that generates new keys before
@@ -137,12 +135,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_host_line_is_replaced_and_not_added() {
-        let hosts = "127.0.0.1 localhost\n127.0.1.1\tpx-a px-a.lan\n";
-        assert_eq!(
-            replace_own_host(hosts, "px-b").as_deref(),
-            Some("127.0.0.1 localhost\n127.0.1.1 px-b\n")
-        );
-        assert_eq!(replace_own_host("127.0.0.1 localhost\n", "px-b"), None);
+    fn own_host_line_is_replaced_or_appended() {
+        for hosts in [
+            "127.0.0.1 localhost\n127.0.1.1\tpx-a px-a.lan\n",
+            "127.0.0.1 localhost",
+        ] {
+            assert_eq!(
+                with_own_host(hosts, "px-b"),
+                "127.0.0.1 localhost\n127.0.1.1 px-b\n"
+            );
+        }
     }
 }

@@ -20,6 +20,7 @@ mod operation;
 mod power;
 mod sftp_channel;
 mod snapshots;
+mod templates;
 mod transport;
 mod watch;
 mod websocket;

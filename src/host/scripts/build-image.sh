@@ -99,11 +99,18 @@ if [ -n "$keyring" ] && [ ! -e "$root$keyring" ]; then
 fi
 printf 'LANG=C.UTF-8\n' >"$root/etc/default/locale"
 
-# Remove identity and files of the build host. Incus writes hostname and hosts
-# from the templates below.
+# Remove identity and files of the build host. The image has no templates, which
+# Incus would write into the disks of clones: pixels sets the hostname.
 : >"$root/etc/machine-id"
 rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_*
-rm -f "$root/var/lib/systemd/random-seed" "$root/etc/hostname" "$root/etc/hosts"
+rm -f "$root/var/lib/systemd/random-seed" "$root/etc/hostname"
+cat >"$root/etc/hosts" <<'HOSTS'
+127.0.0.1	localhost
+
+::1		localhost ip6-localhost ip6-loopback
+ff02::1		ip6-allnodes
+ff02::2		ip6-allrouters
+HOSTS
 rm -f "$root/etc/resolv.conf"
 ln -s ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 chroot "$root" apt-get clean
@@ -116,7 +123,7 @@ done
 
 echo "packing"
 meta=$dir/meta
-mkdir -p "$meta/templates"
+mkdir "$meta"
 now=$(date +%s)
 serial=$(date -u +%Y%m%d_%H:%M)
 cat >"$meta/metadata.yaml" <<YAML
@@ -128,26 +135,8 @@ properties:
   os: "$os"
   release: "$release"
   serial: "$serial"
-templates:
-  /etc/hostname:
-    when: [create, copy]
-    template: hostname.tpl
-  /etc/hosts:
-    when: [create, copy]
-    template: hosts.tpl
 YAML
-cat >"$meta/templates/hostname.tpl" <<'TEMPLATE'
-{{ container.name }}
-TEMPLATE
-cat >"$meta/templates/hosts.tpl" <<'TEMPLATE'
-127.0.0.1	localhost
-127.0.1.1	{{ container.name }}
-
-::1		localhost ip6-localhost ip6-loopback
-ff02::1		ip6-allnodes
-ff02::2		ip6-allrouters
-TEMPLATE
-tar -C "$meta" --owner=0 --group=0 -cJf "$dir/metadata.tar.xz" metadata.yaml templates
+tar -C "$meta" --owner=0 --group=0 -cJf "$dir/metadata.tar.xz" metadata.yaml
 mksquashfs "$root" "$dir/rootfs.squashfs" -comp zstd -Xcompression-level 6 -noappend -no-progress -quiet
 mv "$dir/metadata.tar.xz" "$dir/rootfs.squashfs" "$out/"
 echo "built $out/metadata.tar.xz and $out/rootfs.squashfs"

@@ -13,8 +13,11 @@ if [ "$(cat /etc/pixels/identity 2>/dev/null)" != "$id" ]; then
         [ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id;
     fi;
     [ -L /etc/hostname ] || echo "$name" >/etc/hostname;
+    [ -e /etc/hosts ] || [ -L /etc/hosts ] || echo "127.0.0.1 localhost" >/etc/hosts;
     if grep -q "^127[.]0[.]1[.]1[[:space:]]" /etc/hosts; then
         sed -i "s/^127[.]0[.]1[.]1[[:space:]].*/127.0.1.1 $name/" /etc/hosts;
+    elif [ ! -L /etc/hosts ]; then
+        echo "127.0.1.1 $name" >>/etc/hosts;
     fi;
     if ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1; then
         rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub;
