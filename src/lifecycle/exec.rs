@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::creator::Creator;
+use super::private_env::PrivateEnv;
 use super::user::User;
 use crate::model::{
     Control, Error, ExecIo, ExecRequest, ExitStatus, Guest, Precondition, Result, TtySize,
@@ -53,7 +54,8 @@ impl ExecResult {
 pub struct ExecOptions {
     pub argv: Vec<String>,
     pub user: User,
-    /// Variables that override the login environment.
+    /// Variables that override the login environment. Only processes of the user
+    /// in the pixel can read the values.
     pub env: BTreeMap<String, String>,
     /// Working directory. `None`: the user's home directory.
     pub cwd: Option<String>,
@@ -88,15 +90,24 @@ pub async fn exec(
     mut controls: mpsc::Receiver<Control>,
 ) -> Result<ExecResult> {
     let id = Creator::new().id();
-    let request = exec_request(options, &id);
+    let (request, variables) = exec_request(options, &id)?;
     let (to_command, control) = mpsc::channel(8);
-    let io = ExecIo {
+    let io = |stdin| ExecIo {
         stdin,
         stdout,
         stderr,
         control,
     };
     let command = async {
+        let precondition = match precondition {
+            Some(precondition) if variables.has_file() => {
+                precondition.await?;
+                None
+            }
+            precondition => precondition,
+        };
+        variables.write_file(guest, request.owner).await?;
+        let io = io(variables.input(stdin));
         match precondition {
             Some(precondition) => guest.exec_admitted(&request, io, precondition).await,
             None => guest.exec(&request, io).await,
@@ -211,28 +222,33 @@ async fn after_kill(command: impl Future<Output = Result<ExitStatus>>) -> Result
         .unwrap_or(Err(Error::Cancelled))
 }
 
-/// Returns the request that runs a command in a login environment. Arguments
-/// are passed unchanged, outside the script that reads the profiles.
-fn exec_request(options: &ExecOptions, id: &str) -> ExecRequest {
+/// Returns the request that runs a command in a login environment, and the
+/// variables of the options, which the request does not contain. Arguments are
+/// passed unchanged, outside the script that reads the profiles.
+fn exec_request(options: &ExecOptions, id: &str) -> Result<(ExecRequest, PrivateEnv)> {
     let mut env = options.user.environment();
     env.insert(EXEC_ID.into(), id.to_owned());
-    let mut extra = options.env.clone();
-    if let Some(path) = extra.remove("PATH") {
-        env.insert(EXEC_PATH.into(), path);
+    let mut private = options.env.clone();
+    if let Some(path) = private.remove("PATH") {
+        private.insert(EXEC_PATH.into(), path);
     }
-    env.extend(extra);
+    // Backends use this variable for the terminal.
+    env.extend(private.remove_entry("TERM"));
+    let private = PrivateEnv::new(&private, options.tty.is_some())?;
     let script = include_str!("guest/login-exec.sh");
     let uid = options.user.ids.uid.to_string();
     let tty = if options.tty.is_some() { "tty" } else { "" };
     let cwd = options.cwd.as_deref().unwrap_or_default();
-    let argv = ["/bin/sh", "-c", script, "sh", &uid, tty, cwd].map(str::to_owned);
-    ExecRequest {
+    let variables = private.argument();
+    let argv = ["/bin/sh", "-c", script, "sh", &uid, tty, cwd, &variables].map(str::to_owned);
+    let request = ExecRequest {
         argv: argv.into_iter().chain(options.argv.clone()).collect(),
         owner: options.user.ids,
         env,
         cwd: Some(options.user.home.clone()),
         tty: options.tty,
-    }
+    };
+    Ok((request, private))
 }
 
 /// Runs a shell script of pixels in a login environment and returns its output.
@@ -251,7 +267,8 @@ pub async fn run_script(
         tty: None,
         timeout: None,
     };
-    let output = guest.output(&exec_request(&options, "script")).await?;
+    let (request, _) = exec_request(&options, "script")?;
+    let output = guest.output(&request).await?;
     output.into_text(command)
 }
 
@@ -265,25 +282,38 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let profile = "A=$(id -u); B=$(id -un); export A B; mesg n || A=$A,$?; PATH=/none\n";
         std::fs::write(home.path().join(".profile"), profile).unwrap();
+        // Shells use bytes from 0x81 on internally, as in U+0401.
+        let odd = " it's \\\\ $A `id`\n\n\u{401}\u{448}\u{88} ";
         let options = ExecOptions {
-            argv: ["sh", "-c", "echo $A $B $PWD $1", "sh", "a  b"]
-                .map(str::to_owned)
-                .to_vec(),
+            argv: [
+                "sh",
+                "-c",
+                "printf '%s\\n' \"$A $B $PWD $1 $C\"; cat",
+                "sh",
+                "a  b",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             user: User {
                 name: "someone".into(),
                 ids: Ids { uid: 4711, gid: 1 },
                 home: home.path().display().to_string(),
                 shell: "/bin/sh".into(),
             },
-            env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+            env: [("PATH", "/usr/bin:/bin"), ("C", odd)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             cwd: Some("/usr".into()),
             tty: None,
             timeout: None,
         };
         let run = |options: &ExecOptions| {
-            let request = exec_request(options, "x");
+            let (request, private) = exec_request(options, "x").unwrap();
             let mut command = std::process::Command::new(&request.argv[0]);
             command.args(&request.argv[1..]).envs(&request.env);
+            let input = home.path().join("input");
+            std::fs::write(&input, format!("{}input\n", private.code())).unwrap();
+            command.stdin(std::fs::File::open(&input).unwrap());
             let output = command.output().unwrap();
             let text = |bytes| String::from_utf8(bytes).unwrap();
             let status = output.status.code().unwrap();
@@ -294,7 +324,7 @@ mod tests {
             .output()
             .unwrap();
         let name = String::from_utf8(name.stdout).unwrap();
-        let expected = format!("4711,2 {} /usr a b\n", name.trim());
+        let expected = format!("4711,2 {} /usr a  b {odd}\ninput\n", name.trim());
         assert_eq!(run(&options), (0, expected, String::new()));
 
         let cwd = Some("/no such".into());

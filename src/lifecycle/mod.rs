@@ -24,6 +24,7 @@ mod orphans;
 mod policy;
 mod policy_properties;
 mod preconditions;
+mod private_env;
 pub mod provisioning;
 mod restore;
 mod rollback;

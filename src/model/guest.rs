@@ -28,6 +28,7 @@ pub struct ExecRequest {
     /// The program and its arguments. This list must not be empty.
     pub argv: Vec<String>,
     pub owner: Ids,
+    /// The environment. All users of the server can read the values.
     pub env: BTreeMap<String, String>,
     /// The working directory. A backend may use `/` if the directory is missing.
     pub cwd: Option<String>,

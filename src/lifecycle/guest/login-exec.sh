@@ -1,12 +1,33 @@
 #!/bin/sh
 # Becomes a command in the environment of a login: reads the profiles as `sh -l`
 # does. The command's arguments reach it unchanged.
-# usage: login-exec.sh UID TTY DIRECTORY COMMAND [ARGUMENT]...
+# usage: login-exec.sh UID TTY DIRECTORY VARIABLES COMMAND [ARGUMENT]...
 # UID is the user's own id. TTY is "tty" if there is a terminal, else empty. An
 # empty DIRECTORY keeps the present one; a missing one is exit code 125.
+# VARIABLES names shell code that sets variables: a file, which is deleted, or the
+# number of lines at the beginning of stdin. Arguments and the initial environment
+# are visible in the process list of the server, this code is not.
 # PIXELS_EXEC_PATH, if set, becomes PATH after the profiles, which set PATH.
-pixels_uid=$1 pixels_tty=$2 pixels_dir=$3
-shift 3
+pixels_uid=$1 pixels_tty=$2 pixels_dir=$3 pixels_code='' pixels_lines=0
+case $4 in
+/*)
+    # shellcheck source=/dev/null
+    . "$4" 2>/dev/null || exit 125
+    rm -f -- "$4"
+    ;;
+*) pixels_lines=$4 ;;
+esac
+shift 4
+while [ "$pixels_lines" -gt 0 ]; do
+    # Shells read stdin byte by byte here: the command gets everything that follows.
+    IFS= read -r pixels_line || exit 125
+    pixels_code="$pixels_code$pixels_line
+"
+    pixels_lines=$((pixels_lines - 1))
+done
+# Readonly variables of some shells, such as UID in bash, keep their value.
+eval "$pixels_code" 2>/dev/null
+unset pixels_code pixels_line
 
 # While first-boot.sh runs in place of init, the pixel may still have the
 # identity of its source. Its process is called sh. Waits at most 5 s.
