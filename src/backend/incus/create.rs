@@ -27,6 +27,12 @@ const COPY: Duration = Duration::from_secs(5 * 60);
 const ISOLATED: &str = "security.idmap.isolated";
 /// Limit for the number of processes in a pixel, against fork bombs.
 const PROCESSES: &str = "8192";
+/// System calls denied in addition to the daemon's list. AF_VSOCK (40) connects to
+/// the hypervisor and to other machines outside of any network namespace, so a
+/// gateway cannot filter it. The kernel reads 32 bits of the argument. io_uring
+/// opens sockets without the system call; programs use other calls if it is missing.
+const DENIED_SYSCALLS: &str = "socket errno 97 [0,40,SCMP_CMP_MASKED_EQ,4294967295]\n\
+                               io_uring_setup errno 38";
 
 pub(super) async fn create(
     client: &Client,
@@ -123,6 +129,7 @@ fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> 
         ("security.privileged", "false"),
         ("security.guestapi", "false"),
         ("security.nesting", "false"),
+        ("security.syscalls.deny", DENIED_SYSCALLS),
         ("limits.processes", PROCESSES),
     ]);
     if let Some(cpu) = &limits.cpu {
