@@ -75,40 +75,46 @@ impl FileLock {
 
 /// Returns the directory of the locks that all commands of this user on this
 /// machine share. A reboot empties the directory.
+///
+/// Other users could hold the locks if they can open the files. Fails if the
+/// directory belongs to another user or other users can write to it.
 pub fn lock_dir() -> io::Result<PathBuf> {
     let user = rustix::process::geteuid();
-    if user.is_root() && Path::new("/run/lock").is_dir() {
-        return Ok("/run/lock/pixels".into());
-    }
-    if let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR")
-        && Path::new(&dir).is_dir()
-    {
-        return Ok(Path::new(&dir).join("pixels"));
-    }
-    let dir = std::env::temp_dir().join(format!("pixels-{}", user.as_raw()));
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let dir = match runtime_dir.filter(|dir| dir.is_dir()) {
+        // Unlike /run/lock, only root can write to /run.
+        _ if user.is_root() && Path::new("/run").is_dir() => "/run/pixels".into(),
+        Some(dir) => dir.join("pixels"),
+        None => std::env::temp_dir().join(format!("pixels-{}", user.as_raw())),
+    };
     ensure_private_dir(&dir, user.as_raw())?;
     Ok(dir)
 }
 
-/// Creates a directory in a parent that other users can write to. Fails if the
-/// directory belongs to another user or is a symlink.
+/// Creates a directory in a parent that other users may be able to write to.
+/// Fails if the directory belongs to another user, if other users can write to
+/// it, or if it is a symlink.
 fn ensure_private_dir(dir: &Path, user: u32) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => return other,
     }
     let found = std::fs::symlink_metadata(dir)?;
-    if found.is_dir() && found.uid() == user {
-        return Ok(());
-    }
+    let defect = match found.is_dir() && found.uid() == user {
+        false => "belongs to another user",
+        true if found.mode() & 0o022 != 0 => "is writable by other users",
+        true => return Ok(()),
+    };
     Err(io::Error::new(
         io::ErrorKind::PermissionDenied,
-        format!("{} belongs to another user", dir.display()),
+        format!("{} {defect}: remove it", dir.display()),
     ))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[tokio::test]
@@ -156,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_another_user_is_rejected() {
+    fn directory_of_or_for_other_users_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let user = rustix::process::geteuid().as_raw();
         let private = dir.path().join("pixels");
@@ -166,5 +172,8 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&private, &link).unwrap();
         ensure_private_dir(&link, user).unwrap_err();
+        let shared = std::fs::Permissions::from_mode(0o770);
+        std::fs::set_permissions(&private, shared).unwrap();
+        ensure_private_dir(&private, user).unwrap_err();
     }
 }
