@@ -107,6 +107,7 @@ pub fn incus_options(settings: &Settings) -> Options {
             network: defaults.network.clone(),
             parent: defaults.parent.clone(),
             nic: defaults.nic_type,
+            disk: defaults.disk_mib.map(|mib| mib << 20),
         },
     }
 }

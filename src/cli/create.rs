@@ -12,7 +12,7 @@ use crate::config::Flags;
 use crate::egress::{Mode, Rule};
 use crate::exit::Usage;
 use crate::lifecycle::{InstanceDefaults, Network, PixelRequest, PixelSource, expiry};
-use crate::model::{CloneSource, Limits, Name, Properties, parse_cpus, parse_memory};
+use crate::model::{CloneSource, Limits, Name, Properties, parse_cpus, parse_disk, parse_memory};
 use crate::provision::Overall;
 use crate::ui;
 
@@ -37,6 +37,9 @@ pub struct CreateArgs {
     /// Memory in MiB, or with a unit such as 4GiB [default: setting defaults.memory]
     #[arg(long, allow_negative_numbers = true, value_parser = parse_memory_or_zero)]
     memory: Option<u64>,
+    /// Disk space in MiB, or with a unit such as 40GiB [default: setting defaults.disk]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_disk_or_zero)]
+    disk: Option<u64>,
     /// Clone this pixel or checkpoint
     #[arg(long, value_name = "NAME[:LABEL]", add = completions::clone_sources())]
     from: Option<CloneSource>,
@@ -126,6 +129,7 @@ impl CreateArgs {
             limits: Limits {
                 cpu: self.cpu.clone().filter(|cpu| !cpu.is_empty()),
                 memory: self.memory.filter(|memory| *memory > 0),
+                disk: self.disk.filter(|disk| *disk > 0),
             },
             policy: self
                 .egress_mode()
@@ -187,6 +191,13 @@ fn parse_cpus_or_empty(cpus: &str) -> Result<String, String> {
     match cpus {
         "" => Ok(String::new()),
         cpus => parse_cpus(cpus),
+    }
+}
+
+fn parse_disk_or_zero(disk: &str) -> Result<u64, String> {
+    match disk {
+        "0" => Ok(0),
+        disk => parse_disk(disk),
     }
 }
 

@@ -36,6 +36,7 @@ struct ListRow {
     image: Option<String>,
     cpu: Option<String>,
     memory: Option<String>,
+    disk: Option<String>,
     created_at: Option<String>,
     expires_at: Option<String>,
     from: Option<String>,
@@ -65,6 +66,7 @@ impl From<Instance> for ListRow {
             image: pixel.image,
             cpu: pixel.cpu,
             memory: pixel.memory,
+            disk: pixel.disk,
         }
     }
 }

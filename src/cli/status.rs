@@ -8,7 +8,7 @@ use super::{Context, from_settings, provisioning_report};
 use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
 use crate::lifecycle::{self, provisioning};
-use crate::model::{Error, Name};
+use crate::model::{Error, Instance};
 use crate::provision::{self, Overall, Report, StepStatus};
 use crate::term::PlainWriter;
 use crate::ui::{Row, Ui};
@@ -83,7 +83,7 @@ impl StatusArgs {
             None => None,
         };
         let defect = health.filter(|health| !matches!(health, Health::Good { .. }));
-        print_report(&context.ui, name, &report, defect.as_ref());
+        print_report(&context.ui, &instance, &report, defect.as_ref());
         if report.overall == Overall::Failed {
             return Err(ExitWith(exit::FAILURE).into());
         }
@@ -92,10 +92,14 @@ impl StatusArgs {
 }
 
 /// `gateway_defect`: health of the gateway if the pixel has no network.
-fn print_report(ui: &Ui, name: &Name, report: &Report, gateway_defect: Option<&Health>) {
+fn print_report(ui: &Ui, pixel: &Instance, report: &Report, gateway_defect: Option<&Health>) {
+    let name = &pixel.name;
     if ui.json() {
         let mut json = json!({
             "name": name.as_str(),
+            "cpu": pixel.cpu,
+            "memory": pixel.memory,
+            "disk": pixel.disk,
             "overall": report.overall,
             "steps": report.steps,
         });

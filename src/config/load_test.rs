@@ -105,7 +105,7 @@ fn keys_accept_and_reject_these_values() {
 
 #[test]
 fn every_variable_sets_its_key() {
-    let samples = "s T 77 7s localhost:7 /s 10.7.0.0/16 http://s seven agent tmux gateway truenas";
+    let samples = "s T 777 7s localhost:7 /s 10.7.0.0/16 http://s seven agent tmux gateway truenas";
     for key in KEYS.iter().filter(|key| key.variable.is_some()) {
         let accepts = |text: &&str| key.kind.accepts(&key.kind.parse_variable(text));
         let variable = key.variable.unwrap();

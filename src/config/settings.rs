@@ -22,7 +22,7 @@ use super::origin::Result;
 use super::setting::Setting;
 use super::spanned_toml::Node;
 use super::value_kind::{
-    CPUS, HOST_PORT, INTERFACE, MEMORY, NAME_PREFIX, SUBNET, URL, URL_PATH, ValueKind,
+    CPUS, DISK, HOST_PORT, INTERFACE, MEMORY, NAME_PREFIX, SUBNET, URL, URL_PATH, ValueKind,
 };
 use crate::egress::Mode;
 use crate::model::NicKind;
@@ -112,6 +112,7 @@ sections! {
         image: String, "PIXELS_DEFAULT_IMAGE";
         cpu: Option<String> as CPUS, "PIXELS_DEFAULT_CPU";
         memory_mib ["memory"]: Option<u64> as MEMORY, "PIXELS_DEFAULT_MEMORY";
+        disk_mib ["disk"]: Option<u64> as DISK, "PIXELS_DEFAULT_DISK";
         pool: Option<String>, "PIXELS_DEFAULT_POOL";
         nic_type: Option<NicKind>;
         parent: Option<String>;
@@ -175,6 +176,9 @@ sections! {
         allowed_hosts: Vec<String>;
         allowed_origins: Vec<String>;
         max_sandboxes: Option<u64> as ValueKind::Integer(0, 10_000, ""), "PIXELS_MCP_MAX_SANDBOXES";
+        max_cpu: Option<u64> as ValueKind::Integer(0, 10_000, ""), "PIXELS_MCP_MAX_CPU";
+        max_memory_mib ["max_memory"]: Option<u64> as MEMORY, "PIXELS_MCP_MAX_MEMORY";
+        max_disk_mib ["max_disk"]: Option<u64> as DISK, "PIXELS_MCP_MAX_DISK";
         egress_ceiling: Option<Mode>, "PIXELS_MCP_EGRESS_CEILING";
         bases: BTreeMap<String, Base>;
     }

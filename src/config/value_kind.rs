@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use toml::Value;
 
 use super::interpolate::is_references_only;
-use crate::model::{LEAST_MEMORY, Name, parse_cpus, parse_duration};
+use crate::model::{LEAST_DISK, LEAST_MEMORY, Name, parse_cpus, parse_duration};
 use crate::secret::Secret;
 
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +74,10 @@ pub const MEMORY: ValueKind = ValueKind::Integer(
     i64::MAX >> 20,
     " of MiB",
 );
+
+/// Disk space, up to the largest size in bytes that the server accepts.
+pub const DISK: ValueKind =
+    ValueKind::Integer((LEAST_DISK >> 20).cast_signed(), i64::MAX >> 20, " of MiB");
 
 impl ValueKind {
     /// Whether each entry of the value is a key of its own.

@@ -19,6 +19,7 @@ pub mod plan;
 mod probe;
 mod read_file;
 mod setup;
+mod simple_quotas;
 mod subid;
 mod subnet;
 

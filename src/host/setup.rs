@@ -16,7 +16,7 @@ use super::facts::{HostFacts, Reachability};
 use super::image;
 use super::plan::{Action, ImageState, Plan, Step, StepId, image_state, needs_image_server, plan};
 use super::read_file::read_or_empty;
-use super::{Options, image_server, incus_facts, probe};
+use super::{Options, image_server, incus_facts, probe, simple_quotas};
 use crate::backend::incus::Client;
 use crate::file_lock::{self, FileLock, LockMode};
 
@@ -97,7 +97,7 @@ pub async fn setup(
         on_event(Event::Started(Box::new(step.clone())));
         let started = Instant::now();
         let mut on_line = |line: &str| on_event(Event::Output(line.to_owned()));
-        match execute(&step, &inspector.client, &mut on_line).await {
+        match execute(&step, options, &inspector.client, &mut on_line).await {
             // Containers can run without lxcfs.
             Err(error @ Error::Daemon { .. }) if step.id == StepId::Lxcfs => {
                 without_lxcfs = true;
@@ -171,6 +171,7 @@ impl<'a> Inspector<'a> {
 
 async fn execute(
     step: &Step,
+    options: &Options,
     client: &Client,
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<(), Error> {
@@ -197,7 +198,13 @@ async fn execute(
             client
                 .send(method, path, body)
                 .await
-                .map_err(|error| Error::server(failed, error))
+                .map_err(|error| Error::server(failed, error))?;
+            match (options.incus_dir(), body["name"].as_str()) {
+                (Some(dir), Some(pool)) if step.id == StepId::Pool && body["driver"] == "btrfs" => {
+                    simple_quotas::enable(client, dir, pool).await
+                }
+                _ => Ok(()),
+            }
         }
         Action::BuildImage { recipe, work_dir } => {
             image::build(client, recipe, work_dir, on_line).await

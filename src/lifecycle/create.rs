@@ -67,6 +67,7 @@ impl InstanceDefaults {
                     limits: Limits {
                         cpu: request.limits.cpu.or_else(|| self.limits.cpu.clone()),
                         memory: request.limits.memory.or(self.limits.memory),
+                        disk: request.limits.disk,
                     },
                     properties,
                 };

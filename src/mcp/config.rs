@@ -21,12 +21,21 @@ pub struct Config {
     pub reap_interval: Duration,
     pub exec_timeout_max: Duration,
     pub max_sandboxes: Option<u64>,
+    pub max_resources: MaxResources,
     /// The most permissive egress mode that a client may request.
     pub ceiling: Mode,
     pub state_file: PathBuf,
     pub pid_file: PathBuf,
     /// Description of the backend, stored in the state file.
     pub server: String,
+}
+
+/// The most resources that a client may request for a sandbox. `None`: no limit.
+#[derive(Debug, Clone, Default)]
+pub struct MaxResources {
+    pub cpus: Option<u64>,
+    pub memory_mib: Option<u64>,
+    pub disk_mib: Option<u64>,
 }
 
 #[cfg(test)]
@@ -43,6 +52,7 @@ impl Config {
             reap_interval: Duration::from_secs(1),
             exec_timeout_max: Duration::from_secs(60),
             max_sandboxes: None,
+            max_resources: MaxResources::default(),
             ceiling: Mode::Agent,
             state_file: PathBuf::new(),
             pid_file: PathBuf::new(),

@@ -34,6 +34,8 @@ pub struct CreateRequest {
     pub cpu: Option<String>,
     /// Memory in MiB, or with a unit such as "4GiB".
     pub memory: Option<String>,
+    /// Disk space in MiB, or with a unit such as "20GiB".
+    pub disk: Option<String>,
     /// Destroy the sandbox after this time, such as "30m" or "2h".
     pub ttl: Option<String>,
     /// Wait up to this many seconds until the sandbox is running; by default
@@ -67,11 +69,15 @@ impl CreateRequest {
                 ))
             })
         });
-        let memory = self.memory.as_deref().map(|text| {
-            model::parse_memory(text).map_err(|e| Error::invalid(format!("memory {text:?}: {e}")))
-        });
+        let max = &config.max_resources;
+        let memory = bytes("memory", &self.memory, model::parse_memory, max.memory_mib)?;
+        let disk = bytes("disk", &self.disk, model::parse_disk, max.disk_mib)?;
         if let Some(cpu) = &self.cpu {
-            model::parse_cpus(cpu).map_err(|e| Error::invalid(format!("cpu {cpu:?}: {e}")))?;
+            let invalid = |e: String| Error::invalid(format!("cpu {cpu:?}: {e}"));
+            model::parse_cpus(cpu).map_err(invalid)?;
+            if let Some(max) = max.cpus.filter(|max| model::count_cpus(cpu) > *max) {
+                return Err(invalid(format!("this server allows at most {max} CPUs")));
+            }
         }
         let random = random_hex(4).map_err(Error::Random)?;
         let name: Name = format!("{}{random}", config.prefix).parse()?;
@@ -84,8 +90,61 @@ impl CreateRequest {
             egress: policy.as_ref().map(|it| it.mode.to_string()),
             policy: policy.map(|it| it.to_record()),
             cpu: self.cpu,
-            memory: memory.transpose()?,
+            memory,
+            disk,
             ..Record::new(name.to_string(), Status::Provisioning, now)
         })
+    }
+}
+
+/// Parses a requested amount to bytes. Fails above `max_mib`.
+fn bytes(
+    field: &str,
+    text: &Option<String>,
+    parse: fn(&str) -> Result<u64, String>,
+    max_mib: Option<u64>,
+) -> Result<Option<u64>> {
+    let Some(text) = text else { return Ok(None) };
+    let invalid = |e: String| Error::invalid(format!("{field} {text:?}: {e}"));
+    let bytes = parse(text).map_err(invalid)?;
+    match max_mib.filter(|max| bytes > max << 20) {
+        Some(max) => Err(invalid(format!("this server allows at most {max} MiB"))),
+        None => Ok(Some(bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::MaxResources;
+    use super::*;
+
+    #[test]
+    fn requested_resources_are_limited_by_the_settings() {
+        let mut config = Config::sample();
+        config.max_resources = MaxResources {
+            cpus: Some(2),
+            memory_mib: Some(1024),
+            disk_mib: Some(2048),
+        };
+        let record = |cpu: &str, memory: &str, disk: &str| {
+            let request = CreateRequest {
+                cpu: Some(cpu.into()),
+                memory: Some(memory.into()),
+                disk: Some(disk.into()),
+                ..CreateRequest::default()
+            };
+            request.into_record(None, None, OffsetDateTime::UNIX_EPOCH, &config)
+        };
+        let record_at_limit = record("0,3", "1GiB", "2GiB").unwrap();
+        assert_eq!(record_at_limit.disk, Some(2 << 30));
+        for (cpu, memory, disk) in [
+            ("3", "1GiB", "2GiB"),
+            ("0-2", "1GiB", "2GiB"),
+            ("2", "1025", "2GiB"),
+            ("2", "1GiB", "3GiB"),
+        ] {
+            let error = record(cpu, memory, disk).unwrap_err().to_string();
+            assert!(error.contains("allows at most"), "{error}");
+        }
     }
 }

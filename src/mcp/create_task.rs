@@ -165,6 +165,7 @@ impl Service {
             limits: Limits {
                 cpu: record.cpu.clone(),
                 memory: record.memory,
+                disk: record.disk,
             },
             policy,
             properties,

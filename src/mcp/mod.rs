@@ -40,5 +40,5 @@ mod truncate;
 #[cfg(test)]
 mod fuzz;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, MaxResources};
 pub use server::{Listen, Server, StartError};

@@ -76,6 +76,9 @@ pub struct Record {
     /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// Disk limit in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
     /// The destruction has started and must be finished.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub doomed: bool,
@@ -99,6 +102,7 @@ impl Record {
             policy: None,
             cpu: None,
             memory: None,
+            disk: None,
             doomed: false,
         }
     }

@@ -26,9 +26,29 @@ pub fn parse_cpus(text: &str) -> Result<String, String> {
     Err("expected a count such as 2, or a set such as 0-3".into())
 }
 
+/// Returns the number of CPUs in a count or set that [`parse_cpus`] accepts.
+pub fn count_cpus(text: &str) -> u64 {
+    let number = |text: &str| text.parse::<u64>().unwrap_or(0);
+    if !text.contains(['-', ',']) {
+        return number(text);
+    }
+    let size = |part: &str| match part.split_once('-') {
+        None => 1,
+        Some((first, last)) => (number(last) + 1).saturating_sub(number(first)),
+    };
+    text.split(',').map(size).sum()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse_cpus;
+    use super::{count_cpus, parse_cpus};
+
+    #[test]
+    fn count_cpus_counts_the_members_of_sets() {
+        for (text, count) in [("3", 3), ("0-3", 4), ("1-1", 1), ("0,2", 2), ("0-1,3", 3)] {
+            assert_eq!(count_cpus(text), count, "{text}");
+        }
+    }
 
     #[test]
     fn parse_cpus_accepts_counts_and_sets() {

@@ -53,6 +53,7 @@ pub fn pixel(properties: Properties) -> Instance {
         image: None,
         cpu: None,
         memory: None,
+        disk: None,
         privileged: false,
         mac: None,
         isolated_bridge: None,

@@ -1,12 +1,34 @@
-//! Parses and prints amounts of memory.
+//! Parses and prints amounts of memory and disk space.
 
 use std::fmt;
 
 /// Minimum memory of a pixel in bytes. No common system boots with less memory.
 pub const LEAST_MEMORY: u64 = 16 * 1024 * 1024;
 
+/// Minimum disk space of a pixel in bytes. Smaller disks have no space for an image.
+pub const LEAST_DISK: u64 = 256 * 1024 * 1024;
+
 /// Parses a number of MiB, or a number with the unit MiB or GiB, to bytes.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        bytes if bytes < LEAST_MEMORY => {
+            Err("a pixel needs at least 16 MiB; for GiB, add the unit: 4GiB".into())
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+/// Like [`parse_memory`], for disk space.
+pub fn parse_disk(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        bytes if bytes < LEAST_DISK => {
+            Err("a pixel needs at least 256 MiB; for GiB, add the unit: 20GiB".into())
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = Some(digits)
         .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
@@ -17,13 +39,8 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
         "GiB" | "G" => 1024 * 1024 * 1024,
         other => return Err(format!("unknown unit {other:?}: use MiB or GiB")),
     };
-    match number.checked_mul(unit) {
-        Some(bytes) if bytes < LEAST_MEMORY => {
-            Err("a pixel needs at least 16 MiB; for GiB, add the unit: 4GiB".into())
-        }
-        Some(bytes) => Ok(bytes),
-        None => Err("memory value out of range".into()),
-    }
+    let bytes = number.checked_mul(unit);
+    bytes.ok_or_else(|| "value out of range".into())
 }
 
 /// A size in bytes, printed in the largest unit that needs no fraction.
@@ -63,6 +80,8 @@ mod tests {
         ] {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }
+        assert_eq!(parse_disk("256"), Ok(256 << 20));
+        assert!(parse_disk("20").is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use async_trait::async_trait;
 
 pub use cancel::unless_cancelled;
 pub use capture::{Capture, Captured, Record, Writer, collect_up_to};
-pub use cpus::parse_cpus;
+pub use cpus::{count_cpus, parse_cpus};
 pub use duration::parse_duration;
 pub use env_name::is_env_name;
 pub use error::{Error, Reason, Result, STOPPED, Subject};
@@ -32,7 +32,7 @@ pub use guest::{
     Control, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, MAX_CHUNK,
     Output, Precondition, TtySize,
 };
-pub use memory::{LEAST_MEMORY, Size, parse_memory};
+pub use memory::{LEAST_DISK, LEAST_MEMORY, Size, parse_disk, parse_memory};
 pub use name::{CloneSource, InvalidName, Label, Name};
 pub use shell::shell_quote;
 pub use timestamp::{parse_rfc3339, rfc3339};

@@ -49,6 +49,7 @@ pub struct Instance {
     pub image: Option<String>,
     pub cpu: Option<String>,
     pub memory: Option<String>,
+    pub disk: Option<String>,
     /// Whether the instance runs with root privileges on the host. pixels never
     /// creates such an instance, and denies access to privileged instances.
     pub privileged: bool,
@@ -79,6 +80,8 @@ pub struct Limits {
     pub cpu: Option<String>,
     /// Memory limit in bytes.
     pub memory: Option<u64>,
+    /// Limit of the disk's size in bytes. Reserves no space.
+    pub disk: Option<u64>,
 }
 
 /// A script that runs as root instead of init at every boot, and then executes

@@ -33,6 +33,7 @@ mod faults_gateway;
 mod faults_signals;
 mod faults_truenas;
 mod forward;
+mod hardening;
 mod host;
 mod hostile_text;
 mod incus_connections;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::devices::{Placement, Resolver};
+use super::devices::{Devices, Placement, Resolver, SIZE};
 use super::error::Failure;
 use super::messages::Meaning;
 use super::wire::pairs;
@@ -43,7 +43,7 @@ pub(super) async fn create(
     let image = spec.image.strip_prefix("images:").unwrap_or(&spec.image);
     let resolver = Resolver::new(client, placement);
     let (devices, local, ()) = tokio::try_join!(
-        resolver.all(&spec.network),
+        resolver.all(&spec.network, spec.limits.disk),
         images::has(client, &spec.image),
         client.require(NO_GUEST_API)
     )?;
@@ -100,10 +100,19 @@ pub(super) async fn fork(
         "config": config(&spec.limits, &spec.properties),
         "source": {"type": "copy", "source": source, "instance_only": true},
     });
-    if let Some(network) = &spec.network {
-        let resolver = Resolver::new(client, placement);
-        body["devices"] = json!(resolver.interfaces(network).await?);
+    let mut devices = match &spec.network {
+        Some(network) => {
+            let resolver = Resolver::new(client, placement);
+            resolver.interfaces(network).await?
+        }
+        None => Devices::new(),
+    };
+    if let Some(bytes) = spec.limits.disk {
+        let mut root = instances::root_disk(client, from).await?;
+        root.insert(SIZE.into(), bytes.to_string());
+        devices.insert("root".into(), root);
     }
+    body["devices"] = json!(devices);
     let lxc = [init_script::config(&spec.first_boot)];
     match create_instance(client, &mut body, &lxc, "copying the pixel", COPY).await {
         Ok(init_script) => Ok(init_script),
@@ -187,6 +196,7 @@ mod tests {
             &Limits {
                 cpu: Some("2".into()),
                 memory: Some(1024),
+                disk: None,
             },
             &Properties::from([("base".into(), "dev".into())]),
         );

@@ -10,8 +10,14 @@ use super::isolated_bridge;
 use super::wire::{Network, Pool, Profile, pairs};
 use crate::model::{Attachment, Error, NicKind, Reason, Result, Subject};
 
-type Device = BTreeMap<String, String>;
+pub(super) type Device = BTreeMap<String, String>;
 pub(super) type Devices = BTreeMap<String, Device>;
+
+/// The key of the root disk's limit in bytes.
+pub(super) const SIZE: &str = "size";
+/// The key of a btrfs pool whose simple quotas an administrator has enabled. The API
+/// does not report quotas.
+pub const SIMPLE_QUOTAS: &str = "user.pixels.simple-quotas";
 
 /// The pool and network from the settings. `None` selects the server's default.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +29,8 @@ pub struct Placement {
     pub parent: Option<String>,
     /// How the interface is attached to `parent`. The default is macvlan.
     pub nic: Option<NicKind>,
+    /// The default disk limit of pixels in bytes, applied if [`has_cheap_limits`].
+    pub disk: Option<u64>,
 }
 
 /// Chooses the devices of instances.
@@ -42,10 +50,20 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Returns the devices of a new instance: `root`, `eth0`, and a gateway's `eth1`.
-    pub async fn all(&self, network: &Attachment) -> Result<Devices> {
+    /// Returns the devices of a new instance: `root` with at most `disk` bytes,
+    /// `eth0`, and a gateway's `eth1`.
+    pub async fn all(&self, network: &Attachment, disk: Option<u64>) -> Result<Devices> {
+        let pool = self.pool().await?;
+        let disk = match (disk, network) {
+            (None, Attachment::Gateway { .. }) => None,
+            (None, _) => self.default_disk(&pool).await?,
+            (disk, _) => disk,
+        };
         let mut root = pairs(&[("type", "disk"), ("path", "/")]);
-        root.insert("pool".into(), self.pool().await?);
+        root.insert("pool".into(), pool);
+        if let Some(bytes) = disk {
+            root.insert(SIZE.into(), bytes.to_string());
+        }
         let mut devices = self.interfaces(network).await?;
         devices.insert("root".into(), root);
         Ok(devices)
@@ -94,6 +112,16 @@ impl<'a> Resolver<'a> {
         let pools: Vec<Pool> = self.client.get("/1.0/storage-pools?recursion=1").await?;
         let names = pools.into_iter().map(|pool| pool.name).collect();
         choose(names, "default", Subject::Pool, "storage pools", "pool")
+    }
+
+    /// Returns the default disk limit, if it applies to this pool.
+    async fn default_disk(&self, pool: &str) -> Result<Option<u64>> {
+        if self.placement.disk.is_none() {
+            return Ok(None);
+        }
+        let path = format!("/1.0/storage-pools/{}", encode(pool));
+        let pool: Pool = self.client.get(&path).await?;
+        Ok(self.placement.disk.filter(|_| has_cheap_limits(&pool)))
     }
 
     async fn nic(&self) -> Result<Device> {
@@ -146,6 +174,22 @@ impl<'a> Resolver<'a> {
             "network",
         );
         bridge.map(on_network)
+    }
+}
+
+/// Whether the pool enforces disk limits without reserving space, and without a
+/// noticeable cost for all instances of the pool.
+///
+/// The first limit on btrfs enables quota groups, unless quotas are enabled. With
+/// them, each copy takes several times as long. Simple quotas have no such cost.
+pub fn has_cheap_limits(pool: &Pool) -> bool {
+    let is_set = |key: &str, value: &str| pool.config.get(key).is_some_and(|it| it == value);
+    match pool.driver.as_str() {
+        "btrfs" => is_set(SIMPLE_QUOTAS, "true"),
+        "lvm" => !is_set("lvm.use_thinpool", "false"),
+        "zfs" | "ceph" => true,
+        // Plain directories need a file system with project quotas.
+        _ => false,
     }
 }
 

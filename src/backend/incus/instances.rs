@@ -8,7 +8,9 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::client::{Client, encode};
+use super::devices::{Device, SIZE};
 use super::error::Failure;
+use super::full_disk;
 use super::instance_lock;
 use super::isolated_bridge;
 use super::operation::retry_while_busy;
@@ -39,6 +41,13 @@ pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {
         .await
         .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
     Ok(instance(found, name.clone()))
+}
+
+/// Returns the root disk, a device with path, pool and options.
+pub(super) async fn root_disk(client: &Client, name: &Name) -> Result<Device> {
+    let found: Result<wire::Instance, Failure> = client.get(&path(name)).await;
+    let mut found = found.map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
+    Ok(found.expanded_devices.remove("root").unwrap_or_default())
 }
 
 /// Lists instances with one request, and one request per network for the leases.
@@ -167,13 +176,16 @@ pub(super) async fn set_properties(
     let path = path(name);
     let _lock = instance_lock::lock(client, name, LockMode::Shared).await?;
     // The daemon rejects changes while the instance starts.
-    retry_while_busy(|| client.send(Method::PATCH, &path, &body))
+    let change = || retry_while_busy(|| client.send(Method::PATCH, &path, &body));
+    full_disk::retry_if_full(client, name, change)
         .await
         .map_err(|failure| failure.into_error_for(Subject::pixel(name)))
 }
 
 pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
     let text = |key: &str| found.expanded_config.get(key).cloned();
+    let root = found.expanded_devices.get("root");
+    let disk = root.and_then(|root| root.get(SIZE));
     let image = text("image.description").or_else(|| {
         let os = text("image.os")?;
         Some(match text("image.release") {
@@ -197,6 +209,7 @@ pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
         image,
         cpu: text("limits.cpu"),
         memory: text("limits.memory"),
+        disk: disk.cloned(),
         privileged: text("security.privileged").as_deref() == Some("true"),
         properties: properties(&found.config),
     }

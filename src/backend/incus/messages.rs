@@ -8,9 +8,9 @@
 //!
 //! All rows are for Incus 6.0.4. These samples were recorded from a running
 //! daemon: UNIQUE constraint, already stopped, not running, is running, command
-//! not found and not executable, network already exists, project not found, and
-//! the failed connection to an image server. The other samples are composed
-//! from format strings in the Incus source.
+//! not found and not executable, network already exists, project not found, disk
+//! quota exceeded, saving config file, and the failed connection to an image
+//! server. The other samples are composed from format strings in the Incus source.
 
 /// Description of the operation that restores a snapshot.
 pub(super) const RESTORE_OPERATION: &str = "Restoring snapshot";
@@ -40,6 +40,8 @@ pub(super) enum Meaning {
     /// A restore that overlapped with another request left a plain directory at the
     /// disk's path (see `instance_lock`). [`detail`] returns the path.
     DiskLost,
+    /// The instance's disk has reached its limit.
+    DiskFull,
     ProjectMissing,
     /// The server has no unused range of user ids, or does not allow isolated ids.
     NoIdRange,
@@ -144,6 +146,30 @@ static ROWS: &[Row] = &[
             "/var/lib/incus/storage-pools/default/containers/px-a: exit status 1 ",
             "(ERROR: Not a Btrfs subvolume: Invalid argument)"
         ),
+    ),
+    (
+        &["disk quota exceeded"],
+        Meaning::DiskFull,
+        concat!(
+            "Failed to write backup file: Failed to create file ",
+            r#""/var/lib/incus/containers/px-a/backup.yaml": "#,
+            "open /var/lib/incus/containers/px-a/backup.yaml: disk quota exceeded"
+        ),
+    ),
+    (
+        &["no space left on device"],
+        Meaning::DiskFull,
+        concat!(
+            "Failed to write backup file: Failed to create file ",
+            r#""/var/lib/incus/containers/px-a/backup.yaml": "#,
+            "open /var/lib/incus/containers/px-a/backup.yaml: no space left on device"
+        ),
+    ),
+    // liblxc, on a full btrfs pool with simple quotas.
+    (
+        &["saving config file for the container failed"],
+        Meaning::DiskFull,
+        "saving config file for the container failed",
     ),
     (
         &["already stopped"],

@@ -6,6 +6,7 @@ mod devices;
 mod error;
 mod exec;
 mod exec_streams;
+mod full_disk;
 mod guest;
 mod host_addresses;
 mod host_filter;
@@ -35,7 +36,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use client::Client;
-pub use devices::Placement;
+pub use devices::{Placement, SIMPLE_QUOTAS, has_cheap_limits};
 pub use error::Failure;
 pub use http::read_body;
 pub use operation::Running;

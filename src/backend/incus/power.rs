@@ -11,7 +11,7 @@ use super::error::Failure;
 use super::messages::{Meaning, RESTORE_OPERATION};
 use super::operation::{BUSY, retry_while, retry_while_busy};
 use super::wire::Operation;
-use super::{instance_lock, instances, templates};
+use super::{full_disk, instance_lock, instances, templates};
 use crate::file_lock::LockMode;
 use crate::model::{Error, Name, Result, Status, Subject};
 use crate::retry;
@@ -38,12 +38,12 @@ pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
 
 /// Like [`start`], for a caller that has locked the instance.
 pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
-    templates::remove(client, name)
-        .await
-        .map_err(|failure| failure.into_error_for(Subject::pixel(name)))?;
     let body = json!({"action": "start", "timeout": -1});
-    let outcome =
-        retry_while_busy(|| change_state(client, name, body.clone(), "starting the pixel")).await;
+    let start = || async {
+        templates::remove(client, name).await?;
+        retry_while_busy(|| change_state(client, name, body.clone(), "starting the pixel")).await
+    };
+    let outcome = full_disk::retry_if_full(client, name, start).await;
     if let Err(failure) = &outcome
         && failure.meaning() == Some(Meaning::RouteExists)
         && let Some(route) = failure.detail()

@@ -71,6 +71,7 @@ impl Truenas {
         let limits = Limits {
             cpu: spec.limits.cpu.clone().or_else(|| source.cpu.clone()),
             memory: spec.limits.memory.or(source.memory),
+            disk: spec.limits.disk,
         };
         let work = async {
             let instance = InstanceSpec {

@@ -155,6 +155,12 @@ impl Truenas {
             }
             body["memory"] = json!(memory);
         }
+        if instance.limits.disk.is_some() {
+            return Err(Error::Unsupported {
+                operation: "a disk limit".into(),
+                reason: "TrueNAS has no disk limit for containers".into(),
+            });
+        }
         if let Some(pool) = &self.placement.pool {
             body["storage_pool"] = json!(pool);
         }

@@ -55,7 +55,9 @@ pub fn instance_defaults(
         plan,
         limits: Limits {
             cpu: defaults.cpu.clone(),
-            memory: defaults.memory_mib.map(|mib| mib * 1024 * 1024),
+            memory: defaults.memory_mib.map(|mib| mib << 20),
+            // Backends apply `defaults.disk`, because it depends on the storage pool.
+            disk: None,
         },
         image: mcp_image.unwrap_or(&defaults.image).clone(),
         default_image: image_is_default(context).then(|| DefaultImage {

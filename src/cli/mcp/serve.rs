@@ -12,7 +12,7 @@ use crate::backend;
 use crate::base::BaseBuilder;
 use crate::cli::error_report;
 use crate::config::{Flags, Settings};
-use crate::mcp::{Config, Limits, Listen, Server, StartError, stdio};
+use crate::mcp::{Config, Limits, Listen, MaxResources, Server, StartError, stdio};
 use crate::model::lock;
 use crate::user_dirs;
 
@@ -89,6 +89,11 @@ impl ServerSetup {
             reap_interval: mcp.reap_interval,
             exec_timeout_max: mcp.exec_timeout_max,
             max_sandboxes: mcp.max_sandboxes,
+            max_resources: MaxResources {
+                cpus: mcp.max_cpu,
+                memory_mib: mcp.max_memory_mib,
+                disk_mib: mcp.max_disk_mib,
+            },
             ceiling,
             state_file: mcp.state_path(&env)?,
             pid_file: mcp.pid_path(&env)?,

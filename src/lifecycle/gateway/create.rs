@@ -215,6 +215,7 @@ async fn create_and_start(
         limits: Limits {
             cpu: None,
             memory: Some(MEMORY),
+            disk: None,
         },
         properties,
         first_boot,
