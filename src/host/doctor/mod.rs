@@ -127,7 +127,12 @@ struct Machine {
     inotify: Option<u64>,
     /// Maximum number of kernel keys per user. `None`: unknown.
     keys: Option<u64>,
+    /// Whether the changelog of the Incus package lists [`TEMPLATES_CVE`].
+    templates_fixed: bool,
 }
+
+/// Incus follows symlinks in the disk of an instance when it writes templates.
+const TEMPLATES_CVE: &str = "CVE-2026-23954";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clock {
@@ -190,7 +195,10 @@ async fn gather(options: &Options) -> Result<Facts, Error> {
         None => None,
     };
     let machine = match &options.endpoint {
-        Endpoint::Unix(socket) => Some(read_machine(socket)?),
+        Endpoint::Unix(socket) => Some(Machine {
+            templates_fixed: has_template_fix().await,
+            ..read_machine(socket)?
+        }),
         Endpoint::Https(_) => None,
     };
     let clock = read_clock(&host, options).await?;
@@ -200,6 +208,19 @@ async fn gather(options: &Options) -> Result<Facts, Error> {
         machine,
         clock,
     })
+}
+
+/// Searches the changelogs of Debian's packages. Fixes of distributions do not
+/// change the version that the daemon reports.
+async fn has_template_fix() -> bool {
+    let changelogs = ["incus-base", "incus"]
+        .map(|package| format!("/usr/share/doc/{package}/changelog.Debian.gz"));
+    let search = tokio::process::Command::new("zgrep")
+        .args(["-hs", TEMPLATES_CVE])
+        .args(changelogs)
+        .output();
+    // The status is an error if one of the files does not exist.
+    search.await.is_ok_and(|output| !output.stdout.is_empty())
 }
 
 async fn read_space(
@@ -235,6 +256,7 @@ fn read_machine(socket: &Path) -> Result<Machine, Error> {
         user_namespaces: number("/proc/sys/user/max_user_namespaces")?,
         inotify: number(INOTIFY_FILE)?,
         keys: number("/proc/sys/kernel/keys/maxkeys")?,
+        templates_fixed: false,
     })
 }
 

@@ -1,12 +1,13 @@
 //! Checks of the Incus server, local or remote.
 
 use super::{
-    Check, Facts, Space, Status, Verdict, all_skipped, checks, ok, problem, skipped, warning,
+    Check, Facts, Machine, Space, Status, TEMPLATES_CVE, Verdict, all_skipped, checks, ok, problem,
+    skipped, warning,
 };
-use crate::backend::incus::Endpoint;
-use crate::host::Options;
+use crate::backend::incus::{Endpoint, SIMPLE_QUOTAS, has_cheap_limits};
 use crate::host::facts::{Reachability, ServerFacts, ServerState, has_dhcp};
 use crate::host::plan::{ImageState, can_build_fallback, image_state};
+use crate::host::{INCUS_DIR, Options};
 
 const SETUP: &str = "sudo pixels setup";
 const OLDEST: (u32, u32) = (6, 0);
@@ -28,8 +29,10 @@ const GIB: u64 = 1 << 30;
 const NAMES: &[(&str, &str)] = &[
     ("version", "Incus version"),
     ("extensions", "Incus API extensions"),
+    ("templates", "templates of other instances"),
     ("pool", "storage pool"),
     ("pool-space", "space in the storage pool"),
+    ("disk-limits", "disk limits of pixels"),
     ("network", "network with DHCP"),
     ("image", "default image"),
 ];
@@ -83,20 +86,51 @@ pub fn check_server(facts: &Facts, options: &Options) -> Vec<Check> {
     let verdicts = [
         version(server),
         extensions(server),
+        templates(server, facts.machine.as_ref()),
         pool(server, options),
         space(facts),
+        disk_limits(server, options),
         network(server, options),
         image(facts, options),
     ];
     checks(NAMES, verdicts)
 }
 
+/// Returns major, minor and patch number. Missing numbers are 0.
+fn version_numbers(version: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    let major = parts.next().flatten()?;
+    let mut next = || parts.next().flatten().unwrap_or(0);
+    Some((major, next(), next()))
+}
+
+/// pixels removes the templates of its own instances.
+fn templates(server: &ServerFacts, machine: Option<&Machine>) -> Verdict {
+    let is_fixed = match version_numbers(&server.version) {
+        Some((6, 0, patch)) => patch >= 6,
+        Some(numbers) => numbers >= (6, 21, 0),
+        None => return skipped("unrecognized Incus version"),
+    };
+    if is_fixed || machine.is_some_and(|machine| machine.templates_fixed) {
+        return ok(format!("{TEMPLATES_CVE} is fixed"));
+    }
+    let detail = format!(
+        "Incus {} follows symlinks of instances when it writes templates, unless the distribution \
+         has fixed {TEMPLATES_CVE}; pixels are not affected",
+        server.version
+    );
+    match machine {
+        Some(_) => warning(detail, "upgrade Incus to 6.0.6, 6.21 or newer"),
+        // A fix of the distribution is not visible in the version.
+        None => skipped(detail),
+    }
+}
+
 fn version(server: &ServerFacts) -> Verdict {
-    let mut parts = server.version.split('.').map(|part| part.parse().ok());
-    let major: Option<u32> = parts.next().flatten();
-    let minor: u32 = parts.next().flatten().unwrap_or(0);
-    match major {
-        Some(major) if (major, minor) >= OLDEST => ok(format!("Incus {}", server.version)),
+    match version_numbers(&server.version) {
+        Some((major, minor, _)) if (major, minor) >= OLDEST => {
+            ok(format!("Incus {}", server.version))
+        }
         Some(_) => problem(
             format!("Incus {} is older than 6.0", server.version),
             "upgrade Incus",
@@ -167,6 +201,28 @@ fn space(facts: &Facts) -> Verdict {
         warning(detail, fix)
     } else {
         ok(detail)
+    }
+}
+
+fn disk_limits(server: &ServerFacts, options: &Options) -> Verdict {
+    let Some(pool) = server.usable_pool(options.pool.as_deref()) else {
+        return skipped("no usable pool");
+    };
+    let name = &pool.name;
+    if has_cheap_limits(pool) {
+        return ok(format!("defaults.disk limits new pixels on {name}"));
+    }
+    let detail = format!("defaults.disk does not limit pixels on {name}: one pixel can fill it");
+    match pool.driver.as_str() {
+        "btrfs" => warning(
+            detail,
+            format!(
+                "on the server (Linux 6.7 and btrfs-progs 6.7 or later): btrfs quota enable \
+                 --simple {INCUS_DIR}/storage-pools/{name} && incus storage set {name} \
+                 {SIMPLE_QUOTAS}=true"
+            ),
+        ),
+        _ => (Status::Warning, detail, None),
     }
 }
 

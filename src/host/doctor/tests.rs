@@ -36,6 +36,7 @@ fn healthy() -> Facts {
             socket_exists: true,
             user: "me".into(),
             ip_forward: true,
+            templates_fixed: true,
             ..Machine::default()
         }),
         clock: Clock::AheadOfServer(1),
@@ -103,6 +104,24 @@ fn every_fault_has_its_status_and_a_fix() {
     }
     let old = |s: &mut ServerFacts| s.version = "5.21".into();
     expect("version", Problem, with_server(old));
+    let unfixed = |version: &str| {
+        let mut changed = healthy();
+        changed.machine.as_mut().unwrap().templates_fixed = false;
+        let server = ServerFacts {
+            version: version.into(),
+            ..server()
+        };
+        changed.host.server = ServerState::Ready(Box::new(server));
+        judge(&changed, &options())
+    };
+    for version in ["6.0.5", "6.1", "6.20"] {
+        expect("templates", Warning, unfixed(version));
+    }
+    for version in ["6.0.6", "6.21", "7.0"] {
+        assert_eq!(exit_code(&unfixed(version)), 0, "{version}");
+    }
+    let btrfs = |s: &mut ServerFacts| s.pools[0].driver = "btrfs".into();
+    expect("disk-limits", Warning, with_server(btrfs));
     expect("extensions", Problem, with_server(|s| s.extensions.clear()));
     expect("pool", Problem, with_server(|s| s.pools.clear()));
     let dir = |s: &mut ServerFacts| s.pools[0].driver = "dir".into();
