@@ -37,6 +37,7 @@
 //! | the DHCP reservation of a pixel | `egress/gateway/dhcp.rs` | `reservation` |
 //! | what Ctrl-C does to a `fork` | `lifecycle/fork.rs`, `lifecycle/rollback.rs` | `Rollback::unwind` |
 //! | the idle stop of an MCP sandbox | `mcp/reaper.rs` | `decide` |
+//! | the frames that a pixel may send and receive | `backend/incus/host/port-security.sh` | |
 //! | the lock during a restore | `backend/incus/instance_lock.rs` | `lock` |
 //! | the push of a large file | `transfer/sftp_push.rs` | `push` |
 //! | which server messages are retried | `backend/incus/messages.rs`, `backend/incus/operation.rs` | `retry_while_busy` |

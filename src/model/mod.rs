@@ -156,6 +156,11 @@ pub trait IsolatedNetwork: Send + Sync {
     /// bridge is in use.
     async fn remove_bridge(&self, bridge: &str) -> Result<()>;
 
+    /// Configures all instances on an isolated bridge to secure their ports at
+    /// their next start, as [`Backend::start`] does for each instance. Returns the
+    /// names of the instances that were not configured to do so.
+    async fn secure_ports(&self, bridge: &str) -> Result<Vec<String>>;
+
     /// Returns the IPv4 addresses of the server's host that the server reports.
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
 

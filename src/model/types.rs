@@ -112,8 +112,9 @@ pub const HOST_ACCESS_DSCP: u8 = 0x03;
 pub enum Attachment {
     /// The network from the settings. The default is the server's default network.
     Default,
-    /// Only this isolated bridge. The server drops frames between two such
-    /// instances, frames with a different source MAC, and IPv6.
+    /// Only this isolated bridge, where the instance exchanges frames only with the
+    /// gateway. The server drops frames with a different source MAC, IP fragments and
+    /// IPv6.
     IsolatedBridge(String),
     /// The network from the settings and, on a second interface (`eth1`), an
     /// isolated bridge. The server's host routes `subnet` to the instance. The

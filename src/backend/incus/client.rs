@@ -5,7 +5,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use reqwest::{Method, RequestBuilder};
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -98,6 +99,17 @@ impl Client {
         self.decode(request.timeout(REQUEST)).await
     }
 
+    /// Sends `GET` and returns the body as text.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let request = self.request(Method::GET, path)?.timeout(REQUEST);
+        let (_, status, body) = self.exchange(request).await?;
+        if !status.is_success() {
+            let (code, message) = (status.as_u16(), format!("{path}: {status}"));
+            return Err(Failure::Api { code, message });
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// Sends a JSON body in a request that does not start an operation.
     pub async fn send(
         &self,
@@ -183,6 +195,23 @@ impl Client {
         &self,
         request: RequestBuilder,
     ) -> Result<T, Failure> {
+        let (path, _, body) = self.exchange(request).await?;
+        let answer: Envelope =
+            serde_json::from_slice(&body).map_err(|e| Failure::protocol(format!("{path}: {e}")))?;
+        // The HTTP status of `wait` is 200 even for a failed operation.
+        if answer.kind == "error" {
+            let (code, message) = (answer.error_code, answer.error);
+            let endpoint = self.endpoint();
+            return Err(Failure::refusal(endpoint, code, message, self.project()));
+        }
+        decode_metadata(answer.metadata.as_deref())
+    }
+
+    /// Sends a request. Returns its path, and the status and body of the answer.
+    async fn exchange(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<(String, StatusCode, Bytes), Failure> {
         let started = Instant::now();
         let (client, request) = request.build_split();
         let request = request.map_err(|error| Failure::http(self.endpoint(), &error))?;
@@ -200,15 +229,7 @@ impl Client {
             ms = started.elapsed().as_millis() as u64,
             "request"
         );
-        let answer: Envelope =
-            serde_json::from_slice(&body).map_err(|e| Failure::protocol(format!("{path}: {e}")))?;
-        // The HTTP status of `wait` is 200 even for a failed operation.
-        if answer.kind == "error" {
-            let (code, message) = (answer.error_code, answer.error);
-            let endpoint = self.endpoint();
-            return Err(Failure::refusal(endpoint, code, message, self.project()));
-        }
-        decode_metadata(answer.metadata.as_deref())
+        Ok((path, status, body))
     }
 }
 

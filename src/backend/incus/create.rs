@@ -10,10 +10,11 @@ use super::client::Client;
 use super::devices::{Devices, Placement, Resolver, SIZE};
 use super::error::Failure;
 use super::messages::Meaning;
+use super::port_security::{self, Port};
 use super::wire::pairs;
 use super::{host_filter, images, init_script, instances};
 use crate::model::{
-    Attachment, CreateSpec, Error, ForkSpec, InitScript, Limits, Properties, Result, Subject,
+    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Name, Properties, Result, Subject,
 };
 
 /// The API extension for `security.guestapi=false`. Without this setting,
@@ -65,21 +66,22 @@ pub(super) async fn create(
         "devices": devices,
         "source": source,
     });
-    let mut lxc = vec![init_script::config(&spec.first_boot)];
+    let port = Port::find(&spec.name.instance(), &devices);
+    let mut raw_lxc = RawLxc::new(&spec.first_boot, port.as_ref());
     if let Attachment::Gateway { subnet, .. } = &spec.network {
-        lxc.extend(host_filter::hooks(subnet));
+        raw_lxc.lines.extend(host_filter::hooks(subnet));
         body["config"]["boot.autostart"] = "true".into();
         // The gateway must start before the pixels on the isolated bridge.
         body["config"]["boot.autostart.priority"] = "100".into();
     }
-    create_instance(client, &mut body, &lxc, "creating the pixel", CREATE)
+    create_instance(client, &mut body, &raw_lxc, "creating the pixel", CREATE)
         .await
         .map_err(|failure| {
             let about_image = match local {
                 true => None,
                 false => images::download_error(image, image_server, &failure),
             };
-            about_image.unwrap_or_else(|| failure.into_error_for(Subject::pixel(&spec.name)))
+            about_image.unwrap_or_else(|| create_error(client, &spec.name, failure))
         })
 }
 
@@ -107,17 +109,25 @@ pub(super) async fn fork(
         }
         None => Devices::new(),
     };
+    let port = Port::find(&spec.name.instance(), &devices);
     if let Some(bytes) = spec.limits.disk {
         let mut root = instances::root_disk(client, from).await?;
         root.insert(SIZE.into(), bytes.to_string());
         devices.insert("root".into(), root);
     }
     body["devices"] = json!(devices);
-    let lxc = [init_script::config(&spec.first_boot)];
-    match create_instance(client, &mut body, &lxc, "copying the pixel", COPY).await {
+    let raw_lxc = RawLxc::new(&spec.first_boot, port.as_ref());
+    match create_instance(client, &mut body, &raw_lxc, "copying the pixel", COPY).await {
         Ok(init_script) => Ok(init_script),
         Err(failure) if failure.is_not_found() => Err(missing_source(client, spec).await),
-        Err(failure) => Err(failure.into_error_for(Subject::pixel(&spec.name))),
+        Err(failure) => Err(create_error(client, &spec.name, failure)),
+    }
+}
+
+fn create_error(client: &Client, name: &Name, failure: Failure) -> Error {
+    match failure.meaning() {
+        Some(Meaning::RawLxcDenied) => port_security::denied(client),
+        _ => failure.into_error_for(Subject::pixel(name)),
     }
 }
 
@@ -151,17 +161,36 @@ fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> 
     config
 }
 
+/// The value of `raw.lxc`: the init script and hooks.
+struct RawLxc {
+    lines: Vec<String>,
+    /// The instance must not run without the value.
+    is_required: bool,
+}
+
+impl RawLxc {
+    /// `port`: the port to secure, for instances on an isolated bridge.
+    fn new(first_boot: &FirstBoot, port: Option<&Port>) -> Self {
+        let init = std::iter::once(init_script::config(first_boot));
+        Self {
+            lines: init.chain(port.map(Port::hook)).collect(),
+            is_required: port.is_some(),
+        }
+    }
+}
+
 /// Creates an instance and waits until the operation ends. Retries without
-/// separate user ids, and without the lines `lxc` of low-level settings, if the
-/// server denies these settings.
+/// Creates an instance and waits until the operation ends. Retries without
+/// separate user ids, and without `raw.lxc` if not required, if the server denies
+/// these settings.
 async fn create_instance(
     client: &Client,
     body: &mut Value,
-    lxc: &[String],
+    raw_lxc: &RawLxc,
     doing: &str,
     deadline: Duration,
 ) -> Result<InitScript, Failure> {
-    body["config"][init_script::KEY] = lxc.join("\n").into();
+    body["config"][init_script::KEY] = raw_lxc.lines.join("\n").into();
     body["config"][ISOLATED] = "true".into();
     let mut init_script = InitScript::Applied;
     loop {
@@ -171,7 +200,7 @@ async fn create_instance(
         };
         let denied = match failure.meaning() {
             Some(Meaning::NoIdRange) => ISOLATED,
-            Some(Meaning::InitScriptDenied) => init_script::KEY,
+            Some(Meaning::RawLxcDenied) if !raw_lxc.is_required => init_script::KEY,
             _ => return Err(failure),
         };
         // The server rejects the key even with an empty value.

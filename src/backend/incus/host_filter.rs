@@ -62,7 +62,7 @@ pub(super) async fn ensure(client: &Client, gateway: &Name, subnet: &str) -> Res
     lines.extend(hooks(subnet));
     let body = json!({"config": {(KEY): lines.join("\n")}});
     match retry_while_busy(|| client.send(Method::PATCH, &path, &body)).await {
-        Err(failure) if failure.meaning() == Some(Meaning::InitScriptDenied) => return Ok(()),
+        Err(failure) if failure.meaning() == Some(Meaning::RawLxcDenied) => return Ok(()),
         outcome => outcome.map_err(into_error)?,
     }
     power::stop_locked(client, gateway, std::time::Duration::ZERO).await?;

@@ -9,7 +9,7 @@ use crate::model::FirstBoot;
 /// The configuration key. Restricted projects do not allow this key.
 pub(super) const KEY: &str = "raw.lxc";
 
-/// Returns the value of [`KEY`]: the script as one line without comments.
+/// Returns the line of [`KEY`] with the script.
 pub(super) fn config(first_boot: &FirstBoot) -> String {
     let mut line = String::from("lxc.init.cmd = /bin/sh -c eval${IFS}\"$*\" sh");
     for (name, value) in &first_boot.variables {
@@ -20,10 +20,9 @@ pub(super) fn config(first_boot: &FirstBoot) -> String {
 
 /// Returns a script as one line without comments.
 pub(super) fn one_line(script: &str) -> String {
-    let code: Vec<&str> = script
-        .lines()
-        .map(str::trim)
-        .filter(|code| !code.is_empty() && !code.starts_with('#'))
+    let lines = script.lines().map(str::trim);
+    let code: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .collect();
     code.join(" ")
 }

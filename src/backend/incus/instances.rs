@@ -27,12 +27,17 @@ pub(super) const PROPERTIES: &str = "user.pixels.";
 const MAC: &str = "volatile.eth0.hwaddr";
 
 // Status codes of instances.
-const RUNNING: u32 = 103;
+pub(super) const RUNNING: u32 = 103;
 const STOPPED: u32 = 102;
 const FAILED: u32 = 112;
 
 pub(super) fn path(name: &Name) -> String {
-    format!("/1.0/instances/{}", encode(&name.instance()))
+    path_of(&name.instance())
+}
+
+/// Like [`path`], for the name of an instance.
+pub(super) fn path_of(instance: &str) -> String {
+    format!("/1.0/instances/{}", encode(instance))
 }
 
 pub(super) async fn get(client: &Client, name: &Name) -> Result<Instance> {
@@ -63,7 +68,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {
     let networks: BTreeSet<&str> = pixels
         .iter()
         .filter(|i| i.status_code == RUNNING)
-        .filter(|i| isolated_bridge::bridge_of(i).is_none())
+        .filter(|i| isolated_bridge::bridge_of(&i.expanded_devices).is_none())
         .filter_map(|i| i.expanded_devices.get("eth0")?.get("network"))
         .map(String::as_str)
         .collect();
@@ -194,7 +199,7 @@ pub(super) fn instance(found: wire::Instance, name: Name) -> Instance {
         })
     });
     Instance {
-        isolated_bridge: isolated_bridge::bridge_of(&found),
+        isolated_bridge: isolated_bridge::bridge_of(&found.expanded_devices),
         mac: found.config.get(MAC).cloned(),
         name,
         status: match found.status_code {

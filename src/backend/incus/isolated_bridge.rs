@@ -8,10 +8,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, encode};
+use super::devices::Devices;
 use super::error::Failure;
 use super::messages::{EXEC_OPERATION, Meaning};
 use super::operation::retry_while;
-use super::wire::{self, Network, Operation, pairs};
+use super::wire::{Network, Operation, pairs};
 use crate::model::{Error, Reason, Result, Subject};
 use crate::retry;
 
@@ -264,9 +265,9 @@ pub(super) fn gateway_nic(bridge: &str) -> BTreeMap<String, String> {
     nic
 }
 
-/// Returns the isolated bridge that a pixel's instance is attached to.
-pub(super) fn bridge_of(instance: &wire::Instance) -> Option<String> {
-    let nic = instance.expanded_devices.get("eth0")?;
+/// Returns the isolated bridge of a pixel with these devices.
+pub(super) fn bridge_of(devices: &Devices) -> Option<String> {
+    let nic = devices.get("eth0")?;
     let isolated = nic.get(ISOLATION).is_some_and(|value| value == "true");
     nic.get("network").filter(|_| isolated).cloned()
 }

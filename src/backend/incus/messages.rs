@@ -37,6 +37,10 @@ pub(super) enum Meaning {
     /// The host has a route to the network in an interface's `ipv4.routes`.
     /// [`detail`] returns the network.
     RouteExists,
+    /// The bridge has the maximum number of ports.
+    BridgeFull,
+    /// LXC did not start the container. The reason is in the instance's `lxc.log`.
+    StartFailed,
     /// A restore that overlapped with another request left a plain directory at the
     /// disk's path (see `instance_lock`). [`detail`] returns the path.
     DiskLost,
@@ -46,7 +50,7 @@ pub(super) enum Meaning {
     /// The server has no unused range of user ids, or does not allow isolated ids.
     NoIdRange,
     /// The server does not allow the key `raw.lxc`.
-    InitScriptDenied,
+    RawLxcDenied,
     CommandNotFound,
     CommandNotExecutable,
     /// The image server does not have the image.
@@ -138,6 +142,22 @@ static ROWS: &[Row] = &[
         ),
     ),
     (
+        &[" master ", "Exchange full"],
+        Meaning::BridgeFull,
+        concat!(
+            r#"Failed to start device "eth0": Failed to run: ip link set dev veth6f2b1c4d "#,
+            "master pixels0: exit status 2 (RTNETLINK answers: Exchange full)"
+        ),
+    ),
+    (
+        &["forkstart"],
+        Meaning::StartFailed,
+        concat!(
+            "Failed to run: /usr/libexec/incus/incusd forkstart px-a ",
+            "/var/lib/incus/containers /run/incus/px-a/lxc.conf: exit status 1"
+        ),
+    ),
+    (
         &["Failed deleting subvolume \"", "Not a Btrfs subvolume"],
         Meaning::DiskLost,
         concat!(
@@ -206,7 +226,7 @@ static ROWS: &[Row] = &[
     ),
     (
         &["raw.lxc"],
-        Meaning::InitScriptDenied,
+        Meaning::RawLxcDenied,
         concat!(
             r#"Use of low-level config "raw.lxc" on instance "px-a" of project "p" "#,
             "is forbidden"

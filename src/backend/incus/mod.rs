@@ -18,7 +18,9 @@ mod instances;
 mod isolated_bridge;
 mod messages;
 mod operation;
+mod port_security;
 mod power;
+mod running_ports;
 mod sftp_channel;
 mod snapshots;
 mod templates;
@@ -40,6 +42,8 @@ pub use devices::{Placement, SIMPLE_QUOTAS, has_cheap_limits};
 pub use error::Failure;
 pub use http::read_body;
 pub use operation::Running;
+pub use port_security::Port;
+pub use running_ports::{RunningPort, running_ports};
 pub use transport::{Endpoint, Remote};
 
 use crate::model::{
@@ -191,6 +195,10 @@ impl IsolatedNetwork for Incus {
 
     async fn remove_bridge(&self, bridge: &str) -> Result<()> {
         isolated_bridge::remove(&self.client, bridge).await
+    }
+
+    async fn secure_ports(&self, bridge: &str) -> Result<Vec<String>> {
+        port_security::ensure_all(&self.client, bridge).await
     }
 
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {

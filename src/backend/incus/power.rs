@@ -11,9 +11,9 @@ use super::error::Failure;
 use super::messages::{Meaning, RESTORE_OPERATION};
 use super::operation::{BUSY, retry_while, retry_while_busy};
 use super::wire::Operation;
-use super::{full_disk, instance_lock, instances, templates};
+use super::{full_disk, instance_lock, instances, port_security, templates};
 use crate::file_lock::LockMode;
-use crate::model::{Error, Name, Result, Status, Subject};
+use crate::model::{Error, Name, Reason, Result, Status, Subject};
 use crate::retry;
 
 /// Deadline of a change of the power state.
@@ -38,6 +38,7 @@ pub(super) async fn start(client: &Client, name: &Name) -> Result<()> {
 
 /// Like [`start`], for a caller that has locked the instance.
 pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
+    port_security::ensure(client, name).await?;
     let body = json!({"action": "start", "timeout": -1});
     let start = || async {
         templates::remove(client, name).await?;
@@ -45,12 +46,28 @@ pub(super) async fn start_locked(client: &Client, name: &Name) -> Result<()> {
     };
     let outcome = full_disk::retry_if_full(client, name, start).await;
     if let Err(failure) = &outcome
-        && failure.meaning() == Some(Meaning::RouteExists)
-        && let Some(route) = failure.detail()
+        && let Some(error) = start_error(client, name, failure).await
     {
-        return Err(Error::AlreadyExists(Subject::Route(route)));
+        return Err(error);
     }
     ok_if_in_state(client, name, outcome, Status::Running).await
+}
+
+/// Returns the error for a failed start if the cause is known.
+async fn start_error(client: &Client, name: &Name, failure: &Failure) -> Option<Error> {
+    match failure.meaning()? {
+        Meaning::RouteExists => {
+            let route = Subject::Route(failure.detail()?);
+            Some(Error::AlreadyExists(route))
+        }
+        Meaning::BridgeFull => Some(Error::Unsupported {
+            operation: "another running pixel on this network".into(),
+            reason: Reason::from("its bridge has the maximum of 1023 interfaces")
+                .with_hint("stop a pixel, or set network.bridge to use a second gateway"),
+        }),
+        Meaning::StartFailed => port_security::start_error(client, name).await,
+        _ => None,
+    }
 }
 
 pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Result<()> {
@@ -58,6 +75,7 @@ pub(super) async fn stop(client: &Client, name: &Name, grace: Duration) -> Resul
     stop_locked(client, name, grace).await
 }
 
+/// Like [`stop`], for a caller that has locked the instance.
 pub(super) async fn stop_locked(client: &Client, name: &Name, grace: Duration) -> Result<()> {
     let graceful = json!({"action": "stop", "timeout": grace.as_secs()});
     let force = json!({"action": "stop", "timeout": -1, "force": true});

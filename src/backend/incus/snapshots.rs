@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::client::{Client, encode};
 use super::instances::{self, path, timestamp};
 use super::operation::retry_while_busy;
+use super::port_security::{self, Port};
 use super::wire::Snapshot;
 use super::{instance_lock, power};
 use crate::file_lock::LockMode;
@@ -77,8 +78,15 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     let _lock = instance_lock::lock(client, name, LockMode::Exclusive).await?;
     // Commands on other machines do not use the local lock.
     power::wait_until_unchanged(client, name).await?;
-    require_snapshot(client, name, label).await?;
+    let snapshot = require_snapshot(client, name, label).await?;
     let before = instances::get(client, name).await?.status;
+    // The daemon restarts a running instance with the configuration of the snapshot,
+    // which may be older than the security of the port.
+    let port = Port::find(&name.instance(), &snapshot.expanded_devices);
+    let is_secured = port_security::missing(&snapshot.config, port.as_ref()).is_none();
+    if before == Status::Running && !is_secured {
+        power::stop_locked(client, name, Duration::ZERO).await?;
+    }
     let body = json!({"restore": label.as_str()});
     let target = path(name);
     let attempts = AtomicU32::new(0);
@@ -92,10 +100,13 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     .await
     .map_err(|failure| failure.into_error_for(Subject::checkpoint(name, label)))?;
     // A failed attempt has stopped the pixel, so the next attempt leaves it stopped.
-    if before == Status::Running && attempts.load(Relaxed) > 1 {
-        power::start_locked(client, name).await?;
+    if before == Status::Running && (attempts.load(Relaxed) > 1 || !is_secured) {
+        return power::start_locked(client, name).await;
     }
-    Ok(())
+    match is_secured {
+        true => Ok(()),
+        false => port_security::ensure(client, name).await,
+    }
 }
 
 pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Result<()> {
@@ -119,11 +130,11 @@ pub(super) async fn delete(client: &Client, name: &Name, label: &Label) -> Resul
     })
 }
 
-/// Fails if the snapshot is missing. The check is necessary because some API
-/// calls report a missing snapshot like a missing instance.
-async fn require_snapshot(client: &Client, name: &Name, label: &Label) -> Result<()> {
+/// Returns the snapshot. Fails if it is missing: some API calls report a missing
+/// snapshot like a missing instance.
+async fn require_snapshot(client: &Client, name: &Name, label: &Label) -> Result<Snapshot> {
     match client.get::<Snapshot>(&snapshot_path(name, label)).await {
-        Ok(_) => Ok(()),
+        Ok(snapshot) => Ok(snapshot),
         Err(failure) if failure.is_not_found() => {
             instances::get(client, name).await?;
             Err(Error::NotFound(Subject::checkpoint(name, label)))

@@ -100,6 +100,8 @@ pub struct Snapshot {
     pub size: i64,
     #[serde(default)]
     pub config: BTreeMap<String, String>,
+    #[serde(default)]
+    pub expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
