@@ -168,10 +168,10 @@ pub trait IsolatedNetwork: Send + Sync {
     /// Sends no request.
     fn local_addresses(&self) -> Vec<Ipv4Addr>;
 
-    /// Configures the host's filter for the gateway of `subnet`, which an earlier
-    /// version created (see [`Attachment::Gateway`]), and restarts the gateway.
-    /// Does nothing if the filter is configured or the server does not allow it.
-    async fn ensure_host_filter(&self, gateway: &Name, subnet: &str) -> Result<()>;
+    /// Configures the gateway of `subnet`, which an earlier version may have created,
+    /// so that the host filters its port from its next start (see
+    /// [`Attachment::Gateway`]). Returns whether the configuration has changed.
+    async fn add_host_filter(&self, gateway: &Name, subnet: &str) -> Result<bool>;
 
     /// Returns the host's filter for the running gateway of `subnet`, or `None` if
     /// none is configured.

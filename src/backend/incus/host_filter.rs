@@ -10,10 +10,8 @@ use serde_json::json;
 use super::client::Client;
 use super::error::Failure;
 use super::init_script::{KEY, one_line};
-use super::messages::Meaning;
 use super::operation::retry_while_busy;
-use super::{instance_lock, instances, power, wire};
-use crate::file_lock::LockMode;
+use super::{instances, wire};
 use crate::model::{HOST_ACCESS_DSCP, HostFilter, Name, Result, Subject};
 
 const SCRIPT: &str = include_str!("host/host-filter.sh");
@@ -44,14 +42,14 @@ fn table(subnet: &str) -> String {
     format!("pixels_{}", subnet.replace(['.', '/'], "_"))
 }
 
-pub(super) async fn ensure(client: &Client, gateway: &Name, subnet: &str) -> Result<()> {
-    // Other commands wait until the gateway runs again.
-    let _lock = instance_lock::lock(client, gateway, LockMode::Exclusive).await?;
+/// Adds the hooks to a gateway of an earlier version. Returns whether the
+/// configuration has changed.
+pub(super) async fn add(client: &Client, gateway: &Name, subnet: &str) -> Result<bool> {
     let into_error = |failure: Failure| failure.into_error_for(Subject::pixel(gateway));
     let path = instances::path(gateway);
     let found: wire::Instance = client.get(&path).await.map_err(into_error)?;
     if is_configured(&found, subnet) {
-        return Ok(());
+        return Ok(false);
     }
     let current = found.config.get(KEY).map(String::as_str);
     let others = current.unwrap_or_default().lines();
@@ -61,12 +59,8 @@ pub(super) async fn ensure(client: &Client, gateway: &Name, subnet: &str) -> Res
         .collect();
     lines.extend(hooks(subnet));
     let body = json!({"config": {(KEY): lines.join("\n")}});
-    match retry_while_busy(|| client.send(Method::PATCH, &path, &body)).await {
-        Err(failure) if failure.meaning() == Some(Meaning::RawLxcDenied) => return Ok(()),
-        outcome => outcome.map_err(into_error)?,
-    }
-    power::stop_locked(client, gateway, std::time::Duration::ZERO).await?;
-    power::start_locked(client, gateway).await
+    let outcome = retry_while_busy(|| client.send(Method::PATCH, &path, &body)).await;
+    outcome.map(|()| true).map_err(into_error)
 }
 
 pub(super) async fn find(

@@ -212,8 +212,8 @@ impl IsolatedNetwork for Incus {
         }
     }
 
-    async fn ensure_host_filter(&self, gateway: &Name, subnet: &str) -> Result<()> {
-        host_filter::ensure(&self.client, gateway, subnet).await
+    async fn add_host_filter(&self, gateway: &Name, subnet: &str) -> Result<bool> {
+        host_filter::add(&self.client, gateway, subnet).await
     }
 
     async fn host_filter(&self, gateway: &Name, subnet: &str) -> Result<Option<HostFilter>> {

@@ -123,7 +123,8 @@ fn add_identity(text: &mut String) {
     add_chain(
         text,
         "identity",
-        "filter hook prerouting priority raw; policy accept",
+        // Before defragmentation (-400), so that each fragment is checked.
+        "filter hook prerouting priority -450; policy accept",
         &[
             "iifname != \"eth1\" accept",
             "meta nfproto ipv6 drop",

@@ -18,6 +18,8 @@ use crate::model::{
 /// Time limit for another command that is creating the gateway, which may
 /// install packages.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Time to save the learned addresses and shut down.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
 /// Seconds after which an unfinished creator on another machine counts as
 /// exited.
@@ -225,16 +227,26 @@ async fn create_and_start(
     backend.start(&spec.name).await
 }
 
-/// Updates a gateway that an earlier version created. Restarts it if the host does
-/// not filter it yet.
+/// Performs the next step of the update of an outdated gateway: stops a gateway
+/// whose hooks have changed, because these take effect when it starts again, or
+/// installs the files of this version. Pixels have no network during a restart.
 async fn update(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
-    let instance = backend.get(&gateway.name).await?;
-    let subnet = super::subnet(&instance).unwrap_or(gateway.subnet);
     let network = backend.isolated_network()?;
-    network
-        .ensure_host_filter(&gateway.name, &subnet.to_string())
-        .await?;
-    install(backend, gateway).await
+    let instance = backend.get(&gateway.name).await?;
+    let subnet = super::subnet(&instance).unwrap_or(gateway.subnet).to_string();
+    let changed = network.secure_ports(&gateway.bridge).await?;
+    let is_filter_new = network.add_host_filter(&gateway.name, &subnet).await?;
+    if is_filter_new || changed.contains(&gateway.name.instance()) {
+        return backend.stop(&gateway.name, STOP_GRACE).await;
+    }
+    match install(backend, gateway).await {
+        Err(error) => match read_state(backend, gateway).await? {
+            // Another command restarts the gateway.
+            GatewayState::Stopped { .. } => Ok(()),
+            _ => Err(error),
+        },
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Installs the files of this version and records the version, which marks the
