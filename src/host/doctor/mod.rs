@@ -4,6 +4,7 @@
 
 mod host_filter;
 mod local;
+mod ports;
 mod remote;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use self::ports::PortFacts;
 use super::Options;
 use super::error::Error;
 use super::facts::{HostFacts, INOTIFY_FILE, Reachability, ServerFacts};
@@ -99,6 +101,8 @@ struct Facts {
     host: HostFacts,
     /// Space in the storage pool. `None` if there is no usable pool.
     space: Option<Result<Space, String>>,
+    /// Ports of running pixels.
+    ports: Result<Vec<PortFacts>, String>,
     machine: Option<Machine>,
     clock: Clock,
 }
@@ -146,6 +150,7 @@ enum Clock {
 fn judge(facts: &Facts, options: &Options) -> Vec<Check> {
     let mut checks = vec![remote::check_access(facts, options)];
     checks.extend(remote::check_server(facts, options));
+    checks.push(ports::check_ports(&facts.ports));
     checks.extend(local::check_machine(facts));
     checks.push(local::check_clock(facts.clock));
     checks
@@ -194,6 +199,11 @@ async fn gather(options: &Options) -> Result<Facts, Error> {
         Some(server) => read_space(&inspector.client, server, options).await,
         None => None,
     };
+    let is_local = matches!(options.endpoint, Endpoint::Unix(_));
+    let ports = match host.server.facts() {
+        Some(_) => ports::read_ports(&inspector.client, is_local).await,
+        None => Err("Incus does not answer".into()),
+    };
     let machine = match &options.endpoint {
         Endpoint::Unix(socket) => Some(Machine {
             templates_fixed: has_template_fix().await,
@@ -205,6 +215,7 @@ async fn gather(options: &Options) -> Result<Facts, Error> {
     Ok(Facts {
         host,
         space,
+        ports,
         machine,
         clock,
     })

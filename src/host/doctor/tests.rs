@@ -12,6 +12,13 @@ fn server() -> ServerFacts {
     }
 }
 
+fn port(fault: Option<&'static str>) -> PortFacts {
+    PortFacts {
+        instance: "px-a".into(),
+        fault,
+    }
+}
+
 fn healthy() -> Facts {
     Facts {
         host: HostFacts {
@@ -32,6 +39,7 @@ fn healthy() -> Facts {
             used: GIB,
             total: 20 * GIB,
         })),
+        ports: Ok(vec![port(None)]),
         machine: Some(Machine {
             socket_exists: true,
             user: "me".into(),
@@ -131,6 +139,8 @@ fn every_fault_has_its_status_and_a_fix() {
     expect("network", Problem, with_server(|s| s.networks.clear()));
     expect("network", Problem, with_server(no_dhcp));
     expect("image", Problem, with_server(|s| s.aliases.clear()));
+    let learns = |f: &mut Facts| f.ports = Ok(vec![port(None), port(Some("learns"))]);
+    expect("ports", Warning, with(learns));
     let behind_server = |f: &mut Facts| f.clock = Clock::AheadOfServer(-4000);
     expect("clock", Warning, with(behind_server));
     let behind_files = |f: &mut Facts| f.clock = Clock::BehindFiles(4000);
