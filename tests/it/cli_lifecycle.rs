@@ -412,7 +412,13 @@ fn restricted_project_supports_lifecycle() {
     let project = Project::new("limits", &config);
     let get = |path: &str| Server::shared().get(&format!("{path}?project={}", project.name));
     let mut env = TestEnv::new("project");
-    // The project does not allow creating the bridge that a gateway needs.
+    // Without `raw.lxc`, a gateway cannot separate pixels.
+    let refused = project.env.pixels(["create", "behind"]).expect(1);
+    assert!(
+        refused.stderr.contains("does not allow raw.lxc"),
+        "{refused:?}"
+    );
+    assert_eq!(get("/1.0/instances").as_array().unwrap().len(), 0);
     env.set("PIXELS_NETWORK_PLACEMENT", "pixel");
     let (a, outside) = (env.name("a"), env.name("outside"));
     // Pixels of other projects are not listed, but their names are in use on

@@ -22,6 +22,7 @@ mod egress_gateway;
 mod egress_gateway_escapes;
 mod egress_git;
 mod egress_host;
+mod egress_layer2;
 mod egress_pixel;
 mod egress_pixel_escapes;
 mod egress_pixel_files;

@@ -217,6 +217,67 @@ sub sh {
     return $? == 0 && $text =~ /\S/ ? $text : undef;
 }
 
+# Sends one of two fragments of a datagram. Only the tail contains the token.
+sub fragment {
+    my ($token, $next, $self, $from, $to, $part) = @_;
+    my $head = pack('n4', 40000, 4433, 48, 0) . '.' x 16;
+    my $data = $part eq 'head' ? $head : substr $token . '.' x 24, 0, 24;
+    my $ip = pack 'CCnnnCCna4a4', 0x45, 0, 44, 1234, $part eq 'head' ? 0x2000 : 3, 64, 17, 0, inet_aton($from),
+        inet_aton($to);
+    substr($ip, 10, 2) = pack 'n', sum($ip);
+    put_frame('eth0', mac($next) . mac($self) . pack('n', 0x0800) . $ip . $data);
+    return;
+}
+
+# Whether a frame is for this machine only. $from: the address from recv.
+sub is_own {
+    my $kind = unpack 'x10 C', shift;
+    # PACKET_HOST or PACKET_OUTGOING.
+    return $kind == 0 || $kind == 4;
+}
+
+# Sends a frame every 5 ms. Returns the number of received frames for others.
+sub storm {
+    my ($token, $count, $to, $self, $type, $head) = @_;
+    my $s = link_socket('eth0') or return;
+    my $frame = mac($to) . mac($self) . pack('H4', $type) . pack('H*', $head // '') . "$token" . "\0" x 40;
+    my $heard = 0;
+    for (1 .. $count) {
+        syswrite $s, $frame;
+        while (readable($s, 0.005)) {
+            my $from = recv $s, my $text, 2000, 0;
+            $heard++ unless is_own($from);
+        }
+    }
+    return $heard ? "heard $heard frames" : undef;
+}
+
+# Sends a datagram every 10 ms to a server that returns it. Returns the number of
+# lost datagrams.
+sub echoes {
+    my ($token, $address, $port, $count) = @_;
+    socket(my $s, AF_INET, SOCK_DGRAM, 0) or return 'no socket';
+    connect $s, pack_sockaddr_in($port, inet_aton($address)) or return 'no route';
+    my %missing = map { ($_ => 1) } 1 .. $count;
+    my $receive = sub { recv $s, my $text, 2000, 0; delete $missing{$1} if $text && $text =~ / (\d+)$/ };
+    for (1 .. $count) {
+        send $s, "$token $_", 0;
+        $receive->() while readable($s, 0.01);
+    }
+    $receive->() while %missing && readable($s, 1);
+    my $lost = keys %missing;
+    return $lost ? "lost $lost of $count" : undef;
+}
+
+# Prints each received frame that is not for this machine only, until killed.
+sub eavesdrop {
+    my $s = link_socket('eth0') or die "no packet socket\n";
+    print "ready\n";
+    while (my $from = recv $s, my $frame, 2000, 0) {
+        print unpack('H*', $frame), "\n" unless is_own($from);
+    }
+}
+
 # Prints the tokens in received frames until killed.
 sub witness {
     my $s = link_socket('eth0') or die "no packet socket\n";
@@ -230,7 +291,9 @@ sub witness {
 my %verbs = (
     tcp => \&tcp, udp => \&udp, dns => \&dns, icmp => \&icmp, proto => \&proto, frame => \&frame,
     spoof => \&spoof, tagged => \&tagged, arp => \&arp, dhcp => \&dhcp, sh => \&sh,
+    fragment => \&fragment, storm => \&storm, echoes => \&echoes,
 );
+if (@ARGV && $ARGV[0] eq 'eavesdrop') { eavesdrop(); exit }
 if (@ARGV && $ARGV[0] eq 'witness') { witness(); exit }
 while (my $line = <DATA>) {
     chomp $line;
