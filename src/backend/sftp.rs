@@ -226,12 +226,7 @@ pub async fn stat(sftp: &Files, path: &str) -> Result<FileStat> {
         .map_err(|e| file_error(path, e))?;
     let mode = found.permissions.unwrap_or(0);
     Ok(FileStat {
-        kind: match mode & 0o170_000 {
-            0o100_000 => FileKind::File,
-            0o040_000 => FileKind::Directory,
-            0o120_000 => FileKind::Symlink,
-            _ => FileKind::Other,
-        },
+        kind: FileKind::from_mode(mode),
         mode: mode & 0o7777,
         owner: Ids {
             uid: found.uid.unwrap_or(0),

@@ -125,6 +125,18 @@ pub enum FileKind {
     Other,
 }
 
+impl FileKind {
+    /// Returns the kind from the mode that `stat` returns.
+    pub fn from_mode(mode: u32) -> Self {
+        match mode & 0o170_000 {
+            0o100_000 => Self::File,
+            0o040_000 => Self::Directory,
+            0o120_000 => Self::Symlink,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// A file to write.
 #[derive(Debug, Clone)]
 pub struct GuestFile {

@@ -15,6 +15,7 @@ mod name;
 mod shell;
 mod timestamp;
 mod types;
+mod user_guest;
 mod util;
 
 use std::fmt::Debug;
@@ -40,6 +41,7 @@ pub use types::{
     Attachment, Checkpoint, CreateSpec, Event, FirstBoot, ForkSpec, HOST_ACCESS_DSCP, HostFilter,
     InitScript, Instance, Limits, NicKind, Properties, Requestor, Status, Usage,
 };
+pub use user_guest::UserGuest;
 pub use util::{fnv1a, hex, incomplete_end, lock, random_hex, sha256};
 
 /// Access to all pixels of a server.
