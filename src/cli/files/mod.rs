@@ -40,7 +40,8 @@ struct Remote<'a> {
 
 impl<'a> Remote<'a> {
     /// Opens a transfer. A relative `path` starts at the default user's home.
-    /// `owner` is the value of `--owner`. `archive` keeps owners of files.
+    /// `owner` is the value of `--owner`. `archive` keeps owners of files. Fails
+    /// for another owner than the default user if the pixel does not allow that.
     async fn open(
         context: &'a Context,
         instance: &'a Instance,
@@ -48,7 +49,7 @@ impl<'a> Remote<'a> {
         owner: Option<&str>,
         archive: bool,
     ) -> Result<Self, Error> {
-        let guest = context.backend()?.guest(&instance.name);
+        let guest = lifecycle::file_access(context.backend()?, instance);
         let default = User::default_for(instance);
         let owner = match owner {
             None => default.ids,
@@ -57,6 +58,9 @@ impl<'a> Remote<'a> {
                 context.unless_interrupted(lookup).await?.ids
             }
         };
+        if owner != default.ids {
+            lifecycle::ensure_can_set_owner(instance)?;
+        }
         Ok(Self {
             guest,
             path: GuestPath::parse(path, &default.home)?,

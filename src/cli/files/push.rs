@@ -9,6 +9,7 @@ use super::path_arg::PathArg;
 use super::{Remote, get_unprivileged, print_report, progress_bar, transfer_id};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
+use crate::lifecycle;
 use crate::transfer::{self, Push, TransferProgress};
 
 /// Copy files and folders into a pixel
@@ -61,6 +62,9 @@ impl PushArgs {
             .map(|source| source.into_local("the source"))
             .collect::<Result<_, _>>()?;
         let instance = get_unprivileged(context, &name).await?;
+        if self.archive {
+            lifecycle::ensure_can_set_owner(&instance)?;
+        }
         let owner = self.owner.as_deref();
         let remote = Remote::open(context, &instance, &path, owner, self.archive).await?;
         let guest = remote.guest;

@@ -10,6 +10,7 @@ use super::path_arg::PathArg;
 use super::{Remote, print_warnings, progress_bar, transfer_id};
 use crate::cli::{Context, completions};
 use crate::exit::Usage;
+use crate::lifecycle;
 use crate::transfer::{self, Changes, Rules, Sync, TransferProgress};
 use crate::ui;
 
@@ -66,6 +67,9 @@ impl SyncArgs {
         };
         let rules = Rules::new(&self.exclude, self.gitignore)?;
         let instance = context.get_running(&name).await?;
+        if self.archive && to_pixel {
+            lifecycle::ensure_can_set_owner(&instance)?;
+        }
         let owner = self.owner.as_deref();
         let remote = Remote::open(context, &instance, &path, owner, self.archive).await?;
         let guest = remote.guest;

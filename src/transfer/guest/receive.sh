@@ -82,6 +82,13 @@ unpack_tar() {
 
 receive_tar() {
     unpack_tar
+    if [ "$placement" = contents ] && [ -d "$dest" ]; then
+        # A merge sets the attributes of the directory, as only root and its owner can.
+        case $(id -u) in
+        0 | "$(stat -c %u -- "$dest")") ;;
+        *) placement=into ;;
+        esac
+    fi
     if [ "$placement" = contents ]; then
         if [ -d "$dest" ]; then
             # The existing directory keeps its attributes.
@@ -114,7 +121,7 @@ receive_sftp() {
     mkdir -m 700 -- "$stage" && cd -- "$stage" || exit 1
     # Another user of the pixel may have replaced the directory. The working
     # directory stays the same directory, whatever its path leads to.
-    [ "$(stat -c %u:%a .)" = 0:700 ] || fail "$stage was replaced"
+    [ "$(stat -c %u:%a .)" = "$(id -u):700" ] || fail "$stage was replaced"
     umask 077
     set -C
     : >content || exit 1
