@@ -1,5 +1,6 @@
 //! Files in a sandbox. Paths are absolute, links are resolved inside the
-//! sandbox, and content may be binary.
+//! sandbox, and content may be binary. [`lifecycle::file_access`] determines the
+//! rights.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use super::encoding::{
 use super::error::{Error, Result};
 use super::service::Service;
 use super::truncate::{FILE, FILES};
-use crate::lifecycle::User;
+use crate::lifecycle::{self, User};
 use crate::model::{
     self, ExecRequest, FileKind, FileStat, Guest, GuestFile, Ids, Subject, random_hex,
 };
@@ -86,8 +87,8 @@ impl Service {
     /// Reads the first `max_bytes` of a file. Zero means the default.
     pub async fn read_file(&self, args: ReadArgs) -> Result<FileContent> {
         let path = check_path(&args.path)?;
-        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
-        let guest = self.backend.guest(&pixel);
+        let (instance, _guard) = self.lock_for_files(&args.name).await?;
+        let guest = lifecycle::file_access(&*self.backend, &instance);
         let (path, stat) = resolve(&*guest, path).await?;
         let limit = args.max_bytes.filter(|max| *max > 0);
         let limit = limit.unwrap_or(DEFAULT_READ).min(FILE);
@@ -107,9 +108,9 @@ impl Service {
                  the sandbox with exec"
             )));
         }
-        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
-        let guest = self.backend.guest(&pixel);
-        let user = self.guest_user(&pixel).await?;
+        let (instance, _guard) = self.lock_for_files(&args.name).await?;
+        let guest = lifecycle::file_access(&*self.backend, &instance);
+        let user = User::default_for(&instance);
         let (path, owner, old_mode) = match resolve(&*guest, path).await {
             Ok((path, stat)) => (path, stat.owner, Some(stat.mode)),
             Err(Error::Backend(model::Error::NotFound(Subject::Path(_)))) => {
@@ -135,8 +136,8 @@ impl Service {
     /// Replaces text in a file. The file keeps its owner and mode.
     pub async fn edit_file(&self, args: EditArgs) -> Result<Edited> {
         let path = check_path(&args.path)?;
-        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
-        let guest = self.backend.guest(&pixel);
+        let (instance, _guard) = self.lock_for_files(&args.name).await?;
+        let guest = lifecycle::file_access(&*self.backend, &instance);
         let (path, stat) = resolve(&*guest, path).await?;
         if stat.size > FILE {
             return Err(Error::invalid(format!(
@@ -164,8 +165,8 @@ impl Service {
     /// Deletes a file or symlink, never the target of a symlink.
     pub async fn delete_file(&self, name: &str, path: &str) -> Result<()> {
         let path = check_path(path)?;
-        let (pixel, _guard) = self.lock_for_files(name).await?;
-        let guest = self.backend.guest(&pixel);
+        let (instance, _guard) = self.lock_for_files(name).await?;
+        let guest = lifecycle::file_access(&*self.backend, &instance);
         if guest.stat(path).await?.kind == FileKind::Directory {
             return Err(Error::invalid(format!(
                 "{path} is a directory: delete it with exec and [\"rm\", \"-r\", \"--\", ...]"
@@ -177,8 +178,8 @@ impl Service {
     /// Lists a directory, including all subdirectories if `recursive`.
     pub async fn list_files(&self, args: ListArgs) -> Result<Listing> {
         let path = check_path(&args.path)?;
-        let (pixel, _guard) = self.lock_for_files(&args.name).await?;
-        let guest = self.backend.guest(&pixel);
+        let (instance, _guard) = self.lock_for_files(&args.name).await?;
+        let guest = lifecycle::file_access(&*self.backend, &instance);
         let (_, stat) = follow_links(&*guest, path).await?;
         if stat.kind != FileKind::Directory {
             return Err(Error::invalid(format!(
@@ -285,7 +286,7 @@ async fn replace(guest: &dyn Guest, file: GuestFile) -> Result<()> {
 }
 
 /// Creates the parent directories, as the user of the sandbox if that user has
-/// permission, else as root.
+/// permission, else with the rights of `guest`.
 async fn make_parents(guest: &dyn Guest, user: &User, path: &str) -> Result<()> {
     let parent = match path.rfind('/') {
         None | Some(0) => return Ok(()),

@@ -134,7 +134,7 @@ impl Service {
         }
         // Without this mark, job-poll.sh reports a killed job as lost.
         let mark = format!("{}/killed", job_dir(&user, job));
-        let touch = ExecRequest::root(["touch", "--", &mark]);
+        let touch = as_user(&user, &["touch", "--", &mark]);
         let marked = guest.output(&touch).await?;
         if !marked.status.success() {
             let stderr = String::from_utf8_lossy(&marked.stderr);
@@ -165,6 +165,15 @@ fn unknown_job(job: &str) -> Error {
     ))
 }
 
+/// Returns a request that accesses the files of a job. The user can replace them
+/// with links to files that only root can access.
+fn as_user(user: &User, argv: &[&str]) -> ExecRequest {
+    ExecRequest {
+        owner: user.ids,
+        ..ExecRequest::root(argv.iter().copied())
+    }
+}
+
 async fn poll(
     guest: &dyn Guest,
     user: &User,
@@ -183,7 +192,7 @@ async fn poll(
     let numbers = numbers.map(|number| number.to_string());
     let mut argv = vec!["/bin/sh", "-c", script, "job-poll", &dir, job];
     argv.extend(numbers.iter().map(String::as_str));
-    let output = guest.output(&ExecRequest::root(argv)).await?;
+    let output = guest.output(&as_user(user, &argv)).await?;
     match output.status.0 {
         0 => {}
         3 => return Err(unknown_job(job)),

@@ -22,7 +22,7 @@ use super::response::SandboxView;
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
 use crate::lifecycle::{self, User};
-use crate::model::{Backend, Name, hex};
+use crate::model::{Backend, Instance, Name, hex};
 
 /// Time limit for a pixel to shut down before it is killed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -187,11 +187,14 @@ impl Service {
         Ok((record, pixel, guard))
     }
 
-    /// Takes the read lock for work on files, and restarts the idle time.
-    pub(super) async fn lock_for_files(&self, name: &str) -> Result<(Name, ReadGuard)> {
+    /// Takes the read lock for work on files, and restarts the idle time. Fails
+    /// for a privileged pixel.
+    pub(super) async fn lock_for_files(&self, name: &str) -> Result<(Instance, ReadGuard)> {
         let (_, pixel, guard) = self.lock_for_use(name).await?;
         self.touch(name);
-        Ok((pixel, guard))
+        let instance = self.backend.get(&pixel).await?;
+        lifecycle::ensure_unprivileged(&instance)?;
+        Ok((instance, guard))
     }
 
     /// Takes the read lock for work on processes, and restarts the idle time.

@@ -14,7 +14,7 @@ tenths=$6
 [ -d "$dir" ] || exit 3
 
 size() {
-    stat -L -c %s -- "$dir/$1" 2>/dev/null || echo 0
+    [ -r "$dir/$1" ] && stat -L -c %s -- "$dir/$1" 2>/dev/null || echo 0
 }
 
 # Sets state; succeeds while the job is running.
