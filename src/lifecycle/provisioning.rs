@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use crate::model::{Backend, Instance, Name, Properties, Result};
+use crate::model::{Backend, Instance, Name, Properties, Result, UserGuest};
 use crate::provision::{self, Overall, Plan, Report};
 
 use super::creator::Creator;
 use super::policy::Enforcer;
-use super::user;
+use super::user::{self, User};
 
 /// The property with the state: [`Overall::as_str`].
 const KEY: &str = "provision";
@@ -56,7 +56,8 @@ pub async fn apply(backend: &dyn Backend, name: &Name, plan: &Plan) -> Result<()
     if Enforcer::of_instance(&backend.get(name).await?) == Enforcer::Pixel {
         plan.remove_sudo();
     }
-    provision::apply(&*backend.guest(name), &plan).await?;
+    let user_guest = UserGuest::new(backend.guest(name), User::expected(true).ids);
+    provision::apply(&*backend.guest(name), &user_guest, &plan).await?;
     let properties = [
         (user::KEY, provision::USER),
         (KEY, Overall::Running.as_str()),

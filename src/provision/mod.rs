@@ -11,7 +11,7 @@ mod fuzz;
 
 use std::collections::BTreeSet;
 
-use crate::model::{Error, ExecIo, ExecRequest, Guest, Output, Result};
+use crate::model::{Error, ExecIo, ExecRequest, Guest, Ids, Output, Result, UserGuest};
 
 pub use options::{Devtools, Options, Sessions};
 pub use plan::{Plan, Step, plan};
@@ -27,9 +27,10 @@ pub const APT_PATH: &str = "/usr/local/lib/pixels/apt";
 
 /// Applies a plan to a running pixel and starts its steps. Does not wait for
 /// the steps. Idempotent, except that failed and changed steps run again.
+/// `user_guest` writes the files of [`USER`] with the rights of that user.
 ///
 /// Fails with `Error::Unsupported` if the image cannot be provisioned.
-pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
+pub async fn apply(guest: &dyn Guest, user_guest: &UserGuest<'_>, plan: &Plan) -> Result<()> {
     let output = run(guest, "user", include_str!("guest/user.sh")).await?;
     if matches!(output.status.0, 90..=92) {
         return Err(Error::Unsupported {
@@ -42,17 +43,24 @@ pub async fn apply(guest: &dyn Guest, plan: &Plan) -> Result<()> {
         });
     }
     output.into_text("creation of the user")?;
+    let (root_files, user_files): (Vec<_>, Vec<_>) =
+        plan.files.iter().partition(|file| file.owner == Ids::ROOT);
     // Create outer directories first.
     let mut dirs = BTreeSet::new();
-    for file in &plan.files {
+    for file in &root_files {
         let ends = file.path.match_indices('/').skip(1);
         dirs.extend(ends.map(|(at, _)| &file.path[..at]));
     }
     for dir in dirs {
         guest.make_dir(dir).await?;
     }
-    for file in &plan.files {
+    for file in root_files {
         guest.write_file(file).await?;
+    }
+    for file in user_files {
+        let (dir, _) = file.path.rsplit_once('/').unwrap_or_default();
+        user_guest.make_dir(dir).await?;
+        user_guest.write_file(file).await?;
     }
     let output = run(guest, "install", include_str!("guest/install.sh")).await?;
     output

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs mise with the installer of /etc/pixels/installer-url, and the tools
-# listed in the mise configuration of the user pixel.
+# listed in the mise configuration of the user pixel. Only the user pixel writes
+# below its home, because root must not follow a link of the user.
 set -eu
 user() {
     runuser -u pixel -- env HOME=/home/pixel USER=pixel \
@@ -32,8 +33,8 @@ if ! user sh -c 'command -v mise' >/dev/null; then
 fi
 # shellcheck disable=SC2016 # for the user's shell to expand
 activate='command -v mise >/dev/null && eval "$(mise activate bash)"'
-grep -qsxF "$activate" .bashrc || echo "$activate" >>.bashrc
-chown pixel:pixel .bashrc
+# shellcheck disable=SC2016
+user sh -c 'grep -qsxF "$1" .bashrc || echo "$1" >>.bashrc' activate "$activate"
 
 tries=0
 until user mise install; do

@@ -2,16 +2,9 @@
 # Activates the files of a plan, which were just written, and starts its steps.
 set -eu
 
-for dir in /home/pixel/.ssh /home/pixel/.config /root/.ssh; do
-    [ -d "$dir" ] || continue
-    case $dir in
-    /root/*) ;;
-    *) chown -R pixel:pixel "$dir" ;;
-    esac
-    case $dir in
-    *.ssh) chmod 0700 "$dir" ;;
-    esac
-done
+[ ! -d /root/.ssh ] || chmod 0700 /root/.ssh
+# As the user, because root must not follow a link of the user.
+[ ! -d /home/pixel/.ssh ] || runuser -u pixel -- chmod 0700 /home/pixel/.ssh
 
 # Replace the lines of pixels in /etc/environment; keep those of the image.
 touch /etc/environment
