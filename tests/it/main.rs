@@ -35,6 +35,8 @@ mod faults_signals;
 mod faults_truenas;
 mod forward;
 mod hardening;
+mod guest_file_links;
+mod guest_file_rights;
 mod host;
 mod hostile_text;
 mod incus_connections;
