@@ -168,9 +168,9 @@ impl Build<'_> {
             (PARENT_KEY.to_owned(), parent.unwrap_or_default()),
             (BUILD_PIXEL_KEY.to_owned(), String::new()),
         ]);
-        self.create_build_pixel(config, &build_pixel).await?;
+        let lease = self.create_build_pixel(config, &build_pixel).await?;
         let outcome = async {
-            self.set_up(&build_pixel, script.as_deref()).await?;
+            self.set_up(&build_pixel, lease, script.as_deref()).await?;
             self.replace(&build_pixel, &pixel, properties).await
         }
         .await;

@@ -4,12 +4,16 @@
 use super::build::{BUILD_PIXEL_KEY, Build};
 use super::{Error, Result};
 use crate::config::{Base, Parent};
-use crate::lifecycle::{PixelRequest, PixelSource};
+use crate::lifecycle::{Lease, PixelRequest, PixelSource};
 use crate::model::{Limits, Name, Properties};
 
 impl Build<'_> {
     /// Creates and starts the pixel.
-    pub(super) async fn create_build_pixel(&self, config: &Base, pixel: &Name) -> Result<()> {
+    pub(super) async fn create_build_pixel(
+        &self,
+        config: &Base,
+        pixel: &Name,
+    ) -> Result<Option<Lease<'_>>> {
         let (backend, base) = (self.backend, self.base);
         let defaults = &self.builder.defaults;
         let source = match &config.parent {
@@ -34,7 +38,6 @@ impl Build<'_> {
         };
         let progress = |phase: &str| self.phase(phase);
         let creation = defaults.create_pixel(backend, self.cancel, request, &progress);
-        creation.await.map_err(Error::in_base(base))?;
-        Ok(())
+        creation.await.map_err(Error::in_base(base))
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::build::Build;
 use super::log_tail::LogTail;
 use super::{Error, Result};
-use crate::lifecycle::{self, BootStage, ExecOptions, User, provisioning};
+use crate::lifecycle::{self, BootStage, ExecOptions, Lease, User, provisioning};
 use crate::model::{ExecRequest, Guest, GuestFile, Instance, Name, Writer, unless_cancelled};
 use crate::provision::{self, Overall};
 use crate::retry;
@@ -26,17 +26,27 @@ const TAIL_LINES: u32 = 20;
 
 impl Build<'_> {
     /// Waits for provisioning, runs the setup script, and stops the pixel.
-    pub(super) async fn set_up(&self, pixel: &Name, script: Option<&[u8]>) -> Result<()> {
-        let steps = async { Ok(self.run_steps(pixel, script).await) };
+    pub(super) async fn set_up(
+        &self,
+        pixel: &Name,
+        lease: Option<Lease<'_>>,
+        script: Option<&[u8]>,
+    ) -> Result<()> {
+        let steps = async { Ok(self.run_steps(pixel, lease, script).await) };
         unless_cancelled(self.cancel, steps)
             .await
             .map_err(Error::in_base(self.base))?
     }
 
-    async fn run_steps(&self, pixel: &Name, script: Option<&[u8]>) -> Result<()> {
+    async fn run_steps(
+        &self,
+        pixel: &Name,
+        lease: Option<Lease<'_>>,
+        script: Option<&[u8]>,
+    ) -> Result<()> {
         let (backend, failed) = (self.backend, Error::in_base(self.base));
         let instance = backend.get(pixel).await.map_err(&failed)?;
-        self.wait_until_ready(&instance).await?;
+        self.wait_until_ready(&instance, lease).await?;
         let guest = backend.guest(pixel);
         guest.make_dir(TMPFILES_DIR).await.map_err(&failed)?;
         let file = GuestFile::root(TMPFILES, 0o644, include_bytes!("guest/tmp.conf"));
@@ -54,17 +64,16 @@ impl Build<'_> {
         backend.stop(pixel, GRACE).await.map_err(&failed)
     }
 
-    /// Waits for provisioning and boot, and at most 20 s for an address. Ends
-    /// the interim policy.
-    async fn wait_until_ready(&self, instance: &Instance) -> Result<()> {
+    /// Waits for provisioning and boot, and at most 20 s for an address.
+    async fn wait_until_ready(&self, instance: &Instance, lease: Option<Lease<'_>>) -> Result<()> {
         let (backend, failed) = (self.backend, Error::in_base(self.base));
         let pixel = &instance.name;
         let guest = backend.guest(pixel);
-        if provisioning::is_unfinished(instance) {
+        if lease.is_some() || provisioning::is_unfinished(instance) {
             self.phase("provisioning");
-            let report = provisioning::wait(backend, pixel, &|_| {})
-                .await
-                .map_err(&failed)?;
+            let report =
+                lifecycle::finish_provisioning(backend, self.cancel, pixel, lease, &|_| {});
+            let report = report.await.map_err(&failed)?;
             if report.overall == Overall::Failed
                 && let Some(step) = report.failed()
             {
@@ -76,9 +85,6 @@ impl Build<'_> {
                 });
             }
         }
-        lifecycle::end_interim_policy(backend, &self.builder.defaults.gateway, pixel)
-            .await
-            .map_err(&failed)?;
         lifecycle::wait_for_boot(&*guest, BootStage::Complete)
             .await
             .map_err(&failed)?;

@@ -17,6 +17,9 @@ use crate::provision::Overall;
 use crate::ui;
 
 /// Create a pixel from an image, or clone a pixel
+///
+/// With the policy allowlist, provisioning may also reach the preset of the mode
+/// agent, at most 30 minutes, and the command waits until provisioning ends.
 #[derive(Debug, Args)]
 #[command(after_help = examples!(
     "pixels create box"
@@ -138,7 +141,7 @@ impl CreateArgs {
         };
         let spinner = context.ui.spinner();
         let progress = |phase: &str| spinner.step(phase);
-        let interim = defaults
+        let lease = defaults
             .create_pixel(backend, context.cancel(), request, &progress)
             .await?;
         drop(spinner);
@@ -153,12 +156,11 @@ impl CreateArgs {
         if defaults.plan.is_some() && !self.console && !self.wait {
             sentence.push_str(&format!("\n  Status:   pixels status {name}"));
         }
-        if !self.wait && !self.console && !interim {
+        if !self.wait && !self.console && lease.is_none() {
             context.ui.done(&sentence, &json);
             return Ok(());
         }
-        let gateway_spec = &defaults.gateway;
-        let report = provisioning_report::finish_provisioning(context, gateway_spec, name).await?;
+        let report = provisioning_report::wait(context, name, lease).await?;
         if report.overall != Overall::None {
             json["provision"] = json!(report.overall);
         }

@@ -41,6 +41,9 @@ struct ListRow {
     expires_at: Option<String>,
     from: Option<String>,
     provision: Option<String>,
+    /// End of the provisioning lease, during which the preset rules apply too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_until: Option<String>,
     #[serde(skip)]
     expires_in: Option<Duration>,
 }
@@ -58,6 +61,7 @@ impl From<Instance> for ListRow {
             },
             enforced_by: lifecycle::Enforcer::of_instance(&pixel).name(),
             no_network: None,
+            lease_until: None,
             provision: provisioning::recorded_state(&pixel).map(str::to_owned),
             from: pixel.properties.get("from").cloned(),
             created_at: rfc3339(pixel.created_at),
@@ -95,10 +99,13 @@ impl ListRow {
             Some("running") => Some("provisioning".to_owned()),
             _ => None,
         };
+        let lease = self.lease_until.as_ref();
+        let lease = lease.map(|_| "provisioning lease".to_owned());
         let expiry = self
             .expires_in
             .map(|time| format!("expires in {}", ui::human_duration(time)));
-        gateway.into_iter().chain(provision).chain(expiry).collect()
+        let notes = gateway.into_iter().chain(provision);
+        notes.chain(lease).chain(expiry).collect()
     }
 }
 
@@ -108,13 +115,17 @@ impl ListArgs {
         let mut pixels = pixel_list::list_unexpired(context).await?;
         let gateway_spec = from_settings::gateway_from_settings(context)?;
         let work = async {
+            let leases = lifecycle::leases(backend, &gateway_spec, &pixels).await?;
             lifecycle::refresh_provisioning(backend, &mut pixels).await;
-            lifecycle::add_gateway_addresses(backend, &gateway_spec, &mut pixels).await
+            let without_network =
+                lifecycle::add_gateway_addresses(backend, &gateway_spec, &mut pixels).await?;
+            Ok((leases, without_network))
         };
-        let without_network = context.unless_interrupted(work).await?;
+        let (leases, without_network) = context.unless_interrupted(work).await?;
         let rows: Vec<ListRow> = pixels
             .into_iter()
             .map(|pixel| ListRow {
+                lease_until: leases.get(&pixel.name).copied().and_then(expiry::after),
                 no_network: without_network.get(&pixel.name).map(|health| health.name()),
                 ..ListRow::from(pixel)
             })

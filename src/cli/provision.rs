@@ -6,9 +6,12 @@ use serde_json::json;
 use super::pixel_arg::PixelArg;
 use super::{Context, from_settings, provisioning_report};
 use crate::exit::Usage;
-use crate::lifecycle::provisioning;
+use crate::lifecycle;
 
 /// Run failed and changed provisioning steps again
+///
+/// With the policy allowlist, the steps may also reach the preset of the mode
+/// agent, at most 30 minutes, and the command waits until they end.
 #[derive(Debug, Args)]
 #[command(after_help = examples!(
     "pixels provision box"
@@ -34,18 +37,21 @@ impl ProvisionArgs {
         context.get_running(name).await?;
         let spinner = context.ui.spinner();
         spinner.step("provisioning");
-        let applying = provisioning::apply(context.backend()?, name, &plan);
-        context.unless_interrupted(applying).await?;
+        let gateway_spec = from_settings::gateway_from_settings(context)?;
+        let (backend, cancel) = (context.backend()?, context.cancel());
+        let lease =
+            lifecycle::begin_provisioning(backend, cancel, &gateway_spec, name, &plan).await?;
         drop(spinner);
         let mut sentence = format!("Provisioning {name}");
-        if self.wait {
-            let report = provisioning_report::wait(context, name).await?;
+        let waits = self.wait || lease.is_some();
+        if waits {
+            let report = provisioning_report::wait(context, name, lease).await?;
             provisioning_report::ensure_succeeded(context, name, &report).await?;
             sentence = format!("Provisioned {name}");
         }
         context.ui.done(
             &format!("{sentence}\n  Status:   pixels status {name}"),
-            &json!({"name": name.as_str(), "waited": self.wait}),
+            &json!({"name": name.as_str(), "waited": waits}),
         );
         Ok(())
     }

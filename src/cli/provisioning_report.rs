@@ -1,8 +1,7 @@
 //! Waits for provisioning with a progress line, and reports a failed step.
 
 use super::Context;
-use crate::lifecycle::gateway::GatewaySpec;
-use crate::lifecycle::{self, provisioning};
+use crate::lifecycle::{self, Lease};
 use crate::model::Name;
 use crate::provision::{self, Report, StepState};
 use crate::ui::Spinner;
@@ -13,25 +12,16 @@ const TAIL_LINES: u32 = 15;
 /// Maximum number of characters in the progress line.
 const LINE_CHARS: usize = 75;
 
-/// Waits until all provisioning steps have finished.
-pub async fn wait(context: &Context, name: &Name) -> anyhow::Result<Report> {
-    let spinner = context.ui.spinner();
-    let on_report = |report: &Report| show_progress(&spinner, report);
-    let waiting = provisioning::wait(context.backend()?, name, &on_report);
-    Ok(context.unless_interrupted(waiting).await?)
-}
-
-/// Like [`wait`], and ends the interim policy, even if interrupted.
-pub async fn finish_provisioning(
+/// Waits until all provisioning steps have finished, and ends the lease.
+pub async fn wait(
     context: &Context,
-    gateway_spec: &GatewaySpec,
     name: &Name,
+    lease: Option<Lease<'_>>,
 ) -> anyhow::Result<Report> {
     let spinner = context.ui.spinner();
     let on_report = |report: &Report| show_progress(&spinner, report);
-    let backend = context.backend()?;
-    let report =
-        lifecycle::finish_provisioning(backend, context.cancel(), gateway_spec, name, &on_report);
+    let (backend, cancel) = (context.backend()?, context.cancel());
+    let report = lifecycle::finish_provisioning(backend, cancel, name, lease, &on_report);
     Ok(report.await?)
 }
 

@@ -1,5 +1,7 @@
 //! `pixels status`
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
 
@@ -7,7 +9,7 @@ use super::pixel_arg::PixelArg;
 use super::{Context, from_settings, provisioning_report};
 use crate::exit::{self, ExitWith};
 use crate::lifecycle::gateway::{self, Health};
-use crate::lifecycle::{self, provisioning};
+use crate::lifecycle::{self, expiry, provisioning};
 use crate::model::{Error, Instance};
 use crate::provision::{self, Overall, Report, StepStatus};
 use crate::term::PlainWriter;
@@ -61,7 +63,7 @@ impl StatusArgs {
             context.unless_interrupted(following).await?;
         }
         let report = if self.wait || self.follow {
-            provisioning_report::wait(context, name).await?
+            provisioning_report::wait(context, name, None).await?
         } else {
             let observing = provisioning::observe(backend, &instance);
             context.unless_interrupted(observing).await?
@@ -74,6 +76,17 @@ impl StatusArgs {
                 lifecycle::recorded_policy(&instance)?.mode
             ));
         }
+        let lease = lifecycle::lease(backend, &gateway_spec, &instance);
+        let lease = context.unless_interrupted(lease).await?;
+        if lease.is_none()
+            && report.overall == Overall::Running
+            && lifecycle::policy_during_lease(&instance)?.is_some()
+        {
+            context.ui.warn(&format!(
+                "provisioning runs without a lease, so downloads that the policy denies fail; \
+                 run: pixels provision {name}"
+            ));
+        }
         let health = match &instance.isolated_bridge {
             Some(bridge) => {
                 let gateway_spec = gateway_spec.for_bridge(bridge);
@@ -83,7 +96,7 @@ impl StatusArgs {
             None => None,
         };
         let defect = health.filter(|health| !matches!(health, Health::Good { .. }));
-        print_report(&context.ui, &instance, &report, defect.as_ref());
+        print_report(&context.ui, &instance, &report, lease, defect.as_ref());
         if report.overall == Overall::Failed {
             return Err(ExitWith(exit::FAILURE).into());
         }
@@ -92,7 +105,13 @@ impl StatusArgs {
 }
 
 /// `gateway_defect`: health of the gateway if the pixel has no network.
-fn print_report(ui: &Ui, pixel: &Instance, report: &Report, gateway_defect: Option<&Health>) {
+fn print_report(
+    ui: &Ui,
+    pixel: &Instance,
+    report: &Report,
+    lease: Option<Duration>,
+    gateway_defect: Option<&Health>,
+) {
     let name = &pixel.name;
     if ui.json() {
         let mut json = json!({
@@ -103,6 +122,9 @@ fn print_report(ui: &Ui, pixel: &Instance, report: &Report, gateway_defect: Opti
             "overall": report.overall,
             "steps": report.steps,
         });
+        if let Some(remaining) = lease {
+            json["lease_until"] = json!(expiry::after(remaining));
+        }
         if let Some(health) = gateway_defect {
             json["no_network"] = json!(health.name());
         }
@@ -113,6 +135,9 @@ fn print_report(ui: &Ui, pixel: &Instance, report: &Report, gateway_defect: Opti
         ui.warn(&format!("{name} has no network: its gateway is {health}"));
     }
     ui.rows(&report.steps, &format!("{name} has no provisioning steps."));
+    if lease.is_some() {
+        ui.status("A provisioning lease allows the preset rules too until provisioning ends.");
+    }
     if let Some(step) = report.failed() {
         ui.status(&format!(
             "\n{} failed. Show its output: pixels exec {name} -- cat {}\n\

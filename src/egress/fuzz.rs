@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::gateway::{DesiredState, GatewayState, Subnet};
+use super::gateway::{DesiredState, GatewayState, LeaseChange, Subnet};
 use super::pixel::Files;
 use super::{Cidr, KEY, Mode, Policy, Rule, denied, dnsmasq, nftables, presets};
 use crate::fuzz::{fuzz, pixel, text};
@@ -144,6 +144,7 @@ fn gateways() {
             dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
             host_addresses: Vec::new(),
             current: GatewayState::parse(&format!("ready {text}")).unwrap_or_default(),
+            lease_change: LeaseChange::None,
         };
         let written = desired.state_files().unwrap().to_text();
         let plain = |c: char| c.is_ascii_graphic() || matches!(c, ' ' | '\n' | '\t');

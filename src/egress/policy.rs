@@ -12,9 +12,6 @@ use super::rule::{Rule, Target};
 
 /// The instance property that stores the policy.
 pub const KEY: &str = "egress";
-/// The property that stores the policy during provisioning. This policy
-/// replaces [`KEY`] until provisioning ends.
-pub const INTERIM: &str = "egress-interim";
 
 /// Egress modes, ordered from most to least permissive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

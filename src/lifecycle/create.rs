@@ -6,10 +6,10 @@ use tokio_util::sync::CancellationToken;
 use super::creator::Creator;
 use super::rollback::Rollback;
 use super::{
-    CloneNames, Error, ForkOptions, InstanceDefaults, Progress, clone_policy_properties, fork,
-    identity, provisioning,
+    CloneNames, Error, ForkOptions, InstanceDefaults, Lease, Progress, begin_provisioning,
+    clone_policy_properties, fork, identity, provisioning,
 };
-use crate::egress::{self, Policy};
+use crate::egress::Policy;
 use crate::model::{Backend, CloneSource, CreateSpec, Limits, Name, Properties, unless_cancelled};
 
 #[derive(Debug, Clone)]
@@ -39,24 +39,21 @@ impl InstanceDefaults {
     /// Creates and starts a pixel under its policy. In a pixel from an image,
     /// provisioning steps then run in the background.
     ///
-    /// Returns whether the pixel has an interim policy, which
-    /// [`finish_provisioning`](super::finish_provisioning()) ends. On failure
-    /// or cancellation, the pixel is deleted, or the error lists it as a
-    /// leftover.
-    pub async fn create_pixel(
+    /// Returns the provisioning lease, for
+    /// [`finish_provisioning`](super::finish_provisioning()). On failure or
+    /// cancellation, the pixel is deleted, or the error lists it as a leftover.
+    pub async fn create_pixel<'a>(
         &self,
-        backend: &dyn Backend,
+        backend: &'a dyn Backend,
         cancel: &CancellationToken,
         request: PixelRequest,
         progress: Progress<'_>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Lease<'a>>, Error> {
         let default = self.policy.in_mode(self.policy.mode);
         match request.source {
             PixelSource::Image(image) => {
                 let policy = request.policy.unwrap_or(default);
-                let installs = self.plan.is_some();
-                let mut properties = self.network.new_policy_properties(&policy, installs);
-                let interim = properties.contains_key(egress::INTERIM);
+                let mut properties = self.network.new_policy_properties(&policy);
                 properties.extend(request.properties);
                 let creator = Creator::new();
                 let spec = CreateSpec {
@@ -71,9 +68,7 @@ impl InstanceDefaults {
                     },
                     properties,
                 };
-                self.create(backend, cancel, &creator, spec, progress)
-                    .await?;
-                Ok(interim)
+                self.create(backend, cancel, &creator, spec, progress).await
             }
             PixelSource::Clone(from) => {
                 let policy = request.policy.as_ref();
@@ -88,19 +83,19 @@ impl InstanceDefaults {
                     network: self.network.clone(),
                 };
                 fork(backend, cancel, options, progress, &|_| {}).await?;
-                Ok(false)
+                Ok(None)
             }
         }
     }
 
-    async fn create(
+    async fn create<'a>(
         &self,
-        backend: &dyn Backend,
+        backend: &'a dyn Backend,
         cancel: &CancellationToken,
         creator: &Creator,
         mut spec: CreateSpec,
         progress: Progress<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Lease<'a>>, Error> {
         self.network.ensure(backend, cancel, progress).await?;
         creator.insert_into(&mut spec.properties);
         self.network.insert_address(&mut spec.properties);
@@ -115,19 +110,23 @@ impl InstanceDefaults {
             identity::ensure_identity(backend, &spec.name, init_script).await?;
             self.network.prepare(backend, &spec.name, false).await?;
             progress("starting");
-            self.network.start(backend, &spec.name).await?;
-            if let Some(plan) = &self.plan {
-                progress("provisioning");
-                provisioning::apply(backend, &spec.name, plan).await?;
-            }
-            Ok(())
+            self.network.start(backend, &spec.name).await
         };
-        let Err(source) = unless_cancelled(cancel, work).await else {
-            return Ok(());
+        let provisioned = async {
+            unless_cancelled(cancel, work).await?;
+            let Some(plan) = &self.plan else {
+                return Ok(None);
+            };
+            progress("provisioning");
+            begin_provisioning(backend, cancel, &self.gateway, &spec.name, plan).await
+        };
+        let mut error = match provisioned.await {
+            Ok(lease) => return Ok(lease),
+            Err(error) => error,
         };
         progress("cleaning up");
-        let leftovers = undo.unwind().await;
+        error.leftovers.extend(undo.unwind().await);
         self.network.reconcile(backend).await;
-        Err(Error { source, leftovers })
+        Err(error)
     }
 }

@@ -27,14 +27,17 @@ pub fn remaining(instance: &Instance) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
+/// The time in RFC 3339 that is `duration` from now.
+pub fn after(duration: Duration) -> Option<String> {
+    let seconds = i64::try_from(duration.as_secs()).ok()?;
+    rfc3339(now().checked_add(seconds)?)
+}
+
 /// Returns properties for an expiry after `ttl` from now. `None`: no expiry.
 pub fn expiry_properties(ttl: Option<Duration>) -> Result<Properties> {
     let text = match ttl {
         None => String::new(),
-        Some(ttl) => i64::try_from(ttl.as_secs())
-            .ok()
-            .and_then(|seconds| now().checked_add(seconds))
-            .and_then(rfc3339)
+        Some(ttl) => after(ttl)
             .ok_or_else(|| Error::Invalid("the expiry is too far in the future".into()))?,
     };
     Ok([(KEY.to_owned(), text)].into())

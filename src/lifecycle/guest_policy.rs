@@ -2,10 +2,11 @@
 //! policy files inside a pixel consistent with the recorded policy.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use super::policy_properties::policy_in_force;
+use super::policy_properties::recorded_policy;
 use crate::egress::pixel::{self, Files};
-use crate::egress::{self, Mode};
+use crate::egress::{self, Mode, Policy};
 use crate::model::{Backend, Error, Guest, Instance, Name, Properties, Result, Status, Subject};
 
 /// Property of a pixel with a policy inside: [`Files::state`].
@@ -47,14 +48,15 @@ impl GuestPolicy {
         }
     }
 
+    fn servers(&self, instance: &Instance) -> Vec<Ipv4Addr> {
+        self.dns(instance).split(',').flat_map(str::parse).collect()
+    }
+
     /// The policy files of a pixel; `None` for an unrestricted policy.
     fn desired_files(&self, instance: &Instance) -> Result<Option<Files>> {
-        let policy = policy_in_force(instance)?;
-        Ok((policy.mode != Mode::Unrestricted).then(|| {
-            let dns = self.dns(instance);
-            let dns: Vec<Ipv4Addr> = dns.split(',').flat_map(str::parse).collect();
-            Files::new(&policy.resolve(egress::presets()), &dns)
-        }))
+        let policy = recorded_policy(instance)?;
+        Ok((policy.mode != Mode::Unrestricted)
+            .then(|| Files::new(&policy.resolve(egress::presets()), &self.servers(instance))))
     }
 
     /// Returns properties that record the policy files of a pixel.
@@ -143,6 +145,28 @@ impl GuestPolicy {
         }
     }
 
+    /// Begins the provisioning lease of a running pixel, or restarts its time.
+    /// `policy`: the policy during the lease.
+    pub async fn begin_lease(
+        &self,
+        backend: &dyn Backend,
+        name: &Name,
+        policy: &Policy,
+        max: Duration,
+    ) -> Result<()> {
+        let instance = backend.get(name).await?;
+        let files = self.desired_files(&instance)?;
+        if files.is_some_and(|files| !is_current(&instance, &files)) {
+            // Files of another version of pixels may have no leases.
+            self.sync_until_stable(backend, name).await?;
+            let properties = self.properties(&instance)?;
+            backend.set_properties(name, &properties).await?;
+        }
+        let policy = policy.resolve(egress::presets());
+        let servers = self.servers(&instance);
+        pixel::begin_lease(&*backend.guest(name), &policy, &servers, max).await
+    }
+
     /// Applies the recorded policy, and repeats this if another command changes
     /// the record. Fails with `Error::Protocol` after 5 attempts.
     pub async fn sync_until_stable(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
@@ -152,7 +176,7 @@ impl GuestPolicy {
             // Of two concurrent commands, the command that reads the record
             // last applies the changes of both.
             let after = backend.get(name).await?;
-            if policy_in_force(&after)? == policy_in_force(&instance)? {
+            if recorded_policy(&after)? == recorded_policy(&instance)? {
                 return Ok(());
             }
         }

@@ -39,15 +39,12 @@ impl Network {
         }
     }
 
-    /// Properties that record the policy of a new pixel. If `installs`, the
-    /// pixel installs packages after its start: an allowlist policy then gets
-    /// an interim policy until
-    /// [`end_interim_policy`](super::end_interim_policy).
-    pub fn new_policy_properties(&self, policy: &Policy, installs: bool) -> Properties {
+    /// Properties that record the policy of a new pixel.
+    pub fn new_policy_properties(&self, policy: &Policy) -> Properties {
         match self {
             // Without a gateway, an unrestricted pixel has no policy record.
             Self::External(_) if policy.mode == Mode::Unrestricted => Properties::new(),
-            _ => policy_properties::of_new(policy, installs),
+            _ => policy_properties::of_new(policy),
         }
     }
 
@@ -126,17 +123,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unrestricted_policy_has_no_properties_and_allowlist_of_installing_pixel_has_two() {
+    fn only_policies_other_than_unrestricted_are_recorded() {
         let network = Network::External(GuestPolicy { dns: Vec::new() });
         let open = Policy::new(Mode::Unrestricted, []);
-        assert!(network.new_policy_properties(&open, true).is_empty());
-        for (mode, installs, count) in [
-            (Mode::Agent, true, 1),
-            (Mode::Allowlist, false, 1),
-            (Mode::Allowlist, true, 2),
-        ] {
-            let properties = network.new_policy_properties(&open.in_mode(mode), installs);
-            assert_eq!(properties.len(), count, "{mode} {installs}");
+        assert!(network.new_policy_properties(&open).is_empty());
+        for mode in [Mode::Agent, Mode::Allowlist] {
+            let properties = network.new_policy_properties(&open.in_mode(mode));
+            assert_eq!(properties.len(), 1, "{mode}");
         }
     }
 }

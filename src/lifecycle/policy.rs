@@ -1,17 +1,17 @@
-//! The policy of an existing pixel: change it, end an interim policy, and
-//! report the enforcer and the denied connections.
+//! The policy of an existing pixel: change it, and report the enforcer and the
+//! denied connections.
 
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::{self, GatewaySpec};
 use super::network::Network;
-use super::policy_properties::{is_interim, recorded_policy, replacement, select_keys};
+use super::policy_properties::{recorded_policy, replacement, select_keys};
 use super::{Error, guest_policy};
 use crate::egress::{self, Denials, Mode, Policy};
 use crate::model::{self, Backend, Instance, Name, Properties, Result, Status, unless_cancelled};
 
-/// Changes the recorded policy of a pixel, applies it and ends an interim
-/// policy. On failure, the previous policy remains recorded and applied.
+/// Changes the recorded policy of a pixel, applies it and ends the provisioning
+/// lease. On failure, the previous policy remains recorded and applied.
 ///
 /// Behind a gateway, concurrent changes are applied one after another and none
 /// is lost: `change` gets the current policy.
@@ -31,21 +31,6 @@ pub async fn change_policy(
         Ok(replacement(&policy))
     };
     Ok(apply_change(backend, &network, &instance, &changed_properties).await?)
-}
-
-/// Ends the interim policy of a pixel, if the pixel has one.
-pub async fn end_interim_policy(
-    backend: &dyn Backend,
-    gateway_spec: &GatewaySpec,
-    name: &Name,
-) -> Result<()> {
-    let instance = backend.get(name).await?;
-    if !is_interim(&instance) {
-        return Ok(());
-    }
-    let network = Network::of_instance(&instance, gateway_spec);
-    let removal = |_: &Instance| Ok([(egress::INTERIM.to_owned(), String::new())].into());
-    apply_change(backend, &network, &instance, &removal).await
 }
 
 /// Sets the properties that `change` returns and applies the policy they

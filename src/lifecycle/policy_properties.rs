@@ -1,28 +1,13 @@
 //! Instance properties that record a pixel's policy.
 
 use super::checkpoint::find_checkpoint;
-use crate::egress::{INTERIM, KEY, Mode, Policy};
+use crate::egress::{KEY, Mode, Policy};
 use crate::model::{Backend, CloneSource, Error, Instance, Properties, Result};
 
 /// Returns the recorded policy of a pixel. Fails with `Error::Protocol` if the
 /// record is invalid.
 pub fn recorded_policy(instance: &Instance) -> Result<Policy> {
-    parse(instance, KEY)
-}
-
-/// Returns the policy to enforce: the interim policy if present.
-pub(super) fn policy_in_force(instance: &Instance) -> Result<Policy> {
-    parse(instance, if is_interim(instance) { INTERIM } else { KEY })
-}
-
-/// Whether the pixel has an interim policy, which allows more than its recorded
-/// policy during provisioning.
-pub fn is_interim(instance: &Instance) -> bool {
-    instance.properties.contains_key(INTERIM)
-}
-
-fn parse(instance: &Instance, key: &str) -> Result<Policy> {
-    Policy::from_record(instance.properties.get(key).map(String::as_str))
+    Policy::from_record(instance.properties.get(KEY).map(String::as_str))
         .map_err(|e| Error::Protocol(format!("pixel {:?}: {e}", instance.name.as_str())))
 }
 
@@ -42,29 +27,20 @@ pub(super) fn select_keys<'a>(
 
 /// Copies the properties of a policy. Missing properties are empty.
 pub(super) fn select(properties: &Properties) -> Properties {
-    select_keys(properties, [KEY, INTERIM])
+    select_keys(properties, [KEY])
 }
 
-/// Returns properties that replace the policy and end an interim policy.
+/// Returns properties that replace the policy.
 pub(super) fn replacement(policy: &Policy) -> Properties {
-    [
-        (KEY.to_owned(), policy.to_record()),
-        (INTERIM.to_owned(), String::new()),
-    ]
-    .into()
+    [(KEY.to_owned(), policy.to_record())].into()
 }
 
 /// See [`Network::new_policy_properties`](super::Network::new_policy_properties).
-pub(super) fn of_new(policy: &Policy, installs: bool) -> Properties {
+pub(super) fn of_new(policy: &Policy) -> Properties {
     if *policy == Policy::new(Mode::Unrestricted, []) {
         return Properties::new();
     }
-    let mut properties = Properties::from([(KEY.to_owned(), policy.to_record())]);
-    if installs && policy.mode == Mode::Allowlist {
-        let interim = policy.in_mode(Mode::Agent);
-        properties.insert(INTERIM.to_owned(), interim.to_record());
-    }
-    properties
+    replacement(policy)
 }
 
 /// Returns properties that override those a clone inherits: the `requested`

@@ -10,8 +10,8 @@ use super::service::Service;
 use super::state::{Record, Status};
 use super::truncate;
 use crate::egress::{self, Policy};
-use crate::lifecycle::{self, BootStage, PixelRequest, PixelSource, provisioning};
-use crate::model::{self, CloneSource, Instance, Limits, Name, Properties, unless_cancelled};
+use crate::lifecycle::{self, BootStage, Lease, PixelRequest, PixelSource, provisioning};
+use crate::model::{self, CloneSource, Instance, Limits, Name, Properties};
 use crate::provision::Overall;
 
 /// Property of a pixel: the owner id of the server that created it.
@@ -87,19 +87,25 @@ impl Service {
     ) -> Result<Option<String>> {
         let pixel: Name = record.name.parse()?;
         let adopted = attempt == Attempt::Resumed && self.adopt(&pixel, cancel).await?;
-        if !adopted {
-            self.create_pixel(record, &pixel, cancel).await?;
-        }
+        let lease = match adopted {
+            true => self.continue_lease(record, &pixel, cancel).await?,
+            false => self.create_pixel(record, &pixel, cancel).await?,
+        };
         // The boot deletes files in /tmp. A clone of a base is usable at once.
         if record.base.is_none() {
             let guest = self.backend.guest(&pixel);
-            if let Err(error) = lifecycle::wait_for_boot(&*guest, BootStage::Sysinit).await {
+            let boot = lifecycle::wait_for_boot(&*guest, BootStage::Sysinit);
+            let outcome = match &lease {
+                Some(lease) => lease.hold(boot).await,
+                None => boot.await,
+            };
+            if let Err(error) = outcome {
                 tracing::debug!(sandbox = record.name, %error, "waiting for the boot");
             }
         }
         let instance = self.backend.get(&pixel).await?;
         self.record_instance(&instance);
-        self.wait_for_provisioning(&instance, cancel).await
+        self.wait_for_provisioning(&instance, lease, cancel).await
     }
 
     /// Starts a complete pixel, or deletes an incomplete pixel. Returns whether
@@ -127,12 +133,30 @@ impl Service {
         Ok(true)
     }
 
+    /// Begins a provisioning lease for a pixel whose steps an earlier process
+    /// started. A clone has no lease: root in its source may have changed the
+    /// steps.
+    async fn continue_lease(
+        &self,
+        record: &Record,
+        pixel: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Lease<'_>>> {
+        let backend = &*self.backend;
+        let is_clone = record.from.is_some() || record.base.is_some();
+        if is_clone || !provisioning::is_unfinished(&backend.get(pixel).await?) {
+            return Ok(None);
+        }
+        let gateway = &self.base_builder.defaults.gateway;
+        Ok(Lease::begin(backend, cancel, gateway, pixel).await?)
+    }
+
     async fn create_pixel(
         self: &Arc<Self>,
         record: &Record,
         pixel: &Name,
         cancel: &CancellationToken,
-    ) -> Result<()> {
+    ) -> Result<Option<Lease<'_>>> {
         let backend = &*self.backend;
         let defaults = &self.base_builder.defaults;
         let parse = |text: &String| Policy::from_record(Some(text));
@@ -171,10 +195,8 @@ impl Service {
             properties,
         };
         let progress = |phase: &str| tracing::debug!(sandbox = record.name, phase);
-        defaults
-            .create_pixel(backend, cancel, request, &progress)
-            .await?;
-        Ok(())
+        let created = defaults.create_pixel(backend, cancel, request, &progress);
+        Ok(created.await?)
     }
 
     /// Returns the checkpoint to clone for a base. Builds a base that is not
@@ -197,18 +219,19 @@ impl Service {
         }
     }
 
-    /// Waits for provisioning and ends the interim policy. Returns a
-    /// description of a failed step.
+    /// Waits for provisioning. Returns a description of a failed step.
     async fn wait_for_provisioning(
         &self,
         instance: &Instance,
+        lease: Option<Lease<'_>>,
         cancel: &CancellationToken,
     ) -> Result<Option<String>> {
         let mut fault = None;
         let backend = &*self.backend;
-        if provisioning::is_unfinished(instance) {
-            let wait = provisioning::wait(backend, &instance.name, &|_| {});
-            let report = unless_cancelled(cancel, wait).await?;
+        if lease.is_some() || provisioning::is_unfinished(instance) {
+            let name = &instance.name;
+            let report =
+                lifecycle::finish_provisioning(backend, cancel, name, lease, &|_| {}).await?;
             if report.overall == Overall::Failed
                 && let Some(step) = report.failed()
             {
@@ -218,10 +241,6 @@ impl Service {
                     step.name, step.last_line, step.log
                 )));
             }
-        }
-        if lifecycle::is_interim(instance) {
-            let gateway = &self.base_builder.defaults.gateway;
-            lifecycle::end_interim_policy(backend, gateway, &instance.name).await?;
         }
         Ok(fault)
     }

@@ -52,12 +52,13 @@ impl Service {
     }
 
     /// Updates the records of sandboxes that are not being changed by a call.
-    pub(super) async fn reconcile(&self) -> Result<()> {
+    /// Returns all pixels of the server.
+    pub(super) async fn reconcile(&self) -> Result<Vec<Instance>> {
         let before = self.store.all();
         let instances = self.backend.list().await?;
         self.merge_backend_state(&before, &instances);
         self.save_or_log().await;
-        Ok(())
+        Ok(instances)
     }
 
     /// `before`: the records before the query to the backend. Skips records

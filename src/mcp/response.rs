@@ -28,6 +28,10 @@ pub struct SandboxView {
     /// Egress mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<String>,
+    /// End of the time in which provisioning may also reach package registries
+    /// and git hosts. Shown by list_sandboxes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_until: Option<String>,
     pub created_at: String,
     pub last_activity_at: String,
     /// Duration such as 1h2m3s. Idle sandboxes are stopped; their disk is kept.
@@ -49,6 +53,7 @@ impl SandboxView {
             base: text(&record.base),
             from: text(&record.from),
             egress: text(&record.egress),
+            lease_until: None,
             created_at: rfc3339(record.created_at),
             last_activity_at: rfc3339(record.last_activity_at),
             idle_for: format_duration(idle),

@@ -21,7 +21,7 @@ use super::locks::{ReadGuard, SandboxLock, SandboxLocks};
 use super::response::SandboxView;
 use super::state::{Record, Status, Store};
 use crate::base::BaseBuilder;
-use crate::lifecycle::{self, User};
+use crate::lifecycle::{self, User, expiry};
 use crate::model::{Backend, Instance, Name, hex};
 
 /// Time limit for a pixel to shut down before it is killed.
@@ -87,13 +87,18 @@ impl Service {
     }
 
     pub async fn list(&self) -> Result<Vec<SandboxView>> {
-        self.reconcile().await?;
+        let mut pixels = self.reconcile().await?;
         let now = (self.clock)();
         let records = self.store.all();
-        Ok(records
-            .iter()
-            .map(|record| SandboxView::new(record, now, &self.config.limits))
-            .collect())
+        pixels.retain(|pixel| records.iter().any(|it| it.name == pixel.name.as_str()));
+        let gateway = &self.base_builder.defaults.gateway;
+        let leases = lifecycle::leases(&*self.backend, gateway, &pixels).await?;
+        let lease = |name: &str| leases.iter().find(|(pixel, _)| pixel.as_str() == name);
+        let view = |record: &Record| SandboxView {
+            lease_until: lease(&record.name).and_then(|(_, time)| expiry::after(*time)),
+            ..SandboxView::new(record, now, &self.config.limits)
+        };
+        Ok(records.iter().map(view).collect())
     }
 
     pub async fn start(&self, name: &str) -> Result<SandboxView> {

@@ -19,13 +19,13 @@ use crate::support::wan::Wan;
 const EARLY: &str = include_str!("support/early.pl");
 
 /// A connection on which data arrives continuously.
-struct Stream {
+pub struct Stream {
     child: Child,
     heard: Arc<Mutex<usize>>,
 }
 
 impl Stream {
-    fn open(walls: &Walls, pixel: &str, host: &str) -> Self {
+    pub fn open(walls: &Walls, pixel: &str, host: &str) -> Self {
         walls.comes_to_reach(pixel, host, 80);
         let script = format!("exec 3<>/dev/tcp/{host}/80 && echo slow >&3 && cat <&3");
         let mut child = walls
@@ -46,14 +46,14 @@ impl Stream {
     }
 
     #[track_caller]
-    fn goes_on(&self) {
+    pub fn goes_on(&self) {
         let before = *self.heard.lock().unwrap();
         eventually("data arrives", || *self.heard.lock().unwrap() > before + 50);
     }
 
     /// Waits until the connection is closed from the other side.
     #[track_caller]
-    fn ends(mut self) {
+    pub fn ends(mut self) {
         eventually("the connection is closed", || {
             self.child.try_wait().unwrap().is_some()
         });

@@ -259,7 +259,7 @@ fn restricted<'a>(test: &str, wan: &'a Wan) -> Pixel<'a> {
     // Rules for provisioning no longer apply.
     let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist");
-    assert_eq!(shown["interim"], false);
+    assert_eq!(shown["lease_until"], serde_json::Value::Null);
     assert_eq!(sh(&env, &name, "id -un").ok().stdout, "pixel\n");
     sh(&env, &name, BAIT).ok();
     let host = sh(&env, &name, "ip -4 route show default | cut -d' ' -f3").ok();

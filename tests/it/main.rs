@@ -23,6 +23,7 @@ mod egress_gateway_escapes;
 mod egress_git;
 mod egress_host;
 mod egress_layer2;
+mod egress_lease;
 mod egress_pixel;
 mod egress_pixel_escapes;
 mod egress_pixel_files;

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::Context;
 use crate::cli::pixel_arg::PixelArg;
-use crate::egress::{Rule, Target, Verdict, presets};
+use crate::cli::{Context, from_settings};
+use crate::egress::{Policy, Rule, Target, Verdict, presets};
 use crate::exit::{self, ExitWith, Usage};
-use crate::lifecycle::{self, Enforcer};
+use crate::lifecycle::{self, Enforcer, expiry};
 
 /// Check whether a pixel may reach a host, and which rule allows it
 ///
@@ -32,16 +32,31 @@ impl CheckArgs {
         let Self { pixel, host } = self;
         let name = pixel.name;
         let pixel = context.get(&name).await?;
-        let policy = lifecycle::recorded_policy(&pixel)?.resolve(presets());
+        let policy = lifecycle::recorded_policy(&pixel)?;
         let several = || Usage(format!("expected one host or address, not {host}"));
-        let verdict = match &host.target {
-            Target::Host(name) => policy.check_host(name, host.port),
-            Target::Net(net) => {
-                let address: IpAddr = net.to_string().parse().map_err(|_| several())?;
-                policy.check_address(address, host.port)
+        let check = |policy: &Policy| {
+            let policy = policy.resolve(presets());
+            match &host.target {
+                Target::Host(name) => Ok(policy.check_host(name, host.port)),
+                Target::Net(net) => {
+                    let address: IpAddr = net.to_string().parse().map_err(|_| several())?;
+                    Ok(policy.check_address(address, host.port))
+                }
+                Target::Subdomains(_) => Err(several()),
             }
-            Target::Subdomains(_) => return Err(several().into()),
         };
+        let (mut verdict, mut lease) = (check(&policy)?, None);
+        if verdict == Verdict::Denied
+            && let Some(leased) = lifecycle::policy_during_lease(&pixel)?
+            && let Verdict::Allowed { by } = check(&leased)?
+        {
+            let gateway_spec = from_settings::gateway_from_settings(context)?;
+            let remaining = lifecycle::lease(context.backend()?, &gateway_spec, &pixel);
+            lease = context.unless_interrupted(remaining).await?;
+            if lease.is_some() {
+                verdict = Verdict::Allowed { by };
+            }
+        }
         let enforcer = Enforcer::of_instance(&pixel);
         let (permitted, by) = match verdict {
             Verdict::Allowed { by } => (true, by),
@@ -53,6 +68,9 @@ impl CheckArgs {
                 format!("{host} is allowed: no policy is enforced on this pixel's network")
             }
             _ if !permitted => format!("{host} is denied"),
+            Some(rule) if lease.is_some() => {
+                format!("{host} is allowed by {rule} until provisioning ends")
+            }
             Some(rule) => format!("{host} is allowed by {rule}"),
             None => format!("{host} is allowed: the policy is unrestricted"),
         };
@@ -64,6 +82,7 @@ impl CheckArgs {
                 "allowed": allowed,
                 "by": by,
                 "enforced_by": enforcer.name(),
+                "lease_until": lease.and_then(expiry::after),
             }),
         );
         if allowed {

@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::cli::pixel_arg::PixelArg;
 use crate::cli::{Context, from_settings};
 use crate::egress::{Mode, Policy, Rule, presets};
-use crate::lifecycle::{self, Enforcer};
+use crate::lifecycle::{self, Enforcer, expiry};
+use crate::ui;
 
 /// Show the egress policy of a pixel
 #[derive(Debug, Args)]
@@ -37,7 +38,8 @@ struct PolicyView<'a> {
     enforced_by: Option<&'static str>,
     /// For a running pixel that enforces its policy itself: whether it does.
     holds: Option<bool>,
-    interim: bool,
+    /// End of the provisioning lease, during which the preset rules apply too.
+    lease_until: Option<String>,
 }
 
 impl ShowArgs {
@@ -46,12 +48,15 @@ impl ShowArgs {
         let name = &self.pixel.name;
         let pixel = context.get(name).await?;
         let policy = lifecycle::recorded_policy(&pixel)?;
-        let in_force: Vec<Rule> = policy.rules_in_force(presets()).into_iter().collect();
-        let interim = lifecycle::is_interim(&pixel);
         let enforcer = Enforcer::of_instance(&pixel);
         let gateway_spec = from_settings::gateway_from_settings(context)?;
         let enforced = lifecycle::is_enforced(backend, &gateway_spec, &pixel);
         let holds = context.unless_interrupted(enforced).await?;
+        let lease = lifecycle::lease(backend, &gateway_spec, &pixel);
+        let lease = context.unless_interrupted(lease).await?;
+        let leased = lease.and_then(|_| policy.during_lease());
+        let in_force = leased.as_ref().unwrap_or(&policy).rules_in_force(presets());
+        let in_force: Vec<Rule> = in_force.into_iter().collect();
         if context.ui.json() {
             context.ui.value(&PolicyView {
                 name: name.as_str(),
@@ -64,7 +69,7 @@ impl ShowArgs {
                 enforced: enforcer != Enforcer::None,
                 enforced_by: enforcer.name(),
                 holds,
-                interim,
+                lease_until: lease.and_then(expiry::after),
             });
             return Ok(());
         }
@@ -74,10 +79,12 @@ impl ShowArgs {
                 .ui
                 .status("Preset rules are allowed too; show them with --all.");
         }
-        if interim {
-            context
-                .ui
-                .warn("until provisioning ends, what it needs is allowed too");
+        if let Some(remaining) = lease {
+            context.ui.warn(&format!(
+                "a provisioning lease allows the preset rules too; it ends with provisioning, or \
+                 in {} if the command that provisions the pixel has exited",
+                ui::human_duration(remaining)
+            ));
         }
         match enforcer {
             Enforcer::Gateway => {}

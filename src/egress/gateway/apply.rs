@@ -1,6 +1,8 @@
 //! Applies a state to a gateway with one command, which takes the gateway's
 //! lock, reports the current state and reads the new state.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex};
@@ -31,6 +33,8 @@ pub struct GatewayState {
     pub dns: Vec<String>,
     /// The domain that the uplink announced. May be empty.
     pub domain: String,
+    /// The addresses of pixels with a provisioning lease.
+    pub leases: BTreeSet<Ipv4Addr>,
 }
 
 impl GatewayState {
@@ -48,6 +52,9 @@ impl GatewayState {
                         .filter(|server| !server.is_empty())
                         .map(str::to_owned)
                         .collect();
+                }
+                ("leases", value) => {
+                    state.leases = value.split(',').flat_map(str::parse).collect();
                 }
                 _ => {}
             }
@@ -102,7 +109,7 @@ where
         let applied = state.applied.clone();
         let files = desired(state).await?;
         let text = if files.id() == applied {
-            StateFiles::unchanged()
+            files.unchanged()
         } else {
             files.to_text()
         };
@@ -149,7 +156,9 @@ mod tests {
     #[test]
     fn ready_line_may_have_empty_fields() {
         assert_eq!(
-            GatewayState::parse("ready applied= host=10.0.0.1 uplink=10.0.0.9 dns= domain=\n"),
+            GatewayState::parse(
+                "ready applied= host=10.0.0.1 uplink=10.0.0.9 dns= domain= leases=\n"
+            ),
             Some(GatewayState {
                 host: "10.0.0.1".into(),
                 uplink: "10.0.0.9".into(),
@@ -157,8 +166,13 @@ mod tests {
             })
         );
         assert_eq!(
-            GatewayState::parse("ready applied=x host= uplink= dns=1.1.1.1,9.9.9.9").map(|r| r.dns),
-            Some(vec!["1.1.1.1".into(), "9.9.9.9".into()])
+            GatewayState::parse("ready applied=x dns=1.1.1.1,9.9.9.9 leases=10.98.0.5,10.98.0.7"),
+            Some(GatewayState {
+                applied: "x".into(),
+                dns: vec!["1.1.1.1".into(), "9.9.9.9".into()],
+                leases: [5, 7].map(|last| Ipv4Addr::new(10, 98, 0, last)).into(),
+                ..GatewayState::default()
+            })
         );
         assert_eq!(GatewayState::parse("sh: not found"), None);
     }

@@ -9,10 +9,11 @@ use super::state_files::StateFiles;
 use super::subnet::Subnet;
 use super::{dhcp, ruleset};
 use crate::egress::dnsmasq::{self, ResolverListen};
+use crate::egress::lease;
 use crate::egress::nftables;
-use crate::egress::policy::{INTERIM, KEY, Policy, ResolvedPolicy};
+use crate::egress::policy::{KEY, Policy, ResolvedPolicy};
 use crate::egress::presets::Presets;
-use crate::model::{Error, Instance, Reason, Result};
+use crate::model::{Error, Instance, Name, Reason, Result};
 
 /// The resolvers listen on ports from this port on.
 const FIRST_PORT: u16 = 20_000;
@@ -21,6 +22,23 @@ const PORTS: u16 = 20_000;
 const FORWARDER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 19_999);
 /// The pipe that `record_names.sh` reads.
 pub(super) const RESOLVER_LOG: &str = "/run/pixels/queries";
+
+/// A change of the provisioning leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseChange<'a> {
+    None,
+    /// Begins the lease of this pixel or restarts its time, if its policy has
+    /// leases.
+    Begin(&'a Name),
+    End(&'a Name),
+}
+
+/// The clients that use a policy.
+#[derive(Default)]
+struct Users<'a> {
+    always: Vec<&'a Client>,
+    during_lease: Vec<&'a Client>,
+}
 
 #[derive(Debug)]
 pub struct DesiredState<'a> {
@@ -34,6 +52,7 @@ pub struct DesiredState<'a> {
     /// Addresses of the host that runs the pixels.
     pub host_addresses: Vec<Ipv4Addr>,
     pub current: GatewayState,
+    pub lease_change: LeaseChange<'a>,
 }
 
 impl DesiredState<'_> {
@@ -47,22 +66,32 @@ impl DesiredState<'_> {
             ));
         }
         let clients = clients::clients(self.instances, self.bridge, self.subnet);
-        let mut clients_by_policy: BTreeMap<ResolvedPolicy, Vec<&Client>> = BTreeMap::new();
+        let mut files = StateFiles::default();
+        let mut users_by_policy: BTreeMap<ResolvedPolicy, Users<'_>> = BTreeMap::new();
         for client in &clients {
-            clients_by_policy
-                .entry(self.policy_of(client))
-                .or_default()
-                .push(client);
+            let policy = self.policy_of(client);
+            let leased = policy.as_ref().and_then(Policy::during_lease);
+            if let Some(leased) = leased
+                && self.has_lease(client)
+            {
+                let users = users_by_policy.entry(leased.resolve(self.presets));
+                users.or_default().during_lease.push(client);
+                if self.lease_change == LeaseChange::Begin(&client.name) {
+                    files.run_after(lease::begin(&client.address.to_string()));
+                }
+            }
+            let policy = policy.map(|policy| policy.resolve(self.presets));
+            let users = users_by_policy.entry(policy.unwrap_or_else(ResolvedPolicy::deny_all));
+            users.or_default().always.push(client);
         }
         let uplink = self.current.host.parse::<Ipv4Addr>().ok();
-        let mut files = StateFiles::default();
         files.insert("base", ruleset::base(self.subnet, uplink));
         files.insert("forwarder", dnsmasq::forwarder(FORWARDER, &self.dns));
         let local_domain = self.current.single_label_domain();
         let host = self.host_addresses.iter().copied().chain(uplink);
         let mut elements: Vec<String> = host.map(ruleset::host_element).collect();
         let mut ports = BTreeSet::new();
-        for (policy, clients) in &clients_by_policy {
+        for (policy, users) in &users_by_policy {
             let chains = nftables::chains(policy, Some("host"));
             let port = assign_port(chains.mark, &mut ports);
             let listen = ResolverListen {
@@ -76,7 +105,10 @@ impl DesiredState<'_> {
                 format!("resolvers/{}", chains.id),
                 dnsmasq::config(policy, &listen),
             );
-            for client in clients {
+            for client in &users.during_lease {
+                elements.push(ruleset::provisioning_elements(client, &chains, port));
+            }
+            for client in &users.always {
                 elements.push(ruleset::elements(client, &chains, port));
                 let (name, text) = ruleset::lease_chain(client);
                 files.insert(format!("chains/{name}"), text);
@@ -99,24 +131,21 @@ impl DesiredState<'_> {
         Ok(files)
     }
 
-    /// An invalid policy record denies all destinations.
-    fn policy_of(&self, client: &Client) -> ResolvedPolicy {
-        let record = self
-            .instances
-            .iter()
-            .find(|instance| instance.name == client.name)
-            .map(|instance| {
-                let property = |key: &str| instance.properties.get(key).map(String::as_str);
-                property(INTERIM).or_else(|| property(KEY))
-            });
-        match record.map(Policy::from_record) {
-            Some(Ok(policy)) => policy.resolve(self.presets),
-            Some(Err(error)) => {
-                tracing::warn!(%error, name = %client.name, "invalid policy, denying all destinations");
-                ResolvedPolicy::deny_all()
-            }
-            None => ResolvedPolicy::deny_all(),
+    fn has_lease(&self, client: &Client) -> bool {
+        match self.lease_change {
+            LeaseChange::Begin(name) if *name == client.name => true,
+            LeaseChange::End(name) if *name == client.name => false,
+            _ => self.current.leases.contains(&client.address),
         }
+    }
+
+    /// `None` for an invalid policy record, which denies all destinations.
+    fn policy_of(&self, client: &Client) -> Option<Policy> {
+        let mut instances = self.instances.iter();
+        let instance = instances.find(|instance| instance.name == client.name)?;
+        let record = instance.properties.get(KEY).map(String::as_str);
+        let invalid = |error| tracing::warn!(%error, name = %client.name, "invalid policy, denying all destinations");
+        Policy::from_record(record).map_err(invalid).ok()
     }
 }
 

@@ -15,7 +15,7 @@ mod subnet;
 
 pub use apply::{GatewayState, apply_locked};
 pub use clients::{ADDRESS, Client, address_of, allocated_addresses, clients};
-pub use desired_state::DesiredState;
+pub use desired_state::{DesiredState, LeaseChange};
 pub use provision::{install, learned, version};
 pub use state_files::StateFiles;
 pub use subnet::{InvalidSubnet, Subnet};

@@ -35,7 +35,13 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
          add map inet pixels denials { type ipv4_addr : verdict; }\n\
          add map inet pixels leases { type ether_addr : verdict; }\n\
          add map inet pixels outward { type ipv4_addr : verdict; }\n\
-         add map inet pixels inward { type ipv4_addr : verdict; }\n",
+         add map inet pixels inward { type ipv4_addr : verdict; }\n\
+         add set inet pixels provisioning { type ipv4_addr; flags timeout; }\n\
+         add set inet pixels provisioning_live { type ipv4_addr . mark; }\n\
+         add set inet pixels provisioning_queries { type ipv4_addr . inet_service; }\n\
+         add map inet pixels provisioning_resolvers { type ipv4_addr : inet_service; }\n\
+         add map inet pixels provisioning_outward { type ipv4_addr : verdict; }\n\
+         add map inet pixels provisioning_inward { type ipv4_addr : verdict; }\n",
     );
     add_identity(&mut text);
     add_limits(&mut text);
@@ -79,6 +85,23 @@ pub fn elements(client: &Client, policy: &Chains, port: u16) -> String {
 /// without an address.
 pub fn host_element(address: Ipv4Addr) -> String {
     format!("element inet pixels host {{ {address} }}\n")
+}
+
+/// Returns the set elements that assign the policy and resolver of a
+/// provisioning lease, in the format of [`elements`]. They have no effect while
+/// the pixel has no lease.
+pub fn provisioning_elements(client: &Client, policy: &Chains, port: u16) -> String {
+    let address = client.address;
+    let id = &policy.id;
+    let [mark, host_access] = policy.marks();
+    format!(
+        "element inet pixels provisioning_live {{ {address} . {mark:#x} }}\n\
+         element inet pixels provisioning_live {{ {address} . {host_access:#x} }}\n\
+         element inet pixels provisioning_queries {{ {address} . {port} }}\n\
+         element inet pixels provisioning_resolvers {{ {address} : {port} }}\n\
+         element inet pixels provisioning_outward {{ {address} : jump p_{id} }}\n\
+         element inet pixels provisioning_inward {{ {address} : jump r_{id} }}\n"
+    )
 }
 
 fn lease_name(client: &Client) -> String {
@@ -137,6 +160,8 @@ fn add_identity(text: &mut String) {
         "resolve",
         "nat hook prerouting priority dstnat; policy accept",
         &[
+            "iifname \"eth1\" ip saddr @provisioning meta l4proto { tcp, udp } th dport 53 \
+           redirect to :ip saddr map @provisioning_resolvers",
             "iifname \"eth1\" meta nfproto ipv4 meta l4proto { tcp, udp } th dport 53 \
            redirect to :ip saddr map @resolvers",
         ],
@@ -155,12 +180,23 @@ fn add_forwarding(text: &mut String, subnet: Subnet, host: Option<Ipv4Addr>) {
                 .into(),
             format!("ct direction reply ct state established,related ct mark {INBOUND:#x} accept"),
             "ct direction original ip saddr vmap @outward".into(),
+            "ct direction original ct state established,related ip saddr @provisioning \
+             ip saddr . ct mark @provisioning_live accept"
+                .into(),
+            "ct direction original ip saddr @provisioning ip saddr vmap @provisioning_outward"
+                .into(),
             "jump refuse".into(),
         ],
     );
     let mut incoming = vec![
         "ct direction reply ct state established,related ip daddr . ct mark @live accept".into(),
         "ct direction reply ct state established,related ip daddr vmap @inward".into(),
+        "ct direction reply ct state established,related ip daddr @provisioning \
+         ip daddr . ct mark @provisioning_live accept"
+            .into(),
+        "ct direction reply ct state established,related ip daddr @provisioning \
+         ip daddr vmap @provisioning_inward"
+            .into(),
         // Answer the first packet of a connection that is no longer allowed
         // with a reset, so that the program in the pixel fails at once.
         format!(
@@ -234,8 +270,11 @@ fn add_gateway_access(text: &mut String, subnet: Subnet) {
             "iifname \"eth0\" udp sport 67 udp dport 68 accept".into(),
             "iifname \"eth1\" ether type ip udp sport 68 udp dport 67 accept".into(),
             // Only packets that were redirected from port 53, and only to the
-            // resolver of the sender's present policy: a flow that is older than
-            // a policy change is still redirected to the previous resolver.
+            // resolver of the sender's lease, or of its present policy: a flow that
+            // is older than a change is still redirected to the previous resolver.
+            "iifname \"eth1\" ct status dnat ip saddr @provisioning meta l4proto { tcp, udp } \
+             ip saddr . th dport @provisioning_queries accept"
+                .into(),
             format!(
                 "iifname \"eth1\" ip daddr {gateway} ct status dnat meta l4proto {{ tcp, udp }} \
                  ip saddr . th dport @asks accept"

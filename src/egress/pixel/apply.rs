@@ -133,7 +133,7 @@ async fn write_common(guest: &dyn Guest, overwrite: Overwrite) -> Result<()> {
     Ok(())
 }
 
-async fn run(guest: &dyn Guest, script: &str, args: &[&str]) -> Result<Output> {
+pub(super) async fn run(guest: &dyn Guest, script: &str, args: &[&str]) -> Result<Output> {
     let path = format!("{CODE}/{script}");
     let argv = std::iter::once(path.as_str()).chain(args.iter().copied());
     guest.output(&ExecRequest::root(argv)).await

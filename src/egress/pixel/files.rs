@@ -50,12 +50,13 @@ const ENABLED: [(&str, &str); 3] = [
     ("multi-user.target.wants", "pixels-upstream.path"),
 ];
 
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     guest_file!("load", ".sh"),
     guest_file!("resolver", ".sh"),
     guest_file!("apply", ".sh"),
     guest_file!("remove", ".sh"),
     guest_file!("check", ".sh"),
+    guest_file!("lease", ".sh"),
 ];
 
 /// The programs that [`SUDO`] allows.
@@ -88,21 +89,9 @@ impl Files {
     /// servers that the pixel's network announces.
     pub fn new(policy: &ResolvedPolicy, dns: &[Ipv4Addr]) -> Self {
         let chains = nftables::chains(policy, None);
-        let upstream: Vec<_> = dns.iter().map(|dns| SocketAddrV4::new(*dns, 53)).collect();
-        let listen = ResolverListen {
-            address: None,
-            port: ruleset::PORT,
-            upstream: &upstream,
-            log: None,
-            local_domain: None,
-        };
-        let user = ruleset::RESOLVER;
         let mut files = Self {
             ruleset: ruleset::ruleset(&chains),
-            resolver: format!(
-                "user={user}\ngroup={user}\n{}",
-                dnsmasq::config(policy, &listen)
-            ),
+            resolver: resolver(policy, dns, ruleset::PORT),
             id: chains.id,
             state: String::new(),
         };
@@ -118,6 +107,23 @@ impl Files {
             GuestFile::root(format!("{dir}/resolver"), 0o644, &*self.resolver),
         ]
     }
+}
+
+/// Returns the configuration of a resolver. See [`Files::new`] for `dns`.
+pub(super) fn resolver(policy: &ResolvedPolicy, dns: &[Ipv4Addr], port: u16) -> String {
+    let upstream: Vec<_> = dns.iter().map(|dns| SocketAddrV4::new(*dns, 53)).collect();
+    let listen = ResolverListen {
+        address: None,
+        port,
+        upstream: &upstream,
+        log: None,
+        local_domain: None,
+    };
+    let user = ruleset::RESOLVER;
+    format!(
+        "user={user}\ngroup={user}\n{}",
+        dnsmasq::config(policy, &listen)
+    )
 }
 
 /// Returns the files that do not depend on the policy. Each file follows the

@@ -5,7 +5,9 @@
 
 mod apply;
 mod files;
+mod lease;
 mod ruleset;
 
 pub use apply::{enforce, has_packages, is_in_force, remove, remove_running, write};
 pub use files::{Files, OPEN_SUDO};
+pub use lease::{begin_lease, end_lease, lease, renew_lease};

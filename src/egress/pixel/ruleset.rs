@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use crate::egress::lease;
 use crate::egress::nftables::{
     Chains, add_chain, add_denied_set, add_refusal, denied_set, record_denial,
 };
@@ -13,6 +14,8 @@ use crate::egress::nftables::{
 /// Port of the resolver. The port is privileged, so that no user's program can
 /// bind it while the resolver restarts.
 pub const PORT: u16 = 553;
+/// Port of the resolver during a provisioning lease.
+pub const LEASE_PORT: u16 = 552;
 /// User of the resolver. Only DNS queries of this user leave the pixel.
 pub const RESOLVER: &str = "pixels-dns";
 /// Mark of connections to the pixel.
@@ -22,6 +25,10 @@ const QUERY: u32 = 2;
 /// Mark of the connection over which the policy was applied. It is older than
 /// the policy and must not be reset.
 const CONTROL: u32 = 3;
+/// The only element of the set `provisioning`.
+pub const LEASE_KEY: &str = "ipv4";
+/// Matches the packets of a pixel with a provisioning lease.
+const LEASED: &str = "meta nfproto @provisioning";
 /// Matches TCP packets that do not open a connection.
 const NOT_SYN: &str = "tcp flags & syn == 0";
 /// Matches TCP packets that open a connection.
@@ -40,8 +47,14 @@ pub fn ruleset(policy: &Chains) -> String {
         text,
         "add set inet pixels entered {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; \
          flags timeout; }}\n\
+         add set inet pixels provisioning {{ type nf_proto; flags timeout; }}\n\
+         flush set inet pixels provisioning\n\
          add chain inet pixels refuse"
     );
+    // A change of the policy ends a lease.
+    for chain in ["provisioning_out", "provisioning_in"] {
+        add_chain(&mut text, chain, "", &[""; 0]);
+    }
     text.push_str(&policy.text);
     // Reset open connections; reject new ones with the reason.
     let reset = "tcp flags & (syn | ack) != syn reject with tcp reset";
@@ -55,23 +68,51 @@ pub fn ruleset(policy: &Chains) -> String {
     text
 }
 
+/// Returns the commands that begin a provisioning lease or restart its time. The
+/// chains have no effect after the lease has ended.
+pub fn lease_rules(policy: &Chains) -> String {
+    let Chains { id, mark, text } = policy;
+    let mut text = text.clone();
+    for (chain, direction, prefix) in [
+        ("provisioning_out", "original", "p"),
+        ("provisioning_in", "reply", "r"),
+    ] {
+        let rules = [
+            format!("ct state established,related ct mark {mark:#x} accept"),
+            format!("ct direction {direction} jump {prefix}_{id}"),
+        ];
+        add_chain(&mut text, chain, "", &rules);
+    }
+    text + &lease::begin(LEASE_KEY)
+}
+
 /// Redirects all DNS queries to the resolver of the policy.
 fn add_dns_redirection(text: &mut String) {
     let to_other_host = "meta nfproto ipv4 fib daddr type != local meta l4proto { tcp, udp } \
                          th dport 53";
+    let own = format!("meta skuid != \"{RESOLVER}\"");
     add_chain(
         text,
         "resolve_own",
         "nat hook output priority -100; policy accept",
-        &[format!(
-            "meta skuid != \"{RESOLVER}\" {to_other_host} redirect to :{PORT}"
-        )],
+        &[
+            format!("{LEASED} {own} {to_other_host} redirect to :{LEASE_PORT}"),
+            // Queries of systemd-resolved.
+            format!(
+                "{LEASED} {own} ip daddr 127.0.0.0/8 meta l4proto {{ tcp, udp }} \
+                 th dport {PORT} redirect to :{LEASE_PORT}"
+            ),
+            format!("{own} {to_other_host} redirect to :{PORT}"),
+        ],
     );
     add_chain(
         text,
         "resolve_nested",
         "nat hook prerouting priority dstnat; policy accept",
-        &[format!("{to_other_host} redirect to :{PORT}")],
+        &[
+            format!("{LEASED} {to_other_host} redirect to :{LEASE_PORT}"),
+            format!("{to_other_host} redirect to :{PORT}"),
+        ],
     );
 }
 
@@ -80,6 +121,10 @@ fn add_dns_redirection(text: &mut String) {
 fn add_output(text: &mut String, policy: &Chains) {
     let Chains { id, mark, .. } = policy;
     let mut rules = vec![
+        format!(
+            "fib daddr type local meta l4proto {{ tcp, udp }} th dport {LEASE_PORT} \
+             meta nfproto != @provisioning drop"
+        ),
         "oifname \"lo\" accept".to_owned(),
         // Redirected packets still have their original output interface here.
         "ip daddr 127.0.0.0/8 accept".to_owned(),
@@ -104,6 +149,7 @@ fn add_output(text: &mut String, policy: &Chains) {
              ct mark set {QUERY:#x} accept"
         ),
         format!("ct direction original jump p_{id}"),
+        format!("{LEASED} jump provisioning_out"),
         "jump refuse".to_owned(),
     ]);
     let hook = "filter hook output priority filter; policy drop";
@@ -124,7 +170,11 @@ fn add_input(text: &mut String, policy: &Chains) {
             "meta l4proto {{ tcp, udp }} th dport {PORT} ct direction original ct status dnat \
              ct mark set {INBOUND:#x} accept"
         ),
-        format!("meta l4proto {{ tcp, udp }} th dport {PORT} drop"),
+        format!(
+            "{LEASED} meta l4proto {{ tcp, udp }} th dport {LEASE_PORT} ct direction original \
+             ct status dnat ct mark set {INBOUND:#x} accept"
+        ),
+        format!("meta l4proto {{ tcp, udp }} th dport {{ {PORT}, {LEASE_PORT} }} drop"),
         "meta nfproto ipv6 drop".to_owned(),
     ];
     rules.extend(NESTED.map(|bridge| format!("iifname \"{bridge}\" accept")));
@@ -139,6 +189,7 @@ fn add_input(text: &mut String, policy: &Chains) {
             "ct direction reply ct state established,related ct mark {{ {mark:#x}, {QUERY:#x} }} accept"
         ),
         format!("ct direction reply ct state established,related jump r_{id}"),
+        format!("ct direction reply {LEASED} jump provisioning_in"),
         format!("ct direction original ct state established,related ct mark {INBOUND:#x} accept"),
         format!("ct direction original ct state new {SYN} ct mark set {INBOUND:#x} accept"),
         format!(
@@ -164,6 +215,8 @@ fn add_forwarding(text: &mut String, policy: &Chains) {
         ),
         format!("ct direction original jump p_{id}"),
         format!("ct direction reply ct state established,related jump r_{id}"),
+        format!("{LEASED} ct direction original jump provisioning_out"),
+        format!("{LEASED} ct direction reply jump provisioning_in"),
         "jump refuse".to_owned(),
     ]);
     let hook = "filter hook forward priority filter; policy drop";
@@ -205,7 +258,7 @@ mod tests {
                 }
                 "flush chain" => chains.get_mut(name).unwrap().rules.clear(),
                 "add rule" => chains.get_mut(name).unwrap().rules.push(rest),
-                "add table" | "add set" => {}
+                "add table" | "add set" | "flush set" => {}
                 _ => panic!("{line}"),
             }
         }
@@ -247,7 +300,9 @@ mod tests {
             let rules = &chains[chain].rules;
             let refusal = "meta nfproto ipv6 jump refuse";
             let at = rules.iter().position(|rule| *rule == refusal).unwrap();
-            assert_eq!(&rules[..at], before, "{chain}");
+            let accepting = |rule: &&&str| !rule.ends_with(" drop");
+            let earlier: Vec<&str> = rules[..at].iter().filter(accepting).copied().collect();
+            assert_eq!(earlier, before, "{chain}");
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Applies policies and addresses recorded on the server to a gateway.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::{DNS, GatewaySpec, HOST};
+use super::{DNS, GatewaySpec, HOST, Health};
 use crate::egress;
-use crate::egress::gateway::{self as egress_gateway, DesiredState, Subnet};
+use crate::egress::gateway::{self as egress_gateway, DesiredState, LeaseChange, Subnet};
 use crate::lifecycle::policy_properties::select_keys;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result, Status, Subject};
 
@@ -16,7 +18,7 @@ const ATTEMPTS: usize = 5;
 /// Reads the recorded policies and applies them, with the gateway's lock held.
 /// Idempotent.
 pub async fn reconcile(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
-    apply_locked(backend, gateway, |_| backend.list()).await
+    apply_locked(backend, gateway, LeaseChange::None, |_| backend.list()).await
 }
 
 /// Like [`reconcile`], after setting the properties that `change` returns on a
@@ -39,7 +41,7 @@ pub async fn change(
         backend.set_properties(name, &properties).await?;
         backend.list().await
     };
-    let outcome = apply_locked(backend, gateway, set).await;
+    let outcome = apply_locked(backend, gateway, LeaseChange::None, set).await;
     if let (Err(_), Some(previous)) = (&outcome, previous) {
         backend.set_properties(name, &previous).await?;
     }
@@ -50,7 +52,32 @@ pub async fn change(
 /// Before that, the gateway forwards no packets of the pixel.
 pub async fn admit(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
     let assign = |subnet| assign_unique_address(backend, gateway, subnet, name);
-    apply_locked(backend, gateway, assign).await
+    apply_locked(backend, gateway, LeaseChange::None, assign).await
+}
+
+/// Like [`reconcile`], and begins the provisioning lease of a pixel or restarts
+/// its time.
+pub async fn begin_lease(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
+    let change = LeaseChange::Begin(name);
+    apply_locked(backend, gateway, change, |_| backend.list()).await
+}
+
+/// Like [`reconcile`], and ends the provisioning lease of a pixel.
+pub async fn end_lease(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
+    let change = LeaseChange::End(name);
+    apply_locked(backend, gateway, change, |_| backend.list()).await
+}
+
+/// Returns the provisioning leases of the pixels behind a gateway by address,
+/// with the remaining times. A gateway that is not running has none.
+pub async fn leases(
+    backend: &dyn Backend,
+    gateway: &GatewaySpec,
+) -> Result<BTreeMap<String, Duration>> {
+    match super::recorded_health(backend, gateway).await? {
+        Health::Good { .. } => egress::lease::leases(&*backend.guest(&gateway.name)).await,
+        _ => Ok(BTreeMap::new()),
+    }
 }
 
 /// A random address for a new pixel. [`admit`] replaces an address in use.
@@ -67,6 +94,7 @@ fn random() -> u64 {
 async fn apply_locked<F>(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
+    lease_change: LeaseChange<'_>,
     read: impl FnOnce(Subnet) -> F,
 ) -> Result<()>
 where
@@ -92,6 +120,7 @@ where
             dns,
             host_addresses,
             current,
+            lease_change,
         };
         desired.state_files()
     })

@@ -17,9 +17,10 @@ use super::env::TestEnv;
 use super::wan::{enter, ip};
 
 /// Names that the name server resolves, with the number of each address.
-pub const NAMES: [(&str, u8); 3] = [
+pub const NAMES: [(&str, u8); 4] = [
     ("allowed.test", 10),
     ("other.test", 11),
+    ("api.openai.com", 11),
     ("denied.test", 20),
 ];
 const RESOLVER: u8 = 53;

@@ -54,7 +54,8 @@ domain=$(sed -n 's/^DOMAINNAME=\([A-Za-z0-9.-]*\)$/\1/p' /run/systemd/netif/leas
     domain=$(sed -n 's/^\(search\|domain\)[[:space:]]*\([A-Za-z0-9.-]*\).*/\2/p' /etc/resolv.conf | head -n 1)
 route=$(ip -4 route show default | head -n 1)
 host=$(echo "$route" | sed -n 's/.* via \([0-9.]*\).*/\1/p')
-echo "ready applied=$applied host=$host uplink=$uplink dns=${dns:-} domain=$domain"
+leases=$(nft list set inet pixels provisioning 2>/dev/null | grep -oE '([0-9]+\.){3}[0-9]+' | paste -s -d, -)
+echo "ready applied=$applied host=$host uplink=$uplink dns=${dns:-} domain=$domain leases=$leases"
 
 new=$dir/new
 rm -rf "$new"
@@ -70,6 +71,7 @@ if ! awk -v dir="$new" '
     exit 3
 fi
 if [ -e "$new/keep" ]; then
+    nft -f "$new/commands"
     echo "done"
     exit 0
 fi
@@ -130,4 +132,6 @@ rm -rf "$dir/old"
 mv "$state" "$dir/old"
 mv "$new" "$state"
 rm -rf "$dir/old"
+nft -f "$state/commands"
+rm "$state/commands"
 echo "done"

@@ -72,6 +72,15 @@ fi
 
 [ -z "$before_elements" ] || sh -c "$before_elements"
 
+# A pixel whose address or policy changes loses its provisioning lease.
+nft list set inet pixels provisioning | grep -oE '([0-9]+\.){3}[0-9]+' | sort -u >"$work/leases" || :
+comm -3 "$have/elements" "$want/elements" | grep -oE '([0-9]+\.){3}[0-9]+' | sort -u |
+    comm -12 - "$work/leases" |
+    while read -r address; do
+        # The lease may have ended.
+        nft delete element inet pixels provisioning "{ $address }" 2>/dev/null || :
+    done
+
 # Deletions first: during a change of its policy, a pixel is denied for a moment,
 # never allowed too much.
 {

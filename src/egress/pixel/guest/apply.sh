@@ -13,7 +13,9 @@ flock 9
 find "$dir" -maxdepth 1 -name 'new-*' -mmin +60 -exec rm -rf {} +
 
 apply() {
+    # Also ends a provisioning lease.
     "$code/load"
+    systemctl stop pixels-resolver-lease.service 2>/dev/null || :
     if cmp -s "$code/version" /run/pixels/egress-version; then
         units_loaded=yes
     else

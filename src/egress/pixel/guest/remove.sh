@@ -11,6 +11,7 @@ rm -f /etc/systemd/resolved.conf.d/pixels-egress.conf
 rm -f "$units"/*.wants/pixels-egress.service "$units"/*.wants/pixels-resolver.service \
     "$units"/*.wants/pixels-upstream.path
 systemctl daemon-reload
+systemctl stop pixels-resolver-lease.service 2>/dev/null || :
 systemctl stop pixels-upstream.path pixels-resolver.service pixels-egress.service
 rm -f "$units/pixels-egress.service" "$units/pixels-resolver.service" \
     "$units/pixels-upstream.path" "$units/pixels-upstream.service"

@@ -1,10 +1,15 @@
 #!/bin/sh
 # Writes the configuration of the resolver: that of the policy, with the name
 # servers of the network in place of `#`. With the argument "refresh", restarts
-# a running resolver if the configuration has changed.
+# a running resolver if the configuration has changed. With the argument "lease",
+# the configuration is that of a provisioning lease.
 set -eu
 policy=/var/lib/pixels/egress/resolver
 conf=/run/pixels/resolver.conf
+if [ "${1-}" = lease ]; then
+    policy=/run/pixels/lease/resolver
+    conf=/run/pixels/lease/resolver.conf
+fi
 mkdir -p /run/pixels
 servers=""
 for file in /run/systemd/resolve/resolv.conf /etc/resolv.conf; do
