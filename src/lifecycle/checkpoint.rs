@@ -5,7 +5,8 @@ use time::macros::format_description;
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::GatewaySpec;
-use super::{Progress, expiry, optional, restore};
+use super::restore::restore_marks;
+use super::{Progress, optional, restore};
 use crate::model::{Backend, Checkpoint, Error, Label, Name, Result, Subject, unless_cancelled};
 
 /// Number of default labels that are tried for one second.
@@ -61,12 +62,12 @@ pub async fn restore_or_wait(
 ) -> Result<()> {
     let before = unless_cancelled(cancel, backend.get(name)).await?;
     progress("restoring");
-    let restoring = restore(backend, gateway_spec, name, label);
+    let restoring = restore(backend, gateway_spec, name, label, None);
     let outcome = unless_cancelled(cancel, restoring).await;
     if matches!(outcome, Err(Error::Cancelled)) {
         progress("waiting for the server to finish the restore");
         backend.wait_idle(name).await?;
-        expiry::restore_expiry(backend, &before).await?;
+        restore_marks(backend, &before).await?;
     }
     outcome
 }

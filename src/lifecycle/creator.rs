@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::model::{Instance, Properties, fnv1a};
 
 /// The instance property with the creator.
-const KEY: &str = "created-by";
+pub(super) const KEY: &str = "created-by";
 
 /// A command of a process, identified by machine, boot and process.
 #[derive(Debug, Clone, PartialEq, Eq)]

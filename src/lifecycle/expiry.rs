@@ -53,13 +53,6 @@ pub async fn set(backend: &dyn Backend, name: &Name, ttl: Option<Duration>) -> R
     Ok(expires_at(&instance))
 }
 
-/// Sets the expiry to that of `before`, after the pixel was restored.
-pub async fn restore_expiry(backend: &dyn Backend, before: &Instance) -> Result<()> {
-    let text = before.properties.get(KEY).cloned().unwrap_or_default();
-    let properties = [(KEY.to_owned(), text)].into();
-    backend.set_properties(&before.name, &properties).await
-}
-
 /// Whether a pixel has expired. False while the pixel is being created.
 pub fn is_expired(instance: &Instance) -> bool {
     instance.started_once && expires_at(instance).is_some_and(|end| end <= now())

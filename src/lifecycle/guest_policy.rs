@@ -10,7 +10,7 @@ use crate::egress::{self, Mode, Policy};
 use crate::model::{Backend, Error, Guest, Instance, Name, Properties, Result, Status, Subject};
 
 /// Property of a pixel with a policy inside: [`Files::state`].
-const KEY: &str = "egress-inside";
+pub(super) const KEY: &str = "egress-inside";
 /// Property with DNS servers to use instead of those of the pixel's network.
 const DNS: &str = "egress-dns";
 /// Number of attempts to apply a policy despite concurrent changes.

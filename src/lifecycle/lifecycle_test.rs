@@ -25,8 +25,8 @@ async fn create_box(backend: &FakeBackend, cancel: &CancellationToken) -> Result
         properties: Properties::new(),
     };
     let defaults = InstanceDefaults::for_tests();
-    let interim = defaults.create_pixel(backend, cancel, request, &|_| {});
-    interim.await.map(drop)
+    let created = defaults.create_pixel(backend, cancel, request, &|_| {});
+    created.await.map(drop)
 }
 
 async fn fork_three(backend: &FakeBackend, prefix: &str) -> Result<(), Error> {
@@ -160,27 +160,62 @@ async fn restore_keeps_expiry_also_when_it_fails() {
         }
         let label = "ready".parse().unwrap();
         let gateway = GatewaySpec::for_tests();
-        let outcome = restore(&backend, &gateway, &name("box"), &label).await;
+        let outcome = restore(&backend, &gateway, &name("box"), &label, None).await;
         assert_eq!(outcome.is_err(), fails);
         assert_eq!(backend.property("box", expiry::KEY), before);
         assert!(before.is_some());
     }
 }
 
+/// A creator whose process id does not exist.
+fn exited_creator() -> Creator {
+    let own = Creator::new().to_string();
+    let mut fields: Vec<&str> = own.split(' ').collect();
+    fields[2] = "4194304";
+    fields.join(" ").parse().unwrap()
+}
+
+/// Sets the properties of a pixel whose creator exited while it applied the
+/// plan.
+fn mark_incomplete(backend: &FakeBackend, pixel: &str) {
+    let mut properties = Properties::new();
+    let creator = exited_creator();
+    creator.insert_into(&mut properties);
+    provisioning::insert_applying(&creator, &mut properties);
+    backend.edit(pixel, |instance| instance.properties.extend(properties));
+}
+
+#[tokio::test]
+async fn restored_pixel_is_complete_even_if_restore_was_killed() {
+    for killed in [false, true] {
+        let backend = FakeBackend::with_pixels(["box", "incomplete"]);
+        mark_incomplete(&backend, "box");
+        backend.add_checkpoint("box", "early");
+        backend.edit("box", |pixel| {
+            pixel.properties.remove(provisioning::APPLYING);
+        });
+        mark_incomplete(&backend, "incomplete");
+        let (label, gateway) = ("early".parse().unwrap(), GatewaySpec::for_tests());
+        if killed {
+            backend.restore(&name("box"), &label).await.unwrap();
+            assert!(backend.property("box", provisioning::APPLYING).is_some());
+        } else {
+            let outcome = restore(&backend, &gateway, &name("box"), &label, None).await;
+            outcome.unwrap();
+            assert_eq!(backend.property("box", provisioning::APPLYING), None);
+        }
+        let orphans = find_orphans(&backend, &gateway).await.unwrap();
+        let name = "incomplete".into();
+        assert_eq!(orphans, [Orphan::Pixel { name }], "{killed}");
+    }
+}
+
 #[tokio::test]
 async fn orphans_are_incomplete_pixels_of_exited_commands_only() {
     let backend = FakeBackend::with_pixels(["complete", "running", "orphan"]);
-    let creator = Creator::new();
-    let own = creator.to_string();
-    // Changes only the process id, to an id that does not exist.
-    let mut fields: Vec<&str> = own.split(' ').collect();
-    fields[2] = "4194304";
-    for (pixel, creator) in [("running", own.clone()), ("orphan", fields.join(" "))] {
+    for (pixel, creator) in [("running", Creator::new()), ("orphan", exited_creator())] {
         let mut properties = Properties::new();
-        creator
-            .parse::<Creator>()
-            .unwrap()
-            .insert_into(&mut properties);
+        creator.insert_into(&mut properties);
         backend.edit(pixel, |instance| {
             instance.started_once = false;
             instance.properties.extend(properties);

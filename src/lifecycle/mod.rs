@@ -62,7 +62,7 @@ pub use orphans::{Orphan, find_orphans, may_be_incomplete, remove_orphan};
 pub use policy::{Enforcer, change_policy, denials, is_enforced};
 pub use policy_properties::{clone_policy_properties, recorded_policy, source_policy};
 pub use preconditions::{ensure_running, ensure_unprivileged};
-pub use restore::restore;
+pub use restore::{ChoosePolicy, restore};
 pub use start::start;
 pub use template::create_template;
 pub use user::User;

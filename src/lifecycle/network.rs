@@ -107,6 +107,15 @@ impl Network {
         }
     }
 
+    /// Applies the recorded policy in a running pixel that enforces its policy
+    /// itself.
+    pub(super) async fn ensure_enforced(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
+        match self {
+            Self::External(guest_policy) => guest_policy.ensure_enforced(backend, name).await,
+            Self::Gateway(_) => Ok(()),
+        }
+    }
+
     /// Removes deleted pixels from the gateway. Errors are only logged: the
     /// entry of a deleted pixel gives no other pixel access.
     pub(super) async fn reconcile(&self, backend: &dyn Backend) {

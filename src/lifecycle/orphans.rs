@@ -100,6 +100,10 @@ async fn is_incomplete(backend: &dyn Backend, name: &Name) -> Result<bool> {
     let Some(pixel) = read().await? else {
         return Ok(false);
     };
+    // A restore whose command was killed leaves the marks of the checkpoint.
+    if pixel.started_once && !backend.checkpoints(name).await?.is_empty() {
+        return Ok(false);
+    }
     let creator = Creator::recorded_on(&pixel);
     let exited = match creator.as_ref().map(Creator::state) {
         Some(CreatorState::Exited) => true,

@@ -35,7 +35,7 @@ pub async fn change_policy(
 
 /// Sets the properties that `change` returns and applies the policy they
 /// record. On failure, restores the previous properties and policy.
-async fn apply_change(
+pub(super) async fn apply_change(
     backend: &dyn Backend,
     network: &Network,
     instance: &Instance,

@@ -16,7 +16,7 @@ const KEY: &str = "provision";
 /// The property with the id of the command that applies the plan. The creation
 /// of the pixel is incomplete until the property is removed. In a clone, the
 /// inherited id differs from the creator's id.
-const APPLYING: &str = "applying";
+pub(super) const APPLYING: &str = "applying";
 /// Number of consecutive reports after which a step without exit code counts as
 /// failed.
 const MIN_FAILED_REPORTS: u32 = 4;

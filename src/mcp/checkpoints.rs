@@ -42,7 +42,7 @@ impl Service {
             )));
         }
         let gateway = &self.base_builder.defaults.gateway;
-        lifecycle::restore(&*self.backend, gateway, &pixel, &label).await?;
+        lifecycle::restore(&*self.backend, gateway, &pixel, &label, None).await?;
         self.touch(name);
         self.view(name)
     }

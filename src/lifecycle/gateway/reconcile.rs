@@ -164,7 +164,7 @@ fn parse_all<T: FromStr>(list: impl Iterator<Item = impl AsRef<str>>) -> Vec<T> 
 }
 
 /// Returns the gateway. Fails with `Error::WrongState` if missing or stopped.
-pub async fn require(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Instance> {
+async fn require(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Instance> {
     let instance = backend.get(&gateway.name).await;
     let instance = instance.map_err(|error| attribute_to_gateway(gateway, error))?;
     match instance.status {
