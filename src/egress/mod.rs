@@ -8,6 +8,7 @@ mod denied;
 mod dnsmasq;
 mod domain;
 pub mod gateway;
+mod intersection;
 pub mod lease;
 mod nftables;
 pub mod pixel;

@@ -1,9 +1,12 @@
 //! Checkpoints of a sandbox.
 
+use std::sync::Arc;
+
 use super::error::{Error, Result};
 use super::response::SandboxView;
 use super::service::Service;
 use super::truncate;
+use crate::egress::Policy;
 use crate::lifecycle;
 use crate::model::{Label, Name};
 
@@ -23,13 +26,16 @@ impl Service {
         Ok(label.to_string())
     }
 
-    /// Interrupts work in the sandbox and restores its disk. Fails if the
-    /// restore would delete newer checkpoints.
-    pub async fn restore(&self, name: &str, label: &str) -> Result<SandboxView> {
+    /// Interrupts work in the sandbox and restores its disk. The sandbox gets
+    /// the narrower of its policy and that of the checkpoint, within the
+    /// ceiling. Fails if the restore would delete newer checkpoints.
+    ///
+    /// If the call is dropped, the restore continues in the background.
+    pub async fn restore(self: &Arc<Self>, name: &str, label: &str) -> Result<SandboxView> {
         let label: Label = label.parse()?;
         let lock = self.lock_of(name)?;
         lock.interrupt();
-        let _guard = lock.write().await;
+        let guard = lock.write().await;
         self.created_record(name)?;
         let pixel: Name = name.parse()?;
         self.check_checkpoint(&pixel, &label).await?;
@@ -41,8 +47,21 @@ impl Service {
                 truncate::names(&newer)
             )));
         }
-        let gateway = &self.base_builder.defaults.gateway;
-        lifecycle::restore(&*self.backend, gateway, &pixel, &label, None).await?;
+        let service = self.clone();
+        let restoring = async move {
+            let _guard = guard;
+            let defaults = &service.base_builder.defaults;
+            let (backend, gateway) = (&*service.backend, &defaults.gateway);
+            let choose =
+                |present: &Policy, earlier: &Policy| service.inherited_policy(present, earlier);
+            lifecycle::restore(backend, gateway, &pixel, &label, Some(&choose)).await?;
+            service.record_instance(&backend.get(&pixel).await?);
+            Ok::<(), Error>(())
+        };
+        match self.tasks.spawn(restoring).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(Error::Interrupted("restoring the checkpoint")),
+        }
         self.touch(name);
         self.view(name)
     }

@@ -8,13 +8,14 @@ use serde::Deserialize;
 
 use super::create_request::CreateRequest;
 use super::create_task::Attempt;
-use super::egress_ceiling::requested_policy;
+use super::egress_ceiling::{requested_policy, within_ceiling};
 use super::error::{Error, Result};
 use super::response::SandboxView;
 use super::service::Service;
 use super::state::Status;
-use crate::egress::Policy;
-use crate::model::Label;
+use crate::egress::{Policy, presets};
+use crate::lifecycle;
+use crate::model::{CloneSource, Label};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -69,7 +70,8 @@ impl Service {
         }
     }
 
-    /// Starts to clone a sandbox or checkpoint; the clone keeps the policy.
+    /// Starts to clone a sandbox or checkpoint. The clone gets the narrower of
+    /// the sandbox's policy and that of the checkpoint, within the ceiling.
     pub async fn fork(self: &Arc<Self>, args: ForkArgs) -> Result<SandboxView> {
         let (source, pixel, _) = self.lock_for_use(&args.name).await?;
         let from = match &args.checkpoint {
@@ -88,6 +90,23 @@ impl Service {
             ..CreateRequest::default()
         };
         self.begin(request, Some(from), None).await
+    }
+
+    /// Returns the policy of a clone of a sandbox or base. `None` if the clone
+    /// can keep the policy of its source.
+    pub(super) async fn clone_policy(&self, from: &CloneSource) -> Result<Option<Policy>> {
+        let present = lifecycle::recorded_policy(&self.backend.get(&from.pixel).await?)?;
+        let earlier = lifecycle::source_policy(&*self.backend, from).await?;
+        let policy = self.inherited_policy(&present, &earlier);
+        Ok((policy != earlier).then_some(policy))
+    }
+
+    /// Returns the narrower of a present and an earlier policy, within the
+    /// ceiling.
+    pub(super) fn inherited_policy(&self, present: &Policy, earlier: &Policy) -> Policy {
+        let default = &self.base_builder.defaults.policy;
+        let policy = present.narrower(earlier, presets());
+        within_ceiling(&policy, default, self.config.ceiling)
     }
 
     async fn begin(

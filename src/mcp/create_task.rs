@@ -161,7 +161,7 @@ impl Service {
         let defaults = &self.base_builder.defaults;
         let parse = |text: &String| Policy::from_record(Some(text));
         let policy = record.policy.as_ref().map(parse).transpose();
-        let policy = policy.map_err(|e| model::Error::Protocol(e.to_string()))?;
+        let mut policy = policy.map_err(|e| model::Error::Protocol(e.to_string()))?;
         let text = serde_json::to_string(record).map_err(|e| Error::State(e.into()))?;
         let mut properties = Properties::from([
             (OWNER.to_owned(), self.owner.clone()),
@@ -173,9 +173,16 @@ impl Service {
             (Some(from), _) => {
                 let from: CloneSource = from.parse()?;
                 _source_guard = Some(self.lock_of(from.pixel.as_str())?.read().await);
+                policy = self.clone_policy(&from).await?;
                 PixelSource::Clone(from)
             }
-            (None, Some(base)) => PixelSource::Clone(self.base_checkpoint(base, cancel).await?),
+            (None, Some(base)) => {
+                let from = self.base_checkpoint(base, cancel).await?;
+                if policy.is_none() {
+                    policy = self.clone_policy(&from).await?;
+                }
+                PixelSource::Clone(from)
+            }
             (None, None) => {
                 PixelSource::Image(defaults.resolve_image(backend, &record.image).await?)
             }

@@ -60,6 +60,15 @@ pub fn requested_policy(
     Ok(Some(policy))
 }
 
+/// Narrows the policy of a base or sandbox to `ceiling`. `default`: the policy
+/// of the settings.
+pub fn within_ceiling(policy: &Policy, default: &Policy, ceiling: Mode) -> Policy {
+    match ceiling {
+        Mode::Unrestricted => policy.clone(),
+        _ => default.in_mode(ceiling).narrower(policy, presets()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +116,23 @@ mod tests {
                 matches!(refused, Err(Error::Invalid(_))),
                 "{egress:?} {allow:?}"
             );
+        }
+    }
+
+    #[test]
+    fn policies_are_narrowed_to_the_ceiling() {
+        use Mode::{Agent, Allowlist, Unrestricted};
+        let policy = |mode, allow: &[&str]| {
+            Policy::new(mode, allow.iter().map(|rule| rule.parse().unwrap()))
+        };
+        let default = policy(Unrestricted, &["own.example"]);
+        let both = policy(Agent, &["own.example", "other.example"]);
+        for (ceiling, narrowed) in [
+            (Unrestricted, both.clone()),
+            (Agent, policy(Agent, &["own.example"])),
+            (Allowlist, policy(Allowlist, &["own.example"])),
+        ] {
+            assert_eq!(within_ceiling(&both, &default, ceiling), narrowed);
         }
     }
 }

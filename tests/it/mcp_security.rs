@@ -7,8 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::support::lab;
-use crate::support::mcp::{Client, MESSAGE_HEADERS, McpServer, environment, quick_base};
+use crate::support::mcp::{Client, MESSAGE_HEADERS, McpServer, environment, quick_base, text};
 use crate::support::wait::eventually;
+use crate::support::walls::Walls;
+use crate::support::wan::Wan;
 
 fn hello(client: &Client, headers: &[(&str, &str)]) -> u16 {
     let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
@@ -176,4 +178,61 @@ fn tools_accept_only_own_sandboxes_and_allowed_egress() {
     let mut remaining = env.remaining();
     remaining.sort();
     assert_eq!(remaining, [base, copy, foreign]);
+}
+
+#[test]
+#[ignore = "needs Incus"]
+fn restored_and_forked_sandboxes_keep_narrowed_policy() {
+    lab::ready();
+    let mut walls = Walls::new("mcp-narrow", Wan::any());
+    walls.wan.name("one.test", &[10]);
+    walls.wan.name("two.test", &[20]);
+    walls.env = environment("mcp-narrow");
+    walls
+        .env
+        .set("PIXELS_NETWORK_BRIDGE", &walls.wan.bridge())
+        .set("PIXELS_NETWORK_EGRESS", "allowlist");
+    walls.env.config(&format!(
+        "[mcp.bases.quick]\nparent_image = \"ubuntu/24.04\"\n[defaults]\ndns = [\"{}\"]\n\
+         [network]\nallow = [\"one.test\", \"two.test\"]\n",
+        walls.wan.resolver()
+    ));
+    let env = &walls.env;
+    let server = McpServer::start(env);
+    let client = server.client();
+    let name = client.sandbox("quick");
+    walls.comes_to_reach(&name, "two.test", 443);
+    let _ = client.call(
+        "checkpoint_sandbox",
+        json!({"name": name, "label": "early"}),
+    );
+    env.pixels(["network", "deny", &name, "two.test"]).ok();
+
+    // The present policy is narrower than that of the checkpoint.
+    let only_allowed = |pixel: &str| {
+        walls.comes_to_reach(pixel, "one.test", 443);
+        let address = walls.wan.address(20).to_string();
+        assert!(!walls.reaches(pixel, "two.test", 443));
+        assert!(!walls.reaches(pixel, &address, 443));
+    };
+    let early = json!({"name": name, "label": "early"});
+    let _ = client.call("restore_sandbox", early.clone());
+    only_allowed(&name);
+    let fork = json!({"name": name, "checkpoint": "early", "wait_sec": 60});
+    let forked = client.call("fork_sandbox", fork.clone());
+    assert_eq!(forked["status"], "running", "{forked}");
+    only_allowed(&text(&forked["name"]));
+    // The operator's own restore uses the policy of the checkpoint.
+    env.pixels(["checkpoint", "restore", &name, "early"]).ok();
+    walls.comes_to_reach(&name, "two.test", 443);
+
+    // Neither present nor restored policies exceed the ceiling.
+    env.pixels(["network", "set", &name, "unrestricted"]).ok();
+    let _ = client.call("checkpoint_sandbox", json!({"name": name, "label": "wide"}));
+    walls.wan.name("three.test", &[21]);
+    let _ = client.call("restore_sandbox", json!({"name": name, "label": "wide"}));
+    walls.comes_to_reach(&name, "two.test", 443);
+    assert!(!walls.reaches(&name, "three.test", 443));
+    let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
+    assert_eq!(shown["mode"], "allowlist");
 }

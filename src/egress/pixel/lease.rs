@@ -24,7 +24,7 @@ pub async fn begin_lease(
     dns: &[Ipv4Addr],
     max: Duration,
 ) -> Result<()> {
-    let chains = nftables::chains(policy, &[]);
+    let chains = nftables::chains(policy, None);
     guest.make_dir(DIR).await?;
     for (name, content) in [
         ("rules", ruleset::lease_rules(&chains)),

@@ -64,7 +64,7 @@ impl Tools {
     }
 
     /// Restore a sandbox's disk to a checkpoint. All later changes are lost; a
-    /// running sandbox is restarted.
+    /// running sandbox is restarted. The network policy does not become wider.
     #[tool(annotations(title = "Restore sandbox", idempotent_hint = true))]
     async fn restore_sandbox(
         &self,
@@ -74,7 +74,8 @@ impl Tools {
     }
 
     /// Clone a sandbox, or one of its checkpoints, into a new sandbox with the
-    /// same files, limits and network policy. Takes about a second.
+    /// same files and limits. The network policy is not wider than that of the
+    /// sandbox. Takes about a second.
     #[tool(annotations(title = "Fork sandbox", destructive_hint = false))]
     async fn fork_sandbox(
         &self,
