@@ -17,7 +17,7 @@ use crate::support::wait::eventually;
 use crate::support::walls::{Place, Walls};
 use crate::support::wan;
 
-const PROBE: &str = include_str!("support/probe.pl");
+const PROBE: &str = include_str!("../../src/lifecycle/guest/probe.pl");
 
 /// The addresses and ports used in attempts.
 struct Targets {

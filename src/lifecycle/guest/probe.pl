@@ -1,7 +1,11 @@
-# Tries as root to bypass the egress policy of a machine. Each line after the
-# end of this script is one attempt: a token that the sent packets contain, a
-# verb, and the verb's arguments. Prints one line per attempt: "TOKEN got TEXT"
-# with the reply, or "TOKEN -" without a reply.
+# Tries to bypass the egress policy of a machine. Each line after the end of
+# this script is one attempt: a token that the sent packets contain, a verb, and
+# the verb's arguments. Prints one line per attempt: "TOKEN got TEXT" with the
+# reply, or "TOKEN -" without a reply. The lines may arrive one after another.
+# A token is px, a letter, 4 digits, x, 3 digits and q. The first packet of a TCP
+# connection has no token: its source port is derived from the token instead.
+# With the argument "witness", reports received frames: see the function.
+# INTERFACE is the interface for frames, by default eth0.
 # Written in Perl, the only interpreter that every Debian system has.
 use strict;
 use warnings;
@@ -11,10 +15,20 @@ use IO::Handle;
 STDOUT->autoflush(1);
 $SIG{PIPE} = 'IGNORE';
 my $WAIT = 0.3;
+# In case the command that started this script is killed.
+alarm 600;
 
 sub mac { pack 'H12', join '', split /:/, shift }
 
-sub interface { my $name = shift // 'eth0'; open my $f, '<', "/sys/class/net/$name/ifindex" or return 0; my $i = <$f>; chomp $i; $i }
+sub interface {
+    my $name = $ENV{INTERFACE} // shift // 'eth0';
+    open my $f, '<', "/sys/class/net/$name/ifindex" or return 0;
+    my $i = <$f>;
+    chomp $i;
+    return $i;
+}
+
+sub port_of { my ($run, $number) = shift =~ /(\d{4})x(\d{3})q$/; 10000 + $run % 100 * 200 + $number % 200 }
 
 sub readable {
     my ($socket, $seconds) = @_;
@@ -23,19 +37,23 @@ sub readable {
     return select($bits, undef, undef, $seconds) > 0;
 }
 
-sub tcp {
-    my ($token, $address, $port, $source) = @_;
+sub connection {
+    my ($address, $port, $source) = @_;
     socket(my $s, AF_INET, SOCK_STREAM, 0) or return;
-    if ($source) {
-        setsockopt $s, SOL_SOCKET, SO_REUSEADDR, 1;
-        bind $s, pack_sockaddr_in($source, INADDR_ANY) or return;
-    }
+    setsockopt $s, SOL_SOCKET, SO_REUSEADDR, 1;
+    bind $s, pack_sockaddr_in($source, INADDR_ANY) or return;
     $s->blocking(0);
     connect $s, pack_sockaddr_in($port, inet_aton($address));
     my $bits = '';
     vec($bits, fileno($s), 1) = 1;
     select(undef, $bits, undef, 2 * $WAIT) > 0 or return;
     return if unpack 'i', getsockopt($s, SOL_SOCKET, SO_ERROR);
+    return $s;
+}
+
+sub tcp {
+    my ($token, $address, $port, $source) = @_;
+    my $s = connection($address, $port, $source // port_of($token)) or return;
     syswrite $s, "$token\n";
     readable($s, 2 * $WAIT) or return 'connected';
     sysread $s, my $text, 200;
@@ -60,7 +78,7 @@ sub query {
     my ($name, $type) = @_;
     my %types = (A => 1, NULL => 10, TXT => 16, AAAA => 28, HTTPS => 65, ANY => 255);
     my $labels = join '', map { pack 'C/a', $_ } split /\./, $name;
-    return pack('n6', 4711, 0x0100, 1, 0, 0, 0) . $labels . pack('Cnn', 0, $types{ $type // 'A' }, 1);
+    return pack('n6', 4711, 0x0100, 1, 0, 0, 0) . $labels . pack('Cnn', 0, $types{ $type // 'A' } // $type, 1);
 }
 
 # Returns the addresses in a DNS response, undef without answer records.
@@ -78,12 +96,7 @@ sub dns {
     my $query = query($name, $type);
     my $text;
     if (($way // '') eq 'tcp') {
-        socket(my $s, AF_INET, SOCK_STREAM, 0) or return;
-        $s->blocking(0);
-        connect $s, pack_sockaddr_in($port // 53, inet_aton($server));
-        my $bits = '';
-        vec($bits, fileno($s), 1) = 1;
-        select(undef, $bits, undef, $WAIT) > 0 or return;
+        my $s = connection($server, $port // 53, port_of($token)) or return;
         syswrite $s, pack('n/a', $query) or return;
         readable($s, $WAIT) or return;
         sysread $s, $text, 2000 or return;
@@ -178,6 +191,79 @@ sub tagged {
     return;
 }
 
+# Sends one of the two fragments of a datagram: the head, or the tail with the token.
+sub piece {
+    my ($token, $next, $self, $from, $to, $id, $part) = @_;
+    my $is_head = $part eq 'head';
+    my $text = $is_head ? pack('n4', 40000, 4433, 40, 0) . 'x' x 8 : pack 'a24', $token;
+    my $ip = pack 'CCnnnCCna4a4', 0x45, 0, 20 + length $text, $id, $is_head ? 0x2000 : 2, 64, 17, 0,
+        inet_aton($from), inet_aton($to);
+    substr($ip, 10, 2) = pack 'n', sum($ip);
+    put_frame('eth0', mac($next) . mac($self) . pack('n', 0x0800) . $ip . $text);
+    return;
+}
+
+# Sends COUNT IP packets with the token, with pauses of 30 ms.
+sub packets {
+    my ($token, $count, $next, $self, $from, $to) = @_;
+    for (1 .. $count) {
+        spoof($token, $next, $self, $from, $to, 4433);
+        select undef, undef, undef, 0.03;
+    }
+    return;
+}
+
+# Sends COUNT frames from the hardware address of another machine, with pauses
+# of 5 ms. A bridge that learns from them sends this machine the other's frames.
+sub steal {
+    my ($token, $self, $to, $count) = @_;
+    for (1 .. $count) {
+        put_frame('eth0', mac($to) . mac($self) . pack('n', 0x88b5));
+        select undef, undef, undef, 0.005;
+    }
+    return;
+}
+
+sub udp6 {
+    my ($token, $address, $port) = @_;
+    socket(my $s, AF_INET6, SOCK_DGRAM, 0) or return;
+    send $s, $token, 0, pack_sockaddr_in6($port, inet_pton(AF_INET6, $address), interface());
+    return;
+}
+
+# Sends the token, or a query for it, over a socket that stays open. Later
+# attempts of the same kind use the same socket.
+my %flows;
+
+sub flow {
+    my ($token, $kind, $address, $port) = @_;
+    my $s = $flows{"$kind $address $port"} //= do {
+        my $new;
+        if ($kind eq 'dns-tcp') {
+            $new = connection($address, $port, port_of($token));
+        } elsif (socket $new, AF_INET, SOCK_DGRAM, 0) {
+            connect $new, pack_sockaddr_in($port, inet_aton($address));
+        }
+        $new;
+    } or return;
+    my $query = query("$token.test");
+    my %texts = (udp => $token, dns => $query, 'dns-tcp' => pack('n/a', $query));
+    syswrite $s, $texts{$kind};
+    return;
+}
+
+# Accepts TCP connections to the port until this script ends.
+my $listener;
+
+sub listen_at {
+    my ($token, $port) = @_;
+    socket($listener, AF_INET, SOCK_STREAM, 0) or return;
+    setsockopt $listener, SOL_SOCKET, SO_REUSEADDR, 1;
+    bind $listener, pack_sockaddr_in($port, INADDR_ANY) or return;
+    listen $listener, 9 or return;
+    return 'listening';
+}
+
 sub arp {
     my ($token, $to, $self, $op, $who, $is, $whom, $at) = @_;
     my $text = pack 'nnCCn', 1, 0x0800, 6, 4, $op;
@@ -190,7 +276,9 @@ sub arp {
 sub dhcp {
     my ($token, $self, $type, $chaddr, $source, $ciaddr, $giaddr, $requested) = @_;
     my $any = '0.0.0.0';
-    my $text = pack 'C4N n2 a4a4a4a4 a16 x64 x128 N', 1, 1, 6, 0, 0x1234, 0, 0x8000, inet_aton($ciaddr // $any),
+    # Another machine may receive a broadcast offer at the same time.
+    my $xid = $token =~ /(\d{4})x(\d{3})q$/ ? $1 * 1000 + $2 : 0x1234;
+    my $text = pack 'C4N n2 a4a4a4a4 a16 x64 x128 N', 1, 1, 6, 0, $xid, 0, 0x8000, inet_aton($ciaddr // $any),
         inet_aton($any), inet_aton($any), inet_aton($giaddr // $any), mac($chaddr), 0x63825363;
     $text .= pack 'C3', 53, 1, $type;
     $text .= pack 'C2a4', 50, 4, inet_aton($requested) if $requested && $requested ne $any;
@@ -206,6 +294,7 @@ sub dhcp {
     while (readable($s, $WAIT) && time <= $end) {
         sysread $s, my $reply, 2000;
         next unless length $reply > 282 && unpack('x23 C', $reply) == 17 && unpack('x34 n', $reply) == 67;
+        next unless unpack('x46 N', $reply) == $xid;
         return 'offered ' . inet_ntoa(substr $reply, 58, 4);
     }
     return;
@@ -278,23 +367,43 @@ sub eavesdrop {
     }
 }
 
-# Prints the tokens in received frames until killed.
+# Prints what the frames on the interface contain, until killed: "saw TOKEN",
+# "syn PORT" for the first packet of a TCP connection from a port for tokens, and
+# "type NUMBER" for a DNS query of a type for private use. The argument "in" or
+# "out" selects the direction.
 sub witness {
+    my $way = shift // '';
     my $s = link_socket('eth0') or die "no packet socket\n";
+    setsockopt $s, SOL_SOCKET, SO_RCVBUF, 1 << 22;
     print "witness ready\n";
     while (1) {
-        sysread $s, my $frame, 70000 or last;
-        print "saw $1\n" while $frame =~ /(pxt[0-9a-z]+q)/gi;
+        my $from = recv $s, my $frame, 70000, 0;
+        defined $from or last;
+        my $is_out = unpack('x10 C', $from) == 4;
+        next if $way eq ($is_out ? 'in' : 'out');
+        my $is_ip = length $frame > 34 && substr($frame, 12, 2) eq "\x08\x00";
+        my $l4 = $is_ip ? 14 + 4 * (ord(substr $frame, 14, 1) & 15) : 0;
+        my ($protocol, $text) = $is_ip ? (ord substr($frame, 23, 1), substr $frame, $l4) : (0, '');
+        # An error quotes a packet that was rejected.
+        next if $protocol == 1 && $text =~ /^[\x03\x0b\x0c]/;
+        print 'saw ', lc $1, "\n" while $frame =~ /(px[a-z][0-9]{4}x[0-9]{3}q)/gi;
+        if ($protocol == 6 && length $text >= 20 && (unpack('x13 C', $text) & 0x12) == 2) {
+            my $port = unpack 'n', $text;
+            print "syn $port\n" if $port >= 10000 && $port < 30000;
+        } elsif ($protocol == 17 && length $text > 24 && unpack('x2 n', $text) == 53) {
+            print 'type ', unpack('n', $1), "\n" if $text =~ /^.{20}[^\0]*\0(\xff.)/s;
+        }
     }
 }
 
 my %verbs = (
     tcp => \&tcp, udp => \&udp, dns => \&dns, icmp => \&icmp, proto => \&proto, frame => \&frame,
-    spoof => \&spoof, tagged => \&tagged, arp => \&arp, dhcp => \&dhcp, sh => \&sh,
+    spoof => \&spoof, tagged => \&tagged, arp => \&arp, dhcp => \&dhcp, sh => \&sh, piece => \&piece,
+    packets => \&packets, steal => \&steal, udp6 => \&udp6, flow => \&flow, listen => \&listen_at,
     fragment => \&fragment, storm => \&storm, echoes => \&echoes,
 );
 if (@ARGV && $ARGV[0] eq 'eavesdrop') { eavesdrop(); exit }
-if (@ARGV && $ARGV[0] eq 'witness') { witness(); exit }
+if (@ARGV && $ARGV[0] eq 'witness') { witness($ARGV[1]); exit }
 while (my $line = <DATA>) {
     chomp $line;
     my ($token, $verb, @words) = split / /, $line;
