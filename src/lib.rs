@@ -43,6 +43,7 @@
 //! | which server messages are retried | `backend/incus/messages.rs`, `backend/incus/operation.rs` | `retry_while_busy` |
 //! | how TrueNAS clones a pixel | `backend/truenas/clone.rs` | `fork` |
 //! | the check of the MCP token | `mcp/auth.rs` | `Authenticator::check` |
+//! | the attempts of `doctor --walls` | `lifecycle/walls/behind_gateway.rs`, `lifecycle/walls/inside_pixel.rs` | `run` |
 //! | the hints of error messages | `cli/error_report.rs` | `hint` |
 //! | the characters that output does not contain | `plain.rs` | `is_hidden` |
 //! | the limits of MCP results | `mcp/truncate.rs` | |

@@ -2,23 +2,32 @@
 
 use clap::Args;
 
-use super::{Context, from_settings};
+use super::{Context, error_report, from_settings};
 use crate::config::BackendKind;
-use crate::exit::ExitWith;
+use crate::exit::{self, ExitWith};
 use crate::host::{self, Check, Status};
 use crate::lifecycle::gateway::{self, Health};
-use crate::lifecycle::{self, Network};
+use crate::lifecycle::{self, Attempt, Network, Proof, Verdict};
 use crate::ui::Row;
+
+/// Exit code if an attempt gets out.
+const GOT_OUT: u8 = 2;
 
 /// Diagnose the host and suggest a fix for each problem
 ///
-/// Exit codes: 0 no problems, 1 warnings, 2 problems.
+/// Exit codes: 0 no problems, 1 warnings, 2 problems. With --walls: 0 all attempts
+/// blocked, 1 attempts without proof or an error, 2 an attempt got out.
 #[derive(Debug, Args)]
 #[command(after_help = examples!(
     "pixels doctor"
     "pixels doctor --json"
+    "pixels doctor --walls"
 ))]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// Try to bypass the egress policy from a temporary pixel
+    #[arg(long)]
+    walls: bool,
+}
 
 impl Row for Check {
     const HEADERS: &'static [&'static str] = &["STATUS", "CHECK", "FOUND"];
@@ -41,6 +50,9 @@ impl Row for Check {
 
 impl DoctorArgs {
     pub async fn run(self, context: &Context) -> anyhow::Result<()> {
+        if self.walls {
+            return test_walls(context).await;
+        }
         let work = async {
             let incus = context.settings().backend == BackendKind::Incus;
             let mut checks = vec![match incus {
@@ -61,6 +73,61 @@ impl DoctorArgs {
             code => Err(ExitWith(code).into()),
         }
     }
+}
+
+impl Row for Attempt {
+    const HEADERS: &'static [&'static str] = &["RESULT", "ATTEMPT", "DETAIL"];
+
+    fn cells(&self) -> Vec<String> {
+        let result = match self.result {
+            Verdict::Blocked => "blocked",
+            Verdict::GotOut => "GOT OUT",
+            Verdict::Inconclusive => "inconclusive",
+            Verdict::NotRun => "not run",
+        };
+        vec![result.into(), self.attempt.clone(), self.detail.clone()]
+    }
+}
+
+/// Reports errors with the exit code 1: their own code may be 2, which means
+/// here that an attempt got out.
+async fn test_walls(context: &Context) -> anyhow::Result<()> {
+    let proof = match prove(context).await {
+        Err(error) if exit::classify(&error).0 != exit::INTERRUPTED => {
+            error_report::report(&context.ui, &error, exit::FAILURE);
+            return Err(ExitWith(exit::FAILURE).into());
+        }
+        outcome => outcome?,
+    };
+    context.ui.rows(&proof.attempts, "No attempts.");
+    for leftover in &proof.leftovers {
+        context.ui.warn(&format!("left behind: {leftover}"));
+    }
+    let count = |result| {
+        let attempts = proof.attempts.iter();
+        attempts.filter(|it| it.result == result).count()
+    };
+    let (blocked, got_out) = (count(Verdict::Blocked), count(Verdict::GotOut));
+    let unproven = proof.attempts.len() - blocked - got_out;
+    context.ui.status(&format!(
+        "{} attempts: {blocked} blocked, {got_out} got out, {unproven} without proof",
+        proof.attempts.len()
+    ));
+    match (got_out, unproven) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(ExitWith(exit::FAILURE).into()),
+        _ => Err(ExitWith(GOT_OUT).into()),
+    }
+}
+
+async fn prove(context: &Context) -> anyhow::Result<Proof> {
+    let backend = context.backend()?;
+    let defaults = from_settings::instance_defaults(context, None)?;
+    let image = from_settings::resolve_default_image(context, &defaults).await?;
+    let spinner = context.ui.spinner();
+    let progress = |phase: &str| spinner.step(phase);
+    let proof = lifecycle::test_walls(backend, context.cancel(), &defaults, &image, &progress);
+    Ok(proof.await?)
 }
 
 /// Checks that the TrueNAS server accepts the API key and runs containers.

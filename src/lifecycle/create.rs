@@ -6,11 +6,13 @@ use tokio_util::sync::CancellationToken;
 use super::creator::Creator;
 use super::rollback::Rollback;
 use super::{
-    CloneNames, Error, ForkOptions, InstanceDefaults, Lease, Progress, begin_provisioning,
+    CloneNames, Error, ForkOptions, InstanceDefaults, Lease, Network, Progress, begin_provisioning,
     clone_policy_properties, fork, identity, provisioning,
 };
 use crate::egress::Policy;
-use crate::model::{Backend, CloneSource, CreateSpec, Limits, Name, Properties, unless_cancelled};
+use crate::model::{
+    Backend, CloneSource, CreateSpec, Limits, Name, Properties, Result, unless_cancelled,
+};
 
 #[derive(Debug, Clone)]
 pub enum PixelSource {
@@ -105,12 +107,7 @@ impl InstanceDefaults {
         let mut undo = Rollback::new(backend, creator);
         undo.track_pixel(&spec.name);
         let work = async {
-            progress("creating");
-            let init_script = backend.create(&spec).await?;
-            identity::ensure_identity(backend, &spec.name, init_script).await?;
-            self.network.prepare(backend, &spec.name, false).await?;
-            progress("starting");
-            self.network.start(backend, &spec.name).await
+            create_and_start(backend, &self.network, &spec, progress).await
         };
         let provisioned = async {
             unless_cancelled(cancel, work).await?;
@@ -129,4 +126,19 @@ impl InstanceDefaults {
         self.network.reconcile(backend).await;
         Err(error)
     }
+}
+
+/// Creates and starts an instance under its policy, without provisioning.
+pub(super) async fn create_and_start(
+    backend: &dyn Backend,
+    network: &Network,
+    spec: &CreateSpec,
+    progress: Progress<'_>,
+) -> Result<()> {
+    progress("creating");
+    let init_script = backend.create(spec).await?;
+    identity::ensure_identity(backend, &spec.name, init_script).await?;
+    network.prepare(backend, &spec.name, false).await?;
+    progress("starting");
+    network.start(backend, &spec.name).await
 }

@@ -34,6 +34,7 @@ mod start;
 mod template;
 pub mod usage;
 mod user;
+mod walls;
 
 #[cfg(test)]
 mod fuzz;
@@ -66,6 +67,7 @@ pub use restore::{ChoosePolicy, restore};
 pub use start::start;
 pub use template::create_template;
 pub use user::User;
+pub use walls::{Attempt, Proof, Verdict, test_walls};
 
 use crate::model;
 

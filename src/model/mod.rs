@@ -154,6 +154,9 @@ pub trait IsolatedNetwork: Send + Sync {
     /// if another network has that name. Safe to call concurrently.
     async fn ensure_bridge(&self, bridge: &str) -> Result<()>;
 
+    /// Returns the MAC address of a bridge on the server's host.
+    async fn bridge_mac(&self, bridge: &str) -> Result<String>;
+
     /// Deletes an isolated bridge. Succeeds if the bridge is missing. Fails if the
     /// bridge is in use.
     async fn remove_bridge(&self, bridge: &str) -> Result<()>;

@@ -13,7 +13,7 @@ use crate::support::wait::eventually;
 use crate::support::walls::Walls;
 use crate::support::wan::{Wan, ip};
 
-const PROBE: &str = include_str!("support/probe.pl");
+const PROBE: &str = include_str!("../../src/lifecycle/guest/probe.pl");
 const NEIGHBOR: &str = "px-t-neighbor";
 /// The last byte of the neighbor's address, which the bridge's DHCP does not assign
 /// first.

@@ -19,7 +19,7 @@ use crate::support::wait::eventually;
 use crate::support::walls::{Place, Walls};
 use crate::support::wan::Wan;
 
-const PROBE: &str = include_str!("support/probe.pl");
+const PROBE: &str = include_str!("../../src/lifecycle/guest/probe.pl");
 
 /// Attacks on the neighbor, each for about a second, while the neighbor receives
 /// data. A row is `NAME | PROBE`, with placeholders.

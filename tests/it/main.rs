@@ -65,3 +65,4 @@ mod truenas;
 mod truenas_files;
 mod truenas_network;
 mod truenas_security;
+mod walls;

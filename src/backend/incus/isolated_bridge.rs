@@ -227,6 +227,16 @@ async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
     client.send(Method::PUT, &path, &rules).await
 }
 
+/// Returns the MAC address of the bridge on the daemon's host.
+pub(super) async fn mac(client: &Client, bridge: &str) -> Result<String> {
+    let path = format!("{}/state", network_path(bridge));
+    let state: super::wire::NetworkState = client
+        .get(&path)
+        .await
+        .map_err(|failure| failure.into_error_for(subject(bridge)))?;
+    Ok(state.hwaddr)
+}
+
 /// Deletes the bridge and the access list. Succeeds if both are missing.
 pub(super) async fn remove(client: &Client, bridge: &str) -> Result<()> {
     for path in [network_path(bridge), acl_path(bridge)] {

@@ -219,4 +219,8 @@ impl IsolatedNetwork for Incus {
     async fn host_filter(&self, gateway: &Name, subnet: &str) -> Result<Option<HostFilter>> {
         host_filter::find(&self.client, gateway, subnet).await
     }
+
+    async fn bridge_mac(&self, bridge: &str) -> Result<String> {
+        isolated_bridge::mac(&self.client, bridge).await
+    }
 }

@@ -126,6 +126,8 @@ pub struct NetworkState {
     #[serde(default, deserialize_with = "null_as_none")]
     pub addresses: Vec<Address>,
     #[serde(default)]
+    pub hwaddr: String,
+    #[serde(default)]
     pub counters: Counters,
 }
 

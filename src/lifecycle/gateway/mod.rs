@@ -82,6 +82,6 @@ pub fn is_gateway(instance: &Instance) -> bool {
 }
 
 /// Returns the subnet recorded on a gateway.
-fn subnet(instance: &Instance) -> Option<Subnet> {
+pub(super) fn subnet(instance: &Instance) -> Option<Subnet> {
     instance.properties.get(SUBNET)?.parse().ok()
 }
