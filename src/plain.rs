@@ -105,7 +105,7 @@ mod tests {
             let text = format!("a{c}b");
             let shown = plain_line(&text);
             assert_eq!(shown.chars().count(), 3, "{c:?}");
-            assert!(!shown.contains(|c| is_hidden(c)), "{c:?}");
+            assert!(!shown.contains(is_hidden), "{c:?}");
         }
         for (first, last) in [
             ('\0', '\u{1f}'),

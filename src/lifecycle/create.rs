@@ -106,9 +106,7 @@ impl InstanceDefaults {
         }
         let mut undo = Rollback::new(backend, creator);
         undo.track_pixel(&spec.name);
-        let work = async {
-            create_and_start(backend, &self.network, &spec, progress).await
-        };
+        let work = async { create_and_start(backend, &self.network, &spec, progress).await };
         let provisioned = async {
             unless_cancelled(cancel, work).await?;
             let Some(plan) = &self.plan else {

@@ -1,6 +1,6 @@
 //! The output of commands: results on stdout, messages on stderr.
 //!
-//! All output is [plain](crate::plain), except text that [`Ui::raw`] writes and the
+//! All output is [plain](mod@crate::plain), except text that [`Ui::raw`] writes and the
 //! escape sequences of this module. Only here and in `term` may code write to the
 //! standard streams; `tests/it/printing.rs` lists the exceptions.
 

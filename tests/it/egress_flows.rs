@@ -34,7 +34,7 @@ impl Running {
     pub fn start(env: &TestEnv, pixel: &str, line: &str) -> Self {
         let mut child = env.spawn(["exec", "-u", "root", pixel, "--", "perl", "-"]);
         let mut stdin = child.stdin.take().unwrap();
-        write!(stdin, "{HELPER}{line}\n").unwrap();
+        writeln!(stdin, "{HELPER}{line}").unwrap();
         drop(stdin);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }

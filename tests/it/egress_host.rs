@@ -108,11 +108,15 @@ fn answer_datagrams(socket: UdpSocket, seen: Seen) {
     });
 }
 
-/// The probe's script with one attempt per row, and the token of each attempt.
-fn script(tag: &str, rows: &[String]) -> (String, Vec<String>) {
+fn token(tag: &str, number: usize) -> String {
     let process = std::process::id() % 10_000;
-    let token = |number: usize| format!("pxt{tag}{process:04}x{number:02}q");
-    let tokens: Vec<String> = (0..rows.len()).map(token).collect();
+    format!("px{tag}{process:04}x{number:03}q")
+}
+
+/// The probe's script with one attempt per row, and the token of each attempt.
+/// `tag`: a letter.
+fn script(tag: &str, rows: &[String]) -> (String, Vec<String>) {
+    let tokens: Vec<String> = (0..rows.len()).map(|number| token(tag, number)).collect();
     let lines = tokens.iter().zip(rows);
     let lines = lines.map(|(token, row)| format!("{token} {row}\n"));
     (PROBE.to_owned() + &lines.collect::<String>(), tokens)
@@ -367,7 +371,7 @@ fn only_the_host_connects_into_pixels() {
         let printed = neighbor.run(&script);
         assert_eq!(printed.lines().count(), rows.len(), "{printed}");
         // A later packet of the host arrives.
-        let last = format!("pxt{tag}lastq");
+        let last = token(tag, rows.len());
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         socket.send_to(last.as_bytes(), host).unwrap();
         eventually("the host's packet arrives", || saw(&seen, &last));

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::support::lab;
 use crate::support::wait::eventually;
 use crate::support::walls::{Place, Walls};
-use crate::support::wan::Wan;
+use crate::support::wan::{self, Wan};
 
 const PROBE: &str = include_str!("../../src/lifecycle/guest/probe.pl");
 
@@ -67,7 +67,7 @@ struct Attack<'a> {
 
 impl Attack<'_> {
     fn fill(&self, row: &str) -> String {
-        let host = self.walls.wan.address(254).to_string();
+        let host = self.walls.wan.address(wan::HOST).to_string();
         let words = [
             ("OWN_MAC", self.own.mac.as_str()),
             ("OWN", &self.own.address),

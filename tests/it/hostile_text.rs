@@ -120,6 +120,7 @@ fn text_of_arguments_and_files_is_plain() {
 
     // Colors of the label remain.
     let mut screen = Pty::pixels(&env, [ATTACK]);
+    screen.expect("--help");
     assert_eq!(screen.exit_code(), 2);
     let screen = screen.screen();
     assert!(screen.contains("\x1b[31merror:"), "{screen:?}");
@@ -128,7 +129,7 @@ fn text_of_arguments_and_files_is_plain() {
     let escaped = ATTACK.replace(|c: char| c.is_control(), "x");
     let file = env.home().join(format!("{ATTACK}.toml"));
     for text in [
-        format!("{ATTACK}"),
+        ATTACK.to_owned(),
         format!("a = \"{ATTACK}"),
         format!("\"{escaped}\" = 1\n"),
         format!("[defaults]\nimage = \"{escaped}\"\n\"{escaped}\" = 1\n"),

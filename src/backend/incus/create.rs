@@ -14,7 +14,8 @@ use super::port_security::{self, Port};
 use super::wire::pairs;
 use super::{host_filter, images, init_script, instances};
 use crate::model::{
-    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Name, Properties, Result, Subject,
+    Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Name, Properties,
+    Result, Subject,
 };
 
 /// The API extension for `security.guestapi=false`. Without this setting,

@@ -153,7 +153,7 @@ pub(super) async fn start_error(client: &Client, name: &Name) -> Option<Error> {
     Some(Error::Unsupported {
         operation: format!("securing the network of {}", name.instance()),
         reason: Reason::from(reason.trim()).with_hint(
-            "install the packages iproute2 and util-linux on the server, or set \
+            "install the packages iproute2, nftables and util-linux on the server, or set \
              network.placement to \"pixel\"",
         ),
     })

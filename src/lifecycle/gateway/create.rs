@@ -233,7 +233,9 @@ async fn create_and_start(
 async fn update(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     let network = backend.isolated_network()?;
     let instance = backend.get(&gateway.name).await?;
-    let subnet = super::subnet(&instance).unwrap_or(gateway.subnet).to_string();
+    let subnet = super::subnet(&instance)
+        .unwrap_or(gateway.subnet)
+        .to_string();
     let changed = network.secure_ports(&gateway.bridge).await?;
     let is_filter_new = network.add_host_filter(&gateway.name, &subnet).await?;
     if is_filter_new || changed.contains(&gateway.name.instance()) {

@@ -59,7 +59,7 @@ const ROWS: &[Row] = &[
     open("a raw address, QUIC", &["udp {denied} 443"]),
     open("a raw address, ping", &["icmp {denied}"]),
     open("UDP from port 53", &["udp {denied} 4433 53"]),
-    open("UDP in fragments", &["udp {denied} 4433 0 5000"]),
+    isolated("UDP in fragments", &["udp {denied} 4433 0 5000"]),
     isolated(
         "other protocols (IP in IP, GRE, ESP, SCTP)",
         &[

@@ -23,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 use super::create::create_and_start;
 use super::creator::Creator;
 use super::rollback::Rollback;
-use super::{Error, InstanceDefaults, Network, Progress, change_policy, identity, provisioning};
+use super::{
+    Error, InstanceDefaults, Network, Progress, User, change_policy, identity, provisioning,
+};
 use crate::egress::{Mode, Policy};
 use crate::model::{
-    self, Backend, CreateSpec, ExecRequest, Name, Result, random_hex, unless_cancelled,
+    self, Backend, CreateSpec, ExecRequest, Name, Result, UserGuest, random_hex, unless_cancelled,
 };
 use crate::provision;
 
@@ -180,7 +182,9 @@ impl<'a> Stage<'a> {
                 ..provision::Options::default()
             });
             plan.remove_sudo();
-            provision::apply(&*self.backend.guest(&self.restricted), &plan).await?;
+            let guest = || self.backend.guest(&self.restricted);
+            let user_guest = UserGuest::new(guest(), User::expected(true).ids);
+            provision::apply(&*guest(), &user_guest, &plan).await?;
         }
         Ok(())
     }

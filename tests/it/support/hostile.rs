@@ -38,8 +38,8 @@ pub fn assert_plain_screen(screen: &str, from: &str) {
         let end = text[at..].find(['m', 'A', 'K']);
         let end = end.unwrap_or_else(|| panic!("{from}: {screen:?}"));
         let sequence: String = text.drain(at..=at + end).collect();
-        let parameters = sequence[2..sequence.len() - 1].chars();
-        let known = parameters.fold(true, |known, c| known && (c.is_ascii_digit() || c == ';'));
+        let mut parameters = sequence[2..sequence.len() - 1].chars();
+        let known = parameters.all(|c| c.is_ascii_digit() || c == ';');
         assert!(known, "{from}: {screen:?}");
     }
     assert_plain(&text, from);

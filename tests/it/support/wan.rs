@@ -28,7 +28,7 @@ pub const SLOTS: u8 = 4;
 pub const FIRST: u8 = 0;
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// Number of the host's address in each network.
-const HOST: u8 = 62;
+pub const HOST: u8 = 62;
 const RESOLVER: u8 = 53;
 /// Number of an address without servers, except servers started by a test.
 pub const SPARE: u8 = 30;

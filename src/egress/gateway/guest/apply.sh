@@ -9,9 +9,10 @@ set -eu
 umask 077
 dir=/var/lib/pixels/gateway
 state=$dir/state
-mkdir -p "$state/chains" "$state/resolvers" /run/pixels
+mkdir -p "$dir" /run/pixels
 exec 9>"$dir/lock"
 flock 9
+mkdir -p "$state/chains" "$state/resolvers"
 # systemd may still be starting.
 tries=0
 until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
@@ -129,8 +130,8 @@ for conf in "$state"/resolvers/*; do
 done
 # After an interruption, the next boot loads either the old or the new state.
 rm -rf "$dir/old"
-mv "$state" "$dir/old"
-mv "$new" "$state"
+mv -T "$state" "$dir/old"
+mv -T "$new" "$state"
 rm -rf "$dir/old"
 nft -f "$state/commands"
 rm "$state/commands"
