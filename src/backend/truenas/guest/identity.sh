@@ -15,5 +15,6 @@ sh "${0%/*}/first-boot"
 # journald writes to the directory of the previous machine id until it restarts.
 [ "$(cat /etc/machine-id 2>/dev/null)" = "$before" ] ||
     systemctl try-restart systemd-journald.service || :
-# Init has already set the previous host name.
-[ ! -s /etc/hostname ] || cat /etc/hostname >/proc/sys/kernel/hostname
+# Init has already set the previous host name. Root of an unprivileged container
+# cannot write to /proc/sys/kernel/hostname.
+[ ! -s /etc/hostname ] || hostname -F /etc/hostname
