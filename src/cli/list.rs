@@ -115,7 +115,7 @@ impl ListArgs {
         let mut pixels = pixel_list::list_unexpired(context).await?;
         let gateway_spec = from_settings::gateway_from_settings(context)?;
         let work = async {
-            let leases = lifecycle::leases(backend, &gateway_spec, &pixels).await?;
+            let leases = lifecycle::leases(backend, &gateway_spec, &pixels).await;
             lifecycle::refresh_provisioning(backend, &mut pixels).await;
             let without_network =
                 lifecycle::add_gateway_addresses(backend, &gateway_spec, &mut pixels).await?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -175,46 +175,147 @@ pub async fn lease(
     gateway_spec: &GatewaySpec,
     pixel: &Instance,
 ) -> Result<Option<Duration>> {
-    let pixels = std::slice::from_ref(pixel);
-    Ok(leases(backend, gateway_spec, pixels)
-        .await?
-        .remove(&pixel.name))
+    if !can_have_lease(pixel) {
+        return Ok(None);
+    }
+    match &pixel.isolated_bridge {
+        Some(bridge) => {
+            let pixels = &[pixel][..];
+            let leases = leases_behind(backend, &gateway_spec.for_bridge(bridge), pixels).await?;
+            Ok(leases.into_values().next())
+        }
+        None => Ok(lease_inside(backend, pixel).await),
+    }
 }
 
 /// Returns the remaining times of all leases of these pixels. Sends one request
-/// to each gateway of a running pixel whose policy has leases.
+/// to each gateway of a running pixel whose policy has leases. A gateway that
+/// cannot be asked is only logged.
 pub async fn leases(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
     pixels: &[Instance],
-) -> Result<BTreeMap<Name, Duration>> {
-    let candidates = pixels.iter().filter(|pixel| {
-        pixel.status == Status::Running && matches!(policy_during_lease(pixel), Ok(Some(_)))
-    });
+) -> BTreeMap<Name, Duration> {
     let mut by_bridge: BTreeMap<&str, Vec<&Instance>> = BTreeMap::new();
     let mut inside = Vec::new();
-    for pixel in candidates {
+    for pixel in pixels.iter().filter(|pixel| can_have_lease(pixel)) {
         match &pixel.isolated_bridge {
             Some(bridge) => by_bridge.entry(bridge).or_default().push(pixel),
             None => inside.push(pixel),
         }
     }
     let behind_gateways = by_bridge.into_iter().map(|(bridge, pixels)| async move {
-        let leases = gateway::leases(backend, &gateway_spec.for_bridge(bridge)).await?;
-        let lease = |pixel: &Instance| leases.get(&address_of(pixel)?.to_string()).copied();
-        let leases = pixels
-            .iter()
-            .filter_map(|pixel| Some((pixel.name.clone(), lease(pixel)?)));
-        Ok(Vec::from_iter(leases))
+        let gateway = gateway_spec.for_bridge(bridge);
+        let leases = leases_behind(backend, &gateway, &pixels).await;
+        leases.unwrap_or_else(|error| {
+            let gateway = &gateway.name;
+            tracing::warn!(%gateway, "cannot read the provisioning leases: {error}");
+            BTreeMap::new()
+        })
     });
-    let inside = inside.iter().map(|pixel| async {
-        let lease = egress::pixel::lease(&*backend.guest(&pixel.name))
-            .await
-            .ok()??;
+    let inside = inside.into_iter().map(|pixel| async {
+        let lease = lease_inside(backend, pixel).await?;
         Some((pixel.name.clone(), lease))
     });
-    let (behind_gateways, inside): (Result<Vec<Vec<_>>>, _) =
-        tokio::join!(try_join_all(behind_gateways), join_all(inside));
-    let leases = behind_gateways?.into_iter().flatten();
-    Ok(leases.chain(inside.into_iter().flatten()).collect())
+    let (behind_gateways, inside) = tokio::join!(join_all(behind_gateways), join_all(inside));
+    let leases = behind_gateways.into_iter().flatten();
+    leases.chain(inside.into_iter().flatten()).collect()
+}
+
+fn can_have_lease(pixel: &Instance) -> bool {
+    pixel.status == Status::Running && matches!(policy_during_lease(pixel), Ok(Some(_)))
+}
+
+async fn leases_behind(
+    backend: &dyn Backend,
+    gateway: &GatewaySpec,
+    pixels: &[&Instance],
+) -> Result<BTreeMap<Name, Duration>> {
+    let leases = gateway::leases(backend, gateway).await?;
+    let lease = |pixel: &Instance| leases.get(&address_of(pixel)?.to_string()).copied();
+    let leases = pixels
+        .iter()
+        .filter_map(|pixel| Some((pixel.name.clone(), lease(pixel)?)));
+    Ok(leases.collect())
+}
+
+/// A pixel that cannot be asked, for example during its boot, has no lease.
+async fn lease_inside(backend: &dyn Backend, pixel: &Instance) -> Option<Duration> {
+    let guest = backend.guest(&pixel.name);
+    egress::pixel::lease(&*guest).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::Mode;
+    use crate::egress::gateway::ADDRESS;
+    use crate::lifecycle::policy_properties::replacement;
+    use crate::model::fake::FakeBackend;
+    use crate::model::{ExitStatus, Output};
+
+    const SET: &str = r#"{"nftables": [{"set": {"elem": [
+        {"elem": {"val": "10.98.0.5", "timeout": 60, "expires": 58}}]}}]}"#;
+
+    /// A pixel `a` with a lease behind the gateway `g`.
+    fn with_lease() -> FakeBackend {
+        let backend = FakeBackend::with_pixels(["a", "g"]);
+        backend.edit("a", |pixel| {
+            pixel.isolated_bridge = Some(GatewaySpec::for_tests().bridge);
+            pixel.properties = replacement(&Policy::new(Mode::Allowlist, []));
+            let address = (ADDRESS.to_owned(), "10.98.0.5".to_owned());
+            pixel.properties.extend([address]);
+        });
+        backend.edit("g", |instance| {
+            instance.properties = [("gateway".to_owned(), "1".to_owned())].into();
+        });
+        backend.on_exec(|_, command| {
+            command.contains("provisioning").then(|| Output {
+                status: ExitStatus(0),
+                stdout: SET.into(),
+                stderr: Vec::new(),
+            })
+        });
+        backend
+    }
+
+    #[tokio::test]
+    async fn list_of_leases_skips_gateway_that_cannot_be_asked() {
+        let (backend, gateway) = (with_lease(), GatewaySpec::for_tests());
+        let pixel = backend.get(&"a".parse().unwrap()).await.unwrap();
+        let get = format!("get {}", gateway.name);
+        backend.fail_at(&get, 1);
+        backend.fail_at(&get, 2);
+        let pixels = std::slice::from_ref(&pixel);
+        assert!(leases(&backend, &gateway, pixels).await.is_empty());
+        assert!(lease(&backend, &gateway, &pixel).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn gateway_that_stops_during_request_has_no_leases() {
+        let backend = with_lease();
+        let gateway = GatewaySpec {
+            name: "g".parse().unwrap(),
+            ..GatewaySpec::for_tests()
+        };
+        let pixel = backend.get(&"a".parse().unwrap()).await.unwrap();
+        let found = async || leases_behind(&backend, &gateway, &[&pixel]).await;
+        let remaining = Duration::from_secs(58);
+        let expected = [(pixel.name.clone(), remaining)].into();
+        assert_eq!(found().await.unwrap(), expected);
+
+        backend.fail_at("exec", 1);
+        assert!(found().await.is_err());
+
+        backend.take_calls();
+        backend.fail_at("exec", 1);
+        let stop = async {
+            while !backend.calls().iter().any(|call| call.starts_with("exec")) {
+                tokio::task::yield_now().await;
+            }
+            backend.edit("g", |instance| instance.status = Status::Stopped);
+        };
+        let (found, ()) = tokio::join!(found(), stop);
+        assert_eq!(found.unwrap(), [].into());
+    }
 }

@@ -69,15 +69,24 @@ pub async fn end_lease(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name
 }
 
 /// Returns the provisioning leases of the pixels behind a gateway by address,
-/// with the remaining times. A gateway that is not running has none.
+/// with the remaining times. A gateway that is not running, or stops during the
+/// request, has none.
 pub async fn leases(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
 ) -> Result<BTreeMap<String, Duration>> {
-    match super::recorded_health(backend, gateway).await? {
-        Health::Good { .. } => egress::lease::leases(&*backend.guest(&gateway.name)).await,
-        _ => Ok(BTreeMap::new()),
+    if !is_running(backend, gateway).await? {
+        return Ok(BTreeMap::new());
     }
+    match egress::lease::leases(&*backend.guest(&gateway.name)).await {
+        Err(_) if !is_running(backend, gateway).await? => Ok(BTreeMap::new()),
+        outcome => outcome,
+    }
+}
+
+async fn is_running(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<bool> {
+    let health = super::recorded_health(backend, gateway).await?;
+    Ok(matches!(health, Health::Good { .. }))
 }
 
 /// A random address for a new pixel. [`admit`] replaces an address in use.
