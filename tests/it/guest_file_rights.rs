@@ -215,6 +215,17 @@ fn jobs(sandbox: &Sandbox) {
     let killed = sandbox.client.call("exec_kill", arguments);
     assert_ne!(killed["state"], "running", "{killed}");
     sandbox.check_root_files("exec_kill");
+
+    // Nobody writes to these pipes: to open them would wait without end.
+    let job = sandbox.client.job(&sandbox.name, "true");
+    sandbox.sh(&format!(
+        "cd .local/state/pixels/jobs/{job}; until [ -e code ]; do sleep 0.1; done
+         rm stdout stderr code; mkfifo stdout stderr code"
+    ));
+    let arguments = json!({"name": sandbox.name, "job_id": job});
+    let polled = sandbox.client.call("exec_poll", arguments);
+    assert_eq!(polled["state"], "exited", "{polled}");
+    assert_eq!(polled["exit_code"], Value::Null, "{polled}");
 }
 
 /// `push`, `pull` and `sync` work in the user's directories, and nowhere else.

@@ -38,8 +38,16 @@ while update_state; do
     tenths=$((tenths - 1))
     sleep 0.1
 done
-code=-
-[ "$state" != exited ] || read -r code <"$dir/code"
+# usage: read_file FILE COMMAND...: runs a command that reads FILE. The user can
+# replace it with a pipe that nobody writes to.
+read_file() {
+    file=$dir/$1
+    shift
+    [ ! -f "$file" ] || timeout 10 "$@" "$file" 2>/dev/null
+}
+
+code=
+[ "$state" != exited ] || code=$(read_file code head -n 1 | tr -cd 0-9)
 
 # usage: available STREAM OFFSET
 available() {
@@ -50,7 +58,7 @@ available() {
 }
 out_length=$(available stdout "$out")
 err_length=$(available stderr "$err")
-echo "$state $code $out_length $err_length"
-tail -c "+$((out + 1))" "$dir/stdout" 2>/dev/null | head -c "$out_length"
-tail -c "+$((err + 1))" "$dir/stderr" 2>/dev/null | head -c "$err_length"
+echo "$state ${code:--} $out_length $err_length"
+read_file stdout tail -c "+$((out + 1))" | head -c "$out_length"
+read_file stderr tail -c "+$((err + 1))" | head -c "$err_length"
 exit 0
