@@ -216,7 +216,7 @@ fn jobs(sandbox: &Sandbox) {
     assert_ne!(killed["state"], "running", "{killed}");
     sandbox.check_root_files("exec_kill");
 
-    // Nobody writes to these pipes: to open them would wait without end.
+    // No process writes to these pipes: to open them would wait without end.
     let job = sandbox.client.job(&sandbox.name, "true");
     sandbox.sh(&format!(
         "cd .local/state/pixels/jobs/{job}; until [ -e code ]; do sleep 0.1; done

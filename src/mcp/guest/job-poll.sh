@@ -39,7 +39,7 @@ while update_state; do
     sleep 0.1
 done
 # usage: read_file FILE COMMAND...: runs a command that reads FILE. The user can
-# replace it with a pipe that nobody writes to.
+# replace it with a pipe that no process writes to.
 read_file() {
     file=$dir/$1
     shift
