@@ -68,12 +68,19 @@ fn lease(env: &TestEnv, pixel: &str) -> Option<Value> {
 /// Starts to create a pixel, and waits for its lease and its steps.
 fn create(env: &TestEnv, pixel: &str) -> Child {
     let policy = ["--egress", "allowlist", "--allow", "allowed.test"];
-    let create = env.start([&["create", pixel], &policy[..]].concat());
-    until("the pixel has a lease", || lease(env, pixel));
-    // Before, pixels restarts the resolver in the pixel.
-    eventually("the steps run", || {
-        env.listed(pixel)["provision"] == "running"
+    let mut create = env.start([&["create", pixel], &policy[..]].concat());
+    let rows = || env.pixels(["list", "--json"]).ok().json();
+    let running = |row: &Value| row["name"] == pixel && row["provision"] == "running";
+    let mut ended = false;
+    eventually("the pixel has a lease, and its steps run", || {
+        ended = create.try_wait().unwrap().is_some();
+        // Before the steps, pixels restarts the resolver in the pixel.
+        ended || lease(env, pixel).is_some() && rows().as_array().unwrap().iter().any(running)
     });
+    if ended {
+        let outcome = finished(create, Duration::from_secs(1));
+        panic!("`create` ended before its steps: {outcome:?}");
+    }
     create
 }
 
