@@ -1,7 +1,17 @@
 //! The inside of an instance: its files, and commands that handlers of the test
 //! answer.
 
-use super::*;
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use super::state::{Entry, Files, State, Stored};
+use super::{FakeBackend, not_in_the_fake};
+use crate::model::{
+    Error, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, Name,
+    Result, STOPPED, Status, Subject,
+};
 
 /// The guest of one instance of a [`FakeBackend`].
 pub(super) struct FakeGuest<'a> {
