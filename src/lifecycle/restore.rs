@@ -36,13 +36,15 @@ pub async fn restore(
 ) -> Result<()> {
     let instance = backend.get(name).await?;
     let checkpoint = find_checkpoint(backend, name, label).await?;
+    let restore = Restore {
+        backend,
+        instance: &instance,
+        checkpoint: &checkpoint,
+        choose,
+    };
     let outcome = match Network::of_instance(&instance, gateway_spec) {
-        Network::Gateway(gateway) => {
-            restore_behind_gateway(backend, &gateway, &instance, &checkpoint, choose).await
-        }
-        network @ Network::External(_) => {
-            restore_with_guest_policy(backend, &network, &instance, &checkpoint, choose).await
-        }
+        Network::Gateway(gateway) => restore.behind_gateway(&gateway).await,
+        network @ Network::External(_) => restore.with_guest_policy(&network).await,
     };
     restore_marks(backend, &instance).await?;
     outcome
@@ -54,90 +56,94 @@ pub(super) async fn restore_marks(backend: &dyn Backend, before: &Instance) -> R
     backend.set_properties(&before.name, &kept).await
 }
 
-/// The policy properties after a restore.
-fn policy_after(
-    present: &Instance,
-    checkpoint: &Checkpoint,
-    choose: Option<ChoosePolicy<'_>>,
-) -> Result<Properties> {
-    let Some(choose) = choose else {
-        return Ok(select(&checkpoint.properties));
-    };
-    let mut earlier = present.clone();
-    earlier.properties = checkpoint.properties.clone();
-    let (ours, theirs) = (recorded_policy(present)?, recorded_policy(&earlier)?);
-    Ok(match choose(&ours, &theirs) {
-        chosen if chosen == ours => select(&present.properties),
-        chosen if chosen == theirs => select(&checkpoint.properties),
-        chosen => replacement(&chosen),
-    })
+struct Restore<'a> {
+    backend: &'a dyn Backend,
+    /// The pixel before the restore.
+    instance: &'a Instance,
+    checkpoint: &'a Checkpoint,
+    choose: Option<ChoosePolicy<'a>>,
 }
 
-async fn restore_behind_gateway(
-    backend: &dyn Backend,
-    gateway: &GatewaySpec,
-    instance: &Instance,
-    checkpoint: &Checkpoint,
-    choose: Option<ChoosePolicy<'_>>,
-) -> Result<()> {
-    let (name, label) = (&instance.name, &checkpoint.label);
-    let present = select(&instance.properties);
-    if present == policy_after(instance, checkpoint, choose)? {
-        // Check before the restore that the gateway is running.
-        gateway::end_lease(backend, gateway, name).await?;
-    } else {
-        let change = |present: &Instance| policy_after(present, checkpoint, choose);
-        gateway::change(backend, gateway, name, &change).await?;
+impl Restore<'_> {
+    /// The policy properties of the checkpoint.
+    fn checkpoint_policy(&self) -> Properties {
+        select(&self.checkpoint.properties)
     }
-    let restored = select(&backend.get(name).await?.properties);
-    if let Err(error) = backend.restore(name, label).await {
-        backend.set_properties(name, &present).await?;
-        gateway::reconcile(backend, gateway).await?;
-        return Err(error);
-    }
-    if restored != select(&checkpoint.properties) {
-        backend.set_properties(name, &restored).await?;
-    }
-    // Another pixel may now have the address recorded in the checkpoint.
-    gateway::admit(backend, gateway, name).await
-}
 
-/// The disk of the checkpoint contains its policy.
-async fn restore_with_guest_policy(
-    backend: &dyn Backend,
-    network: &Network,
-    instance: &Instance,
-    checkpoint: &Checkpoint,
-    choose: Option<ChoosePolicy<'_>>,
-) -> Result<()> {
-    let (name, label) = (&instance.name, &checkpoint.label);
-    let restored = policy_after(instance, checkpoint, choose)?;
-    if restored == select(&checkpoint.properties) {
-        backend.restore(name, label).await?;
-        return match backend.get(name).await?.status {
-            Status::Running => network.ensure_enforced(backend, name).await,
-            _ => Ok(()),
+    /// The policy properties after the restore of a pixel.
+    fn policy_after(&self, present: &Instance) -> Result<Properties> {
+        let Some(choose) = self.choose else {
+            return Ok(self.checkpoint_policy());
         };
+        let mut earlier = present.clone();
+        earlier.properties = self.checkpoint.properties.clone();
+        let (ours, theirs) = (recorded_policy(present)?, recorded_policy(&earlier)?);
+        Ok(match choose(&ours, &theirs) {
+            chosen if chosen == ours => select(&present.properties),
+            chosen if chosen == theirs => self.checkpoint_policy(),
+            chosen => replacement(&chosen),
+        })
     }
-    if !checkpoint.properties.contains_key(guest_policy::KEY) {
-        return Err(Error::Unsupported {
-            operation: format!("restoring {label} under another policy"),
-            reason: "the pixel enforces its policy itself, and the checkpoint is older than the \
-                     policy"
-                .into(),
-        });
+
+    async fn restore_disk(&self) -> Result<()> {
+        let (name, label) = (&self.instance.name, &self.checkpoint.label);
+        self.backend.restore(name, label).await
     }
-    // The pixel must not boot with the policy of the checkpoint.
-    let is_running = instance.status == Status::Running;
-    let stops = is_running && backend.can_access_stopped_files();
-    if stops {
-        backend.stop(name, GRACE).await?;
+
+    async fn behind_gateway(&self, gateway: &GatewaySpec) -> Result<()> {
+        let (backend, name) = (self.backend, &self.instance.name);
+        let present = select(&self.instance.properties);
+        if present == self.policy_after(self.instance)? {
+            // Check before the restore that the gateway is running.
+            gateway::end_lease(backend, gateway, name).await?;
+        } else {
+            let change = |present: &Instance| self.policy_after(present);
+            gateway::change(backend, gateway, name, &change).await?;
+        }
+        let restored = select(&backend.get(name).await?.properties);
+        if let Err(error) = self.restore_disk().await {
+            backend.set_properties(name, &present).await?;
+            gateway::reconcile(backend, gateway).await?;
+            return Err(error);
+        }
+        if restored != self.checkpoint_policy() {
+            backend.set_properties(name, &restored).await?;
+        }
+        // Another pixel may now have the address recorded in the checkpoint.
+        gateway::admit(backend, gateway, name).await
     }
-    backend.restore(name, label).await?;
-    let current = backend.get(name).await?;
-    apply_change(backend, network, &current, &|_| Ok(restored.clone())).await?;
-    match stops {
-        true => network.start(backend, name).await,
-        false => Ok(()),
+
+    /// The disk of the checkpoint contains its policy.
+    async fn with_guest_policy(&self, network: &Network) -> Result<()> {
+        let (backend, name) = (self.backend, &self.instance.name);
+        let restored = self.policy_after(self.instance)?;
+        if restored == self.checkpoint_policy() {
+            self.restore_disk().await?;
+            return match backend.get(name).await?.status {
+                Status::Running => network.ensure_enforced(backend, name).await,
+                _ => Ok(()),
+            };
+        }
+        if !self.checkpoint.properties.contains_key(guest_policy::KEY) {
+            return Err(Error::Unsupported {
+                operation: format!("restoring {} under another policy", self.checkpoint.label),
+                reason: "the pixel enforces its policy itself, and the checkpoint is older than \
+                         the policy"
+                    .into(),
+            });
+        }
+        // The pixel must not boot with the policy of the checkpoint.
+        let is_running = self.instance.status == Status::Running;
+        let stops = is_running && backend.can_access_stopped_files();
+        if stops {
+            backend.stop(name, GRACE).await?;
+        }
+        self.restore_disk().await?;
+        let current = backend.get(name).await?;
+        apply_change(backend, network, &current, &|_| Ok(restored.clone())).await?;
+        match stops {
+            true => network.start(backend, name).await,
+            false => Ok(()),
+        }
     }
 }
