@@ -10,10 +10,9 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use tokio::io::{AsyncRead, AsyncReadExt, sink};
-use tokio::sync::mpsc;
 
 use crate::model::{
-    Capture, Error, ExecIo, ExecRequest, Guest, Ids, Output, Result, random_hex, shell_quote,
+    Error, ExecRequest, Guest, Ids, Result, random_hex, run_with_streams, shell_quote,
 };
 
 /// A directory in memory that all users of the pixel can write to.
@@ -69,19 +68,8 @@ impl PrivateEnv {
             owner,
             ..ExecRequest::root(["/bin/sh", "-c", script, "sh", file])
         };
-        let stderr = Capture::default();
-        let (_control, control) = mpsc::channel(1);
-        let io = ExecIo {
-            stdin: Box::new(Cursor::new(self.code.clone())),
-            stdout: Box::new(sink()),
-            stderr: Box::new(stderr.clone()),
-            control,
-        };
-        let output = Output {
-            status: guest.exec(&request, io).await?,
-            stdout: Vec::new(),
-            stderr: stderr.take().head,
-        };
+        let code = Cursor::new(self.code.clone());
+        let output = run_with_streams(guest, &request, code, sink()).await?;
         output.into_text("transfer of the variables").map(drop)
     }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc};
 
 use super::{Error, ExecIo, ExecRequest, Guest, Output, Result, lock};
@@ -47,6 +47,29 @@ pub async fn collect_up_to<G: Guest + ?Sized>(
     Ok(Output {
         status,
         stdout: stdout.head,
+        stderr: stderr.take().head,
+    })
+}
+
+/// Runs a command with these streams until it exits. Returns the exit status and
+/// the first bytes of stderr. Dropping the future kills the command.
+pub async fn run_with_streams<G: Guest + ?Sized>(
+    guest: &G,
+    request: &ExecRequest,
+    stdin: impl AsyncRead + Send + Unpin + 'static,
+    stdout: impl AsyncWrite + Send + Unpin + 'static,
+) -> Result<Output> {
+    let stderr = Capture::default();
+    let (_control, control) = mpsc::channel(1);
+    let io = ExecIo {
+        stdin: Box::new(stdin),
+        stdout: Box::new(stdout),
+        stderr: Box::new(stderr.clone()),
+        control,
+    };
+    Ok(Output {
+        status: guest.exec(request, io).await?,
+        stdout: Vec::new(),
         stderr: stderr.take().head,
     })
 }

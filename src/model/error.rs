@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{InvalidName, Size};
+use super::{ExitStatus, InvalidName, Size};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -178,6 +178,15 @@ impl Error {
         Self::Io {
             doing: doing.into(),
             source,
+        }
+    }
+
+    /// The failure of a command in the pixel.
+    pub fn guest(command: impl Into<String>, status: ExitStatus, stderr: &[u8]) -> Self {
+        Self::Guest {
+            command: command.into(),
+            status: status.0,
+            stderr: String::from_utf8_lossy(stderr).trim().to_owned(),
         }
     }
 

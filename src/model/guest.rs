@@ -100,11 +100,7 @@ impl Output {
         if self.status.success() {
             return Ok(String::from_utf8_lossy(&self.stdout).into_owned());
         }
-        Err(Error::Guest {
-            command: command.to_owned(),
-            status: self.status.0,
-            stderr: String::from_utf8_lossy(&self.stderr).trim().to_owned(),
-        })
+        Err(Error::guest(command, self.status, &self.stderr))
     }
 }
 

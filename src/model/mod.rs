@@ -24,7 +24,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 pub use cancel::unless_cancelled;
-pub use capture::{Capture, Captured, Record, Writer, collect_up_to};
+pub use capture::{Capture, Captured, Record, Writer, collect_up_to, run_with_streams};
 pub use cpus::{count_cpus, parse_cpus};
 pub use duration::parse_duration;
 pub use env_name::is_env_name;

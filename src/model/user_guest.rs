@@ -7,9 +7,9 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
-use super::capture::{STDOUT, collect_up_to};
+use super::capture::{STDOUT, collect_up_to, run_with_streams};
 use super::{
-    Capture, Error, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids,
+    Error, ExecIo, ExecRequest, ExitStatus, FileKind, FileStat, Guest, GuestFile, Ids, Output,
     Precondition, Result, Subject,
 };
 
@@ -41,9 +41,7 @@ impl<'a> UserGuest<'a> {
     /// stdout exceeds `limit`.
     async fn run(&self, path: &str, argv: &[&str], limit: usize) -> Result<Vec<u8>> {
         let request = self.as_user(&request(argv));
-        let output = collect_up_to(&*self.guest, &request, limit).await?;
-        check(path, output.status, &output.stderr)?;
-        Ok(output.stdout)
+        check(path, collect_up_to(&*self.guest, &request, limit).await?)
     }
 
     /// Runs a command that accesses `path` and reads `stdin`.
@@ -53,17 +51,9 @@ impl<'a> UserGuest<'a> {
         argv: &[&str],
         stdin: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<()> {
-        let stderr = Capture::default();
-        let (_control, control) = mpsc::channel(1);
-        let io = ExecIo {
-            stdin: Box::new(stdin),
-            stdout: Box::new(tokio::io::sink()),
-            stderr: Box::new(stderr.clone()),
-            control,
-        };
         let request = self.as_user(&request(argv));
-        let status = self.guest.exec(&request, io).await?;
-        check(path, status, &stderr.take().head)
+        let output = run_with_streams(&*self.guest, &request, stdin, tokio::io::sink()).await?;
+        check(path, output).map(drop)
     }
 }
 
@@ -73,19 +63,18 @@ fn request(argv: &[&str]) -> ExecRequest {
     ExecRequest::root(english.iter().chain(argv).copied())
 }
 
-/// Converts the failure of a command that accesses `path` to an error.
-fn check(path: &str, status: ExitStatus, stderr: &[u8]) -> Result<()> {
-    if status.success() {
-        return Ok(());
+/// Returns the stdout of a command that accesses `path`, or its failure.
+fn check(path: &str, output: Output) -> Result<Vec<u8>> {
+    if output.status.success() {
+        return Ok(output.stdout);
     }
-    let stderr = String::from_utf8_lossy(stderr).trim().to_owned();
-    if stderr.ends_with(": No such file or directory") || stderr.ends_with(": Not a directory") {
-        return Err(Error::NotFound(Subject::Path(path.to_owned())));
-    }
-    Err(Error::Guest {
-        command: format!("access to {path}"),
-        status: status.0,
-        stderr,
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let is_missing = [": No such file or directory", ": Not a directory"]
+        .iter()
+        .any(|message| stderr.trim().ends_with(message));
+    Err(match is_missing {
+        true => Error::NotFound(Subject::Path(path.to_owned())),
+        false => Error::guest(format!("access to {path}"), output.status, &output.stderr),
     })
 }
 
@@ -227,19 +216,21 @@ mod tests {
 
     #[test]
     fn missing_path_is_not_found() {
-        let status = ExitStatus(1);
+        let failed = |path: &str, stderr: &str| {
+            let output = Output {
+                status: ExitStatus(1),
+                stdout: Vec::new(),
+                stderr: stderr.into(),
+            };
+            check(path, output).unwrap_err()
+        };
         for text in ["No such file or directory", "Not a directory"] {
-            let stderr = format!("stat: cannot statx '/a/b': {text}\n");
-            let error = check("/a/b", status, stderr.as_bytes()).unwrap_err();
+            let error = failed("/a/b", &format!("stat: cannot statx '/a/b': {text}\n"));
             assert!(error.is_not_found(), "{error}");
         }
-        let error = check(
-            "/a",
-            status,
-            b"stat: cannot statx '/a': Permission denied\n",
-        );
+        let error = failed("/a", "stat: cannot statx '/a': Permission denied\n");
         let expected = "\"access to /a\" failed in the pixel with exit code 1: \
                         stat: cannot statx '/a': Permission denied";
-        assert_eq!(error.unwrap_err().to_string(), expected);
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -1,9 +1,8 @@
 //! Runs the scripts of `guest/` inside a pixel, and reports failures.
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 
-use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result, Subject};
+use crate::model::{Error, ExecRequest, Guest, Result, Subject, run_with_streams};
 
 /// Exit codes of the scripts. For other exit codes, stderr explains the failure.
 pub const INPUT_CUT_OFF: i32 = 95;
@@ -60,17 +59,8 @@ pub async fn run(
     stdin: impl AsyncRead + Send + Unpin + 'static,
     stdout: impl AsyncWrite + Send + Unpin + 'static,
 ) -> Result<ScriptExit> {
-    let stderr = Capture::default();
-    let (_open, control) = mpsc::channel(1);
-    let io = ExecIo {
-        stdin: Box::new(stdin),
-        stdout: Box::new(stdout),
-        stderr: Box::new(stderr.clone()),
-        control,
-    };
-    let status = guest.exec(request, io).await?.0;
-    let stderr = String::from_utf8_lossy(&stderr.take().head)
-        .trim()
-        .to_owned();
+    let output = run_with_streams(guest, request, stdin, stdout).await?;
+    let (status, stderr) = (output.status.0, String::from_utf8_lossy(&output.stderr));
+    let stderr = stderr.trim().to_owned();
     Ok(ScriptExit { status, stderr })
 }

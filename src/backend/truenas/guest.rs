@@ -9,9 +9,7 @@ use tokio::sync::mpsc;
 use super::Truenas;
 use super::ssh::Session;
 use crate::backend::sftp;
-use crate::model::{
-    Error, ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Result,
-};
+use crate::model::{ExecIo, ExecRequest, ExitStatus, FileStat, Guest, GuestFile, Name, Result};
 
 /// Commands and files in a running pixel. Files of a stopped pixel are not
 /// accessible.
@@ -58,14 +56,7 @@ impl Guest for SshGuest<'_> {
         // The rename request of SFTP fails if the target exists.
         let request = ExecRequest::root(["mv", "-fT", "--", from, to]);
         let output = self.output(&request).await?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Guest {
-            command: format!("mv {from} {to}"),
-            status: output.status.0,
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
+        output.into_text(&format!("mv {from} {to}")).map(drop)
     }
 
     async fn read_link(&self, path: &str) -> Result<String> {

@@ -136,13 +136,8 @@ where
     if status.success() {
         return Ok(());
     }
-    Err(Error::Guest {
-        command: "applying policies on the gateway".into(),
-        status: status.0,
-        stderr: String::from_utf8_lossy(&output_head.take().head)
-            .trim()
-            .to_owned(),
-    })
+    let command = "applying policies on the gateway";
+    Err(Error::guest(command, status, &output_head.take().head))
 }
 
 fn stream_error(error: std::io::Error) -> Error {

@@ -96,13 +96,10 @@ impl<'a> Probes<'a> {
             };
             match probe.guest.exec(&request, io).await {
                 Err(error) => error,
-                Ok(status) => Error::Guest {
-                    command: format!("perl in {}", probe.name.instance()),
-                    status: status.0,
-                    stderr: String::from_utf8_lossy(&stderr.take().head)
-                        .trim()
-                        .to_owned(),
-                },
+                Ok(status) => {
+                    let command = format!("perl in {}", probe.name.instance());
+                    Error::guest(command, status, &stderr.take().head)
+                }
             }
         }));
         (input, lines)
