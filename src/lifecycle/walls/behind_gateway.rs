@@ -1,11 +1,12 @@
 //! Attempts by root in a pixel behind a gateway.
 
-use tokio_util::sync::CancellationToken;
-
+use super::attempt::Attempt;
 use super::facts::Facts;
-use super::lab::{Control, Lab, Observer, Row, Sender, controlled, isolated, open};
-use super::probe::{Probe, Probes, Session};
-use super::{Attempt, Stage, layer2, policy_change};
+use super::lab::{Lab, Observer};
+use super::pixels::TestPixels;
+use super::probe::{Probe, Probes, Session, Token};
+use super::row::{Control, Row, Sender, by_open, controlled, isolated, open};
+use super::{layer2, policy_change};
 use crate::egress::gateway::address_of;
 use crate::egress::{Mode, Policy};
 use crate::lifecycle::gateway::{self, GatewaySpec};
@@ -28,16 +29,13 @@ const OWN_PACKET: Control = Control::Line(
 const IPV6: &str = "frame {gateway-mac} {own-mac} 86dd 600000000014114020010db8000000000000000000000005\
                     20010db80000000000000000000000019c40115100140000";
 
+const PACKET_TO_OPEN: &str = "packets 1 {open-mac} {gateway-mac} {gateway} {open}";
+const PACKET_TO_GATEWAY: &str = "packets 1 {gateway-mac} {own-mac} {own} {gateway}";
+const PACKET_TO_RESTRICTED: &str =
+    "packets 1 {restricted-mac} {gateway-mac} {gateway} {restricted}";
+
 /// Limit for the number of attempts to reach the host.
 const MAX_HOST_ADDRESSES: usize = 8;
-
-const fn by_open(row: Row, name: &'static str) -> Row {
-    Row {
-        sender: Sender::Open,
-        name,
-        ..row
-    }
-}
 
 const HOST: Row = isolated("the host", &["udp {host} 4433", "tcp {host} 8443"]);
 const METADATA: Row = isolated(
@@ -195,104 +193,91 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Makes all attempts.
-pub async fn run(
-    stage: &Stage<'_>,
-    gateway: &GatewaySpec,
-    cancel: &CancellationToken,
-) -> Result<Vec<Attempt>> {
-    let (backend, progress) = (stage.backend, stage.progress);
-    progress("waiting for the network");
+pub async fn run(pixels: &TestPixels<'_>, gateway: &GatewaySpec) -> Result<Vec<Attempt>> {
+    let backend = pixels.backend;
+    (pixels.progress)("waiting for the network");
     tokio::try_join!(
-        wait_for_address(backend, &stage.restricted),
-        wait_for_address(backend, &stage.open)
+        wait_for_address(backend, &pixels.restricted),
+        wait_for_address(backend, &pixels.open)
     )?;
     let mut probes = Probes::default();
     let probe = |name, interface| Probe {
-        guest: stage.backend.guest(name),
+        guest: backend.guest(name),
         name,
         owner: Ids::ROOT,
         interface,
     };
     let mut sessions = [
-        probes.session(probe(&stage.restricted, "eth0")),
-        probes.session(probe(&stage.open, "eth0")),
+        probes.session(probe(&pixels.restricted, "eth0")),
+        probes.session(probe(&pixels.open, "eth0")),
         probes.session(probe(&gateway.name, "eth1")),
     ];
-    let witnesses = [
-        probes.witness(probe(&gateway.name, "eth0"), "both"),
-        probes.witness(probe(&stage.open, "eth0"), "in"),
-        probes.witness(probe(&gateway.name, "eth1"), "in"),
-        probes.witness(probe(&stage.restricted, "eth0"), "in"),
+    let observers = vec![
+        Observer {
+            witness: probes.witness(probe(&gateway.name, "eth0"), "both"),
+            label: Some("left the gateway"),
+            marker: (Sender::Trusted, "udp {denied} 4433"),
+        },
+        Observer {
+            witness: probes.witness(probe(&pixels.open, "eth0"), "in"),
+            label: Some("reached the neighbor"),
+            marker: (Sender::Trusted, PACKET_TO_OPEN),
+        },
+        Observer {
+            witness: probes.witness(probe(&gateway.name, "eth1"), "in"),
+            label: None,
+            marker: (Sender::Open, PACKET_TO_GATEWAY),
+        },
+        Observer {
+            witness: probes.witness(probe(&pixels.restricted, "eth0"), "in"),
+            label: None,
+            marker: (Sender::Trusted, PACKET_TO_RESTRICTED),
+        },
     ];
     let work = async {
-        let facts = facts(stage, gateway, &mut sessions[2]).await?;
-        let markers = [
-            (Sender::Trusted, "udp {denied} 4433"),
-            (
-                Sender::Trusted,
-                "packets 1 {open-mac} {gateway-mac} {gateway} {open}",
-            ),
-            (
-                Sender::Open,
-                "packets 1 {gateway-mac} {own-mac} {own} {gateway}",
-            ),
-            (
-                Sender::Trusted,
-                "packets 1 {restricted-mac} {gateway-mac} {gateway} {restricted}",
-            ),
-        ];
-        let labels = [
-            Some("left the gateway"),
-            Some("reached the neighbor"),
-            None,
-            None,
-        ];
-        let mut observers = Vec::new();
-        for ((witness, label), (sender, marker)) in witnesses.into_iter().zip(labels).zip(markers) {
-            let marker = (sender, facts.fill_one(sender, marker)?);
-            observers.push(Observer {
-                witness,
-                label,
-                marker,
-            });
-        }
-        let mut lab = Lab::new(stage.run, sessions, observers);
+        let facts = facts(pixels, gateway, &mut sessions[2]).await?;
+        let mut lab = Lab::new(pixels.run, sessions, observers, facts);
         lab.ready().await?;
-        progress("trying to get out");
-        let lease =
-            policy_change::lease(stage, &mut lab, UPLINK, "{gateway}", &facts, cancel).await?;
-        let mut attempts = lab.make_all(ROWS, &facts).await?;
-        progress("trying to impersonate the neighbor");
-        attempts.push(layer2::fragments(&mut lab, &facts).await?);
-        attempts.extend(layer2::thefts(&mut lab, &facts).await?);
-        attempts.extend(lab.make_all(THEFT_ROWS, &facts).await?);
-        progress("changing a policy");
-        attempts.push(lease);
-        // The resolver of a policy stops if no pixel has the policy.
-        let unrestricted = Policy::new(Mode::Unrestricted, []);
-        stage
-            .set_policy(&stage.restricted, &unrestricted, cancel)
-            .await?;
-        let flows = policy_change::flows(stage, &mut lab, UPLINK, "{gateway}", &facts, cancel);
-        attempts.extend(flows.await?);
-        Ok(attempts)
+        make_attempts(pixels, &mut lab).await
     };
     probes.during(work).await
 }
 
-/// Reads addresses and ports, and opens a port of the gateway.
-async fn facts(stage: &Stage<'_>, gateway: &GatewaySpec, trusted: &mut Session) -> Result<Facts> {
-    let backend = stage.backend;
+async fn make_attempts(pixels: &TestPixels<'_>, lab: &mut Lab) -> Result<Vec<Attempt>> {
+    (pixels.progress)("trying to get out");
+    let lease = policy_change::lease(pixels, lab, UPLINK).await?;
+    let mut attempts = lab.make_all(ROWS).await?;
+    (pixels.progress)("trying to impersonate the neighbor");
+    attempts.push(layer2::fragments(lab).await?);
+    attempts.extend(layer2::thefts(lab).await?);
+    attempts.extend(lab.make_all(THEFT_ROWS).await?);
+    (pixels.progress)("changing a policy");
+    attempts.push(lease);
+    // The resolver of a policy stops if no pixel has the policy.
+    let unrestricted = Policy::new(Mode::Unrestricted, []);
+    pixels.set_policy(&pixels.restricted, &unrestricted).await?;
+    attempts.extend(policy_change::flows(pixels, lab, UPLINK).await?);
+    Ok(attempts)
+}
+
+/// Reads addresses and ports.
+async fn facts(
+    pixels: &TestPixels<'_>,
+    gateway: &GatewaySpec,
+    trusted: &mut Session,
+) -> Result<Facts> {
+    let backend = pixels.backend;
     let network = backend.isolated_network()?;
-    let mut facts = stage.facts();
+    let mut facts = pixels.facts();
+    let (restricted, open) = (Sender::Restricted, Sender::Open);
     for (sender, name, word, mac_word) in [
         (
-            Sender::Restricted,
-            &stage.restricted,
+            restricted,
+            &pixels.restricted,
             "restricted",
             "restricted-mac",
         ),
-        (Sender::Open, &stage.open, "open", "open-mac"),
+        (open, &pixels.open, "open", "open-mac"),
     ] {
         let instance = backend.get(name).await?;
         let address = address_of(&instance);
@@ -305,20 +290,19 @@ async fn facts(stage: &Stage<'_>, gateway: &GatewaySpec, trusted: &mut Session) 
         let value = facts.fill_one(Sender::Restricted, source)?;
         facts.set(word, [value]);
     }
-    let instance = backend.get(&gateway.name).await?;
-    let subnet = gateway::subnet(&instance);
-    facts.set("gateway", subnet.map(|subnet| subnet.gateway()));
-    facts.set(
-        "host",
-        network
-            .host_addresses()
-            .await?
-            .iter()
-            .take(MAX_HOST_ADDRESSES),
-    );
+    let subnet = gateway::subnet(&backend.get(&gateway.name).await?);
+    for word in ["gateway", "server"] {
+        facts.set(word, subnet.map(|subnet| subnet.gateway()));
+    }
+    let host_addresses = network.host_addresses().await?;
+    facts.set("host", host_addresses.iter().take(MAX_HOST_ADDRESSES));
     facts.set("bridge-mac", [network.bridge_mac(&gateway.bridge).await?]);
+    read_gateway(&mut facts, pixels.setup_token(), trusted).await?;
+    Ok(facts)
+}
 
-    let token = stage.setup_token();
+/// Reads addresses and ports in the gateway, and opens a port.
+async fn read_gateway(facts: &mut Facts, token: Token, trusted: &mut Session) -> Result<()> {
     let mac = trusted.sh(token, "cat /sys/class/net/eth1/address").await?;
     facts.set("gateway-mac", mac);
     let command = "ip -4 -o addr show dev eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'";
@@ -332,5 +316,5 @@ async fn facts(stage: &Stage<'_>, gateway: &GatewaySpec, trusted: &mut Session) 
     let port = token.port();
     trusted.run(&[(token, format!("listen {port}"))]).await?;
     facts.set("listener", [port]);
-    Ok(facts)
+    Ok(())
 }

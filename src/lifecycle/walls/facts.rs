@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::lab::Sender;
+use super::row::Sender;
 use crate::model::{Error, Result};
 
 /// The error is the reason why an attempt is impossible on this server.

@@ -2,12 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use tokio_util::sync::CancellationToken;
-
+use super::attempt::Attempt;
 use super::facts::Facts;
-use super::lab::{Control, Lab, Observer, Row, Sender, controlled, isolated, open};
+use super::lab::{Lab, Observer};
+use super::pixels::TestPixels;
+use super::policy_change;
 use super::probe::{Probe, Probes, Session};
-use super::{Attempt, Stage, policy_change};
+use super::row::{Control, Row, Sender, controlled, isolated, open};
 use crate::lifecycle::wait_for_address;
 use crate::model::{Ids, Result};
 
@@ -131,12 +132,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Makes all attempts.
-pub async fn run(stage: &Stage<'_>, cancel: &CancellationToken) -> Result<Vec<Attempt>> {
-    let (backend, progress) = (stage.backend, stage.progress);
-    progress("waiting for the network");
+pub async fn run(pixels: &TestPixels<'_>) -> Result<Vec<Attempt>> {
+    let backend = pixels.backend;
+    (pixels.progress)("waiting for the network");
     let (restricted, open) = tokio::try_join!(
-        wait_for_address(backend, &stage.restricted),
-        wait_for_address(backend, &stage.open)
+        wait_for_address(backend, &pixels.restricted),
+        wait_for_address(backend, &pixels.open)
     )?;
     let mut probes = Probes::default();
     let probe = |name, owner| Probe {
@@ -145,53 +146,47 @@ pub async fn run(stage: &Stage<'_>, cancel: &CancellationToken) -> Result<Vec<At
         owner,
         interface: "eth0",
     };
-    let sessions = [
-        probes.session(probe(&stage.restricted, USER)),
-        probes.session(probe(&stage.open, Ids::ROOT)),
-        probes.session(probe(&stage.restricted, Ids::ROOT)),
+    let mut sessions = [
+        probes.session(probe(&pixels.restricted, USER)),
+        probes.session(probe(&pixels.open, Ids::ROOT)),
+        probes.session(probe(&pixels.restricted, Ids::ROOT)),
     ];
-    let witnesses = [
-        probes.witness(probe(&stage.restricted, Ids::ROOT), "out"),
-        probes.witness(probe(&stage.open, Ids::ROOT), "both"),
+    let marker = "frame {broadcast} {own-mac} 88b5";
+    let observers = vec![
+        Observer {
+            witness: probes.witness(probe(&pixels.restricted, Ids::ROOT), "out"),
+            label: Some("left the pixel"),
+            marker: (Sender::Trusted, marker),
+        },
+        Observer {
+            witness: probes.witness(probe(&pixels.open, Ids::ROOT), "both"),
+            label: Some("reached the neighbor"),
+            marker: (Sender::Open, marker),
+        },
     ];
     let work = async {
-        let mut sessions = sessions;
-        let facts = facts(stage, restricted, open, &mut sessions).await?;
-        let marker = "frame {broadcast} {own-mac} 88b5";
-        let labels = ["left the pixel", "reached the neighbor"];
-        let senders = [Sender::Trusted, Sender::Open];
-        let mut observers = Vec::new();
-        for ((witness, label), sender) in witnesses.into_iter().zip(labels).zip(senders) {
-            observers.push(Observer {
-                witness,
-                label: Some(label),
-                marker: (sender, facts.fill_one(sender, marker)?),
-            });
-        }
-        let mut lab = Lab::new(stage.run, sessions, observers);
+        let facts = facts(pixels, restricted, open, &mut sessions).await?;
+        let mut lab = Lab::new(pixels.run, sessions, observers, facts);
         lab.ready().await?;
-        progress("trying to get out");
-        let server = "{server}";
-        let lease =
-            policy_change::lease(stage, &mut lab, RESTRICTED, server, &facts, cancel).await?;
-        let mut attempts = lab.make_all(ROWS, &facts).await?;
-        progress("changing a policy");
+        (pixels.progress)("trying to get out");
+        let lease = policy_change::lease(pixels, &mut lab, RESTRICTED).await?;
+        let mut attempts = lab.make_all(ROWS).await?;
+        (pixels.progress)("changing a policy");
         attempts.push(lease);
-        let flows = policy_change::flows(stage, &mut lab, OPEN, server, &facts, cancel);
-        attempts.extend(flows.await?);
+        attempts.extend(policy_change::flows(pixels, &mut lab, OPEN).await?);
         Ok(attempts)
     };
     probes.during(work).await
 }
 
 async fn facts(
-    stage: &Stage<'_>,
+    pixels: &TestPixels<'_>,
     restricted: Option<Ipv4Addr>,
     open: Option<Ipv4Addr>,
     [_, of_open, of_restricted]: &mut [Session; 3],
 ) -> Result<Facts> {
-    let mut facts = stage.facts();
-    let token = stage.setup_token();
+    let mut facts = pixels.facts();
+    let token = pixels.setup_token();
     let read_mac = "cat /sys/class/net/eth0/address";
     let mac = of_open.sh(token, read_mac).await?;
     facts.set_of(Sender::Open, "own-mac", mac);

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::attempt::{Attempt, Verdict, judge};
 use super::facts::{Facts, Filled};
 use super::probe::{Session, Token, Witness};
-use super::{Attempt, Verdict};
+use super::row::{Control, Row, Sender};
 use crate::model::Result;
 
 /// How long a packet may take to a witness.
@@ -14,89 +15,32 @@ const ARRIVAL: Duration = Duration::from_secs(2);
 const REPLY_CHARACTERS: usize = 60;
 pub const NOT_OBSERVED: &str = "packets do not reach the observers";
 
-/// Who sends the packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sender {
-    /// The pixel with a restricted policy.
-    Restricted,
-    /// The unrestricted pixel, which is also the neighbor.
-    Open,
-    /// The gateway, or root in the restricted pixel.
-    Trusted,
-}
-
-/// What must succeed, so that a failed attempt proves anything.
-#[derive(Debug, Clone, Copy)]
-pub enum Control {
-    /// The same attempt by the unrestricted pixel.
-    Same,
-    /// Another line by this sender.
-    Line(Sender, &'static str),
-    /// Packets arrive at all witnesses.
-    Witnesses,
-}
-
-/// A row of a table of attempts. Facts replace words in braces.
-#[derive(Debug, Clone, Copy)]
-pub struct Row {
-    pub sender: Sender,
-    pub control: Control,
-    pub name: &'static str,
-    /// Verbs of the probe with their arguments.
-    pub lines: &'static [&'static str],
-}
-
-/// An attempt that succeeds without a policy.
-pub const fn open(name: &'static str, lines: &'static [&'static str]) -> Row {
-    controlled(Control::Same, name, lines)
-}
-
-/// An attempt that fails for every pixel.
-pub const fn isolated(name: &'static str, lines: &'static [&'static str]) -> Row {
-    controlled(Control::Witnesses, name, lines)
-}
-
-pub const fn controlled(
-    control: Control,
-    name: &'static str,
-    lines: &'static [&'static str],
-) -> Row {
-    Row {
-        sender: Sender::Restricted,
-        control,
-        name,
-        lines,
-    }
-}
-
 /// A witness at an interface.
 pub struct Observer {
     pub witness: Witness,
     /// What the arrival of a packet means, such as "left the gateway". `None` if
     /// the packets of attempts may arrive there.
     pub label: Option<&'static str>,
-    /// A line whose packet the witness sees.
-    pub marker: (Sender, String),
+    /// A line whose packet the witness sees. Facts replace words in braces.
+    pub marker: (Sender, &'static str),
 }
 
 /// The running probes.
 pub struct Lab {
-    pub restricted: Session,
-    pub open: Session,
-    pub trusted: Session,
+    /// One session for each [`Sender`], in that order.
+    pub sessions: [Session; 3],
     pub observers: Vec<Observer>,
+    pub facts: Facts,
     run: u16,
     last_number: u16,
 }
 
 impl Lab {
-    pub fn new(run: u16, sessions: [Session; 3], observers: Vec<Observer>) -> Self {
-        let [restricted, open, trusted] = sessions;
+    pub fn new(run: u16, sessions: [Session; 3], observers: Vec<Observer>, facts: Facts) -> Self {
         Self {
-            restricted,
-            open,
-            trusted,
+            sessions,
             observers,
+            facts,
             run,
             last_number: 0,
         }
@@ -118,18 +62,16 @@ impl Lab {
         }
     }
 
-    /// Makes one attempt. Returns the reply.
+    /// Makes one attempt, with the facts in place of words in braces. Returns the
+    /// reply.
     pub async fn send(
         &mut self,
         sender: Sender,
         token: Token,
-        line: String,
+        line: &str,
     ) -> Result<Option<String>> {
-        let session = match sender {
-            Sender::Restricted => &mut self.restricted,
-            Sender::Open => &mut self.open,
-            Sender::Trusted => &mut self.trusted,
-        };
+        let line = self.facts.fill_one(sender, line)?;
+        let session = &mut self.sessions[sender as usize];
         Ok(session.run(&[(token, line)]).await?.pop().flatten())
     }
 
@@ -145,7 +87,7 @@ impl Lab {
         let mut all = true;
         for at in 0..self.observers.len() {
             let token = self.token();
-            let (sender, line) = self.observers[at].marker.clone();
+            let (sender, line) = self.observers[at].marker;
             self.send(sender, token, line).await?;
             all &= self.observers[at].witness.wait_for(token, ARRIVAL).await;
         }
@@ -170,12 +112,9 @@ impl Lab {
     }
 
     /// Makes the attempts of a table. The senders work at the same time.
-    pub async fn make_all(&mut self, rows: &[Row], facts: &Facts) -> Result<Vec<Attempt>> {
+    pub async fn make_all(&mut self, rows: &[Row]) -> Result<Vec<Attempt>> {
         let mut queues = Queues::default();
-        let planned: Vec<_> = rows
-            .iter()
-            .map(|row| self.plan(row, facts, &mut queues))
-            .collect();
+        let planned: Vec<_> = rows.iter().map(|row| self.plan(row, &mut queues)).collect();
         let is_working = self.witnesses_work().await?;
         let replies = self.run(queues).await?;
         let is_working = is_working && self.witnesses_work().await?;
@@ -191,24 +130,19 @@ impl Lab {
             let ways = self.evidence(token, replies.get(&token.number));
             let control =
                 control.map(|control| self.evidence(control, replies.get(&control.number)));
-            let proven = match control {
-                Some(ways) if ways.is_empty() => Err("fails without a policy too"),
-                _ if !is_working => Err(NOT_OBSERVED),
-                _ => Ok(()),
+            let unproven = match control {
+                Some(ways) if ways.is_empty() => Some("fails without a policy too"),
+                _ if !is_working => Some(NOT_OBSERVED),
+                _ => None,
             };
-            attempts.push(judge(row.name, &ways, proven));
+            attempts.push(judge(row.name, &ways, unproven));
         }
         Ok(attempts)
     }
 
     /// Queues the lines of a row and of its control. Returns their tokens, or the
     /// reason why the attempt is impossible.
-    fn plan(
-        &mut self,
-        row: &Row,
-        facts: &Facts,
-        queues: &mut Queues,
-    ) -> Filled<(Token, Option<Token>)> {
+    fn plan(&mut self, row: &Row, queues: &mut Queues) -> Filled<(Token, Option<Token>)> {
         let control = match row.control {
             Control::Same => Some((Sender::Open, row.lines)),
             Control::Line(sender, ref line) => Some((sender, std::slice::from_ref(line))),
@@ -216,7 +150,7 @@ impl Lab {
         };
         let mut queue = |sender: Sender, lines: &[&str]| -> Filled<Token> {
             let token = self.token();
-            let filled = lines.iter().map(|line| facts.fill(sender, line));
+            let filled = lines.iter().map(|line| self.facts.fill(sender, line));
             let filled: Filled<Vec<_>> = filled.collect();
             let filled = filled?.concat().into_iter().map(|line| (token, line));
             queues.0[sender as usize].extend(filled);
@@ -229,11 +163,11 @@ impl Lab {
 
     /// Returns the first reply of each attempt, by the number of its token.
     async fn run(&mut self, queues: Queues) -> Result<BTreeMap<u16, String>> {
-        let [restricted, open, trusted] = &queues.0;
+        let [restricted, open, trusted] = &mut self.sessions;
         let replies = tokio::try_join!(
-            self.restricted.run(restricted),
-            self.open.run(open),
-            self.trusted.run(trusted),
+            restricted.run(&queues.0[0]),
+            open.run(&queues.0[1]),
+            trusted.run(&queues.0[2]),
         )?;
         let replies = [replies.0, replies.1, replies.2].concat();
         let tokens = queues.0.iter().flatten().map(|(token, _)| token.number);
@@ -250,31 +184,3 @@ impl Lab {
 /// The lines of each sender.
 #[derive(Default)]
 struct Queues([Vec<(Token, String)>; 3]);
-
-/// Judges an attempt by the ways in which it has succeeded. `proven`: whether a
-/// failed attempt proves anything.
-pub fn judge(name: &str, ways: &[String], proven: std::result::Result<(), &str>) -> Attempt {
-    match proven {
-        _ if !ways.is_empty() => Attempt::new(name, Verdict::GotOut, ways.join(", ")),
-        Ok(()) => Attempt::new(name, Verdict::Blocked, String::new()),
-        Err(reason) => Attempt::new(name, Verdict::Inconclusive, reason.to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failed_attempt_without_control_is_inconclusive() {
-        let ways = ["left the gateway".to_owned()];
-        for (ways, proven, verdict) in [
-            (&ways[..], Ok(()), Verdict::GotOut),
-            (&ways[..], Err("x"), Verdict::GotOut),
-            (&[], Ok(()), Verdict::Blocked),
-            (&[], Err("x"), Verdict::Inconclusive),
-        ] {
-            assert_eq!(judge("a", ways, proven).result, verdict);
-        }
-    }
-}

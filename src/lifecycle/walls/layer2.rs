@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::Attempt;
+use super::attempt::{Attempt, judge};
 use super::behind_gateway::{ATTACKER, GATEWAY, NEIGHBOR, UPLINK};
-use super::facts::Facts;
-use super::lab::{Lab, NOT_OBSERVED, Sender, judge};
+use super::lab::{Lab, NOT_OBSERVED};
+use super::row::Sender;
 use crate::model::Result;
 
 const FRAGMENTS: &str = "a fragment in a datagram of the neighbor";
@@ -23,89 +23,87 @@ const HEAD_START: Duration = Duration::from_millis(200);
 
 /// The neighbor sends the first fragment of a datagram, the restricted pixel the
 /// second.
-pub async fn fragments(lab: &mut Lab, facts: &Facts) -> Result<Attempt> {
+pub async fn fragments(lab: &mut Lab) -> Result<Attempt> {
     let mut tail_token = None;
     for (sender, part) in [(Sender::Open, "head"), (Sender::Restricted, "tail")] {
         let line = format!("piece {{gateway-mac}} {{own-mac}} {{open}} {{denied}} 4711 {part}");
-        let line = facts.fill_one(sender, &line)?;
         let token = lab.token();
-        lab.send(sender, token, line).await?;
+        lab.send(sender, token, &line).await?;
         tail_token = Some(token);
     }
     lab.witnesses_work().await?;
     let uplink = &mut lab.observers[UPLINK].witness;
-    let ways = match tail_token.is_some_and(|token| uplink.saw(token)) {
-        true => vec!["left the gateway with the neighbor's address".to_owned()],
-        false => Vec::new(),
-    };
-    Ok(judge(FRAGMENTS, &ways, Ok(())))
+    let has_left = tail_token.is_some_and(|token| uplink.saw(token));
+    let way = has_left.then(|| "left the gateway with the neighbor's address".to_owned());
+    Ok(judge(FRAGMENTS, way.as_slice(), None))
 }
 
 /// The restricted pixel sends frames with the hardware address of the neighbor,
 /// then of the gateway, while the other of the two receives packets.
-pub async fn thefts(lab: &mut Lab, facts: &Facts) -> Result<[Attempt; 2]> {
+pub async fn thefts(lab: &mut Lab) -> Result<[Attempt; 2]> {
     let to_neighbor = "packets 20 {open-mac} {gateway-mac} {gateway} {open}";
     let theft = "steal {open-mac} {gateway-mac} 200";
-    let (before, during, heard) =
-        steal(lab, facts, (Sender::Trusted, to_neighbor), NEIGHBOR, theft).await?;
+    let arrived = steal(lab, (Sender::Trusted, to_neighbor), NEIGHBOR, theft).await?;
     let mut ways = Vec::new();
-    if heard > 0 {
-        ways.push(format!("read {heard} of {PACKETS} packets"));
+    if arrived.at_attacker > 0 {
+        ways.push(format!("read {} of {PACKETS} packets", arrived.at_attacker));
     }
-    let reading = judge_arrivals(READING, ways, before, during);
+    let reading = judge_arrivals(READING, ways, &arrived);
 
     let to_gateway = "packets 20 {gateway-mac} {own-mac} {own} {gateway}";
     let theft = "steal {gateway-mac} {open-mac} 200";
-    let (before, during, _) = steal(lab, facts, (Sender::Open, to_gateway), GATEWAY, theft).await?;
-    let disturbing = judge_arrivals(DISTURBING, Vec::new(), before, during);
+    let arrived = steal(lab, (Sender::Open, to_gateway), GATEWAY, theft).await?;
+    let disturbing = judge_arrivals(DISTURBING, Vec::new(), &arrived);
     Ok([reading, disturbing])
 }
 
-/// Returns how many packets arrive at the observer before and during the attack,
-/// and how many the attacker receives.
+/// Numbers of packets that arrive.
+struct Arrivals {
+    /// At the receiver, before the attack.
+    before: usize,
+    /// At the receiver, during the attack.
+    during: usize,
+    at_attacker: usize,
+}
+
+/// Sends packets before and during the attack.
 async fn steal(
     lab: &mut Lab,
-    facts: &Facts,
     (sender, packets): (Sender, &str),
-    observer: usize,
+    receiver: usize,
     theft: &str,
-) -> Result<(usize, usize, usize)> {
-    let packets = facts.fill_one(sender, packets)?;
-    let theft = facts.fill_one(Sender::Restricted, theft)?;
+) -> Result<Arrivals> {
     let before = lab.token();
-    lab.send(sender, before, packets.clone()).await?;
+    lab.send(sender, before, packets).await?;
     let (attack, during) = (lab.token(), lab.token());
+    let attack = [(attack, lab.facts.fill_one(Sender::Restricted, theft)?)];
+    let packets = [(during, lab.facts.fill_one(sender, packets)?)];
+    let [restricted, open, trusted] = &mut lab.sessions;
     let victim = match sender {
-        Sender::Open => &mut lab.open,
-        _ => &mut lab.trusted,
+        Sender::Open => open,
+        _ => trusted,
     };
-    let attack = [(attack, theft)];
-    let packets = [(during, packets)];
-    tokio::try_join!(lab.restricted.run(&attack), async {
+    tokio::try_join!(restricted.run(&attack), async {
         tokio::time::sleep(HEAD_START).await;
         victim.run(&packets).await
     })?;
     // Packets of the two machines move their addresses back to their ports.
     lab.witnesses_work().await?;
-    let arrived = &mut lab.observers[observer].witness;
-    let (before, arrived) = (arrived.count(before), arrived.count(during));
-    Ok((
-        before,
-        arrived,
-        lab.observers[ATTACKER].witness.count(during),
-    ))
+    let at_receiver = &mut lab.observers[receiver].witness;
+    Ok(Arrivals {
+        before: at_receiver.count(before),
+        during: at_receiver.count(during),
+        at_attacker: lab.observers[ATTACKER].witness.count(during),
+    })
 }
 
-fn judge_arrivals(name: &str, mut ways: Vec<String>, before: usize, during: usize) -> Attempt {
-    let proven = match before < MIN_ARRIVED {
-        true => Err(NOT_OBSERVED),
-        false => Ok(()),
-    };
-    if proven.is_ok() && during < MIN_ARRIVED {
-        let lost = PACKETS - during;
+fn judge_arrivals(name: &str, mut ways: Vec<String>, arrived: &Arrivals) -> Attempt {
+    let unproven = (arrived.before < MIN_ARRIVED).then_some(NOT_OBSERVED);
+    if unproven.is_none() && arrived.during < MIN_ARRIVED {
+        let lost = PACKETS - arrived.during;
         ways.push(format!("{lost} of {PACKETS} packets were lost"));
     }
-    judge(name, &ways, proven)
+    judge(name, &ways, unproven)
 }
 
 #[cfg(test)]
@@ -120,7 +118,12 @@ mod tests {
             (20, 0, Verdict::GotOut),
             (0, 0, Verdict::Inconclusive),
         ] {
-            let attempt = judge_arrivals("a", Vec::new(), before, during);
+            let arrived = Arrivals {
+                before,
+                during,
+                at_attacker: 0,
+            };
+            let attempt = judge_arrivals("a", Vec::new(), &arrived);
             assert_eq!(attempt.result, verdict);
         }
     }

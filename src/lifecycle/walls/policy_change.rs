@@ -1,106 +1,90 @@
 //! Attempts to keep what an earlier policy allowed: after provisioning, and over
 //! sockets that are older than a policy change.
 
-use tokio_util::sync::CancellationToken;
-
-use super::facts::Facts;
-use super::lab::{Lab, Sender, judge};
-use super::{Attempt, LEASE_ONLY, Stage, restricted_policy};
+use super::attempt::{Attempt, judge};
+use super::lab::Lab;
+use super::pixels::{LEASE_ONLY, TestPixels, restricted_policy};
+use super::row::Sender;
 use crate::lifecycle::Lease;
 use crate::model::Result;
 
 const LEASE: &str = "a name that only provisioning may resolve";
-/// Names and lines. `SERVER` is the DNS server of the pixel.
+/// Names and lines.
 const FLOWS: [(&str, &str); 3] = [
     (
         "a UDP socket older than the policy",
         "flow udp {denied} 4433",
     ),
-    ("a DNS socket older than the policy", "flow dns SERVER 53"),
+    ("a DNS socket older than the policy", "flow dns {server} 53"),
     (
         "a DNS connection older than the policy",
-        "flow dns-tcp SERVER 53",
+        "flow dns-tcp {server} 53",
     ),
 ];
 pub const NAMES: [&str; 4] = [LEASE, FLOWS[0].0, FLOWS[1].0, FLOWS[2].0];
 
 /// Queries a name that a provisioning lease allows, before and after the end of a
-/// lease. `at` is the observer of the restricted pixel's queries.
-pub async fn lease(
-    stage: &Stage<'_>,
-    lab: &mut Lab,
-    at: usize,
-    server: &str,
-    facts: &Facts,
-    cancel: &CancellationToken,
-) -> Result<Attempt> {
-    let gateway = &stage.defaults.gateway;
-    let begun = Lease::begin(stage.backend, cancel, gateway, &stage.restricted).await;
-    let mut lease = begun.map_err(|error| error.source)?;
-    let mut left = [false; 2];
-    for left in &mut left {
-        let token = lab.token();
-        let line = format!("dns {server} {LEASE_ONLY} {}", token.record_type());
-        let line = facts.fill_one(Sender::Restricted, &line)?;
-        let reply = lab.send(Sender::Restricted, token, line).await?;
-        lab.witnesses_work().await?;
-        *left = reply.is_some() || lab.observers[at].witness.saw(token);
-        if let Some(lease) = lease.take() {
-            lease.end().await;
-        }
+/// lease. `observer` is the position of the observer of the restricted pixel's
+/// queries.
+pub async fn lease(pixels: &TestPixels<'_>, lab: &mut Lab, observer: usize) -> Result<Attempt> {
+    let gateway = &pixels.defaults.gateway;
+    let begun = Lease::begin(pixels.backend, pixels.cancel, gateway, &pixels.restricted).await;
+    let lease = begun.map_err(|error| error.source)?;
+    let before = query_leaves(lab, observer).await?;
+    if let Some(lease) = lease {
+        lease.end().await;
     }
-    let [before, after] = left;
-    let ways = match after {
-        true => vec![format!("{LEASE_ONLY} is still resolved")],
-        false => Vec::new(),
-    };
-    let proven = match before {
-        true => Ok(()),
-        false => Err("fails during provisioning too"),
-    };
-    Ok(judge(LEASE, &ways, proven))
+    let after = query_leaves(lab, observer).await?;
+    let way = format!("{LEASE_ONLY} is still resolved");
+    let unproven = "fails during provisioning too";
+    Ok(judge_change(LEASE, before, after, &way, unproven))
+}
+
+/// Whether a query of the restricted pixel is answered or leaves.
+async fn query_leaves(lab: &mut Lab, observer: usize) -> Result<bool> {
+    let token = lab.token();
+    let line = format!("dns {{server}} {LEASE_ONLY} {}", token.record_type());
+    let reply = lab.send(Sender::Restricted, token, &line).await?;
+    lab.witnesses_work().await?;
+    Ok(reply.is_some() || lab.observers[observer].witness.saw(token))
 }
 
 /// Opens sockets in the unrestricted pixel, restricts its policy, and uses the
-/// sockets again. `at` is the observer of the pixel's packets.
+/// sockets again. `observer` is the position of the observer of the pixel's
+/// packets.
 pub async fn flows(
-    stage: &Stage<'_>,
+    pixels: &TestPixels<'_>,
     lab: &mut Lab,
-    at: usize,
-    server: &str,
-    facts: &Facts,
-    cancel: &CancellationToken,
+    observer: usize,
 ) -> Result<Vec<Attempt>> {
-    let before = send_flows(lab, at, server, facts).await?;
-    stage
-        .set_policy(&stage.open, &restricted_policy(), cancel)
-        .await?;
-    let after = send_flows(lab, at, server, facts).await?;
+    let before = send_flows(lab, observer).await?;
+    let policy = restricted_policy();
+    pixels.set_policy(&pixels.open, &policy).await?;
+    let after = send_flows(lab, observer).await?;
     let flows = FLOWS.iter().zip(before).zip(after);
     let attempts = flows.map(|(((name, _), before), after)| {
-        let ways = match after {
-            true => vec!["still open after the policy change".to_owned()],
-            false => Vec::new(),
-        };
-        let proven = match before {
-            true => Ok(()),
-            false => Err("fails before the policy change too"),
-        };
-        judge(name, &ways, proven)
+        let way = "still open after the policy change";
+        let unproven = "fails before the policy change too";
+        judge_change(name, before, after, way, unproven)
     });
     Ok(attempts.collect())
 }
 
 /// Returns for each flow whether its packet left.
-async fn send_flows(lab: &mut Lab, at: usize, server: &str, facts: &Facts) -> Result<Vec<bool>> {
+async fn send_flows(lab: &mut Lab, observer: usize) -> Result<Vec<bool>> {
     let mut tokens = Vec::new();
     for (_, line) in FLOWS {
-        let line = facts.fill_one(Sender::Open, &line.replace("SERVER", server))?;
         let token = lab.token();
         lab.send(Sender::Open, token, line).await?;
         tokens.push(token);
     }
     lab.witnesses_work().await?;
-    let witness = &mut lab.observers[at].witness;
+    let witness = &mut lab.observers[observer].witness;
     Ok(tokens.into_iter().map(|token| witness.saw(token)).collect())
+}
+
+/// Judges an attempt by whether it succeeded before and after a policy change.
+fn judge_change(name: &str, before: bool, after: bool, way: &str, unproven: &str) -> Attempt {
+    let way = after.then(|| way.to_owned());
+    judge(name, way.as_slice(), (!before).then_some(unproven))
 }

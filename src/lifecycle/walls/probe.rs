@@ -63,7 +63,7 @@ impl<'a> Probes<'a> {
         Session { input, lines }
     }
 
-    /// `direction`: `in` or `out`.
+    /// `direction`: `in`, `out` or `both`.
     pub fn witness(&mut self, probe: Probe<'a>, direction: &str) -> Witness {
         let (input, lines) = self.start(probe, &["witness", direction]);
         Witness {
