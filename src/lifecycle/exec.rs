@@ -312,7 +312,7 @@ mod tests {
             let mut command = std::process::Command::new(&request.argv[0]);
             command.args(&request.argv[1..]).envs(&request.env);
             let input = home.path().join("input");
-            std::fs::write(&input, format!("{}input\n", private.code())).unwrap();
+            std::fs::write(&input, format!("{}input\n", private.code)).unwrap();
             command.stdin(std::fs::File::open(&input).unwrap());
             let output = command.output().unwrap();
             let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -19,7 +19,8 @@ use crate::model::{
 const DIR: &str = "/dev/shm";
 
 pub(super) struct PrivateEnv {
-    code: String,
+    /// Shell code that exports the variables.
+    pub code: String,
     /// The file to write before the command starts.
     file: Option<String>,
 }
@@ -47,11 +48,6 @@ impl PrivateEnv {
             Some(file) => file.clone(),
             None => self.code.matches('\n').count().to_string(),
         }
-    }
-
-    #[cfg(test)]
-    pub fn code(&self) -> &str {
-        &self.code
     }
 
     pub fn has_file(&self) -> bool {

@@ -12,7 +12,7 @@ use super::devices::Devices;
 use super::error::Failure;
 use super::messages::{EXEC_OPERATION, Meaning};
 use super::operation::retry_while;
-use super::wire::{Network, Operation, pairs};
+use super::wire::{Network, NetworkState, Operation, pairs};
 use crate::model::{Error, Reason, Result, Subject};
 use crate::retry;
 
@@ -230,7 +230,7 @@ async fn ensure_acl(client: &Client, bridge: &str) -> Result<(), Failure> {
 /// Returns the MAC address of the bridge on the daemon's host.
 pub(super) async fn mac(client: &Client, bridge: &str) -> Result<String> {
     let path = format!("{}/state", network_path(bridge));
-    let state: super::wire::NetworkState = client
+    let state: NetworkState = client
         .get(&path)
         .await
         .map_err(|failure| failure.into_error_for(subject(bridge)))?;
