@@ -139,19 +139,23 @@ fn probes(rows: &[&str]) -> Vec<String> {
 }
 
 /// Frames that the host's protocols receive, on all interfaces.
-struct HostStack {
+pub struct HostStack {
     seen: Arc<Mutex<Vec<u8>>>,
     over: Arc<AtomicBool>,
 }
 
 impl HostStack {
-    fn watch() -> Self {
+    pub fn watch() -> Self {
         let host = Self {
             seen: Arc::default(),
             over: Arc::default(),
         };
-        let local = Protocol::from_raw(u32::from(0x88b5_u16.to_be()).try_into().unwrap());
-        for protocol in [eth::IP, eth::ARP, local] {
+        // Frames with a length (LLC), EtherTypes for local use, EAPOL and LLDP.
+        let others = [0x0004_u16, 0x88b5, 0x888e, 0x88cc];
+        let others = others.map(|kind| u32::from(kind.to_be()).try_into().unwrap());
+        let others = others.map(Protocol::from_raw);
+        let known = [eth::IP, eth::IPV6, eth::ARP, eth::RARP];
+        for protocol in known.into_iter().chain(others) {
             let close = SocketFlags::CLOEXEC;
             let (family, kind) = (AddressFamily::PACKET, SocketType::RAW);
             let socket = socket_with(family, kind, close, Some(protocol)).unwrap();
@@ -170,7 +174,7 @@ impl HostStack {
         host
     }
 
-    fn saw(&self, text: &str) -> bool {
+    pub fn saw(&self, text: &str) -> bool {
         let seen = self.seen.lock().unwrap();
         seen.windows(text.len()).any(|part| part == text.as_bytes())
     }

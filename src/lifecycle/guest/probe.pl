@@ -91,13 +91,27 @@ sub addresses {
 }
 
 sub dns {
-    my ($token, $server, $name, $type, $way, $port) = @_;
+    my ($token, $server, $name, $type, @way) = @_;
     $name =~ s/TOKEN/$token/;
-    my $query = query($name, $type);
+    return ask($token, $server, query($name, $type), @way);
+}
+
+# Sends any DNS message, in hexadecimal: see bytes.
+sub message {
+    my ($token, $server, $text, @way) = @_;
+    return ask($token, $server, bytes($token, $text), @way);
+}
+
+# Sends a DNS message by udp, by tcp, or by "stream": TCP in segments of one byte,
+# with the length of the message in the text.
+sub ask {
+    my ($token, $server, $query, $way, $port) = @_;
     my $text;
-    if (($way // '') eq 'tcp') {
+    if (($way // 'udp') ne 'udp') {
         my $s = connection($server, $port // 53, port_of($token)) or return;
-        syswrite $s, pack('n/a', $query) or return;
+        setsockopt $s, IPPROTO_TCP, TCP_NODELAY, 1;
+        my @segments = $way eq 'tcp' ? pack('n/a', $query) : split //, $query;
+        for (@segments) { syswrite $s, $_ or return }
         readable($s, $WAIT) or return;
         sysread $s, $text, 2000 or return;
         $text = substr $text, 2;
@@ -110,6 +124,22 @@ sub dns {
     }
     return if length $text < 12;
     return addresses($text);
+}
+
+# Converts hexadecimal text, in which (LABEL) is a label of a DNS name, [ADDRESS] an
+# IPv4 address, and TOKEN the token. Underscores and colons are ignored.
+sub bytes {
+    my ($token, $text) = @_;
+    $text =~ s/\((.*?)\)/unpack 'H*', pack 'C\/a', $1 =~ s{TOKEN}{$token}r/ge;
+    $text =~ s/\[(.*?)\]/unpack 'H*', inet_aton($1)/ge;
+    $text =~ s/TOKEN/unpack 'H*', $token/ge;
+    return pack 'H*', $text =~ tr/_://dr;
+}
+
+# Like bytes, with the token at the end, unless the text contains it or ends with ;
+sub payload {
+    my ($token, $text) = @_;
+    return bytes($token, $text =~ s/;$// || $text =~ /TOKEN/ ? $text : "${text}TOKEN");
 }
 
 sub sum {
@@ -149,8 +179,10 @@ sub link_socket {
 }
 
 sub put_frame {
-    my $s = link_socket(shift) or return;
-    my $frame = shift;
+    my ($interface, $frame, $is_direct) = @_;
+    my $s = link_socket($interface) or return;
+    # PACKET_QDISC_BYPASS
+    setsockopt $s, 263, 20, 1 if $is_direct;
     $frame .= "\0" x (60 - length $frame) if length $frame < 60;
     syswrite $s, $frame;
     return $s;
@@ -159,26 +191,54 @@ sub put_frame {
 # Sends any frame. Type and head (the bytes before the token) are hexadecimal.
 sub frame {
     my ($token, $to, $from, $type, $head) = @_;
-    put_frame('eth0', mac($to) . mac($from) . pack('H4', $type) . pack('H*', $head // '') . $token);
+    put_frame('eth0', mac($to) . mac($from) . pack('H4', $type) . payload($token, $head // ''));
     return;
 }
 
+# Offsets of the checksum in ICMP, IGMP and TCP.
+my %CHECKSUM_AT = (1 => 2, 2 => 2, 6 => 16);
+
+# Returns an IP packet. Fields with defaults: tos, id, offset (with the flags), ttl,
+# options, and sum, which prevents a correct checksum of the data.
 sub packet {
-    my ($token, $from, $to, $port, $options, $protocol) = @_;
-    $options //= '';
-    my $udp = pack('n4', $port == 67 ? 68 : 40000, $port, 8 + length $token, 0) . $token;
+    my ($from, $to, $protocol, $data, %field) = @_;
+    my $options = pack 'H*', $field{options} // '';
     my $words = 5 + length($options) / 4;
-    my $ip = pack 'CCnnnCCna4a4', 0x40 | $words, 0, 4 * $words + length $udp, 7, 0, 64, $protocol // 17, 0,
-        inet_aton($from), inet_aton($to);
-    $ip .= $options;
-    substr($ip, 10, 2) = pack 'n', sum($ip);
-    return $ip . $udp;
+    my @addresses = (inet_aton($from), inet_aton($to));
+    my $at = $CHECKSUM_AT{$protocol};
+    if ($at && !$field{sum} && !$field{offset}) {
+        my $pseudo_header = $protocol == 6 ? pack 'a4a4n2', @addresses, $protocol, length $data : '';
+        substr($data, $at, 2) = pack 'n', sum($pseudo_header . $data);
+    }
+    my $head = pack 'CCnnnCCna4a4', 0x40 | $words, $field{tos} // 0, 4 * $words + length $data, $field{id} // 7,
+        $field{offset} // 0, $field{ttl} // 64, $protocol, 0, @addresses;
+    $head .= $options;
+    substr($head, 10, 2) = pack 'n', sum($head);
+    return $head . $data;
 }
 
-# Sends an IP packet with the given sender and next hop.
+# Sends an IP packet with the given sender, next hop and data. Fields are NAME=VALUE:
+# those of packet; type, what follows the addresses of the frame; direct, to bypass
+# the traffic control of this machine.
+sub ip {
+    my ($token, $next, $self, $from, $to, $protocol, $head, @fields) = @_;
+    my %field = map { split /=/ } @fields;
+    my $type = pack 'H*', $field{type} // '0800';
+    my $text = packet($from, $to, $protocol, payload($token, $head), %field);
+    put_frame('eth0', mac($next) . mac($self) . $type . $text, $field{direct});
+    return;
+}
+
+sub datagram {
+    my ($token, $from, $to, $port, %field) = @_;
+    my $udp = pack('n4', $port == 67 ? 68 : 40000, $port, 8 + length $token, 0) . $token;
+    return packet($from, $to, 17, $udp, %field);
+}
+
+# Sends a datagram with the given sender and next hop.
 sub spoof {
     my ($token, $next, $self, $from, $to, $port, $options) = @_;
-    my $text = packet($token, $from, $to, $port, $options ? pack('H*', $options) : '');
+    my $text = datagram($token, $from, $to, $port, options => $options);
     put_frame('eth0', mac($next) . mac($self) . pack('n', 0x0800) . $text);
     return;
 }
@@ -186,20 +246,18 @@ sub spoof {
 # Sends an IP packet with a VLAN tag.
 sub tagged {
     my ($token, $next, $self, $from, $to, $vlan) = @_;
-    my $text = packet($token, $from, $to, 4433);
+    my $text = datagram($token, $from, $to, 4433);
     put_frame('eth0', mac($next) . mac($self) . pack('n3', 0x8100, $vlan, 0x0800) . $text);
     return;
 }
 
 # Sends one of the two fragments of a datagram: the head, or the tail with the token.
-sub piece {
-    my ($token, $next, $self, $from, $to, $id, $part) = @_;
+sub fragment {
+    my ($token, $next, $self, $from, $to, $part) = @_;
     my $is_head = $part eq 'head';
-    my $text = $is_head ? pack('n4', 40000, 4433, 40, 0) . 'x' x 8 : pack 'a24', $token;
-    my $ip = pack 'CCnnnCCna4a4', 0x45, 0, 20 + length $text, $id, $is_head ? 0x2000 : 2, 64, 17, 0,
-        inet_aton($from), inet_aton($to);
-    substr($ip, 10, 2) = pack 'n', sum($ip);
-    put_frame('eth0', mac($next) . mac($self) . pack('n', 0x0800) . $ip . $text);
+    my $data = $is_head ? pack('n4', 40000, 4433, 48, 0) . '.' x 16 : substr $token . '.' x 24, 0, 24;
+    my $text = packet($from, $to, 17, $data, id => 1234, offset => $is_head ? 0x2000 : 3);
+    put_frame('eth0', mac($next) . mac($self) . pack('n', 0x0800) . $text);
     return;
 }
 
@@ -209,17 +267,6 @@ sub packets {
     for (1 .. $count) {
         spoof($token, $next, $self, $from, $to, 4433);
         select undef, undef, undef, 0.03;
-    }
-    return;
-}
-
-# Sends COUNT frames from the hardware address of another machine, with pauses
-# of 5 ms. A bridge that learns from them sends this machine the other's frames.
-sub steal {
-    my ($token, $self, $to, $count) = @_;
-    for (1 .. $count) {
-        put_frame('eth0', mac($to) . mac($self) . pack('n', 0x88b5));
-        select undef, undef, undef, 0.005;
     }
     return;
 }
@@ -272,9 +319,10 @@ sub arp {
     return;
 }
 
-# Sends a DHCP message. Returns the offered address, if any.
+# Sends a DHCP message, with more options in hexadecimal. Returns the offered
+# address, if any.
 sub dhcp {
-    my ($token, $self, $type, $chaddr, $source, $ciaddr, $giaddr, $requested) = @_;
+    my ($token, $self, $type, $chaddr, $source, $ciaddr, $giaddr, $requested, $options) = @_;
     my $any = '0.0.0.0';
     # Another machine may receive a broadcast offer at the same time.
     my $xid = $token =~ /(\d{4})x(\d{3})q$/ ? $1 * 1000 + $2 : 0x1234;
@@ -284,18 +332,18 @@ sub dhcp {
     $text .= pack 'C2a4', 50, 4, inet_aton($requested) if $requested && $requested ne $any;
     $text .= pack 'C2a4', 54, 4, inet_aton($ENV{GATEWAY}) if $type == 4 || $type == 3;
     $text .= pack('C/a', $token) =~ s/^/\x3d/r;
-    $text .= "\xff";
+    $text .= bytes($token, $options // '') . "\xff";
     my $udp = pack('n4', 68, 67, 8 + length $text, 0) . $text;
     my $to = ($source // $any) eq $any ? '255.255.255.255' : $ENV{GATEWAY};
-    my $ip = pack 'CCnnnCCna4a4', 0x45, 0, 20 + length $udp, 7, 0, 64, 17, 0, inet_aton($source // $any), inet_aton($to);
-    substr($ip, 10, 2) = pack 'n', sum($ip);
-    my $s = put_frame('eth0', ("\xff" x 6) . mac($self) . pack('n', 0x0800) . $ip . $udp) or return;
+    my $ip = packet($source // $any, $to, 17, $udp);
+    my $s = put_frame('eth0', ("\xff" x 6) . mac($self) . pack('n', 0x0800) . $ip) or return;
     my $end = time + 1;
     while (readable($s, $WAIT) && time <= $end) {
         sysread $s, my $reply, 2000;
         next unless length $reply > 282 && unpack('x23 C', $reply) == 17 && unpack('x34 n', $reply) == 67;
         next unless unpack('x46 N', $reply) == $xid;
-        return 'offered ' . inet_ntoa(substr $reply, 58, 4);
+        my $offered = inet_ntoa(substr $reply, 58, 4);
+        return $offered eq $any ? undef : "offered $offered";
     }
     return;
 }
@@ -306,18 +354,6 @@ sub sh {
     return $? == 0 && $text =~ /\S/ ? $text : undef;
 }
 
-# Sends one of two fragments of a datagram. Only the tail contains the token.
-sub fragment {
-    my ($token, $next, $self, $from, $to, $part) = @_;
-    my $head = pack('n4', 40000, 4433, 48, 0) . '.' x 16;
-    my $data = $part eq 'head' ? $head : substr $token . '.' x 24, 0, 24;
-    my $ip = pack 'CCnnnCCna4a4', 0x45, 0, 44, 1234, $part eq 'head' ? 0x2000 : 3, 64, 17, 0, inet_aton($from),
-        inet_aton($to);
-    substr($ip, 10, 2) = pack 'n', sum($ip);
-    put_frame('eth0', mac($next) . mac($self) . pack('n', 0x0800) . $ip . $data);
-    return;
-}
-
 # Whether a frame is for this machine only. $from: the address from recv.
 sub is_own {
     my $kind = unpack 'x10 C', shift;
@@ -325,11 +361,12 @@ sub is_own {
     return $kind == 0 || $kind == 4;
 }
 
-# Sends a frame every 5 ms. Returns the number of received frames for others.
+# Sends a frame every 5 ms. Returns the number of received frames for others: a
+# bridge that learns the sender's address sends this machine its owner's frames.
 sub storm {
     my ($token, $count, $to, $self, $type, $head) = @_;
     my $s = link_socket('eth0') or return;
-    my $frame = mac($to) . mac($self) . pack('H4', $type) . pack('H*', $head // '') . "$token" . "\0" x 40;
+    my $frame = mac($to) . mac($self) . pack('H4', $type) . pack('H*', $head // '') . $token . "\0" x 40;
     my $heard = 0;
     for (1 .. $count) {
         syswrite $s, $frame;
@@ -398,8 +435,8 @@ sub witness {
 
 my %verbs = (
     tcp => \&tcp, udp => \&udp, dns => \&dns, icmp => \&icmp, proto => \&proto, frame => \&frame,
-    spoof => \&spoof, tagged => \&tagged, arp => \&arp, dhcp => \&dhcp, sh => \&sh, piece => \&piece,
-    packets => \&packets, steal => \&steal, udp6 => \&udp6, flow => \&flow, listen => \&listen_at,
+    spoof => \&spoof, tagged => \&tagged, arp => \&arp, dhcp => \&dhcp, sh => \&sh, ip => \&ip, message => \&message,
+    packets => \&packets, udp6 => \&udp6, flow => \&flow, listen => \&listen_at,
     fragment => \&fragment, storm => \&storm, echoes => \&echoes,
 );
 if (@ARGV && $ARGV[0] eq 'eavesdrop') { eavesdrop(); exit }

@@ -26,7 +26,7 @@ const HEAD_START: Duration = Duration::from_millis(200);
 pub async fn fragments(lab: &mut Lab) -> Result<Attempt> {
     let mut tail_token = None;
     for (sender, part) in [(Sender::Open, "head"), (Sender::Restricted, "tail")] {
-        let line = format!("piece {{gateway-mac}} {{own-mac}} {{open}} {{denied}} 4711 {part}");
+        let line = format!("fragment {{gateway-mac}} {{own-mac}} {{open}} {{denied}} {part}");
         let token = lab.token();
         lab.send(sender, token, &line).await?;
         tail_token = Some(token);
@@ -42,7 +42,7 @@ pub async fn fragments(lab: &mut Lab) -> Result<Attempt> {
 /// then of the gateway, while the other of the two receives packets.
 pub async fn thefts(lab: &mut Lab) -> Result<[Attempt; 2]> {
     let to_neighbor = "packets 20 {open-mac} {gateway-mac} {gateway} {open}";
-    let theft = "steal {open-mac} {gateway-mac} 200";
+    let theft = "storm 200 {gateway-mac} {open-mac} 88b5";
     let arrived = steal(lab, (Sender::Trusted, to_neighbor), NEIGHBOR, theft).await?;
     let mut ways = Vec::new();
     if arrived.at_attacker > 0 {
@@ -51,7 +51,7 @@ pub async fn thefts(lab: &mut Lab) -> Result<[Attempt; 2]> {
     let reading = judge_arrivals(READING, ways, &arrived);
 
     let to_gateway = "packets 20 {gateway-mac} {own-mac} {own} {gateway}";
-    let theft = "steal {gateway-mac} {open-mac} 200";
+    let theft = "storm 200 {open-mac} {gateway-mac} 88b5";
     let arrived = steal(lab, (Sender::Open, to_gateway), GATEWAY, theft).await?;
     let disturbing = judge_arrivals(DISTURBING, Vec::new(), &arrived);
     Ok([reading, disturbing])
