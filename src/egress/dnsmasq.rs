@@ -125,7 +125,8 @@ pub fn forwarder(at: SocketAddrV4, upstream: &[Ipv4Addr]) -> String {
 }
 
 /// The lines that all configurations contain. Queries about the server itself
-/// (class CHAOS) are refused.
+/// (class CHAOS) are refused. The options of a query that a resolver may send on
+/// to the name servers of the domain are removed.
 fn common(port: u16) -> String {
     format!(
         "port={port}\n\
@@ -133,6 +134,8 @@ fn common(port: u16) -> String {
          no-hosts\n\
          no-poll\n\
          no-ident\n\
+         strip-subnet\n\
+         strip-mac\n\
          local=/bind/\n\
          local=/server/\n\
          cache-size=0\n\
