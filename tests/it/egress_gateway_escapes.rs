@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::egress_layer2::HostStack;
 use crate::support::env::{self, TestEnv};
 use crate::support::lab;
+use crate::support::report::report;
 use crate::support::wait::eventually;
 use crate::support::walls::{Place, Walls};
 use crate::support::wan;
@@ -731,13 +732,13 @@ fn root_in_pixel_cannot_bypass_gateway() {
     });
 
     let proven = open_pixels_succeed(&walls, to.host_port);
-    println!(
+    report(&format!(
         "escape attempts behind a gateway: {}, blocked: {}, known gaps: {}, \
          proven by success without a gateway: {proven}",
         all.len(),
         all.len() - known.len(),
         known.len(),
-    );
+    ));
 }
 
 /// The port of the gateway's resolver for the policy of a pixel.

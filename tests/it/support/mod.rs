@@ -13,6 +13,7 @@ pub mod programs;
 pub mod project;
 pub mod proxy;
 pub mod pty;
+pub mod report;
 pub mod repository;
 pub mod rounds;
 pub mod server;
