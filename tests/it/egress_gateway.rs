@@ -477,6 +477,26 @@ fn concurrent_changes_leave_gateway_in_recorded_state() {
     assert!(before.contains("inet pixels live"), "{before}");
 }
 
+/// The rules do not fit into one transaction of the kernel.
+#[test]
+#[ignore = "needs Incus"]
+fn policy_with_hundreds_of_names_is_applied() {
+    lab::ready();
+    let walls = Walls::new("big", Wan::any());
+    walls.wan.name("allowed.test", &[10]);
+    let pixel = walls.create("a", "unrestricted", &[]);
+    let names = (0..400).map(|number| format!("host-{number}.test"));
+    let names = names.chain(["allowed.test".to_owned()]);
+    let rules = names.flat_map(|name| ["--allow".to_owned(), name]);
+    let set = ["network", "set", &pixel, "allowlist"].map(str::to_owned);
+    let set: Vec<String> = set.into_iter().chain(rules).collect();
+    walls.env.pixels(&set).ok();
+    walls.comes_to_reach(&pixel, "allowed.test", 80);
+    assert!(!walls.reaches(&pixel, &walls.wan.address(20).to_string(), 80));
+    gateway(&walls, "restart");
+    walls.comes_to_reach(&pixel, "allowed.test", 80);
+}
+
 /// Several clients create the first gateway at the same time.
 #[test]
 #[ignore = "needs Incus"]

@@ -64,7 +64,13 @@ mkdir -p "$new/chains" "$new/resolvers"
 if ! awk -v dir="$new" '
     ended { exit }
     $0 == "==> end" { ended = 1; next }
-    /^==> / { file = dir "/" $2; printf "" >file; next }
+    /^==> / {
+        # Not all files at once: the number of open files is limited.
+        if (file) close(file)
+        file = dir "/" $2
+        printf "" >file
+        next
+    }
     { print >file }
     END { exit !ended }
 '; then

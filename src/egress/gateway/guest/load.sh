@@ -14,11 +14,19 @@ have=/run/pixels/loaded
 work=$(mktemp -d -p /run/pixels)
 trap 'rm -rf "$work"' EXIT
 
-# The kernel accepts a few hundred KB per transaction.
-LINES_AT_ONCE=1500
+# The kernel accepts 212992 bytes per transaction. A word of a rule takes up to
+# 45 bytes, a word of an element fewer.
+WORDS_AT_ONCE=4000
 run_nft() {
     [ -s "$1" ] || return 0
-    split -l "$LINES_AT_ONCE" "$1" "$work/part."
+    awk -v prefix="$work/part." -v limit="$WORDS_AT_ONCE" '
+        NR == 1 || words + NF > limit {
+            if (file) close(file)
+            file = sprintf("%s%06d", prefix, ++parts)
+            words = 0
+        }
+        { words += NF; print >file }
+    ' "$1"
     for part in "$work"/part.*; do
         nft -f "$part"
         rm "$part"

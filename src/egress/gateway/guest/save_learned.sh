@@ -33,5 +33,12 @@ nft -t list sets table inet pixels |
     }
 ' >"$dir/learned.new"
 mv "$dir/learned.new" "$dir/learned"
-# Fails if a policy change has just removed a set: the next run repeats it.
-[ ! -s /run/pixels/renewable ] || nft -f /run/pixels/renewable 2>/dev/null || :
+# The kernel accepts about 2000 elements per transaction.
+rm -f /run/pixels/renewable.*
+split -l 1000 /run/pixels/renewable /run/pixels/renewable.
+for part in /run/pixels/renewable.*; do
+    [ -e "$part" ] || continue
+    # Fails if a policy change has just removed a set: the next run repeats it.
+    nft -f "$part" 2>/dev/null || :
+    rm "$part"
+done
