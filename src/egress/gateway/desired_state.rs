@@ -91,6 +91,7 @@ impl DesiredState<'_> {
         let host = self.host_addresses.iter().copied().chain(uplink);
         let mut elements: Vec<String> = host.map(ruleset::host_element).collect();
         let mut ports = BTreeSet::new();
+        let mut parts = BTreeMap::new();
         for (policy, users) in &users_by_policy {
             let chains = nftables::chains(policy, Some("host"));
             let port = assign_port(chains.mark, &mut ports);
@@ -110,13 +111,11 @@ impl DesiredState<'_> {
             }
             for client in &users.always {
                 elements.push(ruleset::elements(client, &chains, port));
-                let (name, text) = ruleset::lease_chain(client);
-                files.insert(format!("chains/{name}"), text);
-                let (name, text) = ruleset::denial_chain(client);
-                files.insert(format!("chains/{name}"), text);
+                parts.extend([ruleset::lease_chain(client), ruleset::denial_chain(client)]);
             }
-            files.insert(format!("chains/p_{}", chains.id), chains.text);
+            parts.insert(format!("p_{}", chains.id), chains.text);
         }
+        files.insert("chains", parts_text(&parts));
         files.insert("elements", sorted(&elements.concat()));
         files.insert("hosts", lines(&clients, dhcp::reservation));
         files.insert(
@@ -158,6 +157,16 @@ fn assign_port(mark: u32, used: &mut BTreeSet<u16>) -> u16 {
         .unwrap_or(FIRST_PORT)
 }
 
+/// The parts of the packet filter in one file, each after a line `# part NAME`.
+/// One file, because a gateway may have hundreds of pixels.
+fn parts_text(parts: &BTreeMap<String, String>) -> String {
+    let parts: Vec<String> = parts
+        .iter()
+        .map(|(name, text)| format!("# part {name}\n{text}"))
+        .collect();
+    parts.concat()
+}
+
 /// Sorts lines, as `comm` requires.
 fn sorted(text: &str) -> String {
     let lines: BTreeSet<&str> = text.lines().collect();
@@ -170,4 +179,57 @@ fn sorted(text: &str) -> String {
 fn lines(clients: &[Client], line: impl Fn(&Client) -> String) -> String {
     let lines: Vec<String> = clients.iter().map(|client| line(client) + "\n").collect();
     sorted(&lines.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::gateway::ADDRESS;
+    use crate::egress::policy::Mode;
+    use crate::model::{Properties, fake};
+
+    fn pixel(number: u8, rule: &str) -> Instance {
+        let policy = Policy::new(Mode::Allowlist, [rule.parse().unwrap()]);
+        Instance {
+            name: format!("a{number}").parse().unwrap(),
+            mac: Some(format!("10:66:6a:00:00:{number:02x}")),
+            isolated_bridge: Some("pixels0".into()),
+            ..fake::pixel(Properties::from([
+                (ADDRESS.to_owned(), format!("10.98.0.{number}")),
+                (KEY.to_owned(), policy.to_record()),
+            ]))
+        }
+    }
+
+    fn parts(instances: &[Instance]) -> Vec<(String, String)> {
+        let desired = DesiredState {
+            subnet: "10.98.0.0/16".parse().unwrap(),
+            bridge: "pixels0",
+            instances,
+            presets: crate::egress::presets(),
+            dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
+            host_addresses: Vec::new(),
+            current: GatewayState::default(),
+            lease_change: LeaseChange::None,
+        };
+        let text = desired.state_files().unwrap().to_text();
+        let chains = text.split("==> chains\n").nth(1).unwrap();
+        let chains = chains.split("==> ").next().unwrap();
+        let parts = chains.split("# part ").skip(1);
+        parts
+            .map(|part| part.split_once('\n').unwrap())
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn parts_are_sorted_and_depend_only_on_their_pixel_and_policy() {
+        let few = [pixel(2, "a.example"), pixel(3, "b.example")];
+        let more = [few.as_slice(), &[pixel(4, "b.example")]].concat();
+        let (few, more) = (parts(&few), parts(&more));
+        // Two for each pixel and one for each policy.
+        assert_eq!((few.len(), more.len()), (6, 8));
+        assert!(few.iter().all(|part| more.contains(part)));
+        assert!(more.is_sorted());
+    }
 }

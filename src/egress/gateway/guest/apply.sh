@@ -6,13 +6,14 @@
 # line "==> NAME", and "==> end" after the last file. Prints "done" at the end.
 # Truncated input changes nothing.
 set -eu
+export LC_ALL=C
 umask 077
 dir=/var/lib/pixels/gateway
 state=$dir/state
 mkdir -p "$dir" /run/pixels
 exec 9>"$dir/lock"
 flock 9
-mkdir -p "$state/chains" "$state/resolvers"
+mkdir -p "$state/resolvers"
 # systemd may still be starting.
 tries=0
 until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
@@ -20,16 +21,23 @@ until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
     sleep 0.05
 done
 
+# Prints the units of a state with the resolvers in the directory $1 that are not
+# active. One request for all units, because a gateway may have hundreds.
+inactive() {
+    {
+        printf '%s\n' pixels-gateway.service pixels-dhcp.service pixels-queries.socket \
+            pixels-forwarder.service
+        find "$1" -type f -printf 'pixels-resolver@%f.service\n'
+    } | sort >/run/pixels/units
+    systemctl list-units --plain --no-legend --state=active 'pixels-*' | sed 's/ .*//' | sort |
+        comm -23 /run/pixels/units - | paste -s -d ' ' -
+}
+
 applied=$(cat "$state/applied" 2>/dev/null || :)
-# The stored state is in force only if all services that enforce it are active.
-units="pixels-gateway pixels-dhcp pixels-queries.socket pixels-forwarder"
-for conf in "$state"/resolvers/*; do
-    [ ! -e "$conf" ] || units="$units pixels-resolver@${conf##*/}"
-done
 # Listing a chain would read all sets, which takes seconds if they are full.
 nft -t list set inet pixels pins >/dev/null 2>&1 || rm -f /run/pixels/loaded/whole
-# shellcheck disable=SC2086 # one word per unit
-if [ ! -e /run/pixels/loaded/whole ] || [ "$(systemctl is-active $units | sort -u)" != active ]; then
+# The stored state is in force only if all services that enforce it are active.
+if [ ! -e /run/pixels/loaded/whole ] || [ -n "$(inactive "$state/resolvers")" ]; then
     applied=
 fi
 # DHCP may not have set the gateway's own address and name servers yet.
@@ -60,7 +68,7 @@ echo "ready applied=$applied host=$host uplink=$uplink dns=${dns:-} domain=$doma
 
 new=$dir/new
 rm -rf "$new"
-mkdir -p "$new/chains" "$new/resolvers"
+mkdir -p "$new/resolvers"
 if ! awk -v dir="$new" '
     ended { exit }
     $0 == "==> end" { ended = 1; next }
@@ -87,31 +95,37 @@ fi
 rm -f "$state/applied"
 
 # The base ruleset must be loaded before any policy.
-for unit in pixels-gateway pixels-dhcp pixels-queries.socket; do
-    systemctl -q is-active "$unit" || systemctl restart "$unit"
+idle=" $(inactive "$new/resolvers") "
+for unit in pixels-gateway.service pixels-dhcp.service pixels-queries.socket; do
+    case $idle in
+        *" $unit "*) systemctl restart "$unit" ;;
+    esac
 done
 
-if ! cmp -s "$new/forwarder" "$state/forwarder" || ! systemctl -q is-active pixels-forwarder; then
+if ! cmp -s "$new/forwarder" "$state/forwarder" || [ "${idle#* pixels-forwarder.service }" != "$idle" ]; then
     cp "$new/forwarder" "$state/forwarder"
     systemctl restart pixels-forwarder
 fi
 
 # The order: sets, then resolvers that fill them, then the elements that send
 # pixels to the resolvers.
-fresh=""
-for conf in "$new"/resolvers/*; do
-    [ -e "$conf" ] || continue
-    id=${conf##*/}
-    cmp -s "$conf" "$state/resolvers/$id" && systemctl -q is-active "pixels-resolver@$id" && continue
-    cp "$conf" "$state/resolvers/$id"
-    fresh="$fresh pixels-resolver@$id"
+fresh=$({
+    diff -rq "$state/resolvers" "$new/resolvers" | sed -n \
+        -e 's/^Files .*\/\([0-9a-f]*\) differ$/\1/p' \
+        -e 's/^Only in .*\/new\/resolvers: \([0-9a-f]*\)$/\1/p'
+    echo "$idle" | tr ' ' '\n' | sed -n 's/^pixels-resolver@\([0-9a-f]*\)\.service$/\1/p'
+} | sort -u)
+restart=
+for id in $fresh; do
+    cp "$new/resolvers/$id" "$state/resolvers/$id"
+    restart="$restart pixels-resolver@$id"
 done
-sh /usr/local/lib/pixels/gateway/load.sh "$new" "${fresh:+systemctl restart $fresh}"
+sh /usr/local/lib/pixels/gateway/load.sh "$new" "${restart:+systemctl restart $restart}"
 
 # Permanent neighbor entries, so that no pixel can claim another's address.
 ip -force -batch "$new/neighbours"
 if [ -e "$state/neighbours" ]; then
-    LC_ALL=C comm -13 "$new/neighbours" "$state/neighbours" |
+    comm -13 "$new/neighbours" "$state/neighbours" |
         sed -n 's/^neigh replace \([0-9.]*\) .*/\1/p' |
         while read -r address; do
             # The next pixel with this address must not inherit the record.
@@ -129,11 +143,14 @@ if ! cmp -s "$new/hosts" "$dir/hosts"; then
     systemctl kill --signal=HUP pixels-dhcp
 fi
 
+unused=
 for conf in "$state"/resolvers/*; do
     [ -e "$conf" ] || continue
     id=${conf##*/}
-    [ -e "$new/resolvers/$id" ] || systemctl stop "pixels-resolver@$id"
+    [ -e "$new/resolvers/$id" ] || unused="$unused pixels-resolver@$id"
 done
+# shellcheck disable=SC2086 # one word per unit
+[ -z "$unused" ] || systemctl stop $unused
 # After an interruption, the next boot loads either the old or the new state.
 rm -rf "$dir/old"
 mv -T "$state" "$dir/old"

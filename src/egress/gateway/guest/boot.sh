@@ -9,9 +9,10 @@ mkdir -p /run/pixels
 sysctl -q -w net.ipv4.ip_forward=0
 # A loaded ruleset may be that of another version.
 rm -rf /run/pixels/loaded
-mkdir -p "$dir/state/chains"
+mkdir -p "$dir/state"
 if [ ! -e "$dir/state/base" ]; then
     cp "$dir/closed" "$dir/state/base"
+    : >"$dir/state/chains"
     : >"$dir/state/elements"
 fi
 sh /usr/local/lib/pixels/gateway/load.sh "$dir/state"

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Updates the packet filter to the state in the directory $1: its files `base`,
-# `chains/NAME` (the name identifies the content) and `elements` (sorted). Parts
-# that are already loaded are not touched. After an interruption or a failure,
-# the loaded rules remain in force, and the next run loads everything.
+# `chains` (parts after lines "# part NAME", sorted; the name identifies the
+# content) and `elements` (sorted). Parts that are already loaded are not touched.
+# After an interruption or a failure, the loaded rules remain in force, and the
+# next run loads everything.
 # Runs the command $2 after it has added the new sets and chains, and before any
 # element refers to them.
 set -eu
@@ -33,16 +34,12 @@ run_nft() {
     done
 }
 
-# Prints the type and name of every set and chain in the directory $1.
-names() {
-    cat "$1"/chains/* 2>/dev/null |
-        sed -n 's/^add \(chain\|set\) inet pixels \([a-z]_[0-9a-z_]*\).*/\1 \2/p' | sort -u
-}
-
 if [ ! -e "$have/whole" ]; then
     rm -rf "$have"
-    mkdir -p "$have/chains"
+    mkdir -p "$have"
     : >"$have/elements"
+    : >"$have/parts"
+    : >"$have/names"
     {
         echo "add table inet pixels"
         echo "delete table inet pixels"
@@ -58,15 +55,19 @@ fi
 rm -f "$have/whole"
 
 # No element refers to these chains yet.
-: >"$work/chains"
-for file in "$want"/chains/*; do
-    [ -e "$file" ] || continue
-    [ -e "$have/chains/${file##*/}" ] || cat "$file" >>"$work/chains"
-done
+sed -n 's/^# part //p' "$want/chains" >"$work/parts"
+comm -13 "$have/parts" "$work/parts" >"$work/new"
+awk -v new="$work/new" '
+    FILENAME == new { is_new[$1]; next }
+    /^# part / { wanted = $3 in is_new; next }
+    wanted
+' "$work/new" "$want/chains" >"$work/chains"
 run_nft "$work/chains"
 
+# The type and name of every set and chain.
+sed -n 's/^add \(chain\|set\) inet pixels \([a-z]_[0-9a-z_]*\).*/\1 \2/p' "$want/chains" |
+    sort -u >"$work/after"
 # After a boot: add the addresses learned before it, for the sets that exist.
-names "$want" >"$work/after"
 if [ ! -s "$have/elements" ] && [ -e /var/lib/pixels/gateway/learned ]; then
     # The time since they were saved counts.
     awk -v now="$(date +%s)" '
@@ -95,14 +96,13 @@ comm -3 "$have/elements" "$want/elements" | grep -oE '([0-9]+\.){3}[0-9]+' | sor
     comm -23 "$have/elements" "$want/elements" | sed 's/^/delete /'
     comm -13 "$have/elements" "$want/elements" | sed 's/^/add /'
 } >"$work/change"
-names "$have" >"$work/before"
 # Chains may refer to sets, so delete chains first.
-comm -23 "$work/before" "$work/after" | sort |
+comm -23 "$have/names" "$work/after" | sort |
     sed 's/^\(chain\|set\) \(.*\)/delete \1 inet pixels \2/' >>"$work/change"
 run_nft "$work/change"
 
 rm -rf "$have"
-mkdir -p "$have/chains"
-cp "$want/base" "$want/elements" "$have/"
-cp "$want"/chains/* "$have/chains/" 2>/dev/null || :
+mkdir -p "$have"
+cp "$want/base" "$want/elements" "$work/parts" "$have/"
+cp "$work/after" "$have/names"
 : >"$have/whole"
