@@ -15,6 +15,9 @@ const TTL_SECONDS: u32 = 30;
 /// Maximum number of unanswered queries. A pixel can cause as many as the packet
 /// filter accepts from it within dnsmasq's limit of 10 seconds.
 const PENDING: u32 = 10_000;
+/// The first source port of queries to upstream servers, also the first port that
+/// Linux gives to clients. A resolver cannot start on a port in use.
+pub const FIRST_QUERY_PORT: u16 = 32_768;
 /// Maximum number of TCP connections. The packet filter accepts a few per pixel.
 const TCP_CONNECTIONS: u32 = 100;
 /// Domains that Incus and LXD give to the instances on their bridges.
@@ -138,6 +141,7 @@ fn common(port: u16) -> String {
          strip-mac\n\
          local=/bind/\n\
          local=/server/\n\
+         min-port={FIRST_QUERY_PORT}\n\
          cache-size=0\n\
          dns-forward-max={PENDING}\n"
     )

@@ -15,9 +15,10 @@ use crate::egress::policy::{KEY, Policy, ResolvedPolicy};
 use crate::egress::presets::Presets;
 use crate::model::{Error, Instance, Name, Reason, Result};
 
-/// The resolvers listen on ports from this port on.
+/// The resolvers listen on ports from this port on, below the ports of queries and
+/// of other clients.
 const FIRST_PORT: u16 = 20_000;
-const PORTS: u16 = 20_000;
+const PORTS: u16 = dnsmasq::FIRST_QUERY_PORT - FIRST_PORT;
 /// Address of the server to which the resolvers forward.
 const FORWARDER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 19_999);
 /// The pipe that `record_names.sh` reads.

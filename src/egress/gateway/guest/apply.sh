@@ -115,6 +115,15 @@ fresh=$({
         -e 's/^Only in .*\/new\/resolvers: \([0-9a-f]*\)$/\1/p'
     echo "$idle" | tr ' ' '\n' | sed -n 's/^pixels-resolver@\([0-9a-f]*\)\.service$/\1/p'
 } | sort -u)
+# The port of a new resolver may be that of a resolver that will be stopped or get
+# another port.
+: >/run/pixels/ports
+for id in $fresh; do
+    grep '^port=' "$new/resolvers/$id" >>/run/pixels/ports
+done
+blocking=$(grep -rlxF -f /run/pixels/ports "$state/resolvers" | sed 's|.*/|pixels-resolver@|')
+# shellcheck disable=SC2086 # one word per unit
+[ -z "$blocking" ] || systemctl stop $blocking
 restart=
 for id in $fresh; do
     cp "$new/resolvers/$id" "$state/resolvers/$id"
