@@ -1,6 +1,7 @@
 //! The benchmark environment: a separate Incus project with a base pixel. Both
 //! are deleted at the end.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api::{self, Api};
+use crate::crowd::Crowds;
 use crate::go_on;
 use crate::measure::Who;
 use crate::process::Program;
@@ -21,6 +23,13 @@ const GATEWAY: &str = "px-gateway";
 const BRIDGE: &str = "pxb";
 /// Concurrent requests when many instances are created or deleted.
 const AT_ONCE: usize = 8;
+/// Pixels that start before the gateway applies their policies together.
+const GROUP: usize = 50;
+/// Configuration keys of the address and the policy of a pixel.
+const ADDRESS: &str = "user.pixels.address";
+const POLICY: &str = "user.pixels.egress";
+/// Placeholder for the number of a pixel.
+const NUMBER: &str = "number";
 /// Bytes that the large transfers send or receive.
 pub const VOLUME: usize = 100_000_000;
 
@@ -30,6 +39,7 @@ pub struct Lab {
     home: TempDir,
     pixels: Program,
     base: OnceLock<()>,
+    crowds: OnceLock<Box<Crowds>>,
     removed: bool,
 }
 
@@ -41,7 +51,17 @@ impl Lab {
             eprintln!("deleting {left}, left by a killed run");
             remove_project(&socket, &left)?;
         }
-        let project = format!("{PROJECT}{}", std::process::id());
+        Self::open_project(pixels, socket, format!("{PROJECT}{}", std::process::id()))
+    }
+
+    /// Opens another lab with its own project, bridge and gateway.
+    pub fn open_sibling(&self, suffix: &str) -> Result<Self> {
+        let project = format!("{}-{suffix}", self.project);
+        Self::open_project(&self.pixels.path, self.socket.clone(), project)
+    }
+
+    fn open_project(pixels: &Path, socket: PathBuf, project: String) -> Result<Self> {
+        let mut api = Api::new(&socket, "default");
         let home = tempfile::tempdir()?;
         let config = json!({
             "features.images": "false",
@@ -63,6 +83,7 @@ impl Lab {
             project,
             home,
             base: OnceLock::new(),
+            crowds: OnceLock::new(),
             removed: false,
         })
     }
@@ -90,7 +111,7 @@ impl Lab {
 
     /// A pixel name that is unique on the network across projects.
     pub fn name(&self, short: &str) -> String {
-        format!("t-bench-{}-{short}", std::process::id())
+        format!("{}-{short}", self.project.trim_start_matches("px-"))
     }
 
     /// The instance name of a pixel.
@@ -186,16 +207,140 @@ impl Lab {
         Ok(begun.elapsed())
     }
 
+    /// The running pixels of the rows about many pixels. Creates them first, if
+    /// necessary.
+    pub fn crowds(&self) -> Result<&Crowds> {
+        if self.crowds.get().is_none() {
+            let _ = self.crowds.set(Box::new(Crowds::create(self)?));
+        }
+        self.crowds.get().map(Box::as_ref).context("no pixels")
+    }
+
+    /// Starts pixels behind the gateway until `count` of them run, each with its
+    /// own policy. They run a single process, so that many fit into memory. The
+    /// base pixel must exist.
+    pub fn populate(&self, count: usize) -> Result<()> {
+        let mut api = self.api();
+        let source = format!("{}/ready", self.instance("base"));
+        let base = format!("/1.0/instances/{}", self.instance("base"));
+        let policies = self.policy_records(&mut api)?;
+        let base = api.call("GET", &base, None)?;
+        let hook = base["config"]["raw.lxc"].as_str().unwrap_or_default();
+        let init = format!("{hook}\nlxc.init.cmd = /bin/sleep infinity");
+        let subnet = self.subnet()?;
+        let names: Vec<String> = (1..count).map(|index| index.to_string()).collect();
+        for group in names.chunks(GROUP) {
+            side_by_side(group, |index| {
+                go_on()?;
+                let number: u32 = index.parse()?;
+                let own = Ipv4Addr::from_bits(subnet + 256 + number);
+                let policy = &policies[number as usize % policies.len()];
+                let name = self.instance(&format!("c{index}"));
+                let body = json!({
+                    "name": name,
+                    "source": {"type": "copy", "source": source, "instance_only": true},
+                    "config": {
+                        (ADDRESS): own.to_string(),
+                        (POLICY): policy.replace(NUMBER, index),
+                        "raw.lxc": init,
+                    },
+                });
+                let mut api = self.api();
+                api.operate("POST", "/1.0/instances", &body)?;
+                api.state(&name, "start", false)
+            })
+            .context("starting pixels")?;
+            self.set_policy("base", &["unrestricted"])?;
+        }
+        Ok(())
+    }
+
+    /// Records of policies with the placeholder [`NUMBER`] in their host names.
+    fn policy_records(&self, api: &mut Api) -> Result<Vec<String>> {
+        let path = format!("/1.0/instances/{}", self.instance("base"));
+        let own = format!("host-{NUMBER}.example");
+        let mut records = Vec::new();
+        for words in [
+            [
+                "allowlist",
+                "--allow",
+                &own,
+                "--allow",
+                "*.shared.example:443",
+            ]
+            .as_slice(),
+            ["agent", "--allow", &own].as_slice(),
+        ] {
+            self.set_policy("base", words)?;
+            let base = api.call("GET", &path, None)?;
+            let record = base["config"][POLICY].as_str().context("no policy")?;
+            records.push(record.to_owned());
+        }
+        Ok(records)
+    }
+
+    /// The first address of the subnet behind the gateway.
+    pub fn subnet(&self) -> Result<u32> {
+        let path = format!("/1.0/instances/{}", self.instance("base"));
+        let base = self.api().call("GET", &path, None)?;
+        let address = base["config"][ADDRESS].as_str().context("no address")?;
+        Ok(address.parse::<Ipv4Addr>()?.to_bits() & 0xffff_0000)
+    }
+
+    /// The host's address on the gateway's uplink.
+    pub fn host(&self) -> Result<Ipv4Addr> {
+        let mut api = self.api();
+        let path = format!("/1.0/instances/{}", self.gateway());
+        let gateway = api.call("GET", &path, None)?;
+        let uplink = gateway["expanded_devices"]["eth0"]["network"]
+            .as_str()
+            .context("the gateway's uplink is not a managed network")?;
+        let network = api.call("GET", &format!("/1.0/networks/{uplink}"), None)?;
+        let address = network["config"]["ipv4.address"].as_str();
+        let address = address.and_then(|net| net.split('/').next());
+        Ok(address.context("no address of the host")?.parse()?)
+    }
+
+    /// The memory of an instance in bytes.
+    pub fn memory(&self, instance: &str) -> Result<u64> {
+        let path = format!("/1.0/instances/{instance}/state");
+        let state = self.api().call("GET", &path, None)?;
+        state["memory"]["usage"].as_u64().context("no memory usage")
+    }
+
+    pub fn pixel_count(&self) -> Result<usize> {
+        Ok(pixels(&mut self.api())?.len())
+    }
+
+    pub fn set_policy(&self, short: &str, policy: &[&str]) -> Result<Duration> {
+        let name = self.name(short);
+        self.pixels
+            .run(&[["network", "set", &name].as_slice(), policy].concat())
+    }
+
     /// Deletes all instances. Returns a note with the time taken.
     pub fn close(mut self) -> Result<String> {
         eprintln!("deleting all instances");
         let begun = Instant::now();
-        self.removed = true;
-        let count = remove_project(&self.socket, &self.project)?;
+        let mut count = 0;
+        for lab in self
+            .crowds
+            .take()
+            .into_iter()
+            .flat_map(|crowds| crowds.into_labs())
+        {
+            count += lab.remove()?;
+        }
+        count += self.remove()?;
         Ok(format!(
             "deleting {count} instances took {:.1} s",
             begun.elapsed().as_secs_f64()
         ))
+    }
+
+    fn remove(mut self) -> Result<usize> {
+        self.removed = true;
+        remove_project(&self.socket, &self.project)
     }
 }
 
@@ -218,7 +363,10 @@ fn left_behind(api: &mut Api) -> Result<Vec<String>> {
     let projects = api.call("GET", "/1.0/projects", None)?;
     let mut names = names_of(&projects);
     names.retain(|name| {
-        let pid = name.strip_prefix(PROJECT).map(str::parse::<u32>);
+        let rest = name.strip_prefix(PROJECT);
+        let pid = rest
+            .and_then(|rest| rest.split('-').next())
+            .map(str::parse::<u32>);
         pid.is_some_and(|pid| pid.is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()))
     });
     Ok(names)
@@ -255,6 +403,8 @@ fn remove_project(socket: &Path, project: &str) -> Result<usize> {
     let mut api = Api::new(socket, project);
     let names = instances(&mut api)?;
     side_by_side(&names, |name| Api::new(socket, project).remove(name)).context("deleting")?;
+    // The daemon may have closed the connection, which was idle for minutes.
+    let mut api = Api::new(socket, project);
     if let Some(bridge) = bridge(project) {
         for kind in ["networks", "network-acls"] {
             // These exist only if the lab used a gateway.

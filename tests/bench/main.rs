@@ -27,6 +27,7 @@
 mod api;
 mod args;
 mod binary;
+mod crowd;
 mod files;
 #[path = "../it/support/http.rs"]
 mod http;

@@ -14,6 +14,10 @@ pub enum Who {
     Earlier,
     /// The pixels binary, without a gateway.
     Open,
+    /// The pixels binary, with few pixels behind the gateway.
+    Few,
+    /// The pixels binary, while no pixel floods the gateway.
+    Quiet,
     Incus,
     Api,
 }

@@ -62,6 +62,13 @@ impl Report {
 
     fn columns(&self) -> Vec<Who> {
         let mut columns = vec![Who::Pixels, Who::Incus, Who::Api, Who::Open];
+        let measured = |who: &Who| {
+            self.rows.iter().any(|(_, outcome)| match outcome {
+                Outcome::Times(times) => times.iter().any(|times| times.who == *who),
+                _ => false,
+            })
+        };
+        columns.extend([Who::Few, Who::Quiet].into_iter().filter(measured));
         if self.earlier {
             columns.push(Who::Earlier);
         }
@@ -151,6 +158,8 @@ impl Who {
             Self::Pixels => "pixels",
             Self::Earlier => "earlier",
             Self::Open => "open",
+            Self::Few => "few",
+            Self::Quiet => "quiet",
             Self::Incus => "incus",
             Self::Api => "api",
         }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::binary::Binary;
+use crate::crowd;
 use crate::files;
 use crate::lab::{Lab, VOLUME};
 use crate::measure::{Contender, Who, take_turns};
@@ -127,6 +128,42 @@ pub const ROWS: &[Row] = &[
         "list of 200 pixels",
         Target::Time(0.1, Who::Incus),
         Measure::InLab(list),
+    ),
+    Row::new(
+        "crowd-clone",
+        "clone behind a gateway with 400 pixels",
+        Target::Time(1.1, Who::Open),
+        Measure::InLab(crowd::clone),
+    ),
+    Row::new(
+        "crowd-policy",
+        "network set of one of 400 running pixels",
+        Target::Within(300.0),
+        Measure::InLab(crowd::policy),
+    ),
+    Row::new(
+        "crowd-list",
+        "list of 400 running pixels",
+        Target::Time(0.1, Who::Incus),
+        Measure::InLab(crowd::list),
+    ),
+    Row::new(
+        "flood-udp",
+        "network set while a pixel sends to denied ports",
+        Target::Time(2.0, Who::Quiet),
+        Measure::InLab(crowd::flood_udp),
+    ),
+    Row::new(
+        "flood-tcp",
+        "network set while a pixel opens allowed connections",
+        Target::Time(2.0, Who::Quiet),
+        Measure::InLab(crowd::flood_tcp),
+    ),
+    Row::new(
+        "flood-dns",
+        "network set while a pixel sends DNS queries",
+        Target::Time(2.0, Who::Quiet),
+        Measure::InLab(crowd::flood_dns),
     ),
 ];
 
@@ -333,10 +370,15 @@ fn list(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
         RUNNING + 1,
         took.as_secs_f64()
     ));
+    compare_lists(bench, lab, CROWD)
+}
+
+/// Lists the `count` pixels of a lab.
+pub fn compare_lists(bench: &Bench<'_>, lab: &Lab, count: usize) -> Result<Outcome> {
     for (_, path) in bench.pixels() {
         let listed = lab.program(path).output(&["list", "--json"])?;
         let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
-        ensure!(listed.len() == CROWD, "{} pixels listed", listed.len());
+        ensure!(listed.len() == count, "{} pixels listed", listed.len());
     }
     let mut contenders = bench.contenders(lab, |who, program| {
         move || match who {
