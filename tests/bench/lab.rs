@@ -269,7 +269,7 @@ impl Lab {
                 "*.shared.example:443",
             ]
             .as_slice(),
-            ["agent", "--allow", &own].as_slice(),
+            ["agent"].as_slice(),
         ] {
             self.set_policy("base", words)?;
             let base = api.call("GET", &path, None)?;

@@ -87,7 +87,13 @@ fn run(args: &Args) -> Result<()> {
         notes: RefCell::default(),
     };
     for row in chosen {
-        report.rows.push((row, bench.measure(row)?));
+        match bench.measure(row) {
+            Ok(outcome) => report.rows.push((row, outcome)),
+            Err(error) => {
+                println!("{report}");
+                return Err(error);
+            }
+        }
     }
     report.notes = bench.notes.into_inner();
     if let Ok(lab) = lab {
