@@ -27,6 +27,7 @@ mod egress_lease;
 mod egress_pixel;
 mod egress_pixel_escapes;
 mod egress_pixel_files;
+mod egress_second_suite;
 mod error_messages;
 mod expiry_events_top;
 mod faults_connection;
