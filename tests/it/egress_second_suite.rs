@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::support::env::TestEnv;
 use crate::support::lab;
-use crate::support::wait::{eventually, within};
+use crate::support::wait::{eventually, until, within};
 use crate::support::walls::{Place, Walls};
 use crate::support::wan::{HOST, Wan, ip};
 
@@ -67,6 +67,8 @@ struct Row {
     inside: BTreeSet<String>,
     /// Text whose arrival outside is a success, besides the marker.
     wanted: Option<String>,
+    /// Why the attempt did not run to its end.
+    error: Option<String>,
 }
 
 fn rows(output: &str) -> Vec<Row> {
@@ -80,6 +82,7 @@ fn rows(output: &str) -> Vec<Row> {
                 name: parts[2].to_owned(),
                 inside: BTreeSet::new(),
                 wanted: None,
+                error: None,
             });
             continue;
         }
@@ -94,7 +97,7 @@ fn rows(output: &str) -> Vec<Row> {
             let bytes = bytes.map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap());
             row.wanted = Some(String::from_utf8(bytes.collect()).unwrap());
         } else if let Some(error) = text.strip_prefix("ERROR ") {
-            eprintln!("{}: {error}", row.name);
+            row.error = Some(error.to_owned());
         }
     }
     rows
@@ -386,6 +389,12 @@ fn run(
     (rows, recorder.end())
 }
 
+/// Attempts that did not run to their end, and so prove nothing.
+fn unfinished(rows: &[Row]) -> impl Iterator<Item = String> {
+    let ended = |row: &Row| Some(format!("{}: {}", row.name, row.error.as_ref()?));
+    rows.iter().filter_map(ended)
+}
+
 /// Names of rows that must succeed in the control and did not.
 fn idle(rows: &[Row], witnesses: &Witnesses<'_>) -> Vec<String> {
     let idle = rows
@@ -405,16 +414,18 @@ fn finish(place: &str, attempts: usize, successes: &[String], idle: &[String]) {
         "second suite {place}: {attempts} attempts, {} succeeded",
         successes.len()
     );
-    assert!(successes.is_empty(), "{successes:#?}");
-    assert!(idle.is_empty(), "without effect in the control: {idle:#?}");
+    assert!(
+        successes.is_empty(),
+        "{successes:#?}\nattempts that prove nothing: {idle:#?}"
+    );
+    assert!(idle.is_empty(), "attempts that prove nothing: {idle:#?}");
 }
 
-fn first_address(text: &str) -> String {
-    let word = text
-        .split_whitespace()
-        .skip_while(|word| *word != "inet")
-        .nth(1);
-    word.unwrap().split('/').next().unwrap().to_owned()
+/// The first address in the output of `ip addr show`.
+fn first_address(text: &str) -> Option<String> {
+    let mut words = text.split_whitespace().skip_while(|word| *word != "inet");
+    let network = words.nth(1)?;
+    Some(network.split('/').next()?.to_owned())
 }
 
 #[test]
@@ -456,7 +467,7 @@ fn second_suite_behind_a_gateway_has_no_success() {
         walls.gateway(),
     );
     let show = ["ip", "-4", "-o", "addr", "show", "eth0"];
-    let uplink = first_address(&walls.server.run(&walls.gateway_name(), &show));
+    let uplink = first_address(&walls.server.run(&walls.gateway_name(), &show)).unwrap();
     serve_names(wan, &other.address, &router.address, &uplink);
 
     // The control: the same rows where nothing blocks them.
@@ -489,7 +500,7 @@ fn second_suite_behind_a_gateway_has_no_success() {
         listener: &listener,
         neighbor,
     };
-    let idle = idle(&control_rows, &witnesses(seen));
+    let mut idle = idle(&control_rows, &witnesses(seen));
     drop(plain);
     wan.forget();
 
@@ -498,6 +509,7 @@ fn second_suite_behind_a_gateway_has_no_success() {
     let (rows, seen) = run(perl(&walls.env, "root", &attacker, &["-"]), watch(), &code);
     let witnesses = witnesses(seen);
     let mut successes = Vec::new();
+    idle.extend(unfinished(&rows));
     for row in &rows {
         let found = witnesses.successes(row).into_iter();
         successes.extend(found.map(|place| format!("{}: {place}", row.name)));
@@ -749,7 +761,9 @@ fn second_suite_with_placement_pixel_has_no_success() {
         let show = ["ip", "-4", "-o", "addr", "show", "eth0"];
         let place = Place {
             mac: String::from("02:00:00:00:00:01"),
-            address: first_address(&server.run(&format!("px-{name}"), &show)),
+            address: until("an address", || {
+                first_address(&server.run(&format!("px-{name}"), &show))
+            }),
         };
         (name, place)
     };
@@ -766,7 +780,7 @@ fn second_suite_with_placement_pixel_has_no_success() {
         .args(["-4", "-o", "addr", "show", "incusbr0"])
         .output()
         .unwrap();
-    let bridge = first_address(&String::from_utf8_lossy(&bridge.stdout));
+    let bridge = first_address(&String::from_utf8_lossy(&bridge.stdout)).unwrap();
     let (network, _) = bridge.rsplit_once('.').unwrap();
     let scene = |control, attacker: &Place| Scene {
         wan: &wan,
@@ -789,13 +803,14 @@ fn second_suite_with_placement_pixel_has_no_success() {
     let watch = || perl(&env, "root", &neighbor, &["-e", RECORDER]);
     let code = program(&scene(true, &free_place), "zqc", &["pixel.pl"]);
     let (control_rows, seen) = run(perl(&env, "pixel", &free, &["-"]), watch(), &code);
-    let idle = idle(&control_rows, &witnesses(seen));
+    let mut idle = idle(&control_rows, &witnesses(seen));
     wan.forget();
 
     let code = program(&scene(false, &me), "zqa", &["pixel.pl", "kernel.pl"]);
     let (rows, seen) = run(perl(&env, "pixel", &attacker, &["-"]), watch(), &code);
     let witnesses = witnesses(seen);
     let mut successes = Vec::new();
+    idle.extend(unfinished(&rows));
     for row in &rows {
         let found = witnesses.successes(row).into_iter();
         successes.extend(found.map(|place| format!("{}: {place}", row.name)));

@@ -124,7 +124,7 @@ row('other source addresses', 1, sub {
 row('loopback of the gateway', 0, sub {
     for my $to ('127.0.0.1', '127.0.0.53', '0.0.0.0') {
         my $open = sniff(1, sub { routed(ip($ME, $to, 6, tcp(4001, $_, 2, '', dst => $to))) for 22, 80, 5355 },
-            sub { my @f = unpack 'x12 n x9 C x23 C', $_[0]; $f[0] == 0x800 && $f[1] == 6 && ($f[2] & 18) == 18 });
+            sub { my @f = unpack 'x12 n x9 C x12 n x9 C', $_[0]; $f[0] == 0x800 && $f[1] == 6 && $f[2] == 4001 && ($f[3] & 18) == 18 });
         in("$to answers") if $open;
     }
 });
@@ -132,8 +132,8 @@ row('TCP ports of the gateway', 0, sub {
     for my $to ($GW, $UP) {
         my %open;
         sniff(2, sub { routed(ip($ME, $to, 6, tcp(4002, $_, 2, '', dst => $to))) for 1 .. 1024, 2375, 5000, 8080, 8443, 9000 }, sub {
-            my @f = unpack 'x12 n x9 C x10 n x11 C', $_[0];
-            $open{$f[2]} = 1 if $f[0] == 0x800 && $f[1] == 6 && ($f[3] & 18) == 18;
+            my @f = unpack 'x12 n x9 C x10 n n x9 C', $_[0];
+            $open{$f[2]} = 1 if $f[0] == 0x800 && $f[1] == 6 && $f[3] == 4002 && ($f[4] & 18) == 18;
             0;
         });
         delete $open{53};

@@ -150,7 +150,7 @@ sub files {
     }
 }
 
-# Runs all attempts, a few at a time, each at most six seconds.
+# Runs all attempts, a few at a time, each at most 15 seconds.
 our @attempts;
 sub attempt { push @attempts, [@_] }
 
@@ -175,7 +175,8 @@ sub run_all {
             close $write;
             setpgrp;
             $| = 1;
-            alarm 6;
+            $SIG{ALRM} = sub { print "ERROR timeout\n"; exit };
+            alarm 15;
             eval { $code->(); 1 } or print "ERROR $@\n";
             exit;
         }
