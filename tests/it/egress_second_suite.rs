@@ -410,7 +410,7 @@ fn perl(env: &TestEnv, user: &str, pixel: &str, args: &[&str]) -> Command {
 
 /// Prints the result and panics with a list if an attempt succeeded.
 fn finish(place: &str, attempts: usize, successes: &[String], idle: &[String]) {
-    println!(
+    eprintln!(
         "second suite {place}: {attempts} attempts, {} succeeded",
         successes.len()
     );
@@ -481,7 +481,7 @@ fn second_suite_behind_a_gateway_has_no_success() {
         port: listener.port,
         control,
     };
-    let files = ["gateway.pl", "kernel.pl"];
+    let files = ["kernel.pl", "gateway.pl"];
     let plain = Plain::start(wan);
     let control = scene(
         true,

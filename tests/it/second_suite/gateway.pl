@@ -155,12 +155,15 @@ row('UDP services of the gateway', 0, sub {
 });
 row('addresses of the host', 1, sub {
     for my $to (split / /, $HOSTS) {
+        next if fork;
         datagram($to, $PORT, $M, quiet => 1);
         for my $port ($PORT, 8443, 22, 53) {
             my $answer = connects($to, $port);
             in("$to:$port") if defined $answer && $port != 22 && $port != 53;
         }
+        exit;
     }
+    1 while wait > 0;
 });
 row('metadata address', 1, sub {
     my $answer = connects('169.254.169.254', 80);

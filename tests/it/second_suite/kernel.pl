@@ -44,7 +44,7 @@ row('memory and symbols of the kernel', 1, sub {
 row('settings of the kernel', 1, sub {
     my %checked;
     my @files = $CONTROL ? '/proc/sys/kernel/core_pattern'
-        : split /\n/, `find /sys/devices/system /proc/sys /proc/irq /proc/sysrq-trigger /proc/mtrr /proc/scsi /proc/bus /proc/fs /sys -type f -perm /222 2>/dev/null`;
+        : split /\n/, `find /sys/devices/system /proc/sys /proc/irq /proc/sysrq-trigger /proc/mtrr /proc/scsi /proc/bus /proc/fs /sys/kernel /sys/fs /sys/power /sys/firmware /sys/module -type f -perm /222 2>/dev/null`;
     for my $file (@files) {
         next if $checked{$file}++ || $file =~ m{^/proc/sys/(net|user|fs/mqueue|fs/binfmt_misc)/|^/sys/fs/cgroup/};
         next if $file =~ m{^/proc/sys/kernel/(hostname|domainname|shm\w+|msg\w+|sem\w*|auto_msgmni|ns_last_pid|pid_max)$};

@@ -59,12 +59,15 @@ sub eth {
     return length $frame < 60 ? $frame . "\0" x (60 - length $frame) : $frame;
 }
 
-sub device { my $i = `cat /sys/class/net/$_[0]/ifindex`; pack('Sn iSCCx8', 17, 3, $i, 0, 0, 0) }
+our %devices;
+sub device { $devices{$_[0]} //= pack 'Sn iSCCx8', 17, 3, scalar `cat /sys/class/net/$_[0]/ifindex`, 0, 0, 0 }
 sub packet { socket(my $s, 17, 3, unpack 'S', pack 'n', 3) or die "packet: $!"; $s }
 
 sub out {
     my ($frame, $name) = @_;
-    my $socket = packet();
+    # Closing such a socket takes long.
+    our $sender //= packet();
+    my $socket = $sender;
     my $to = device($name // 'eth0');
     send($socket, $frame, 0, $to) for 1 .. 2;
 }
@@ -144,10 +147,12 @@ our @kept;
 sub pointer { unpack 'Q', pack 'P', $_[0] }
 # Raises the limit of open files to what the user may have.
 sub files {
-    for my $count (1 << 19, 1 << 17, 1 << 16, 4096) {
-        my $limit = pack 'QQ', $count, $count;
-        return if syscall(160, 7, $limit) == 0;
-    }
+    my $limit = "\0" x 16;
+    syscall(97, 7, $limit);
+    my (undef, $most) = unpack 'QQ', $limit;
+    $most = 1 << 20 if !$>;
+    $limit = pack 'QQ', $most, $most;
+    syscall(160, 7, $limit);
 }
 
 # Runs all attempts, a few at a time, each at most 15 seconds.

@@ -19,7 +19,7 @@ row('sockets in a user namespace', 1, sub {
     try_all();
 });
 row('ping', 1, sub { system 'ping', '-c1', '-W1', '-p', unpack('H*', $M), $D });
-row('ping socket', 0, sub { my $s = udp_socket(1); send $s, icmp(8, 0, "\0\1\0\1$M"), 0, to($D, 0) });
+row('ping socket', 0, sub { socket my $s, AF_INET, SOCK_DGRAM, 1 or return; send $s, icmp(8, 0, "\0\1\0\1$M"), 0, to($D, 0) });
 row('IP options', 1, sub {
     for my $options ("\x83\7\4" . inet_aton($D), "\x94\4\0\0", "\7\7\4\0\0\0\0\0") {
         my $s = udp_socket();
@@ -159,9 +159,7 @@ row('packages from files and addresses', 0, sub {
     rooted(map { "sudo -n safe-apt install \"$_\"" } './x.deb', '/tmp/x.deb', 'file:/tmp/x.deb', "http://$D/x.deb", 'x/stable', 'base-files=1', 'base-files/stable', 'base-files+', "base-files\n./x.deb", '../tmp/x.deb', '^standard');
 });
 row('removal of what enforces the policy', 1, sub {
-    for my $package (qw(nftables dnsmasq-base sudo systemd systemd-resolved iproute2 libnftables1 perl-base dpkg apt dash util-linux coreutils init udev libc-bin bash mawk gawk grep findutils nftables- nftables+ libnftnl11 libmnl0 libcap2-bin passwd login)) {
-        system "timeout 4 sudo -n safe-apt remove $package >/dev/null 2>&1 </dev/null" if $package !~ /^(perl-base|dpkg|apt|util-linux|coreutils|libc-bin|bash|findutils|udev|init)$/;
-    }
+    for my $package (qw(nftables dnsmasq-base sudo systemd nftables- dash)) { system "timeout 2 sudo -n safe-apt remove $package >/dev/null 2>&1 </dev/null" }
     in("$_ is missing") for grep { !-e } '/usr/sbin/nft', '/usr/sbin/dnsmasq', '/usr/bin/sudo', '/lib/systemd/systemd', '/usr/bin/systemctl', '/usr/bin/systemd-run', '/usr/bin/awk';
     try_all();
 });
