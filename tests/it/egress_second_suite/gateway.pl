@@ -6,7 +6,7 @@
 row('802.1Q frame', 1, sub { everywhere(0x8100, pack('nn', 1, 0x800) . udp4($D, 999)) });
 row('802.1Q priority frame', 1, sub { everywhere(0x8100, pack('nn', 0xe000, 0x800) . udp4($_, 999)) for $D, $N });
 row('802.1ad frame in another', 1, sub { everywhere(0x88a8, pack('nnnn', 1, 0x8100, 2, 0x800) . udp4($D, 999)) });
-row('spanning tree root claim', 0, sub {
+row('spanning tree root claim', 1, sub {
     my $bpdu = pack('H*', '424203' . '0000000000') . pack('n', 0) . mac($MM) . pack('N', 0) . pack('n', 0) . mac($MM) . "\x80\1\0\0\x14\0\2\0\x0f\0";
     out(mac('01:80:c2:00:00:00') . mac($MM) . pack('n', length $bpdu) . $bpdu . $M);
 });
@@ -27,7 +27,7 @@ row('RARP and inverse ARP', 1, sub {
         everywhere($_->[0], pack('nnCCn', 1, 0x800, 6, 4, $_->[1]) . mac($MM) . inet_aton($ME) . mac($NM) . inet_aton($N) . $M);
     }
 });
-row('ARP request for other addresses', 0, sub {
+row('ARP request for other addresses', 1, sub {
     for my $wanted ($N, $D, split / /, $HOSTS) {
         my $answer = sniff(1, sub {
             out(eth($BROADCAST, 0x806, pack('nnCCn', 1, 0x800, 6, 4, 1) . mac($MM) . inet_aton($ME) . "\0" x 6 . inet_aton($wanted)));
@@ -95,7 +95,7 @@ row('record route and router alert', 1, sub {
     routed(udp4($D, 999, opt => "\x94\4\0\0"));
     routed(udp4($D, 999, opt => "\7\7\4" . "\0" x 5));
 });
-row('fragments', 0, sub {
+row('fragments', 1, sub {
     routed(ip($ME, $D, 17, $M . 'x' x 40, frag => 3, id => 5));
     routed(ip($ME, $A, 17, udp(4000, 80, 'x' x 24), frag => 0x2000, id => 6));
     routed(ip($ME, $D, 17, udp(4000, 999, $M), frag => 0x2000, id => 7));
@@ -244,7 +244,7 @@ row('helper payloads of SIP, IRC and TFTP', 1, sub {
 });
 
 # DHCP
-row('relay address of another host', 0, sub {
+row('relay address of another host', 1, sub {
     for my $type (1, 3, 8) {
         datagram($GW, 67, dhcp($type, relay => $_, client => $ME, options => "\x3d\x0a" . substr("$M" . 'x' x 10, 0, 10)), from => 67, quiet => 1) for $D, $N, $UP;
         routed(ip($D, $GW, 17, udp(67, 67, dhcp($type, relay => $D))));
@@ -256,7 +256,7 @@ row('false DHCP offer to the neighbor', 1, sub {
         out(eth($_, 0x800, ip($_[0] // $GW, '255.255.255.255', 17, udp(67, 68, $data)))) for $NM, $BROADCAST;
     }
 });
-row('address of the neighbor by DHCP', 0, sub {
+row('address of the neighbor by DHCP', 1, sub {
     my $offer = sniff(2, sub {
         for my $o ({ mac => $NM }, { options => "\x3d\7\1" . mac($NM) }, { options => "\x32\4" . inet_aton($N) }) {
             out(eth($BROADCAST, 0x800, ip('0.0.0.0', '255.255.255.255', 17, udp(68, 67, dhcp($_, %$o))))) for 1, 3;
@@ -411,7 +411,7 @@ loud('large frames', 1, sub {
     routed(udp4($D, 999));
     system 'ip link set eth0 mtu 1500';
 });
-loud('release and decline the address of the neighbor', 0, sub {
+loud('release and decline the address of the neighbor', 1, sub {
     for my $type (4, 7) {
         my $options = "\x32\4" . inet_aton($N) . "\x36\4" . inet_aton($GW);
         out(eth($BROADCAST, 0x800, ip('0.0.0.0', '255.255.255.255', 17, udp(68, 67, dhcp($type, mac => $NM, options => $options)))));
@@ -419,14 +419,14 @@ loud('release and decline the address of the neighbor', 0, sub {
         datagram($GW, 67, dhcp($type, mac => $NM, client => $N, options => $options), from => 68, quiet => 1);
     }
 });
-loud('host names by DHCP', 0, sub {
+loud('host names by DHCP', 1, sub {
     for my $name (qw(allowed.test wpad gateway localhost neighbor)) {
         my $options = "\x0c" . chr(length $name) . $name . "\x51" . chr(3 + length $name) . "\1\0\0" . $name . "\x32\4" . inet_aton($ME);
         out(eth($BROADCAST, 0x800, ip('0.0.0.0', '255.255.255.255', 17, udp(68, 67, dhcp($_, options => $options))))) for 1, 3;
     }
     for my $name (qw(wpad gateway localhost neighbor allowed.test)) { in("$name is me") if ask(query($name)) =~ /\Q@{[inet_aton($ME)]}/ }
 });
-loud('flood of hardware addresses', 0, sub {
+loud('flood of hardware addresses', 1, sub {
     my $socket = packet();
     my $to = device('eth0');
     for my $i (1 .. 3000) { send $socket, eth($BROADCAST, 0x88b5, $M, sprintf '02:77:%02x:%02x:00:01', $i >> 8, $i & 255), 0, $to }
