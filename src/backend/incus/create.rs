@@ -33,8 +33,14 @@ const PROCESSES: &str = "8192";
 /// the hypervisor and to other machines outside of any network namespace, so a
 /// gateway cannot filter it. The kernel reads 32 bits of the argument. io_uring
 /// opens sockets without the system call; programs use other calls if it is missing.
+/// The ioctls (0x50009401, …0e, …17 and …18) create btrfs subvolumes, to which the
+/// disk limit does not apply; programs that get ENOTTY create directories.
 const DENIED_SYSCALLS: &str = "socket errno 97 [0,40,SCMP_CMP_MASKED_EQ,4294967295]\n\
-                               io_uring_setup errno 38";
+                               io_uring_setup errno 38\n\
+                               ioctl errno 25 [1,1342215169,SCMP_CMP_MASKED_EQ,4294967295]\n\
+                               ioctl errno 25 [1,1342215182,SCMP_CMP_MASKED_EQ,4294967295]\n\
+                               ioctl errno 25 [1,1342215191,SCMP_CMP_MASKED_EQ,4294967295]\n\
+                               ioctl errno 25 [1,1342215192,SCMP_CMP_MASKED_EQ,4294967295]";
 
 pub(super) async fn create(
     client: &Client,
