@@ -166,6 +166,10 @@ pub trait IsolatedNetwork: Send + Sync {
     /// names of the instances that were not configured to do so.
     async fn secure_ports(&self, bridge: &str) -> Result<Vec<String>>;
 
+    /// Identifies what [`IsolatedNetwork::secure_ports`] and
+    /// [`IsolatedNetwork::add_host_filter`] configure in this version.
+    fn hooks_version(&self) -> u32;
+
     /// Returns the IPv4 addresses of the server's host that the server reports.
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>>;
 

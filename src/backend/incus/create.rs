@@ -12,7 +12,7 @@ use super::error::Failure;
 use super::messages::Meaning;
 use super::port_security::{self, Port};
 use super::wire::pairs;
-use super::{host_filter, images, init_script, instances};
+use super::{cpu_files, host_filter, images, init_script, instances};
 use crate::model::{
     Attachment, CreateSpec, Error, FirstBoot, ForkSpec, InitScript, Limits, Name, Properties,
     Result, Subject,
@@ -178,9 +178,9 @@ struct RawLxc {
 impl RawLxc {
     /// `port`: the port to secure, for instances on an isolated bridge.
     fn new(first_boot: &FirstBoot, port: Option<&Port>) -> Self {
-        let init = std::iter::once(init_script::config(first_boot));
+        let lines = [init_script::config(first_boot), cpu_files::hook()];
         Self {
-            lines: init.chain(port.map(Port::hook)).collect(),
+            lines: lines.into_iter().chain(port.map(Port::hook)).collect(),
             is_required: port.is_some(),
         }
     }

@@ -14,7 +14,7 @@ use super::operation::retry_while_busy;
 use super::{instances, wire};
 use crate::model::{HOST_ACCESS_DSCP, HostFilter, Name, Result, Subject};
 
-const SCRIPT: &str = include_str!("host/host-filter.sh");
+pub(super) const SCRIPT: &str = include_str!("host/host-filter.sh");
 /// The shell's name for the script, which distinguishes the hooks from others.
 const SHELL_NAME: &str = "' pixels-host-filter ";
 /// The key of the name of the gateway's port, set while the gateway runs.

@@ -1,6 +1,7 @@
 //! The Incus backend: REST, WebSocket and SFTP over the daemon's socket or TLS.
 
 mod client;
+mod cpu_files;
 mod create;
 mod devices;
 mod error;
@@ -48,7 +49,7 @@ pub use transport::{Endpoint, Remote};
 
 use crate::model::{
     self, Backend, Checkpoint, CreateSpec, ForkSpec, Guest, HostFilter, InitScript, Instance,
-    IsolatedNetwork, Label, Name, Properties, Result, Usage,
+    IsolatedNetwork, Label, Name, Properties, Result, Usage, fnv1a,
 };
 
 /// The settings of the backend.
@@ -199,6 +200,15 @@ impl IsolatedNetwork for Incus {
 
     async fn secure_ports(&self, bridge: &str) -> Result<Vec<String>> {
         port_security::ensure_all(&self.client, bridge).await
+    }
+
+    fn hooks_version(&self) -> u32 {
+        let scripts = [
+            cpu_files::SCRIPT,
+            port_security::SCRIPT,
+            host_filter::SCRIPT,
+        ];
+        fnv1a(scripts.concat().into_bytes())
     }
 
     async fn host_addresses(&self) -> Result<Vec<Ipv4Addr>> {

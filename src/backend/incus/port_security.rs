@@ -13,10 +13,10 @@ use super::init_script::{self, one_line};
 use super::messages::Meaning;
 use super::operation::retry_while_busy;
 use super::wire;
-use super::{instances, isolated_bridge};
+use super::{cpu_files, instances, isolated_bridge};
 use crate::model::{Error, Name, Reason, Result, Subject, shell_quote};
 
-const SCRIPT: &str = include_str!("host/port-security.sh");
+pub(super) const SCRIPT: &str = include_str!("host/port-security.sh");
 const HOOK: &str = "lxc.hook.start-host = /bin/sh -c '";
 /// The shell's name for the script, which distinguishes the hook from other hooks.
 const SHELL_NAME: &str = "' pixels-port-security ";
@@ -57,16 +57,21 @@ impl Port {
     }
 }
 
-/// Returns a value of `raw.lxc` with the hook for `port` and without hooks of
+/// Returns a value of `raw.lxc` with the hooks for `port` and without hooks of
 /// other versions or ports.
-fn replace_hook(raw_lxc: &str, port: Option<&Port>) -> String {
-    let is_hook = |line: &str| line.starts_with(HOOK) && line.contains(SHELL_NAME);
+fn replace_hooks(raw_lxc: &str, port: Option<&Port>) -> String {
+    let is_hook = |line: &str| {
+        line.starts_with(HOOK) && line.contains(SHELL_NAME)
+            || port.is_some() && cpu_files::is_hook(line)
+    };
     let mut lines: Vec<String> = raw_lxc
         .lines()
         .filter(|line| !is_hook(line))
         .map(str::to_owned)
         .collect();
-    lines.extend(port.map(Port::hook));
+    if let Some(port) = port {
+        lines.extend([cpu_files::hook(), port.hook()]);
+    }
     lines.join("\n")
 }
 
@@ -74,12 +79,12 @@ fn replace_hook(raw_lxc: &str, port: Option<&Port>) -> String {
 /// configuration needs, or `None` if the configuration has this value.
 pub(super) fn missing(config: &BTreeMap<String, String>, port: Option<&Port>) -> Option<String> {
     let current = config.get(init_script::KEY).map_or("", String::as_str);
-    let needed = replace_hook(current, port);
+    let needed = replace_hooks(current, port);
     (needed != current).then_some(needed)
 }
 
-/// Adds the hook to the configuration of an instance on an isolated bridge, or
-/// removes the hook of an instance on another network. Takes effect at the next
+/// Adds the hooks to the configuration of an instance on an isolated bridge, or
+/// removes the hook for the port of an instance on another network. Takes effect at the next
 /// start. Fails with `Error::Unsupported` if the project does not allow hooks.
 pub(super) async fn ensure(client: &Client, name: &Name) -> Result<()> {
     let found: wire::Instance = client
@@ -153,8 +158,8 @@ pub(super) async fn start_error(client: &Client, name: &Name) -> Option<Error> {
     Some(Error::Unsupported {
         operation: format!("securing the network of {}", name.instance()),
         reason: Reason::from(reason.trim()).with_hint(
-            "install the packages iproute2, nftables and util-linux on the server, or set \
-             network.placement to \"pixel\"",
+            "install the packages ethtool, iproute2, nftables and util-linux on the server, or \
+             set network.placement to \"pixel\"",
         ),
     })
 }
@@ -186,20 +191,22 @@ mod tests {
     }
 
     #[test]
-    fn hook_is_replaced_and_other_lines_are_kept() {
+    fn hooks_are_replaced_and_other_lines_are_kept() {
         let init = "lxc.init.cmd = /bin/sh\nlxc.hook.start-host = /bin/true";
-        let pixel = replace_hook(init, Some(&port("eth0")));
-        assert_eq!(pixel.lines().count(), 3);
+        let pixel = replace_hooks(init, Some(&port("eth0")));
+        assert_eq!(pixel.lines().count(), 4);
         assert!(pixel.starts_with(init));
         assert!(pixel.ends_with("' pixels-port-security eth0 pixels0"));
-        assert_eq!(replace_hook(&pixel, Some(&port("eth0"))), pixel);
-        let other = replace_hook(&pixel, Some(&port("eth1")));
-        assert!(other.ends_with(" eth1 pixels0") && other.lines().count() == 3);
-        assert_eq!(replace_hook(&pixel, None), init);
+        assert_eq!(replace_hooks(&pixel, Some(&port("eth0"))), pixel);
+        let other = replace_hooks(&pixel, Some(&port("eth1")));
+        assert!(other.ends_with(" eth1 pixels0") && other.lines().count() == 4);
+        let external = replace_hooks(&pixel, None);
+        assert_eq!(external, [init, &cpu_files::hook()].join("\n"));
     }
 
-    /// Runs the hook with simulated tools. Returns the exit code and the log.
-    fn run(tools: &[(&str, &str)]) -> (i32, String) {
+    /// Runs the hook of an interface with simulated tools. Returns the exit code and
+    /// the log.
+    fn run(interface: &'static str, tools: &[(&str, &str)]) -> (i32, String) {
         let dir = tempfile::tempdir().unwrap();
         for (tool, script) in tools {
             let path = dir.path().join(tool);
@@ -211,7 +218,7 @@ mod tests {
             let real = real.iter().find(|path| path.exists()).unwrap();
             std::os::unix::fs::symlink(real, dir.path().join(tool)).unwrap();
         }
-        let line = port("eth0").hook();
+        let line = port(interface).hook();
         let (_, command) = line.split_once(" = ").unwrap();
         let (before, after) = command.split_once("PATH=").unwrap();
         let (_, after) = after.split_once(';').unwrap();
@@ -236,7 +243,7 @@ mod tests {
         let bridge = ("bridge", "cat >>\"$OUT\"");
         let tc = ("tc", "cat >>\"$OUT\"");
         let ip = ("ip", "");
-        let (code, done) = run(&[nsenter, ip, bridge, tc]);
+        let (code, done) = run("eth0", &[nsenter, ip, bridge, tc]);
         assert_eq!(code, 0, "{done}");
         for part in [
             "link set dev if8 learning off",
@@ -269,10 +276,24 @@ mod tests {
                 "x y",
             ),
         ] {
-            let (code, log) = run(tools);
+            let (code, log) = run("eth0", tools);
             assert_eq!(code, 1, "{log}");
             let last = log.lines().last().unwrap();
             assert!(last.starts_with(FAILED) && last.contains(reason), "{log}");
+        }
+        // The hook of a gateway also needs the name of the port: here lo.
+        let nsenter = (
+            "nsenter",
+            "echo '7: eth1@if1: <UP> mtu 1500 link/ether 00:16:3e:01:02:ff'",
+        );
+        let (code, log) = run("eth1", &[nsenter, ip, bridge, tc]);
+        assert_eq!(code, 1, "{log}");
+        assert!(log.contains("the program ethtool is missing"), "{log}");
+        for tool in ["ethtool", "perl"] {
+            let off = (tool, "echo ${0##*/} \"$*\" | tr '\\n' ' ' >>\"$OUT\"");
+            let (code, log) = run("eth1", &[nsenter, ip, bridge, tc, off]);
+            assert_eq!(code, 0, "{log}");
+            assert!(log.contains(tool) && log.contains(" lo "), "{log}");
         }
     }
 }

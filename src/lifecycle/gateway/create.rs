@@ -133,7 +133,7 @@ pub(super) async fn read_state(
         Some(_) if instance.status != Status::Running => GatewayState::Stopped {
             created_at: instance.created_at,
         },
-        Some(version) if *version != egress_gateway::version() => GatewayState::Outdated,
+        Some(recorded) if *recorded != version(backend)? => GatewayState::Outdated,
         Some(_) => GatewayState::Running,
     })
 }
@@ -258,6 +258,12 @@ async fn install(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
     let subnet = super::subnet(&instance).unwrap_or(gateway.subnet);
     let guest = backend.guest(&gateway.name);
     egress_gateway::install(&*guest, subnet, gateway.learned.clone()).await?;
-    let properties = Properties::from([(KEY.to_owned(), egress_gateway::version())]);
+    let properties = Properties::from([(KEY.to_owned(), version(backend)?)]);
     backend.set_properties(&gateway.name, &properties).await
+}
+
+/// The version of the gateway's files and hooks.
+fn version(backend: &dyn Backend) -> Result<String> {
+    let hooks = backend.isolated_network()?.hooks_version();
+    Ok(format!("{}-{hooks:08x}", egress_gateway::version()))
 }

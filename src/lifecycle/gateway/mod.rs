@@ -18,7 +18,7 @@ pub(super) use remove::{is_incomplete, remove_incomplete};
 use crate::egress::gateway::Subnet;
 use crate::model::{Instance, Name};
 
-/// Property of a complete gateway: the version of its files.
+/// Property of a complete gateway: the version of its files and hooks.
 const KEY: &str = "gateway";
 const SUBNET: &str = "subnet";
 /// Property with the DNS servers to use instead of those of the uplink.

@@ -64,4 +64,21 @@ output=$({
         attach "$port" egress "$received" 21;
     fi;
 } | tc -batch - 2>&1) || fail "$output";
+
+# Otherwise a packet reaches the filter of the gateway before the kernel writes its
+# checksum, to a place that the sender chooses: it could replace the port.
+if [ "$interface" = eth1 ]; then
+    for path in /sys/class/net/*; do
+        read -r index <"$path/ifindex";
+        [ "if$index" != "$port" ] || name=${path##*/};
+    done;
+    if command -v ethtool >/dev/null; then
+        output=$(ethtool -K "$name" tx off 2>&1) || fail "$output";
+    else
+        command -v perl >/dev/null || fail "the program ethtool is missing on the host";
+        output=$(perl -e "socket(S, 2, 2, 0) or die; my \$off = pack(q(LL), 0x17, 0);
+            ioctl(S, 0x8946, pack(q(a16 P a16), \$ARGV[0], \$off, q())) or die \$!" "$name" 2>&1) ||
+            fail "$output";
+    fi;
+fi;
 echo "pixels secured $interface" >>"$log";
