@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::support::env::TestEnv;
 use crate::support::lab;
+use crate::support::report::report;
 use crate::support::wait::{eventually, until, within};
 use crate::support::walls::{Place, Walls};
 use crate::support::wan::{HOST, Wan, ip};
@@ -412,10 +413,10 @@ fn perl(env: &TestEnv, user: &str, pixel: &str, args: &[&str]) -> Command {
 fn finish(place: &str, attempts: usize, successes: &[String], idle: &[String]) {
     let names = successes.iter().filter_map(|one| one.split(": ").next());
     let succeeded: BTreeSet<&str> = names.collect();
-    eprintln!(
-        "second suite {place}: {attempts} attempts, {} succeeded",
-        succeeded.len()
-    );
+    let succeeded = succeeded.len();
+    report(&format!(
+        "second suite {place}: {attempts} attempts, {succeeded} succeeded"
+    ));
     assert!(
         successes.is_empty(),
         "{successes:#?}\nattempts that prove nothing: {idle:#?}"
