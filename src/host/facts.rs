@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 
 use super::apt_sources::Source;
+use super::kernel_limits::KernelLimit;
 use super::plan::BRIDGE_NAME;
 pub use crate::backend::incus::wire::{Network, Pool};
 
@@ -42,8 +43,7 @@ pub struct LocalFacts {
     pub admin_group: bool,
     pub fuse: bool,
     pub lxcfs_mounted: bool,
-    /// `fs.inotify.max_user_instances`. `None` if this process cannot change it.
-    pub inotify: Option<u64>,
+    pub kernel_limits: Vec<KernelLimit>,
     /// The text of `/etc/subuid`.
     pub subuid: String,
     /// The text of `/etc/subgid`.
@@ -60,12 +60,6 @@ pub struct LocalFacts {
     /// A number that is constant on a machine and differs between machines.
     pub seed: u64,
 }
-
-/// File with the maximum number of inotify instances per user.
-pub const INOTIFY_FILE: &str = "/proc/sys/fs/inotify/max_user_instances";
-/// With a lower limit, about the twentieth pixel cannot start.
-pub const INOTIFY_MINIMUM: u64 = 1024;
-pub const INOTIFY_RECOMMENDED: u64 = 8192;
 
 /// The fields of os-release that pixels uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod facts;
 mod image;
 mod image_server;
 mod incus_facts;
+mod kernel_limits;
 mod packages;
 pub mod plan;
 mod probe;

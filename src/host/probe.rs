@@ -10,7 +10,8 @@ use super::INCUS_DIR;
 use super::apt_sources::{self, Source};
 use super::command::{self, CommandLine};
 use super::error::Error;
-use super::facts::{INOTIFY_FILE, LocalFacts, OsRelease};
+use super::facts::{LocalFacts, OsRelease};
+use super::kernel_limits;
 use super::packages;
 use super::read_file::{read, read_or_empty};
 use super::subid;
@@ -53,7 +54,7 @@ pub async fn local(incus_dir: &Path) -> Result<LocalFacts, Error> {
             .any(|line| line.starts_with("incus-admin:")),
         fuse: Path::new("/dev/fuse").exists(),
         lxcfs_mounted: mounts.contains(" - fuse.lxcfs "),
-        inotify: writable_number(INOTIFY_FILE)?,
+        kernel_limits: kernel_limits::read_all()?,
         subuid: read_or_empty("/etc/subuid")?,
         subgid: read_or_empty("/etc/subgid")?,
         id_limit: subid::limit(&read_or_empty("/proc/self/uid_map")?),
@@ -234,13 +235,6 @@ fn entries(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, Error> {
 fn file_name(path: &Path) -> Option<String> {
     path.file_name()
         .map(|name| name.to_string_lossy().into_owned())
-}
-
-/// Returns the number in a kernel setting. `None` if the file is not writable.
-fn writable_number(path: &str) -> Result<Option<u64>, Error> {
-    use rustix::fs::{Access, access};
-    let value = read_or_empty(path)?.trim().parse().ok();
-    Ok(value.filter(|_| access(path, Access::WRITE_OK).is_ok()))
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use super::command;
 use super::daemon;
 use super::error::Error;
 use super::facts::{HostFacts, Reachability};
 use super::image;
+use super::kernel_limits;
 use super::plan::{Action, ImageState, Plan, Step, StepId, image_state, needs_image_server, plan};
 use super::read_file::read_or_empty;
 use super::{Options, image_server, incus_facts, probe, simple_quotas};
@@ -68,12 +70,11 @@ pub async fn setup(
     let mut inspector = Inspector::new(options)?;
     let mut done: Vec<Step> = Vec::new();
     let mut warnings: Vec<String> = Vec::new();
-    let mut without_lxcfs = false;
+    let mut skipped: Vec<StepId> = Vec::new();
     loop {
         let facts = inspector.inspect().await?;
         let mut plan = plan(&facts, options);
-        plan.steps
-            .retain(|step| !(without_lxcfs && step.id == StepId::Lxcfs));
+        plan.steps.retain(|step| !skipped.contains(&step.id));
         for warning in &plan.warnings {
             if !warnings.contains(warning) {
                 warnings.push(warning.clone());
@@ -100,11 +101,19 @@ pub async fn setup(
         match execute(&step, options, &inspector.client, &mut on_line).await {
             // Containers can run without lxcfs.
             Err(error @ Error::Daemon { .. }) if step.id == StepId::Lxcfs => {
-                without_lxcfs = true;
+                skipped.push(step.id);
                 for line in error.output() {
                     on_line(line);
                 }
                 let warning = format!("{error}; containers will see the host's CPUs and memory");
+                warnings.push(warning.clone());
+                on_event(Event::Warning(warning));
+                continue;
+            }
+            // Some containers and hardened kernels deny writes by root.
+            Err(error) if step.id == StepId::Limits => {
+                skipped.push(step.id);
+                let warning = format!("{error}; kernel limits may be low, now or after a reboot");
                 warnings.push(warning.clone());
                 on_event(Event::Warning(warning));
                 continue;
@@ -178,6 +187,10 @@ async fn execute(
     match &step.action {
         Action::NewFile { path, content } => create_file(path, content),
         Action::AppendLine { path, line } => append_line(path, line),
+        Action::RaiseLimits { path, settings } => {
+            let raised = kernel_limits::raise(settings);
+            replace_file(path, &kernel_limits::file_text(settings)).and(raised)
+        }
         Action::Run { commands } => {
             for line in commands {
                 command::run_checked(&step.title, line, on_line).await?;
@@ -220,15 +233,30 @@ async fn execute(
 /// Creates a file atomically. Fails if the file exists.
 fn create_file(path: &Path, content: &str) -> Result<(), Error> {
     let failed = |source: io::Error| Error::file("cannot write", path, source);
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-    file.write_all(content.as_bytes()).map_err(failed)?;
-    file.as_file()
-        .set_permissions(Permissions::from_mode(0o644))
-        .map_err(failed)?;
-    file.persist_noclobber(path)
-        .map_err(|e| failed(e.error))
+    write_temporary(path, content)
+        .and_then(|file| Ok(file.persist_noclobber(path)?))
+        .map_err(failed)
         .map(drop)
+}
+
+/// Creates or replaces a file atomically. Creates its directory.
+fn replace_file(path: &Path, content: &str) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::file("cannot write", path, source);
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    write_temporary(path, content)
+        .and_then(|file| Ok(file.persist(path)?))
+        .map_err(failed)
+        .map(drop)
+}
+
+/// Writes a temporary file beside `path`, readable by all users.
+fn write_temporary(path: &Path, content: &str) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
+    file.write_all(content.as_bytes())?;
+    let permissions = Permissions::from_mode(0o644);
+    file.as_file().set_permissions(permissions)?;
+    Ok(file)
 }
 
 /// Appends a line to a file. Adds a missing line break at the end of the file
@@ -260,6 +288,18 @@ mod tests {
         assert!(create_file(&path, "two\n").is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn replace_file_creates_its_directory_and_replaces_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sysctl.d/a.conf");
+        for content in ["one\n", "two\n"] {
+            replace_file(&path, content).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+        let entries = std::fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(entries.count(), 1);
     }
 
     #[test]

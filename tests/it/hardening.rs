@@ -1,6 +1,7 @@
 //! What a hostile pixel, or another user of the server, gets from the server:
 //! templates, secrets in the process list, sockets, locks and disk space.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::support::lab;
 use crate::support::mcp::{on_lab, quick_base, text};
 use crate::support::pty::Pty;
 use crate::support::server::Server;
+use crate::support::wait::eventually;
 
 const OTHER_USER: u32 = 65534;
 
@@ -271,4 +273,89 @@ fn lock_directory_of_another_user_is_not_used() {
     finished(spawn(&mut command), Duration::from_secs(40)).ok();
     let stopped: Value = env.listed(&name)["status"].clone();
     assert_eq!(stopped, "STOPPED");
+}
+
+/// Takes objects that the kernel counts for the whole host: inotify instances,
+/// fanotify groups, AIO contexts of 512 requests, and neighbor entries. The
+/// arguments are their numbers. Prints the first failure or "complete", and
+/// keeps the objects until the end of input.
+const TAKE_KERNEL_OBJECTS: &str = r#"
+    use Config;
+    my ($inotify, $fanotify, $aio, $neighbors) = @ARGV;
+    my ($inotify_init1, $fanotify_init, $io_setup) =
+        $Config{archname} =~ /^x86_64/ ? (294, 300, 206) : (26, 262, 0);
+    my @releases;
+    # One process may not open enough files.
+    sub take {
+        my ($name, $number, $create) = @_;
+        for (my $start = 0; $start < $number; $start += 500) {
+            pipe(my $output, my $status);
+            pipe(my $held, my $release);
+            if (!fork) {
+                close $release;
+                close $_ for @releases;
+                my $message = "complete";
+                for ($start + 1 .. ($start + 500 < $number ? $start + 500 : $number)) {
+                    $create->() or $message = "$name $_: $!", last;
+                }
+                syswrite $status, $message;
+                close $status;
+                sysread $held, my $end, 1;
+                exit;
+            }
+            push @releases, $release;
+            close $status;
+            sysread $output, my $message, 100;
+            $message eq "complete" or print "$message\n" and exit 1;
+        }
+    }
+    take("inotify", $inotify, sub { syscall($inotify_init1, 0) >= 0 });
+    take("fanotify", $fanotify, sub { syscall($fanotify_init, 0x200, 0) >= 0 });
+    take("aio", $aio, sub { my $context = pack("Q", 0); syscall($io_setup, 512, $context) >= 0 });
+    $SIG{PIPE} = "IGNORE";
+    open my $ip, "|-", "ip -batch -";
+    for (1 .. $neighbors) {
+        my $address = sprintf "10.200.%d.%d", $_ >> 8, $_ & 255;
+        print $ip "neigh replace $address lladdr 02:00:00:00:00:01 nud reachable dev eth0\n";
+    }
+    close $ip or print "neighbors\n" and exit 1;
+    $| = 1;
+    print "complete\n";
+    <STDIN>;
+"#;
+
+#[test]
+#[ignore = "needs Incus"]
+fn kernel_limits_of_the_host_are_not_used_up_by_one_pixel() {
+    lab::ready();
+    let env = TestEnv::new("kernel");
+    let [hostile, neighbor] = ["a", "b"].map(|short| env.create(short));
+    let aio_requests = || -> u64 {
+        let text = std::fs::read_to_string("/proc/sys/fs/aio-nr").unwrap();
+        text.trim().parse().unwrap()
+    };
+    let take = ["perl", "-e", TAKE_KERNEL_OBJECTS];
+    let exec = |pixel| [&["exec", pixel, "--"], &take[..]].concat();
+
+    // More than the usual limits: 8192, 128, 65536 requests, 1024.
+    let many = [&exec(&hostile)[..], &["9000", "200", "200", "1500"]].concat();
+    let before = aio_requests();
+    let mut child = env.spawn(many);
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(output.next().unwrap().unwrap(), "complete");
+    assert!(aio_requests() >= before + 200 * 512);
+
+    let one = ["1", "1", "1", "1"];
+    let outcome = env.pixels([&exec(&neighbor)[..], &one].concat());
+    assert_eq!(outcome.ok().stdout, "complete\n");
+    let mut on_host = env.program(take[0], &take[1..]);
+    on_host.args(["1", "1", "1", "0"]);
+    let outcome = finished(spawn(&mut on_host), Duration::from_secs(20));
+    assert_eq!(outcome.ok().stdout, "complete\n");
+
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    // The kernel releases AIO contexts some time after the process exits.
+    let is_released = || aio_requests() < before + 100 * 512;
+    eventually("release of AIO contexts", is_released);
 }

@@ -24,8 +24,10 @@ const NO_GUEST_API: &str = "restrict_dev_incus";
 /// Deadline of a creation, including the download from the image server.
 const CREATE: Duration = Duration::from_secs(15 * 60);
 const COPY: Duration = Duration::from_secs(5 * 60);
-/// Separate user ids for each pixel, so that a pixel cannot exhaust the kernel's
-/// per-user limits (such as inotify instances), or access other pixels' files.
+/// Separate user ids for each pixel, so that a pixel cannot access other pixels'
+/// files, or exhaust limits that the kernel counts only for a user id (such as
+/// keys). The kernel counts inotify and fanotify objects also for the host's root
+/// user, and some limits for the machine: `pixels setup` raises these limits.
 const ISOLATED: &str = "security.idmap.isolated";
 /// Limit for the number of processes in a pixel, against fork bombs.
 const PROCESSES: &str = "8192";

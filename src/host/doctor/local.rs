@@ -4,7 +4,8 @@ use super::{
     Check, Clock, Facts, Machine, Status, Verdict, all_skipped, checks, ok, problem, skipped,
     warning,
 };
-use crate::host::facts::{INOTIFY_MINIMUM, INOTIFY_RECOMMENDED, LocalFacts};
+use crate::host::facts::LocalFacts;
+use crate::host::kernel_limits::shorten;
 use crate::host::subid;
 
 /// Identifier and title of every check of the machine, in order.
@@ -35,7 +36,7 @@ pub fn check_machine(facts: &Facts) -> Vec<Check> {
         namespaces(local, machine),
         forwarding(machine, has_network),
         bridge_filter(machine),
-        kernel_limits(machine),
+        kernel_limits(local, machine),
         lxcfs(local),
     ];
     checks(NAMES, verdicts)
@@ -98,17 +99,21 @@ fn bridge_filter(machine: &Machine) -> Verdict {
     )
 }
 
-/// Checks limits that the kernel counts per host user: the daemon, and all
-/// pixels without their own user id range, count as one user.
-fn kernel_limits(machine: &Machine) -> Verdict {
-    let too_low = |limit: Option<u64>, minimum| limit.filter(|limit| *limit < minimum);
-    if let Some(limit) = too_low(machine.inotify, INOTIFY_MINIMUM) {
-        return warning(
-            format!("fs.inotify.max_user_instances is {limit}: enough for about twenty pixels"),
-            format!("sudo sysctl -w fs.inotify.max_user_instances={INOTIFY_RECOMMENDED}"),
+fn kernel_limits(local: &LocalFacts, machine: &Machine) -> Verdict {
+    let low: Vec<String> = local
+        .kernel_limits
+        .iter()
+        .filter(|limit| limit.is_low())
+        .filter_map(|limit| Some(format!("{} is {}", limit.key, limit.value?)))
+        .collect();
+    if !low.is_empty() {
+        let detail = format!(
+            "{}: one pixel can use this up for the host and all pixels",
+            shorten(&low)
         );
+        return warning(detail, "sudo pixels setup");
     }
-    if let Some(limit) = too_low(machine.keys, KEYS_MINIMUM) {
+    if let Some(limit) = machine.keys.filter(|limit| *limit < KEYS_MINIMUM) {
         return warning(
             format!(
                 "kernel.keys.maxkeys is {limit}: enough for about fifty pixels if they share user \

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::ports::PortFacts;
 use super::Options;
 use super::error::Error;
-use super::facts::{HostFacts, INOTIFY_FILE, Reachability, ServerFacts};
+use super::facts::{HostFacts, Reachability, ServerFacts};
 use super::image_server;
 use super::read_file::{read, read_or_empty};
 use super::setup::Inspector;
@@ -127,8 +127,6 @@ struct Machine {
     ip_forward: bool,
     /// Maximum number of user namespaces. `None`: no limit.
     user_namespaces: Option<u64>,
-    /// Maximum number of inotify instances per user. `None`: unknown.
-    inotify: Option<u64>,
     /// Maximum number of kernel keys per user. `None`: unknown.
     keys: Option<u64>,
     /// Whether the changelog of the Incus package lists [`TEMPLATES_CVE`].
@@ -265,7 +263,6 @@ fn read_machine(socket: &Path) -> Result<Machine, Error> {
         bridge_calls_iptables: number("/proc/sys/net/bridge/bridge-nf-call-iptables")? == Some(1),
         ip_forward: number("/proc/sys/net/ipv4/ip_forward")? == Some(1),
         user_namespaces: number("/proc/sys/user/max_user_namespaces")?,
-        inotify: number(INOTIFY_FILE)?,
         keys: number("/proc/sys/kernel/keys/maxkeys")?,
         templates_fixed: false,
     })

@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::facts::{LocalFacts, ServerState};
-use crate::host::plan::tests::{options, ready, remote_options};
+use crate::host::plan::tests::{kernel_limits, options, ready, remote_options};
 
 const GIB: u64 = 1 << 30;
 
@@ -30,6 +30,7 @@ fn healthy() -> Facts {
                 id_limit: 4_294_967_295,
                 fuse: true,
                 lxcfs_mounted: true,
+                kernel_limits: kernel_limits(),
                 ..LocalFacts::default()
             }),
             server: ServerState::Ready(Box::new(server())),
@@ -152,7 +153,10 @@ fn every_fault_has_its_status_and_a_fix() {
     expect("forwarding", Problem, machine(|m| m.ip_forward = false));
     let no_namespaces = machine(|m| m.user_namespaces = Some(0));
     expect("namespaces", Problem, no_namespaces);
-    expect("kernel-limits", Warning, machine(|m| m.inotify = Some(128)));
+    let low_limit = local(|l| l.kernel_limits[0].value = Some(128));
+    let detail = &find(&low_limit, "kernel-limits").detail;
+    assert!(detail.starts_with("fs.inotify.max_user_instances is 128: "));
+    expect("kernel-limits", Warning, low_limit);
     expect("kernel-limits", Warning, machine(|m| m.keys = Some(100)));
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::step::{Action, Plan, StepId};
 use crate::host::INCUS_DIR;
 use crate::host::command::CommandLine;
-use crate::host::facts::{INOTIFY_FILE, INOTIFY_MINIMUM, INOTIFY_RECOMMENDED, LocalFacts};
+use crate::host::facts::LocalFacts;
+use crate::host::kernel_limits::{KernelLimit, SYSCTL_FILE, Setting, shorten};
 use crate::host::packages::INCUS;
 use crate::host::{apt_sources, subid};
 
@@ -184,25 +185,50 @@ pub fn add_subids(plan: &mut Plan, local: &LocalFacts, daemon_runs: bool) {
     }
 }
 
-/// Adds the step that raises the limit on inotify instances. The daemon and all
-/// pixels without their own user id range share a limit. With the kernel's
-/// default of 128, systemd cannot start in the twentieth pixel.
-pub fn add_inotify(plan: &mut Plan, local: &LocalFacts) {
-    if local.inotify.is_none_or(|limit| limit >= INOTIFY_MINIMUM) {
+/// Adds the step that raises the kernel limits that one pixel could use up.
+/// Limits that this process cannot raise result in a warning.
+pub fn add_kernel_limits(plan: &mut Plan, local: &LocalFacts) {
+    let low = || local.kernel_limits.iter().filter(|limit| limit.is_low());
+    let is_possible = |limit: &&KernelLimit| limit.writable && limit.value.is_some();
+    let fixed: Vec<String> = low()
+        .filter(|limit| !is_possible(limit))
+        .map(|limit| match limit.value {
+            Some(value) => format!("{} ({value}, not writable)", limit.key),
+            None => format!("{} (not found)", limit.key),
+        })
+        .collect();
+    if !fixed.is_empty() {
+        let fix = match local.root {
+            true => "raise them where this machine's kernel is configured",
+            false => "run: sudo pixels setup",
+        };
+        plan.warnings.push(format!(
+            "cannot raise kernel limits: {}; one pixel can use them up for the host and all \
+             pixels; {fix}",
+            shorten(&fixed)
+        ));
+    }
+    if !low().any(|limit| is_possible(&limit)) {
         return;
     }
-    let script = format!(
-        "mkdir -p /etc/sysctl.d && \
-         echo 'fs.inotify.max_user_instances = {INOTIFY_RECOMMENDED}' \
-         >/etc/sysctl.d/60-pixels.conf && \
-         echo {INOTIFY_RECOMMENDED} >{INOTIFY_FILE}"
-    );
+    // The file must not lower a higher value at the next boot.
+    let settings = local
+        .kernel_limits
+        .iter()
+        .filter(is_possible)
+        .filter(|limit| limit.value <= Some(limit.recommended))
+        .map(|limit| Setting {
+            key: limit.key,
+            value: limit.recommended,
+        })
+        .collect();
     plan.add(
-        StepId::Inotify,
-        "raise the limit on inotify instances",
-        "every pixel needs several, and the daemon needs some for each pixel",
-        Action::Run {
-            commands: vec![CommandLine::new("sh", ["-c".to_owned(), script])],
+        StepId::Limits,
+        "raise kernel limits",
+        "one pixel can use them up for the host and all pixels",
+        Action::RaiseLimits {
+            path: SYSCTL_FILE.into(),
+            settings,
         },
     );
 }

@@ -54,7 +54,7 @@ pub fn plan(facts: &HostFacts, options: &Options) -> Plan {
         let missing = packages::missing(&local.packages, &purposes);
         local::add_packages(&mut plan, local, &missing);
         local::add_subids(&mut plan, local, server.is_some());
-        local::add_inotify(&mut plan, local);
+        local::add_kernel_limits(&mut plan, local);
     }
     match (&facts.server, &facts.local) {
         (ServerState::Unreachable(reason), None) => {

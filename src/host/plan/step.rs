@@ -1,12 +1,13 @@
 //! The steps of a plan, and their display in a dry run.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::recipe::Recipe;
 use crate::host::command::CommandLine;
+use crate::host::kernel_limits::{Setting, file_text};
 
 /// The missing steps, in the order of execution. Empty if the host is ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -73,7 +74,7 @@ pub enum StepId {
     Packages,
     Subuid,
     Subgid,
-    Inotify,
+    Limits,
     Lxcfs,
     Daemon,
     Access,
@@ -96,6 +97,11 @@ pub enum Action {
     NewFile { path: PathBuf, content: String },
     /// Appends a line to a file. Creates the file if it is missing.
     AppendLine { path: PathBuf, line: String },
+    /// Raises kernel settings that are lower, now and at every boot.
+    RaiseLimits {
+        path: PathBuf,
+        settings: Vec<Setting>,
+    },
     /// Runs commands one after another.
     Run { commands: Vec<CommandLine> },
     /// Starts a process that keeps running after pixels exits, with its output
@@ -127,6 +133,7 @@ impl Action {
         match self {
             Self::NewFile { .. }
             | Self::AppendLine { .. }
+            | Self::RaiseLimits { .. }
             | Self::Run { .. }
             | Self::Background { .. }
             | Self::BuildImage { .. } => true,
@@ -137,9 +144,10 @@ impl Action {
     /// Returns the exact changes of the action, line by line.
     pub fn preview(&self) -> Vec<String> {
         match self {
-            Self::NewFile { path, content } => {
-                let mut lines = vec![format!("write {}:", path.display())];
-                lines.extend(content.lines().map(|line| format!("  {line}")));
+            Self::NewFile { path, content } => preview_file(path, content),
+            Self::RaiseLimits { path, settings } => {
+                let mut lines = preview_file(path, &file_text(settings));
+                lines.push("set each value that is lower now".into());
                 lines
             }
             Self::AppendLine { path, line } => {
@@ -161,4 +169,10 @@ impl Action {
             Self::Blocked { missing, fix } => vec![format!("not possible: {missing}"), fix.clone()],
         }
     }
+}
+
+fn preview_file(path: &Path, content: &str) -> Vec<String> {
+    let mut lines = vec![format!("write {}:", path.display())];
+    lines.extend(content.lines().map(|line| format!("  {line}")));
+    lines
 }

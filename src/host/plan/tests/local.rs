@@ -136,3 +136,65 @@ fn configured_backports_are_not_added_again() {
     assert_eq!(ids(&plan)[0], Packages);
     assert!(preview(&plan, Packages).contains("-t bookworm-backports"));
 }
+
+fn limit<'a>(local: &'a mut LocalFacts, key: &str) -> &'a mut KernelLimit {
+    let mut limits = local.kernel_limits.iter_mut();
+    limits.find(|limit| limit.key == key).unwrap()
+}
+
+#[test]
+fn low_kernel_limits_are_raised_and_high_limits_are_kept() {
+    let plan = plan_with(|local| {
+        limit(local, "fs.aio-max-nr").value = Some(65_536);
+        limit(local, "net.ipv4.neigh.default.gc_thresh3").value = Some(1 << 20);
+        limit(local, "fs.file-max").value = Some(1 << 40);
+    });
+    let raised = step(&plan, Limits);
+    assert!(raised.action.needs_root());
+    let preview = preview(&plan, Limits);
+    assert!(preview.starts_with("write /etc/sysctl.d/60-pixels.conf:\n  # Written by "));
+    let values: Vec<&str> = preview.lines().filter(|it| it.contains(" = ")).collect();
+    assert_eq!(
+        values,
+        [
+            "  fs.inotify.max_user_instances = 2147483647",
+            "  fs.inotify.max_user_watches = 2147483647",
+            "  fs.fanotify.max_user_groups = 2147483647",
+            "  fs.fanotify.max_user_marks = 2147483647",
+            "  fs.aio-max-nr = 2147483647",
+            "  net.ipv4.neigh.default.gc_thresh1 = 8192",
+            "  net.ipv4.neigh.default.gc_thresh2 = 32768",
+            "  net.ipv6.neigh.default.gc_thresh1 = 8192",
+            "  net.ipv6.neigh.default.gc_thresh2 = 32768",
+            "  net.ipv6.neigh.default.gc_thresh3 = 65536",
+        ]
+    );
+    assert_eq!(plan.warnings, [""; 0]);
+}
+
+#[test]
+fn kernel_limits_that_cannot_be_raised_are_a_warning() {
+    let plan = |root: bool| {
+        plan_with(|local| {
+            local.root = root;
+            let watches = limit(local, "fs.inotify.max_user_watches");
+            (watches.value, watches.writable) = (Some(8192), false);
+            limit(local, "net.ipv4.neigh.default.gc_thresh3").value = None;
+            // High enough, so not in the warning.
+            limit(local, "fs.aio-max-nr").writable = false;
+        })
+    };
+    let as_root = plan(true);
+    assert!(!ids(&as_root).contains(&Limits));
+    let [warning] = &as_root.warnings[..] else {
+        panic!("{:?}", as_root.warnings);
+    };
+    assert!(
+        warning.starts_with(
+            "cannot raise kernel limits: fs.inotify.max_user_watches (8192, not writable), \
+             net.ipv4.neigh.default.gc_thresh3 (not found); "
+        ),
+        "{warning}"
+    );
+    assert!(plan(false).warnings[0].ends_with("run: sudo pixels setup"));
+}

@@ -8,6 +8,7 @@ use super::*;
 use crate::backend::incus::{Endpoint, Remote};
 use crate::host::apt_sources::parse_deb822;
 use crate::host::facts::{LocalFacts, Network, OsRelease, Pool, Reachability, ServerFacts};
+use crate::host::kernel_limits::{KernelLimit, RECOMMENDED};
 use crate::host::subnet;
 
 const GIB: u64 = 1 << 30;
@@ -42,6 +43,17 @@ pub fn remote_options() -> Options {
     options
 }
 
+/// Limits that are high enough.
+pub fn kernel_limits() -> Vec<KernelLimit> {
+    let limit = |&(key, recommended)| KernelLimit {
+        key,
+        recommended,
+        value: Some(recommended),
+        writable: true,
+    };
+    RECOMMENDED.iter().map(limit).collect()
+}
+
 /// The facts of a machine without Incus.
 fn bare() -> HostFacts {
     HostFacts {
@@ -60,7 +72,7 @@ fn bare() -> HostFacts {
             packages: BTreeSet::from(["iproute2", "xz-utils"]),
             incus_dir: "/var/lib/incus".into(),
             fuse: true,
-            inotify: Some(8192),
+            kernel_limits: kernel_limits(),
             id_limit: 4_294_967_295,
             btrfs: true,
             free_disk: 100 * GIB,
