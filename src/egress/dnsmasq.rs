@@ -128,8 +128,8 @@ pub fn forwarder(at: SocketAddrV4, upstream: &[Ipv4Addr]) -> String {
 }
 
 /// The lines that all configurations contain. Queries about the server itself
-/// (class CHAOS) are refused. With `strip-subnet`, dnsmasq forwards no EDNS options
-/// of a query, and nothing after its last record.
+/// (class CHAOS) are refused. `strip-subnet` removes the client subnet of a query,
+/// and what follows its last record.
 fn common(port: u16) -> String {
     format!(
         "port={port}\n\
