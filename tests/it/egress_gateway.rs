@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::support::env::TestEnv;
 use crate::support::lab;
 use crate::support::rounds::thorough;
+use crate::support::server::Server;
 use crate::support::wait::{eventually, until};
 use crate::support::walls::Walls;
 use crate::support::wan::Wan;
@@ -497,17 +498,18 @@ fn policy_with_hundreds_of_names_is_applied() {
     walls.comes_to_reach(&pixel, "allowed.test", 80);
 }
 
-/// Several clients create the first gateway at the same time.
+/// Several clients create the first gateway at the same time, and update the
+/// gateway of an earlier version, which restarts with other hooks.
 #[test]
 #[ignore = "needs Incus"]
-fn concurrent_gateway_creation_succeeds() {
+fn concurrent_gateway_creation_and_update_succeed() {
     lab::ready();
     const CLIENTS: usize = 4;
     let mut env = TestEnv::new("first");
     env.set("PIXELS_NETWORK_BRIDGE", "pxfirst0");
     let remove = ["network", "gateway", "remove"];
     env.pixels(remove).ok();
-    for _ in 0..2 {
+    let create_and_destroy = || {
         let names: Vec<String> = (0..CLIENTS).map(|n| env.name(&n.to_string())).collect();
         std::thread::scope(|scope| {
             for name in &names {
@@ -519,8 +521,15 @@ fn concurrent_gateway_creation_succeeds() {
         let names = names.iter().map(String::as_str);
         env.pixels(["destroy", "--force"].into_iter().chain(names))
             .ok();
-        env.pixels(remove).ok();
-    }
+    };
+    create_and_destroy();
+    env.pixels(remove).ok();
+    create_and_destroy();
+    let earlier = json!({"config": {"raw.lxc": "", "user.pixels.gateway": "earlier"}});
+    let path = "/1.0/instances/px-gateway-pxfirst0";
+    Server::shared().done("PATCH", path, &earlier);
+    create_and_destroy();
+    env.pixels(remove).ok();
 }
 
 /// The bridge interface exists on the host but not in Incus.

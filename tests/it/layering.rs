@@ -27,7 +27,7 @@ backend::incus -> backend::sftp backend::tls file_lock retry model
 backend::truenas -> backend::sftp backend::tls retry model secret
 backend -> backend::incus backend::truenas config model secret term user_dirs
 host -> backend::incus backend::tls file_lock model
-lifecycle -> egress provision retry model
+lifecycle -> egress file_lock provision retry model
 base -> config egress file_lock lifecycle provision retry model
 mcp -> base egress file_lock lifecycle provision model secret
 exit -> base config lifecycle model user_dirs

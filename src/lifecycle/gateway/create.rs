@@ -1,5 +1,6 @@
 //! Creates, starts and updates a gateway.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DNS, GatewaySpec, HOST, KEY, SUBNET};
 use crate::egress::gateway::{self as egress_gateway, Subnet};
+use crate::file_lock::{self, FileLock, LockMode};
 use crate::lifecycle::creator::{Creator, CreatorState};
 use crate::lifecycle::rollback::Rollback;
 use crate::lifecycle::{Error, Progress, identity, optional};
 use crate::model::{
-    self, Attachment, Backend, CreateSpec, Instance, Limits, Properties, Result, Status, Subject,
-    unless_cancelled,
+    self, Attachment, Backend, CreateSpec, Instance, Limits, Name, Properties, Result, Status,
+    Subject, unless_cancelled,
 };
 
 /// Time limit for another command that is creating the gateway, which may
@@ -58,6 +60,7 @@ pub async fn ensure(
     let mut undo = Rollback::new(backend, &creator);
     let work = async {
         let deadline = Instant::now() + CREATION_TIMEOUT;
+        let mut update_lock = None;
         loop {
             match read_state(backend, gateway).await? {
                 GatewayState::Running => return Ok(()),
@@ -75,6 +78,10 @@ pub async fn ensure(
                         // Another command has deleted the gateway.
                         outcome => drop(optional(outcome)?),
                     }
+                }
+                // The gateway has no network while another command updates it.
+                GatewayState::Outdated if update_lock.is_none() => {
+                    update_lock = Some(lock_updates(&gateway.name).await);
                 }
                 GatewayState::Outdated => {
                     progress("updating the gateway");
@@ -249,6 +256,18 @@ async fn update(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
         },
         Ok(()) => Ok(()),
     }
+}
+
+/// Waits until no other command of this machine updates the gateway. Returns `None`
+/// if locks are not available here.
+async fn lock_updates(gateway: &Name) -> Option<FileLock> {
+    let lock = async {
+        let path = file_lock::lock_dir()?.join(format!("update-{gateway}.lock"));
+        FileLock::acquire(&path, LockMode::Exclusive, || {}).await
+    };
+    let lock: io::Result<FileLock> = lock.await;
+    lock.inspect_err(|error| tracing::warn!(%error, "cannot lock the gateway"))
+        .ok()
 }
 
 /// Installs the files of this version and records the version, which marks the
