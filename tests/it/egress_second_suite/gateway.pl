@@ -192,12 +192,18 @@ row('data in the first segment', 1, sub {
 row('data of an unknown flow', 1, sub {
     ask(query('allowed.test'));
     routed(ip($ME, $A, 6, tcp(4005, $_, 24, $M, dst => $A, ack => 1))) for 22, 443 });
-row('source port of an open flow', 1, sub {
+# An open connection to the allowed port from a source port.
+sub allowed_flow {
+    my ($port) = @_;
     socket my $s, AF_INET, SOCK_STREAM, 0;
     setsockopt $s, SOL_SOCKET, SO_SNDTIMEO, pack 'qq', 1, 0;
-    bind $s, sockaddr_in(4006, INADDR_ANY);
+    bind $s, sockaddr_in($port, INADDR_ANY);
     ask(query('allowed.test'));
     connect $s, sockaddr_in(80, inet_aton($A)) or die "no flow: $!";
+    return $s;
+}
+row('source port of an open flow', 1, sub {
+    my $flow = allowed_flow(4006);
     for my $flags (2, 16, 24) {
         routed(ip($ME, $D, 6, tcp(4006, 80, $flags, $M)));
         routed(ip($ME, $A, 6, tcp(4006, $_, $flags, $M, dst => $A))) for 22, 443, 8080;
@@ -205,11 +211,7 @@ row('source port of an open flow', 1, sub {
     }
 });
 row('ICMP errors that quote an open flow', 1, sub {
-    socket my $s, AF_INET, SOCK_STREAM, 0;
-    setsockopt $s, SOL_SOCKET, SO_SNDTIMEO, pack 'qq', 1, 0;
-    bind $s, sockaddr_in(4007, INADDR_ANY);
-    ask(query('allowed.test'));
-    connect $s, sockaddr_in(80, inet_aton($A)) or die "no flow: $!";
+    my $flow = allowed_flow(4007);
     for my $quote (ip($ME, $A, 6, tcp(4007, 80, 16, '', dst => $A)), ip($A, $ME, 6, tcp(80, 4007, 16, '', src => $A, dst => $ME))) {
         for my $kind ([3, 1], [3, 4], [11, 0], [12, 0], [4, 0], [5, 1]) {
             routed(ip($ME, $D, 1, icmp(@$kind, "\0" x 4 . $quote . $M)));
