@@ -10,46 +10,76 @@ export LC_ALL=C
 umask 077
 dir=/var/lib/pixels/gateway
 state=$dir/state
-mkdir -p "$dir" /run/pixels
+mkdir -p "$state/resolvers" /run/pixels
 exec 9>"$dir/lock"
 flock 9
-mkdir -p "$state/resolvers"
-# systemd may still be starting.
-tries=0
-until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
-    tries=$((tries + 1))
-    sleep 0.05
-done
 
-# Prints the units of a state with the resolvers in the directory $1 that are not
-# active. One request for all units, because a gateway may have hundreds.
-inactive() {
-    {
-        printf '%s\n' pixels-gateway.service pixels-dhcp.service pixels-queries.socket \
-            pixels-forwarder.service
-        find "$1" -type f -printf 'pixels-resolver@%f.service\n'
-    } | sort >/run/pixels/units
-    systemctl list-units --plain --no-legend --state=active 'pixels-*' | sed 's/ .*//' | sort |
-        comm -23 /run/pixels/units - | paste -s -d ' ' -
+# Sets `active` to the active units. One request for all, because a gateway may
+# have hundreds of resolvers. systemd may still be starting.
+list_active() {
+    tries=0
+    until active=$(systemctl list-units --plain --no-legend --state=active 'pixels-*' 2>/dev/null) ||
+        [ $tries -ge 600 ]; do
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+}
+# Sets `idle` to the units of a state that are not active, each between blanks.
+# usage: find_idle RESOLVER...
+find_idle() {
+    idle=$(echo "$active" | awk '
+        BEGIN {
+            for (i = 1; i < ARGC; i++) {
+                sub(/.*\//, "", ARGV[i])
+                # The pattern of a directory without resolvers.
+                if (ARGV[i] != "*") unit[++units] = "pixels-resolver@" ARGV[i] ".service"
+            }
+            ARGC = 1
+            units += split("pixels-gateway.service pixels-dhcp.service" \
+                " pixels-queries.socket pixels-forwarder.service", other, " ")
+            for (i = 1; i in other; i++) unit[units - i + 1] = other[i]
+        }
+        { active[$1] }
+        END {
+            for (i = 1; i <= units; i++) if (!(unit[i] in active)) printf " %s ", unit[i]
+        }
+    ' "$@")
 }
 
-applied=$(cat "$state/applied" 2>/dev/null || :)
+applied=
+read -r applied 2>/dev/null <"$state/applied" || :
+leases=
 # Listing a chain would read all sets, which takes seconds if they are full.
-nft -t list set inet pixels pins >/dev/null 2>&1 || rm -f /run/pixels/loaded/whole
+if listing=$(nft list set inet pixels provisioning 2>/dev/null); then
+    case $listing in
+        *elements*) leases=$(echo "$listing" | grep -oE '([0-9]+\.){3}[0-9]+' | paste -s -d, -) ;;
+    esac
+else
+    rm -f /run/pixels/loaded/whole
+fi
 # The stored state is in force only if all services that enforce it are active.
-if [ ! -e /run/pixels/loaded/whole ] || [ -n "$(inactive "$state/resolvers")" ]; then
+list_active
+find_idle "$state/resolvers"/*
+if [ ! -e /run/pixels/loaded/whole ] || [ -n "$idle" ]; then
     applied=
 fi
 # DHCP may not have set the gateway's own address and name servers yet.
 tries=0
 while :; do
-    uplink=$(ip -4 -o addr show dev eth0 scope global | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1)
+    # shellcheck disable=SC2046 # one word per field
+    set -- $(ip -4 -o addr show dev eth0 scope global)
+    uplink=${4-} dns=
+    uplink=${uplink%/*}
     for file in /run/systemd/resolve/resolv.conf /etc/resolv.conf; do
-        [ -r "$file" ] || continue
-        dns=$(sed -n 's/^nameserver[[:space:]]*\([0-9.]*\)$/\1/p' "$file" | grep -v '^127\.' | paste -s -d, -)
-        [ -z "$dns" ] || break
+        if [ ! -r "$file" ] || [ -n "$dns" ]; then continue; fi
+        while read -r key value _; do
+            case $key:$value in
+                *:127.* | *:*[!0-9.]*) ;;
+                nameserver:?*) dns=$dns${dns:+,}$value ;;
+            esac
+        done <"$file"
     done
-    [ -z "$uplink" ] || [ -z "${dns:-}" ] || break
+    [ -z "$uplink" ] || [ -z "$dns" ] || break
     # With an address but no name server, the network probably announces none:
     # wait for a shorter time.
     [ -z "$uplink" ] || tries=$((tries + 9))
@@ -58,16 +88,29 @@ while :; do
     sleep 0.05
 done
 # systemd-networkd ignores the domain unless configured otherwise.
-domain=$(sed -n 's/^DOMAINNAME=\([A-Za-z0-9.-]*\)$/\1/p' /run/systemd/netif/leases/* 2>/dev/null | head -n 1)
-[ -n "$domain" ] ||
-    domain=$(sed -n 's/^\(search\|domain\)[[:space:]]*\([A-Za-z0-9.-]*\).*/\2/p' /etc/resolv.conf | head -n 1)
-route=$(ip -4 route show default | head -n 1)
-host=$(echo "$route" | sed -n 's/.* via \([0-9.]*\).*/\1/p')
-leases=$(nft list set inet pixels provisioning 2>/dev/null | grep -oE '([0-9]+\.){3}[0-9]+' | paste -s -d, -)
-echo "ready applied=$applied host=$host uplink=$uplink dns=${dns:-} domain=$domain leases=$leases"
+domain=
+for file in /run/systemd/netif/leases/* /etc/resolv.conf; do
+    if [ ! -r "$file" ] || [ -n "$domain" ]; then continue; fi
+    while read -r key value _; do
+        case $key in
+            DOMAINNAME=*) value=${key#*=} ;;
+            search | domain) ;;
+            *) continue ;;
+        esac
+        case $value in
+            *[!A-Za-z0-9.-]*) ;;
+            *) domain=${domain:-$value} ;;
+        esac
+    done <"$file"
+done
+# shellcheck disable=SC2046 # one word per field
+set -- $(ip -4 route show default)
+host=
+[ "${2-}" != via ] || host=$3
+echo "ready applied=$applied host=$host uplink=$uplink dns=$dns domain=$domain leases=$leases"
 
 new=$dir/new
-rm -rf "$new"
+rm -rf "$new" "$dir/old"
 mkdir -p "$new/resolvers"
 if ! awk -v dir="$new" '
     ended { exit }
@@ -95,7 +138,9 @@ fi
 rm -f "$state/applied"
 
 # The base ruleset must be loaded before any policy.
-idle=" $(inactive "$new/resolvers") "
+# Units that were starting may be active now.
+[ -z "$idle" ] || list_active
+find_idle "$new/resolvers"/*
 for unit in pixels-gateway.service pixels-dhcp.service pixels-queries.socket; do
     case $idle in
         *" $unit "*) systemctl restart "$unit" ;;
@@ -109,62 +154,71 @@ fi
 
 # The order: sets, then resolvers that fill them, then the elements that send
 # pixels to the resolvers.
-fresh=$({
-    diff -rq "$state/resolvers" "$new/resolvers" | sed -n \
-        -e 's/^Files .*\/\([0-9a-f]*\) differ$/\1/p' \
-        -e 's/^Only in .*\/new\/resolvers: \([0-9a-f]*\)$/\1/p'
-    echo "$idle" | tr ' ' '\n' | sed -n 's/^pixels-resolver@\([0-9a-f]*\)\.service$/\1/p'
-} | sort -u)
-# The port of a new resolver may be that of a resolver that will be stopped or get
-# another port.
-: >/run/pixels/ports
-for id in $fresh; do
-    grep '^port=' "$new/resolvers/$id" >>/run/pixels/ports
+fresh=' ' unused=
+changes=$(diff -rq "$state/resolvers" "$new/resolvers") || :
+while read -r first second third fourth _; do
+    case "$first $second $third" in
+        "Only in $state/resolvers:") unused="$unused pixels-resolver@$fourth" ;;
+        "Only in $new/resolvers:") fresh="$fresh$fourth " ;;
+        "Files "*) fresh="$fresh${second##*/} " ;;
+    esac
+done <<CHANGES
+$changes
+CHANGES
+for unit in $idle; do
+    id=${unit#pixels-resolver@}
+    id=${id%.service}
+    case "$unit$fresh" in
+        pixels-resolver@*" $id "*) ;;
+        pixels-resolver@*) fresh="$fresh$id " ;;
+    esac
 done
-blocking=$(grep -rlxF -f /run/pixels/ports "$state/resolvers" | sed 's|.*/|pixels-resolver@|')
-# shellcheck disable=SC2086 # one word per unit
-[ -z "$blocking" ] || systemctl stop $blocking
 restart=
-for id in $fresh; do
-    cp "$new/resolvers/$id" "$state/resolvers/$id"
-    restart="$restart pixels-resolver@$id"
-done
+if [ -n "${fresh# }" ]; then
+    set --
+    for id in $fresh; do
+        set -- "$@" "$new/resolvers/$id"
+        restart="$restart pixels-resolver@$id"
+    done
+    # The port of a new resolver may be that of a resolver that will be stopped or
+    # get another port.
+    grep -h '^port=' "$@" >/run/pixels/ports
+    blocking=$(grep -rlxF -f /run/pixels/ports "$state/resolvers") || :
+    if [ -n "$blocking" ]; then
+        # shellcheck disable=SC2046 # one word per unit
+        systemctl stop $(echo "$blocking" | sed 's|.*/|pixels-resolver@|')
+    fi
+    cp "$@" "$state/resolvers/"
+fi
 sh /usr/local/lib/pixels/gateway/load.sh "$new" "${restart:+systemctl restart $restart}"
 
 # Permanent neighbor entries, so that no pixel can claim another's address.
 ip -force -batch "$new/neighbours"
-if [ -e "$state/neighbours" ]; then
-    comm -13 "$new/neighbours" "$state/neighbours" |
-        sed -n 's/^neigh replace \([0-9.]*\) .*/\1/p' |
-        while read -r address; do
+if [ -e "$state/neighbours" ] && ! cmp -s "$new/neighbours" "$state/neighbours"; then
+    # Lines "neigh replace ADDRESS lladdr MAC …".
+    awk -v new="$new/neighbours" '
+        FILENAME == new { known[$3]; line[$0]; next }
+        !($0 in line) { print $3, ($3 in known) }
+    ' "$new/neighbours" "$state/neighbours" |
+        while read -r address in_use; do
             # The next pixel with this address must not inherit the record.
             rm -f "/run/pixels/denied/$address"
-            grep -q "^neigh replace $address " "$new/neighbours" ||
-                ip neigh del "$address" dev eth1 2>/dev/null || :
+            [ "$in_use" = 1 ] || ip neigh del "$address" dev eth1 2>/dev/null || :
         done
 fi
 
 if ! cmp -s "$new/hosts" "$dir/hosts"; then
     # dnsmasq reads the file after it has dropped root.
-    chmod 0644 "$new/hosts"
-    cp -p "$new/hosts" "$dir/hosts.new"
+    install -m 0644 "$new/hosts" "$dir/hosts.new"
     mv "$dir/hosts.new" "$dir/hosts"
     systemctl kill --signal=HUP pixels-dhcp
 fi
 
-unused=
-for conf in "$state"/resolvers/*; do
-    [ -e "$conf" ] || continue
-    id=${conf##*/}
-    [ -e "$new/resolvers/$id" ] || unused="$unused pixels-resolver@$id"
-done
 # shellcheck disable=SC2086 # one word per unit
 [ -z "$unused" ] || systemctl stop $unused
 # After an interruption, the next boot loads either the old or the new state.
-rm -rf "$dir/old"
 mv -T "$state" "$dir/old"
 mv -T "$new" "$state"
-rm -rf "$dir/old"
-nft -f "$state/commands"
-rm "$state/commands"
+[ ! -s "$state/commands" ] || nft -f "$state/commands"
+rm -rf "$dir/old" "$state/commands"
 echo "done"

@@ -15,25 +15,6 @@ have=/run/pixels/loaded
 work=$(mktemp -d -p /run/pixels)
 trap 'rm -rf "$work"' EXIT
 
-# The kernel accepts 212992 bytes per transaction. A word of a rule takes up to
-# 45 bytes, a word of an element fewer.
-WORDS_AT_ONCE=4000
-run_nft() {
-    [ -s "$1" ] || return 0
-    awk -v prefix="$work/part." -v limit="$WORDS_AT_ONCE" '
-        NR == 1 || words + NF > limit {
-            if (file) close(file)
-            file = sprintf("%s%06d", prefix, ++parts)
-            words = 0
-        }
-        { words += NF; print >file }
-    ' "$1"
-    for part in "$work"/part.*; do
-        nft -f "$part"
-        rm "$part"
-    done
-}
-
 if [ ! -e "$have/whole" ]; then
     rm -rf "$have"
     mkdir -p "$have"
@@ -48,61 +29,120 @@ if [ ! -e "$have/whole" ]; then
         cat "$want/base"
     } >"$work/base"
     nft -f "$work/base"
-elif ! cmp -s "$want/base" "$have/base"; then
+elif cmp -s "$want/base" "$have/base"; then
+    rm "$have/whole"
+else
     rm "$have/whole"
     nft -f "$want/base"
 fi
-rm -f "$have/whole"
 
-# No element refers to these chains yet.
-sed -n 's/^# part //p' "$want/chains" >"$work/parts"
-comm -13 "$have/parts" "$work/parts" >"$work/new"
-awk -v new="$work/new" '
-    FILENAME == new { is_new[$1]; next }
-    /^# part / { wanted = $3 in is_new; next }
-    wanted
-' "$work/new" "$want/chains" >"$work/chains"
-run_nft "$work/chains"
-
-# The type and name of every set and chain.
-sed -n 's/^add \(chain\|set\) inet pixels \([a-z]_[0-9a-z_]*\).*/\1 \2/p' "$want/chains" |
-    sort -u >"$work/after"
+nft list set inet pixels provisioning >"$work/leases"
+learned=
 # After a boot: add the addresses learned before it, for the sets that exist.
 if [ ! -s "$have/elements" ] && [ -e /var/lib/pixels/gateway/learned ]; then
-    # The time since they were saved counts.
-    awk -v now="$(date +%s)" '
-        FILENAME ~ /after$/ { known[$2]; next }
-        $1 in known && $3 ~ /^[0-9]+$/ && $3 > now {
-            print "add element inet pixels " $1 " { " $2 " timeout 61m expires " ($3 - now) "s }"
-        }
-    ' "$work/after" /var/lib/pixels/gateway/learned >"$work/learned"
-    run_nft "$work/learned" || :
+    learned=/var/lib/pixels/gateway/learned
 fi
+# Writes the commands for nft to files chains.N, learned.N and change.N, in the
+# order of N. The kernel accepts 212992 bytes per transaction. A word of a rule
+# takes up to 45 bytes, a word of an element fewer.
+awk -v work="$work" -v now="$(date +%s)" '
+    function command(kind, text,   words) {
+        words = split(text, field)
+        if (!(kind in files) || used[kind] + words > 4000) {
+            if (kind in files) close(file[kind])
+            file[kind] = sprintf("%s/%s.%06d", work, kind, ++files[kind])
+            used[kind] = 0
+        }
+        used[kind] += words
+        print text >file[kind]
+    }
+    # A pixel whose address or policy changes loses its provisioning lease.
+    function end_leases(text) {
+        while (match(text, /([0-9]+\.)+[0-9]+/)) {
+            address = substr(text, RSTART, RLENGTH)
+            text = substr(text, RSTART + RLENGTH)
+            if (address in leased) {
+                print address >(work "/ended")
+                delete leased[address]
+            }
+        }
+    }
+    FNR == 1 { input = FILENAME; sub(/.*\//, "", input); is_old = FILENAME ~ /loaded\/[a-z]+$/ }
+    input == "leases" {
+        while (match($0, /([0-9]+\.)+[0-9]+/)) {
+            leased[substr($0, RSTART, RLENGTH)]
+            $0 = substr($0, RSTART + RLENGTH)
+        }
+        next
+    }
+    input == "parts" { old_part[$1]; next }
+    input == "names" { old_names[++old_name_count] = $0; next }
+    input == "chains" && /^# part / {
+        print $3 >(work "/parts")
+        is_new = !($3 in old_part)
+        next
+    }
+    input == "chains" {
+        # The type and name of every set and chain.
+        if (/^add (chain|set) inet pixels [a-z]_[0-9a-z_]+/) {
+            name = $2 " " $5
+            sub(/[^0-9a-z_ ].*/, "", name)
+            if (!(name in names)) print name >(work "/names")
+            names[name]
+        }
+        # No element refers to a new chain yet.
+        if (is_new) command("chains", $0)
+        next
+    }
+    # The time since they were saved counts.
+    input == "learned" {
+        if (("set " $1) in names && $3 ~ /^[0-9]+$/ && $3 > now)
+            command("learned", "add element inet pixels " $1 " { " $2 " timeout 61m expires " ($3 - now) "s }")
+        next
+    }
+    is_old { old_elements[++old_count] = $0; old_element[$0]; next }
+    { new_elements[++new_count] = $0; new_element[$0] }
+    END {
+        # Deletions first: during a change of its policy, a pixel is denied for a
+        # moment, never allowed too much.
+        for (i = 1; i <= old_count; i++) {
+            if (old_elements[i] in new_element) continue
+            end_leases(old_elements[i])
+            command("change", "delete " old_elements[i])
+        }
+        for (i = 1; i <= new_count; i++) {
+            if (new_elements[i] in old_element) continue
+            end_leases(new_elements[i])
+            command("change", "add " new_elements[i])
+        }
+        # Chains may refer to sets, so delete chains first.
+        for (type = 1; type <= 2; type++)
+            for (i = 1; i <= old_name_count; i++) {
+                split(old_names[i], field)
+                if (!(old_names[i] in names) && (field[1] == "chain") == (type == 1))
+                    command("change", "delete " field[1] " inet pixels " field[2])
+            }
+    }
+' "$work/leases" "$have/parts" "$have/names" "$want/chains" ${learned:+"$learned"} \
+    "$have/elements" "$want/elements"
 
+run_nft() {
+    for part in "$work/$1".*; do
+        [ ! -e "$part" ] || nft -f "$part" || return
+    done
+}
+run_nft chains
+run_nft learned || :
 [ -z "$before_elements" ] || sh -c "$before_elements"
-
-# A pixel whose address or policy changes loses its provisioning lease.
-nft list set inet pixels provisioning | grep -oE '([0-9]+\.){3}[0-9]+' | sort -u >"$work/leases" || :
-comm -3 "$have/elements" "$want/elements" | grep -oE '([0-9]+\.){3}[0-9]+' | sort -u |
-    comm -12 - "$work/leases" |
+if [ -e "$work/ended" ]; then
     while read -r address; do
         # The lease may have ended.
         nft delete element inet pixels provisioning "{ $address }" 2>/dev/null || :
-    done
+    done <"$work/ended"
+fi
+run_nft change
 
-# Deletions first: during a change of its policy, a pixel is denied for a moment,
-# never allowed too much.
-{
-    comm -23 "$have/elements" "$want/elements" | sed 's/^/delete /'
-    comm -13 "$have/elements" "$want/elements" | sed 's/^/add /'
-} >"$work/change"
-# Chains may refer to sets, so delete chains first.
-comm -23 "$have/names" "$work/after" | sort |
-    sed 's/^\(chain\|set\) \(.*\)/delete \1 inet pixels \2/' >>"$work/change"
-run_nft "$work/change"
-
-rm -rf "$have"
-mkdir -p "$have"
-cp "$want/base" "$want/elements" "$work/parts" "$have/"
-cp "$work/after" "$have/names"
+: >>"$work/parts"
+: >>"$work/names"
+cp "$want/base" "$want/elements" "$work/parts" "$work/names" "$have/"
 : >"$have/whole"

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Starts the resolver of each policy.
 set -eu
+set --
 for conf in /var/lib/pixels/gateway/state/resolvers/*; do
-    [ ! -e "$conf" ] || systemctl start "pixels-resolver@${conf##*/}"
+    [ ! -e "$conf" ] || set -- "$@" "pixels-resolver@${conf##*/}"
 done
+[ $# -eq 0 ] || systemctl start "$@"

@@ -33,6 +33,7 @@ nft -t list sets table inet pixels |
     }
 ' >"$dir/learned.new"
 mv "$dir/learned.new" "$dir/learned"
+[ -s /run/pixels/renewable ] || exit 0
 # The kernel accepts about 2000 elements per transaction.
 rm -f /run/pixels/renewable.*
 split -l 1000 /run/pixels/renewable /run/pixels/renewable.
