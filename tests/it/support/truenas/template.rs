@@ -19,6 +19,7 @@ const INSTALL: &str = "export DEBIAN_FRONTEND=noninteractive\n\
     do sleep 0.5; done\n\
     apt-get clean\n\
     rm -rf /var/lib/apt/lists/*\n\
+    rm -f /etc/update-motd.d/*\n\
     : >/etc/machine-id\n\
     sync\n\
     touch /installed";
