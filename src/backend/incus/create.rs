@@ -189,7 +189,6 @@ impl RawLxc {
 }
 
 /// Creates an instance and waits until the operation ends. Retries without
-/// Creates an instance and waits until the operation ends. Retries without
 /// separate user ids, and without `raw.lxc` if not required, if the server denies
 /// these settings.
 async fn create_instance(
