@@ -80,14 +80,18 @@ UseHostname=no
 NETWORK
 chroot "$root" systemctl enable systemd-networkd.service systemd-resolved.service
 # A container has neither ext4 volumes nor kernel modules of its own, and none of the
-# kernel parameters, encrypted or GPT disks and offline updates of a machine.
+# kernel parameters, file systems, disks and offline updates of a machine.
 chroot "$root" systemctl mask e2scrub_all.timer e2scrub_reap.service \
-	modprobe@.service systemd-modules-load.service systemd-network-generator.service
+	modprobe@.service systemd-modules-load.service systemd-network-generator.service \
+	systemd-update-utmp-runlevel.service
+rm -f "$root/etc/fstab"
 mkdir -p "$root/etc/systemd/system-generators"
 for generator in cryptsetup debug gpt-auto hibernate-resume integritysetup run \
 	system-update veritysetup; do
 	ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
 done
+# D-Bus starts it when a program needs it.
+rm -f "$root/usr/lib/systemd/system/multi-user.target.wants/systemd-logind.service"
 # Only network interfaces are the container's own devices.
 mkdir "$root/etc/systemd/system/systemd-udev-trigger.service.d"
 cat >"$root/etc/systemd/system/systemd-udev-trigger.service.d/net.conf" <<'TRIGGER'
