@@ -50,8 +50,8 @@ row('settings of the kernel', 1, sub {
         next if $file =~ m{^/proc/sys/kernel/(hostname|domainname|shm\w+|msg\w+|sem\w*|auto_msgmni|ns_last_pid|pid_max)$};
         next if $file =~ m{^/sys/devices/virtual/net/};
         # Files of LXCFS can be opened. Writes the same value again.
-        my $value = `cat $file 2>/dev/null`;
         sysopen my $open, $file, POSIX::O_WRONLY or next;
+        my $value = `cat $file 2>/dev/null`;
         in($file) if length $value && syswrite $open, $value;
     }
 });
