@@ -138,8 +138,7 @@ fn gateways() {
             .collect();
         let desired = DesiredState {
             subnet: "10.98.0.0/16".parse().unwrap(),
-            bridge: "pixels0",
-            instances: &instances,
+            pixels: &super::gateway::records(&instances, "pixels0"),
             presets: presets(),
             dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
             host_addresses: Vec::new(),

@@ -18,6 +18,7 @@ mod types;
 mod user_guest;
 mod util;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
 
@@ -90,6 +91,13 @@ pub trait Backend: Debug + Send + Sync {
     /// Returns all pixels, sorted by name. The number of requests does not depend
     /// on the number of pixels.
     async fn list(&self) -> Result<Vec<Instance>>;
+
+    /// Returns the names of all pixels. Cheaper than [`Backend::list`] if there are
+    /// many.
+    async fn names(&self) -> Result<BTreeSet<Name>> {
+        let all = self.list().await?;
+        Ok(all.into_iter().map(|instance| instance.name).collect())
+    }
 
     /// Returns the pixel's primary IPv4 address, as configured in the pixel.
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>>;

@@ -55,6 +55,17 @@ pub(super) async fn root_disk(client: &Client, name: &Name) -> Result<Device> {
     Ok(found.expanded_devices.remove("root").unwrap_or_default())
 }
 
+/// Returns the names of all pixels. The server answers this without reading the
+/// configuration and state of each instance.
+pub(super) async fn names(client: &Client) -> Result<BTreeSet<Name>> {
+    let paths: Vec<String> = client.get("/1.0/instances?instance-type=container").await?;
+    let names = paths.iter().filter_map(|path| {
+        let name = path.split('?').next()?.rsplit('/').next()?;
+        Name::from_instance(name)
+    });
+    Ok(names.collect())
+}
+
 /// Lists instances with one request, and one request per network for the leases.
 /// Requesting each instance's state would cost tens of milliseconds per instance.
 pub(super) async fn list(client: &Client) -> Result<Vec<Instance>> {

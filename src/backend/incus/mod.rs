@@ -33,6 +33,7 @@ pub mod wire;
 #[cfg(test)]
 mod fuzz;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -128,6 +129,10 @@ impl Backend for Incus {
 
     async fn list(&self) -> Result<Vec<Instance>> {
         instances::list(&self.client).await
+    }
+
+    async fn names(&self) -> Result<BTreeSet<Name>> {
+        instances::names(&self.client).await
     }
 
     async fn address(&self, name: &Name) -> Result<Option<Ipv4Addr>> {

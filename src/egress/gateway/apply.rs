@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, duplex};
 use tokio::sync::mpsc;
 
+use super::clients::PixelRecord;
 use super::state_files::StateFiles;
 use crate::egress::domain::Domain;
 use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result};
@@ -16,8 +17,9 @@ const SCRIPT: &str = include_str!("guest/apply.sh");
 /// Time limit of the command, including the wait for the lock.
 const DEADLINE: Duration = Duration::from_secs(120);
 const BUFFER: usize = 64 * 1024;
-/// Maximum length of the line `ready`, in bytes.
-const READY_LIMIT: u64 = 64 * 1024;
+/// Maximum length of the reported state, in bytes: far above that of the records
+/// of 1000 pixels.
+const REPORT_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// The state of a gateway, reported after the lock is taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct GatewayState {
     pub domain: String,
     /// The addresses of pixels with a provisioning lease.
     pub leases: BTreeSet<Ipv4Addr>,
+    /// The records of the applied state, if they are known.
+    pub pixels: Option<Vec<PixelRecord>>,
 }
 
 impl GatewayState {
@@ -99,10 +103,8 @@ where
     // reads end of file and exits.
     let dialog = async move {
         let mut lines = BufReader::new(from_script);
-        let mut line = String::new();
-        let mut head = (&mut lines).take(READY_LIMIT);
-        head.read_line(&mut line).await.map_err(stream_error)?;
-        let Some(state) = GatewayState::parse(&line) else {
+        let report = read_report(&mut lines).await.map_err(stream_error)?;
+        let Some(state) = report else {
             // The script's exit status and stderr contain the reason.
             return Ok(());
         };
@@ -138,6 +140,36 @@ where
     }
     let command = "applying policies on the gateway";
     Err(Error::guest(command, status, &output_head.take().head))
+}
+
+/// Reads the state up to the line `==> end`. `None` if the script ends before.
+async fn read_report(output: impl AsyncBufRead + Unpin) -> std::io::Result<Option<GatewayState>> {
+    let mut lines = output.take(REPORT_LIMIT).lines();
+    let Some(ready) = lines.next_line().await? else {
+        return Ok(None);
+    };
+    let mut state = GatewayState::parse(&ready);
+    let mut pixels = None;
+    while let Some(line) = lines.next_line().await? {
+        match line.as_str() {
+            "==> end" => {
+                if let Some(state) = &mut state {
+                    state.pixels = pixels.flatten();
+                }
+                return Ok(state);
+            }
+            "==> pixels" => pixels = Some(Some(Vec::new())),
+            line => {
+                let record = PixelRecord::parse(line);
+                pixels = pixels.map(|known| {
+                    let mut known: Vec<PixelRecord> = known?;
+                    known.push(record?);
+                    Some(known)
+                });
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn stream_error(error: std::io::Error) -> Error {

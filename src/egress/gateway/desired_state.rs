@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::apply::GatewayState;
-use super::clients::{self, Client};
+use super::clients::{self, Client, PixelRecord};
 use super::state_files::StateFiles;
 use super::subnet::Subnet;
 use super::{dhcp, ruleset};
 use crate::egress::dnsmasq::{self, ResolverListen};
 use crate::egress::lease;
 use crate::egress::nftables;
-use crate::egress::policy::{KEY, Policy, ResolvedPolicy};
+use crate::egress::policy::{Policy, ResolvedPolicy};
 use crate::egress::presets::Presets;
-use crate::model::{Error, Instance, Name, Reason, Result};
+use crate::model::{Error, Name, Reason, Result};
 
 /// The resolvers listen on ports from this port on, below the ports of queries and
 /// of other clients.
@@ -44,9 +44,8 @@ struct Users<'a> {
 #[derive(Debug)]
 pub struct DesiredState<'a> {
     pub subnet: Subnet,
-    pub bridge: &'a str,
-    /// All instances of the server. Instances on other bridges are ignored.
-    pub instances: &'a [Instance],
+    /// The pixels on the bridge.
+    pub pixels: &'a [PixelRecord],
     pub presets: &'a Presets,
     /// Upstream name servers.
     pub dns: Vec<Ipv4Addr>,
@@ -66,11 +65,11 @@ impl DesiredState<'_> {
                     .with_hint("set defaults.dns"),
             ));
         }
-        let clients = clients::clients(self.instances, self.bridge, self.subnet);
+        let clients = clients::clients(self.pixels, self.subnet);
         let mut files = StateFiles::default();
         let mut users_by_policy: BTreeMap<ResolvedPolicy, Users<'_>> = BTreeMap::new();
         for client in &clients {
-            let policy = self.policy_of(client);
+            let policy = policy_of(client);
             let leased = policy.as_ref().and_then(Policy::during_lease);
             if let Some(leased) = leased
                 && self.has_lease(client)
@@ -116,6 +115,7 @@ impl DesiredState<'_> {
             }
             parts.insert(format!("p_{}", chains.id), chains.text);
         }
+        files.insert("pixels", sorted(&pixels_text(self.pixels)));
         files.insert("chains", parts_text(&parts));
         files.insert("elements", sorted(&elements.concat()));
         files.insert("hosts", lines(&clients, dhcp::reservation));
@@ -138,15 +138,18 @@ impl DesiredState<'_> {
             _ => self.current.leases.contains(&client.address),
         }
     }
+}
 
-    /// `None` for an invalid policy record, which denies all destinations.
-    fn policy_of(&self, client: &Client) -> Option<Policy> {
-        let mut instances = self.instances.iter();
-        let instance = instances.find(|instance| instance.name == client.name)?;
-        let record = instance.properties.get(KEY).map(String::as_str);
-        let invalid = |error| tracing::warn!(%error, name = %client.name, "invalid policy, denying all destinations");
-        Policy::from_record(record).map_err(invalid).ok()
-    }
+/// `None` for an invalid policy record, which denies all destinations.
+fn policy_of(client: &Client) -> Option<Policy> {
+    let invalid = |error| tracing::warn!(%error, name = %client.name, "invalid policy, denying all destinations");
+    Policy::from_record(client.policy.as_deref())
+        .map_err(invalid)
+        .ok()
+}
+
+fn pixels_text(pixels: &[PixelRecord]) -> String {
+    pixels.iter().map(PixelRecord::to_line).collect()
 }
 
 /// Returns a port derived from the policy, or the next port if it is in use.
@@ -186,8 +189,8 @@ fn lines(clients: &[Client], line: impl Fn(&Client) -> String) -> String {
 mod tests {
     use super::*;
     use crate::egress::gateway::ADDRESS;
-    use crate::egress::policy::Mode;
-    use crate::model::{Properties, fake};
+    use crate::egress::policy::{KEY, Mode};
+    use crate::model::{Instance, Properties, fake};
 
     fn pixel(number: u8, rule: &str) -> Instance {
         let policy = Policy::new(Mode::Allowlist, [rule.parse().unwrap()]);
@@ -205,8 +208,7 @@ mod tests {
     fn parts(instances: &[Instance]) -> Vec<(String, String)> {
         let desired = DesiredState {
             subnet: "10.98.0.0/16".parse().unwrap(),
-            bridge: "pixels0",
-            instances,
+            pixels: &clients::records(instances, "pixels0"),
             presets: crate::egress::presets(),
             dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
             host_addresses: Vec::new(),

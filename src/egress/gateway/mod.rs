@@ -14,7 +14,9 @@ mod state_files;
 mod subnet;
 
 pub use apply::{GatewayState, apply_locked};
-pub use clients::{ADDRESS, Client, address_of, allocated_addresses, clients};
+pub use clients::{
+    ADDRESS, Client, PixelRecord, address_of, allocated_addresses, clients, records,
+};
 pub use desired_state::{DesiredState, LeaseChange};
 pub use provision::{install, learned, version};
 pub use state_files::StateFiles;

@@ -106,7 +106,8 @@ pub async fn health(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Heal
     let instance = backend.get(&gateway.name).await?;
     let instances = backend.list().await?;
     let pixels = super::subnet(&instance).map_or(0, |subnet| {
-        egress_gateway::clients(&instances, &gateway.bridge, subnet).len()
+        let records = egress_gateway::records(&instances, &gateway.bridge);
+        egress_gateway::clients(&records, subnet).len()
     });
     Ok(Health::Good {
         pixels: Some(pixels),

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::{DNS, GatewaySpec, HOST, Health};
 use crate::egress;
-use crate::egress::gateway::{self as egress_gateway, DesiredState, LeaseChange, Subnet};
+use crate::egress::gateway::{
+    self as egress_gateway, DesiredState, LeaseChange, PixelRecord, Subnet,
+};
 use crate::lifecycle::policy_properties::select_keys;
 use crate::model::{Backend, Error, Instance, Name, Properties, Result, Status, Subject};
 
@@ -18,13 +20,19 @@ const ATTEMPTS: usize = 5;
 /// Reads the recorded policies and applies them, with the gateway's lock held.
 /// Idempotent.
 pub async fn reconcile(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<()> {
-    apply_locked(backend, gateway, LeaseChange::None, |_| backend.list()).await
+    let read = |_, _| all_records(backend, gateway);
+    apply_locked(backend, gateway, LeaseChange::None, read).await
 }
 
 /// Like [`reconcile`], after setting the properties that `change` returns on a
 /// pixel. `change` gets the instance as read with the lock held, so that
 /// concurrent changes are not lost. If the policies cannot be applied, the
 /// previous properties are restored.
+///
+/// The records of the other pixels are those that the gateway has applied, if it
+/// knows them: reading all from the server takes as long as all the rest if there
+/// are hundreds. A pixel that is not among them yet gets its network when it is
+/// started.
 pub async fn change(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
@@ -33,13 +41,20 @@ pub async fn change(
 ) -> Result<()> {
     let mut previous = None;
     let replaced = &mut previous;
-    let set = move |_| async move {
-        let pixel = backend.get(name).await?;
+    let set = move |_, applied: Option<Vec<PixelRecord>>| async move {
+        let (mut pixel, names) = tokio::try_join!(backend.get(name), backend.names())?;
         let properties = change(&pixel)?;
         let keys = properties.keys().map(String::as_str);
         *replaced = Some(select_keys(&pixel.properties, keys));
         backend.set_properties(name, &properties).await?;
-        backend.list().await
+        let Some(mut records) = applied else {
+            return all_records(backend, gateway).await;
+        };
+        pixel.properties.extend(properties);
+        pixel.properties.retain(|_, value| !value.is_empty());
+        records.retain(|record| record.name != *name && names.contains(&record.name));
+        records.extend(PixelRecord::of(&pixel, &gateway.bridge));
+        Ok(records)
     };
     let outcome = apply_locked(backend, gateway, LeaseChange::None, set).await;
     if let (Err(_), Some(previous)) = (&outcome, previous) {
@@ -51,7 +66,7 @@ pub async fn change(
 /// Like [`reconcile`], after ensuring that the address of this pixel is unique.
 /// Before that, the gateway forwards no packets of the pixel.
 pub async fn admit(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
-    let assign = |subnet| assign_unique_address(backend, gateway, subnet, name);
+    let assign = |subnet, _| assign_unique_address(backend, gateway, subnet, name);
     apply_locked(backend, gateway, LeaseChange::None, assign).await
 }
 
@@ -59,13 +74,15 @@ pub async fn admit(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) ->
 /// its time.
 pub async fn begin_lease(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
     let change = LeaseChange::Begin(name);
-    apply_locked(backend, gateway, change, |_| backend.list()).await
+    let read = |_, _| all_records(backend, gateway);
+    apply_locked(backend, gateway, change, read).await
 }
 
 /// Like [`reconcile`], and ends the provisioning lease of a pixel.
 pub async fn end_lease(backend: &dyn Backend, gateway: &GatewaySpec, name: &Name) -> Result<()> {
     let change = LeaseChange::End(name);
-    apply_locked(backend, gateway, change, |_| backend.list()).await
+    let read = |_, _| all_records(backend, gateway);
+    apply_locked(backend, gateway, change, read).await
 }
 
 /// Returns the provisioning leases of the pixels behind a gateway by address,
@@ -99,21 +116,27 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Applies the policies of the instances that `read` returns under the lock.
+async fn all_records(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Vec<PixelRecord>> {
+    let instances = backend.list().await?;
+    Ok(egress_gateway::records(&instances, &gateway.bridge))
+}
+
+/// Applies the policies of the pixels that `read` returns under the lock. `read`
+/// gets the records of the applied state, if they are known.
 async fn apply_locked<F>(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
     lease_change: LeaseChange<'_>,
-    read: impl FnOnce(Subnet) -> F,
+    read: impl FnOnce(Subnet, Option<Vec<PixelRecord>>) -> F,
 ) -> Result<()>
 where
-    F: Future<Output = Result<Vec<Instance>>>,
+    F: Future<Output = Result<Vec<PixelRecord>>>,
 {
     let instance = require(backend, gateway).await?;
     let subnet = super::subnet(&instance).ok_or_else(|| wrong_state(gateway, "missing"))?;
     let guest = backend.guest(&gateway.name);
-    let outcome = egress_gateway::apply_locked(&*guest, async |current| {
-        let instances = read(subnet).await?;
+    let outcome = egress_gateway::apply_locked(&*guest, async |mut current| {
+        let pixels = read(subnet, current.pixels.take()).await?;
         let dns = match instance.properties.get(DNS) {
             Some(list) => parse_all(list.split(',')),
             None => parse_all(current.dns.iter().map(String::as_str)),
@@ -123,8 +146,7 @@ where
         host_addresses.extend(backend.isolated_network()?.local_addresses());
         let desired = DesiredState {
             subnet,
-            bridge: &gateway.bridge,
-            instances: &instances,
+            pixels: &pixels,
             presets: egress::presets(),
             dns,
             host_addresses,
@@ -137,19 +159,20 @@ where
     outcome.map_err(|error| attribute_to_gateway(gateway, error))
 }
 
-/// Assigns a unique address to a pixel. Returns all instances, including the
-/// new address.
+/// Assigns a unique address to a pixel. Returns all records, including the new
+/// address.
 async fn assign_unique_address(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
     subnet: Subnet,
     name: &Name,
-) -> Result<Vec<Instance>> {
+) -> Result<Vec<PixelRecord>> {
     for _ in 0..ATTEMPTS {
         let instances = backend.list().await?;
-        let clients = egress_gateway::clients(&instances, &gateway.bridge, subnet);
+        let records = egress_gateway::records(&instances, &gateway.bridge);
+        let clients = egress_gateway::clients(&records, subnet);
         if clients.iter().any(|client| client.name == *name) {
-            return Ok(instances);
+            return Ok(records);
         }
         if !instances.iter().any(|instance| instance.name == *name) {
             return Err(Error::NotFound(Subject::pixel(name)));

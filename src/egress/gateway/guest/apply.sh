@@ -2,8 +2,9 @@
 # Applies a state to the gateway. One caller at a time.
 #
 # Takes the lock, which the kernel releases when this process ends, and prints
-# "ready KEY=VALUE...". Then reads the new state from stdin: each file after a
-# line "==> NAME", and "==> end" after the last file. Prints "done" at the end.
+# "ready KEY=VALUE...", the pixels of the state in force, if known, after the line
+# "==> pixels", and "==> end". Then reads the new state from stdin: each file after
+# a line "==> NAME", and "==> end" after the last file. Prints "done" at the end.
 # Truncated input changes nothing.
 set -eu
 export LC_ALL=C
@@ -108,6 +109,11 @@ set -- $(ip -4 route show default)
 host=
 [ "${2-}" != via ] || host=$3
 echo "ready applied=$applied host=$host uplink=$uplink dns=$dns domain=$domain leases=$leases"
+if [ -n "$applied" ] && [ -e "$state/pixels" ]; then
+    echo "==> pixels"
+    cat "$state/pixels"
+fi
+echo "==> end"
 
 new=$dir/new
 rm -rf "$new" "$dir/old"

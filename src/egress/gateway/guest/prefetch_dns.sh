@@ -1,7 +1,7 @@
 #!/bin/bash
 # Sends the resolver of the policy $1 a query for each host of the policy, so
 # that their addresses are learned before a pixel uses an answer that it cached
-# earlier. Waits for all answers together for at most 0.2 s; later answers are
+# earlier. Waits for all answers together for at most 0.1 s; later answers are
 # learned too.
 set -u
 conf=/var/lib/pixels/gateway/state/resolvers/$1
@@ -21,7 +21,7 @@ for name in $(sed -n 's|^server=/\([^*/][^/]*\)/.*|\1|p' "$conf" | sort -u); do
     printf '%b' "$question\x00\x00\x01\x00\x01" >&"$fd"
     open+=("$fd")
 done
-end=$((${EPOCHREALTIME/[.,]/} + 200000))
+end=$((${EPOCHREALTIME/[.,]/} + 100000))
 for fd in "${open[@]}"; do
     left=$((end - ${EPOCHREALTIME/[.,]/}))
     [ "$left" -gt 0 ] || break
