@@ -250,7 +250,8 @@ impl Lab {
                 api.state(&name, "start", false)
             })
             .context("starting pixels")?;
-            self.set_policy("base", &["unrestricted"])?;
+            // Applies all recorded policies.
+            self.pixels.run(&["network", "gateway", "status"])?;
         }
         Ok(())
     }
