@@ -216,9 +216,9 @@ impl Lab {
         self.crowds.get().map(Box::as_ref).context("no pixels")
     }
 
-    /// Starts pixels behind the gateway until `count` of them run, each with its
-    /// own policy. They run a single process, so that many fit into memory. The
-    /// base pixel must exist.
+    /// Starts pixels behind the gateway until `count` of them run, every second with
+    /// a policy of its own. They run a single process, so that many fit into
+    /// memory. The base pixel must exist.
     pub fn populate(&self, count: usize) -> Result<()> {
         let mut api = self.api();
         let source = format!("{}/ready", self.instance("base"));
