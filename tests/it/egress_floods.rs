@@ -68,6 +68,27 @@ fn flood_of_one_pixel_leaves_others_unharmed() {
     let own = log(env, &hostile);
     assert_eq!(own.len(), REPORTED, "{own:?}");
 
+    let ask = |way: &str| {
+        let line = format!("ask {server} allowed.test 1 1 {way}");
+        helper(env, &neighbor, &[&line]).remove(0)
+    };
+    // Longer than the queries of the neighbor take.
+    let flood = format!("flood {server} 100000000");
+    let flood = Running::start(env, &hostile, &flood);
+    let received = || {
+        let count = ["cat", "/sys/class/net/eth1/statistics/rx_packets"];
+        let printed = walls.server.run(&walls.gateway_name(), &count);
+        printed.trim().parse::<u64>().unwrap()
+    };
+    for way in ["udp", "tcp", "udp", "tcp"] {
+        let before = received();
+        let answer = ask(way);
+        assert!(answer.contains("answers=1"), "{way}: {answer}");
+        let during = received() - before;
+        assert!(during > 1000, "only {during} packets of the flood");
+    }
+    drop(flood);
+
     // All TCP connections that one resolver accepts by default.
     let hold = format!("hold {server} 60");
     let mut held = Running::start(env, &hostile, &hold);
@@ -77,10 +98,6 @@ fn flood_of_one_pixel_leaves_others_unharmed() {
     assert!(!walls.reaches(&neighbor, &denied, 80));
     assert!(!walls.reaches(&neighbor, "denied.test", 80));
     assert!(walls.reaches(&neighbor, "allowed.test", 80));
-    let ask = |way: &str| {
-        let line = format!("ask {server} allowed.test 1 1 {way}");
-        helper(env, &neighbor, &[&line]).remove(0)
-    };
     for way in ["udp", "tcp"] {
         let answer = ask(way);
         assert!(answer.contains("answers=1"), "{way}: {answer}");

@@ -40,12 +40,11 @@ impl Running {
         Self { child, lines }
     }
 
-    /// Waits for a number of printed lines.
+    /// Waits for a number of printed lines and returns them.
     #[track_caller]
-    pub fn prints(&mut self, count: usize) {
-        for _ in 0..count {
-            self.lines.next().expect("the helper ended").unwrap();
-        }
+    pub fn prints(&mut self, count: usize) -> Vec<String> {
+        let line = |_| self.lines.next().expect("the helper ended").unwrap();
+        (0..count).map(line).collect()
     }
 }
 
@@ -94,6 +93,19 @@ fn policy_change_ends_flows_to_previous_resolver() {
     drop(flows);
     walls.comes_to_reach(&pixel, "own.test", 80);
     assert!(!walls.reaches(&pixel, "other.test", 80));
+
+    // The same for a rule that is removed.
+    env.pixels(["network", "allow", &pixel, "other.test"]).ok();
+    let mut flows = Running::start(env, &pixel, &format!("keep {server} other other"));
+    eventually("both flows get answers", || {
+        flows.prints(1)[0].matches("answers=1").count() == 2
+    });
+    env.pixels(["network", "deny", &pixel, "other.test"]).ok();
+    // A line may have been printed before the change.
+    flows.prints(2);
+    let answers = flows.prints(20).concat();
+    assert!(!answers.contains("answers=1"), "{answers}");
+    drop(flows);
 
     // Answers have no keys for encrypted server names. Queries for IPv6
     // addresses are answered by the gateway.

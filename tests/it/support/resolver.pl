@@ -72,7 +72,7 @@ sub ask {
 }
 
 # Asks on one UDP socket and on one TCP connection until killed. Prints a line
-# per round.
+# per round, with the two answers.
 sub keep {
     my ($server, @labels) = @_;
     my ($udp, $tcp) = (udp($server), tcp($server));
@@ -80,8 +80,10 @@ sub keep {
     while (1) {
         send $udp, query(["$labels[0]", 'test']), 0;
         syswrite $tcp, pack 'n/a', query(["$labels[1]", 'test']);
-        for my $s ($udp, $tcp) { readable($s, 0.05) and sysread $s, my $text, 2000 }
-        print "asked\n";
+        my ($by_udp, $by_tcp);
+        readable($udp, 0.05) and sysread $udp, $by_udp, 2000;
+        readable($tcp, 0.05) and sysread $tcp, $by_tcp, 2000;
+        print 'udp: ', result($by_udp), ' tcp: ', result(substr $by_tcp // '', 2), "\n";
     }
 }
 
