@@ -13,4 +13,5 @@ if [ -n "$sum" ]; then
 fi
 tar -xzf "$dir/zmx.tar.gz" -C "$dir" zmx
 install -m 0755 "$dir/zmx" /usr/local/bin/zmx
-zmx --version
+# zmx opens a log file in a folder of /tmp that any user may have created.
+runuser -u pixel -- zmx --version
