@@ -25,7 +25,7 @@ until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
     sleep 0.05
 done
 for unit in nftables dnsmasq; do
-    systemctl disable --now "$unit" 2>/dev/null || :
+    systemctl disable --no-reload --now "$unit" 2>/dev/null || :
 done
 dir=/var/lib/pixels/gateway
 # The state may be that of another version: forward nothing until policies are
@@ -42,5 +42,5 @@ systemctl stop 'pixels-resolver@*'
 systemctl stop pixels-queries.socket pixels-queries.service
 set -- pixels-gateway pixels-dhcp pixels-queries.socket pixels-forwarder pixels-resolvers \
     pixels-learned.timer
-systemctl enable --quiet "$@"
+systemctl enable --no-reload --quiet "$@"
 systemctl restart "$@"
