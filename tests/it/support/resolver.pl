@@ -71,19 +71,21 @@ sub ask {
     print result($text), "\n";
 }
 
-# Asks on one UDP socket and on one TCP connection until killed. Prints a line
-# per round, with the two answers.
+# Asks on one UDP socket and on one TCP connection, 20 times per second, until
+# killed. Prints a line per round: its time and the two answers.
 sub keep {
     my ($server, @labels) = @_;
     my ($udp, $tcp) = (udp($server), tcp($server));
     connected($tcp);
     while (1) {
+        my $time = time;
         send $udp, query(["$labels[0]", 'test']), 0;
         syswrite $tcp, pack 'n/a', query(["$labels[1]", 'test']);
         my ($by_udp, $by_tcp);
         readable($udp, 0.05) and sysread $udp, $by_udp, 2000;
         readable($tcp, 0.05) and sysread $tcp, $by_tcp, 2000;
-        print 'udp: ', result($by_udp), ' tcp: ', result(substr $by_tcp // '', 2), "\n";
+        print "$time udp: ", result($by_udp), ' tcp: ', result(substr $by_tcp // '  ', 2), "\n";
+        select undef, undef, undef, 0.05;
     }
 }
 
