@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::dns;
 
-pub const SLOTS: u8 = 4;
+pub const SLOTS: u8 = 7;
 /// Slot whose network also receives the host's traffic to [`METADATA`].
 pub const FIRST: u8 = 0;
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
@@ -41,9 +41,12 @@ const TCP: [u16; 7] = [22, 80, 443, 853, 8080, 9418, 65000];
 const UDP: [u16; 5] = [68, 123, 443, 4433, 65000];
 
 /// The address with number `host`, below 63, in the network of a slot. The
-/// networks are the parts of one that is reserved for documentation (RFC 5737).
+/// networks are parts of two that are reserved for documentation (RFC 5737).
 pub const fn address(slot: u8, host: u8) -> Ipv4Addr {
-    Ipv4Addr::new(198, 51, 100, 64 * slot + host)
+    match slot {
+        0..4 => Ipv4Addr::new(198, 51, 100, 64 * slot + host),
+        _ => Ipv4Addr::new(192, 0, 2, 64 * (slot - 4) + host),
+    }
 }
 
 pub struct Wan {
@@ -73,22 +76,35 @@ pub fn enter(namespace: &File) {
     move_into_link_name_space(namespace.as_fd(), kind).unwrap();
 }
 
+fn lock_file(slot: u8) -> File {
+    File::create(std::env::temp_dir().join(format!("pixels-test-wan{slot}.lock"))).unwrap()
+}
+
 impl Wan {
     /// Waits until the first slot is free, then starts its network.
     pub fn first() -> Self {
-        Self::start(FIRST)
+        let turn = lock_file(FIRST);
+        flock(&turn, FlockOperation::LockExclusive).unwrap();
+        Self::start(FIRST, turn)
     }
 
     /// Waits for a slot other than the first, then starts its network.
     pub fn any() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        Self::start(1 + NEXT.fetch_add(1, Ordering::Relaxed) % (SLOTS - 1))
+        let free = (FIRST + 1..SLOTS).find_map(|slot| {
+            let turn = lock_file(slot);
+            flock(&turn, FlockOperation::NonBlockingLockExclusive).ok()?;
+            Some((slot, turn))
+        });
+        let (slot, turn) = free.unwrap_or_else(|| {
+            let slot = SLOTS - 1;
+            let turn = lock_file(slot);
+            flock(&turn, FlockOperation::LockExclusive).unwrap();
+            (slot, turn)
+        });
+        Self::start(slot, turn)
     }
 
-    fn start(slot: u8) -> Self {
-        let lock = std::env::temp_dir().join(format!("pixels-test-wan{slot}.lock"));
-        let turn = File::create(lock).unwrap();
-        flock(&turn, FlockOperation::LockExclusive).unwrap();
+    fn start(slot: u8, turn: File) -> Self {
         let wan = Self {
             slot,
             names: Arc::default(),
