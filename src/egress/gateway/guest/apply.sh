@@ -11,9 +11,11 @@ export LC_ALL=C
 umask 077
 dir=/var/lib/pixels/gateway
 state=$dir/state
-mkdir -p "$state/resolvers" /run/pixels
+mkdir -p "$dir" /run/pixels
 exec 9>"$dir/lock"
 flock 9
+# Not before: the holder of the lock replaces the directory.
+[ -d "$state/resolvers" ] || mkdir -p "$state/resolvers"
 
 # Sets `active` to the active units. One request for all, because a gateway may
 # have hundreds of resolvers. systemd may still be starting.
