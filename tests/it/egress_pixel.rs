@@ -357,7 +357,14 @@ fn invalid_ruleset_keeps_network_down() {
         ["degraded\n", "running\n"].contains(&state.stdout.as_str())
     });
     let state = "systemctl is-active pixels-egress systemd-networkd pixels-resolver; ip -4 -o addr show eth0 scope global";
-    assert_eq!(pixel.sh(state).stdout, "failed\ninactive\ninactive\n");
+    // A packet for systemd-networkd starts the units again, and they fail again.
+    wait::eventually("the units have failed", || {
+        let state = pixel.sh(state).stdout;
+        let (filter, others) = state.split_once('\n').unwrap();
+        assert!(["failed", "activating"].contains(&filter), "{state}");
+        assert_eq!(others, "inactive\ninactive\n");
+        filter == "failed"
+    });
     // `pixels start` repairs the files first.
     pixel.restart();
     pixel.answers("allowed.test");

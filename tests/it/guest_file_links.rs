@@ -128,6 +128,8 @@ pub fn provisioning(sandbox: &Sandbox) {
         command.env("PIXELS_PROVISION_DEVTOOLS", "true");
         finished(spawn(&mut command), LIMIT)
     };
+    // Installs the SSH server, which adds a user to /etc/shadow.
+    env.pixels(["provision", &sandbox.name, "--wait"]).ok();
     // In the mode allowlist, the command would wait for the downloads of the step.
     env.pixels(["network", "set", &sandbox.name, "agent"]).ok();
     sandbox.accept_root_files();
