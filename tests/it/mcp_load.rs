@@ -290,7 +290,7 @@ fn killed_server_loses_no_sandbox() {
     let env = environment("mcp-kills");
     let mut moments = Moments::new();
     sixteen_clients(&env, |desk, mut server| {
-        for _ in 0..rounds(15) {
+        for _ in 0..rounds(30) {
             std::thread::sleep(moments.within(SPAN));
             server = desk.replace(server, &env);
         }

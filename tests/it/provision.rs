@@ -264,15 +264,15 @@ fn provisioning_installs_tools_from_mirror() {
     let env = provisioning(
         "tools",
         &format!(
-            "[provision]\ninstaller_url = \"{server}\"\ntools = [\"npm:semver\"]\nca_certs = {authorities:?}\n\
+            "[provision]\ninstaller_url = \"{server}\"\ntools = [\"npm:@openai/codex\"]\nca_certs = {authorities:?}\n\
              [env]\nMISE_NPM_PACKAGE_MANAGER = \"npm\"\n[console]\nmultiplexer = \"none\"\n\
              [network]\nallow = [{host:?}]\n"
         ),
     );
     let name = env.name("box");
     env.pixels(["create", &name, "--wait"]).ok();
-    let printed = env.pixels(["exec", &name, "--", "semver", "v1.2.3"]).ok();
-    assert_eq!(printed.stdout, "1.2.3\n");
+    let version = env.pixels(["exec", &name, "--", "codex", "--version"]).ok();
+    assert!(version.stdout.starts_with("codex"), "{}", version.stdout);
 }
 
 /// The npm registry configured on this machine.

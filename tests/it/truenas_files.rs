@@ -3,42 +3,38 @@
 use std::fs;
 
 use crate::forward::{self, Served};
+use crate::support::env::TestEnv;
 use crate::support::truenas::Nas;
 use crate::transfer::{self, Pixel, noise};
 use crate::transfer_large;
 
-// The versions differ in how a pixel is found. Its files and ports are reached over
-// SSH in both, so each check of files runs on one version.
-
 #[test]
 #[ignore = "needs Incus"]
 fn truenas_25_04_supports_files_and_forward() {
-    let (_nas, env) = Nas::lab("25.04.2", "files");
+    carried(Nas::lab("25.04.2", "files"));
+}
+
+#[test]
+#[ignore = "needs Incus"]
+fn truenas_25_10_supports_files_and_forward() {
+    carried(Nas::lab("25.10.1", "files"));
+}
+
+fn carried((_nas, env): (Nas, TestEnv)) {
     let pixel = Pixel::on(env).cleared();
     transfer::tree_is_kept(&pixel);
     let pixel = pixel.cleared();
     transfer::syncs(&pixel);
     let pixel = pixel.cleared();
     streams(&pixel);
-    stopped(&pixel);
-    forwards(pixel);
-}
-
-#[test]
-#[ignore = "needs Incus"]
-fn truenas_25_10_supports_files_and_forward() {
-    let (_nas, env) = Nas::lab("25.10.1", "files");
-    let mut pixel = Pixel::on(env).cleared();
+    let mut pixel = pixel.cleared();
     transfer::leaves_nothing_half(&mut pixel);
     let pixel = pixel.cleared();
     transfer_large::arrives(&pixel);
     let pixel = pixel.cleared();
     transfer_large::leaves_nothing(&pixel);
-    forwards(pixel);
-}
-
-/// Checks ports of another pixel.
-fn forwards(pixel: Pixel) {
+    let pixel = pixel.cleared();
+    stopped(&pixel);
     let Pixel { env, name, .. } = pixel;
     env.pixels(["destroy", "-f", &name]).ok();
     forward::carries(&Served::new(Pixel::on(env)));
