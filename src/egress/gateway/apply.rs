@@ -149,24 +149,22 @@ async fn read_report(output: impl AsyncBufRead + Unpin) -> std::io::Result<Optio
         return Ok(None);
     };
     let mut state = GatewayState::parse(&ready);
-    let mut pixels = None;
+    let mut pixels: Option<Vec<PixelRecord>> = None;
     while let Some(line) = lines.next_line().await? {
-        match line.as_str() {
-            "==> end" => {
+        match (line.as_str(), &mut pixels) {
+            ("==> end", _) => {
                 if let Some(state) = &mut state {
-                    state.pixels = pixels.flatten();
+                    state.pixels = pixels;
                 }
                 return Ok(state);
             }
-            "==> pixels" => pixels = Some(Some(Vec::new())),
-            line => {
-                let record = PixelRecord::parse(line);
-                pixels = pixels.map(|known| {
-                    let mut known: Vec<PixelRecord> = known?;
-                    known.push(record?);
-                    Some(known)
-                });
-            }
+            ("==> pixels", _) => pixels = Some(Vec::new()),
+            // One unreadable record makes all unknown.
+            (line, Some(known)) => match PixelRecord::parse(line) {
+                Some(record) => known.push(record),
+                None => pixels = None,
+            },
+            (_, None) => {}
         }
     }
     Ok(None)

@@ -24,7 +24,7 @@ pub struct PixelRecord {
 
 impl PixelRecord {
     /// The record of an instance. `None` if it is not on this bridge.
-    pub fn of(instance: &Instance, bridge: &str) -> Option<Self> {
+    pub fn from_instance(instance: &Instance, bridge: &str) -> Option<Self> {
         let property = |key: &str| instance.properties.get(key).cloned();
         (instance.isolated_bridge.as_deref() == Some(bridge)).then(|| Self {
             name: instance.name.clone(),
@@ -74,7 +74,7 @@ impl PixelRecord {
 pub fn records(instances: &[Instance], bridge: &str) -> Vec<PixelRecord> {
     let records = instances.iter();
     records
-        .filter_map(|instance| PixelRecord::of(instance, bridge))
+        .filter_map(|instance| PixelRecord::from_instance(instance, bridge))
         .collect()
 }
 
@@ -195,7 +195,7 @@ mod tests {
             instance
                 .properties
                 .extend(policy.map(|policy| (KEY.to_owned(), policy)));
-            let record = PixelRecord::of(&instance, "pixels0").unwrap();
+            let record = PixelRecord::from_instance(&instance, "pixels0").unwrap();
             let line = record.to_line();
             assert!(
                 line.trim_end()

@@ -115,7 +115,8 @@ impl DesiredState<'_> {
             }
             parts.insert(format!("p_{}", chains.id), chains.text);
         }
-        files.insert("pixels", sorted(&pixels_text(self.pixels)));
+        let pixels: String = self.pixels.iter().map(PixelRecord::to_line).collect();
+        files.insert("pixels", sorted(&pixels));
         files.insert("chains", parts_text(&parts));
         files.insert("elements", sorted(&elements.concat()));
         files.insert("hosts", lines(&clients, dhcp::reservation));
@@ -146,10 +147,6 @@ fn policy_of(client: &Client) -> Option<Policy> {
     Policy::from_record(client.policy.as_deref())
         .map_err(invalid)
         .ok()
-}
-
-fn pixels_text(pixels: &[PixelRecord]) -> String {
-    pixels.iter().map(PixelRecord::to_line).collect()
 }
 
 /// Returns a port derived from the policy, or the next port if it is in use.

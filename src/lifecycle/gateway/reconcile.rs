@@ -53,7 +53,7 @@ pub async fn change(
         pixel.properties.extend(properties);
         pixel.properties.retain(|_, value| !value.is_empty());
         records.retain(|record| record.name != *name && names.contains(&record.name));
-        records.extend(PixelRecord::of(&pixel, &gateway.bridge));
+        records.extend(PixelRecord::from_instance(&pixel, &gateway.bridge));
         Ok(records)
     };
     let outcome = apply_locked(backend, gateway, LeaseChange::None, set).await;

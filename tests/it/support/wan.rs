@@ -76,31 +76,29 @@ pub fn enter(namespace: &File) {
     move_into_link_name_space(namespace.as_fd(), kind).unwrap();
 }
 
-fn lock_file(slot: u8) -> File {
-    File::create(std::env::temp_dir().join(format!("pixels-test-wan{slot}.lock"))).unwrap()
+/// Locks a slot. `None` if the operation does not wait and the slot is in use.
+fn take(slot: u8, operation: FlockOperation) -> Option<File> {
+    let path = std::env::temp_dir().join(format!("pixels-test-wan{slot}.lock"));
+    let file = File::create(path).unwrap();
+    flock(&file, operation).ok()?;
+    Some(file)
 }
 
 impl Wan {
     /// Waits until the first slot is free, then starts its network.
     pub fn first() -> Self {
-        let turn = lock_file(FIRST);
-        flock(&turn, FlockOperation::LockExclusive).unwrap();
-        Self::start(FIRST, turn)
+        Self::start(FIRST, take(FIRST, FlockOperation::LockExclusive).unwrap())
     }
 
     /// Waits for a slot other than the first, then starts its network.
     pub fn any() -> Self {
         let free = (FIRST + 1..SLOTS).find_map(|slot| {
-            let turn = lock_file(slot);
-            flock(&turn, FlockOperation::NonBlockingLockExclusive).ok()?;
+            let turn = take(slot, FlockOperation::NonBlockingLockExclusive)?;
             Some((slot, turn))
         });
-        let (slot, turn) = free.unwrap_or_else(|| {
-            let slot = SLOTS - 1;
-            let turn = lock_file(slot);
-            flock(&turn, FlockOperation::LockExclusive).unwrap();
-            (slot, turn)
-        });
+        let last = SLOTS - 1;
+        let (slot, turn) =
+            free.unwrap_or_else(|| (last, take(last, FlockOperation::LockExclusive).unwrap()));
         Self::start(slot, turn)
     }
 
