@@ -22,7 +22,8 @@ const HEADER: &str = "\
 # with low limits, one pixel can use them up, and then programs of the host and
 # of other pixels fail. The memory of inotify, fanotify, files and AIO requests
 # counts toward the memory limit of the pixel. The memory of neighbor entries
-# (ARP and NDP, about 400 bytes each) does not, so these limits are lower.
+# (ARP and NDP, about 500 bytes each) does not. When there are more than gc_thresh2
+# entries, the kernel deletes entries that were not updated for 5 seconds.
 ";
 
 /// The highest value that all kernels accept.
@@ -38,10 +39,10 @@ pub const RECOMMENDED: &[(&str, u64)] = &[
     ("fs.aio-max-nr", UNLIMITED),
     ("net.ipv4.neigh.default.gc_thresh1", 8192),
     ("net.ipv4.neigh.default.gc_thresh2", 32_768),
-    ("net.ipv4.neigh.default.gc_thresh3", 65_536),
+    ("net.ipv4.neigh.default.gc_thresh3", UNLIMITED),
     ("net.ipv6.neigh.default.gc_thresh1", 8192),
     ("net.ipv6.neigh.default.gc_thresh2", 32_768),
-    ("net.ipv6.neigh.default.gc_thresh3", 65_536),
+    ("net.ipv6.neigh.default.gc_thresh3", UNLIMITED),
 ];
 
 /// The state of a limit on this machine.

@@ -146,7 +146,7 @@ fn limit<'a>(local: &'a mut LocalFacts, key: &str) -> &'a mut KernelLimit {
 fn low_kernel_limits_are_raised_and_high_limits_are_kept() {
     let plan = plan_with(|local| {
         limit(local, "fs.aio-max-nr").value = Some(65_536);
-        limit(local, "net.ipv4.neigh.default.gc_thresh3").value = Some(1 << 20);
+        limit(local, "net.ipv4.neigh.default.gc_thresh3").value = Some(1 << 40);
         limit(local, "fs.file-max").value = Some(1 << 40);
     });
     let raised = step(&plan, Limits);
@@ -166,7 +166,7 @@ fn low_kernel_limits_are_raised_and_high_limits_are_kept() {
             "  net.ipv4.neigh.default.gc_thresh2 = 32768",
             "  net.ipv6.neigh.default.gc_thresh1 = 8192",
             "  net.ipv6.neigh.default.gc_thresh2 = 32768",
-            "  net.ipv6.neigh.default.gc_thresh3 = 65536",
+            "  net.ipv6.neigh.default.gc_thresh3 = 2147483647",
         ]
     );
     assert_eq!(plan.warnings, [""; 0]);
