@@ -1,6 +1,8 @@
 //! One pixel floods the gateway. Other pixels, also those with the same policy,
 //! keep their network and a complete log.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::egress_flows::{Running, helper};
@@ -59,12 +61,39 @@ fn flood_of_one_pixel_leaves_others_unharmed() {
     );
     assert_eq!(log(env, &neighbor), Vec::<String>::new());
 
+    // The host does not track packets between pixels and their gateway.
+    let bridged = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    let previous = std::fs::read(bridged).unwrap();
+    std::fs::write(bridged, "1").unwrap();
+    let on_host = || {
+        let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+        count.unwrap().trim().parse::<u32>().unwrap()
+    };
+    let before = on_host();
+    run("probe 20000");
+    let added = on_host().saturating_sub(before);
+    std::fs::write(bridged, previous).unwrap();
+    assert!(added < 5000, "{added} connections on the host");
+
     // Floods of names, addresses and connections, denied and allowed.
     run(&format!("flood {server} 20000"));
     run("probe 20000");
     run(&format!("scatter {} 5000", wan.address(20)));
     run(&format!("scatter {} 20000", wan.address(10)));
+    // Assured flows, which the kernel does not evict.
+    run(&format!("assure {server} 6000"));
     assert!(tracked() < 6000, "{} connections", tracked());
+    // The gateway's journal contains no denied names.
+    let journal = ["sh", "-c", "journalctl --quiet | grep -c flood || :"];
+    assert_eq!(walls.server.run(&walls.gateway_name(), &journal), "0\n");
+    // Slower than the limit on new connections, so that only the quota stops it. The
+    // kernel forgets connections without an answer after 30 seconds.
+    run(&format!("scatter {} 6000 450", wan.address(10)));
+    assert!(
+        (3000..4400).contains(&tracked()),
+        "{} connections",
+        tracked()
+    );
     let own = log(env, &hostile);
     assert_eq!(own.len(), REPORTED, "{own:?}");
 

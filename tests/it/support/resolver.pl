@@ -53,10 +53,12 @@ sub result {
     return sprintf 'status=%d answers=%d %s', $flags & 15, $answers, $text =~ s/[^!-~]/./gr;
 }
 
-# Blanks in a label are written as +.
+# Blanks in a label are written as +. The header, without the identifier, is
+# hexadecimal.
 sub ask {
-    my ($server, $name, $type, $class, $way) = @_;
+    my ($server, $name, $type, $class, $way, $header) = @_;
     my $query = query([map { s/\+/ /gr } split /\./, $name], $type, $class);
+    substr $query, 2, 10, pack 'H*', $header if $header;
     my $text;
     if (($way // 'udp') eq 'tcp') {
         my $s = tcp($server);
@@ -98,11 +100,14 @@ sub hold {
     sleep 600;
 }
 
-# Sends datagrams to many ports of an address.
+# Sends datagrams to many ports of an address: all at once, or a number per second.
 sub scatter {
-    my ($address, $count) = @_;
+    my ($address, $count, $rate) = @_;
     socket(my $s, AF_INET, SOCK_DGRAM, 0) or die;
-    send $s, 'x', 0, pack_sockaddr_in(1000 + $_, inet_aton($address)) for 1 .. $count;
+    for (1 .. $count) {
+        send $s, 'x', 0, pack_sockaddr_in(1000 + $_, inet_aton($address));
+        select undef, undef, undef, 0.1 if $rate && $_ % ($rate / 10) == 0;
+    }
     print "sent\n";
 }
 
@@ -122,8 +127,29 @@ sub flood {
     print "sent\n";
 }
 
+# Sends two queries for an allowed name over each of many sockets. A UDP flow that
+# has had an answer and has packets more than 2 seconds after its start is "assured":
+# the kernel does not evict it when the connection table is full.
+sub assure {
+    my ($server, $count) = @_;
+    # Raises the limit on open files.
+    syscall(160, 7, pack 'QQ', 2 * $count, 2 * $count) == 0 or die "setrlimit: $!";
+    my @sockets;
+    for (1 .. $count) {
+        socket(my $s, AF_INET, SOCK_DGRAM, 0) or die "socket: $!";
+        connect $s, pack_sockaddr_in(53, inet_aton($server)) or die;
+        push @sockets, $s;
+    }
+    for (1 .. 2) {
+        send $_, query(['allowed', 'test']), 0 for @sockets;
+        sleep 3;
+    }
+    print "sent\n";
+}
+
 my %verbs = (
     ask => \&ask, keep => \&keep, hold => \&hold, scatter => \&scatter, probe => \&probe, flood => \&flood,
+    assure => \&assure,
 );
 while (my $line = <DATA>) {
     my ($verb, @words) = split ' ', $line;
