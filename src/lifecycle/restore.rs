@@ -14,7 +14,7 @@ use crate::model::{Backend, Checkpoint, Error, Instance, Label, Name, Properties
 
 /// Properties of the pixel, not of its disk: a restore keeps them.
 const KEPT: [&str; 3] = [expiry::KEY, creator::KEY, provisioning::APPLYING];
-/// Time to shut down before a restore under another policy.
+/// Time to shut down before a restore of a pixel that enforces another policy itself.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Returns the policy after a restore, from the present policy and that of the
@@ -25,8 +25,10 @@ pub type ChoosePolicy<'a> = &'a (dyn Fn(&Policy, &Policy) -> Policy + Sync);
 /// default that of the checkpoint. Keeps the current expiry of the pixel, and
 /// whether the pixel is complete. Ends a provisioning lease.
 ///
-/// Behind a gateway, the policy is applied before the disk is restored. If the
-/// restore fails, the current policy is applied again.
+/// Behind a gateway, the policy is applied before the disk is restored. If this
+/// policy is not that of the checkpoint, a running pixel is killed before the restore
+/// and started after it. If restoring the disk fails, the previous policy is applied
+/// again.
 pub async fn restore(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -100,17 +102,49 @@ impl Restore<'_> {
             let change = |present: &Instance| self.policy_after(present);
             gateway::change(backend, gateway, name, &change).await?;
         }
-        let restored = select(&backend.get(name).await?.properties);
-        if let Err(error) = self.restore_disk().await {
-            backend.set_properties(name, &present).await?;
-            gateway::reconcile(backend, gateway).await?;
-            return Err(error);
-        }
-        if restored != self.checkpoint_policy() {
+        let attempt = async {
+            let current = backend.get(name).await?;
+            let restored = select(&current.properties);
+            // The restore writes the policy of the checkpoint into the record, and
+            // another command may apply that policy before the record is replaced. The
+            // pixel must not run in between.
+            let is_replaced = restored != self.checkpoint_policy();
+            let stops = is_replaced && current.status != Status::Stopped;
+            if stops {
+                backend.stop(name, Duration::ZERO).await?;
+            }
+            self.restore_disk().await?;
+            Ok((is_replaced.then_some(restored), stops))
+        };
+        let (replaced, stops) = match attempt.await {
+            Ok(done) => done,
+            Err(error) => {
+                if let Err(other) = self.undo(gateway, &present).await {
+                    tracing::warn!("cannot undo the change of the policy of {name}: {other}");
+                }
+                return Err(error);
+            }
+        };
+        if let Some(restored) = replaced {
             backend.set_properties(name, &restored).await?;
         }
         // Another pixel may now have the address recorded in the checkpoint.
-        gateway::admit(backend, gateway, name).await
+        gateway::admit(backend, gateway, name).await?;
+        match stops {
+            true => backend.start(name).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Applies the policy before the restore again, and starts a pixel that ran.
+    async fn undo(&self, gateway: &GatewaySpec, present: &Properties) -> Result<()> {
+        let name = &self.instance.name;
+        self.backend.set_properties(name, present).await?;
+        gateway::reconcile(self.backend, gateway).await?;
+        match self.instance.status {
+            Status::Running => self.backend.start(name).await,
+            _ => Ok(()),
+        }
     }
 
     /// The disk of the checkpoint contains its policy.

@@ -6,11 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
+use crate::egress_flows::helper;
+use crate::egress_pixel::sh;
 use crate::support::lab;
 use crate::support::mcp::{Client, MESSAGE_HEADERS, McpServer, environment, quick_base, text};
 use crate::support::wait::eventually;
 use crate::support::walls::Walls;
 use crate::support::wan::Wan;
+use crate::support::wan_pixel;
 
 fn hello(client: &Client, headers: &[(&str, &str)]) -> u16 {
     let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
@@ -194,19 +197,35 @@ fn restored_and_forked_sandboxes_keep_narrowed_policy() {
         .set("PIXELS_NETWORK_EGRESS", "allowlist");
     walls.env.config(&format!(
         "[mcp.bases.quick]\nparent_image = \"ubuntu/24.04\"\n[defaults]\ndns = [\"{}\"]\n\
-         [network]\nallow = [\"one.test\", \"two.test\"]\n",
-        walls.wan.resolver()
+         [network]\nallow = [\"one.test\", \"two.test\", \"{}\"]\n",
+        walls.wan.resolver(),
+        walls.wan.address(22),
     ));
     let env = &walls.env;
     let server = McpServer::start(env);
     let client = server.client();
     let name = client.sandbox("quick");
     walls.comes_to_reach(&name, "two.test", 443);
+    // A service that sends datagrams from the start of each boot.
+    let hammer = format!(
+        "printf '[Service]\\nRestart=always\\nExecStart=/usr/bin/perl -MSocket -e \
+         \"socket S,2,2,0; while (1) {{ send S, q(pxtwideq), 0, pack_sockaddr_in 4433, \
+         inet_aton q({}); select undef, undef, undef, 0.01 }}\"\\n[Install]\\n\
+         WantedBy=multi-user.target\\n' >/etc/systemd/system/hammer.service; \
+         systemctl enable --quiet --now hammer",
+        walls.wan.address(22)
+    );
+    walls.sh(&name, &hammer).ok();
+    eventually("the sandbox sends to the address", || {
+        walls.wan.saw("pxtwideq")
+    });
     let _ = client.call(
         "checkpoint_sandbox",
         json!({"name": name, "label": "early"}),
     );
-    env.pixels(["network", "deny", &name, "two.test"]).ok();
+    let address = walls.wan.address(22).to_string();
+    env.pixels(["network", "deny", &name, "two.test", &address])
+        .ok();
 
     // The present policy is narrower than that of the checkpoint.
     let only_allowed = |pixel: &str| {
@@ -216,8 +235,24 @@ fn restored_and_forked_sandboxes_keep_narrowed_policy() {
         assert!(!walls.reaches(pixel, &address, 443));
     };
     let early = json!({"name": name, "label": "early"});
-    let _ = client.call("restore_sandbox", early.clone());
-    only_allowed(&name);
+    // At the same time, another command applies the records of all pixels.
+    walls.wan.forget();
+    std::thread::scope(|scope| {
+        let restores = scope.spawn(|| {
+            for _ in 0..2 {
+                let _ = client.call("restore_sandbox", early.clone());
+                only_allowed(&name);
+            }
+        });
+        while !restores.is_finished() {
+            env.pixels(["network", "gateway", "status"]).ok();
+        }
+    });
+    assert!(!walls.wan.saw("pxtwideq"));
+    assert_eq!(
+        walls.sh(&name, "systemctl is-active hammer").ok().stdout,
+        "active\n"
+    );
     let fork = json!({"name": name, "checkpoint": "early", "wait_sec": 60});
     let forked = client.call("fork_sandbox", fork.clone());
     assert_eq!(forked["status"], "running", "{forked}");
@@ -225,6 +260,17 @@ fn restored_and_forked_sandboxes_keep_narrowed_policy() {
     // The operator's own restore uses the policy of the checkpoint.
     env.pixels(["checkpoint", "restore", &name, "early"]).ok();
     walls.comes_to_reach(&name, "two.test", 443);
+
+    // The denials of a scan are limited.
+    helper(
+        env,
+        &name,
+        &[&format!("scatter {} 5000", walls.wan.address(21))],
+    );
+    let denials = client.call("network_denials", json!({"name": name}));
+    let count = denials["denials"].as_array().unwrap().len();
+    assert!((100..=200).contains(&count), "{count}: {denials}");
+    assert!(denials.to_string().len() < 64 << 10);
 
     // Neither present nor restored policies exceed the ceiling.
     env.pixels(["network", "set", &name, "unrestricted"]).ok();
@@ -235,4 +281,46 @@ fn restored_and_forked_sandboxes_keep_narrowed_policy() {
     assert!(!walls.reaches(&name, "three.test", 443));
     let shown = env.pixels(["network", "show", &name, "--json"]).ok().json();
     assert_eq!(shown["mode"], "allowlist");
+}
+
+#[test]
+#[ignore = "needs Incus"]
+fn restored_and_forked_sandboxes_keep_narrowed_policy_in_pixel() {
+    lab::ready();
+    let wan = wan_pixel::Wan::up();
+    let mut env = environment("mcp-inside");
+    env.set("PIXELS_NETWORK_PLACEMENT", "pixel")
+        .set("PIXELS_NETWORK_EGRESS", "allowlist");
+    env.config(&format!(
+        "[mcp.bases.quick]\nparent_image = \"ubuntu/24.04\"\n[defaults]\ndns = [\"{}\"]\n\
+         [network]\nallow = [\"allowed.test\", \"api.openai.com\"]\n",
+        wan.resolver()
+    ));
+    let reaches = |pixel: &str, host: &str| {
+        let script = format!("timeout 5 head -n 1 </dev/tcp/{host}/80");
+        sh(&env, pixel, &script).stdout.trim() == "hello"
+    };
+    let server = McpServer::start(&env);
+    let client = server.client();
+    let name = client.sandbox("quick");
+    eventually("the sandbox reaches both hosts", || {
+        reaches(&name, "allowed.test") && reaches(&name, "api.openai.com")
+    });
+    let early = json!({"name": name, "label": "early"});
+    let _ = client.call("checkpoint_sandbox", early.clone());
+    env.pixels(["network", "deny", &name, "api.openai.com"])
+        .ok();
+
+    let only_allowed = |pixel: &str| {
+        eventually("the sandbox reaches the allowed host", || {
+            reaches(pixel, "allowed.test")
+        });
+        assert!(!reaches(pixel, "api.openai.com"));
+        assert!(!reaches(pixel, &wan.address(11)));
+    };
+    let _ = client.call("restore_sandbox", early);
+    only_allowed(&name);
+    let fork = json!({"name": name, "checkpoint": "early", "wait_sec": 60});
+    let forked = client.call("fork_sandbox", fork);
+    only_allowed(&text(&forked["name"]));
 }
