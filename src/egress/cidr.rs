@@ -87,14 +87,14 @@ impl fmt::Display for Cidr {
     }
 }
 
-/// Whether only a rule with the address allows it, in every mode without `lan`.
-/// All IPv6 addresses count as private, because IPv6 is not filtered by
-/// network.
-pub(super) fn is_private(address: IpAddr) -> bool {
+/// Whether an address is closed in every mode and for every name: only a rule with
+/// the address opens an IPv4 address. IPv6 is always closed. `lan`: whether the policy
+/// opens private networks.
+pub(super) fn is_closed(address: IpAddr, lan: bool) -> bool {
     address.is_ipv6()
         || RESERVED
             .iter()
-            .chain(&PRIVATE)
+            .chain(PRIVATE.iter().filter(|_| !lan))
             .filter_map(|net| net.parse::<Cidr>().ok())
             .any(|net| net.contains(address))
 }
@@ -104,8 +104,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn protocol_and_benchmark_networks_are_private() {
-        let private = |text: &str| is_private(text.parse().unwrap());
+    fn reserved_networks_stay_closed_with_lan() {
+        let closed = |text: &str| is_closed(text.parse().unwrap(), true);
+        assert!(closed("169.254.169.254") && closed("127.0.0.1") && closed("::1"));
+        assert!(!closed("10.0.0.1") && !closed("192.168.1.1"));
+    }
+
+    #[test]
+    fn protocol_and_benchmark_networks_are_closed() {
+        let private = |text: &str| is_closed(text.parse().unwrap(), false);
         for inside in ["192.0.0.8", "198.18.0.1", "198.19.255.254"] {
             assert!(private(inside), "{inside}");
         }

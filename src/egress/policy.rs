@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::cidr::is_private;
+use super::cidr::is_closed;
 use super::domain::Domain;
 use super::presets::Presets;
 use super::rule::{Rule, Target};
@@ -278,8 +278,17 @@ impl ResolvedPolicy {
     }
 
     pub fn check_address(&self, address: IpAddr, port: Option<u16>) -> Verdict {
-        let open = self.open && (self.lan || !is_private(address));
+        // No rule opens IPv6.
+        if address.is_ipv6() {
+            return Verdict::Denied;
+        }
+        let open = self.open && !self.is_closed(address);
         self.check(|rule| rule.allows_address(address, port), open)
+    }
+
+    /// Whether an address is closed to the mode and to rules for names.
+    pub fn is_closed(&self, address: IpAddr) -> bool {
+        is_closed(address, self.lan)
     }
 
     fn check(&self, allows: impl Fn(&Rule) -> bool, open: bool) -> Verdict {

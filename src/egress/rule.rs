@@ -60,7 +60,7 @@ impl Rule {
         matches!(&self.target, Target::Net(net) if net.contains(address)) && self.allows_port(port)
     }
 
-    fn allows_port(&self, port: Option<u16>) -> bool {
+    pub(super) fn allows_port(&self, port: Option<u16>) -> bool {
         self.port.is_none() || self.port == port
     }
 

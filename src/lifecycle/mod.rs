@@ -18,6 +18,7 @@ mod guest_policy;
 pub mod history;
 mod identity;
 mod instance_defaults;
+mod learned;
 mod lease;
 mod listing;
 mod network;
@@ -54,6 +55,7 @@ pub use file_access::{ensure_can_set_owner, file_access};
 pub use fork::{CloneNames, ForkOptions, fork};
 pub use guest_policy::GuestPolicy;
 pub use instance_defaults::{DefaultImage, InstanceDefaults};
+pub use learned::learned_rule;
 pub use lease::{
     Lease, begin_provisioning, finish_provisioning, lease, leases, policy_during_lease,
 };

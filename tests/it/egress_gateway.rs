@@ -213,6 +213,13 @@ fn gateway_enforces_policy_changes() {
     assert!(walls.reaches(&a, "many.test", 443));
     assert!(walls.reaches(&a, &address(11), 443) && walls.reaches(&a, &address(12), 443));
     assert!(!walls.reaches(&a, &address(11), 80));
+    // `network check` reports addresses that an allowed name has resolved to.
+    let check = |host: &str| env.pixels(["network", "check", &a, host]);
+    let learned = format!("{}:443 is allowed by many.test:443, from", address(11));
+    let reported = check(&format!("{}:443", address(11))).ok().stdout;
+    assert!(reported.contains(&learned), "{reported}");
+    check(&format!("{}:80", address(11))).expect(1);
+    check(&format!("{}:443", address(13))).expect(1);
     assert!(walls.reaches(&a, "moves.test", 443));
     walls.wan.name("moves.test", &[22]);
     walls.sh(&a, "resolvectl flush-caches || true").ok();

@@ -101,7 +101,8 @@ pub async fn leases(
     }
 }
 
-async fn is_running(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<bool> {
+/// Whether the gateway is complete and running, by the server's records.
+pub async fn is_running(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<bool> {
     let health = super::recorded_health(backend, gateway).await?;
     Ok(matches!(health, Health::Good { .. }))
 }
