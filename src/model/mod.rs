@@ -169,9 +169,10 @@ pub trait IsolatedNetwork: Send + Sync {
     /// bridge is in use.
     async fn remove_bridge(&self, bridge: &str) -> Result<()>;
 
-    /// Configures all instances on an isolated bridge to secure their ports at
-    /// their next start, as [`Backend::start`] does for each instance. Returns the
-    /// names of the instances that were not configured to do so.
+    /// Configures all instances on an isolated bridge to secure their ports and deny
+    /// the system calls of this version at their next start, as [`Backend::start`]
+    /// does for each instance. Returns the names of the instances whose configuration
+    /// has changed.
     async fn secure_ports(&self, bridge: &str) -> Result<Vec<String>>;
 
     /// Identifies what [`IsolatedNetwork::secure_ports`] and

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +15,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use serde_json::json;
 
+use crate::egress_gateway_escapes::Witness;
 use crate::support::lab;
 use crate::support::wait::eventually;
 use crate::support::walls::{Place, Walls};
@@ -241,6 +243,19 @@ fn leaving_fragments(attack: &Attack<'_>, a: &str, b: &str) -> Vec<&'static str>
     [after, before, alone].into_iter().flatten().collect()
 }
 
+/// Echoes datagrams at these ports of the host.
+fn answer_datagrams(ports: &[u16]) {
+    for port in ports {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, *port)).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 2000];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        });
+    }
+}
+
 #[test]
 #[ignore = "needs Incus"]
 fn root_in_pixel_reaches_no_neighbor_or_host_by_frames() {
@@ -270,7 +285,13 @@ fn root_in_pixel_reaches_no_neighbor_or_host_by_frames() {
     let lost = results(victim, &echoes);
 
     let host = HostStack::watch();
-    let answered = attack.run(&a, &probes(FRAMES));
+    let attacker = Witness::at(&walls.env, &a);
+    answer_datagrams(&[547, 4433]);
+    let printed = attack.run(&a, &probes(FRAMES));
+    assert_eq!(printed, [""; 0]);
+    let answered = FRAMES.iter().enumerate();
+    let answered = answered.filter(|(number, _)| attacker.saw(&token(*number)));
+    let answered: Vec<&str> = answered.map(|(_, row)| *row).collect();
     let received = FRAMES.iter().enumerate();
     let received = received.filter(|(number, _)| host.saw(&token(*number)));
     let received: Vec<&str> = received.map(|(_, row)| *row).collect();
@@ -297,10 +318,11 @@ fn root_in_pixel_reaches_no_neighbor_or_host_by_frames() {
     unsecurable_pixel_does_not_start(&walls, &b);
 }
 
-/// Pixels, checkpoints and gateways without port security get it when they start.
+/// The next start secures the ports of pixels, checkpoints and gateways of earlier
+/// versions.
 fn ports_are_secured_at_next_start(walls: &Walls, a: &str) {
     let (env, server) = (&walls.env, &walls.server);
-    let remove_hook = |instance: &str| {
+    let remove_security = |instance: &str| {
         let path = format!("/1.0/instances/{instance}");
         let raw = server.get(&path)["config"]["raw.lxc"]
             .as_str()
@@ -308,7 +330,8 @@ fn ports_are_secured_at_next_start(walls: &Walls, a: &str) {
             .to_owned();
         let init = raw.lines().next().unwrap();
         assert!(init.starts_with("lxc.init.cmd"), "{raw}");
-        server.done("PATCH", &path, &json!({"config": {"raw.lxc": init}}));
+        let earlier = json!({"config": {"raw.lxc": init, "security.syscalls.deny": ""}});
+        server.done("PATCH", &path, &earlier);
     };
     let change = |instance: &str, action: &str| {
         let path = format!("/1.0/instances/{instance}/state");
@@ -327,19 +350,23 @@ fn ports_are_secured_at_next_start(walls: &Walls, a: &str) {
     let (pixel, gateway) = (format!("px-{a}"), walls.gateway_name());
     assert!(!reported(&pixel) && !reported(&gateway));
 
-    remove_hook(&pixel);
+    remove_security(&pixel);
     env.checkpoint(a, "old");
     change(&pixel, "restart");
     assert!(reported(&pixel));
     change(&pixel, "stop");
     env.pixels(["start", a]).ok();
     assert!(!reported(&pixel));
+    let config = &server.get(&format!("/1.0/instances/{pixel}"))["config"];
+    let denied = config["security.syscalls.deny"].as_str().unwrap();
+    assert!(denied.contains("socket errno 97 [0,40"), "{denied}");
+    faults_of_running_port_are_reported(walls, a, &reported);
     env.pixels(["checkpoint", "restore", a, "old"]).ok();
     assert!(!reported(&pixel));
 
     // A gateway of an older version, with a pixel behind it.
-    remove_hook(&gateway);
-    remove_hook(&pixel);
+    remove_security(&gateway);
+    remove_security(&pixel);
     change(&gateway, "restart");
     let path = format!("/1.0/instances/{gateway}");
     server.done(
@@ -354,6 +381,30 @@ fn ports_are_secured_at_next_start(walls: &Walls, a: &str) {
     // Without pixels too, the pixel's next start secures its port.
     change(&pixel, "restart");
     assert!(!reported(&pixel));
+}
+
+/// Removes each part of the security of a running pixel's port.
+fn faults_of_running_port_are_reported(walls: &Walls, a: &str, reported: &dyn Fn(&str) -> bool) {
+    let pixel = format!("px-{a}");
+    for removal in [
+        "bridge link set dev PORT learning on",
+        "bridge fdb replace MAC dev PORT master static",
+        "tc filter del dev PORT ingress",
+        "tc filter del dev PORT egress",
+    ] {
+        let config = walls.server.get(&format!("/1.0/instances/{pixel}"))["config"].clone();
+        let volatile = |key: &str| config[format!("volatile.eth0.{key}")].clone();
+        let removal = removal
+            .replace("PORT", volatile("host_name").as_str().unwrap())
+            .replace("MAC", volatile("hwaddr").as_str().unwrap());
+        let mut words = removal.split(' ');
+        let mut command = Command::new(words.next().unwrap());
+        assert!(command.args(words).status().unwrap().success(), "{removal}");
+        assert!(reported(&pixel), "{removal}");
+        walls.env.pixels(["stop", "--force", a]).ok();
+        walls.env.pixels(["start", a]).ok();
+        assert!(!reported(&pixel), "{removal}");
+    }
 }
 
 /// The error contains the reason of the hook.

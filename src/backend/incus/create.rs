@@ -37,12 +37,13 @@ const PROCESSES: &str = "8192";
 /// opens sockets without the system call; programs use other calls if it is missing.
 /// The ioctls (0x50009401, …0e, …17 and …18) create btrfs subvolumes, to which the
 /// disk limit does not apply; programs that get ENOTTY create directories.
-const DENIED_SYSCALLS: &str = "socket errno 97 [0,40,SCMP_CMP_MASKED_EQ,4294967295]\n\
+pub(super) const DENIED_SYSCALLS: &str = "socket errno 97 [0,40,SCMP_CMP_MASKED_EQ,4294967295]\n\
                                io_uring_setup errno 38\n\
                                ioctl errno 25 [1,1342215169,SCMP_CMP_MASKED_EQ,4294967295]\n\
                                ioctl errno 25 [1,1342215182,SCMP_CMP_MASKED_EQ,4294967295]\n\
                                ioctl errno 25 [1,1342215191,SCMP_CMP_MASKED_EQ,4294967295]\n\
                                ioctl errno 25 [1,1342215192,SCMP_CMP_MASKED_EQ,4294967295]";
+pub(super) const SYSCALLS_KEY: &str = "security.syscalls.deny";
 
 pub(super) async fn create(
     client: &Client,
@@ -157,7 +158,7 @@ fn config(limits: &Limits, properties: &Properties) -> BTreeMap<String, String> 
         ("security.privileged", "false"),
         ("security.guestapi", "false"),
         ("security.nesting", "false"),
-        ("security.syscalls.deny", DENIED_SYSCALLS),
+        (SYSCALLS_KEY, DENIED_SYSCALLS),
         ("limits.processes", PROCESSES),
     ]);
     if let Some(cpu) = &limits.cpu {

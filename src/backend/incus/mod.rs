@@ -212,6 +212,7 @@ impl IsolatedNetwork for Incus {
             cpu_files::SCRIPT,
             port_security::SCRIPT,
             host_filter::SCRIPT,
+            create::DENIED_SYSCALLS,
         ];
         fnv1a(scripts.concat().into_bytes())
     }

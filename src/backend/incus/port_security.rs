@@ -1,5 +1,6 @@
 //! Secures the bridge ports of instances on isolated bridges: an LXC hook in an
 //! instance's configuration runs `host/port-security.sh` at each start.
+//! Also updates the system calls that the configuration denies.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::client::Client;
+use super::create::{DENIED_SYSCALLS, SYSCALLS_KEY};
 use super::devices::Devices;
 use super::error::Failure;
 use super::init_script::{self, one_line};
@@ -84,8 +86,9 @@ pub(super) fn missing(config: &BTreeMap<String, String>, port: Option<&Port>) ->
 }
 
 /// Adds the hooks to the configuration of an instance on an isolated bridge, or
-/// removes the hook for the port of an instance on another network. Takes effect at the next
-/// start. Fails with `Error::Unsupported` if the project does not allow hooks.
+/// removes the hook for the port of an instance on another network. Adds missing
+/// lines of [`DENIED_SYSCALLS`]. Takes effect at the next start.
+/// Fails with `Error::Unsupported` if the project does not allow hooks.
 pub(super) async fn ensure(client: &Client, name: &Name) -> Result<()> {
     let found: wire::Instance = client
         .get(&instances::path(name))
@@ -123,14 +126,32 @@ pub(super) async fn ensure_all(client: &Client, bridge: &str) -> Result<Vec<Stri
     Ok(changed)
 }
 
+/// Returns the value of `security.syscalls.deny` with all lines of
+/// [`DENIED_SYSCALLS`], or `None` if the configuration has all lines.
+pub(super) fn missing_syscalls(config: &BTreeMap<String, String>) -> Option<String> {
+    let current = config.get(SYSCALLS_KEY).map_or("", String::as_str);
+    let mut lines: Vec<&str> = current.lines().collect();
+    let missing = DENIED_SYSCALLS.lines().filter(|line| !lines.contains(line));
+    let missing: Vec<&str> = missing.collect();
+    lines.extend(&missing);
+    (!missing.is_empty()).then(|| lines.join("\n"))
+}
+
 /// Returns whether the configuration has changed.
 async fn update(client: &Client, instance: &wire::Instance) -> Result<bool, Failure> {
     let port = Port::find(&instance.name, &instance.expanded_devices);
-    let Some(needed) = missing(&instance.config, port.as_ref()) else {
+    let mut config = BTreeMap::new();
+    if let Some(hooks) = missing(&instance.config, port.as_ref()) {
+        config.insert(init_script::KEY, hooks);
+    }
+    if let Some(syscalls) = missing_syscalls(&instance.config) {
+        config.insert(SYSCALLS_KEY, syscalls);
+    }
+    if config.is_empty() {
         return Ok(false);
-    };
+    }
     let path = instances::path_of(&instance.name);
-    let body = json!({"config": {(init_script::KEY): needed}});
+    let body = json!({"config": config});
     retry_while_busy(|| client.send(Method::PATCH, &path, &body)).await?;
     Ok(true)
 }

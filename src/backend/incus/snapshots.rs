@@ -83,7 +83,8 @@ pub(super) async fn restore(client: &Client, name: &Name, label: &Label) -> Resu
     // The daemon restarts a running instance with the configuration of the snapshot,
     // which may be older than the security of the port.
     let port = Port::find(&name.instance(), &snapshot.expanded_devices);
-    let is_secured = port_security::missing(&snapshot.config, port.as_ref()).is_none();
+    let is_secured = port_security::missing(&snapshot.config, port.as_ref()).is_none()
+        && port_security::missing_syscalls(&snapshot.config).is_none();
     if before == Status::Running && !is_secured {
         power::stop_locked(client, name, Duration::ZERO).await?;
     }
