@@ -24,6 +24,10 @@ write state=running
 # The variables of the settings apply to the steps too.
 # shellcheck source=/dev/null
 [ ! -r /etc/profile.d/pixels-env.sh ] || . /etc/profile.d/pixels-env.sh
+# The steps run as root: prefer system programs to those in folders of the user,
+# and do not create temporary files in a folder of the user.
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
+unset TMPDIR
 trap 'write state=failed exit_code=143 "ended=$(date +%s)"; exit 143' TERM
 "/usr/local/lib/pixels/steps/$name" >"$log" 2>&1 </dev/null &
 wait $!
