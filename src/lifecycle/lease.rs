@@ -291,6 +291,31 @@ mod tests {
         assert!(lease(&backend, &gateway, &pixel).await.is_err());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn lease_is_renewed_for_at_most_its_maximum_time() {
+        let backend = with_lease();
+        let lease = Lease {
+            backend: &backend,
+            network: Network::Gateway(GatewaySpec {
+                name: "g".parse().unwrap(),
+                ..GatewaySpec::for_tests()
+            }),
+            pixel: backend.get(&"a".parse().unwrap()).await.unwrap(),
+            begun: Instant::now(),
+        };
+        backend.take_calls();
+        let renewals = || {
+            let calls = backend.take_calls();
+            calls.iter().filter(|it| it.starts_with("exec")).count() as u64
+        };
+        let last = MAX_LEASE - LEASE;
+        lease.hold(tokio::time::sleep(last)).await;
+        let expected = last.as_secs() / RENEWAL.as_secs();
+        assert!((expected - 2..=expected).contains(&renewals()));
+        lease.hold(tokio::time::sleep(MAX_LEASE)).await;
+        assert_eq!(renewals(), 0);
+    }
+
     #[tokio::test]
     async fn gateway_that_stops_during_request_has_no_leases() {
         let backend = with_lease();

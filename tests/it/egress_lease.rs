@@ -10,6 +10,7 @@ use crate::egress_gateway::Stream;
 use crate::egress_pixel::{inside, sh};
 use crate::support::env::{TestEnv, finished};
 use crate::support::lab;
+use crate::support::mcp::{McpServer, sandbox_prefix, text};
 use crate::support::wait::{eventually, until, within};
 use crate::support::walls::Walls;
 use crate::support::wan::Wan;
@@ -192,6 +193,57 @@ fn lease_ends_after_kill_and_is_not_in_clones_and_checkpoints() {
     // The end of provisioning ends the lease.
     env.pixels(["provision", &a]).ok();
     denied(&a);
+}
+
+#[test]
+#[ignore = "needs Incus"]
+fn lease_ends_after_restart_of_pixel_and_kill_of_mcp_server() {
+    lab::ready();
+    let mut walls = Walls::new("leb", Wan::any());
+    walls.wan.name("allowed.test", &[10]);
+    walls.wan.name(PRESET, &[20]);
+    let dns = format!("[defaults]\ndns = [\"{}\"]\n", walls.wan.resolver());
+    provision_until_go(&mut walls.env, &dns);
+    let prefix = sandbox_prefix(&walls.env);
+    walls
+        .env
+        .set("PIXELS_MCP_PREFIX", &prefix)
+        .set("PIXELS_MCP_LISTEN_ADDR", "127.0.0.1:0");
+    let env = &walls.env;
+    // Shorter than a renewed lease, 60 seconds.
+    let limit = Duration::from_secs(40);
+    let assert_lease_ends = |pixel: &str| {
+        let address = walls.place(pixel).address;
+        let element = format!("element inet pixels provisioning {{ {address}");
+        let shorten = format!("nft 'delete {element} }}; add {element} timeout 3s }}'");
+        walls
+            .server
+            .run(&walls.gateway_name(), &["sh", "-c", &shorten]);
+        assert!(
+            within(limit, || lease(env, pixel).is_none()),
+            "the lease did not end"
+        );
+        walls.comes_to_reach(pixel, "allowed.test", 443);
+        assert!(!walls.reaches(pixel, PRESET, 443));
+        let address = walls.wan.address(20).to_string();
+        assert!(!walls.reaches(pixel, &address, 443));
+    };
+
+    let server = McpServer::start(env);
+    let policy = json!({"egress": "allowlist", "allow": ["allowed.test"], "wait_sec": 0});
+    let sandbox = text(&server.client().call("create_sandbox", policy)["name"]);
+    until("the sandbox has a lease", || lease(env, &sandbox));
+    walls.comes_to_reach(&sandbox, PRESET, 443);
+    server.kill();
+    assert_lease_ends(&sandbox);
+
+    let pixel = env.name("a");
+    let creation = create(env, &pixel);
+    walls.comes_to_reach(&pixel, PRESET, 443);
+    kill(creation);
+    env.pixels(["stop", "--force", &pixel]).ok();
+    env.pixels(["start", &pixel]).ok();
+    assert_lease_ends(&pixel);
 }
 
 #[test]

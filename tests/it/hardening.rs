@@ -47,6 +47,7 @@ fn templates_are_not_written_into_hostile_disks() {
     let server = Server::shared();
     let name = env.create("a");
     assert_no_template(&server, &name);
+    assert_setup_image_has_no_template(&env, &server);
 
     let victim = env.home().join("victim");
     std::fs::write(&victim, "untouched").unwrap();
@@ -80,6 +81,27 @@ fn templates_are_not_written_into_hostile_disks() {
         hosts.contains(&format!("127.0.1.1 px-{clone}\n")),
         "{hosts}"
     );
+}
+
+/// Instances that other Incus clients create from the image of `setup` have no
+/// templates.
+fn assert_setup_image_has_no_template(env: &TestEnv, server: &Server) {
+    let images = server.get("/1.0/images?recursion=1");
+    let is_built = |image: &&Value| {
+        let aliases = image["aliases"].as_array().unwrap();
+        aliases
+            .iter()
+            .any(|alias| alias["name"].as_str().unwrap().starts_with("pixels/"))
+    };
+    let image = images.as_array().unwrap().iter().find(is_built).unwrap();
+    let bare = env.name("bare");
+    let source = json!({"type": "image", "fingerprint": image["fingerprint"]});
+    let root = json!({"type": "disk", "path": "/", "pool": "default"});
+    let name = format!("px-{bare}");
+    let create = json!({"name": name, "source": source, "devices": {"root": root}});
+    server.done("POST", "/1.0/instances", &create);
+    assert_no_template(server, &bare);
+    server.done("DELETE", &format!("/1.0/instances/px-{bare}"), &json!({}));
 }
 
 /// Reads the arguments and environments of all processes of the server as
