@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use super::domain::Domain;
 use super::nftables::learned_set;
@@ -20,18 +20,22 @@ const PENDING: u32 = 10_000;
 pub const FIRST_QUERY_PORT: u16 = 32_768;
 /// Maximum number of TCP connections. The packet filter accepts a few per pixel.
 const TCP_CONNECTIONS: u32 = 100;
+/// Address of the forwarder for resolvers of unrestricted policies.
+const OPEN_FORWARDER: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Address of the forwarder for resolvers of restricted policies. In queries sent to
+/// this address, the packet filter resets the flags and removes additional records.
+pub(super) const RESTRICTED_FORWARDER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Domains that Incus and LXD give to the instances on their bridges.
 const INSTANCE_DOMAINS: [&str; 2] = ["incus", "lxd"];
 
-/// The address and port of a resolver, its upstream servers and its log.
+/// The address and port of a resolver, its forwarder and its log.
 #[derive(Debug, Clone)]
 pub struct ResolverListen<'a> {
     /// `None` means all addresses of the machine.
     pub address: Option<Ipv4Addr>,
     pub port: u16,
-    /// Upstream servers. If empty, the configuration contains the placeholder
-    /// `#`, which the start script replaces by the name servers of the machine.
-    pub upstream: &'a [SocketAddrV4],
+    /// Port of the server that [`forwarder()`] configures.
+    pub forwarder_port: u16,
     /// File for the log. `None` means the system's log.
     pub log: Option<&'a str>,
     /// Domain of the machines on the upstream servers' network.
@@ -62,15 +66,15 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
     if let Some(address) = listen.address {
         let _ = writeln!(text, "listen-address={address}");
     }
-    let upstream: Vec<String> = match listen.upstream {
-        [] => vec!["#".to_owned()],
-        servers => servers.iter().map(server).collect(),
+    let forwarder = if policy.open {
+        OPEN_FORWARDER
+    } else {
+        RESTRICTED_FORWARDER
     };
+    let server = format!("{forwarder}#{}", listen.forwarder_port);
     if policy.open {
         push_private_names(&mut text, policy, listen.local_domain);
-        for server in &upstream {
-            let _ = writeln!(text, "server={server}");
-        }
+        let _ = writeln!(text, "server={server}");
         return text;
     }
     text.push_str("address=/#/\n");
@@ -92,9 +96,7 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
         }
         for (pattern, allowed) in [(name.to_string(), host), (format!("*.{name}"), subdomains)] {
             if allowed {
-                for server in &upstream {
-                    let _ = writeln!(text, "server=/{pattern}/{server}");
-                }
+                let _ = writeln!(text, "server=/{pattern}/{server}");
             } else {
                 let _ = writeln!(text, "local=/{pattern}/");
             }
@@ -105,22 +107,28 @@ pub fn config(policy: &ResolvedPolicy, listen: &ResolverListen<'_>) -> String {
     text
 }
 
-/// The configuration of the server to which the gateway's resolvers forward.
-/// The server queries `upstream`, but answers queries for IPv6 addresses itself
-/// with an address that the resolvers remove. dnsmasq cannot do this in one
+/// Returns the configuration of the forwarder, to which all resolvers of a machine
+/// send their queries. The forwarder queries `upstream`, but answers queries for
+/// IPv6 addresses itself with an address that the resolvers remove. dnsmasq cannot do this in one
 /// process. Clients query both families and wait for both answers, and some
 /// name servers answer only queries for IPv4 addresses.
-pub fn forwarder(at: SocketAddrV4, upstream: &[Ipv4Addr]) -> String {
-    let mut text = common(at.port());
+///
+/// If `upstream` is empty, the configuration contains the placeholder `server=#`. In
+/// a pixel, `forwarder.sh` replaces the placeholder with a line for each name server
+/// that the network announces.
+pub fn forwarder(port: u16, upstream: &[Ipv4Addr]) -> String {
+    let mut text = common(port);
     let _ = write!(
         text,
         "bind-interfaces\n\
-         listen-address={}\n\
+         listen-address={OPEN_FORWARDER},{RESTRICTED_FORWARDER}\n\
          max-tcp-connections={}\n\
          address=/#/::\n",
-        at.ip(),
         10 * TCP_CONNECTIONS
     );
+    if upstream.is_empty() {
+        text.push_str("server=#\n");
+    }
     for server in upstream {
         let _ = writeln!(text, "server={server}");
     }
@@ -162,13 +170,6 @@ fn push_private_names(text: &mut String, policy: &ResolvedPolicy, local: Option<
     }
 }
 
-fn server(address: &SocketAddrV4) -> String {
-    match address.port() {
-        53 => address.ip().to_string(),
-        port => format!("{}#{port}", address.ip()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,7 +184,7 @@ mod tests {
             &ResolverListen {
                 address: Some(Ipv4Addr::new(10, 98, 0, 1)),
                 port: 20_000,
-                upstream: &[SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 53), 53)],
+                forwarder_port: 19_999,
                 log: None,
                 local_domain,
             },
@@ -215,9 +216,9 @@ mod tests {
         let config = config_of(&["a.example", "*.b.example"]);
         let has = |line: &str| config.lines().any(|l| l == line);
         assert!(has("address=/#/"));
-        assert!(has("server=/a.example/192.0.2.53"));
+        assert!(has("server=/a.example/127.0.0.2#19999"));
         assert!(has("local=/*.a.example/"));
-        assert!(has("server=/*.b.example/192.0.2.53"));
+        assert!(has("server=/*.b.example/127.0.0.2#19999"));
         assert!(has("local=/b.example/"));
     }
 
@@ -229,6 +230,6 @@ mod tests {
             .find(|l| l.starts_with("nftset=/x.b.example/"))
             .unwrap();
         assert_eq!(line.matches("n_").count(), 2);
-        assert!(config.contains("server=/*.x.b.example/192.0.2.53"));
+        assert!(config.contains("server=/*.x.b.example/127.0.0.2#19999"));
     }
 }

@@ -86,7 +86,7 @@ fn assert_renders_safely(policy: &Policy) {
     let listen = dnsmasq::ResolverListen {
         address: None,
         port: 53,
-        upstream: &[],
+        forwarder_port: 19_999,
         log: None,
         local_domain: None,
     };

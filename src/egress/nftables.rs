@@ -10,6 +10,7 @@ use std::fmt::{Display, Write as _};
 use std::net::Ipv4Addr;
 
 use super::cidr::{PRIVATE, RESERVED};
+use super::dnsmasq::RESTRICTED_FORWARDER;
 use super::policy::ResolvedPolicy;
 use super::rule::{Rule, Target};
 use crate::model::{hex, sha256};
@@ -209,6 +210,39 @@ pub fn add_refusal(text: &mut String, drops: &[&str], records: &[&str], reset: &
     rules.extend(records);
     rules.extend([reset, "reject with icmpx admin-prohibited"]);
     add_chain(text, "refuse", "", &rules);
+}
+
+/// Adds the chain for DNS queries from the resolvers to the forwarder. The chain
+/// drops (UDP) or resets (TCP) all messages except queries with one question and
+/// without answer and authority records: dnsmasq finds no name in other messages, so
+/// a resolver forwards them although the policy denies the name. In queries of
+/// restricted policies, the chain sets the flags to those of a standard recursive
+/// query and the count of additional records to 0.
+/// The forwarder then ignores everything after the question, where a pixel can hide
+/// data. `port`: the port of the forwarder.
+///
+/// Over TCP, dnsmasq writes the two length bytes and the query in one call, so the
+/// DNS header is at the start of a segment. `@ih` needs Linux 5.16.
+pub fn add_forwarder_chain(text: &mut String, port: u16) {
+    let mut rules = Vec::new();
+    for (protocol, header, base, refuse) in [
+        ("udp", 64, "@th", "drop"),
+        ("tcp", 16, "@ih", "reject with tcp reset"),
+    ] {
+        let field = |offset: u32, bits: u32| format!("{base},{},{bits}", header + offset);
+        let query = format!("oifname \"lo\" {protocol} dport {port}");
+        let (response_and_opcode, flags) = (field(16, 5), field(16, 16));
+        let (counts, additional) = (field(32, 48), field(80, 16));
+        rules.extend([
+            format!("{query} {response_and_opcode} != 0x0 {refuse}"),
+            format!("{query} {counts} != 0x000100000000 {refuse}"),
+            format!(
+                "{query} ip daddr {RESTRICTED_FORWARDER} {flags} set 0x0100 {additional} set 0x0"
+            ),
+        ]);
+    }
+    let hook = "filter hook output priority mangle; policy accept";
+    add_chain(text, "to_forwarder", hook, &rules);
 }
 
 /// Adds a chain with these rules, or replaces the rules of a chain. `hook`:

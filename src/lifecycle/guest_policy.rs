@@ -163,8 +163,7 @@ impl GuestPolicy {
             backend.set_properties(name, &properties).await?;
         }
         let policy = policy.resolve(egress::presets());
-        let servers = self.servers(&instance);
-        pixel::begin_lease(&*backend.guest(name), &policy, &servers, max).await
+        pixel::begin_lease(&*backend.guest(name), &policy, max).await
     }
 
     /// Applies the recorded policy, and repeats this if another command changes

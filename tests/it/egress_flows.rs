@@ -133,6 +133,17 @@ fn policy_change_ends_flows_to_previous_resolver() {
         "an AAAA query was forwarded"
     );
 
+    // Answers that are too long for UDP without EDNS.
+    wan.name("long.test", &Vec::from_iter(0..60));
+    env.pixels(["network", "allow", &pixel, "long.test"]).ok();
+    walls.comes_to_reach(&pixel, "own.test", 80);
+    for pixel in [&pixel, &other] {
+        let count = "getent ahostsv4 long.test | cut -d' ' -f1 | sort -u | wc -l";
+        assert_eq!(walls.sh(pixel, count).ok().stdout.trim(), "60");
+    }
+    let first = "systemctl restart systemd-resolved; getent ahostsv4 long.test | wc -l";
+    assert_ne!(walls.sh(&other, first).ok().stdout.trim(), "0");
+
     // An unrestricted pixel learns nothing about the host, other instances or
     // the name servers.
     for name in ["version.bind 16 3", "id.server 16 3", "misses.bind 16 3"] {
@@ -146,6 +157,22 @@ fn policy_change_ends_flows_to_previous_resolver() {
     for text in ["bind", "server", "incus", "pxthostq", "in-addr"] {
         assert!(!wan.saw(text), "a query for {text} was forwarded");
     }
+    // Messages in which dnsmasq finds no name.
+    wan.name("px-other.incus", &[10]);
+    for header in [
+        "0900 0001 0000 0000 0000",
+        "2900 0001 0000 0000 0000",
+        "0100 0001 0001 0000 0000",
+        "0100 0001 0000 0001 0000",
+        "0100 0002 0000 0000 0000",
+    ] {
+        let header = header.replace(' ', "");
+        for way in ["udp", "tcp"] {
+            let answer = ask(&other, &format!("px-other.incus 1 1 {way} {header}"));
+            assert!(!answer.contains("answers=1"), "{header} {way}: {answer}");
+        }
+    }
+    assert!(!wan.saw("incus"), "a query for incus was forwarded");
     // No rule would allow these names.
     let log = env.pixels(["network", "log", &other, "--json"]).ok().json();
     let rows = log.as_array().unwrap();

@@ -88,7 +88,7 @@ impl<'a> Pixel<'a> {
     fn really(&self) -> Value {
         let script = "until systemctl list-jobs; do sleep 0.1; done >/dev/null 2>&1
                       systemctl start pixels-resolver
-                      sed -n 's,^server=/\\([a-z].*\\)/.*,\\1,p' /run/pixels/resolver.conf | sort -u
+                      sed -n 's,^server=/\\([a-z].*\\)/.*,\\1,p' /var/lib/pixels/egress/resolver | sort -u
                       systemctl -q is-active pixels-resolver pixels-egress && nft -t list chain inet pixels outgoing";
         let stdout = self.sh(script).ok().stdout;
         assert!(stdout.contains("policy drop"), "{stdout}");

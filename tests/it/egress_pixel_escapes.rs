@@ -30,6 +30,9 @@ const NETWORK: &[&str] = &[
     "a tunnel under a denied name: ask DNS c2VjcmV0.denied.test udp",
     "a tunnel under an allowed host: ask DNS c2VjcmV0.allowed.test udp",
     "the pixel's own resolver: ask 127.0.0.1 denied.test udp 553",
+    "the forwarder: ask 127.0.0.1 denied.test udp 551",
+    "the forwarder over TCP: ask 127.0.0.1 denied.test tcp 551",
+    "the forwarder for an allowed name: ask 127.0.0.1 allowed.test udp 551",
     "the stub: ask 127.0.0.53 denied.test udp",
     "resolved by another server: resolvectl --no-ask-password dns eth0 DENIED",
     "DNS over TLS: connect DNS 853",
@@ -59,6 +62,9 @@ const NETWORK: &[&str] = &[
     "the filter by iptables: iptables -F",
     "the guest API: [ -e /dev/incus/sock ]",
     "the resolver's port: perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(553, inet_aton(\"127.0.0.2\"))) or die'",
+    "the forwarder's port: perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(551, inet_aton(\"127.0.0.2\"))) or die'",
+    "the forwarder's process: kill -9 $(cat /run/pixels/forwarder.pid)",
+    "the forwarder's settings: echo x >>/var/lib/pixels/egress/forwarder",
     "the resolver's process: kill -9 $(cat /run/pixels/resolver.pid)",
     "the resolver's user: setpriv --reuid pixels-dns --clear-groups id -u",
     "the policy's file: echo x >>/var/lib/pixels/egress/ruleset",
@@ -316,11 +322,36 @@ impl Pixel<'_> {
         let table = root("nft -t list table inet pixels; nft list tables | wc -l");
         assert_eq!(table.matches("policy drop").count(), 3, "{table}");
         assert!(table.ends_with("\n2\n"), "{table}");
-        let units = "pixels-egress pixels-resolver pixels-upstream.path systemd-networkd";
+        let units =
+            "pixels-egress pixels-forwarder pixels-resolver pixels-upstream.path systemd-networkd";
         let units = root(&format!("systemctl is-active {units}"));
-        assert_eq!(units, "active\nactive\nactive\nactive\n");
+        assert_eq!(units, "active\n".repeat(5));
         let allowed = "timeout 5 head -n 1 </dev/tcp/allowed.test/80";
         assert_eq!(sh(env, &self.name, allowed).ok().stdout, "hello\n");
+    }
+
+    /// Opens a redirected flow from each source port that the forwarder uses. Lookups
+    /// must still succeed, without a loop that fills the journal.
+    #[track_caller]
+    fn redirected_flows_do_not_stop_the_resolver(&self) {
+        let script = format!(
+            "perl -MSocket -e 'for (32768 .. 60767) {{ socket S, 2, 2, 0; \
+             bind S, sockaddr_in($_, INADDR_ANY); \
+             send S, q(x), 0, sockaddr_in(53, inet_aton(q({}))) }}'; \
+             for try in 1 2 3 4; do resolvectl flush-caches; getent ahostsv4 allowed.test; done",
+            self.wan.resolver()
+        );
+        let addresses = sh(&self.env, &self.name, &script).ok().stdout;
+        assert!(addresses.matches("STREAM").count() == 4, "{addresses}");
+        let count = [
+            "sh",
+            "-c",
+            "journalctl --quiet --unit=pixels-resolver | wc -l",
+        ];
+        let args = ["exec", "-u", "root", &self.name, "--"];
+        let lines = self.env.pixels(args.iter().chain(&count)).ok().stdout;
+        let lines: u32 = lines.trim().parse().unwrap();
+        assert!(lines < 5000, "{lines} lines in the journal");
     }
 }
 
@@ -338,6 +369,7 @@ fn user_in_pixel_cannot_bypass_policy() {
     }
     assert!(succeeded.is_empty(), "{}", succeeded.join("\n"));
     pixel.is_as_it_was();
+    pixel.redirected_flows_do_not_stop_the_resolver();
 }
 
 #[test]

@@ -34,9 +34,10 @@ fn nft_and_dnsmasq_accept_every_policy() {
         policy(Mode::Allowlist, &[]),
         policy(Mode::Allowlist, &["a.example", "2001:db8::/32"]),
     ] {
-        let [ruleset, resolver] = files.of_policy(folder.path().to_str().unwrap());
+        let [ruleset, resolver, forwarder] = files.variable_files(folder.path().to_str().unwrap());
         let [ruleset, text] = [ruleset.content, resolver.content.clone()]
             .map(|content| String::from_utf8(content).unwrap());
+        assert!(forwarder.path.ends_with("/forwarder"));
         // The user does not exist on this machine.
         batch.push_str(&ruleset.replace("\"pixels-dns\"", "\"root\""));
         std::fs::write(&resolver.path, &text).unwrap();

@@ -1,7 +1,7 @@
 //! The state that a gateway should have, from the server's records.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use super::apply::GatewayState;
 use super::clients::{self, Client, PixelRecord};
@@ -19,8 +19,8 @@ use crate::model::{Error, Name, Reason, Result};
 /// of other clients.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = dnsmasq::FIRST_QUERY_PORT - FIRST_PORT;
-/// Address of the server to which the resolvers forward.
-const FORWARDER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 19_999);
+/// Port of the forwarder.
+pub(super) const FORWARDER_PORT: u16 = 19_999;
 /// The pipe that `record_names.sh` reads.
 pub(super) const RESOLVER_LOG: &str = "/run/pixels/queries";
 
@@ -86,7 +86,7 @@ impl DesiredState<'_> {
         }
         let uplink = self.current.host.parse::<Ipv4Addr>().ok();
         files.insert("base", ruleset::base(self.subnet, uplink));
-        files.insert("forwarder", dnsmasq::forwarder(FORWARDER, &self.dns));
+        files.insert("forwarder", dnsmasq::forwarder(FORWARDER_PORT, &self.dns));
         let local_domain = self.current.single_label_domain();
         let host = self.host_addresses.iter().copied().chain(uplink);
         let mut elements: Vec<String> = host.map(ruleset::host_element).collect();
@@ -98,7 +98,7 @@ impl DesiredState<'_> {
             let listen = ResolverListen {
                 address: Some(self.subnet.gateway()),
                 port,
-                upstream: &[FORWARDER],
+                forwarder_port: FORWARDER_PORT,
                 log: Some(RESOLVER_LOG),
                 local_domain: local_domain.as_ref(),
             };

@@ -9,10 +9,12 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use super::clients::Client;
+use super::desired_state::FORWARDER_PORT;
 use super::limits::add_limits;
 use super::subnet::Subnet;
 use crate::egress::nftables::{
-    Chains, HOST_ACCESS, add_chain, add_denied_set, add_refusal, denied_set, record_denial,
+    Chains, HOST_ACCESS, add_chain, add_denied_set, add_forwarder_chain, add_refusal, denied_set,
+    record_denial,
 };
 use crate::model::HOST_ACCESS_DSCP;
 
@@ -55,6 +57,7 @@ pub fn base(subnet: Subnet, host: Option<Ipv4Addr>) -> String {
     add_host_access(&mut text);
     add_gateway_access(&mut text, subnet);
     add_translation(&mut text, subnet);
+    add_forwarder_chain(&mut text, FORWARDER_PORT);
     text.push_str(ARP);
     text
 }

@@ -30,7 +30,7 @@ pub async fn has_packages(guest: &dyn Guest) -> Result<bool> {
 /// replaces the policy.
 pub async fn write(guest: &dyn Guest, files: &Files) -> Result<()> {
     write_common(guest, Overwrite::Always).await?;
-    for file in files.of_policy(STATE) {
+    for file in files.variable_files(STATE) {
         guest.write_file(&file).await?;
     }
     guest.make_dir("/etc/sudoers.d").await?;
@@ -75,7 +75,7 @@ async fn apply(guest: &dyn Guest, files: &Files) -> Result<Output> {
     // Concurrent callers need separate directories.
     let dir = format!("{STATE}/new-{:016x}", RandomState::new().hash_one(()));
     guest.make_dir(&dir).await?;
-    for file in files.of_policy(&dir) {
+    for file in files.variable_files(&dir) {
         guest.write_file(&file).await?;
     }
     run(guest, "apply", &[&dir, &files.id]).await

@@ -1,6 +1,6 @@
 //! The files that enforce a policy inside a pixel. Performs no I/O.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use super::ruleset;
 use crate::egress::dnsmasq::{self, ResolverListen};
@@ -36,23 +36,25 @@ macro_rules! guest_file {
     };
 }
 
-const UNIT_FILES: [(&str, &str); 4] = [
+const UNIT_FILES: [(&str, &str); 5] = [
     guest_file!("pixels-egress.service", ""),
+    guest_file!("pixels-forwarder.service", ""),
     guest_file!("pixels-resolver.service", ""),
     guest_file!("pixels-upstream.path", ""),
     guest_file!("pixels-upstream.service", ""),
 ];
 
 /// The links that `systemctl enable` would create in a running pixel.
-const ENABLED: [(&str, &str); 3] = [
+const ENABLED: [(&str, &str); 4] = [
     ("sysinit.target.wants", "pixels-egress.service"),
+    ("multi-user.target.wants", "pixels-forwarder.service"),
     ("multi-user.target.wants", "pixels-resolver.service"),
     ("multi-user.target.wants", "pixels-upstream.path"),
 ];
 
 const SCRIPTS: [(&str, &str); 6] = [
     guest_file!("load", ".sh"),
-    guest_file!("resolver", ".sh"),
+    guest_file!("forwarder", ".sh"),
     guest_file!("apply", ".sh"),
     guest_file!("remove", ".sh"),
     guest_file!("check", ".sh"),
@@ -82,48 +84,54 @@ pub struct Files {
     pub state: String,
     pub(super) ruleset: String,
     pub(super) resolver: String,
+    forwarder: String,
 }
 
 impl Files {
-    /// `dns`: upstream name servers. If empty, the resolver uses the name
+    /// `dns`: upstream name servers. If empty, the forwarder uses the name
     /// servers that the pixel's network announces.
     pub fn new(policy: &ResolvedPolicy, dns: &[Ipv4Addr]) -> Self {
         let chains = nftables::chains(policy, None);
         let mut files = Self {
             ruleset: ruleset::ruleset(&chains),
-            resolver: resolver(policy, dns, ruleset::PORT),
+            resolver: resolver(policy, ruleset::PORT),
+            forwarder: add_user(&dnsmasq::forwarder(ruleset::FORWARDER_PORT, dns)),
             id: chains.id,
             state: String::new(),
         };
-        let all = std::iter::once(version()).chain(files.of_policy(STATE));
+        let all = std::iter::once(version()).chain(files.variable_files(STATE));
         files.state = hex(&sha256(all.map(|file| file.content))[..8]);
         files
     }
 
-    /// Returns the two files that depend on the policy, located in `dir`.
-    pub fn of_policy(&self, dir: &str) -> [GuestFile; 2] {
+    /// Returns the files that depend on the policy or on the name servers,
+    /// located in `dir`.
+    pub fn variable_files(&self, dir: &str) -> [GuestFile; 3] {
         [
-            GuestFile::root(format!("{dir}/ruleset"), 0o644, &*self.ruleset),
-            GuestFile::root(format!("{dir}/resolver"), 0o644, &*self.resolver),
+            ("ruleset", &self.ruleset),
+            ("resolver", &self.resolver),
+            ("forwarder", &self.forwarder),
         ]
+        .map(|(name, content)| GuestFile::root(format!("{dir}/{name}"), 0o644, &**content))
     }
 }
 
-/// Returns the configuration of a resolver. See [`Files::new`] for `dns`.
-pub(super) fn resolver(policy: &ResolvedPolicy, dns: &[Ipv4Addr], port: u16) -> String {
-    let upstream: Vec<_> = dns.iter().map(|dns| SocketAddrV4::new(*dns, 53)).collect();
+/// Returns the configuration of a resolver.
+pub(super) fn resolver(policy: &ResolvedPolicy, port: u16) -> String {
     let listen = ResolverListen {
         address: None,
         port,
-        upstream: &upstream,
+        forwarder_port: ruleset::FORWARDER_PORT,
         log: None,
         local_domain: None,
     };
+    add_user(&dnsmasq::config(policy, &listen))
+}
+
+/// Adds the user and group of the resolvers to a dnsmasq configuration.
+fn add_user(config: &str) -> String {
     let user = ruleset::RESOLVER;
-    format!(
-        "user={user}\ngroup={user}\n{}",
-        dnsmasq::config(policy, &listen)
-    )
+    format!("user={user}\ngroup={user}\n{config}")
 }
 
 /// Returns the files that do not depend on the policy. Each file follows the
@@ -187,7 +195,7 @@ pub(super) fn paths() -> Vec<String> {
     paths.push(RESOLVED.to_owned());
     paths.extend(links().into_iter().map(|(link, _)| link));
     paths.extend(UNIT_FILES.map(|(name, _)| format!("{UNITS}/{name}")));
-    paths.extend(["ruleset", "resolver"].map(|name| format!("{STATE}/{name}")));
+    paths.extend(["ruleset", "resolver", "forwarder"].map(|name| format!("{STATE}/{name}")));
     paths.extend(["version", "sudoers", "sudoers-open"].map(|name| format!("{CODE}/{name}")));
     paths.extend(programs().map(|(path, _)| path));
     paths
@@ -210,7 +218,7 @@ mod tests {
     #[test]
     fn removed_paths_equal_written_paths() {
         let mut written: Vec<String> = common().into_iter().map(|file| file.path).collect();
-        written.extend(files(&[], &[]).of_policy(STATE).map(|file| file.path));
+        written.extend(files(&[], &[]).variable_files(STATE).map(|file| file.path));
         written.push(version().path);
         written.extend(links().into_iter().map(|(link, _)| link));
         let mut removed = paths();
@@ -239,10 +247,11 @@ mod tests {
     #[test]
     fn upstream_is_configured_or_announced() {
         let fixed = files(&["a.example"], &[Ipv4Addr::new(192, 0, 2, 53)]);
-        assert!(fixed.resolver.contains("\nserver=/a.example/192.0.2.53\n"));
+        assert!(fixed.forwarder.contains("\nserver=192.0.2.53\n"));
         let announced = files(&["a.example"], &[]);
-        assert!(announced.resolver.contains("\nserver=/a.example/#\n"));
+        assert!(announced.forwarder.contains("\nserver=#\n"));
         assert!(!announced.resolver.contains("listen-address"));
+        assert_eq!(fixed.resolver, announced.resolver);
         assert_eq!(fixed.id, announced.id);
         assert_ne!(fixed.state, announced.state);
     }

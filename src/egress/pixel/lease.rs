@@ -1,6 +1,5 @@
 //! Provisioning leases of a pixel that enforces its own policy.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::apply::run;
@@ -18,20 +17,12 @@ const DIR: &str = "/run/pixels/lease";
 /// Begins the lease of a running pixel, or restarts its time. The pixel has
 /// applied its recorded policy; `policy` is the policy during the lease. `max`:
 /// maximum time of the lease with all renewals.
-pub async fn begin_lease(
-    guest: &dyn Guest,
-    policy: &ResolvedPolicy,
-    dns: &[Ipv4Addr],
-    max: Duration,
-) -> Result<()> {
+pub async fn begin_lease(guest: &dyn Guest, policy: &ResolvedPolicy, max: Duration) -> Result<()> {
     let chains = nftables::chains(policy, None);
     guest.make_dir(DIR).await?;
     for (name, content) in [
         ("rules", ruleset::lease_rules(&chains)),
-        (
-            "resolver",
-            files::resolver(policy, dns, ruleset::LEASE_PORT),
-        ),
+        ("resolver", files::resolver(policy, ruleset::LEASE_PORT)),
     ] {
         let file = GuestFile::root(format!("{DIR}/{name}"), 0o644, content);
         guest.write_file(&file).await?;

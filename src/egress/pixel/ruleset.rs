@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use crate::egress::lease;
 use crate::egress::nftables::{
-    Chains, add_chain, add_denied_set, add_refusal, denied_set, record_denial,
+    Chains, add_chain, add_denied_set, add_forwarder_chain, add_refusal, denied_set, record_denial,
 };
 
 /// Port of the resolver. The port is privileged, so that no user's program can
@@ -16,11 +16,15 @@ use crate::egress::nftables::{
 pub const PORT: u16 = 553;
 /// Port of the resolver during a provisioning lease.
 pub const LEASE_PORT: u16 = 552;
-/// User of the resolver. Only DNS queries of this user leave the pixel.
+/// Port of the forwarder.
+pub const FORWARDER_PORT: u16 = 551;
+/// User of the resolvers and their forwarder. Only DNS queries of this user leave
+/// the pixel.
 pub const RESOLVER: &str = "pixels-dns";
 /// Mark of connections to the pixel.
 const INBOUND: u32 = 1;
-/// Mark of the resolver's queries.
+/// Mark of the forwarder's queries to name servers, and conntrack zone of packets of
+/// the resolver user.
 const QUERY: u32 = 2;
 /// Mark of the connection over which the policy was applied. It is older than
 /// the policy and must not be reset.
@@ -62,6 +66,7 @@ pub fn ruleset(policy: &Chains) -> String {
     let records = [ports.as_str(), others.as_str()];
     add_refusal(&mut text, &["meta l4proto 58 drop"], &records, reset);
     add_dns_redirection(&mut text);
+    add_forwarder_chain(&mut text, FORWARDER_PORT);
     add_output(&mut text, policy);
     add_input(&mut text, policy);
     add_forwarding(&mut text, policy);
@@ -105,6 +110,16 @@ fn add_dns_redirection(text: &mut String) {
             format!("{own} {to_other_host} redirect to :{PORT}"),
         ],
     );
+    // In the same zone, a query of the forwarder with the source port of a user's
+    // redirected flow would match that flow and go to the resolver, in a loop.
+    add_chain(
+        text,
+        "separate_queries",
+        "filter hook output priority raw; policy accept",
+        &[format!(
+            "meta skuid \"{RESOLVER}\" ct original zone set {QUERY}"
+        )],
+    );
     add_chain(
         text,
         "resolve_nested",
@@ -119,12 +134,16 @@ fn add_dns_redirection(text: &mut String) {
 /// Adds the rules for packets from the pixel. A connection has the mark of the
 /// policy that allowed it; after a change, the new policy checks it again.
 fn add_output(text: &mut String, policy: &Chains) {
+    let forwarder =
+        format!("fib daddr type local meta l4proto {{ tcp, udp }} th dport {FORWARDER_PORT}");
     let Chains { id, mark, .. } = policy;
     let mut rules = vec![
         format!(
             "fib daddr type local meta l4proto {{ tcp, udp }} th dport {LEASE_PORT} \
              meta nfproto != @provisioning drop"
         ),
+        format!("{forwarder} meta skuid \"{RESOLVER}\" accept"),
+        format!("{forwarder} drop"),
         "oifname \"lo\" accept".to_owned(),
         // Redirected packets still have their original output interface here.
         "ip daddr 127.0.0.0/8 accept".to_owned(),
@@ -174,7 +193,10 @@ fn add_input(text: &mut String, policy: &Chains) {
             "{LEASED} meta l4proto {{ tcp, udp }} th dport {LEASE_PORT} ct direction original \
              ct status dnat ct mark set {INBOUND:#x} accept"
         ),
-        format!("meta l4proto {{ tcp, udp }} th dport {{ {PORT}, {LEASE_PORT} }} drop"),
+        format!(
+            "meta l4proto {{ tcp, udp }} th dport \
+             {{ {FORWARDER_PORT}, {PORT}, {LEASE_PORT} }} drop"
+        ),
         "meta nfproto ipv6 drop".to_owned(),
     ];
     rules.extend(NESTED.map(|bridge| format!("iifname \"{bridge}\" accept")));
@@ -266,12 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn hooks_default_to_drop() {
+    fn filter_hooks_default_to_drop() {
         let text = text(&["a.example", "192.0.2.0/24:22"]);
         let chains = parse(&text);
         let filters: BTreeMap<&str, &str> = chains
             .iter()
             .filter_map(|(name, chain)| Some((*name, chain.hook?.strip_prefix("filter hook ")?)))
+            .filter(|(name, _)| !["to_forwarder", "separate_queries"].contains(name))
             .collect();
         let expected = [
             ("forwarding", "forward priority filter; policy drop"),
@@ -295,7 +318,12 @@ mod tests {
         let text = text(&["2001:db8::/32", "a.example"]);
         assert!(!text.contains("2001"));
         let chains = parse(&text);
-        let local = ["oifname \"lo\" accept", "ip daddr 127.0.0.0/8 accept"];
+        let local = [
+            "fib daddr type local meta l4proto { tcp, udp } th dport 551 meta skuid \"pixels-dns\" \
+             accept",
+            "oifname \"lo\" accept",
+            "ip daddr 127.0.0.0/8 accept",
+        ];
         for (chain, before) in [("outgoing", &local[..]), ("forwarding", &[])] {
             let rules = &chains[chain].rules;
             let refusal = "meta nfproto ipv6 jump refuse";

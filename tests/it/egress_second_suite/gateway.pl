@@ -293,19 +293,23 @@ row('compressed question', 1, sub {
     datagram($_, 53, query('', 1, raw => "\1x\xc0\x14", rest => $rest), quiet => 1) for $GW, $R;
     datagram($_, 53, query('', 1, raw => "\x41\x01" . $M), quiet => 1) for $GW, $R;
 });
-row('EDNS options of an allowed name', 1, sub {
-    for my $option (10, 3, 8, 12, 65001) {
-        my $data = pack('nn', $option, 16) . substr $M . 'x' x 16, 0, 16;
-        my $edns = "\0" . pack('nnNn', 41, 1232, 0, length $data) . $data;
-        datagram($_, 53, query('allowed.test', 1, more => 1, rest => $edns), quiet => 1) for $GW, $R;
+row('EDNS options in a query for an allowed name', 1, sub {
+    for my $query (map { with_option($_) } 10, 3, 8, 12, 65001) {
+        datagram($_, 53, $query, quiet => 1) for $GW, $R;
+        connects($_, 53, send => pack('n/a', $query)) for $GW, $R;
     }
 });
-row('records in a question', 1, sub {
-    my $record = labels($M) . pack('nnNn', 16, 1, 0, 8) . "\7$M";
-    for my $counts ([1, 0, 0], [0, 1, 0], [0, 0, 1]) {
-        my $packet = query('allowed.test', 1, rest => $record);
-        substr($packet, 6, 6) = pack 'nnn', @$counts;
-        datagram($_, 53, $packet, quiet => 1) for $GW, $R;
+row('records in a query', 1, sub {
+    for my $query (with_records()) {
+        datagram($_, 53, $query, quiet => 1) for $GW, $R;
+        connects($_, 53, send => pack('n/a', $query)) for $GW, $R;
+    }
+});
+row('long queries for an allowed name', 1, sub {
+    for my $bytes (400, 1100, 4000, 30_000, 65_000) {
+        my $query = query('allowed.test', 1, rest => $M x ($bytes / length $M));
+        datagram($_, 53, $query, quiet => 1) for $GW, $R;
+        connects($_, 53, send => pack('n/a', $query)) for $GW, $R;
     }
 });
 row('operations other than a question', 1, sub {

@@ -169,15 +169,3 @@ sub half {
 loud('pseudo terminals of the host', 1, sub { files(); half('terminals', $ENV{PTYS}, sub { sysopen my $t, '/dev/ptmx', 2 or return; push @kept, $t }) });
 loud('inotify instances of the host', reachable($ENV{INOTIFY}), sub { files(); half('instances', $ENV{INOTIFY}, sub { syscall(253) >= 0 }) });
 loud('asynchronous operations of the host', reachable($ENV{AIO} / 1024), sub { half('operations', $ENV{AIO} / 1024, sub { my $c = pack 'Q', 0; syscall(206, 512, $c) >= 0 }) });
-loud('neighbor table of the host', 1, sub {
-    # In an own network namespace, as all share one table.
-    my $half = int($ENV{NEIGHBORS} / 2) + 1;
-    my $commands = join '', map { sprintf "neigh add 10.250.%d.%d lladdr 02:00:00:00:00:01 dev d9 nud stale\n", $_ >> 8, $_ & 255 } 2 .. $half + 2;
-    my $file = "/tmp/neighbors-$M";
-    open my $out, '>', $file;
-    print $out $commands;
-    close $out;
-    my @found = `unshare -Urn sh -c 'ip link add d9 type bridge && ip addr add 10.250.0.1/16 dev d9 && ip link set d9 up && ip -force -batch $file 2>/dev/null; ip neigh show dev d9'`;
-    unlink $file;
-    in(scalar @found . " of $ENV{NEIGHBORS} entries") if @found >= $half;
-});

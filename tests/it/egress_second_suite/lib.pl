@@ -131,6 +131,22 @@ sub query {
         . $q . pack('nn', $type // 1, $o{class} // 1) . ($o{rest} // '');
 }
 
+# A query for an allowed name with an EDNS option that contains the marker.
+sub with_option {
+    my $data = pack('nn', $_[0], 16) . substr $M . 'x' x 16, 0, 16;
+    return query('allowed.test', 1, more => 1, rest => "\0" . pack('nnNn', 41, 1232, 0, length $data) . $data);
+}
+# Queries for an allowed name with a record that contains the marker, in each
+# section.
+sub with_records {
+    my $record = labels($M) . pack('nnNn', 16, 1, 0, 8) . "\7$M";
+    return map {
+        my $packet = query('allowed.test', 1, rest => $record);
+        substr($packet, 6, 6) = pack 'nnn', @$_;
+        $packet;
+    } [1, 0, 0], [0, 1, 0], [0, 0, 1];
+}
+
 # Asks the gateway's resolver and the one outside.
 sub ask { my @a = map { datagram($_, 53, $_[0]) } $GW, $R; $a[0] || $a[1] || '' }
 

@@ -28,6 +28,21 @@ sub ring {
     my $vector = pack 'QQ', $area, $_[0];
     return syscall(427, $fd, 0, $vector, 1) >= 0;
 }
+# Runs a command in a new network namespace, with $F as a batch file of neighbor
+# entries. Returns whether the command prints "added". All namespaces share the
+# limit on entries.
+sub add_neighbors {
+    my ($count, $command) = @_;
+    my $file = "/tmp/neighbors-$$";
+    open my $out, '>', $file or die $!;
+    printf $out "neigh replace 10.%d.%d.%d lladdr 02:00:00:00:00:01 dev d9 nud stale\n", $_ >> 16, $_ >> 8 & 255, $_ & 255 for 256 .. $count + 255;
+    close $out;
+    my $link = 'ip link add d9 type bridge && ip addr add 10.0.0.1/8 dev d9 && ip link set d9 up';
+    our $adder = open my $process, '-|', 'unshare', '-Urn', 'sh', '-c', "$link || exit; F=$file; $command" or die $!;
+    my $line = <$process> // '';
+    push @kept, $process;
+    return $line =~ /added/;
+}
 
 sub hold {
     files();
@@ -36,13 +51,17 @@ sub hold {
     inflight(20_000);
     for (1 .. 2000) { pipe my $r, my $w or last; push @kept, $r, $w; fcntl $w, 1031, 1 << 20 or last }
     for (1 .. 4000) { ring(1 << 20) or last }
+    # Renews the entries in a loop: the kernel deletes entries not updated for 5 seconds.
+    add_neighbors(70_000, 'set -- ip -force -batch $F; "$@" 2>/dev/null; echo added; while :; do "$@" 2>/dev/null; done');
     $| = 1;
     print "READY\n";
     scalar <STDIN>;
+    kill 9, our $adder;
 }
 
 # Prints a line for each thing that does not work for the neighbor.
 sub suffer {
+    print "HARM neighbor table\n" if !add_neighbors(50, 'ip -batch $F && echo added');
     my $bound = vsock();
     print "HARM same vsock port: $bound\n" if $bound && $bound eq 98;
     print "HARM keys: $!\n" if !key('victim', 100);

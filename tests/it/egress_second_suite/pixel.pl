@@ -99,6 +99,15 @@ row('denied names', 1, sub {
     connects($R, 853);
     system "getent hosts $M.denied.test; resolvectl query --cache=no $M.example.org; resolvectl query -p llmnr $M; resolvectl query -p mdns $M.local; resolvectl query -i eth0 $M.local; resolvectl query --type=TXT $M.allowed.test";
 });
+row('hidden data in queries for an allowed name', 1, sub {
+    my @long = map { query('allowed.test', 1, rest => $M x ($_ / length $M)) } 1100, 30_000, 65_000;
+    for my $query (with_records(), (map { with_option($_) } 10, 8, 65001), @long) {
+        datagram($_, 53, $query, quiet => 1) for '127.0.0.1', $R;
+        datagram('127.0.0.1', 551, $query, quiet => 1);
+        connects($R, 53, send => pack('n/a', $query));
+    }
+    connects('127.0.0.1', 551, send => pack('n/a', with_option(10)));
+});
 row('settings of the resolver and the network', 0, sub {
     for my $command ("resolvectl dns eth0 $D", "resolvectl domain eth0 $M", 'resolvectl revert eth0', 'resolvectl llmnr eth0 yes', 'networkctl down eth0', 'networkctl reload', 'networkctl reconfigure eth0',
         "busctl call org.freedesktop.resolve1 /org/freedesktop/resolve1 org.freedesktop.resolve1.Manager SetLinkDNS 'ia(iay)' 2 1 2 4 1 2 3 4") {

@@ -22,8 +22,10 @@ apply() {
         units_loaded=
         systemctl daemon-reload
     fi
-    # Start, not restart: a stop would stop the network, which requires this unit.
-    systemctl start pixels-egress.service
+    "$code/forwarder" refresh
+    # Start, not restart: the network units require pixels-egress.service and would
+    # stop with it.
+    systemctl start pixels-egress.service pixels-forwarder.service
     systemctl restart pixels-resolver.service
     systemctl start pixels-upstream.path
     # They do not start without the packet filter.
@@ -44,11 +46,18 @@ apply() {
 
 restore() {
     trap - EXIT
-    rm -rf "$new"
     if [ -e "$dir/old/ruleset" ]; then
-        mv "$dir/old/ruleset" "$dir/old/resolver" "$dir"
+        # An earlier version: its start script, which replaced `#` with the name
+        # servers of the network, no longer exists. Use the forwarder.
+        if [ ! -e "$dir/old/forwarder" ]; then
+            sed -i 's|^\(server=.*[/=]\)#$|\1127.0.0.2#551|' "$dir/old/resolver"
+            [ ! -e "$new/forwarder" ] || mv "$new/forwarder" "$dir"
+        fi
+        mv "$dir/old"/* "$dir"
+        rm -rf "$new"
         apply || :
     else
+        rm -rf "$new"
         "$code/remove" || :
     fi
 }
@@ -61,7 +70,7 @@ until systemctl list-jobs >/dev/null 2>&1 || [ $tries -ge 600 ]; do
 done
 rm -rf "$dir/old"
 mkdir "$dir/old"
-for file in ruleset resolver; do
+for file in ruleset resolver forwarder; do
     [ ! -e "$dir/$file" ] || cp "$dir/$file" "$dir/old/"
 done
 trap restore EXIT
@@ -85,7 +94,7 @@ dnsmasq --test --conf-file="$new/resolver" 2>/dev/null || {
     echo "dnsmasq rejects its configuration" >&2
     exit 1
 }
-mv "$new/ruleset" "$new/resolver" "$dir"
+mv "$new/ruleset" "$new/resolver" "$new/forwarder" "$dir"
 apply
 "$code/check" "$id" || {
     echo "the policy is not in force although all commands succeeded" >&2

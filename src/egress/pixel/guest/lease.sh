@@ -10,13 +10,12 @@ exec 9>/var/lib/pixels/egress/lock
 flock 9
 case $1 in
 begin)
-    /usr/local/lib/pixels/egress/resolver lease
     systemctl stop "$unit" 2>/dev/null || :
     systemctl reset-failed "$unit" 2>/dev/null || :
     # The resolver of a lease that ends without this script serves no queries.
     systemd-run --quiet --collect --unit="$unit" --service-type=forking \
         --property=PIDFile="$files/pid" --property=RuntimeMaxSec="$2" \
-        /usr/sbin/dnsmasq --conf-file="$files/resolver.conf" --pid-file="$files/pid"
+        /usr/sbin/dnsmasq --conf-file="$files/resolver" --pid-file="$files/pid"
     nft -f "$files/rules"
     ;;
 end)

@@ -8,13 +8,14 @@ units=/etc/systemd/system
 # network.
 find "$units" -path '*.d/pixels-egress.conf' -delete
 rm -f /etc/systemd/resolved.conf.d/pixels-egress.conf
-rm -f "$units"/*.wants/pixels-egress.service "$units"/*.wants/pixels-resolver.service \
-    "$units"/*.wants/pixels-upstream.path
+rm -f "$units"/*.wants/pixels-egress.service "$units"/*.wants/pixels-forwarder.service \
+    "$units"/*.wants/pixels-resolver.service "$units"/*.wants/pixels-upstream.path
 systemctl daemon-reload
 systemctl stop pixels-resolver-lease.service 2>/dev/null || :
-systemctl stop pixels-upstream.path pixels-resolver.service pixels-egress.service
-rm -f "$units/pixels-egress.service" "$units/pixels-resolver.service" \
-    "$units/pixels-upstream.path" "$units/pixels-upstream.service"
+systemctl stop pixels-upstream.path pixels-resolver.service pixels-forwarder.service \
+    pixels-egress.service
+rm -f "$units/pixels-egress.service" "$units/pixels-forwarder.service" \
+    "$units/pixels-resolver.service" "$units/pixels-upstream.path" "$units/pixels-upstream.service"
 systemctl daemon-reload
 for family in inet netdev; do
     ! nft list table "$family" pixels >/dev/null 2>&1 || nft delete table "$family" pixels
