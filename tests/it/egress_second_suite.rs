@@ -589,10 +589,13 @@ fn exhaust(env: &TestEnv, attacker: &str, neighbor: &str) -> (usize, Vec<String>
         lines.collect::<BTreeSet<_>>()
     };
     let before = harm(neighbor);
-    let holder = Recorder::start(perl(env, "root", attacker, &["-e", &code("hold();")]));
+    let start = |action| Recorder::start(perl(env, "root", attacker, &["-e", &code(action)]));
+    let holders = ["hold();", "hold_neighbors();"].map(start);
     let during = harm(neighbor);
     let same = harm(attacker);
-    holder.end();
+    for holder in holders {
+        holder.end();
+    }
     assert!(same.difference(&before).next().is_some(), "{same:?}");
     let harms = during.difference(&before);
     let harms = harms.map(|line| format!("limits: {line}")).collect();

@@ -51,6 +51,13 @@ sub hold {
     inflight(20_000);
     for (1 .. 2000) { pipe my $r, my $w or last; push @kept, $r, $w; fcntl $w, 1031, 1 << 20 or last }
     for (1 .. 4000) { ring(1 << 20) or last }
+    $| = 1;
+    print "READY\n";
+    scalar <STDIN>;
+}
+
+# A process of its own: it keeps a processor busy.
+sub hold_neighbors {
     # Renews the entries in a loop: the kernel deletes entries not updated for 5 seconds.
     add_neighbors(70_000, 'set -- ip -force -batch $F; "$@" 2>/dev/null; echo added; while :; do "$@" 2>/dev/null; done');
     $| = 1;
