@@ -391,7 +391,7 @@ fn only_the_host_connects_into_pixels() {
         let mut text = String::new();
         stream.read_to_string(&mut text).is_ok() && text == "from inside\n"
     });
-    walls.comes_to_reach(&a, "allowed.test", 443);
+    assert!(walls.reaches(&a, "allowed.test", 443));
 
     let name = table(&walls);
     nft(&format!("delete table inet {name}"));
