@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 use std::net::Ipv4Addr;
 
-use super::cidr::{PRIVATE, RESERVED};
+use super::cidr::{Cidr, PRIVATE, RESERVED};
 use super::dnsmasq::RESTRICTED_FORWARDER;
 use super::policy::ResolvedPolicy;
 use super::rule::{Rule, Target};
@@ -36,6 +36,9 @@ pub const HOST_ACCESS: u32 = 0x4000_0000;
 /// Protocols that the mode unrestricted allows. Other protocols are tunnels,
 /// such as 6in4, in which IPv6 would pass.
 const TRANSPORTS: &str = "{ tcp, udp, udplite, sctp, dccp, icmp, esp, ah }";
+
+const PING: &str = "echo-request";
+const PONG: &str = "echo-reply";
 
 /// Placeholder for the verdict of allowing rules until the mark is known.
 const ACCEPT: &str = "accept-marked";
@@ -68,50 +71,50 @@ impl Chains {
 /// which only rules with an address allow. The connections that such rules allow
 /// then have the mark [`HOST_ACCESS`].
 pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
-    let (mut sets, mut outgoing, mut replies) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let (mut outgoing, mut replies) = (Vec::new(), Vec::new());
     // Rules with an address come first: they open closed networks.
     for rule in &policy.rules {
         if let Target::Net(net) = &rule.target
             && net.is_v4()
         {
-            let net = net.to_string();
-            let verdicts = [ACCEPT_ADDRESS; 2];
-            push_accept(&mut outgoing, &mut replies, &net, rule.port, verdicts);
+            push_net(&mut outgoing, &mut replies, net, rule.port);
         }
     }
     let private = PRIVATE.iter().filter(|_| !policy.lan);
-    let mut closed: Vec<String> = RESERVED
+    let closed: Vec<String> = RESERVED
         .iter()
         .chain(private)
         .map(ToString::to_string)
         .collect();
-    closed.extend(host_set.map(|set| format!("@{set}")));
-    for net in closed {
-        outgoing.push(format!("ip daddr {net} jump refuse"));
-        replies.push(format!("ip saddr {net} drop"));
+    let closed = closed.join(", ");
+    let closed_set = format!("c_{}", hex(&sha256([&closed])[..6]));
+    for set in [Some(closed_set.as_str()), host_set].into_iter().flatten() {
+        outgoing.push(format!("ip daddr @{set} jump refuse"));
+        replies.push(format!("ip saddr @{set} drop"));
     }
-    for rule in &policy.rules {
-        if let Some(set) = learned_set(rule) {
-            let learned = format!("@{set}");
-            // Also renews the address.
-            let accept =
-                format!("update {learned} {{ ip daddr timeout {RENEWABLE_TIMEOUT} }} {ACCEPT}");
-            let verdicts = [accept.as_str(), ACCEPT];
-            push_accept(&mut outgoing, &mut replies, &learned, rule.port, verdicts);
-            sets.insert(set);
-        }
-    }
+    let sets: BTreeSet<String> = policy.rules.iter().filter_map(learned_set).collect();
     if policy.open {
         for rules in [&mut outgoing, &mut replies] {
             rules.push(format!("meta l4proto {TRANSPORTS} {ACCEPT}"));
         }
+    } else if !sets.is_empty() {
+        for (rules, icmp) in [(&mut outgoing, PING), (&mut replies, PONG)] {
+            rules.push("meta l4proto != { tcp, udp, icmp } return".to_owned());
+            rules.push(format!("icmp type != {icmp} return"));
+        }
+        for rule in &policy.rules {
+            push_learned(&mut outgoing, &mut replies, rule);
+        }
     }
-    let hash = sha256([format!("{outgoing:?} {replies:?}")]);
+    let hash = sha256([format!("{sets:?} {outgoing:?} {replies:?}")]);
     let id = hex(&hash[..6]);
     // Low values are reserved for the marks of the surrounding ruleset.
     let mark = u32::from_be_bytes([hash[6], hash[7], hash[8], hash[9]]);
     let mark = (mark | 0x8000_0000) & !HOST_ACCESS;
-    let mut text = String::new();
+    let mut text = format!(
+        "add set inet pixels {closed_set} {{ type ipv4_addr; flags interval; }}\n\
+         add element inet pixels {closed_set} {{ {closed} }}\n"
+    );
     for set in sets {
         let _ = writeln!(
             text,
@@ -132,31 +135,45 @@ pub fn chains(policy: &ResolvedPolicy, host_set: Option<&str>) -> Chains {
     Chains { id, mark, text }
 }
 
-/// `verdicts`: for the first packet of a connection, and for replies after a
-/// policy change.
-fn push_accept(
-    outgoing: &mut Vec<String>,
-    replies: &mut Vec<String>,
-    addresses: &str,
-    port: Option<u16>,
-    verdicts: [&str; 2],
-) {
-    let [of_outgoing, of_replies] = verdicts;
-    for (rules, address, port_field, icmp, verdict) in [
-        (outgoing, "daddr", "dport", "echo-request", of_outgoing),
-        (replies, "saddr", "sport", "echo-reply", of_replies),
+/// Adds the rules for a network: for the first packet of a connection, and for
+/// replies after a policy change.
+fn push_net(outgoing: &mut Vec<String>, replies: &mut Vec<String>, net: &Cidr, port: Option<u16>) {
+    for (rules, address, port_field, icmp) in [
+        (outgoing, "daddr", "dport", PING),
+        (replies, "saddr", "sport", PONG),
     ] {
-        let transport = format!("ip {address} {addresses} meta l4proto {{ tcp, udp }}");
+        let transport = format!("ip {address} {net} meta l4proto {{ tcp, udp }}");
         match port {
-            Some(port) => rules.push(format!("{transport} th {port_field} {port} {verdict}")),
+            Some(port) => rules.push(format!(
+                "{transport} th {port_field} {port} {ACCEPT_ADDRESS}"
+            )),
             None => {
-                rules.push(format!("{transport} {verdict}"));
+                rules.push(format!("{transport} {ACCEPT_ADDRESS}"));
                 rules.push(format!(
-                    "ip {address} {addresses} icmp type {icmp} {verdict}"
+                    "ip {address} {net} icmp type {icmp} {ACCEPT_ADDRESS}"
                 ));
             }
         }
     }
+}
+
+/// Adds the rules for the learned addresses of a name, like [`push_net`]. Only TCP,
+/// UDP and ping packets reach these rules: rules that match protocols need an anonymous
+/// set each, which doubles the time to load a policy with many names.
+fn push_learned(outgoing: &mut Vec<String>, replies: &mut Vec<String>, rule: &Rule) {
+    let Some(set) = learned_set(rule) else {
+        return;
+    };
+    let ports = |field: &str| match rule.port {
+        Some(port) => format!(" meta l4proto {{ tcp, udp }} th {field} {port}"),
+        None => String::new(),
+    };
+    // Also renews the address.
+    outgoing.push(format!(
+        "ip daddr @{set}{} update @{set} {{ ip daddr timeout {RENEWABLE_TIMEOUT} }} {ACCEPT}",
+        ports("dport")
+    ));
+    replies.push(format!("ip saddr @{set}{} {ACCEPT}", ports("sport")));
 }
 
 /// Name of the set of a rule's learned addresses. `None` for networks.
@@ -271,8 +288,14 @@ mod tests {
     fn private_ranges_need_address_rule() {
         let text = chains_of(&["10.1.2.3:22", "a.example"]).text;
         let at = |part: &str| text.find(part).unwrap();
-        assert!(at("ip daddr 10.1.2.3 ") < at("ip daddr 10.0.0.0/8 jump refuse"));
-        assert!(at("ip daddr 10.0.0.0/8 jump refuse") < at("ip daddr @n_"));
+        let closed = text
+            .lines()
+            .find(|line| line.contains("10.0.0.0/8"))
+            .unwrap();
+        let set = closed.split(' ').nth(4).unwrap();
+        let refusal = format!("ip daddr @{set} jump refuse");
+        assert!(at("ip daddr 10.1.2.3 ") < at(&refusal));
+        assert!(at(&refusal) < at("ip daddr @n_"));
     }
 
     #[test]
@@ -306,7 +329,11 @@ mod tests {
         assert_ne!(first.mark, other.mark);
         assert_ne!(first.id, closed.id);
         // The nftables set of a host name does not depend on other rules.
-        let set = |chains: &Chains| chains.text.lines().next().unwrap().to_owned();
+        let set = |chains: &Chains| {
+            let mut lines = chains.text.lines();
+            let set = lines.find(|line| line.starts_with("add set inet pixels n_"));
+            set.unwrap().to_owned()
+        };
         assert_eq!(set(&first), set(&other));
     }
 

@@ -280,7 +280,7 @@ mod tests {
                 }
                 "flush chain" => chains.get_mut(name).unwrap().rules.clear(),
                 "add rule" => chains.get_mut(name).unwrap().rules.push(rest),
-                "add table" | "add set" | "flush set" => {}
+                "add table" | "add set" | "add element" | "flush set" => {}
                 _ => panic!("{line}"),
             }
         }
