@@ -1,7 +1,7 @@
 //! Applies a state to a gateway with one command, which takes the gateway's
 //! lock, reports the current state and reads the new state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct GatewayState {
     pub leases: BTreeSet<Ipv4Addr>,
     /// The records of the applied state, if they are known.
     pub pixels: Option<Vec<PixelRecord>>,
+    /// The ports of the resolvers, by the ID of the policy.
+    pub ports: BTreeMap<String, u16>,
 }
 
 impl GatewayState {
@@ -148,26 +150,38 @@ async fn read_report(output: impl AsyncBufRead + Unpin) -> std::io::Result<Optio
     let Some(ready) = lines.next_line().await? else {
         return Ok(None);
     };
-    let mut state = GatewayState::parse(&ready);
-    let mut pixels: Option<Vec<PixelRecord>> = None;
+    let Some(mut state) = GatewayState::parse(&ready) else {
+        return Ok(None);
+    };
+    let mut section = String::new();
     while let Some(line) = lines.next_line().await? {
-        match (line.as_str(), &mut pixels) {
-            ("==> end", _) => {
-                if let Some(state) = &mut state {
-                    state.pixels = pixels;
+        match (section.as_str(), line.strip_prefix("==> ")) {
+            (_, Some("end")) => return Ok(Some(state)),
+            (_, Some(name)) => {
+                section = name.to_owned();
+                if name == "pixels" {
+                    state.pixels = Some(Vec::new());
                 }
-                return Ok(state);
             }
-            ("==> pixels", _) => pixels = Some(Vec::new()),
             // One unreadable record makes all unknown.
-            (line, Some(known)) => match PixelRecord::parse(line) {
-                Some(record) => known.push(record),
-                None => pixels = None,
-            },
-            (_, None) => {}
+            ("pixels", None) => {
+                let record = PixelRecord::parse(&line);
+                state.pixels = state.pixels.zip(record).map(|(mut known, record)| {
+                    known.push(record);
+                    known
+                });
+            }
+            ("ports", None) => state.ports.extend(parse_port(&line)),
+            _ => {}
         }
     }
     Ok(None)
+}
+
+/// Parses `ID:port=PORT`.
+fn parse_port(line: &str) -> Option<(String, u16)> {
+    let (id, port) = line.split_once(":port=")?;
+    Some((id.to_owned(), port.parse().ok()?))
 }
 
 fn stream_error(error: std::io::Error) -> Error {

@@ -10,7 +10,7 @@ use super::subnet::Subnet;
 use super::{dhcp, ruleset};
 use crate::egress::dnsmasq::{self, ResolverListen};
 use crate::egress::lease;
-use crate::egress::nftables;
+use crate::egress::nftables::{self, Chains};
 use crate::egress::policy::{Policy, ResolvedPolicy};
 use crate::egress::presets::Presets;
 use crate::model::{Error, Name, Reason, Result};
@@ -90,11 +90,11 @@ impl DesiredState<'_> {
         let local_domain = self.current.single_label_domain();
         let host = self.host_addresses.iter().copied().chain(uplink);
         let mut elements: Vec<String> = host.map(ruleset::host_element).collect();
-        let mut ports = BTreeSet::new();
+        let mut ports = Ports::in_use(&self.current.ports);
         let mut parts = BTreeMap::new();
         for (policy, users) in &users_by_policy {
             let chains = nftables::chains(policy, Some("host"));
-            let port = assign_port(chains.mark, &mut ports);
+            let port = ports.assign(&chains);
             let listen = ResolverListen {
                 address: Some(self.subnet.gateway()),
                 port,
@@ -149,13 +149,39 @@ fn policy_of(client: &Client) -> Option<Policy> {
         .ok()
 }
 
-/// Returns a port derived from the policy, or the next port if it is in use.
-fn assign_port(mark: u32, used: &mut BTreeSet<u16>) -> u16 {
-    let first = u16::try_from(mark % u32::from(PORTS)).unwrap_or(0);
-    (0..PORTS)
-        .map(|step| FIRST_PORT + (first + step) % PORTS)
-        .find(|port| used.insert(*port))
-        .unwrap_or(FIRST_PORT)
+/// The ports of resolvers, by the ID of the policy.
+#[derive(Debug, Default)]
+struct Ports {
+    present: BTreeMap<String, u16>,
+    used: BTreeSet<u16>,
+}
+
+impl Ports {
+    /// Keeps the ports of the resolvers that run. Also the port of a resolver that
+    /// ends is in use until the new resolvers run.
+    fn in_use(reported: &BTreeMap<String, u16>) -> Self {
+        let mut ports = Self::default();
+        for (id, port) in reported {
+            let is_valid = (FIRST_PORT..FIRST_PORT + PORTS).contains(port);
+            if is_valid && ports.used.insert(*port) {
+                ports.present.insert(id.clone(), *port);
+            }
+        }
+        ports
+    }
+
+    /// Returns the port of a running resolver, or else a port derived from the policy
+    /// or, if that is in use, the next port.
+    fn assign(&mut self, policy: &Chains) -> u16 {
+        if let Some(port) = self.present.get(&policy.id) {
+            return *port;
+        }
+        let first = u16::try_from(policy.mark % u32::from(PORTS)).unwrap_or(0);
+        (0..PORTS)
+            .map(|step| FIRST_PORT + (first + step) % PORTS)
+            .find(|port| self.used.insert(*port))
+            .unwrap_or(FIRST_PORT)
+    }
 }
 
 /// The parts of the packet filter in one file, each after a line `# part NAME`.
@@ -220,6 +246,26 @@ mod tests {
             .map(|part| part.split_once('\n').unwrap())
             .map(|(name, text)| (name.to_owned(), text.to_owned()))
             .collect()
+    }
+
+    #[test]
+    fn running_resolvers_keep_their_ports() {
+        let policy = |id: &str, mark: u16| Chains {
+            id: id.to_owned(),
+            mark: mark.into(),
+            text: String::new(),
+        };
+        let reported = |ports: &[(&str, u16)]| {
+            let ports = ports.iter().map(|(id, port)| ((*id).to_owned(), *port));
+            Ports::in_use(&ports.collect())
+        };
+        let mut ports = reported(&[("b", FIRST_PORT + 7), ("ended", FIRST_PORT + 8)]);
+        assert_eq!(ports.assign(&policy("a", 7)), FIRST_PORT + 9);
+        assert_eq!(ports.assign(&policy("b", 7)), FIRST_PORT + 7);
+        // A port of two resolvers, and one that is not for resolvers.
+        let mut ports = reported(&[("a", FIRST_PORT), ("b", FIRST_PORT), ("c", 53)]);
+        let assigned = ["a", "b", "c"].map(|id| ports.assign(&policy(id, PORTS - 1)));
+        assert_eq!(assigned, [0, PORTS - 1, 1].map(|port| FIRST_PORT + port));
     }
 
     #[test]

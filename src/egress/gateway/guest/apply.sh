@@ -3,7 +3,7 @@
 #
 # Takes the lock, which the kernel releases when this process ends, and prints
 # "ready KEY=VALUE...", the pixels of the state in force, if known, after the line
-# "==> pixels", and "==> end". Then reads the new state from stdin: each file after
+# "==> pixels", the resolvers' ports after the line "==> ports", and "==> end". Then reads the new state from stdin: each file after
 # a line "==> NAME", and "==> end" after the last file. Prints "done" at the end.
 # Truncated input changes nothing.
 set -eu
@@ -115,6 +115,8 @@ if [ -n "$applied" ] && [ -e "$state/pixels" ]; then
     echo "==> pixels"
     cat "$state/pixels"
 fi
+echo "==> ports"
+(cd "$state/resolvers" && grep -H '^port=' -- * 2>/dev/null) || :
 echo "==> end"
 
 new=$dir/new
@@ -188,14 +190,6 @@ if [ -n "${fresh# }" ]; then
         set -- "$@" "$new/resolvers/$id"
         restart="$restart pixels-resolver@$id"
     done
-    # The port of a new resolver may be that of a resolver that will be stopped or
-    # get another port.
-    grep -h '^port=' "$@" >/run/pixels/ports
-    blocking=$(grep -rlxF -f /run/pixels/ports "$state/resolvers") || :
-    if [ -n "$blocking" ]; then
-        # shellcheck disable=SC2046 # one word per unit
-        systemctl stop $(echo "$blocking" | sed 's|.*/|pixels-resolver@|')
-    fi
     cp "$@" "$state/resolvers/"
 fi
 sh /usr/local/lib/pixels/gateway/load.sh "$new" "${restart:+systemctl restart $restart}"
