@@ -192,10 +192,11 @@ if [ -n "${fresh# }" ]; then
     done
     cp "$@" "$state/resolvers/"
 fi
-sh /usr/local/lib/pixels/gateway/load.sh "$new" "${restart:+systemctl restart $restart}"
-
 # Permanent neighbor entries, so that no pixel can claim another's address.
-ip -force -batch "$new/neighbours"
+ip -force -batch "$new/neighbours" &
+neighbours=$!
+sh /usr/local/lib/pixels/gateway/load.sh "$new" "${restart:+systemctl restart $restart}"
+wait $neighbours
 if [ -e "$state/neighbours" ] && ! cmp -s "$new/neighbours" "$state/neighbours"; then
     # Lines "neigh replace ADDRESS lladdr MAC …".
     awk -v new="$new/neighbours" '

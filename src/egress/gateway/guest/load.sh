@@ -4,8 +4,8 @@
 # content) and `elements` (sorted). Parts that are already loaded are not touched.
 # After an interruption or a failure, the loaded rules remain in force, and the
 # next run loads everything.
-# Runs the command $2 after it has added the new sets and chains, and before any
-# element refers to them.
+# Runs the command $2 after it has added the new sets, and before any element refers
+# to the new chains.
 set -eu
 export LC_ALL=C
 want=$1
@@ -42,8 +42,8 @@ learned=
 if [ ! -s "$have/elements" ] && [ -e /var/lib/pixels/gateway/learned ]; then
     learned=/var/lib/pixels/gateway/learned
 fi
-# Writes the commands for nft to files chains.N, learned.N and change.N, in the
-# order of N. The kernel accepts 212992 bytes per transaction. A word of a rule
+# Writes the commands for nft to files sets.N, learned.N, chains.N and change.N, in
+# the order of N. The kernel accepts 212992 bytes per transaction. A word of a rule
 # takes up to 45 bytes, a word of an element fewer.
 awk -v work="$work" -v now="$(date +%s)" '
     function command(kind, text,   words) {
@@ -76,7 +76,7 @@ awk -v work="$work" -v now="$(date +%s)" '
         next
     }
     input == "parts" { old_part[$1]; next }
-    input == "names" { old_names[++old_name_count] = $0; next }
+    input == "names" { old_names[++old_name_count] = $0; old_name[$0]; next }
     input == "chains" && /^# part / {
         print $3 >(work "/parts")
         is_new = !($3 in old_part)
@@ -90,8 +90,12 @@ awk -v work="$work" -v now="$(date +%s)" '
             if (!(name in names)) print name >(work "/names")
             names[name]
         }
+        if (!is_new) next
+        # The name of a set with elements identifies its content. To add an element,
+        # nft reads all sets from the kernel.
+        if (/^add element/ && ("set " $5) in old_name) next
         # No element refers to a new chain yet.
-        if (is_new) command("chains", $0)
+        command(/^add (set|element)/ ? "sets" : "chains", $0)
         next
     }
     # The time since they were saved counts.
@@ -131,9 +135,15 @@ run_nft() {
         [ ! -e "$part" ] || nft -f "$part" || return
     done
 }
-run_nft chains
+run_nft sets
 run_nft learned || :
-[ -z "$before_elements" ] || sh -c "$before_elements"
+before=
+if [ -n "$before_elements" ]; then
+    sh -c "$before_elements" &
+    before=$!
+fi
+run_nft chains
+[ -z "$before" ] || wait "$before"
 if [ -e "$work/ended" ]; then
     while read -r address; do
         # The lease may have ended.

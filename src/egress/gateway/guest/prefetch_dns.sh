@@ -4,12 +4,20 @@
 # earlier. Waits for all answers together for at most 0.1 s; later answers are
 # learned too.
 set -u
-conf=/var/lib/pixels/gateway/state/resolvers/$1
-port=$(sed -n 's/^port=//p' "$conf")
-address=$(sed -n 's/^listen-address=//p' "$conf")
+port='' address=''
+declare -A names=()
+while IFS= read -r line; do
+    case $line in
+        port=*) port=${line#*=} ;;
+        listen-address=*) address=${line#*=} ;;
+        server=/[!*/]*/*)
+            name=${line#*/}
+            names[${name%%/*}]=
+            ;;
+    esac
+done <"/var/lib/pixels/gateway/state/resolvers/$1"
 open=()
-# shellcheck disable=SC2013 # one name per line
-for name in $(sed -n 's|^server=/\([^*/][^/]*\)/.*|\1|p' "$conf" | sort -u); do
+for name in "${!names[@]}"; do
     question='\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00'
     IFS=.
     for label in $name; do
