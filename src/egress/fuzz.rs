@@ -146,7 +146,7 @@ fn gateways() {
             current: GatewayState::parse(&format!("ready {text}")).unwrap_or_default(),
             lease_change: LeaseChange::None,
         };
-        let written = desired.state_files().unwrap().to_text();
+        let written = desired.state_files().unwrap().to_text("");
         let plain = |c: char| c.is_ascii_graphic() || matches!(c, ' ' | '\n' | '\t');
         assert!(written.chars().all(plain), "{written:?}");
         let sound = |line: &&str| line.starts_with("==> ");

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::sync::mpsc;
 
 use super::clients::PixelRecord;
-use super::state_files::StateFiles;
+use super::state_files::{END, StateFiles};
 use crate::egress::domain::Domain;
 use crate::model::{Capture, Error, ExecIo, ExecRequest, Guest, Result};
 
@@ -24,7 +24,8 @@ const REPORT_LIMIT: u64 = 64 * 1024 * 1024;
 /// The state of a gateway, reported after the lock is taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayState {
-    /// [`StateFiles::id`] of the applied state. Empty if no state is applied.
+    /// The ID of the applied state, as [`StateFiles::to_text`] writes it. Empty if no
+    /// state is applied.
     pub applied: String,
     /// The next hop of the uplink: the server's host, if the uplink is a bridge
     /// of the server.
@@ -76,18 +77,19 @@ impl GatewayState {
     }
 }
 
-/// Takes the gateway's lock, calls `desired` and applies the returned state.
-/// Changes nothing if that state is already applied.
+/// Takes the gateway's lock, calls `desired` and applies the returned state after
+/// the returned future. Changes nothing if that state is already applied.
 ///
-/// `desired` runs while the lock is held. If `desired` or the gateway fails, or
-/// the future is dropped, the current state remains applied. Fails with
-/// `Error::TimedOut` after two minutes.
-pub async fn apply_locked<F>(
+/// `desired` and its future run while the lock is held. If one of them or the gateway
+/// fails, or the future of this function is dropped, the current state remains
+/// applied. Fails with `Error::TimedOut` after two minutes.
+pub async fn apply_locked<F, R>(
     guest: &dyn Guest,
     desired: impl FnOnce(GatewayState) -> F,
 ) -> Result<()>
 where
-    F: Future<Output = Result<StateFiles>>,
+    F: Future<Output = Result<(StateFiles, R)>>,
+    R: Future<Output = Result<()>>,
 {
     let (mut to_script, stdin) = duplex(BUFFER);
     let (stdout, from_script) = duplex(BUFFER);
@@ -111,14 +113,13 @@ where
             return Ok(());
         };
         let applied = state.applied.clone();
-        let files = desired(state).await?;
-        let text = if files.id() == applied {
-            files.unchanged()
-        } else {
-            files.to_text()
-        };
+        let (files, record) = desired(state).await?;
+        let text = files.to_text(&applied);
+        let text = text.strip_suffix(END).unwrap_or(&text);
         // A write fails only if the script has exited: its status is reported.
-        let _ = to_script.write_all(text.as_bytes()).await;
+        let (_, recorded) = tokio::join!(to_script.write_all(text.as_bytes()), record);
+        recorded?;
+        let _ = to_script.write_all(END.as_bytes()).await;
         let _ = to_script.shutdown().await;
         let mut rest = tokio::io::sink();
         tokio::io::copy(&mut lines, &mut rest)

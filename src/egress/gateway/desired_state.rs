@@ -238,7 +238,7 @@ mod tests {
             current: GatewayState::default(),
             lease_change: LeaseChange::None,
         };
-        let text = desired.state_files().unwrap().to_text();
+        let text = desired.state_files().unwrap().to_text("");
         let chains = text.split("==> chains\n").nth(1).unwrap();
         let chains = chains.split("==> ").next().unwrap();
         let parts = chains.split("# part ").skip(1);

@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 
 use crate::model::{hex, sha256};
 
+/// The line after the last file. The script changes nothing before it has read it.
+pub const END: &str = "==> end\n";
+
 /// File contents by name. No line may start with `==> `.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateFiles {
@@ -24,24 +27,19 @@ impl StateFiles {
         self.commands.push_str(&commands);
     }
 
-    /// Returns a hash of the names and contents of all files.
-    pub fn id(&self) -> String {
-        hex(&sha256([self.files_as_text()])[..8])
-    }
-
-    /// Encodes the files for the script: each file follows a line `==> NAME`.
-    pub fn to_text(&self) -> String {
-        format!(
-            "{}==> applied\n{}\n==> commands\n{}==> end\n",
-            self.files_as_text(),
-            self.id(),
-            self.commands
-        )
-    }
-
-    /// The input with which the script keeps the current state.
-    pub fn unchanged(&self) -> String {
-        format!("==> keep\n==> commands\n{}==> end\n", self.commands)
+    /// Encodes the files for the script: each file follows a line `==> NAME`, and
+    /// [`END`] follows the last file. One of the files contains the ID of the state, a
+    /// hash of all names and contents. If that is `applied`, returns the input with
+    /// which the script keeps the current state.
+    pub fn to_text(&self, applied: &str) -> String {
+        let mut text = self.files_as_text();
+        let id = hex(&sha256([&text])[..8]);
+        if id == applied {
+            text = "==> keep\n".to_owned();
+        } else {
+            let _ = writeln!(text, "==> applied\n{id}");
+        }
+        text + "==> commands\n" + &self.commands + END
     }
 
     fn files_as_text(&self) -> String {

@@ -46,15 +46,18 @@ pub async fn change(
         let properties = change(&pixel)?;
         let keys = properties.keys().map(String::as_str);
         *replaced = Some(select_keys(&pixel.properties, keys));
-        backend.set_properties(name, &properties).await?;
         let Some(mut records) = applied else {
+            backend.set_properties(name, &properties).await?;
             return all_records(backend, gateway).await;
         };
-        pixel.properties.extend(properties);
+        pixel.properties.extend(properties.clone());
         pixel.properties.retain(|_, value| !value.is_empty());
         records.retain(|record| record.name != *name && names.contains(&record.name));
         records.extend(PixelRecord::from_instance(&pixel, &gateway.bridge));
-        Ok(records)
+        Ok(Update {
+            pixels: records,
+            properties: Some((name, properties)),
+        })
     };
     let outcome = apply_locked(backend, gateway, LeaseChange::None, set).await;
     if let (Err(_), Some(previous)) = (&outcome, previous) {
@@ -117,27 +120,43 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-async fn all_records(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Vec<PixelRecord>> {
+/// What a command applies.
+struct Update<'a> {
+    pixels: Vec<PixelRecord>,
+    /// Properties of a pixel, set before the policies are applied.
+    properties: Option<(&'a Name, Properties)>,
+}
+
+impl From<Vec<PixelRecord>> for Update<'_> {
+    fn from(pixels: Vec<PixelRecord>) -> Self {
+        Self {
+            pixels,
+            properties: None,
+        }
+    }
+}
+
+async fn all_records<'a>(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<Update<'a>> {
     let instances = backend.list().await?;
-    Ok(egress_gateway::records(&instances, &gateway.bridge))
+    Ok(egress_gateway::records(&instances, &gateway.bridge).into())
 }
 
 /// Applies the policies of the pixels that `read` returns under the lock. `read`
 /// gets the records of the applied state, if they are known.
-async fn apply_locked<F>(
+async fn apply_locked<'a, F>(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
     lease_change: LeaseChange<'_>,
     read: impl FnOnce(Subnet, Option<Vec<PixelRecord>>) -> F,
 ) -> Result<()>
 where
-    F: Future<Output = Result<Vec<PixelRecord>>>,
+    F: Future<Output = Result<Update<'a>>>,
 {
     let instance = require(backend, gateway).await?;
     let subnet = super::subnet(&instance).ok_or_else(|| wrong_state(gateway, "missing"))?;
     let guest = backend.guest(&gateway.name);
     let outcome = egress_gateway::apply_locked(&*guest, async |mut current| {
-        let pixels = read(subnet, current.pixels.take()).await?;
+        let Update { pixels, properties } = read(subnet, current.pixels.take()).await?;
         let dns = match instance.properties.get(DNS) {
             Some(list) => parse_all(list.split(',')),
             None => parse_all(current.dns.iter().map(String::as_str)),
@@ -154,7 +173,13 @@ where
             current,
             lease_change,
         };
-        desired.state_files()
+        let record = async move {
+            match properties {
+                Some((name, properties)) => backend.set_properties(name, &properties).await,
+                None => Ok(()),
+            }
+        };
+        Ok((desired.state_files()?, record))
     })
     .await;
     outcome.map_err(|error| attribute_to_gateway(gateway, error))
@@ -162,18 +187,18 @@ where
 
 /// Assigns a unique address to a pixel. Returns all records, including the new
 /// address.
-async fn assign_unique_address(
+async fn assign_unique_address<'a>(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
     subnet: Subnet,
     name: &Name,
-) -> Result<Vec<PixelRecord>> {
+) -> Result<Update<'a>> {
     for _ in 0..ATTEMPTS {
         let instances = backend.list().await?;
         let records = egress_gateway::records(&instances, &gateway.bridge);
         let clients = egress_gateway::clients(&records, subnet);
         if clients.iter().any(|client| client.name == *name) {
-            return Ok(records);
+            return Ok(records.into());
         }
         if !instances.iter().any(|instance| instance.name == *name) {
             return Err(Error::NotFound(Subject::pixel(name)));
