@@ -11,7 +11,8 @@ use crate::egress::{self, Denials, Mode, Policy};
 use crate::model::{self, Backend, Instance, Name, Properties, Result, Status, unless_cancelled};
 
 /// Changes the recorded policy of a pixel, applies it and ends the provisioning
-/// lease. On failure, the previous policy remains recorded and applied.
+/// lease. On failure, the previous policy remains recorded and applied. Returns the
+/// pixel as it was before.
 ///
 /// Behind a gateway, concurrent changes are applied one after another and none
 /// is lost: `change` gets the current policy.
@@ -21,7 +22,7 @@ pub async fn change_policy(
     gateway_spec: &GatewaySpec,
     name: &Name,
     change: &(dyn Fn(&mut Policy) -> Result<()> + Sync),
-) -> Result<(), Error> {
+) -> Result<Instance, Error> {
     let instance = unless_cancelled(cancel, backend.get(name)).await?;
     let network = Network::of_instance(&instance, gateway_spec);
     network.ensure(backend, cancel, &|_| {}).await?;
@@ -30,7 +31,8 @@ pub async fn change_policy(
         change(&mut policy)?;
         Ok(replacement(&policy))
     };
-    Ok(apply_change(backend, &network, &instance, &changed_properties).await?)
+    apply_change(backend, &network, &instance, &changed_properties).await?;
+    Ok(instance)
 }
 
 /// Sets the properties that `change` returns and applies the policy they

@@ -53,7 +53,6 @@ async fn change_policy(
 ) -> anyhow::Result<()> {
     let backend = context.backend()?;
     let gateway_spec = from_settings::gateway_from_settings(context)?;
-    let before = context.get(name).await?;
     let change = |policy: &mut Policy| {
         change(policy).map_err(|error| {
             let mut text = error.to_string();
@@ -65,7 +64,8 @@ async fn change_policy(
             Error::Invalid(text.into())
         })
     };
-    lifecycle::change_policy(backend, context.cancel(), &gateway_spec, name, &change).await?;
+    let cancel = context.cancel();
+    let before = lifecycle::change_policy(backend, cancel, &gateway_spec, name, &change).await?;
     if Enforcer::of_instance(&before) == Enforcer::None {
         let after = context.get(name).await?;
         if lifecycle::recorded_policy(&after)?.mode != Mode::Unrestricted {

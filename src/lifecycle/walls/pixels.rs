@@ -99,9 +99,8 @@ impl<'a> TestPixels<'a> {
             Ok(())
         };
         let gateway_spec = &self.defaults.gateway;
-        change_policy(self.backend, self.cancel, gateway_spec, name, &change)
-            .await
-            .map_err(|error| error.source)
+        let changed = change_policy(self.backend, self.cancel, gateway_spec, name, &change).await;
+        changed.map(drop).map_err(|error| error.source)
     }
 
     pub async fn has_perl(&self) -> Result<bool> {
