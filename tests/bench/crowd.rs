@@ -1,6 +1,5 @@
 //! Benchmarks with many running pixels behind one gateway.
 
-use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, ChildStdout, Stdio};
@@ -12,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::Lab;
 use crate::measure::{Contender, Who};
+use crate::network::set_policy;
 use crate::report::Outcome;
 use crate::rows::{Bench, compare_lists, timed_create};
 
@@ -87,7 +87,7 @@ pub fn policy(bench: &Bench<'_>, lab: &Lab) -> Result<Outcome> {
     let crowds = lab.crowds()?;
     let contenders = [(Who::Pixels, &crowds.many), (Who::Few, &crowds.few)]
         .map(|(who, lab)| Contender::new(who, set_policy(bench, lab)));
-    bench.compare_n(contenders.into(), bench.runs * 2)
+    bench.compare(contenders.into())
 }
 
 /// Lists running pixels.
@@ -147,21 +147,20 @@ fn flood(
     let arguments = [kind, &address, &port, &processes];
     let words: Vec<&str> = perl.into_iter().chain(arguments).collect();
     let (mut sent, mut seconds) = (0, 0.0);
-    // Shared, so that each call changes the policy.
-    let set = RefCell::new(set_policy(bench, many));
+    let (mut set, set_quietly) = (set_policy(bench, many), set_policy(bench, many));
     let contenders = vec![
         Contender::new(Who::Pixels, || {
             let mut command = program.command(&words);
             let flood = Flood::start(command.stdout(Stdio::piped()).spawn()?)?;
             let begun = Instant::now();
             thread::sleep(SETTLE);
-            let took = (set.borrow_mut())()?;
+            let took = set()?;
             sent += flood.stop()?;
             seconds += begun.elapsed().as_secs_f64();
             thread::sleep(SETTLE);
             Ok(took)
         }),
-        Contender::new(Who::Quiet, || (set.borrow_mut())()),
+        Contender::new(Who::Quiet, set_quietly),
     ];
     let outcome = bench.compare(contenders);
     let rate = sent as f64 / seconds;
@@ -176,19 +175,6 @@ fn flood(
         .push(format!("flood-{kind}: {rate:.0} {unit} per second"));
     many.api().remove(&many.instance(FLOODER))?;
     outcome
-}
-
-/// Changes the policy of the lab's base pixel, back and forth. No other pixel has
-/// these policies, so that the gateway starts and stops their resolvers.
-fn set_policy<'a>(bench: &Bench<'_>, lab: &'a Lab) -> impl FnMut() -> Result<Duration> + 'a {
-    let program = lab.program(&bench.binary.path);
-    let base = lab.name("base");
-    let policies = [&["agent", "--allow", "own.example"][..], &["unrestricted"]];
-    let mut policies = policies.into_iter().cycle();
-    move || {
-        let policy = policies.next().unwrap_or_default();
-        program.run(&[&["network", "set", &base], policy].concat())
-    }
 }
 
 /// A running `flood.pl`.
