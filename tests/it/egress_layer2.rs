@@ -314,8 +314,56 @@ fn root_in_pixel_reaches_no_neighbor_or_host_by_frames() {
     listener.kill().unwrap();
     listener.wait().unwrap();
     walls.comes_to_reach(&a, "allowed.test", 443);
+    replaced_device_harms_no_neighbor_or_host(&attack, &a, &b);
     ports_are_secured_at_next_start(&walls, &a);
     unsecurable_pixel_does_not_start(&walls, &b);
+}
+
+/// The port of a network device that is replaced in a running pixel is unsecured until
+/// the next start.
+fn replaced_device_harms_no_neighbor_or_host(attack: &Attack<'_>, a: &str, b: &str) {
+    let walls = attack.walls;
+    let path = format!("/1.0/instances/px-{a}");
+    let mut device = walls.server.get(&path)["devices"]["eth0"].clone();
+    device["host_name"] = format!("pxnew{}", std::process::id()).into();
+    let devices = json!({"devices": {"eth0": device}});
+    walls.server.done("PATCH", &path, &devices);
+    let doctor = walls.env.pixels(["doctor", "--json"]).stdout;
+    assert!(doctor.contains(&format!("px-{a}: ")), "{doctor}");
+    walls.comes_to_reach(a, "allowed.test", 443);
+
+    let others = || -> BTreeSet<String> {
+        let entries = attack.addresses().into_iter();
+        let of_others = [&attack.neighbor.mac, &attack.gateway.mac];
+        entries
+            .filter(|entry| of_others.iter().any(|mac| entry.contains(*mac)))
+            .collect()
+    };
+    let before = others();
+    let (mut listener, heard) = eavesdrop(walls, b);
+    let echoes = [format!("echoes {} 4433 400", walls.wan.address(20))];
+    let victim = attack.start(b, &echoes);
+    let overheard = attack.run(a, &probes(STORMS));
+    let lost = results(victim, &echoes);
+    let host = HostStack::watch();
+    let attacker = Witness::at(&walls.env, a);
+    // Answers to the frames arrive before those to the datagrams after them.
+    let mut rows = probes(FRAMES);
+    rows.push(format!("echoes {} 4433 20", walls.wan.address(10)));
+    assert_eq!(attack.run(a, &rows), [""; 0]);
+    let reached = FRAMES.iter().enumerate();
+    let reached = reached.filter(|(number, row)| {
+        let token = token(*number);
+        // The host's IP protocol drops frames to reserved groups.
+        attacker.saw(&token) || (host.saw(&token) && !row.contains("reserved group"))
+    });
+    let reached: Vec<&str> = reached.map(|(_, row)| *row).collect();
+    let heard = heard.lock().unwrap().clone();
+    let found = (overheard, lost, reached, others() != before, heard);
+    let none = <(Vec<_>, Vec<_>, Vec<_>, bool, String)>::default();
+    assert_eq!(found, none);
+    listener.kill().unwrap();
+    listener.wait().unwrap();
 }
 
 /// The next start secures the ports of pixels, checkpoints and gateways of earlier
@@ -348,7 +396,10 @@ fn ports_are_secured_at_next_start(walls: &Walls, a: &str) {
             .contains(&format!("{name}:"))
     };
     let (pixel, gateway) = (format!("px-{a}"), walls.gateway_name());
-    assert!(!reported(&pixel) && !reported(&gateway));
+    assert!(reported(&pixel) && !reported(&gateway));
+    env.pixels(["stop", "--force", a]).ok();
+    env.pixels(["start", a]).ok();
+    assert!(!reported(&pixel));
 
     remove_security(&pixel);
     env.checkpoint(a, "old");

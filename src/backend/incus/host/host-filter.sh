@@ -1,6 +1,6 @@
 #!/bin/sh
-# Filters the uplink of a gateway on the server's host, and keeps the packets of the
-# gateway's isolated bridge out of the host's connection table. LXC runs this script as
+# Filters the uplink of a gateway on the server's host, and keeps packets of the
+# gateway's isolated bridge away from the host. LXC runs this script as
 # the hook start-host: after LXC has moved the interface eth0 into the instance,
 # before init starts. If the script fails, the instance does not start, and its
 # lxc.log has a line "pixels: REASON".
@@ -8,7 +8,9 @@
 # Afterwards, the tables $1 drop packets from the gateway to any address of the
 # host, except packets with the DSCP $3, and packets to the pixels in the subnet
 # $2, except packets that the host itself sends. The host does not track packets
-# from the isolated bridge. The tables replace those of the previous start.
+# from the isolated bridge, and drops IP packets to reserved Ethernet groups: a bridge
+# passes these to the host as packets of the port, which the hook of the pixel secures,
+# but not a port that is replaced in a running pixel. The tables replace those of the previous start.
 #
 # Every line must mean the same when it follows the previous one on one line, and
 # there must be no single quotes.
@@ -28,19 +30,20 @@ case $link in
     *" master "*) isolated=${link#* master }; isolated=${isolated%% *} ;;
     *) fail "the interface eth1 is on no bridge" ;;
 esac;
-untracked="
+isolation="
     add table inet $table;
     delete table inet $table;
     add table inet $table;
-    add chain inet $table bridged { type filter hook prerouting priority raw; };
-    add rule inet $table bridged iifname \"$isolated\" notrack;
+    add chain inet $table isolation { type filter hook prerouting priority raw; };
+    add rule inet $table isolation ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop;
+    add rule inet $table isolation iifname \"$isolated\" notrack;
 ";
 link=$(nsenter -t "$LXC_PID" -n ip -d -o link show dev eth0 2>&1) || fail "$link";
 # Interfaces of other kinds have no port on the host.
 case $link in
     *" veth "*) ;;
     *)
-        output=$(nft "$untracked" 2>&1) || fail "$output";
+        output=$(nft "$isolation" 2>&1) || fail "$output";
         exit 0 ;;
 esac;
 index=${link#*@if}; index=${index%%:*};
@@ -69,7 +72,7 @@ output=$(nft "
     add chain bridge $table to_gateway { type filter hook forward priority 0; };
     add rule bridge $table to_gateway oifname \"$port\" ether type != { arp, ip, ip6 } drop;
     add rule bridge $table to_gateway oifname \"$port\" ip daddr $subnet drop;
-    $untracked
+    $isolation
     add chain inet $table to_gateway { type filter hook forward priority 0; };
     add rule inet $table to_gateway oifname \"$bridge\" ip daddr $subnet drop;
 " 2>&1) || fail "$output";
