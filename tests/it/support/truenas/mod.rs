@@ -188,6 +188,9 @@ impl Nas {
         let mut env = TestEnv::new(&format!("{test}{}", version.replace('.', "")));
         let nas = Self::start(version, &env);
         nas.configure(&mut env);
+        // Installs packages, which may take longer than a test waits for a command.
+        let template = Template::shared(&nas.inner.incus, &nas.inner.image);
+        nas.inner.state.lock().unwrap().template = Some(template);
         let dir = env.home().join(".ssh");
         std::fs::create_dir_all(&dir).unwrap();
         ssh_keygen(&["-t", "ed25519", "-N", ""], &dir.join("id_ed25519"));
