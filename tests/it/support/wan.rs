@@ -184,6 +184,10 @@ impl Wan {
     fn serve(&self) {
         for port in TCP {
             for address in self.answering() {
+                // The name server answers queries, see below.
+                if (address, port) == (self.address(RESOLVER), 53) {
+                    continue;
+                }
                 self.accept(TcpListener::bind((address, port)).unwrap(), hello);
             }
         }
