@@ -165,13 +165,10 @@ async fn read_report(output: impl AsyncBufRead + Unpin) -> std::io::Result<Optio
                 }
             }
             // One unreadable record makes all unknown.
-            ("pixels", None) => {
-                let record = PixelRecord::parse(&line);
-                state.pixels = state.pixels.zip(record).map(|(mut known, record)| {
-                    known.push(record);
-                    known
-                });
-            }
+            ("pixels", None) => match (&mut state.pixels, PixelRecord::parse(&line)) {
+                (Some(known), Some(record)) => known.push(record),
+                _ => state.pixels = None,
+            },
             ("ports", None) => state.ports.extend(parse_port(&line)),
             _ => {}
         }

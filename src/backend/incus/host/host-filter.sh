@@ -10,7 +10,8 @@
 # $2, except packets that the host itself sends. The host does not track packets
 # from the isolated bridge, and drops IP packets to reserved Ethernet groups: a bridge
 # passes these to the host as packets of the port, which the hook of the pixel secures,
-# but not a port that is replaced in a running pixel. The tables replace those of the previous start.
+# but not a port that is replaced in a running pixel. The tables replace those of the
+# previous start.
 #
 # Every line must mean the same when it follows the previous one on one line, and
 # there must be no single quotes.

@@ -3,7 +3,8 @@
 #
 # Takes the lock, which the kernel releases when this process ends, and prints
 # "ready KEY=VALUE...", the pixels of the state in force, if known, after the line
-# "==> pixels", the resolvers' ports after the line "==> ports", and "==> end". Then reads the new state from stdin: each file after
+# "==> pixels", the resolvers' ports after the line "==> ports", and "==> end".
+# Then reads the new state from stdin: each file after
 # a line "==> NAME", and "==> end" after the last file. Prints "done" at the end.
 # Truncated input changes nothing.
 set -eu
