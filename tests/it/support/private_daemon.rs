@@ -53,6 +53,7 @@ impl PrivateDaemon {
             "/1.0/storage-pools",
             &json!({"name": "default", "driver": "btrfs", "config": {"size": "2GiB"}}),
         );
+        daemon.separate_user_ids(serial);
         daemon.make_bridge();
         daemon.take_image();
         daemon
@@ -242,6 +243,32 @@ impl PrivateDaemon {
             lines.retain(|line| line.to_lowercase().contains("error"));
             eprintln!("{}: {}", file.display(), lines.join("\n"));
         }
+    }
+
+    /// Makes the daemon give its pixels other user ids than other daemons do. The
+    /// kernel counts some limits for a user id: a pixel of another daemon with the
+    /// same ids that exhausts them would prevent a pixel of this daemon from starting.
+    fn separate_user_ids(&self, serial: u32) {
+        // The daemon gives each pixel 65536 ids, from the lowest that are free.
+        // More pixels than any daemon has at once, of at most 1,000,000,000 ids.
+        let reserved = 65536 * 150 * (serial % 100 + 1);
+        let config = json!({
+            "security.idmap.isolated": "true",
+            "security.idmap.size": reserved.to_string(),
+        });
+        let root = json!({"type": "disk", "path": "/", "pool": "default"});
+        self.server.done(
+            "POST",
+            "/1.0/instances",
+            &json!({
+                "name": "reserved-user-ids",
+                "type": "container",
+                "profiles": [],
+                "config": config,
+                "devices": {"root": root},
+                "source": {"type": "none"},
+            }),
+        );
     }
 
     /// Creates the bridge, with a subnet that no other host interface uses.
