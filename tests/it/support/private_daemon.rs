@@ -22,6 +22,8 @@ const INCUSD: &str = "/usr/libexec/incus/incusd";
 /// Alias prefix of images built by `pixels setup`.
 const IMAGE_PREFIX: &str = "pixels/";
 const MARKER: &str = "px-t-incus-";
+/// An instance without a disk image, which only reserves user ids.
+pub const RESERVED_IDS: &str = "reserved-user-ids";
 
 pub struct PrivateDaemon {
     dir: PathBuf,
@@ -261,7 +263,7 @@ impl PrivateDaemon {
             "POST",
             "/1.0/instances",
             &json!({
-                "name": "reserved-user-ids",
+                "name": RESERVED_IDS,
                 "type": "container",
                 "profiles": [],
                 "config": config,
@@ -435,7 +437,7 @@ fn remove_host_filter(bridge: &str) {
         };
         let is_filter = table.starts_with("pixels_");
         if is_filter && nft(&["list", "table", "inet", table]).contains(&format!("\"{bridge}\"")) {
-            for family in ["netdev", "bridge", "inet"] {
+            for family in ["netdev", "bridge", "inet", "arp"] {
                 run_quietly("nft", &["delete", "table", family, table]);
             }
         }
