@@ -96,7 +96,8 @@ fn flood_of_one_pixel_leaves_others_unharmed() {
     // while.
     let (flows, all) = (live(&format!("udp .* src={attacker} ")), live(""));
     assert!((3000..4100).contains(&flows), "{flows} UDP flows");
-    assert!((3000..4400).contains(&all), "{all} connections");
+    // The others are mostly the gateway's own queries, up to 100 per second.
+    assert!((3000..5000).contains(&all), "{all} connections");
     let own = log(env, &hostile);
     assert_eq!(own.len(), REPORTED, "{own:?}");
 
