@@ -177,10 +177,13 @@ impl Ports {
             return *port;
         }
         let first = u16::try_from(policy.mark % u32::from(PORTS)).unwrap_or(0);
-        (0..PORTS)
+        let port = (0..PORTS)
             .map(|step| FIRST_PORT + (first + step) % PORTS)
             .find(|port| self.used.insert(*port))
-            .unwrap_or(FIRST_PORT)
+            .unwrap_or(FIRST_PORT);
+        // Policies that differ only in rules that the gateway ignores have one ID.
+        self.present.insert(policy.id.clone(), port);
+        port
     }
 }
 
@@ -262,6 +265,7 @@ mod tests {
         let mut ports = reported(&[("b", FIRST_PORT + 7), ("ended", FIRST_PORT + 8)]);
         assert_eq!(ports.assign(&policy("a", 7)), FIRST_PORT + 9);
         assert_eq!(ports.assign(&policy("b", 7)), FIRST_PORT + 7);
+        assert_eq!(ports.assign(&policy("a", 7)), FIRST_PORT + 9);
         // A port of two resolvers, and one that is not for resolvers.
         let mut ports = reported(&[("a", FIRST_PORT), ("b", FIRST_PORT), ("c", 53)]);
         let assigned = ["a", "b", "c"].map(|id| ports.assign(&policy(id, PORTS - 1)));
