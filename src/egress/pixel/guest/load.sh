@@ -14,13 +14,13 @@ flock 8
 
 # Unused chains and sets are deleted in the same transaction.
 wanted=/run/pixels/egress-wanted
-sed -n 's/^add \(chain\|set\) inet pixels \([prn]_[0-9a-f]*\).*/\1 \2/p' "$dir/ruleset" |
+sed -n 's/^add \(chain\|set\) inet pixels \([cprn]_[0-9a-f]*\).*/\1 \2/p' "$dir/ruleset" |
     sort -u >"$wanted"
 {
     cat "$dir/ruleset"
     # Chains may refer to sets, so delete chains first.
     nft -t list table inet pixels 2>/dev/null |
-        sed -n 's/^[[:space:]]*\(chain\|set\) \([prn]_[0-9a-f]*\) {$/\1 \2/p' |
+        sed -n 's/^[[:space:]]*\(chain\|set\) \([cprn]_[0-9a-f]*\) {$/\1 \2/p' |
         sort | comm -13 "$wanted" - |
         sed 's/^\(chain\|set\) \(.*\)/delete \1 inet pixels \2/'
     # Keep the SSH connection through which this runs. The format is that of
