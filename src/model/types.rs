@@ -135,7 +135,7 @@ pub enum Attachment {
 /// The filter on the server's host for a running gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFilter {
-    /// Name of the nftables tables (families `netdev`, `bridge` and `inet`).
+    /// Name of the nftables tables (families `netdev`, `bridge`, `inet` and `arp`).
     pub table: String,
     /// The filtered interface of the host.
     pub port: String,

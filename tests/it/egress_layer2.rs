@@ -58,6 +58,8 @@ const FRAMES: &[&str] = &[
     "another protocol | frame BRIDGE_MAC OWN_MAC 88b5",
     "an ARP request | arp BROADCAST OWN_MAC 1 OWN_MAC OWN 00:00:00:00:00:00 HOST",
     "an ARP request of another | arp BROADCAST OWN_MAC 1 OWN_MAC 10.9.9.9 00:00:00:00:00:00 HOST",
+    "an ARP request to a reserved group | arp 01:80:c2:00:00:0e OWN_MAC 1 OWN_MAC OWN 00:00:00:00:00:00 HOST",
+    "another reserved group, ARP | arp 01:80:c2:00:00:02 OWN_MAC 1 OWN_MAC OWN 00:00:00:00:00:00 HOST",
     "an ARP request in VLAN 0 | frame BROADCAST OWN_MAC 8100 00000806",
     "an ARP reply | arp BRIDGE_MAC OWN_MAC 2 OWN_MAC OWN BRIDGE_MAC HOST",
     "a broadcast to the neighbor | spoof BROADCAST OWN_MAC OWN NEIGHBOR 4433",
@@ -360,9 +362,14 @@ fn replaced_device_harms_no_neighbor_or_host(attack: &Attack<'_>, a: &str, b: &s
         attacker.saw(&token) || (host.saw(&token) && !row.contains("reserved group"))
     });
     let reached: Vec<&str> = reached.map(|(_, row)| *row).collect();
+    // The host's entry for a sender of ARP requests.
+    let entries = Command::new("ip").args(["neigh", "show"]).output().unwrap();
+    let entries = String::from_utf8(entries.stdout).unwrap();
+    let mut entries: Vec<&str> = entries.lines().collect();
+    entries.retain(|entry| entry.contains(&attack.own.mac));
     let heard = heard.lock().unwrap().clone();
-    let found = (overheard, lost, reached, others() != before, heard);
-    let none = <(Vec<_>, Vec<_>, Vec<_>, bool, String)>::default();
+    let found = (overheard, lost, reached, entries, others() != before, heard);
+    let none = <(Vec<_>, Vec<_>, Vec<_>, Vec<_>, bool, String)>::default();
     assert_eq!(found, none);
     listener.kill().unwrap();
     listener.wait().unwrap();

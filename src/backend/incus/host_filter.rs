@@ -26,7 +26,7 @@ const PORT: &str = "volatile.eth0.host_name";
 pub(super) fn hooks(subnet: &str) -> [String; 2] {
     let (script, table) = (one_line(SCRIPT), table(subnet));
     let remove = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/run/current-system/sw/bin; \
-                  for family in netdev bridge inet; do nft delete table $family $1; done \
+                  for family in netdev bridge inet arp; do nft delete table $family $1; done \
                   2>/dev/null; exit 0";
     [
         format!(

@@ -35,12 +35,13 @@ async fn check_tables(filter: &HostFilter) -> Verdict {
                       the host's addresses that it knows";
         return (Status::Warning, detail.into(), None);
     }
-    for family in ["netdev", "bridge", "inet"] {
+    for family in ["netdev", "bridge", "inet", "arp"] {
         let list = CommandLine::new("nft", ["list", "table", family, &filter.table]);
         let mut lines = Vec::new();
         let outcome = run(&list, &mut |line| lines.push(line.to_owned())).await;
         let is_loaded = outcome.is_ok_and(|outcome| outcome.status.success())
-            && (family == "inet" || lines.iter().any(|line| line.contains(&filter.port)));
+            && (matches!(family, "inet" | "arp")
+                || lines.iter().any(|line| line.contains(&filter.port)));
         if !is_loaded {
             return problem(
                 format!(

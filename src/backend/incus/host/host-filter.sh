@@ -8,10 +8,10 @@
 # Afterwards, the tables $1 drop packets from the gateway to any address of the
 # host, except packets with the DSCP $3, and packets to the pixels in the subnet
 # $2, except packets that the host itself sends. The host does not track packets
-# from the isolated bridge, and drops IP packets to reserved Ethernet groups: a bridge
-# passes these to the host as packets of the port, which the hook of the pixel secures,
-# but not a port that is replaced in a running pixel. The tables replace those of the
-# previous start.
+# from the isolated bridge, and drops IP and ARP packets to reserved Ethernet groups: a
+# bridge passes these to the host as packets of the port, which the hook of the pixel
+# secures, but not a port that is replaced in a running pixel. The tables replace those
+# of the previous start.
 #
 # Every line must mean the same when it follows the previous one on one line, and
 # there must be no single quotes.
@@ -38,6 +38,11 @@ isolation="
     add chain inet $table isolation { type filter hook prerouting priority raw; };
     add rule inet $table isolation ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop;
     add rule inet $table isolation iifname \"$isolated\" notrack;
+    add table arp $table;
+    delete table arp $table;
+    add table arp $table;
+    add chain arp $table isolation { type filter hook input priority 0; };
+    add rule arp $table isolation ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop;
 ";
 link=$(nsenter -t "$LXC_PID" -n ip -d -o link show dev eth0 2>&1) || fail "$link";
 # Interfaces of other kinds have no port on the host.
