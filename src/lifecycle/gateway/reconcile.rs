@@ -39,13 +39,17 @@ pub async fn change(
     name: &Name,
     change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
 ) -> Result<()> {
-    let mut previous = None;
-    let replaced = &mut previous;
+    let mut change_made = None;
+    let made = &mut change_made;
     let set = move |_, applied: Option<Vec<PixelRecord>>| async move {
         let (mut pixel, names) = tokio::try_join!(backend.get(name), backend.names())?;
         let properties = change(&pixel)?;
         let keys = properties.keys().map(String::as_str);
-        *replaced = Some(select_keys(&pixel.properties, keys));
+        let previous = select_keys(&pixel.properties, keys);
+        *made = Some(Replaced {
+            previous,
+            current: properties.clone(),
+        });
         let Some(mut records) = applied else {
             backend.set_properties(name, &properties).await?;
             return all_records(backend, gateway).await;
@@ -60,10 +64,52 @@ pub async fn change(
         })
     };
     let outcome = apply_locked(backend, gateway, LeaseChange::None, set).await;
-    if let (Err(_), Some(previous)) = (&outcome, previous) {
-        backend.set_properties(name, &previous).await?;
+    if let (Err(_), Some(replaced)) = (&outcome, change_made) {
+        undo_change(backend, gateway, name, &replaced).await?;
     }
     outcome
+}
+
+/// Properties of a pixel before and after a change.
+struct Replaced {
+    previous: Properties,
+    current: Properties,
+}
+
+/// Restores the previous properties and applies them, because the gateway may have
+/// applied a change that failed for the client. Leaves a later change by another
+/// client. If the gateway cannot apply policies, only restores the properties.
+async fn undo_change(
+    backend: &dyn Backend,
+    gateway: &GatewaySpec,
+    name: &Name,
+    replaced: &Replaced,
+) -> Result<()> {
+    let restore = async || {
+        let pixel = backend.get(name).await?;
+        let keys = replaced.current.keys().map(String::as_str);
+        if select_keys(&pixel.properties, keys) == replaced.current {
+            backend.set_properties(name, &replaced.previous).await?;
+        }
+        Ok::<(), Error>(())
+    };
+    let restore = &restore;
+    let mut is_restored = false;
+    let restored = &mut is_restored;
+    let restore_and_read = move |_, _| async move {
+        restore().await?;
+        *restored = true;
+        all_records(backend, gateway).await
+    };
+    let outcome = apply_locked(backend, gateway, LeaseChange::None, restore_and_read).await;
+    match outcome {
+        Err(_) if !is_restored => restore().await,
+        Err(error) => {
+            tracing::debug!(%error, "cannot apply the previous policy");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Like [`reconcile`], after ensuring that the address of this pixel is unique.

@@ -27,6 +27,8 @@ pub enum Fault {
     CutAfterHeader,
     /// Neither forwards nor answers the request.
     Stall,
+    /// Forwards the request, but does not answer it.
+    StallAfterRequest,
     /// Answers with this status and body without forwarding the request.
     Answer(u16, &'static str),
     /// Answers with an endless body without forwarding the request.
@@ -293,6 +295,10 @@ fn serve(mut client: &UnixStream, shared: &Shared) -> io::Result<()> {
             shared.learn(parsed);
         }
         match (fault, parsed) {
+            (Some(Fault::StallAfterRequest), _) => {
+                let _ = from_client.read(&mut [0]);
+                return Ok(());
+            }
             (Some(Fault::CutAfterRequest | Fault::CutAfterHeader), _) => return Ok(()),
             (Some(Fault::Instead(status, body)), _) => answer(status, body, client)?,
             (Some(Fault::Change(change)), Some(mut parsed)) => {

@@ -6,7 +6,8 @@
 # "==> pixels", the resolvers' ports after the line "==> ports", and "==> end".
 # Then reads the new state from stdin: each file after
 # a line "==> NAME", and "==> end" after the last file. Prints "done" at the end.
-# Truncated input changes nothing.
+# Truncated input changes nothing, but the state in force counts as unknown then: the
+# caller may have recorded a change that it did not send.
 set -eu
 export LC_ALL=C
 umask 077
@@ -120,10 +121,14 @@ echo "==> ports"
 (cd "$state/resolvers" && grep -H '^port=' -- * 2>/dev/null) || :
 echo "==> end"
 
+# If this is interrupted from here on, the next caller applies all records again.
+rm -f "$state/applied"
 new=$dir/new
 rm -rf "$new" "$dir/old"
 mkdir -p "$new/resolvers"
-if ! awk -v dir="$new" '
+# A caller that is suspended must not keep the lock.
+# shellcheck disable=SC2016 # expressions of awk
+if ! timeout 60 awk -v dir="$new" '
     ended { exit }
     $0 == "==> end" { ended = 1; next }
     /^==> / {
@@ -137,16 +142,15 @@ if ! awk -v dir="$new" '
     END { exit !ended }
 '; then
     rm -rf "$new"
+    echo "no complete state was received within 60 seconds" >&2
     exit 3
 fi
 if [ -e "$new/keep" ]; then
     nft -f "$new/commands"
+    echo "$applied" >"$state/applied"
     echo "done"
     exit 0
 fi
-
-# If this is interrupted from here on, the next caller applies its state again.
-rm -f "$state/applied"
 
 # The base ruleset must be loaded before any policy.
 # Units that were starting may be active now.
