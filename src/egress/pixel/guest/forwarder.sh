@@ -6,6 +6,9 @@
 set -eu
 conf=/run/pixels/forwarder.conf
 mkdir -p /run/pixels
+# Two services run this, possibly at the same time.
+new=$(mktemp -p /run/pixels forwarder.XXXXXXXX)
+trap 'rm -f "$new"' EXIT
 servers=""
 for file in /run/systemd/resolve/resolv.conf /etc/resolv.conf; do
     [ -r "$file" ] || continue
@@ -20,10 +23,10 @@ awk -v servers="$servers" '
         next
     }
     { print }
-' /var/lib/pixels/egress/forwarder >"$conf.new"
-if [ "${1-}" = refresh ] && cmp -s "$conf.new" "$conf"; then
-    rm -f "$conf.new"
+' /var/lib/pixels/egress/forwarder >"$new"
+if [ "${1-}" = refresh ] && cmp -s "$new" "$conf"; then
     exit 0
 fi
-mv "$conf.new" "$conf"
+chmod 0644 "$new"
+mv "$new" "$conf"
 [ "${1-}" != refresh ] || systemctl try-restart pixels-forwarder.service
