@@ -45,7 +45,11 @@ pub(super) async fn apply_change(
 ) -> Result<()> {
     let name = &instance.name;
     let guest_policy = match network {
-        Network::Gateway(gateway) => return gateway::change(backend, gateway, name, change).await,
+        Network::Gateway(gateway) => {
+            return gateway::change(backend, gateway, name, change)
+                .await
+                .map(drop);
+        }
         Network::External(guest_policy) => guest_policy,
     };
     let mut properties = change(instance)?;

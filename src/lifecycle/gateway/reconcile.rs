@@ -26,8 +26,9 @@ pub async fn reconcile(backend: &dyn Backend, gateway: &GatewaySpec) -> Result<(
 
 /// Like [`reconcile`], after setting the properties that `change` returns on a
 /// pixel. `change` gets the instance as read with the lock held, so that
-/// concurrent changes are not lost. If the policies cannot be applied, the
-/// previous properties are restored.
+/// concurrent changes are not lost. Ends the provisioning lease of the pixel. If the
+/// policies cannot be applied, restores the previous properties. Returns what it
+/// replaced.
 ///
 /// The records of the other pixels are those that the gateway has applied, if it
 /// knows them: reading all from the server takes as long as all the rest if there
@@ -38,7 +39,7 @@ pub async fn change(
     gateway: &GatewaySpec,
     name: &Name,
     change: &(dyn Fn(&Instance) -> Result<Properties> + Sync),
-) -> Result<()> {
+) -> Result<Replaced> {
     let mut change_made = None;
     let made = &mut change_made;
     let set = move |_, applied: Option<Vec<PixelRecord>>| async move {
@@ -63,15 +64,20 @@ pub async fn change(
             properties: Some((name, properties)),
         })
     };
-    let outcome = apply_locked(backend, gateway, LeaseChange::None, set).await;
-    if let (Err(_), Some(replaced)) = (&outcome, change_made) {
-        undo_change(backend, gateway, name, &replaced).await?;
+    let outcome = apply_locked(backend, gateway, LeaseChange::End(name), set).await;
+    let replaced = change_made.unwrap_or_default();
+    match outcome {
+        Ok(()) => Ok(replaced),
+        Err(error) => {
+            undo_change(backend, gateway, name, &replaced).await?;
+            Err(error)
+        }
     }
-    outcome
 }
 
 /// Properties of a pixel before and after a change.
-struct Replaced {
+#[derive(Debug, Default)]
+pub struct Replaced {
     previous: Properties,
     current: Properties,
 }
@@ -79,16 +85,21 @@ struct Replaced {
 /// Restores the previous properties and applies them, because the gateway may have
 /// applied a change that failed for the client. Leaves a later change by another
 /// client. If the gateway cannot apply policies, only restores the properties.
-async fn undo_change(
+pub async fn undo_change(
     backend: &dyn Backend,
     gateway: &GatewaySpec,
     name: &Name,
     replaced: &Replaced,
 ) -> Result<()> {
     let restore = async || {
+        if replaced.current.is_empty() {
+            return Ok(());
+        }
         let pixel = backend.get(name).await?;
         let keys = replaced.current.keys().map(String::as_str);
-        if select_keys(&pixel.properties, keys) == replaced.current {
+        let found = select_keys(&pixel.properties, keys);
+        // The server may still set the properties of a request that seemed to fail.
+        if found == replaced.current || found == replaced.previous {
             backend.set_properties(name, &replaced.previous).await?;
         }
         Ok::<(), Error>(())

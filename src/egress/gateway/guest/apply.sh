@@ -119,10 +119,10 @@ if [ -n "$applied" ] && [ -e "$state/pixels" ]; then
 fi
 echo "==> ports"
 (cd "$state/resolvers" && grep -H '^port=' -- * 2>/dev/null) || :
-echo "==> end"
-
 # If this is interrupted from here on, the next caller applies all records again.
 rm -f "$state/applied"
+echo "==> end"
+
 new=$dir/new
 rm -rf "$new" "$dir/old"
 mkdir -p "$new/resolvers"
