@@ -106,6 +106,20 @@ impl<'a> Trial<'a> {
         (outcome, reported)
     }
 
+    /// Whether the command failed because another daemon deleted an interface at that
+    /// moment. Then nothing but the interface that its hint names is left, which this
+    /// deletes.
+    #[track_caller]
+    fn failed_to_create_bridge(&mut self, outcome: &Outcome) -> bool {
+        let failed =
+            outcome.code == 2 && self.kind == Kind::First && outcome.deletes_named_interface();
+        if failed {
+            self.nothing_left(&format!("{outcome:?}"));
+            self.count("failed to create the bridge");
+        }
+        failed
+    }
+
     fn count(&mut self, what: &'static str) {
         *self.ledger.entry(what).or_default() += 1;
     }
@@ -168,10 +182,7 @@ fn interrupted(mut trial: Trial<'_>, rounds: u32) {
             130 => trial.count("interrupted"),
             // The program had no signal handler yet and had sent no request.
             1002 => trial.count("interrupted before start"),
-            // Another daemon deleted an interface at that moment.
-            2 if trial.kind == Kind::First && outcome.deletes_named_interface() => {
-                trial.count("failed to create the bridge")
-            }
+            _ if trial.failed_to_create_bridge(&outcome) => {}
             _ => panic!("{reported}"),
         }
         if outcome.code == 0 {
@@ -204,6 +215,9 @@ fn whole(trial: &Trial<'_>, reported: &str) {
 fn killed(mut trial: Trial<'_>, rounds: u32) {
     for round in 0..rounds {
         let (outcome, reported) = trial.cut_short(Signal::KILL, round, rounds);
+        if trial.failed_to_create_bridge(&outcome) {
+            continue;
+        }
         assert!(matches!(outcome.code, 0 | 1009), "{reported}");
         // The server finishes the requests that it has received.
         trial.daemon.settle();
