@@ -4,13 +4,15 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::policy_properties::recorded_policy;
+use super::policy_properties::{recorded_policy, select_keys};
 use crate::egress::pixel::{self, Files};
 use crate::egress::{self, Mode, Policy};
 use crate::model::{Backend, Error, Guest, Instance, Name, Properties, Result, Status, Subject};
 
-/// Property of a pixel with a policy inside: [`Files::state`].
+/// Property of a pixel with a policy inside: [`Files::state`] of its files, or
+/// [`PENDING`] if they are to be written or removed, which the next start does.
 pub(super) const KEY: &str = "egress-inside";
+const PENDING: &str = "pending";
 /// Property with DNS servers to use instead of those of the pixel's network.
 const DNS: &str = "egress-dns";
 /// Number of attempts to apply a policy despite concurrent changes.
@@ -27,6 +29,13 @@ pub struct GuestPolicy {
 /// Whether a pixel has a policy inside.
 pub(super) fn has_guest_policy(instance: &Instance) -> bool {
     instance.properties.contains_key(KEY)
+}
+
+/// Whether a pixel without a gateway has a policy inside, or must get one: the command
+/// that created it may have been killed before it wrote the files.
+pub(super) fn needs_guest_policy(instance: &Instance) -> bool {
+    let restricted = |policy: Policy| policy.mode != Mode::Unrestricted;
+    has_guest_policy(instance) || recorded_policy(instance).map_or(true, restricted)
 }
 
 /// Returns properties that remove the record of a policy inside.
@@ -70,6 +79,19 @@ impl GuestPolicy {
         })
     }
 
+    /// Returns properties that record that the policy files of a pixel are to be
+    /// written or removed. Empty for an unrestricted pixel without files.
+    pub fn pending_properties(&self, instance: &Instance) -> Result<Properties> {
+        let needs_files = recorded_policy(instance)?.mode != Mode::Unrestricted;
+        Ok(match needs_files || has_guest_policy(instance) {
+            true => Properties::from([
+                (KEY.to_owned(), PENDING.to_owned()),
+                (DNS.to_owned(), self.dns(instance)),
+            ]),
+            false => Properties::new(),
+        })
+    }
+
     /// Prepares a pixel before its first start: writes its policy files, or
     /// removes inherited files that a clone does not need.
     ///
@@ -88,10 +110,12 @@ impl GuestPolicy {
                     pixel::write(&*guest, &files).await?;
                 } else if clone {
                     return Err(packages_missing(&instance));
+                } else {
+                    return Ok(());
                 }
             }
             Some(_) if clone => return Err(stopped_clone_unsupported(&instance)),
-            Some(_) => {}
+            Some(_) => return Ok(()),
             None if disk_accessible && has_guest_policy(&instance) => {
                 return clear(backend, name).await;
             }
@@ -103,11 +127,11 @@ impl GuestPolicy {
         backend.set_properties(name, &properties).await
     }
 
-    /// Rewrites the policy files of a stopped pixel if this version of pixels
-    /// generates different files.
+    /// Rewrites the policy files of a stopped pixel if they are not those of the
+    /// recorded policy, or if this version of pixels generates different files.
     pub async fn refresh_files(&self, backend: &dyn Backend, instance: &Instance) -> Result<()> {
         let disk_accessible = backend.can_access_stopped_files();
-        if instance.status != Status::Stopped || !has_guest_policy(instance) || !disk_accessible {
+        if instance.status != Status::Stopped || !disk_accessible {
             return Ok(());
         }
         let guest = backend.guest(&instance.name);
@@ -119,22 +143,35 @@ impl GuestPolicy {
                 let properties = self.properties(instance)?;
                 backend.set_properties(&instance.name, &properties).await
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None if has_guest_policy(instance) => clear(backend, &instance.name).await,
+            None => Ok(()),
         }
     }
 
     /// Applies the recorded policy in a running pixel, unless already applied.
     pub async fn ensure_enforced(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         let instance = backend.get(name).await?;
-        if !has_guest_policy(&instance) {
+        let guest = backend.guest(name);
+        let is_recorded = match self.desired_files(&instance)? {
+            Some(files) => {
+                let is_current = is_current(&instance, &files);
+                if !is_current || !pixel::is_in_force(&*guest, &files).await? {
+                    enforce(&*guest, &files).await?;
+                }
+                is_current
+            }
+            None if has_guest_policy(&instance) => {
+                pixel::remove_running(&*guest).await?;
+                false
+            }
+            None => true,
+        };
+        if is_recorded {
             return Ok(());
         }
-        let guest = backend.guest(name);
-        match self.desired_files(&instance)? {
-            Some(files) if pixel::is_in_force(&*guest, &files).await? => Ok(()),
-            Some(files) => enforce(&*guest, &files).await,
-            None => pixel::remove_running(&*guest).await,
-        }
+        let properties = self.properties(&instance)?;
+        backend.set_properties(name, &properties).await
     }
 
     /// Whether a running pixel has applied its recorded policy.
@@ -159,15 +196,13 @@ impl GuestPolicy {
         if files.is_some_and(|files| !is_current(&instance, &files)) {
             // Files of another version of pixels may have no leases.
             self.sync_until_stable(backend, name).await?;
-            let properties = self.properties(&instance)?;
-            backend.set_properties(name, &properties).await?;
         }
         let policy = policy.resolve(egress::presets());
         pixel::begin_lease(&*backend.guest(name), &policy, max).await
     }
 
-    /// Applies the recorded policy, and repeats this if another command changes
-    /// the record. Fails with `Error::Protocol` after 5 attempts.
+    /// Applies the recorded policy and records its files. Repeats this if another
+    /// command changes the record. Fails with `Error::Protocol` after 5 attempts.
     pub async fn sync_until_stable(&self, backend: &dyn Backend, name: &Name) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let instance = backend.get(name).await?;
@@ -176,7 +211,12 @@ impl GuestPolicy {
             // last applies the changes of both.
             let after = backend.get(name).await?;
             if recorded_policy(&after)? == recorded_policy(&instance)? {
-                return Ok(());
+                let properties = self.properties(&instance)?;
+                let keys = properties.keys().map(String::as_str);
+                return match select_keys(&after.properties, keys) == properties {
+                    true => Ok(()),
+                    false => backend.set_properties(name, &properties).await,
+                };
             }
         }
         Err(Error::Protocol(format!(

@@ -56,13 +56,18 @@ pub(super) async fn apply_change(
     let mut changed = instance.clone();
     changed.properties.extend(properties.clone());
     changed.properties.retain(|_, value| !value.is_empty());
-    properties.extend(guest_policy.properties(&changed)?);
-    let before = select_keys(&instance.properties, properties.keys().map(String::as_str));
+    properties.extend(guest_policy.pending_properties(&changed)?);
+    let mut before = select_keys(&instance.properties, properties.keys().map(String::as_str));
     backend.set_properties(name, &properties).await?;
     if let Err(error) = guest_policy.sync_until_stable(backend, name).await {
+        let may_have_files =
+            instance.status == Status::Running || backend.can_access_stopped_files();
+        if may_have_files && guest_policy::has_guest_policy(instance) {
+            before.extend(guest_policy.pending_properties(instance)?);
+        }
         backend.set_properties(name, &before).await?;
         // The failed attempt may have applied a part of the change. The second
-        // attempt may fail for the same reason.
+        // attempt may fail for the same reason; the next start then writes the files.
         if let Err(second) = guest_policy.sync_until_stable(backend, name).await {
             tracing::debug!(error = %second, "cannot apply the previous policy");
         }
@@ -86,7 +91,7 @@ impl Enforcer {
     pub fn of_instance(instance: &Instance) -> Self {
         match &instance.isolated_bridge {
             Some(_) => Self::Gateway,
-            None if guest_policy::has_guest_policy(instance) => Self::Pixel,
+            None if guest_policy::needs_guest_policy(instance) => Self::Pixel,
             None => Self::None,
         }
     }
@@ -109,7 +114,7 @@ pub async fn is_enforced(
 ) -> Result<Option<bool>> {
     match Network::of_instance(pixel, gateway_spec) {
         Network::External(guest_policy)
-            if guest_policy::has_guest_policy(pixel) && pixel.status == Status::Running =>
+            if guest_policy::needs_guest_policy(pixel) && pixel.status == Status::Running =>
         {
             Ok(Some(guest_policy.is_enforced(backend, pixel).await?))
         }

@@ -40,7 +40,8 @@ pub async fn start(
         return Ok(());
     };
     let mut leftovers = Vec::new();
-    if guest_policy::has_guest_policy(&instance)
+    if instance.isolated_bridge.is_none()
+        && guest_policy::needs_guest_policy(&instance)
         && instance.status == Status::Stopped
         && let Err(error) = backend.stop(name, GRACE).await
     {

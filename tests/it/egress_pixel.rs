@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::env::{Outcome, TestEnv, finished};
+use crate::support::env::{Outcome, TestEnv, finished, spawn};
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::Server;
 use crate::support::wan_pixel::Wan;
 use crate::support::{lab, wait};
@@ -404,4 +405,88 @@ fn policy_without_nft_is_refused() {
     source.network("set", &["agent"]).expect(1);
     env.pixels(["start", name]).ok();
     assert_eq!(source.show()["mode"], "unrestricted");
+}
+
+/// Commands that are killed before the pixel has the files of its recorded policy.
+#[test]
+#[ignore = "needs Incus"]
+fn next_start_writes_files_of_killed_commands() {
+    lab::ready();
+    let wan = Wan::up();
+    let env = inside("killed", wan, "");
+    let proxy = Proxy::start();
+    let state = |name: &str| {
+        let path = format!("/1.0/instances/px-{name}");
+        let found = Server::shared().try_done("GET", &path, &Value::Null).ok()?;
+        Some(
+            found["config"]["user.pixels.egress-inside"]
+                .as_str()?
+                .to_owned(),
+        )
+    };
+    // Runs a command until the server has handled a request, whose answer the
+    // command does not get, and kills it.
+    let kill_at = |request: &str, args: &[&str], is_done: &dyn Fn() -> bool| {
+        proxy.on(request, 0, Fault::StallAfterRequest);
+        let mut command = env.command(args);
+        command.env("PIXELS_INCUS_SOCKET", proxy.socket());
+        let mut child = spawn(&mut command);
+        wait::eventually("the server has handled the request", is_done);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(proxy.heal());
+    };
+    let only_allowed = |pixel: &Pixel<'_>| {
+        pixel.answers("allowed.test");
+        let address = wan.address(11);
+        let reach = format!("timeout 3 head -n 1 </dev/tcp/{address}/80");
+        assert_ne!(pixel.sh(&reach).stdout.trim(), "hello");
+        assert!(!matches!(
+            state(&pixel.name).as_deref(),
+            None | Some("pending")
+        ));
+        assert!(pixel.in_force().to_string().contains("allowed.test"));
+    };
+
+    let name = env.name("created");
+    let create = [
+        "create",
+        &name,
+        "--egress",
+        "allowlist",
+        "--allow",
+        "allowed.test",
+    ];
+    let is_created = || Server::shared().status(&name).is_some();
+    kill_at("POST /1.0/instances", &create, &is_created);
+    assert_eq!(state(&name), None);
+    let created = Pixel {
+        env: &env,
+        name: name.clone(),
+    };
+    wait::eventually("the pixel is complete on the server", || {
+        env.pixels(["start", &name]).code == 0
+    });
+    only_allowed(&created);
+
+    let open = Pixel {
+        env: &env,
+        name: env.name("changed"),
+    };
+    env.pixels(["create", &open.name]).ok();
+    open.answers(&wan.address(11));
+    let path = format!("PATCH /1.0/instances/px-{}*", open.name);
+    let set = [
+        "network",
+        "set",
+        &open.name,
+        "allowlist",
+        "--allow",
+        "allowed.test",
+    ];
+    kill_at(&path, &set, &|| {
+        state(&open.name).as_deref() == Some("pending")
+    });
+    open.restart();
+    only_allowed(&open);
 }
