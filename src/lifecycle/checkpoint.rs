@@ -5,6 +5,8 @@ use time::macros::format_description;
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::GatewaySpec;
+use super::network::Network;
+use super::policy_properties::select;
 use super::restore::restore_marks;
 use super::{Progress, optional, restore};
 use crate::model::{Backend, Checkpoint, Error, Label, Name, Result, Subject, unless_cancelled};
@@ -68,6 +70,17 @@ pub async fn restore_or_wait(
         progress("waiting for the server to finish the restore");
         backend.wait_idle(name).await?;
         restore_marks(backend, &before).await?;
+        let checkpoint = find_checkpoint(backend, name, label).await?;
+        let found = select(&backend.get(name).await?.properties);
+        // The policy during the restore is recorded, so the disk was not restored.
+        if found != select(&checkpoint.properties) {
+            backend
+                .set_properties(name, &select(&before.properties))
+                .await?;
+        }
+        Network::of_instance(&before, gateway_spec)
+            .reconcile(backend)
+            .await;
     }
     outcome
 }

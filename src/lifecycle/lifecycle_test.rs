@@ -7,8 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateway::GatewaySpec;
 use super::*;
+use crate::egress::{self, Mode, Policy};
 use crate::model::fake::{FakeBackend, IMAGE};
-use crate::model::{Backend, Limits, Name, Properties};
+use crate::model::{self, Backend, Limits, Name, Properties};
 
 const HOUR: Option<Duration> = Some(Duration::from_secs(3600));
 
@@ -164,6 +165,46 @@ async fn restore_keeps_expiry_also_when_it_fails() {
         assert_eq!(outcome.is_err(), fails);
         assert_eq!(backend.property("box", expiry::KEY), before);
         assert!(before.is_some());
+    }
+}
+
+/// Without access to its disk, the pixel would boot under the policy of the checkpoint.
+#[tokio::test]
+async fn restore_under_narrower_policy_needs_the_files_of_a_stopped_pixel() {
+    let wide = Policy::new(Mode::Agent, []);
+    let narrow = Policy::new(Mode::Allowlist, []);
+    let narrower = |ours: &Policy, theirs: &Policy| ours.narrower(theirs, egress::presets());
+    for hidden in [false, true] {
+        let backend = FakeBackend::with_pixels(["box"]);
+        let record = |policy: &Policy, state: &str| {
+            let policy = policy.to_record();
+            backend.edit("box", |pixel| {
+                pixel.properties.insert(egress::KEY.into(), policy);
+                pixel
+                    .properties
+                    .insert(guest_policy::KEY.into(), state.into());
+            });
+        };
+        record(&wide, "wide");
+        backend.add_checkpoint("box", "early");
+        record(&narrow, "narrow");
+        if hidden {
+            backend.hide_stopped_files();
+        }
+        let (label, gateway) = ("early".parse().unwrap(), GatewaySpec::for_tests());
+        backend.fail_at("start ", 1);
+        let outcome = restore(&backend, &gateway, &name("box"), &label, Some(&narrower)).await;
+        assert_eq!(
+            matches!(outcome, Err(model::Error::Unsupported { .. })),
+            hidden
+        );
+        assert_eq!(
+            backend.property("box", egress::KEY),
+            Some(narrow.to_record())
+        );
+        let state = backend.property("box", guest_policy::KEY);
+        assert_eq!(state.as_deref() == Some("narrow"), hidden, "{state:?}");
+        assert_ne!(state.as_deref(), Some("wide"));
     }
 }
 

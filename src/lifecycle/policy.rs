@@ -37,7 +37,7 @@ pub async fn change_policy(
 
 /// Sets the properties that `change` returns and applies the policy they
 /// record. On failure, restores the previous properties and policy.
-pub(super) async fn apply_change(
+async fn apply_change(
     backend: &dyn Backend,
     network: &Network,
     instance: &Instance,

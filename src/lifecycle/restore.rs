@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use super::checkpoint::find_checkpoint;
-use super::gateway::{self, GatewaySpec};
-use super::guest_policy;
+use super::gateway::{self, GatewaySpec, Replaced};
+use super::guest_policy::{self, GuestPolicy};
 use super::network::Network;
-use super::policy::apply_change;
 use super::policy_properties::{recorded_policy, replacement, select, select_keys};
 use super::{creator, expiry, provisioning};
-use crate::egress::Policy;
+use crate::egress::{KEY, Policy, presets};
 use crate::model::{Backend, Checkpoint, Error, Instance, Label, Name, Properties, Result, Status};
 
 /// Properties of the pixel, not of its disk: a restore keeps them.
@@ -25,10 +24,14 @@ pub type ChoosePolicy<'a> = &'a (dyn Fn(&Policy, &Policy) -> Policy + Sync);
 /// default that of the checkpoint. Keeps the current expiry of the pixel, and
 /// whether the pixel is complete. Ends a provisioning lease.
 ///
-/// Behind a gateway, the policy is applied before the disk is restored. If this
-/// policy is not that of the checkpoint, a running pixel is killed before the restore
-/// and started after it. If restoring the disk fails, the previous policy is applied
-/// again.
+/// Behind a gateway, the narrower of the present policy and the one after the restore
+/// is in force while the disk is restored, because both the present disk and that of
+/// the checkpoint may run. If the policy after the restore is not that of the
+/// checkpoint, a running pixel is killed before the restore and started after it. If
+/// restoring the disk fails, the previous policy is applied again.
+///
+/// If this future is dropped or fails later, the policy of the checkpoint or the one
+/// during the restore may be recorded instead of the policy that `choose` returns.
 pub async fn restore(
     backend: &dyn Backend,
     gateway_spec: &GatewaySpec,
@@ -46,7 +49,9 @@ pub async fn restore(
     };
     let outcome = match Network::of_instance(&instance, gateway_spec) {
         Network::Gateway(gateway) => restore.behind_gateway(&gateway).await,
-        network @ Network::External(_) => restore.with_guest_policy(&network).await,
+        ref network @ Network::External(ref guest_policy) => {
+            restore.with_guest_policy(network, guest_policy).await
+        }
     };
     restore_marks(backend, &instance).await?;
     outcome
@@ -74,9 +79,21 @@ impl Restore<'_> {
 
     /// The policy properties after the restore of a pixel.
     fn policy_after(&self, present: &Instance) -> Result<Properties> {
-        let Some(choose) = self.choose else {
-            return Ok(self.checkpoint_policy());
-        };
+        match self.choose {
+            Some(choose) => self.policy(present, choose),
+            None => Ok(self.checkpoint_policy()),
+        }
+    }
+
+    /// The policy properties while the disk is restored.
+    fn policy_during(&self, present: &Instance) -> Result<Properties> {
+        self.policy(present, &|ours, theirs| match self.choose {
+            Some(choose) => ours.narrower(&choose(ours, theirs), presets()),
+            None => ours.narrower(theirs, presets()),
+        })
+    }
+
+    fn policy(&self, present: &Instance, choose: ChoosePolicy<'_>) -> Result<Properties> {
         let mut earlier = present.clone();
         earlier.properties = self.checkpoint.properties.clone();
         let (ours, theirs) = (recorded_policy(present)?, recorded_policy(&earlier)?);
@@ -94,39 +111,50 @@ impl Restore<'_> {
 
     async fn behind_gateway(&self, gateway: &GatewaySpec) -> Result<()> {
         let (backend, name) = (self.backend, &self.instance.name);
-        let present = select(&self.instance.properties);
-        if present == self.policy_after(self.instance)? {
+        let replaced = if select(&self.instance.properties) == self.policy_during(self.instance)? {
             // Check before the restore that the gateway is running.
             gateway::end_lease(backend, gateway, name).await?;
+            Replaced::default()
         } else {
-            let change = |present: &Instance| self.policy_after(present);
-            gateway::change(backend, gateway, name, &change).await?;
-        }
+            let change = |present: &Instance| self.policy_during(present);
+            gateway::change(backend, gateway, name, &change).await?
+        };
+        let checkpoint_policy = self.checkpoint_policy();
         let attempt = async {
-            let current = backend.get(name).await?;
-            let restored = select(&current.properties);
+            let mut current = backend.get(name).await?;
             // The restore writes the policy of the checkpoint into the record, and
             // another command may apply that policy before the record is replaced. The
             // pixel must not run in between.
-            let is_replaced = restored != self.checkpoint_policy();
-            let stops = is_replaced && current.status != Status::Stopped;
+            let stops = self.policy_after(&current)? != checkpoint_policy
+                && current.status != Status::Stopped;
             if stops {
                 backend.stop(name, Duration::ZERO).await?;
+                // Another command may have changed the policy.
+                current = backend.get(name).await?;
             }
+            let after = self.policy_after(&current)?;
             self.restore_disk().await?;
-            Ok((is_replaced.then_some(restored), stops))
+            Ok((after, stops))
         };
-        let (replaced, stops) = match attempt.await {
+        let (after, stops) = match attempt.await {
             Ok(done) => done,
             Err(error) => {
-                if let Err(other) = self.undo(gateway, &present).await {
+                if let Err(other) = self.undo(gateway, &replaced).await {
                     tracing::warn!("cannot undo the change of the policy of {name}: {other}");
                 }
                 return Err(error);
             }
         };
-        if let Some(restored) = replaced {
-            backend.set_properties(name, &restored).await?;
+        if after != checkpoint_policy {
+            // Unless another command has changed it since.
+            let change = |pixel: &Instance| {
+                let found = select(&pixel.properties);
+                Ok(match found == checkpoint_policy {
+                    true => after.clone(),
+                    false => found,
+                })
+            };
+            gateway::change(backend, gateway, name, &change).await?;
         }
         // Another pixel may now have the address recorded in the checkpoint.
         gateway::admit(backend, gateway, name).await?;
@@ -136,19 +164,22 @@ impl Restore<'_> {
         }
     }
 
-    /// Applies the policy before the restore again, and starts a pixel that ran.
-    async fn undo(&self, gateway: &GatewaySpec, present: &Properties) -> Result<()> {
+    /// Applies the policy before the restore again, and starts a pixel that ran. Does
+    /// not start it if the disk may have been restored.
+    async fn undo(&self, gateway: &GatewaySpec, replaced: &Replaced) -> Result<()> {
         let name = &self.instance.name;
-        self.backend.set_properties(name, present).await?;
-        gateway::reconcile(self.backend, gateway).await?;
+        gateway::undo_change(self.backend, gateway, name, replaced).await?;
+        let found = select(&self.backend.get(name).await?.properties);
         match self.instance.status {
-            Status::Running => self.backend.start(name).await,
+            Status::Running if found == select(&self.instance.properties) => {
+                self.backend.start(name).await
+            }
             _ => Ok(()),
         }
     }
 
     /// The disk of the checkpoint contains its policy.
-    async fn with_guest_policy(&self, network: &Network) -> Result<()> {
+    async fn with_guest_policy(&self, network: &Network, guest_policy: &GuestPolicy) -> Result<()> {
         let (backend, name) = (self.backend, &self.instance.name);
         let restored = self.policy_after(self.instance)?;
         if restored == self.checkpoint_policy() {
@@ -158,23 +189,49 @@ impl Restore<'_> {
                 _ => Ok(()),
             };
         }
-        if !self.checkpoint.properties.contains_key(guest_policy::KEY) {
+        // The pixel must not boot with the policy of the checkpoint.
+        let obstacle = if !self.checkpoint.properties.contains_key(guest_policy::KEY) {
+            Some("the checkpoint is older than the policy")
+        } else if !backend.can_access_stopped_files() {
+            Some("this server gives no access to the files of a stopped pixel")
+        } else {
+            None
+        };
+        if let Some(obstacle) = obstacle {
             return Err(Error::Unsupported {
                 operation: format!("restoring {} under another policy", self.checkpoint.label),
-                reason: "the pixel enforces its policy itself, and the checkpoint is older than \
-                         the policy"
-                    .into(),
+                reason: format!("the pixel enforces its policy itself, and {obstacle}").into(),
             });
         }
-        // The pixel must not boot with the policy of the checkpoint.
-        let is_running = self.instance.status == Status::Running;
-        let stops = is_running && backend.can_access_stopped_files();
+        let stops = self.instance.status == Status::Running;
         if stops {
             backend.stop(name, GRACE).await?;
         }
-        self.restore_disk().await?;
-        let current = backend.get(name).await?;
-        apply_change(backend, network, &current, &|_| Ok(restored.clone())).await?;
+        if let Err(error) = self.restore_disk().await {
+            let found = select(&backend.get(name).await?.properties);
+            // Otherwise the disk may have been restored.
+            if stops
+                && found == select(&self.instance.properties)
+                && let Err(other) = network.start(backend, name).await
+            {
+                tracing::warn!("cannot start {name} again: {other}");
+            }
+            return Err(error);
+        }
+        // If this fails, the next start writes the files.
+        let mut after = self.instance.clone();
+        after.properties = self.checkpoint.properties.clone();
+        after.properties.extend(restored);
+        after.properties.retain(|_, value| !value.is_empty());
+        let pending = guest_policy.pending_properties(&after)?;
+        after.properties.extend(pending);
+        let keys = [KEY, guest_policy::KEY];
+        backend
+            .set_properties(name, &select_keys(&after.properties, keys))
+            .await?;
+        guest_policy
+            .refresh_files(backend, &backend.get(name).await?)
+            .await?;
         match stops {
             true => network.start(backend, name).await,
             false => Ok(()),

@@ -173,6 +173,7 @@ impl Service {
             (Some(from), _) => {
                 let from: CloneSource = from.parse()?;
                 _source_guard = Some(self.lock_of(from.pixel.as_str())?.read().await);
+                self.finish_restore(&from.pixel).await?;
                 policy = self.clone_policy(&from).await?;
                 PixelSource::Clone(from)
             }

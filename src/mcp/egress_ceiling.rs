@@ -65,7 +65,8 @@ pub fn requested_policy(
 pub fn within_ceiling(policy: &Policy, default: &Policy, ceiling: Mode) -> Policy {
     match ceiling {
         Mode::Unrestricted => policy.clone(),
-        _ => default.in_mode(ceiling).narrower(policy, presets()),
+        // The policy itself if it is within the ceiling.
+        _ => policy.narrower(&default.in_mode(ceiling), presets()),
     }
 }
 

@@ -37,6 +37,8 @@ impl Service {
                 self.spawn_destroy(record.name.clone());
             } else if record.status == Status::Provisioning {
                 self.spawn_create(record.name.clone(), Attempt::Resumed);
+            } else if record.restoring.is_some() {
+                self.spawn_finish_restore(record.name.clone());
             }
         }
         self.merge_backend_state(&before, &instances);
@@ -49,6 +51,16 @@ impl Service {
             }
         });
         Ok(())
+    }
+
+    fn spawn_finish_restore(self: &Arc<Self>, name: String) {
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            // Taking the lock finishes it.
+            if let Err(error) = service.lock_for_use(&name).await {
+                tracing::warn!(sandbox = name, %error, "cannot finish an interrupted restore");
+            }
+        });
     }
 
     /// Updates the records of sandboxes that are not being changed by a call.

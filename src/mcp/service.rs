@@ -40,7 +40,9 @@ pub struct Service {
     pub(super) tasks: TaskTracker,
     /// Notified after every change of a record.
     pub(super) changed: watch::Sender<()>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
+    /// Held to finish an interrupted restore. No other lock is taken with it.
+    pub(super) finishing: tokio::sync::Mutex<()>,
 }
 
 impl Service {
@@ -63,6 +65,7 @@ impl Service {
             tasks: TaskTracker::new(),
             changed: watch::Sender::new(()),
             stop: CancellationToken::new(),
+            finishing: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -105,6 +108,7 @@ impl Service {
         let _guard = self.lock_of(name)?.write().await;
         self.created_record(name)?;
         let pixel: Name = name.parse()?;
+        self.finish_restore(&pixel).await?;
         let gateway = &self.base_builder.defaults.gateway;
         lifecycle::start(&*self.backend, &self.stop, gateway, &pixel, &|_| {}).await?;
         self.record_instance(&self.backend.get(&pixel).await?);
@@ -181,7 +185,8 @@ impl Service {
         Ok(lifecycle::denials(&*self.backend, gateway_spec, &instance).await?)
     }
 
-    /// Takes the read lock of a sandbox that is not being created.
+    /// Takes the read lock of a sandbox that is not being created, and finishes an
+    /// interrupted restore.
     pub(super) async fn lock_for_use(&self, name: &str) -> Result<(Record, Name, ReadGuard)> {
         let lock = self.lock_of(name)?;
         // Fail at once: creation may hold the write lock for minutes.
@@ -189,6 +194,7 @@ impl Service {
         let guard = lock.read().await;
         let record = self.record(name)?;
         let pixel = record.name.parse()?;
+        self.finish_restore(&pixel).await?;
         Ok((record, pixel, guard))
     }
 

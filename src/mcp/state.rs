@@ -82,6 +82,18 @@ pub struct Record {
     /// The destruction has started and must be finished.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub doomed: bool,
+    /// A restore has started, and the policy is not known to be the one after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restoring: Option<Restoring>,
+}
+
+/// The policies of a restore, encoded by [`crate::egress::Policy::to_record`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restoring {
+    /// The policy before the restore.
+    pub before: String,
+    /// The widest policy after the restore.
+    pub after: String,
 }
 
 impl Record {
@@ -104,6 +116,7 @@ impl Record {
             memory: None,
             disk: None,
             doomed: false,
+            restoring: None,
         }
     }
 }

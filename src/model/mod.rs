@@ -147,6 +147,10 @@ pub trait Backend: Debug + Send + Sync {
     /// operations from dropped calls.
     async fn wait_idle(&self, name: &Name) -> Result<()>;
 
+    /// Like [`Self::wait_idle`], but ignores commands that run in the pixel, and
+    /// requests of this process.
+    async fn wait_until_unchanged(&self, name: &Name) -> Result<()>;
+
     /// Waits until requests of dropped callers end, but at most for `limit`.
     async fn close(&self, limit: std::time::Duration);
 

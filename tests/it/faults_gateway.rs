@@ -111,3 +111,39 @@ END
     walls.sh(&narrowed, "resolvectl flush-caches").ok();
     walls.comes_to_reach(&narrowed, "allowed.test", 80);
 }
+
+/// A policy wider than the present one is only applied to the disk of the checkpoint.
+#[test]
+#[ignore = "needs Incus"]
+fn present_disk_does_not_get_policy_of_restored_checkpoint() {
+    lab::ready();
+    let walls = Walls::new("stale", Wan::any());
+    let name = walls.create("a", "unrestricted", &[]);
+    let address = walls.wan.address(22).to_string();
+    walls.env.checkpoint(&name, "open");
+    walls
+        .env
+        .pixels(["network", "set", &name, "allowlist"])
+        .ok();
+    let send = format!(
+        "exec perl -MSocket -e 'socket S,2,2,0; while (1) {{ send S, q(pxstaleq), 0, \
+         pack_sockaddr_in 4433, inet_aton q({address}); select undef, undef, undef, 0.002 }}'"
+    );
+    let mut sender = walls.env.spawn(["exec", &name, "--", "sh", "-c", &send]);
+    let sends = "pgrep -f pxstale[q] >/dev/null";
+    eventually("the pixel sends to the address", || {
+        walls.sh(&name, sends).code == 0
+    });
+    walls
+        .env
+        .pixels(["checkpoint", "restore", &name, "open"])
+        .ok();
+    let _ = sender.kill();
+    let _ = sender.wait();
+    assert!(!walls.wan.saw("pxstaleq"));
+    let open = format!("echo pxopenq >/dev/udp/{address}/4433");
+    eventually("the pixel reaches the address", || {
+        let _ = walls.env.pixels(["exec", &name, "--", "bash", "-c", &open]);
+        walls.wan.saw("pxopenq")
+    });
+}

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::support::lab;
 use crate::support::mcp::{McpServer, assert_fields, environment, on_lab, sandbox_prefix, text};
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::Server;
 use crate::support::wait::{eventually, until};
 
@@ -82,4 +83,64 @@ fn idle_sandboxes_stop_and_expired_ones_are_destroyed() {
     });
     client.call("start_sandbox", json!({"name": idle}));
     client.sh(&idle, "true");
+}
+
+/// The server is killed when the disk and the policy of the checkpoint are restored,
+/// and the narrower policy of the sandbox is not.
+#[test]
+#[ignore = "needs Incus"]
+fn restore_of_killed_server_keeps_narrower_policy() {
+    lab::ready();
+    let restored_again = ["start_sandbox", "restore_sandbox"];
+    for (placement, calls) in [
+        ("auto", &restored_again[..]),
+        ("pixel", &restored_again[..1]),
+    ] {
+        let proxy = Proxy::start();
+        let mut env = environment(&format!("mcp-cut-{placement}"));
+        env.set("PIXELS_NETWORK_PLACEMENT", placement)
+            .set("PIXELS_NETWORK_EGRESS", "allowlist")
+            .set("PIXELS_INCUS_SOCKET", proxy.socket().to_str().unwrap());
+        env.config(
+            "[mcp.bases.quick]\nparent_image = \"ubuntu/24.04\"\n\
+             [network]\nallow = [\"one.test\", \"two.test\"]\n",
+        );
+        let mut server = McpServer::start(&env);
+        let name = server.client().sandbox("quick");
+        let early = json!({"name": name, "label": "early"});
+        let _ = server.client().call("checkpoint_sandbox", early.clone());
+        env.pixels(["network", "deny", &name, "two.test"]).ok();
+        let allowed = || {
+            let found = Server::shared().get(&format!("/1.0/instances/px-{name}"));
+            let policy = found["config"]["user.pixels.egress"].as_str();
+            policy.unwrap().contains("two.test")
+        };
+        let change = format!("PATCH /1.0/instances/px-{name}*");
+        for next in calls {
+            assert!(!allowed());
+            proxy.forget().on(&change, 0, Fault::Stall);
+            let client = server.client();
+            std::thread::scope(|scope| {
+                scope.spawn(|| client.try_call("restore_sandbox", early.clone()));
+                eventually("the policy of the checkpoint is recorded", || {
+                    proxy.saw(&change) && allowed()
+                });
+                server.kill();
+            });
+            assert!(proxy.heal());
+            server = McpServer::start(&env);
+            let client = server.client();
+            if *next == "restore_sandbox" {
+                client.call(next, early.clone());
+            }
+            client.call("start_sandbox", json!({"name": name}));
+            assert!(!allowed(), "{placement} {next}");
+            client.sh(&name, "true");
+        }
+        if placement == "pixel" {
+            let names = env.sh(&name, "cat /var/lib/pixels/egress/resolver");
+            assert!(names.contains("/one.test/"), "{names}");
+            assert!(!names.contains("two.test"), "{names}");
+        }
+    }
 }

@@ -184,6 +184,10 @@ impl Backend for Incus {
         power::wait_idle(&self.client, name).await
     }
 
+    async fn wait_until_unchanged(&self, name: &Name) -> Result<()> {
+        power::wait_until_unchanged(&self.client, name).await
+    }
+
     async fn close(&self, limit: Duration) {
         self.client.drain(limit).await;
     }

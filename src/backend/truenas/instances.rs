@@ -251,8 +251,14 @@ impl Truenas {
     /// Waits until no write of this process and no server job for the pixel is
     /// pending.
     pub(super) async fn await_idle(&self, name: &Name) -> Result<()> {
+        self.await_jobs(name, true).await
+    }
+
+    /// Waits until no server job for the pixel is pending, and no write of this
+    /// process either if `and_writes`.
+    pub(super) async fn await_jobs(&self, name: &Name, and_writes: bool) -> Result<()> {
         let idle = retry::until(IDLE_TIMEOUT, || async {
-            if self.rpc.pending_writes().await > 0 {
+            if and_writes && self.rpc.pending_writes().await > 0 {
                 return Next::Again(());
             }
             let clone_job = self.clone_jobs().get(name).copied();

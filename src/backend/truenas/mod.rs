@@ -213,6 +213,10 @@ impl Backend for Truenas {
         self.await_idle(name).await
     }
 
+    async fn wait_until_unchanged(&self, name: &Name) -> Result<()> {
+        self.await_jobs(name, false).await
+    }
+
     async fn close(&self, limit: Duration) {
         if tokio::time::timeout(limit, self.tasks.wait())
             .await

@@ -10,8 +10,10 @@ mod remove;
 pub(super) use create::ensure;
 pub use health::{Health, health, host_filter, recorded_health};
 pub use rebuild::rebuild;
+pub(super) use reconcile::{
+    Replaced, begin_lease, change, end_lease, is_running, leases, random_address, undo_change,
+};
 pub use reconcile::{admit, reconcile};
-pub(super) use reconcile::{begin_lease, change, end_lease, is_running, leases, random_address};
 pub use remove::remove;
 pub(super) use remove::{is_incomplete, remove_incomplete};
 

@@ -16,7 +16,7 @@ use crate::model::{
 #[async_trait]
 impl Backend for FakeBackend {
     fn can_access_stopped_files(&self) -> bool {
-        true
+        !self.lock().hides_stopped_files
     }
 
     async fn image_aliases(&self) -> Result<Vec<String>> {
@@ -179,6 +179,10 @@ impl Backend for FakeBackend {
             Ok(())
         };
         self.call(format!("wait_idle {name}"), finish).await
+    }
+
+    async fn wait_until_unchanged(&self, name: &Name) -> Result<()> {
+        self.wait_idle(name).await
     }
 
     async fn close(&self, _: Duration) {}

@@ -76,6 +76,11 @@ impl FakeBackend {
         backend
     }
 
+    /// Gives no access to the files of stopped instances.
+    pub fn hide_stopped_files(&self) {
+        self.lock().hides_stopped_files = true;
+    }
+
     /// Changes the record of an instance without recording a call.
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Instance)) {
         change(&mut self.lock().get(&name.parse().unwrap()).unwrap().instance);

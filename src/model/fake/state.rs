@@ -48,6 +48,7 @@ pub(super) struct State {
     pub instances: BTreeMap<Name, Stored>,
     pub calls: Calls,
     pub handlers: Vec<Arc<Handler>>,
+    pub hides_stopped_files: bool,
 }
 
 impl State {
